@@ -1,0 +1,9 @@
+"""Backbones: networks built from specs, timm's networks behind the same face, weights and the deploy form."""
+
+from backbones.backbone import Backbone, Features, InputSizeError
+from backbones.build import build
+from backbones.fuse import fuse
+from backbones.resolve import resolve
+from backbones.weights import WeightsError, load, save
+
+__all__ = ["Backbone", "Features", "InputSizeError", "WeightsError", "build", "fuse", "load", "resolve", "save"]

@@ -1,0 +1,89 @@
+"""Self-attention over tokens with SwinV2's continuous relative position bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PositionBias(nn.Module):
+    """Bias of attention logits from relative offsets, (1, heads, window^2, window^2). arXiv 2111.09883, equation 4."""
+
+    def __init__(self, window: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, heads, bias=False))
+        self.offsets: Tensor
+        self.index: Tensor
+        self.constant: Tensor | None
+        self.register_buffer("offsets", log_offsets(window), persistent=False)
+        self.register_buffer("index", offset_index(window), persistent=False)
+        self.register_buffer("constant", None, persistent=False)
+
+    def forward(self) -> Tensor:
+        if self.constant is not None:
+            return self.constant
+        tokens = math.isqrt(len(self.index))
+        table: Tensor = 16 * torch.sigmoid(self.mlp(self.offsets))
+        return table.t().index_select(1, self.index).view(1, -1, tokens, tokens)
+
+    def fuse(self) -> None:
+        """Keep the bias as a constant."""
+        with torch.no_grad():
+            self.constant = self().contiguous()
+
+
+def log_offsets(window: int) -> Tensor:
+    """All relative offsets of a window, normalised to [-8, 8] and on a log scale: ((2 window - 1)^2, 2)."""
+    steps = torch.arange(1 - window, window, dtype=torch.float32) * (8 / max(window - 1, 1))
+    steps = torch.sign(steps) * torch.log2(steps.abs() + 1) / math.log2(8)
+    return torch.cartesian_prod(steps, steps)
+
+
+def offset_index(window: int) -> Tensor:
+    """Row of `log_offsets` for every pair (query, key) of tokens, row-major: (window^4,)."""
+    side = torch.arange(window)
+    row, column = torch.cartesian_prod(side, side).unbind(1)
+    down = row[:, None] - row[None, :] + window - 1
+    right = column[:, None] - column[None, :] + window - 1
+    return (down * (2 * window - 1) + right).flatten()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, no biases in the linears. (B, N, C) -> (B, N, C).
+
+    window: side of the N = window^2 tokens for the position bias; None leaves positions out and N free.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int | None = None, cpb_hidden: int = 512) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.proj = nn.Linear(channels, channels, bias=False)
+        self.position = None if window is None else PositionBias(window, heads, cpb_hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None if self.position is None else self.position().to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(b, n, c))
+        return out
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, channels: int, attention: Attention, mlp: nn.Module) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-5)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(channels, eps=1e-5)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y

@@ -1,0 +1,127 @@
+"""Convolution with normalisation, and the convolutional blocks. All map (B, C, H, W) to (B, C, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Activation = Callable[[], nn.Module]
+
+
+def silu() -> nn.Module:
+    """SiLU that overwrites its input: BatchNorm's backward doesn't read its own output."""
+    return nn.SiLU(inplace=True)
+
+
+def relu() -> nn.Module:
+    """ReLU that overwrites its input."""
+    return nn.ReLU(inplace=True)
+
+
+class ConvNorm(nn.Module):
+    """Bias-free convolution, BatchNorm, optional activation. (B, C, H, W) -> (B, width, ceil(H/s), ceil(W/s))."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        # Kernels that tile the map (kernel = stride) need no padding.
+        padding = 0 if kernel == stride else kernel // 2
+        self.conv = nn.Conv2d(channels, width, kernel, stride, padding, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(width, eps=1e-5)
+        self.act = activation() if activation else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+    def fuse(self) -> None:
+        """Fold the normalisation into the convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class PreConv(nn.Module):
+    """x -> Conv-BN 3x3 (x) + x: gives attention a sense of position. groups = channels is depthwise, 1 is dense."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.conv = ConvNorm(channels, channels, 3, groups=groups)
+        self.skip = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y + x if self.skip else y
+
+    def fuse(self) -> None:
+        """Fold normalisation and skip into one convolution: the skip is 1 at the kernel's centre."""
+        if not self.skip:
+            return
+        self.conv.fuse()
+        weight = self.conv.conv.weight
+        inputs = weight.shape[1]
+        rows = torch.arange(weight.shape[0], device=weight.device)
+        with torch.no_grad():
+            weight[rows, rows % inputs, 1, 1] += 1
+        self.skip = False
+
+
+class C2f(nn.Module):
+    """YOLOv8's C2f: a 1x1 convolution split in two parts, `depth` residual bottlenecks on the last, all concatenated.
+
+    hidden: width of each part (half of `channels` in E-RADIO).
+    """
+
+    def __init__(self, channels: int, depth: int, hidden: int) -> None:
+        super().__init__()
+        self.split = ConvNorm(channels, 2 * hidden, 1, activation=silu)
+        self.bottlenecks = nn.ModuleList(
+            nn.Sequential(ConvNorm(hidden, hidden, 3, activation=silu), ConvNorm(hidden, hidden, 3, activation=silu))
+            for _ in range(depth)
+        )
+        self.merge = ConvNorm((2 + depth) * hidden, channels, 1, activation=silu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both: Tensor = self.split(x)
+        parts = [both, both.chunk(2, 1)[1]]
+        for bottleneck in self.bottlenecks:
+            parts.append(bottleneck(parts[-1]) + parts[-1])
+        merged: Tensor = self.merge(torch.cat([both, *parts[2:]], 1))
+        return merged
+
+
+class Basic(nn.Module):
+    """ResNet's basic block: two 3x3 convolutions through `hidden` channels, a skip, ReLU. arXiv 1512.03385."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, hidden, 3, activation=relu)
+        self.conv2 = ConvNorm(hidden, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv2(self.conv1(x))
+        return (y + x).relu_()
+
+
+class MBConv(nn.Module):
+    """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = ConvNorm(channels, hidden, 1, activation=silu)
+        self.depthwise = ConvNorm(hidden, hidden, 3, groups=hidden, activation=silu)
+        self.project = ConvNorm(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return y + x

@@ -1,0 +1,87 @@
+"""Token MLPs and the token-wise blocks built on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear, no biases. (..., C) -> (..., C)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return y
+
+
+class ConvNeXt(nn.Module):
+    """7x7 depthwise convolution, LayerNorm, MLP, a skip. (B, C, H, W) -> same. arXiv 2201.03545.
+
+    Without layer scale: its 1e-6 start keeps a block shut for longer than our short trainings last.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-5)
+        self.mlp = Mlp(channels, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y: Tensor = self.mlp(tokens)
+        return x + y.permute(0, 3, 1, 2)
+
+
+class PoolMixer(nn.Module):
+    """PoolFormer's block: tokens mix by 3x3 average pooling, then an MLP. (B, C, H, W) -> same. arXiv 2111.11418.
+
+    BatchNorm for its GroupNorm, because BatchNorm folds away: pool(a x + b) - (a x + b) = a (pool(x) - x).
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels, eps=1e-5)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels, eps=1e-5)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.scale: Tensor | None
+        self.register_buffer("scale", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x if self.scale is not None else self.norm1(x)
+        mixed = F.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
+        x = x + (mixed if self.scale is None else mixed * self.scale)
+        y = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + y
+
+    def fuse(self) -> None:
+        """Fold the first norm into a scale and the second into the MLP."""
+        if self.scale is None:
+            norm = self.norm1
+            assert norm.running_var is not None
+            self.scale = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).detach().view(1, -1, 1, 1)
+            self.fc1 = fold_norm_before(self.norm2, self.fc1)
+            self.norm2 = nn.Identity()
+
+
+def fold_norm_before(norm: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
+    """A 1x1 convolution equal to ``conv(norm(x))`` in eval mode; not for padded kernels, whose border sees zeros."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
+    nn.init.ones_(identity.weight)
+    affine = fuse_conv_bn_eval(identity.to(norm.weight.device).eval(), norm.eval())
+    folded = nn.Conv2d(conv.in_channels, conv.out_channels, 1).to(conv.weight.device)
+    weight = conv.weight.flatten(1)
+    assert affine.bias is not None
+    assert folded.bias is not None
+    with torch.no_grad():
+        folded.weight.copy_((weight * affine.weight.view(1, -1)).view_as(conv.weight))
+        folded.bias.copy_(weight @ affine.bias + (0 if conv.bias is None else conv.bias))
+    return folded

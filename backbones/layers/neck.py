@@ -1,0 +1,53 @@
+"""The neck: dense features from the last stages at the resolution of the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class NeckBranch(nn.Module):
+    """Depthwise 3x3 convolution, BatchNorm, 1x1 convolution. (B, C, H, W) -> (B, width, H, W)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm: nn.Module = nn.BatchNorm2d(channels, eps=1e-5)
+        self.pointwise = nn.Conv2d(channels, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pointwise(self.norm(self.depthwise(x)))
+        return y
+
+    def fuse(self) -> None:
+        """Fold the normalisation into the depthwise convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.depthwise = fuse_conv_bn_eval(self.depthwise, self.norm)
+            self.norm = nn.Identity()
+
+
+class Neck(nn.Module):
+    """Sum of one branch per map, each map first upsampled (nearest) to the first one's size.
+
+    Takes maps (B, C_i, H / 2^i, W / 2^i), gives (B, width, H, W). The first map passes unchanged where it has `width`
+    channels already.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Identity() if i == 0 and c == width else NeckBranch(c, width) for i, c in enumerate(channels)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        h, w = maps[0].shape[2:]
+        total: Tensor = self.branches[0](maps[0])
+        for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True)):
+            if i:
+                x = F.interpolate(x, scale_factor=float(2**i), mode="nearest")[:, :, :h, :w]
+                down, right = h - x.shape[2], w - x.shape[3]
+                total = total + branch(F.pad(x, (0, right, 0, down)) if down or right else x)
+        return total

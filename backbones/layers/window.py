@@ -1,0 +1,115 @@
+"""Attention on maps: E-RADIO's windowed blocks and stage (arXiv 2312.06709), and attention over a whole map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.layers.attention import TransformerLayer
+from backbones.layers.conv import PreConv
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """(B, C, H, W) -> (B * windows, window^2, C); H and W must be multiples of `window`."""
+    b, c, h, w = x.shape
+    tokens = x.permute(0, 2, 3, 1)
+    if (h, w) != (window, window):
+        tokens = tokens.reshape(b, h // window, window, w // window, window, c).transpose(2, 3)
+    return tokens.reshape(-1, window * window, c)
+
+
+def join_windows(tokens: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Inverse of `split_windows` for a map of `height` x `width`."""
+    c = tokens.shape[-1]
+    if (height, width) == (window, window):
+        return tokens.view(-1, height, width, c).permute(0, 3, 1, 2)
+    x = tokens.view(-1, height // window, width // window, window, window, c).transpose(2, 3)
+    return x.reshape(-1, height, width, c).permute(0, 3, 1, 2)
+
+
+def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
+    """Pad bottom and right by reflection to `height` x `width`; `x` itself where it has that size."""
+    down, right = height - x.shape[2], width - x.shape[3]
+    return F.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
+
+
+class WindowBlock(nn.Module):
+    """One attention block of E-RADIO at one resolution. (B, C, H, W) -> (B, C, H, W).
+
+    pre_conv: sees the full-resolution map first; None doubles the map, as the released network does.
+    resample: (subsample, upsample) by a whole ratio; the block then has no pre_conv.
+    """
+
+    def __init__(
+        self,
+        layer: TransformerLayer,
+        window: int,
+        pre_conv: PreConv | None = None,
+        resample: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.window = window
+        self.pre_conv = pre_conv
+        self.subsample = resample[0] if resample else None
+        self.upsample = resample[1] if resample else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._prepare(x)
+        h, w = y.shape[2:]
+        padded_h, padded_w = (-(-side // self.window) * self.window for side in (h, w))
+        tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window))
+        y = join_windows(tokens, self.window, padded_h, padded_w)[:, :, :h, :w]
+        if self.upsample is not None:
+            y = reflect_pad(self.upsample(y), *x.shape[2:])
+        return torch.lerp(x, y, 0.5)
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        y: Tensor
+        if self.subsample is not None:
+            y = self.subsample(x)
+        else:
+            y = 2 * x if self.pre_conv is None else self.pre_conv(x)
+        return y
+
+
+class WindowStage(nn.Module):
+    """Windowed blocks on a map that is resized (nearest) to a multiple of `step` where it isn't one, and back.
+
+    step: largest window times largest subsampling ratio. (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, blocks: Sequence[WindowBlock], step: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        fitting = (-(-h // self.step) * self.step, -(-w // self.step) * self.step)
+        y: Tensor
+        if fitting == (h, w):
+            y = self.blocks(x)
+            return y
+        y = self.blocks(F.interpolate(x, size=fitting, mode="nearest"))
+        return F.interpolate(y, size=(h, w), mode="nearest")
+
+
+class GlobalBlock(nn.Module):
+    """Attention over the whole map. (B, C, H, W) -> (B, C, H, W). Position comes from the convolutions around it."""
+
+    def __init__(self, layer: TransformerLayer, pre_conv: PreConv | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.pre_conv = pre_conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pre_conv is not None:
+            x = self.pre_conv(x)
+        b, c, h, w = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        y: Tensor = self.layer(tokens)
+        return y.view(b, h, w, c).permute(0, 3, 1, 2)

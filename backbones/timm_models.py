@@ -1,0 +1,73 @@
+"""timm's own networks as backbones: the same `encode` and the same declared attributes."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from backbones.backbone import Features
+from search_space import SpecError
+
+
+class TimmBackbone(nn.Module):
+    """A network of timm with random weights. Sizes are as that network wants them; many take any multiple of 32.
+
+    The spatial map is the last feature map, the summary what the network's own head pools from it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.model: Any
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
+            raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
+        self.name = name
+        self.model = create(name)
+        if not hasattr(self.model, "forward_intermediates"):
+            raise SpecError(f"arch: timm:{name} gives no feature maps (it has no forward_intermediates)")
+        info = self.model.feature_info
+        self.widths = tuple(int(i["num_chs"]) for i in info)
+        self.strides = tuple(int(i["reduction"]) for i in info)
+        self.spatial_dim, self.spatial_stride = self.widths[-1], self.strides[-1]
+        self.num_features = int(self.model.num_features)
+        self.summary_dim = int(getattr(self.model, "head_hidden_size", None) or self.num_features)
+        self.input_px = int(self.model.default_cfg["input_size"][-1])
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """As timm declares it: `num_chs`, `reduction`, `module` of each feature map."""
+        return list(self.model.feature_info)
+
+    def encode(self, x: Tensor) -> Features:
+        """Summary (B, summary_dim) and last map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
+        last, (spatial,) = self.model.forward_intermediates(x, indices=1, output_fmt="NCHW")
+        return Features(self.model.forward_head(last, pre_logits=True), spatial)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """timm's own last features."""
+        y: Tensor = self.model.forward_features(x)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The summary (B, summary_dim): there is no classifier."""
+        return self.encode(x).summary
+
+    def stage_modules(self) -> list[tuple[str, nn.Module]]:
+        """The network's direct parts, for per-stage tables."""
+        return list(self.model.named_children())
+
+
+def create(name: str) -> nn.Module:
+    """timm's network without classifier, taking any size where its constructor offers that."""
+    for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **flexible)
+        except TypeError:  # the network has no such argument
+            continue
+        except RuntimeError as error:  # an unknown tag after the name's dot
+            raise SpecError(f"arch: timm:{name}: {error}") from None
+        return model
+    raise SpecError(f"arch: timm:{name} cannot be built without a classifier")

@@ -1,0 +1,109 @@
+"""What a search is to do: one frozen value, stored with the study and compared when the study goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The recipe under which every architecture of a study is trained.
+
+    AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on standardised
+    targets; all teachers and heads weigh the same. Source: shared findings of PHI-S (arXiv 2410.01680).
+    """
+
+    image_px: int = 64
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 20
+    ema_decay: float = 0.98
+    head_width: int = 128
+    precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 where the device computes in it
+    rung_steps: tuple[int, ...] = (60, 180, 540)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
+        steps = self.rung_steps
+        if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
+            raise ConfigError(f"rung_steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
+        if self.image_px < 32 or self.image_px % 32:
+            raise ConfigError(f"image_px: {self.image_px}: must be a positive multiple of 32")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size: {self.batch_size}: must be 2 or more (BatchNorm)")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that a study's numbers depend on, and how much of it to do."""
+
+    budget: int = 200
+    seed: int = 0
+    sampler: str = "evolution"
+    space: str = "micro"
+    data: str = "embedded"
+    teachers: str = "embedded"
+    train_images: int = 3000
+    val_images: int = 600
+    grid: int = 4
+    device: str = "cpu"
+    measure_batch: int = 16
+    measure_seconds: float = 0.8
+    eta: int = 3
+    reference: str = "eradio_pico"
+    baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
+    limits: dict[str, float] = field(default_factory=dict)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baselines", tuple(self.baselines))
+        for name in ("budget", "train_images", "val_images", "grid", "measure_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
+        if self.eta < 2:
+            raise ConfigError(f"--eta: {self.eta}: must be 2 or more")
+        if self.measure_seconds <= 0:
+            raise ConfigError(f"--measure-seconds: {self.measure_seconds}: must be over 0")
+        unknown = set(self.limits) - set(LIMITS)
+        if unknown:
+            raise ConfigError(f"limits: unknown {sorted(unknown)}; choose from: {', '.join(LIMITS)}")
+        for name, value in self.limits.items():
+            if not value > 0:
+                raise ConfigError(f"--{name.replace('_', '-')}: {value}: must be over 0")
+        if self.train_images < self.distill.batch_size:
+            raise ConfigError(
+                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.batch_size})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        plain = asdict(self)
+        plain["baselines"] = list(self.baselines)
+        plain["distill"]["rung_steps"] = list(self.distill.rung_steps)
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")
+        return cls(**{**data, "distill": DistillConfig(**data["distill"])})
+
+    def differences(self, other: SearchConfig) -> list[str]:
+        """Settings in which two configs differ, as "name: ours -> theirs"."""
+        ours, theirs = self.to_dict(), other.to_dict()
+        return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]

@@ -1,0 +1,6 @@
+"""How much a network computes: exact multiply-accumulates, beside what fvcore and thop say and why they differ."""
+
+from nas.counters.compare import Counter, side_by_side
+from nas.counters.macs import Counts, count
+
+__all__ = ["Counter", "Counts", "count", "side_by_side"]

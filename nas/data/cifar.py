@@ -1,0 +1,70 @@
+"""`cifar10`: downloaded once, as the binary version, whose records are bytes: no pickle is ever opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.utils import download_and_extract_archive
+
+from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity, square
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the download
+FOLDER = "cifar-10-batches-bin"
+FILES: dict[Split, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)),
+    "val": ("test_batch.bin",),
+}
+RECORD_BYTES = 1 + 3 * 32 * 32  # label, then the red, green and blue planes
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """Records of the original train or test set, in an order that depends on the seed."""
+
+    files: tuple[Path, ...]
+    order: tuple[int, ...]
+    size_px: int
+    uri: str = "cifar10"
+    num_classes: int = 10
+    has_masks: bool = False
+    mask_classes: int | None = None
+
+    @cached_property
+    def records(self) -> Pixels:
+        """All records (N, 3073)."""
+        return np.concatenate([np.fromfile(file, dtype=np.uint8).reshape(-1, RECORD_BYTES) for file in self.files])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(["cifar10", 1, self.size_px, self.order, [file_identity(file) for file in self.files]])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def read(self, i: int) -> Sample:
+        record = self.records[self.order[i]]
+        image = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
+        return Sample(square(image, self.size_px), int(record[0]), None)
+
+
+def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, size_px: int) -> Cifar10:
+    """CIFAR-10 under `cache_dir`, downloaded (170 MB) if missing; DataError if that fails or a file is damaged."""
+    files = tuple(cache_dir / FOLDER / name for name in FILES[split])
+    if not all(file.is_file() for file in files):
+        try:
+            download_and_extract_archive(URL, str(cache_dir), md5=MD5)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"--data cifar10: cannot download {URL} into '{cache_dir}': {error}") from error
+    total = 0
+    for file in files:
+        records, rest = divmod(file.stat().st_size, RECORD_BYTES)
+        if rest or not records:
+            raise DataError(f"--data cifar10: '{file}' is damaged; delete it to download it again")
+        total += records
+    order = np.random.default_rng(seed).permutation(total)[:count]
+    return Cifar10(files, tuple(order.tolist()), size_px)

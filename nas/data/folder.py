@@ -1,0 +1,61 @@
+"""`imagefolder:PATH`: a folder of images; subfolders, where there are any, are classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nas.data.imageset import DataError, Sample, Split, decode, digest, file_identity, held_out, limited, square
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images `names` (paths relative to `root`, POSIX form) of one split; the first folder of a name is its class."""
+
+    root: Path
+    names: tuple[str, ...]
+    classes: tuple[str, ...]  # empty: unlabelled
+    size_px: int
+    uri: str
+    has_masks: bool = False
+    mask_classes: int | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        return len(self.classes) or None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        files = [(name, file_identity(self.root / name)) for name in self.names]
+        return digest(["imagefolder", 1, self.size_px, self.classes, files])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Sample:
+        name = self.names[i]
+        image = decode(self.root / name, name)
+        label = self.classes.index(name.split("/")[0]) if self.classes else None
+        return Sample(square(image, self.size_px), label, None)
+
+
+def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: int) -> ImageFolder:
+    """Images under `path`. DataError where there is no such folder or no image on this side of the split.
+
+    An image is a validation image by the hash of its relative path, so adding images moves none.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"--data imagefolder: no such folder '{path}'")
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"--data imagefolder: no images in '{path}' (looked for {', '.join(sorted(SUFFIXES))})")
+    labelled = all("/" in name for name in found)
+    classes = tuple(sorted({name.split("/")[0] for name in found})) if labelled else ()
+    names = [name for name in found if held_out(name) == (split == "val")]
+    if not names:
+        raise DataError(f"--data imagefolder: no image of '{path}' ({len(found)} in all) falls into the {split} split")
+    return ImageFolder(root, tuple(limited(names, count, seed)), classes, size_px, uri=f"imagefolder:{path}")

@@ -1,0 +1,82 @@
+"""What a measured number depends on beside the network: machine, threads, versions. No host names, no paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class DeviceError(ValueError):
+    """A device that was asked for and is not there."""
+
+
+def torch_device(name: str) -> torch.device:
+    """ "auto", "cpu", "cuda" or "cuda:N" as a device that exists; DeviceError otherwise."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    choices = ["auto", "cpu", *(f"cuda:{i}" for i in range(cards))]
+    if name == "auto":
+        return torch.device("cuda:0" if cards else "cpu")
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in choices:
+        raise DeviceError(f"device: {name!r} is not available here; choices: {', '.join(choices)}")
+    return torch.device(wanted)
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the CPU's with the number of threads torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def cpu_model() -> str:
+    """The CPU as /proc/cpuinfo names it, elsewhere as the platform module does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Plain JSON data that names everything a timing on `device` depends on."""
+    wanted = torch_device(device)
+    return {
+        "device": str(wanted),
+        "device_name": device_name(wanted),
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides what a busy neighbour costs
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": metadata.version("timm"),
+        **(_cuda(wanted) if wanted.type == "cuda" else {}),
+    }
+
+
+def _cuda(device: torch.device) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "uuid": str(properties.uuid),
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    import pynvml  # only where there is a card
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None  # a container without NVML

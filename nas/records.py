@@ -1,0 +1,166 @@
+"""What a study knows: plain frozen data that the store writes, the searcher reads and the report draws.
+
+Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+
+class TrialState(StrEnum):
+    """How a trial stands. Only COMPLETE and STOPPED trials count against the budget."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"  # trained to the last rung
+    STOPPED = "stopped"  # successive halving ended it at a lower rung
+    INFEASIBLE = "infeasible"  # broke a hard limit before training
+    FAILED = "failed"  # an error, NaN or a lost worker; `reason` says which
+    DUPLICATE = "duplicate"  # the sampler asked again for an architecture the study has; never evaluated
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of the records: conversion to and from plain JSON data."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for ``json.dumps``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; unknown keys are an error, so that a newer study is not read wrongly."""
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"{cls.__name__}: unknown field(s) {sorted(unknown)}: written by a newer version?")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Measurement(Record):
+    """Throughput of one backbone, timed interleaved with a reference backbone in one process.
+
+    `arm` names everything that is part of the number beside device, batch and resolution: precision, layout,
+    fused or not, runtime. Intervals are 95 % confidence intervals of the median.
+    """
+
+    device: str
+    arm: str
+    batch: int
+    resolution: int
+    throughput_img_s: float
+    throughput_low_img_s: float
+    throughput_high_img_s: float
+    ratio: float  # throughput / reference throughput, paired: the stable number
+    ratio_low: float
+    ratio_high: float
+    reference: str  # arch name of the reference backbone
+    reference_img_s: float
+    latency_ms: float  # batch 1, median
+    peak_memory_mib: float
+    samples: int
+    seconds: float  # what the measurement itself took
+    verdict: str  # "ok", "wide" (interval half-width over 1 %), "contended", "throttled", ...
+
+
+@dataclass(frozen=True)
+class RungResult(Record):
+    """What a trial was worth after `steps` distillation steps."""
+
+    rung: int
+    steps: int
+    quality: float  # explained variance of the teachers' held-out features, averaged over teachers
+    teachers: dict[str, dict[str, float]]  # teacher -> head ("summary", "spatial") -> explained variance
+    losses: dict[str, float]  # "teacher/head" -> mean training loss over the last third of the rung's steps
+    metrics: dict[str, float]  # further metrics, e.g. "knn" (accuracy), "miou"; empty where not evaluated
+    seconds: float  # training time spent on this rung's own steps, evaluation included
+
+
+@dataclass(frozen=True)
+class TrialRecord(Record):
+    """One architecture in a study."""
+
+    number: int  # Optuna's trial number
+    arch_id: str
+    spec: dict[str, Any]  # ArchSpec.to_dict()
+    origin: str  # "sampler", or "baseline:NAME" for a reference backbone; baselines never count against the budget
+    state: TrialState
+    reason: str | None = None  # why infeasible, failed, stopped
+    params: int | None = None
+    macs: int | None = None  # multiply-accumulates of one image at the study's resolution
+    measurement: Measurement | None = None
+    rungs: tuple[RungResult, ...] = ()
+    finished_s: float | None = None  # seconds since the study's start, over all sessions
+
+    @property
+    def quality(self) -> float | None:
+        """Quality at the highest rung reached. Compare only between trials of the same rung."""
+        return self.rungs[-1].quality if self.rungs else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the budget's evaluated architectures."""
+        return self.origin == "sampler" and self.state in (TrialState.COMPLETE, TrialState.STOPPED)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        plain = dict(data)
+        plain["state"] = TrialState(plain["state"])
+        if plain.get("measurement") is not None:
+            plain["measurement"] = Measurement.from_dict(plain["measurement"])
+        plain["rungs"] = tuple(RungResult.from_dict(r) for r in plain.get("rungs", ()))
+        return super().from_dict(plain)
+
+
+@dataclass(frozen=True)
+class Objective(Record):
+    """One axis of the search; both are maximised. `reference` is the hypervolume's reference coordinate."""
+
+    name: str  # "quality" or "throughput"
+    label: str  # for axes and tables
+    unit: str
+    reference: float
+    log: bool = False  # hypervolume and plots use log2 of this axis
+
+
+@dataclass(frozen=True)
+class StudyInfo(Record):
+    """Everything about a study that is not a trial. `config` and the fingerprints decide whether it can go on."""
+
+    name: str
+    created: str  # ISO 8601, UTC
+    command: str
+    config: dict[str, Any]
+    environment: dict[str, Any]  # device, CPU, threads, library versions
+    objectives: tuple[Objective, ...]  # (quality, throughput)
+    rung_steps: tuple[int, ...]
+    limits: dict[str, float]  # hard limits, e.g. {"max_params": 2e6}
+    teachers: dict[str, str]  # name -> fingerprint of its weights and pre-processing
+    data: dict[str, str]  # "name", "fingerprint"
+    reference: str  # arch name of the reference backbone
+    baselines: tuple[str, ...]
+    ledger: dict[str, float] = field(
+        default_factory=dict
+    )  # where the seconds went: "teachers", "measure", "train rung 0", ...
+    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        plain = dict(data)
+        plain["objectives"] = tuple(Objective.from_dict(o) for o in plain["objectives"])
+        for key in ("rung_steps", "baselines", "sessions"):
+            plain[key] = tuple(plain.get(key, ()))
+        return super().from_dict(plain)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as read back from its storage: all a report needs."""
+
+    info: StudyInfo
+    trials: tuple[TrialRecord, ...]

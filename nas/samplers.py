@@ -1,0 +1,77 @@
+"""Samplers by name: ours and Optuna's own, all plain `optuna.samplers.BaseSampler`.
+
+Beside `nas.store` the one module that names optuna.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from nas.evolution import Evolution
+from nas.records import Objective
+from nas.store import records
+from search_space import ArchSpec, Space
+
+
+class SpaceSampler(BaseSampler):
+    """Samples whole architectures of `space` by `propose(trials, rng)`, so that its constraints always hold.
+
+    The random state is a function of `seed` and the trial's number: a resumed study asks what it would have asked.
+    """
+
+    def __init__(self, space: Space, propose: Callable[[Sequence[Any], random.Random], ArchSpec], seed: int) -> None:
+        self._space = space
+        self._propose = propose
+        self._seed = seed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: CategoricalDistribution(choices) for name, choices in self._space.choices().items()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        rng = random.Random(f"{self._seed}/{trial.number}")
+        return dict(self._space.encode(self._propose(records(study.get_trials(deepcopy=False)), rng)))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"{param_name!r} is not a parameter of the search space {self._space.name!r}")
+
+
+def _evolution(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
+    return SpaceSampler(space, Evolution(space, objectives).propose, seed)
+
+
+def _random(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
+    return SpaceSampler(space, lambda trials, rng: space.sample(rng), seed)
+
+
+def _nsga2(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
+    return NSGAIISampler(seed=seed, population_size=20)
+
+
+def _tpe(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=20)
+
+
+SAMPLERS: dict[str, Callable[[Space, Sequence[Objective], int], BaseSampler]] = {
+    "evolution": _evolution,
+    "random": _random,
+    "nsga2": _nsga2,
+    "tpe": _tpe,
+}
+
+
+def make_sampler(name: str, space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
+    """The sampler `name`; ValueError with the choices where there is none."""
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}; choose one of: {', '.join(SAMPLERS)}")
+    return SAMPLERS[name](space, objectives, seed)

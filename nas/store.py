@@ -1,0 +1,155 @@
+"""The study in its Optuna storage: the only truth about a search.
+
+Beside `nas.samplers` the one module that names optuna. Every trial carries its whole `TrialRecord` as the user
+attribute ``record``; the study carries its `StudyInfo` as ``info``. Optuna's own trial state says what its
+samplers may learn from: COMPLETE with both values only for trials trained to the last rung, PRUNED for trials
+that were stopped, infeasible or asked twice, FAIL for failures. So optuna-dashboard opens our studies as they are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas.records import Study, StudyInfo, TrialRecord, TrialState
+
+STUDY_FILE = "study.db"
+_OPTUNA_STATES = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.STOPPED: OptunaState.PRUNED,
+    TrialState.INFEASIBLE: OptunaState.PRUNED,
+    TrialState.DUPLICATE: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class StoreError(ValueError):
+    """A study that is missing, unreadable or cannot be written; the message is one line for people."""
+
+
+class Store:
+    """Reads and writes one study. Not shared between processes: each driver opens its own."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    @classmethod
+    def create(cls, run_dir: Path, info: StudyInfo, sampler: BaseSampler) -> Store:
+        """A new study in `run_dir`/study.db; StoreError where there is one already."""
+        if (run_dir / STUDY_FILE).exists():
+            raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            directions = ["maximize"] * len(info.objectives)
+            study = optuna.create_study(
+                study_name=info.name, storage=_storage(run_dir), sampler=sampler, directions=directions
+            )
+        except (OSError, SQLAlchemyError) as error:
+            raise StoreError(f"cannot write a study in {str(run_dir)!r}: {_cause(error)}") from error
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            study.set_metric_names([objective.name for objective in info.objectives])
+        store = cls(study)
+        store.save_info(info)
+        return store
+
+    @classmethod
+    def open(cls, run_dir: Path, sampler: BaseSampler | None = None) -> Store:
+        """The study that lies in `run_dir`; StoreError where none does or it cannot be read."""
+        if not run_dir.is_dir():
+            raise StoreError(f"no such run folder: {str(run_dir)!r}")
+        if not (run_dir / STUDY_FILE).is_file():
+            raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
+        try:
+            storage = _storage(run_dir)
+            names = optuna.get_all_study_names(storage)
+            if len(names) != 1:
+                raise StoreError(f"{run_dir / STUDY_FILE} holds {len(names)} studies, expected one")
+            return cls(optuna.load_study(study_name=names[0], storage=storage, sampler=sampler))
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, AssertionError) as error:
+            raise StoreError(f"{run_dir / STUDY_FILE} is not a readable study: {_cause(error)}") from error
+
+    @property
+    def info(self) -> StudyInfo:
+        """What the study is about; StoreError where it was not written by this project."""
+        attributes = self._study.user_attrs
+        if "info" not in attributes:
+            raise StoreError(f"study {self._study.study_name!r} was not written by nas.search (it has no 'info')")
+        return StudyInfo.from_dict(attributes["info"])
+
+    def save_info(self, info: StudyInfo) -> None:
+        """Writes the study's description."""
+        self._study.set_user_attr("info", info.to_dict())
+
+    def ask(
+        self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """The number and parameters of a new trial from the sampler, or with the parameters `fixed`."""
+        if fixed is not None:
+            self._study.enqueue_trial(dict(fixed))
+        trial = self._study.ask({name: CategoricalDistribution(tuple(c)) for name, c in choices.items()})
+        return trial.number, dict(trial.params)
+
+    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
+        """Writes a trial's record and, once it is no longer running, tells Optuna its state.
+
+        `values` are the objectives of a COMPLETE trial and ignored for any other.
+        """
+        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
+        self._study._storage.set_trial_user_attr(trial_id, "record", record.to_dict())
+        if record.state is not TrialState.RUNNING:
+            complete = record.state is TrialState.COMPLETE
+            self._study.tell(
+                record.number, list(values or ()) if complete else None, state=_OPTUNA_STATES[record.state]
+            )
+
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """All trials in the order in which they were asked."""
+        return records(self._study.get_trials(deepcopy=False))
+
+    def read(self) -> Study:
+        """The whole study as plain records."""
+        return Study(self.info, self.trials())
+
+
+def records(trials: Sequence[optuna.trial.FrozenTrial]) -> tuple[TrialRecord, ...]:
+    """The records that these Optuna trials carry; trials that were asked and not yet described are left out."""
+    return tuple(TrialRecord.from_dict(t.user_attrs["record"]) for t in trials if "record" in t.user_attrs)
+
+
+def read_study(run_dir: Path) -> Study:
+    """The study in `run_dir`, for reports; StoreError where it cannot be read."""
+    return Store.open(run_dir).read()
+
+
+def _storage(run_dir: Path) -> optuna.storages.RDBStorage:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{run_dir.resolve() / STUDY_FILE}")
+    event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()  # of the connections that were opened without the listener
+    return storage
+
+
+def _cause(error: BaseException) -> str:
+    """What the database itself said, in one line."""
+    origin = getattr(error, "orig", None) or error
+    return " ".join(str(origin).split()) or type(origin).__name__
+
+
+def _write_ahead(connection: Any, _: Any) -> None:
+    """Write-ahead log: Optuna commits every parameter by itself, and each commit would wait for the disk.
+
+    A killed process loses nothing; only a power cut can lose the last moments.
+    """
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")

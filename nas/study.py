@@ -1,0 +1,205 @@
+"""The loop of a search, free of Ray and torch: what to run next, who trains on, when it is over.
+
+A driver calls `next_trial` when a worker is free, `take` with every record that a worker sends, and `lost` when a
+worker died. Everything is in the store before the call returns, so a killed driver loses nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nas.config import SearchConfig
+from nas.pareto import coordinates, finished_points, front, hypervolume, reference_point
+from nas.records import StudyInfo, TrialRecord, TrialState
+from nas.rungs import goes_on
+from nas.store import Store
+from search_space import SPACES, ArchSpec, preset
+
+_FRUITLESS_LIMIT = 300  # infeasible or failed trials in a row after which the search gives up
+_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
+
+Listener = Callable[["StudyLoop", TrialRecord], None]
+
+
+class StudyLoop:
+    """One session of a study, started or resumed.
+
+    Args:
+        store: the study; trials that it left running are run again.
+        listener: called after every record that was stored.
+    """
+
+    def __init__(self, store: Store, listener: Listener = lambda loop, record: None) -> None:
+        self._store = store
+        self._listener = listener
+        self.info: StudyInfo = store.info
+        self.config = SearchConfig.from_dict(self.info.config)
+        self.space = SPACES[self.config.space]
+        self.trials: dict[int, TrialRecord] = {t.number: t for t in store.trials()}
+        self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
+        self._running: set[int] = set()
+        self._fruitless = 0
+        self.gave_up: str | None = None
+        self._began = time.monotonic()
+        self._before_s = sum(session["wall_s"] for session in self.info.sessions)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the study has run, over all its sessions."""
+        return self._before_s + time.monotonic() - self._began
+
+    @property
+    def session_s(self) -> float:
+        """Seconds since this session began."""
+        return time.monotonic() - self._began
+
+    @property
+    def counts(self) -> Counter[TrialState]:
+        """Trials per state, baselines aside."""
+        return Counter(t.state for t in self.trials.values() if t.origin == "sampler")
+
+    @property
+    def evaluated(self) -> int:
+        """Unique architectures evaluated: what the budget counts."""
+        return sum(t.counts for t in self.trials.values())
+
+    @property
+    def running(self) -> int:
+        """Trials that this session has handed out and not seen the end of."""
+        return len(self._running)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs and nothing is left to start."""
+        return not self._running and not self._again and not self._missing_baselines() and not self._wants_more()
+
+    def front_summary(self) -> tuple[int, float]:
+        """Size of the current front and its hypervolume."""
+        _, points = finished_points(list(self.trials.values()), self.info.objectives)
+        return len(front(points)), hypervolume(points, reference_point(self.info.objectives))
+
+    def next_trial(self) -> TrialRecord | None:
+        """The next trial to run, already stored as running; None while there is nothing to start."""
+        if self._again:
+            record = self._again.pop(0)
+        elif names := self._missing_baselines():
+            record = self._ask_baseline(names[0])
+        elif self._wants_more():
+            asked = self._ask_new()
+            if asked is None:
+                return None
+            record = asked
+        else:
+            return None
+        self._running.add(record.number)
+        self._keep(record)
+        return record
+
+    def take(self, record: TrialRecord) -> bool:
+        """Stores what a worker sent; False where the trial has to end here."""
+        if record.state is TrialState.RUNNING and not self._goes_on(record):
+            rung = record.rungs[-1].rung
+            record = replace(
+                record, state=TrialState.STOPPED, reason=f"not among the best 1/{self.config.eta} at rung {rung}"
+            )
+        self._keep(record)
+        return record.state is TrialState.RUNNING
+
+    def lost(self, number: int, reason: str) -> None:
+        """Records that the worker of a running trial died."""
+        record = self.trials[number]
+        if record.state is TrialState.RUNNING:
+            self._keep(replace(record, state=TrialState.FAILED, reason=reason))
+
+    def close(self, ledger: dict[str, float]) -> None:
+        """Ends the session: writes its length and the ledger."""
+        session = {**self.info.sessions[-1], "wall_s": self.session_s}
+        self.info = replace(self.info, sessions=(*self.info.sessions[:-1], session), ledger=ledger)
+        self._store.save_info(self.info)
+
+    def _wants_more(self) -> bool:
+        under_way = sum(self.trials[n].origin == "sampler" for n in self._running)
+        return self.gave_up is None and self.evaluated + under_way < self.config.budget
+
+    def _missing_baselines(self) -> list[str]:
+        have = {t.origin for t in self.trials.values()}
+        return [name for name in self.config.baselines if f"baseline:{name}" not in have]
+
+    def _goes_on(self, record: TrialRecord) -> bool:
+        """Baselines and trials that were only measured always go on."""
+        if not record.rungs or record.origin != "sampler":
+            return True
+        rung = len(record.rungs) - 1
+        others = [
+            coordinates(t, self.info.objectives, rung)
+            for t in self.trials.values()
+            if t.number != record.number and t.origin == "sampler"
+        ]
+        point = coordinates(record, self.info.objectives, rung)
+        return point is not None and goes_on(point, [p for p in others if p is not None], self.config.eta)
+
+    def _keep(self, record: TrialRecord) -> None:
+        if record.state is not TrialState.RUNNING:
+            record = replace(record, finished_s=self.elapsed_s)
+            self._running.discard(record.number)
+            self._count_fruitless(record)
+        self.trials[record.number] = record
+        last = len(record.rungs) - 1
+        self._store.save(record, coordinates(record, self.info.objectives, last) if last >= 0 else None)
+        self._listener(self, record)
+
+    def _count_fruitless(self, record: TrialRecord) -> None:
+        if record.counts:
+            self._fruitless = 0
+        elif record.state in (TrialState.INFEASIBLE, TrialState.FAILED):
+            self._fruitless += 1
+            if self._fruitless >= _FRUITLESS_LIMIT:
+                self.gave_up = f"{self._fruitless} infeasible or failed architectures in a row; last: {record.reason}"
+
+    def _ask_baseline(self, name: str) -> TrialRecord:
+        """A reference backbone; its parameters are told to the sampler where the space contains it."""
+        spec = preset(name)
+        inside = self.space.contains(spec)
+        number, _ = self._store.ask(self.space.choices() if inside else {}, self.space.encode(spec) if inside else None)
+        return _new(number, spec, f"baseline:{name}")
+
+    def _ask_new(self) -> TrialRecord | None:
+        """An architecture that the study does not have; repeats are recorded and never run."""
+        seen = {t.arch_id for t in self.trials.values()}
+        if len(seen) >= self.space.count():
+            self.gave_up = f"the space has only {self.space.count()} architectures"
+            return None
+        fixed: dict[str, Any] | None = None
+        for repeats in range(2 * _REPEATS_LIMIT):
+            number, params = self._store.ask(self.space.choices(), fixed)
+            spec = self.space.decode(params)
+            if spec.arch_id not in seen:
+                return _new(number, spec, "sampler")
+            self._keep(replace(_new(number, spec, "sampler"), state=TrialState.DUPLICATE))
+            if repeats >= _REPEATS_LIMIT:
+                fixed = self.space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
+        self.gave_up = "the sampler finds no new architecture"
+        return None
+
+    def _unseen_neighbour(self, spec: ArchSpec, seen: set[str], rng: random.Random) -> ArchSpec:
+        for _ in range(1000):
+            spec = self.space.mutate(spec, rng)
+            if spec.arch_id not in seen:
+                break
+        return spec
+
+
+def _new(number: int, spec: ArchSpec, origin: str) -> TrialRecord:
+    return TrialRecord(
+        number=number, arch_id=spec.arch_id, spec=spec.to_dict(), origin=origin, state=TrialState.RUNNING
+    )
+
+
+def _bare(record: TrialRecord) -> TrialRecord:
+    """A trial that was cut off, as it was when it was asked."""
+    return replace(record, params=None, macs=None, measurement=None, rungs=(), reason=None)

@@ -1,0 +1,168 @@
+"""One architecture from its spec to its numbers: build, check limits, measure, train rung by rung."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from backbones import Backbone, build, fuse, resolve
+from backbones.weights import save as save_weights
+from nas.config import SearchConfig
+from nas.counters import count
+from nas.distill.probes import probe_metrics
+from nas.distill.trainer import Distiller, TrainingError, explained_variance
+from nas.measure import measure_pair
+from nas.measure.exclusive import measuring, training
+from nas.records import Measurement, RungResult, TrialRecord, TrialState
+from nas.teachers.targets import Targets
+from search_space import ArchSpec
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a worker process keeps from trial to trial.
+
+    `lock_dir` holds the device's locks; `weights_dir` takes the averaged weights of trials that reach the last
+    rung; `train_threads` and `measure_threads` are CPU threads.
+    """
+
+    config: SearchConfig
+    targets: Targets
+    lock_dir: Path
+    weights_dir: Path
+    train_threads: int
+    measure_threads: int
+
+
+def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
+    """Yields the record after the measurement and after every rung; the last one is no longer running.
+
+    The caller ends the trial early by not asking for the next rung. Errors of the trial end up in the last record.
+    """
+    try:
+        yield from _stages(record, bench)
+    except Exception as error:
+        yield replace(record, state=TrialState.FAILED, reason=_reason(error))
+
+
+def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
+    config = bench.config
+    torch.manual_seed(config.seed)
+    backbone = build(ArchSpec.from_dict(record.spec))
+    counts = count(backbone, config.distill.image_px)
+    record = replace(record, params=counts.params, macs=counts.macs)
+    broken = broken_limit(record, config.limits)
+    if not broken:
+        record = replace(record, measurement=_measure(backbone, bench))
+        broken = broken_limit(record, config.limits)
+    if broken and record.origin == "sampler":
+        yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
+        return
+    yield record
+    for rung in _train(record, backbone, bench):
+        record = replace(record, rungs=(*record.rungs, rung))
+        last = len(record.rungs) == len(config.distill.rung_steps)
+        record = replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING)
+        yield record
+
+
+def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
+    """The first hard limit that what is known of `record` breaks, in words, or None."""
+    known: dict[str, float] = {}
+    if record.params is not None:
+        known["max_params"] = record.params
+    if record.macs is not None:
+        known["max_gmacs"] = record.macs / 1e9
+    if record.measurement is not None:
+        known["max_latency_ms"] = record.measurement.latency_ms
+        known["max_memory_mib"] = record.measurement.peak_memory_mib
+        known["min_throughput_img_s"] = record.measurement.throughput_img_s
+    for name, limit in limits.items():
+        value = known.get(name, limit)
+        if (value < limit) if name.startswith("min_") else (value > limit):
+            return f"{name.replace('_', '-')}: {value:.4g} against a limit of {limit:.4g}"
+    return None
+
+
+def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
+    """Throughput of the fused net beside the reference, while nothing trains on the device."""
+    config = bench.config
+    candidate, reference = fuse(backbone), fuse(resolve(config.reference)[1])
+    with measuring(bench.lock_dir):
+        torch.set_num_threads(bench.measure_threads)
+        try:
+            return measure_pair(
+                candidate,
+                reference,
+                name_of_reference=config.reference,
+                device=config.device,
+                batch=config.measure_batch,
+                resolution=config.distill.image_px,
+                budget_s=config.measure_seconds,
+                seed=config.seed,
+            )
+        finally:
+            torch.set_num_threads(bench.train_threads)
+
+
+def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:
+    config, slot = bench.config, TimedSlot(bench.lock_dir)
+    distiller = Distiller(backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot)
+    for rung, steps in enumerate(config.distill.rung_steps):
+        began, since = slot.busy_s, distiller.step
+        distiller.advance(steps)
+        last = steps == config.distill.rung_steps[-1]
+        with slot():
+            teachers = explained_variance(distiller.averaged, bench.targets.val, config.device)
+            metrics = probe_metrics(distiller.averaged, bench.targets, config.device) if last else {}
+        if last:
+            save_weights(distiller.averaged.backbone, bench.weights_dir / f"{record.arch_id}.safetensors")
+        yield RungResult(
+            rung=rung,
+            steps=steps,
+            quality=quality(teachers),
+            teachers=teachers,
+            losses=distiller.mean_losses(since),
+            metrics=metrics,
+            seconds=slot.busy_s - began,
+        )
+
+
+class TimedSlot:
+    """The device's lock for training; `busy_s` adds up the seconds in it, without those spent waiting for it."""
+
+    def __init__(self, lock_dir: Path) -> None:
+        self._lock_dir = lock_dir
+        self.busy_s = 0.0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with training(self._lock_dir):
+            began = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.busy_s += time.perf_counter() - began
+
+
+def quality(teachers: dict[str, dict[str, float]]) -> float:
+    """Explained variance: mean over a teacher's heads, then over teachers, so that each teacher weighs the same."""
+    means = [sum(heads.values()) / len(heads) for heads in teachers.values()]
+    return sum(means) / len(means)
+
+
+def _reason(error: Exception) -> str:
+    """One line for the record: the error and where it was raised."""
+    if isinstance(error, TrainingError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"

@@ -1,0 +1,167 @@
+"""What the figures draw, prepared once for the interactive page (`figures`) and for papers (`plates`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
+
+FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
+DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
+LABELLED_FRONT = 16  # more labels than that overlap
+TEACHER_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one kind of point is told apart: by shape and by colour (Okabe and Ito's colour-blind-safe palette)."""
+
+    css: str  # custom property that the page's light and dark themes set
+    paper: str  # colour on white
+    vega_shape: str
+    plate_marker: str
+    filled: bool
+
+
+LOOKS = {
+    FRONT: Look("var(--front)", "#0072b2", "circle", "o", True),
+    DOMINATED: Look("var(--dominated)", "#8a9099", "circle", "o", True),
+    STOPPED: Look("var(--stopped)", "#8a9099", "triangle-down", "v", False),
+    INFEASIBLE: Look("var(--infeasible)", "#b8470b", "M-0.7,-0.7L0.7,0.7M0.7,-0.7L-0.7,0.7", "x", False),
+    BASELINE: Look("var(--baseline)", "#c77a00", "diamond", "D", True),
+}
+SERIES = (("var(--s1)", "#0072b2"), ("var(--s2)", "#c77a00"), ("var(--s3)", "#007f5f"), ("var(--s4)", "#a8557f"),
+          ("var(--s5)", "#4b5563"), ("var(--s6)", "#b8470b"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One net in the plane of the objectives; `quality` is None for nets that were never trained."""
+
+    number: int
+    net: str
+    kind: str
+    quality: float | None
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    img_s: float
+    rung: int | None
+    label: str
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Rows of all figures, plain enough for JSON."""
+
+    quality: Objective
+    speed: Objective
+    points: tuple[Point, ...]
+    staircase: tuple[
+        tuple[float, float], ...
+    ]  # (ratio, quality), slowest first, from the reference's corner to its corner
+    quality_range: tuple[float, float]
+    ratio_range: tuple[float, float]
+    reference_inside: bool  # whether the ranges hold the hypervolume's reference point
+    curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
+    baseline_hypervolume: float
+    ledger: tuple[tuple[str, float], ...]  # (purpose, seconds), largest first
+    teachers: tuple[tuple[str, str, str, float], ...]  # (net, teacher, head, explained variance), best net first
+
+    def datasets(self) -> dict[str, list[dict[str, Any]]]:
+        """Named data sets of the interactive charts."""
+        return {
+            "points": [asdict(p) for p in self.points],
+            "staircase": [{"ratio": x, "quality": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
+            "curve": [
+                {"evaluations": n, "seconds": s, "hypervolume": v, "improved": v > before}
+                for (n, s, v), before in zip(self.curve, [0.0, *(c[2] for c in self.curve)], strict=False)
+            ],
+            "ledger": [{"purpose": p, "seconds": s} for p, s in self.ledger],
+            "teachers": [{"net": n, "teacher": t, "head": h, "quality": q} for n, t, h, q in self.teachers],
+        }
+
+
+def prepare(study: Study, summary: StudySummary) -> FigureData:
+    """Rows of every figure of the study."""
+    quality, speed = study.info.objectives
+    front = {s.trial.number for s in summary.front}
+    found = (p for t in study.trials if (p := _point(t, front)) is not None)
+    points = tuple(sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind)))
+    reference = (speed.reference, quality.reference)
+    ratio_range, has_ratio = _range([p.ratio for p in points], reference[0], log=speed.log)
+    quality_range, has_quality = _range([p.quality for p in points if p.quality is not None], reference[1])
+    return FigureData(
+        quality=quality,
+        speed=speed,
+        points=points,
+        staircase=_staircase(summary.front, max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])),
+        quality_range=quality_range,
+        ratio_range=ratio_range,
+        reference_inside=has_ratio and has_quality,
+        curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
+        baseline_hypervolume=summary.baseline_hypervolume,
+        ledger=tuple((row.purpose, row.seconds) for row in summary.ledger),
+        teachers=_teacher_rows(summary),
+    )
+
+
+def _point(trial: TrialRecord, front: set[int]) -> Point | None:
+    m, kind = trial.measurement, _kind(trial, front)
+    if kind is None or m is None or not m.ratio > 0 or not math.isfinite(m.ratio):
+        return None
+    quality = None if kind == INFEASIBLE else trial.quality
+    if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
+        return None
+    labelled = kind == BASELINE or (kind == FRONT and len(front) <= LABELLED_FRONT)
+    label = "" if not labelled else net_name(trial).replace("trial ", "#") if kind == FRONT else net_name(trial)
+    rung = trial.rungs[-1].rung if trial.rungs else None
+    return Point(trial.number, net_name(trial), kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+                 rung, label)  # fmt: skip
+
+
+def _kind(trial: TrialRecord, front: set[int]) -> str | None:
+    if trial.origin.startswith(BASELINE_PREFIX):
+        return BASELINE if trial.state is TrialState.COMPLETE else None
+    if trial.state is TrialState.COMPLETE:
+        return FRONT if trial.number in front else DOMINATED
+    return {TrialState.STOPPED: STOPPED, TrialState.INFEASIBLE: INFEASIBLE}.get(trial.state)
+
+
+def _range(values: Sequence[float], reference: float, log: bool = False) -> tuple[tuple[float, float], bool]:
+    """Axis range with a margin, and whether it holds the reference, which may lie too far off to be drawn."""
+    if log:
+        (low, high), inside = _range([math.log2(v) for v in values], math.log2(reference))
+        return (2**low, 2**high), inside
+    low, high = min(values, default=reference), max(values, default=reference + 1)
+    span = max(high - low, 0.05)
+    inside = low - span <= reference <= high + span
+    if inside:
+        low, high = min(low, reference), max(high, reference)
+    margin = 0.06 * max(high - low, 0.05)
+    return (low - margin, high + margin), inside
+
+
+def _staircase(front: Iterable[Scored], ratio: float, quality: float) -> tuple[tuple[float, float], ...]:
+    """The front's attainment line for a step that drops before the next point; closed towards the reference."""
+    points = sorted((s.ratio, s.quality) for s in front)
+    if not points:
+        return ()
+    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(quality, points[-1][1]))
+    return (start, *points, end)
+
+
+def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
+    front = sorted(summary.front, key=lambda s: -s.quality)
+    step = max(1, math.ceil(len(front) / TEACHER_ROWS))
+    nets = sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.quality)
+    return tuple(
+        (net.name, teacher, head, value)
+        for net in nets
+        for teacher, heads in net.trial.rungs[-1].teachers.items()
+        for head, value in heads.items()
+    )

@@ -1,0 +1,105 @@
+"""What a study found, in plain sentences that carry their numbers and say what the noise does not allow."""
+
+from __future__ import annotations
+
+from nas.records import StudyInfo, TrialState
+from reports.summary import Comparison, StudySummary
+
+
+def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
+    """Three sentences: the front, the fastest at the best baseline's quality, the best at its speed."""
+    first = _front_sentence(info, summary)
+    if not summary.complete or summary.best_baseline is None:
+        missing = "No baseline was trained to the last rung, so there is nothing to compare with."
+        return (first,) if summary.best_baseline is not None else (first, missing)
+    return first, _speed_sentence(summary), _quality_sentence(summary)
+
+
+def noise(summary: StudySummary) -> str:
+    """What the measured intervals allow to say about the front."""
+    if not summary.front:
+        return ""
+    width = (
+        "" if summary.half_width is None else f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
+    )
+    ties = "no two neighbours on the front have overlapping intervals"
+    if summary.tied_neighbours:
+        pairs = _plural(summary.tied_neighbours, "pair", "pairs")
+        ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
+    near = _plural(len(summary.near), "dominated net is", "dominated nets are")
+    return (
+        f"By the throughput measurements{width}, {ties}, and {near} within the "
+        "noise of the front. Each net was trained once: quality has no interval here, so small differences in "
+        "quality prove nothing."
+    )
+
+
+def progress(info: StudyInfo, summary: StudySummary) -> str | None:
+    """A sentence for a study that has not spent its budget or still has trials running; None for a finished one."""
+    budget = info.config.get("budget")
+    running = summary.counts.get(TrialState.RUNNING, 0)
+    short = isinstance(budget, int) and summary.evaluated < budget
+    if not short and not running:
+        return None
+    done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
+    open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
+    return f"Unfinished: {done} evaluations are in{open_trials}."
+
+
+def one_line(summary: StudySummary) -> str:
+    """For the terminal."""
+    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
+    best = summary.fastest_as_good
+    if best is not None:
+        text += f"; {best.found.name}: {best.baseline.name}'s quality at {best.speedup:.2f}x its throughput"
+    return text
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count or 'no'} {one if count == 1 else many}"
+
+
+def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
+    stopped = summary.counts.get(TrialState.STOPPED, 0)
+    evaluated = _plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
+    if not summary.front:
+        lost = [f"{n} {state.value}" for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
+        return f"There is no front: {evaluated} to the last rung ({', '.join(lost) or 'no trials'})."
+    stopping = f", {stopped} of them stopped early" if stopped else ""
+    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
+    size = _plural(len(summary.front), "net forms", "nets form")
+    return (
+        f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; {size} the front, from {fastest.ratio:.2f} times the speed "
+        f"of {info.reference} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
+    )
+
+
+def _speed_sentence(summary: StudySummary) -> str:
+    result, baseline = summary.fastest_as_good, summary.best_baseline
+    assert baseline is not None
+    if result is None:
+        return f"No net found is as good as {baseline.name}, the best baseline (quality {baseline.quality:.3f})."
+    return (
+        f"{_start(result)} is at least as good as the best baseline, {baseline.name} ({result.found.quality:.3f} "
+        f"against {baseline.quality:.3f}), at {result.speedup:.2f} times its throughput ({_interval(result)})."
+    )
+
+
+def _quality_sentence(summary: StudySummary) -> str:
+    result, baseline = summary.best_as_fast, summary.best_baseline
+    assert baseline is not None
+    if result is None:
+        return f"No net found is as fast as {baseline.name}."
+    gain = "better" if result.quality_gain >= 0 else "worse"
+    return (
+        f"At {baseline.name}'s speed or above, {result.found.name} is the best: quality {result.found.quality:.3f}, "
+        f"{abs(result.quality_gain):.3f} {gain}, at {result.speedup:.2f} times the throughput ({_interval(result)})."
+    )
+
+
+def _start(result: Comparison) -> str:
+    return result.found.name[0].upper() + result.found.name[1:]
+
+
+def _interval(result: Comparison) -> str:
+    return f"95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f}"

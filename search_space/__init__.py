@@ -1,0 +1,9 @@
+"""The search space as plain data: specs of backbones, named presets, and spaces to sample them from. No torch."""
+
+from search_space.arch import BLOCKS, ArchSpec, StageSpec
+from search_space.checks import SpecError
+from search_space.presets import PRESETS, preset
+from search_space.space import Space
+from search_space.spaces import SPACES
+
+__all__ = ["BLOCKS", "PRESETS", "SPACES", "ArchSpec", "Space", "SpecError", "StageSpec", "preset"]

@@ -1,0 +1,171 @@
+"""ArchSpec: a whole backbone as frozen, validated, hashable data.
+
+A spec that exists is valid, and two specs that build the same network are equal: fields that the chosen block, stem or
+neck doesn't read are set to None before anything is compared or hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from search_space.checks import SpecError, whole, within, within_choices
+
+# What each block reads beside `depth` and `width`. The order is the order of the search space's choices.
+BLOCKS: dict[str, frozenset[str]] = {
+    "c2f": frozenset({"expansion"}),
+    "basic": frozenset({"expansion"}),
+    "mbconv": frozenset({"expansion"}),
+    "convnext": frozenset({"expansion"}),
+    "pool": frozenset({"expansion"}),
+    "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}),
+    "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"}),
+    "attention": frozenset({"expansion", "heads", "pre_conv"}),
+}
+OPTIONAL = ("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling")
+PRE_CONVS = ("none", "depthwise", "dense")
+SUBSAMPLINGS = ("conv", "pool")
+STEMS = ("conv", "overlap", "patch")
+DOWNSAMPLINGS = ("conv", "patch", "pool")
+NECKS = ("none", "stage2", "stage3")
+STAGES = 4
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: `depth` blocks of a kind at `width` channels. Fields that the block doesn't read become None.
+
+    expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; mbconv, convnext, pool, attention: of the MLP).
+    window: side in tokens. pre_conv: 3x3 convolution before attention. cpb_hidden: width of the position-bias MLP.
+    subsampling: how mr_window makes its 2x coarser map. Source of the blocks: see `backbones.layers`.
+    """
+
+    block: str
+    depth: int
+    width: int
+    expansion: float | None = None
+    heads: int | None = None
+    pre_conv: str | None = None
+    window: int | None = None
+    cpb_hidden: int | None = None
+    subsampling: str | None = None
+
+    def __post_init__(self) -> None:
+        within_choices("block", self.block, BLOCKS)
+        whole("depth", self.depth, 64)
+        whole("width", self.width, 8192)
+        for name in OPTIONAL:
+            if name not in BLOCKS[self.block]:
+                object.__setattr__(self, name, None)
+        self._check_expansion()
+        self._check_attention()
+
+    def _check_expansion(self) -> None:
+        expansion = within("expansion", self.expansion, 1 / 16, 16)
+        object.__setattr__(self, "expansion", expansion)  # 4 and 4.0 must hash alike
+        if int(self.width * expansion) < 1:
+            raise SpecError(f"expansion: {expansion} leaves no channel of width {self.width}; use a larger one")
+
+    def _check_attention(self) -> None:
+        reads = BLOCKS[self.block]
+        if "heads" in reads:
+            heads = whole("heads", self.heads, self.width)
+            if self.width % heads:
+                raise SpecError(f"heads: {heads} does not divide width {self.width}; choose a divisor")
+            within_choices("pre_conv", self.pre_conv, PRE_CONVS)
+        if "window" in reads:
+            whole("window", self.window, 64)
+            whole("cpb_hidden", self.cpb_hidden, 4096)
+        if "subsampling" in reads:
+            within_choices("subsampling", self.subsampling, SUBSAMPLINGS)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StageSpec:
+        """Inverse of `ArchSpec.to_dict` for one stage. Raises SpecError for an unknown or missing field."""
+        _check_keys("stage", data, required=("block", "depth", "width"), known=[f.name for f in fields(cls)])
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """A backbone: stem (stride 4), four stages at strides 4, 8, 16, 32 and an optional neck for dense features.
+
+    stem_width: channels between the two convolutions of the "conv" stem; None for the others.
+    neck: "stageN" fuses the stages from N on at stage N's resolution into `neck_dim` channels.
+    """
+
+    stages: tuple[StageSpec, ...]
+    stem: str = "conv"
+    stem_width: int | None = None
+    downsampling: str = "conv"
+    neck: str = "none"
+    neck_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if len(self.stages) != STAGES or not all(isinstance(s, StageSpec) for s in self.stages):
+            raise SpecError(f"stages: got {len(self.stages)} entries; need exactly {STAGES} StageSpec")
+        within_choices("stem", self.stem, STEMS)
+        within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
+        within_choices("neck", self.neck, NECKS)
+        if self.stem != "conv":
+            object.__setattr__(self, "stem_width", None)
+        else:
+            whole("stem_width", self.stem_width, 8192)
+        if self.neck == "none":
+            object.__setattr__(self, "neck_dim", None)
+        else:
+            whole("neck_dim", self.neck_dim, 8192)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; fields that don't apply are left out."""
+        plain = {k: v for k, v in asdict(self).items() if v is not None}
+        plain["stages"] = [{k: v for k, v in stage.items() if v is not None} for stage in plain["stages"]]
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
+        """Inverse of `to_dict`. Raises SpecError that names the field, its value and what is allowed."""
+        _check_keys("spec", data, required=("stages",), known=[f.name for f in fields(cls)])
+        if not isinstance(data["stages"], list | tuple):
+            raise SpecError(f"stages: {data['stages']!r}; need a list of {STAGES} stages")
+        stages = []
+        for number, stage in enumerate(data["stages"], start=1):
+            try:
+                stages.append(StageSpec.from_dict(stage))
+            except SpecError as error:
+                raise SpecError(f"stage {number}: {error}") from None
+        return cls(**{**data, "stages": tuple(stages)})
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces. Equal specs give equal text."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ArchSpec:
+        """Inverse of `to_json`; any valid JSON layout is accepted."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"spec: not JSON ({error})") from None
+        return cls.from_dict(data)
+
+    @cached_property
+    def arch_id(self) -> str:
+        """Identity of the architecture: 12 hex digits of the SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def _check_keys(what: str, data: object, *, required: Iterable[str], known: Iterable[str]) -> None:
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{what}: {data!r}; need an object with the fields {', '.join(known)}")
+    unknown = sorted(str(key) for key in set(data) - set(known))
+    if unknown:
+        raise SpecError(f"{what}: unknown field {unknown[0]!r}; choose from {', '.join(known)}")
+    missing = sorted(set(required) - set(data))
+    if missing:
+        raise SpecError(f"{what}: field {missing[0]!r} is missing")

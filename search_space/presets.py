@@ -1,0 +1,83 @@
+"""Named architectures. E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709, section 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search_space.arch import ArchSpec, StageSpec
+from search_space.checks import SpecError
+
+
+def eradio(
+    dim: int,
+    *,
+    depths: Sequence[int],
+    window: int,
+    in_dim: int = 64,
+    heads: tuple[int, int] = (8, 16),
+    subsampling: str = "conv",
+    pre_conv: str = "none",
+    cpb_hidden: int = 512,
+    neck: str = "none",
+    neck_dim: int | None = None,
+) -> ArchSpec:
+    """A member of the E-RADIO family: two C2f stages, one multi-resolution and one plain windowed stage.
+
+    dim: width of stage 1, doubled from stage to stage. heads: of stages 3 and 4.
+    """
+    attention = {"expansion": 4.0, "pre_conv": pre_conv, "window": window, "cpb_hidden": cpb_hidden}
+    return ArchSpec(
+        stages=(
+            StageSpec("c2f", depths[0], dim, expansion=0.5),
+            StageSpec("c2f", depths[1], 2 * dim, expansion=0.5),
+            StageSpec("mr_window", depths[2], 4 * dim, heads=heads[0], subsampling=subsampling, **attention),  # type: ignore[arg-type]
+            StageSpec("window", depths[3], 8 * dim, heads=heads[1], **attention),  # type: ignore[arg-type]
+        ),
+        stem_width=in_dim,
+        neck=neck,
+        neck_dim=neck_dim,
+    )
+
+
+def _laptop(dim: int) -> ArchSpec:
+    """E-RADIO's macro layout for 64 px inputs: windows of 2 are E-RADIO's own rule there (gcd of H/32 and W/32)."""
+    return eradio(
+        dim,
+        depths=(1, 2, 2, 2),
+        window=2,
+        in_dim=16,
+        heads=(4, 8),
+        subsampling="pool",
+        pre_conv="depthwise",
+        cpb_hidden=64,
+        neck="stage3",
+        neck_dim=8 * dim,
+    )
+
+
+_BIG = (3, 3, 5, 5)
+_SLIM = (1, 3, 4, 5)
+_TINY_8X = {"in_dim": 32, "subsampling": "pool", "pre_conv": "depthwise", "cpb_hidden": 64, "neck_dim": 256}
+
+PRESETS: dict[str, ArchSpec] = {
+    "eradio_l_fullres": eradio(192, depths=_BIG, window=16, pre_conv="dense", neck="stage3", neck_dim=1536),
+    "eradio_b": eradio(128, depths=_BIG, window=7),
+    "eradio_l": eradio(192, depths=_BIG, window=7),
+    "eradio_s": eradio(96, depths=_BIG, window=7, neck="stage3", neck_dim=256),
+    "eradio_t": eradio(80, depths=_SLIM, window=7, neck="stage3", neck_dim=256),
+    "eradio_xt": eradio(64, depths=_SLIM, window=7, neck="stage3", neck_dim=256),
+    "eradio_xxxtiny": eradio(32, depths=_SLIM, window=16, in_dim=32, pre_conv="dense", neck="stage3", neck_dim=256),
+    "eradio_xxxtiny_8x_ws12": eradio(32, depths=_SLIM, window=12, neck="stage3", **_TINY_8X),  # type: ignore[arg-type]
+    "eradio_xxxtiny_8x_ws16": eradio(32, depths=_SLIM, window=16, neck="stage2", **_TINY_8X),  # type: ignore[arg-type]
+    "eradio_nano": _laptop(32),
+    "eradio_pico": _laptop(24),
+    "eradio_femto": _laptop(16),
+}
+PRESETS["eradio"] = PRESETS["eradio_l"]
+
+
+def preset(name: str) -> ArchSpec:
+    """The architecture called `name`. Raises SpecError with the choices."""
+    if name not in PRESETS:
+        raise SpecError(f"arch: no preset {name!r}; choose from {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]

@@ -1,0 +1,111 @@
+"""The spaces that commands know by name."""
+
+from __future__ import annotations
+
+from search_space.arch import DOWNSAMPLINGS, NECKS, PRE_CONVS, STEMS, SUBSAMPLINGS
+from search_space.genes import StageChoices
+from search_space.space import Space
+
+CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
+ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
+
+# For 64 px inputs: maps of 16, 8, 4 and 2 tokens a side, so attention starts at stage 3 and windows are 2 or the map.
+# Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread.
+MICRO = Space(
+    name="micro",
+    stages=(
+        StageChoices(
+            blocks=CONV_BLOCKS,
+            depths=(1, 2),
+            widths=(16, 24, 32),
+            conv_expansions=(0.5, 1.0),
+            mlp_expansions=(1.0, 2.0, 4.0),
+        ),
+        StageChoices(
+            blocks=CONV_BLOCKS,
+            depths=(1, 2),
+            widths=(32, 48, 64),
+            conv_expansions=(0.5, 1.0),
+            mlp_expansions=(1.0, 2.0, 4.0),
+        ),
+        StageChoices(
+            blocks=ALL_BLOCKS,
+            depths=(1, 2, 3),
+            widths=(64, 96, 128, 160),
+            conv_expansions=(0.5, 1.0),
+            mlp_expansions=(1.0, 2.0, 4.0),
+            heads=(2, 4, 8),
+            pre_convs=PRE_CONVS,
+            windows=(2, 4),
+            mr_windows=(2,),
+            subsamplings=SUBSAMPLINGS,
+        ),
+        StageChoices(
+            blocks=("c2f", "basic", "mbconv", "convnext", "pool", "window", "attention"),
+            depths=(1, 2),
+            widths=(96, 128, 192, 256),
+            conv_expansions=(0.5, 1.0),
+            mlp_expansions=(1.0, 2.0, 4.0),
+            heads=(4, 8, 16),
+            pre_convs=PRE_CONVS,
+            windows=(2,),
+        ),
+    ),
+    stems=STEMS,
+    stem_widths=(8, 16, 24),
+    downsamplings=DOWNSAMPLINGS,
+    necks=NECKS,
+    neck_dims=(64, 128, 192, 256),
+)
+
+# For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side.
+FULL = Space(
+    name="full",
+    stages=(
+        StageChoices(
+            blocks=CONV_BLOCKS,
+            depths=(1, 2, 3, 4),
+            widths=(32, 48, 64, 80, 96, 128, 192),
+            conv_expansions=(0.25, 0.5, 1.0),
+            mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+        ),
+        StageChoices(
+            blocks=CONV_BLOCKS,
+            depths=(1, 2, 3, 4, 6),
+            widths=(64, 96, 128, 160, 192, 256, 384),
+            conv_expansions=(0.25, 0.5, 1.0),
+            mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+        ),
+        StageChoices(
+            blocks=ALL_BLOCKS,
+            depths=(2, 3, 4, 5, 6, 9),
+            widths=(128, 192, 256, 320, 384, 512, 768),
+            conv_expansions=(0.25, 0.5, 1.0),
+            mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+            heads=(4, 8, 16),
+            pre_convs=PRE_CONVS,
+            windows=(7, 14),
+            mr_windows=(7,),
+            subsamplings=SUBSAMPLINGS,
+            cpb_hidden=512,
+        ),
+        StageChoices(
+            blocks=("c2f", "basic", "mbconv", "convnext", "pool", "window", "attention"),
+            depths=(1, 2, 3, 5, 6),
+            widths=(256, 384, 512, 640, 768, 1024, 1536),
+            conv_expansions=(0.25, 0.5, 1.0),
+            mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+            heads=(8, 16, 32),
+            pre_convs=PRE_CONVS,
+            windows=(7,),
+            cpb_hidden=512,
+        ),
+    ),
+    stems=STEMS,
+    stem_widths=(32, 64),
+    downsamplings=DOWNSAMPLINGS,
+    necks=NECKS,
+    neck_dims=(256, 512, 1024, 1536),
+)
+
+SPACES: dict[str, Space] = {space.name: space for space in (MICRO, FULL)}

@@ -1,0 +1,159 @@
+"""Whole backbones: what they declare is what they give."""
+
+import random
+
+import pytest
+import torch
+
+from backbones import InputSizeError, build, fuse
+from search_space import PRESETS, SPACES
+from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
+from tests.backbones.stages import STAGES, net
+
+MILLIONS = {
+    "eradio_l_fullres": 389.6,
+    "eradio_b": 112.7,
+    "eradio_l": 253.3,
+    "eradio_s": 63.5,
+    "eradio_xxxtiny": 10.3,
+    "eradio_xxxtiny_8x_ws12": 6.3,
+    "eradio_xxxtiny_8x_ws16": 6.3,
+}
+FORMS = [(stem, down, neck) for i, stem in enumerate(STEMS) for down, neck in [(DOWNSAMPLINGS[i], NECKS[i])]]
+
+
+def on_meta(spec):
+    with torch.device("meta"):
+        return build(spec).eval()
+
+
+def calibrate(model):
+    """Give every norm the statistics of its input, so that activations stay of order 1 in eval mode."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train().encode(torch.randn(8, 3, 64, 64))
+
+
+@torch.inference_mode()
+def check_declared(model, images):
+    maps = []
+    for stage in model.stages:  # hooks, because a second forward pass for the intermediates would double the time
+        stage.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    features = model.encode(images)
+    h, w = images.shape[2:]
+    assert features.summary.shape == (len(images), model.summary_dim)
+    s = model.spatial_stride
+    assert features.spatial.shape == (len(images), model.spatial_dim, h // s, w // s)
+    declared = zip(model.feature_info, maps, strict=True)
+    assert all(m.shape[1:] == (i["num_chs"], h // i["reduction"], w // i["reduction"]) for i, m in declared)
+    assert model.widths == tuple(i["num_chs"] for i in model.feature_info)
+    assert model.strides == tuple(i["reduction"] for i in model.feature_info)
+    return features
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_parameters_of_the_family(name):
+    millions = sum(p.numel() for p in on_meta(PRESETS[name]).parameters()) / 1e6
+    assert millions == pytest.approx(MILLIONS[name], rel=0.01)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_random_specs_give_what_they_declare(space):
+    # Small nets are really run: faster than the meta device, and NaN shows.
+    rng, size, make = random.Random(0), *{"micro": ((64, 96), build), "full": ((224, 224), on_meta)}[space]
+    for _ in range(200):
+        model = make(SPACES[space].sample(rng)).eval()
+        features = check_declared(model, torch.ones(1, 3, *size, device=next(model.parameters()).device))
+        assert space == "full" or features.spatial.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 160), (224, 32)])
+@pytest.mark.parametrize("name", ["eradio_femto", "eradio_xxxtiny_8x_ws16"])
+def test_any_multiple_of_32(name, size):
+    check_declared(on_meta(PRESETS[name]), torch.empty(1, 3, *size, device="meta"))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 65), (1, 3, 48, 64), (1, 1, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
+def test_other_inputs_are_refused_in_one_line(shape):
+    with pytest.raises(InputSizeError, match=r"^input: [^\n]*$"):
+        on_meta(PRESETS["eradio_femto"]).encode(torch.empty(shape, device="meta"))
+
+
+@pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
+def test_gradient_reaches_every_parameter(stem, downsampling, neck):
+    torch.manual_seed(0)
+    model = build(net(STAGES["basic"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    summary, spatial = model.encode(torch.randn(4, 3, 64, 64))
+    ((summary * torch.randn_like(summary)).sum() + (spatial * torch.randn_like(spatial)).sum()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
+def test_fused_equals_unfused(stem, downsampling, neck):
+    torch.manual_seed(0)
+    model = build(net(STAGES["c2f"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    calibrate(model)
+    fused, x = fuse(model), torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        for a, b in zip(fused.encode(x), model.eval().encode(x), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
+
+
+def test_random_micro_specs_fuse_to_the_same_function():
+    rng = random.Random(5)
+    for _ in range(10):
+        model, x = build(SPACES["micro"].sample(rng)), torch.randn(4, 3, 64, 64)
+        calibrate(model)
+        with torch.no_grad():
+            for a, b in zip(fuse(model).encode(x), model.eval().encode(x), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
+
+
+@pytest.fixture(scope="module")
+def femto():
+    torch.manual_seed(0)
+    return build(PRESETS["eradio_femto"]).eval()
+
+
+def test_the_map_of_the_first_neck_stage_passes_where_it_has_the_width():
+    model = build(net(STAGES["basic"], neck="stage3", neck_dim=16))
+    assert isinstance(model.neck.branches[0], torch.nn.Identity)
+
+
+def test_intermediates_follow_timm(femto):
+    x = torch.randn(1, 3, 64, 64)
+    last, maps = femto.forward_intermediates(x)
+    assert torch.equal(last, femto.forward_features(x))
+    assert torch.equal(femto.norm(maps[-1]), last)
+    assert [m.shape[1] for m in femto.forward_intermediates(x, indices=2, intermediates_only=True)] == [64, 128]
+    (first,) = femto.forward_intermediates(x, indices=[-4], intermediates_only=True, stop_early=True)
+    assert torch.equal(first, maps[0])
+    (normed,) = femto.forward_intermediates(x, indices=[3], norm=True, intermediates_only=True)
+    assert torch.equal(normed, last)
+    for wrong, words in (([4], "indices: 4"), (5, "indices: -5")):
+        with pytest.raises(ValueError, match=words):
+            femto.forward_intermediates(x, indices=wrong)
+
+
+def test_classifier_comes_and_goes():
+    model, x = build(PRESETS["eradio_femto"]).eval(), torch.randn(2, 3, 32, 32)
+    assert model(x).shape == (2, model.num_features)
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7)
+    assert model.get_classifier().out_features == model.num_classes == 7
+    features = model.forward_features(x)
+    assert torch.equal(model.forward_head(features), model(x))
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), model.encode(x).summary)
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    with pytest.raises(ValueError, match="num_classes: -1"):
+        model.reset_classifier(-1)
+
+
+def test_stage_modules_hold_every_parameter_once(femto):
+    parts = femto.stage_modules()
+    assert [name for name, _ in parts] == [
+        *("stem", "stage1", "down1", "stage2", "down2", "stage3", "down3", "stage4", "norm", "neck")
+    ]
+    assert sum(p.numel() for _, m in parts for p in m.parameters()) == sum(p.numel() for p in femto.parameters())

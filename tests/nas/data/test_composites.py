@@ -1,0 +1,88 @@
+"""The embedded images: deterministic, balanced, exact masks, and nothing shared between the splits."""
+
+import numpy as np
+import pytest
+
+from nas.data import DataError, open_images
+from nas.data.composites import Composites
+from nas.data.glyphs import CLASSES, characters, draw, objects
+from nas.data.photographs import backgrounds, paths
+
+
+@pytest.fixture(scope="module")
+def images():
+    return open_images("embedded", "train", 60, seed=3, size_px=96, cache_dir=None)
+
+
+def test_same_seed_and_index_give_the_same_bytes(images):
+    again = open_images("embedded", "train", 60, seed=3, size_px=96, cache_dir=None)
+    for i in (0, 17, 59):
+        np.testing.assert_array_equal(images.read(i).image, again.read(i).image)
+        np.testing.assert_array_equal(images.read(i).mask, again.read(i).mask)
+    assert images.fingerprint == again.fingerprint
+
+
+@pytest.mark.parametrize("other", [{"seed": 4}, {"split": "val"}, {"size_px": 64}, {"count": 61}])
+def test_fingerprint_tells_sets_apart(images, other):
+    settings = {"split": "train", "count": 60, "seed": 3, "size_px": 96} | other
+    assert Composites(**settings).fingerprint != images.fingerprint
+
+
+def test_an_image_does_not_depend_on_how_many_are_asked_for(images):
+    np.testing.assert_array_equal(images.read(5).image, Composites("train", 9, 3, 96).read(5).image)
+
+
+def test_classes_are_balanced_and_every_object_is_visible(images):
+    samples = [images.read(i) for i in range(60)]
+    assert np.bincount([s.label for s in samples], minlength=images.num_classes).tolist() == [4] * 15
+    for sample in samples:
+        assert sample.image.shape == (96, 96, 3)
+        assert sample.image.dtype == np.uint8
+        assert sample.mask.max() < images.mask_classes
+        assert (sample.mask == sample.label + 1).mean() > 0.01
+        assert (sample.mask == 0).mean() > 0.05
+
+
+def test_some_images_carry_a_distractor_of_another_class(images):
+    classes = [set(np.unique(images.read(i).mask)) - {0} for i in range(60)]
+    assert 8 <= sum(len(found) == 2 for found in classes) <= 35
+    assert max(len(found) for found in classes) == 2
+
+
+def test_mask_is_where_the_object_changed_the_photograph(monkeypatch):
+    """With a black photograph, what is not black must be in the mask, up to antialiased borders."""
+    from PIL import Image
+
+    monkeypatch.setattr("nas.data.composites.crop", lambda split, rng, size_px: Image.new("RGB", (size_px, size_px)))
+    for i in range(30):
+        sample = Composites("train", 30, 0, 96).read(i)
+        lit = sample.image.max(2) > 140
+        assert (sample.mask[lit] > 0).mean() > 0.97
+
+
+def test_validation_objects_are_unseen_in_every_class():
+    for name, train, val in zip(CLASSES, objects("train"), objects("val"), strict=True):
+        assert not set(train) & set(val), name
+        assert len(val) >= 5, name
+        assert set(train) | set(val) == set(characters(CLASSES[name]))
+
+
+def test_no_object_is_in_two_classes_and_the_font_draws_each():
+    everything = [glyph for ranges in CLASSES.values() for glyph in characters(ranges)]
+    assert len(everything) == len(set(everything))
+    missing = draw("\U000f0000", 24).tobytes()
+    blank = [hex(ord(glyph)) for glyph in everything if draw(glyph, 24).tobytes() == missing]
+    assert blank == []
+
+
+def test_validation_photograph_parts_are_unseen():
+    from PIL import Image
+
+    for path, train, val in zip(paths(), backgrounds("train"), backgrounds("val"), strict=True):
+        whole = np.asarray(Image.open(path).convert("RGB"))
+        np.testing.assert_array_equal(np.concatenate([np.asarray(train), np.asarray(val)], axis=1), whole)
+
+
+def test_too_small_a_size_is_an_error():
+    with pytest.raises(DataError, match="16 px is too small; at least 32"):
+        open_images("embedded", "train", 4, seed=0, size_px=16, cache_dir=None)

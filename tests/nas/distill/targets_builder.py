@@ -1,0 +1,44 @@
+"""Teacher targets that a small student can learn within seconds: real photographs, three fixed random projections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage import data
+from torch.nn import functional as F
+
+from nas.teachers.standardise import Standardiser
+from nas.teachers.targets import SplitTargets, Targets, TeacherTargets
+
+
+def photo_crops(count: int, seed: int, size: int = 32) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    photos = [data.astronaut(), data.chelsea(), data.coffee()]
+    crops = []
+    for _ in range(count):
+        photo = photos[rng.integers(len(photos))]
+        top, left = rng.integers(photo.shape[0] - size), rng.integers(photo.shape[1] - size)
+        crops.append(photo[top : top + size, left : left + size])
+    return np.stack(crops).transpose(0, 3, 1, 2)
+
+
+def split_of(count: int, seed: int) -> SplitTargets:
+    images = photo_crops(count, seed)
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255 - 0.5, 2)
+    projection = torch.randn(8, 3, generator=torch.Generator().manual_seed(7))
+    spatial = torch.einsum("kc,nchw->nkhw", projection, cells)
+    spatial = ((spatial - spatial.mean((0, 2, 3), keepdim=True)) / spatial.std()).numpy().astype(np.float16)
+    summary = spatial.astype(np.float32).mean((2, 3)).astype(np.float16)
+    labels = (images.mean((1, 2, 3)) > 110).astype(np.int64)
+    masks = (images.mean(1) > 110).astype(np.uint8)
+    return SplitTargets(images, labels, masks, {"colour": summary}, {"colour": spatial})
+
+
+def targets(folder: Path, train: int = 96, val: int = 32) -> Targets:
+    none = Standardiser(np.zeros(8), np.eye(8), np.eye(8), 1.0)
+    teacher = TeacherTargets("fingerprint", none, none)
+    return Targets(
+        folder, "all", "data", split_of(train, 0), split_of(val, 1), {"colour": teacher}, 2, 2, 32, 2, 0.0, ()
+    )

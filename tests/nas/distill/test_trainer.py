@@ -1,0 +1,114 @@
+"""Distillation: it learns, it repeats itself, its averages and scores are what they say."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbones import build
+from nas.config import DistillConfig
+from nas.distill.heads import normalise, resize
+from nas.distill.trainer import Distiller, TrainingError, explained_variance
+from search_space import preset
+from tests.nas.distill.targets_builder import targets
+
+CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
+
+
+def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Distiller:
+    torch.manual_seed(seed)
+    return Distiller(build(preset("eradio_femto")), targets(folder), config, seed=seed)
+
+
+def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
+    run.advance(60)
+    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
+    assert after["spatial"] > 0.5 > before["spatial"]
+    assert after["summary"] > 0.5 > before["summary"]
+
+
+def test_same_seed_same_losses_and_in_one_go_or_in_two(tmp_path: Path) -> None:
+    one, two = distiller(tmp_path), distiller(tmp_path)
+    one.advance(8)
+    two.advance(3)
+    two.advance(8)
+    assert one.losses == two.losses
+    assert one.losses != distiller(tmp_path, seed=1).losses
+
+
+def test_every_epoch_sees_every_image_once(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    epochs = []
+    for epoch in range(2):
+        seen = []
+        for step in range(6):  # 96 images, batches of 16
+            run.step = epoch * 6 + step
+            seen.append(run._batch_index())
+        epochs.append(np.concatenate(seen))
+        assert sorted(epochs[-1]) == list(range(96))
+    assert not np.array_equal(*epochs)
+
+
+def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    name = "backbone.stem.0.conv.weight" if "backbone.stem.0.conv.weight" in run.student.state_dict() else next(
+        n for n, p in run.student.named_parameters() if p.ndim == 4)  # fmt: skip
+    expected = copy.deepcopy(run.student.state_dict()[name])
+    for step in range(1, 4):
+        run.advance(step)
+        decay = min(CONFIG.ema_decay, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * run.student.state_dict()[name]
+    torch.testing.assert_close(run.averaged.state_dict()[name], expected)
+
+
+def test_explained_variance_of_the_mean_is_zero_and_of_the_truth_one(tmp_path: Path) -> None:
+    split = targets(tmp_path).val
+
+    class Oracle(nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.share, self.row = share, 0
+
+        def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+            truth = torch.from_numpy(split.spatial["colour"][self.row : self.row + len(images)].astype(np.float32))
+            mean = torch.from_numpy(split.spatial["colour"].astype(np.float32)).mean((0, 2, 3), keepdim=True)
+            self.row += len(images)
+            return {"colour": {"spatial": mean + self.share * (truth - mean)}}
+
+    # A prediction that goes a share s of the way from the mean explains 1 - (1 - s)^2.
+    for share, expected in ((0.0, 0.0), (1.0, 1.0), (0.5, 0.75)):
+        assert explained_variance(Oracle(share), split, "cpu")["colour"]["spatial"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    with torch.no_grad():
+        next(run.student.parameters()).fill_(float("inf"))
+    with pytest.raises(TrainingError, match="step 1"):
+        run.advance(1)
+
+
+def test_mean_losses_cover_the_last_third(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    run.losses = [{"a/summary": float(i)} for i in range(9)]
+    assert run.mean_losses(0) == {"a/summary": 7.0}
+    assert run.mean_losses(6) == {"a/summary": 8.0}
+
+
+def test_resize_averages_down_and_interpolates_up() -> None:
+    ramp = torch.arange(16.0).view(1, 1, 4, 4)
+    assert resize(ramp, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resize(ramp, 4) is ramp
+    assert resize(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
+
+
+def test_normalise_centres_bytes() -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert normalise(images).flatten().tolist() == [-2.0, 2.0]

@@ -1,0 +1,122 @@
+"""The protocol on a fake machine whose drift, noise and contention are known: verdicts and bias are asserted."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nas.measure.interleave import MIN_BLOCKS, Comparison, compare
+from nas.measure.timers import HostTimer
+
+
+class Machine:
+    """A clock that calls advance: `seconds` times slowdown(now) times lognormal noise."""
+
+    def __init__(self, noise: float = 0.0, slowdown: Callable[[float], float] = lambda now: 1.0, seed: int = 0) -> None:
+        self.now = 0.0
+        self.noise = noise
+        self.slowdown = slowdown
+        self.rng = np.random.default_rng(seed)
+        self.calls = 0
+
+    def net(self, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            self.calls += 1
+            self.now += seconds * self.slowdown(self.now) * float(np.exp(self.noise * self.rng.standard_normal()))
+
+        return call
+
+    def timer(self) -> HostTimer:
+        return HostTimer(lambda: self.now)
+
+    def compare(self, candidate_s: float, reference_s: float, budget_s: float = 1.0, seed: int = 0) -> Comparison:
+        rng = np.random.default_rng(seed)
+        return compare(self.net(candidate_s), self.net(reference_s), self.timer(), budget_s, rng)
+
+
+def drift(total: float, over_s: float) -> Callable[[float], float]:
+    return lambda now: 1 + total * now / over_s
+
+
+def test_a_quiet_machine_is_ok_at_the_minimum_of_samples():
+    machine = Machine(noise=0.003)
+    result = machine.compare(0.004, 0.008)
+    assert result.verdict == "ok"
+    assert len(result.candidate_s) == MIN_BLOCKS
+    assert result.candidate.value == pytest.approx(0.004, rel=0.005)
+    assert result.ratio.value == pytest.approx(2, rel=0.005)
+    assert result.ratio.low <= 2 <= result.ratio.high
+    assert result.seconds < 0.9
+
+
+def test_paired_ratios_are_unbiased_under_drift_and_sequential_timing_is_not():
+    """Two identical nets, 2 % drift over the measurement, 0.5 % noise; 120 trials."""
+    called_different = 0
+    ratios, sequential = [], []
+    for seed in range(120):
+        result = Machine(0.005, drift(0.02, 0.6), seed).compare(0.005, 0.005, budget_s=0.6, seed=seed)
+        ratios.append(result.ratio.value)
+        called_different += not result.ratio.low <= 1 <= result.ratio.high
+        machine = Machine(0.005, drift(0.02, 0.6), seed)
+        first, second = (machine.timer().run([machine.net(0.005)] * 60, [1] * 60) for _ in range(2))
+        sequential.append(np.median([t.device_s for t in second]) / np.median([t.device_s for t in first]))
+    assert abs(np.mean(ratios) - 1) < 0.0005
+    assert max(abs(r - 1) for r in ratios) < 0.004
+    assert called_different <= 9  # 6 expected at 95 %, and room for chance
+    assert np.mean(sequential) > 1.008  # every time about 1 % "slower"
+    assert min(sequential) > 1.004
+
+
+def test_a_noisy_machine_is_wide_and_ends_with_the_budget():
+    result = Machine(noise=0.3).compare(0.005, 0.005, budget_s=0.5)
+    assert result.verdict == "wide"
+    assert result.ratio.half_width > 0.01
+    assert 0.4 < result.seconds < 0.55
+
+
+def test_bursts_of_another_process_do_not_move_the_medians():
+    busy = lambda now: 3.0 if now % 0.1 < 0.02 else 1.0  # noqa: E731  a fifth of the time three times slower
+    result = Machine(0.003, busy).compare(0.005, 0.010, budget_s=3.0)
+    assert result.ratio.value == pytest.approx(2, rel=0.01)
+    assert result.candidate.value == pytest.approx(0.005, rel=0.01)
+
+
+def test_a_net_slower_than_the_budget_gets_one_block_and_is_wide():
+    machine = Machine()
+    result = machine.compare(10.0, 0.1, budget_s=1.0)
+    assert result.verdict == "wide"
+    assert result.candidate_s.shape == (1, 2)
+    assert result.ratio.value == pytest.approx(0.01)
+    assert machine.now < 31  # one call to warm up, two to sample
+
+
+def test_samples_of_fast_nets_are_made_of_many_calls():
+    machine = Machine()
+    result = machine.compare(0.0001, 0.0050)
+    calls_per_sample = (machine.calls - result.reference_s.size) / result.candidate_s.size
+    assert calls_per_sample > 49
+    assert result.candidate.value == pytest.approx(0.0001)
+
+
+def test_warm_up_outlasts_a_cold_start():
+    """Clocks that need 0.15 s to ramp up from half speed are not in the samples."""
+    ramp = lambda now: 2 - min(now / 0.15, 1.0)  # noqa: E731
+    result = Machine(0.002, ramp).compare(0.005, 0.005, budget_s=1.0)
+    assert result.candidate_s.max() < 0.005 * 1.05
+
+
+def test_the_order_is_random_and_the_seed_decides_it():
+    def order(seed: int) -> list[str]:
+        log: list[str] = []
+        machine = Machine()
+        nets = [machine.net(0.005), machine.net(0.005)]
+
+        def logged(name: str, net: Callable[[], None]) -> Callable[[], None]:
+            return lambda: (log.append(name), net())[1]
+
+        compare(logged("A", nets[0]), logged("B", nets[1]), machine.timer(), 0.5, np.random.default_rng(seed))
+        return log
+
+    assert order(1) == order(1) != order(2)
+    blocks = {"".join(order(1)[-4 * i - 4 : len(order(1)) - 4 * i]) for i in range(10)}
+    assert blocks == {"ABBA", "BAAB"}

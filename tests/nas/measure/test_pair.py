@@ -1,0 +1,148 @@
+"""A real pair of small nets on the CPU: the record is complete, sane and honest."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nas.measure import DeviceError, environment, measure_pair
+from nas.measure.memory import peak_memory_mib
+from nas.records import Measurement
+
+
+class Net(nn.Module):
+    """`blocks` 3x3 convolutions at full resolution; `encode` returns (summary, spatial)."""
+
+    def __init__(self, blocks: int, value: float | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=4, padding=1)
+        self.blocks = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(blocks)))
+        self.value = value
+        self.seen: list[tuple[tuple[int, ...], float]] = []
+
+    def encode(self, images):
+        if self.value is not None:
+            images = images * self.value
+        spatial = self.blocks(self.stem(images))
+        return spatial.mean((2, 3)), spatial
+
+    def forward(self, images):
+        raise AssertionError("throughput is that of encode")
+
+
+def measure(candidate, reference, **changes) -> Measurement:
+    settings = {"device": "cpu", "batch": 4, "resolution": 32, "budget_s": 0.3, "seed": 0} | changes
+    return measure_pair(candidate, reference, name_of_reference="small", **settings)
+
+
+def test_the_record_is_complete_and_consistent():
+    m = measure(Net(2), Net(2))
+    assert Measurement.from_dict(json.loads(json.dumps(m.to_dict()))) == m
+    assert all(math.isfinite(v) for v in m.to_dict().values() if isinstance(v, float))
+    assert m.throughput_low_img_s <= m.throughput_img_s <= m.throughput_high_img_s
+    assert m.ratio_low <= m.ratio <= m.ratio_high
+    assert m.ratio == pytest.approx(m.throughput_img_s / m.reference_img_s, rel=0.3)
+    assert (m.batch, m.resolution, m.reference) == (4, 32, "small")
+    assert "threads" in m.device
+    assert m.arm == "fp32, channels-last, fused, eager"
+    assert m.samples >= 2
+    assert m.verdict in ("ok", "wide")
+    assert m.seconds < 3
+    assert m.latency_ms > 0
+
+
+def test_more_work_is_slower_than_the_reference():
+    m = measure(Net(12), Net(1), resolution=64, budget_s=0.5)
+    assert m.ratio_high < 0.8
+
+
+def test_nets_are_left_as_they_were_and_run_channels_last_in_eval_mode():
+    class Watched(Net):
+        def encode(self, images):
+            calls.append((tuple(images.shape), images.is_contiguous(memory_format=torch.channels_last), self.training))
+            return super().encode(images)
+
+    calls: list[tuple[tuple[int, ...], bool, bool]] = []
+    net = Watched(1).train()
+    before = copy.deepcopy(net.state_dict())
+    measure(net, Net(1), precision="bf16")
+    assert net.training
+    assert all(
+        torch.equal(a, b) and a.dtype == b.dtype
+        for a, b in zip(net.state_dict().values(), before.values(), strict=True)
+    )
+    assert {shape for shape, _, _ in calls} == {(4, 3, 32, 32), (1, 3, 32, 32)}
+    assert all(last and not training for _, last, training in calls)
+
+
+def test_inputs_rotate_and_follow_the_seed():
+    class Watched(Net):
+        def encode(self, images):
+            sums.add(float(images.double().sum()))
+            return super().encode(images)
+
+    def seen(seed: int) -> set[float]:
+        sums.clear()
+        measure(Watched(1), Net(1), batch=1, seed=seed)
+        return set(sums)
+
+    sums: set[float] = set()
+    first = seen(1)
+    assert len(first) >= 2
+    assert first == seen(1)
+    assert first.isdisjoint(seen(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_output_that_is_not_finite_is_the_verdict(value):
+    assert measure(Net(1, value), Net(1)).verdict == "wrong output"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "int3"}, "precision: 'int3' is unknown; choices: fp32, bf16"),
+        ({"batch": 0}, "batch: 0 must be positive"),
+        ({"budget_s": -1.0}, "budget_s: -1.0 must be positive"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' is not available here; choices: auto, cpu"),
+    ],
+)
+def test_impossible_settings_are_one_line(change, message):
+    with pytest.raises(ValueError) as caught:
+        measure(Net(1), Net(1), **change)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_peak_memory_by_hand():
+    """Four 1x1 convolutions of 1 MiB maps, each freed when the next is there: two maps, weights and input at once."""
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=False) for _ in range(4)))
+    images = torch.zeros(1, 4, 256, 256)  # 1 MiB
+    weights_mib = 4 * 16 * 4 / 2**20
+    assert peak_memory_mib(lambda: net(images), net, images) == pytest.approx(1 + 2 + weights_mib, abs=1e-6)
+
+
+def test_peak_memory_sees_views_and_in_place_operators_once():
+    images = torch.zeros(1, 1, 512, 512)  # 1 MiB
+
+    def call():
+        kept = images + 1
+        view = kept.flatten(1).relu_()
+        return view.reshape(512, 512).t(), kept.add_(1)
+
+    assert peak_memory_mib(call, nn.Identity(), images) == pytest.approx(2, abs=1e-6)
+
+
+def test_environment_is_plain_and_names_no_host():
+    import socket
+
+    data = environment("auto")
+    text = json.dumps(data)
+    assert {"device", "device_name", "cpu", "threads", "torch", "timm", "python"} <= set(data)
+    assert socket.gethostname() not in text
+    assert "/" not in text
+    with pytest.raises(DeviceError, match="choices: auto, cpu"):
+        environment("tpu")

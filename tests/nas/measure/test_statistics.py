@@ -1,0 +1,74 @@
+"""The interval covers the median as often as it says, also where neighbouring samples are alike."""
+
+import time
+
+import numpy as np
+import pytest
+
+from nas.measure.statistics import median_interval, paired_ratios, ratio_interval
+
+
+def coverage(series, truth: float, trials: int = 300) -> float:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(trials):
+        interval = median_interval(series(rng), rng)
+        inside += interval.low <= truth <= interval.high
+    return inside / trials
+
+
+def test_interval_covers_the_median_of_independent_samples():
+    assert 0.90 <= coverage(lambda rng: np.exp(0.05 * rng.standard_normal(60)), 1.0) <= 0.99
+
+
+def test_blocks_keep_the_coverage_of_correlated_samples():
+    def correlated(rng):
+        noise = rng.standard_normal(104)
+        return np.exp(0.05 * sum(noise[i : i + 100] for i in range(4)) / 2)  # moving average of four
+
+    assert coverage(correlated, 1.0) >= 0.85  # drawing single samples covers under 0.75
+
+
+def test_interval_brackets_its_value_and_shrinks_with_more_samples():
+    rng = np.random.default_rng(1)
+    few, many = (median_interval(1 + 0.1 * rng.random(n), rng) for n in (20, 2000))
+    assert few.low <= few.value <= few.high
+    assert many.half_width < few.half_width / 3
+
+
+def test_interval_of_wild_samples_stays_positive():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        interval = median_interval(np.exp(3 * rng.standard_normal(8)), rng)
+        assert 0 < interval.low <= interval.value <= interval.high
+
+
+def test_few_samples_give_their_extremes_and_none_is_an_error():
+    interval = median_interval(np.array([3.0, 1.0, 2.0]), np.random.default_rng(0))
+    assert (interval.value, interval.low, interval.high) == (2.0, 1.0, 3.0)
+    assert interval.half_width == 0.5
+    with pytest.raises(ValueError, match="samples"):
+        median_interval(np.array([]), np.random.default_rng(0))
+
+
+def test_linear_drift_cancels_within_a_block():
+    clock = np.array([[1.00, 1.01, 1.02, 1.03]])  # A B B A of two identical arms, 1 % slower at each step
+    assert paired_ratios(clock[:, [0, 3]], clock[:, [1, 2]])[0] == pytest.approx(1, abs=2e-4)
+    assert paired_ratios(np.array([[2.0, 2.0]]), np.array([[1.0, 1.0]]))[0] == pytest.approx(0.5)  # twice as slow
+
+
+def test_ratio_of_few_blocks_spans_single_samples():
+    interval = ratio_interval(np.array([[1.0, 2.0]]), np.array([[2.0, 2.0]]), np.random.default_rng(0))
+    assert (interval.low, interval.high) == (1.0, 2.0)
+    assert interval.value == pytest.approx(2**0.5)
+
+
+def test_bootstrap_is_cheap_beside_what_it_judges():
+    rng = np.random.default_rng(0)
+    samples = rng.random(200)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        median_interval(samples, rng)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.01

@@ -1,0 +1,53 @@
+"""Weight files: found without importing, refused when altered, fetched with one message, failing in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nas.teachers import TeacherError, wheels
+from nas.teachers.wheels import EMBEDDED, REQUIREMENTS, WeightFile, locate, weight_path
+
+
+def test_locating_imports_nothing():
+    code = (
+        "import sys; from nas.teachers.wheels import EMBEDDED, locate; [locate(w) for w in EMBEDDED];"
+        "print([w.package for w in EMBEDDED if w.package in sys.modules], 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "False"]
+
+
+def test_requirements_pin_one_hash_for_every_package():
+    text = REQUIREMENTS.read_text()
+    assert text.count("--hash=sha256:") == len(EMBEDDED) == text.count("==")
+    for weights in EMBEDDED:
+        assert weights.package.replace("_", "-") in text
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    (tmp_path / "some_weights").mkdir()
+    (tmp_path / "some_weights" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "some_weights" / "w.pt").write_bytes(b"other bytes")
+    monkeypatch.syspath_prepend(tmp_path)
+    return WeightFile("some_weights", "w.pt", "0" * 64)
+
+
+def test_an_altered_weight_file_is_refused_by_name(package):
+    assert locate(package) is not None
+    with pytest.raises(TeacherError, match=r"some_weights/w.pt is not the pinned file; run: .* --require-hashes"):
+        weight_path(package)
+
+
+def test_a_failing_fetch_says_what_to_run(monkeypatch, capsys):
+    """A real pip, kept from any index."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setattr(wheels, "PIP_ARGUMENTS", (*wheels.PIP_ARGUMENTS, "--dry-run", "--ignore-installed"))
+    absent = WeightFile("surely_not_installed", "w.pt", "0" * 64)
+    with pytest.raises(TeacherError, match=r"could not fetch them .*run by hand: .* --require-hashes") as caught:
+        weight_path(absent)
+    assert "\n" not in str(caught.value)
+    assert "87 MB" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+"""Settings that cannot be are refused by name; settings survive their JSON form."""
+
+import json
+
+import pytest
+
+from nas.config import ConfigError, DistillConfig, SearchConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": 0}, "--budget: 0"),
+        ({"budget": -3}, "--budget: -3"),
+        ({"eta": 1}, "--eta: 1"),
+        ({"limits": {"max_params": 0}}, "--max-params"),
+        ({"limits": {"max_flops": 1}}, "max_params"),
+        ({"measure_seconds": 0}, "--measure-seconds"),
+        ({"train_images": 4}, "at least a batch"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        SearchConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [(), (0, 10), (30, 10), (10, 10)])
+def test_rungs_must_rise(steps: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="rising"):
+        DistillConfig(rung_steps=steps)
+
+
+def test_json_round_trip_and_differences() -> None:
+    config = SearchConfig(budget=7, limits={"max_params": 1e6}, distill=DistillConfig(rung_steps=(5, 15)))
+    again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.differences(SearchConfig.from_dict({**config.to_dict(), "seed": 3})) == ["seed: 0 -> 3"]

@@ -1,0 +1,155 @@
+"""Counts are exact: hand-derived numbers for single operators, published numbers for whole nets."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.counters import count, side_by_side
+from nas.counters.macs import ATTENTION
+
+
+class Attention(nn.Module):
+    """Self-attention over 16 tokens (the pixels of a 4x4 map) with 2 heads of 8; no other matrix product."""
+
+    def __init__(self, mask: bool) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.zeros(16, 16)) if mask else None
+
+    def forward(self, images):
+        tokens = images[:, :1].flatten(2).expand(-1, 16, -1).reshape(-1, 2, 8, 16).transpose(2, 3)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=self.mask)
+
+
+class TwoPart(nn.Module):
+    """A net with `encode`: the head is not part of what is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.body = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU())
+        self.head = nn.Linear(8, 100)
+
+    def encode(self, images):
+        spatial = self.body(self.stem(images))
+        return spatial.mean((2, 3)), spatial
+
+    def forward(self, images):
+        return self.head(self.encode(images)[0])
+
+
+STEM = 16 * 16 * 8 * 3 * 9  # output pixels x output channels x input channels x kernel
+DEPTHWISE = 16 * 16 * 8 * 9
+
+
+def test_convolutions_by_hand_and_head_left_out():
+    counts = count(TwoPart(), 32)
+    assert counts.macs == STEM + DEPTHWISE
+    assert counts.params == (3 * 8 * 9 + 8) + 16 + (8 * 9 + 8) + (8 * 100 + 100)
+    assert counts.module_macs[""] == counts.macs
+    assert counts.module_macs["stem"] == STEM
+    assert counts.module_macs["body"] == counts.module_macs["body.1"] == DEPTHWISE
+    assert counts.module_macs["body.0"] == counts.module_macs["head"] == 0
+
+
+def test_linear_by_hand():
+    assert count(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10)), 4).macs == 48 * 10
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+def test_attention_is_exact_with_and_without_a_mask(mask, inference):
+    with torch.inference_mode(inference):
+        assert count(Attention(mask), 4).macs == 2 * 2 * 16 * 16 * 8  # two products x heads x tokens² x head width
+
+
+@pytest.mark.parametrize("mask", [None, torch.zeros(16, 20)])
+def test_fused_attention_of_the_cpu_is_counted_where_it_is_not_taken_apart(mask):
+    query, key = torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 20, 8)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
+    assert counter.get_total_flops() == 2 * (2 * 3) * 2 * 16 * 20 * 8  # FLOPs: 2 a MAC; batch x heads; two products
+
+
+def test_transformer_layer_fast_path_is_counted():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Flatten(2), Transpose(), layer)
+    tokens, width = 16, 16
+    attention = 2 * tokens * tokens * width + 4 * tokens * width * width
+    assert count(model, 4).macs == tokens * 3 * 16 + attention + 2 * tokens * width * 32
+
+
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+def test_what_runs_uncounted_is_listed():
+    counts = count(TwoPart(), 32)
+    assert counts.uncounted["elementwise"] >= 8 * 16 * 16  # the ReLU
+    assert any("batch_norm" in name for name in counts.uncounted)
+    assert "mean" in counts.uncounted
+    assert not any("conv" in name or "view" in name for name in counts.uncounted)
+
+
+def test_the_model_is_left_as_it_was():
+    model = TwoPart().train()
+    before = copy.deepcopy(model.state_dict())
+    side_by_side(model, 32)
+    assert model.training
+    assert list(model.state_dict()) == list(before)  # thop would leave total_ops buffers
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
+
+
+def test_three_counters_on_published_nets():
+    gmacs = {}
+    for name, model in {
+        "resnet50": torchvision.models.resnet50(),
+        "vit_b16": timm.create_model("vit_base_patch16_224"),
+        "swin_t": torchvision.models.swin_t(),
+    }.items():
+        gmacs[name] = side_by_side(model, 224)
+    numbers = {name: [round(c.macs / 1e9, 3) for c in counters] for name, counters in gmacs.items()}
+    assert numbers == {
+        "resnet50": [4.089, 4.112, 4.134],
+        "vit_b16": [17.564, 16.867, 16.849],
+        "swin_t": [4.491, 4.509, 2.978],
+    }
+    assert "adds batch_norm" in gmacs["resnet50"][1].reason
+    assert "leaves out scaled_dot_product_attention (12 calls)" in gmacs["vit_b16"][1].reason
+    assert "leaves out 0.7153 G" in gmacs["vit_b16"][2].reason  # 12 layers x 2 x 197² x 768
+    assert "leaves out 1.5" in gmacs["swin_t"][2].reason
+
+
+def test_thop_over_counts_transposed_convolutions_and_misses_subclasses():
+    class Subclass(nn.Conv2d):
+        pass
+
+    up = nn.ConvTranspose2d(
+        3, 4, 2, stride=2, bias=False
+    )  # (3, 8, 8) -> (4, 16, 16): each input pixel meets the kernel once
+    ours, _, thop = side_by_side(nn.Sequential(up, Subclass(4, 1000, 1)), 8)
+    transposed, hidden = 8 * 8 * 3 * 4 * 2 * 2, 16 * 16 * 4 * 1000
+    assert ours.macs == transposed + hidden
+    assert thop.macs == 4 * transposed
+    assert f"leaves out {hidden / 1e9:.4f} G" in thop.reason
+    assert "over-counts transposed convolutions by stride²" in thop.reason
+
+
+def test_a_net_the_others_cannot_follow_still_has_our_count():
+    class Picky(nn.Conv2d):
+        def forward(self, images):
+            if torch.jit.is_tracing():
+                raise RuntimeError("no tracing\nplease")
+            return super().forward(images)
+
+    ours, fvcore, _ = side_by_side(Picky(3, 4, 1), 8)
+    assert ours.macs == 8 * 8 * 3 * 4
+    assert fvcore.macs is None
+    assert "no tracing" in fvcore.reason
+    assert "\n" not in fvcore.reason

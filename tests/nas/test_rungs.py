@@ -1,0 +1,31 @@
+"""Who trains on."""
+
+import random
+
+from nas.rungs import goes_on, ladder
+
+
+def test_first_trials_go_on() -> None:
+    assert goes_on((0.1, 0.1), [], eta=3)
+
+
+def test_dominated_trial_stops_and_dominating_trial_goes_on() -> None:
+    others = [(0.5, 1.0), (0.4, 0.9), (0.3, 0.8)]
+    assert not goes_on((0.2, 0.7), others, eta=3)
+    assert goes_on((0.6, 1.1), others, eta=3)
+
+
+def test_slow_but_best_quality_goes_on() -> None:
+    others = [(0.5, float(i)) for i in range(8)]
+    assert goes_on((0.9, -5.0), others, eta=3)
+
+
+def test_about_one_in_eta_goes_on() -> None:
+    rng = random.Random(0)
+    points = [(rng.random(), rng.random()) for _ in range(300)]
+    passed = sum(goes_on(p, points[:i], eta=3) for i, p in enumerate(points))
+    assert 90 <= passed <= 140
+
+
+def test_ladder() -> None:
+    assert ladder(60, 3, 3) == (60, 180, 540)

@@ -1,0 +1,175 @@
+"""The loop of a search with a worker that makes up numbers: budget, rungs, repeats, limits, resume."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.config import SearchConfig
+from nas.records import TrialRecord, TrialState
+from nas.samplers import SAMPLERS, make_sampler
+from nas.store import Store, StoreError, read_study
+from nas.study import StudyLoop
+from search_space import SPACES, preset
+from tests.nas.study_builders import OBJECTIVES, measurement, rung, search_config, study_info
+
+
+def new_store(folder: Path, config: SearchConfig) -> Store:
+    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    return Store.create(folder, study_info(config), sampler)
+
+
+def numbers_of(record: TrialRecord) -> tuple[float, float]:
+    """A made-up landscape in which every stage has its own best block and size, so that chance alone gets lost."""
+    stages = record.spec["stages"]
+    cost = sum(stage["width"] * stage["depth"] * 2.0**-i for i, stage in enumerate(stages))
+    liked = ("basic", "c2f", "mr_window", "window")
+    taste = sum(stage["block"] == block for stage, block in zip(stages, liked, strict=True))
+    return 0.1 + taste / 5 + cost / 4000, 200 / cost
+
+
+def work(loop: StudyLoop, record: TrialRecord) -> None:
+    """What a worker does: measure, then rung after rung until the loop says no."""
+    quality, ratio = numbers_of(record)
+    record = replace(record, measurement=measurement(ratio), params=1, macs=1)
+    on = loop.take(record)
+    for index in range(len(loop.info.rung_steps)):
+        if not on:
+            return
+        last = index + 1 == len(loop.info.rung_steps)
+        record = replace(record, rungs=(*record.rungs, rung(index, quality * (index + 1) / 2)),
+                         state=TrialState.COMPLETE if last else TrialState.RUNNING)  # fmt: skip
+        on = loop.take(record)
+
+
+def drive(loop: StudyLoop, stop_after: int = 10**6) -> None:
+    for _ in range(stop_after):
+        if loop.finished:
+            return
+        record = loop.next_trial()
+        if record is not None:
+            work(loop, record)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_budget_counts_unique_evaluated_architectures(tmp_path: Path, sampler: str) -> None:
+    config = search_config(budget=40, sampler=sampler)
+    loop = StudyLoop(new_store(tmp_path, config))
+    drive(loop)
+    counted = [t for t in loop.trials.values() if t.counts]
+    assert len(counted) == len({t.arch_id for t in counted}) == 40
+    assert {t.origin for t in loop.trials.values()} - {"sampler"} == {f"baseline:{b}" for b in config.baselines}
+
+
+def test_halving_stops_trials_and_never_baselines(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=40, sampler="random")))
+    drive(loop)
+    states = Counter(t.state for t in loop.trials.values() if t.origin == "sampler")
+    assert states[TrialState.STOPPED] >= 15
+    assert all(
+        len(t.rungs) == 1 and "rung 0" in (t.reason or "")
+        for t in loop.trials.values()
+        if t.state is TrialState.STOPPED
+    )
+    assert all(t.state is TrialState.COMPLETE for t in loop.trials.values() if t.origin != "sampler")
+
+
+def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
+    store = new_store(tmp_path, search_config())
+    drive(StudyLoop(store))
+    for trial in store._study.trials:
+        complete = trial.user_attrs["record"]["state"] == "complete"
+        assert (trial.values is not None) == complete
+
+
+def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path) -> None:
+    config = search_config(budget=20)
+    whole = StudyLoop(new_store(tmp_path / "whole", config))
+    drive(whole)
+    first = StudyLoop(new_store(tmp_path / "cut", config))
+    drive(first, stop_after=9)
+    cut_off = first.next_trial()  # handed out, never heard of again: the driver dies
+    assert cut_off is not None
+    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    second = StudyLoop(Store.open(tmp_path / "cut", sampler))
+    before = {n: t for n, t in second.trials.items() if t.state is not TrialState.RUNNING}
+    drive(second)
+    assert [t.arch_id for t in second.trials.values()] == [t.arch_id for t in whole.trials.values()]
+    assert all(second.trials[n] == t for n, t in before.items()), "a finished trial was run again"
+
+
+def test_failed_and_infeasible_trials_are_records_and_do_not_count(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=6, baselines=())))
+    while not loop.finished:
+        record = loop.next_trial()
+        assert record is not None
+        if record.number % 3 == 0:
+            loop.take(replace(record, state=TrialState.FAILED, reason="out of memory"))
+        elif record.number % 3 == 1:
+            loop.take(replace(record, state=TrialState.INFEASIBLE, reason="max-params"))
+        else:
+            work(loop, record)
+    assert loop.evaluated == 6
+    study = read_study(tmp_path)
+    assert Counter(t.state for t in study.trials)[TrialState.FAILED] >= 5
+    assert study.trials[0].reason == "out of memory"
+
+
+def test_lost_worker_is_a_record_and_the_study_goes_on(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
+    record = loop.next_trial()
+    assert record is not None
+    loop.lost(record.number, "the worker process died")
+    drive(loop)
+    assert loop.trials[record.number].state is TrialState.FAILED
+    assert loop.evaluated == 3
+
+
+def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=5, baselines=())))
+    while not loop.finished:
+        record = loop.next_trial()
+        assert record is not None
+        loop.take(replace(record, state=TrialState.INFEASIBLE, reason="max-params: 2 against a limit of 1"))
+    assert loop.gave_up is not None
+    assert "max-params" in loop.gave_up
+
+
+def test_evolution_finds_more_than_random(tmp_path: Path) -> None:
+    """On the made-up landscape; over 3 seeds together, so that it cannot fail by bad luck alone."""
+    volume = Counter[str]()
+    for sampler in ("evolution", "random"):
+        for seed in range(3):
+            loop = StudyLoop(
+                new_store(tmp_path / f"{sampler}{seed}", search_config(budget=80, sampler=sampler, seed=seed))
+            )
+            drive(loop)
+            volume[sampler] += loop.front_summary()[1]
+    assert volume["evolution"] > 1.05 * volume["random"]
+
+
+def test_unreadable_studies_say_so_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such run folder"):
+        read_study(tmp_path / "missing")
+    with pytest.raises(StoreError, match="holds no study"):
+        read_study(tmp_path)
+    (tmp_path / "study.db").write_bytes(b"not a database, but long enough to look at" * 40)
+    with pytest.raises(StoreError, match="not a readable study"):
+        read_study(tmp_path)
+
+
+def test_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:
+    new_store(tmp_path, search_config())
+    with pytest.raises(StoreError, match="already holds a study"):
+        new_store(tmp_path, search_config())
+
+
+def test_baseline_in_the_space_is_told_to_the_sampler(tmp_path: Path) -> None:
+    config = search_config(budget=1)
+    store = new_store(tmp_path, config)
+    drive(StudyLoop(store))
+    trial = store._study.trials[0]
+    assert SPACES["micro"].decode(trial.params) == preset(config.baselines[0])

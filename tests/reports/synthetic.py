@@ -1,0 +1,111 @@
+"""Random studies for tests of the report: realistic shapes and sizes, invented numbers. Never shown as results."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from nas.records import Measurement, Objective, RungResult, Study, StudyInfo, TrialRecord, TrialState
+from search_space import SPACES, ArchSpec, preset
+
+TEACHERS = ("efficientnet_lite0", "hed", "xfeat")
+RUNG_STEPS = (60, 180, 540)
+BASELINES = ("eradio_femto", "eradio_pico", "eradio_nano")
+REFERENCE = "eradio_pico"
+
+
+def study(
+    trials: int, *, seed: int = 0, baselines: bool = True, only: TrialState | None = None, budget: int | None = None
+) -> Study:
+    """A finished study of `trials` sampler trials, or one in which every trial ends in state `only`."""
+    rng = random.Random(seed)
+    records = []
+    if baselines:
+        records += [
+            record(n, rng, preset(name), TrialState.COMPLETE, f"baseline:{name}") for n, name in enumerate(BASELINES)
+        ]
+    for number in range(len(records), len(records) + trials):
+        records.append(record(number, rng, SPACES["micro"].sample(rng), only or _state(rng)))
+    return Study(info(budget=budget or trials), tuple(records))
+
+
+def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
+    """A description as `nas.search` writes it."""
+    return StudyInfo(
+        name=name,
+        created="2025-01-31T12:00:00Z",
+        command=f"python -m nas.search --budget {budget} --seed 0",
+        config={"budget": budget, "seed": 0, "device": "cpu", "sampler": "evolution", "distill": {"batch_size": 32}},
+        environment={"device": "synthetic CPU", "threads": 2, "libraries": {"torch": "2.6.0", "optuna": "4.4.0"}},
+        objectives=(
+            Objective("quality", "explained variance of the teachers' features", "share", 0.0),
+            Objective("throughput", "throughput", f"times {REFERENCE}", 0.25, log=True),
+        ),
+        rung_steps=RUNG_STEPS,
+        limits={"max_params": 2e6},
+        teachers={name: f"{i:064x}" for i, name in enumerate(TEACHERS)},
+        data={"name": "embedded", "fingerprint": "f" * 64},
+        reference=REFERENCE,
+        baselines=BASELINES,
+        ledger={
+            "teachers": 41.2,
+            "measure": 203.5,
+            "train rung 0": 310.1,
+            "train rung 1": 322.0,
+            "train rung 2": 300.7,
+        },
+        sessions=({"started": "2025-01-31T12:00:00Z", "wall_s": 1190.0},),
+    )
+
+
+def record(number: int, rng: random.Random, spec: ArchSpec, state: TrialState, origin: str = "sampler") -> TrialRecord:
+    """One invented trial; quality falls with speed, with noise."""
+    speed = 2 ** rng.gauss(0.1, 0.6)
+    level = 0.52 - 0.07 * math.log2(speed) + rng.gauss(0, 0.03)
+    reached = {TrialState.COMPLETE: 3, TrialState.STOPPED: rng.choice((1, 2))}.get(state, 0)
+    measured = state in (TrialState.COMPLETE, TrialState.STOPPED) or (
+        state is TrialState.INFEASIBLE and rng.random() < 0.7
+    )
+    reason = {TrialState.FAILED: "loss is NaN at step 31", TrialState.INFEASIBLE: "max_params: 2.3 M is over 2 M",
+              TrialState.STOPPED: f"stopped at rung {reached - 1}"}.get(state)  # fmt: skip
+    return TrialRecord(
+        number=number,
+        arch_id=spec.arch_id,
+        spec=spec.to_dict(),
+        origin=origin,
+        state=state,
+        reason=reason,
+        params=rng.randrange(200_000, 3_000_000),
+        macs=rng.randrange(5_000_000, 80_000_000),
+        measurement=measurement(rng, speed) if measured else None,
+        rungs=tuple(rung(rng, i, level) for i in range(reached)),
+        finished_s=None if state is TrialState.RUNNING else 7.0 * number + rng.random(),
+    )
+
+
+def measurement(rng: random.Random, speed: float) -> Measurement:
+    """An invented measurement with an interval of about one percent."""
+    half = speed * rng.uniform(0.003, 0.015)
+    return Measurement(
+        device="synthetic CPU", arm="fp32 channels_last fused eager", batch=16, resolution=64,
+        throughput_img_s=900 * speed, throughput_low_img_s=900 * (speed - half),
+        throughput_high_img_s=900 * (speed + half),
+        ratio=speed, ratio_low=speed - half, ratio_high=speed + half, reference=REFERENCE, reference_img_s=900.0,
+        latency_ms=3 / speed, peak_memory_mib=rng.uniform(20, 90), samples=40, seconds=0.8,
+        verdict="ok" if half / speed < 0.01 else "wide",
+    )  # fmt: skip
+
+
+def rung(rng: random.Random, index: int, level: float) -> RungResult:
+    """An invented result of one rung; later rungs are better and less noisy."""
+    quality = level - 0.12 * (2 - index) + rng.gauss(0, 0.02 / (index + 1))
+    offsets = {name: 0.1 * (i - 1) for i, name in enumerate(TEACHERS)}
+    heads = {n: {"summary": quality + o + 0.03, "spatial": quality + o - 0.03} for n, o in offsets.items()}
+    losses = {f"{n}/{h}": 1 - v for n, values in heads.items() for h, v in values.items()}
+    metrics = {"knn": 0.4 + quality / 3, "miou": 0.2 + quality / 4} if index == 2 else {}
+    return RungResult(index, RUNG_STEPS[index], quality, heads, losses, metrics, seconds=2.0 * 3**index)
+
+
+def _state(rng: random.Random) -> TrialState:
+    states = [TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE]
+    return rng.choices(states, weights=(45, 45, 5, 2, 3))[0]

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import pytest
+
+from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
+
+PICO = PRESETS["eradio_pico"]
+
+
+def test_fields_that_nothing_reads_do_not_change_the_identity():
+    plain = StageSpec("c2f", 1, 32, expansion=0.5)
+    noisy = StageSpec(
+        "c2f", 1, 32, expansion=0.5, heads=7, window=3, pre_conv="dense", cpb_hidden=9, subsampling="conv"
+    )
+    assert noisy == plain
+    stages = (plain, *PICO.stages[1:])
+    a = ArchSpec(stages, stem="patch", stem_width=16, neck="none", neck_dim=64)
+    b = ArchSpec((noisy, *PICO.stages[1:]), stem="patch", stem_width=24)
+    assert a == b
+    assert a.arch_id == b.arch_id
+    assert len(a.arch_id) == 12
+
+
+def test_whole_and_fractional_expansion_hash_alike():
+    assert StageSpec("mbconv", 1, 32, expansion=4) == StageSpec("mbconv", 1, 32, expansion=4.0)
+    assert '"expansion":4.0' in ArchSpec((StageSpec("mbconv", 1, 32, expansion=4),) * 4, stem="patch").to_json()
+
+
+def test_every_field_that_is_read_changes_the_identity():
+    variants = [
+        dataclasses.replace(
+            PICO, stages=(*PICO.stages[:2], dataclasses.replace(PICO.stages[2], **change), PICO.stages[3])
+        )
+        for change in (
+            {"depth": 3},
+            {"width": 48},
+            {"expansion": 2.0},
+            {"heads": 2},
+            {"pre_conv": "dense"},
+            {"window": 4},
+            {"cpb_hidden": 32},
+            {"subsampling": "conv"},
+            {"block": "window"},
+        )
+    ]
+    variants += [
+        dataclasses.replace(PICO, **change)
+        for change in (
+            {"stem_width": 8},
+            {"stem": "patch"},
+            {"downsampling": "pool"},
+            {"neck": "none"},
+            {"neck_dim": 64},
+        )
+    ]
+    assert len({spec.arch_id for spec in [PICO, *variants]}) == len(variants) + 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    spec = preset(name)
+    assert ArchSpec.from_json(spec.to_json()) == spec
+    assert ArchSpec.from_dict(json.loads(json.dumps(spec.to_dict(), indent=2))).arch_id == spec.arch_id
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block": "swin"}, ("block", "'swin'", "mr_window")),
+        ({"depth": 0}, ("depth", "0", "from 1")),
+        ({"depth": True}, ("depth", "True")),
+        ({"width": 64.0}, ("width", "64.0")),
+        ({"expansion": float("nan")}, ("expansion", "nan")),
+        ({"expansion": None}, ("expansion", "None")),
+        ({"heads": 5}, ("heads", "5", "96")),
+        ({"pre_conv": "sparse"}, ("pre_conv", "'sparse'", "depthwise")),
+        ({"window": None}, ("window", "None")),
+        ({"subsampling": "max"}, ("subsampling", "'max'", "pool")),
+    ],
+)
+def test_stage_errors_name_field_value_and_choices(change, words):
+    with pytest.raises(SpecError) as error:
+        dataclasses.replace(PICO.stages[2], **change)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stages": PICO.stages[:3]}, ("stages", "3", "4")),
+        ({"stem": "deep"}, ("stem", "'deep'", "patch")),
+        ({"downsampling": "x"}, ("downsampling", "'x'", "conv")),
+        ({"neck": "stage9"}, ("neck", "'stage9'", "stage3")),
+        ({"neck_dim": 0}, ("neck_dim", "0")),
+    ],
+)
+def test_arch_errors_name_field_value_and_choices(change, words):
+    with pytest.raises(SpecError) as error:
+        dataclasses.replace(PICO, **change)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ("JSON",)),
+        ("[]", ("spec", "[]")),
+        ("{}", ("stages", "missing")),
+        ('{"stages": 3}', ("stages", "3")),
+        ('{"stages": [1, 2, 3, 4]}', ("stage 1", "1")),
+        ('{"stages": [{"block": "c2f", "depth": 1}]}', ("stage 1", "width", "missing")),
+        ('{"stages": [], "colour": 1}', ("colour", "stem_width")),
+    ],
+)
+def test_reading_bad_text_is_a_spec_error(text, words):
+    with pytest.raises(SpecError) as error:
+        ArchSpec.from_json(text)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_specs_are_frozen_and_hashable():
+    assert len({PICO, ArchSpec.from_json(PICO.to_json())}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PICO.stem = "patch"
+
+
+def test_eradio_is_the_large_one_and_unknown_names_list_the_choices():
+    assert preset("eradio") == preset("eradio_l")
+    with pytest.raises(SpecError, match=r"'eradio_q'.*eradio_b"):
+        preset("eradio_q")

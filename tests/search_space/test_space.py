@@ -1,0 +1,150 @@
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search_space import PRESETS, SPACES, ArchSpec, Space, SpecError
+from search_space.genes import StageChoices
+
+ONE = StageChoices(blocks=("basic",), depths=(1,), widths=(16,))
+TINY = Space(
+    name="tiny",
+    stages=(
+        StageChoices(blocks=("c2f", "pool"), depths=(1, 2), widths=(16,), conv_expansions=(0.5, 1.0)),
+        ONE,
+        StageChoices(
+            blocks=("window", "mr_window", "attention", "mbconv"),
+            depths=(1,),
+            widths=(16,),
+            mlp_expansions=(2.0, 4.0),
+            heads=(1, 2),
+            windows=(2, 4),
+            mr_windows=(2,),
+            subsamplings=("conv", "pool"),
+        ),
+        ONE,
+    ),
+    stems=("conv", "patch"),
+    stem_widths=(8, 16, 24),
+    downsamplings=("conv",),
+    necks=("none", "stage3"),
+    neck_dims=(8, 16),
+)
+SEEDS = st.integers(0, 2**32 - 1)
+NAMES = st.sampled_from(sorted(SPACES))
+
+
+def test_count_agrees_with_brute_force():
+    choices = TINY.choices()
+    everything = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    # Stage 1: (2 + 1) x 2. Stage 3: window 2x2x2, mr_window 2x2x2, attention 2x2, mbconv 2. Stem: 3 + 1. Neck: 1 + 2.
+    assert TINY.count() == 6 * (8 + 8 + 4 + 2) * 4 * 3
+    assert len({TINY.decode(params).arch_id for params in everything}) == TINY.count()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_named_spaces_are_large(name):
+    assert SPACES[name].name == name
+    assert SPACES[name].count() > 10**9
+
+
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        ("micro", ("eradio_femto", "eradio_pico", "eradio_nano")),
+        ("full", ("eradio_b", "eradio_l", "eradio_s", "eradio_t", "eradio_xt")),
+    ],
+)
+def test_presets_are_points_of_their_space(space, names):
+    assert all(SPACES[space].contains(PRESETS[name]) for name in names)
+
+
+def test_a_stranger_is_not_contained_and_encode_names_the_parameter():
+    assert not SPACES["micro"].contains(PRESETS["eradio_l"])
+    with pytest.raises(SpecError, match=r"stage1\.depth: 3"):
+        SPACES["micro"].encode(PRESETS["eradio_l"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES, SEEDS)
+def test_samples_round_trip(name, seed):
+    space = SPACES[name]
+    spec = space.sample(random.Random(seed))
+    params = space.encode(spec)
+    assert set(params) == set(space.choices())
+    assert space.decode(params) == spec
+    assert space.contains(spec)
+    assert ArchSpec.from_json(spec.to_json()) == spec
+    assert ArchSpec.from_dict(spec.to_dict()).to_json() == spec.to_json()
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES, SEEDS, st.data())
+def test_any_setting_of_the_parameters_decodes(name, seed, data):
+    space = SPACES[name]
+    params = {key: data.draw(st.sampled_from(values)) for key, values in space.choices().items()}
+    assert space.contains(space.decode(params))
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES, SEEDS)
+def test_mutants_are_neighbours(name, seed):
+    space, rng = SPACES[name], random.Random(seed)
+    spec = space.sample(rng)
+    mutant = space.mutate(spec, rng)
+    assert mutant.arch_id != spec.arch_id
+    assert space.contains(mutant)
+    before, after = space.encode(spec), space.encode(mutant)
+    # A changed parent may bring its children along; roots and children of unchanged parents change twice at most.
+    settled = [g for g in space.genes if g.active(before) and g.active(after)]
+    assert sum(before[g.name] != after[g.name] for g in settled) <= 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES, SEEDS)
+def test_children_take_every_stage_from_a_parent(name, seed):
+    space, rng = SPACES[name], random.Random(seed)
+    a, b = space.sample(rng), space.sample(rng)
+    child = space.crossover(a, b, rng)
+    assert space.contains(child)
+    assert all(stage in pair for stage, pair in zip(child.stages, zip(a.stages, b.stages, strict=True), strict=True))
+    assert (child.stem, child.stem_width) in ((a.stem, a.stem_width), (b.stem, b.stem_width))
+    assert space.crossover(a, a, rng) == a
+
+
+def test_mutation_reaches_every_choice():
+    rng, spec, seen = random.Random(0), TINY.sample(random.Random(1)), set()
+    for _ in range(500):
+        spec = TINY.mutate(spec, rng)
+        params = TINY.encode(spec)
+        seen |= {(gene.name, params[gene.name]) for gene in TINY.genes if gene.active(params)}
+    assert seen == {(gene.name, value) for gene in TINY.genes for value in gene.choices}
+
+
+def test_same_seed_same_specs():
+    draw = [[SPACES["micro"].sample(rng).arch_id for _ in range(5)] for rng in (random.Random(3), random.Random(3))]
+    assert draw[0] == draw[1]
+
+
+def test_a_space_without_choice_cannot_mutate():
+    alone = Space("alone", (ONE,) * 4, ("patch",), (8,), ("conv",), ("none",), (8,))
+    assert alone.count() == 1
+    with pytest.raises(SpecError, match="alone"):
+        alone.mutate(alone.sample(random.Random(0)), random.Random(0))
+
+
+def test_decode_refuses_missing_and_foreign_values():
+    params = TINY.encode(TINY.sample(random.Random(0)))
+    with pytest.raises(SpecError, match=r"stage1\.depth: 9 is not one of 1, 2"):
+        TINY.decode({**params, "stage1.depth": 9})
+    del params["neck"]
+    with pytest.raises(SpecError, match="neck: parameter is missing"):
+        TINY.decode(params)
+
+
+def test_heads_that_cannot_divide_are_refused_when_the_space_is_made():
+    odd = StageChoices(blocks=("attention",), depths=(1,), widths=(16, 24), heads=(16,))
+    with pytest.raises(SpecError, match="heads 16 does not divide width 24"):
+        Space("odd", (ONE, ONE, odd, ONE), ("patch",), (8,), ("conv",), ("none",), (8,))
