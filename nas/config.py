@@ -19,8 +19,8 @@ class ConfigError(ValueError):
 class DistillConfig:
     """The recipe under which every architecture of a study is trained.
 
-    AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on standardised
-    targets; all teachers and heads weigh the same. Source: shared findings of PHI-S (arXiv 2410.01680).
+    AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
+    standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
     """
 
     image_px: int = 64
@@ -30,7 +30,7 @@ class DistillConfig:
     warmup_steps: int = 20
     ema_decay: float = 0.98
     head_width: int = 128
-    precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 where the device computes in it
+    precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
     rung_steps: tuple[int, ...] = (60, 180, 540)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,6 @@ class SearchConfig:
     teachers: str = "embedded"
     train_images: int = 3000
     val_images: int = 600
-    grid: int = 4
     device: str = "cpu"
     measure_batch: int = 16
     measure_seconds: float = 0.8
@@ -70,13 +69,13 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baselines", tuple(self.baselines))
-        for name in ("budget", "train_images", "val_images", "grid", "measure_batch"):
+        for name in ("budget", "train_images", "val_images", "measure_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
         if self.eta < 2:
-            raise ConfigError(f"--eta: {self.eta}: must be 2 or more")
+            raise ConfigError(f"eta: {self.eta}: must be 2 or more")
         if self.measure_seconds <= 0:
-            raise ConfigError(f"--measure-seconds: {self.measure_seconds}: must be over 0")
+            raise ConfigError(f"measure_seconds: {self.measure_seconds}: must be over 0")
         unknown = set(self.limits) - set(LIMITS)
         if unknown:
             raise ConfigError(f"limits: unknown {sorted(unknown)}; choose from: {', '.join(LIMITS)}")
@@ -87,6 +86,11 @@ class SearchConfig:
             raise ConfigError(
                 f"--train-images: {self.train_images}: must be at least a batch ({self.distill.batch_size})"
             )
+
+    @property
+    def grid(self) -> int:
+        """Side of the teachers' spatial targets: the student's map at stride 16."""
+        return self.distill.image_px // 16
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""

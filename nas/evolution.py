@@ -1,9 +1,9 @@
 """Evolution whose selection is successive halving: who trained longest is a parent. Pure, no optuna, no torch.
 
-The first `population` trials are random. After them a child is a mutation, or a crossover and a mutation, of parents drawn
-from the best `parents` trials: those that reached the highest rung come first, within a rung by
-non-domination rank and crowding. Comparing only within a rung means that a short-budget value is never mistaken
-for a long one. Source for the plan: regularised evolution (Real et al. 2019), selection as in NSGA-II (Deb et al. 2002).
+The first `population` trials are random. After them a child is a mutation, or a crossover and a mutation, of parents
+drawn from the best `parents` trials: those that reached the highest rung come first, within a rung by non-domination
+rank and crowding. Comparing only within a rung means that a short-budget value is never mistaken for a long one.
+Source of the plan: regularised evolution (Real et al. 2019); of the selection: NSGA-II (Deb et al. 2002).
 """
 
 from __future__ import annotations

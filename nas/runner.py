@@ -33,6 +33,8 @@ from ray.tune.search import Searcher
 from nas.records import TrialRecord
 from nas.study import StudyLoop
 
+# glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
+_WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 
 
@@ -143,7 +145,8 @@ class _Gate(_Live, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self._loop.take(TrialRecord.from_dict(json.loads(result["record"])))
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        return decision
 
 
 def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
@@ -154,6 +157,7 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
             num_cpus=workers,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
+            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
             logging_level=logging.ERROR,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import json
 import os
@@ -18,37 +17,30 @@ from typing import Any
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.config import ConfigError, DistillConfig, SearchConfig
+from nas.arguments import parser, wishes
+from nas.config import ConfigError, SearchConfig
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import Objective, StudyInfo, TrialState
-from nas.samplers import SAMPLERS, make_sampler
+from nas.samplers import make_sampler
 from nas.store import Store, StoreError
 from nas.study import StudyLoop
-from search_space import SPACES, preset
+from search_space import SPACES
 
 OBJECTIVES = (
     Objective("quality", "explained variance of the teachers' features", "", reference=0.0),
     Objective("throughput", "throughput relative to the reference backbone", "x", reference=0.125, log=True),
 )
-_EXAMPLES = """examples:
-  python -m nas.search --budget 200                      the whole job on this machine, embedded images and teachers
-  python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
-  python -m nas.search --max-params 1e6 --max-latency-ms 5
-  python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
-  python -m nas.search --resume runs/photos              goes on where a study was left
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    parser = _parser()
-    arguments = vars(parser.parse_args(argv))
+    arguments = vars(parser().parse_args(argv))
     console = stderr_console()
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, _interrupt)
     run_dir: Path | None = None
     try:
-        config, run_dir, resume = _wishes(arguments)
+        config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
     except KeyboardInterrupt:
         print("interrupted; nothing was lost", file=sys.stderr)
@@ -144,55 +136,6 @@ def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> No
         print(build_report(run_dir))
 
 
-def _wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
-    """The config, the run folder, and whether a study there goes on."""
-    if "resume" in arguments:
-        run_dir = Path(arguments["resume"])
-        stored = SearchConfig.from_dict(Store.open(run_dir).info.config)
-        changed = stored.differences(_config(arguments, stored))
-        if changed:
-            raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}")
-        return stored, run_dir, True
-    config = _config(arguments, SearchConfig())
-    _check_names(config)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    run_dir = Path(arguments.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
-    if (run_dir / "study.db").exists():
-        raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
-    return config, run_dir, False
-
-
-def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
-    plain = base.to_dict()
-    given = {k: v for k, v in arguments.items() if k in plain and v is not None}
-    limits = {k: arguments[k] for k in arguments if k.startswith(("max_", "min_"))}
-    distill = dict(plain["distill"])
-    if "steps" in arguments:
-        distill["rung_steps"] = arguments["steps"]
-    if "image_px" in arguments:
-        distill["image_px"] = arguments["image_px"]
-    if given.get("device") == "auto":
-        given["device"] = _auto_device()
-    return SearchConfig.from_dict({**plain, **given, "limits": {**plain["limits"], **limits}, "distill": distill})
-
-
-def _check_names(config: SearchConfig) -> None:
-    """Fails before anything expensive where a name is unknown; DistillConfig and SearchConfig check the numbers."""
-    if config.sampler not in SAMPLERS:
-        raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
-    if config.space not in SPACES:
-        raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
-    for name in (config.reference, *config.baselines):
-        preset(name)
-    if config.device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
-    elif config.device != "cpu":
-        raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
-
-
 def _info(config: SearchConfig, run_dir: Path, targets: Any) -> StudyInfo:
     from nas.measure import environment
 
@@ -243,12 +186,6 @@ def _default_workers(config: SearchConfig) -> int:
     return cpu_count()
 
 
-def _auto_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _cache_root(arguments: dict[str, Any]) -> Path:
     fallback = os.environ.get("BACKBONE_NAS_CACHE", str(Path.home() / ".cache" / "backbone-nas"))
     return Path(arguments.get("cache", fallback))
@@ -274,45 +211,6 @@ def _one_line(error: BaseException) -> str:
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _steps(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _parser() -> argparse.ArgumentParser:
-    defaults = SearchConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m nas.search",
-        description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    add = parser.add_argument
-    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
-    add("--run", metavar="DIR", help="folder of the study (default runs/<date>-<sampler>-s<seed>)")
-    add("--resume", metavar="DIR", help="go on with the study in DIR")
-    add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
-    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
-    add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
-    add("--data", metavar="URI", help="embedded, imagefolder:PATH, webdataset:PATTERN or cifar10 (default embedded)")
-    add("--teachers", metavar="NAMES", help="embedded, or a comma-separated part of it (default embedded)")
-    add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
-    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU)")
-    rungs = ",".join(map(str, defaults.distill.rung_steps))
-    add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
-    add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
-    add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
-    add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
-    add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
-    add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")
-    add("--max-gmacs", type=float, metavar="X", help="hard limit on 1e9 multiply-accumulates an image")
-    add("--max-latency-ms", type=float, metavar="X", help="hard limit on the latency of one image")
-    add("--max-memory-mib", type=float, metavar="X", help="hard limit on peak memory")
-    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="hard limit in images/s")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    return parser
 
 
 if __name__ == "__main__":

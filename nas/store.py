@@ -17,6 +17,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -52,7 +53,7 @@ class Store:
             raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            directions = ["maximize"] * len(info.objectives)
+            directions = [StudyDirection.MAXIMIZE] * len(info.objectives)
             study = optuna.create_study(
                 study_name=info.name, storage=_storage(run_dir), sampler=sampler, directions=directions
             )

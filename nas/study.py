@@ -46,7 +46,7 @@ class StudyLoop:
         self._fruitless = 0
         self.gave_up: str | None = None
         self._began = time.monotonic()
-        self._before_s = sum(session["wall_s"] for session in self.info.sessions)
+        self._before_s: float = sum(session["wall_s"] for session in self.info.sessions)
 
     @property
     def elapsed_s(self) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -122,7 +123,7 @@ def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterato
             teachers = explained_variance(distiller.averaged, bench.targets.val, config.device)
             metrics = probe_metrics(distiller.averaged, bench.targets, config.device) if last else {}
         if last:
-            save_weights(distiller.averaged.backbone, bench.weights_dir / f"{record.arch_id}.safetensors")
+            save_weights(cast(Backbone, distiller.averaged.backbone), bench.weights_dir / f"{record.arch_id}.safetensors")
         yield RungResult(
             rung=rung,
             steps=steps,

@@ -51,7 +51,7 @@ class TeacherHeads(nn.Module):
         }
 
     def _map(self, tokens: Tensor) -> Tensor:
-        return tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:

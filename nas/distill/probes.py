@@ -1,4 +1,4 @@
-"""What else the features are good for: kNN classification and a linear segmentation probe. Labels are only used here."""
+"""What else the features are good for: kNN classification and linear segmentation. Labels are only used here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def fit_segmentation(spatial: Tensor, masks: Tensor, classes: int) -> Tensor:
     x, y = _with_bias(spatial), shares.flatten(2).transpose(1, 2).flatten(0, 1).double()
     gram = x.T @ x
     gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram, x.T @ y)
+    weights: Tensor = torch.linalg.solve(gram, x.T @ y)
+    return weights
 
 
 def segment(spatial: Tensor, weights: Tensor, size_px: int) -> Tensor:

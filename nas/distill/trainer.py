@@ -55,7 +55,7 @@ class Distiller:
         torch.manual_seed(seed)
         self.student = Student(backbone, _heads(backbone, targets, config))
         self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=_bf16(config, self.device))
+        self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
         self._optimizer = _adamw(self.student, config)
         self._pairs = _float_pairs(self.averaged, self.student)
@@ -92,7 +92,7 @@ class Distiller:
         if not all(map(math.isfinite, values)):
             raise TrainingError(f"the loss is not finite at step {self.step + 1}")
         self._optimizer.zero_grad(set_to_none=True)
-        stacked.mean().backward()
+        stacked.mean().backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.step += 1
         self._average()
@@ -161,19 +161,6 @@ def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig) -> Teac
     grid = next(iter(targets.train.spatial.values())).shape[-1]
     summary_dim, spatial_dim = int(backbone.summary_dim), int(backbone.spatial_dim)  # type: ignore[arg-type]
     return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid)
-
-
-def _bf16(config: DistillConfig, device: torch.device) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    return has_bf16(device)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16 rather than emulating it (on CPUs: AVX512-BF16 or AMX)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.AdamW:

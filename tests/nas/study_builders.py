@@ -6,7 +6,7 @@ import random
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from search_space import SPACES, ArchSpec
+from search_space import SPACES
 
 OBJECTIVES = (
     Objective("quality", "quality", "", reference=0.0),
@@ -28,13 +28,12 @@ def rung(index: int, quality: float) -> RungResult:
     return RungResult(index, 10 * 3**index, quality, teachers, {"lite0/summary": 1 - quality}, {}, 1.0)
 
 
-def record(number: int, qualities: tuple[float, ...], ratio: float, *, origin: str = "sampler", spec: ArchSpec | None = None,
-           state: TrialState = TrialState.COMPLETE) -> TrialRecord:  # fmt: skip
-    spec = spec or SPACES["micro"].sample(random.Random(number))
+def record(number: int, qualities: tuple[float, ...], ratio: float) -> TrialRecord:
+    """A complete trial of a random architecture."""
+    spec = SPACES["micro"].sample(random.Random(number))
     rungs = tuple(rung(i, q) for i, q in enumerate(qualities))
-    return TrialRecord(
-        number, spec.arch_id, spec.to_dict(), origin, state, None, 10**6, 10**7, measurement(ratio), rungs
-    )
+    known = {"params": 10**6, "macs": 10**7, "measurement": measurement(ratio), "rungs": rungs}
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), "sampler", TrialState.COMPLETE, **known)  # type: ignore[arg-type]
 
 
 def study_info(config: SearchConfig) -> StudyInfo:

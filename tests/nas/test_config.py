@@ -12,10 +12,10 @@ from nas.config import ConfigError, DistillConfig, SearchConfig
     [
         ({"budget": 0}, "--budget: 0"),
         ({"budget": -3}, "--budget: -3"),
-        ({"eta": 1}, "--eta: 1"),
+        ({"eta": 1}, "eta: 1"),
         ({"limits": {"max_params": 0}}, "--max-params"),
         ({"limits": {"max_flops": 1}}, "max_params"),
-        ({"measure_seconds": 0}, "--measure-seconds"),
+        ({"measure_seconds": 0}, "measure_seconds"),
         ({"train_images": 4}, "at least a batch"),
     ],
 )

@@ -1,0 +1,137 @@
+"""The arguments of ``nas.search``: what they are, and the `SearchConfig` that they wish for."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas.config import ConfigError, SearchConfig
+from nas.samplers import SAMPLERS
+from nas.store import Store, StoreError
+from search_space import SPACES, preset
+
+_EXAMPLES = """examples:
+  python -m nas.search --budget 200                      the whole job on this machine, embedded images and teachers
+  python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
+  python -m nas.search --max-params 1e6 --max-latency-ms 5
+  python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
+  python -m nas.search --resume runs/photos              goes on where a study was left
+"""
+
+
+def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
+    """The config, the run folder, and whether a study there goes on."""
+    if "resume" in arguments:
+        run_dir = Path(arguments["resume"])
+        stored = SearchConfig.from_dict(Store.open(run_dir).info.config)
+        changed = stored.differences(_config(arguments, stored))
+        if changed:
+            raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}")
+        return stored, run_dir, True
+    config = _config(arguments, SearchConfig())
+    _check_names(config)
+    return config, _new_folder(arguments, config), False
+
+
+def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
+    """The folder of a new study, made now: one that cannot be written is better known before an hour of work."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    run_dir = Path(arguments.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
+    if (run_dir / "study.db").exists():
+        raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"--run: cannot write {str(run_dir)!r}: {error.strerror}") from error
+    return run_dir
+
+
+def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
+    plain = base.to_dict()
+    given = {k: v for k, v in arguments.items() if k in plain and v is not None}
+    limits = {k: arguments[k] for k in arguments if k.startswith(("max_", "min_"))}
+    distill = dict(plain["distill"])
+    if "steps" in arguments:
+        distill["rung_steps"] = arguments["steps"]
+    if "image_px" in arguments:
+        distill["image_px"] = arguments["image_px"]
+    device = given.get("device", plain["device"])
+    if device == "auto":
+        given["device"] = device = _auto_device()
+    if distill["precision"] == "auto" and device in ("cpu", "cuda"):
+        distill["precision"] = _auto_precision(device)
+    return SearchConfig.from_dict({**plain, **given, "limits": {**plain["limits"], **limits}, "distill": distill})
+
+
+def _check_names(config: SearchConfig) -> None:
+    """Fails before anything expensive where a name is unknown; DistillConfig and SearchConfig check the numbers."""
+    if config.sampler not in SAMPLERS:
+        raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    if config.space not in SPACES:
+        raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
+    for name in (config.reference, *config.baselines):
+        preset(name)
+    if config.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
+    elif config.device != "cpu":
+        raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
+
+
+def _auto_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _auto_precision(device: str) -> str:
+    """Resolved here and stored, so that a study does not change its numbers when it goes on elsewhere."""
+    import torch
+
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    # On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower than fp32.
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def parser() -> argparse.ArgumentParser:
+    defaults = SearchConfig()
+    made = argparse.ArgumentParser(
+        prog="python -m nas.search",
+        description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add = made.add_argument
+    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
+    add("--run", metavar="DIR", help="folder of the study (default runs/<date>-<sampler>-s<seed>)")
+    add("--resume", metavar="DIR", help="go on with the study in DIR")
+    add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
+    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
+    add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
+    add("--data", metavar="URI", help="embedded, imagefolder:PATH, webdataset:PATTERN or cifar10 (default embedded)")
+    add("--teachers", metavar="NAMES", help="embedded, or a comma-separated part of it (default embedded)")
+    add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
+    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU)")
+    rungs = ",".join(map(str, defaults.distill.rung_steps))
+    add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
+    add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
+    add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
+    add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
+    add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
+    add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")
+    add("--max-gmacs", type=float, metavar="X", help="hard limit on 1e9 multiply-accumulates an image")
+    add("--max-latency-ms", type=float, metavar="X", help="hard limit on the latency of one image")
+    add("--max-memory-mib", type=float, metavar="X", help="hard limit on peak memory")
+    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="hard limit in images/s")
+    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
+    return made
