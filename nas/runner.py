@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from nas.records import TrialRecord
+from nas.records import TrialRecord, TrialState
 from nas.study import StudyLoop
 
 # glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
@@ -60,10 +60,8 @@ class ArchTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called by Tune when the worker takes its next trial."""
-        from nas.trial import run_trial
-
         record = TrialRecord.from_dict(json.loads(new_config["record"]))
-        self._stages: Iterator[TrialRecord] = run_trial(record, _workbench(Places(**new_config["places"])))
+        self._stages = _stages(record, Places(**new_config["places"]))
         return True
 
     def step(self) -> dict[str, Any]:
@@ -75,6 +73,19 @@ class ArchTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing, see `save_checkpoint`."""
+
+
+def _stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
+    """The trial's records; a workbench that cannot be set up is a failed trial with its reason."""
+    try:
+        from nas.trial import run_trial
+
+        bench = _workbench(places)
+    except Exception as error:
+        reason = f"the worker could not start: {type(error).__name__}: {error}"
+        yield replace(record, state=TrialState.FAILED, reason=reason)
+        return
+    yield from run_trial(record, bench)
 
 
 @cache

@@ -20,7 +20,8 @@ from nas.rungs import goes_on
 from nas.store import Store
 from search_space import SPACES, ArchSpec, preset
 
-_FRUITLESS_LIMIT = 300  # infeasible or failed trials in a row after which the search gives up
+_INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
+_FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
 _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
 
 Listener = Callable[["StudyLoop", TrialRecord], None]
@@ -43,7 +44,7 @@ class StudyLoop:
         self.trials: dict[int, TrialRecord] = {t.number: t for t in store.trials()}
         self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
         self._running: set[int] = set()
-        self._fruitless = 0
+        self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None
         self._began = time.monotonic()
         self._before_s: float = sum(session["wall_s"] for session in self.info.sessions)
@@ -155,11 +156,11 @@ class StudyLoop:
 
     def _count_fruitless(self, record: TrialRecord) -> None:
         if record.counts:
-            self._fruitless = 0
-        elif record.state in (TrialState.INFEASIBLE, TrialState.FAILED):
-            self._fruitless += 1
-            if self._fruitless >= _FRUITLESS_LIMIT:
-                self.gave_up = f"{self._fruitless} infeasible or failed architectures in a row; last: {record.reason}"
+            self._in_a_row.clear()
+        self._in_a_row[record.state] += 1
+        for state, limit in ((TrialState.INFEASIBLE, _INFEASIBLE_LIMIT), (TrialState.FAILED, _FAILED_LIMIT)):
+            if self._in_a_row[state] >= limit:
+                self.gave_up = f"gave up: {limit} {state.value} architectures without a good one; {record.reason}"
 
     def _ask_baseline(self, name: str) -> TrialRecord:
         """A reference backbone; its parameters are told to the sampler where the space contains it."""

@@ -123,7 +123,8 @@ def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterato
             teachers = explained_variance(distiller.averaged, bench.targets.val, config.device)
             metrics = probe_metrics(distiller.averaged, bench.targets, config.device) if last else {}
         if last:
-            save_weights(cast(Backbone, distiller.averaged.backbone), bench.weights_dir / f"{record.arch_id}.safetensors")
+            weights = bench.weights_dir / f"{record.arch_id}.safetensors"
+            save_weights(cast(Backbone, distiller.averaged.backbone), weights)
         yield RungResult(
             rung=rung,
             steps=steps,
