@@ -31,7 +31,7 @@ class DistillConfig:
     ema_decay: float = 0.98
     head_width: int = 128
     precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
-    rung_steps: tuple[int, ...] = (60, 180, 540)
+    rung_steps: tuple[int, ...] = (40, 120, 360)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))

@@ -7,10 +7,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 
 from backbones import Backbone, build, fuse, resolve
 from backbones.weights import save as save_weights
@@ -94,7 +96,7 @@ def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
 def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
     """Throughput of the fused net beside the reference, while nothing trains on the device."""
     config = bench.config
-    candidate, reference = fuse(backbone), fuse(resolve(config.reference)[1])
+    candidate, reference = fuse(backbone), _fused_reference(config.reference)
     with measuring(bench.lock_dir):
         torch.set_num_threads(bench.measure_threads)
         try:
@@ -110,6 +112,11 @@ def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
             )
         finally:
             torch.set_num_threads(bench.train_threads)
+
+
+@cache
+def _fused_reference(name: str) -> nn.Module:
+    return fuse(resolve(name)[1])
 
 
 def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:

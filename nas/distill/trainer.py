@@ -153,7 +153,7 @@ def _target(split: SplitTargets, teacher: str, head: str) -> Any:
 
 
 def _rows(array: Any, index: Any, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array[index])).to(device)
+    return torch.from_numpy(np.array(array[index])).to(device)  # a copy: the map itself is read-only
 
 
 def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig) -> TeacherHeads:

@@ -1,0 +1,112 @@
+"""Is the default search better than chance? The same study per sampler and seed, and their hypervolumes.
+
+Command:   python -m experiments.sampler_control --seeds 3
+Hardware:  two CPU cores, no GPU
+Time:      samplers x seeds x the time of one search (see experiments/LOG.md for the last run)
+Expected:  evolution above random in the mean over seeds; in every study a net at least as good as the best E-RADIO
+           baseline at 1.2x its throughput or more.
+
+Searches that are there already are not run again: the table can be had at any time with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.pareto import coordinates, finished_points, front, hypervolume, reference_point
+from nas.records import Study, TrialRecord, TrialState
+from nas.store import read_study
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one study came to. `speedup` is over the best E-RADIO baseline, of the fastest net that is as good."""
+
+    sampler: str
+    seed: int
+    evaluated: int
+    complete: int
+    front_size: int
+    hypervolume: float
+    best_quality: float
+    baseline: str
+    baseline_quality: float
+    speedup: float | None
+    wall_s: float
+
+
+def summarise(study: Study) -> Row:
+    """The row of one finished study; throughput is the paired ratio to the reference backbone."""
+    config, objectives = study.info.config, study.info.objectives
+    complete, points = finished_points(study.trials, objectives)
+    baselines = [t for t in study.trials if t.origin != "sampler" and t.state is TrialState.COMPLETE]
+    best = max(baselines, key=lambda t: t.rungs[-1].quality)
+    as_good = [ratio(t) for t in complete if t.rungs[-1].quality >= best.rungs[-1].quality]
+    return Row(
+        sampler=config["sampler"],
+        seed=config["seed"],
+        evaluated=sum(t.counts for t in study.trials),
+        complete=len(complete),
+        front_size=len(front(points)),
+        hypervolume=round(hypervolume(points, reference_point(objectives)), 4),
+        best_quality=round(max(t.rungs[-1].quality for t in complete), 4),
+        baseline=best.origin.removeprefix("baseline:"),
+        baseline_quality=round(best.rungs[-1].quality, 4),
+        speedup=round(max(as_good) / ratio(best), 2) if as_good else None,
+        wall_s=round(sum(session["wall_s"] for session in study.info.sessions)),
+    )
+
+
+def ratio(trial: TrialRecord) -> float:
+    """Throughput relative to the study's reference backbone."""
+    assert trial.measurement is not None
+    return trial.measurement.ratio
+
+
+def volume_after(study: Study, evaluated: int) -> float:
+    """Hypervolume when that many architectures had been evaluated, in the order in which they finished."""
+    counted = sorted((t for t in study.trials if t.counts), key=lambda t: t.finished_s or 0.0)[:evaluated]
+    last = len(study.info.rung_steps) - 1
+    points = [coordinates(t, study.info.objectives, last) for t in counted if t.state is TrialState.COMPLETE]
+    return hypervolume([p for p in points if p is not None], reference_point(study.info.objectives))
+
+
+def search(sampler: str, seed: int, budget: int, run: Path, more: list[str]) -> None:
+    """Runs one search with its log beside it."""
+    command = [sys.executable, "-m", "nas.search", "--budget", str(budget), "--sampler", sampler, "--seed", str(seed)]
+    with run.with_suffix(".log").open("w") as log:
+        subprocess.run([*command, "--run", str(run), *more], stderr=log, stdout=log, check=True)
+
+
+def main() -> None:
+    """Runs what is missing, prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=200)
+    parser.add_argument("--samplers", default="evolution,random")
+    parser.add_argument("--runs", type=Path, default=Path("runs/sampler_control"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results/sampler_control.json"))
+    parser.add_argument("more", nargs="*", help="further arguments of nas.search, after --")
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed in range(arguments.seeds):
+        for sampler in arguments.samplers.split(","):
+            run = arguments.runs / f"{sampler}-s{seed}"
+            if not run.exists():
+                search(sampler, seed, arguments.budget, run, arguments.more)
+            study = read_study(run)
+            rows.append(
+                vars(summarise(study)) | {"after": {n: round(volume_after(study, n), 4) for n in (50, 100, 200)}}
+            )
+            print(rows[-1], flush=True)
+            arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
