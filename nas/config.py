@@ -27,11 +27,11 @@ class DistillConfig:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    warmup_steps: int = 20
+    warmup_steps: int = 10
     ema_decay: float = 0.98
     head_width: int = 128
     precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
-    rung_steps: tuple[int, ...] = (40, 120, 360)
+    rung_steps: tuple[int, ...] = (30, 90, 270)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))

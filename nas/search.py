@@ -84,10 +84,12 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     try:
         with shown.showing():
             _run(loop, config, run_dir, targets, workers)
-        ending = loop.gave_up or "done"
+        ending = "gave up" if loop.gave_up else loop.exhausted or "done"
     finally:
         _close(loop, workers, targets.build_seconds)
         _report(loop, run_dir, ending, console)
+    if loop.gave_up:
+        raise ConfigError(loop.gave_up)
     return 0
 
 

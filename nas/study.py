@@ -45,7 +45,8 @@ class StudyLoop:
         self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
         self._running: set[int] = set()
         self._in_a_row: Counter[TrialState] = Counter()
-        self.gave_up: str | None = None
+        self.gave_up: str | None = None  # why the search cannot go on
+        self.exhausted: str | None = None  # why there is nothing left to ask
         self._began = time.monotonic()
         self._before_s: float = sum(session["wall_s"] for session in self.info.sessions)
 
@@ -125,7 +126,7 @@ class StudyLoop:
 
     def _wants_more(self) -> bool:
         under_way = sum(self.trials[n].origin == "sampler" for n in self._running)
-        return self.gave_up is None and self.evaluated + under_way < self.config.budget
+        return not self.gave_up and not self.exhausted and self.evaluated + under_way < self.config.budget
 
     def _missing_baselines(self) -> list[str]:
         have = {t.origin for t in self.trials.values()}
@@ -160,7 +161,7 @@ class StudyLoop:
         self._in_a_row[record.state] += 1
         for state, limit in ((TrialState.INFEASIBLE, _INFEASIBLE_LIMIT), (TrialState.FAILED, _FAILED_LIMIT)):
             if self._in_a_row[state] >= limit:
-                self.gave_up = f"gave up: {limit} {state.value} architectures without a good one; {record.reason}"
+                self.gave_up = f"{limit} {state.value} architectures without a good one between; the last: {record.reason}"
 
     def _ask_baseline(self, name: str) -> TrialRecord:
         """A reference backbone; its parameters are told to the sampler where the space contains it."""
@@ -173,7 +174,7 @@ class StudyLoop:
         """An architecture that the study does not have; repeats are recorded and never run."""
         seen = {t.arch_id for t in self.trials.values()}
         if len(seen) >= self.space.count():
-            self.gave_up = f"the space has only {self.space.count()} architectures"
+            self.exhausted = f"the space has only {self.space.count()} architectures"
             return None
         fixed: dict[str, Any] | None = None
         for repeats in range(2 * _REPEATS_LIMIT):
@@ -184,7 +185,7 @@ class StudyLoop:
             self._keep(replace(_new(number, spec, "sampler"), state=TrialState.DUPLICATE))
             if repeats >= _REPEATS_LIMIT:
                 fixed = self.space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
-        self.gave_up = "the sampler finds no new architecture"
+        self.exhausted = "the sampler finds no new architecture"
         return None
 
     def _unseen_neighbour(self, spec: ArchSpec, seen: set[str], rng: random.Random) -> ArchSpec:

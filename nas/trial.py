@@ -116,7 +116,8 @@ def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
 
 @cache
 def _fused_reference(name: str) -> nn.Module:
-    return fuse(resolve(name)[1])
+    fused: nn.Module = fuse(resolve(name)[1])
+    return fused
 
 
 def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:
