@@ -6,7 +6,9 @@ import difflib
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.backbone import Features
 from search_space import SpecError
@@ -55,9 +57,54 @@ class TimmBackbone(nn.Module):
         """The summary (B, summary_dim): there is no classifier."""
         return self.encode(x).summary
 
+    def fuse(self) -> None:
+        """Fold every BatchNorm that directly follows a convolution; see `fold_batch_norms`."""
+        fold_batch_norms(self.model, self.input_px)
+
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """The network's direct parts, for per-stage tables."""
         return list(self.model.named_children())
+
+
+def fold_batch_norms(model: nn.Module, input_px: int) -> None:
+    """Fold, in place, each BatchNorm whose input is the output of a convolution that nothing else reads.
+
+    Which these are is seen in one call of the network in eval mode, however its modules nest. Raises RuntimeError where folding changed the output after all (a convolution's output that is read twice).
+    """
+    parameter = next(model.parameters())
+    images = torch.randn(1, 3, input_px, input_px, device=parameter.device, dtype=parameter.dtype)
+    with torch.no_grad():
+        pairs, before = _traced_pairs(model, images)
+        for conv_name, norm_name in pairs:
+            conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+            model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var, arg-type]
+            model.set_submodule(
+                norm_name, nn.Sequential(*(getattr(norm, p) for p in ("drop", "act") if hasattr(norm, p)))
+            )
+        after = model.forward_features(images)  # type: ignore[operator]
+    scale = float(before.abs().max())
+    if float((after - before).abs().max()) > 1e-3 * scale:
+        raise RuntimeError("folding BatchNorm changed the network's output")
+
+
+def _traced_pairs(model: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """Names of (convolution, BatchNorm) pairs in a call, and the call's output."""
+    made: dict[int, tuple[str, Tensor]] = {}  # the outputs are kept alive, so that an id stays one tensor's
+    pairs: list[tuple[str, str]] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(lambda m, i, out, n=name: made.update({id(out): (n, out)})))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda m, i, n=name: pairs.append((made[id(i[0])][0], n)) if id(i[0]) in made else None
+                )
+            )
+    output: Tensor = model.forward_features(images)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return pairs, output
 
 
 def create(name: str) -> nn.Module:

@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="further arguments of nas.search, after --")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in range(arguments.seeds):
         for sampler in arguments.samplers.split(","):

@@ -161,7 +161,7 @@ class StudyLoop:
         self._in_a_row[record.state] += 1
         for state, limit in ((TrialState.INFEASIBLE, _INFEASIBLE_LIMIT), (TrialState.FAILED, _FAILED_LIMIT)):
             if self._in_a_row[state] >= limit:
-                self.gave_up = f"{limit} {state.value} architectures without a good one between; the last: {record.reason}"
+                self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
     def _ask_baseline(self, name: str) -> TrialRecord:
         """A reference backbone; its parameters are told to the sampler where the space contains it."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from backbones import resolve
+from backbones import fuse, resolve
 from search_space import PRESETS, SpecError
 
 
@@ -53,3 +53,19 @@ def test_a_timm_vit_takes_other_sizes():
     model = resolve("timm:vit_tiny_patch16_224")[1].eval()
     with torch.no_grad():
         assert model.encode(torch.zeros(1, 3, 64, 96)).spatial.shape == (1, 192, 4, 6)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "efficientnet_lite0", "regnety_002", "mobilenetv3_small_050"])
+def test_fused_timm_networks_are_the_same_function_without_batch_norm(name):
+    model = resolve(f"timm:{name}")[1].eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: fresh statistics would fold to nothing
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    fused = fuse(model)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        expected, found = model.encode(images), fused.encode(images)
+    assert not [m for m in fused.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(found.spatial, expected.spatial, rtol=0, atol=1e-4 * float(expected.spatial.abs().max()))
+    assert [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)], "the original was changed"
