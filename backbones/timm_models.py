@@ -20,6 +20,8 @@ class TimmBackbone(nn.Module):
     The spatial map is the last feature map, the summary what the network's own head pools from it.
     """
 
+    fuses_parts = True
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.model: Any
@@ -58,7 +60,10 @@ class TimmBackbone(nn.Module):
         return self.encode(x).summary
 
     def fuse(self) -> None:
-        """Fold every BatchNorm that directly follows a convolution; see `fold_batch_norms`."""
+        """timm's own reparameterisation where a part has one, then every BatchNorm that follows a convolution."""
+        for part in list(self.model.modules()):
+            if callable(own := getattr(part, "fuse", None)):
+                own()
         fold_batch_norms(self.model, self.input_px)
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
@@ -69,7 +74,8 @@ class TimmBackbone(nn.Module):
 def fold_batch_norms(model: nn.Module, input_px: int) -> None:
     """Fold, in place, each BatchNorm whose input is the output of a convolution that nothing else reads.
 
-    Which these are is seen in one call of the network in eval mode, however its modules nest. Raises RuntimeError where folding changed the output after all (a convolution's output that is read twice).
+    Which these are is seen in one call of the network in eval mode, however its modules nest. Raises RuntimeError
+    where folding changed the output after all: a convolution's output that is read twice.
     """
     parameter = next(model.parameters())
     images = torch.randn(1, 3, input_px, input_px, device=parameter.device, dtype=parameter.dtype)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nas.command import OneLineParser
 from nas.config import ConfigError, SearchConfig
 from nas.samplers import SAMPLERS
 from nas.store import Store, StoreError
@@ -23,14 +25,17 @@ _EXAMPLES = """examples:
 
 def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
     """The config, the run folder, and whether a study there goes on."""
+    if arguments.get("workers", 1) < 1:
+        raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
     if "resume" in arguments:
         run_dir = Path(arguments["resume"])
         stored = SearchConfig.from_dict(Store.open(run_dir).info.config)
+        _check_names(stored)
         changed = stored.differences(_config(arguments, stored))
         if changed:
             raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}")
         return stored, run_dir, True
-    config = _config(arguments, SearchConfig())
+    config = _config(arguments, _defaults(arguments))
     _check_names(config)
     return config, _new_folder(arguments, config), False
 
@@ -46,6 +51,17 @@ def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
     except OSError as error:
         raise StoreError(f"--run: cannot write {str(run_dir)!r}: {error.strerror}") from error
     return run_dir
+
+
+def _defaults(arguments: dict[str, Any]) -> SearchConfig:
+    """The defaults of the chosen space and device: resolution, reference and baselines are of its scale."""
+    base = SearchConfig()
+    if arguments.get("space") == "full":
+        names = ("eradio_xt", "eradio_t", "eradio_s")
+        base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
+    if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
+        base = replace(base, measure_batch=128, measure_precision="bf16")
+    return base
 
 
 def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
@@ -73,7 +89,7 @@ def _check_names(config: SearchConfig) -> None:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     for name in (config.reference, *config.baselines):
         preset(name)
-    if config.device.startswith("cuda"):
+    if config.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
@@ -99,12 +115,15 @@ def _auto_precision(device: str) -> str:
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas, as 30,90,270") from None
 
 
 def parser() -> argparse.ArgumentParser:
     defaults = SearchConfig()
-    made = argparse.ArgumentParser(
+    made = OneLineParser(
         prog="python -m nas.search",
         description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
         epilog=_EXAMPLES,

@@ -37,9 +37,9 @@ class DistillConfig:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
         steps = self.rung_steps
         if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
-            raise ConfigError(f"rung_steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
+            raise ConfigError(f"--steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
         if self.image_px < 32 or self.image_px % 32:
-            raise ConfigError(f"image_px: {self.image_px}: must be a positive multiple of 32")
+            raise ConfigError(f"--image-px: {self.image_px}: must be a positive multiple of 32")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         if self.batch_size < 2:
@@ -60,6 +60,7 @@ class SearchConfig:
     val_images: int = 600
     device: str = "cpu"
     measure_batch: int = 16
+    measure_precision: str = "fp32"
     measure_seconds: float = 0.8
     eta: int = 3
     reference: str = "eradio_pico"
@@ -72,6 +73,8 @@ class SearchConfig:
         for name in ("budget", "train_images", "val_images", "measure_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
+        if self.val_images < 2:
+            raise ConfigError(f"--val-images: {self.val_images}: must be 2 or more: a variance needs two")
         if self.eta < 2:
             raise ConfigError(f"eta: {self.eta}: must be 2 or more")
         if self.measure_seconds <= 0:
@@ -81,7 +84,8 @@ class SearchConfig:
             raise ConfigError(f"limits: unknown {sorted(unknown)}; choose from: {', '.join(LIMITS)}")
         for name, value in self.limits.items():
             if not value > 0:
-                raise ConfigError(f"--{name.replace('_', '-')}: {value}: must be over 0")
+                flag = name.removesuffix("_img_s").replace("_", "-")
+                raise ConfigError(f"--{flag}: {value}: must be over 0")
         if self.train_images < self.distill.batch_size:
             raise ConfigError(
                 f"--train-images: {self.train_images}: must be at least a batch ({self.distill.batch_size})"
@@ -105,7 +109,10 @@ class SearchConfig:
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")
-        return cls(**{**data, "distill": DistillConfig(**data["distill"])})
+        try:
+            return cls(**{**data, "distill": DistillConfig(**data["distill"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"settings of another version: {error}") from None
 
     def differences(self, other: SearchConfig) -> list[str]:
         """Settings in which two configs differ, as "name: ours -> theirs"."""

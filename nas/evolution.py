@@ -47,8 +47,9 @@ class Evolution:
 
     def _parents(self, trials: Sequence[TrialRecord]) -> list[ArchSpec]:
         """Best first; empty while the random population is not complete."""
-        scored = [t for t in trials if t.rungs and t.measurement]
-        if sum(t.origin == "sampler" for t in scored) < self.population:
+        # Baselines are comparisons, not parents: the random control does not get them either.
+        scored = [t for t in trials if t.rungs and t.measurement and t.origin == "sampler"]
+        if len(scored) < self.population:
             return []
         ordered: list[TrialRecord] = []
         for rung in sorted({len(t.rungs) - 1 for t in scored}, reverse=True):

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from rich import box
@@ -20,6 +20,7 @@ from rich.text import Text
 from torch import nn
 
 from backbones import fuse, resolve
+from nas.command import BAD_INPUT, OneLineParser, one_line
 from nas.counters import Counter, Counts, count, side_by_side
 from nas.measure import environment, measure_pair, torch_device
 from nas.measure.pair import PRECISIONS
@@ -88,6 +89,7 @@ def profile(
     resolution: int | None = None,
     precision: str = "fp32",
     seconds: float = 30.0,
+    reference: str = REFERENCE,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Profile:
     """Count and measure `arch` (preset, timm:NAME or spec file). ValueError for what a person got wrong."""
@@ -100,12 +102,12 @@ def profile(
     progress(f"{name}: counting")
     counts = _count(name, model, resolution)
     counters = side_by_side(model, resolution, counts)
-    progress(f"{name}: timing {batch} x {resolution} px beside {REFERENCE} for up to {seconds:g} s")
+    progress(f"{name}: timing {batch} x {resolution} px beside {reference} for up to {seconds:g} s")
     fused = fuse(model)
     measurement = measure_pair(
         fused,
-        fuse(resolve(REFERENCE)[1]),
-        name_of_reference=REFERENCE,
+        fuse(resolve(reference)[1]),
+        name_of_reference=reference,
         device=str(where),
         batch=batch,
         resolution=resolution,
@@ -164,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _options(argv)
         profiles = _profile_all(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, RuntimeError, OverflowError, RecursionError) as error:  # RuntimeError: out of memory, mostly
+        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
+        return BAD_INPUT
     if options.json:
         plain = [p.to_dict() for p in profiles]
         print(json.dumps(plain[0] if len(plain) == 1 else {"profiles": plain}, indent=2))
@@ -177,20 +179,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _profile_all(options: argparse.Namespace) -> list[Profile]:
     console = Console(stderr=True)
-    settings = {k: getattr(options, k) for k in ("device", "batch", "resolution", "precision", "seconds")}
+    settings = {k: getattr(options, k) for k in ("device", "batch", "resolution", "precision", "seconds", "reference")}
     if not console.is_terminal:
         return [profile(arch, **settings) for arch in options.arch]
     with console.status("") as status:
         return [profile(arch, progress=status.update, **settings) for arch in options.arch]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m nas.profile",
         description=(__doc__ or "").partition("\n")[0],
         epilog=EXAMPLES,
@@ -203,14 +200,18 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--resolution", type=int, help="pixels, a multiple of 32 (default: 64 for laptop-scale nets, else 224)")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="of weights and inputs (default: fp32)")
     add("--seconds", type=float, default=30.0, help="timing budget of each net (default: 30; certain ones take less)")
+    add("--reference", default=REFERENCE, help=f"net timed beside each (default: {REFERENCE})")
+    add("--threads", type=int, help="CPU threads (default: one a core)")
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
     options = parser.parse_args(argv)
-    for name in ("batch", "resolution", "seconds"):
+    for name in ("batch", "resolution", "seconds", "threads"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name}: {value} must be positive")
     if options.resolution is not None and options.resolution % SIZE_MULTIPLE_PX:
         raise ValueError(f"--resolution: {options.resolution} is not a multiple of {SIZE_MULTIPLE_PX}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     torch_device(options.device)  # before anything is built
     return options
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -28,10 +30,12 @@ os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 
 import ray
 from ray import tune
+from ray._private import services
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from nas.records import TrialRecord, TrialState
+from nas.store import StoreError
 from nas.study import StudyLoop
 
 # glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
@@ -119,19 +123,30 @@ class _Live:
         return self
 
 
+@contextmanager
+def _noted(errors: list[StoreError]) -> Iterator[None]:
+    """Keeps a store's error: Tune wraps what a callback raises until nothing of it is left."""
+    try:
+        yield
+    except StoreError as error:
+        errors.append(error)
+        raise
+
+
 class _Asker(_Live, Searcher):
     """Gives Tune the loop's next trial whenever fewer than `workers` are running."""
 
-    def __init__(self, loop: StudyLoop, places: Places, workers: int) -> None:
+    def __init__(self, loop: StudyLoop, places: Places, workers: int, errors: list[StoreError]) -> None:
         super().__init__()
-        self._loop, self._places, self._workers = loop, vars(places), workers
+        self._loop, self._places, self._workers, self._errors = loop, vars(places), workers, errors
         self.numbers: dict[str, int] = {}  # Tune's trial id -> ours
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._loop.finished:
             finished: str = Searcher.FINISHED
             return finished
-        record = self._loop.next_trial() if self._loop.running < self._workers else None
+        with _noted(self._errors):
+            record = self._loop.next_trial() if self._loop.running < self._workers else None
         if record is None:
             return Searcher.FINISHED if self._loop.finished else None
         self.numbers[trial_id] = record.number
@@ -139,7 +154,8 @@ class _Asker(_Live, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
-            self._loop.lost(self.numbers[trial_id], "the worker process died")
+            with _noted(self._errors):
+                self._loop.lost(self.numbers[trial_id], "the worker process died")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store has the study."""
@@ -151,12 +167,13 @@ class _Asker(_Live, Searcher):
 class _Gate(_Live, FIFOScheduler):
     """Hands every result to the loop and ends the trials that the loop ends."""
 
-    def __init__(self, loop: StudyLoop) -> None:
+    def __init__(self, loop: StudyLoop, errors: list[StoreError]) -> None:
         super().__init__()
-        self._loop = loop
+        self._loop, self._errors = loop, errors
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self._loop.take(TrialRecord.from_dict(json.loads(result["record"])))
+        with _noted(self._errors):
+            goes_on = self._loop.take(TrialRecord.from_dict(json.loads(result["record"])))
         decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
         return decision
 
@@ -165,7 +182,11 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
     """Runs the loop to its end on a local Ray, `workers` trials at a time; KeyboardInterrupt passes through."""
     # The socket paths of Ray must stay under 107 characters, which a run folder deep in a home would break.
     with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
+        # Ray swaps a loopback address for the machine's own and would listen to the network.
+        services.resolve_ip_for_localhost = lambda host: host
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
+            address="local",
             num_cpus=workers,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -175,6 +196,7 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=scratch,
         )
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
         try:
             _tune(loop, places, workers, scratch)
         finally:
@@ -182,16 +204,22 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
 
 
 def _tune(loop: StudyLoop, places: Places, workers: int, scratch: str) -> None:
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
+    errors: list[StoreError] = []
     tuner = tune.Tuner(
         tune.with_resources(ArchTrainable, {"cpu": 1, "gpu": places.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=_Asker(loop, places, workers),
-            scheduler=_Gate(loop),
+            search_alg=_Asker(loop, places, workers, errors),
+            scheduler=_Gate(loop, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(storage_path=scratch, name="trials", verbose=0),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise

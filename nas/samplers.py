@@ -12,7 +12,7 @@ from typing import Any
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.evolution import Evolution
 from nas.records import Objective
@@ -46,6 +46,37 @@ class SpaceSampler(BaseSampler):
         raise ValueError(f"{param_name!r} is not a parameter of the search space {self._space.name!r}")
 
 
+class PerTrial(BaseSampler):
+    """One of Optuna's samplers, made anew for every trial with a seed from the trial's number.
+
+    What they learn they learn from the study; only their random state is their own, and would begin again on resume.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._current = make(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._current = self._make(random.Random(f"{self._seed}/{trial.number}").getrandbits(31))
+        self._current.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._current.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._current.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._current.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._current.after_trial(study, trial, state, values)
+
+
 def _evolution(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
     return SpaceSampler(space, Evolution(space, objectives).propose, seed)
 
@@ -55,11 +86,11 @@ def _random(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSam
 
 
 def _nsga2(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return NSGAIISampler(seed=seed, population_size=20)
+    return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), seed)
 
 
 def _tpe(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=20)
+    return PerTrial(lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), seed)
 
 
 SAMPLERS: dict[str, Callable[[Space, Sequence[Objective], int], BaseSampler]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shlex
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
 from nas.arguments import parser, wishes
+from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import Objective, StudyInfo, TrialState
@@ -47,11 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run_dir is not None and (run_dir / "study.db").exists():
             print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
         return 130
-    except (ConfigError, StoreError, ValueError, OSError, SQLAlchemyError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        if run_dir is not None and isinstance(error, OSError | SQLAlchemyError) and (run_dir / "study.db").exists():
-            print(f"what was finished is kept; --resume {shlex.quote(str(run_dir))} goes on", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
@@ -70,6 +67,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
             seed=0,  # of the generated images: the same for every study, so that studies can be compared
             progress=progress,
         )
+    _check_enough(targets, config)
     sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
     if resume:
         store = Store.open(run_dir, sampler)
@@ -79,7 +77,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         store = Store.create(run_dir, _info(config, run_dir, targets), sampler)
     shown = SearchProgress(console)
     loop = StudyLoop(store, shown)
-    workers = arguments.get("workers") or _default_workers(config)
+    workers = arguments.get("workers", _default_workers(config))
     ending = "interrupted"
     try:
         with shown.showing():
@@ -91,6 +89,15 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     if loop.gave_up:
         raise ConfigError(loop.gave_up)
     return 0
+
+
+def _check_enough(targets: Any, config: SearchConfig) -> None:
+    """A folder may hold fewer images than were asked for."""
+    if len(targets.train) < config.distill.batch_size or len(targets.val) < 2:
+        raise ConfigError(
+            f"--data: {config.data}: {len(targets.train)} images to train on and {len(targets.val)} held out;"
+            f" needed are a batch of {config.distill.batch_size} and 2"
+        )
 
 
 def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, workers: int) -> None:
@@ -195,7 +202,7 @@ def _cache_root(arguments: dict[str, Any]) -> Path:
 
 def _lock_dir(device: str) -> Path:
     """One folder a device and user on this machine, so that two searches do not measure beside each other either."""
-    return Path(tempfile.gettempdir()) / f"backbone-nas-{getpass.getuser()}" / device.replace(":", "-")
+    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / device.replace(":", "-")
 
 
 def _made(folder: Path) -> Path:
@@ -205,10 +212,6 @@ def _made(folder: Path) -> Path:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _interrupt(signum: int, frame: Any) -> None:

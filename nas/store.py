@@ -8,8 +8,10 @@ that were stopped, infeasible or asked twice, FAIL for failures. So optuna-dashb
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from nas.records import Study, StudyInfo, TrialRecord, TrialState
 
@@ -51,14 +53,12 @@ class Store:
         """A new study in `run_dir`/study.db; StoreError where there is one already."""
         if (run_dir / STUDY_FILE).exists():
             raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
-        try:
+        with _speaking(f"cannot write a study in {str(run_dir)!r}"):
             run_dir.mkdir(parents=True, exist_ok=True)
             directions = [StudyDirection.MAXIMIZE] * len(info.objectives)
             study = optuna.create_study(
                 study_name=info.name, storage=_storage(run_dir), sampler=sampler, directions=directions
             )
-        except (OSError, SQLAlchemyError) as error:
-            raise StoreError(f"cannot write a study in {str(run_dir)!r}: {_cause(error)}") from error
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names([objective.name for objective in info.objectives])
         store = cls(study)
@@ -72,52 +72,71 @@ class Store:
             raise StoreError(f"no such run folder: {str(run_dir)!r}")
         if not (run_dir / STUDY_FILE).is_file():
             raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
-        try:
+        with _speaking(f"{run_dir / STUDY_FILE} is not a readable study"):
             storage = _storage(run_dir)
             names = optuna.get_all_study_names(storage)
             if len(names) != 1:
                 raise StoreError(f"{run_dir / STUDY_FILE} holds {len(names)} studies, expected one")
             return cls(optuna.load_study(study_name=names[0], storage=storage, sampler=sampler))
-        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, AssertionError) as error:
-            raise StoreError(f"{run_dir / STUDY_FILE} is not a readable study: {_cause(error)}") from error
 
     @property
     def info(self) -> StudyInfo:
         """What the study is about; StoreError where it was not written by this project."""
-        attributes = self._study.user_attrs
-        if "info" not in attributes:
-            raise StoreError(f"study {self._study.study_name!r} was not written by nas.search (it has no 'info')")
-        return StudyInfo.from_dict(attributes["info"])
+        with _speaking(f"study {self._study.study_name!r} cannot be read"):
+            attributes = self._study.user_attrs
+            if "info" not in attributes:
+                raise StoreError(f"study {self._study.study_name!r} was not written by nas.search (it has no 'info')")
+            return StudyInfo.from_dict(attributes["info"])
 
     def save_info(self, info: StudyInfo) -> None:
         """Writes the study's description."""
-        self._study.set_user_attr("info", info.to_dict())
+        with _speaking("the study cannot be written"):
+            self._study.set_user_attr("info", info.to_dict())
 
     def ask(
         self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
         """The number and parameters of a new trial from the sampler, or with the parameters `fixed`."""
-        if fixed is not None:
-            self._study.enqueue_trial(dict(fixed))
-        trial = self._study.ask({name: CategoricalDistribution(tuple(c)) for name, c in choices.items()})
-        return trial.number, dict(trial.params)
+        with _speaking("the study cannot be written"):
+            if fixed is not None:
+                self._study.enqueue_trial(dict(fixed))
+            trial = self._study.ask({name: CategoricalDistribution(tuple(c)) for name, c in choices.items()})
+            return trial.number, dict(trial.params)
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
         """Writes a trial's record and, once it is no longer running, tells Optuna its state.
 
         `values` are the objectives of a COMPLETE trial and ignored for any other.
         """
-        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
-        self._study._storage.set_trial_user_attr(trial_id, "record", record.to_dict())
-        if record.state is not TrialState.RUNNING:
-            complete = record.state is TrialState.COMPLETE
-            self._study.tell(
-                record.number, list(values or ()) if complete else None, state=_OPTUNA_STATES[record.state]
-            )
+        with _speaking("the study cannot be written"):
+            storage = self._study._storage
+            trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
+            storage.set_trial_user_attr(trial_id, "record", record.to_dict())
+            if record.state is not TrialState.RUNNING:
+                told = list(values or ()) if record.state is TrialState.COMPLETE else None
+                self._study.tell(record.number, told, state=_OPTUNA_STATES[record.state], skip_if_finished=True)
+
+    def half_asked(self) -> list[tuple[int, dict[str, Any]]]:
+        """Number and parameters of trials that a killed driver asked for and had no time to describe."""
+        with _speaking("the study cannot be read"):
+            running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
+            return [(t.number, dict(t.params)) for t in running if "record" not in t.user_attrs]
+
+    def half_told(self) -> list[TrialRecord]:
+        """Records of trials that are over and that a killed driver had no time to tell Optuna of."""
+        with _speaking("the study cannot be read"):
+            running = records(self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)))
+            return [record for record in running if record.state is not TrialState.RUNNING]
+
+    def drop(self, number: int) -> None:
+        """Ends a trial of which not even the architecture is known."""
+        with _speaking("the study cannot be written"):
+            self._study.tell(number, state=OptunaState.FAIL)
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """All trials in the order in which they were asked."""
-        return records(self._study.get_trials(deepcopy=False))
+        with _speaking("the study cannot be read"):
+            return records(self._study.get_trials(deepcopy=False))
 
     def read(self) -> Study:
         """The whole study as plain records."""
@@ -135,22 +154,47 @@ def read_study(run_dir: Path) -> Study:
 
 
 def _storage(run_dir: Path) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{run_dir.resolve() / STUDY_FILE}")
-    event.listen(storage.engine, "connect", _write_ahead)
-    storage.engine.dispose()  # of the connections that were opened without the listener
-    return storage
+    """The SQLite file, opened by ourselves: in a URL, a `?` in its path would begin the options."""
+    path = run_dir.resolve() / STUDY_FILE
+    return optuna.storages.RDBStorage(
+        "sqlite://", engine_kwargs={"creator": lambda: _connect(path), "poolclass": QueuePool}
+    )
 
 
-def _cause(error: BaseException) -> str:
-    """What the database itself said, in one line."""
-    origin = getattr(error, "orig", None) or error
-    return " ".join(str(origin).split()) or type(origin).__name__
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
+def _connect(path: Path) -> sqlite3.Connection:
     """Write-ahead log: Optuna commits every parameter by itself, and each commit would wait for the disk.
 
     A killed process loses nothing; only a power cut can lose the last moments.
     """
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+@contextmanager
+def _speaking(what: str) -> Iterator[None]:
+    """Turns what the storage raises into a StoreError that says `what` and why in one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (
+        SQLAlchemyError,
+        sqlite3.Error,
+        optuna.exceptions.OptunaError,
+        OSError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        raise StoreError(f"{what}: {_cause(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:  # records of another version or of another hand
+        raise StoreError(f"{what}: {type(error).__name__} {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """What the database itself said, in one line."""
+    while error.__cause__ is not None:  # Optuna wraps what SQLAlchemy wraps
+        error = error.__cause__
+    origin = getattr(error, "orig", None) or error
+    return " ".join(str(origin).split()) or type(origin).__name__

@@ -42,13 +42,15 @@ class StudyLoop:
         self.config = SearchConfig.from_dict(self.info.config)
         self.space = SPACES[self.config.space]
         self.trials: dict[int, TrialRecord] = {t.number: t for t in store.trials()}
+        self._mend()
         self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
         self._running: set[int] = set()
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
         self.exhausted: str | None = None  # why there is nothing left to ask
         self._began = time.monotonic()
-        self._before_s: float = sum(session["wall_s"] for session in self.info.sessions)
+        told_s = sum(session["wall_s"] for session in self.info.sessions)  # a killed session wrote none
+        self._before_s = float(max(told_s, *(t.finished_s or 0.0 for t in self.trials.values()), 0.0))
 
     @property
     def elapsed_s(self) -> float:
@@ -124,6 +126,21 @@ class StudyLoop:
         self.info = replace(self.info, sessions=(*self.info.sessions[:-1], session), ledger=ledger)
         self._store.save_info(self.info)
 
+    def _mend(self) -> None:
+        """Completes what a killed driver left half written: nothing it asked for or heard of is lost."""
+        for record in self._store.half_told():
+            self._store.save(record, self._values(record))
+        names = set(self.space.choices())
+        for number, params in self._store.half_asked():
+            if set(params) == names:
+                self.trials[number] = _new(number, self.space.decode(params), "sampler")
+                self._store.save(self.trials[number])
+            else:
+                self._store.drop(number)
+
+    def _values(self, record: TrialRecord) -> tuple[float, float] | None:
+        return coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
+
     def _wants_more(self) -> bool:
         under_way = sum(self.trials[n].origin == "sampler" for n in self._running)
         return not self.gave_up and not self.exhausted and self.evaluated + under_way < self.config.budget
@@ -151,8 +168,7 @@ class StudyLoop:
             self._running.discard(record.number)
             self._count_fruitless(record)
         self.trials[record.number] = record
-        last = len(record.rungs) - 1
-        self._store.save(record, coordinates(record, self.info.objectives, last) if last >= 0 else None)
+        self._store.save(record, self._values(record))
         self._listener(self, record)
 
     def _count_fruitless(self, record: TrialRecord) -> None:

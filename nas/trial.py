@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -107,6 +108,7 @@ def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
                 device=config.device,
                 batch=config.measure_batch,
                 resolution=config.distill.image_px,
+                precision=config.measure_precision,
                 budget_s=config.measure_seconds,
                 seed=config.seed,
             )
@@ -130,6 +132,8 @@ def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterato
         with slot():
             teachers = explained_variance(distiller.averaged, bench.targets.val, config.device)
             metrics = probe_metrics(distiller.averaged, bench.targets, config.device) if last else {}
+        if not math.isfinite(quality(teachers)):
+            raise TrainingError(f"the quality is not finite after {steps} steps")
         if last:
             weights = bench.weights_dir / f"{record.arch_id}.safetensors"
             save_weights(cast(Backbone, distiller.averaged.backbone), weights)

@@ -8,11 +8,12 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from nas.command import BAD_INPUT, OneLineParser, one_line
 from nas.store import StoreError, read_study
 from reports.page import REPORT_FILE, write_page
 from reports.plates import save_figures
 from reports.points import prepare
-from reports.sentences import one_line
+from reports.sentences import one_line as result_line
 from reports.summary import summarize
 
 
@@ -26,19 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = summarize(study)
         figures = save_figures(prepare(study, summary), options.figures) if options.figures else []
     except (StoreError, OSError, ValueError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
     print(out)
     for path in figures:
         print(path)
-    print(one_line(summary))
+    print(result_line(summary))
     if options.open:
         webbrowser.open(out.resolve().as_uri())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m reports", description="Rebuild the HTML report of a study.")
+    parser = OneLineParser(
+        prog="python -m reports",
+        description="Rebuild the HTML report of a study.",
+        epilog="example: python -m reports runs/mine --figures figures --open",
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a search, as runs/2025-01-31-name")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"where to write the page (default: RUN/{REPORT_FILE})"
@@ -46,12 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF as well")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     return parser
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot write {str(error.filename)!r}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def measure_pair(
     return _record(
         comparison,
         device=device_name(where),
-        arm=f"{precision}, channels-last, fused, eager",
+        arm=f"{precision}, channels-last, fused, eager{_threads(where)}",
         batch=batch,
         resolution=resolution,
         reference=name_of_reference,
@@ -90,6 +90,10 @@ def measure_pair(
         seconds=timer.now() - start,
         verdict=comparison.verdict if finite else "wrong output",
     )
+
+
+def _threads(device: torch.device) -> str:
+    return f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
 
 
 def _record(comparison: Comparison, *, batch: int, **rest: Any) -> Measurement:

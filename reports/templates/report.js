@@ -218,7 +218,9 @@
 
   function commands(t) {
     const m = t.measurement, file = `${t.arch_id}.json`;
-    const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution}` : '';
+    const threads = m && /(\d+) thread/.exec(m.arm), seconds = 5;
+    const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution} --precision ${m.arm.split(',')[0]}`
+      + ` --reference ${m.reference} --seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
     const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
     return section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save)));
   }

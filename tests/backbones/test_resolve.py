@@ -55,7 +55,9 @@ def test_a_timm_vit_takes_other_sizes():
         assert model.encode(torch.zeros(1, 3, 64, 96)).spatial.shape == (1, 192, 4, 6)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "efficientnet_lite0", "regnety_002", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "efficientnet_lite0", "regnety_002", "mobilenetv3_small_050", "repvit_m0_9"]
+)
 def test_fused_timm_networks_are_the_same_function_without_batch_norm(name):
     model = resolve(f"timm:{name}")[1].eval()
     for module in model.modules():

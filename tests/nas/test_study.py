@@ -85,12 +85,13 @@ def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
         assert (trial.values is not None) == complete
 
 
-def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path) -> None:
-    config = search_config(budget=20)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path, sampler: str) -> None:
+    config = search_config(budget=42, sampler=sampler)
     whole = StudyLoop(new_store(tmp_path / "whole", config))
     drive(whole)
     first = StudyLoop(new_store(tmp_path / "cut", config))
-    drive(first, stop_after=9)
+    drive(first, stop_after=40)
     cut_off = first.next_trial()  # handed out, never heard of again: the driver dies
     assert cut_off is not None
     sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
@@ -159,6 +160,44 @@ def test_unreadable_studies_say_so_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"not a database, but long enough to look at" * 40)
     with pytest.raises(StoreError, match="not a readable study"):
         read_study(tmp_path)
+
+
+def test_killed_between_two_writes_loses_nothing(tmp_path: Path) -> None:
+    """Asked and not described; over and not told: both as a kill -9 of the driver leaves them."""
+    config = search_config(budget=4, baselines=())
+    store = new_store(tmp_path, config)
+    loop = StudyLoop(store)
+    number, params = store.ask(loop.space.choices())
+    cut = loop.next_trial()
+    assert cut is not None
+    finished = replace(cut, state=TrialState.FAILED, reason="out of memory")
+    storage = store._study._storage
+    trial_id = storage.get_trial_id_from_study_id_trial_number(store._study._study_id, cut.number)
+    storage.set_trial_user_attr(trial_id, "record", finished.to_dict())
+    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    again = StudyLoop(Store.open(tmp_path, sampler))
+    drive(again)
+    assert again.trials[number].arch_id == loop.space.decode(params).arch_id
+    assert again.trials[number].counts
+    assert again.trials[cut.number].reason == "out of memory"
+    assert all(t.state.is_finished() for t in store._study.get_trials())
+
+
+def test_study_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    odd = tmp_path / "why? #1 50%"
+    drive(StudyLoop(new_store(odd, search_config(budget=2, baselines=()))))
+    assert (odd / "study.db").is_file()
+    assert len(read_study(odd).trials) == 2
+
+
+def test_store_that_cannot_be_written_says_so_in_a_line(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(baselines=())))
+    record = loop.next_trial()
+    assert record is not None
+    with loop._store._study._storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        with pytest.raises(StoreError, match=r"cannot be written: .*readonly"):
+            loop.take(replace(record, state=TrialState.FAILED, reason="x"))
 
 
 def test_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:
