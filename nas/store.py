@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
@@ -100,8 +99,8 @@ class Store:
         with _speaking("the study cannot be written"):
             if fixed is not None:
                 self._study.enqueue_trial(dict(fixed))
-            trial = self._study.ask({name: CategoricalDistribution(tuple(c)) for name, c in choices.items()})
-            return trial.number, dict(trial.params)
+            trial = self._study.ask()
+            return trial.number, self._suggest(trial, choices)
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
         """Writes a trial's record and, once it is no longer running, tells Optuna its state.
@@ -116,11 +115,15 @@ class Store:
                 told = list(values or ()) if record.state is TrialState.COMPLETE else None
                 self._study.tell(record.number, told, state=_OPTUNA_STATES[record.state], skip_if_finished=True)
 
-    def half_asked(self) -> list[tuple[int, dict[str, Any]]]:
-        """Number and parameters of trials that a killed driver asked for and had no time to describe."""
+    def half_asked(self, choices: Mapping[str, Sequence[Any]]) -> list[tuple[int, dict[str, Any]]]:
+        """Number and parameters of trials that a killed driver asked for and had no time to describe.
+
+        Parameters that were not written yet are asked for again, under the same trial number.
+        """
         with _speaking("the study cannot be read"):
             running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
-            return [(t.number, dict(t.params)) for t in running if "record" not in t.user_attrs]
+            cut_off = [t for t in running if "record" not in t.user_attrs]
+            return [(t.number, self._suggest(optuna.Trial(self._study, t._trial_id), choices)) for t in cut_off]
 
     def half_told(self) -> list[TrialRecord]:
         """Records of trials that are over and that a killed driver had no time to tell Optuna of."""
@@ -128,10 +131,9 @@ class Store:
             running = records(self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)))
             return [record for record in running if record.state is not TrialState.RUNNING]
 
-    def drop(self, number: int) -> None:
-        """Ends a trial of which not even the architecture is known."""
-        with _speaking("the study cannot be written"):
-            self._study.tell(number, state=OptunaState.FAIL)
+    @staticmethod
+    def _suggest(trial: optuna.Trial, choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        return {name: trial.suggest_categorical(name, tuple(values)) for name, values in choices.items()}
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """All trials in the order in which they were asked."""

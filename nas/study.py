@@ -130,13 +130,11 @@ class StudyLoop:
         """Completes what a killed driver left half written: nothing it asked for or heard of is lost."""
         for record in self._store.half_told():
             self._store.save(record, self._values(record))
-        names = set(self.space.choices())
-        for number, params in self._store.half_asked():
-            if set(params) == names:
-                self.trials[number] = _new(number, self.space.decode(params), "sampler")
-                self._store.save(self.trials[number])
-            else:
-                self._store.drop(number)
+        baselines = {preset(name).arch_id: f"baseline:{name}" for name in self._missing_baselines()}
+        for number, params in self._store.half_asked(self.space.choices()):
+            spec = self.space.decode(params)
+            self.trials[number] = _new(number, spec, baselines.get(spec.arch_id, "sampler"))
+            self._store.save(self.trials[number])
 
     def _values(self, record: TrialRecord) -> tuple[float, float] | None:
         return coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
