@@ -98,7 +98,8 @@ class Store:
         """The number and parameters of a new trial from the sampler, or with the parameters `fixed`."""
         with _speaking("the study cannot be written"):
             if fixed is not None:
-                self._study.enqueue_trial(dict(fixed))
+                # A driver killed between these two calls left it waiting in the queue.
+                self._study.enqueue_trial(dict(fixed), skip_if_exists=True)
             trial = self._study.ask()
             return trial.number, self._suggest(trial, choices)
 

@@ -188,6 +188,17 @@ def test_killed_between_two_writes_loses_nothing(tmp_path: Path) -> None:
     assert all(t.state.is_finished() for t in store._study.get_trials())
 
 
+def test_killed_while_a_baseline_waits_in_the_queue(tmp_path: Path) -> None:
+    config = search_config(budget=2)
+    store = new_store(tmp_path, config)
+    space = SPACES[config.space]
+    store._study.enqueue_trial(dict(space.encode(preset(config.baselines[0]))))
+    loop = StudyLoop(store)
+    drive(loop)
+    assert [t.origin for t in loop.trials.values()][:3] == [f"baseline:{name}" for name in config.baselines]
+    assert len(loop.trials) == 5
+
+
 def test_study_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
     odd = tmp_path / "why? #1 50%"
     drive(StudyLoop(new_store(odd, search_config(budget=2, baselines=()))))
