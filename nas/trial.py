@@ -61,11 +61,12 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     backbone = build(ArchSpec.from_dict(record.spec))
     counts = count(backbone, config.distill.image_px)
     record = replace(record, params=counts.params, macs=counts.macs)
-    broken = broken_limit(record, config.limits)
+    limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
+    broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=_measure(backbone, bench))
-        broken = broken_limit(record, config.limits)
-    if broken and record.origin == "sampler":
+        broken = broken_limit(record, limits)
+    if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
     yield record
