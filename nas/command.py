@@ -21,5 +21,5 @@ class OneLineParser(argparse.ArgumentParser):
 def one_line(error: BaseException) -> str:
     """The error's message on one line, or its name where it has none."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"cannot open {error.filename!r}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -103,7 +103,11 @@ def test_default_resolution_follows_the_scale():
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, capsys):
-    assert main(arguments) == 2
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # as argparse ends the program
+        code = stop.code
+    assert code == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")

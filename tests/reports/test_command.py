@@ -64,7 +64,7 @@ def test_unreadable_studies_are_one_line_and_exit_code_2(make, tmp_path, capsys)
 
 def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
     assert main([str(run), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    assert "cannot open" in capsys.readouterr().err
 
 
 def test_a_stored_study_reads_back_as_it_was(run):

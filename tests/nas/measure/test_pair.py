@@ -47,7 +47,7 @@ def test_the_record_is_complete_and_consistent():
     assert m.reference_img_s > 0
     assert (m.batch, m.resolution, m.reference) == (4, 32, "small")
     assert "threads" in m.device
-    assert m.arm == "fp32, channels-last, fused, eager"
+    assert m.arm == f"fp32, channels-last, fused, eager, {torch.get_num_threads()} thread(s)"
     assert m.samples >= 2
     assert m.verdict in ("ok", "wide")
     assert m.seconds < 3
