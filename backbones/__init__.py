@@ -2,8 +2,20 @@
 
 from backbones.backbone import Backbone, Features, InputSizeError
 from backbones.build import build
+from backbones.eradio_public import eradio_from_public
 from backbones.fuse import fuse
 from backbones.resolve import resolve
 from backbones.weights import WeightsError, load, save
 
-__all__ = ["Backbone", "Features", "InputSizeError", "WeightsError", "build", "fuse", "load", "resolve", "save"]
+__all__ = [
+    "Backbone",
+    "Features",
+    "InputSizeError",
+    "WeightsError",
+    "build",
+    "eradio_from_public",
+    "fuse",
+    "load",
+    "resolve",
+    "save",
+]

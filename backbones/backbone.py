@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from backbones.layers.window import WindowBlock
 from search_space import ArchSpec
 
 SIZE_MULTIPLE_PX = 32
+LARGEST_WINDOW = 16
 
 
 class InputSizeError(ValueError):
@@ -120,6 +124,25 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
         device = next(self.parameters()).device
         self.head = nn.Linear(self.num_features, num_classes, device=device) if num_classes else nn.Identity()
+
+    def change_resolution(self, resolution: int | Sequence[int]) -> None:
+        """Derive the windows of all windowed stages anew, for images of `resolution` = side or (H, W) px.
+
+        E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map.
+        """
+        sides = [resolution] * 2 if isinstance(resolution, int) else list(resolution)
+        check_input(torch.empty(1, 3, *sides, device="meta"))
+        common = math.gcd(*(side // SIZE_MULTIPLE_PX for side in sides))
+        window = max(d for d in range(1, LARGEST_WINDOW + 1) if common % d == 0)
+        stages = list(self.spec.stages)
+        for i, stage in enumerate(self.stages):
+            windowed = [block for block in stage.blocks if isinstance(block, WindowBlock)]  # type: ignore[union-attr]
+            for block in windowed:
+                block.resize(window)
+            if windowed:
+                stages[i] = replace(stages[i], window=window)
+                stage.step = window * max(stages[i].resolutions[0])  # type: ignore[assignment]
+        self.spec = replace(self.spec, stages=tuple(stages))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """The parts in the order they run, for per-stage tables: stem, stage1, down1, ..., stage4, norm, neck."""

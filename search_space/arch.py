@@ -16,22 +16,29 @@ from typing import Any
 from search_space.checks import SpecError, whole, within, within_choices
 
 # What each block reads beside `depth` and `width`. The order is the order of the search space's choices.
+_LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
 BLOCKS: dict[str, frozenset[str]] = {
     "c2f": frozenset({"expansion"}),
     "basic": frozenset({"expansion"}),
     "mbconv": frozenset({"expansion"}),
     "convnext": frozenset({"expansion"}),
     "pool": frozenset({"expansion"}),
-    "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}),
-    "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"}),
-    "attention": frozenset({"expansion", "heads", "pre_conv"}),
+    "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}) | _LAYER,
+    "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling", "ratios"})
+    | _LAYER,
+    "attention": frozenset({"expansion", "heads", "pre_conv"}) | _LAYER,
 }
-OPTIONAL = ("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling")
-PRE_CONVS = ("none", "depthwise", "dense")
+OPTIONAL = (
+    *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
+    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale"),
+)
+PRE_CONVS = ("none", "depthwise", "dense", "grouped")
+MLPS = ("gelu", "swiglu")
+MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
 STEMS = ("conv", "overlap", "patch")
 DOWNSAMPLINGS = ("conv", "patch", "pool")
-NECKS = ("none", "stage2", "stage3")
+NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
 
 
@@ -40,8 +47,11 @@ class StageSpec:
     """One stage: `depth` blocks of a kind at `width` channels. Fields that the block doesn't read become None.
 
     expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; mbconv, convnext, pool, attention: of the MLP).
-    window: side in tokens. pre_conv: 3x3 convolution before attention. cpb_hidden: width of the position-bias MLP.
-    subsampling: how mr_window makes its 2x coarser map. Source of the blocks: see `backbones.layers`.
+    window: side in tokens; mr_window may have one for each of its ratios. pre_conv: 3x3 convolution before attention,
+    with `pre_conv_groups` groups if "grouped". cpb_hidden: width of the position-bias MLP.
+    subsampling: how mr_window makes its coarser maps. ratios: how much coarser, one attention block each; None: (2, 1).
+    mlp: None (GELU) or "swiglu". qkv_bias: None (off) or True. layer_scale: start of the factors; None: no factors.
+    Source of the blocks: see `backbones.layers`.
     """
 
     block: str
@@ -50,9 +60,14 @@ class StageSpec:
     expansion: float | None = None
     heads: int | None = None
     pre_conv: str | None = None
-    window: int | None = None
+    window: int | tuple[int, ...] | None = None
     cpb_hidden: int | None = None
     subsampling: str | None = None
+    ratios: tuple[int, ...] | None = None
+    pre_conv_groups: int | None = None
+    mlp: str | None = None
+    qkv_bias: bool | None = None
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -76,12 +91,63 @@ class StageSpec:
             heads = whole("heads", self.heads, self.width)
             if self.width % heads:
                 raise SpecError(f"heads: {heads} does not divide width {self.width}; choose a divisor")
-            within_choices("pre_conv", self.pre_conv, PRE_CONVS)
+            self._check_pre_conv()
         if "window" in reads:
-            whole("window", self.window, 64)
             whole("cpb_hidden", self.cpb_hidden, 4096)
+            self._check_windows()
         if "subsampling" in reads:
             within_choices("subsampling", self.subsampling, SUBSAMPLINGS)
+        if "mlp" in reads:
+            self._check_layer()
+
+    def _check_pre_conv(self) -> None:
+        within_choices("pre_conv", self.pre_conv, PRE_CONVS)
+        if self.pre_conv != "grouped":
+            object.__setattr__(self, "pre_conv_groups", None)
+        elif self.width % whole("pre_conv_groups", self.pre_conv_groups, self.width):
+            raise SpecError(f"pre_conv_groups: {self.pre_conv_groups} does not divide width {self.width}")
+        elif self.pre_conv_groups in (1, self.width):
+            raise SpecError(f"pre_conv_groups: {self.pre_conv_groups}; say pre_conv 'dense' or 'depthwise'")
+
+    def _check_windows(self) -> None:
+        if "ratios" in BLOCKS[self.block] and self.ratios is not None:
+            ratios = tuple(self.ratios) if isinstance(self.ratios, list | tuple) else ()
+            if not 1 <= len(ratios) <= 8:
+                raise SpecError(f"ratios: {self.ratios!r}; need 1 to 8 whole numbers, one an attention block")
+            for ratio in ratios:
+                whole("ratios", ratio, 16)
+            object.__setattr__(self, "ratios", None if ratios == MR_RATIOS else ratios)
+        if not isinstance(self.window, list | tuple):
+            whole("window", self.window, 64)
+            return
+        for window in self.window:
+            whole("window", window, 64)
+        if len(self.window) != len(self._ratios):
+            raise SpecError(f"window: {self.window!r}; need one number, or one for each of {len(self._ratios)} ratios")
+        same = len(set(self.window)) == 1
+        object.__setattr__(self, "window", self.window[0] if same else tuple(self.window))
+
+    def _check_layer(self) -> None:
+        if self.mlp is not None:
+            within_choices("mlp", self.mlp, MLPS)
+        if self.mlp == "swiglu" and int(self.width * (self.expansion or 0) / 2) < 64:
+            raise SpecError(f"mlp: 'swiglu' needs width x expansion of 128 or more; {self.width} x {self.expansion} is less")
+        object.__setattr__(self, "mlp", None if self.mlp == "gelu" else self.mlp)
+        within_choices("qkv_bias", self.qkv_bias, (None, False, True))
+        object.__setattr__(self, "qkv_bias", True if self.qkv_bias else None)
+        if self.layer_scale is not None:
+            object.__setattr__(self, "layer_scale", within("layer_scale", self.layer_scale, 0, 1e3))
+
+    @property
+    def _ratios(self) -> tuple[int, ...]:
+        return (1,) if "ratios" not in BLOCKS[self.block] else self.ratios or MR_RATIOS
+
+    @property
+    def resolutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Subsampling ratios and windows of a windowed layer's attention blocks, in the order they run."""
+        assert self.window is not None
+        windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
+        return self._ratios, windows
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StageSpec:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from search_space.arch import DOWNSAMPLINGS, NECKS, PRE_CONVS, STEMS, SUBSAMPLINGS
+from search_space.arch import DOWNSAMPLINGS, STEMS, SUBSAMPLINGS
 from search_space.genes import StageChoices
 from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
+PRE_CONVS = ("none", "depthwise", "dense")
+NECKS = ("none", "stage2", "stage3")
 
 # For 64 px inputs: maps of 16, 8, 4 and 2 tokens a side, so attention starts at stage 3 and windows are 2 or the map.
 # Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from backbones.layers.mlp import Mlp, SwiGlu
 
 
 class PositionBias(nn.Module):
@@ -28,6 +31,14 @@ class PositionBias(nn.Module):
         tokens = math.isqrt(len(self.index))
         table: Tensor = 16 * torch.sigmoid(self.mlp(self.offsets))
         return table.t().index_select(1, self.index).view(1, -1, tokens, tokens)
+
+    def resize(self, window: int) -> None:
+        """Take another window; the MLP stays, for it sees normalised offsets."""
+        device = self.offsets.device
+        self.offsets, self.index = log_offsets(window).to(device), offset_index(window).to(device)
+        if self.constant is not None:
+            self.constant = None
+            self.fuse()
 
     def fuse(self) -> None:
         """Keep the bias as a constant."""
@@ -52,15 +63,17 @@ def offset_index(window: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, no biases in the linears. (B, N, C) -> (B, N, C).
+    """Multi-head self-attention, no biases in the linears but where `qkv_bias` is on. (B, N, C) -> (B, N, C).
 
     window: side of the N = window^2 tokens for the position bias; None leaves positions out and N free.
     """
 
-    def __init__(self, channels: int, heads: int, window: int | None = None, cpb_hidden: int = 512) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: int | None = None, cpb_hidden: int = 512, qkv_bias: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels, bias=False)
         self.position = None if window is None else PositionBias(window, heads, cpb_hidden)
 
@@ -74,16 +87,44 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C)."""
+    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C).
 
-    def __init__(self, channels: int, attention: Attention, mlp: nn.Module) -> None:
+    layer_scale: start of the per-channel factors on both branches; None leaves them out. arXiv 2103.17239.
+    drop_path: probability that a branch is left out for a sample in training. arXiv 1603.09382.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        attention: Attention,
+        mlp: Mlp | SwiGlu,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-5)
         self.attention = attention
         self.norm2 = nn.LayerNorm(channels, eps=1e-5)
         self.mlp = mlp
+        scale = None if layer_scale is None else torch.full((channels,), layer_scale)
+        self.gamma1 = None if scale is None else nn.Parameter(scale)
+        self.gamma2 = None if scale is None else nn.Parameter(scale.clone())
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(scaled(self.attention(self.norm1(x)), self.gamma1))
+        y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
+
+    def fuse(self) -> None:
+        """Fold the layer scale into the linears before it."""
+        for gamma, linear in ((self.gamma1, self.attention.proj), (self.gamma2, self.mlp.fc2)):
+            if gamma is not None:
+                with torch.no_grad():
+                    linear.weight.mul_(gamma.unsqueeze(1))
+        self.gamma1 = self.gamma2 = None
+
+
+def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    """`x` times a factor per last-dimension channel, or `x` itself."""
+    return x if gamma is None else x * gamma

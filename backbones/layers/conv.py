@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -103,25 +104,27 @@ class C2f(nn.Module):
 class Basic(nn.Module):
     """ResNet's basic block: two 3x3 convolutions through `hidden` channels, a skip, ReLU. arXiv 1512.03385."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.conv1 = ConvNorm(channels, hidden, 3, activation=relu)
         self.conv2 = ConvNorm(hidden, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))
-        return (y + x).relu_()
+        return (self.drop_path(y) + x).relu_()
 
 
 class MBConv(nn.Module):
     """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.expand = ConvNorm(channels, hidden, 1, activation=silu)
         self.depthwise = ConvNorm(hidden, hidden, 3, groups=hidden, activation=silu)
         self.project = ConvNorm(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return y + x
+        return self.drop_path(y) + x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -21,22 +22,40 @@ class Mlp(nn.Module):
         return y
 
 
+class SwiGlu(nn.Module):
+    """Gated MLP without biases: the first linear gives value and gate, silu(gate) * value is projected back.
+
+    (..., C) -> (..., C). arXiv 2002.05202. hidden: width of the value.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, 2 * hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.fc1(x).chunk(2, -1)
+        y: Tensor = self.fc2(F.silu(gate) * value)
+        return y
+
+
 class ConvNeXt(nn.Module):
     """7x7 depthwise convolution, LayerNorm, MLP, a skip. (B, C, H, W) -> same. arXiv 2201.03545.
 
     Without layer scale: its 1e-6 start keeps a block shut for longer than our short trainings last.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.mlp = Mlp(channels, hidden)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y: Tensor = self.mlp(tokens)
-        return x + y.permute(0, 3, 1, 2)
+        return x + self.drop_path(y.permute(0, 3, 1, 2))
 
 
 class PoolMixer(nn.Module):
@@ -45,8 +64,9 @@ class PoolMixer(nn.Module):
     BatchNorm for its GroupNorm, because BatchNorm folds away: pool(a x + b) - (a x + b) = a (pool(x) - x).
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.norm1 = nn.BatchNorm2d(channels, eps=1e-5)
         self.norm2: nn.Module = nn.BatchNorm2d(channels, eps=1e-5)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
@@ -57,9 +77,9 @@ class PoolMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x if self.scale is not None else self.norm1(x)
         mixed = F.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
-        x = x + (mixed if self.scale is None else mixed * self.scale)
+        x = x + self.drop_path(mixed if self.scale is None else mixed * self.scale)
         y = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        return x + y
+        return x + self.drop_path(y)
 
     def fuse(self) -> None:
         """Fold the first norm into a scale and the second into the MLP."""

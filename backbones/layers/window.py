@@ -1,8 +1,6 @@
-"""Attention on maps: E-RADIO's windowed blocks and stage (arXiv 2312.06709), and attention over a whole map."""
+"""Attention on maps: E-RADIO's windowed block (arXiv 2312.06709), and attention over a whole map."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +65,12 @@ class WindowBlock(nn.Module):
             y = reflect_pad(self.upsample(y), *x.shape[2:])
         return torch.lerp(x, y, 0.5)
 
+    def resize(self, window: int) -> None:
+        """Take another window."""
+        self.window = window
+        assert self.layer.attention.position is not None
+        self.layer.attention.position.resize(window)
+
     def _prepare(self, x: Tensor) -> Tensor:
         y: Tensor
         if self.subsample is not None:
@@ -74,28 +78,6 @@ class WindowBlock(nn.Module):
         else:
             y = 2 * x if self.pre_conv is None else self.pre_conv(x)
         return y
-
-
-class WindowStage(nn.Module):
-    """Windowed blocks on a map that is resized (nearest) to a multiple of `step` where it isn't one, and back.
-
-    step: largest window times largest subsampling ratio. (B, C, H, W) -> (B, C, H, W).
-    """
-
-    def __init__(self, blocks: Sequence[WindowBlock], step: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-        self.step = step
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[2:]
-        fitting = (-(-h // self.step) * self.step, -(-w // self.step) * self.step)
-        y: Tensor
-        if fitting == (h, w):
-            y = self.blocks(x)
-            return y
-        y = self.blocks(F.interpolate(x, size=fitting, mode="nearest"))
-        return F.interpolate(y, size=(h, w), mode="nearest")
 
 
 class GlobalBlock(nn.Module):

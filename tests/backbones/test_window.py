@@ -9,7 +9,8 @@ from torch import nn
 from backbones.layers.attention import Attention, PositionBias, TransformerLayer, log_offsets, offset_index
 from backbones.layers.mlp import Mlp
 from backbones.layers.resample import PoolUpsample
-from backbones.layers.window import WindowBlock, WindowStage, join_windows, split_windows
+from backbones.layers.stage import Stage
+from backbones.layers.window import WindowBlock, join_windows, split_windows
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 4), (4, 12)])
@@ -80,9 +81,9 @@ def test_a_window_that_does_not_divide_is_padded_and_cropped():
 
 
 def test_nothing_is_resized_where_the_map_fits(monkeypatch):
-    stage = WindowStage([WindowBlock(silent_layer(), 4)], step=4)
+    stage = Stage([WindowBlock(silent_layer(), 4)], step=4)
     resized = []
-    monkeypatch.setattr("backbones.layers.window.F.interpolate", lambda x, **k: resized.append(k["size"]) or x)
+    monkeypatch.setattr("backbones.layers.stage.F.interpolate", lambda x, **k: resized.append(k["size"]) or x)
     stage(torch.randn(1, 4, 8, 4))
     assert resized == []
     stage(torch.randn(1, 4, 8, 5))
