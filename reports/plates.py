@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
-from reports.points import FRONT, INFEASIBLE, LOOKS, FigureData
+from reports.points import BASELINE, FRONT, INFEASIBLE, LOOKS, FigureData, Point
 
 FORMATS = ("png", "svg", "pdf")
 SIZE_INCHES = (6.4, 4.2)
@@ -21,6 +23,13 @@ STYLE = {
     "svg.hashsalt": "reports",  # the same study gives the same file
     "font.size": 8.5,
 }
+BESIDE = (  # offset in points, and how the name is aligned there
+    ((4, 3), ("left", "bottom")),
+    ((5, -3), ("left", "top")),
+    ((-4, -4), ("right", "top")),
+    ((-4, 3), ("right", "bottom")),
+)
+MARK_POINTS = 5.0  # diameter
 HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
@@ -64,10 +73,27 @@ def front_figure(data: FigureData) -> Figure:
         figure.legend(
             loc="outside upper center", ncols=6, fontsize=7, frameon=False, handletextpad=0.1, columnspacing=1
         )
-    axes.annotate(
-        "better ↗", (0.985, 0.965), xycoords="axes fraction", ha="right", va="top", fontstyle="italic", color="0.4"
-    )
+    axes.annotate("better ↗", (0.985, 0.03), xycoords="axes fraction", ha="right", fontstyle="italic", color="0.4")
+    _label(figure, axes, [p for kind in (BASELINE, FRONT) for p in data.points if p.kind == kind and p.label])
     return figure
+
+
+def _label(figure: Figure, axes: Any, points: Sequence[Point]) -> None:
+    """Name the points, each beside its mark where that covers no other name or mark; nets too close stay unnamed."""
+    figure.draw_without_rendering()  # the layout, or the names' extents are not known
+    radius = figure.dpi * MARK_POINTS / 72 / 2
+    marks = axes.transData.transform([(p.ratio, p.quality) for p in points]) if points else []
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
+    for p in points:
+        for (dx, dy), (ha, va) in BESIDE:
+            name = axes.annotate(p.label, (p.ratio, p.quality), (dx, dy), textcoords="offset points", ha=ha, va=va)
+            name.set(fontsize=7, path_effects=HALO, zorder=4, in_layout=False)
+            extent = name.get_window_extent()
+            inside = axes.bbox.x0 <= extent.x0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= axes.bbox.y1
+            if inside and not any(extent.overlaps(other) for other in taken):
+                taken.append(extent)
+                break
+            name.remove()
 
 
 def _kind(axes: Any, data: FigureData, kind: str) -> None:
@@ -85,17 +111,6 @@ def _kind(axes: Any, data: FigureData, kind: str) -> None:
     face = look.paper if look.filled or look.plate_marker == "x" else "none"
     edge = {} if look.plate_marker == "x" else {"edgecolors": look.paper}
     axes.scatter(x, y, marker=look.plate_marker, s=22, c=face, linewidths=1, zorder=3, label=kind, **edge)
-    for p, height in zip(points, y, strict=True):
-        if p.label:
-            axes.annotate(
-                p.label,
-                (p.ratio, height),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=7,
-                path_effects=HALO,
-                zorder=4,
-            )
 
 
 def curve_figure(data: FigureData) -> Figure:
@@ -109,10 +124,10 @@ def curve_figure(data: FigureData) -> Figure:
             [c[0] for c in data.curve], [c[2] for c in data.curve], drawstyle="steps-post", color=LOOKS[FRONT].paper
         )
     if data.baseline_hypervolume > 0:
-        axes.axhline(data.baseline_hypervolume, color=LOOKS["baseline"].paper, linestyle="--", linewidth=1)
+        axes.axhline(data.baseline_hypervolume, color=LOOKS[BASELINE].paper, linestyle="--", linewidth=1)
         place = {"xycoords": ("axes fraction", "data"), "xytext": (0, -9), "textcoords": "offset points", "ha": "right"}
         level = (0.99, data.baseline_hypervolume)
-        axes.annotate("baselines alone", level, fontsize=8, color=LOOKS["baseline"].paper, **place)
+        axes.annotate("baselines alone", level, fontsize=8, color=LOOKS[BASELINE].paper, **place)
     axes.set_ylim(bottom=0)
     return figure
 
