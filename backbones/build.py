@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from backbones.backbone import Backbone
 from backbones.layers.attention import Attention, TransformerLayer
-from backbones.layers.conv import Basic, C2f, MBConv, PreConv
+from backbones.layers.bottleneck import Bottleneck
+from backbones.layers.carrier import Carrier
+from backbones.layers.conv import Basic, C2f, ConvNorm, MBConv, PreConv
+from backbones.layers.fused_mbconv import FusedMBConv
+from backbones.layers.linear_attention import LinearAttention
+from backbones.layers.maxvit import MaxViT
 from backbones.layers.mlp import ConvNeXt, Mlp, PoolMixer, SwiGlu
 from backbones.layers.neck import Neck
 from backbones.layers.resample import (
@@ -24,12 +31,19 @@ from backbones.layers.resample import (
     pool_resample,
 )
 from backbones.layers.stage import Stage
+from backbones.layers.swin import PartitionedLayer
+from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
 
 DOWNSAMPLINGS = {"conv": conv_downsampling, "patch": patch_downsampling, "pool": pool_downsampling}
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
-CHAINED = {"basic": Basic, "mbconv": MBConv, "convnext": ConvNeXt, "pool": PoolMixer}
+STEMS: dict[str, Callable[[int], nn.Module]] = {
+    "overlap": overlap_stem,
+    "patch": patch_stem,
+    "patch16": lambda width: ConvNorm(3, width, 16, 16),
+}
+T = TypeVar("T")
 
 
 def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
@@ -56,14 +70,20 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:
     """One stage: (B, width, H, W) -> (B, width, H, W). drop_path: a rate for each of its `depth` blocks."""
-    rates = drop_path or (0.0,) * stage.depth
-    if stage.block == "c2f":  # one module with `depth` bottlenecks, and no residual branch to drop
-        return Stage([C2f(stage.width, stage.depth, _hidden(stage))])
-    if stage.block in CHAINED:
-        block = CHAINED[stage.block]
-        return Stage([block(stage.width, _hidden(stage), rate) for rate in rates])
-    if stage.block == "attention":
-        return Stage([GlobalBlock(_layer(stage, None, rate), _pre_conv(stage)) for rate in rates])
+    return BLOCKS[stage.block](stage, drop_path or (0.0,) * stage.depth)
+
+
+def _each(block: Callable[[StageSpec, float], nn.Module]) -> Callable[[StageSpec, Sequence[float]], Stage]:
+    """A stage of blocks that are all alike but for their drop path rate."""
+    return lambda stage, rates: Stage([block(stage, rate) for rate in rates])
+
+
+def _c2f(stage: StageSpec, rates: Sequence[float]) -> Stage:
+    """One module with `depth` bottlenecks, and no residual branch to drop."""
+    return Stage([C2f(stage.width, stage.depth, _hidden(stage))])
+
+
+def _windowed(stage: StageSpec, rates: Sequence[float]) -> Stage:
     ratios, windows = stage.resolutions
     blocks = [_window_block(stage, *rw, rate) for rate in rates for rw in zip(ratios, windows, strict=True)]
     return Stage(blocks, step=max(windows) * max(ratios))
@@ -73,13 +93,11 @@ def _window_block(stage: StageSpec, ratio: int, window: int, drop_path: float) -
     layer = _layer(stage, window, drop_path)
     if ratio == 1:
         return WindowBlock(layer, window, _pre_conv(stage))
-    assert stage.subsampling is not None
-    return WindowBlock(layer, window, resample=RESAMPLINGS[stage.subsampling](stage.width, ratio))
+    return WindowBlock(layer, window, resample=RESAMPLINGS[_read(stage.subsampling)](stage.width, ratio))
 
 
 def _layer(stage: StageSpec, window: int | None, drop_path: float) -> TransformerLayer:
-    assert stage.heads is not None
-    attention = Attention(stage.width, stage.heads, window, stage.cpb_hidden or 0, bool(stage.qkv_bias))
+    attention = Attention(stage.width, _read(stage.heads), window, stage.cpb_hidden or 0, bool(stage.qkv_bias))
     mlp = SwiGlu(stage.width, _hidden(stage)) if stage.mlp == "swiglu" else Mlp(stage.width, _hidden(stage))
     return TransformerLayer(stage.width, attention, mlp, stage.layer_scale, drop_path)
 
@@ -94,10 +112,71 @@ def _pre_conv(stage: StageSpec) -> PreConv | None:
 
 def _hidden(stage: StageSpec) -> int:
     """Hidden width. A gate makes a third matrix, so SwiGLU takes half of the MLP's, in steps of 64."""
-    assert stage.expansion is not None
+    expansion = _read(stage.expansion)
     if stage.mlp == "swiglu":
-        return int(stage.width * stage.expansion / 2) // 64 * 64
-    return int(stage.width * stage.expansion)
+        return int(stage.width * expansion / 2) // 64 * 64
+    return int(stage.width * expansion)
+
+
+def _squeeze(stage: StageSpec) -> int | None:
+    return None if stage.squeeze is None else int(stage.width * stage.squeeze)
+
+
+def _side(stage: StageSpec) -> int:
+    """The only window of a stage."""
+    (window,) = stage.resolutions[1]
+    return window
+
+
+def _read(value: T | None) -> T:
+    """A field that the stage's block reads, and that is set therefore."""
+    assert value is not None
+    return value
+
+
+def _swin(stage: StageSpec, rates: Sequence[float]) -> Stage:
+    window = _side(stage)
+    layer = partial(PartitionedLayer, stage.width, _hidden(stage), _read(stage.heads), window)
+    return Stage([layer(rate, shift=window // 2 * (i % 2)) for i, rate in enumerate(rates)])
+
+
+def _maxvit(stage: StageSpec, drop_path: float) -> MaxViT:
+    return MaxViT(stage.width, _hidden(stage), _read(stage.heads), _side(stage), drop_path, _squeeze(stage))
+
+
+def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
+    window, heads = _side(stage), _read(stage.heads)
+    carrier = Carrier(stage.width, _hidden(stage), heads, window, _read(stage.cpb_hidden), rates)
+    return Stage([carrier], step=window)
+
+
+def _vit(stage: StageSpec, rates: Sequence[float]) -> Stage:
+    layers = [ViT(stage.width, _hidden(stage), _read(stage.heads), rate) for rate in rates]
+    return Stage([PositionEmbedding(stage.width, _side(stage)), *layers])
+
+
+# How the stage of each block is made. What each block reads of its spec: `search_space.arch.BLOCKS`.
+BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
+    "c2f": _c2f,
+    "basic": _each(lambda stage, rate: Basic(stage.width, _hidden(stage), rate)),
+    "bottleneck": _each(
+        lambda stage, rate: Bottleneck(stage.width, _hidden(stage), rate, stage.group_width, _squeeze(stage))
+    ),
+    "mbconv": _each(lambda stage, rate: MBConv(stage.width, _hidden(stage), rate, _squeeze(stage))),
+    "fused_mbconv": _each(lambda stage, rate: FusedMBConv(stage.width, _hidden(stage), rate)),
+    "convnext": _each(lambda stage, rate: ConvNeXt(stage.width, _hidden(stage), rate)),
+    "pool": _each(lambda stage, rate: PoolMixer(stage.width, _hidden(stage), rate)),
+    "window": _windowed,
+    "mr_window": _windowed,
+    "attention": _each(lambda stage, rate: GlobalBlock(_layer(stage, None, rate), _pre_conv(stage))),
+    "linear_attention": _each(
+        lambda stage, rate: LinearAttention(stage.width, _hidden(stage), _read(stage.heads), rate)
+    ),
+    "swin": _swin,
+    "maxvit": _each(_maxvit),
+    "carrier": _carrier,
+    "vit": _vit,
+}
 
 
 def _drop_path_rates(spec: ArchSpec, last: float) -> list[list[float]]:
@@ -110,7 +189,7 @@ def _stem(spec: ArchSpec) -> nn.Module:
     width = spec.stages[0].width
     if spec.stem_width is not None:
         return conv_stem(spec.stem_width, width)
-    return {"overlap": overlap_stem, "patch": patch_stem}[spec.stem](width)
+    return STEMS[spec.stem](width)
 
 
 def _neck(spec: ArchSpec, widths: tuple[int, ...]) -> Neck | None:

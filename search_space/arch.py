@@ -15,31 +15,39 @@ from typing import Any
 
 from search_space.checks import SpecError, whole, within, within_choices
 
-# What each block reads beside `depth` and `width`. The order is the order of the search space's choices.
+# What each block reads beside `depth` and `width`; `backbones.build.BLOCKS` says how it is made.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
 BLOCKS: dict[str, frozenset[str]] = {
     "c2f": frozenset({"expansion"}),
     "basic": frozenset({"expansion"}),
-    "mbconv": frozenset({"expansion"}),
+    "bottleneck": frozenset({"expansion", "group_width", "squeeze"}),
+    "mbconv": frozenset({"expansion", "squeeze"}),
+    "fused_mbconv": frozenset({"expansion"}),
     "convnext": frozenset({"expansion"}),
     "pool": frozenset({"expansion"}),
     "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}) | _LAYER,
     "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling", "ratios"})
     | _LAYER,
     "attention": frozenset({"expansion", "heads", "pre_conv"}) | _LAYER,
+    "linear_attention": frozenset({"expansion", "heads"}),
+    "swin": frozenset({"expansion", "heads", "window"}),
+    "maxvit": frozenset({"expansion", "heads", "window", "squeeze"}),
+    "carrier": frozenset({"expansion", "heads", "window", "cpb_hidden"}),
+    "vit": frozenset({"expansion", "heads", "window"}),
 }
 OPTIONAL = (
     *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
-    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale"),
+    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze"),
 )
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
 MLPS = ("gelu", "swiglu")
 MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
-STEMS = ("conv", "overlap", "patch")
+STEMS = {"conv": 4, "overlap": 4, "patch": 4, "patch16": 16}  # stride
 DOWNSAMPLINGS = ("conv", "patch", "pool")
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
+STRIDE = 32  # the largest: images are multiples of it
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,10 @@ class StageSpec:
     """One stage: `depth` blocks of a kind at `width` channels. Fields that the block doesn't read become None.
 
     expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; mbconv, convnext, pool, attention: of the MLP).
-    window: side in tokens; mr_window may have one for each of its ratios. pre_conv: 3x3 convolution before attention,
-    with `pre_conv_groups` groups if "grouped". cpb_hidden: width of the position-bias MLP.
+    group_width: channels of a group in bottleneck's 3x3 convolution; None: dense. squeeze: width of squeeze-excitation
+    / width; None: none. window: side in tokens; mr_window may have one for each of its ratios, vit learns its position
+    embeddings on a grid of that side. pre_conv: 3x3 convolution before attention, with `pre_conv_groups` groups if
+    "grouped". cpb_hidden: width of the position-bias MLP.
     subsampling: how mr_window makes its coarser maps. ratios: how much coarser, one attention block each; None: (2, 1).
     mlp: None (GELU) or "swiglu". qkv_bias: None (off) or True. layer_scale: start of the factors; None: no factors.
     Source of the blocks: see `backbones.layers`.
@@ -68,6 +78,8 @@ class StageSpec:
     mlp: str | None = None
     qkv_bias: bool | None = None
     layer_scale: float | None = None
+    group_width: int | None = None
+    squeeze: float | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -77,6 +89,7 @@ class StageSpec:
             if name not in BLOCKS[self.block]:
                 object.__setattr__(self, name, None)
         self._check_expansion()
+        self._check_convolutions()
         self._check_attention()
 
     def _check_expansion(self) -> None:
@@ -85,15 +98,28 @@ class StageSpec:
         if int(self.width * expansion) < 1:
             raise SpecError(f"expansion: {expansion} leaves no channel of width {self.width}; use a larger one")
 
+    def _check_convolutions(self) -> None:
+        if self.group_width is not None:
+            hidden = int(self.width * (self.expansion or 0))
+            if hidden % whole("group_width", self.group_width, hidden):
+                raise SpecError(f"group_width: {self.group_width} does not divide the hidden width {hidden}")
+            object.__setattr__(self, "group_width", None if self.group_width == hidden else self.group_width)
+        if self.squeeze is not None:
+            object.__setattr__(self, "squeeze", within("squeeze", self.squeeze, 1 / 64, 1))
+            if int(self.width * self.squeeze) < 1:
+                raise SpecError(f"squeeze: {self.squeeze} leaves no channel of width {self.width}; use a larger one")
+
     def _check_attention(self) -> None:
         reads = BLOCKS[self.block]
         if "heads" in reads:
             heads = whole("heads", self.heads, self.width)
             if self.width % heads:
                 raise SpecError(f"heads: {heads} does not divide width {self.width}; choose a divisor")
+        if "pre_conv" in reads:
             self._check_pre_conv()
-        if "window" in reads:
+        if "cpb_hidden" in reads:
             whole("cpb_hidden", self.cpb_hidden, 4096)
+        if "window" in reads:
             self._check_windows()
         if "subsampling" in reads:
             within_choices("subsampling", self.subsampling, SUBSAMPLINGS)
@@ -131,7 +157,9 @@ class StageSpec:
         if self.mlp is not None:
             within_choices("mlp", self.mlp, MLPS)
         if self.mlp == "swiglu" and int(self.width * (self.expansion or 0) / 2) < 64:
-            raise SpecError(f"mlp: 'swiglu' needs width x expansion of 128 or more; {self.width} x {self.expansion} is less")
+            raise SpecError(
+                f"mlp: 'swiglu' needs width x expansion of 128 or more, not {self.width} x {self.expansion}"
+            )
         object.__setattr__(self, "mlp", None if self.mlp == "gelu" else self.mlp)
         within_choices("qkv_bias", self.qkv_bias, (None, False, True))
         object.__setattr__(self, "qkv_bias", True if self.qkv_bias else None)
@@ -158,7 +186,8 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class ArchSpec:
-    """A backbone: stem (stride 4), four stages at strides 4, 8, 16, 32 and an optional neck for dense features.
+    """A backbone: stem (stride 4 or 16), one to four stages, each at twice the stride of the one before, and an
+    optional neck for dense features. E-RADIO and most others have four, at strides 4, 8, 16, 32; a ViT one, at 16.
 
     stem_width: channels between the two convolutions of the "conv" stem; None for the others.
     neck: "stageN" fuses the stages from N on at stage N's resolution into `neck_dim` channels.
@@ -173,9 +202,12 @@ class ArchSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
-        if len(self.stages) != STAGES or not all(isinstance(s, StageSpec) for s in self.stages):
-            raise SpecError(f"stages: got {len(self.stages)} entries; need exactly {STAGES} StageSpec")
+        if not 1 <= len(self.stages) <= STAGES or not all(isinstance(s, StageSpec) for s in self.stages):
+            raise SpecError(f"stages: got {len(self.stages)} entries; need 1 to {STAGES} StageSpec")
         within_choices("stem", self.stem, STEMS)
+        if self.strides[-1] > STRIDE:
+            most = (STRIDE // STEMS[self.stem]).bit_length()
+            raise SpecError(f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {most} at most")
         within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
         within_choices("neck", self.neck, NECKS)
         if self.stem != "conv":
@@ -186,6 +218,12 @@ class ArchSpec:
             object.__setattr__(self, "neck_dim", None)
         else:
             whole("neck_dim", self.neck_dim, 8192)
+            within_choices("neck", self.neck, NECKS[: len(self.stages) + 1])
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image per pixel of each stage's map."""
+        return tuple(STEMS[self.stem] * 2**i for i in range(len(self.stages)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; fields that don't apply are left out."""
@@ -198,7 +236,7 @@ class ArchSpec:
         """Inverse of `to_dict`. Raises SpecError that names the field, its value and what is allowed."""
         _check_keys("spec", data, required=("stages",), known=[f.name for f in fields(cls)])
         if not isinstance(data["stages"], list | tuple):
-            raise SpecError(f"stages: {data['stages']!r}; need a list of {STAGES} stages")
+            raise SpecError(f"stages: {data['stages']!r}; need a list of 1 to {STAGES} stages")
         stages = []
         for number, stage in enumerate(data["stages"], start=1):
             try:

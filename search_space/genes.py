@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-Choice = str | int | float
+from search_space.arch import BLOCKS
+
+Choice = str | int | float | None
+NARROW = frozenset({"c2f", "basic", "bottleneck"})  # hidden at most as wide as the stage; all others widen, as MLPs do
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Gene:
 class StageChoices:
     """What may vary in one stage. Options that no block of the stage reads are ignored.
 
-    conv_expansions: for c2f and basic. mlp_expansions: for all other blocks. mr_windows: of mr_window, whose map must
-    be a multiple of twice its window or is resized; windows: of window. cpb_hidden is no choice: it hardly costs.
+    conv_expansions: of the blocks in `NARROW`. mlp_expansions: of all others. mr_windows: of mr_window, whose map must
+    be a multiple of twice its window or is resized; windows: of all others. cpb_hidden is no choice: it hardly costs.
+    group_widths, squeezes: None is without; None alone is no choice and no gene.
     """
 
     blocks: tuple[str, ...]
@@ -48,30 +52,36 @@ class StageChoices:
     mr_windows: tuple[int, ...] = (7,)
     subsamplings: tuple[str, ...] = ("conv",)
     cpb_hidden: int = 64
+    group_widths: tuple[int | None, ...] = (None,)
+    squeezes: tuple[float | None, ...] = (None,)
 
 
 def stage_genes(stage: StageChoices, place: int) -> list[Gene]:
     """The genes of stage `place` (0-based; names count from 1)."""
     prefix = f"stage{place + 1}"
-    table: list[tuple[str, str, tuple[Choice, ...], tuple[str, ...]]] = [
-        ("conv_expansion", "expansion", stage.conv_expansions, ("c2f", "basic")),
-        ("mlp_expansion", "expansion", stage.mlp_expansions, ("mbconv", "convnext", "pool", *ATTENTIONS)),
-        ("heads", "heads", stage.heads, ATTENTIONS),
-        ("pre_conv", "pre_conv", stage.pre_convs, ATTENTIONS),
-        ("window", "window", stage.windows, ("window",)),
-        ("mr_window", "window", stage.mr_windows, ("mr_window",)),
-        ("subsampling", "subsampling", stage.subsamplings, ("mr_window",)),
-        ("cpb_hidden", "cpb_hidden", (stage.cpb_hidden,), ("window", "mr_window")),
+    table: list[tuple[str, str, tuple[Choice, ...], frozenset[str]]] = [
+        ("conv_expansion", "expansion", stage.conv_expansions, NARROW),
+        ("mlp_expansion", "expansion", stage.mlp_expansions, _readers("expansion") - NARROW),
+        ("heads", "heads", stage.heads, _readers("heads")),
+        ("pre_conv", "pre_conv", stage.pre_convs, _readers("pre_conv")),
+        ("window", "window", stage.windows, _readers("window") - _readers("ratios")),
+        ("mr_window", "window", stage.mr_windows, _readers("ratios")),
+        ("subsampling", "subsampling", stage.subsamplings, _readers("subsampling")),
+        ("cpb_hidden", "cpb_hidden", (stage.cpb_hidden,), _readers("cpb_hidden")),
+        ("group_width", "group_width", stage.group_widths, _readers("group_width")),
+        ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
     ]
     genes = [Gene(f"{prefix}.{name}", place, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:
-        when = frozenset[Choice](set(blocks) & set(stage.blocks))
-        if when:
+        when = frozenset[Choice](blocks & set(stage.blocks))
+        if when and choices != (None,):
             genes.append(Gene(f"{prefix}.{name}", place, field, choices, f"{prefix}.block", when))
     return genes
 
 
-ATTENTIONS = ("window", "mr_window", "attention")
+def _readers(field: str) -> frozenset[str]:
+    """The blocks that read `field`."""
+    return frozenset(block for block, reads in BLOCKS.items() if field in reads)
 
 
 def _shape(stage: StageChoices) -> tuple[tuple[str, tuple[Choice, ...]], ...]:

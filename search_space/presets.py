@@ -1,4 +1,7 @@
-"""Named architectures. E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709, section 5."""
+"""Named architectures. E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709, section 5.
+
+What it is compared with: see `search_space.families`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 
 from search_space.arch import ArchSpec, StageSpec
 from search_space.checks import SpecError
+from search_space.families import FAMILIES
 
 
 def eradio(
@@ -72,6 +76,7 @@ PRESETS: dict[str, ArchSpec] = {
     "eradio_nano": _laptop(32),
     "eradio_pico": _laptop(24),
     "eradio_femto": _laptop(16),
+    **FAMILIES,
 }
 PRESETS["eradio"] = PRESETS["eradio_l"]
 

@@ -15,7 +15,7 @@ from search_space.genes import Choice, Gene, StageChoices, count, stage_genes
 
 @dataclass(frozen=True)
 class Space:
-    """Every combination of its choices is a valid spec; that is checked here, once (heads must divide widths)."""
+    """Every combination of its choices is a valid spec; what one choice asks of another is checked here, once."""
 
     name: str
     stages: tuple[StageChoices, ...]
@@ -33,6 +33,10 @@ class Space:
             wrong = [(w, h) for w in stage.widths for h in stage.heads if w % h]
             if wrong:
                 raise SpecError(f"stage {number}: heads {wrong[0][1]} does not divide width {wrong[0][0]}")
+            groups = [g for g in stage.group_widths if g is not None and "bottleneck" in stage.blocks]
+            hidden = [int(w * e) for w in stage.widths for e in stage.conv_expansions]
+            for g, h in ((g, h) for g in groups for h in hidden if h % g or h == g):
+                raise SpecError(f"stage {number}: group_width {g} makes no groups of hidden width {h}")
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:

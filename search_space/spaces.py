@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from search_space.arch import DOWNSAMPLINGS, STEMS, SUBSAMPLINGS
+from search_space.arch import DOWNSAMPLINGS, SUBSAMPLINGS
 from search_space.genes import StageChoices
 from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
+ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv")
+ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "swin", "maxvit", "carrier", "vit")
+STEMS = ("conv", "overlap", "patch")  # those of stride 4
+SQUEEZES = (None, 0.25)
 PRE_CONVS = ("none", "depthwise", "dense")
 NECKS = ("none", "stage2", "stage3")
 
 # For 64 px inputs: maps of 16, 8, 4 and 2 tokens a side, so attention starts at stage 3 and windows are 2 or the map.
-# Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread.
+# Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread. Left as it is: its
+# searches are published.
 MICRO = Space(
     name="micro",
     stages=(
@@ -65,21 +70,25 @@ FULL = Space(
     name="full",
     stages=(
         StageChoices(
-            blocks=CONV_BLOCKS,
+            blocks=(*CONV_BLOCKS, *ZOO_CONV_BLOCKS),
             depths=(1, 2, 3, 4),
             widths=(32, 48, 64, 80, 96, 128, 192),
             conv_expansions=(0.25, 0.5, 1.0),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+            group_widths=(None, 4),
+            squeezes=SQUEEZES,
         ),
         StageChoices(
-            blocks=CONV_BLOCKS,
+            blocks=(*CONV_BLOCKS, *ZOO_CONV_BLOCKS),
             depths=(1, 2, 3, 4, 6),
             widths=(64, 96, 128, 160, 192, 256, 384),
             conv_expansions=(0.25, 0.5, 1.0),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+            group_widths=(None, 8),
+            squeezes=SQUEEZES,
         ),
         StageChoices(
-            blocks=ALL_BLOCKS,
+            blocks=(*ALL_BLOCKS, *ZOO_BLOCKS),
             depths=(2, 3, 4, 5, 6, 9),
             widths=(128, 192, 256, 320, 384, 512, 768),
             conv_expansions=(0.25, 0.5, 1.0),
@@ -90,9 +99,11 @@ FULL = Space(
             mr_windows=(7,),
             subsamplings=SUBSAMPLINGS,
             cpb_hidden=512,
+            group_widths=(None, 16),
+            squeezes=SQUEEZES,
         ),
         StageChoices(
-            blocks=("c2f", "basic", "mbconv", "convnext", "pool", "window", "attention"),
+            blocks=("c2f", "basic", "mbconv", "convnext", "pool", "window", "attention", *ZOO_BLOCKS),
             depths=(1, 2, 3, 5, 6),
             widths=(256, 384, 512, 640, 768, 1024, 1536),
             conv_expansions=(0.25, 0.5, 1.0),
@@ -101,6 +112,8 @@ FULL = Space(
             pre_convs=PRE_CONVS,
             windows=(7,),
             cpb_hidden=512,
+            group_widths=(None, 32),
+            squeezes=SQUEEZES,
         ),
     ),
     stems=STEMS,

@@ -9,6 +9,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from backbones.layers.squeeze import squeeze_excite
+
 Activation = Callable[[], nn.Module]
 
 
@@ -116,15 +118,19 @@ class Basic(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381."""
+    """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381.
 
-    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
+    squeeze: width of a squeeze-excitation after the depthwise convolution, as in EfficientNets; None leaves it out.
+    """
+
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path)
         self.expand = ConvNorm(channels, hidden, 1, activation=silu)
         self.depthwise = ConvNorm(hidden, hidden, 3, groups=hidden, activation=silu)
+        self.squeeze: nn.Module = squeeze_excite(hidden, squeeze)
         self.project = ConvNorm(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return self.drop_path(y) + x

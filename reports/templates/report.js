@@ -161,7 +161,8 @@
 
   function stageDiagram(t) {
     const { stages = [], ...rest } = t.spec;
-    const parts = [{ title: 'stem', lines: [rest.stem, rest.stem_width] }, ...stages.map((s, i) => ({ title: `stage ${i + 1}, /${4 << i}`, stage: s, lines: [`${s.block} ×${s.depth}`, `${s.width} ch`] }))];
+    const stride = rest.stem === 'patch16' ? 16 : 4;
+    const parts = [{ title: 'stem', lines: [rest.stem, rest.stem_width] }, ...stages.map((s, i) => ({ title: `stage ${i + 1}, /${stride << i}`, stage: s, lines: [s.block, `×${s.depth}, ${s.width} ch`] }))];
     if (rest.neck && rest.neck !== 'none') parts.push({ title: 'neck', lines: [rest.neck, rest.neck_dim && `${rest.neck_dim} ch`] });
     const gap = 16, width = (WIDE - gap * (parts.length - 1)) / parts.length, base = 120;
     const nodes = parts.flatMap(({ title, stage, lines }, i) => {

@@ -1,4 +1,4 @@
-"""Every block kind: shapes, gradients, and the deploy form."""
+"""Every block kind: shapes, gradients, MACs by hand, export, and the deploy form."""
 
 import copy
 
@@ -6,10 +6,26 @@ import pytest
 import torch
 
 from backbones import fuse
-from backbones.build import build_stage
+from backbones.build import BLOCKS, build_stage
+from nas.counters import count
+from search_space import BLOCKS as READS
+from tests.backbones.macs import macs
 from tests.backbones.stages import STAGES
 
-SIZES = ((8, 8), (5, 3), (2, 2), (1, 6), (7, 4))
+SIZES = ((8, 8), (5, 3), (2, 2), (1, 6), (7, 4), (1, 1))
+# Those that add what they compute to what they got: nothing remains where the paths are dropped.
+RESIDUAL = ("basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "pool", "linear_attention", "swin", "maxvit")
+
+
+class Alone(torch.nn.Module):
+    """A stage behind images: their first channel, as often as the stage is wide. No arithmetic of its own."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, images):
+        return self.stage(images[:, :1].expand(-1, 16, -1, -1))
 
 
 def trained(module):
@@ -20,6 +36,13 @@ def trained(module):
             if tensor.is_floating_point() and tensor.ndim == 1:
                 tensor.copy_(torch.rand_like(tensor) + 0.5)
     return module.eval()
+
+
+def test_every_block_is_tested_and_can_be_built():
+    assert set(BLOCKS) == set(READS) == {spec.block for spec in STAGES.values()}
+    read = {(spec.block, field) for spec in STAGES.values() for field in READS[spec.block] if getattr(spec, field)}
+    new = {"group_width", "squeeze"}
+    assert {(block, field) for block in READS for field in READS[block] & new} <= read
 
 
 @pytest.mark.parametrize("kind", STAGES)
@@ -72,3 +95,24 @@ def test_memory_layout_does_not_matter(kind):
     x = torch.randn(2, 16, 4, 6)
     y = stage(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(y, stage(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("side", [8, 7])
+def test_macs_are_those_of_the_definition(kind, side):
+    with torch.device("meta"):
+        stage = build_stage(STAGES[kind])
+    assert count(Alone(stage), side).macs == macs(STAGES[kind], side)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_export_gives_the_same(kind):
+    stage, x = trained(build_stage(STAGES[kind])), torch.randn(2, 16, 5, 4)
+    exported = torch.export.export(stage, (x,), strict=False).module()
+    torch.testing.assert_close(exported(x), stage(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", RESIDUAL)
+def test_dropped_paths_leave_the_input(kind):
+    stage, x = build_stage(STAGES[kind], (1.0, 1.0)).train(), torch.rand(2, 16, 6, 5)
+    assert torch.equal(stage(x), x)

@@ -6,6 +6,21 @@ import pytest
 from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
 
 PICO = PRESETS["eradio_pico"]
+VIT = PRESETS["like_vit_base16"]
+# Of the first release. Studies, caches and weights files refer to them.
+ARCH_IDS = {
+    "eradio_nano": "1cb75b8decea",
+    "eradio_pico": "e828ecd09363",
+    "eradio_femto": "22ed7c9e01a0",
+    "eradio_b": "82513747af52",
+    "eradio_l_fullres": "4a23f631d68d",
+    "eradio_xxxtiny_8x_ws16": "1c3de552b05c",
+}
+
+
+@pytest.mark.parametrize("name", ARCH_IDS)
+def test_identities_never_change(name):
+    assert preset(name).arch_id == ARCH_IDS[name]
 
 
 def test_fields_that_nothing_reads_do_not_change_the_identity():
@@ -25,6 +40,21 @@ def test_fields_that_nothing_reads_do_not_change_the_identity():
 def test_whole_and_fractional_expansion_hash_alike():
     assert StageSpec("mbconv", 1, 32, expansion=4) == StageSpec("mbconv", 1, 32, expansion=4.0)
     assert '"expansion":4.0' in ArchSpec((StageSpec("mbconv", 1, 32, expansion=4),) * 4, stem="patch").to_json()
+
+
+def test_options_that_say_nothing_are_none():
+    bare = StageSpec("bottleneck", 1, 32, expansion=0.5)
+    assert StageSpec("bottleneck", 1, 32, expansion=0.5, group_width=16) == bare  # one group of all: dense
+    assert StageSpec("bottleneck", 1, 32, expansion=0.5, group_width=8) != bare
+    assert StageSpec("bottleneck", 1, 32, expansion=0.5, squeeze=0.25) != bare
+    assert StageSpec("mbconv", 1, 32, expansion=2, squeeze=1) == StageSpec("mbconv", 1, 32, expansion=2, squeeze=1.0)
+    assert "squeeze" not in ArchSpec((bare,), stem="patch").to_json()
+
+
+def test_strides_follow_stem_and_number_of_stages():
+    assert PICO.strides == (4, 8, 16, 32)
+    assert VIT.strides == (16,)
+    assert ArchSpec((*VIT.stages, PICO.stages[3]), stem="patch16").strides == (16, 32)
 
 
 def test_every_field_that_is_read_changes_the_identity():
@@ -67,7 +97,7 @@ def test_json_round_trip(name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"block": "swin"}, ("block", "'swin'", "mr_window")),
+        ({"block": "crossformer"}, ("block", "'crossformer'", "mr_window")),
         ({"depth": 0}, ("depth", "0", "from 1")),
         ({"depth": True}, ("depth", "True")),
         ({"width": 64.0}, ("width", "64.0")),
@@ -77,6 +107,14 @@ def test_json_round_trip(name):
         ({"pre_conv": "sparse"}, ("pre_conv", "'sparse'", "depthwise")),
         ({"window": None}, ("window", "None")),
         ({"subsampling": "max"}, ("subsampling", "'max'", "pool")),
+        ({"block": "bottleneck", "group_width": 7}, ("group_width", "7", "hidden width 384")),
+        ({"block": "bottleneck", "group_width": 0}, ("group_width", "0", "from 1")),
+        ({"block": "mbconv", "squeeze": 0}, ("squeeze", "0", "0.015625")),
+        ({"block": "maxvit", "squeeze": 2.0}, ("squeeze", "2.0", "to 1")),
+        ({"block": "swin", "window": None}, ("window", "None")),
+        ({"block": "swin", "window": (2, 4)}, ("window", "(2, 4)", "one number")),
+        ({"block": "carrier", "cpb_hidden": None}, ("cpb_hidden", "None")),
+        ({"block": "vit", "heads": 5}, ("heads", "5", "96")),
     ],
 )
 def test_stage_errors_name_field_value_and_choices(change, words):
@@ -89,7 +127,10 @@ def test_stage_errors_name_field_value_and_choices(change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"stages": PICO.stages[:3]}, ("stages", "3", "4")),
+        ({"stages": ()}, ("stages", "0", "4")),
+        ({"stages": PICO.stages + PICO.stages[:1]}, ("stages", "5", "4")),
+        ({"stages": PICO.stages[:2]}, ("neck", "'stage3'", "stage2")),
+        ({"stem": "patch16"}, ("stages", "4", "'patch16'", "2")),
         ({"stem": "deep"}, ("stem", "'deep'", "patch")),
         ({"downsampling": "x"}, ("downsampling", "'x'", "conv")),
         ({"neck": "stage9"}, ("neck", "'stage9'", "stage3")),

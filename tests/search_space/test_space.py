@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_space import PRESETS, SPACES, ArchSpec, Space, SpecError
+from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError
 from search_space.genes import StageChoices
+
+CONV_LIKE = {"c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "pool"}
 
 ONE = StageChoices(blocks=("basic",), depths=(1,), widths=(16,))
 TINY = Space(
@@ -32,16 +34,56 @@ TINY = Space(
     necks=("none", "stage3"),
     neck_dims=(8, 16),
 )
+OPTIONAL = Space(
+    name="optional",
+    stages=(
+        ONE,
+        StageChoices(
+            blocks=("bottleneck", "maxvit", "fused_mbconv"),
+            depths=(1,),
+            widths=(16,),
+            conv_expansions=(0.5, 1.0),
+            group_widths=(None, 4),
+            squeezes=(None, 0.25, 0.5),
+        ),
+    ),
+    stems=("patch16",),
+    stem_widths=(8,),
+    downsamplings=("conv", "pool"),
+    necks=("none",),
+    neck_dims=(8,),
+)
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(SPACES))
 
 
-def test_count_agrees_with_brute_force():
-    choices = TINY.choices()
+@pytest.mark.parametrize(
+    ("space", "number"),
+    [
+        # Stage 1: (2 + 1) x 2. Stage 3: window 2x2x2, mr_window 2x2x2, attention 2x2, mbconv 2. Stem: 3 + 1.
+        # Neck: 1 + 2.
+        (TINY, 6 * (8 + 8 + 4 + 2) * 4 * 3),
+        # bottleneck 2x2x3, maxvit 3, fused_mbconv 1; downsampling 2.
+        (OPTIONAL, (12 + 3 + 1) * 2),
+    ],
+)
+def test_count_agrees_with_brute_force(space, number):
+    choices = space.choices()
     everything = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
-    # Stage 1: (2 + 1) x 2. Stage 3: window 2x2x2, mr_window 2x2x2, attention 2x2, mbconv 2. Stem: 3 + 1. Neck: 1 + 2.
-    assert TINY.count() == 6 * (8 + 8 + 4 + 2) * 4 * 3
-    assert len({TINY.decode(params).arch_id for params in everything}) == TINY.count()
+    assert space.count() == len({space.decode(params).arch_id for params in everything}) == number
+
+
+def test_the_micro_space_stays_that_of_its_published_searches():
+    assert SPACES["micro"].count() == 781_863_114_240
+    sample = [SPACES["micro"].sample(random.Random(seed)).arch_id for seed in range(3)]
+    assert sample == ["fc25bcebbe86", "8363a4b18a44", "eee081b3dd47"]
+
+
+def test_the_full_space_offers_every_block():
+    blocks = [set(stage.blocks) for stage in SPACES["full"].stages]
+    assert blocks[2] == set(BLOCKS)
+    assert blocks[3] == set(BLOCKS) - {"mr_window"}
+    assert blocks[0] == blocks[1] == CONV_LIKE
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -148,3 +190,10 @@ def test_heads_that_cannot_divide_are_refused_when_the_space_is_made():
     odd = StageChoices(blocks=("attention",), depths=(1,), widths=(16, 24), heads=(16,))
     with pytest.raises(SpecError, match="heads 16 does not divide width 24"):
         Space("odd", (ONE, ONE, odd, ONE), ("patch",), (8,), ("conv",), ("none",), (8,))
+
+
+def test_groups_that_cannot_be_are_refused_when_the_space_is_made():
+    for group_width in (6, 8):  # does not divide; is the whole
+        odd = StageChoices(blocks=("bottleneck",), depths=(1,), widths=(16,), group_widths=(None, group_width))
+        with pytest.raises(SpecError, match=f"group_width {group_width} makes no groups of hidden width 8"):
+            Space("odd", (ONE, ONE, odd, ONE), ("patch",), (8,), ("conv",), ("none",), (8,))

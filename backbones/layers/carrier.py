@@ -1,0 +1,91 @@
+"""FasterViT's hierarchical attention: carrier tokens speak for windows to each other. arXiv 2306.06189."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.layers.attention import PositionBias
+from backbones.layers.swin import partition, unpartition
+from backbones.layers.transformer import BiasedLayer
+
+SIDE = 2  # carriers of a window: SIDE x SIDE
+
+
+class CarrierBias(nn.Module):
+    """Position bias of a window's own tokens; none to or from the carriers before them. (1, heads, N, N)."""
+
+    def __init__(self, window: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.local = PositionBias(window, heads, hidden)
+
+    def forward(self) -> Tensor:
+        return F.pad(self.local(), (SIDE**2, 0, SIDE**2, 0))
+
+
+class PlaceEmbedding(nn.Module):
+    """Embedding of absolute places by an MLP, so that a map may have any size. (H, W) -> (1, H, W, C)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        like = next(self.parameters())
+        rows, columns = (torch.linspace(-1, 1, side, device=like.device, dtype=like.dtype) for side in (height, width))
+        y: Tensor = self.mlp(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)).unsqueeze(0)
+        return y
+
+
+class CarrierLayer(nn.Module):
+    """Attention among all carriers of an image, then in each window with its carriers.
+
+    (B, M, N, C) windows and (B, M, SIDE^2, C) carriers -> both.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, heads: int, window: int, cpb_hidden: int, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.across = BiasedLayer(channels, hidden, heads, drop_path=drop_path)
+        self.within = BiasedLayer(channels, hidden, heads, CarrierBias(window, heads, cpb_hidden), drop_path)
+
+    def forward(self, tokens: Tensor, carriers: Tensor) -> tuple[Tensor, Tensor]:
+        carriers = self.across(carriers.flatten(1, 2).unsqueeze(1)).view_as(carriers)
+        both = self.within(torch.cat([carriers, tokens], 2))
+        return both[:, :, SIDE**2 :], both[:, :, : SIDE**2]
+
+
+class Carrier(nn.Module):
+    """A whole stage, for its layers hand their carriers on. (B, C, H, W) -> same, H and W multiples of `window`.
+
+    Carriers start as means of a depthwise convolution of the map, and at the end are added to their part of it.
+    Places are embedded once, at the start, and not in each layer. drop_path: a rate for each layer.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, heads: int, window: int, cpb_hidden: int, drop_path: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.token_place = PlaceEmbedding(channels, cpb_hidden)
+        self.carrier_place = PlaceEmbedding(channels, cpb_hidden)
+        self.layers = nn.ModuleList(
+            CarrierLayer(channels, hidden, heads, window, cpb_hidden, rate) for rate in drop_path
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        size = (SIDE * h // self.window, SIDE * w // self.window)
+        seeds = F.adaptive_avg_pool2d(self.conv(x), size).permute(0, 2, 3, 1)
+        carriers = partition(seeds + self.carrier_place(*size), SIDE)
+        tokens = partition(x.permute(0, 2, 3, 1), self.window)
+        tokens = tokens + self.token_place(self.window, self.window).view(1, 1, -1, x.shape[1])
+        for layer in self.layers:
+            tokens, carriers = layer(tokens, carriers)
+        spread = F.interpolate(unpartition(carriers, SIDE, False, *size).permute(0, 3, 1, 2), size=(h, w))
+        return spread + unpartition(tokens, self.window, False, h, w).permute(0, 3, 1, 2)

@@ -1,0 +1,79 @@
+"""Attention in windows and grids of any map, and Swin's block. arXiv 2103.14030."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.layers.transformer import BiasedLayer, TableBias
+
+
+class PartitionedLayer(nn.Module):
+    """A transformer layer in groups of window x window tokens of a map. (B, C, H, W) -> same, any H and W.
+
+    A map that the window doesn't divide is padded bottom and right; nothing sees the padding.
+    shift: the windows start this many tokens later; what would be cut off at the border wraps around, and doesn't see
+    what was there. grid: groups of tokens that are H / window and W / window apart instead of neighbours. Not both.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        heads: int,
+        window: int,
+        drop_path: float = 0.0,
+        shift: int = 0,
+        grid: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layer = BiasedLayer(channels, hidden, heads, TableBias(window, heads), drop_path)
+        self.window, self.shift, self.grid = window, shift, grid
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.permute(0, 2, 3, 1)
+        h, w = tokens.shape[1:3]
+        padded = [-(-side // self.window) * self.window for side in (h, w)]
+        shifts = [self.shift if side > self.window else 0 for side in padded]  # a single window sees all as it is
+        regions = None
+        if padded != [h, w] or any(shifts):
+            regions = self._regions((h, w), padded, shifts, x.device)
+            tokens = F.pad(tokens, (0, 0, 0, padded[1] - w, 0, padded[0] - h)).roll([-s for s in shifts], (1, 2))
+        groups = self.layer(partition(tokens, self.window, self.grid), regions)
+        tokens = unpartition(groups, self.window, self.grid, *padded)
+        if regions is not None:
+            tokens = tokens.roll(shifts, (1, 2))[:, :h, :w]
+        return tokens.permute(0, 3, 1, 2)
+
+    def _regions(self, size: tuple[int, int], padded: list[int], shifts: list[int], device: torch.device) -> Tensor:
+        rows, columns = (axis_labels(*axis, device) for axis in zip(size, padded, shifts, strict=True))
+        labels = (4 * rows.unsqueeze(1) + columns).view(1, *padded, 1)
+        return partition(labels, self.window, self.grid).view(-1, self.window**2)
+
+
+def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Tensor:
+    """What lies at each place of an axis that was padded from `side` to `padded` and rolled back by `shift`.
+
+    Bit 0: wrapped around; bit 1: padding. (padded,)
+    """
+    place = torch.arange(padded, device=device) + shift
+    return (place >= padded).int() + 2 * (place % padded >= side).int()
+
+
+def partition(x: Tensor, window: int, grid: bool = False) -> Tensor:
+    """(B, H, W, C) -> (B, groups, window^2, C); H and W must be multiples of `window`."""
+    b, h, w, c = x.shape
+    if grid:
+        x = x.reshape(b, window, h // window, window, w // window, c).permute(0, 2, 4, 1, 3, 5)
+    else:
+        x = x.reshape(b, h // window, window, w // window, window, c).transpose(2, 3)
+    return x.reshape(b, -1, window * window, c)
+
+
+def unpartition(groups: Tensor, window: int, grid: bool, height: int, width: int) -> Tensor:
+    """Inverse of `partition` for a map of `height` x `width`."""
+    b, _, _, c = groups.shape
+    x = groups.view(b, height // window, width // window, window, window, c)
+    x = x.permute(0, 3, 1, 4, 2, 5) if grid else x.transpose(2, 3)
+    return x.reshape(b, height, width, c)

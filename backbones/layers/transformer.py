@@ -1,0 +1,96 @@
+"""The transformer layer of ViT and its kin: biases in every linear, and attention that regions may limit."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbones.layers.attention import offset_index
+
+
+class TableBias(nn.Module):
+    """A learned bias of attention logits for every relative offset, (1, heads, window^2, window^2).
+
+    arXiv 2103.14030, equation 4.
+    """
+
+    def __init__(self, window: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = window * window
+        self.table: nn.Parameter | None = nn.Parameter(0.02 * torch.randn(heads, (2 * window - 1) ** 2))
+        self.index: Tensor
+        self.constant: Tensor | None
+        self.register_buffer("index", offset_index(window), persistent=False)
+        self.register_buffer("constant", None, persistent=False)
+
+    def forward(self) -> Tensor:
+        if self.constant is not None:
+            return self.constant
+        assert self.table is not None
+        return self.table.index_select(1, self.index).view(1, -1, self.tokens, self.tokens)
+
+    def fuse(self) -> Self:
+        """Keep the bias as a constant in place of the table."""
+        with torch.no_grad():
+            self.constant = self().contiguous()
+        self.table = None
+        return self
+
+
+class BiasedAttention(nn.Module):
+    """Multi-head self-attention within each of M groups of N tokens. (B, M, N, C) -> same. arXiv 2010.11929.
+
+    position: gives a bias of the logits, (1, heads, N, N). None: positions are not seen.
+    """
+
+    def __init__(self, channels: int, heads: int, position: nn.Module | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.position = position
+
+    def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
+        """regions: labels (M, N); tokens see those of their own label only. None: all of their group.
+
+        With regions there must be a position bias.
+        """
+        b, m, n, c = x.shape
+        qkv = self.qkv(x).view(b, m, n, 3, self.heads, c // self.heads)
+        bias = None if self.position is None else self.position().to(qkv.dtype)
+        if regions is None:
+            q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
+        else:
+            # Groups lie beside heads on one axis, so that one mask serves every image of the batch.
+            assert bias is not None
+            q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+            apart = (regions.unsqueeze(2) != regions.unsqueeze(1)).unsqueeze(1)
+            mask = bias.masked_fill(apart, float("-inf")).view(1, m * self.heads, n, n)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            y = y.view(b, m, self.heads, n, c // self.heads).transpose(2, 3)
+        out: Tensor = self.proj(y.reshape(b, m, n, c))
+        return out
+
+
+class BiasedLayer(nn.Module):
+    """Pre-norm attention and GELU MLP, each with a skip. (B, M, N, C) -> same. arXiv 2010.11929."""
+
+    def __init__(
+        self, channels: int, hidden: int, heads: int, position: nn.Module | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-5)
+        self.attention = BiasedAttention(channels, heads, position)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-5)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm1(x), regions))
+        y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return y

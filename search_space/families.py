@@ -1,0 +1,99 @@
+"""The families that E-RADIO's paper compares with, as points of our space. "like_": none equals its namesake.
+
+All have our macro layout: a stem, stages of equal blocks, a downsampling between them that is no block, BatchNorm
+wherever it folds away, and a last BatchNorm. In the papers the first block of a stage downsamples. The networks
+themselves are `timm:NAME`.
+
+Million parameters and GMACs, ours beside the network's without its classifier (timm's build of it; FasterViT's from
+its paper), and beside what its paper says of all of it. At 224 px, EfficientNetV2 at 384.
+
+| preset                | ours         | namesake     | its paper    | arXiv      |
+|-----------------------|--------------|--------------|--------------|------------|
+| like_resnet18         | 12.7 / 1.90  | 11.2 / 1.81  | 11.7 / 1.8   | 1512.03385 |
+| like_resnet50         | 24.2 / 3.92  | 23.5 / 4.09  | 25.6 / 3.8   | 1512.03385 |
+| like_regnetx_032      | 15.0 / 3.15  | 14.3 / 3.18  | 15.3 / 3.2   | 2003.13678 |
+| like_regnety_016      | 11.2 / 1.60  | 10.3 / 1.61  | 11.2 / 1.6   | 2003.13678 |
+| like_convnext_tiny    | 27.8 / 4.46  | 27.8 / 4.46  | 29 / 4.5     | 2201.03545 |
+| like_efficientnetv2_s | 21.4 / 9.11  | 19.9 / 8.37  | 22 / 8.8     | 2104.00298 |
+| like_efficientvit_b1  | 4.8 / 0.53   | 4.6 / 0.52   | 9.1 / 0.52   | 2205.14756 |
+| like_swin_tiny        | 27.5 / 4.49  | 27.5 / 4.49  | 29 / 4.5     | 2103.14030 |
+| like_maxvit_tiny      | 32.2 / 5.04  | 30.1 / 5.55  | 31 / 5.6     | 2204.01697 |
+| like_poolformer_s12   | 11.4 / 1.81  | 11.4 / 1.81  | 12 / 1.8     | 2111.11418 |
+| like_fastervit_0      | 28.2 / 3.38  | 30.9 / 3.3   | 31.4 / 3.3   | 2306.06189 |
+| like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
+
+ResNet's depth cannot be met closer than 14 %: its blocks that downsample are whole ones of ours. EfficientViT's paper
+counts a head of 4.5 M. ResNet-50's 3.8 is of the version whose 1x1 convolutions downsample, as timm's do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from search_space.arch import ArchSpec, StageSpec
+
+
+def _stages(
+    block: str, depths: Sequence[int], widths: Sequence[int], head_width: int | None = None, **fields: Any
+) -> tuple[StageSpec, ...]:
+    """Stages of one block that differ in depth, width and number of heads only."""
+    return tuple(
+        StageSpec(block, depth, width, heads=width // head_width if head_width else None, **fields)
+        for depth, width in zip(depths, widths, strict=True)
+    )
+
+
+FAMILIES: dict[str, ArchSpec] = {
+    "like_resnet18": ArchSpec(
+        _stages("basic", (2, 2, 2, 2), (64, 128, 256, 512), expansion=1.0), stem="overlap", downsampling="pool"
+    ),
+    "like_resnet50": ArchSpec(
+        _stages("bottleneck", (3, 4, 6, 3), (256, 512, 1024, 2048), expansion=0.25),
+        stem="overlap",
+        downsampling="pool",
+    ),
+    "like_regnetx_032": ArchSpec(
+        _stages("bottleneck", (2, 6, 15, 2), (96, 192, 432, 1008), expansion=1.0, group_width=48),
+        stem_width=32,
+        downsampling="pool",
+    ),
+    "like_regnety_016": ArchSpec(
+        _stages("bottleneck", (2, 6, 17, 2), (48, 120, 336, 888), expansion=1.0, group_width=24, squeeze=0.25),
+        stem_width=32,
+        downsampling="pool",
+    ),
+    "like_convnext_tiny": ArchSpec(
+        _stages("convnext", (3, 3, 9, 3), (96, 192, 384, 768), expansion=4.0), stem="patch", downsampling="patch"
+    ),
+    # The paper's six stages have 2, 4, 4, 6, 9 and 15 blocks; its first is at stride 2, its fourth and fifth at 16.
+    "like_efficientnetv2_s": ArchSpec(
+        _stages("fused_mbconv", (4, 4), (48, 64), expansion=4.0)
+        + _stages("mbconv", (12, 15), (160, 256), expansion=6.0, squeeze=0.25),
+        stem_width=24,
+    ),
+    "like_efficientvit_b1": ArchSpec(
+        _stages("mbconv", (2, 3), (32, 64), expansion=4.0)
+        + _stages("linear_attention", (3, 4), (128, 256), head_width=16, expansion=4.0),
+        stem_width=16,
+    ),
+    "like_swin_tiny": ArchSpec(
+        _stages("swin", (2, 2, 6, 2), (96, 192, 384, 768), head_width=32, expansion=4.0, window=7),
+        stem="patch",
+        downsampling="patch",
+    ),
+    "like_maxvit_tiny": ArchSpec(
+        _stages("maxvit", (2, 2, 5, 2), (64, 128, 256, 512), head_width=32, expansion=4.0, window=7, squeeze=0.25),
+        stem_width=64,
+    ),
+    "like_poolformer_s12": ArchSpec(_stages("pool", (2, 2, 6, 2), (64, 128, 320, 512), expansion=4.0), stem="overlap"),
+    # At 224 px the last stage is one window, which needs no carriers: the paper leaves them out there too.
+    "like_fastervit_0": ArchSpec(
+        _stages("basic", (2, 3), (64, 128), expansion=1.0)
+        + _stages("carrier", (6,), (256,), head_width=32, expansion=4.0, window=7, cpb_hidden=512)
+        + _stages("swin", (5,), (512,), head_width=32, expansion=4.0, window=7),
+        stem_width=64,
+    ),
+    # As RADIO's teachers and student: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
+    "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, window=14), stem="patch16"),
+}

@@ -1,0 +1,159 @@
+"""What makes each family's block what it is."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from backbones import build
+from backbones.build import build_stage
+from backbones.layers.linear_attention import relu_attention
+from backbones.layers.squeeze import SqueezeExcite
+from backbones.layers.swin import PartitionedLayer
+from backbones.layers.vit import PositionEmbedding
+from nas.counters import count
+from search_space import PRESETS, StageSpec
+from search_space.families import FAMILIES
+from tests.backbones.stages import ATTENTION, STAGES, WINDOWED
+
+# Million parameters without classifier and GMACs of the network itself, as timm builds it (FasterViT's: of its paper),
+# with the resolution in px. Measured with `nas.counters.count`; beside the papers' own in search_space/families.py.
+NAMESAKES = {
+    "like_resnet18": (11.18, 1.814, 224),
+    "like_resnet50": (23.51, 4.089, 224),
+    "like_regnetx_032": (14.29, 3.177, 224),
+    "like_regnety_016": (10.31, 1.612, 224),
+    "like_convnext_tiny": (27.82, 4.456, 224),
+    "like_efficientnetv2_s": (19.85, 8.366, 384),
+    "like_efficientvit_b1": (4.64, 0.519, 224),
+    "like_swin_tiny": (27.52, 4.491, 224),
+    "like_maxvit_tiny": (30.14, 5.552, 224),
+    "like_poolformer_s12": (11.40, 1.812, 224),
+    "like_fastervit_0": (30.9, 3.3, 224),
+    "like_vit_base16": (85.80, 17.564, 224),
+}
+
+
+@pytest.fixture(scope="module")
+def counted():
+    counts = {}
+    for name, spec in FAMILIES.items():
+        with torch.device("meta"):
+            counts[name] = count(build(spec), NAMESAKES[name][2])
+    return counts
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_size_and_cost_are_the_family_s(name, counted):
+    params_m, gmacs, _ = NAMESAKES[name]
+    assert counted[name].params / 1e6 == pytest.approx(params_m, rel=0.15)
+    assert counted[name].macs / 1e9 == pytest.approx(gmacs, rel=0.15)
+    assert PRESETS[name] == FAMILIES[name]
+
+
+def test_a_plain_vit_has_one_stage_at_stride_16_and_takes_any_size():
+    with torch.device("meta"):
+        model = build(PRESETS["like_vit_base16"]).eval()
+        features = model.encode(torch.empty(2, 3, 96, 160))
+    assert model.strides == (16,)
+    assert features.summary.shape == (2, 768)
+    assert features.spatial.shape == (2, 768, 6, 10)
+
+
+class Fixed(torch.nn.Module):
+    """A position bias that is what it is."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self):
+        return self.bias
+
+
+def dense(partitioned, x, groups, places):
+    """The same layer with every token of the map in one group, and pairs of different `groups` masked out.
+
+    groups, places: by axis, the group of each row or column, and its place in the group.
+    """
+    h, w = x.shape[2:]
+    (group_rows, group_columns), (rows, columns) = groups, places
+    group = torch.stack(torch.meshgrid(group_rows, group_columns, indexing="ij"), -1).flatten(0, 1)
+    place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+    offset = place[:, None] - place[None, :] + partitioned.window - 1
+    same = (group[:, None] == group[None, :]).all(-1)
+    side = 2 * partitioned.window - 1
+    row = (offset[..., 0] * side + offset[..., 1]).clamp(0, side * side - 1)
+    layer = partitioned.layer
+    bias = layer.attention.position.table[:, row].masked_fill(~same, -torch.inf).unsqueeze(0)
+    layer.attention.position = Fixed(bias)
+    return layer(x.flatten(2).transpose(1, 2).unsqueeze(1)).squeeze(1).transpose(1, 2).unflatten(2, (h, w))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (4, 9), (2, 3), (1, 1)])
+@pytest.mark.parametrize("form", ["plain", "shifted", "grid"])
+@torch.no_grad()
+def test_windows_shifts_and_grids_see_whom_they_should(form, size):
+    torch.manual_seed(0)
+    window, shift = 4, 2 if form == "shifted" else 0
+    partitioned = PartitionedLayer(16, 32, 2, window, shift=shift, grid=form == "grid")
+    partitioned.layer.attention.position.table.normal_()
+    x, groups, places = torch.randn(2, 16, *size), [], []
+    for side in size:
+        token, padded = torch.arange(side), -(-side // window) * window
+        moved = token - (shift if padded > window else 0)
+        groups.append(token % (padded // window) if form == "grid" else moved.div(window, rounding_mode="floor"))
+        places.append(token // (padded // window) if form == "grid" else moved)
+    y = partitioned(x)
+    torch.testing.assert_close(y, dense(partitioned, x, groups, places), atol=1e-5, rtol=1e-5)
+
+
+def reach(spec):
+    """Which pixels of an 8 x 8 map the pixel at the top left depends on."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 8, 8, requires_grad=True)
+    build_stage(spec).eval()(x)[0, :, 0, 0].sum().backward()
+    return x.grad[0].abs().sum(0) > 0
+
+
+def test_how_far_each_attention_reaches():
+    assert reach(StageSpec("swin", 1, 16, window=2, **ATTENTION)).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert reach(StageSpec("swin", 2, 16, window=4, **ATTENTION)).sum() == 16  # its shifted window is cut at the border
+    assert reach(StageSpec("maxvit", 1, 16, window=4, **ATTENTION)).all()
+    for kind in ("linear_attention", "vit", "attention"):
+        assert reach(STAGES[kind]).all()
+    assert reach(StageSpec("carrier", 1, 16, **WINDOWED)).all()
+    assert not reach(STAGES["window"]).all()
+
+
+def test_relu_attention_is_the_quadratic_definition():
+    q, k, v = torch.randn(3, 2, 4, 10, 8).unbind(0)
+    weights = q.relu() @ k.relu().transpose(-1, -2)
+    expected = weights @ v / (weights.sum(-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(relu_attention(q, k, v), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_relu_attention_does_not_overflow_in_half_precision():
+    q = k = v = torch.full((1, 1, 4096, 4), 10.0, dtype=torch.float16)
+    with torch.autocast("cpu", torch.float16):
+        assert (k.transpose(-1, -2) @ v).isinf().all()
+        y = relu_attention(q, k, v)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y, v, atol=0.01, rtol=0)
+
+
+def test_squeeze_excite_by_hand():
+    gate = SqueezeExcite(2, 1, F.relu)
+    for parameter, values in zip(gate.parameters(), ([1.0, 1.0], [-1.0], [1.0, -1.0], [0.0, 0.0]), strict=True):
+        parameter.data = torch.tensor(values).view_as(parameter)
+    x = torch.tensor([1.0, 3.0, 0.0, 2.0]).view(1, 2, 1, 2)  # means 2 and 1: 2 + 1 - 1 = 2
+    factors = torch.tensor([2.0, -2.0]).sigmoid().view(1, 2, 1, 1)
+    torch.testing.assert_close(gate(x), x * factors)
+
+
+def test_position_embeddings_follow_the_map():
+    embedding = PositionEmbedding(1, 4)
+    embedding.table.data = torch.linspace(0, 3, 4).view(1, 1, 1, 4).expand(1, 1, 4, 4)
+    assert torch.equal(embedding(torch.zeros(1, 1, 4, 4)), embedding.table)
+    wide = embedding(torch.zeros(1, 1, 4, 8))[0, 0]
+    torch.testing.assert_close(wide[:, 2:6], (torch.arange(2, 6) / 2 - 0.25).expand(4, 4), atol=0.1, rtol=0)
+    assert (wide.diff(dim=1) > 0).all()
