@@ -199,6 +199,31 @@ def test_killed_while_a_baseline_waits_in_the_queue(tmp_path: Path) -> None:
     assert len(loop.trials) == 5
 
 
+def test_killed_between_asking_for_a_baseline_and_describing_it(tmp_path: Path) -> None:
+    config = search_config(budget=2)
+    store = new_store(tmp_path, config)
+    space = SPACES[config.space]
+    store._study.enqueue_trial(dict(space.encode(preset(config.baselines[0]))))
+    store.ask(space.choices())
+    loop = StudyLoop(store)
+    assert loop.trials[0].origin == f"baseline:{config.baselines[0]}"
+    drive(loop)
+    assert Counter(t.origin for t in loop.trials.values()) == {"sampler": 2} | {
+        f"baseline:{b}": 1 for b in config.baselines
+    }
+
+
+def test_no_more_is_handed_out_than_the_budget_has_left(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
+    handed_out = [loop.next_trial() for _ in range(5)]
+    assert [record is not None for record in handed_out] == [True, True, True, False, False]
+    for record in handed_out[:3]:
+        assert record is not None
+        work(loop, record)
+    assert loop.finished
+    assert loop.evaluated == 3
+
+
 def test_study_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
     odd = tmp_path / "why? #1 50%"
     drive(StudyLoop(new_store(odd, search_config(budget=2, baselines=()))))

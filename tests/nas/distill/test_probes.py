@@ -29,7 +29,7 @@ def test_segmentation_probe_recovers_what_features_say() -> None:
 
 
 def test_mean_iou_by_hand_with_void() -> None:
-    truth = torch.tensor([[[0, 0], [1, 2]]])  # 2 is void for two classes
-    predicted = torch.tensor([[[0, 1], [1, 1]]])
-    # class 0: 1 of 2; class 1: 1 of 2.
-    assert mean_iou(predicted, truth, 2) == pytest.approx(0.5)
+    truth = torch.tensor([[[0, 0, 1], [1, 1, 2]]])  # 2 is void for two classes
+    predicted = torch.tensor([[[0, 1, 1], [1, 1, 1]]])
+    # class 0: 1 of 2; class 1: 3 of 4.
+    assert mean_iou(predicted, truth, 2) == pytest.approx((1 / 2 + 3 / 4) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,20 @@ def test_every_epoch_sees_every_image_once(tmp_path: Path) -> None:
         epochs.append(np.concatenate(seen))
         assert sorted(epochs[-1]) == list(range(96))
     assert not np.array_equal(*epochs)
+
+
+def test_the_order_of_images_is_the_seed_s(tmp_path: Path) -> None:
+    orders = [distiller(tmp_path, seed=seed)._batch_index().tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
+    run = distiller(tmp_path, replace(CONFIG, warmup_steps=4))
+    rates = []
+    for step in range(1, 6):
+        run.advance(step)
+        rates.append(run._optimizer.param_groups[0]["lr"] / CONFIG.learning_rate)
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
 
 def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
