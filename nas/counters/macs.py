@@ -11,51 +11,15 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-aten = torch.ops.aten
-
-# They only move or make data. Views are recognised by their schema.
-MOVES_DATA = frozenset(
-    {
-        "_to_copy",
-        "_unsafe_index",
-        "_unsafe_view",
-        "arange",
-        "cat",
-        "clone",
-        "constant_pad_nd",
-        "copy_",
-        "empty",
-        "empty_like",
-        "fill_",
-        "full",
-        "full_like",
-        "index",
-        "index_select",
-        "lift_fresh",
-        "new_empty",
-        "new_full",
-        "new_zeros",
-        "ones",
-        "ones_like",
-        "reflection_pad2d",
-        "roll",
-        "scalar_tensor",
-        "stack",
-        "zero_",
-        "zeros",
-        "zeros_like",
-        "_assert_async",
-        "_local_scalar_dense",
-    }
-)
+from nas.counters.ledger import Ledger
+from nas.counters.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -65,9 +29,7 @@ class Counts:
     macs: int
     params: int  # all of the model's parameters, those of a classifier that is not run included
     module_macs: dict[str, int]  # qualified module name ("" is the model) -> MACs inside it
-    uncounted: dict[
-        str, int
-    ]  # operator that does arithmetic but has no MACs -> elements it produced; pointwise ones as "elementwise"
+    uncounted: dict[str, int]  # operator with arithmetic but no MACs ("elementwise" for pointwise) -> elements produced
 
 
 class Encoder(nn.Module):
@@ -96,77 +58,34 @@ def meta_copy(model: nn.Module) -> nn.Module:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients. Not inference mode: there SDPA and linear reach a dispatch mode undivided."""
-    training = model.training
+    training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
-        model.train(training)
-
-
-class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Elements produced by each operator that ran, without those that move data and those in `counted`."""
-
-    def __init__(self, counted: set[Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counted = counted
-        self.elements: dict[str, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        name = packet.__name__
-        if packet not in self.counted and name not in MOVES_DATA and not func.is_view:
-            group = "elementwise" if torch.Tag.pointwise in func.tags else name
-            produced = next((leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)), 0)
-            self.elements[group] = self.elements.get(group, 0) + produced
-        return out
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """FLOPs of softmax(Q Kᵀ) V from the shapes (B, heads, tokens, width); a mask adds no MACs and saves none."""
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-# torch counts only the CUDA kernels of attention. On meta it normally falls apart into two bmm, which are counted;
-# these stand by for the paths where it does not (inference mode, another device).
-ATTENTION = {
-    aten.scaled_dot_product_attention: _attention_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
-}
+        for module, was_training in training:
+            module.training = was_training
 
 
 def count(model: nn.Module, resolution: int) -> Counts:
     """Counts of one image (1, 3, resolution, resolution) in eval mode; the model is left as it was.
 
-    Per-module numbers are MACs executed inside the module, so that parents include their children.
+    Per-module numbers are MACs executed inside the module, so that parents include their children. A model that lies
+    on the meta device is run itself, any other as a copy; either way equal blocks in a row are run once.
     """
-    encoder = Encoder(meta_copy(model))
-    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
-    log = OperatorLog(set(counter.flop_registry))
-    images = torch.empty(1, 3, resolution, resolution, device="meta")
-    with (
-        evaluating(encoder),
-        log,
-        counter,
-    ):  # the counter is inside: it may take an operator apart, the log sees the parts
-        encoder(images)
+    encoder = Encoder(model if _is_hollow(model) else meta_copy(model))
+    tally = Tally()
+    ledger = Ledger(encoder.model, tally)
+    with evaluating(encoder), tally, ledger.open():
+        encoder(torch.empty(1, 3, resolution, resolution, device="meta"))
     return Counts(
-        macs=counter.get_total_flops() // 2,
+        macs=tally.macs,
         params=sum(p.numel() for p in model.parameters()),
-        module_macs=_by_module(counter.get_flop_counts(), encoder),
-        uncounted=dict(sorted(log.elements.items(), key=lambda item: -item[1])),
+        module_macs={**ledger.macs, "": tally.macs},
+        uncounted=dict(tally.elements.most_common()),
     )
 
 
-def _by_module(flops: dict[str, dict[Any, int]], encoder: Encoder) -> dict[str, int]:
-    """MACs by the model's own module names. The counter calls them "Encoder.model.stem...", the whole "Global"."""
-    total = sum(flops.get("Global", {}).values()) // 2
-    macs = {name: 0 for name, _ in encoder.model.named_modules()}
-    for tracked, operators in flops.items():
-        name = tracked.removeprefix("Encoder.model").removeprefix(".")
-        if name in macs and tracked.startswith("Encoder.model"):
-            macs[name] = sum(operators.values()) // 2
-    return {**macs, "": total}
+def _is_hollow(model: nn.Module) -> bool:
+    return all(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))

@@ -1,6 +1,7 @@
 """Counts are exact: hand-derived numbers for single operators, published numbers for whole nets."""
 
 import copy
+import random
 
 import pytest
 import timm
@@ -10,8 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones import build
 from nas.counters import count, side_by_side
-from nas.counters.macs import ATTENTION
+from nas.counters.macs import Encoder, evaluating
+from nas.counters.tally import Tally
+from search_space import SPACES
 
 
 class Attention(nn.Module):
@@ -71,9 +75,9 @@ def test_attention_is_exact_with_and_without_a_mask(mask, inference):
 @pytest.mark.parametrize("mask", [None, torch.zeros(16, 20)])
 def test_fused_attention_of_the_cpu_is_counted_where_it_is_not_taken_apart(mask):
     query, key = torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 20, 8)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with torch.no_grad(), Tally() as tally:
         F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
-    assert counter.get_total_flops() == 2 * (2 * 3) * 2 * 16 * 20 * 8  # FLOPs: 2 a MAC; batch x heads; two products
+    assert tally.macs == (2 * 3) * 2 * 16 * 20 * 8  # batch x heads; two products
 
 
 def test_transformer_layer_fast_path_is_counted():
@@ -153,3 +157,120 @@ def test_a_net_the_others_cannot_follow_still_has_our_count():
     assert fvcore.macs is None
     assert "no tracing" in fvcore.reason
     assert "\n" not in fvcore.reason
+
+
+def by_torch(model, resolution):
+    """Shapes of the outputs, and MACs of the whole and of every module by torch's own counter, each block run."""
+    with FlopCounterMode(display=False) as counter:
+        shapes = call(model, resolution)
+    flops = {name: sum(operators.values()) for name, operators in counter.get_flop_counts().items()}
+    names = {name: f"Encoder.model.{name}" if name else "Global" for name, _ in model.named_modules()}
+    return shapes, {name: flops.get(tracked, 0) // 2 for name, tracked in names.items()}
+
+
+def call(model, resolution):
+    encoder = Encoder(model)
+    with evaluating(encoder):
+        return [tuple(output.shape) for output in encoder(torch.empty(1, 3, resolution, resolution, device="meta"))]
+
+
+def check_against_torch(model, resolution):
+    counts = count(model, resolution)
+    shapes, macs = by_torch(model, resolution)
+    assert counts.module_macs == macs
+    assert counts.macs == macs[""]
+    assert counts.params == sum(p.numel() for p in model.parameters())
+    with Tally() as tally:
+        assert call(model, resolution) == shapes
+    assert counts.uncounted == dict(tally.elements.most_common())
+    return counts
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_specs_are_counted_as_if_each_block_ran(name):
+    rng = random.Random(0)
+    for _ in range(15):
+        with torch.device("meta"):
+            model = build(SPACES[name].sample(rng))
+        counts = check_against_torch(model, 64 if name == "micro" else 224)
+        names = {id(module): name for name, module in model.named_modules()}
+        assert sum(counts.module_macs[names[id(part)]] for _, part in model.stage_modules()) == counts.macs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet26t", "regnety_002", "convnext_atto", "mobilevitv2_050", "vit_tiny_patch16_224", "poolformer_s12"),
+        *("swin_tiny_patch4_window7_224", "pvt_v2_b0", "edgenext_xx_small", "levit_128s", "crossvit_tiny_240"),
+    ],
+)
+def test_networks_of_timm_are_counted_as_if_each_block_ran(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    check_against_torch(model, model.default_cfg["input_size"][-1])
+
+
+class Block(nn.Module):
+    """A convolution, on every `step`-th row. Keeps count of the calls of all blocks."""
+
+    calls = 0
+
+    def __init__(self, channels=3, step=1) -> None:
+        super().__init__()
+        self.step = step
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        Block.calls += 1
+        return self.conv(x[:, :, :: self.step])
+
+
+class Growing(Block):
+    """Convolves once more with every call."""
+
+    def forward(self, x):
+        self.step += 1
+        for _ in range(self.step):
+            x = self.conv(x)
+        return x
+
+
+PIXEL = 3 * 3 * 9  # MACs of a Block for one pixel
+
+
+def pixels(*blocks):
+    """What each of the first blocks of a row counts on 8x8 pixels, and the calls that it took."""
+    Block.calls = 0
+    counts = count(nn.Sequential(*blocks), 8)
+    assert counts.macs == counts.module_macs[""]
+    convs = [name for name in counts.module_macs if name.endswith("conv")]
+    return [counts.module_macs[name] / PIXEL for name in convs], Block.calls
+
+
+def test_equal_blocks_run_once_and_unequal_ones_each():
+    assert pixels(Block(), Block(), Block(), Block()) == ([64] * 4, 1)
+    assert pixels(Block(), Block(step=2), Block(), Block()) == ([64, 32, 32, 32], 3)  # another attribute, another input
+    assert pixels(Block(), Block().double().float(), Block()) == ([64] * 3, 1)
+    assert pixels(Block(), Block(), nn.Identity(), Block()) == ([64] * 3, 1)
+
+
+def test_blocks_that_change_themselves_are_run():
+    first, second = Growing(), Growing()
+    macs, _ = pixels(first, second, first, second)
+    assert macs == [(2 + 3) * 64] * 2
+
+
+def test_blocks_with_hooks_are_run():
+    hooked = [Block(), Block()]
+    for block in hooked:
+        block.conv.register_forward_hook(lambda *_: None)
+    assert pixels(*hooked) == ([64, 64], 2)
+
+
+def test_a_network_on_the_meta_device_is_left_as_it_was():
+    with torch.device("meta"):
+        model = nn.Sequential(Block(), Block()).train()
+    model[1].eval()
+    count(model, 8)
+    assert [module.training for module in model] == [True, False]
+    assert not any("forward" in vars(module) for module in model.modules())
