@@ -1,5 +1,9 @@
-"""Backbones: networks built from specs, timm's networks behind the same face, weights and the deploy form."""
+"""Backbones: networks built from specs, timm's networks behind the same face, weights and the deploy form.
 
+Importing this package makes the presets known to timm.
+"""
+
+from backbones import entrypoints
 from backbones.backbone import Backbone, Features, InputSizeError
 from backbones.build import build
 from backbones.eradio_public import eradio_from_public
@@ -13,6 +17,7 @@ __all__ = [
     "InputSizeError",
     "WeightsError",
     "build",
+    "entrypoints",
     "eradio_from_public",
     "fuse",
     "load",

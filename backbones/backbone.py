@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-from backbones.layers.window import WindowBlock
 from search_space import ArchSpec
 
 SIZE_MULTIPLE_PX = 32
 LARGEST_WINDOW = 16
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: no group of its own, the one before it in order
 
 
 class InputSizeError(ValueError):
@@ -29,13 +31,12 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Stem, four stages at strides 4, 8, 16 and 32, a last norm, an optional neck and an optional classifier.
+    """Stem, stages (four at strides 4, 8, 16, 32, but see `spec.strides`), a last norm, optional neck and classifier.
 
-    Built by `backbones.build`, which also sets `spec`. Every input is (B, 3, H, W), H and W multiples of 32, any
-    memory format; else InputSizeError. `stages[i]` keeps its map's size, `downs[i]` leads from stage i to i + 1.
+    Built by `backbones.build`, which also sets `spec`, or by `timm.create_model` (see `backbones.entrypoints`). Every
+    input is (B, in_chans, H, W), H and W multiples of 32, any memory format; else InputSizeError. `stages[i]` keeps
+    its map's size, `downs[i]` leads from stage i to i + 1. The classifier never sees the neck.
     """
-
-    strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -48,17 +49,20 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.widths = widths
+        self.widths, self.strides = widths, spec.strides
         self.num_features = self.summary_dim = widths[-1]
         self.neck_start = len(widths) - 1 if neck is None else int(spec.neck.removeprefix("stage")) - 1
         self.spatial_dim = widths[-1] if spec.neck_dim is None else spec.neck_dim
         self.spatial_stride = self.strides[self.neck_start]
+        self.in_chans = 3
         self.num_classes = 0
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.downs = nn.ModuleList(downs)
-        self.norm = nn.BatchNorm2d(widths[-1], eps=1e-5)
+        self.norm: nn.Module = nn.BatchNorm2d(widths[-1], eps=1e-5)
         self.neck = neck
+        self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+        self.head_drop = nn.Dropout(0.0)
         self.head: nn.Module = nn.Identity()
 
     @property
@@ -67,15 +71,23 @@ class Backbone(nn.Module):
         pairs = zip(self.widths, self.strides, strict=True)
         return [{"num_chs": c, "reduction": r, "module": f"stages.{i}"} for i, (c, r) in enumerate(pairs)]
 
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of the pooled features that the classifier sees."""
+        return self.num_features * int(self.global_pool.feat_mult())
+
     def encode(self, x: Tensor) -> Features:
-        """Summary and spatial map of images (B, 3, H, W). Without a neck the map is the last stage's, normed."""
+        """Summary and spatial map of images (B, in_chans, H, W). Without a neck the map is the last stage's, normed.
+
+        The summary is the mean of the normed last map, whatever `global_pool` the classifier has.
+        """
         maps = self._stage_maps(x)
         last: Tensor = self.norm(maps[-1])
         summary = last.mean((2, 3))
         return Features(summary, last if self.neck is None else self.neck(maps[self.neck_start :]))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map after the last norm, (B, num_features, H/32, W/32)."""
+        """The last map after the last norm, (B, num_features, H/32, W/32) at stride 32."""
         y: Tensor = self.norm(self._stage_maps(x)[-1])
         return y
 
@@ -90,7 +102,7 @@ class Backbone(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Stage outputs before downsampling, and `forward_features`' map before them unless `intermediates_only`.
 
-        indices: which stages (negative count from the end), a number n for the last n, None for all four.
+        indices: which stages (negative count from the end), a number n for the last n, None for all.
         norm: put the last stage's map through the last norm. stop_early: skip stages after the last wanted one;
         only together with `intermediates_only`.
         """
@@ -98,15 +110,19 @@ class Backbone(nn.Module):
             raise ValueError(f"output_fmt: {output_fmt!r} is not one of NCHW")
         wanted = self._stage_indices(indices)
         stop = stop_early and intermediates_only
-        maps = self._stage_maps(x, count=max(wanted, default=-1) + 1 if stop else len(self.stages))
+        maps = self._stage_maps(x, count=max(wanted, default=-1) + 1 if stop else None)
         last = self.norm(maps[-1]) if len(maps) == len(self.stages) else None
         kept = [last if norm and last is not None and i == len(self.stages) - 1 else maps[i] for i in wanted]
         return kept if intermediates_only or last is None else (last, kept)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of a map from `forward_features`; pooled (B, num_features) if `pre_logits` or without classifier."""
-        pooled = x.mean((2, 3))
-        y: Tensor = pooled if pre_logits else self.head(pooled)
+        """Logits of a map from `forward_features`; what they are made from if `pre_logits` or without classifier.
+
+        Without pooling the classifier is applied at every place: (B, num_classes, h, w).
+        """
+        y: Tensor = self.head_drop(self.global_pool(x))
+        if not pre_logits:
+            y = self.head(y) if self.global_pool.pool_type else self.head(y.movedim(1, -1)).movedim(-1, 1)
         return y
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,32 +133,80 @@ class Backbone(nn.Module):
         """The classifier; nn.Identity where there is none."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh linear classifier; 0 removes it."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh linear classifier; 0 removes it.
+
+        global_pool: one of GLOBAL_POOLS, "" for the map itself; None keeps what there is.
+        """
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
         if num_classes < 0:
             raise ValueError(f"num_classes: {num_classes} is negative; 0 removes the classifier")
+        if pool not in GLOBAL_POOLS:
+            raise ValueError(f"global_pool: {pool!r} is not one of {', '.join(map(repr, GLOBAL_POOLS))}")
         self.num_classes = num_classes
-        device = next(self.parameters()).device
-        self.head = nn.Linear(self.num_features, num_classes, device=device) if num_classes else nn.Identity()
+        self.global_pool = SelectAdaptivePool2d(pool_type=pool, flatten=bool(pool)).train(self.training)
+        like = next(self.parameters())
+        self.head = nn.Identity()
+        if num_classes:
+            self.head = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
+        self.head.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameters in the order of depth, for timm's layer-wise learning rates: a group a block, `coarse`: a stage.
+
+        Downsampling and the last norm belong to what comes before them; neck and classifier come last.
+        """
+        layer = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
+        joined = ((pattern, WITH_LAYER_BEFORE) for pattern in (r"^downs\.(\d+)", r"^norm"))
+        return {"stem": r"^stem", "blocks": [(layer, None), *joined]}
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cut off what the stages at `indices` don't need, in place, and return those indices counted from 0.
+
+        What follows a cut stage goes too: last norm, neck, pooling and classifier. `features_only=True` does this.
+        """
+        kept = self._stage_indices(indices)
+        end = max(kept, default=-1) + 1
+        if not end:
+            raise ValueError(f"indices: {indices!r} keeps no stage; need one at least")
+        cut = end < len(self.stages)
+        del self.stages[end:], self.downs[end - 1 :]
+        if cut:
+            self.num_features = self.summary_dim = self.widths[end - 1]
+        if cut or prune_norm:
+            self.norm = nn.Identity().train(self.training)
+        if cut or prune_head:
+            self.reset_classifier(0, "")
+            self.neck = None
+            self.neck_start, self.spatial_dim, self.spatial_stride = end - 1, self.num_features, self.strides[end - 1]
+        return kept
 
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
         """Derive the windows of all windowed stages anew, for images of `resolution` = side or (H, W) px.
 
         E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map.
+        A block takes part if it has `resize(window)`. Raises InputSizeError for sides that are no multiples of 32.
         """
-        sides = [resolution] * 2 if isinstance(resolution, int) else list(resolution)
-        check_input(torch.empty(1, 3, *sides, device="meta"))
-        common = math.gcd(*(side // SIZE_MULTIPLE_PX for side in sides))
+        height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
+        check_size(height, width)
+        common = math.gcd(height, width) // SIZE_MULTIPLE_PX
         window = max(d for d in range(1, LARGEST_WINDOW + 1) if common % d == 0)
-        stages = list(self.spec.stages)
+        specs = list(self.spec.stages)
         for i, stage in enumerate(self.stages):
-            windowed = [block for block in stage.blocks if isinstance(block, WindowBlock)]  # type: ignore[union-attr]
+            windowed = [block for block in stage.blocks if hasattr(block, "resize")]  # type: ignore[union-attr]
             for block in windowed:
                 block.resize(window)
             if windowed:
-                stages[i] = replace(stages[i], window=window)
-                stage.step = window * max(stages[i].resolutions[0])  # type: ignore[assignment]
-        self.spec = replace(self.spec, stages=tuple(stages))
+                specs[i] = replace(specs[i], window=window)
+                stage.step = window * max(specs[i].resolutions[0])  # type: ignore[assignment]
+        self.spec = replace(self.spec, stages=tuple(specs))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """The parts in the order they run, for per-stage tables: stem, stage1, down1, ..., stage4, norm, neck."""
@@ -153,12 +217,12 @@ class Backbone(nn.Module):
         parts.append(("norm", self.norm))
         return parts if self.neck is None else [*parts, ("neck", self.neck)]
 
-    def _stage_maps(self, x: Tensor, count: int = 4) -> list[Tensor]:
-        check_input(x)
+    def _stage_maps(self, x: Tensor, count: int | None = None) -> list[Tensor]:
+        check_input(x, self.in_chans)
         maps: list[Tensor] = []
         # Channels last: tokens are then a view of the map, and convolutions run 1.2 to 1.5 times faster on a CPU.
         y: Tensor = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for i in range(count):
+        for i in range(len(self.stages) if count is None else count):
             y = self.stages[i](self.downs[i - 1](y) if i else y)
             maps.append(y)
         return maps
@@ -174,10 +238,14 @@ class Backbone(nn.Module):
         return [i % total for i in wanted]
 
 
-def check_input(x: Tensor) -> None:
-    """Raise InputSizeError unless `x` is (B, 3, H, W) with H and W multiples of 32."""
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise InputSizeError(f"input: shape {tuple(x.shape)}; need (B, 3, H, W)")
-    h, w = x.shape[2:]
-    if h % SIZE_MULTIPLE_PX or w % SIZE_MULTIPLE_PX or not h or not w:
-        raise InputSizeError(f"input: {h} x {w} px; height and width must be multiples of {SIZE_MULTIPLE_PX}")
+def check_input(x: Tensor, in_chans: int = 3) -> None:
+    """Raise InputSizeError unless `x` is (B, in_chans, H, W) with H and W multiples of 32."""
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise InputSizeError(f"input: shape {tuple(x.shape)}; need (B, {in_chans}, H, W)")
+    check_size(*x.shape[2:])
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InputSizeError unless both are multiples of 32 px."""
+    if height % SIZE_MULTIPLE_PX or width % SIZE_MULTIPLE_PX or height < 1 or width < 1:
+        raise InputSizeError(f"input: {height} x {width} px; height and width must be multiples of {SIZE_MULTIPLE_PX}")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.backbone import Features
+from backbones.folding import batch_norms_left, fold_batch_norms
 from search_space import SpecError
 
 
 class TimmBackbone(nn.Module):
     """A network of timm with random weights. Sizes are as that network wants them; many take any multiple of 32.
 
-    The spatial map is the last feature map, the summary what the network's own head pools from it.
+    The spatial map is the last feature map, the summary what the network's own head pools from it. Networks without a
+    head (timm's encoders) or without `forward_intermediates` give feature maps only; their summary is the map's mean.
     """
 
     fuses_parts = True
@@ -29,30 +32,51 @@ class TimmBackbone(nn.Module):
             near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
             raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
         self.name = name
-        self.model = create(name)
-        if not hasattr(self.model, "forward_intermediates"):
-            raise SpecError(f"arch: timm:{name} gives no feature maps (it has no forward_intermediates)")
-        info = self.model.feature_info
+        self.model = create(name, num_classes=0)
+        self.has_head = all(hasattr(self.model, method) for method in ("forward_intermediates", "get_classifier"))
+        if not self.has_head:
+            self.model = create(name, features_only=True)
+        info = self.feature_info
         self.widths = tuple(int(i["num_chs"]) for i in info)
         self.strides = tuple(int(i["reduction"]) for i in info)
         self.spatial_dim, self.spatial_stride = self.widths[-1], self.strides[-1]
-        self.num_features = int(self.model.num_features)
+        self.num_features = int(self.model.num_features) if self.has_head else self.spatial_dim
         self.summary_dim = int(getattr(self.model, "head_hidden_size", None) or self.num_features)
         self.input_px = int(self.model.default_cfg["input_size"][-1])
+        self.batch_norms_left: int | None = None  # after `fuse`; 0 where every BatchNorm is folded
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """As timm declares it: `num_chs`, `reduction`, `module` of each feature map."""
-        return list(self.model.feature_info)
+        info = self.model.feature_info
+        return list(info if isinstance(info, Sequence) else info.get_dicts())
 
     def encode(self, x: Tensor) -> Features:
         """Summary (B, summary_dim) and last map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
-        last, (spatial,) = self.model.forward_intermediates(x, indices=1, output_fmt="NCHW")
-        return Features(self.model.forward_head(last, pre_logits=True), spatial)
+        last, (spatial,) = self.forward_intermediates(x, indices=1)
+        return Features(self.forward_head(last), spatial)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """timm's own last features."""
-        y: Tensor = self.model.forward_features(x)
+        y: Tensor = self.model.forward_features(x) if self.has_head else self._maps(x)[-1]
+        return y
+
+    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None, **options: Any) -> Any:
+        """timm's `forward_intermediates`, maps as (B, C, h, w): the last features and a list of maps.
+
+        Where there is no head `options` are refused and the last features are the last map.
+        """
+        if self.has_head:
+            return self.model.forward_intermediates(x, indices=indices, **{"output_fmt": "NCHW"} | options)
+        if options:
+            raise ValueError(f"{next(iter(options))}: timm:{self.name} gives feature maps only, without options")
+        maps = self._maps(x)
+        wanted = range(-indices, 0) if isinstance(indices, int) else range(len(maps)) if indices is None else indices
+        return maps[-1], [maps[i] for i in wanted]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        """The summary (B, summary_dim) of `forward_features`, whatever `pre_logits`: there is no classifier."""
+        y: Tensor = self.model.forward_head(x, pre_logits=True) if self.has_head else x.mean((2, 3))
         return y
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,67 +84,34 @@ class TimmBackbone(nn.Module):
         return self.encode(x).summary
 
     def fuse(self) -> None:
-        """timm's own reparameterisation where a part has one, then every BatchNorm that follows a convolution."""
-        for part in list(self.model.modules()):
-            if callable(own := getattr(part, "fuse", None)):
-                own()
-        fold_batch_norms(self.model, self.input_px)
+        """timm's own reparameterisation where a part has one, then every BatchNorm that alone reads a convolution.
+
+        `batch_norms_left` says how many stay: those before a convolution or on a skip are run as they are.
+        """
+        reparameterize_model(self.model, inplace=True)
+        parameter = next(self.parameters())
+        images = torch.randn(1, 3, self.input_px, self.input_px, device=parameter.device, dtype=parameter.dtype)
+        fold_batch_norms(self, self.encode, images)
+        self.batch_norms_left = batch_norms_left(self)
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """The network's direct parts, for per-stage tables."""
         return list(self.model.named_children())
 
-
-def fold_batch_norms(model: nn.Module, input_px: int) -> None:
-    """Fold, in place, each BatchNorm whose input is the output of a convolution that nothing else reads.
-
-    Which these are is seen in one call of the network in eval mode, however its modules nest. Raises RuntimeError
-    where folding changed the output after all: a convolution's output that is read twice.
-    """
-    parameter = next(model.parameters())
-    images = torch.randn(1, 3, input_px, input_px, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad():
-        pairs, before = _traced_pairs(model, images)
-        for conv_name, norm_name in pairs:
-            conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-            model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var, arg-type]
-            model.set_submodule(
-                norm_name, nn.Sequential(*(getattr(norm, p) for p in ("drop", "act") if hasattr(norm, p)))
-            )
-        after = model.forward_features(images)  # type: ignore[operator]
-    scale = float(before.abs().max())
-    if float((after - before).abs().max()) > 1e-3 * scale:
-        raise RuntimeError("folding BatchNorm changed the network's output")
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.model(x)
+        channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        return [y.permute(0, 3, 1, 2) for y in maps] if channels_last else maps
 
 
-def _traced_pairs(model: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """Names of (convolution, BatchNorm) pairs in a call, and the call's output."""
-    made: dict[int, tuple[str, Tensor]] = {}  # the outputs are kept alive, so that an id stays one tensor's
-    pairs: list[tuple[str, str]] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(lambda m, i, out, n=name: made.update({id(out): (n, out)})))
-        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            hooks.append(
-                module.register_forward_pre_hook(
-                    lambda m, i, n=name: pairs.append((made[id(i[0])][0], n)) if id(i[0]) in made else None
-                )
-            )
-    output: Tensor = model.forward_features(images)  # type: ignore[operator]
-    for hook in hooks:
-        hook.remove()
-    return pairs, output
-
-
-def create(name: str) -> nn.Module:
-    """timm's network without classifier, taking any size where its constructor offers that."""
+def create(name: str, **options: Any) -> nn.Module:
+    """timm's network without weights, taking any size where its constructor offers that."""
     for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
-            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **flexible)
+            model: nn.Module = timm.create_model(name, pretrained=False, **options, **flexible)
         except TypeError:  # the network has no such argument
             continue
         except RuntimeError as error:  # an unknown tag after the name's dot
             raise SpecError(f"arch: timm:{name}: {error}") from None
         return model
-    raise SpecError(f"arch: timm:{name} cannot be built without a classifier")
+    raise SpecError(f"arch: timm:{name} cannot be built with {', '.join(options)}")

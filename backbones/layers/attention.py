@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from timm.layers import DropPath
@@ -40,10 +41,11 @@ class PositionBias(nn.Module):
             self.constant = None
             self.fuse()
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Keep the bias as a constant."""
         with torch.no_grad():
             self.constant = self().contiguous()
+        return self
 
 
 def log_offsets(window: int) -> Tensor:
@@ -56,10 +58,8 @@ def log_offsets(window: int) -> Tensor:
 def offset_index(window: int) -> Tensor:
     """Row of `log_offsets` for every pair (query, key) of tokens, row-major: (window^4,)."""
     side = torch.arange(window)
-    row, column = torch.cartesian_prod(side, side).unbind(1)
-    down = row[:, None] - row[None, :] + window - 1
-    right = column[:, None] - column[None, :] + window - 1
-    return (down * (2 * window - 1) + right).flatten()
+    place = ((2 * window - 1) * side[:, None] + side).flatten()
+    return (place[:, None] - place + 2 * window * (window - 1)).flatten()
 
 
 class Attention(nn.Module):
@@ -116,15 +116,16 @@ class TransformerLayer(nn.Module):
         y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Fold the layer scale into the linears before it."""
         for gamma, linear in ((self.gamma1, self.attention.proj), (self.gamma2, self.mlp.fc2)):
             if gamma is not None:
                 with torch.no_grad():
                     linear.weight.mul_(gamma.unsqueeze(1))
         self.gamma1 = self.gamma2 = None
+        return self
 
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
-    """`x` times a factor per last-dimension channel, or `x` itself."""
-    return x if gamma is None else x * gamma
+    """`x` times a factor per last-dimension channel, or `x` itself; in the type of `x`, also under autocast."""
+    return x if gamma is None else x * gamma.to(x.dtype)

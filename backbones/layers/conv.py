@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from timm.layers import DropPath
@@ -47,11 +48,12 @@ class ConvNorm(nn.Module):
         y: Tensor = self.act(self.norm(self.conv(x)))
         return y
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Fold the normalisation into the convolution."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.norm)
             self.norm = nn.Identity()
+        return self
 
 
 class PreConv(nn.Module):
@@ -66,17 +68,16 @@ class PreConv(nn.Module):
         y: Tensor = self.conv(x)
         return y + x if self.skip else y
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Fold normalisation and skip into one convolution: the skip is 1 at the kernel's centre."""
-        if not self.skip:
-            return
-        self.conv.fuse()
-        weight = self.conv.conv.weight
-        inputs = weight.shape[1]
-        rows = torch.arange(weight.shape[0], device=weight.device)
-        with torch.no_grad():
-            weight[rows, rows % inputs, 1, 1] += 1
-        self.skip = False
+        if self.skip:
+            weight = self.conv.fuse().conv.weight
+            inputs = weight.shape[1]
+            rows = torch.arange(weight.shape[0], device=weight.device)
+            with torch.no_grad():
+                weight[rows, rows % inputs, 1, 1] += 1
+            self.skip = False
+        return self
 
 
 class C2f(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -81,7 +83,7 @@ class PoolMixer(nn.Module):
         y = self.fc2(F.gelu(self.fc1(self.norm2(x))))
         return x + self.drop_path(y)
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Fold the first norm into a scale and the second into the MLP."""
         if self.scale is None:
             norm = self.norm1
@@ -89,6 +91,7 @@ class PoolMixer(nn.Module):
             self.scale = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).detach().view(1, -1, 1, 1)
             self.fc1 = fold_norm_before(self.norm2, self.fc1)
             self.norm2 = nn.Identity()
+        return self
 
 
 def fold_norm_before(norm: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:

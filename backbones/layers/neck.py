@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,11 +23,12 @@ class NeckBranch(nn.Module):
         y: Tensor = self.pointwise(self.norm(self.depthwise(x)))
         return y
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Fold the normalisation into the depthwise convolution."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.depthwise = fuse_conv_bn_eval(self.depthwise, self.norm)
             self.norm = nn.Identity()
+        return self
 
 
 class Neck(nn.Module):

@@ -19,7 +19,7 @@ MILLIONS = {
     "eradio_xxxtiny_8x_ws12": 6.3,
     "eradio_xxxtiny_8x_ws16": 6.3,
 }
-FORMS = [(stem, down, neck) for i, stem in enumerate(STEMS) for down, neck in [(DOWNSAMPLINGS[i], NECKS[i])]]
+FORMS = list(zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False))
 
 
 def on_meta(spec):
@@ -62,7 +62,7 @@ def test_parameters_of_the_family(name):
 def test_random_specs_give_what_they_declare(space):
     # Small nets are really run: faster than the meta device, and NaN shows.
     rng, size, make = random.Random(0), *{"micro": ((64, 96), build), "full": ((224, 224), on_meta)}[space]
-    for _ in range(200):
+    for _ in range({"micro": 200, "full": 40}[space]):
         model = make(SPACES[space].sample(rng)).eval()
         features = check_declared(model, torch.ones(1, 3, *size, device=next(model.parameters()).device))
         assert space == "full" or features.spatial.isfinite().all()

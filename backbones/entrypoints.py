@@ -1,0 +1,163 @@
+"""Presets as models of timm: after ``import backbones``, ``timm.create_model("eradio_b")`` builds one.
+
+``timm.list_models(module="entrypoints")`` lists them, `register` adds any other spec. They take timm's usual arguments,
+and `neck`: classification has no use for the dense neck, and its parameters would get no gradient, so it is left out
+unless asked for; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` wants a file of one's
+own, ``pretrained_cfg_overlay={"file": path}``, and a .safetensors file must be one that `backbones.load` takes. A file
+without classifier gives its features to a fresh one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import (
+    DefaultCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_function,
+    register_notrace_module,
+)
+from torch import Tensor, nn
+
+from backbones.backbone import SIZE_MULTIPLE_PX, Backbone, check_input
+from backbones.build import build
+from backbones.layers.stage import Stage
+from backbones.weights import WeightsError, load
+from search_space import PRESETS, SPACES, ArchSpec
+
+LAPTOP_PX, PHOTO_PX = 64, 224
+
+
+def create(
+    cfg: ArchSpec,
+    *,
+    num_classes: int = 1000,
+    global_pool: str = "avg",
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    neck: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Backbone:
+    """The network of a spec, with timm's arguments: `drop_rate` is the dropout before the classifier."""
+    with torch.device(device or torch.get_default_device()):
+        model = build(cfg if neck else replace(cfg, neck="none"), drop_path_rate)
+        if in_chans != model.in_chans:
+            _take_channels(model, in_chans)
+        model.head_drop.p = drop_rate
+        model.reset_classifier(num_classes, global_pool)
+    return model if dtype is None else model.to(dtype)
+
+
+def _take_channels(model: Backbone, in_chans: int) -> None:
+    """Give the stem a fresh first convolution for images of `in_chans` channels."""
+    name = first_conv(model.spec)
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Conv2d)
+    new = nn.Conv2d(in_chans, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    nn.init.normal_(new.weight, std=float(math.sqrt(2 / new.weight[:, 0].numel())))
+    model.set_submodule(name, new.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    model.in_chans = in_chans
+
+
+def first_conv(spec: ArchSpec) -> str:
+    """Name of the convolution that sees the image."""
+    return "stem.0.conv" if spec.stem == "conv" else "stem.conv"
+
+
+def image_px(spec: ArchSpec) -> int:
+    """Side of the images that `spec` is made for, in px.
+
+    E-RADIO's rule backwards: the last windowed stage's map is one window of its coarsest attention (window = side / 32
+    in the family). Without windows, 64 for what the laptop's space holds, else 224.
+    """
+    for place, stage in reversed(list(enumerate(spec.stages))):
+        if stage.window is not None:
+            cells = max(r * w for r, w in zip(*stage.resolutions, strict=True))
+            return math.lcm(cells * spec.strides[place], SIZE_MULTIPLE_PX)
+    return LAPTOP_PX if SPACES["micro"].contains(spec) else PHOTO_PX
+
+
+def default_cfg(spec: ArchSpec) -> dict[str, Any]:
+    """What timm keeps about a model beside its code; mean and std are its defaults, ImageNet's."""
+    side = image_px(spec)
+    pool = side // spec.strides[-1]
+    return {
+        "input_size": (3, side, side),
+        "pool_size": (pool, pool),
+        "first_conv": first_conv(spec),
+        "classifier": "head",
+    }
+
+
+def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
+    """Tensors of a file as `model` takes them: no neck where it has none, its own head where they have none.
+
+    Raises WeightsError for a tensor that is missing or left over; shapes are checked by torch.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.startswith("head.")]
+    left_over = [key for key in state if key not in own and not key.startswith(("head.", "neck."))]
+    if missing or left_over:
+        what = f"{missing[0]!r} is missing" if missing else f"{left_over[0]!r} is not part of the architecture"
+        raise WeightsError(f"{model.pretrained_cfg.get('file', 'weights')}: tensor {what}")  # type: ignore[operator, union-attr]
+    return {key: state.get(key, value) for key, value in own.items()}
+
+
+def check_file(path: Path, spec: ArchSpec) -> None:
+    """Raise WeightsError unless `backbones.load` takes the file and it holds `spec`, whatever its neck."""
+    found = load(path).spec
+    if replace(found, neck="none") != replace(spec, neck="none"):
+        raise WeightsError(f"{path}: holds architecture {found.arch_id}, not {spec.arch_id}")
+
+
+def register(name: str, spec: ArchSpec) -> None:
+    """Make `spec` known to timm as `name`. Raises ValueError where timm has a model of that name."""
+    if timm.is_model(name):
+        raise ValueError(f"name: timm has a model {name!r} already")
+    default_cfgs.update(generate_default_cfgs({name: default_cfg(spec)}))
+    globals()[name] = register_model(_entrypoint(name, spec))
+
+
+def _entrypoint(name: str, spec: ArchSpec) -> Callable[..., nn.Module]:
+    def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
+        file = (options.get("pretrained_cfg_overlay") or {}).get("file")
+        if pretrained and file and Path(file).suffix == ".safetensors":  # other kinds are timm's own checkpoints
+            check_file(Path(file), spec)
+        model: nn.Module = build_model_with_cfg(
+            create,
+            name,
+            pretrained,
+            model_cfg=spec,
+            feature_cfg={"out_indices": tuple(range(len(spec.stages))), "feature_cls": "getter"},
+            pretrained_filter_fn=fit_state,
+            **options,
+        )
+        return model
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"{name}, architecture {spec.arch_id}."
+    return entrypoint
+
+
+default_cfgs: dict[str, DefaultCfg] = {}  # timm looks for this name in the module that registers
+
+for _name, _spec in PRESETS.items():
+    try:
+        register(_name, _spec)
+    except ValueError as error:  # a later timm may take a name; ours still resolves by `--arch`
+        warnings.warn(f"preset {_name}: {error}", stacklevel=2)
+
+# Stages choose by the map's size, which symbolic tracing doesn't know.
+register_notrace_module(Stage)
+register_notrace_function(check_input)

@@ -1,0 +1,110 @@
+"""timm's own model tests, of the installed version and as they are, run on our presets.
+
+The suite lies in timm's source distribution; pip fetches it once into a cache folder. Its functions are called with
+our names, as timm's own parametrisation calls them with timm's. What needs real tensors runs on small networks: one of
+every block, registered here, and the smallest of the family; what runs on the meta device, on presets.
+"""
+
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from backbones import entrypoints
+from search_space import PRESETS
+from tests.backbones.stages import STAGES, net
+
+TIMM = f"timm-{version('timm')}"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "backbone-nas" / TIMM
+
+BLOCKS = {stage.block: stage for stage in reversed(STAGES.values())}
+MICRO = {f"micro_{block}": net(stage) for block, stage in BLOCKS.items()}
+ON_EVERY_BLOCK = (
+    "test_model_forward",
+    "test_model_backward",
+    "test_model_forward_intermediates",
+    "test_prune_intermediate_layers_contract",
+    "test_model_forward_fx",
+    "test_model_backward_fx",
+)
+ON_ONE = (
+    "test_model_forward_features",
+    "test_model_forward_intermediates_features",
+    "test_prune_intermediate_layers_params_used",
+    "test_reset_classifier_keeps_pool",
+)
+ON_META = "test_model_default_cfgs"
+BATCH = {"test_model_backward": 2, "test_model_backward_fx": 2}
+KINDS = {tuple((s.block, s.pre_conv, s.subsampling) for s in spec.stages): name for name, spec in PRESETS.items()}
+# Left out: test_model_forward_torchscript and the fx-to-torchscript pair. torch.jit.script reads a subset of Python
+# that our layers don't keep to (generator expressions, optional submodules), and PyTorch has deprecated it for
+# torch.export, which is tested in test_entrypoints. Those that load published weights: there are none.
+
+
+@pytest.fixture(scope="module")
+def suite(pytestconfig):
+    """timm's tests/test_models.py as a module."""
+    path = CACHE / "test_models.py"
+    if not path.exists():
+        fetch(path)
+    for mark in sorted(set(re.findall(r"pytest\.mark\.(\w+)", path.read_text()))):
+        pytestconfig.addinivalue_line("markers", f"{mark}: of timm's own suite")
+    for name, spec in MICRO.items():
+        entrypoints.register(name, spec)
+    spec = importlib.util.spec_from_file_location("timm_test_models", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fetch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        wanted = TIMM.replace("-", "==", 1)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=timm", f"--dest={folder}"]
+        try:
+            subprocess.run([*pip, wanted], check=True, capture_output=True, text=True, timeout=180)
+        except (subprocess.SubprocessError, OSError) as error:
+            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+            pytest.skip(f"timm's source distribution cannot be had: {' '.join(reason)}")
+        with tarfile.open(Path(folder) / f"{TIMM}.tar.gz") as archive:
+            archive.extract(f"{TIMM}/tests/test_models.py", folder, filter="data")
+        (Path(folder) / TIMM / "tests" / "test_models.py").replace(path)
+
+
+def run(suite, test, name):
+    function = getattr(suite, test, None)
+    if function is None:
+        pytest.skip(f"{TIMM} has no {test}")
+    known = {"model_name": name, "batch_size": BATCH.get(test, 1), "cfg_device": "meta"}
+    function(**{argument: known[argument] for argument in inspect.signature(function).parameters})
+
+
+@pytest.mark.parametrize("name", MICRO)
+@pytest.mark.parametrize("test", ON_EVERY_BLOCK)
+def test_networks_of_one_block(suite, test, name):
+    run(suite, test, name)
+
+
+@pytest.mark.parametrize("test", [*ON_EVERY_BLOCK, *ON_ONE])
+def test_the_smallest_of_the_family(suite, test):
+    run(suite, test, "eradio_femto")
+
+
+@pytest.mark.parametrize("name", KINDS.values())
+def test_presets_on_the_meta_device(suite, name):
+    run(suite, ON_META, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(KINDS.values())))
+def test_other_presets_on_the_meta_device(suite, name):
+    run(suite, ON_META, name)
