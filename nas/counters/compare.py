@@ -67,7 +67,7 @@ def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> 
     attention = sum(calls for name, calls in skipped.items() if "attention" in name)
     parts = [f"leaves out scaled_dot_product_attention ({attention} calls)"] if attention else []
     if extra:
-        parts.append("adds " + ", ".join(f"{name} {macs / 1e9:.4f} G" for name, macs in extra.items()))
+        parts.append("adds " + ", ".join(f"{name} {amount(macs)}" for name, macs in extra.items()))
     return "; ".join(parts) or "counts the same operators"
 
 
@@ -89,12 +89,17 @@ def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:
     )
     others = macs - seen - transposed
     parts = (
-        [f"leaves out {functional / 1e9:.4f} G in functions and subclasses (attention, matmul ...)"]
+        [f"leaves out {amount(functional)} in functions and subclasses (attention, matmul ...)"]
         if functional > 0
         else []
     )
     if transposed:
-        parts.append(f"over-counts transposed convolutions by stride² (+{transposed / 1e9:.4f} G)")
+        parts.append(f"over-counts transposed convolutions by stride² (+{amount(transposed)})")
     if others >= NOTEWORTHY:
-        parts.append(f"adds {others / 1e9:.4f} G for normalisation, activation and pooling modules")
+        parts.append(f"adds {amount(others)} for normalisation, activation and pooling modules")
     return "; ".join(parts) or "counts the same operators"
+
+
+def amount(macs: int) -> str:
+    """MACs as a reason names them."""
+    return f"{macs / 1e9:.4f} G" if macs >= 1_000_000 else f"{macs / 1e6:.4f} M"

@@ -1,0 +1,169 @@
+"""The device's own ceilings, measured once and kept: what no layer can beat, and how near a layer comes.
+
+Roofline model: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (CACM 2009). What
+fits into a cache moves faster than memory, so the bandwidth is a function of the bytes an operator touches.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.measure.environment import device_name
+from nas.measure.timers import Timer, timer_for
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The large one is the ceiling; on a busy CPU, only small ones are over before another process gets its turn.
+MATMUL_SIDES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
+TOUCHED_BYTES = {
+    "cpu": tuple(2**k for k in range(16, 30, 2)),  # 64 KiB to 256 MiB: from the caches to memory
+    "cuda": tuple(2**k for k in range(20, 32, 2)),  # 1 MiB to 1 GiB
+}
+SAMPLES = 9  # at least; the fastest counts: a ceiling is what the device can, not what it usually does
+SAMPLE_S = 0.002
+LEAST_S, MOST_S = 0.1, 1.0  # for one kind and size
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a device can at most, in one precision with so many threads."""
+
+    device: str
+    threads: int
+    precision: str
+    torch: str
+    gmacs_s: float  # 1e9 multiply-accumulates a second, of a large matrix product
+    gbytes_s: tuple[tuple[int, float], ...]  # (bytes touched, 1e9 bytes a second read and written), sizes rising
+
+    def bandwidth(self, touched: int) -> float:
+        """1e9 bytes a second for an operator that touches so many bytes.
+
+        The fastest from the size just below it upwards: what is smaller lies in no slower a cache.
+        """
+        start = max((i for i, (size, _) in enumerate(self.gbytes_s) if size <= touched), default=0)
+        return max(rate for _, rate in self.gbytes_s[start:])
+
+    def compute_s(self, macs: int) -> float:
+        """Seconds that so many MACs take at least."""
+        return macs / (self.gmacs_s * GIGA)
+
+    def memory_s(self, moved: int, touched: int) -> float:
+        """Seconds that reading and writing so many bytes takes at least, of memory of which so many are touched."""
+        return moved / (self.bandwidth(touched) * GIGA)
+
+    def raised(self, other: Ceilings) -> Ceilings:
+        """The higher of both, each: a ceiling is the best that was ever seen."""
+        rates = [(size, max(a, b)) for (size, a), (_, b) in zip(self.gbytes_s, other.gbytes_s, strict=True)]
+        gmacs_s = max(self.gmacs_s, other.gmacs_s)
+        return Ceilings(self.device, self.threads, self.precision, self.torch, gmacs_s, tuple(rates))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least time that a row of operators takes on a device, and what decides it."""
+
+    attainable_s: float
+    kind: str  # "compute" or "memory": what most of that time is for; "none" where nothing is done
+
+
+def bound(work: Iterable[tuple[int, int, int]], ceilings: Ceilings) -> Bound:
+    """The bound of operators that run one after another, each given as (MACs, bytes moved, bytes touched)."""
+    spent = {"compute": 0.0, "memory": 0.0}
+    for macs, moved, touched in work:
+        compute_s, memory_s = ceilings.compute_s(macs), ceilings.memory_s(moved, touched)
+        spent["compute" if compute_s >= memory_s else "memory"] += max(compute_s, memory_s)
+    total = sum(spent.values())
+    return Bound(total, max(spent, key=lambda kind: spent[kind]) if total else "none")
+
+
+def kept_ceilings(device: torch.device, precision: str, root: Path) -> Ceilings | None:
+    """The ceilings kept under `root` for this device, thread count, precision and torch; None where there are none."""
+    identity = _identity(device, precision)
+    try:
+        plain = json.loads(_file(root, identity).read_text())
+        rates = tuple((int(size), float(rate)) for size, rate in plain.pop("gbytes_s"))
+        found = Ceilings(**plain, gbytes_s=rates)
+        sound = {k: plain[k] for k in identity} == identity and found.gmacs_s > 0 and all(r > 0 for _, r in rates)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # never measured, or damaged: measured again
+    return found if sound and rates else None
+
+
+def keep_ceilings(ceilings: Ceilings, root: Path) -> None:
+    """Keep them for the next time. OSError where `root` cannot be written."""
+    plain = asdict(ceilings)
+    path = _file(root, {k: plain[k] for k in ("device", "threads", "precision", "torch")})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(plain, indent=2))
+    fresh.replace(path)
+
+
+def measure_ceilings(
+    device: torch.device,
+    precision: str,
+    timer: Timer | None = None,
+    sides: tuple[int, ...] | None = None,
+    sizes: tuple[int, ...] | None = None,
+) -> Ceilings:
+    """Time matrix products, and ways to move rising amounts of bytes; a few seconds.
+
+    A copy may be the slowest of them, for it makes the cache fetch what it overwrites; the fastest is the ceiling.
+    """
+    timer = timer or timer_for(device)
+    dtype = DTYPES[precision]
+    with torch.inference_mode():
+        gmacs_s = max(_matmul_gmacs_s(side, device, dtype, timer) for side in sides or MATMUL_SIDES[device.type])
+        rates = tuple(
+            (size, _moving_gbytes_s(size, device, dtype, timer)) for size in sizes or TOUCHED_BYTES[device.type]
+        )
+    return Ceilings(**_identity(device, precision), gmacs_s=gmacs_s, gbytes_s=rates)
+
+
+def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    # Convolutions may use TF32 where products must not: the ceiling is what the fastest of both can.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        return float(side**3 / _best_s(lambda: torch.mm(a, b, out=out), timer) / GIGA)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def _moving_gbytes_s(touched: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+    """The fastest of a copy, a sum (only reads) and a change of sign in place (reads and writes the same)."""
+    source = torch.randn(touched // dtype.itemsize, device=device, dtype=dtype)
+    half = source[: len(source) // 2]
+    target = torch.empty_like(half)
+    ways = ((touched, lambda: target.copy_(half)), (touched, source.sum), (2 * touched, source.neg_))
+    return max(float(moved / _best_s(way, timer) / GIGA) for moved, way in ways)
+
+
+def _best_s(call: Callable[[], object], timer: Timer) -> float:
+    first = timer.run([call, call], [1, 1])[1].device_s  # the first call of all is no sample
+    repeats = max(1, math.ceil(SAMPLE_S / max(first, 1e-9)))
+    best, start, samples = first, timer.now(), 0
+    while (samples < SAMPLES or timer.now() < start + LEAST_S) and timer.now() < start + MOST_S:
+        best = min(best, timer.run([call], [repeats])[0].device_s)
+        samples += 1
+    return best
+
+
+def _identity(device: torch.device, precision: str) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    return {"device": device_name(device), "threads": threads, "precision": precision, "torch": torch.__version__}
+
+
+def _file(root: Path, identity: dict[str, Any]) -> Path:
+    name = "-".join(str(value) for value in identity.values())
+    return root / "ceilings" / (re.sub(r"[^A-Za-z0-9.+]+", "-", name).lower() + ".json")

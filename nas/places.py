@@ -1,0 +1,22 @@
+"""Where commands keep what outlives them: the cache of a user, and the locks of a device."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def cache_root(given: str | None = None) -> Path:
+    """`given`, else the variable BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas."""
+    fallback = os.environ.get("BACKBONE_NAS_CACHE", str(Path.home() / ".cache" / "backbone-nas"))
+    return Path(fallback if given is None else given)
+
+
+def lock_dir(device: str) -> Path:
+    """One folder a device and user on this machine, so that two commands do not measure beside each other.
+
+    device: "cpu", "cuda" or "cuda:N"; "cuda" and "cuda:0" are one card.
+    """
+    name = "cuda" if device == "cuda:0" else device.replace(":", "-")
+    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / name

@@ -1,0 +1,161 @@
+"""The arguments of ``nas.profile``, checked before anything is built."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nas.command import OneLineParser
+from nas.config import LIMITS
+from nas.measure import torch_device
+from nas.measure.pair import PRECISIONS
+from nas.places import cache_root
+from nas.profiling.records import Settings
+from search_space import SPACES
+
+REFERENCE = "timm:resnet18"
+SPACE_REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}  # what a search of that space measures against
+SIZE_MULTIPLE_PX = 32
+# One, and sizes between the powers of two: there throughput has its steps.
+BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
+RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
+PLOTS = (".png", ".svg", ".pdf")
+SAMPLES = 200
+TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
+OF_NETWORKS = ("batches", "resolutions", "layers", "top")
+OF_SPACES = ("samples", "seed", *LIMITS)
+
+_EXAMPLES = """examples:
+  python -m nas.profile --arch eradio                        the net of the paper, 224 px, this machine's best device
+  python -m nas.profile --arch timm:resnet50 --batch 8       any network of timm
+  python -m nas.profile --arch eradio --top 10               the ten most expensive layers
+  python -m nas.profile --arch eradio_nano --batches --resolutions 64,96,128 --plot sweeps.png
+  python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --resolution 64
+  python -m nas.profile --arch runs/NAME/winner.json --json > profile.json
+  python -m nas.profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
+  python -m nas.profile --space micro --seconds 60 --max-latency-ms 5 --plot space.png
+"""
+
+
+def options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a person asked for, with defaults filled in. ValueError or SystemExit(2), one line, where it cannot be."""
+    given = parser().parse_args(argv)
+    if bool(given.arch) == bool(given.space):
+        raise ValueError("--arch or --space is needed, and one of them only (see --help)")
+    kind, others = ("--arch", OF_SPACES) if given.arch else ("--space", OF_NETWORKS)
+    for name in others:
+        if getattr(given, name) is not None:
+            raise ValueError(f"{_flag(name)}: has no meaning with {kind}")
+    _check_numbers(given)
+    _check_files(given)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    given.device = torch_device(given.device)
+    given.limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
+    untimed = [name for name in TIMED_LIMITS if name in given.limits and given.seconds is None]
+    if untimed:
+        raise ValueError(f"{_flag(untimed[0])}: needs timing; say how long with --seconds")
+    return given
+
+
+def settings(given: argparse.Namespace) -> Settings:
+    """The settings of `--arch`."""
+    defaults = {"batch": BATCHES[given.device.type], "resolution": RESOLUTIONS}
+    wanted = {"batch": given.batches, "resolution": given.resolutions}  # () stands for the default, None for no sweep
+    return Settings(
+        device=given.device,
+        cache=cache_root(given.cache),
+        batch=given.batch,
+        resolution=given.resolution,
+        precision=given.precision,
+        seconds=30.0 if given.seconds is None else given.seconds,
+        reference=given.reference or REFERENCE,
+        sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
+        new_ceilings=given.new_ceilings,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option; what it means for one kind of profile only has None for "not given"."""
+    made = OneLineParser(
+        prog="python -m nas.profile",
+        description="What a backbone costs on this machine, part by part; or what a sample of a search space costs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument_group("what").add_argument
+    add("--arch", action="append", help="preset, timm:NAME or a spec's .json file; may be repeated")
+    add("--space", choices=list(SPACES), help="a sample of this search space instead")
+    add = made.add_argument_group("how").add_argument
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--batch", type=int, help="images a call (default: 128 on CUDA; on a CPU 16 up to 128 px, else 4)")
+    add("--resolution", type=int, help="pixels, a multiple of 32 (default: 64 for laptop-scale nets, else 224)")
+    add("--precision", choices=list(PRECISIONS), default="fp32", help="of weights and inputs (default: fp32)")
+    add("--seconds", type=float, help="timing budget: of each net and sweep (default: 30), of a whole space (none)")
+    add("--reference", help=f"net timed beside each (default: {REFERENCE}, for a space that of its searches)")
+    add("--threads", type=int, help="CPU threads (default: one a core)")
+    add("--new-ceilings", action="store_true", help="measure the device's ceilings again, for the roofline")
+    add("--cache", metavar="DIR", help="folder that keeps the ceilings (default ~/.cache/backbone-nas)")
+    add("--json", action="store_true", help="one JSON object on stdout instead of tables")
+    add("--plot", metavar="FILE", help="a picture too: .png, .svg or .pdf")
+    add = made.add_argument_group("with --arch").add_argument
+    sizes = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
+    add("--batches", help=f"sweep of batch sizes (default {_joined(BATCHES['cpu'])}; more on CUDA)", **sizes)  # type: ignore[arg-type]
+    add("--resolutions", help=f"sweep of resolutions (default {_joined(RESOLUTIONS)})", **sizes)  # type: ignore[arg-type]
+    add("--layers", action="store_const", const=True, help="a table of all layers, in the order they run")
+    add("--top", type=int, metavar="N", help="the N layers that take longest")
+    add = made.add_argument_group("with --space").add_argument
+    add("--samples", type=int, metavar="N", help=f"how many specs (default {SAMPLES})")
+    add("--seed", type=int, help="of the sample (default 0)")
+    add("--max-params", type=float, metavar="X", help="limits: the share of the sample within them is shown")
+    add("--max-gmacs", type=float, metavar="X", help="1e9 multiply-accumulates an image")
+    add("--max-latency-ms", type=float, metavar="X", help="of one image; needs --seconds, as those that follow")
+    add("--max-memory-mib", type=float, metavar="X", help="at its peak")
+    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="images/s")
+    return made
+
+
+def _check_numbers(given: argparse.Namespace) -> None:
+    for name in ("batch", "resolution", "seconds", "threads", "samples", "top", *LIMITS):
+        value = getattr(given, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{_flag(name)}: {value} must be positive")
+    for name, values in (("resolution", [given.resolution or 0]), ("resolutions", given.resolutions or ())):
+        for value in values:
+            if value % SIZE_MULTIPLE_PX:
+                raise ValueError(f"--{name}: {value} is not a multiple of {SIZE_MULTIPLE_PX}")
+
+
+def _check_files(given: argparse.Namespace) -> None:
+    if given.plot is not None:
+        plot = Path(given.plot)
+        if plot.suffix not in PLOTS:
+            raise ValueError(f"--plot: {given.plot!r} must end in one of {', '.join(PLOTS)}")
+        if not plot.parent.is_dir():
+            raise ValueError(f"--plot: no such folder {str(plot.parent)!r}")
+    root = cache_root(given.cache)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.removesuffix("_img_s").replace("_", "-")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be positive whole numbers with commas, as 1,2,3")
+    return sizes
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))

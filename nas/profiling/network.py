@@ -1,0 +1,160 @@
+"""One network in depth, step by step: what is known after each step is a whole `Profile` that can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones import fuse, resolve
+from nas.counters import side_by_side
+from nas.counters.operators import operators
+from nas.measure import environment, measure_pair
+from nas.measure.pair import PRECISIONS
+from nas.measure.roofline import Ceilings, keep_ceilings, kept_ceilings, measure_ceilings
+from nas.measure.stages import called_parts, own_times, stage_times
+from nas.profiling.counting import checked_count, fused_counter
+from nas.profiling.exclusive import alone
+from nas.profiling.parts import layer_work, rows, stage_work
+from nas.profiling.records import PARTS_SHARE, Profile, Roofline, Row, Settings
+from nas.profiling.sweeps import SWEEPS, images
+from search_space import SPACES, ArchSpec
+
+MICRO_PX, FULL_PX = 64, 224
+TIMING, PARTS = "timing", "stages and layers"
+
+Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes at most from now on)
+
+
+def profiling(arch: str, settings: Settings, progress: Progress) -> Iterator[Profile]:
+    """The profile of `arch` (preset, timm:NAME or spec file) after each step. ValueError for what a person got wrong.
+
+    Holds the device's lock from the first timing to the last.
+    """
+    left_s = settings.planned_s
+    progress(f"{arch}: building", left_s)
+    name, model = resolve(arch)
+    progress(f"{name}: counting", left_s)
+    profile = _counted(name, model, settings)
+    yield profile
+    with alone(str(settings.device)):
+        progress(f"{name}: timing {profile.batch} x {profile.resolution} px beside {settings.reference}", left_s)
+        fused: nn.Module = fuse(model)
+        profile = _timed(profile, fused, settings)
+        yield profile
+        left_s -= settings.seconds
+        progress(f"{name}: timing its stages and layers", left_s)
+        fused = fused.to(settings.device, PRECISIONS[settings.precision])
+        profile = _parted(profile, fused, settings)
+        yield profile
+        left_s -= 2 * PARTS_SHARE * settings.seconds
+        for kind, sizes in settings.sweeps.items():
+            progress(f"{name}: {kind} sweep over {', '.join(map(str, sizes))}", left_s)
+            found = SWEEPS[kind](model, fused, profile, settings)
+            profile = _done(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: found})
+            yield profile
+            left_s -= settings.seconds
+
+
+def default_resolution(spec: ArchSpec | None) -> int:
+    """64 px for laptop-scale specs, else 224 px."""
+    return MICRO_PX if spec is not None and SPACES["micro"].contains(spec) else FULL_PX
+
+
+def default_batch(device: torch.device, resolution: int) -> int:
+    """The search's own batch sizes; on a CPU less at full resolution, where 16 images may take ten seconds."""
+    if device.type == "cuda":
+        return 128
+    return 16 if resolution <= 2 * MICRO_PX else 4
+
+
+def _counted(name: str, model: nn.Module, settings: Settings) -> Profile:
+    spec = getattr(model, "spec", None)
+    resolution = settings.resolution or default_resolution(spec)
+    counts = checked_count(name, model, resolution)
+    return Profile(
+        arch=name,
+        arch_id=spec.arch_id if spec is not None else None,
+        batch=settings.batch or default_batch(settings.device, resolution),
+        resolution=resolution,
+        counts=counts,
+        counters=side_by_side(model, resolution, counts),
+        environment=environment(str(settings.device)),
+        missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
+    )
+
+
+def _timed(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
+    measurement = measure_pair(
+        fused,
+        fuse(resolve(settings.reference)[1]),
+        name_of_reference=settings.reference,
+        device=str(settings.device),
+        batch=profile.batch,
+        resolution=profile.resolution,
+        precision=settings.precision,
+        budget_s=settings.seconds,
+        seed=0,
+    )
+    return _done(profile, TIMING, measurement=measurement)
+
+
+def _parted(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
+    """Stages and layers, timed and held against the ceilings; those are measured again if a row lies over them."""
+    drawn = images(profile.batch, profile.resolution, settings)
+    parts = called_parts(fused, fused.stage_modules(), drawn[:1])  # type: ignore[operator]
+    stages = stage_times(fused, parts, drawn, PARTS_SHARE * settings.seconds)
+    layers = own_times(fused, drawn, PARTS_SHARE * settings.seconds)
+    found = operators(fused, profile.batch, profile.resolution, PRECISIONS[settings.precision])
+    names = {id(module): name for name, module in fused.named_modules()}
+    labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
+
+    def tables(ceilings: Ceilings) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        return (
+            rows(stage_work(labels, found), stages.stages_s, stages.whole_s, profile.batch, ceilings),
+            rows(layer_work(found), layers.stages_s, layers.whole_s, profile.batch, ceilings),
+        )
+
+    stage_rows, layer_rows, roofline = held_against_ceilings(tables, settings)
+    fused_macs = sum(o.macs for o in found) // profile.batch
+    return _done(
+        profile,
+        PARTS,
+        counters=(*profile.counters, fused_counter(fused_macs, profile.counts.macs)),
+        stages=stage_rows,
+        stages_covered=stages.covered,
+        layers=layer_rows,
+        layers_slowed=layers.whole_s / stages.whole_s - 1,
+        roofline=roofline,
+    )
+
+
+def held_against_ceilings(
+    tables: Callable[[Ceilings], tuple[tuple[Row, ...], tuple[Row, ...]]], settings: Settings
+) -> tuple[tuple[Row, ...], tuple[Row, ...], Roofline]:
+    """Rows of stages and layers by the device's ceilings. If one lies over them, they are measured again, once."""
+    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.precision, settings.cache)
+    if ceilings is None:
+        ceilings = measure_ceilings(settings.device, settings.precision)
+        keep_ceilings(ceilings, settings.cache)
+    over = _over(tables(ceilings))
+    if over:
+        ceilings = ceilings.raised(measure_ceilings(settings.device, settings.precision))
+        keep_ceilings(ceilings, settings.cache)
+    stages, layers = tables(ceilings)
+    return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))
+
+
+def _over(tables: tuple[tuple[Row, ...], ...]) -> tuple[str, ...]:
+    return tuple(row.name for table in tables for row in table if row.utilisation > 1)
+
+
+def _sweep_step(kind: str) -> str:
+    return f"{kind} sweep"
+
+
+def _done(profile: Profile, step: str, **found: Any) -> Profile:
+    return replace(profile, missing=tuple(m for m in profile.missing if m != step), **found)

@@ -1,0 +1,121 @@
+"""Throughput over batch sizes and over resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones import Backbone
+from nas.measure.pair import PRECISIONS
+from nas.measure.sweep import largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.timers import Call, timer_for
+from nas.profiling.counting import checked_count
+from nas.profiling.records import Point, Profile, Settings, Sweep
+from nas.profiling.windows import WindowCost, window_costs
+
+
+def images(batch: int, resolution: int, settings: Settings) -> Tensor:
+    """Random normal images on the device, channels last."""
+    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, PRECISIONS[settings.precision])
+    return drawn.contiguous(memory_format=torch.channels_last)
+
+
+def batch_sweep(model: nn.Module, fused: nn.Module, profile: Profile, settings: Settings) -> Sweep:
+    """Times all sizes at the profile's resolution; only memory ends it, and then what fits is timed."""
+    used: dict[int, int] = {}  # requested -> batch
+    refused: dict[int, str] = {}
+
+    def fits(batch: int) -> bool:
+        return _runs(_call(fused, images(batch, profile.resolution, settings)), settings)
+
+    for size in sorted(set(settings.sweeps["batch"])):
+        if fits(size):
+            used[size] = size
+            continue
+        known = max(used.values(), default=0)
+        largest = largest_that_fits(fits, known, size)
+        refused[size] = f"out of memory; {largest} fits" if largest else "out of memory, even for one image"
+        if largest > known:
+            used[size] = largest
+        break
+    drawn = images(max(used.values(), default=1), profile.resolution, settings)
+    calls = {size: _call(fused, drawn[:batch]) for size, batch in used.items()}
+    macs = profile.counts.macs
+    return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
+
+
+def resolution_sweep(model: nn.Module, fused: nn.Module, profile: Profile, settings: Settings) -> Sweep:
+    """Times all sizes at the profile's batch; one that the network cannot take is refused."""
+    calls: dict[int, Call] = {}
+    costs: dict[int, tuple[int, tuple[WindowCost, ...]]] = {}
+    refused: dict[int, str] = {}
+    for size in sorted(set(settings.sweeps["resolution"])):
+        try:
+            counts = checked_count(profile.arch, model, size)
+        except ValueError as error:
+            refused[size] = str(error)
+            continue
+        call = _call(fused, images(profile.batch, size, settings))
+        if not _runs(call, settings):
+            refused[size] = "out of memory"
+            continue
+        stage_macs = {i: counts.module_macs.get(f"stages.{i - 1}", 0) for i in range(1, 5)}
+        windows = window_costs(model, size, stage_macs) if isinstance(model, Backbone) else []
+        calls[size], costs[size] = call, (counts.macs, tuple(windows))
+    return Sweep(_points(calls, settings, lambda size: (profile.batch, size, *costs[size])), refused)
+
+
+def _points(
+    calls: dict[int, Call], settings: Settings, about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]]
+) -> tuple[Point, ...]:
+    """about: (batch, resolution, MACs, windows) of a requested size."""
+    timer = timer_for(settings.device)
+    with torch.inference_mode():
+        times = times_by_turns(calls, timer, settings.seconds, np.random.default_rng(0))
+    points = []
+    for requested, (time_s, samples) in times.items():
+        batch, resolution, macs, windows = about(requested)
+        points.append(
+            Point(
+                requested=requested,
+                batch=batch,
+                resolution=resolution,
+                macs=macs,
+                throughput_img_s=batch / time_s.value,
+                throughput_low_img_s=batch / time_s.high,
+                throughput_high_img_s=batch / time_s.low,
+                time_ms=time_s.value * 1e3,
+                samples=samples,
+                windows=windows,
+            )
+        )
+    return tuple(points)
+
+
+def _call(fused: nn.Module, drawn: Tensor) -> Call:
+    encode: Callable[[Tensor], Any] = getattr(fused, "encode", fused)
+    return lambda: encode(drawn)
+
+
+def _runs(call: Call, settings: Settings) -> bool:
+    """Whether the call goes through; False where memory runs out, any other error is raised."""
+    try:
+        with torch.inference_mode():
+            call()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if settings.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+    return True
+
+
+SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, Settings], Sweep]] = {
+    "batch": batch_sweep,
+    "resolution": resolution_sweep,
+}

@@ -1,0 +1,103 @@
+"""Ceilings and bounds by hand, on a timer whose every call takes a millisecond."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
+from nas.measure.timers import Timing
+
+CPU = torch.device("cpu")
+PLAIN = Ceilings("a CPU", 2, "fp32", "2.0", gmacs_s=2.0, gbytes_s=((100, 50.0), (1000, 10.0)))
+
+
+class Steady:
+    """Makes every call once; each took `seconds`, the first of all ten times that."""
+
+    def __init__(self, seconds):
+        self.seconds, self.clock, self.runs = seconds, 0.0, 0
+
+    def now(self):
+        return self.clock
+
+    def run(self, calls, repeats):
+        for call in calls:
+            call()
+            self.clock += self.seconds
+        timings = [Timing(self.seconds, self.seconds) for _ in calls]
+        self.runs += 1
+        return [Timing(10 * self.seconds, 0), *timings[1:]] if self.runs == 1 else timings
+
+
+def test_ceilings_by_hand():
+    # Of all ways to move bytes, the one in place moves twice what it touches.
+    found = measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32, 64), sizes=(2**12, 2**16))
+    assert found.gmacs_s == pytest.approx(64**3 / 1e-3 / 1e9)
+    assert found.gbytes_s == (
+        (2**12, pytest.approx(2 * 2**12 / 1e-3 / 1e9)),
+        (2**16, pytest.approx(2 * 2**16 / 1e-3 / 1e9)),
+    )
+    assert (found.threads, found.precision, found.torch) == (torch.get_num_threads(), "fp32", torch.__version__)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_real_ceilings_are_positive(precision):
+    found = measure_ceilings(CPU, precision, sides=(64,), sizes=(2**16,))
+    assert found.gmacs_s > 0
+    assert found.gbytes_s[0][1] > 0
+
+
+@pytest.mark.parametrize(("touched", "rate"), [(10, 50), (100, 50), (999, 50), (1000, 20), (2000, 20), (9000, 20)])
+def test_bandwidth_is_the_fastest_from_the_size_below_upwards(touched, rate):
+    assert replace(PLAIN, gbytes_s=((100, 50.0), (1000, 10.0), (2000, 20.0))).bandwidth(touched) == rate
+
+
+def test_bounds_by_hand():
+    flat = replace(PLAIN, gbytes_s=((1, 1.0),))  # 2 GMAC/s, 1 GB/s
+    computing = bound([(4 * 10**9, 10**9, 1)], flat)
+    assert (computing.attainable_s, computing.kind) == (pytest.approx(2), "compute")
+    both = bound([(4 * 10**9, 10**9, 1), (10**9, 3 * 10**9, 1)], flat)  # 2 s of computing, then 3 s of moving
+    assert (both.attainable_s, both.kind) == (pytest.approx(5), "memory")
+    assert bound([], flat).kind == "none"
+    assert bound([(0, 2000, 999)], PLAIN).attainable_s == pytest.approx(2000 / 50e9)  # what is touched decides the rate
+    assert bound([(0, 2000, 1000)], PLAIN).attainable_s == pytest.approx(2000 / 10e9)
+
+
+def test_raised_keeps_the_higher_of_each():
+    other = replace(PLAIN, gmacs_s=1.0, gbytes_s=((100, 60.0), (1000, 5.0)))
+    assert PLAIN.raised(other) == replace(PLAIN, gbytes_s=((100, 60.0), (1000, 10.0)))
+
+
+def test_ceilings_are_kept_by_device_threads_precision_and_torch(tmp_path):
+    found = measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32,), sizes=(2**12,))
+    assert kept_ceilings(CPU, "fp32", tmp_path) is None
+    keep_ceilings(found, tmp_path)
+    keep_ceilings(found, tmp_path)
+    assert kept_ceilings(CPU, "fp32", tmp_path) == found
+    assert kept_ceilings(CPU, "bf16", tmp_path) is None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert kept_ceilings(CPU, "fp32", tmp_path) is None
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list(tmp_path.rglob("*"))) == 2  # a folder and a file
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: "",
+        lambda d: "[]",
+        lambda d: json.dumps({**d, "gmacs_s": 0}),
+        lambda d: json.dumps({**d, "gbytes_s": []}),
+        lambda d: json.dumps({**d, "torch": "1.0"}),
+    ],
+)
+def test_damaged_ceilings_are_measured_again(damage, tmp_path):
+    keep_ceilings(measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32,), sizes=(2**12,)), tmp_path)
+    (file,) = (tmp_path / "ceilings").iterdir()
+    file.write_text(damage(json.loads(file.read_text())))
+    assert kept_ceilings(CPU, "fp32", tmp_path) is None

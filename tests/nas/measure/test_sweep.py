@@ -1,0 +1,68 @@
+"""Sweeps on a fake clock: turns are fair under drift; bisection finds what fits."""
+
+import numpy as np
+import pytest
+import torch
+
+from nas.measure.sweep import largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.timers import Timing
+
+
+class Drifting:
+    """Calls return their seconds on a machine that gets slower by `drift` of itself with every second."""
+
+    def __init__(self, drift):
+        self.clock, self.drift, self.order = 0.0, drift, []
+
+    def now(self):
+        return self.clock
+
+    def run(self, calls, repeats):
+        timings = []
+        for call, n in zip(calls, repeats, strict=True):
+            seconds = call() * (1 + self.drift * self.clock)
+            self.order.append(call)
+            self.clock += n * seconds
+            timings.append(Timing(seconds, seconds))
+        return timings
+
+
+def test_equal_calls_look_equal_on_a_drifting_machine():
+    calls = {key: (lambda: 0.01) for key in range(3)}
+    times = times_by_turns(calls, Drifting(0.2), 10.0, np.random.default_rng(0))
+    medians = [interval.value for interval, _ in times.values()]
+    assert max(medians) / min(medians) < 1.02  # one after the other, the last would look over twice as slow
+    assert len({samples for _, samples in times.values()}) == 1
+
+
+def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certainty():
+    timer = Drifting(0.0)
+    times = times_by_turns({1: lambda: 0.01, 2: lambda: 0.02}, timer, 1000.0, np.random.default_rng(0))
+    assert timer.clock < 5
+    assert {key: interval.value for key, (interval, _) in times.items()} == {1: pytest.approx(0.01), 2: 0.02}
+    timer = Drifting(0.0)
+    times = times_by_turns({1: lambda: 5.0}, timer, 1.0, np.random.default_rng(0))
+    assert times[1][1] == 1  # one sample at least
+    assert times_by_turns({}, timer, 1.0, np.random.default_rng(0)) == {}
+
+
+def test_turns_are_in_random_order():
+    timer = Drifting(0.0)
+    calls = {key: (lambda: 0.01) for key in range(2)}
+    times_by_turns(calls, timer, 0.8, np.random.default_rng(0))
+    rounds = {tuple(timer.order[i : i + 2]) for i in range(4, len(timer.order), 2)}
+    assert len(rounds) == 2
+
+
+@pytest.mark.parametrize("limit", range(8))
+def test_bisection_finds_the_largest_that_fits(limit):
+    assert largest_that_fits(lambda n: n <= limit, 0, 8) == limit
+
+
+def test_only_memory_counts_as_memory():
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert out_of_memory(caught.value)

@@ -1,0 +1,97 @@
+"""A sample of the micro space: counted, ranged, held against limits."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import build
+from nas.counters import count
+from nas.profile import main
+from nas.profiling.space import Request, Sampled, SpaceProfile
+from nas.records import Measurement
+from search_space import SPACES
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def sample(capsys, *arguments):
+    assert main(["--space", "micro", "--json", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return json.loads(out)
+
+
+def test_specs_are_counted_and_ranged(capsys):
+    data = sample(capsys, "--samples", "12", "--seed", "3", "--max-params", "8e5", "--max-gmacs", "0.02")
+    rng = random.Random(3)
+    spec = SPACES["micro"].sample(rng)
+    with torch.device("meta"):
+        counts = count(build(spec), 64)
+    first = data["specs"][0]
+    assert (first["arch_id"], first["params"], first["macs"]) == (spec.arch_id, counts.params, counts.macs)
+    assert len({s["arch_id"] for s in data["specs"]}) == 12
+    for name in ("params", "macs", "activations"):
+        values = [s[name] for s in data["specs"]]
+        row = data["ranges"][name]
+        assert [row[k] for k in ("min", "q25", "median", "q75", "max")] == list(
+            np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+        )
+    within = {
+        "max_params": [s["params"] <= 8e5 for s in data["specs"]],
+        "max_gmacs": [s["macs"] <= 2e7 for s in data["specs"]],
+    }
+    within["all"] = [a and b for a, b in zip(*within.values(), strict=True)]
+    assert data["fits"] == {name: {"fit": sum(v), "of": 12} for name, v in within.items()}
+    assert "ratio" not in data["ranges"]
+    assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
+
+
+def test_with_a_budget_some_are_timed(capsys, tmp_path):
+    plot = tmp_path / "space.svg"
+    limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
+    data = sample(capsys, "--samples", "3", "--seconds", "0.1", "--batch", "2", "--plot", str(plot), *limits)
+    assert data["ranges"]["ratio"]["n"] == data["ranges"]["latency_ms"]["n"] == 1
+    assert data["fits"] == {
+        "max_latency_ms": {"fit": 0, "of": 1}, "min_throughput_img_s": {"fit": 1, "of": 1}, "all": {"fit": 0, "of": 1},
+    }  # fmt: skip
+    assert data["missing"] == []
+    assert "throughput ratio" in plot.read_text()
+
+
+def test_tables(capsys):
+    assert main(["--space", "micro", "--samples", "5", "--max-params", "1e9"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "Space micro: 5 specs, seed 0, 64 px",
+        "median",
+        "activations, M",
+        "max-params 1e+09",
+        "100.0%",
+        "5 of 5",
+    ):
+        assert word in out
+
+
+def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
+    micro = SPACES["micro"]
+    only = [replace(s, blocks=("pool",), depths=(1,), widths=s.widths[:1], mlp_expansions=(1.0,)) for s in micro.stages]
+    lone = {"stems": ("patch",), "downsamplings": ("pool",), "necks": ("none", "stage3"), "neck_dims": (64,)}
+    monkeypatch.setitem(SPACES, "micro", replace(micro, stages=tuple(only), **lone))
+    assert len(sample(capsys, "--samples", "5")["specs"]) == 2
+
+
+def test_what_was_not_timed_has_no_verdict():
+    m = Measurement("", "", 1, 64, 10.0, 9.0, 11.0, 1.0, 0.9, 1.1, "", 10.0, 2.0, 5.0, 3, 1.0, "ok")
+    specs = (Sampled("a", 5, 5, 5, m), Sampled("b", 5, 5, 5), Sampled("c", 50, 5, 5))
+    limits = {"max_params": 10, "max_latency_ms": 3.0}
+    request = Request("micro", 3, 0, limits, torch.device("cpu"), 64, 1, "fp32", 1.0, "")
+    fits = SpaceProfile(request, specs, {}).fits()
+    assert fits == {"max_params": (2, 3), "max_latency_ms": (1, 1), "all": (1, 1)}

@@ -1,0 +1,69 @@
+"""What operators move, by hand."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from backbones import build, fuse
+from nas.counters import count
+from nas.counters.operators import operators
+from search_space import PRESETS
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.parts = nn.ModuleDict({"linear": nn.Linear(8, 4, bias=False)})
+        self.idle = nn.Linear(5, 5)
+
+    def forward(self, x):
+        y = self.act(self.conv(x)).flatten(2).transpose(1, 2)  # views: nothing moves
+        return self.parts["linear"](y) + 1
+
+
+def test_bytes_macs_and_modules_by_hand():
+    found = operators(Net(), 2, 4)  # 2 images of 16 pixels
+    assert [(o.module, o.macs, o.params) for o in found] == [
+        ("conv", 2 * 16 * 3 * 8, 3 * 8 + 8),
+        ("act", 0, 0),
+        ("parts.linear", 2 * 16 * 8 * 4, 32),
+        ("", 0, 0),
+    ]
+    conv, act, linear, plus = found
+    assert (conv.read_bytes, conv.written_bytes) == (4 * (2 * 16 * 3 + 32), 4 * 2 * 16 * 8)
+    assert (act.read_bytes, act.written) == (4 * 2 * 16 * 8, 2 * 16 * 8)
+    assert conv.touched_bytes == conv.moved_bytes
+    assert act.touched_bytes == act.moved_bytes / 2  # in place
+    assert (linear.read_bytes, linear.written_bytes) == (4 * (2 * 16 * 8 + 32), 4 * 2 * 16 * 4)
+    assert plus.moved_bytes == 2 * 4 * 2 * 16 * 4
+
+
+def test_half_precision_moves_half():
+    whole, half = (sum(o.moved_bytes for o in operators(Net(), 2, 4, d)) for d in (torch.float32, torch.bfloat16))
+    assert whole == 2 * half
+
+
+def test_attention_is_one_operator():
+    class Attend(nn.Module):
+        def forward(self, x):
+            q = x.flatten(2)[:, :, :, None].repeat(1, 1, 1, 8)
+            return F.scaled_dot_product_attention(q, q, q)
+
+    *_, attention = operators(Attend(), 1, 4)
+    assert attention.name == "scaled_dot_product_attention"
+    assert attention.macs == 2 * 3 * 16 * 16 * 8
+    assert attention.read_bytes == 3 * attention.written_bytes == 3 * 4 * 3 * 16 * 8  # no 16 x 16 map is moved
+
+
+@pytest.mark.parametrize("name", ["eradio_femto", "timm:resnet18", "timm:vit_tiny_patch16_224"])
+def test_operators_add_up_to_the_count(name):
+    model = build(PRESETS[name]) if name in PRESETS else timm.create_model(name.removeprefix("timm:"), num_classes=0)
+    fused, px = fuse(model), 64 if name in PRESETS else 224
+    found = operators(fused, 2, px)
+    assert sum(o.macs for o in found) == 2 * count(fused, px).macs
+    assert sum(o.params for o in found) <= sum(p.numel() for p in fused.parameters())
+    assert {o.module for o in found} <= {n for n, _ in fused.named_modules()}
