@@ -62,9 +62,9 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         widths=widths,
         neck=_neck(spec, widths),
     )
-    if not next(backbone.parameters()).is_meta:  # drawing nothing takes as long as the rest of a build
+    if not next(backbone.parameters()).is_meta:  # drawing and ordering nothing takes as long as the rest of a build
         backbone.apply(_initialise)
-    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return backbone
 
 

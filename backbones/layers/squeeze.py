@@ -9,20 +9,21 @@ from torch.nn import functional as F
 
 
 class SqueezeExcite(nn.Module):
-    """Gates from the mean map: 1x1 down to `hidden`, activation, 1x1 up, sigmoid. (B, C, H, W) -> same.
+    """Gates from the map's mean: linear to `hidden`, activation, linear back, sigmoid. (B, C, H, W) -> same.
 
-    arXiv 1709.01507. activation: ReLU there, SiLU in EfficientNets.
+    arXiv 1709.01507. activation: ReLU there, SiLU in EfficientNets. Linears start small, so that all gates start half
+    open; as convolutions they would start large, and random gates shut whole channels.
     """
 
     def __init__(self, channels: int, hidden: int, activation: Callable[[Tensor], Tensor] = F.silu) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.expand = nn.Conv2d(hidden, channels, 1)
+        self.reduce = nn.Linear(channels, hidden)
+        self.expand = nn.Linear(hidden, channels)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        gate: Tensor = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * gate.sigmoid()
+        gate: Tensor = self.expand(self.activation(self.reduce(x.mean((2, 3)))))
+        return x * gate.sigmoid()[:, :, None, None]
 
 
 def squeeze_excite(

@@ -10,7 +10,7 @@ from backbones.layers.transformer import BiasedLayer
 
 
 class PositionEmbedding(nn.Module):
-    """Adds embeddings learned on a grid x grid map, interpolated to the map's size. (B, C, H, W) -> same."""
+    """Adds embeddings learned on a grid x grid map, interpolated (bilinear) to the map's size. (B, C, H, W) -> same."""
 
     def __init__(self, channels: int, grid: int) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class PositionEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         table: Tensor = self.table
         if table.shape[2:] != x.shape[2:]:
-            table = F.interpolate(table.float(), size=x.shape[2:], mode="bicubic")
+            table = F.interpolate(table, size=x.shape[2:], mode="bilinear")
         return x + table.to(x.dtype)
 
 
