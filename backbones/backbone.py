@@ -83,8 +83,7 @@ class Backbone(nn.Module):
         """
         maps = self._stage_maps(x)
         last: Tensor = self.norm(maps[-1])
-        summary = last.mean((2, 3))
-        return Features(summary, last if self.neck is None else self.neck(maps[self.neck_start :]))
+        return Features(last.mean((2, 3)), last if self.neck is None else self.neck(maps[self.neck_start :]))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map after the last norm, (B, num_features, H/32, W/32) at stride 32."""

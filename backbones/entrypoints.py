@@ -43,17 +43,24 @@ def create(
     num_classes: int = 1000,
     global_pool: str = "avg",
     in_chans: int = 3,
+    img_size: int | tuple[int, int] | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     neck: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Backbone:
-    """The network of a spec, with timm's arguments: `drop_rate` is the dropout before the classifier."""
+    """The network of a spec, with timm's arguments.
+
+    img_size: side or (H, W) px to derive windows for; None keeps the spec's, which take any size.
+    drop_rate: dropout before the classifier. drop_path_rate: stochastic depth of the last block.
+    """
     with torch.device(device or torch.get_default_device()):
         model = build(cfg if neck else replace(cfg, neck="none"), drop_path_rate)
         if in_chans != model.in_chans:
             _take_channels(model, in_chans)
+        if img_size is not None:
+            model.change_resolution(img_size)
         model.head_drop.p = drop_rate
         model.reset_classifier(num_classes, global_pool)
     return model if dtype is None else model.to(dtype)

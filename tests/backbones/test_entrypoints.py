@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import timm
@@ -20,7 +21,9 @@ from tests.backbones.test_backbone import calibrate
 FEMTO = "eradio_femto"
 
 
+@cache
 def on_meta(name, **options):
+    """Not to be changed: tests share it."""
     return timm.create_model(name, device="meta", **options)
 
 
@@ -81,6 +84,8 @@ def test_neck_only_on_request(images):
     assert whole.spec == PRESETS[FEMTO] == build(PRESETS[FEMTO]).spec
     assert whole.encode(images).spatial.shape == (2, 128, 4, 6)
     assert bare.encode(images).spatial.shape == (2, 128, 2, 3)
+    whole.prune_intermediate_layers([3])  # as features_only does
+    assert whole.encode(images).spatial.shape == (2, 128, 2, 3)
 
 
 def test_options_reach_the_network(images):
@@ -98,6 +103,11 @@ def test_options_reach_the_network(images):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half.eval()(images.bfloat16()).dtype == torch.bfloat16
     assert all(t.is_meta for t in [*on_meta(FEMTO).parameters(), *on_meta(FEMTO).buffers()])
+
+
+def test_windows_follow_the_image_size():
+    model = on_meta("eradio_b", img_size=(384, 192))
+    assert [stage.window for stage in model.spec.stages] == [None, None, 6, 6]
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
@@ -176,7 +186,7 @@ def saved_and_gradients(model, images):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_layers_are_grouped_in_the_order_of_depth(name):
-    model = on_meta(name, num_classes=2)
+    model = on_meta(name)
     layers = group_parameters(model, model.group_matcher(), reverse=True)
     stages = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     order = [part for part, _ in model.stage_modules()]

@@ -2,7 +2,7 @@
 
 The suite lies in timm's source distribution; pip fetches it once into a cache folder. Its functions are called with
 our names, as timm's own parametrisation calls them with timm's. What needs real tensors runs on small networks: one of
-every block, registered here, and the smallest of the family; what runs on the meta device, on presets.
+every block, registered here, and the smallest of the family; what runs on the meta device, on every preset (slow).
 """
 
 import importlib.util
@@ -43,10 +43,9 @@ ON_ONE = (
 )
 ON_META = "test_model_default_cfgs"
 BATCH = {"test_model_backward": 2, "test_model_backward_fx": 2}
-KINDS = {tuple((s.block, s.pre_conv, s.subsampling) for s in spec.stages): name for name, spec in PRESETS.items()}
 # Left out: test_model_forward_torchscript and the fx-to-torchscript pair. torch.jit.script reads a subset of Python
-# that our layers don't keep to (generator expressions, optional submodules), and PyTorch has deprecated it for
-# torch.export, which is tested in test_entrypoints. Those that load published weights: there are none.
+# that our layers don't keep to (checkpoint's keyword arguments, unpacked lists, math.isqrt), and PyTorch has deprecated
+# it for torch.export, which is tested in test_entrypoints. Those that load published weights: there are none.
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +98,12 @@ def test_the_smallest_of_the_family(suite, test):
     run(suite, test, "eradio_femto")
 
 
-@pytest.mark.parametrize("name", KINDS.values())
-def test_presets_on_the_meta_device(suite, name):
+@pytest.mark.parametrize("name", ["eradio_femto", *MICRO])
+def test_on_the_meta_device(suite, name):
     run(suite, ON_META, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(KINDS.values())))
-def test_other_presets_on_the_meta_device(suite, name):
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_on_the_meta_device(suite, name):
     run(suite, ON_META, name)
