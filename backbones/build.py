@@ -152,7 +152,7 @@ def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
 
 def _vit(stage: StageSpec, rates: Sequence[float]) -> Stage:
     layers = [ViT(stage.width, _hidden(stage), _read(stage.heads), rate) for rate in rates]
-    return Stage([PositionEmbedding(stage.width, _side(stage)), *layers])
+    return Stage([PositionEmbedding(stage.width, _read(stage.grid)), *layers])
 
 
 # How the stage of each block is made. What each block reads of its spec: `search_space.arch.BLOCKS`.

@@ -33,11 +33,11 @@ BLOCKS: dict[str, frozenset[str]] = {
     "swin": frozenset({"expansion", "heads", "window"}),
     "maxvit": frozenset({"expansion", "heads", "window", "squeeze"}),
     "carrier": frozenset({"expansion", "heads", "window", "cpb_hidden"}),
-    "vit": frozenset({"expansion", "heads", "window"}),
+    "vit": frozenset({"expansion", "heads", "grid"}),
 }
 OPTIONAL = (
     *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
-    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze"),
+    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid"),
 )
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
 MLPS = ("gelu", "swiglu")
@@ -56,9 +56,9 @@ class StageSpec:
 
     expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; mbconv, convnext, pool, attention: of the MLP).
     group_width: channels of a group in bottleneck's 3x3 convolution; None: dense. squeeze: width of squeeze-excitation
-    / width; None: none. window: side in tokens; mr_window may have one for each of its ratios, vit learns its position
-    embeddings on a grid of that side. pre_conv: 3x3 convolution before attention, with `pre_conv_groups` groups if
-    "grouped". cpb_hidden: width of the position-bias MLP.
+    / width; None: none. window: side in tokens; mr_window may have one for each of its ratios.
+    pre_conv: 3x3 convolution before attention, with `pre_conv_groups` groups if "grouped". cpb_hidden: width of the
+    position-bias MLP. grid: side of the map that vit learns position embeddings for; others get them interpolated.
     subsampling: how mr_window makes its coarser maps. ratios: how much coarser, one attention block each; None: (2, 1).
     mlp: None (GELU) or "swiglu". qkv_bias: None (off) or True. layer_scale: start of the factors; None: no factors.
     Source of the blocks: see `backbones.layers`.
@@ -80,6 +80,7 @@ class StageSpec:
     layer_scale: float | None = None
     group_width: int | None = None
     squeeze: float | None = None
+    grid: int | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -121,6 +122,8 @@ class StageSpec:
             whole("cpb_hidden", self.cpb_hidden, 4096)
         if "window" in reads:
             self._check_windows()
+        if "grid" in reads:
+            whole("grid", self.grid, 256)
         if "subsampling" in reads:
             within_choices("subsampling", self.subsampling, SUBSAMPLINGS)
         if "mlp" in reads:

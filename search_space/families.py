@@ -95,5 +95,5 @@ FAMILIES: dict[str, ArchSpec] = {
         stem_width=64,
     ),
     # As RADIO's teachers and student: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
-    "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, window=14), stem="patch16"),
+    "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),
 }

@@ -37,8 +37,8 @@ class StageChoices:
     """What may vary in one stage. Options that no block of the stage reads are ignored.
 
     conv_expansions: of the blocks in `NARROW`. mlp_expansions: of all others. mr_windows: of mr_window, whose map must
-    be a multiple of twice its window or is resized; windows: of all others. cpb_hidden is no choice: it hardly costs.
-    group_widths, squeezes: None is without; None alone is no choice and no gene.
+    be a multiple of twice its window or is resized; windows: of all others. cpb_hidden and grid are no choices: they
+    hardly cost. group_widths, squeezes: None is without; None alone is no choice and no gene.
     """
 
     blocks: tuple[str, ...]
@@ -52,6 +52,7 @@ class StageChoices:
     mr_windows: tuple[int, ...] = (7,)
     subsamplings: tuple[str, ...] = ("conv",)
     cpb_hidden: int = 64
+    grid: int = 14
     group_widths: tuple[int | None, ...] = (None,)
     squeezes: tuple[float | None, ...] = (None,)
 
@@ -70,6 +71,7 @@ def stage_genes(stage: StageChoices, place: int) -> list[Gene]:
         ("cpb_hidden", "cpb_hidden", (stage.cpb_hidden,), _readers("cpb_hidden")),
         ("group_width", "group_width", stage.group_widths, _readers("group_width")),
         ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
+        ("grid", "grid", (stage.grid,), _readers("grid")),
     ]
     genes = [Gene(f"{prefix}.{name}", place, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:

@@ -112,6 +112,7 @@ FULL = Space(
             pre_convs=PRE_CONVS,
             windows=(7,),
             cpb_hidden=512,
+            grid=7,
             group_widths=(None, 32),
             squeezes=SQUEEZES,
         ),

@@ -30,7 +30,7 @@ STAGES = {
     "maxvit squeezed": StageSpec("maxvit", 1, 16, window=3, squeeze=0.25, **ATTENTION),
     "carrier": StageSpec("carrier", 2, 16, **WINDOWED),
     "carrier odd": StageSpec("carrier", 1, 16, **{**WINDOWED, "window": 3}),
-    "vit": StageSpec("vit", 2, 16, window=3, **ATTENTION),
+    "vit": StageSpec("vit", 2, 16, grid=3, **ATTENTION),
 }
 
 

@@ -114,7 +114,8 @@ def test_json_round_trip(name):
         ({"block": "swin", "window": None}, ("window", "None")),
         ({"block": "swin", "window": (2, 4)}, ("window", "(2, 4)", "one number")),
         ({"block": "carrier", "cpb_hidden": None}, ("cpb_hidden", "None")),
-        ({"block": "vit", "heads": 5}, ("heads", "5", "96")),
+        ({"block": "vit", "heads": 5, "grid": 7}, ("heads", "5", "96")),
+        ({"block": "vit"}, ("grid", "None", "to 256")),
     ],
 )
 def test_stage_errors_name_field_value_and_choices(change, words):
