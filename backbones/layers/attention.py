@@ -10,7 +10,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.layers.attend import attend
 from backbones.layers.mlp import Mlp, SwiGlu
+
+Every = tuple[int, int]  # keep each that many-th row and column of tokens
 
 
 class PositionBias(nn.Module):
@@ -28,7 +31,7 @@ class PositionBias(nn.Module):
 
     def forward(self) -> Tensor:
         if self.constant is not None:
-            return self.constant
+            return self.constant.unsqueeze(0)
         tokens = math.isqrt(len(self.index))
         table: Tensor = 16 * torch.sigmoid(self.mlp(self.offsets))
         return table.t().index_select(1, self.index).view(1, -1, tokens, tokens)
@@ -42,9 +45,13 @@ class PositionBias(nn.Module):
             self.fuse()
 
     def fuse(self) -> Self:
-        """Keep the bias as a constant."""
+        """Keep the bias as a constant, (heads, window^2, window^2).
+
+        Without the axis of the batch: `model.to(memory_format=channels_last)` would turn a tensor of four axes, and
+        attention then copy it at every call.
+        """
         with torch.no_grad():
-            self.constant = self().contiguous()
+            self.constant = self().squeeze(0).contiguous()
         return self
 
 
@@ -65,6 +72,7 @@ def offset_index(window: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention, no biases in the linears but where `qkv_bias` is on. (B, N, C) -> (B, N, C).
 
+    `every`: only these tokens ask and are answered, all are seen; the tokens lie on a square then.
     window: side of the N = window^2 tokens for the position bias; None leaves positions out and N free.
     """
 
@@ -77,17 +85,28 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels, bias=False)
         self.position = None if window is None else PositionBias(window, heads, cpb_hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = None if self.position is None else self.position().to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.proj(y.transpose(1, 2).reshape(b, n, c))
+    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
+        bias = None if self.position is None else self.position()
+        if every == (1, 1):
+            q, k, v = self._by_head(self.qkv(x))
+        else:
+            weights = self.qkv.weight.split([x.shape[-1], 2 * x.shape[-1]])
+            biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([x.shape[-1], 2 * x.shape[-1]])
+            (q,) = self._by_head(F.linear(thin(x, every), weights[0], biases[0]))
+            k, v = self._by_head(F.linear(x, weights[1], biases[1]))
+            bias = None if bias is None else thin(bias.flatten(0, 1), every).unsqueeze(0)
+        y = attend(q, k, v, bias).transpose(1, 2).flatten(2)
+        out: Tensor = self.proj(y)
         return out
+
+    def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, N, parts * C) as one (B, heads, N, C / heads) a part."""
+        b, n, _ = x.shape
+        return x.view(b, n, -1, self.heads, self.qkv.in_features // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C).
+    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with `every`.
 
     layer_scale: start of the per-channel factors on both branches; None leaves them out. arXiv 2103.17239.
     drop_path: probability that a branch is left out for a sample in training. arXiv 1603.09382.
@@ -111,8 +130,8 @@ class TransformerLayer(nn.Module):
         self.gamma2 = None if scale is None else nn.Parameter(scale.clone())
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(scaled(self.attention(self.norm1(x)), self.gamma1))
+    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
+        x = thin(x, every) + self.drop_path(scaled(self.attention(self.norm1(x), every), self.gamma1))
         y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
 
@@ -124,6 +143,15 @@ class TransformerLayer(nn.Module):
                     linear.weight.mul_(gamma.unsqueeze(1))
         self.gamma1 = self.gamma2 = None
         return self
+
+
+def thin(x: Tensor, every: Every) -> Tensor:
+    """Each `every`-th row and column of tokens on squares, (B, N, C) -> (B, N / (rows * columns), C)."""
+    if every == (1, 1):
+        return x
+    side = math.isqrt(x.shape[1])
+    square: Tensor = x.unflatten(1, (side, side))  # type: ignore[no-untyped-call]
+    return square[:, :: every[0], :: every[1]].flatten(1, 2)
 
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.layers.squeeze import squeeze_excite
+from backbones.layers.widen import widened
 
 Activation = Callable[[], nn.Module]
 
@@ -45,7 +46,7 @@ class ConvNorm(nn.Module):
         self.act = activation() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.norm(self.conv(x)))
+        y: Tensor = self.act(self.norm(widened(self.conv, x)))
         return y
 
     def fuse(self) -> Self:
@@ -115,7 +116,8 @@ class Basic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))
-        return (self.drop_path(y) + x).relu_()
+        y = self.drop_path(y) + x
+        return y.relu_()
 
 
 class MBConv(nn.Module):
@@ -133,5 +135,5 @@ class MBConv(nn.Module):
         self.project = ConvNorm(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
-        return self.drop_path(y) + x
+        y: Tensor = self.drop_path(self.project(self.squeeze(self.depthwise(self.expand(x)))))
+        return y + x

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from backbones.layers.widen import widened
+
 
 class NeckBranch(nn.Module):
     """Depthwise 3x3 convolution, BatchNorm, 1x1 convolution. (B, C, H, W) -> (B, width, H, W)."""
@@ -46,10 +48,10 @@ class Neck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         h, w = maps[0].shape[2:]
-        total: Tensor = self.branches[0](maps[0])
+        total: Tensor = widened(self.branches[0], maps[0])
         for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True)):
             if i:
                 x = F.interpolate(x, scale_factor=float(2**i), mode="nearest")[:, :, :h, :w]
                 down, right = h - x.shape[2], w - x.shape[3]
-                total = total + branch(F.pad(x, (0, right, 0, down)) if down or right else x)
+                total = total + widened(branch, F.pad(x, (0, right, 0, down)) if down or right else x)
         return total

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attention import TransformerLayer
+from backbones.layers.attention import Every, TransformerLayer
 from backbones.layers.conv import PreConv
 
 
@@ -19,13 +19,14 @@ def split_windows(x: Tensor, window: int) -> Tensor:
     return tokens.reshape(-1, window * window, c)
 
 
-def join_windows(tokens: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Inverse of `split_windows` for a map of `height` x `width`."""
-    c = tokens.shape[-1]
-    if (height, width) == (window, window):
-        return tokens.view(-1, height, width, c).permute(0, 3, 1, 2)
-    x = tokens.view(-1, height // window, width // window, window, window, c).transpose(2, 3)
-    return x.reshape(-1, height, width, c).permute(0, 3, 1, 2)
+def join_windows(tokens: Tensor, window: int, height: int, width: int, every: Every = (1, 1)) -> Tensor:
+    """Inverse of `split_windows` for a map of `height` x `width`, of whose tokens each `every`-th is there."""
+    c, rows, columns = tokens.shape[-1], height // window, width // window
+    tall, wide = window // every[0], window // every[1]
+    if (rows, columns) == (1, 1):
+        return tokens.view(-1, tall, wide, c).permute(0, 3, 1, 2)
+    x = tokens.view(-1, rows, columns, tall, wide, c).transpose(2, 3)
+    return x.reshape(-1, rows * tall, columns * wide, c).permute(0, 3, 1, 2)
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
@@ -34,9 +35,15 @@ def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
+def thin_map(x: Tensor, every: Every) -> Tensor:
+    """Each `every`-th row and column of a map (B, C, H, W), as a view."""
+    return x[:, :, :: every[0], :: every[1]]
+
+
 class WindowBlock(nn.Module):
     """One attention block of E-RADIO at one resolution. (B, C, H, W) -> (B, C, H, W).
 
+    `every`: each that many-th row and column of the result is wanted; the others are not computed where windows allow.
     pre_conv: sees the full-resolution map first; None doubles the map, as the released network does.
     resample: (subsample, upsample) by a whole ratio; the block then has no pre_conv.
     """
@@ -55,15 +62,16 @@ class WindowBlock(nn.Module):
         self.subsample = resample[0] if resample else None
         self.upsample = resample[1] if resample else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
         y = self._prepare(x)
         h, w = y.shape[2:]
         padded_h, padded_w = (-(-side // self.window) * self.window for side in (h, w))
-        tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window))
-        y = join_windows(tokens, self.window, padded_h, padded_w)[:, :, :h, :w]
+        early = every if self.upsample is None and not any(self.window % e for e in every) else (1, 1)
+        tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window), early)
+        y = join_windows(tokens, self.window, padded_h, padded_w, early)[:, :, : -(-h // early[0]), : -(-w // early[1])]
         if self.upsample is not None:
             y = reflect_pad(self.upsample(y), *x.shape[2:])
-        return torch.lerp(x, y, 0.5)
+        return torch.lerp(thin_map(x, every), y if early == every else thin_map(y, every), 0.5)
 
     def resize(self, window: int) -> None:
         """Take another window."""

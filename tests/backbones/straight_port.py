@@ -64,7 +64,7 @@ class PositionBias(nn.Module):
         super().__init__()
         self.window = window
         self.cpb_mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, heads, bias=False))
-        self.constant = None
+        self.register_buffer("constant", None, persistent=False)
 
     def forward(self):
         if self.constant is not None:
