@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_leaves
 from nas.counters.macs import Encoder, evaluating, meta_copy
 from nas.counters.tally import Tally
 
+# In eval mode their kernels hand on the input; only torch's Python form of them, which is what runs here, copies it.
+DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -93,8 +96,10 @@ class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self._tally.macs
         out = func(*args, **(kwargs or {}))
-        given, made = _tensors((args, kwargs)), _tensors(out)
+        given = _tensors((args, kwargs))
         name = func._overloadpacket.__name__
+        out = _laid_out(name, given, out)
+        made = _tensors(out)
         if not name.removeprefix("new_").startswith("empty") and not _only_views(func, given, made):
             self.operators.append(
                 Operator(
@@ -119,8 +124,23 @@ def _only_views(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
     """Whether the result is the input's own memory, unchanged: a view, a reshape that needs no copy, `.to` in vain."""
     if func._schema.is_mutable:
         return False
+    if func._overloadpacket.__name__ in DROPOUTS:
+        return True
     known = {_storage(t) for t in given}
     return all(_storage(t) in known for t in made)
+
+
+def _laid_out(name: str, given: list[Tensor], out: Any) -> Any:
+    """The result as it lies in a device's memory, where meta differs: else operators would follow that only copy."""
+    if name in ("conv2d", "conv_transpose2d") and any(map(_channels_last, given[:2])):
+        return out.contiguous(memory_format=torch.channels_last)
+    if name == "scaled_dot_product_attention" and out.ndim == 4:  # (B, heads, N, C), but heads lie beside each other
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
+    return out
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _bytes(tensor: Tensor) -> int:

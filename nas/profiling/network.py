@@ -112,10 +112,13 @@ def _parted(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
     names = {id(module): name for name, module in fused.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
 
+    # On a CPU stages take some images at a time, so that caches keep what they write; one at a time at the least.
+    pieces = profile.batch if settings.device.type == "cpu" else 1
+
     def tables(ceilings: Ceilings) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         return (
-            rows(stage_work(labels, found), stages.stages_s, stages.whole_s, profile.batch, ceilings),
-            rows(layer_work(found), layers.stages_s, layers.whole_s, profile.batch, ceilings),
+            rows(stage_work(labels, found), stages.stages_s, stages.whole_s, profile.batch, ceilings, pieces),
+            rows(layer_work(found), layers.stages_s, layers.whole_s, profile.batch, ceilings, pieces),
         )
 
     stage_rows, layer_rows, roofline = held_against_ceilings(tables, settings)

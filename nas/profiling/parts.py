@@ -36,14 +36,17 @@ def layer_work(found: Sequence[Operator]) -> list[Work]:
 
 
 def rows(
-    work: Sequence[Work], times_s: Mapping[str, float], whole_s: float, batch: int, ceilings: Ceilings
+    work: Sequence[Work], times_s: Mapping[str, float], whole_s: float, batch: int, ceilings: Ceilings, pieces: int = 1
 ) -> tuple[Row, ...]:
-    """The table's lines, of work timed in calls of `batch` images that take `whole_s`."""
-    return tuple(_row(w, times_s[w.name], whole_s, batch, ceilings) for w in work)
+    """The table's lines, of work timed in calls of `batch` images that take `whole_s`.
+
+    pieces: in how many the network may cut the batch; what one of them touches decides how fast bytes can move.
+    """
+    return tuple(_row(w, times_s[w.name], whole_s, batch, ceilings, pieces) for w in work)
 
 
-def _row(work: Work, seconds: float, whole_s: float, batch: int, ceilings: Ceilings) -> Row:
-    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes) for o in work.operators], ceilings)
+def _row(work: Work, seconds: float, whole_s: float, batch: int, ceilings: Ceilings, pieces: int) -> Row:
+    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces) for o in work.operators], ceilings)
     return Row(
         name=work.name,
         params=work.params,

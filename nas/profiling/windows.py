@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from backbones import Backbone
+from nas.counters.macs import evaluating, meta_copy
+from nas.counters.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class WindowCost:
     map_side: int
     resized_side: int  # what the whole stage runs on
     extra_tokens: float  # share of the tokens that attention would see without: 0.5 is half as many again
-    extra_macs: int  # of one image. Exact where the stage is resized, for all of it goes by tokens; else an estimate
+    extra_macs: int  # of one image. Exact where the stage is resized, for all of it goes by tokens; padded, an estimate
 
 
 def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]) -> list[WindowCost]:
@@ -37,9 +42,18 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
         needed = sum((side / ratio) ** 2 for ratio in ratios)
         run = sum(_up(-(-resized // r), window) ** 2 for r, window in zip(ratios, windows, strict=True))
         if run > needed:
-            extra_macs = round(stage_macs[number] * (1 - needed / run))
+            fitting_macs = round(_macs_on(module, stage.width, resized) * needed / run)
+            extra_macs = stage_macs[number] - fitting_macs
             costs.append(WindowCost(number, windows, side, resized, run / needed - 1, extra_macs))
     return costs
+
+
+def _macs_on(stage: nn.Module, width: int, side: int) -> int:
+    """MACs of a stage on a map that it need not resize: there no block leaves out what a resize back would drop."""
+    hollow, tally = meta_copy(stage), Tally()
+    with evaluating(hollow), tally:
+        hollow(torch.empty(1, width, side, side, device="meta"))
+    return tally.macs
 
 
 def _up(side: int, step: int) -> int:

@@ -5,6 +5,8 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from backbones import build, fuse
 from nas.counters import count
@@ -21,7 +23,8 @@ class Net(nn.Module):
         self.idle = nn.Linear(5, 5)
 
     def forward(self, x):
-        y = self.act(self.conv(x)).flatten(2).transpose(1, 2)  # views: nothing moves
+        y = F.dropout(self.act(self.conv(x)), 0.5, training=self.training)
+        y = y.flatten(2).transpose(1, 2).contiguous()  # views, and no copy where none is needed: nothing moves
         return self.parts["linear"](y) + 1
 
 
@@ -67,3 +70,22 @@ def test_operators_add_up_to_the_count(name):
     assert sum(o.macs for o in found) == 2 * count(fused, px).macs
     assert sum(o.params for o in found) <= sum(p.numel() for p in fused.parameters())
     assert {o.module for o in found} <= {n for n, _ in fused.named_modules()}
+
+
+def test_the_same_operators_run_as_on_the_cpu():
+    """No copy that only the meta device makes, and none that it hides."""
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            given = {t.untyped_storage()._cdata for t in tree_leaves(args) if isinstance(t, torch.Tensor)}
+            if isinstance(out, torch.Tensor) and (func._schema.is_mutable or out.untyped_storage()._cdata not in given):
+                seen.append(func._overloadpacket.__name__)
+            return out
+
+    seen: list[str] = []
+    fused = fuse(build(PRESETS["eradio_nano"]))
+    images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), Seen():
+        fused.encode(images)
+    assert [o.name for o in operators(fused, 2, 64)] == seen

@@ -1,6 +1,7 @@
 """Rows against ceilings by hand, and what happens to one that lies over them."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, kept_ceilings
 from nas.profiling import network
 from nas.profiling.network import held_against_ceilings
-from nas.profiling.parts import layer_work, rows, stage_work
+from nas.profiling.parts import Work, layer_work, rows, stage_work
 from nas.profiling.records import Row, Settings
 from nas.profiling.tables import parts_table
 
@@ -40,6 +41,13 @@ def test_stages_by_hand():
     assert (first.attainable_ms, first.bound) == (pytest.approx(11), "compute")
     assert (first.utilisation, first.share) == (pytest.approx(0.5), pytest.approx(0.55))
     assert (second.attainable_ms, second.utilisation) == (pytest.approx(2), pytest.approx(2))  # an error, not 1
+
+
+def test_what_a_piece_of_the_batch_touches_decides_the_rate():
+    ceilings = replace(CEILINGS, gbytes_s=((1, 4.0), (1000, 1.0)))
+    work = [Work("a", 0, (replace(OPERATORS[1], touched_bytes=1998),))]
+    whole, cut = (rows(work, {"a": 1.0}, 1.0, 2, ceilings, pieces)[0].attainable_ms for pieces in (1, 2))
+    assert (whole, cut) == (pytest.approx(3), pytest.approx(3 / 4))
 
 
 def test_layers_are_own_operators_in_run_order():

@@ -32,6 +32,15 @@ def test_a_map_of_16_is_resized_to_28_by_hand():
     assert fourth.extra_tokens == pytest.approx(14**2 / 8**2 - 1)
 
 
+def test_what_the_resize_back_would_drop_costs_nothing():
+    """At 32 px stage 4's map of 1 becomes 7, a whole factor: the last block computes only what is kept."""
+    (_, fourth), macs = costs("eradio_xt", 32)
+    full = costs("eradio_xt", 224)[1]
+    assert (fourth.map_side, fourth.resized_side) == (1, 7)
+    assert fourth.extra_macs == macs[4] - round(full[4] / 49)  # a map of 7 at 224 px has 49 tokens, here 1 is needed
+    assert macs[4] < full[4]  # of the last block
+
+
 def test_extra_macs_are_what_a_fitting_window_saves():
     """At 256 px with windows of 8 (change_resolution's own choice) the same stage runs on its map of 16."""
     (third, _), macs = costs("eradio_xt", 256)
