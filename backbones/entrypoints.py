@@ -86,11 +86,13 @@ def image_px(spec: ArchSpec) -> int:
     """Side of the images that `spec` is made for, in px.
 
     E-RADIO's rule backwards: the last windowed stage's map is one window of its coarsest attention (window = side / 32
-    in the family). Without windows, 64 for what the laptop's space holds, else 224.
+    in the family), or the grid of its position embeddings. Else 64 for what the laptop's space holds, and 224.
     """
     for place, stage in reversed(list(enumerate(spec.stages))):
+        cells = stage.grid
         if stage.window is not None:
             cells = max(r * w for r, w in zip(*stage.resolutions, strict=True))
+        if cells is not None:
             return math.lcm(cells * spec.strides[place], SIZE_MULTIPLE_PX)
     return LAPTOP_PX if SPACES["micro"].contains(spec) else PHOTO_PX
 

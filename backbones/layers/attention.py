@@ -38,8 +38,7 @@ class PositionBias(nn.Module):
 
     def resize(self, window: int) -> None:
         """Take another window; the MLP stays, for it sees normalised offsets."""
-        device = self.offsets.device
-        self.offsets, self.index = log_offsets(window).to(device), offset_index(window).to(device)
+        self.offsets, self.index = log_offsets(window).to(self.offsets), offset_index(window).to(self.index)
         if self.constant is not None:
             self.constant = None
             self.fuse()

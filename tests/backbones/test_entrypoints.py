@@ -13,7 +13,7 @@ from timm.utils import reparameterize_model
 
 from backbones import InputSizeError, WeightsError, build, entrypoints, load, save
 from backbones.entrypoints import default_cfg, image_px
-from search_space import PRESETS
+from search_space import PRESETS, StageSpec
 from search_space.presets import eradio
 from tests.backbones.stages import STAGES, net
 from tests.backbones.test_backbone import calibrate
@@ -75,6 +75,7 @@ def test_images_follow_the_windows():
     assert [sizes[f"eradio_{n}"] for n in ("b", "l", "s", "xxxtiny_8x_ws12", "xxxtiny")] == [224, 224, 224, 384, 512]
     assert default_cfg(net(STAGES["basic"]))["input_size"] == (3, 224, 224)
     assert image_px(net(STAGES["window"])) == 64  # two tokens at stride 32
+    assert image_px(replace(PRESETS["like_vit_base16"], stages=(StageSpec("vit", 1, 8, 1.0, 1, grid=16),))) == 256
 
 
 def test_neck_only_on_request(images):
@@ -108,6 +109,9 @@ def test_options_reach_the_network(images):
 def test_windows_follow_the_image_size():
     model = on_meta("eradio_b", img_size=(384, 192))
     assert [stage.window for stage in model.spec.stages] == [None, None, 6, 6]
+    small = timm.create_model(FEMTO, num_classes=0, dtype=torch.bfloat16).eval()
+    small.change_resolution(96)  # in the type that it has
+    assert small(torch.ones(1, 3, 96, 96, dtype=torch.bfloat16)).isfinite().all()
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
