@@ -15,11 +15,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v. (B, heads, N, D) with bias (1, heads, N, M) and k, v of M tokens.
 
     On a CPU the fused kernel has no gradient of the bias, and the open form that PyTorch falls back to writes the
-    weights of all windows to memory several times. `Recomputed` is twice as fast and keeps none of them.
+    weights of all windows to memory several times. `Recomputed` is twice as fast and keeps none of them; where all
+    fit into a cache it has nothing to win.
     """
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v)
-    if bias.requires_grad and torch.is_grad_enabled() and q.device.type == "cpu" and not torch.compiler.is_compiling():
+    trained = bias.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if trained and q.device.type == "cpu" and len(q) * bias.numel() > CHUNK:
         y: Tensor = Recomputed.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
         return y
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

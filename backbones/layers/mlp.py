@@ -56,8 +56,8 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        y: Tensor = self.mlp(tokens)
-        return x + self.drop_path(y.permute(0, 3, 1, 2))
+        y: Tensor = self.drop_path(self.mlp(tokens).permute(0, 3, 1, 2))
+        return x + y
 
 
 class PoolMixer(nn.Module):
@@ -80,8 +80,8 @@ class PoolMixer(nn.Module):
         y: Tensor = x if self.scale is not None else self.norm1(x)
         mixed = F.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
         x = x + self.drop_path(mixed if self.scale is None else mixed * self.scale)
-        y = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        return x + self.drop_path(y)
+        y = self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        return x + y
 
     def fuse(self) -> Self:
         """Fold the first norm into a scale and the second into the MLP."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from backbones.layers.attention import Attention, PositionBias, TransformerLayer, log_offsets, offset_index
 from backbones.layers.mlp import Mlp
-from backbones.layers.resample import PoolUpsample
+from backbones.layers.resample import PoolUpsample, pool_resample
 from backbones.layers.stage import Stage
 from backbones.layers.window import WindowBlock, join_windows, split_windows
 
@@ -88,6 +88,49 @@ def test_nothing_is_resized_where_the_map_fits(monkeypatch):
     assert resized == []
     stage(torch.randn(1, 4, 8, 5))
     assert resized == [(8, 8), (8, 5)]
+
+
+BLOCKS = {
+    "plain": (4, {}),
+    "biased": (4, {"qkv_bias": True}),
+    "one window": (8, {}),
+    "a window that 2 does not divide": (3, {}),
+    "subsampled": (4, {"ratio": 2}),
+}
+
+
+@pytest.mark.parametrize("every", [(1, 1), (2, 2), (2, 1), (1, 4)])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_what_is_kept_of_a_block_is_the_same_as_if_all_were(kind, every):
+    torch.manual_seed(0)
+    window, options = BLOCKS[kind]
+    layer = TransformerLayer(8, Attention(8, 2, window, 4, options.get("qkv_bias", False)), Mlp(8, 16))
+    ratio = options.get("ratio")
+    block = WindowBlock(layer, window, resample=pool_resample(8, ratio) if ratio else None).eval()
+    for size in ((8, 8), (16, 8), (9, 13)):
+        x = torch.randn(2, 8, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(block(x, every), block(x)[:, :, :: every[0], :: every[1]], atol=1e-6, rtol=1e-5)
+
+
+def test_tokens_that_are_not_kept_are_not_computed():
+    seen = []
+    layer = silent_layer()
+    layer.mlp.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    Stage([WindowBlock(layer, 4)], step=8)(torch.randn(1, 4, 4, 2))
+    assert seen == [(4, 2, 4)]  # 4 windows; each second row and each fourth column of 4 x 4
+
+
+def test_a_stretched_stage_is_stretching_and_shrinking_around_its_blocks():
+    torch.manual_seed(0)
+    layers = [TransformerLayer(8, Attention(8, 2, 4, 4), Mlp(8, 16)) for _ in range(2)]
+    stage = Stage([WindowBlock(layer, 4) for layer in layers], step=8).eval()
+    for size in ((4, 4), (2, 8), (1, 4), (3, 5), (8, 8)):
+        x = torch.randn(2, 8, *size)
+        wanted = nn.functional.interpolate(x, size=[-(-side // 8) * 8 for side in size])
+        for block in stage.blocks:
+            wanted = block(wanted)
+        torch.testing.assert_close(stage(x), nn.functional.interpolate(wanted, size=size), atol=1e-5, rtol=1e-5)
 
 
 def test_convolving_before_upsampling_equals_the_other_order_in_training_too():

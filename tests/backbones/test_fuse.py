@@ -1,0 +1,103 @@
+"""The deploy form, and what makes inference and training fast: all of it the same function."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from backbones import build, fuse
+from backbones.build import build_stage
+from backbones.layers import attend, stage, widen
+from search_space import PRESETS
+from tests.backbones.stages import STAGES
+from tests.backbones.test_blocks import trained
+
+FEMTO = PRESETS["eradio_femto"]
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_the_copy_is_frozen_and_the_original_as_it_was():
+    model = build(FEMTO)
+    before = copy.deepcopy(model.state_dict())
+    fused = fuse(model)
+    assert model.training
+    assert not fused.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in fused.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_attention_gets_its_mask_without_a_copy():
+    # A mask whose last axis is not contiguous is copied by every call of the kernel.
+    fused = fuse(build(FEMTO)).to(memory_format=torch.channels_last)
+    masks = [m() for name, m in fused.named_modules() if name.endswith("position")]
+    assert masks
+    assert all(mask.stride(-1) == 1 and mask.is_contiguous() for mask in masks)
+
+
+@pytest.mark.parametrize("kind", ["window depthwise", "mr_window pool", "c2f", "carrier", "swin"])
+def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
+    module, x = trained(build_stage(STAGES[kind])), torch.randn(5, 16, 7, 4)
+    with torch.no_grad():
+        whole = module(x)
+        monkeypatch.setattr(stage, "CACHED", 2 * 16 * 8 * 4)
+        sizes = []
+        module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+        close(module(x), whole)
+        assert max(sizes) < 5
+        assert sum(sizes) == 5
+
+
+def test_batch_statistics_are_those_of_all_images(monkeypatch):
+    monkeypatch.setattr(stage, "CACHED", 1)
+    module, x = build_stage(STAGES["c2f"]).train(), torch.randn(4, 16, 4, 4)
+    sizes = []
+    module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    with torch.no_grad():
+        module(x)
+    assert sizes == [4]
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
+def test_bfloat16_is_widened_only_where_the_cpu_lacks_it(instructions, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 8).bfloat16().eval(), torch.randn(4, 64).bfloat16()
+    seen = []
+    linear.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].dtype))
+    y = widen.widened(linear, x)
+    assert seen == [torch.float32 if instructions == "AVX2" else torch.bfloat16]
+    assert y.dtype == linear.weight.dtype == torch.bfloat16
+    if instructions == "AVX2":
+        assert torch.equal(y, F.linear(x.float(), linear.weight.float(), linear.bias.float()).bfloat16())
+
+
+def test_deploy_form_in_bfloat16_is_as_good_as_its_rounding():
+    torch.manual_seed(0)
+    model, x = build(FEMTO).eval(), torch.randn(2, 3, 64, 64)
+    fused = fuse(model)
+    with torch.no_grad():
+        wanted = fused.encode(x)
+        for got, exact in zip(fused.to(torch.bfloat16).encode(x.bfloat16()), wanted, strict=True):
+            assert got.dtype == torch.bfloat16
+            assert (got - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("queries", [9, 4])
+@pytest.mark.parametrize("chunk", [1, 200, 2**20])
+def test_gradients_of_attention_and_its_bias_equal_those_of_the_open_form(queries, chunk, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(attend, "CHUNK", chunk)
+    shapes = ((5, 2, queries, 8), (5, 2, 9, 8), (5, 2, 9, 8), (1, 2, queries, 9))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    q, k, v, bias = inputs
+    weights = torch.randn(shapes[0])
+    wanted = ((q @ k.transpose(-1, -2)) * 8**-0.5 + bias).softmax(-1) @ v
+    got = attend.attend(*inputs)
+    close(got, wanted)
+    for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (got, wanted)), strict=True):
+        close(ours, theirs)
