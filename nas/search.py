@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from nas.arguments import parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
+from nas.places import cache_root, lock_dir
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import Objective, StudyInfo, TrialState
 from nas.samplers import make_sampler
@@ -59,7 +59,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         targets = open_targets(
             config.data,
             config.teachers,
-            root=_cache_root(arguments),
+            root=cache_root(arguments.get("cache")),
             train_images=config.train_images,
             val_images=config.val_images,
             image_px=config.distill.image_px,
@@ -106,7 +106,7 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
     places = Places(
         config=json.dumps(config.to_dict()),
         targets_dir=str(targets.folder.resolve()),
-        lock_dir=str(_made(_lock_dir(config.device))),
+        lock_dir=str(_made(lock_dir(config.device))),
         weights_dir=str(_made(run_dir / "weights")),
         train_threads=max(1, cpu_count() // workers),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
@@ -193,16 +193,6 @@ def _default_workers(config: SearchConfig) -> int:
 
         return torch.cuda.device_count()
     return cpu_count()
-
-
-def _cache_root(arguments: dict[str, Any]) -> Path:
-    fallback = os.environ.get("BACKBONE_NAS_CACHE", str(Path.home() / ".cache" / "backbone-nas"))
-    return Path(arguments.get("cache", fallback))
-
-
-def _lock_dir(device: str) -> Path:
-    """One folder a device and user on this machine, so that two searches do not measure beside each other either."""
-    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / device.replace(":", "-")
 
 
 def _made(folder: Path) -> Path:

@@ -124,11 +124,21 @@ def measure_ceilings(
         # Where bf16 is slow, on most CPUs, a network does better to widen it: float32 is in its reach as well.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}
         sides = sides or MATMUL_SIDES[device.type]
-        gmacs_s = max(_matmul_gmacs_s(side, device, t, timer) for t in types for side in sides)
+        gmacs_s = max(_fastest_gmacs_s(sides, device, t, timer) for t in types)
         rates = tuple(
             (size, _moving_gbytes_s(size, device, dtype, timer)) for size in sizes or TOUCHED_BYTES[device.type]
         )
     return Ceilings(**_identity(device, precision), gmacs_s=gmacs_s, gbytes_s=rates)
+
+
+def _fastest_gmacs_s(sides: tuple[int, ...], device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+    """Of all sides, or of the smaller ones where a larger would take seconds: in a type that the device emulates."""
+    best = 0.0
+    for side in sides:
+        if best and side**3 > best * GIGA * MOST_S:
+            break
+        best = max(best, _matmul_gmacs_s(side, device, dtype, timer))
+    return best
 
 
 def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
