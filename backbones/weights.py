@@ -21,6 +21,7 @@ from torch import Tensor
 
 from backbones.backbone import Backbone
 from backbones.build import build
+from backbones.hollow import hollow
 from search_space import ArchSpec
 
 FORMAT = "backbone-nas/2"  # 1 had a checksum of the tensors only
@@ -132,12 +133,12 @@ def _described(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, int]:
         raise _refusal(path, f"its spec is not valid ({error})") from None
 
 
-def _check_layout(path: Path, found: Layout, hollow: Backbone) -> None:
+def _check_layout(path: Path, found: Layout, network: Backbone) -> None:
     """Refuse a file whose tensors are not those of the network, or a network that is out of proportion to its file."""
-    misfit = _misfit(found, _layout(hollow.state_dict()))
+    misfit = _misfit(found, _layout(network.state_dict()))
     if misfit:
         raise _refusal(path, misfit)
-    derived = sum(buffer.numel() * buffer.element_size() for buffer in hollow.buffers())
+    derived = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())
     if derived > DERIVED_LIMIT:
         raise _refusal(path, f"its spec needs {derived >> 30} GiB beside the weights; smaller windows don't")
 
@@ -167,15 +168,15 @@ def _build(spec: ArchSpec, num_classes: int) -> Backbone:
 
 def _hollow(spec: ArchSpec, num_classes: int) -> Backbone:
     """The network without memory: names, shapes and types of its tensors."""
-    with torch.device("meta"):
+    with hollow():
         return _build(spec, num_classes)
 
 
 def _on_a_device(path: Path, model: Backbone) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
-    hollow = next((key for key, value in state.items() if value.is_meta), None)
-    if hollow is not None:
-        raise _refusal(path, f"tensor {hollow!r} of the model is on the meta device and holds no numbers")
+    empty = next((key for key, value in state.items() if value.is_meta), None)
+    if empty is not None:
+        raise _refusal(path, f"tensor {empty!r} of the model is on the meta device and holds no numbers")
     return state
 
 

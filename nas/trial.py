@@ -18,7 +18,7 @@ from torch import nn
 from backbones import Backbone, build, fuse, resolve
 from backbones.weights import save as save_weights
 from nas.config import SearchConfig
-from nas.counters import count
+from nas.counters import totals
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError, explained_variance
 from nas.measure import measure_pair
@@ -57,13 +57,14 @@ def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
 
 def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     config = bench.config
-    torch.manual_seed(config.seed)
-    backbone = build(ArchSpec.from_dict(record.spec))
-    counts = count(backbone, config.distill.image_px)
-    record = replace(record, params=counts.params, macs=counts.macs)
+    spec = ArchSpec.from_dict(record.spec)
+    counted = totals(spec, config.distill.image_px)
+    record = replace(record, params=counted.params, macs=counted.macs)
     limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
+        torch.manual_seed(config.seed)
+        backbone = build(spec)
         record = replace(record, measurement=_measure(backbone, bench))
         broken = broken_limit(record, limits)
     if broken:

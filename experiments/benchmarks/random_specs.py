@@ -21,38 +21,43 @@ from statistics import median, quantiles
 import torch
 
 from backbones import Backbone, build
-from nas.counters import count
-from nas.profile import default_resolution
+from backbones.hollow import hollow
+from nas.counters.ledger import Ledger
+from nas.counters.macs import evaluating
+from nas.counters.tally import Tally
+from nas.counters.totals import totals
 from nas.progress import clock
 from search_space import SPACES, ArchSpec, Space
 
+RESOLUTIONS_PX = {"micro": 64, "full": 224}
 SLOW_MS = 100.0
-REPEATS = 5  # of a spec that seems slow: the machine may have been elsewhere
+REPEATS = 5  # of a spec that seems slow: it may have met the garbage collector
 LINE_EVERY_S = 5.0
 
 
 @dataclass
 class Outcome:
-    """What came of the specs of one space."""
+    """What came of the specs of one space, in milliseconds each."""
 
+    totals_ms: list[float] = field(default_factory=list)
     build_ms: list[float] = field(default_factory=list)
     check_ms: list[float] = field(default_factory=list)  # build and shape check
-    count_ms: list[float] = field(default_factory=list)
     failures: list[tuple[ArchSpec, str]] = field(default_factory=list)
 
 
-def hollow(spec: ArchSpec) -> Backbone:
+def built(spec: ArchSpec) -> Backbone:
     """The network on the meta device."""
-    with torch.device("meta"):
+    with hollow():
         return build(spec)
 
 
-def check(model: Backbone, resolution: int) -> None:
-    """Call the network once. Raises ValueError for a map whose shape isn't as declared."""
+def check(model: Backbone, resolution: int) -> int:
+    """MACs of one call. Raises ValueError for a map whose shape isn't as declared."""
     shapes: list[tuple[int, ...]] = []
     hooks = [stage.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape))) for stage in model.stages]
-    with torch.no_grad():
-        summary, spatial = model.eval().encode(torch.empty(1, 3, resolution, resolution, device="meta"))
+    tally = Tally()
+    with evaluating(model), tally, Ledger(model, tally).open():
+        summary, spatial = model.encode(torch.empty(1, 3, resolution, resolution, device="meta"))
     for hook in hooks:
         hook.remove()
     sides = [resolution // stride for stride in (*model.strides, model.spatial_stride)]
@@ -61,19 +66,22 @@ def check(model: Backbone, resolution: int) -> None:
     found = [tuple(summary.shape), *shapes, tuple(spatial.shape)]
     if found != expected:
         raise ValueError(f"shapes {found}, declared {expected}")
+    return tally.macs
 
 
 def run(space: Space, specs: int, seed: int) -> Outcome:
-    """Builds, checks and counts random specs, with progress on stderr."""
+    """Builds, checks and counts random specs, with progress on stderr. Ends early, with what there is, on Ctrl-C."""
     rng, outcome = random.Random(seed), Outcome()
-    resolution = default_resolution(space.sample(random.Random(0)))
     began = last_line = time.perf_counter()
-    for done in range(1, specs + 1):
-        try_one(space.sample(rng), resolution, outcome)
-        now = time.perf_counter()
-        if now - last_line > LINE_EVERY_S:
-            last_line, left_s = now, (now - began) / done * (specs - done)
-            print(f"{space.name}: {done}/{specs}, {len(outcome.failures)} failed, ETA {clock(left_s)}", file=sys.stderr)
+    try:
+        for done in range(1, specs + 1):
+            try_one(space.sample(rng), RESOLUTIONS_PX[space.name], outcome)
+            now = time.perf_counter()
+            if now - last_line > LINE_EVERY_S:
+                last_line, left = now, clock((now - began) / done * (specs - done))
+                print(f"{space.name}: {done}/{specs}, {len(outcome.failures)} failed, ETA {left}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{space.name}: interrupted", file=sys.stderr)
     return outcome
 
 
@@ -86,24 +94,27 @@ def try_one(spec: ArchSpec, resolution: int, outcome: Outcome) -> None:
     except Exception as error:  # whatever a spec provokes is what we look for
         outcome.failures.append((spec, f"{type(error).__name__}: {error}"))
         return
-    build_ms, check_ms, count_ms = (median(column) for column in zip(*times, strict=True))
-    outcome.build_ms.append(build_ms)
-    outcome.check_ms.append(check_ms)
-    outcome.count_ms.append(count_ms)
+    outcome.build_ms.append(median(build_ms for build_ms, _, _ in times))
+    outcome.check_ms.append(median(check_ms for _, check_ms, _ in times))
+    outcome.totals_ms.append(times[0][2])  # the others find all parts counted
 
 
 def timed(spec: ArchSpec, resolution: int) -> tuple[float, float, float]:
-    """Milliseconds of building, of building and checking, and of counting. Raises ValueError for a wrong shape."""
-    began = time.perf_counter()
-    model = hollow(spec)
-    built = time.perf_counter()
-    check(model, resolution)
-    checked = time.perf_counter()
-    counts = count(model, resolution)
-    counted = time.perf_counter()
-    if not counts.macs or not counts.params:
-        raise ValueError(f"{counts.macs} MACs, {counts.params} parameters")
-    return (built - began) * 1e3, (checked - began) * 1e3, (counted - checked) * 1e3
+    """Milliseconds of building, of building and checking, and of the totals. Raises ValueError for what is wrong.
+
+    Of the processor's time: it is one thread's work, and the same on a machine that has other things to do.
+    """
+    began = time.process_time()
+    counted = totals(spec, resolution)
+    told = time.process_time()
+    model = built(spec)
+    made = time.process_time()
+    macs = check(model, resolution)
+    checked = time.process_time()
+    found = (macs, sum(p.numel() for p in model.parameters()))
+    if counted != found or not all(found):
+        raise ValueError(f"MACs and parameters {found}, by its parts {tuple(counted)}")
+    return (made - told) * 1e3, (checked - told) * 1e3, (told - began) * 1e3
 
 
 def show(space: Space, outcome: Outcome) -> None:
@@ -115,10 +126,18 @@ def show(space: Space, outcome: Outcome) -> None:
     if done < 2:
         return
     over = sum(ms > SLOW_MS for ms in outcome.check_ms)
-    both = sum(outcome.build_ms) + sum(outcome.count_ms)
-    print(f"  build and shape check: {spread(outcome.check_ms)}; {over} over {SLOW_MS:g} ms")
-    print(f"  count: {spread(outcome.count_ms)}; {1e3 * done / sum(outcome.count_ms):.0f} specs/s")
-    print(f"  build and count: {1e3 * done / both:.0f} specs/s")
+    last = outcome.totals_ms[-max(done // 10, 1) :]
+    print(f"  build: {spread(outcome.build_ms)}")
+    print(f"  build and shape check, which counts: {spread(outcome.check_ms)}; {over} over {SLOW_MS:g} ms")
+    print(
+        f"  MACs and parameters of a spec: {spread(outcome.totals_ms)}; {per_second(outcome.totals_ms):.0f} specs/s,"
+        f" {per_second(last):.0f} in the last tenth"
+    )
+
+
+def per_second(times_ms: Sequence[float]) -> float:
+    """How many a second."""
+    return 1e3 * len(times_ms) / sum(times_ms)
 
 
 def spread(times_ms: Sequence[float]) -> str:

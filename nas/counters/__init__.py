@@ -2,5 +2,6 @@
 
 from nas.counters.compare import Counter, side_by_side
 from nas.counters.macs import Counts, count
+from nas.counters.totals import Totals, totals
 
-__all__ = ["Counter", "Counts", "count", "side_by_side"]
+__all__ = ["Counter", "Counts", "Totals", "count", "side_by_side", "totals"]

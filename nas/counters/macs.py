@@ -59,7 +59,8 @@ def meta_copy(model: nn.Module) -> nn.Module:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients. Not inference mode: there SDPA and linear reach a dispatch mode undivided."""
     training = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(was_training for _, was_training in training):
+        model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
             yield
@@ -88,4 +89,5 @@ def count(model: nn.Module, resolution: int) -> Counts:
 
 
 def _is_hollow(model: nn.Module) -> bool:
-    return all(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
+    own = chain.from_iterable((*module._parameters.values(), *module._buffers.values()) for module in model.modules())
+    return all(tensor is None or tensor.is_meta for tensor in own)

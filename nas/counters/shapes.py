@@ -70,13 +70,15 @@ def _batch_norm(
     vectors = [v for v in (weight, bias, mean, variance) if v is not None]
     if training or x.ndim < 2 or any(v.shape != x.shape[1:2] or v.dtype != x.dtype for v in vectors):
         return None
-    return _like(x), _made(x, 0), _made(x, 0)
+    return _like(x), _made(x, x.shape[1]), _made(x, x.shape[1])
 
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, ...] | None:
     rest = x.shape[: x.ndim - len(shape)]
     vectors = [v for v in (weight, bias) if v is not None]
-    if (*rest, *shape) != x.shape or any(list(v.shape) != list(shape) or v.dtype != x.dtype for v in vectors):
+    if x.dtype != torch.float32 or (*rest, *shape) != x.shape:
+        return None
+    if any(list(v.shape) != list(shape) or v.dtype != x.dtype for v in vectors):
         return None
     statistic = (*rest, *(1 for _ in shape))
     return _made(x, *x.shape), _made(x, *statistic), _made(x, *statistic)
@@ -86,6 +88,19 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor | None:
     if kwargs or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
         return None
     return _made(a, a.shape[0], b.shape[1]) if a.dtype == b.dtype == bias.dtype else None
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *args: Any
+) -> Tensor | None:
+    groups = args[-1]
+    if transposed or x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        return None
+    if x.dtype != weight.dtype or not len(stride) == len(padding) == len(dilation) == 2:
+        return None
+    geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    sides = [(side + 2 * pad - step * (kernel - 1) - 1) // jump + 1 for side, kernel, jump, pad, step in geometry]
+    return _made(x, x.shape[0], weight.shape[0], *sides) if min(sides) > 0 else None
 
 
 def _resize(x: Tensor, size: Any, *args: Any) -> Tensor | None:
@@ -107,6 +122,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten._softmax.default: _softmax,
     aten.add.Tensor: _binary,
     aten.addmm.default: _addmm,
+    aten.convolution.default: _convolution,
     aten.gelu.default: _unary,
     aten.hardswish.default: _unary,
     aten.mean.dim: _mean,

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import timm
@@ -11,11 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import build
-from nas.counters import count, side_by_side
+from backbones import InputSizeError, build
+from backbones.hollow import hollow
+from nas.counters import count, side_by_side, totals
 from nas.counters.macs import Encoder, evaluating
+from nas.counters.shapes import RULES
 from nas.counters.tally import Tally
-from search_space import SPACES
+from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
+from tests.backbones.stages import STAGES
 
 
 class Attention(nn.Module):
@@ -190,11 +194,40 @@ def check_against_torch(model, resolution):
 def test_specs_are_counted_as_if_each_block_ran(name):
     rng = random.Random(0)
     for _ in range(15):
-        with torch.device("meta"):
-            model = build(SPACES[name].sample(rng))
-        counts = check_against_torch(model, 64 if name == "micro" else 224)
+        spec, resolution = SPACES[name].sample(rng), 64 if name == "micro" else 224
+        with hollow():
+            model = build(spec)
+        counts = check_against_torch(model, resolution)
+        assert totals(spec, resolution) == (counts.macs, counts.params)
         names = {id(module): name for name, module in model.named_modules()}
         assert sum(counts.module_macs[names[id(part)]] for _, part in model.stage_modules()) == counts.macs
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_the_sum_of_their_parts(name):
+    with hollow():
+        model = build(PRESETS[name])
+    counts = count(model, 160)
+    assert totals(PRESETS[name], 160) == (counts.macs, counts.params)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_each_further_block_of_a_stage_costs_what_the_second_does(kind):
+    for depth in (1, 4, 5):
+        spec = ArchSpec((replace(STAGES[kind], depth=depth),) * 2, stem="patch")
+        with hollow():
+            counts = count(build(spec), 96)
+        assert totals(spec, 96) == (counts.macs, counts.params)
+
+
+def test_totals_refuse_a_size_that_the_network_would():
+    for resolution in (0, -32, 100):
+        with pytest.raises(InputSizeError, match=str(resolution)):
+            totals(PRESETS["eradio_femto"], resolution)
+
+
+def test_no_block_is_left_out():
+    assert {stage.block for stage in STAGES.values()} == set(BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -274,3 +307,74 @@ def test_a_network_on_the_meta_device_is_left_as_it_was():
     count(model, 8)
     assert [module.training for module in model] == [True, False]
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def layouts(*tensors):
+    """What torch may read: type, shape, and strides of the sides that are longer than 1."""
+    return [
+        (t.dtype, t.shape, [step for step, side in zip(t.stride(), t.shape, strict=True) if side > 1]) for t in tensors
+    ]
+
+
+def maps(dtype=torch.float32):
+    plain = torch.empty(2, 6, 5, 4, dtype=dtype, device="meta")
+    channels_last = plain.contiguous(memory_format=torch.channels_last)
+    return plain, channels_last, plain.permute(0, 3, 1, 2), plain[:, :, ::2], channels_last[:1], plain[:, :4]
+
+
+def calls(x):
+    """Usual and unusual calls of every operator with a rule: (operator, arguments)."""
+    aten = torch.ops.aten
+    channels, width = torch.empty(x.shape[1], device="meta"), torch.empty(x.shape[-1], device="meta")
+    for name in ("gelu", "hardswish", "relu", "relu_", "sigmoid", "silu", "silu_"):
+        yield getattr(aten, name).default, (x,)
+    for other in (x, torch.empty(x.shape, device="meta"), x[:, :1], x[:, :, :1, :1], width, x.to(torch.int64)):
+        yield from ((getattr(aten, name).Tensor, (x, other)) for name in ("add", "sub", "mul"))
+    yield aten.mul.Scalar, (x, 0.5)
+    yield from (
+        (operator, (x, -1, *rest))
+        for operator, *rest in ((aten._softmax.default, False), (aten._safe_softmax.default,))
+    )
+    yield aten.native_batch_norm.default, (x, channels, channels, channels, channels, False, 0.1, 1e-5)
+    yield aten.native_batch_norm.default, (x, None, None, None, None, True, 0.1, 1e-5)
+    yield aten.native_layer_norm.default, (x, [x.shape[-1]], width, None, 1e-5)
+    yield aten.native_layer_norm.default, (x, list(x.shape[-2:]), None, None, 1e-5)
+    yield from ((aten.mean.dim, (x, dims, keep)) for dims in ([2, 3], [-1], [1], []) for keep in (False, True))
+    yield aten.addmm.default, (width, x[0, 0], torch.empty(x.shape[-1], x.shape[-1], device="meta"))
+    for groups, stride, padding, dilation in ((1, 1, 1, 1), (1, 2, 0, 1), (x.shape[1], 1, 2, 2)):
+        weight = torch.empty(2 * x.shape[1], x.shape[1] // groups, 3, 2, device="meta")
+        yield (
+            aten.convolution.default,
+            (x, weight, None, [stride, 1], [padding, 0], [dilation, 1], False, [0, 0], groups),
+        )
+        yield (
+            (
+                aten.convolution.default,
+                (x, weight, None, [stride, 1], [padding, 0], [1, 1], True, [0, 0], 1),
+            )
+            if x.shape[1] == weight.shape[0]
+            else (aten.relu.default, (x,))
+        )
+    for name in ("upsample_bicubic2d", "upsample_bilinear2d"):
+        yield getattr(aten, name).default, (x, [7, 3], False)
+    yield aten.upsample_nearest2d.default, (x, [7, 3])
+
+
+def test_rules_give_what_torch_gives():
+    met = set()
+    for x in (*maps(), *maps(torch.bfloat16), *maps(torch.int64)):
+        for operator, arguments in calls(x):
+            try:
+                expected = operator(*arguments)
+            except (RuntimeError, TypeError, NotImplementedError, IndexError):  # not for whole numbers, or mixed types
+                continue
+            made = RULES[operator](*arguments)
+            if made is not None:
+                met.add(operator)
+                pairs = ((o if isinstance(o, tuple) else (o,)) for o in (made, expected))
+                made, expected = (layouts(*o) for o in pairs)
+                assert made == expected, (
+                    operator,
+                    [a if not isinstance(a, torch.Tensor) else layouts(a) for a in arguments],
+                )
+    assert met == set(RULES)
