@@ -17,7 +17,7 @@ ODD = (  # among them: NHWC maps, fixed sizes, two branches, hybrids, tokens bes
         "deit_tiny_distilled_patch16_224",
     ),
     *(
-        "mobilenetv5_300m_enc",
+        "qwen3_vit_88m_enc",
         "crossvit_9_240",
         "coatnet_pico_rw_224",
         "gmlp_ti16_224",
@@ -32,7 +32,7 @@ REST = tuple(
     dpn48b edgenext_xx_small efficientformer_l1 mnasnet_small efficientvim_m1 efficientvit_m0 eva02_tiny_patch14_224
     fasternet_t0 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 hardcorenas_a hgnetv2_b0 sam2_hiera_tiny
     hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small
-    levit_128s lowformer_b0 mambaout_femto poolformer_s12 mobilevit_xxs mvitv2_tiny
+    levit_128s lowformer_b0 mambaout_femto poolformer_s12 mobilenetv5_300m_enc mobilevit_xxs mvitv2_tiny
     naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0
     qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_18 rexnet_100
     selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swinv2_tiny_window8_256
