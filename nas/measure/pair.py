@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from backbones.folding import batch_norms_left
 from nas.measure.environment import device_name, torch_device
 from nas.measure.interleave import Comparison, compare
 from nas.measure.memory import peak_memory_mib
@@ -57,7 +58,7 @@ def measure_pair(
 ) -> Measurement:
     """Measure `candidate` beside `reference`; both are called by `encode` (or forward) and left as they are.
 
-    Fuse both before: the arm says so. They run as copies in channels-last layout and inference mode, on as many threads
+    Fuse both before: the arm says so, and how many BatchNorms could not be folded. They run as copies in channels-last layout and inference mode, on as many threads
     as torch has.
     `budget_s` bounds what is timed, from the second call on, but for a least of one block; `seed` decides inputs and
     order.
@@ -81,7 +82,7 @@ def measure_pair(
     return _record(
         comparison,
         device=device_name(where),
-        arm=f"{precision}, channels-last, fused, eager{_threads(where)}",
+        arm=f"{precision}, channels-last, {_form(candidate)}, eager{_threads(where)}",
         batch=batch,
         resolution=resolution,
         reference=name_of_reference,
@@ -90,6 +91,12 @@ def measure_pair(
         seconds=timer.now() - start,
         verdict=comparison.verdict if finite else "wrong output",
     )
+
+
+def _form(model: nn.Module) -> str:
+    """One BatchNorm is a last norm, which nothing before it can take in; more are what folding had to leave."""
+    left = batch_norms_left(model)
+    return "fused" if left <= 1 else f"fused but for {left} BatchNorms"
 
 
 def _threads(device: torch.device) -> str:

@@ -54,6 +54,14 @@ def test_the_record_is_complete_and_consistent():
     assert m.latency_ms > 0
 
 
+def test_the_arm_says_what_could_not_be_fused():
+    net = Net(2)
+    net.blocks.insert(0, nn.BatchNorm2d(16))
+    assert ", fused, " in measure(net, Net(1)).arm  # a last norm is nobody's to take in
+    net.blocks.insert(0, nn.BatchNorm2d(16))
+    assert ", fused but for 2 BatchNorms, " in measure(net, Net(1)).arm
+
+
 def test_more_work_is_slower_than_the_reference():
     m = measure(Net(12), Net(1), resolution=64, budget_s=0.5)
     assert m.ratio < 0.8
