@@ -1,10 +1,12 @@
 """Ours against a straight port of E-RADIO: one function, two implementations, interleaved in one process.
 
 Command:   python -m experiments.benchmarks.eradio_speed
-Hardware:  two CPU cores with nothing else on them; `--device cuda` for the row of a GPU
-Time:      8 minutes on the CPU
+Hardware:  two CPU cores with nothing else on them (else both arms wait for each other's threads; OMP_WAIT_POLICY=passive
+           helps); `--device cuda` for the row of a GPU
+Time:      15 minutes on the CPU: a row takes 60 s, but for the training of 64 images, whose steps take 10 to 20 s
 Expected:  deploy form of xxxtiny_8x_ws16 at 256 px: fp32 3x at batch 8 and 1.5x at batch 1, bf16 6x at batch 8;
-           training step of xxxtiny at 64 px, batch 64: 1.5x. What was reached: experiments/LOG.md.
+           training step of xxxtiny at 64 px, batch 64: 1.5x. With windows of 2 training is a tie: there nearly all time
+           goes into convolutions and products that both have. What was reached: experiments/LOG.md.
 
 The port (tests/backbones/straight_port.py) is what a reader of the paper would write: NCHW, attention weights in the
 open, BatchNorm folded and the position bias kept for deployment. Both get the same weights and the same NCHW images
@@ -82,9 +84,8 @@ CASES = {
         "deploy-bf16-one": Case(XXXTINY_8X_WS16, 256, 1, "bf16", 1.5),
         # Windows of 16 stretch the 4 x 4 map of 64 px to 32 x 32; windows of 2 are what `change_resolution` takes.
         "train-fp32": Case(xxxtiny(16), 64, 64, "fp32", 1.5, training=True),
-        "train-bf16": Case(
-            xxxtiny(16), 64, 4, "bf16", 1.5, training=True
-        ),  # minutes a step at 64, without bf16 instructions
+        # Without bf16 instructions a step of 64 images takes minutes.
+        "train-bf16": Case(xxxtiny(16), 64, 4, "bf16", 1.5, training=True),
         "train-fp32-ws2": Case(xxxtiny(2), 64, 64, "fp32", 1.5, training=True),
         "train-bf16-ws2": Case(xxxtiny(2), 64, 64, "bf16", 1.5, training=True),
     },
