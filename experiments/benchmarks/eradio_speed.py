@@ -1,8 +1,8 @@
 """Ours against a straight port of E-RADIO: one function, two implementations, interleaved in one process.
 
 Command:   python -m experiments.benchmarks.eradio_speed
-Hardware:  two CPU cores with nothing else on them (else both arms wait for each other's threads; OMP_WAIT_POLICY=passive
-           helps); `--device cuda` for the row of a GPU
+Hardware:  two CPU cores with nothing else on them (else threads wait for one another; OMP_WAIT_POLICY=passive helps
+           then); `--device cuda` for the row of a GPU
 Time:      15 minutes on the CPU: a row takes 60 s, but for the training of 64 images, whose steps take 10 to 20 s
 Expected:  deploy form of xxxtiny_8x_ws16 at 256 px: fp32 3x at batch 8 and 1.5x at batch 1, bf16 6x at batch 8;
            training step of xxxtiny at 64 px, batch 64: 1.5x. With windows of 2 training is a tie: there nearly all time
