@@ -58,8 +58,8 @@ def measure_pair(
 ) -> Measurement:
     """Measure `candidate` beside `reference`; both are called by `encode` (or forward) and left as they are.
 
-    Fuse both before: the arm says so, and how many BatchNorms could not be folded. They run as copies in channels-last layout and inference mode, on as many threads
-    as torch has.
+    Fuse both before: the arm says so, and how many BatchNorms could not be folded. They run as copies in channels-last
+    layout and inference mode, on as many threads as torch has.
     `budget_s` bounds what is timed, from the second call on, but for a least of one block; `seed` decides inputs and
     order.
     Take `nas.measure.exclusive.measuring` around it. Raises ValueError for an impossible setting.
