@@ -56,7 +56,7 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
     rates = _drop_path_rates(spec, drop_path_rate)
     backbone = Backbone(
         spec,
-        stem=_stem(spec),
+        stem=build_stem(spec),
         stages=[build_stage(stage, r) for stage, r in zip(spec.stages, rates, strict=True)],
         downs=[down(a, b) for a, b in pairwise(widths)],
         widths=widths,
@@ -185,7 +185,7 @@ def _drop_path_rates(spec: ArchSpec, last: float) -> list[list[float]]:
     return [[next(rates) for _ in range(stage.depth)] for stage in spec.stages]
 
 
-def _stem(spec: ArchSpec) -> nn.Module:
+def build_stem(spec: ArchSpec) -> nn.Module:
     width = spec.stages[0].width
     if spec.stem_width is not None:
         return conv_stem(spec.stem_width, width)

@@ -3,7 +3,7 @@
 ``timm.list_models(module="entrypoints")`` lists them, `register` adds any other spec. They take timm's usual arguments,
 and `neck`: classification has no use for the dense neck, and its parameters would get no gradient, so it is left out
 unless asked for; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` wants a file of one's
-own, ``pretrained_cfg_overlay={"file": path}``, and a .safetensors file must be one that `backbones.load` takes. A file
+own, ``pretrained_cfg_overlay={"file": path}``, a .safetensors file that `backbones.load` takes. A file
 without classifier gives its features to a fresh one.
 """
 
@@ -110,21 +110,14 @@ def default_cfg(spec: ArchSpec) -> dict[str, Any]:
 
 
 def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
-    """Tensors of a file as `model` takes them: no neck where it has none, its own head where they have none.
-
-    Raises WeightsError for a tensor that is missing or left over; shapes are checked by torch.
-    """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.startswith("head.")]
-    left_over = [key for key in state if key not in own and not key.startswith(("head.", "neck."))]
-    if missing or left_over:
-        what = f"{missing[0]!r} is missing" if missing else f"{left_over[0]!r} is not part of the architecture"
-        raise WeightsError(f"{model.pretrained_cfg.get('file', 'weights')}: tensor {what}")  # type: ignore[operator, union-attr]
-    return {key: state.get(key, value) for key, value in own.items()}
+    """Tensors of a checked file as `model` takes them: no neck where it has none, its own head where they have none."""
+    return {key: state.get(key, value) for key, value in model.state_dict().items()}
 
 
 def check_file(path: Path, spec: ArchSpec) -> None:
     """Raise WeightsError unless `backbones.load` takes the file and it holds `spec`, whatever its neck."""
+    if path.suffix != ".safetensors":  # timm would unpickle it
+        raise WeightsError(f"{path}: not a .safetensors file, and no other kind is loaded")
     found = load(path).spec
     if replace(found, neck="none") != replace(spec, neck="none"):
         raise WeightsError(f"{path}: holds architecture {found.arch_id}, not {spec.arch_id}")
@@ -141,7 +134,7 @@ def register(name: str, spec: ArchSpec) -> None:
 def _entrypoint(name: str, spec: ArchSpec) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
         file = (options.get("pretrained_cfg_overlay") or {}).get("file")
-        if pretrained and file and Path(file).suffix == ".safetensors":  # other kinds are timm's own checkpoints
+        if pretrained and file:
             check_file(Path(file), spec)
         model: nn.Module = build_model_with_cfg(
             create,

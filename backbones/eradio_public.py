@@ -21,11 +21,11 @@ from search_space import ArchSpec, SpecError, StageSpec
 
 DERIVED = ("relative_bias", "relative_coords_table", "relative_position_index")  # buffers that follow from the window
 UNSUPPORTED = ("shuffle_down", "downsample_shuffle", "use_shift", "multi_query", "qk_scale")
-READ = frozenset(
-    "depths num_heads window_size dim in_dim sr_ratio use_swiglu yolo_arch conv_base use_neck full_features_head_dim"
-    " neck_start_stage cpb_mlp_hidden conv_groups_ratio mlp_ratio drop_path_rate num_classes qkv_bias layer_scale"
-    " in_chans resolution".split()
-)
+READ = {
+    *("dim", "in_dim", "depths", "num_heads", "window_size", "sr_ratio", "conv_base", "conv_groups_ratio", "yolo_arch"),
+    *("mlp_ratio", "use_swiglu", "qkv_bias", "layer_scale", "cpb_mlp_hidden", "drop_path_rate"),
+    *("use_neck", "full_features_head_dim", "neck_start_stage", "num_classes", "in_chans", "resolution"),
+}
 
 
 def eradio_from_public(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:

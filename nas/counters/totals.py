@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import InputSizeError
-from backbones.build import DOWNSAMPLINGS, _stem, build_stage
+from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
 from backbones.hollow import hollow
 from backbones.layers.neck import Neck
 from nas.counters.ledger import Ledger
@@ -45,7 +45,7 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
     widths = tuple(stage.width for stage in spec.stages)
     maps = [(1, width, resolution // stride) for width, stride in zip(widths, spec.strides, strict=True)]
     down = DOWNSAMPLINGS[spec.downsampling]
-    parts = [_part(("stem", spec.stem, spec.stem_width, widths[0]), partial(_stem, spec), (1, 3, resolution))]
+    parts = [_part(("stem", spec.stem, spec.stem_width, widths[0]), partial(build_stem, spec), (1, 3, resolution))]
     parts += [_stage(stage, entering) for stage, entering in zip(spec.stages, maps, strict=True)]
     for between, entering in zip(pairwise(widths), maps, strict=False):
         parts.append(_part((spec.downsampling, between), partial(down, *between), entering))

@@ -167,9 +167,7 @@ class Block(nn.Module):
 class Layer(nn.Module):
     def __init__(self, c, heads, windows, ratios, cfg):
         super().__init__()
-        self.attention_blocks = nn.ModuleList(
-            Block(c, heads, w, r, cfg) for w, r in zip(windows, ratios, strict=True)
-        )
+        self.attention_blocks = nn.ModuleList(Block(c, heads, w, r, cfg) for w, r in zip(windows, ratios, strict=True))
 
     def forward(self, x):
         for block in self.attention_blocks:

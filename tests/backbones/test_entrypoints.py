@@ -262,13 +262,13 @@ def test_foreign_weights_are_refused_by_name(distilled, tmp_path):
     model, path = distilled
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    altered, short = tmp_path / "altered.safetensors", tmp_path / "short.pth"
+    altered, pickled = tmp_path / "altered.safetensors", tmp_path / "pickled.pth"
     altered.write_bytes(data)
-    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("stages.2")}, short)
+    torch.save(model.state_dict(), pickled)
     for name, file, words in (
         ("eradio_pico", path, f"holds architecture {model.spec.arch_id}"),
         (FEMTO, altered, "altered"),
-        (FEMTO, short, r"'stages\.2\..*' is missing"),
+        (FEMTO, pickled, "not a .safetensors file"),
     ):
         with pytest.raises(WeightsError, match=f"^{re.escape(str(file))}: .*{words}"):
             pretrained(file, name, num_classes=0)
