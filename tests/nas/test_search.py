@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas.records import Study, TrialState
+from nas.records import Study, TrialRecord, TrialState
+from nas.search import main
 from nas.store import read_study
 from tests.reports.browser import needs_chromium, open_page
 
@@ -89,13 +90,13 @@ def test_report_of_the_real_search_opens_in_a_browser_without_complaint(whole: P
     assert document.count("<svg") >= 3, "the charts were not drawn"
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_search_resumes_with_the_same_architectures_and_losses(
-    ending: signal.Signals, whole: Path, cache: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+def interrupt(arguments: Sequence[str], cache: Path, ending: signal.Signals) -> str:
+    """Runs the command until its first trial has ended, then sends it the signal; what it said to that."""
     process = subprocess.Popen(
-        command(["--budget", "8", *SMALL, "--run", str(run)], cache), stderr=subprocess.PIPE, text=True
+        command(arguments, cache),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )
     assert process.stderr is not None
     before = listening_addresses()
@@ -108,10 +109,22 @@ def test_interrupted_search_resumes_with_the_same_architectures_and_losses(
     process.send_signal(ending)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert f"--resume {run}" in errors
-    finished = {t.number: t for t in read_study(run).trials if t.state is not TrialState.RUNNING}
-    assert finished
-    result = search(["--resume", str(run), "--workers", "1"], cache)
+    return errors
+
+
+def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses(
+    whole: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    start, resume = ["--budget", "8", *SMALL, "--run", str(run)], ["--resume", str(run), "--workers", "1"]
+    finished: dict[int, TrialRecord] = {}
+    for arguments, ending in ((start, signal.SIGINT), (resume, signal.SIGTERM)):
+        assert f"--resume {run}" in interrupt(arguments, cache, ending)
+        ended = {t.number: t for t in read_study(run).trials if t.state is not TrialState.RUNNING}
+        assert len(ended) > len(finished)
+        assert {n: ended[n] for n in finished} == finished
+        finished = ended
+    result = search(resume, cache)
     assert result.returncode == 0, result.stderr
     study = read_study(run)
     assert {n: t for n, t in enumerate(study.trials) if n in finished} == finished
@@ -122,7 +135,7 @@ def test_interrupted_search_resumes_with_the_same_architectures_and_losses(
     for arch_id, mine in losses(study).items():
         common = min(len(mine), len(other[arch_id]))
         assert mine[:common] == other[arch_id][:common]
-    assert len(study.info.sessions) == 2
+    assert len(study.info.sessions) == 3
 
 
 def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_path: Path) -> None:
@@ -135,6 +148,15 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
     assert infeasible
     assert all(not t.rungs and "max-params" in (t.reason or "") for t in infeasible)
     assert all(t.params and t.params <= 6e5 for t in study.trials if t.counts)
+
+
+@pytest.fixture
+def signals_kept() -> Iterator[None]:
+    """The command takes these signals for itself."""
+    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for ending, handler in own.items():
+        signal.signal(ending, handler)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +187,25 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
-    arguments: list[str], words: str, cache: Path, whole: Path, tmp_path: Path
+    arguments: list[str],
+    words: str,
+    cache: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signals_kept: None,
 ) -> None:
     given = {"--resume", "--val-images"} & set(arguments)
     small = [] if given else ["--train-images", "256", "--val-images", "64"]
     run = [] if {"--resume", "--run"} & set(arguments) else ["--run", str(tmp_path / "run")]
-    result = search([*arguments, *small, *run], cache)
-    assert result.returncode == 2
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    try:
+        code = main([*arguments, *small, *run, "--cache", str(cache)])
+    except SystemExit as stop:  # as argparse ends the program
+        code = stop.code
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert words in errors
+    assert len([line for line in errors.splitlines() if line.startswith("error:")]) == 1
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(whole: Path, cache: Path) -> None:
