@@ -22,6 +22,7 @@ from nas.measure.timers import Timer, timer_for
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The large one is the ceiling; on a busy CPU, only small ones are over before another process gets its turn.
 MATMUL_SIDES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
+CONVOLUTION = {"cpu": (4, 96, 56), "cuda": (128, 256, 56)}  # images, channels, side of the map; 3x3
 TOUCHED_BYTES = {
     "cpu": tuple(2**k for k in range(16, 30, 2)),  # 64 KiB to 256 MiB: from the caches to memory
     "cuda": tuple(2**k for k in range(20, 32, 2)),  # 1 MiB to 1 GiB
@@ -114,8 +115,9 @@ def measure_ceilings(
     sides: tuple[int, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
 ) -> Ceilings:
-    """Time matrix products, and ways to move rising amounts of bytes; a few seconds.
+    """Time matrix products and a convolution, and ways to move rising amounts of bytes; a few seconds.
 
+    On some CPUs convolutions come from a faster library than products do; `sides` given, products alone count.
     A copy may be the slowest of them, for it makes the cache fetch what it overwrites; the fastest is the ceiling.
     """
     timer = timer or timer_for(device)
@@ -123,8 +125,9 @@ def measure_ceilings(
     with torch.inference_mode():
         # Where bf16 is slow, on most CPUs, a network does better to widen it: float32 is in its reach as well.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}
-        sides = sides or MATMUL_SIDES[device.type]
-        gmacs_s = max(_fastest_gmacs_s(sides, device, t, timer) for t in types)
+        gmacs_s = max(_fastest_gmacs_s(sides or MATMUL_SIDES[device.type], device, t, timer) for t in types)
+        if sides is None:
+            gmacs_s = max(gmacs_s, *(_convolution_gmacs_s(device, t, timer) for t in types))
         rates = tuple(
             (size, _moving_gbytes_s(size, device, dtype, timer)) for size in sizes or TOUCHED_BYTES[device.type]
         )
@@ -151,6 +154,15 @@ def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: 
         return float(side**3 / _best_s(lambda: torch.mm(a, b, out=out), timer) / GIGA)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def _convolution_gmacs_s(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+    batch, channels, side = CONVOLUTION[device.type]
+    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+    x = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    macs = batch * side**2 * 9 * channels**2
+    return float(macs / _best_s(lambda: torch.conv2d(x, weight, padding=1), timer) / GIGA)
 
 
 def _moving_gbytes_s(touched: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
