@@ -186,6 +186,7 @@ def _drop_path_rates(spec: ArchSpec, last: float) -> list[list[float]]:
 
 
 def build_stem(spec: ArchSpec) -> nn.Module:
+    """The stem: images (B, 3, H, W) -> (B, width of stage 1, H / stride, W / stride)."""
     width = spec.stages[0].width
     if spec.stem_width is not None:
         return conv_stem(spec.stem_width, width)

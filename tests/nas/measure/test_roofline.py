@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nas.measure import roofline
 from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.timers import Timing
 
@@ -40,6 +41,14 @@ def test_ceilings_by_hand():
         (2**16, pytest.approx(2 * 2**16 / 1e-3 / 1e9)),
     )
     assert (found.threads, found.precision, found.torch) == (torch.get_num_threads(), "fp32", torch.__version__)
+
+
+def test_convolutions_may_be_the_compute_ceiling(monkeypatch):
+    # 2 images, 8 channels, maps of 4 x 4, 3 x 3 kernels: more than the largest product, which is of side 4.
+    monkeypatch.setitem(roofline.CONVOLUTION, "cpu", (2, 8, 4))
+    monkeypatch.setitem(roofline.MATMUL_SIDES, "cpu", (4,))
+    found = measure_ceilings(CPU, "fp32", Steady(1e-3), sizes=(2**12,))
+    assert found.gmacs_s == pytest.approx(2 * 4 * 4 * 9 * 8 * 8 / 1e-3 / 1e9)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
