@@ -99,7 +99,7 @@ def _workbench(places: Places) -> Any:
     import torch
 
     from nas.config import SearchConfig
-    from nas.teachers.targets import load_targets
+    from nas.cache.targets import load_targets
     from nas.trial import Workbench
 
     torch.set_num_threads(places.train_threads)

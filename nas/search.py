@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
-    from nas.teachers.cache import open_targets
+    from nas.cache import open_targets
 
     progress = StageProgress(console)
     with progress.showing():

@@ -24,7 +24,7 @@ from nas.distill.trainer import Distiller, TrainingError, explained_variance
 from nas.measure import measure_pair
 from nas.measure.exclusive import measuring, training
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
-from nas.teachers.targets import Targets
+from nas.cache.targets import Targets
 from search_space import ArchSpec
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nas.distill.heads import Student, resize
 from nas.distill.trainer import predict
-from nas.teachers.targets import SplitTargets, Targets
+from nas.cache.targets import SplitTargets, Targets
 
 _NEIGHBOURS = 20
 _TEMPERATURE = 0.07

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from nas.config import DistillConfig
 from nas.distill.heads import HeadDims, Student, TeacherHeads, normalise
-from nas.teachers.targets import SplitTargets, Targets
+from nas.cache.targets import SplitTargets, Targets
 
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
 Slot = Callable[[], AbstractContextManager[Any]]

@@ -9,8 +9,8 @@ import torch
 from skimage import data
 from torch.nn import functional as F
 
-from nas.teachers.standardise import Standardiser
-from nas.teachers.targets import SplitTargets, Targets, TeacherTargets
+from nas.cache.standardise import Standardiser
+from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 
 
 def photo_crops(count: int, seed: int, size: int = 32) -> np.ndarray:

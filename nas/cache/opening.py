@@ -17,8 +17,8 @@ from filelock import FileLock
 from nas.data import ImageSet, open_images
 from nas.data.imageset import digest
 from nas.teachers import TeacherSpec, specs
-from nas.teachers.build import Plan, build
-from nas.teachers.targets import FORMAT, CacheError, Targets, load_targets
+from nas.cache.build import Plan, build
+from nas.cache.targets import FORMAT, CacheError, Targets, load_targets
 
 __all__ = ["CacheError", "Progress", "Targets", "open_targets"]
 

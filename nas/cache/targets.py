@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.teachers.standardise import Standardiser
+from nas.cache.standardise import Standardiser
 
 FORMAT = 1  # raise it when the files change meaning
 MANIFEST = "manifest.json"

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import CorruptImage, DataError, ImageSet, Sample
-from nas.teachers.arrays import ArrayWriter
-from nas.teachers.standardise import Moments, Standardiser, compressed_dims, fit, spectrum
-from nas.teachers.targets import HEADS, save_standardiser, write_manifest
+from nas.cache.arrays import ArrayWriter
+from nas.cache.standardise import Moments, Standardiser, compressed_dims, fit, spectrum
+from nas.cache.targets import HEADS, save_standardiser, write_manifest
 from nas.teachers.teacher import Teacher, TeacherSpec
 
 Rows = dict[str, NDArray[Any]]  # array file -> rows

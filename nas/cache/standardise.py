@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.teachers.hadamard import Matrix, spreading_rotation
+from nas.cache.hadamard import Matrix, spreading_rotation
 from nas.teachers.teacher import TeacherError
 
 NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding

@@ -10,8 +10,8 @@ import torch
 
 from nas.data import open_images
 from nas.data.imageset import DataError
-from nas.teachers.build import shrink, to_grid
-from nas.teachers.cache import CacheError, open_targets
+from nas.cache.build import shrink, to_grid
+from nas.cache.opening import CacheError, open_targets
 
 SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed": 0}
 
@@ -84,8 +84,8 @@ def test_second_open_builds_nothing_and_is_quick(root, targets):
 def test_whatever_changes_the_content_changes_the_folder(root, change, monkeypatch):
     """Only the name is wanted, so building is cut short."""
     names = set()
-    monkeypatch.setattr("nas.teachers.cache.build_once", lambda folder, plan, progress: names.add(folder.name))
-    monkeypatch.setattr("nas.teachers.cache.load_targets", lambda folder, verify: names.add(folder.name))
+    monkeypatch.setattr("nas.cache.opening.build_once", lambda folder, plan, progress: names.add(folder.name))
+    monkeypatch.setattr("nas.cache.opening.load_targets", lambda folder, verify: names.add(folder.name))
     opened(root / "unused")
     opened(root / "unused", **change)
     assert len(names) == 2

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nas.teachers import TeacherError
-from nas.teachers.hadamard import hadamard, spreading_rotation
-from nas.teachers.standardise import Moments, compressed_dims, fit, spectrum
+from nas.cache.hadamard import hadamard, spreading_rotation
+from nas.cache.standardise import Moments, compressed_dims, fit, spectrum
 
 
 @pytest.fixture
