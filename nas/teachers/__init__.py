@@ -1,33 +1,71 @@
-"""Teachers by name: frozen pretrained networks that a student is distilled from."""
+"""Teachers by name: frozen pretrained networks that a student is distilled from.
+
+Beside the embedded ones, any pretrained network of timm is a teacher by its name, ``NAME[@PX[/N]]``: PX is the side of
+its input, N x N images of PX / N px make one input (a mosaic, for networks of large inputs without a summary). Sets are
+short for several names and mix with them in a comma list.
+
+- ``am_radio``: AM-RADIO's trio (arXiv 2312.06709) as in its study of backbones: CLIP ViT-H, DINOv2 ViT-g with registers
+  at 224 px, and SAM ViT-H, 16 images to a mosaic.
+- ``c_radio_v4``: SigLIP2-g at 384 px and DINOv3 7B as in C-RADIOv4 (arXiv 2601.17237). SAM3 isn't in timm: SAM ViT-H
+  stands for it. timm's SAM2 would be nearer in time, but it is the bare trunk, whose last map is at stride 32.
+  DINOv3 7B takes 27 GB of memory in fp32; ``vit_huge_plus_patch16_dinov3.lvd1689m`` in its place takes 3.4 GB.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
 from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
+from nas.teachers.timm_teacher import timm_spec
 from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]
 
 TEACHERS: dict[str, TeacherSpec] = {"lite0": LITE0_TEACHER, "hed": HED_TEACHER, "xfeat": XFEAT_TEACHER}
-SETS: dict[str, tuple[str, ...]] = {"embedded": ("lite0", "hed", "xfeat")}
+SETS: dict[str, tuple[str, ...]] = {
+    "embedded": ("lite0", "hed", "xfeat"),
+    "am_radio": (
+        "vit_huge_patch14_clip_224.laion2b",
+        "vit_giant_patch14_reg4_dinov2.lvd142m@224",
+        "samvit_huge_patch16.sa1b@1024/4",
+    ),
+    "c_radio_v4": (
+        "vit_giantopt_patch16_siglip_384.v2_webli",
+        "vit_7b_patch16_dinov3.lvd1689m",
+        "samvit_huge_patch16.sa1b@1024/4",
+    ),
+}
 
 
-def specs(names: str) -> list[TeacherSpec]:
-    """Specs of a set ("embedded") or of a comma list ("lite0,xfeat"), in the given order; weights are not touched.
+def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:
+    """Specs of a comma list of teachers and sets, in the given order; weights are not read.
 
-    Raises TeacherError for an unknown, repeated or empty name.
+    `weights` are safetensors files for timm's networks, by the teacher's name with or without its ``@PX/N``. Raises
+    TeacherError for an unknown, repeated or empty name, a size that cannot be, or a file that is not there.
     """
-    wanted = list(SETS.get(names, [name.strip() for name in names.split(",")]))
-    for name in wanted:
-        if name not in TEACHERS:
-            choices = ", ".join([*SETS, *TEACHERS])
-            raise TeacherError(f"--teachers: unknown teacher {name!r}; choices: {choices} (or a comma list)")
-    if len(set(wanted)) != len(wanted):
+    listed = [name.strip() for name in names.split(",")]
+    wanted = [member for name in listed for member in SETS.get(name, (name,))]
+    files = dict(weights or {})
+    unused = [name for name in files if name not in wanted and name not in (full.partition("@")[0] for full in wanted)]
+    if unused or (unused := [name for name in files if name in TEACHERS]):
+        takers = ", ".join(name for name in wanted if name not in TEACHERS) or "none"
+        raise TeacherError(f"--teacher {unused[0]}={files[unused[0]]}: chosen teachers that take a file: {takers}")
+    chosen = [spec_of(name, files) for name in wanted]
+    if len({(spec.network, spec.preprocessing) for spec in chosen}) != len(chosen):
         raise TeacherError(f"--teachers: {names!r} names a teacher twice")
-    return [TEACHERS[name] for name in wanted]
+    return chosen
 
 
-def load_teachers(names: str) -> list[Teacher]:
+def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
+    """One teacher by its name."""
+    if name in TEACHERS:
+        return TEACHERS[name]
+    return timm_spec(name, files.get(name, files.get(name.partition("@")[0])), (*SETS, *TEACHERS))
+
+
+def load_teachers(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher]:
     """The named teachers with their pretrained weights, on the CPU; see `specs`. Fetches missing weights once."""
-    return [spec.load() for spec in specs(names)]
+    return [spec.load() for spec in specs(names, weights)]

@@ -30,7 +30,7 @@ class Hed(Teacher):
     name = "hed"
     summary_dim = 512
     spatial_dim = 512
-    min_px = 32
+    source_px = 32
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Hed(Teacher):
 
     def pyramid(self, images: Tensor, blocks: int) -> list[Tensor]:
         """The first blocks' outputs, strides 1, 2, 4, 8, 16."""
-        x = 255 * at_least(images, self.min_px).flip(1) - self.mean
+        x = 255 * at_least(images, self.source_px).flip(1) - self.mean
         x = x.contiguous(memory_format=torch.channels_last)
         maps = []
         for block in self.blocks[:blocks]:
@@ -93,8 +93,9 @@ def fill(conv: nn.Module, group: h5py.Group) -> None:
 
 HED_TEACHER = TeacherSpec(
     name=Hed.name,
-    source=HED.sha256,
+    network=Hed.name,
+    sha256=lambda: HED.sha256,
     preprocessing="bgr 255x - mean, own size; spatial conv4_3 relu 512 at /8, summary its mean; v1",
     load=Hed,
-    min_px=Hed.min_px,
+    source_px=Hed.source_px,
 )

@@ -25,7 +25,7 @@ class Lite0(Teacher):
     name = "lite0"
     summary_dim = 1280
     spatial_dim = 112
-    min_px = 128
+    source_px = 128
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Lite0(Teacher):
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:
-        x = (255 * at_least(images, self.min_px) - 127) / 128
+        x = (255 * at_least(images, self.source_px) - 127) / 128
         x = self.net.bn1(self.net.conv_stem(x.contiguous(memory_format=torch.channels_last)))
         spatial = x
         for index, stage in enumerate(self.net.blocks):
@@ -63,8 +63,9 @@ def load_by_position(net: torch.nn.Module, weights: dict[str, Tensor]) -> None:
 
 LITE0_TEACHER = TeacherSpec(
     name=Lite0.name,
-    source=LITE0.sha256,
+    network=Lite0.name,
+    sha256=lambda: LITE0.sha256,
     preprocessing="rgb (255x-127)/128, bilinear to >= 128 px; summary pooled 1280, spatial stage 5 of 112 at /16; v1",
     load=Lite0,
-    min_px=Lite0.min_px,
+    source_px=Lite0.source_px,
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +19,29 @@ class TeacherError(ValueError):
 
 
 class TeacherOutput(NamedTuple):
-    """Raw features: summary (B, Cs), spatial (B, C, h, w)."""
+    """Raw features: summary (B, Cs), None where a teacher has none; spatial (B, C, h, w)."""
 
-    summary: Tensor
+    summary: Tensor | None
     spatial: Tensor
 
 
 class Teacher(nn.Module):
     """Base of the teachers: eval mode, no gradients, own resizing and normalisation.
 
-    ``forward`` takes float images (B, 3, H, W), RGB in [0, 1], any square size. `min_px` is the smallest size the
-    network describes well; smaller images are scaled up to it, so feed it the best image there is.
+    ``forward`` takes float images (B, 3, H, W), RGB in [0, 1], any square size. `source_px` is the side it wants to be
+    fed; `summary_dim` is 0 where it has no summary.
     """
 
-    name: ClassVar[str]
-    summary_dim: ClassVar[int]
-    spatial_dim: ClassVar[int]
-    min_px: ClassVar[int]
+    name: str
+    summary_dim: int
+    spatial_dim: int
+    source_px: int
     fingerprint: str
+
+    @property
+    def min_px(self) -> int:
+        """The same as `source_px`."""
+        return self.source_px
 
     def forward(self, images: Tensor) -> TeacherOutput:
         raise NotImplementedError
@@ -49,21 +56,33 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher by name, not loaded yet: identity is known before its weights are read.
+    """A teacher by name, not loaded yet: identity is known without running the network.
 
-    `source` and `preprocessing` say where the numbers come from; both are part of the fingerprint.
+    `name` is what the user wrote; `network` the network's full name. `network`, the weight file's `sha256` and
+    `preprocessing` are the identity. Asking for the sha256 may fetch the weights.
     """
 
     name: str
-    source: str
+    network: str
+    sha256: Callable[[], str]
     preprocessing: str
     load: Callable[[], Teacher]
-    min_px: int
+    source_px: int
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over the weights' hash and the preprocessing."""
-        return hashlib.sha256(f"{self.name}|{self.source}|{self.preprocessing}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.network}|{self.sha256()}|{self.preprocessing}".encode()).hexdigest()[:16]
+
+    @property
+    def slug(self) -> str:
+        """The name as a file name: letters, digits and ``._-``."""
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
+
+    @property
+    def min_px(self) -> int:
+        """The same as `source_px`."""
+        return self.source_px
 
 
 def at_least(images: Tensor, min_px: int) -> Tensor:

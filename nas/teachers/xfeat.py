@@ -38,7 +38,7 @@ class XFeat(Teacher):
     name = "xfeat"
     summary_dim = 64
     spatial_dim = 64
-    min_px = 32
+    source_px = 32
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class XFeat(Teacher):
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:
-        gray = self.norm(at_least(images, self.min_px).mean(1, keepdim=True))
+        gray = self.norm(at_least(images, self.source_px).mean(1, keepdim=True))
         x3 = self.block3(self.block2(self.block1(gray) + self.skip1(gray)))
         x4 = self.block4(x3)
         x5 = self.block5(x4)
@@ -72,8 +72,9 @@ class XFeat(Teacher):
 
 XFEAT_TEACHER = TeacherSpec(
     name=XFeat.name,
-    source=XFEAT.sha256,
+    network=XFeat.name,
+    sha256=lambda: XFEAT.sha256,
     preprocessing="gray mean, instance norm, own size; spatial unit descriptors 64 at /8, summary their mean; v1",
     load=XFeat,
-    min_px=XFeat.min_px,
+    source_px=XFeat.source_px,
 )

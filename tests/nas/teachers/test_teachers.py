@@ -59,7 +59,7 @@ def test_declared_widths_hold_at_any_size(teachers, size_px):
         assert (
             spatial.shape[2]
             == spatial.shape[3]
-            == max(size_px, teacher.min_px) // (16 if teacher.name == "lite0" else 8)
+            == max(size_px, teacher.source_px) // (16 if teacher.name == "lite0" else 8)
         )
         assert torch.isfinite(summary).all()
         assert torch.isfinite(spatial).all()
@@ -96,7 +96,7 @@ def test_a_comma_list_keeps_its_order():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("dino", "unknown teacher 'dino'; choices: embedded, lite0, hed, xfeat"),
+        ("dino", "unknown teacher 'dino'; choices: embedded, am_radio, c_radio_v4, lite0, hed, xfeat"),
         ("", "unknown teacher ''"),
         ("hed,hed", "twice"),
     ],

@@ -1,0 +1,200 @@
+"""Any pretrained network of timm as a teacher.
+
+The summary is what the network was trained to summarise with: the class token (DINOv2, DINOv3), the embedding shared
+with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM has none. The
+map is the last stage's, after the final norm, without class and register tokens. Images are resized whole to the
+network's square input, with its own interpolation, mean and deviation; its centre crop is left out, as the student
+sees the whole image too.
+
+In a mosaic, global attention sees the other images: features depend a little on the neighbours in the batch, as in
+RADIOv2.5 (arXiv 2412.07679), so a fixed order of images is part of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import get_pretrained_cfg
+from timm.models.hieradet_sam2 import HieraDet
+from timm.models.vision_transformer_sam import VisionTransformerSAM
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.teachers.mosaic import cut, tile
+from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
+from nas.teachers.timm_names import TimmName, parse
+from nas.teachers.weight_files import hub_file, local_file, tensor_names
+from nas.teachers.wheels import file_sha256
+
+SUMMARIES: dict[str, Callable[[Any, Tensor], Tensor | None]] = {
+    "none": lambda net, final: None,
+    "projected": lambda net, final: net.forward_head(final),
+    "class token": lambda net, final: final[:, 0],
+    "pooled": lambda net, final: net.forward_head(final, pre_logits=True),
+}
+SEGMENT_ANYTHING = (VisionTransformerSAM, HieraDet)
+# timm fills these without insisting on every tensor, because their heads aren't in the files.
+LOOSE = ("siglip_gap", "dla", "davit", "mobilenetv5", "fcmae")
+REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a network gives for one input: which summary, widths, side of the map; whether its map can be normed."""
+
+    summary: str
+    summary_dim: int
+    spatial_dim: int
+    grid: int
+    norm: bool
+
+
+class TimmTeacher(Teacher):
+    """A pretrained timm network; see the module for what its summary and map are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: TimmName, file: Path, fingerprint: str) -> None:
+        super().__init__()
+        self.name, self.fingerprint, self.tiles = name.text, fingerprint, name.tiles
+        self.layout = layout(name)
+        self.summary_dim, self.spatial_dim = self.layout.summary_dim, self.layout.spatial_dim
+        self.source_px = name.px // name.tiles
+        self.net = filled(name, file)
+        config = get_pretrained_cfg(name.network)
+        self.interpolation: str = config.interpolation
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1))
+        self.freeze()
+
+    def forward(self, images: Tensor) -> TeacherOutput:
+        inputs = (resize(images, self.source_px, self.interpolation) - self.mean) / self.std
+        final, spatial = features(self.net, tile(inputs, self.tiles), self.layout.norm)
+        return TeacherOutput(
+            SUMMARIES[self.layout.summary](self.net, final), cut(spatial, self.tiles, len(images)).contiguous()
+        )
+
+
+def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()) -> TeacherSpec:
+    """The teacher ``NAME[@PX[/N]]`` with weights from a local safetensors file, or from timm's hub.
+
+    Raises TeacherError for a name, size or file that cannot be; the hub isn't asked before `sha256` or `load`.
+    """
+    name = parse(text, ours)
+    made = layout(name)
+    config = get_pretrained_cfg(name.network)
+    if weights is not None:
+        local_file(text, weights)
+
+    def file() -> Path:
+        return weights or hub_file(text, config.hf_hub_id)
+
+    spec = TeacherSpec(
+        name=text,
+        network=name.network,
+        sha256=lambda: file_sha256(file()),
+        preprocessing=(
+            f"timm; rgb {config.interpolation} to {name.px // name.tiles} px, mean {config.mean}, std {config.std};"
+            f" {name.tiles}x{name.tiles} in {name.px} px; summary {made.summary}; last map, norm {made.norm}; v1"
+        ),
+        load=lambda: TimmTeacher(name, file(), spec.fingerprint),
+        source_px=name.px // name.tiles,
+    )
+    return spec
+
+
+@cache
+def layout(name: TimmName) -> Layout:
+    """Runs the network without weights or numbers (meta device); TeacherError where it cannot take that input."""
+    try:
+        with torch.device("meta"):
+            net = create(name).eval()
+            image = torch.zeros(1, 3, name.px, name.px)
+            norm = can_norm(net, image)
+            final, spatial = features(net, image, norm)
+            kind = summary_kind(net, name)
+            summary = SUMMARIES[kind](net, final)
+    except REFUSALS as error:
+        reason = " ".join(str(error).split())[:160]
+        raise TeacherError(
+            f"--teachers: {name.text}: {name.network} gives no map at {name.px} px ({reason})"
+        ) from error
+    _, width, rows, columns = spatial.shape
+    if rows != columns or name.px % rows or rows % name.tiles:
+        raise TeacherError(
+            f"--teachers: {name.text}: its map of {name.px} px is {rows} x {columns}, which must divide PX and be"
+            f" cut into {name.tiles} x {name.tiles}"
+        )
+    if name.tiles > 1 and summary is not None:
+        raise TeacherError(f"--teachers: {name.text}: a mosaic has one summary for all its images; leave /N out")
+    return Layout(kind, 0 if summary is None else summary.shape[1], width, rows, norm)
+
+
+def create(name: TimmName, file: Path | None = None) -> nn.Module:
+    """The network, with the weights of `file` or random ones. timm's own filter maps the file's names to its own."""
+    config = get_pretrained_cfg(name.network)
+    resized = config.fixed_input_size and tuple(config.input_size[1:]) != (name.px, name.px)
+    # SAM resamples its positions in every pass, and timm's filter for its files doesn't.
+    size = {"img_size": name.px} if resized and not name.architecture.startswith("samvit") else {}
+    source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+    net: nn.Module = timm.create_model(name.network, **source, **size)
+    return net
+
+
+def filled(name: TimmName, file: Path) -> nn.Module:
+    """The network with the weights of a safetensors file; TeacherError where they aren't this network's."""
+    present = set(tensor_names(name.text, file))
+    try:
+        net = create(name, file)
+    except (*REFUSALS, SafetensorError) as error:
+        reason = "; ".join(line.strip()[:100] for line in str(error).splitlines()[1:] or [str(error)][:3])
+        raise TeacherError(f"teacher {name.text}: {file} does not fit {name.network}: {reason[:300]}") from error
+    missing = [key for key in net.state_dict() if key not in present and not key.startswith("head")]
+    if missing and any(word in name.network for word in LOOSE):
+        raise TeacherError(
+            f"teacher {name.text}: {file} does not fit {name.network}: {len(missing)} tensors missing, as {missing[0]}"
+        )
+    return net
+
+
+def features(net: Any, inputs: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+    """Final features in the network's own form, and the last map (B, C, h, w)."""
+    final, maps = net.forward_intermediates(inputs, indices=1, norm=norm, output_fmt="NCHW")
+    return final, maps[-1]
+
+
+def can_norm(net: nn.Module, image: Tensor) -> bool:
+    """Whether timm can put the final norm on the last map; a few networks refuse."""
+    try:
+        features(net, image, norm=True)
+    except AssertionError:
+        return False
+    return True
+
+
+def summary_kind(net: Any, name: TimmName) -> str:
+    """Which of SUMMARIES is this network's."""
+    if isinstance(net, SEGMENT_ANYTHING):
+        return "none"
+    if name.projected and net.num_classes > 0:
+        return "projected"
+    # DINOv3's head in timm averages the patches; what it was trained to summarise with is the class token.
+    attention_pooled = getattr(net, "attn_pool", None) is not None
+    if net.num_classes == 0 and getattr(net, "cls_token", None) is not None and not attention_pooled:
+        return "class token"
+    return "pooled"
+
+
+def resize(images: Tensor, side_px: int, interpolation: str) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] as side_px squares, antialiased; bicubic's overshoots are clipped as in bytes."""
+    if images.shape[-2:] == (side_px, side_px):
+        return images
+    return F.interpolate(images, (side_px, side_px), mode=interpolation, antialias=True).clamp(0, 1)
