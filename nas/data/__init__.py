@@ -5,29 +5,71 @@ Labels and masks serve evaluation only; distillation never sees them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from nas.data.cifar import open_cifar10
+from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites
-from nas.data.folder import open_folder
-from nas.data.imageset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Sample, Split
-from nas.data.shards import open_shards
+from nas.data.folder import ImageFolder, open_folder
+from nas.data.imageset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
+from nas.data.shards import Shards, open_shards
+from nas.data.views import ENLARGED, View, Views
 
-__all__ = ["FORMS", "IGNORE_LABEL", "CorruptImage", "DataError", "ImageSet", "Sample", "Split", "open_images"]
+__all__ = [
+    "FORMS",
+    "IGNORE_LABEL",
+    "CorruptImage",
+    "DataError",
+    "ImageSet",
+    "Sample",
+    "Split",
+    "View",
+    "Views",
+    "open_images",
+]
 
-FORMS = ("embedded", "imagefolder:PATH", "webdataset:PATTERN", "webdataset:TRAIN::VAL", "cifar10")
+FORMS = (
+    "embedded",
+    "imagefolder:PATH",
+    "webdataset:PATTERN",
+    "webdataset:TRAIN::VAL",
+    "webdataset:PATTERN#ignore=11",
+    "cifar10",
+)
 EMBEDDED_COUNT: dict[Split, int] = {"train": 3000, "val": 600}  # composites where no count is asked for
 
 
-def open_images(uri: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path) -> ImageSet:
+def open_images(
+    uri: str,
+    split: Split,
+    count: int | None,
+    seed: int,
+    size_px: int,
+    cache_dir: Path,
+    views: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+) -> ImageSet:
     """The images of one split as `size_px` squares: at most `count`, chosen and ordered by the seed alone.
 
-    `cache_dir` is where downloads go. DataError for an unknown URI, a missing folder or shard, or an empty split.
+    With `views` > 1, train images come that many times (see `Views`). `cache_dir` is where downloads go; `progress`
+    hears of them. DataError for an unknown URI, a missing folder or shard, or an empty split.
     """
     if count is not None and count < 1:
         raise DataError(f"--data: {split} image count {count} is not positive; allowed: 1 or more")
     if size_px < 1:
         raise DataError(f"--data: image size {size_px} px is not positive; allowed: 32 or more")
+    if views < 1 or (views > 1 and split == "val"):
+        raise DataError(f"--views: {views} of each {split} image; allowed: 1 or more of train images, 1 of val images")
+    plain = open_plain(uri, split, count, seed, size_px, cache_dir, progress)
+    if views == 1:
+        return plain
+    return Views(plain, replace(plain, size_px=round(ENLARGED * size_px)), views, seed)
+
+
+def open_plain(
+    uri: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
+) -> Composites | Cifar10 | ImageFolder | Shards:
+    """The images as they are, one view each."""
     form, _, argument = uri.partition(":")
     if uri == "embedded":
         return Composites(split, count or EMBEDDED_COUNT[split], seed, size_px)
@@ -36,5 +78,5 @@ def open_images(uri: str, split: Split, count: int | None, seed: int, size_px: i
     if form == "imagefolder" and argument:
         return open_folder(argument, split, count, seed, size_px)
     if form == "webdataset" and argument:
-        return open_shards(argument, split, count, seed, size_px)
+        return open_shards(argument, split, count, seed, size_px, cache_dir, progress)
     raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")

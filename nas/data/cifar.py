@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
-from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity, square
+from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
+from nas.data.pixels import square
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the download
@@ -19,6 +20,7 @@ FILES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)),
     "val": ("test_batch.bin",),
 }
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD_BYTES = 1 + 3 * 32 * 32  # label, then the red, green and blue planes
 
 
@@ -30,7 +32,8 @@ class Cifar10:
     order: tuple[int, ...]
     size_px: int
     uri: str = "cifar10"
-    num_classes: int = 10
+    num_classes: int = len(CLASSES)
+    class_names: tuple[str, ...] = CLASSES
     has_masks: bool = False
     mask_classes: int | None = None
 

@@ -35,6 +35,7 @@ class Composites:
     size_px: int
     uri: str = "embedded"
     num_classes: int = len(CLASSES)
+    class_names: tuple[str, ...] = tuple(CLASSES)
     has_masks: bool = True
     mask_classes: int = len(CLASSES) + 1
 

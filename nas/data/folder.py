@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nas.data.imageset import DataError, Sample, Split, decode, digest, file_identity, held_out, limited, square
+from nas.data.imageset import DataError, Sample, Split, digest, held_out, identities, shuffled
+from nas.data.pixels import decode, square
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -27,10 +28,14 @@ class ImageFolder:
     def num_classes(self) -> int | None:
         return len(self.classes) or None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.classes or None
+
     @cached_property
     def fingerprint(self) -> str:
-        files = [(name, file_identity(self.root / name)) for name in self.names]
-        return digest(["imagefolder", 1, self.size_px, self.classes, files])
+        files = identities([self.root / name for name in self.names])
+        return digest(["imagefolder", 2, self.size_px, self.classes, self.names, files])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,4 +63,4 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     names = [name for name in found if held_out(name) == (split == "val")]
     if not names:
         raise DataError(f"--data imagefolder: no image of '{path}' ({len(found)} in all) falls into the {split} split")
-    return ImageFolder(root, tuple(limited(names, count, seed)), classes, size_px, uri=f"imagefolder:{path}")
+    return ImageFolder(root, tuple(shuffled(names, seed, str)[:count]), classes, size_px, uri=f"imagefolder:{path}")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]  # stage, done, total
+T = TypeVar("T")
 
 IGNORE_LABEL = 255  # a mask value that is no class: never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no split of its own
 SAMPLED_BYTES = 65536
+MOST_HASHED = 4096  # files whose content goes into a set's identity: a larger set is not read through to be opened
 
 
 class DataError(ValueError):
@@ -46,47 +48,27 @@ class ImageSet(Protocol):
         """16 hex digits: two sets with the same fingerprint hold the same samples."""
 
     @property
-    def num_classes(self) -> int | None: ...
+    def size_px(self) -> int:
+        """Side of every image and mask."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Labels are below it; None where the images have no labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """A name for every label, in the labels' order, where they are known."""
 
     @property
     def has_masks(self) -> bool: ...
 
     @property
     def mask_classes(self) -> int | None:
-        """Largest mask value + 1, `IGNORE_LABEL` aside."""
+        """Mask values below it are classes, all others void; None where the images have no masks."""
 
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> Sample: ...
-
-
-def square(image: Image.Image, size_px: int) -> Pixels:
-    """Central square of an image, resized with antialiasing, as (S, S, 3) RGB."""
-    return np.asarray(image.convert("RGB").resize((size_px, size_px), Image.Resampling.BILINEAR, central_box(image)))
-
-
-def square_mask(mask: Image.Image, size_px: int) -> Pixels:
-    """Central square of a class mask, resized by nearest neighbour, as (S, S) class indices."""
-    if mask.mode not in ("L", "P"):
-        mask = mask.convert("L")
-    return np.asarray(mask.resize((size_px, size_px), Image.Resampling.NEAREST, central_box(mask)), dtype=np.uint8)
-
-
-def decode(source: Path | BinaryIO, name: str) -> Image.Image:
-    """An image, all its pixels read; CorruptImage if they can't be."""
-    try:
-        image = Image.open(source)
-        image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"--data: cannot decode image {name}: {error}") from error
-    return image
-
-
-def central_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """Box of the largest central square: left, upper, right, lower."""
-    side = min(image.size)
-    left, upper = (image.width - side) // 2, (image.height - side) // 2
-    return left, upper, left + side, upper + side
 
 
 def held_out(name: str) -> bool:
@@ -113,7 +95,23 @@ def file_identity(path: Path) -> str:
     return hashlib.sha256(str(size).encode() + content).hexdigest()
 
 
-def limited(names: list[str], count: int | None, seed: int) -> list[str]:
-    """`count` of the names in an order that depends on the seed only; all of them, shuffled, if there are no more."""
-    ranked = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    return ranked[:count]
+def identities(paths: Sequence[Path]) -> list[str]:
+    """What tells files apart from others of the same names: content, or the size alone for some of very many."""
+    hashed = set(spread(len(paths), MOST_HASHED))
+    found = []
+    for i, path in enumerate(paths):
+        try:
+            found.append(file_identity(path) if i in hashed else str(path.stat().st_size))
+        except OSError:  # reading it will say so, by name
+            found.append("unreadable")
+    return found
+
+
+def spread(total: int, most: int) -> list[int]:
+    """Indices below `total`: all of them, or `most` spread evenly where there are more."""
+    return list(range(total)) if total <= most else [i * total // most for i in range(most)]
+
+
+def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
+    """Items in an order that depends on the seed and their names only, so that a prefix of it stays when some go."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())

@@ -1,173 +1,184 @@
-"""`webdataset:PATTERN`: tar shards in WebDataset's convention, read at random access by an index of their members."""
+"""`webdataset:PATTERN`: images in tar shards, on this machine or behind HTTP.
+
+Shards come in an order that the seed shuffles, one at a time, only as many as the asked for images need: so shards
+should be mixed, as writers of WebDatasets do. Patterns: ``train-{0000..0099}.tar``, ``train-*.tar`` (local only),
+``https://host/{00..99}.tar``; ``TRAIN::VAL`` gives the splits a pattern of their own; ``...#ignore=11`` or
+``#ignore=0,255`` makes mask values void.
+
+A ``classes.json`` beside the (training) shards, a list of strings, names the labels' classes; where images have masks
+but no labels, it names the mask values, and those beyond are void.
+"""
 
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
-from webdataset.shardlists import expand_urls
+import numpy as np
+from PIL import Image
 
 from nas.data.imageset import (
     IGNORE_LABEL,
+    CorruptImage,
     DataError,
+    Pixels,
+    Progress,
     Sample,
     Split,
-    decode,
     digest,
-    file_identity,
     held_out,
-    limited,
-    square,
-    square_mask,
+    identities,
+    shuffled,
+    spread,
 )
+from nas.data.names import count_classes, read_names, sibling
+from nas.data.patterns import expand, parse_ignored, sources
+from nas.data.pixels import decode, decode_mask, square, square_mask
+from nas.data.remote import fetch, is_remote, public
+from nas.data.tars import IMAGE_FIELDS, TarSample, read_index
 
-IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
-LABEL_FIELD = "cls"
-MASK_FIELDS = ("mask.png", "seg.png")
-
-
-class Member(NamedTuple):
-    """Where one file's bytes lie inside a shard, or the bytes themselves where they are few."""
-
-    shard: Path
-    offset: int
-    size: int
-    content: bytes | None
-
-    def read(self) -> bytes:
-        if self.content is not None:
-            return self.content
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-Fields = dict[str, Member]
+MOST_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Samples `keys` of `index` (key -> field -> member). Labels count only if every sample of the shards has one."""
+    """`samples` of the shards at `paths`. Labels and masks count only where every sample has one."""
 
-    index: dict[str, Fields]
-    keys: tuple[str, ...]
+    samples: tuple[TarSample, ...]
+    paths: tuple[Path, ...]
     size_px: int
     uri: str
     num_classes: int | None
+    names: tuple[str, ...] | None
+    ignored: tuple[int, ...]
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return None if self.num_classes is None else self.names
+
+    @cached_property
     def has_masks(self) -> bool:
-        return all(first_field(self.index[key], MASK_FIELDS) for key in self.keys)
+        return all(sample.mask for sample in self.samples)
 
     @cached_property
     def mask_classes(self) -> int | None:
         if not self.has_masks:
             return None
-        masks = [self.read(i).mask for i in range(len(self))]
-        return max(int(mask[mask != IGNORE_LABEL].max(initial=0)) for mask in masks if mask is not None) + 1
+        if self.names and self.num_classes is None:
+            return len(self.names)
+        return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MOST_MASKS))
+
+    def largest(self, sample: TarSample) -> int:
+        """Largest class in a whole mask; 0 where it cannot be read."""
+        try:
+            mask = self.voided(np.asarray(mask_of(sample)))
+        except CorruptImage:
+            return 0
+        return int(mask[mask != IGNORE_LABEL].max(initial=0))
+
+    def voided(self, mask: Pixels) -> Pixels:
+        """The mask with ignored values as IGNORE_LABEL."""
+        return np.where(np.isin(mask, self.ignored), np.uint8(IGNORE_LABEL), mask)
 
     @cached_property
     def fingerprint(self) -> str:
-        shards = sorted({member.shard for fields in self.index.values() for member in fields.values()})
-        identities = [(shard.name, file_identity(shard)) for shard in shards]
-        return digest(["webdataset", 1, self.size_px, self.num_classes, self.keys, identities])
+        keys = [sample.key for sample in self.samples]
+        meaning = [self.num_classes, self.names, self.ignored]
+        return digest(["webdataset", 2, self.size_px, keys, meaning, identities(self.paths)])
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.samples)
 
     def read(self, i: int) -> Sample:
-        key = self.keys[i]
-        fields = self.index[key]
-        image = decode(io.BytesIO(fields[str(first_field(fields, IMAGE_FIELDS))].read()), key)
-        mask = None
-        if self.has_masks:
-            encoded = fields[str(first_field(fields, MASK_FIELDS))].read()
-            mask = square_mask(decode(io.BytesIO(encoded), f"{key} (mask)"), self.size_px)
-        label = None if self.num_classes is None else label_of(fields, key)
-        return Sample(square(image, self.size_px), label, mask)
+        sample = self.samples[i]
+        image = decode(io.BytesIO(sample.image.read()), sample.key)
+        mask = self.voided(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
+        return Sample(square(image, self.size_px), None if self.num_classes is None else sample.label, mask)
 
 
-def open_shards(pattern: str, split: Split, count: int | None, seed: int, size_px: int) -> Shards:
-    """Samples of the shards a brace or glob pattern names.
+def open_shards(
+    pattern: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
+) -> Shards:
+    """Samples of the shards of a pattern; remote ones are kept in `cache_dir`/shards.
 
-    ``TRAIN::VAL`` gives both splits a pattern of their own; with a single pattern the hash of a key decides.
-    DataError where a shard is missing, unreadable, or the split is empty.
+    With a single pattern the hash of a key decides on the split. DataError where a shard is missing, unreadable, or
+    the split is empty.
     """
-    train, separated, val = pattern.partition("::")
+    bare, _, ignored = pattern.partition("#ignore=")
+    train, separated, val = bare.partition("::")
     own = val if separated and split == "val" else train
-    index = index_members(expand(own))
-    samples = {key: fields for key, fields in index.items() if first_field(fields, IMAGE_FIELDS)}
-    keys = sorted(samples) if separated else [key for key in sorted(samples) if held_out(key) == (split == "val")]
-    if not keys:
-        raise DataError(
-            f"--data webdataset: no {split} images in '{own}' ({len(samples)} in all; fields {IMAGE_FIELDS})"
-        )
-    every = {**samples, **index_members(expand(train if split == "val" else val))} if separated else samples
-    uri = f"webdataset:{pattern}"
-    return Shards(samples, tuple(limited(keys, count, seed)), size_px, uri, count_classes(every))
+    shelf = cache_dir / "shards"
+    names = read_names(sibling(expand(train)[0]), shelf)
+    taken = Taken(split, bool(separated), seed, count, shelf)
+    taken.collect(shuffled(sources(own), seed, lambda source: public(source).rpartition("/")[2]), progress)
+    if not taken.samples:
+        raise DataError(f"--data webdataset: no {split} images in '{own}' ({taken.seen} in all; fields {IMAGE_FIELDS})")
+    chosen = shuffled(taken.samples[:count], seed, key_of)
+    for what in ("label", "mask"):
+        without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
+        if without and any(getattr(sample, what) is not None for sample in chosen):
+            warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
+    classes = count_classes(taken.samples, names)
+    void = parse_ignored(ignored)
+    return Shards(tuple(chosen), tuple(taken.paths), size_px, f"webdataset:{pattern}", classes, names, void)
 
 
-def expand(pattern: str) -> list[Path]:
-    """Shard files of a pattern such as ``train-{0000..0003}.tar`` or ``train-*.tar``; DataError for a missing one."""
-    shards: list[Path] = []
-    for part in map(Path, expand_urls(str(Path(pattern).expanduser()))):
-        found = sorted(part.parent.glob(part.name)) or [part]
-        shards += found
-        if not found[0].is_file():
-            raise DataError(f"--data webdataset: no such shard '{part}' (pattern '{pattern}')")
-    return shards
+class Taken:
+    """Samples of one split, shard by shard, until there are `count`; remote shards come to `shelf`."""
+
+    def __init__(self, split: Split, whole: bool, seed: int, count: int | None, shelf: Path) -> None:
+        self.split, self.whole, self.seed, self.count, self.shelf = split, whole, seed, count, shelf
+        self.samples: list[TarSample] = []
+        self.paths: list[Path] = []
+        self.seen = 0  # samples of both splits
+        self.fetched = 0  # bytes
+
+    def collect(self, shards: list[str], progress: Progress) -> None:
+        """Reads the indices of as many of the shards as it takes."""
+        stage = f"{self.split} shards, MiB"
+        for number, shard in enumerate(shards):
+            name, path = public(shard), Path(shard)
+            if is_remote(shard):
+                path = self.fetch(shard, self.expected(len(shards) - number), partial(progress, stage))
+            index = read_index(path, name)
+            mine = [sample for sample in index if self.whole or held_out(sample.key) == (self.split == "val")]
+            self.samples += shuffled(mine, self.seed, key_of)
+            self.paths.append(path)
+            self.seen += len(index)
+            if self.count and len(self.samples) >= self.count:
+                break
+        if self.fetched:
+            progress(stage, self.fetched >> 20, self.fetched >> 20)
+
+    def fetch(self, url: str, expected: int, progress: Callable[[int, int], None]) -> Path:
+        """One remote shard; progress in MiB as if `expected` shards of its size were to come, it included."""
+
+        def report(here: int, total: int) -> None:
+            progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
+
+        path = fetch(url, self.shelf, partial(read_index, name=public(url)), report)
+        self.fetched += path.stat().st_size
+        return path
+
+    def expected(self, left: int) -> int:
+        """How many of the shards that are left it takes, if they are like those before."""
+        if self.count is None:
+            return left
+        if not self.samples:
+            return 1
+        return min(left, ceil((self.count - len(self.samples)) * len(self.paths) / len(self.samples)))
 
 
-def index_members(shards: Iterable[Path]) -> dict[str, Fields]:
-    """Key -> field -> member over uncompressed tar files; a key is a path up to the first dot of its file name."""
-    index: dict[str, Fields] = {}
-    for shard in shards:
-        try:
-            for key, field, member in members_of(shard):
-                index.setdefault(key, {})[field] = member
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"--data webdataset: cannot read shard '{shard}': {error}") from error
-    return index
+def key_of(sample: TarSample) -> str:
+    """What an order of samples follows."""
+    return sample.key
 
 
-def members_of(shard: Path) -> Iterator[tuple[str, str, Member]]:
-    """Key, field and place of every file in a shard; labels are read on the way, since all of them are wanted."""
-    with tarfile.open(shard, "r:") as tar:
-        for info in tar:
-            if not info.isfile():
-                continue
-            folder, slash, base = info.name.rpartition("/")
-            stem, _, field = base.partition(".")
-            file = tar.extractfile(info) if field == LABEL_FIELD else None
-            label = file.read() if file else None
-            yield (
-                f"{shard.name}/{folder}{slash}{stem}",
-                field.lower(),
-                Member(shard, info.offset_data, info.size, label),
-            )
-
-
-def first_field(fields: Fields, names: Iterable[str]) -> str | None:
-    """The first of the names that the sample has."""
-    return next((name for name in names if name in fields), None)
-
-
-def count_classes(samples: dict[str, Fields]) -> int | None:
-    """Largest label + 1, or None unless every image has a label."""
-    images = {key: fields for key, fields in samples.items() if first_field(fields, IMAGE_FIELDS)}
-    if not all(LABEL_FIELD in fields for fields in images.values()):
-        return None
-    return max(label_of(fields, key) for key, fields in images.items()) + 1
-
-
-def label_of(fields: Fields, key: str) -> int:
-    """The class index in a sample's ``cls`` field; DataError if it is no non-negative integer."""
-    text = fields[LABEL_FIELD].read().decode("ascii", "replace").strip()
-    if not text.isdigit():
-        raise DataError(f"--data webdataset: {key}.cls holds {text[:20]!r}; allowed: a non-negative integer")
-    return int(text)
+def mask_of(sample: TarSample) -> Image.Image:
+    """A sample's whole mask; CorruptImage if it cannot be decoded."""
+    return decode_mask(io.BytesIO(sample.mask.read() if sample.mask else b""), sample.key)

@@ -1,24 +1,13 @@
-"""Images a person brings: folders, shards, CIFAR-10; what is split, what is labelled, what is refused."""
+"""Images a person brings: folders, CIFAR-10; what is split, what is labelled, what is refused."""
 
-import io
-import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from nas.data import CorruptImage, DataError, open_images
 from nas.data.cifar import FOLDER
-
-SHARED = Path(os.environ.get("BACKBONE_NAS_SHARED", Path(__file__).parents[3].parent / "shared")) / "data"
-
-
-def png(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, size, value if mode == "L" else (value, value, value)).save(buffer, "png")
-    return buffer.getvalue()
+from tests.nas.data.builders import png
 
 
 @pytest.fixture
@@ -40,6 +29,7 @@ def test_imagefolder_labels_by_subfolder_and_splits_without_overlap(folder):
     assert len(val) >= 3
     assert not set(train.names) & set(val.names)
     assert train.num_classes == 2
+    assert train.class_names == ("cat", "dog")
     for i in range(len(val)):
         sample = val.read(i)
         assert sample.image.shape == (32, 32, 3)
@@ -75,6 +65,7 @@ def test_imagefolder_without_subfolders_has_no_labels(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(png(i))
     train, _ = both(f"imagefolder:{tmp_path}")
     assert train.num_classes is None
+    assert train.class_names is None
     assert train.read(0).label is None
 
 
@@ -111,63 +102,6 @@ def test_an_empty_folder_is_refused(tmp_path):
         both(f"imagefolder:{tmp_path}")
 
 
-def write_shard(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for key, fields in samples.items():
-            for field, content in fields.items():
-                info = tarfile.TarInfo(f"{key}.{field}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-
-
-def test_shards_by_brace_pattern_with_labels_and_masks(tmp_path):
-    for shard in range(2):
-        samples = {
-            f"{shard}{i}": {"png": png(10 * i), "cls": str(i).encode(), "mask.png": png(i, mode="L")} for i in range(5)
-        }
-        write_shard(tmp_path / f"s-{shard}.tar", samples)
-    uri = f"webdataset:{tmp_path}/s-0.tar::{tmp_path}/s-{{0..1}}.tar"
-    train, val = both(uri)
-    assert (len(train), len(val)) == (5, 10)
-    assert (train.num_classes, train.mask_classes) == (5, 5)
-    for i in range(10):
-        sample = val.read(i)
-        assert sample.image[0, 0, 0] == 10 * sample.label
-        assert np.unique(sample.mask).tolist() == [sample.label]
-
-
-def test_shards_with_one_pattern_are_split_by_key(tmp_path):
-    write_shard(tmp_path / "a.tar", {f"{i:03}": {"png": png(i)} for i in range(40)})
-    train, val = both(f"webdataset:{tmp_path}/a.tar")
-    assert len(train) + len(val) == 40
-    assert not set(train.keys) & set(val.keys)
-    assert train.num_classes is None
-    assert not train.has_masks
-
-
-def test_a_file_that_is_no_tar_is_refused(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"not a tar" * 200)
-    with pytest.raises(DataError, match=r"cannot read shard '.*a.tar'"):
-        both(f"webdataset:{tmp_path}/a.tar")
-
-
-@pytest.mark.skipif(not (SHARED / "cifar10").is_dir(), reason=f"no {SHARED}/cifar10: set BACKBONE_NAS_SHARED")
-def test_cifar10_shards_are_read():
-    root = SHARED / "cifar10"
-    train, val = both(f"webdataset:{root}/train-*.tar::{root}/val-*.tar")
-    assert (len(train), len(val), train.num_classes) == (10000, 2000, 10)
-    assert train.read(0).image.std() > 5
-
-
-@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason=f"no {SHARED}/camvid: set BACKBONE_NAS_SHARED")
-def test_camvid_masks_are_read():
-    root = SHARED / "camvid"
-    train, val = both(f"webdataset:{root}/train-0000.tar::{root}/val-0000.tar", count=8, size_px=64)
-    assert (len(train), len(val), train.num_classes) == (8, 8, None)
-    assert 8 <= train.mask_classes <= 12
-    assert train.read(0).mask.shape == (64, 64)
-
-
 def test_cifar10_reads_the_binary_records(tmp_path):
     (tmp_path / FOLDER).mkdir()
     record = np.concatenate([[7], np.full(1024, 200), np.full(1024, 100), np.full(1024, 50)]).astype(np.uint8)
@@ -177,6 +111,7 @@ def test_cifar10_reads_the_binary_records(tmp_path):
     sample = train.read(0)
     assert len(train) == 20
     assert sample.label == 7
+    assert train.class_names[7] == "horse"
     assert sample.image[5, 5].tolist() == [200, 100, 50]
 
 

@@ -1,0 +1,163 @@
+"""Shards over HTTP: fetched one at a time, resumed where a connection broke, whole or not there at all.
+
+What stays on disk: every fetched shard, until somebody deletes the folder, and at most one partial file a URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from nas.data.imageset import DataError
+
+SCHEMES = ("http://", "https://")
+ATTEMPTS = 6  # in a row that bring not a single byte; one that does starts the count again
+FIRST_WAIT_S = 0.5  # doubled from attempt to attempt
+TIMEOUT_S = 30.0
+CHUNK_BYTES = 1 << 20
+ABSENT = frozenset({403, 404, 410})  # 403 is what object stores say of a missing file whose folder nobody may list
+REFUSED = frozenset({400, 401, 405, *ABSENT})  # asking again would not help
+
+Bytes = Callable[[int, int], None]  # bytes that are here, bytes in all (0 where the server does not say)
+
+
+class Absent(DataError):
+    """The server has no such file."""
+
+
+def is_remote(source: str) -> bool:
+    """Whether a shard has to be fetched."""
+    return source.startswith(SCHEMES)
+
+
+def public(url: str) -> str:
+    """The URL without user, password and query, which may hold a signature; a path as it is."""
+    if not is_remote(url):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def local_path(url: str, folder: Path) -> Path:
+    """Where a URL's content lies in `folder` once it is there."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+
+
+def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Bytes) -> Path:
+    """The file of a URL in `folder`, downloaded unless it is there. `check` raises DataError on a file that is no good.
+
+    A partial file is continued with a Range request if the server still has the same version. DataError once
+    retries are used up; Absent at once where there is no such file.
+    """
+    target = local_path(url, folder)
+    if target.is_file():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{target.name}.lock"):
+            if not target.is_file():
+                partial = Partial(url, folder / f".{target.name}.part")
+                partial.complete(progress)
+                try:
+                    check(partial.path)
+                except DataError:
+                    partial.discard()
+                    raise
+                partial.path.rename(target)
+                partial.discard()
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"--data webdataset: cannot store '{public(url)}' in '{folder}': {reason}") from error
+    return target
+
+
+class Partial:
+    """A file on its way. Beside it lies the version (ETag or date) its bytes belong to."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.url, self.path, self.tag = url, path, path.with_suffix(".tag")
+
+    def complete(self, progress: Bytes) -> None:
+        """Requests, as many as it takes, until the file has the length the server tells."""
+        failures = 0
+        while True:
+            before = self.here()
+            try:
+                self.request(progress)
+                return
+            except urllib.error.HTTPError as error:
+                if error.code in REFUSED:
+                    kind = Absent if error.code in ABSENT else DataError
+                    raise kind(f"--data webdataset: cannot fetch '{public(self.url)}': HTTP {error.code}") from error
+                if error.code == 416:  # our part is no part of what the server has now
+                    self.discard()
+                last: Exception = error
+            except (urllib.error.URLError, HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
+                last = error
+            failures = 1 if self.here() > before else failures + 1
+            if failures == ATTEMPTS:
+                reason = " ".join(str(last).split()) or type(last).__name__
+                raise DataError(
+                    f"--data webdataset: cannot fetch '{public(self.url)}' after {ATTEMPTS} attempts: {reason}"
+                ) from last
+            time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
+
+    def request(self, progress: Bytes) -> None:
+        """One request, continued where the file ends; what it brings stays, even if the connection breaks."""
+        headers = {}
+        if self.here() and self.tag.is_file():
+            headers = {"Range": f"bytes={self.here()}-", "If-Range": self.tag.read_text()}
+        with urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_S) as response:
+            total = self.accept(response)
+            with self.path.open("ab") as file:
+                while chunk := response.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    progress(file.tell(), total)
+        if total and self.here() != total:
+            raise ConnectionError(f"the connection ended after {self.here()} of {total} bytes")
+
+    def accept(self, response: HTTPResponse) -> int:
+        """Prepares the file for a response's body; returns the whole length, 0 where it is unknown."""
+        here = self.here()
+        continued = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status == 206:
+            if not continued or int(continued[1]) != here:
+                self.discard()
+                raise ConnectionError("the server sent another part than the one asked for")
+            total = int(continued[2])
+        else:
+            self.discard()
+            here, total = 0, int(response.headers.get("Content-Length") or 0)
+            version = response.headers.get("ETag", "W/")
+            if version.startswith("W/"):  # weak: it promises no equal bytes
+                version = response.headers.get("Last-Modified", "")
+            if version:
+                self.tag.write_text(version)
+        free = shutil.disk_usage(self.path.parent).free
+        if total - here > free:
+            raise DataError(
+                f"--data webdataset: '{public(self.url)}' needs {(total - here) >> 20} MiB more, but only "
+                f"{free >> 20} MiB are free in '{self.path.parent}'; ask for fewer images"
+            )
+        return total
+
+    def here(self) -> int:
+        """Bytes of the file that are on disk."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def discard(self) -> None:
+        """Forgets the file and its version."""
+        self.path.unlink(missing_ok=True)
+        self.tag.unlink(missing_ok=True)

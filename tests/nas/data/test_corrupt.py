@@ -1,0 +1,143 @@
+"""Whatever a decoder or a tar reader meets, the message is one line with the name of the file."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nas.data import CorruptImage, DataError, open_images
+from nas.data.pixels import decode, decode_mask
+from tests.nas.data.builders import encoded, png, write_shard
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def png_bomb():
+    """A few kilobytes that say they are 60,000 x 60,000 pixels."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100000))
+        + chunk(b"IEND", b"")
+    )
+
+
+BROKEN = {
+    "truncated.jpg": encoded(NOISE, "jpeg")[:1500],
+    "empty.png": b"",
+    "bomb.png": png_bomb(),
+    "text.jpg": b"<html>404 Not Found</html>",
+    "cut.png": encoded(NOISE)[:2000],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_in_a_folder_is_corrupt_by_name(tmp_path, name):
+    for i in range(40):
+        (tmp_path / f"{i}-{name}").write_bytes(BROKEN[name])
+    images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
+    with pytest.raises(CorruptImage, match=rf"cannot decode image \d+-{name}: ") as caught:
+        images.read(0)
+    assert "\n" not in str(caught.value)
+    assert " at 0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_broken_member_of_a_shard_is_corrupt_by_name(tmp_path, name, views):
+    key, _, field = name.partition(".")
+    write_shard(tmp_path / "a.tar", {key: {field: BROKEN[name]}})
+    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    images = open_images(uri, "train", None, 0, 32, Path("unused"), views=views)
+    with pytest.raises(CorruptImage, match=f"cannot decode image a.tar/{key}: "):
+        images.read(views - 1)
+
+
+@pytest.mark.parametrize("mask", [b"", png(7), encoded(np.full((8, 8), 300, np.uint16)), encoded(NOISE)[:2000]])
+def test_a_broken_mask_is_corrupt_by_name_and_does_not_stop_the_opening(tmp_path, mask):
+    write_shard(
+        tmp_path / "a.tar", {"x": {"png": png(0), "mask.png": mask}, "y": {"png": png(0), "mask.png": png(3, mode="L")}}
+    )
+    images = open_images(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+    assert images.mask_classes == 4
+    bad = next(i for i, sample in enumerate(images.samples) if sample.key.endswith("x"))
+    with pytest.raises(CorruptImage, match=r"a.tar/x \(mask\): "):
+        images.read(bad)
+    assert images.read(1 - bad).mask.max() == 3
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 1500, 2048, 2300])
+def test_a_truncated_shard_is_refused_wherever_it_ends(tmp_path, cut):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0)}, "y": {"png": png(1)}})
+    whole = (tmp_path / "a.tar").read_bytes()
+    assert struct.unpack("<B", whole[2048:2049])[0] == 0  # the second member ends before: from here on, zeros
+    (tmp_path / "a.tar").write_bytes(whole[:cut])
+    with pytest.raises(DataError, match=r"cannot read shard '.*a.tar' as an uncompressed tar: ") as caught:
+        open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"not a tar" * 200, b"\x1f\x8b" + b"z" * 2000, bytes(100)])
+def test_a_file_that_is_no_tar_is_refused(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read shard '.*a.tar' as an uncompressed tar"):
+        open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+
+
+def test_damage_inside_a_shard_is_not_taken_for_its_end(tmp_path):
+    write_shard(tmp_path / "a.tar", {f"{i}": {"png": png(i)} for i in range(6)})
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[2048:2560] = b"\xff" * 512
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DataError, match="truncated or damaged at byte 2048"):
+        open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_flipped_bytes_give_an_image_or_a_name(data):
+    kind = data.draw(st.sampled_from(["png", "jpeg", "webp", "bmp", "tiff"]))
+    content = bytearray(encoded(NOISE, kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, min(len(content) - 1, 300)))] = data.draw(st.integers(0, 255))
+    for read in (decode, decode_mask):
+        message = "some/name"
+        try:
+            read(io.BytesIO(content), "some/name")
+        except CorruptImage as error:
+            message = str(error)
+        assert "some/name" in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).convert(mode).save(buffer, "tiff")
+    assert decode(buffer, "x").mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp)), "x"))[..., 0], ramp >> 8)
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "json": b"{"}})
+    with pytest.raises(DataError, match=r"a.tar/x.json is no JSON"):
+        open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+    write_shard(tmp_path / "b.tar", {"x": {"png": png(0), "json": json.dumps({"label": "dog"}).encode()}})
+    with pytest.raises(DataError, match=r"b.tar/x.json holds the label 'dog'"):
+        open_images(f"webdataset:{tmp_path}/b.tar", "train", None, 0, 32, Path("unused"))

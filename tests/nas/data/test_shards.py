@@ -1,0 +1,218 @@
+"""WebDataset shards on disk: what is read, how labels, names and masks are found, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.data import IGNORE_LABEL, DataError, open_images, shards
+from tests.nas.data.builders import SHARED, encoded, png, write_shard
+
+
+def both(uri, seed=0, count=None, size_px=32):
+    return [open_images(uri, split, count, seed, size_px, Path("unused")) for split in ("train", "val")]
+
+
+def labelled(first, count):
+    return {f"{first + i:03}": {"png": png(10 * i), "cls": str(i).encode()} for i in range(count)}
+
+
+def keys(images):
+    return [sample.key for sample in images.samples]
+
+
+def test_braces_labels_and_masks(tmp_path):
+    for shard in range(2):
+        samples = labelled(10 * shard, 5)
+        for i, fields in enumerate(samples.values()):
+            fields["mask.png"] = png(i, mode="L")
+        write_shard(tmp_path / f"s-{shard}.tar", samples)
+    train, val = both(f"webdataset:{tmp_path}/s-0.tar::{tmp_path}/s-{{0..1}}.tar")
+    assert (len(train), len(val)) == (5, 10)
+    assert (train.num_classes, train.class_names, train.mask_classes) == (5, None, 5)
+    for i in range(10):
+        sample = val.read(i)
+        assert sample.image[0, 0, 0] == 10 * sample.label
+        assert np.unique(sample.mask).tolist() == [sample.label]
+
+
+def test_one_pattern_is_split_by_key(tmp_path):
+    write_shard(tmp_path / "a.tar", {f"{i:03}": {"png": png(i)} for i in range(40)})
+    train, val = both(f"webdataset:{tmp_path}/a.tar")
+    assert len(train) + len(val) == 40
+    assert not set(keys(train)) & set(keys(val))
+    assert train.num_classes is None
+    assert not train.has_masks
+
+
+def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_path):
+    for shard in range(8):
+        write_shard(tmp_path / f"s-{shard}.tar", labelled(10 * shard, 4))
+    uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/s-0.tar"
+    first = [both(uri, seed=seed, count=6)[0] for seed in range(6)]
+    assert all(len(images) == 6 and len(images.paths) == 2 for images in first)
+    assert len({images.paths for images in first}) > 1
+    assert keys(first[0]) == keys(both(uri, seed=0, count=6)[0])
+    assert set(keys(first[0])) < set(keys(both(uri, seed=0, count=7)[0]))
+    assert len({images.fingerprint for images in first}) == 6
+
+
+def test_equal_names_in_two_folders_stay_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_shard(tmp_path / folder / "0.tar", labelled(0, 3))
+    train, _ = both(f"webdataset:{tmp_path}/{{a,b}}/0.tar::{tmp_path}/a/0.tar")
+    assert len(train) == 6
+
+
+def test_classes_json_names_the_labels(tmp_path):
+    write_shard(tmp_path / "a.tar", labelled(0, 3))
+    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    unnamed, _ = both(uri)
+    (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog", "hen", "fox"]))
+    named, _ = both(uri)
+    assert (unnamed.num_classes, unnamed.class_names) == (3, None)
+    assert (named.num_classes, named.class_names) == (4, ("cat", "dog", "hen", "fox"))
+    assert named.fingerprint != unnamed.fingerprint
+    (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog"]))
+    with pytest.raises(DataError, match=r"a.tar/002 has the label 2; classes.json allows 0 to 1"):
+        both(uri)
+
+
+@pytest.mark.parametrize("content", ['{"cat": 0}', "[1, 2]", "[]", "not JSON", b"\xff\xfe"])
+def test_a_classes_json_that_is_no_list_of_names_is_refused(tmp_path, content):
+    write_shard(tmp_path / "a.tar", labelled(0, 3))
+    (tmp_path / "classes.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"classes.json'"):
+        both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+
+
+def test_labels_in_json(tmp_path):
+    samples = {"a": {"label": 4}, "b": {"cls": 2, "caption": "a hen"}}
+    write_shard(
+        tmp_path / "a.tar", {key: {"png": png(0), "json": json.dumps(s).encode()} for key, s in samples.items()}
+    )
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    assert sorted(train.read(i).label for i in range(2)) == [2, 4]
+    assert train.num_classes == 5
+
+
+def test_captions_are_no_labels(tmp_path):
+    about = json.dumps({"caption": "a hen"}).encode()
+    write_shard(tmp_path / "a.tar", {"a": {"png": png(0), "json": about}})
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    assert train.num_classes is None
+
+
+@pytest.mark.parametrize("label", [b"dog", b"-1", b"1.5", b"", "٣".encode()])
+def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "cls": label}})
+    with pytest.raises(DataError, match=r"a.tar/x.cls holds the label .*; allowed: integers from 0"):
+        both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+
+
+@pytest.mark.parametrize(("field", "content"), [("cls", b"1"), ("mask.png", png(1, mode="L"))])
+def test_labels_or_masks_of_some_samples_are_not_used_and_that_is_said(tmp_path, field, content):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}, "y": {"png": png(1)}})
+    with pytest.warns(UserWarning, match="a.tar/y has no (label|mask): the others' are not used"):
+        train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    assert (len(train), train.num_classes, train.has_masks) == (2, None, False)
+    assert [train.read(i).label for i in range(2)] == [None, None]
+    assert [train.read(i).mask for i in range(2)] == [None, None]
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """20 images whose masks hold 0, i % 4 and the void value 9."""
+    samples = {}
+    for i in range(20):
+        mask = np.zeros((30, 30), dtype=np.uint8)
+        mask[10:20], mask[20:] = i % 4, 9
+        samples[f"{i:02}"] = {"png": png(i), "mask.png": encoded(mask)}
+    write_shard(tmp_path / "a.tar", samples)
+    return f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+
+
+def test_ignored_mask_values_are_void(masked):
+    plain, _ = both(masked)
+    ignoring, _ = both(f"{masked}#ignore=9")
+    twice, _ = both(f"{masked}#ignore=3,9")
+    assert [images.mask_classes for images in (plain, ignoring, twice)] == [10, 4, 3]
+    assert plain.fingerprint != ignoring.fingerprint
+    for i in range(20):
+        before, after = plain.read(i).mask, ignoring.read(i).mask
+        np.testing.assert_array_equal(after == IGNORE_LABEL, before == 9)
+        np.testing.assert_array_equal(after[before != 9], before[before != 9])
+
+
+@pytest.mark.parametrize("value", ["256", "x", "-1", "3,"])
+def test_what_cannot_be_ignored_is_refused(masked, value):
+    with pytest.raises(DataError, match="is no mask value; allowed: 0 to 255"):
+        both(f"{masked}#ignore={value}")
+
+
+def test_names_without_labels_bound_the_masks(masked, tmp_path):
+    (tmp_path / "classes.json").write_text('["road", "tree", "car", "sky"]')
+    train, _ = both(masked)
+    assert (train.mask_classes, train.num_classes, train.class_names) == (4, None, None)
+    assert (train.read(0).mask == 9).any()  # beyond the classes: void
+
+
+def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(masked, monkeypatch):
+    assert both(f"{masked}#ignore=9")[0].mask_classes == 4
+    read = []
+    decode_mask = shards.decode_mask
+    monkeypatch.setattr(shards, "MOST_MASKS", 5)
+    monkeypatch.setattr(shards, "decode_mask", lambda source, name: read.append(name) or decode_mask(source, name))
+    assert both(masked)[0].mask_classes == 10
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("pipe:cat a.tar", "'pipe:' would run a shell command; allowed: paths, http:// and https://"),
+        ("s3://bucket/a.tar", "'s3://' cannot be read; allowed: paths, http:// and https://"),
+        ("https://user:secret@host/*.tar?sign=secret", "'https://host/.*a server lists no files; use {0000..0099}"),
+        ("/no/{0..3.tar", "cannot read the pattern '/no/{0..3.tar'"),
+        ("/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
+        ("/no/${unset}.tar", "missing environment variable"),
+    ],
+)
+def test_patterns_that_cannot_be_read(argument, message):
+    with pytest.raises(DataError, match=message) as caught:
+        both(f"webdataset:{argument}")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "cifar10").is_dir(), reason=f"no {SHARED}/cifar10: set BACKBONE_NAS_SHARED")
+def test_cifar10_shards():
+    root = SHARED / "cifar10"
+    train, val = both(f"webdataset:{root}/train-*.tar::{root}/val-*.tar")
+    assert (len(train), len(val), train.num_classes) == (10000, 2000, 10)
+    assert train.class_names == val.class_names == tuple(json.loads((root / "classes.json").read_text()))
+    for images, each in ((train, 1000), (val, 200)):
+        assert np.bincount([sample.label for sample in images.samples]).tolist() == [each] * 10
+    assert train.read(0).image.std() > 5
+
+
+@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason=f"no {SHARED}/camvid: set BACKBONE_NAS_SHARED")
+def test_camvid_masks_and_their_void():
+    root = SHARED / "camvid"
+    train, val = both(f"webdataset:{root}/train-*.tar::{root}/val-*.tar#ignore=11", size_px=64)
+    assert (len(train), len(val), train.num_classes, train.mask_classes, val.mask_classes) == (200, 100, None, 11, 11)
+    seen = set().union(*(np.unique(train.read(i).mask).tolist() for i in range(20)))
+    assert IGNORE_LABEL in seen
+    assert seen - {IGNORE_LABEL} <= set(range(11))
+
+
+def test_opening_reads_no_image(tmp_path):
+    """Pixels that cannot be read do not matter until somebody asks for them."""
+    write_shard(tmp_path / "a.tar", {f"{i}": {"jpg": b"no image", "cls": b"1"} for i in range(9)})
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    assert (len(train), train.num_classes) == (9, 2)
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(DataError, match=r"cannot read shard '.*a.tar'"):
+        train.read(0)
