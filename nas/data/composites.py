@@ -50,7 +50,7 @@ class Composites:
     def fingerprint(self) -> str:
         """Identity of the recipe, its sources and what this machine's libraries draw from them."""
         sources = [file_identity(path) for path in [font_path(), *paths()]]
-        drawn = [self.read(i) for i in range(PROBED)]
+        drawn = [self.read(i) for i in range(min(PROBED, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
         return digest(["embedded", VERSION, self.split, self.count, self.seed, self.size_px, sources, pixels])
 

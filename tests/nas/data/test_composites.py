@@ -32,6 +32,11 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(images):
     np.testing.assert_array_equal(images.read(5).image, Composites("train", 9, 3, 96).read(5).image)
 
 
+def test_classes_are_named_after_the_glyphs_categories(images):
+    assert images.class_names == tuple(CLASSES)
+    assert len(images.class_names) == images.num_classes
+
+
 def test_classes_are_balanced_and_every_object_is_visible(images):
     samples = [images.read(i) for i in range(60)]
     assert np.bincount([s.label for s in samples], minlength=images.num_classes).tolist() == [4] * 15
@@ -86,3 +91,8 @@ def test_validation_photograph_parts_are_unseen():
 def test_too_small_a_size_is_an_error():
     with pytest.raises(DataError, match="16 px is too small; at least 32"):
         open_images("embedded", "train", 4, seed=0, size_px=16, cache_dir=None)
+
+
+def test_a_set_of_one_image_has_an_identity():
+    first, second = (Composites("train", 1, seed, 64) for seed in (0, 1))
+    assert first.fingerprint != second.fingerprint

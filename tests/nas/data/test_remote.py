@@ -1,0 +1,243 @@
+"""Shards over HTTP from a real server on the loopback device that breaks connections, forgets and lies."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from nas.data import DataError, open_images, remote
+from tests.nas.data.builders import encoded, write_shard
+
+IMAGES = 12  # of a shard
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` (name -> bytes). `breaks`: how many times a response ends after `after` bytes of its body."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.requests = {}, []
+        self.breaks, self.after = 0, 5000
+        self.ranges, self.tags, self.status = True, True, 200
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def asked(self, name):
+        return [sent for path, sent in self.requests if path == name]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, name = self.server, self.path.partition("?")[0][1:]
+        server.requests.append((name, self.headers.get("Range")))
+        content = server.files.get(name)
+        if content is None or server.status != 200:
+            self.send_error(404 if content is None else server.status)
+            return
+        tag, first = f'"{hash(content)}"', 0
+        wanted = self.headers.get("Range", "")
+        if server.ranges and wanted and self.headers.get("If-Range", tag) == tag:
+            first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        if server.tags:
+            self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        body = content[first:]
+        if server.breaks and name.endswith(".tar"):
+            server.breaks -= 1
+            body = body[: server.after]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Six shards of twelve noisy images each, and their classes' names."""
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    noise = np.random.default_rng(0).integers(0, 256, (6, IMAGES, 24, 24, 3), dtype=np.uint8)
+    with Server() as running:
+        for shard, images in enumerate(noise):
+            samples = {f"{i:02}": {"png": encoded(image), "cls": b"1"} for i, image in enumerate(images)}
+            write_shard(tmp_path / "shard.tar", samples)
+            running.files[f"train-{shard:04}.tar"] = (tmp_path / "shard.tar").read_bytes()
+        running.files["val-0000.tar"] = running.files["train-0000.tar"]
+        running.files["classes.json"] = b'["cat", "dog", "hen"]'
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def opened(server, cache, count=None, seed=0, split="train", **settings):
+    uri = f"webdataset:{server.url}/train-{{0000..0005}}.tar::{server.url}/val-0000.tar"
+    return open_images(uri, split, count, seed, 24, cache, **settings)
+
+
+def stored(cache):
+    return sorted(path.name for path in (cache / "shards").iterdir() if not path.name.startswith("."))
+
+
+def shard_files(cache):
+    return [name for name in stored(cache) if name.endswith(".tar")]
+
+
+def test_only_the_shards_that_are_needed_are_fetched_and_only_once(server, tmp_path):
+    cache = tmp_path / "cache"
+    images = opened(server, cache, count=IMAGES + 1)
+    assert (len(images), images.num_classes, images.class_names) == (IMAGES + 1, 3, ("cat", "dog", "hen"))
+    assert len(shard_files(cache)) == 2
+    assert [images.read(i).image.std() > 50 for i in range(len(images))] == [True] * len(images)
+    before = len(server.requests)
+    again = opened(server, cache, count=IMAGES + 1)
+    assert again.fingerprint == images.fingerprint
+    assert len(server.requests) == before
+    assert len(opened(server, cache)) == 6 * IMAGES
+    assert [len(server.asked(f"train-{i:04}.tar")) for i in range(6)] == [1] * 6
+    assert len(stored(cache)) == 7
+
+
+def test_the_seed_orders_the_shards(server, tmp_path):
+    first = {opened(server, tmp_path / f"{seed}", count=5, seed=seed).paths[0].name[-8:] for seed in range(6)}
+    assert len(first) > 1
+
+
+def test_a_remote_set_holds_what_the_same_local_set_holds(server, tmp_path):
+    for name, content in server.files.items():
+        (tmp_path / name).write_bytes(content)
+    local = open_images(f"webdataset:{tmp_path}/train-*.tar::{tmp_path}/val-0000.tar", "train", 30, 3, 24, tmp_path)
+    there = opened(server, tmp_path / "cache", count=30, seed=3)
+    assert local.fingerprint == there.fingerprint
+    assert [local.read(i).image.tobytes() for i in range(30)] == [there.read(i).image.tobytes() for i in range(30)]
+
+
+def test_a_broken_connection_is_continued_where_it_broke(server, tmp_path):
+    server.breaks = 2
+    images = opened(server, tmp_path, count=3)
+    asked = [sent for path, sent in server.requests if path.endswith(".tar")]
+    assert asked == [None, "bytes=5000-", "bytes=10000-"]
+    shard = images.paths[0]
+    assert shard.read_bytes() == server.files[shard.name.partition("-")[2]]
+    assert [path for path in (tmp_path / "shards").iterdir() if path.suffix in (".part", ".tag")] == []
+
+
+def test_a_killed_download_is_continued_by_the_next_process(server, tmp_path):
+    def interrupt(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(server, tmp_path, count=3, progress=interrupt)
+    assert shard_files(tmp_path) == []
+    opened(server, tmp_path, count=3)
+    ranges = [sent for path, sent in server.requests if path.endswith(".tar")]
+    assert ranges[0] is None
+    assert 0 < int(ranges[1].removeprefix("bytes=").removesuffix("-")) <= 1000
+
+
+@pytest.mark.parametrize("flag", ["ranges", "tags"])
+def test_a_server_that_cannot_continue_starts_again(server, tmp_path, flag):
+    setattr(server, flag, False)
+    server.breaks = 1
+    shard = opened(server, tmp_path, count=3).paths[0]
+    assert shard.read_bytes() == server.files[shard.name.partition("-")[2]]
+
+
+def test_a_file_that_changed_in_between_is_not_patched_together(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    server.breaks = 1
+    with pytest.raises(DataError, match="after 1 attempts: the connection ended after 5000 of"):
+        opened(server, tmp_path, count=3)
+    changed = server.files["val-0000.tar"] + bytes(1024)
+    server.files = dict.fromkeys(server.files, changed)
+    assert opened(server, tmp_path, count=3).paths[0].read_bytes() == changed
+
+
+def test_a_server_that_never_delivers_is_one_line_that_names_the_shard(server, tmp_path):
+    server.status = 503
+    with pytest.raises(DataError, match=r"cannot fetch '.*classes.json' after 6 attempts: HTTP Error 503") as caught:
+        opened(server, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(server.requests) == 6
+
+
+def test_nobody_there_is_one_line(server, tmp_path):
+    server.files["classes.json"] = b"null"
+    opened(server, tmp_path, count=1)
+    with pytest.raises(DataError, match=r"cannot fetch '.*:1/a.tar' after 6 attempts: .*refused"):
+        remote.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
+
+
+def test_a_missing_shard_is_not_asked_for_twice(server, tmp_path):
+    del server.files["train-0003.tar"]
+    with pytest.raises(DataError, match=r"cannot fetch 'http.*/train-0003.tar': HTTP 404"):
+        opened(server, tmp_path)
+    assert len(server.asked("train-0003.tar")) == 1
+
+
+def test_a_shard_that_is_no_tar_is_refused_and_not_kept(server, tmp_path):
+    server.files = {name: b"<html>quota exceeded</html>" * 99 for name in server.files if name.endswith(".tar")}
+    with pytest.raises(DataError, match=r"cannot read shard 'http.*/train-000\d.tar'"):
+        opened(server, tmp_path, count=1)
+    assert shard_files(tmp_path) == []
+    assert not list((tmp_path / "shards").glob(".*.part"))
+
+
+def test_absent_names_are_remembered_so_that_no_network_is_needed_again(server, tmp_path):
+    del server.files["classes.json"]
+    first = opened(server, tmp_path, count=3)
+    assert (first.num_classes, first.class_names) == (2, None)
+    asked = len(server.requests)
+    server.status = 503
+    assert opened(server, tmp_path, count=3).fingerprint == first.fingerprint
+    assert len(server.requests) == asked
+
+
+def test_signatures_are_sent_but_never_shown(server, tmp_path):
+    with pytest.raises(DataError) as caught:
+        open_images(f"webdataset:{server.url}/no-{{0..1}}.tar?sign=secret", "train", 3, 0, 24, tmp_path)
+    assert "secret" not in str(caught.value)
+    uri = f"webdataset:{server.url}/train-{{0000..0005}}.tar?sign=secret"
+    assert len(open_images(uri, "val", 2, 0, 24, tmp_path)) == 2
+
+
+def test_progress_ends_at_its_end(server, tmp_path):
+    calls = []
+    server.files = {name: content + bytes(1 << 20) for name, content in server.files.items() if name.endswith(".tar")}
+    opened(server, tmp_path, count=IMAGES + 1, progress=lambda *call: calls.append(call))
+    assert {stage for stage, _, _ in calls} == {"train shards, MiB"}
+    done = [done for _, done, _ in calls]
+    assert done == sorted(done)
+    assert all(done <= total for _, done, total in calls)
+    assert calls[-1] == ("train shards, MiB", 2, 2)
+    assert calls[len(calls) // 2 + 10][2] == 2  # known once the first shard is there
+
+
+def test_more_than_fits_is_refused_before_it_is_fetched(server, tmp_path, monkeypatch):
+    usage = remote.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(DataError, match=r"needs 0 MiB more, but only 0 MiB are free in .*; ask for fewer images"):
+        opened(server, tmp_path, count=3)
+
+
+def test_two_openers_at_once_fetch_once(server, tmp_path):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(opened(server, tmp_path, count=20).fingerprint)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 3
+    assert len([path for path, _ in server.requests if path.endswith(".tar")]) == 2
