@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.teachers.activation import checked
 from nas.teachers.teacher import Teacher, TeacherOutput, TeacherSpec, at_least
 from nas.teachers.wheels import HED, weight_path
 
@@ -96,6 +97,6 @@ HED_TEACHER = TeacherSpec(
     network=Hed.name,
     sha256=lambda: HED.sha256,
     preprocessing="bgr 255x - mean, own size; spatial conv4_3 relu 512 at /8, summary its mean; v1",
-    load=Hed,
+    load=checked(Hed),
     source_px=Hed.source_px,
 )

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
+from nas.teachers.activation import checked
 from nas.teachers.fold import fold_batchnorms
 from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec, at_least
 from nas.teachers.wheels import LITE0, weight_path
@@ -66,6 +67,6 @@ LITE0_TEACHER = TeacherSpec(
     network=Lite0.name,
     sha256=lambda: LITE0.sha256,
     preprocessing="rgb (255x-127)/128, bilinear to >= 128 px; summary pooled 1280, spatial stage 5 of 112 at /16; v1",
-    load=Lite0,
+    load=checked(Lite0),
     source_px=Lite0.source_px,
 )

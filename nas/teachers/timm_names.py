@@ -49,9 +49,12 @@ def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
     if not match:
         raise TeacherError(f"--teachers: {text!r}: must be NAME, NAME@PX or NAME@PX/N, as samvit_base_patch16@1024/4")
     network = match["network"]
-    architecture, _, tag = network.partition(".")
-    config = get_pretrained_cfg(network) if is_model(architecture) else None
-    if config is None or (tag and config.tag != tag):
+    architecture = network.partition(".")[0]
+    try:
+        config = get_pretrained_cfg(network) if is_model(architecture) else None
+    except RuntimeError:  # a tag that this architecture doesn't have
+        config = None
+    if config is None:
         raise TeacherError(f"--teachers: unknown teacher {network!r}; {choices(network, ours)}")
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.teachers.activation import checked
 from nas.teachers.fold import fold_batchnorms
 from nas.teachers.teacher import Teacher, TeacherOutput, TeacherSpec, at_least
 from nas.teachers.wheels import XFEAT, weight_path
@@ -75,6 +76,6 @@ XFEAT_TEACHER = TeacherSpec(
     network=XFeat.name,
     sha256=lambda: XFEAT.sha256,
     preprocessing="gray mean, instance norm, own size; spatial unit descriptors 64 at /8, summary their mean; v1",
-    load=XFeat,
+    load=checked(XFeat),
     source_px=XFeat.source_px,
 )

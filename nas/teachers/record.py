@@ -1,0 +1,24 @@
+"""``python -m nas.teachers.record``: records the embedded teachers' activations anew, whatever was recorded before."""
+
+from __future__ import annotations
+
+import json
+
+from nas.teachers import TEACHERS
+from nas.teachers.activation import RECORDED, activation_fingerprint
+
+
+def main() -> int:
+    """Writes the file; returns the exit code."""
+    RECORDED.write_text("{}")  # nothing to compare with while they are loaded
+    entries = {
+        name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}
+        for name, spec in TEACHERS.items()
+    }
+    RECORDED.write_text(json.dumps(entries, indent=1) + "\n")
+    print(RECORDED)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""Activation fingerprints: the same features are recognised, features of a wrongly fed network are not."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nas.teachers import TEACHERS, TeacherError, activation, load_teachers
+from nas.teachers.activation import (
+    activation_fingerprint,
+    distance,
+    fixed_image,
+    recorded_activations,
+    same_activations,
+)
+from nas.teachers.teacher import Teacher
+from tests.nas.teachers import small_networks
+from tests.nas.teachers.small_networks import saved
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SMALL = ("small_dinov2@224", "small_clip", "samvit_small@256/4")
+
+
+@pytest.fixture(scope="module")
+def everyone(teachers, tmp_path_factory):
+    """Embedded teachers and small ones of timm's."""
+    small_networks.register()
+    folder = tmp_path_factory.mktemp("weights")
+    files = {name: saved(name.partition("@")[0], folder) for name in SMALL}
+    return teachers | {teacher.name: teacher for teacher in load_teachers(",".join(SMALL), files)}
+
+
+class Misfed(Teacher):
+    """A teacher behind a change of its images."""
+
+    def __init__(self, teacher, change):
+        super().__init__()
+        self.teacher, self.change, self.source_px = teacher, change, teacher.source_px
+
+    def forward(self, images):
+        return self.teacher(self.change(images, self.source_px))
+
+
+def swapped(images, source_px):
+    return images.flip(1)
+
+
+def normalised_before(images, source_px):
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    return (images - mean) / std
+
+
+def nearest(images, source_px):
+    return F.interpolate(images, (source_px, source_px), mode="nearest-exact")
+
+
+def scaled_255(images, source_px):
+    return 255 * images
+
+
+NAMES = [*TEACHERS, *SMALL]
+
+
+@pytest.mark.parametrize("change", [swapped, normalised_before, nearest, scaled_255])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrongly_fed_teacher_is_not_the_same(everyone, name, change):
+    if (name, change) in (("xfeat", swapped), ("xfeat", scaled_255)):
+        pytest.skip("XFeat sees the grey image's relative contrast: neither colours' order nor scale reach it")
+    teacher = everyone[name]
+    assert not same_activations(activation_fingerprint(teacher), activation_fingerprint(Misfed(teacher, change)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_teacher_with_other_normalisation_or_resize_is_not_the_same(everyone, name):
+    whole = activation_fingerprint(everyone[name])
+    for part, value in (
+        ("mean", torch.full((1, 3, 1, 1), 0.5)),
+        ("std", torch.full((1, 3, 1, 1), 0.5)),
+        ("interpolation", "bilinear"),
+    ):
+        other = copy.deepcopy(everyone[name])
+        setattr(other, part, value)
+        assert not same_activations(whole, activation_fingerprint(other)), part
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_and_memory_format_do_not_matter(everyone, name):
+    teacher = everyone[name]
+    whole = activation_fingerprint(teacher)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert distance(whole, activation_fingerprint(teacher)) < 1e-4
+    finally:
+        torch.set_num_threads(threads)
+    rows = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)
+    assert distance(whole, activation_fingerprint(rows)) < 1e-4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same_activations(whole, activation_fingerprint(teacher))
+
+
+def test_weights_rounded_to_bf16_are_another_teacher(everyone):
+    """Their rounding is as large as subtle mistakes, so it isn't tolerated."""
+    rounded = copy.deepcopy(everyone["lite0"])
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    assert not same_activations(activation_fingerprint(everyone["lite0"]), activation_fingerprint(rounded))
+
+
+def test_teachers_are_told_apart(everyone):
+    found = {name: activation_fingerprint(teacher) for name, teacher in everyone.items()}
+    assert all(len(numbers) == 16 for numbers in found.values())
+    assert not any(same_activations(found[a], found[b]) for a in found for b in found if a != b)
+
+
+def test_embedded_teachers_are_recorded_and_still_the_same(teachers):
+    for name, spec in TEACHERS.items():
+        assert distance(recorded_activations()[spec.fingerprint], activation_fingerprint(teachers[name])) < 1e-4
+
+
+def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monkeypatch, tmp_path):
+    entries = json.loads(activation.RECORDED.read_text())
+    entries["xfeat"]["numbers"][3] += 0.01
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(activation, "RECORDED", tmp_path / "a.json")
+    recorded_activations.cache_clear()
+    try:
+        load_teachers("hed")
+        with pytest.raises(TeacherError, match="teacher xfeat: its features are not the recorded ones") as caught:
+            load_teachers("xfeat")
+    finally:
+        recorded_activations.cache_clear()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_image_is_fixed():
+    image = fixed_image(96)
+    assert image.shape == (1, 3, 96, 96)
+    assert 0 <= image.min() < image.max() <= 1
+    assert image.double().sum().item() == pytest.approx(12650.182646, abs=0.01)
