@@ -105,7 +105,7 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
 
     places = Places(
         config=json.dumps(config.to_dict()),
-        targets_dir=str(targets.folder.resolve()),
+        targets_dir=str(targets.path.resolve()),
         lock_dir=str(_made(lock_dir(config.device))),
         weights_dir=str(_made(run_dir / "weights")),
         train_threads=max(1, cpu_count() // workers),

@@ -1,25 +1,89 @@
-"""A .npy file written batch by batch, when its length is known only at the end."""
+"""Arrays in shards: .npy files of one split behind each other, written batch by batch, read through memory maps."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nas.cache.storage import Codec
+
+Rows = dict[str, NDArray[Any]]  # array -> rows
+Index = slice | NDArray[np.integer[Any]]
+OPEN_FILES = 128  # a process may have 1,024; each map holds one
+
+
+class Array(Protocol):
+    """What may be assumed of an array of targets; a numpy array is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Index, /) -> NDArray[Any]:
+        """The rows of a slice or of an array of integers."""
+
+
+class ShardedArray:
+    """Rows of several files as one array; `counts` are the files' rows. Indexing gives a fresh array, decoded.
+
+    Files are mapped when first read, and few stay open.
+    """
+
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int], codec: Codec | None = None) -> None:
+        self.paths, self.codec = tuple(paths), codec
+        self.ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *mapped(self.paths[0]).shape[1:])
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        wanted = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
+        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"{self.paths[0].parent.name}: no row {wanted.min()} or {wanted.max()} of {len(self)}")
+        wanted = wanted % len(self)
+        shards = np.searchsorted(self.ends, wanted, side="right")
+        rows = np.empty((len(wanted), *self.shape[1:]), dtype=mapped(self.paths[0]).dtype)
+        for shard in np.unique(shards):
+            here = shards == shard
+            start = self.ends[shard - 1] if shard else 0
+            rows[here] = mapped(self.paths[shard])[wanted[here] - start]
+        return rows if self.codec is None else self.codec.decode(rows)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        rows = self[:]
+        return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+@lru_cache(OPEN_FILES)
+def mapped(path: Path) -> NDArray[Any]:
+    """A file's array, read only, on disk until it is touched."""
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    return array
+
 
 class ArrayWriter:
-    """Appends rows of a fixed shape to `path`; a context manager, whose end writes the true length into the header.
+    """Appends rows of a fixed shape to `path`; a context manager, whose end gives the file its length and its name.
 
-    numpy pads headers so that the first axis can grow in place.
+    Until then, and after an exception, there is no such file. numpy pads headers so that the first axis can grow.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, row_shape: tuple[int, ...]) -> None:
         self.path, self.dtype, self.row_shape = path, np.dtype(dtype), row_shape
         self.count = 0
-        self.file: BinaryIO = path.open("wb")
+        self.temporary = temporary(path)
+        self.file: BinaryIO = self.temporary.open("wb")
         self.write_header()
 
     def append(self, rows: NDArray[Any]) -> None:
@@ -42,3 +106,54 @@ class ArrayWriter:
         self.file.seek(0)
         self.write_header()
         self.file.close()
+        if kind is None:
+            publish(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+class ShardWriter:
+    """Appends batches to the files of one shard, an array each; a context manager, see `ArrayWriter`."""
+
+    def __init__(self, folder: Path, prefix: str, suffix: str = "") -> None:
+        self.folder, self.prefix, self.suffix = folder, prefix, suffix
+        self.writers: dict[str, ArrayWriter] = {}
+
+    @property
+    def paths(self) -> list[Path]:
+        return [writer.path for writer in self.writers.values()]
+
+    @property
+    def rows(self) -> int:
+        return max((writer.count for writer in self.writers.values()), default=0)
+
+    def append(self, rows: Rows) -> None:
+        """Rows of every array."""
+        for name, values in rows.items():
+            if name not in self.writers:
+                path = self.folder / f"{self.prefix}-{name}{self.suffix}.npy"
+                self.writers[name] = ArrayWriter(path, values.dtype, values.shape[1:])
+            self.writers[name].append(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self.writers.values():
+            writer.__exit__(kind, error, trace)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that no other process uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def publish(written: Path, path: Path) -> None:
+    """Give a finished file its name. Who lost a race finds the other's file there, of the same content."""
+    try:
+        written.replace(path)
+    except FileNotFoundError:
+        if not path.exists():
+            raise

@@ -1,33 +1,63 @@
-"""Teacher features computed once per (teachers, images, sizes), kept on disk, opened by every trial.
-
-The folder's name is a hash of all that its content depends on. It is built beside its place and renamed into it, so a
-folder that exists is whole; a file lock keeps concurrent builders from doing the work twice.
-"""
+"""The one way into the cache: open what is there, build what is missing."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from filelock import FileLock
-
-from nas.data import ImageSet, open_images
+from nas.cache.features import Compression, Features
+from nas.cache.images import Images, Progress, Source
+from nas.cache.parts import FORMAT, CacheError, write_json
+from nas.cache.storage import CODECS
+from nas.cache.targets import Targets, load_targets
 from nas.data.imageset import digest
-from nas.teachers import TeacherSpec, specs
-from nas.cache.build import Plan, build
-from nas.cache.targets import FORMAT, CacheError, Targets, load_targets
+from nas.teachers import specs
 
-__all__ = ["CacheError", "Progress", "Targets", "open_targets"]
+SHARE = 0.25  # of a teacher's numbers; in int8 an eighth of its fp16 bytes
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
+
+class Plan:
+    """What a set of teachers on some images needs: parts that may be there already, wholly or half."""
+
+    def __init__(
+        self, source: Source, teachers: str, weights: Mapping[str, Path], image_px: int, compression: Compression
+    ) -> None:
+        grid, storage, share = compression.grid, compression.storage, compression.share
+        if not 1 <= grid <= image_px:
+            raise CacheError(f"grid: {grid} is not possible for {image_px} px images; allowed: 1 to {image_px}")
+        if storage not in CODECS:
+            raise CacheError(f"--storage: {storage!r} is not possible; choices: {', '.join(CODECS)}")
+        if not 0 < share <= 1:
+            raise CacheError(f"--share: {share} is not possible; allowed: over 0, up to 1")
+        chosen = specs(teachers, weights)
+        self.teachers_name = teachers
+        self.images = Images(source, image_px)
+        self.teachers = [Features(spec, self.images, compression) for spec in chosen]
+        self.path = source.root / f"set-{digest([FORMAT, *(part.fingerprint for part in self.teachers)])}.json"
+
+    @property
+    def missing(self) -> list[Features]:
+        """Teachers that are not all there."""
+        return [teacher for teacher in self.teachers if not teacher.part.complete]
+
+    def build(self, progress: Progress) -> None:
+        """Build what is missing, one teacher in memory at a time."""
+        if not self.images.part.complete:
+            self.images.build(progress)
+        for teacher in self.missing:
+            teacher.build(progress)
+        if not self.path.exists():
+            source = self.images.source
+            origin = {"data": source.uri, "train_images": source.counts["train"], "val_images": source.counts["val"]}
+            origin |= {"seed": source.seed, "views": source.views, "teachers": self.teachers_name}
+            teachers = {teacher.spec.name: teacher.part.folder.name for teacher in self.teachers}
+            folder = self.images.part.folder.name
+            write_json(self.path, {"format": FORMAT, "images": folder, "teachers": teachers, "origin": origin})
 
 
 def open_targets(
     images_uri: str,
-    teachers_name: str,
+    teachers: str,
     *,
     root: Path,
     train_images: int,
@@ -35,52 +65,26 @@ def open_targets(
     image_px: int,
     grid: int,
     seed: int,
+    views: int = 1,
+    storage: str = "int8",
+    share: float = SHARE,
+    weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
+    announce: Callable[[str], None] = lambda line: None,
     verify: bool = False,
 ) -> Targets:
-    """Targets of the named teachers on the images, built under `root` if they aren't there yet.
+    """Targets of the named teachers on the images, built under `root` as far as they aren't there yet.
 
-    Images are `image_px` squares, spatial targets `grid` x `grid`. `verify` compares every file's hash.
+    Images are `image_px` squares, spatial targets `grid` x `grid`. `share` of a teacher's numbers is kept, stored as
+    `storage`. `announce` is told size and time before anything is built. `verify` compares every file's hash.
     DataError, TeacherError or CacheError say in one line what a person can mend.
     """
-    if not 1 <= grid <= image_px:
-        raise CacheError(f"grid: {grid} is not possible for {image_px} px images; allowed: 1 to {image_px}")
-    chosen = specs(teachers_name)
-    source_px = max(image_px, *(spec.min_px for spec in chosen))
-    train = open_images(images_uri, "train", train_images, seed, source_px, root)
-    val = open_images(images_uri, "val", val_images, seed, source_px, root)
-    plan = make_plan(chosen, train, val, image_px, grid)
-    folder = root / f"targets-{plan.fingerprint}"
-    if not folder.exists():
+    source = Source(images_uri, {"train": train_images, "val": val_images}, seed, views, root)
+    plan = Plan(source, teachers, weights or {}, image_px, Compression(grid, storage, share))
+    if not plan.path.exists() or plan.missing or not plan.images.part.complete:
         try:
-            build_once(folder, plan, progress)
+            root.mkdir(parents=True, exist_ok=True)
+            plan.build(progress)
         except OSError as error:
-            raise CacheError(f"teacher cache: cannot build {folder}: {error.strerror or error}") from error
-    return load_targets(folder, verify)
-
-
-def make_plan(chosen: list[TeacherSpec], train: ImageSet, val: ImageSet, image_px: int, grid: int) -> Plan:
-    """What to build, with the fingerprint of everything the content depends on."""
-    data = digest([train.fingerprint, val.fingerprint])
-    fingerprint = digest([FORMAT, data, [(spec.name, spec.fingerprint) for spec in chosen], image_px, grid])
-    return Plan(tuple(chosen), train, val, image_px, grid, fingerprint, data)
-
-
-def build_once(folder: Path, plan: Plan, progress: Progress) -> None:
-    """Build `folder` unless another process does so first; an interrupted build leaves no trace."""
-    root = folder.parent
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
-        if folder.exists():
-            return
-        # We hold the lock: what lies here is the rest of a builder that was killed.
-        for stale in root.glob(f".building-{folder.name}-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        started = time.monotonic()
-        building = Path(tempfile.mkdtemp(prefix=f".building-{folder.name}-", dir=root))
-        try:
-            build(building, plan, progress, started)
-            building.rename(folder)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+            raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
+    return load_targets(plan.path, verify)

@@ -6,13 +6,14 @@ y = H U^T (x - mean) / phi with phi = sqrt(trace(Sigma) / k): PCA rotation to k 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.cache.hadamard import Matrix, spreading_rotation
+from nas.cache.hadamard import Matrix, factors, spreading_rotation
 from nas.teachers.teacher import TeacherError
 
 NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding
@@ -86,10 +87,27 @@ def spectrum(moments: Moments) -> Spectrum:
     return Spectrum(moments.mean, values, vectors * np.sign(largest))
 
 
-def compressed_dims(values: Matrix, most: int) -> int:
-    """Largest power of two that exceeds neither `most` nor the number of directions that vary."""
-    limit = min(most, int((values > NEGLIGIBLE * values[0]).sum()))
-    return 1 << (limit.bit_length() - 1)
+def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: float) -> dict[str, int]:
+    """Channels k of each head, so that a teacher's heads together keep at most `share` of its numbers.
+
+    `values` are a head's eigenvalues, falling, `cells` its vectors an image. All heads keep the same share of their
+    variance, as much as fits, in a k that has a Hadamard matrix. With share 1, all directions that vary.
+    """
+    ranks = {head: int((of_head > NEGLIGIBLE * of_head[0]).sum()) for head, of_head in values.items()}
+    budget = share * sum(cells[head] * len(of_head) for head, of_head in values.items())
+    if share >= 1:
+        return ranks
+    kept = {head: np.cumsum(of_head) / of_head.sum() for head, of_head in values.items()}
+    orders = {head: [k for k in range(1, rank + 1) if factors(k) is not None] for head, rank in ranks.items()}
+    best = dict.fromkeys(values, 1)
+    for least in sorted(float(kept[head][k - 1]) for head in values for k in orders[head]):
+        dims = {
+            head: next((k for k in orders[head] if kept[head][k - 1] >= least), orders[head][-1]) for head in values
+        }
+        if sum(cells[head] * k for head, k in dims.items()) > budget:
+            break
+        best = dims
+    return best
 
 
 def fit(principal: Spectrum, dims: int) -> Standardiser:

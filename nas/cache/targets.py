@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from nas.cache.arrays import Array, ShardedArray
+from nas.cache.parts import FORMAT, CacheError, Part, hold
 from nas.cache.standardise import Standardiser
-
-FORMAT = 1  # raise it when the files change meaning
-MANIFEST = "manifest.json"
-HEADS = ("summary", "spatial")
-
-
-class CacheError(ValueError):
-    """A teacher cache that cannot be built or trusted. One line that names the file."""
+from nas.cache.statistics import load_statistics
+from nas.cache.storage import CODECS, Codec
 
 
 @dataclass(frozen=True)
 class SplitTargets:
-    """images uint8 (N, 3, S, S); labels int64 (N,); masks uint8 (N, S, S); summary and spatial: teacher -> float16
-    (N, k) and (N, k, g, g)."""
+    """images uint8 (N, 3, S, S); labels int64 (N,); masks uint8 (N, S, S); summary and spatial: teacher -> float32
+    (N, k) and (N, k, g, g). Slices and arrays of integers give rows; a teacher without summary is not in `summary`."""
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    masks: NDArray[np.uint8] | None
-    summary: Mapping[str, NDArray[np.float16]]
-    spatial: Mapping[str, NDArray[np.float16]]
+    images: Array
+    labels: Array | None
+    masks: Array | None
+    summary: Mapping[str, Array]
+    spatial: Mapping[str, Array]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,24 +32,24 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """How a teacher's targets were made; the standardisers invert them."""
+    """How a teacher's targets were made; the standardisers invert them. `summary` is None where it has none."""
 
     fingerprint: str
-    summary: Standardiser
+    summary: Standardiser | None
     spatial: Standardiser
 
     @property
     def summary_dim(self) -> int:
-        return self.summary.dims
+        return 0 if self.summary is None else self.summary.dims
 
     @property
     def spatial_dim(self) -> int:
         return self.spatial.dims
 
     @property
-    def summary_kept(self) -> float:
+    def summary_kept(self) -> float | None:
         """Share of the teacher's summary variance in the targets."""
-        return self.summary.kept
+        return None if self.summary is None else self.summary.kept
 
     @property
     def spatial_kept(self) -> float:
@@ -67,9 +59,12 @@ class TeacherTargets:
 
 @dataclass(frozen=True)
 class Targets:
-    """A whole cache. `fingerprint` names teachers, data and sizes together; `skipped` lists undecodable images."""
+    """A whole cache. `path` is what `load_targets` takes, `fingerprint` names teachers, data and sizes together.
 
-    folder: Path
+    `build_seconds` adds up what all builders spent; `skipped` lists undecodable images.
+    """
+
+    path: Path
     fingerprint: str
     data_fingerprint: str
     train: SplitTargets
@@ -81,69 +76,103 @@ class Targets:
     grid: int
     build_seconds: float
     skipped: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
 
 
-def load_targets(folder: Path, verify: bool = False) -> Targets:
-    """Memory-map a built cache. CacheError names a missing or resized file, with `verify` also an altered one."""
-    manifest = checked_manifest(folder, verify)
-    teachers = {}
-    for name, about in manifest["teachers"].items():
-        summary, spatial = (load_standardiser(folder, name, head, about[f"{head}_kept"]) for head in HEADS)
-        teachers[name] = TeacherTargets(about["fingerprint"], summary, spatial)
-    plain = {key: manifest[key] for key in ("fingerprint", "data_fingerprint", "num_classes", "mask_classes")}
-    plain |= {key: manifest[key] for key in ("image_px", "grid", "build_seconds")}
-    train, val = (load_split(folder, split, list(teachers)) for split in ("train", "val"))
-    return Targets(folder, train=train, val=val, teachers=teachers, skipped=tuple(manifest["skipped"]), **plain)
+@dataclass(frozen=True)
+class PartSet:
+    """Parts that make up one cache: the images' and, by teacher, the targets'; `origin` is how to open them again."""
+
+    path: Path
+    images: Part
+    teachers: Mapping[str, Part]
+    origin: Mapping[str, Any]
+
+    @property
+    def parts(self) -> list[Part]:
+        return [self.images, *self.teachers.values()]
 
 
-def load_split(folder: Path, split: str, teachers: list[str]) -> SplitTargets:
-    """One split's arrays, mapped; labels and masks are None where the cache has none."""
-
-    def mapped(name: str) -> Any:
-        path = folder / f"{split}-{name}.npy"
-        return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
-
-    summary, spatial = ({name: mapped(f"{name}-{head}") for name in teachers} for head in HEADS)
-    return SplitTargets(mapped("images"), mapped("labels"), mapped("masks"), summary, spatial)
-
-
-def save_standardiser(folder: Path, teacher: str, head: str, fitted: Standardiser) -> None:
-    """Write the arrays that `load_standardiser` reads."""
-    np.savez(folder / f"{teacher}-{head}.npz", mean=fitted.mean, forward=fitted.forward, inverse=fitted.inverse)
-
-
-def load_standardiser(folder: Path, teacher: str, head: str, kept: float) -> Standardiser:
-    """Inverse of `save_standardiser`; `kept` is in the manifest."""
-    with np.load(folder / f"{teacher}-{head}.npz", allow_pickle=False) as arrays:
-        return Standardiser(arrays["mean"], arrays["forward"], arrays["inverse"], kept)
-
-
-def checked_manifest(folder: Path, verify: bool) -> dict[str, Any]:
-    """The manifest, after every file it lists was found with its size (and, with `verify`, its sha256)."""
+def read_set(path: Path) -> PartSet:
+    """The parts that a set names. CacheError if it cannot be read."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        listed = {str(name): (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest["files"].items()}
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise CacheError(f"teacher cache: {path} is of another version; delete it to rebuild it")
+        images = Part(path.parent / content["images"])
+        teachers = {name: Part(path.parent / folder) for name, folder in content["teachers"].items()}
+        return PartSet(path, images, teachers, content["origin"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"teacher cache: {folder / MANIFEST} is unreadable; delete {folder} to rebuild it") from error
-    for name, (size, sha256) in listed.items():
-        path = folder / name
-        actual = path.stat().st_size if path.is_file() else None
-        if actual != size:
-            found = "missing" if actual is None else f"{actual} bytes, not {size}"
-            raise CacheError(f"teacher cache: {path} is truncated or altered ({found}); delete {folder} to rebuild it")
-        if verify and sha256_of(path) != sha256:
-            raise CacheError(f"teacher cache: {path} is altered (other content); delete {folder} to rebuild it")
-    return manifest
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(f"teacher cache: {path} is unreadable; delete it to rebuild it") from error
 
 
-def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """List every file of the folder with size and sha256 beside `about`."""
-    paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **about, "files": files}, indent=1))
+def load_targets(path: Path, verify: bool = False) -> Targets:
+    """Memory-map a built cache; `path` is its set. CacheError names a missing or resized file, with `verify` also an
+    altered one."""
+    found = read_set(path)
+    for part in found.parts:
+        hold(part.folder)
+        part.check(hashes=verify)
+    images = found.images.manifest
+    about = {name: part.manifest for name, part in found.teachers.items()}
+    fitted = {name: load_statistics(part.folder) for name, part in found.teachers.items()}
+    codecs = {
+        name: {head: CODECS[about[name]["storage"]](fit.largest) for head, fit in heads.items()}
+        for name, heads in fitted.items()
+    }
+    teachers = {
+        name: TeacherTargets(
+            about[name]["teacher_fingerprint"],
+            heads["summary"].standardiser if "summary" in heads else None,
+            heads["spatial"].standardiser,
+        )
+        for name, heads in fitted.items()
+    }
+    skipped = [message for record in images["shards"].values() for _, message in record["skipped"]]
+    return Targets(
+        path,
+        fingerprint=path.stem.removeprefix("set-"),
+        data_fingerprint=images["fingerprint"],
+        train=load_split(found, "train", codecs),
+        val=load_split(found, "val", codecs),
+        teachers=teachers,
+        num_classes=images["num_classes"],
+        mask_classes=images["mask_classes"],
+        image_px=images["image_px"],
+        grid=next(iter(about.values()))["grid"],
+        build_seconds=round(sum(part.manifest["seconds"] for part in found.parts), 2),
+        skipped=tuple(skipped),
+        class_names=None if images["class_names"] is None else tuple(images["class_names"]),
+    )
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:
+    """One split's arrays; labels and masks are None where the cache has none."""
+    records = found.images.manifest["shards"].items()
+    rows = {name: record["rows"] for name, record in records if name.startswith(f"{split}-") and record["rows"]}
+    files = found.images.manifest["files"]
+    plain = {
+        array: sharded(found.images, rows, array) if f"{next(iter(rows))}-{array}.npy" in files else None
+        for array in ("labels", "masks")
+    }
+    heads = {
+        head: {
+            name: sharded(part, rows, head, codecs[name][head])
+            for name, part in found.teachers.items()
+            if head in codecs[name]
+        }
+        for head in ("summary", "spatial")
+    }
+    return SplitTargets(sharded(found.images, rows, "images"), **plain, **heads)  # type: ignore[arg-type]
+
+
+def sharded(part: Part, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
+    """An array over the shards of a split."""
+    return ShardedArray([part.folder / f"{name}-{array}.npy" for name in rows], list(rows.values()), codec)
+
+
+def names_of(folders: Sequence[Part]) -> list[str]:
+    """Folder names, which hold the fingerprints."""
+    return [part.folder.name for part in folders]

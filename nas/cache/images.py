@@ -1,0 +1,122 @@
+"""The images' part of a cache: what students see, with labels and masks. Teachers share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nas.cache.arrays import Rows, ShardWriter
+from nas.cache.parallel import batches, in_order
+from nas.cache.parts import FORMAT, Done, Part, Record, Shard, shards_of
+from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
+from nas.data.imageset import digest
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from: the same ones at any size."""
+
+    uri: str
+    counts: dict[Split, int]
+    seed: int
+    views: int
+    root: Path
+
+    def open(self, split: Split, size_px: int) -> ImageSet:
+        """DataError where there are none."""
+        views = self.views if split == "train" else 1
+        return open_images(self.uri, split, self.counts[split], self.seed, size_px, self.root, views)
+
+
+class Images:
+    """Both splits at the student's size; `part` is where they lie, or will."""
+
+    def __init__(self, source: Source, image_px: int) -> None:
+        self.source, self.image_px = source, image_px
+        self.sets: dict[Split, ImageSet] = {split: source.open(split, image_px) for split in SPLITS}
+        self.fingerprint = digest([FORMAT, *(images.fingerprint for images in self.sets.values()), image_px])
+        self.part = Part(source.root / f"images-{self.fingerprint}")
+
+    def shards_of(self, split: Split) -> list[Shard]:
+        return shards_of(split, len(self.sets[split]))
+
+    @property
+    def shards(self) -> list[Shard]:
+        return [shard for split in self.sets for shard in self.shards_of(split)]
+
+    def build(self, progress: Progress) -> None:
+        """Fill the part, beside others who do."""
+        self.part.open()
+        for split, images in self.sets.items():
+            told = stage(progress, f"{split} images", len(images))
+            self.part.fill(self.shards_of(split), self.part.has, self.make, told)
+        self.part.finish(self.shards, [], self.about)
+
+    def make(self, shard: Shard, done: Done) -> None:
+        """Write a shard's arrays."""
+        began = time.perf_counter()
+        items = range(shard.start, shard.stop)
+        skipped: list[tuple[int, str]] = []
+        with ShardWriter(self.part.folder, shard.name) as writer:
+            found = in_order(partial(read, self.sets[shard.split]), batches(items))
+            for batch, (rows, corrupt) in zip(batches(items), found, strict=True):
+                skipped += corrupt
+                writer.append(rows)
+                done(batch[-1] + 1 - shard.start)
+        seconds = time.perf_counter() - began
+        self.part.record(shard, writer.rows, writer.paths, skipped=skipped, seconds=seconds)
+
+    def about(self, records: dict[str, Record]) -> Record:
+        """What the manifest says beside the shards; DataError if a split has no image that can be decoded."""
+        for split, images in self.sets.items():
+            if not sum(record["rows"] for name, record in records.items() if name.startswith(f"{split}-")):
+                raise DataError(f"--data {images.uri}: none of the {len(images)} {split} images can be decoded")
+        train, val = self.sets.values()
+        masks = [of_split.mask_classes for of_split in (train, val) if of_split.mask_classes is not None]
+        return {
+            "data": train.uri,
+            "fingerprint": self.fingerprint,
+            "image_px": self.image_px,
+            "num_classes": train.num_classes,
+            "class_names": train.class_names,
+            "mask_classes": max(masks) if len(masks) == 2 else None,
+            "seconds": round(sum(record["seconds"] for record in records.values()), 3),
+        }
+
+
+def read(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tuple[int, str]]]:
+    """Rows of the images (N, 3, S, S), their labels and masks where the set has them; what cannot be decoded."""
+    samples: list[Sample] = []
+    corrupt = []
+    for i in indices:
+        try:
+            samples.append(images.read(i))
+        except CorruptImage as error:
+            corrupt.append((i, str(error)))
+    if not samples:
+        return {}, corrupt
+    rows: Rows = {"images": np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)}
+    if samples[0].label is not None:
+        rows["labels"] = np.array([sample.label for sample in samples], dtype=np.int64)
+    if samples[0].mask is not None:
+        rows["masks"] = np.stack([sample.mask for sample in samples if sample.mask is not None])
+    return rows, corrupt
+
+
+def good(shard: Shard, record: Record) -> list[int]:
+    """Items of a shard that could be decoded."""
+    corrupt = {i for i, _ in record["skipped"]}
+    return [i for i in range(shard.start, shard.stop) if i not in corrupt]
+
+
+def stage(progress: Progress, name: str, total: int) -> Done:
+    """Tell `progress` about one stage."""
+    return lambda done: progress(name, done, total)
