@@ -20,6 +20,7 @@ from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
 from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.timm_teacher import timm_spec
+from nas.teachers.weight_files import given
 from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]
@@ -63,7 +64,7 @@ def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
     """One teacher by its name."""
     if name in TEACHERS:
         return TEACHERS[name]
-    return timm_spec(name, files.get(name, files.get(name.partition("@")[0])), (*SETS, *TEACHERS))
+    return timm_spec(name, given(name, files), (*SETS, *TEACHERS))
 
 
 def load_teachers(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -14,6 +15,11 @@ SAFE = ".safetensors"
 TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included
 OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
 CONVERT = "import torch, safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')"
+
+
+def given(name: str, files: Mapping[str, Path]) -> Path | None:
+    """The file given for a teacher, by its name with or without ``@PX/N``; None where there is none."""
+    return files.get(name, files.get(name.partition("@")[0]))
 
 
 def local_file(name: str, path: Path) -> Path:

@@ -1,0 +1,121 @@
+"""Text towers of CLIP and SigLIP teachers, for zero-shot classification; needs open_clip, which is optional.
+
+The text tower is trained beside one image tower and fits no other, so every row of `TEXT_TOWERS` names the pair. A
+local ``open_clip_model.safetensors`` holds both towers and serves as the teacher's weights too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.teachers.teacher import TeacherError, TeacherSpec
+from nas.teachers.timm_names import parse
+from nas.teachers.weight_files import OPEN_CLIP_FILE, given, hub_file, local_file
+
+TEMPLATES = ("a photo of a {}.",)
+TEXT_BATCH = 256
+
+# timm's network -> open_clip's model and tag of the same training.
+TEXT_TOWERS: dict[str, tuple[str, str]] = {
+    "vit_base_patch32_clip_quickgelu_224.openai": ("ViT-B-32-quickgelu", "openai"),
+    "vit_base_patch16_clip_quickgelu_224.openai": ("ViT-B-16-quickgelu", "openai"),
+    "vit_large_patch14_clip_quickgelu_224.openai": ("ViT-L-14-quickgelu", "openai"),
+    "vit_large_patch14_clip_quickgelu_336.openai": ("ViT-L-14-336-quickgelu", "openai"),
+    "vit_base_patch32_clip_224.laion2b": ("ViT-B-32", "laion2b_s34b_b79k"),
+    "vit_base_patch16_clip_224.laion2b": ("ViT-B-16", "laion2b_s34b_b88k"),
+    "vit_large_patch14_clip_224.laion2b": ("ViT-L-14", "laion2b_s32b_b82k"),
+    "vit_huge_patch14_clip_224.laion2b": ("ViT-H-14", "laion2b_s32b_b79k"),
+    "vit_gigantic_patch14_clip_224.laion2b": ("ViT-bigG-14", "laion2b_s39b_b160k"),
+    "vit_base_patch32_clip_224.datacompxl": ("ViT-B-32", "datacomp_xl_s13b_b90k"),
+    "vit_base_patch16_clip_224.datacompxl": ("ViT-B-16", "datacomp_xl_s13b_b90k"),
+    "vit_large_patch14_clip_224.datacompxl": ("ViT-L-14", "datacomp_xl_s13b_b90k"),
+    "vit_large_patch14_clip_quickgelu_224.dfn2b": ("ViT-L-14-quickgelu", "dfn2b"),
+    "vit_huge_patch14_clip_quickgelu_224.dfn5b": ("ViT-H-14-quickgelu", "dfn5b"),
+    "vit_huge_patch14_clip_quickgelu_378.dfn5b": ("ViT-H-14-378-quickgelu", "dfn5b"),
+    "vit_base_patch32_clip_quickgelu_224.metaclip_2pt5b": ("ViT-B-32-quickgelu", "metaclip_fullcc"),
+    "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b": ("ViT-B-16-quickgelu", "metaclip_fullcc"),
+    "vit_large_patch14_clip_quickgelu_224.metaclip_2pt5b": ("ViT-L-14-quickgelu", "metaclip_fullcc"),
+    "vit_huge_patch14_clip_quickgelu_224.metaclip_2pt5b": ("ViT-H-14-quickgelu", "metaclip_fullcc"),
+    "vit_base_patch16_siglip_224.webli": ("ViT-B-16-SigLIP", "webli"),
+    "vit_base_patch16_siglip_256.webli": ("ViT-B-16-SigLIP-256", "webli"),
+    "vit_base_patch16_siglip_384.webli": ("ViT-B-16-SigLIP-384", "webli"),
+    "vit_base_patch16_siglip_512.webli": ("ViT-B-16-SigLIP-512", "webli"),
+    "vit_large_patch16_siglip_256.webli": ("ViT-L-16-SigLIP-256", "webli"),
+    "vit_large_patch16_siglip_384.webli": ("ViT-L-16-SigLIP-384", "webli"),
+    "vit_so400m_patch14_siglip_224.webli": ("ViT-SO400M-14-SigLIP", "webli"),
+    "vit_so400m_patch14_siglip_384.webli": ("ViT-SO400M-14-SigLIP-384", "webli"),
+    "vit_base_patch32_siglip_256.v2_webli": ("ViT-B-32-SigLIP2-256", "webli"),
+    "vit_base_patch16_siglip_224.v2_webli": ("ViT-B-16-SigLIP2", "webli"),
+    "vit_base_patch16_siglip_256.v2_webli": ("ViT-B-16-SigLIP2-256", "webli"),
+    "vit_base_patch16_siglip_384.v2_webli": ("ViT-B-16-SigLIP2-384", "webli"),
+    "vit_base_patch16_siglip_512.v2_webli": ("ViT-B-16-SigLIP2-512", "webli"),
+    "vit_large_patch16_siglip_256.v2_webli": ("ViT-L-16-SigLIP2-256", "webli"),
+    "vit_large_patch16_siglip_384.v2_webli": ("ViT-L-16-SigLIP2-384", "webli"),
+    "vit_large_patch16_siglip_512.v2_webli": ("ViT-L-16-SigLIP2-512", "webli"),
+    "vit_so400m_patch14_siglip_224.v2_webli": ("ViT-SO400M-14-SigLIP2", "webli"),
+    "vit_so400m_patch14_siglip_378.v2_webli": ("ViT-SO400M-14-SigLIP2-378", "webli"),
+    "vit_so400m_patch16_siglip_256.v2_webli": ("ViT-SO400M-16-SigLIP2-256", "webli"),
+    "vit_so400m_patch16_siglip_384.v2_webli": ("ViT-SO400M-16-SigLIP2-384", "webli"),
+    "vit_so400m_patch16_siglip_512.v2_webli": ("ViT-SO400M-16-SigLIP2-512", "webli"),
+    "vit_giantopt_patch16_siglip_256.v2_webli": ("ViT-gopt-16-SigLIP2-256", "webli"),
+    "vit_giantopt_patch16_siglip_384.v2_webli": ("ViT-gopt-16-SigLIP2-384", "webli"),
+}
+
+
+def has_text(teacher: TeacherSpec | str) -> bool:
+    """Whether the teacher's text tower is known; its weights and open_clip may still be missing."""
+    return (teacher.network if isinstance(teacher, TeacherSpec) else parse(teacher).network) in TEXT_TOWERS
+
+
+@torch.inference_mode()
+def text_embeddings(
+    teacher: TeacherSpec | str,
+    class_names: Sequence[str],
+    weights: Mapping[str, Path] | None = None,
+    templates: Sequence[str] = TEMPLATES,
+) -> Tensor:
+    """Unit-length embeddings (classes, k) in the space of the teacher's summary, averaged over the templates.
+
+    A template holds ``{}`` for the class. Weights come from `weights` by the teacher's name, or from the hub. Raises
+    TeacherError where the teacher has no text tower, or open_clip or the weights aren't there.
+    """
+    name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
+    tower, tokenize = text_tower(name, given(name, weights or {}))
+    prompts = [template.format(label) for label in class_names for template in templates]
+    parts = [tower.encode_text(tokenize(prompts[i : i + TEXT_BATCH])) for i in range(0, len(prompts), TEXT_BATCH)]
+    embedded = F.normalize(torch.cat(parts).float(), dim=-1).reshape(len(class_names), len(templates), -1)
+    return F.normalize(embedded.mean(1), dim=-1)
+
+
+def zero_shot(image_embeddings: Tensor, texts: Tensor) -> Tensor:
+    """The nearest class by cosine: embeddings (N, k) and `text_embeddings` (classes, k) to classes (N,), int64."""
+    return (F.normalize(image_embeddings.float(), dim=-1) @ texts.to(image_embeddings.device).T).argmax(-1)
+
+
+def text_tower(name: str, file: Path | None) -> tuple[Any, Any]:
+    """open_clip's model, in eval mode on the CPU, and its tokenizer, for the teacher of this name."""
+    network = parse(name).network
+    if network not in TEXT_TOWERS:
+        raise TeacherError(f"teacher {name}: no text tower of {network} is known; zero-shot needs a CLIP or SigLIP")
+    try:
+        import open_clip  # type: ignore[import-not-found,import-untyped]
+    except ImportError:
+        raise TeacherError(f"teacher {name}: its text tower needs open_clip: pip install open_clip_torch") from None
+    model_name, tag = TEXT_TOWERS[network]
+    if file is None:
+        repository = open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "").strip("/")
+        file = hub_file(name, repository, OPEN_CLIP_FILE)
+    try:
+        tokenize = open_clip.get_tokenizer(model_name)  # SigLIP's comes from the hub, through transformers
+        # open_clip reads a safetensors file as such, never as a pickle; `local_file` is sure that it is one.
+        model = open_clip.create_model(model_name, pretrained=str(local_file(name, file)))
+    except (RuntimeError, KeyError, OSError, ImportError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TeacherError(f"teacher {name}: no text tower {model_name} from {file}: {reason}") from error
+    return model.eval(), tokenize
