@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.command import OneLineParser
+from nas.command import NamedFile, OneLineParser
 from nas.config import ConfigError, SearchConfig
 from nas.samplers import SAMPLERS
 from nas.store import Store, StoreError
@@ -21,6 +21,9 @@ _EXAMPLES = """examples:
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --resume runs/photos              goes on where a study was left
 """
+
+TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
+TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
 
 
 def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
@@ -138,7 +141,8 @@ def parser() -> argparse.ArgumentParser:
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
     add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
     add("--data", metavar="URI", help="embedded, imagefolder:PATH, webdataset:PATTERN or cifar10 (default embedded)")
-    add("--teachers", metavar="NAMES", help="embedded, or a comma-separated part of it (default embedded)")
+    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default embedded)")
+    add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
     add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU)")
     rungs = ",".join(map(str, defaults.distill.rung_steps))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 BAD_INPUT = 2
 
@@ -16,6 +18,25 @@ class OneLineParser(argparse.ArgumentParser):
         """Ends the program."""
         print(f"error: {message} (see --help)", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
+
+
+class NamedFile(argparse.Action):
+    """Gathers ``NAME=FILE`` values of a repeatable option as a dict of paths; a name given twice is an error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        files: dict[str, Path] = getattr(namespace, self.dest, None) or {}
+        name, _, file = str(values).partition("=")
+        if not (name and file):
+            parser.error(f"argument {option_string}: {values!r}: must be NAME=FILE")
+        if name in files:
+            parser.error(f"argument {option_string}: {name}: a file was given twice")
+        setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
 
 
 def one_line(error: BaseException) -> str:

@@ -38,11 +38,6 @@ class Teacher(nn.Module):
     source_px: int
     fingerprint: str
 
-    @property
-    def min_px(self) -> int:
-        """The same as `source_px`."""
-        return self.source_px
-
     def forward(self, images: Tensor) -> TeacherOutput:
         raise NotImplementedError
 
@@ -78,11 +73,6 @@ class TeacherSpec:
     def slug(self) -> str:
         """The name as a file name: letters, digits and ``._-``."""
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
-
-    @property
-    def min_px(self) -> int:
-        """The same as `source_px`."""
-        return self.source_px
 
 
 def at_least(images: Tensor, min_px: int) -> Tensor:

@@ -1,0 +1,36 @@
+"""What the commands share: repeatable ``NAME=FILE`` options."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.arguments import parser
+
+
+def test_named_files_are_gathered() -> None:
+    given = ["--teachers", "a.x@224,b", "--teacher", "a.x@224=one.safetensors", "--teacher", "b=~/two=2.safetensors"]
+    arguments = vars(parser().parse_args(given))
+    assert arguments["teachers"] == "a.x@224,b"
+    assert arguments["teacher"] == {
+        "a.x@224": Path("one.safetensors"),
+        "b": Path("~/two=2.safetensors").expanduser(),
+    }
+    assert "teacher" not in vars(parser().parse_args([]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--teacher", "a"], "'a': must be NAME=FILE"),
+        (["--teacher", "=f"], "must be NAME=FILE"),
+        (["--teacher", "a="], "must be NAME=FILE"),
+        (["--teacher", "a=f", "--teacher", "a=g"], "a: a file was given twice"),
+    ],
+)
+def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(given)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
