@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from nas.distill.schedule import Group
+
 LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
 
 PRECISIONS = ("auto", "fp32", "bf16")
+# The keys of nas.distill's LOSSES, SPACES and BALANCES, here so that a command need not import torch to know them.
+SUMMARY_LOSSES = ("mse", "cosine", "angle")
+SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
+STANDARDISATIONS = ("phi_s", "global", "raw")
+BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 
 
 class ConfigError(ValueError):
@@ -21,6 +29,8 @@ class DistillConfig:
 
     AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
     standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
+    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
+    by default all are together at `image_px`.
     """
 
     image_px: int = 64
@@ -32,18 +42,50 @@ class DistillConfig:
     head_width: int = 128
     precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
     rung_steps: tuple[int, ...] = (30, 90, 270)
+    summary_loss: str = "mse"
+    spatial_loss: str = "mse"
+    standardisation: str = "phi_s"
+    balance: str = "fixed"
+    weights: dict[str, float] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    accumulate: int = 1
+    grad_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
+        object.__setattr__(
+            self, "groups", tuple(g if isinstance(g, Group) else Group.from_dict(g) for g in self.groups)
+        )
         steps = self.rung_steps
         if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
             raise ConfigError(f"--steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
         if self.image_px < 32 or self.image_px % 32:
             raise ConfigError(f"--image-px: {self.image_px}: must be a positive multiple of 32")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision: {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("summary_loss", SUMMARY_LOSSES),
+            ("spatial_loss", SPATIAL_LOSSES),
+            ("standardisation", STANDARDISATIONS),
+            ("balance", BALANCES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         if self.batch_size < 2:
             raise ConfigError(f"batch_size: {self.batch_size}: must be 2 or more (BatchNorm)")
+        if not 1 <= self.accumulate <= self.batch_size // 2:
+            raise ConfigError(f"accumulate: {self.accumulate}: must be 1 to {self.batch_size // 2}, half a batch")
+        for key, weight in self.weights.items():
+            if not weight > 0:
+                raise ConfigError(f"weights: {key}: {weight}: must be over 0")
+        for group in self.groups:
+            self._check_group(group)
+
+    def _check_group(self, group: Group) -> None:
+        if not group.teachers or group.batch_size < 2 or not group.rate > 0:
+            raise ConfigError(f"groups: {group}: needs teachers, a batch of 2 or more and a rate over 0")
+        for px in group.image_px:
+            if px < 32 or px % 32 or px > self.image_px:
+                raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
 
 
 @dataclass(frozen=True)
@@ -98,9 +140,7 @@ class SearchConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        plain = asdict(self)
-        plain["baselines"] = list(self.baselines)
-        plain["distill"]["rung_steps"] = list(self.distill.rung_steps)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
     @classmethod

@@ -20,3 +20,8 @@ def lock_dir(device: str) -> Path:
     """
     name = "cuda" if device == "cuda:0" else device.replace(":", "-")
     return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / name
+
+
+def checkpoint_path(folder: Path, arch_id: str) -> Path:
+    """Where the training of an architecture leaves its checkpoint while it is under way."""
+    return folder / f"{arch_id}.pt"

@@ -34,6 +34,7 @@ from ray._private import services
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from nas.places import checkpoint_path
 from nas.records import TrialRecord, TrialState
 from nas.store import StoreError
 from nas.study import StudyLoop
@@ -51,6 +52,7 @@ class Places:
     targets_dir: str
     lock_dir: str
     weights_dir: str
+    checkpoint_dir: str
     train_threads: int
     measure_threads: int
     gpus: float = 0.0
@@ -98,8 +100,8 @@ def _workbench(places: Places) -> Any:
     """Imports torch and opens the teachers once for the life of a worker process."""
     import torch
 
-    from nas.config import SearchConfig
     from nas.cache.targets import load_targets
+    from nas.config import SearchConfig
     from nas.trial import Workbench
 
     torch.set_num_threads(places.train_threads)
@@ -108,6 +110,7 @@ def _workbench(places: Places) -> Any:
         targets=load_targets(Path(places.targets_dir)),
         lock_dir=Path(places.lock_dir),
         weights_dir=Path(places.weights_dir),
+        checkpoint_dir=Path(places.checkpoint_dir),
         train_threads=places.train_threads,
         measure_threads=places.measure_threads,
     )
@@ -165,15 +168,18 @@ class _Asker(_Live, Searcher):
 
 
 class _Gate(_Live, FIFOScheduler):
-    """Hands every result to the loop and ends the trials that the loop ends."""
+    """Hands every result to the loop and ends the trials that the loop ends, with their checkpoints."""
 
-    def __init__(self, loop: StudyLoop, errors: list[StoreError]) -> None:
+    def __init__(self, loop: StudyLoop, places: Places, errors: list[StoreError]) -> None:
         super().__init__()
-        self._loop, self._errors = loop, errors
+        self._loop, self._checkpoints, self._errors = loop, Path(places.checkpoint_dir), errors
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        record = TrialRecord.from_dict(json.loads(result["record"]))
         with _noted(self._errors):
-            goes_on = self._loop.take(TrialRecord.from_dict(json.loads(result["record"])))
+            goes_on = self._loop.take(record)
+        if not goes_on:
+            checkpoint_path(self._checkpoints, record.arch_id).unlink(missing_ok=True)
         decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
         return decision
 
@@ -210,7 +216,7 @@ def _tune(loop: StudyLoop, places: Places, workers: int, scratch: str) -> None:
         tune.with_resources(ArchTrainable, {"cpu": 1, "gpu": places.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=_Asker(loop, places, workers, errors),
-            scheduler=_Gate(loop, errors),
+            scheduler=_Gate(loop, places, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

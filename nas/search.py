@@ -65,6 +65,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
             image_px=config.distill.image_px,
             grid=config.grid,
             seed=0,  # of the generated images: the same for every study, so that studies can be compared
+            weights=arguments.get("teacher"),
             progress=progress,
         )
     _check_enough(targets, config)
@@ -108,6 +109,7 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
         targets_dir=str(targets.path.resolve()),
         lock_dir=str(_made(lock_dir(config.device))),
         weights_dir=str(_made(run_dir / "weights")),
+        checkpoint_dir=str(_made(run_dir / "checkpoints")),
         train_threads=max(1, cpu_count() // workers),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import traceback
@@ -17,14 +18,17 @@ from torch import nn
 
 from backbones import Backbone, build, fuse, resolve
 from backbones.weights import save as save_weights
+from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.counters import totals
+from nas.distill.checkpoint import Checkpoint
+from nas.distill.evaluate import explained_variance
 from nas.distill.probes import probe_metrics
-from nas.distill.trainer import Distiller, TrainingError, explained_variance
+from nas.distill.trainer import Distiller, TrainingError
 from nas.measure import measure_pair
 from nas.measure.exclusive import measuring, training
+from nas.places import checkpoint_path
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
-from nas.cache.targets import Targets
 from search_space import ArchSpec
 
 
@@ -33,13 +37,14 @@ class Workbench:
     """What a worker process keeps from trial to trial.
 
     `lock_dir` holds the device's locks; `weights_dir` takes the averaged weights of trials that reach the last
-    rung; `train_threads` and `measure_threads` are CPU threads.
+    rung, `checkpoint_dir` those of trials that are under way; `train_threads` and `measure_threads` are CPU threads.
     """
 
     config: SearchConfig
     targets: Targets
     lock_dir: Path
     weights_dir: Path
+    checkpoint_dir: Path
     train_threads: int
     measure_threads: int
 
@@ -125,29 +130,76 @@ def _fused_reference(name: str) -> nn.Module:
 
 
 def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:
-    config, slot = bench.config, TimedSlot(bench.lock_dir)
-    distiller = Distiller(backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot)
-    for rung, steps in enumerate(config.distill.rung_steps):
-        began, since = slot.busy_s, distiller.step
-        distiller.advance(steps)
-        last = steps == config.distill.rung_steps[-1]
-        with slot():
-            teachers = explained_variance(distiller.averaged, bench.targets.val, config.device)
-            metrics = probe_metrics(distiller.averaged, bench.targets, config.device) if last else {}
+    training = Training(record.arch_id, backbone, bench)
+    try:
+        yield from training.rungs()
+    finally:
+        training.close()
+
+
+class Training:
+    """The rungs of one architecture; what was trained before the process died is not trained again."""
+
+    def __init__(self, arch_id: str, backbone: Backbone, bench: Workbench) -> None:
+        config = bench.config
+        self._arch_id, self._bench = arch_id, bench
+        self._slot = TimedSlot(bench.lock_dir)
+        self._distiller = Distiller(
+            backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=self._slot
+        )
+        self._checkpoint = Checkpoint(checkpoint_path(bench.checkpoint_dir, arch_id), _identity(arch_id, bench))
+        self._done: list[RungResult] = []
+        saved = self._checkpoint.load()
+        if saved is not None:
+            self._distiller.restore(saved["distiller"])
+            self._done = [RungResult.from_dict(rung) for rung in saved["rungs"]]
+            self._slot.busy_s = saved["busy_s"]
+
+    def rungs(self) -> Iterator[RungResult]:
+        """The results of all rungs, those of an earlier process first."""
+        yield from tuple(self._done)
+        steps = self._bench.config.distill.rung_steps
+        for rung in range(len(self._done), len(steps)):
+            since = steps[rung - 1] if rung else 0
+            self._distiller.advance(steps[rung], self._save_if_due)
+            self._done.append(self._evaluate(rung, since))
+            yield self._done[-1]
+
+    def close(self) -> None:
+        """Ends the reading ahead."""
+        self._distiller.close()
+
+    def _evaluate(self, rung: int, since: int) -> RungResult:
+        config, averaged, targets = self._bench.config, self._distiller.averaged, self._bench.targets
+        last = rung == len(config.distill.rung_steps) - 1
+        with self._slot():
+            teachers = explained_variance(averaged, targets.val, config.device)
+            metrics = probe_metrics(averaged, targets, config.device) if last else {}
         if not math.isfinite(quality(teachers)):
-            raise TrainingError(f"the quality is not finite after {steps} steps")
+            raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
         if last:
-            weights = bench.weights_dir / f"{record.arch_id}.safetensors"
-            save_weights(cast(Backbone, distiller.averaged.backbone), weights)
-        yield RungResult(
+            save_weights(cast(Backbone, averaged.backbone), self._bench.weights_dir / f"{self._arch_id}.safetensors")
+        return RungResult(
             rung=rung,
-            steps=steps,
+            steps=self._distiller.step,
             quality=quality(teachers),
             teachers=teachers,
-            losses=distiller.mean_losses(since),
+            losses=self._distiller.mean_losses(since),
             metrics=metrics,
-            seconds=slot.busy_s - began,
+            seconds=self._slot.busy_s - sum(done.seconds for done in self._done),
         )
+
+    def _save_if_due(self) -> None:
+        if self._checkpoint.due:
+            rungs = [rung.to_dict() for rung in self._done]
+            content = {"distiller": self._distiller.state(), "rungs": rungs, "busy_s": self._slot.busy_s}
+            self._checkpoint.save(content)
+
+
+def _identity(arch_id: str, bench: Workbench) -> str:
+    """All that a training's numbers depend on."""
+    config = bench.config
+    return json.dumps([arch_id, bench.targets.fingerprint, config.seed, config.to_dict()["distill"]], sort_keys=True)
 
 
 class TimedSlot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones import Features
+from nas.distill.losses import Space
 
 
 class HeadDims(NamedTuple):
-    """Widths of one teacher's standardised targets."""
+    """Widths of one teacher's standardised targets; `summary` is 0 for a teacher without one (SAM)."""
 
     summary: int
     spatial: int
@@ -25,33 +26,58 @@ def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
 
 
 class TeacherHeads(nn.Module):
-    """A summary head and a spatial head for every teacher.
+    """A summary head (where the teacher has a summary) and a spatial head for every teacher.
 
     Args:
         summary_dim, spatial_dim: the student's widths.
         teachers: teacher name -> widths of its targets.
         hidden: hidden width of every head.
         grid: side of the targets' spatial grid; the student's map is resized to it.
+        spaces: "teacher/head" -> what the head's last layer works in, where that is not PHI-S.
     """
 
     def __init__(
-        self, summary_dim: int, spatial_dim: int, teachers: Mapping[str, HeadDims], hidden: int, grid: int
+        self,
+        summary_dim: int,
+        spatial_dim: int,
+        teachers: Mapping[str, HeadDims],
+        hidden: int,
+        grid: int,
+        spaces: Mapping[str, Space] | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.summary = nn.ModuleDict({name: mlp(summary_dim, hidden, d.summary) for name, d in teachers.items()})
-        self.spatial = nn.ModuleDict({name: mlp(spatial_dim, hidden, d.spatial) for name, d in teachers.items()})
+        self.spaces = dict(spaces or {})
+        self.names = tuple(teachers)  # a teacher's name may hold dots, a module's may not
+        self.summary = nn.ModuleDict(
+            {module_name(name): mlp(summary_dim, hidden, d.summary) for name, d in teachers.items() if d.summary}
+        )
+        self.spatial = nn.ModuleDict(
+            {module_name(name): mlp(spatial_dim, hidden, d.spatial) for name, d in teachers.items()}
+        )
 
-    def forward(self, features: Features) -> dict[str, dict[str, Tensor]]:
-        """teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}."""
+    def forward(self, features: Features, teachers: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
+        """PHI-S features of all or the named teachers: {"summary": (B, k), "spatial": (B, k, grid, grid)} each."""
         tokens = resize(features.spatial, self.grid).flatten(2).transpose(1, 2)  # (B, grid^2, C)
-        return {
-            name: {"summary": self.summary[name](features.summary), "spatial": self._map(head(tokens))}
-            for name, head in self.spatial.items()
-        }
+        predictions: dict[str, dict[str, Tensor]] = {}
+        for name in self.names if teachers is None else teachers:
+            key = module_name(name)
+            made = {"spatial": self._map(self.spatial[key](tokens))}
+            if key in self.summary:
+                made = {"summary": self.summary[key](features.summary), **made}
+            predictions[name] = {head: self._to_phi_s(f"{name}/{head}", values) for head, values in made.items()}
+        return predictions
+
+    def _to_phi_s(self, key: str, values: Tensor) -> Tensor:
+        return self.spaces[key].leave(values.float()) if key in self.spaces else values
 
     def _map(self, tokens: Tensor) -> Tensor:
         return tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
+
+
+def module_name(teacher: str) -> str:
+    """A teacher's name as PyTorch allows it for a module."""
+    return teacher.replace(".", "_")
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:
@@ -71,9 +97,10 @@ class Student(nn.Module):
         self.backbone = backbone
         self.heads = heads
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    def forward(self, images: Tensor, teachers: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
         """(B, 3, S, S) normalised images to the output of `TeacherHeads`."""
-        predictions: dict[str, dict[str, Tensor]] = self.heads(self.backbone.encode(images))  # type: ignore[operator]
+        features = self.backbone.encode(images)  # type: ignore[operator]
+        predictions: dict[str, dict[str, Tensor]] = self.heads(features, teachers)
         return predictions
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nas.cache.targets import Targets
 from nas.config import DistillConfig
-from nas.distill.heads import HeadDims, Student, TeacherHeads, normalise
-from nas.cache.targets import SplitTargets, Targets
+from nas.distill.balance import BALANCES
+from nas.distill.comparison import Comparison
+from nas.distill.heads import HeadDims, Student, TeacherHeads
+from nas.distill.loader import Batch, Loader
+from nas.distill.schedule import Group, Schedule
 
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
 Slot = Callable[[], AbstractContextManager[Any]]
@@ -50,56 +52,93 @@ class Distiller:
         device: str = "cpu",
         slot: Slot = nullcontext,
     ) -> None:
-        self.config, self.device, self.seed, self._slot = config, torch.device(device), seed, slot
-        self._train = targets.train
+        self.config, self.device, self._slot = config, torch.device(device), slot
         torch.manual_seed(seed)
-        self.student = Student(backbone, _heads(backbone, targets, config))
+        self._compare = Comparison(targets, config)
+        self.student = Student(backbone, _heads(backbone, targets, config, self._compare))
         self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if config.grad_checkpointing:
+            backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        self._balance = BALANCES[config.balance](self._compare.weights).to(self.device)
         self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self._optimizer = _adamw(self.student, config)
+        self._optimizer = _adamw([self.student, self._balance], config)
         self._pairs = _float_pairs(self.averaged, self.student)
+        everyone = Group(tuple(targets.teachers), config.batch_size, (config.image_px,))
+        self._loader = Loader(
+            targets.train, Schedule(config.groups or (everyone,), len(targets.train), seed), self.device
+        )
         self.step = 0
-        self.losses: list[dict[str, float]] = []  # one entry a step: "teacher/head" -> MSE
+        self.losses: list[dict[str, float]] = []  # one entry a step: "teacher/head" -> loss
 
-    def advance(self, to_step: int) -> None:
-        """Trains on to step `to_step`; TrainingError where the loss is not finite."""
+    def advance(self, to_step: int, between: Callable[[], None] = lambda: None) -> None:
+        """Trains on to step `to_step`, calling `between` every few steps; TrainingError where a loss is not finite."""
         while self.step < to_step:
             with self._slot():
                 for _ in range(min(_STEPS_PER_SLOT, to_step - self.step)):
                     self._one_step()
+            between()
 
     def mean_losses(self, since: int) -> dict[str, float]:
         """Mean of each loss over the last third of the steps since `since`; steadier than the last value."""
         recent = self.losses[since:]
         recent = recent[-max(1, len(recent) // 3) :]
-        return {key: float(np.mean([entry[key] for entry in recent])) for key in recent[0]}
+        keys = dict.fromkeys(key for entry in recent for key in entry)
+        return {key: float(np.mean([entry[key] for entry in recent if key in entry])) for key in keys}
+
+    def state(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped: tensors and plain values."""
+        state = {
+            "step": self.step,
+            "losses": self.losses,
+            "student": self.student.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "balance": self._balance.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`, for a distiller made with the same arguments."""
+        self.step, self.losses = int(state["step"]), list(state["losses"])
+        self.student.load_state_dict(state["student"])
+        self.averaged.load_state_dict(state["averaged"])
+        self._balance.load_state_dict(state["balance"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        if "random_cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+
+    def close(self) -> None:
+        """Ends the reading ahead."""
+        self._loader.close()
 
     def _one_step(self) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
-        index = self._batch_index()
-        images = normalise(_rows(self._train.images, index, self.device))
-        with self._autocast():
-            predictions = self.student(images)
-        losses = {
-            f"{teacher}/{head}": F.mse_loss(prediction.float(), self._truth(teacher, head, index))
-            for teacher, heads in predictions.items()
-            for head, prediction in heads.items()
-        }
-        stacked = torch.stack(list(losses.values()))
-        values = stacked.detach().tolist()
+        self._optimizer.zero_grad(set_to_none=True)
+        parts = self._loader[self.step].micro(self.config.accumulate)
+        means = [self._backward(part, 1 / len(parts)) for part in parts]
+        stacked = torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
+        values = stacked.tolist()
         if not all(map(math.isfinite, values)):
             raise TrainingError(f"the loss is not finite at step {self.step + 1}")
-        self._optimizer.zero_grad(set_to_none=True)
-        stacked.mean().backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.step += 1
         self._average()
-        self.losses.append(dict(zip(losses, values, strict=True)))
+        self.losses.append(dict(zip(means[0], values, strict=True)))
 
-    def _truth(self, teacher: str, head: str, index: Any) -> Tensor:
-        return _rows(_target(self._train, teacher, head), index, self.device).float()
+    def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Adds the gradients of a batch, times `share`; returns the mean of each loss."""
+        teachers = list(dict.fromkeys(key.split("/")[0] for key in batch.truth))
+        with self._autocast():
+            predictions = self.student(batch.images, teachers)
+        losses = self._compare(predictions, batch.truth)
+        (self._balance(losses) * share).backward()
+        return {key: loss.detach().mean() for key, loss in losses.items()}
 
     def _average(self) -> None:
         """One EMA step; the decay starts low so that early rungs are not weighed down by the initial weights."""
@@ -107,65 +146,20 @@ class Distiller:
         averaged, current = self._pairs
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def _batch_index(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Images of the current step: consecutive slices of one permutation an epoch."""
-        count, size = len(self._train.images), self.config.batch_size
-        per_epoch = count // size
-        epoch, position = divmod(self.step, per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(count)
-        return np.sort(order[position * size : (position + 1) * size])
 
-
-def predict(
-    student: nn.Module, split: SplitTargets, device: str | torch.device, batch: int = 100
-) -> Iterator[tuple[slice, Any]]:
-    """Runs `student` over a split in order: yields (rows, its output on them), without gradients."""
-    with torch.inference_mode():
-        for start in range(0, len(split.images), batch):
-            rows = slice(start, min(start + batch, len(split.images)))
-            yield rows, student(normalise(_rows(split.images, rows, torch.device(device))))
-
-
-def explained_variance(
-    student: nn.Module, split: SplitTargets, device: str | torch.device
-) -> dict[str, dict[str, float]]:
-    """teacher -> head -> 1 - (squared error) / (variance of the teacher's targets), over the whole split.
-
-    1 is a perfect copy, 0 is as good as the constant mean, negative is worse. The same for any rotation and
-    common scale of the targets, so PHI-S and a global standardisation give the same number.
-    """
-    error: dict[tuple[str, str], float] = defaultdict(float)
-    for rows, predictions in predict(student, split, device):
-        for teacher, heads in predictions.items():
-            for head, prediction in heads.items():
-                truth = _rows(_target(split, teacher, head), rows, prediction.device).float()
-                error[teacher, head] += float(((prediction.float() - truth) ** 2).sum())
-    scores: dict[str, dict[str, float]] = defaultdict(dict)
-    for (teacher, head), squared in error.items():
-        truth_all = torch.from_numpy(np.asarray(_target(split, teacher, head), dtype=np.float32))
-        channel_mean = truth_all.mean([d for d in range(truth_all.ndim) if d != 1], keepdim=True)
-        scores[teacher][head] = 1.0 - squared / float(((truth_all - channel_mean) ** 2).sum())
-    return dict(scores)
-
-
-def _target(split: SplitTargets, teacher: str, head: str) -> Any:
-    return split.summary[teacher] if head == "summary" else split.spatial[teacher]
-
-
-def _rows(array: Any, index: Any, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(array[index])).to(device)  # a copy: the map itself is read-only
-
-
-def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig) -> TeacherHeads:
-    dims = {name: HeadDims(t.summary_dim, t.spatial_dim) for name, t in targets.teachers.items()}
+def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, compare: Comparison) -> TeacherHeads:
+    dims = {}
+    for name, teacher in targets.teachers.items():
+        summary = targets.train.summary[name].shape[1] if name in targets.train.summary else 0
+        dims[name] = HeadDims(summary, teacher.spatial.dims)
     grid = next(iter(targets.train.spatial.values())).shape[-1]
     summary_dim, spatial_dim = int(backbone.summary_dim), int(backbone.spatial_dim)  # type: ignore[arg-type]
-    return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid)
+    return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid, compare.spaces)
 
 
-def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
+def _adamw(modules: list[nn.Module], config: DistillConfig) -> torch.optim.AdamW:
     """AdamW without weight decay on vectors (norms, biases, layer scales)."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

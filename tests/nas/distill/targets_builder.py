@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ def photo_crops(count: int, seed: int, size: int = 32) -> np.ndarray:
     return np.stack(crops).transpose(0, 3, 1, 2)
 
 
-def split_of(count: int, seed: int) -> SplitTargets:
-    images = photo_crops(count, seed)
+def split_of(count: int, seed: int, size: int = 32) -> SplitTargets:
+    images = photo_crops(count, seed, size)
     cells = F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255 - 0.5, 2)
     projection = torch.randn(8, 3, generator=torch.Generator().manual_seed(7))
     spatial = torch.einsum("kc,nchw->nkhw", projection, cells)
@@ -42,3 +43,14 @@ def targets(folder: Path, train: int = 96, val: int = 32) -> Targets:
     return Targets(
         folder, "all", "data", split_of(train, 0), split_of(val, 1), {"colour": teacher}, 2, 2, 32, 2, 0.0, ()
     )
+
+
+def two_teachers(folder: Path) -> Targets:
+    """At 64 px; the second teacher has no summary, as SAM."""
+    one = targets(folder)
+    train, val = split_of(96, 0, 64), split_of(32, 1, 64)
+    for split in (train, val):
+        split.spatial["mean"] = split.spatial["colour"][:, :4].copy()  # type: ignore[index]
+    few = Standardiser(np.zeros(4), np.eye(4), np.eye(4), 1.0)
+    teachers = {**one.teachers, "mean": TeacherTargets("other", few, few)}
+    return replace(one, train=train, val=val, teachers=teachers, image_px=64)

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from backbones import build
 from nas.config import DistillConfig
+from nas.distill.checkpoint import Checkpoint
+from nas.distill.evaluate import explained_variance
 from nas.distill.heads import normalise, resize
-from nas.distill.trainer import Distiller, TrainingError, explained_variance
+from nas.distill.schedule import Group
+from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
-from tests.nas.distill.targets_builder import targets
+from tests.nas.distill.targets_builder import targets, two_teachers
 
 CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
 
@@ -42,24 +45,6 @@ def test_same_seed_same_losses_and_in_one_go_or_in_two(tmp_path: Path) -> None:
     two.advance(8)
     assert one.losses == two.losses
     assert one.losses != distiller(tmp_path, seed=1).losses
-
-
-def test_every_epoch_sees_every_image_once(tmp_path: Path) -> None:
-    run = distiller(tmp_path)
-    epochs = []
-    for epoch in range(2):
-        seen = []
-        for step in range(6):  # 96 images, batches of 16
-            run.step = epoch * 6 + step
-            seen.append(run._batch_index())
-        epochs.append(np.concatenate(seen))
-        assert sorted(epochs[-1]) == list(range(96))
-    assert not np.array_equal(*epochs)
-
-
-def test_the_order_of_images_is_the_seed_s(tmp_path: Path) -> None:
-    orders = [distiller(tmp_path, seed=seed)._batch_index().tolist() for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
 
 
 def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
@@ -127,3 +112,87 @@ def test_resize_averages_down_and_interpolates_up() -> None:
 def test_normalise_centres_bytes() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     assert normalise(images).flatten().tolist() == [-2.0, 2.0]
+
+
+EVERYTHING = replace(CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global")
+
+
+@pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["plain", "dropping"])
+def test_a_run_restored_in_the_middle_goes_on_as_if_never_stopped(tmp_path: Path, config: DistillConfig) -> None:
+    whole = distiller(tmp_path, config)
+    whole.advance(9)
+    broken = distiller(tmp_path, config)
+    broken.advance(4)
+    file = Checkpoint(tmp_path / "c.pt", "me")
+    file.save({"distiller": broken.state()})
+    torch.manual_seed(99)  # another process stands elsewhere
+    again = distiller(tmp_path, config)
+    saved = Checkpoint(tmp_path / "c.pt", "me").load()
+    assert saved is not None
+    again.restore(saved["distiller"])
+    again.advance(9)
+    assert again.losses == whole.losses
+    theirs, mine = whole.averaged.state_dict(), again.averaged.state_dict()
+    assert all(torch.equal(theirs[name], mine[name]) for name in theirs)
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    assert Checkpoint(path, "me").load() is None
+    Checkpoint(path, "me").save({"step": 3})
+    assert Checkpoint(path, "me").load() == {"step": 3}
+    assert Checkpoint(path, "you").load() is None
+    path.write_bytes(path.read_bytes()[:200])
+    assert Checkpoint(path, "me").load() is None
+    assert list(tmp_path.iterdir()) == [path], "nothing half written stays"
+
+
+def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return (ran.touch, ())
+
+    torch.save({"identity": "me", "content": Evil()}, tmp_path / "c.pt")
+    assert Checkpoint(tmp_path / "c.pt", "me").load() is None
+    assert not ran.exists()
+
+
+def test_accumulated_halves_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    """Without BatchNorm's batch statistics the two are the same step."""
+    one = distiller(tmp_path)
+    two = distiller(tmp_path, replace(CONFIG, accumulate=2))
+    for run in (one, two):
+        run.student.eval()
+        run.advance(1)
+    assert one.losses[0] == pytest.approx(two.losses[0], rel=1e-5)
+    for p, q in zip(one.student.parameters(), two.student.parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> None:
+    plain, frugal = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, grad_checkpointing=True))
+    plain.advance(3)
+    frugal.advance(3)
+    assert [list(e.values()) for e in frugal.losses] == [
+        pytest.approx(list(e.values()), rel=1e-4) for e in plain.losses
+    ]
+
+
+def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) -> None:
+    two = two_teachers(tmp_path)
+    groups = (Group(("colour",), 8, (32,), 3.0), Group(("colour", "mean"), 16, (32, 64), 1.0))
+    config = replace(CONFIG, image_px=64, groups=groups)
+    torch.manual_seed(0)
+    run = Distiller(build(preset("eradio_femto")), two, config, seed=0)
+    seen = []
+    run.student.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    run.advance(40)
+    plans = [run._loader._schedule[step] for step in range(40)]
+    assert seen == [(p.group.batch_size, 3, p.image_px, p.image_px) for p in plans]
+    assert {p.image_px for p in plans} == {32, 64}
+    assert [any(k.startswith("mean/") for k in entry) for entry in run.losses] == [
+        "mean" in p.group.teachers for p in plans
+    ]

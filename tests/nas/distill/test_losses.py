@@ -1,0 +1,133 @@
+"""The losses against their formulas, on features of the teacher's own width."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nas.cache.standardise import Moments, fit, spectrum
+from nas.config import BALANCES as BALANCE_NAMES
+from nas.config import SPATIAL_LOSSES, STANDARDISATIONS, SUMMARY_LOSSES
+from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
+from nas.distill.losses import LOSSES, SPACES, angular_dispersion, squared_angle
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.standard_normal((400, 16)) @ RNG.standard_normal((16, 16)) * 3 + RNG.standard_normal(16) * 5
+ESTIMATES = FEATURES + RNG.standard_normal((400, 16))
+
+
+def fitted(dims: int = 16) -> object:
+    moments = Moments(16)
+    moments.update(FEATURES)
+    return fit(spectrum(moments), dims)
+
+
+def as_targets(features: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(fitted().apply(features)).float()  # type: ignore[attr-defined]
+
+
+def test_names_of_the_config_are_those_of_the_code() -> None:
+    assert set(SUMMARY_LOSSES) | set(SPATIAL_LOSSES) == set(LOSSES)
+    assert set(STANDARDISATIONS) == set(SPACES)
+    assert set(BALANCE_NAMES) == set(BALANCES)
+
+
+@pytest.mark.parametrize("name", ["raw", "global", "phi_s"])
+def test_a_space_gives_the_error_of_the_features_themselves(name: str) -> None:
+    """Rotations change no squared error: with all directions kept it is that of the C channels."""
+    space = SPACES[name](fitted())
+    error = (space.enter(as_targets(FEATURES)) - space.enter(as_targets(ESTIMATES))).square().mean(1) * space.weight
+    scale = {"raw": 1.0, "global": FEATURES.std(), "phi_s": math.sqrt(FEATURES.var(0).mean())}[name]
+    expected = ((FEATURES - ESTIMATES) ** 2).mean(1) / scale**2
+    np.testing.assert_allclose(error.numpy(), expected, rtol=1e-3)
+
+
+def test_the_raw_space_has_the_features_own_angles() -> None:
+    space = SPACES["raw"](fitted())
+    mine = F.cosine_similarity(space.enter(as_targets(FEATURES)), space.enter(as_targets(ESTIMATES)))
+    theirs = F.cosine_similarity(torch.from_numpy(FEATURES), torch.from_numpy(ESTIMATES))
+    torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_leaving_a_space_undoes_entering_it_for_maps_too() -> None:
+    space = SPACES["global"](fitted(8))
+    maps = torch.randn(2, 8, 3, 3)
+    torch.testing.assert_close(space.leave(space.enter(maps)), maps, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_by_hand() -> None:
+    u, v = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert LOSSES["mse"](u, v).item() == pytest.approx((9 + 4) / 2)
+    assert LOSSES["cosine"](u, v).item() == pytest.approx(1)
+    assert LOSSES["angle"](u, v).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
+    assert LOSSES["hybrid"](u, v).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_losses_are_per_image_and_vanish_on_the_truth(name: str) -> None:
+    maps = torch.randn(3, 8, 2, 2)
+    assert LOSSES[name](maps, maps).abs().max() < 1e-5
+    one_off = maps.clone()
+    one_off[1] += torch.randn(8, 2, 2)
+    assert (LOSSES[name](maps, one_off) > 1e-3).tolist() == [False, True, False]
+
+
+def test_the_angle_has_a_finite_gradient_at_the_truth_and_opposite_it() -> None:
+    for sign in (1, -1):
+        u = torch.ones(1, 4, requires_grad=True)
+        squared_angle(u, sign * torch.ones(1, 4)).sum().backward()
+        assert u.grad is not None
+        assert torch.isfinite(u.grad).all()
+
+
+def test_dispersion_grows_with_the_cone() -> None:
+    axis = torch.tensor([1.0, 0, 0, 0])
+    narrow, wide = axis + 0.1 * torch.randn(500, 4), axis + 0.5 * torch.randn(500, 4)
+    assert angular_dispersion(narrow) < angular_dispersion(wide)
+    maps = narrow.view(125, 4, 4).transpose(1, 2).reshape(125, 4, 2, 2)
+    assert angular_dispersion(maps) == pytest.approx(angular_dispersion(narrow), rel=1e-4)
+
+
+WEIGHTS = {"a/summary": 0.5, "a/spatial": 0.5, "b/spatial": 3.0}
+PER_IMAGE = {
+    "a/summary": torch.tensor([1.0, 3]),
+    "a/spatial": torch.tensor([2.0, 4]),
+    "b/spatial": torch.tensor([0.1, 9]),
+}
+
+
+def test_fixed_balance_is_the_weighted_mean() -> None:
+    assert Balance(WEIGHTS)(PER_IMAGE).item() == pytest.approx((0.5 * 2 + 0.5 * 3 + 3 * 4.55) / 4)
+
+
+def test_uncertainty_learns_the_logarithm_of_each_loss() -> None:
+    """exp(-s) L + s is least at s = log L."""
+    balance = Uncertainty(WEIGHTS)
+    optimizer = torch.optim.Adam(balance.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        balance(PER_IMAGE).backward()
+        optimizer.step()
+    expected = [math.log(PER_IMAGE[key].mean()) for key in WEIGHTS]
+    assert balance.log_variance.tolist() == pytest.approx(expected, abs=0.02)
+
+
+def test_adaloss_weighs_each_loss_by_its_running_mean() -> None:
+    balance = AdaLoss(dict.fromkeys(WEIGHTS, 1.0))
+    assert balance(PER_IMAGE).item() == pytest.approx(1.0), "the first loss is its own mean"
+    halved = {key: loss / 2 for key, loss in PER_IMAGE.items()}
+    assert balance(halved).item() == pytest.approx(0.5 / (0.98 + 0.02 * 0.5), rel=1e-5)
+
+
+def test_dropping_keeps_the_worst_teacher_of_each_image() -> None:
+    torch.manual_seed(0)
+    balance = Dropping(WEIGHTS)
+    means = torch.stack([balance(PER_IMAGE) for _ in range(2000)])
+    # Image 0: teacher a (1.5, share 1) is the worst: alone 1.5, with b (0.3, share 3) 1.8 / 4. Image 1: b, likewise.
+    first, second = (1.5 + 1.8 / 4) / 2, (27 / 3 + (3.5 + 27) / 4) / 2
+    assert means.mean().item() == pytest.approx((first + second) / 2, rel=0.02)
+    assert means.std() > 0
