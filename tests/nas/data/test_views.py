@@ -97,6 +97,9 @@ def test_views_use_the_whole_of_their_ranges():
     areas = [(right - left) * (lower - upper) for left, upper, right, lower in (view.box for view in drawn)]
     assert min(areas) < 0.45
     assert max(areas) > 0.9
+    ratios = [(right - left) / (lower - upper) for left, upper, right, lower in (view.box for view in drawn)]
+    assert min(ratios) < 0.8
+    assert max(ratios) > 1.25
     for scale in ("brightness", "contrast", "saturation"):
         values = [getattr(view, scale) for view in drawn]
         assert min(values) < 1 - 0.9 * JITTER
