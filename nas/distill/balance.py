@@ -79,8 +79,8 @@ class Dropping(Balance):
 
     def forward(self, losses: PerImage) -> Tensor:
         """One scalar to minimise; which teachers stay is drawn from torch's generator."""
-        names = list(dict.fromkeys(key.split("/")[0] for key in losses))
-        mine = [[key for key in losses if key.split("/")[0] == name] for name in names]
+        names = list(dict.fromkeys(key.rpartition("/")[0] for key in losses))
+        mine = [[key for key in losses if key.rpartition("/")[0] == name] for name in names]
         shares = torch.tensor([sum(self.weights[key] for key in keys) for keys in mine])
         sums = [torch.stack([self.weights[key] * losses[key] for key in keys]).sum(0) for keys in mine]
         table = torch.stack(sums)  # (teachers, B)

@@ -25,7 +25,7 @@ class Comparison:
         self._losses = {}
         self._divisors = dict.fromkeys(self.weights, 1.0)
         for key in self.weights:
-            teacher, head = key.split("/")
+            teacher, head = key.rsplit("/", 1)
             name = config.summary_loss if head == "summary" else config.spatial_loss
             kind = "raw" if name in DIRECTIONS else config.standardisation
             self._losses[key] = LOSSES[name]
@@ -64,5 +64,5 @@ def head_weights(split: SplitTargets, given: Mapping[str, float]) -> dict[str, f
 
 def array_of(split: SplitTargets, key: str) -> Any:
     """The stored targets of "teacher/head"."""
-    teacher, head = key.split("/")
+    teacher, head = key.rsplit("/", 1)
     return split.summary[teacher] if head == "summary" else split.spatial[teacher]

@@ -133,7 +133,7 @@ class Distiller:
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Adds the gradients of a batch, times `share`; returns the mean of each loss."""
-        teachers = list(dict.fromkeys(key.split("/")[0] for key in batch.truth))
+        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.truth))
         with self._autocast():
             predictions = self.student(batch.images, teachers)
         losses = self._compare(predictions, batch.truth)
