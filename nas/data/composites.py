@@ -15,8 +15,10 @@ from PIL import Image
 from nas.data.glyphs import CLASSES, draw, font_path, objects
 from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
 from nas.data.photographs import crop, paths, shift_colours
+from nas.data.pixels import square, square_mask
 
-VERSION = 1  # raise it when the drawing changes
+VERSION = 2  # raise it when the drawing changes
+DRAWN_PX = 128  # smaller images are shrunk from this: whole pixels are coarse there, and all sizes must show one scene
 PROBED = 8  # images drawn for the fingerprint: it tells rendering libraries apart that draw differently
 MAIN_SCALE = (0.45, 0.8)  # of the image's side
 DISTRACTOR_SCALE = (0.22, 0.35)
@@ -60,13 +62,14 @@ class Composites:
             raise IndexError(i)
         rng = np.random.default_rng([self.seed, self.split == "val", i])
         label = i % self.num_classes
-        image = crop(self.split, rng, self.size_px)
-        mask = np.zeros((self.size_px, self.size_px), dtype=np.uint8)
+        drawn_px = max(self.size_px, DRAWN_PX)
+        image = crop(self.split, rng, drawn_px)
+        mask = np.zeros((drawn_px, drawn_px), dtype=np.uint8)
         if rng.random() < DISTRACTOR_SHARE:
             other = int((label + rng.integers(1, self.num_classes)) % self.num_classes)
             paste(image, mask, self.split, other, DISTRACTOR_SCALE, rng)
         paste(image, mask, self.split, label, MAIN_SCALE, rng)
-        return Sample(np.asarray(image), label, mask)
+        return Sample(square(image, self.size_px), label, square_mask(Image.fromarray(mask), self.size_px))
 
 
 def paste(

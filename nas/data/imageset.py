@@ -38,7 +38,10 @@ class Sample(NamedTuple):
 
 
 class ImageSet(Protocol):
-    """Images of one split. `read` is deterministic: the same index gives the same bytes, or CorruptImage."""
+    """Images of one split. `read` is deterministic: the same index gives the same bytes, or CorruptImage.
+
+    Sets that differ in `size_px` alone show the same scenes, so students and teachers can see them at their own sizes.
+    """
 
     @property
     def uri(self) -> str: ...

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nas.data import DataError, open_images
 from nas.data.composites import Composites
@@ -32,6 +33,18 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(images):
     np.testing.assert_array_equal(images.read(5).image, Composites("train", 9, 3, 96).read(5).image)
 
 
+@pytest.mark.parametrize(("size_px", "least"), [(32, 0.88), (96, 0.93), (128, 1.0), (224, 0.92)])
+def test_every_size_shows_the_same_scene(size_px, least):
+    """Masks of 64 px against those of other sizes, which nearest neighbours shift by half a pixel."""
+    shared = []
+    for i in range(20):
+        small, other = (Composites("train", 20, 3, px).read(i) for px in (64, size_px))
+        resized = np.asarray(Image.fromarray(other.mask).resize((64, 64), Image.Resampling.NEAREST))
+        shared.append(((resized > 0) & (resized == small.mask)).sum() / ((resized > 0) | (small.mask > 0)).sum())
+        assert small.label == other.label
+    assert np.median(shared) >= least
+
+
 def test_classes_are_named_after_the_glyphs_categories(images):
     assert images.class_names == tuple(CLASSES)
     assert len(images.class_names) == images.num_classes
@@ -56,8 +69,6 @@ def test_some_images_carry_a_distractor_of_another_class(images):
 
 def test_mask_is_where_the_object_changed_the_photograph(monkeypatch):
     """With a black photograph, what is not black must be in the mask, up to antialiased borders."""
-    from PIL import Image
-
     monkeypatch.setattr("nas.data.composites.crop", lambda split, rng, size_px: Image.new("RGB", (size_px, size_px)))
     for i in range(30):
         sample = Composites("train", 30, 0, 96).read(i)
@@ -81,8 +92,6 @@ def test_no_object_is_in_two_classes_and_the_font_draws_each():
 
 
 def test_validation_photograph_parts_are_unseen():
-    from PIL import Image
-
     for path, train, val in zip(paths(), backgrounds("train"), backgrounds("val"), strict=True):
         whole = np.asarray(Image.open(path).convert("RGB"))
         np.testing.assert_array_equal(np.concatenate([np.asarray(train), np.asarray(val)], axis=1), whole)
