@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from nas.cache.estimate import estimate
 from nas.cache.features import Compression, Features
 from nas.cache.images import Images, Progress, Source
 from nas.cache.parts import FORMAT, CacheError, write_json
@@ -84,6 +85,7 @@ def open_targets(
     if not plan.path.exists() or plan.missing or not plan.images.part.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)
+            announce(estimate(plan).line)
             plan.build(progress)
         except OSError as error:
             raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error

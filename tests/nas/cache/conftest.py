@@ -1,30 +1,41 @@
-"""Real photographs from scikit-image as teacher input. Weights are real too; tests skip without them."""
+"""Small caches of real teachers on real images, in shards of 16. Weights are real too; tests skip without them."""
 
 import pytest
-import skimage.data
-import torch
-from torch.nn import functional as F
 
-from nas.teachers import TeacherError, load_teachers
+from nas.cache import open_targets
+from nas.teachers import TeacherError, specs
+
+SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed": 0}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.cache.parts.SHARD", 16)
+        yield
 
 
 @pytest.fixture(scope="session")
 def teachers():
     try:
-        return {teacher.name: teacher for teacher in load_teachers("embedded")}
+        return {spec.name: spec.load() for spec in specs("xfeat,lite0")}
     except TeacherError as error:
         pytest.skip(f"no teacher weights: {error}")
 
 
+@pytest.fixture
+def opened(teachers):
+    """Function (root, **changes) -> targets of XFeat on 48 + 20 composites."""
+
+    def call(root, uri="embedded", names="xfeat", **changes):
+        return open_targets(uri, names, root=root, **{**SIZES, **changes})
+
+    return call
+
+
 @pytest.fixture(scope="session")
-def photograph():
-    """Function (name, size_px) -> central square of a scikit-image photograph, float (1, 3, S, S) in [0, 1]."""
-
-    def load(name, size_px):
-        pixels = torch.from_numpy(getattr(skimage.data, name)().copy()).permute(2, 0, 1)[None].float() / 255
-        side = min(pixels.shape[-2:])
-        top, left = ((length - side) // 2 for length in pixels.shape[-2:])
-        square = pixels[..., top : top + side, left : left + side]
-        return F.interpolate(square, (size_px, size_px), mode="bilinear", antialias=True)
-
-    return load
+def built(tmp_path_factory, teachers):
+    """A cache of Lite0 and XFeat that tests don't touch, and what was announced while it was built."""
+    announced = []
+    root = tmp_path_factory.mktemp("cache")
+    return open_targets("embedded", "lite0,xfeat", root=root, announce=announced.append, **SIZES), announced

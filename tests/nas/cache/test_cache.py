@@ -1,196 +1,307 @@
-"""The teacher cache: right content, built once, whole or not at all, and refused when altered."""
+"""The teacher cache: right content, shared by whoever needs it, refused when altered."""
 
 import json
-import multiprocessing
+import shutil
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
+from nas.cache import CacheError, load_targets
+from nas.cache.compress import to_grid
+from nas.cache.features import Compression, Features
+from nas.cache.images import Images, Source
+from nas.cache.opening import Plan
+from nas.cache.parts import shards_of
+from nas.cache.statistics import HEADS, calibrate, vectors
+from nas.cache.targets import read_set
 from nas.data import open_images
 from nas.data.imageset import DataError
-from nas.cache.build import shrink, to_grid
-from nas.cache.opening import CacheError, open_targets
-
-SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed": 0}
-
-
-def opened(root, uri="embedded", teachers="xfeat", **changes):
-    return open_targets(uri, teachers, root=root, **{**SIZES, **changes})
+from nas.teachers import TeacherOutput, specs
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, teachers):
-    return tmp_path_factory.mktemp("cache")
+def targets(built):
+    return built[0]
 
 
-@pytest.fixture(scope="module")
-def targets(root):
-    return opened(root, teachers="lite0,xfeat")
+def live(teacher, images, grid=4):
+    with torch.inference_mode():
+        summary, spatial = teacher(images.float() / 255)
+        return {"summary": summary.numpy(), "spatial": to_grid(spatial, grid).numpy()}
+
+
+def pixels(split, count, size_px):
+    images = open_images("embedded", split, count, 0, size_px, None)
+    return torch.from_numpy(np.stack([images.read(i).image for i in range(count)])).permute(0, 3, 1, 2)
 
 
 def test_shapes_and_kinds(targets):
     for split, count in ((targets.train, 48), (targets.val, 20)):
         assert len(split) == count
-        assert (split.images.shape, split.images.dtype) == ((count, 3, 64, 64), np.uint8)
-        assert (split.masks.shape, split.masks.dtype) == ((count, 64, 64), np.uint8)
-        assert (split.labels.shape, split.labels.dtype) == ((count,), np.int64)
+        assert (split.images.shape, split.images[:2].dtype) == ((count, 3, 64, 64), np.uint8)
+        assert (split.masks.shape, split.masks[:2].dtype) == ((count, 64, 64), np.uint8)
+        assert (split.labels.shape, split.labels[:2].dtype) == ((count,), np.int64)
         for name, about in targets.teachers.items():
             assert split.summary[name].shape == (count, about.summary_dim)
             assert split.spatial[name].shape == (count, about.spatial_dim, 4, 4)
-            assert split.spatial[name].dtype == np.float16
-    assert (targets.num_classes, targets.mask_classes) == (15, 16)
-    assert isinstance(targets.train.images, np.memmap)
+            assert split.spatial[name][:2].dtype == np.float32
+    assert (targets.num_classes, targets.mask_classes, len(targets.class_names)) == (15, 16, 15)
     assert targets.build_seconds > 0
 
 
-def test_train_targets_have_mean_0_and_variance_1(targets):
-    for name in targets.teachers:
-        for values in (targets.train.summary[name], targets.train.spatial[name]):
-            channels = np.moveaxis(values.astype(np.float64), 1, -1).reshape(-1, values.shape[1])
-            np.testing.assert_allclose(channels.mean(0), 0, atol=1e-3)
-            np.testing.assert_allclose(channels.var(0), 1, rtol=5e-3)
-
-
-def test_inverted_targets_are_the_live_teachers_features(targets, teachers):
-    """Lite0 sees the 128 px original, XFeat the student's view; what PCA dropped is all that is lost."""
-    images = open_images("embedded", "train", 48, 0, 128, None)
-    source = torch.stack([torch.from_numpy(images.read(i).image.copy()).permute(2, 0, 1) for i in range(48)])
-    np.testing.assert_array_equal(shrink(source, 64).numpy(), targets.train.images)
-    for name, view in (("lite0", source), ("xfeat", torch.from_numpy(targets.train.images.copy()))):
+def test_images_are_the_sources_and_teachers_see_them_at_their_own_size(targets, teachers):
+    """Lite0 wants 128 px, XFeat is content with the student's 64."""
+    small, large = pixels("train", 20, 64), pixels("train", 20, 128)
+    np.testing.assert_array_equal(targets.train.images[:20], small)
+    assert np.abs(F.avg_pool2d(large.float(), 2) - small.float()).mean() < 12  # the same scenes
+    for name, seen in (("lite0", large), ("xfeat", small)):
         about = targets.teachers[name]
-        live = np.moveaxis(to_grid(teachers[name](view.float() / 255).spatial, 4).numpy(), 1, -1).reshape(
-            -1, len(about.spatial.mean)
-        )
-        stored = np.moveaxis(targets.train.spatial[name].astype(np.float64), 1, -1).reshape(-1, about.spatial_dim)
-        lost = ((about.spatial.invert(stored) - live) ** 2).sum() / ((live - live.mean(0)) ** 2).sum()
-        assert lost == pytest.approx(1 - about.spatial_kept, abs=1e-3)
-        assert about.spatial_kept > 0.8
+        for head in HEADS:
+            wanted = vectors(getattr(about, head).apply(vectors(live(teachers[name], seen)[head])))
+            stored = vectors(getattr(targets.train, head)[name][:20])
+            assert np.abs(stored - wanted).max() < np.abs(wanted).max() / 200  # half a step of int8
 
 
-def test_second_open_builds_nothing_and_is_quick(root, targets):
+@pytest.mark.parametrize("name", ["lite0", "xfeat"])
+def test_what_is_decompressed_resembles_the_live_features_as_the_manifest_says(targets, teachers, name):
+    found = live(teachers[name], pixels("val", 20, 128 if name == "lite0" else 64))
+    heads = read_set(targets.path).teachers[name].manifest["heads"]
+    for head in HEADS:
+        standardiser = getattr(targets.teachers[name], head)
+        restored = standardiser.invert(vectors(getattr(targets.val, head)[name][:]))
+        raw = vectors(found[head])
+        cosine = (restored * raw).sum(1) / np.linalg.norm(restored, axis=1) / np.linalg.norm(raw, axis=1)
+        assert heads[head]["cosine"] == pytest.approx(cosine.mean(), abs=1e-4)
+        assert heads[head]["dims"] == standardiser.dims
+        assert 0 <= heads[head]["clipped"] < 0.02
+
+
+def test_targets_take_an_eighth_of_fp16_at_most(targets):
+    for name, part in read_set(targets.path).teachers.items():
+        heads = part.manifest["heads"]
+        raw = 2 * (heads["summary"]["channels"] + 16 * heads["spatial"]["channels"])
+        on_disk = targets.train.summary[name].shape[1] + 16 * targets.train.spatial[name].shape[1]
+        assert raw / 9 < on_disk <= raw / 8
+        file = part.folder / "train-00000-spatial.npy"
+        assert file.stat().st_size == 128 + 16 * 16 * heads["spatial"]["dims"]
+
+
+def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(teachers):
+    """To 1e-6, in every channel, and inverting gives what PCA kept."""
+    found = live(teachers["xfeat"], pixels("train", 48, 64))
+    for head, (standardiser, largest) in calibrate(lambda: [found], 0.25).items():
+        raw = vectors(found[head])
+        values = standardiser.apply(raw)
+        np.testing.assert_allclose(values.mean(0), 0, atol=1e-6)
+        np.testing.assert_allclose(values.var(0), 1, rtol=1e-6)
+        np.testing.assert_allclose(standardiser.apply(standardiser.invert(values)), values, atol=1e-9)
+        np.testing.assert_allclose(largest, np.abs(values).max(0), rtol=1e-6)
+        lost = ((standardiser.invert(values) - raw) ** 2).sum() / ((raw - raw.mean(0)) ** 2).sum()
+        assert lost == pytest.approx(1 - standardiser.kept, abs=1e-6)
+
+
+def test_statistics_do_not_depend_on_batches(teachers):
+    found = live(teachers["xfeat"], pixels("train", 48, 64))
+
+    def batches(size):
+        return lambda: ({head: values[i : i + size] for head, values in found.items()} for i in range(0, 48, size))
+
+    ours, theirs = calibrate(batches(7), 0.25), calibrate(batches(48), 0.25)
+    for head in HEADS:
+        np.testing.assert_allclose(ours[head].standardiser.mean, theirs[head].standardiser.mean, atol=1e-12)
+        assert ours[head].standardiser.kept == pytest.approx(theirs[head].standardiser.kept, abs=1e-12)
+        np.testing.assert_allclose(ours[head].standardiser.forward, theirs[head].standardiser.forward, atol=1e-6)
+
+
+@pytest.mark.parametrize(("storage", "itemsize"), [("bf16", 2), ("fp32", 4)])
+def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize):
+    targets = opened(tmp_path, storage=storage, share=1.0)
+    found = live(teachers["xfeat"], pixels("train", 48, 64))["spatial"]
+    about = targets.teachers["xfeat"].spatial
+    restored = about.invert(vectors(targets.train.spatial["xfeat"][:]))
+    assert about.dims == 64
+    assert np.abs(restored - vectors(found)).max() < (0.01 if storage == "bf16" else 1e-5)
+    part = read_set(targets.path).teachers["xfeat"]
+    assert (part.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
+
+
+def test_a_second_open_builds_nothing_and_is_quick(opened, targets):
     calls = []
     started = time.perf_counter()
-    again = opened(root, teachers="lite0,xfeat", progress=lambda *call: calls.append(call), verify=True)
+    again = opened(targets.path.parent, names="lite0,xfeat", progress=lambda *call: calls.append(call), verify=True)
     assert time.perf_counter() - started < 1.5
     assert calls == []
-    assert again.fingerprint == targets.fingerprint
+    assert (again.fingerprint, again.path) == (targets.fingerprint, targets.path)
+    np.testing.assert_array_equal(load_targets(again.path).val.images[:], targets.val.images[:])
+
+
+def test_a_subset_of_the_teachers_shares_what_is_there(opened, targets):
+    """Another set file, and not one shard more."""
+    root, calls = targets.path.parent, []
+    before = sorted(root.iterdir())
+    alone = opened(root, names="xfeat", progress=lambda *call: calls.append(call))
+    assert calls == []
+    assert set(root.iterdir()) - set(before) == {alone.path}
+    assert alone.fingerprint != targets.fingerprint
+    assert alone.data_fingerprint == targets.data_fingerprint
+    np.testing.assert_array_equal(alone.val.spatial["xfeat"][:], targets.val.spatial["xfeat"][:])
+
+
+def test_size_and_time_are_told_before_anything_is_built(built):
+    assert len(built[1]) == 1
+    assert built[1][0].startswith("teacher cache: about ")
+    assert " to build" in built[1][0]
 
 
 @pytest.mark.parametrize(
-    "change", [{"grid": 2}, {"seed": 1}, {"train_images": 47}, {"teachers": "hed"}, {"image_px": 32}]
+    ("change", "shared"),
+    [
+        ({"seed": 1}, False),
+        ({"train_images": 47}, False),
+        ({"image_px": 32}, False),
+        ({"views": 2}, False),
+        ({"grid": 2}, True),
+        ({"storage": "bf16"}, True),
+        ({"share": 0.5}, True),
+        ({"names": "lite0"}, True),
+    ],
+    ids=str,
 )
-def test_whatever_changes_the_content_changes_the_folder(root, change, monkeypatch):
-    """Only the name is wanted, so building is cut short."""
-    names = set()
-    monkeypatch.setattr("nas.cache.opening.build_once", lambda folder, plan, progress: names.add(folder.name))
-    monkeypatch.setattr("nas.cache.opening.load_targets", lambda folder, verify: names.add(folder.name))
-    opened(root / "unused")
-    opened(root / "unused", **change)
-    assert len(names) == 2
+def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, shared):
+    """Only the names are wanted, so nothing is built. Images are shared as far as they are the same."""
+
+    def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):
+        source = Source("embedded", {"train": train_images, "val": 20}, seed, views, tmp_path)
+        return Plan(source, names, {}, image_px, Compression(grid, storage, share))
+
+    before, after = plan(), plan(**change)
+    assert before.path != after.path
+    assert before.teachers[0].part != after.teachers[0].part
+    assert (before.images.part == after.images.part) == shared
+    assert plan().path == before.path
 
 
-def test_progress_counts_every_image(tmp_path, teachers):
-    calls = []
-    opened(tmp_path, progress=lambda *call: calls.append(call))
-    assert ("teachers on train images", 48, 48) in calls
-    assert ("teachers on val images", 20, 20) in calls
-    assert calls[-1] == ("standardise", 1, 1)
+def test_views_are_stored_and_described_as_they_are(opened, tmp_path, teachers):
+    """Twice the train images, the second time augmented; features are of what is stored."""
+    targets = opened(tmp_path, train_images=20, views=2)
+    assert (len(targets.train), len(targets.val)) == (40, 20)
+    np.testing.assert_array_equal(targets.train.images[:20], pixels("train", 20, 64))
+    assert np.abs(targets.train.images[20:].astype(int) - targets.train.images[:20]).mean() > 5
+    seen = torch.from_numpy(targets.train.images[:])
+    wanted = targets.teachers["xfeat"].spatial.apply(vectors(live(teachers["xfeat"], seen)["spatial"]))
+    assert np.abs(vectors(targets.train.spatial["xfeat"][:]) - wanted).max() < np.abs(wanted).max() / 200
 
 
-def test_a_truncated_file_is_refused_by_name(tmp_path, teachers):
-    path = opened(tmp_path).folder / "train-xfeat-spatial.npy"
-    path.write_bytes(path.read_bytes()[:-10])
+def test_a_teacher_without_summary(tmp_path, teachers):
+    """SAM has none."""
+
+    class Mute(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = teachers["xfeat"]
+            self.source_px, self.fingerprint = self.inner.source_px, "mute"
+
+        def forward(self, images):
+            return TeacherOutput(None, self.inner(images).spatial)
+
+    source = Source("embedded", {"train": 20, "val": 20}, 0, 1, tmp_path)
+    images = Images(source, 64)
+    images.build(lambda *call: None)
+    features = Features(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
+    features.__dict__["spec"] = type("Spec", (), {**vars(features.spec), "load": lambda self: Mute()})()
+    features.spec.fingerprint, features.spec.slug = "mute", "mute"
+    features.build(lambda *call: None)
+    assert list(features.part.manifest["heads"]) == ["spatial"]
+
+
+@pytest.fixture
+def copied(targets, tmp_path):
+    """A copy of the cache that may be spoilt: (set path, folder of the images, folder of XFeat's targets)."""
+    shutil.copytree(targets.path.parent, tmp_path / "copy")
+    found = read_set(tmp_path / "copy" / targets.path.name)
+    return found.path, found.images.folder, found.teachers["xfeat"].folder
+
+
+def test_a_truncated_shard_is_refused_by_name(copied):
+    file = copied[2] / "train-00001-spatial.npy"
+    file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(
-        CacheError, match=r"train-xfeat-spatial.npy is truncated or altered \(\d+ bytes, not \d+\); delete"
+        CacheError, match=r"train-00001-spatial.npy is truncated or altered \(\d+ bytes, not \d+\); del"
     ):
-        opened(tmp_path)
+        load_targets(copied[0])
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path, teachers):
-    (opened(tmp_path).folder / "val-labels.npy").unlink()
-    with pytest.raises(CacheError, match=r"val-labels.npy .*missing"):
-        opened(tmp_path)
+def test_a_missing_file_is_refused_by_name(copied):
+    (copied[1] / "val-00000-labels.npy").unlink()
+    with pytest.raises(CacheError, match=r"val-00000-labels.npy .*missing"):
+        load_targets(copied[0])
 
 
-def test_one_altered_byte_is_found_when_asked_for(tmp_path, teachers):
-    path = opened(tmp_path).folder / "val-images.npy"
-    content = bytearray(path.read_bytes())
+@pytest.mark.parametrize("name", ["val-00001-summary.npy", "statistics.npz"])
+def test_one_altered_byte_is_found_when_asked_for(copied, name):
+    content = bytearray((copied[2] / name).read_bytes())
     content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CacheError, match=r"val-images.npy is altered"):
-        opened(tmp_path, verify=True)
+    (copied[2] / name).write_bytes(content)
+    with pytest.raises(CacheError, match=rf"{name} is altered"):
+        load_targets(copied[0], verify=True)
 
 
-def test_a_broken_manifest_is_refused(tmp_path, teachers):
-    path = opened(tmp_path).folder / "manifest.json"
-    path.write_text(path.read_text()[:100])
+def test_broken_manifests_and_sets_are_refused(copied):
+    manifest = copied[2] / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
     with pytest.raises(CacheError, match=r"manifest.json is unreadable; delete"):
-        opened(tmp_path)
+        load_targets(copied[0])
+    copied[0].write_text("{}")
+    with pytest.raises(CacheError, match=rf"{copied[0].name} is unreadable; delete"):
+        load_targets(copied[0])
 
 
-def test_an_interrupted_build_leaves_nothing_and_the_next_one_succeeds(tmp_path, teachers):
-    def interrupt(stage, done, total):
-        if done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        opened(tmp_path, progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
-    assert len(opened(tmp_path).train) == 48
+def test_the_manifest_lists_every_file(targets):
+    for part in read_set(targets.path).parts:
+        listed = set(json.loads((part.folder / "manifest.json").read_text())["files"])
+        assert listed == {path.name for path in part.folder.iterdir()} - {"manifest.json", "used"}
 
 
-def build_elsewhere(root, results):
-    built = []
-    targets = opened(root, progress=lambda *call: built.append(call))
-    results.put((targets.fingerprint, bool(built)))
-
-
-def test_two_processes_build_once(tmp_path, teachers):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=build_elsewhere, args=(tmp_path, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    found = [results.get(timeout=50) for _ in processes]
-    for process in processes:
-        process.join()
-    assert len({fingerprint for fingerprint, _ in found}) == 1
-    assert sorted(built for _, built in found) == [False, True]
-
-
-def test_undecodable_images_are_skipped_and_named(tmp_path, teachers):
-    images = open_images("embedded", "train", 40, 0, 64, None)
-    from PIL import Image
-
+def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
+    """Shards keep their place: the others' rows stay with their images."""
+    images = open_images("embedded", "train", 60, 0, 64, None)
     source = tmp_path / "images"
     source.mkdir()
-    for i in range(40):
+    for i in range(60):
         Image.fromarray(images.read(i).image).save(source / f"{i}.png")
-    chosen = open_images(f"imagefolder:{source}", "train", 20, 0, 64, None).names[3]
-    (source / chosen).write_bytes(b"no image")
-    targets = opened(tmp_path, uri=f"imagefolder:{source}", train_images=20, val_images=20)
-    assert len(targets.train) == len(targets.train.summary["xfeat"]) == 19
-    assert len(targets.skipped) == 1
-    assert chosen in targets.skipped[0]
+    chosen = open_images(f"imagefolder:{source}", "train", 40, 0, 64, None)
+    whole = [chosen.read(i).image for i in range(40)]
+    for broken in (3, 20):
+        (source / chosen.names[broken]).write_bytes(b"no image")
+    targets = opened(tmp_path, uri=f"imagefolder:{source}", train_images=40, val_images=20)
+    good = [i for i in range(40) if i not in (3, 20)]
+    np.testing.assert_array_equal(targets.train.images[:].transpose(0, 2, 3, 1), np.stack([whole[i] for i in good]))
+    assert len(targets.train.summary["xfeat"]) == 38
+    assert len(targets.skipped) == 2
+    assert all(chosen.names[broken] in message for broken, message in zip((3, 20), targets.skipped, strict=True))
     assert targets.train.labels is None
     assert targets.num_classes is None
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path, teachers):
+def test_what_cannot_be_is_one_line(opened, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cannot build"):
         opened(tmp_path / "file")
-
-
-def test_impossible_grids_and_missing_folders_are_refused(tmp_path):
     with pytest.raises(CacheError, match="grid: 0 is not possible"):
         opened(tmp_path, grid=0)
+    with pytest.raises(CacheError, match="--storage: 'int4' is not possible; choices: int8, bf16, fp32"):
+        opened(tmp_path, storage="int4")
     with pytest.raises(DataError, match="no such folder"):
         opened(tmp_path, uri="imagefolder:/no/such")
 
 
-def test_the_manifest_lists_every_file(targets):
-    manifest = json.loads((targets.folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {path.name for path in targets.folder.iterdir()} - {"manifest.json"}
+def test_shards_are_of_constant_size():
+    assert [(shard.name, shard.start, shard.stop) for shard in shards_of("val", 35)] == [
+        ("val-00000", 0, 16),
+        ("val-00001", 16, 32),
+        ("val-00002", 32, 35),
+    ]
