@@ -1,4 +1,4 @@
-"""`imagefolder:PATH`: a folder of images; subfolders, where there are any, are classes."""
+"""`imagefolder:PATH`: a folder of images; subfolders, where there are any, are classes (or ``train`` and ``val``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from nas.data.imageset import DataError, Sample, Split, digest, held_out, identities, shuffled
 from nas.data.pixels import decode, square
 
+SPLITS = ("train", "val")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -50,17 +51,31 @@ class ImageFolder:
 def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: int) -> ImageFolder:
     """Images under `path`. DataError where there is no such folder or no image on this side of the split.
 
-    An image is a validation image by the hash of its relative path, so adding images moves none.
+    Where it has folders ``train`` and ``val``, these are the splits. Else an image is a validation image by the hash of
+    its relative path, so adding images moves none.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"--data imagefolder: no such folder '{path}'")
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError(f"--data imagefolder: no images in '{path}' (looked for {', '.join(sorted(SUFFIXES))})")
-    labelled = all("/" in name for name in found)
-    classes = tuple(sorted({name.split("/")[0] for name in found})) if labelled else ()
-    names = [name for name in found if held_out(name) == (split == "val")]
+    separated = all((root / name).is_dir() for name in SPLITS)
+    found = images_in(root / "train" if separated else root)
+    classes = tuple(sorted({name.split("/")[0] for name in found})) if all("/" in name for name in found) else ()
+    if separated:
+        root = root / split
+        names = found if split == "train" else images_in(root)
+        strange = next((name for name in names if classes and name.split("/")[0] not in classes), None)
+        if strange:
+            raise DataError(f"--data imagefolder: '{root / strange}' is of no class that '{path}/train' has")
+    else:
+        names = [name for name in found if held_out(name) == (split == "val")]
     if not names:
         raise DataError(f"--data imagefolder: no image of '{path}' ({len(found)} in all) falls into the {split} split")
     return ImageFolder(root, tuple(shuffled(names, seed, str)[:count]), classes, size_px, uri=f"imagefolder:{path}")
+
+
+def images_in(root: Path) -> list[str]:
+    """Relative paths of the images, POSIX form, sorted; DataError where there are none."""
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"--data imagefolder: no images in '{root}' (looked for {', '.join(sorted(SUFFIXES))})")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
 from nas.data.imageset import DataError
@@ -21,7 +22,9 @@ def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
             path = fetch(source, shelf, parse_names, lambda here, total: None)
         except Absent:  # remembered, so that what is here can be read again without a network
             path = local_path(source, shelf)
-            path.write_text("null")
+            with NamedTemporaryFile("w", dir=shelf, prefix=".", delete=False) as scratch:
+                scratch.write("null")
+            Path(scratch.name).rename(path)
     return parse_names(path) if path.is_file() else None
 
 

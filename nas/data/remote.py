@@ -46,7 +46,7 @@ def public(url: str) -> str:
     if not is_remote(url):
         return url
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def local_path(url: str, folder: Path) -> Path:

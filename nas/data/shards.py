@@ -123,9 +123,9 @@ def open_shards(
         without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
         if without and any(getattr(sample, what) is not None for sample in chosen):
             warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
-    classes = count_classes(taken.samples, names)
-    void = parse_ignored(ignored)
-    return Shards(tuple(chosen), tuple(taken.paths), size_px, f"webdataset:{pattern}", classes, names, void)
+    classes, void = count_classes(taken.samples, names), parse_ignored(ignored)
+    uri = f"webdataset:{'::'.join(public(part) for part in pattern.split('::'))}"  # manifests and reports show it
+    return Shards(tuple(chosen), tuple(taken.paths), size_px, uri, classes, names, void)
 
 
 class Taken:

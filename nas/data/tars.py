@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,11 +42,21 @@ class TarSample(NamedTuple):
     label: int | None
 
 
-def read_index(path: Path, name: str) -> list[TarSample]:
+def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
     """Samples that have an image, in the order of an uncompressed tar file; `name` stands for it in keys and messages.
 
     Pixels stay on disk; labels are read on the way. DataError where the file is no tar or ends too early.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"--data webdataset: cannot read shard '{path}': {error.strerror}") from error
+    return index_of(path, name, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a build opens the same shards once for every size that a teacher or the student wants
+def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
+    """The index of one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
     labels: dict[str, int | None] = {}
     short = name.rpartition("/")[2]
@@ -71,7 +82,7 @@ def read_index(path: Path, name: str) -> list[TarSample]:
     for key, found in fields.items():
         if image := first(found, IMAGE_FIELDS):
             samples.append(TarSample(key, image, first(found, MASK_FIELDS), labels.get(key)))
-    return samples
+    return tuple(samples)
 
 
 def first(fields: dict[str, Member], names: Iterable[str]) -> Member | None:

@@ -69,6 +69,22 @@ def test_imagefolder_without_subfolders_has_no_labels(tmp_path):
     assert train.read(0).label is None
 
 
+def test_imagefolder_with_train_and_val_folders(folder):
+    """Validation labels follow the training folder's classes, even where validation lacks one."""
+    for split, classes in (("train", ("cat", "dog", "fox")), ("val", ("dog", "fox"))):
+        for i, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            (folder / split / name / "0.png").write_bytes(png(i))
+    train, val = both(f"imagefolder:{folder}")
+    assert (len(train), len(val)) == (3, 2)
+    assert train.class_names == val.class_names == ("cat", "dog", "fox")
+    assert sorted(val.read(i).label for i in range(2)) == [1, 2]
+    (folder / "val" / "hen").mkdir()
+    (folder / "val" / "hen" / "0.png").write_bytes(png(0))
+    with pytest.raises(DataError, match=r"'.*/val/hen/0.png' is of no class that '.*/train' has"):
+        both(f"imagefolder:{folder}")
+
+
 def test_a_truncated_image_is_named(folder):
     train, _ = both(f"imagefolder:{folder}")
     path = folder / train.names[0]

@@ -213,6 +213,7 @@ def test_absent_names_are_remembered_so_that_no_network_is_needed_again(server, 
     del server.files["classes.json"]
     first = opened(server, tmp_path, count=3)
     assert (first.num_classes, first.class_names) == (2, None)
+    assert not [path for path in (tmp_path / "shards").glob(".*") if path.suffix != ".lock"]
     asked = len(server.requests)
     server.status = 503
     assert opened(server, tmp_path, count=3).fingerprint == first.fingerprint
@@ -224,7 +225,9 @@ def test_signatures_are_sent_but_never_shown(server, tmp_path):
         open_images(f"webdataset:{server.url}/no-{{0..1}}.tar?sign=secret", "train", 3, 0, 24, tmp_path)
     assert "secret" not in str(caught.value)
     uri = f"webdataset:{server.url}/train-{{0000..0005}}.tar?sign=secret"
-    assert len(open_images(uri, "val", 2, 0, 24, tmp_path)) == 2
+    images = open_images(uri, "val", 2, 0, 24, tmp_path)
+    assert len(images) == 2
+    assert images.uri == uri.removesuffix("?sign=secret")
 
 
 def test_progress_foresees_shards_like_the_first_one(server, tmp_path):

@@ -58,6 +58,16 @@ def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_p
     assert len({images.fingerprint for images in first}) == 6
 
 
+def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
+    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    write_shard(tmp_path / "a.tar", labelled(0, 3))
+    before, _ = both(uri)
+    write_shard(tmp_path / "a.tar", labelled(0, 5))
+    after, _ = both(uri)
+    assert (len(before), len(after)) == (3, 5)
+    assert before.fingerprint != after.fingerprint
+
+
 def test_equal_names_in_two_folders_stay_apart(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
