@@ -1,4 +1,4 @@
-"""The next batch is read and decoded while the student works on this one."""
+"""The next batches are read and decoded while the student works on this one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nas.cache.targets import SplitTargets
+from nas.distill import parallel
 from nas.distill.heads import normalise
-from nas.distill.schedule import Group, Schedule
+from nas.distill.schedule import Group, Indices, Plan, Schedule
+
+_AHEAD = 3  # one would do if every read took the same time; the first touch of a mapped file does not
+_READERS = 2
 
 
 @dataclass(frozen=True)
@@ -31,28 +34,34 @@ class Batch:
 
 
 class Loader:
-    """Batches of a schedule, one ahead; only one consumer."""
+    """Batches of a schedule, of each this rank's slice, some ahead; only one consumer.
+
+    What a reading thread raises is raised by the step that wanted the batch.
+    """
 
     def __init__(self, split: SplitTargets, schedule: Schedule, device: torch.device) -> None:
         self._split, self._schedule, self._device = split, schedule, device
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: tuple[int, Future[Batch]] | None = None
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="batches")
+        self._ahead: dict[int, Future[Batch]] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step; the next one is begun."""
-        known, future = self._ahead or (-1, None)
-        batch = future.result() if future is not None and known == step else self._read(step)
-        self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
-        return batch
+        """The batch of a step; those after it are begun."""
+        wanted = range(step, step + 1 + _AHEAD)
+        self._ahead = {known: future for known, future in self._ahead.items() if known in wanted}
+        for missing in wanted:
+            if missing not in self._ahead:
+                self._ahead[missing] = self._readers.submit(self._read, self._schedule[missing])
+        return self._ahead.pop(step).result()
 
     def close(self) -> None:
-        """Ends the reading thread."""
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        """Ends the reading threads and forgets what they have read."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._ahead.clear()
 
-    def _read(self, step: int) -> Batch:
-        plan = self._schedule[step]
-        images = resized(normalise(self._rows(self._split.images, plan.rows)), plan.image_px)
-        return Batch(images, {key: self._rows(array, plan.rows) for key, array in self._arrays(plan.group)})
+    def _read(self, plan: Plan) -> Batch:
+        rows = plan.rows[parallel.rank() :: parallel.world()]
+        images = resized(normalise(self._rows(self._split.images, rows)), plan.image_px)
+        return Batch(images, {key: self._rows(array, rows) for key, array in self._arrays(plan.group)})
 
     def _arrays(self, group: Group) -> list[tuple[str, Any]]:
         named = []
@@ -62,8 +71,8 @@ class Loader:
             named.append((f"{teacher}/spatial", self._split.spatial[teacher]))
         return named
 
-    def _rows(self, array: Any, index: Any) -> Tensor:
-        rows = torch.from_numpy(np.array(array[index]))
+    def _rows(self, array: Any, index: Indices) -> Tensor:
+        rows = torch.from_numpy(array[index])
         if rows.dtype == torch.float16:
             rows = rows.float()
         return rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows

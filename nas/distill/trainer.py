@@ -1,10 +1,10 @@
-"""Distils one backbone from cached teachers, rung by rung, on one device."""
+"""Distils one backbone from cached teachers, rung by rung; in one process, or in the ranks of nas.distill.parallel."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
-from nas.distill.balance import BALANCES
+from nas.distill import parallel
+from nas.distill.balance import BALANCES, Balance
 from nas.distill.comparison import Comparison
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.loader import Batch, Loader
@@ -27,6 +28,23 @@ Slot = Callable[[], AbstractContextManager[Any]]
 
 class TrainingError(RuntimeError):
     """The training broke down, e.g. its loss is no longer finite."""
+
+
+class Objective(nn.Module):
+    """Student, losses and their balance in one module: everything whose gradients the ranks share."""
+
+    def __init__(self, student: Student, compare: Comparison, balance: Balance, autocast: Slot) -> None:
+        super().__init__()
+        self.student, self.balance = student, balance
+        self._compare, self._autocast = compare, autocast
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What to minimise, and the mean of each loss, detached."""
+        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.truth))
+        with self._autocast():
+            predictions = self.student(batch.images, teachers)
+        losses = self._compare(predictions, batch.truth)
+        return self.balance(losses), {key: loss.detach().mean() for key, loss in losses.items()}
 
 
 class Distiller:
@@ -52,22 +70,27 @@ class Distiller:
         device: str = "cpu",
         slot: Slot = nullcontext,
     ) -> None:
-        self.config, self.device, self._slot = config, torch.device(device), slot
+        self.config, self.device, self._slot = config, _numbered(device), slot
         torch.manual_seed(seed)
-        self._compare = Comparison(targets, config)
-        self.student = Student(backbone, _heads(backbone, targets, config, self._compare))
+        compare = Comparison(targets, config)
+        self.student = Student(backbone, _heads(backbone, targets, config, compare))
         self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
-        self._balance = BALANCES[config.balance](self._compare.weights).to(self.device)
-        self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
+        parallel.synchronise_norms(self.student, self.device)
+        self._statistics = parallel.RankStatistics(self.student)
+        self._balance = BALANCES[config.balance](compare.weights).to(self.device)
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.image_px,)),)
+        self._objective = parallel.distributed(
+            Objective(self.student, compare, self._balance, autocast),
+            self.device,
+            some_unused=_some_unused(groups, targets),
+        )
         self._optimizer = _adamw([self.student, self._balance], config)
         self._pairs = _float_pairs(self.averaged, self.student)
-        everyone = Group(tuple(targets.teachers), config.batch_size, (config.image_px,))
-        self._loader = Loader(
-            targets.train, Schedule(config.groups or (everyone,), len(targets.train), seed), self.device
-        )
+        self._loader = Loader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
         self.step = 0
         self.losses: list[dict[str, float]] = []  # one entry a step: "teacher/head" -> loss
 
@@ -75,6 +98,7 @@ class Distiller:
         """Trains on to step `to_step`, calling `between` every few steps; TrainingError where a loss is not finite."""
         while self.step < to_step:
             with self._slot():
+                parallel.meet()  # no rank computes before rank 0, which queues for all, has the device
                 for _ in range(min(_STEPS_PER_SLOT, to_step - self.step)):
                     self._one_step()
             between()
@@ -121,30 +145,40 @@ class Distiller:
             group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
         self._optimizer.zero_grad(set_to_none=True)
         parts = self._loader[self.step].micro(self.config.accumulate)
-        means = [self._backward(part, 1 / len(parts)) for part in parts]
+        with parallel.gradients_stay_here(self._objective):
+            means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
+        means.append(self._backward(parts[-1], 1 / len(parts)))
         stacked = torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
-        values = stacked.tolist()
+        values = parallel.mean_of_ranks(stacked).tolist()
         if not all(map(math.isfinite, values)):
             raise TrainingError(f"the loss is not finite at step {self.step + 1}")
         self._optimizer.step()
+        self._statistics.average()
         self.step += 1
         self._average()
         self.losses.append(dict(zip(means[0], values, strict=True)))
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Adds the gradients of a batch, times `share`; returns the mean of each loss."""
-        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.truth))
-        with self._autocast():
-            predictions = self.student(batch.images, teachers)
-        losses = self._compare(predictions, batch.truth)
-        (self._balance(losses) * share).backward()
-        return {key: loss.detach().mean() for key, loss in losses.items()}
+        total, means = self._objective(batch)
+        (total * share).backward()
+        return dict(means)
 
     def _average(self) -> None:
         """One EMA step; the decay starts low so that early rungs are not weighed down by the initial weights."""
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         averaged, current = self._pairs
         torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
+def _numbered(device: str) -> torch.device:
+    """The device with its number: which one is current belongs to a thread, and batches are read in others."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+
+def _some_unused(groups: Sequence[Group], targets: Targets) -> bool:
+    """Whether a step can leave a head, or the student's summary, without a gradient."""
+    return not targets.train.summary or any(set(group.teachers) != set(targets.teachers) for group in groups)
 
 
 def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, compare: Comparison) -> TeacherHeads:
