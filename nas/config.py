@@ -30,7 +30,8 @@ class DistillConfig:
     AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
     standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
-    by default all are together at `image_px`.
+    by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
+    architecture together (nas.distill.parallel); each step's gradients come from `accumulate` parts of its batch.
     """
 
     image_px: int = 64
@@ -50,6 +51,7 @@ class DistillConfig:
     groups: tuple[Group, ...] = ()
     accumulate: int = 1
     grad_checkpointing: bool = False
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
@@ -70,19 +72,31 @@ class DistillConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size: {self.batch_size}: must be 2 or more (BatchNorm)")
-        if not 1 <= self.accumulate <= self.batch_size // 2:
-            raise ConfigError(f"accumulate: {self.accumulate}: must be 1 to {self.batch_size // 2}, half a batch")
+        for name in ("accumulate", "ranks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
+        self._check_batch("batch_size", self.batch_size)
         for key, weight in self.weights.items():
             if not weight > 0:
                 raise ConfigError(f"weights: {key}: {weight}: must be over 0")
         for group in self.groups:
             self._check_group(group)
 
+    @property
+    def largest_batch(self) -> int:
+        """Images that a step can need."""
+        return max([self.batch_size, *(group.batch_size for group in self.groups)])
+
+    def _check_batch(self, name: str, size: int) -> None:
+        parts = self.accumulate * self.ranks
+        if size < 2 * parts or size % parts:
+            needed = f"a multiple of accumulate * ranks ({parts}), and two or more images in each part (BatchNorm)"
+            raise ConfigError(f"{name}: {size}: must be {needed}")
+
     def _check_group(self, group: Group) -> None:
-        if not group.teachers or group.batch_size < 2 or not group.rate > 0:
-            raise ConfigError(f"groups: {group}: needs teachers, a batch of 2 or more and a rate over 0")
+        if not group.teachers or not group.rate > 0:
+            raise ConfigError(f"groups: {group}: needs teachers and a rate over 0")
+        self._check_batch("groups: batch_size", group.batch_size)
         for px in group.image_px:
             if px < 32 or px % 32 or px > self.image_px:
                 raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
@@ -128,9 +142,9 @@ class SearchConfig:
             if not value > 0:
                 flag = name.removesuffix("_img_s").replace("_", "-")
                 raise ConfigError(f"--{flag}: {value}: must be over 0")
-        if self.train_images < self.distill.batch_size:
+        if self.train_images < self.distill.largest_batch:
             raise ConfigError(
-                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.batch_size})"
+                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch})"
             )
 
     @property

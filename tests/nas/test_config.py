@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nas.config import ConfigError, DistillConfig, SearchConfig
+from nas.distill.schedule import Group
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,22 @@ from nas.config import ConfigError, DistillConfig, SearchConfig
 def test_impossible_settings_are_named(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         SearchConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ranks": 0}, "ranks: 0"),
+        ({"batch_size": 1}, "batch_size: 1"),
+        ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
+        ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
+        ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
+        ({"groups": (Group((), 8, (64,)),)}, "needs teachers"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DistillConfig(**settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [(), (0, 10), (30, 10), (10, 10)])
