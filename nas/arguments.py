@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nas.command import NamedFile, OneLineParser
-from nas.config import ConfigError, SearchConfig
+from nas.config import (
+    BALANCES,
+    SPATIAL_LOSSES,
+    STANDARDISATIONS,
+    SUMMARY_LOSSES,
+    ConfigError,
+    DistillConfig,
+    SearchConfig,
+)
 from nas.samplers import SAMPLERS
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
@@ -19,11 +28,17 @@ _EXAMPLES = """examples:
   python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
+  python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   python -m nas.search --resume runs/photos              goes on where a study was left
 """
 
 TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
 TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
+_DISTILL_HELP = (
+    "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
+    f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
+    f"({', '.join(STANDARDISATIONS)}), balance ({', '.join(BALANCES)}), weights, groups, accumulate, ..."
+)
 
 
 def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
@@ -71,7 +86,7 @@ def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
     plain = base.to_dict()
     given = {k: v for k, v in arguments.items() if k in plain and v is not None}
     limits = {k: arguments[k] for k in arguments if k.startswith(("max_", "min_"))}
-    distill = dict(plain["distill"])
+    distill = {**plain["distill"], **arguments.get("distill_settings", {})}
     if "steps" in arguments:
         distill["rung_steps"] = arguments["steps"]
     if "image_px" in arguments:
@@ -124,6 +139,32 @@ def _steps(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas, as 30,90,270") from None
 
 
+class _Setting(argparse.Action):
+    """Collects KEY=VALUE for `DistillConfig`; a value is JSON, or else text."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        key, equals, text = str(values).partition("=")
+        known = DistillConfig().__dict__
+        if not equals or key not in known:
+            raise argparse.ArgumentError(self, f"{values!r}: must be KEY=VALUE with one of {', '.join(known)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if not isinstance(value, _kinds(known[key])):
+            raise argparse.ArgumentError(self, f"{key}: {text}: must be like the default, {json.dumps(known[key])}")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), key: value})
+
+
+def _kinds(default: Any) -> tuple[type, ...]:
+    """Types that a value may have in the place of `default`."""
+    if isinstance(default, bool | str | dict):
+        return (type(default),)
+    return (list,) if isinstance(default, tuple) else (int,) if isinstance(default, int) else (int, float)
+
+
 def parser() -> argparse.ArgumentParser:
     defaults = SearchConfig()
     made = OneLineParser(
@@ -147,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU)")
     rungs = ",".join(map(str, defaults.distill.rung_steps))
     add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
+    add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
     add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
     add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
     add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -55,9 +55,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
-        object.__setattr__(
-            self, "groups", tuple(g if isinstance(g, Group) else Group.from_dict(g) for g in self.groups)
-        )
+        object.__setattr__(self, "groups", tuple(_group(group) for group in self.groups))
         steps = self.rung_steps
         if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
             raise ConfigError(f"--steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
@@ -77,8 +75,8 @@ class DistillConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
         self._check_batch("batch_size", self.batch_size)
         for key, weight in self.weights.items():
-            if not weight > 0:
-                raise ConfigError(f"weights: {key}: {weight}: must be over 0")
+            if not isinstance(weight, int | float) or not weight > 0:
+                raise ConfigError(f"weights: {key}: {weight}: must be a number over 0")
         for group in self.groups:
             self._check_group(group)
 
@@ -93,6 +91,16 @@ class DistillConfig:
             needed = f"a multiple of accumulate * ranks ({parts}), and two or more images in each part (BatchNorm)"
             raise ConfigError(f"{name}: {size}: must be {needed}")
 
+    def check_teachers(self, names: Collection[str]) -> None:
+        """ConfigError where weights or groups name none of the teachers, or the groups leave one out."""
+        heads = {f"{name}/{head}" for name in names for head in ("summary", "spatial")}
+        grouped = {name for group in self.groups for name in group.teachers}
+        for what, given, allowed in (("weights", set(self.weights), {*names, *heads}), ("groups", grouped, set(names))):
+            if unknown := sorted(given - allowed):
+                raise ConfigError(f"{what}: no teacher {unknown[0]!r} in this study; choose from {', '.join(names)}")
+        if grouped and (missing := sorted(set(names) - grouped)):
+            raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
+
     def _check_group(self, group: Group) -> None:
         if not group.teachers or not group.rate > 0:
             raise ConfigError(f"groups: {group}: needs teachers and a rate over 0")
@@ -100,6 +108,15 @@ class DistillConfig:
         for px in group.image_px:
             if px < 32 or px % 32 or px > self.image_px:
                 raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
+
+
+def _group(given: Group | Mapping[str, Any]) -> Group:
+    try:
+        return given if isinstance(given, Group) else Group.from_dict(given)
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"groups: {given!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
+        ) from None
 
 
 @dataclass(frozen=True)

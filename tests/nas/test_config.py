@@ -52,3 +52,37 @@ def test_json_round_trip_and_differences() -> None:
     again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.differences(SearchConfig.from_dict({**config.to_dict(), "seed": 3})) == ["seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"balance": "magic"}, "balance: 'magic': choose one of fixed"),
+        ({"accumulate": 5}, "batch_size: 32: must be a multiple of accumulate"),
+        ({"weights": {"lite0": 0}}, "weights: lite0: 0"),
+        ({"weights": {"lite0": "much"}}, "weights: lite0: much"),
+        ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [96]}]}, "groups: 96 px: .* at most image_px"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [64], "rate": 0}]}, "rate over 0"),
+    ],
+)
+def test_impossible_recipes_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DistillConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_recipes_name_the_teachers_of_their_study() -> None:
+    group = {"teachers": ["a"], "batch_size": 8, "image_px": [64]}
+    DistillConfig(weights={"a": 2, "b/spatial": 1}).check_teachers(["a", "b"])
+    with pytest.raises(ConfigError, match="weights: no teacher 'c'"):
+        DistillConfig(weights={"c": 2}).check_teachers(["a", "b"])
+    with pytest.raises(ConfigError, match="groups: teacher 'b' is in none"):
+        DistillConfig(groups=(group,)).check_teachers(["a", "b"])  # type: ignore[arg-type]
+
+
+def test_recipes_with_groups_survive_json() -> None:
+    group = Group(("a",), 8, (32, 64), 0.5)
+    config = SearchConfig(distill=DistillConfig(groups=(group,), weights={"a": 2.0}, balance="drop"))
+    again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert not again.differences(config)
