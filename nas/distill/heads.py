@@ -62,11 +62,15 @@ class TeacherHeads(nn.Module):
         predictions: dict[str, dict[str, Tensor]] = {}
         for name in self.names if teachers is None else teachers:
             key = module_name(name)
-            made = {"spatial": self._map(self.spatial[key](tokens))}
-            if key in self.summary:
-                made = {"summary": self.summary[key](features.summary), **made}
-            predictions[name] = {head: self._to_phi_s(f"{name}/{head}", values) for head, values in made.items()}
+            made = {"spatial": self._to_phi_s(f"{name}/spatial", self._map(self.spatial[key](tokens)))}
+            predictions[name] = (
+                {"summary": self.summarise(features.summary, name), **made} if key in self.summary else made
+            )
         return predictions
+
+    def summarise(self, summary: Tensor, teacher: str) -> Tensor:
+        """The student's summary (B, C) to PHI-S features (B, k) of a teacher that has one."""
+        return self._to_phi_s(f"{teacher}/summary", self.summary[module_name(teacher)](summary))
 
     def _to_phi_s(self, key: str, values: Tensor) -> Tensor:
         return self.spaces[key].leave(values.float()) if key in self.spaces else values

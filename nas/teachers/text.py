@@ -6,7 +6,7 @@ local ``open_clip_model.safetensors`` holds both towers and serves as the teache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,21 @@ def text_embeddings(
     class_names: Sequence[str],
     weights: Mapping[str, Path] | None = None,
     templates: Sequence[str] = TEMPLATES,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Tensor:
     """Unit-length embeddings (classes, k) in the space of the teacher's summary, averaged over the templates.
 
-    A template holds ``{}`` for the class. Weights come from `weights` by the teacher's name, or from the hub. Raises
-    TeacherError where the teacher has no text tower, or open_clip or the weights aren't there.
+    A template holds ``{}`` for the class. Weights come from `weights` by the teacher's name, or from the hub.
+    `progress` hears (stage, done, total). Raises TeacherError where the teacher has no text tower, or open_clip or the
+    weights aren't there.
     """
     name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
     tower, tokenize = text_tower(name, given(name, weights or {}))
     prompts = [template.format(label) for label in class_names for template in templates]
-    parts = [tower.encode_text(tokenize(prompts[i : i + TEXT_BATCH])) for i in range(0, len(prompts), TEXT_BATCH)]
+    parts = []
+    for i in range(0, len(prompts), TEXT_BATCH):
+        parts.append(tower.encode_text(tokenize(prompts[i : i + TEXT_BATCH])))
+        progress(f"class names for {name}", min(i + TEXT_BATCH, len(prompts)), len(prompts))
     embedded = F.normalize(torch.cat(parts).float(), dim=-1).reshape(len(class_names), len(templates), -1)
     return F.normalize(embedded.mean(1), dim=-1)
 

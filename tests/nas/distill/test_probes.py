@@ -1,9 +1,42 @@
-"""kNN and the segmentation probe on features whose answer is known."""
+"""Probes on features whose answer is known, and where there is no answer."""
 
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from nas.distill.probes import fit_segmentation, knn_classify, mean_iou, segment
+from nas.cache.arrays import ShardedArray
+from nas.cache.storage import Int8
+from nas.cache.targets import SplitTargets, Targets
+from nas.distill.evaluate import explained_variance, predict, total_variance
+from nas.distill.heads import HeadDims, Student, TeacherHeads
+from nas.distill.probes import (
+    class_metrics,
+    knn_classify,
+    linear_classify,
+    probe_metrics,
+    retrieval,
+    teacher_metrics,
+)
+from nas.distill.ridge import Ridge, with_bias
+from nas.distill.segmentation import SegmentationProbe, confusion, mean_iou
+from tests.nas.distill.known import Known, recalling
+from tests.nas.distill.targets_builder import targets, two_teachers
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Neighbours
 
 
 def test_knn_votes_by_cosine_not_by_length() -> None:
@@ -12,24 +45,323 @@ def test_knn_votes_by_cosine_not_by_length() -> None:
     assert knn_classify(bank, labels, torch.tensor([[5.0, 0.2], [0.2, 0.3]]), classes=2).tolist() == [0, 1]
 
 
-def test_knn_weighs_near_neighbours_more() -> None:
-    # One very near neighbour of class 1 against three far ones of class 0: exp(1 / 0.07) outweighs 3 exp(0.6 / 0.07).
-    bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8], [0.6, 0.8]])
-    assert knn_classify(bank, torch.tensor([1, 0, 0, 0]), torch.tensor([[1.0, 0.0]]), classes=2).tolist() == [1]
+@pytest.mark.parametrize(("cosine", "winner"), [(0.92, 1), (0.93, 0)])
+def test_knn_weighs_by_exp_of_cosine_over_007(cosine: float, winner: int) -> None:
+    """One neighbour at cosine 1 against three at c: 3 exp(c / 0.07) > exp(1 / 0.07) from c = 1 - 0.07 ln 3 = 0.923."""
+    far = [cosine, math.sqrt(1 - cosine**2)]
+    bank = torch.tensor([[1.0, 0.0], far, far, far])
+    assert knn_classify(bank, torch.tensor([1, 0, 0, 0]), torch.tensor([[1.0, 0.0]]), 2).tolist() == [winner]
 
 
-def test_segmentation_probe_recovers_what_features_say() -> None:
-    masks = torch.zeros(6, 8, 8, dtype=torch.long)
-    for i in range(6):
-        masks[i, : i + 1] = 1
-    cells = torch.nn.functional.adaptive_avg_pool2d(masks[:, None].float(), 4)
-    weights = fit_segmentation(torch.cat([cells, cells * 0 + 1], 1), masks, classes=2)
-    predicted = segment(torch.cat([cells, cells * 0 + 1], 1), weights, 8)
-    assert mean_iou(predicted, masks, 2) > 0.8
+def test_twenty_neighbours_vote_and_no_more() -> None:
+    """20 of class 0 at cosine 0.9; any number of class 1 just behind them: with a few more votes class 1 would win."""
+    near, behind = [[0.9, math.sqrt(1 - 0.81)]] * 20, [[0.89, math.sqrt(1 - 0.89**2)]] * 60
+    labels = torch.tensor([0] * 20 + [1] * 60)
+    assert knn_classify(torch.tensor(near + behind), labels, torch.tensor([[1.0, 0.0]]), 2).tolist() == [0]
+    assert knn_classify(torch.tensor(near[:19] + behind), labels[1:], torch.tensor([[1.0, 0.0]]), 2).tolist() == [0]
+    assert knn_classify(torch.tensor(near[:3]), labels[:3], torch.tensor([[1.0, 0.0]]), 2).tolist() == [0], "fewer"
+
+
+# The linear probe
+
+
+def test_the_linear_probe_separates_what_is_separable_whatever_the_scale() -> None:
+    features = drawn(400, 6)
+    labels = (features[:, 0] + 2 * features[:, 1] > 0).long()
+    stretched = features * torch.tensor([1e-4, 1, 1, 1, 1e3, 1])
+    found = linear_classify(stretched[:300], labels[:300], stretched[300:])
+    assert (found == labels[300:]).float().mean() > 0.93
+    noise = linear_classify(drawn(300, 6, seed=1), labels[:300], features[300:])
+    assert 0.35 < (noise == labels[300:]).float().mean() < 0.65
+
+
+def test_the_linear_probe_repeats_itself_and_says_nothing() -> None:
+    features, labels = drawn(200, 40), torch.arange(200) % 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, two = (linear_classify(features * 1.0, labels, drawn(50, 40, seed=1)) for _ in range(2))
+    assert one.tolist() == two.tolist()
+
+
+# Ridge and segments
+
+
+def test_ridge_in_pieces_is_ridge_at_once_and_by_hand() -> None:
+    x, y, weights = drawn(90, 5).double() * 3 + 7, drawn(90, 2, seed=1), torch.rand(90) + 0.1
+    whole, pieces = Ridge(), Ridge()
+    whole.add(x, y, weights)
+    for rows in (slice(0, 10), slice(10, 90)):
+        pieces.add(x[rows], y[rows], weights[rows])
+    torch.testing.assert_close(whole.solve(), pieces.solve())
+    shares = (weights / weights.sum()).double()[:, None]
+    mean, target = (shares * x).sum(0), (shares * y.double()).sum(0)
+    deviation = (shares * (x - mean) ** 2).sum(0).sqrt()
+    z = (x - mean) / deviation
+    slopes = torch.linalg.inv(z.T @ (shares * z) + 0.01 * torch.eye(5)) @ (z.T @ (shares * (y.double() - target)))
+    torch.testing.assert_close(with_bias(x) @ whole.solve(), z @ slopes + target)
+
+
+def test_ridge_finds_a_linear_map_and_leaves_constant_channels_alone() -> None:
+    x = torch.cat([drawn(500, 3) * torch.tensor([1.0, 1e3, 1e-3]) + 50, torch.full((500, 2), 4.0)], 1)
+    x[:, 4] = 0
+    y = x[:, :2] @ torch.tensor([[1.0], [0.002]])
+    ridge = Ridge()
+    ridge.add(x, y)
+    found = ridge.solve()
+    assert (with_bias(x) @ found - y).pow(2).mean() < 1e-3 * y.var()
+    assert found[3:5].abs().max() == 0
+
+
+def half_masks(count: int, size: int = 8) -> Tensor:
+    masks = torch.zeros(count, size, size, dtype=torch.uint8)
+    for i in range(count):
+        masks[i, :, : 1 + i % (size - 1)] = 1
+    return masks
+
+
+def shares_of(masks: Tensor, cells: int) -> Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d((masks == 1)[:, None].float(), cells)
+
+
+def probe_on(features: Tensor, masks: Tensor, classes: int, judged: int) -> float:
+    probe = SegmentationProbe(classes)
+    probe.fit(features[:-judged], masks[:-judged])
+    probe.score(features[-judged:], masks[-judged:])
+    return probe.miou
+
+
+def test_the_segmentation_probe_recovers_what_features_say() -> None:
+    masks = half_masks(60)
+    told = torch.cat([shares_of(masks, 4), drawn(60, 3, 4, 4)], 1)
+    assert probe_on(told, masks, 2, 20) > 0.8
+    assert probe_on(drawn(60, 4, 4, 4), masks, 2, 20) < 0.6
+
+
+def test_void_neither_teaches_nor_counts() -> None:
+    """Void over part of every image changes nothing where features tell the rest; as a class of its own it would."""
+    masks = half_masks(60)
+    features = torch.cat([shares_of(masks, 4), drawn(60, 1, 4, 4)], 1)
+    voided = masks.clone()
+    voided[:, ::2, ::3] = 255
+    plain, with_void = SegmentationProbe(2), SegmentationProbe(2)
+    plain.fit(features, masks)
+    with_void.fit(features, voided)
+    agree = plain.predict(features, 8) == with_void.predict(features, 8)
+    assert agree.float().mean() > 0.97
+    with_void.score(features, voided)
+    assert with_void.confusion.sum() == (voided < 2).sum()
 
 
 def test_mean_iou_by_hand_with_void() -> None:
     truth = torch.tensor([[[0, 0, 1], [1, 1, 2]]])  # 2 is void for two classes
     predicted = torch.tensor([[[0, 1, 1], [1, 1, 1]]])
     # class 0: 1 of 2; class 1: 3 of 4.
-    assert mean_iou(predicted, truth, 2) == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert mean_iou(confusion(predicted, truth, 2)) == pytest.approx((1 / 2 + 3 / 4) / 2)
+    absent = confusion(predicted, truth, 4)  # 2 is a class now, never found; 3 occurs nowhere and does not count
+    assert mean_iou(absent) == pytest.approx((1 / 2 + 3 / 5 + 0) / 3)
+
+
+@pytest.mark.parametrize("fill", [1, 255], ids=["one class", "all void"])
+def test_one_class_or_none_has_no_miou(fill: int) -> None:
+    assert math.isnan(probe_on(drawn(9, 2, 4, 4), torch.full((9, 8, 8), fill, dtype=torch.uint8), 2, 3))
+
+
+# Retrieval
+
+
+def test_retrieval_sees_through_a_linear_map_and_is_chance_on_noise() -> None:
+    teacher = drawn(400, 6)
+    student = teacher @ drawn(6, 9, seed=1) * 5 + 3
+    assert retrieval(student[:300], teacher[:300], student[300:], teacher[300:]) > 0.97
+    noise = drawn(400, 9, seed=2)
+    assert retrieval(noise[:300], teacher[:300], noise[300:], teacher[300:]) <= 0.05
+    same = torch.ones(400, 9)
+    assert retrieval(same[:300], teacher[:300], same[300:], teacher[300:]) == pytest.approx(1 / 100), "chance"
+
+
+# A student's probes
+
+
+def cells(images: Tensor) -> Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(images, 4)
+
+
+def student(summary: Any = lambda images: cells(images).flatten(1), spatial: Any = cells) -> Student:
+    return Student(Known(summary, spatial), TeacherHeads(48, 3, {"colour": HeadDims(8, 8)}, 8, 4))
+
+
+def test_probes_of_a_student_that_sees_colours(tmp_path: Path) -> None:
+    """Labels and masks are brightness, the teacher's features colours: all of it is in a 4 x 4 thumbnail."""
+    found = probe_metrics(student(), targets(tmp_path, train=200, val=60), "cpu")
+    assert set(found) == {"knn", "probe", "miou", "retrieval/colour"}
+    assert found["knn"] > 0.8
+    assert found["probe"] > 0.85
+    assert found["miou"] > 0.7
+    assert found["retrieval/colour"] > 0.3, "chance is 1/60"
+
+
+def test_only_the_first_images_are_read(tmp_path: Path) -> None:
+    """Of 1,500 images no more than asked for, in batches; of a cache nothing is read beyond them."""
+    whole = targets(tmp_path)
+    seen: list[int] = []
+
+    def count(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return cells(images).flatten(1)
+
+    probe_metrics(student(count), whole, "cpu", images=50)
+    assert sum(seen) == 50 + len(whole.val)
+    assert [rows for rows, _ in predict(nn.Identity(), whole.train, "cpu", 40, 70)] == [slice(0, 40), slice(40, 70)]
+
+
+def alone(split: SplitTargets, label: int) -> SplitTargets:
+    assert split.labels is not None
+    return replace(split, labels=np.full(len(split), label))
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_one_class_on_either_side_has_no_accuracy(tmp_path: Path, which: str) -> None:
+    whole = targets(tmp_path)
+    whole = replace(whole, **{which: alone(getattr(whole, which), 1)})
+    assert set(probe_metrics(student(), whole, "cpu")) == {"miou", "retrieval/colour"}
+
+
+def test_a_class_that_one_side_lacks_is_simply_missed() -> None:
+    features = torch.eye(3).repeat_interleave(30, 0) + 0.01 * drawn(90, 3)
+    labels = torch.arange(3).repeat_interleave(30)
+
+    def score(train: Tensor, val: Tensor) -> dict[str, float]:
+        made = targets(Path())
+        split = [replace(made.train, labels=labels[kept].numpy()) for kept in (train, val)]
+        return class_metrics(features[train], features[val], replace(made, train=split[0], val=split[1], num_classes=3))
+
+    every, two = torch.ones(90, dtype=torch.bool), labels < 2
+    assert score(every, every) == {"knn": 1.0, "probe": 1.0}
+    assert score(every, two) == {"knn": 1.0, "probe": 1.0}
+    assert score(two, every) == {"knn": pytest.approx(2 / 3), "probe": pytest.approx(2 / 3)}
+
+
+def test_fewer_images_than_neighbours_and_more_held_out_than_train(tmp_path: Path) -> None:
+    found = probe_metrics(student(), targets(tmp_path, train=12, val=40), "cpu")
+    assert set(found) == {"knn", "probe", "miou", "retrieval/colour"}
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_constant_features_score_as_a_constant_guess(tmp_path: Path) -> None:
+    whole = targets(tmp_path)
+    dull = student(lambda images: torch.ones(len(images), 48), lambda images: torch.ones(len(images), 3, 4, 4))
+    found = probe_metrics(dull, whole, "cpu")
+    assert whole.val.labels is not None
+    bright = whole.val.labels[:].mean()
+    assert min(bright, 1 - bright) > 0.1
+    for name in ("knn", "probe"):
+        assert found[name] in (pytest.approx(bright), pytest.approx(1 - bright)), "a class for all"
+    assert found["retrieval/colour"] == pytest.approx(1 / len(whole.val))
+
+
+@pytest.mark.parametrize("bad", ["summary", "spatial"])
+def test_features_that_are_not_finite_have_no_metrics(tmp_path: Path, bad: str) -> None:
+    """The trial itself says that its training broke down; a probe must not be the one to fail."""
+    shape = {"summary": (48,), "spatial": (3, 4, 4)}[bad]
+    broken = {bad: lambda images: torch.full((len(images), *shape), math.nan)}
+    assert probe_metrics(student(**broken), targets(tmp_path), "cpu") == {}
+
+
+def test_without_labels_and_masks_retrieval_is_left(tmp_path: Path) -> None:
+    whole = targets(tmp_path)
+    bare = replace(
+        whole,
+        train=replace(whole.train, labels=None, masks=None),
+        val=replace(whole.val, labels=None, masks=None),
+        num_classes=None,
+        mask_classes=None,
+    )
+    assert set(probe_metrics(student(), bare, "cpu")) == {"retrieval/colour"}
+
+
+def test_a_teacher_is_probed_as_a_student_is(tmp_path: Path) -> None:
+    """Its own targets as features; one without summary (SAM) by the means of its maps."""
+    two = two_teachers(tmp_path)
+    found = teacher_metrics(two, "colour")
+    assert found["probe"] > 0.7
+    asked = probe_metrics(recalling(two, "colour"), two, "cpu")
+    assert found == {name: asked[name] for name in ("knn", "probe", "miou")}
+    assert asked["retrieval/colour"] > 0.9
+    assert set(teacher_metrics(two, "mean")) == {"knn", "probe", "miou"}
+
+
+# Explained variance
+
+
+def renamed(whole: Targets, teacher: str) -> Targets:
+    train, val = (
+        replace(split, summary={teacher: split.summary["colour"]}, spatial={teacher: split.spatial["colour"]})
+        for split in (whole.train, whole.val)
+    )
+    return replace(whole, train=train, val=val, teachers={teacher: whole.teachers["colour"]})
+
+
+class Guess(nn.Module):
+    def __init__(self, teacher: str) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        made = cells(images).mean((2, 3))
+        return {self.teacher: {"summary": made.repeat(1, 3)[:, :8], "spatial": made.repeat(1, 3)[:, :8, None, None]}}
+
+
+@pytest.mark.parametrize("teacher", ["colour", "samvit_base_patch16.sa1b@1024/4"])
+def test_explained_variance_by_hand(tmp_path: Path, teacher: str) -> None:
+    """1 - (mean squared error) / variance; a name with a slash is a name (timm's mosaics)."""
+    val = renamed(targets(tmp_path, val=300), teacher).val
+    images = torch.from_numpy(np.asarray(val.images[:]))
+    guess = Guess(teacher)((images.float() - 127.5) / 63.75)[teacher]
+    found = explained_variance(Guess(teacher), val, "cpu")[teacher]
+    for head, array in (("summary", val.summary[teacher]), ("spatial", val.spatial[teacher])):
+        truth = array[:].astype(np.float64)
+        error = ((truth - guess[head].double().numpy()) ** 2).mean()
+        axes = (0,) if truth.ndim == 2 else (0, 2, 3)
+        variance = ((truth - truth.mean(axes, keepdims=True)) ** 2).mean()
+        assert found[head] == pytest.approx(1 - error / variance, abs=1e-6)
+
+
+def int8_array(folder: Path, values: np.ndarray, shards: int) -> ShardedArray:
+    """As a cache stores targets: int8 with a step per channel, in several files."""
+    codec = Int8(np.abs(values).max((0, 2, 3)).astype(np.float32))
+    parts = np.array_split(codec.encode(values), shards)
+    for i, part in enumerate(parts):
+        np.save(folder / f"{i}.npy", part)
+    return ShardedArray([folder / f"{i}.npy" for i in range(shards)], [len(part) for part in parts], codec)
+
+
+def test_total_variance_of_a_cache_is_streamed_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = (np.random.default_rng(0).normal(size=(600, 4, 2, 2)) * [[[[1]], [[2]], [[3]], [[0.1]]]] + 100).astype(
+        "f4"
+    )
+    array = int8_array(tmp_path, values, 3)
+    decoded = array[:].astype(np.float64)
+    read: list[int] = []
+    original = ShardedArray.__getitem__
+    monkeypatch.setattr(
+        ShardedArray, "__getitem__", lambda self, rows: (read.append(rows.stop - rows.start), original(self, rows))[1]
+    )
+    expected = ((decoded - decoded.mean((0, 2, 3), keepdims=True)) ** 2).sum()
+    assert total_variance(array) == pytest.approx(expected, rel=1e-9)
+    assert max(read) <= 256
+    assert sum(read) == 600
+    assert total_variance(array) == pytest.approx(expected, rel=1e-9)
+    assert sum(read) == 600, "once"
+
+
+def test_another_array_is_not_taken_for_one_that_is_gone() -> None:
+    """Python gives a new object the id of a dead one."""
+    found = [total_variance(np.full((4, 1), 0.0) + np.arange(4)[:, None] * scale) for scale in range(1, 20)]
+    assert found == pytest.approx([5 * scale**2 for scale in range(1, 20)])
+
+
+def test_targets_that_never_change_are_an_error_in_words(tmp_path: Path) -> None:
+    val = targets(tmp_path).val
+    still = replace(val, summary={"colour": np.ones((len(val), 8), dtype=np.float32)})
+    with pytest.raises(ValueError, match="colour/summary is the same on all held-out images"):
+        explained_variance(Guess("colour"), still, "cpu")

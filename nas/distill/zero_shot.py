@@ -1,0 +1,89 @@
+"""Zero-shot classes through a teacher's text tower: a student that predicts a CLIP's summaries knows its words.
+
+The class names are embedded once, by the driver, into the teacher's part of the cache; a worker finds them there. A
+prediction is brought from PHI-S to the teacher's own space and compared with them, as the teacher's own summaries are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.cache.arrays import publish, temporary
+from nas.cache.parts import CacheError
+from nas.cache.targets import Targets, read_set
+from nas.data.imageset import Progress, digest
+from nas.teachers.teacher import TeacherError, TeacherSpec
+from nas.teachers.text import TEMPLATES, has_text, text_embeddings, zero_shot
+
+
+def embed_class_names(
+    targets: Targets,
+    teachers: Iterable[TeacherSpec],
+    weights: Mapping[str, Path] | None = None,
+    *,
+    say: Callable[[str], None],
+    progress: Progress = lambda stage, done, total: None,
+) -> None:
+    """Embeds the images' class names for every teacher with a text tower, unless that was done before.
+
+    `weights` are local files as for `nas.teachers.specs`. Where something is missing, `say` is told in one line.
+    """
+    for spec in teachers:
+        if not has_text(spec) or spec.name not in targets.teachers:
+            continue
+        lacking = "class names" if targets.class_names is None else "labels" if targets.val.labels is None else None
+        if lacking:
+            say(f"no zero-shot accuracy through {spec.name}: the images have no {lacking}")
+            continue
+        path = texts_path(targets, spec.name)
+        if path is None or path.exists():
+            continue
+        try:
+            texts = text_embeddings(spec, words(targets), weights, progress=progress)
+            _save(path, texts)
+        except (TeacherError, OSError) as error:
+            say(f"no zero-shot accuracy through {spec.name}: {error}")
+
+
+def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> float | None:
+    """Share of the first held-out images whose class is the nearest to `predicted` (N, k), in PHI-S, of all names.
+
+    None where the teacher has no embedded names, see `embed_class_names`.
+    """
+    path = texts_path(targets, teacher)
+    standardiser = targets.teachers[teacher].summary
+    if path is None or not path.exists() or standardiser is None or targets.val.labels is None:
+        return None
+    texts = torch.from_numpy(np.load(path, allow_pickle=False))
+    own = torch.from_numpy(standardiser.invert(predicted.double().numpy())).float()
+    truth = torch.from_numpy(np.asarray(targets.val.labels[: len(own)]))
+    return float((zero_shot(own, texts) == truth).float().mean())
+
+
+def texts_path(targets: Targets, teacher: str) -> Path | None:
+    """Where the embedded names are or would be; None without names or cache."""
+    if targets.class_names is None:
+        return None
+    try:
+        folder = read_set(targets.path).teachers[teacher].folder
+    except (CacheError, KeyError):
+        return None
+    return folder / f"texts-{digest([words(targets), TEMPLATES])}.npy"
+
+
+def words(targets: Targets) -> list[str]:
+    """The class names as they are said."""
+    return [name.replace("_", " ") for name in targets.class_names or ()]
+
+
+def _save(path: Path, texts: Tensor) -> None:
+    """Whole or not at all."""
+    written = temporary(path)
+    with written.open("wb") as file:
+        np.save(file, texts.numpy(), allow_pickle=False)
+    publish(written, path)
