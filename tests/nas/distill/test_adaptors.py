@@ -1,0 +1,147 @@
+"""Folded heads give what the unfolded ones and the standardisers give, from a file too."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from backbones import Features
+from nas.cache.standardise import Moments, Standardiser, fit, spectrum
+from nas.cache.targets import TeacherTargets
+from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads
+from nas.distill.heads import HeadDims, TeacherHeads
+from nas.distill.losses import SPACES
+
+SAM = "samvit_base.sa1b@1024/4"
+CLIP = "vit_base_patch16_clip_224.openai"
+
+
+def standardiser(channels: int, dims: int, seed: int) -> Standardiser:
+    """Fitted on features with a large mean and unequal, correlated channels."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(400, channels)) @ rng.normal(size=(channels, channels)) * 5 + rng.normal(size=channels) * 40
+    moments = Moments(channels)
+    moments.update(rows)
+    return fit(spectrum(moments), dims)
+
+
+TEACHERS = {
+    CLIP: TeacherTargets("a" * 16, standardiser(48, 12, 0), standardiser(40, 8, 1)),
+    SAM: TeacherTargets("b" * 16, None, standardiser(24, 24, 2)),
+}
+
+
+def trained_heads(kind: str) -> TeacherHeads:
+    spaces = {
+        f"{name}/{head}": SPACES[kind](getattr(about, head))
+        for name, about in TEACHERS.items()
+        for head in ("summary", "spatial")
+        if getattr(about, head) is not None and kind != "phi_s"
+    }
+    dims = {name: HeadDims(about.summary_dim, about.spatial_dim) for name, about in TEACHERS.items()}
+    torch.manual_seed(0)
+    heads = TeacherHeads(20, 14, dims, 16, 4, spaces)
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return heads
+
+
+def features() -> Features:
+    torch.manual_seed(1)
+    return Features(torch.randn(6, 20), torch.randn(6, 14, 4, 4))
+
+
+def unfolded(heads: TeacherHeads, name: str) -> dict[str, np.ndarray]:
+    """Predictions in PHI-S, inverted by the standardisers, in float64."""
+    exact = copy.deepcopy(heads).double()
+    made = exact(Features(*(f.double() for f in features())))[name]
+    result = {"spatial": np.moveaxis(TEACHERS[name].spatial.invert(np.moveaxis(_array(made["spatial"]), 1, -1)), -1, 1)}
+    summary = TEACHERS[name].summary
+    return result if summary is None else {**result, "summary": summary.invert(_array(made["summary"]))}
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    return values.detach().numpy()
+
+
+def apart(found: torch.Tensor, expected: np.ndarray) -> float:
+    """Largest difference, relative to the largest value."""
+    return float(np.abs(_array(found) - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["phi_s", "global", "raw"])
+def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) -> None:
+    """1e-5 in float32 against the unfolded path in float64, straight and through a file."""
+    heads = trained_heads(kind)
+    made = fold(heads, TEACHERS)
+    save_heads(made, tmp_path / "x.heads.safetensors")
+    for adaptors in (made, load_heads(tmp_path / "x.heads.safetensors")):
+        assert list(adaptors) == [CLIP, SAM]
+        for name, adaptor in adaptors.items():
+            expected = unfolded(heads, name)
+            summary, spatial = adaptor(*features())
+            assert apart(spatial, expected["spatial"]) < 1e-5
+            assert (summary is None) == (name == SAM)
+            if summary is not None:
+                assert apart(summary, expected["summary"]) < 1e-5
+    assert made[CLIP](*features())[0].shape == (6, 48)
+    assert made[SAM](features().summary, torch.randn(2, 14, 5, 7))[1].shape == (2, 24, 5, 7), "any map"
+
+
+def test_folding_leaves_the_heads_alone() -> None:
+    heads = trained_heads("raw")
+    before = copy.deepcopy(heads.state_dict())
+    for adaptor in fold(heads, TEACHERS).values():
+        for parameter in adaptor.parameters():
+            parameter.fill_(0)
+    assert all(torch.equal(before[key], value) for key, value in heads.state_dict().items())
+
+
+def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_heads(fold(trained_heads("phi_s"), TEACHERS), path)
+    with safe_open(path, framework="pt") as file:
+        teachers = file.metadata()["teachers"]
+    assert '"fingerprint": "aaaaaaaaaaaaaaaa", "summary": [20, 16, 48], "spatial": [14, 16, 40]' in teachers
+    one = load_heads(path, [SAM])
+    assert list(one) == [SAM]
+    assert one[SAM].fingerprint == "b" * 16
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(HeadsError, match="no heads for teacher 'hed'; it holds: vit_base"):
+        load_heads(path, ["hed"])
+
+
+def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_heads(fold(trained_heads("phi_s"), TEACHERS), path)
+    with safe_open(path, framework="pt") as file:
+        metadata, state = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+
+    def refused(write: Any) -> None:
+        write()
+        with pytest.raises(HeadsError) as caught:
+            load_heads(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    whole = path.read_bytes()
+    refused(lambda: path.write_bytes(whole[: len(whole) // 2]))
+    refused(lambda: path.unlink())
+    refused(lambda: save_file(state, path, {**metadata, "format": "other"}))
+    refused(lambda: save_file(dict(list(state.items())[1:]), path, metadata))
+    refused(lambda: save_file({k: v[..., :3].contiguous() for k, v in state.items()}, path, metadata))
+    refused(lambda: save_file(state, path, {**metadata, "teachers": "[]"}))
+    refused(lambda: save_file(state, path, {**metadata, "teachers": '{"x": {"spatial": [1, 2]}}'}))
+
+
+def test_adaptors_are_for_use_not_for_training() -> None:
+    for adaptor in fold(trained_heads("phi_s"), TEACHERS).values():
+        assert not any(parameter.requires_grad for parameter in adaptor.parameters())
+        assert not adaptor.training
