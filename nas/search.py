@@ -68,7 +68,8 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
             weights=arguments.get("teacher"),
             progress=progress,
         )
-    _check_enough(targets, config)
+        _check_enough(targets, config)
+        _embed_class_names(config, arguments, targets, progress, console)
     sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
     if resume:
         store = Store.open(run_dir, sampler)
@@ -90,6 +91,20 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     if loop.gave_up:
         raise ConfigError(loop.gave_up)
     return 0
+
+
+def _embed_class_names(
+    config: SearchConfig, arguments: dict[str, Any], targets: Any, progress: StageProgress, console: Console
+) -> None:
+    """For zero-shot accuracies, where a teacher has a text tower; one line says what is missing for them."""
+    from nas.distill.zero_shot import embed_class_names
+    from nas.teachers import specs
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    weights = arguments.get("teacher")
+    embed_class_names(targets, specs(config.teachers, weights), weights, say=say, progress=progress)
 
 
 def _check_enough(targets: Any, config: SearchConfig) -> None:

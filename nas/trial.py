@@ -21,6 +21,7 @@ from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.counters import totals
+from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluate import explained_variance
 from nas.distill.probes import probe_metrics
@@ -179,6 +180,8 @@ class Training:
             raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
         if last:
             save_weights(cast(Backbone, averaged.backbone), self._bench.weights_dir / f"{self._arch_id}.safetensors")
+            heads = fold(averaged.heads, targets.teachers)
+            save_heads(heads, self._bench.weights_dir / f"{self._arch_id}.heads.safetensors")
         return RungResult(
             rung=rung,
             steps=self._distiller.step,
