@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+WINDOW = 65_536  # images
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -79,6 +80,18 @@ class Schedule:
     def _order(self, number: int, epoch: int) -> Indices:
         known, order = self._orders.get(number, (-1, np.zeros(0, dtype=np.int64)))
         if known != epoch:
-            order = np.random.default_rng((self._seed, epoch, *([number] if number else []))).permutation(self._count)
+            order = shuffled(self._count, np.random.default_rng((self._seed, epoch, *([number] if number else []))))
             self._orders[number] = (epoch, order)
         return order
+
+
+def shuffled(count: int, rng: np.random.Generator) -> Indices:
+    """0 to count - 1 in random order; of more than a window, window after window.
+
+    So a cache of millions is read from a few hundred of its files at a time. The windows begin elsewhere every time.
+    """
+    if count <= WINDOW:
+        return rng.permutation(count)
+    starts = rng.permutation(np.arange(0, count, WINDOW))
+    order = np.concatenate([start + rng.permutation(min(WINDOW, count - start)) for start in starts])
+    return np.asarray((order + rng.integers(count)) % count)

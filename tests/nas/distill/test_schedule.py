@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.distill.schedule import Group, Schedule
+from nas.distill.schedule import WINDOW, Group, Schedule, shuffled
 
 ONE = (Group(("a",), 16, (64,)),)
 
@@ -42,3 +42,15 @@ def test_groups_come_at_their_rates_and_each_sees_every_image() -> None:
     for group in groups:
         mine = [plan.rows for plan in plans if plan.group is group][: 48 // group.batch_size]
         assert sorted(np.concatenate(mine)) == list(range(48))
+
+
+def test_many_images_come_window_after_window_and_each_once() -> None:
+    count = 3 * WINDOW + 1000
+    orders = [shuffled(count, np.random.default_rng(seed)) for seed in (0, 1)]
+    for order in orders:
+        assert np.array_equal(np.sort(order), np.arange(count))
+        batches = order[: WINDOW // 32 * 32].reshape(-1, 32)
+        spread = [len(np.unique(batch // 256)) for batch in batches]
+        assert np.mean(spread) > 25, "a batch comes from many places"
+        assert len(np.unique(order[:WINDOW] // 256)) <= 2 * WINDOW // 256, "and a window from few files"
+    assert not np.array_equal(*orders)
