@@ -18,7 +18,9 @@ from nas.cache.parts import CacheError
 from nas.cache.targets import Targets, read_set
 from nas.data.imageset import Progress, digest
 from nas.teachers.teacher import TeacherError, TeacherSpec
-from nas.teachers.text import TEMPLATES, has_text, text_embeddings, zero_shot
+from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
+
+CONTRASTIVE = ("clip", "siglip", "pe_core")  # in timm's names
 
 
 def embed_class_names(
@@ -29,12 +31,12 @@ def embed_class_names(
     say: Callable[[str], None],
     progress: Progress = lambda stage, done, total: None,
 ) -> None:
-    """Embeds the images' class names for every teacher with a text tower, unless that was done before.
+    """Embeds the images' class names for every CLIP and SigLIP among the teachers, unless that was done before.
 
     `weights` are local files as for `nas.teachers.specs`. Where something is missing, `say` is told in one line.
     """
     for spec in teachers:
-        if not has_text(spec) or spec.name not in targets.teachers:
+        if not contrastive(spec) or spec.name not in targets.teachers:
             continue
         lacking = "class names" if targets.class_names is None else "labels" if targets.val.labels is None else None
         if lacking:
@@ -48,6 +50,11 @@ def embed_class_names(
             _save(path, texts)
         except (TeacherError, OSError) as error:
             say(f"no zero-shot accuracy through {spec.name}: {error}")
+
+
+def contrastive(teacher: TeacherSpec) -> bool:
+    """Whether a text tower was trained beside it, known here or not; fine-tuned on labels it has lost that."""
+    return any(word in teacher.network for word in CONTRASTIVE) and "_ft_" not in teacher.network
 
 
 def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> float | None:

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.distill.probes import probe_metrics, teacher_metrics
-from nas.distill.zero_shot import embed_class_names, texts_path, words, zero_shot_accuracy
-from nas.teachers import load_teachers, specs
+from nas.distill.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
+from nas.teachers import load_teachers, spec_of, specs
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
 from tests.nas.distill.known import recalling
 from tests.nas.distill.targets_builder import photo_crops
@@ -142,6 +142,16 @@ def test_what_the_images_lack_is_one_line(made: Targets, weights: dict[str, Path
     line = f"no zero-shot accuracy through {CLIP}: the images have no {lacking}"
     assert prepared(without[lacking], f"{CLIP},xfeat", weights) == [line]
     assert prepared(without[lacking], "xfeat", {}) == [], "nothing is missed without a CLIP"
+
+
+def test_a_clip_whose_text_tower_is_unknown_is_one_line(
+    made: Targets, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(TEXT_TOWERS, CLIP)
+    (line,) = prepared(replace(made, class_names=("d", "e", "f")), CLIP, weights)
+    assert f"no text tower of {CLIP} is known" in line
+    assert contrastive(spec_of("vit_base_patch16_siglip_224.webli", {}))
+    assert not contrastive(spec_of("vit_base_patch16_clip_224.openai_ft_in1k", {}))
 
 
 def test_without_open_clip_a_line_says_what_to_install(
