@@ -32,6 +32,7 @@ class Compressor:
         self.codec = CODECS[storage](fitted.largest)
 
     def __call__(self, features: Tensor) -> Compressed:
+        features = features.to(self.mean.device)
         targets = (features.movedim(1, -1) - self.mean) @ self.forward.T
         values = targets.movedim(-1, 1).contiguous().cpu().numpy()
         codes = self.codec.encode(values)

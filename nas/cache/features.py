@@ -67,6 +67,7 @@ class Features:
             told = stage(progress, f"{self.spec.name} on {split} images", len(images))
             self.part.fill(self.images.shards_of(split), self.part.has, self.make, told)
         self.part.finish(self.images.shards, [self.part.folder / FILE], self.about)
+        self.__dict__.pop("teacher", None)  # the next one needs its memory
 
     @property
     def calibrated(self) -> bool:
@@ -83,7 +84,7 @@ class Features:
         """Keep a shard's raw features for the statistics."""
         began = time.perf_counter()
         with ShardWriter(self.part.working, shard.name, RAW) as writer:
-            for heads in self.run(shard, partial(self.live, shard), done):
+            for heads in self.run(shard, self.live(shard), done):
                 writer.append({head: features.cpu().numpy() for head, features in heads.items()})
         write_json(self.raw_record(shard), {"seconds": time.perf_counter() - began})
 
@@ -102,10 +103,11 @@ class Features:
     def make(self, shard: Shard, done: Done) -> None:
         """Write a shard's targets, from its raw features where they were kept."""
         began, earlier = time.perf_counter(), 0.0
-        features = partial(self.live, shard)
         if self.raw_record(shard).exists():
-            features = partial(self.kept, shard)
+            features: Callable[[Positions], Heads] = partial(self.kept, shard)
             earlier = json.loads(self.raw_record(shard).read_text())["seconds"]
+        else:
+            features = self.live(shard)
         sums = {head: {"clipped": 0, "cosine": 0.0} for head in self.compressors}
         with ShardWriter(self.part.folder, shard.name) as writer:
             for heads in self.run(shard, lambda positions: self.compress(features(positions)), done):
@@ -128,20 +130,30 @@ class Features:
         """Rows of a shard, a batch at a time: the same batches whoever builds, for mosaics hold neighbours."""
         return batches(range(self.images.part.manifest["shards"][shard.name]["rows"]))
 
-    def live(self, shard: Shard, positions: Positions) -> Heads:
-        """What the teacher says of some images."""
-        with torch.inference_mode():
-            summary, spatial = self.teacher(self.view(shard, positions).to(self.device).float() / 255)
-            heads = {"spatial": to_grid(spatial, self.compression.grid)}
-            return heads if summary is None else {"summary": summary, **heads}
+    def live(self, shard: Shard) -> Callable[[Positions], Heads]:
+        """Says what the teacher says of some images of a shard. The teacher is loaded here, not in several threads."""
+        teacher, view = self.teacher, self.view(shard)
 
-    def view(self, shard: Shard, positions: Positions) -> Tensor:
-        """Images uint8 (N, 3, S, S): at the teacher's size, or the student's where the teacher is content with it."""
+        def describe(positions: Positions) -> Heads:
+            with torch.inference_mode():
+                summary, spatial = teacher(view(positions).to(self.device).float() / 255)
+                heads = {"spatial": to_grid(spatial, self.compression.grid)}
+                return heads if summary is None else {"summary": summary, **heads}
+
+        return describe
+
+    def view(self, shard: Shard) -> Callable[[Positions], Tensor]:
+        """Reads images uint8 (N, 3, S, S): at the teacher's size, or the student's if that is enough."""
         if self.spec.source_px <= self.images.image_px:
-            return torch.from_numpy(mapped(self.images.part.folder / f"{shard.name}-images.npy")[list(positions)])
-        items = good(shard, self.images.part.manifest["shards"][shard.name])
-        pixels = [self.large[shard.split].read(items[position]).image for position in positions]
-        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+            path = self.images.part.folder / f"{shard.name}-images.npy"
+            return lambda positions: torch.from_numpy(mapped(path)[list(positions)])
+        images, items = self.large[shard.split], good(shard, self.images.part.manifest["shards"][shard.name])
+
+        def read(positions: Positions) -> Tensor:
+            pixels = [images.read(items[position]).image for position in positions]
+            return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+
+        return read
 
     def kept(self, shard: Shard, positions: Positions) -> Heads:
         """What was kept of what the teacher said."""

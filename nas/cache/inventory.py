@@ -61,8 +61,8 @@ def collect(root: Path, chosen: list[Entry], dry_run: bool) -> Iterator[tuple[En
         yield found, remove(found.folder, dry_run)
     if dry_run:
         return
-    for leaving in root.glob(".*.tmp"):  # of a process that was killed while it deleted or wrote
-        shutil.rmtree(leaving) if leaving.is_dir() else leaving.unlink()
+    for leaving in root.glob(".*.tmp/"):  # of a process that was killed while it deleted
+        shutil.rmtree(leaving)
     for path in root.glob("set-*.json"):
         try:
             needed = read_set(path).parts

@@ -139,6 +139,7 @@ class Part:
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[None]:
         """Exclusive between threads, processes and nodes; Timeout where it is taken and `wait` is false."""
+        self.working.mkdir(parents=True, exist_ok=True)  # a part that another process has finished has none
         with FileLock(self.working / f"{name}.lock", blocking=wait):
             yield
 
@@ -197,6 +198,8 @@ _held: dict[Path, BinaryIO] = {}
 def hold(folder: Path) -> None:
     """Mark a folder as used, now and until this process ends: `remove` leaves it alone meanwhile."""
     mark = folder / "used"
+    if folder.exists() and not os.access(folder, os.W_OK):
+        return  # somebody else's, to be read only
     while folder not in _held:
         folder.mkdir(parents=True, exist_ok=True)
         file = mark.open("ab")

@@ -74,14 +74,14 @@ def replan(found: PartSet, weights: Mapping[str, Path]) -> Plan:
 
 def agreements(features: Features, samples: int) -> list[Agreement]:
     """Of every head."""
-    shard = features.images.shards_of("val")[0]
     sums: dict[str, list[float]] = {}
     images = 0
-    for positions in features.positions(shard):
+    shards = features.images.shards_of("val")
+    for shard, positions in ((of, batch) for of in shards for batch in features.positions(of)):
         if images >= samples:
             break
         images += len(positions)
-        live = features.live(shard, positions)
+        live = features.live(shard)(positions)
         now = features.compress(live)
         for head, raw in live.items():
             compressor = features.compressors[head]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from nas.cache.arrays import Array, ShardedArray
 from nas.cache.parts import FORMAT, CacheError, Part, hold
 from nas.cache.standardise import Standardiser
-from nas.cache.statistics import load_statistics
+from nas.cache.statistics import HEADS, load_statistics
 from nas.cache.storage import CODECS, Codec
 
 
@@ -113,8 +113,8 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
     altered one."""
     found = read_set(path)
     for part in found.parts:
-        hold(part.folder)
         part.check(hashes=verify)
+        hold(part.folder)
     images = found.images.manifest
     about = {name: part.manifest for name, part in found.teachers.items()}
     fitted = {name: load_statistics(part.folder) for name, part in found.teachers.items()}
@@ -163,7 +163,7 @@ def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Cod
             for name, part in found.teachers.items()
             if head in codecs[name]
         }
-        for head in ("summary", "spatial")
+        for head in HEADS
     }
     return SplitTargets(sharded(found.images, rows, "images"), **plain, **heads)  # type: ignore[arg-type]
 
@@ -171,8 +171,3 @@ def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Cod
 def sharded(part: Part, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
     """An array over the shards of a split."""
     return ShardedArray([part.folder / f"{name}-{array}.npy" for name in rows], list(rows.values()), codec)
-
-
-def names_of(folders: Sequence[Part]) -> list[str]:
-    """Folder names, which hold the fingerprints."""
-    return [part.folder.name for part in folders]

@@ -61,11 +61,16 @@ def test_few_files_stay_open(tmp_path, monkeypatch):
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
     path = tmp_path / "rows.npy"
-    with pytest.raises(KeyboardInterrupt), ArrayWriter(path, np.uint8, (2,)) as writer:
+    with ArrayWriter(path, np.uint8, (2,)) as writer:
         writer.append(np.zeros((3, 2)))
         assert not path.exists()
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
+    with (
+        pytest.raises(ValueError, match="rows of shape"),
+        ArrayWriter(tmp_path / "other.npy", np.uint8, (2,)) as writer,
+    ):
+        writer.append(np.zeros((3, 4)))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_int8_is_off_by_half_a_step_and_clips_what_is_larger():

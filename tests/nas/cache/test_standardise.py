@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nas.teachers import TeacherError
 from nas.cache.hadamard import hadamard, spreading_rotation
 from nas.cache.standardise import Moments, choose_dims, fit, spectrum
+from nas.teachers import TeacherError
 
 
 @pytest.fixture

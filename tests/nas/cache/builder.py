@@ -1,0 +1,35 @@
+"""A builder in a process of its own: ``python -m tests.nas.cache.builder ROOT [STAGE DONE]``.
+
+Prints every shard it made; kills itself at the given progress, as a scheduler would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from nas.cache import open_targets, parts
+from tests.nas.cache.conftest import SIZES
+
+
+def main() -> None:
+    root, *fatal = sys.argv[1:]
+    parts.SHARD = 16
+    record = parts.Part.record
+
+    def told(part, shard, *rest, **about):
+        record(part, shard, *rest, **about)
+        print(part.folder.name, shard.name, flush=True)
+
+    def progress(stage, done, total):
+        if [stage, str(done)] == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    parts.Part.record = told
+    open_targets("embedded", "xfeat", root=Path(root), progress=progress, **SIZES)
+
+
+if __name__ == "__main__":
+    main()

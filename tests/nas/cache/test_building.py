@@ -1,0 +1,121 @@
+"""Builders that are killed, that work side by side, that meet another teacher under the same name."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nas.cache import CacheError
+from nas.cache.features import Features
+from nas.cache.parts import Part, Shard
+from nas.cache.targets import read_set
+
+
+def start(root, *fatal):
+    command = [sys.executable, "-m", "tests.nas.cache.builder", str(root), *fatal]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def hashes(targets):
+    """File name -> sha256, over all parts."""
+    return {
+        f"{part.folder.name}/{name}": entry["sha256"]
+        for part in read_set(targets.path).parts
+        for name, entry in part.manifest["files"].items()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, teachers):
+    """Built by one process in one go."""
+    from nas.cache import open_targets
+    from tests.nas.cache.conftest import SIZES
+
+    return open_targets("embedded", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):
+    """Killed with SIGKILL after two of three shards' statistics and targets; what was finished isn't touched again."""
+    killed = start(tmp_path, "xfeat on train images", "32")
+    finished = killed.communicate(timeout=900)[0].split("\n")[:-1]
+    assert killed.returncode == -signal.SIGKILL
+    assert len(finished) == 5 + 2
+    before = {path: path.stat().st_ino for path in tmp_path.rglob("*-0000*.npy") if ".raw" not in path.name}
+    assert len(before) == 5 * 3 + 2 * 2
+    assert list(tmp_path.rglob("*.raw.npy"))
+    calls = []
+    targets = opened(tmp_path, progress=lambda *call: calls.append(call))
+    assert {path: path.stat().st_ino for path in before} == before
+    assert hashes(targets) == hashes(alone)
+    assert not {stage for stage, *_ in calls} & {"train images", "val images"}
+    folders = {part.folder for part in read_set(targets.path).parts}
+    assert all(path.parent in folders for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path)
+
+
+def test_two_processes_share_the_work(tmp_path, opened, alone):
+    """No shard is made twice, none is lost, and the content is that of one process."""
+    builders = [start(tmp_path) for _ in range(2)]
+    made = [line for builder in builders for line in builder.communicate(timeout=900)[0].split("\n")[:-1]]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert len(made) == len(set(made)) == 5 + 5
+    calls = []
+    assert hashes(opened(tmp_path, progress=lambda *call: calls.append(call))) == hashes(alone)
+    assert calls == []
+
+
+def test_an_interrupted_build_is_taken_up_in_the_same_process(tmp_path, opened, alone):
+    def interrupt(stage, done, total):
+        if (stage, done) == ("xfeat on the first train images", 16):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path, progress=interrupt)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert hashes(opened(tmp_path)) == hashes(alone)
+
+
+def test_a_shard_that_another_builder_holds_is_passed_over_and_waited_for(tmp_path):
+    """Taken up when that builder's lock goes, as the kernel drops a dead process's."""
+    part, shards, made = Part(tmp_path), [Shard("train", i, 16 * i, 16 * i + 16) for i in range(3)], []
+    held = part.lock(shards[0].name)
+    held.__enter__()
+
+    def make(shard, done):
+        made.append(shard.number)
+        part.record(shard, 16, [])
+        if len(made) == 2:
+            held.__exit__(None, None, None)
+
+    told = []
+    part.working.mkdir(exist_ok=True)
+    part.fill(shards, part.has, make, told.append)
+    assert made == [1, 2, 0]
+    assert told == [16, 32, 48]
+
+
+def test_a_teacher_that_computes_something_else_is_refused(tmp_path, opened, teachers, monkeypatch):
+    """Same weights, same name, but its input is fed otherwise since the build began."""
+
+    def interrupt(stage, done, total):
+        if (stage, done) == ("xfeat on train images", 48):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path, progress=interrupt)
+    original = type(teachers["xfeat"]).forward
+    monkeypatch.setattr(type(teachers["xfeat"]), "forward", lambda self, images: original(self, images.flip(2)))
+    monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+    with pytest.raises(CacheError, match=r"xfeat computes something else now .*normalisation\? version\?.*delete it"):
+        opened(tmp_path)
+
+
+def test_a_teacher_is_loaded_only_where_it_has_something_to_say(tmp_path, opened, monkeypatch):
+    """All that is left to do is to gather the records."""
+    finish = Part.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Part, "finish", lambda part, *rest: "images" in part.folder.name and finish(part, *rest))
+        with pytest.raises(CacheError, match="manifest"):
+            opened(tmp_path)
+    monkeypatch.setattr(Features, "teacher", property(lambda features: pytest.fail("loaded")))
+    assert len(opened(tmp_path).train) == 48

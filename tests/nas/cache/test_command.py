@@ -1,0 +1,141 @@
+"""``python -m nas.cache``: what it prints, what it refuses, what it deletes."""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from nas.cache.__main__ import main
+from nas.cache.parts import _held
+from nas.cache.targets import read_set
+
+BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
+
+
+@pytest.fixture
+def cache(built, tmp_path):
+    """A copy of a cache that no process holds."""
+    root = tmp_path / "cache"
+    shutil.copytree(built[0].path.parent, root)
+    return root
+
+
+def names(root):
+    return sorted(path.name.rpartition("-")[0] for path in root.iterdir() if path.is_dir())
+
+
+def test_build_tells_size_and_time_first_and_fidelity_and_break_even_last(teachers, tmp_path, capsys):
+    assert main([*BUILD, "--cache", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("teacher cache: about ")
+    assert "xfeat on val images: 20/20" in err
+    assert "xfeat spatial: 64 -> 16 channels" in out
+    assert "cosine of decompressed to live features 0.9" in out
+    assert "times less than fp16" in out
+    assert "paid for itself after " in out
+    assert main([*BUILD, "--cache", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_verify_reruns_every_teacher(cache, capsys):
+    assert main(["verify", "--cache", str(cache), "--samples", "16"]) == 0
+    out = capsys.readouterr().out
+    for line in ("lite0 summary", "lite0 spatial", "xfeat summary", "xfeat spatial"):
+        assert f"{line}: cosine of stored to live targets 1.0000" in out
+
+
+@pytest.mark.parametrize("what", ["bytes", "targets", "teacher"])
+def test_verify_finds_what_is_not_as_it_was(cache, what, capsys, monkeypatch):
+    """Altered bytes; targets of other images whose hashes are in order; a teacher that is fed otherwise."""
+    path = next(cache.glob("targets-xfeat-*/val-00000-spatial.npy"))
+    rows = np.load(path)
+    if what == "teacher":
+        from nas.teachers.xfeat import XFeat
+
+        original = XFeat.forward
+        monkeypatch.setattr(XFeat, "forward", lambda self, images: original(self, images.flip(2)))
+        monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+    else:
+        np.save(path, rows[::-1])
+    if what == "targets":
+        monkeypatch.setattr("nas.cache.parts.Part.check", lambda part, hashes: None)
+    assert main(["verify", "--cache", str(cache)]) == 1
+    expected = {
+        "bytes": "val-00000-spatial.npy is altered",
+        "targets": "xfeat spatial: cosine of stored to live targets 0.",
+        "teacher": "xfeat computes something else now",
+    }
+    assert expected[what] in capsys.readouterr().out
+
+
+def test_ls_lists_what_is_there(cache, capsys):
+    shutil.rmtree(next(cache.glob("targets-lite0-*")))
+    (cache / "images-0123456789abcdef" / "working").mkdir(parents=True)
+    (cache / "targets-0123456789abcdef").mkdir()
+    (cache / "targets-0123456789abcdef" / "manifest.json").write_text('{"format": 1}')
+    assert main(["ls", "--cache", str(cache)]) == 0
+    out = capsys.readouterr().out
+    assert "embedded images" in out
+    assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
+    assert "half built" in out
+    assert "older format" in out
+
+
+def test_gc_deletes_by_age_and_leaves_the_rest(cache, capsys):
+    """Sets that have lost a part go too; what is no cache stays."""
+    (cache / "cifar-10").mkdir()
+    old = next(cache.glob("targets-lite0-*"))
+    os.utime(old / "used", (time.time() - 40 * 86400,) * 2)
+    assert main(["gc", "--days", "30", "--dry-run", "--cache", str(cache)]) == 0
+    assert f"would delete {old.name}" in capsys.readouterr().out
+    assert old.exists()
+    assert main(["gc", "--days", "30", "--cache", str(cache)]) == 0
+    assert names(cache) == ["cifar", "images", "targets-xfeat"]
+    assert all(set(read_set(path).teachers) == {"xfeat"} for path in cache.glob("set-*.json"))
+    assert main(["gc", "--all", "--cache", str(cache)]) == 0
+    assert names(cache) == ["cifar"]
+    assert not list(cache.glob("set-*.json"))
+
+
+def test_gc_leaves_what_is_in_use(teachers, tmp_path, capsys):
+    assert main([*BUILD, "--cache", str(tmp_path)]) == 0  # this process holds it from now on
+    assert main(["gc", "--all", "--cache", str(tmp_path)]) == 0
+    assert names(tmp_path) == ["images", "targets-xfeat"]
+    assert "in use, left alone: targets-xfeat" in capsys.readouterr().out
+    for folder in tmp_path.glob("*-*"):
+        if folder.is_dir():
+            _held.pop(folder).close()
+    assert main(["gc", "--all", "--cache", str(tmp_path)]) == 0
+    assert names(tmp_path) == []
+
+
+def test_gc_of_what_is_half_built(cache):
+    next(cache.glob("targets-xfeat-*/manifest.json")).unlink()
+    assert main(["gc", "--half-built", "--cache", str(cache)]) == 0
+    assert names(cache) == ["images", "targets-lite0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--train-images", "0"], "--train-images: '0': must be 1 or more"),
+        (["build", "--teacher", "x"], "'x': must be NAME=FILE"),
+        (["build", "--storage", "int4"], "--storage: invalid choice"),
+        (["build", "--share", "1.5"], "--share: 1.5 is not possible; allowed: over 0, up to 1"),
+        (["build", "--data", "imagefolder:/no/such"], "no such folder"),
+        (["verify", "--cache", "/no/such"], "nothing is built in /no/such"),
+        (["gc"], "one of the arguments --days --all --half-built is required"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line_and_2(arguments, message, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as ending:
+        code = ending.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
