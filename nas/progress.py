@@ -27,6 +27,7 @@ class StageProgress:
         self._bars = _bars(console)
         self._tasks: dict[str, object] = {}
         self._last_line_s: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
 
     @contextmanager
     def showing(self) -> Iterator[StageProgress]:
@@ -47,7 +48,9 @@ class StageProgress:
         now = time.monotonic()
         if done >= total or now - self._last_line_s.get(stage, now - _LINE_EVERY_S) >= _LINE_EVERY_S:
             self._last_line_s[stage] = now
-            self._console.print(f"{stage}: {done}/{total}")
+            began, before = self._began.setdefault(stage, (now, done))
+            eta = f" ETA {clock((now - began) / (done - before) * (total - done))}" if before < done < total else ""
+            self._console.print(f"{stage}: {done}/{total}{eta}", highlight=False)
 
 
 class SearchProgress:

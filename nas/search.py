@@ -67,6 +67,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
             seed=0,  # of the generated images: the same for every study, so that studies can be compared
             weights=arguments.get("teacher"),
             progress=progress,
+            announce=lambda line: console.print(line, highlight=False),
         )
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)
