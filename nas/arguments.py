@@ -191,6 +191,8 @@ def parser() -> argparse.ArgumentParser:
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
     add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
     add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
+    add("--views", type=int, metavar="N", help=f"stored augmentations of each train image (default {defaults.views})")
+    add("--storage", metavar="NAME", help=f"of the teachers' targets: int8, bf16 or fp32 (default {defaults.storage})")
     add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
     add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
     add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")

@@ -131,6 +131,8 @@ class SearchConfig:
     teachers: str = "embedded"
     train_images: int = 3000
     val_images: int = 600
+    views: int = 1  # stored augmentations of each train image
+    storage: str = "int8"  # of each number of the teachers' targets
     device: str = "cpu"
     measure_batch: int = 16
     measure_precision: str = "fp32"
@@ -143,7 +145,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baselines", tuple(self.baselines))
-        for name in ("budget", "train_images", "val_images", "measure_batch"):
+        for name in ("budget", "train_images", "val_images", "views", "measure_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
         if self.val_images < 2:

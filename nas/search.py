@@ -65,6 +65,8 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
             image_px=config.distill.image_px,
             grid=config.grid,
             seed=0,  # of the generated images: the same for every study, so that studies can be compared
+            views=config.views,
+            storage=config.storage,
             weights=arguments.get("teacher"),
             progress=progress,
             announce=lambda line: console.print(line, highlight=False),
