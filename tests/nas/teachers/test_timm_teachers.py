@@ -155,6 +155,7 @@ def test_a_mosaic_cut_up_again_is_the_images(count):
     tiled = tile(images, 2)
     assert tiled.shape == (-(-count // 4), 3, 12, 12)
     torch.testing.assert_close(tiled[0, :, :6, 6:], images[1 % count])  # second of the first row
+    torch.testing.assert_close(tiled[-1, :, 6:, 6:], images[(4 * len(tiled) - 1) % count])  # filled up from the start
     torch.testing.assert_close(cut(tiled, 2, count), images)
 
 
