@@ -128,6 +128,31 @@ class Objective(Record):
 
 
 @dataclass(frozen=True)
+class HeadFacts(Record):
+    """What of a teacher's summary or spatial features is distilled."""
+
+    channels: int  # of the teacher's own features
+    dims: int  # of the targets made of them
+    kept: float  # share of their variance that the targets hold
+    cosine: float  # of the stored targets, inverted, against live features; mean over held-out images
+
+
+@dataclass(frozen=True)
+class TeacherFacts(Record):
+    """A teacher as the study uses it."""
+
+    what: str  # its network, how it is fed, which features are taken
+    heads: dict[str, HeadFacts]  # "summary", "spatial"
+    metrics: dict[str, float]  # probes of its own targets: "knn", "probe", "miou", each where there is a truth for it
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        heads = {head: HeadFacts.from_dict(facts) for head, facts in data["heads"].items()}
+        return super().from_dict({**data, "heads": heads})
+
+
+@dataclass(frozen=True)
 class StudyInfo(Record):
     """Everything about a study that is not a trial. `config` and the fingerprints decide whether it can go on."""
 
@@ -147,6 +172,8 @@ class StudyInfo(Record):
         default_factory=dict
     )  # where the seconds went: "teachers", "measure", "train rung 0", ...
     sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float}
+    teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # empty in studies of before
+    chance: dict[str, float] = field(default_factory=dict)  # metric -> what the best constant guess scores
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -155,6 +182,8 @@ class StudyInfo(Record):
         plain["objectives"] = tuple(Objective.from_dict(o) for o in plain["objectives"])
         for key in ("rung_steps", "baselines", "sessions"):
             plain[key] = tuple(plain.get(key, ()))
+        facts = plain.get("teacher_facts", {})
+        plain["teacher_facts"] = {name: TeacherFacts.from_dict(of_teacher) for name, of_teacher in facts.items()}
         return super().from_dict(plain)
 
 

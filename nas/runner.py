@@ -52,6 +52,7 @@ class Places:
     targets_dir: str
     lock_dir: str
     weights_dir: str
+    pictures_dir: str
     checkpoint_dir: str
     train_threads: int
     measure_threads: int
@@ -110,6 +111,7 @@ def _workbench(places: Places) -> Any:
         targets=load_targets(Path(places.targets_dir)),
         lock_dir=Path(places.lock_dir),
         weights_dir=Path(places.weights_dir),
+        pictures_dir=Path(places.pictures_dir),
         checkpoint_dir=Path(places.checkpoint_dir),
         train_threads=places.train_threads,
         measure_threads=places.measure_threads,

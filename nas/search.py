@@ -17,9 +17,10 @@ from rich.console import Console
 from nas.arguments import parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
+from nas.contact_sheet import FOLDER as PICTURES
 from nas.places import cache_root, lock_dir
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
-from nas.records import Objective, StudyInfo, TrialState
+from nas.records import Objective, StudyInfo, TeacherFacts, TrialState
 from nas.samplers import make_sampler
 from nas.store import Store, StoreError
 from nas.study import StudyLoop
@@ -73,13 +74,14 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         )
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)
+        facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
     sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
     if resume:
         store = Store.open(run_dir, sampler)
         _refuse_other_targets(store.info, targets)
         _start_session(store)
     else:
-        store = Store.create(run_dir, _info(config, run_dir, targets), sampler)
+        store = Store.create(run_dir, _info(config, run_dir, targets, facts), sampler)
     shown = SearchProgress(console)
     loop = StudyLoop(store, shown)
     workers = arguments.get("workers", _default_workers(config))
@@ -127,6 +129,7 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
         targets_dir=str(targets.path.resolve()),
         lock_dir=str(_made(lock_dir(config.device))),
         weights_dir=str(_made(run_dir / "weights")),
+        pictures_dir=str(_made(run_dir / PICTURES)),
         checkpoint_dir=str(_made(run_dir / "checkpoints")),
         train_threads=max(1, cpu_count() // workers),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
@@ -165,7 +168,18 @@ def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> No
         print(build_report(run_dir))
 
 
-def _info(config: SearchConfig, run_dir: Path, targets: Any) -> StudyInfo:
+def _teacher_facts(
+    config: SearchConfig, arguments: dict[str, Any], targets: Any, progress: StageProgress
+) -> dict[str, TeacherFacts]:
+    from nas.distill.yardsticks import teacher_facts
+    from nas.teachers import specs
+
+    chosen = specs(config.teachers, arguments.get("teacher"))
+    return teacher_facts(targets, {spec.name: f"{spec.network}: {spec.preprocessing}" for spec in chosen}, progress)
+
+
+def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, TeacherFacts]) -> StudyInfo:
+    from nas.distill.yardsticks import chance
     from nas.measure import environment
 
     return StudyInfo(
@@ -183,6 +197,8 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any) -> StudyInfo:
         baselines=config.baselines,
         ledger={"teachers": targets.build_seconds},
         sessions=({"started": _now(), "wall_s": 0.0},),
+        teacher_facts=facts,
+        chance=chance(targets),
     )
 
 

@@ -20,10 +20,12 @@ from backbones import Backbone, build, fuse, resolve
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
+from nas.contact_sheet import sheet_path
 from nas.counters import totals
 from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluate import explained_variance
+from nas.distill.pictures import contact_sheet
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
 from nas.measure import measure_pair
@@ -37,14 +39,16 @@ from search_space import ArchSpec
 class Workbench:
     """What a worker process keeps from trial to trial.
 
-    `lock_dir` holds the device's locks; `weights_dir` takes the averaged weights of trials that reach the last
-    rung, `checkpoint_dir` those of trials that are under way; `train_threads` and `measure_threads` are CPU threads.
+    `lock_dir` holds the device's locks; `weights_dir` and `pictures_dir` take the averaged weights and the contact
+    sheets of trials that reach the last rung, `checkpoint_dir` the state of those that are under way; `train_threads`
+    and `measure_threads` are CPU threads.
     """
 
     config: SearchConfig
     targets: Targets
     lock_dir: Path
     weights_dir: Path
+    pictures_dir: Path
     checkpoint_dir: Path
     train_threads: int
     measure_threads: int
@@ -176,9 +180,11 @@ class Training:
         with self._slot():
             teachers = explained_variance(averaged, targets.val, config.device)
             metrics = probe_metrics(averaged, targets, config.device) if last else {}
+            sheet = contact_sheet(averaged, targets, config.device) if last else None
         if not math.isfinite(quality(teachers)):
             raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
-        if last:
+        if sheet is not None:
+            sheet.write(sheet_path(self._bench.pictures_dir, self._arch_id))
             save_weights(cast(Backbone, averaged.backbone), self._bench.weights_dir / f"{self._arch_id}.safetensors")
             heads = fold(averaged.heads, targets.teachers)
             save_heads(heads, self._bench.weights_dir / f"{self._arch_id}.heads.safetensors")

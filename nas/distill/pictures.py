@@ -1,0 +1,113 @@
+"""What spatial features look like: a teacher's map, what a student makes of it, and the student's own.
+
+Three principal directions become red, green and blue. A teacher's are fitted on its targets alone, so they are the
+same for every student of a study, and a student's prediction is coloured with the same directions and limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from nas.cache.targets import SplitTargets, Targets
+from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet
+from nas.distill.heads import Student, normalise
+
+IMAGES = 6
+FITTED = 192  # held-out images that the directions are fitted on
+LIMITS = (2.0, 98.0)  # percentiles that become 0 and 255
+
+
+@dataclass(frozen=True)
+class Colours:
+    """mean (C,), directions (C, 3), and what of each becomes 0 and 255: low and high (3,)."""
+
+    mean: Tensor
+    directions: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def fit(cls, maps: Tensor) -> Colours:
+        """Of maps (N, C, h, w)."""
+        tokens = _tokens(maps)
+        mean = tokens.mean(0)
+        centred = tokens - mean
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+        directions = vectors[:, -3:].flip(1)
+        # An eigenvector's sign is arbitrary: its largest entry is made positive.
+        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        low, high = np.percentile((centred @ directions).numpy(), LIMITS, axis=0)
+        return cls(mean, directions, torch.from_numpy(low), torch.from_numpy(high))
+
+    def paint(self, maps: Tensor) -> NDArray[np.uint8]:
+        """Maps (N, C, h, w) as pictures (N, h, w, 3); grey where there are fewer directions than colours."""
+        n, _, h, w = maps.shape
+        values = (_tokens(maps) - self.mean) @ self.directions
+        shares = (values - self.low) / (self.high - self.low).clamp(min=1e-9)
+        painted = torch.full((n, h, w, 3), 128, dtype=torch.uint8)
+        painted[..., : shares.shape[1]] = (shares.clamp(0, 1) * 255).round().to(torch.uint8).view(n, h, w, -1)
+        return painted.numpy()
+
+
+def contact_sheet(student: Student, targets: Targets, device: str | torch.device) -> ContactSheet:
+    """The pictures of a student on a few held-out images, the same ones for every student of a study."""
+    split = targets.val
+    chosen, fitted = _chosen(split)
+    position = {row: i for i, row in enumerate(fitted)}
+    shown = [position[row] for row in chosen]
+    images = torch.from_numpy(np.array(split.images[np.array(fitted)]))
+    with torch.inference_mode():
+        features = student.backbone.encode(normalise(images.to(device)))  # type: ignore[operator]
+        predictions = student.heads(features)
+    own = features.spatial.float().cpu()
+    rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]
+    for teacher in targets.teachers:
+        truth = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
+        colours = Colours.fit(truth)
+        predicted = predictions[teacher]["spatial"].float().cpu()
+        rows += [
+            ((TEACHER, teacher), colours.paint(truth[shown])),
+            ((STUDENT, teacher), colours.paint(predicted[shown])),
+        ]
+    rows.append(((OWN, ""), Colours.fit(own).paint(own[shown])))
+    tiles = np.stack([np.stack([_tile(picture) for picture in pictures]) for _, pictures in rows])
+    return ContactSheet(tuple(label for label, _ in rows), _names(targets, chosen), tiles)
+
+
+def _chosen(split: SplitTargets) -> tuple[list[int], list[int]]:
+    """Images to show, spread evenly over the classes where there are any, and those to fit on, which hold them."""
+    count = len(split)
+    order = np.arange(count) if split.labels is None else np.argsort(np.asarray(split.labels[:]), kind="stable")
+    chosen = [int(order[i]) for i in _spread(count, IMAGES)]
+    return chosen, sorted({*chosen, *(int(order[i]) for i in _spread(count, FITTED))})
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """`most` indices below `count` in the middle of equal parts, or all."""
+    return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
+
+
+def _names(targets: Targets, chosen: list[int]) -> tuple[str, ...]:
+    """Class names of the images shown, where they are known."""
+    labels, names = targets.val.labels, targets.class_names
+    if labels is None or names is None:
+        return ("",) * len(chosen)
+    return tuple(names[int(label)] for label in np.asarray(labels[np.array(chosen)]))
+
+
+def _tile(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (h, w, 3) as a tile: photographs are averaged down, a map's cells stay squares with edges."""
+    way = Image.Resampling.BOX if len(picture) > TILE_PX else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize((TILE_PX, TILE_PX), way))
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(N, C, h, w) as (N h w, C) in float64."""
+    return maps.double().movedim(1, -1).flatten(0, 2)
