@@ -12,7 +12,7 @@ import torch
 
 from nas.cache.features import CALIBRATION_SHARDS, Features
 from nas.cache.images import Images
-from nas.cache.parts import SHARD, Part, Shard, items
+from nas.cache.parts import SHARD, Part, Shard
 from nas.cache.storage import CODECS
 from nas.data import CorruptImage, ImageSet
 from nas.progress import clock
@@ -79,7 +79,7 @@ def of_teacher(features: Features) -> Estimate:
 
 def missing_items(part: Part, shards: list[Shard]) -> int:
     """Items that are still to be done."""
-    return items(shard for shard in shards if not part.has(shard))
+    return sum(shard.stop - shard.start for shard in shards if not part.has(shard))
 
 
 def first(images: ImageSet) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -45,7 +45,8 @@ def entry(folder: Path) -> Entry:
 def describe(part: Part) -> tuple[str, int, str]:
     """What a part holds, how many images, and its state."""
     if not part.complete:
-        records = [json.loads(path.read_text()) for path in sorted(part.working.glob("*-?????.json"))]
+        paths = [path for path in part.working.glob("*.json") if path.stem.rpartition("-")[2].isdigit()]
+        records = [json.loads(path.read_text()) for path in paths]
         return part.folder.name.rpartition("-")[0], sum(record["rows"] for record in records), "half built"
     try:
         manifest = part.manifest

@@ -57,11 +57,6 @@ def shards_of(split: Split, count: int) -> list[Shard]:
     return [Shard(split, number, start, min(start + SHARD, count)) for number, start in enumerate(starts)]
 
 
-def items(shards: Iterable[Shard]) -> int:
-    """How many items the shards have together."""
-    return sum(shard.stop - shard.start for shard in shards)
-
-
 @dataclass(frozen=True)
 class Part:
     """See the module. `folder` need not exist yet."""
@@ -120,19 +115,21 @@ class Part:
 
         `done` hears how many items are there; `make` tells how many of its own.
         """
-        missing = list(shards)
+        count, missing = 0, list(shards)
         while missing:
-            for shard in list(missing):
+            elsewhere = []
+            for shard in missing:
                 if not there(shard):
                     try:
                         with self.lock(shard.name, wait=False):
                             if not there(shard):
-                                before = items(shards) - items(missing)
-                                make(shard, partial(_within, done, before, shard))
+                                make(shard, partial(_within, done, count, shard))
                     except Timeout:
+                        elsewhere.append(shard)
                         continue
-                missing.remove(shard)
-                done(items(shards) - items(missing))
+                count += shard.stop - shard.start
+                done(count)
+            missing = elsewhere
             if missing:
                 time.sleep(POLL_S)
 
@@ -200,14 +197,14 @@ def hold(folder: Path) -> None:
     mark = folder / "used"
     if folder.exists() and not os.access(folder, os.W_OK):
         return  # somebody else's, to be read only
-    while folder not in _held:
+    while True:
         folder.mkdir(parents=True, exist_ok=True)
-        file = mark.open("ab")
+        file = _held.pop(folder, None) or mark.open("ab")
         fcntl.flock(file, fcntl.LOCK_SH)
         if mark.exists() and os.path.samestat(os.fstat(file.fileno()), mark.stat()):
-            _held[folder] = file
-        else:  # the folder was removed while we waited
-            file.close()
+            break
+        file.close()  # the folder was removed while we waited, or since
+    _held[folder] = file
     os.utime(mark)
 
 
