@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,18 @@ def lock_dir(device: str) -> Path:
     """
     name = "cuda" if device == "cuda:0" else device.replace(":", "-")
     return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / name
+
+
+def checkpoint_interval_s() -> float:
+    """Seconds of training that a killed process may lose: the variable BACKBONE_NAS_CHECKPOINT_S, else 30."""
+    given = os.environ.get("BACKBONE_NAS_CHECKPOINT_S", "30")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"BACKBONE_NAS_CHECKPOINT_S: {given!r}: must be a number of seconds, 0 or more")
+    return seconds
 
 
 def checkpoint_path(folder: Path, arch_id: str) -> Path:

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-EVERY_S = 30.0
-
 
 class Checkpoint:
     """The one checkpoint of a training, at `path`, for whoever shows the same `identity`.
@@ -22,7 +20,7 @@ class Checkpoint:
     A file that is damaged or of another identity counts as none: the training begins anew.
     """
 
-    def __init__(self, path: Path, identity: str, every_s: float = EVERY_S) -> None:
+    def __init__(self, path: Path, identity: str, every_s: float = 30.0) -> None:
         self._path, self._identity, self._every_s = path, identity, every_s
         self._written = time.monotonic()
 

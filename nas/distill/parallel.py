@@ -88,9 +88,7 @@ def distributed(objective: nn.Module, device: torch.device, *, some_unused: bool
     if world() == 1:
         return objective
     devices: Sequence[int] | None = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        objective, device_ids=devices, broadcast_buffers=False, find_unused_parameters=some_unused
-    )
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=some_unused)
 
 
 @contextmanager

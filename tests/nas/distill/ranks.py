@@ -1,0 +1,92 @@
+"""What two processes train together, for test_parallel; a module of its own so that fresh processes can import it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import build
+from nas.config import DistillConfig
+from nas.distill import parallel
+from nas.distill.schedule import Group
+from nas.distill.trainer import Distiller, TrainingError
+from search_space import preset
+from tests.nas.distill.targets_builder import two_teachers
+
+STEPS = 5
+PLAIN = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(STEPS,))
+GROUPS = (Group(("colour",), 8, (32,)), Group(("colour", "mean"), 16, (32, 64)))
+RECIPES = {
+    "plain": PLAIN,
+    "parts": replace(PLAIN, accumulate=2, grad_checkpointing=True, balance="adaloss"),
+    "groups": replace(PLAIN, groups=GROUPS, balance="uncertainty"),
+    "drop": replace(PLAIN, balance="drop", summary_loss="cosine", spatial_loss="hybrid"),
+}
+State = dict[str, Any]
+
+
+def made(folder: Path, config: DistillConfig) -> Distiller:
+    """Without BatchNorm's batch statistics, which are a rank's own on CPU, ranks and one process take equal steps."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    run = Distiller(build(preset("eradio_femto")), two_teachers(folder), config, seed=0)
+    for module in run.student.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return run
+
+
+def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: State | None = None) -> State:
+    """The state after `steps` steps, begun anew or from a state."""
+    run = made(folder, config)
+    if state is not None:
+        run.restore(state)
+    run.advance(steps)
+    run.close()
+    return run.state()
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """What every rank finds: each recipe in one go, one in two, BatchNorm's statistics, a loss that is not finite."""
+    found: dict[str, Any] = {name: trained(folder, recipe) for name, recipe in RECIPES.items()}
+    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{parallel.rank()}.pt")
+    parallel.meet()
+    half = torch.load(folder / "half0.pt", weights_only=True)  # every rank goes on from what rank 0 saved
+    torch.manual_seed(99 + parallel.rank())
+    found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
+    found["norms"] = _with_norms(folder)
+    found["broken"] = _broken(folder)
+    return found
+
+
+def _with_norms(folder: Path) -> State:
+    run = made(folder, PLAIN)
+    run.student.train()
+    run.advance(2)
+    run.close()
+    return run.averaged.state_dict()
+
+
+def _broken(folder: Path) -> str:
+    """One rank's images are spoilt; all must stop, at the same step."""
+    run = made(folder, PLAIN)
+    if parallel.rank() == 1:
+        with torch.no_grad():
+            run.student.heads.spatial["colour"][-1].bias.fill_(float("inf"))
+    try:
+        run.advance(2)
+    except TrainingError as error:
+        return str(error)
+    finally:
+        run.close()
+    return "went on"
+
+
+def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:
+    """Body of a process: joins the others and leaves what it found in `folder`."""
+    with parallel.joined(number, world, folder / "meeting"):
+        torch.save(work(folder), folder / f"rank{number}.pt")

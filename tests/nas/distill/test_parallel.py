@@ -1,0 +1,74 @@
+"""Two real processes that train together take the steps of one with the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing import get_context
+
+from tests.nas.distill.ranks import RECIPES, made, rank, trained
+
+WORLD = 2
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    context = get_context("spawn")
+    processes = [context.Process(target=rank, args=(number, WORLD, folder)) for number in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(900)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(folder / f"rank{number}.pt", weights_only=True) for number in range(WORLD)]
+
+
+def vector(state: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.double().flatten() for value in state.values() if value.is_floating_point()])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_losses_and_averaged_weights_are_those_of_one_process(
+    name: str, found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Sums in another order differ by 1e-7; AdamW divides by the gradient's size, which lifts that where it is small.
+
+    So weights are compared by how far apart they are, as a share of the way that training took them.
+    """
+    alone, together = trained(tmp_path, RECIPES[name]), found[0][name]
+    for mine, theirs in zip(together["losses"], alone["losses"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    start = vector(made(tmp_path, RECIPES[name]).averaged.state_dict())
+    end = vector(alone["averaged"])
+    assert (vector(together["averaged"]) - end).norm() < 0.02 * (end - start).norm()
+
+
+def test_ranks_hold_the_same_student(found: list[dict[str, Any]]) -> None:
+    for name in RECIPES:
+        for part in ("student", "averaged", "balance"):
+            first, second = (vector(f[name][part]) if f[name][part] else torch.zeros(0) for f in found)
+            assert torch.equal(first, second), f"{name}: {part}"
+        assert found[0][name]["losses"] == found[1][name]["losses"]
+
+
+def test_going_on_from_the_checkpoint_of_rank_0_is_exact(found: list[dict[str, Any]]) -> None:
+    for mine in found:
+        assert mine["in two"]["losses"] == mine["drop"]["losses"]
+        assert torch.equal(vector(mine["in two"]["averaged"]), vector(mine["drop"]["averaged"]))
+
+
+def test_running_statistics_are_shared(found: list[dict[str, Any]]) -> None:
+    statistics = [{k: v for k, v in f["norms"].items() if "running_" in k} for f in found]
+    assert statistics[0]
+    assert torch.equal(*map(vector, statistics))
+    assert not torch.equal(vector(statistics[0]).round(), vector(statistics[0])), "they have moved from 0 and 1"
+
+
+def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, Any]]) -> None:
+    assert [f["broken"] for f in found] == ["the loss is not finite at step 1"] * WORLD
