@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out or options.run / REPORT_FILE
     try:
         study = read_study(options.run)
-        write_page(study, out)
+        write_page(study, out, options.run)
         summary = summarize(study)
         figures = save_figures(prepare(study, summary), options.figures) if options.figures else []
     except (StoreError, OSError, ValueError) as error:

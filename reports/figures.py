@@ -9,11 +9,12 @@ from typing import Any
 
 import altair as alt
 
-from reports.points import LOOKS, SERIES, FigureData
+from reports.points import BASELINE, FRONT, LOOKS, SERIES, FigureData, Rise, Scatter
 
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 FRONT_HEIGHT_PX = 420
+SMALL_HEIGHT_PX = 170
 NARROW_PX = 420  # on a phone, point labels would overlap and a legend in one row would be cut off
 
 
@@ -26,6 +27,46 @@ def charts(data: FigureData) -> dict[str, dict[str, Any]]:
         "ledger": ledger_chart(data) if data.ledger else None,
     }
     return {name: _themed(chart).to_dict() for name, chart in built.items() if chart is not None}
+
+
+def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
+    """Specifications of the small charts that stand in rows: quality against metrics, explained variance by steps."""
+    built = {f"metric-{i}": metric_chart(i, scatter) for i, scatter in enumerate(data.metrics)}
+    built |= {f"rise-{i}": rise_chart(i, rise) for i, rise in enumerate(data.rises)}
+    return {name: _themed(chart.properties(height=SMALL_HEIGHT_PX)).to_dict() for name, chart in built.items()}
+
+
+def metric_chart(which: int, scatter: Scatter) -> Any:
+    """Quality against one metric."""
+    points = alt.Chart(alt.NamedData(name="metrics"), title=scatter.label)
+    marks = _kinds(
+        points.transform_filter(f"datum.which == {which}").mark_point(strokeWidth=1.2, size=30), legend=False
+    )
+    return marks.encode(
+        x=alt.X("quality:Q", title="quality", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        tooltip=[_tip("net", "net"), _tip("quality", "quality", ".3f"), _tip("value", scatter.label, ".3f")],
+    )
+
+
+def rise_chart(which: int, rise: Rise) -> Any:
+    """Explained variance of one teacher by distillation steps, a line a net."""
+    steps = sorted({point[3] for point in rise.points})
+    domain = [steps[0] / 1.2, steps[-1] * 1.2]
+    lines = alt.Chart(alt.NamedData(name="rises"), title=rise.teacher).transform_filter(f"datum.which == {which}")
+    names = [FRONT, BASELINE]
+    return lines.mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=1.2, opacity=0.75).encode(
+        x=alt.X(
+            "steps:Q",
+            title="steps",
+            scale=alt.Scale(type="log", domain=domain, nice=False),
+            axis=alt.Axis(values=steps, format="d"),
+        ),
+        y=alt.Y("quality:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        detail="number:N",
+        color=alt.Color("kind:N", scale=alt.Scale(domain=names, range=[LOOKS[k].css for k in names]), legend=None),
+        tooltip=[_tip("net", "net"), _tip("steps", "steps", "d"), _tip("quality", "explained variance", ".3f")],
+    )
 
 
 def front_chart(data: FigureData) -> Any:
@@ -139,17 +180,17 @@ def _axes(data: FigureData) -> tuple[Any, Any]:
     return x, y
 
 
-def _kinds(chart: Any) -> Any:
+def _kinds(chart: Any, legend: bool = True) -> Any:
     """Shape, outline and filling by the kind of point; one merged legend."""
     names, looks = list(LOOKS), list(LOOKS.values())
-    legend = alt.Legend(title=None, orient="top", columns=_columns(len(names)), symbolSize=70)
+    entries = alt.Legend(title=None, orient="top", columns=_columns(len(names)), symbolSize=70) if legend else None
     return chart.encode(
-        shape=alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[k.vega_shape for k in looks]), legend=legend),
-        stroke=alt.Stroke("kind:N", scale=alt.Scale(domain=names, range=[k.css for k in looks]), legend=legend),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[k.vega_shape for k in looks]), legend=entries),
+        stroke=alt.Stroke("kind:N", scale=alt.Scale(domain=names, range=[k.css for k in looks]), legend=entries),
         fill=alt.Fill(
             "kind:N",
             scale=alt.Scale(domain=names, range=[k.css if k.filled else "transparent" for k in looks]),
-            legend=legend,
+            legend=entries,
         ),
     )
 
@@ -197,6 +238,7 @@ def _themed(chart: Any) -> Any:
         chart.properties(width="container", background="transparent", autosize={"type": "fit-x", "contains": "padding"})
         .configure(font=FONT, aria=False)  # the tables are the text alternative; thousands of labels are none
         .configure_view(stroke=None)
+        .configure_title(color=INK, font=FONT, fontSize=12, fontWeight=500, anchor="start")
         .configure_axis(gridColor=GRID, domainColor=GRID, tickColor=GRID, titlePadding=10, **text)
         .configure_legend(symbolBaseFillColor=INK, symbolBaseStrokeColor=INK, **text)
         .configure_text(font=FONT)

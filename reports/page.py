@@ -21,8 +21,10 @@ from markupsafe import Markup
 from nas.records import Study
 from nas.store import read_study
 from reports import sentences
-from reports.figures import charts
+from reports.figures import charts, multiples
+from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
 from reports.pack import packed_json, rounded
+from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
 
@@ -31,6 +33,7 @@ VEGA_LITE = "6.4"  # altair 6's; vl-convert carries several
 REPORT_FILE = "report.html"
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what of the bundle the page's script sees
 STATIC_WIDTH_PX = 920
+STATIC_SMALL_PX = 300
 STATIC_POINTS = 1500  # dots in the picture that shows before, or without, JavaScript
 
 
@@ -40,36 +43,48 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
     Raises `nas.store.StoreError` for an unreadable study, OSError where `out` cannot be written.
     """
     out = out or run_dir / REPORT_FILE
-    write_page(read_study(run_dir), out)
+    write_page(read_study(run_dir), out, run_dir)
     return out
 
 
-def write_page(study: Study, out: Path) -> None:
-    """Write `study`'s report to `out`, replacing it only once the whole page is there."""
-    page = render(study, summarize(study))
+def write_page(study: Study, out: Path, run_dir: Path) -> None:
+    """Write `study`'s report to `out`, replacing it only once the whole page is there.
+
+    `run_dir` is where the study's pictures lie, if there are any.
+    """
+    summary = summarize(study)
+    page = render(study, summary, gallery(run_dir, summary))
     partial = out.with_name(out.name + ".partial")
     partial.write_text(page, encoding="utf-8", newline="\n")
     partial.replace(out)
 
 
-def render(study: Study, summary: StudySummary) -> str:
+def render(study: Study, summary: StudySummary, pictures: Gallery | None = None) -> str:
     """The whole page."""
     data = prepare(study, summary)
-    specs = charts(data)
+    large, small = charts(data), multiples(data)
     scripts = [vega_bundle(), _asset("report.js")]
     style = _asset("report.css")
+    rows = metric_rows(study.info, summary)
+    stills = {name: static_svg(spec, data, STATIC_WIDTH_PX) for name, spec in large.items()}
+    stills |= {name: static_svg(spec, data, STATIC_SMALL_PX) for name, spec in small.items()}
     return _templates().get_template("report.html.j2").render(
         study=study,
         info=study.info,
         summary=summary,
         figures=data,
+        gallery=pictures,
+        heads=head_rows(study.info, summary),
+        metrics=rows,
+        columns=[row for row in rows if row.name.partition("/")[0] in IN_TABLES],
         headline=sentences.headline(study.info, summary),
         noise=sentences.noise(summary),
         progress=sentences.progress(study.info, summary),
+        meaning=sentences.meaning(rows),
         environment=list(_flat(study.info.environment)),
         settings=list(_flat(study.info.config)),
-        pictures={name: Markup(static_svg(spec, data)) for name, spec in specs.items()},
-        payload=Markup(packed_json(_payload(study, summary, data, specs))),
+        pictures={name: Markup(svg) for name, svg in stills.items()},
+        payload=Markup(packed_json(_payload(study, summary, data, large | small))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
         policy=_policy(scripts, style),
@@ -78,22 +93,24 @@ def render(study: Study, summary: StudySummary) -> str:
 
 def _payload(study: Study, summary: StudySummary, data: FigureData, specs: Mapping[str, Any]) -> dict[str, Any]:
     """What the page's script reads: the study as records, so that it can be downloaded again, and the figures."""
+    names = metric_names(trained(summary))
     return {
         "info": study.info.to_dict(),
         "trials": [{**rounded(t.to_dict()), "spec": t.spec} for t in study.trials],
         "front": [s.trial.number for s in summary.front],
+        "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
         "datasets": rounded(data.datasets()),
     }
 
 
-def static_svg(spec: Mapping[str, Any], data: FigureData) -> str:
+def static_svg(spec: Mapping[str, Any], data: FigureData, width_px: int) -> str:
     """The chart as an SVG picture, for readers without JavaScript."""
     datasets = data.datasets()
     important = [p for p in datasets["points"] if p["kind"] in (FRONT, BASELINE)]
     others = [p for p in datasets["points"] if p["kind"] not in (FRONT, BASELINE)]
     datasets["points"] = others[:: max(1, -(-len(others) // STATIC_POINTS))] + important
-    svg = vl_convert.vegalite_to_svg({**spec, "width": STATIC_WIDTH_PX, "datasets": datasets}, vl_version=VEGA_LITE)
+    svg = vl_convert.vegalite_to_svg({**spec, "width": width_px, "datasets": datasets}, vl_version=VEGA_LITE)
     return re.sub(
         r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg
     )  # hundredths of a pixel are enough

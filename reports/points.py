@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.meaning import metric_label, metric_names, metrics_of, trained
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
 LABELLED_FRONT = 16  # more labels than that overlap
 TEACHER_ROWS = 16
+SCATTERED = 10  # nets: fewer make no picture of a correlation
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,22 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """Quality against one further metric; a point is (number, net, kind, quality, value)."""
+
+    label: str
+    points: tuple[tuple[int, str, str, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A teacher's explained variance by steps; a point is (number, net, kind, steps, mean over heads)."""
+
+    teacher: str
+    points: tuple[tuple[int, str, str, int, float], ...]
+
+
+@dataclass(frozen=True)
 class FigureData:
     """Rows of all figures, plain enough for JSON."""
 
@@ -71,6 +89,8 @@ class FigureData:
     baseline_hypervolume: float
     ledger: tuple[tuple[str, float], ...]  # (purpose, seconds), largest first
     teachers: tuple[tuple[str, str, str, float], ...]  # (net, teacher, head, explained variance), best net first
+    metrics: tuple[Scatter, ...]
+    rises: tuple[Rise, ...]
 
     def datasets(self) -> dict[str, list[dict[str, Any]]]:
         """Named data sets of the interactive charts."""
@@ -83,6 +103,16 @@ class FigureData:
             ],
             "ledger": [{"purpose": p, "seconds": s} for p, s in self.ledger],
             "teachers": [{"net": n, "teacher": t, "head": h, "quality": q} for n, t, h, q in self.teachers],
+            "metrics": [
+                {"which": i, "number": number, "net": net, "kind": kind, "quality": quality, "value": value}
+                for i, scatter in enumerate(self.metrics)
+                for number, net, kind, quality, value in scatter.points
+            ],
+            "rises": [
+                {"which": i, "number": number, "net": net, "kind": kind, "steps": steps, "quality": quality}
+                for i, rise in enumerate(self.rises)
+                for number, net, kind, steps, quality in rise.points
+            ],
         }
 
 
@@ -107,6 +137,8 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         baseline_hypervolume=summary.baseline_hypervolume,
         ledger=tuple((row.purpose, row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
+        metrics=_scatters(summary, front),
+        rises=_rises(summary, front),
     )
 
 
@@ -156,12 +188,43 @@ def _staircase(front: Iterable[Scored], ratio: float, quality: float) -> tuple[t
 
 
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
-    front = sorted(summary.front, key=lambda s: -s.quality)
-    step = max(1, math.ceil(len(front) / TEACHER_ROWS))
-    nets = sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.quality)
     return tuple(
         (net.name, teacher, head, value)
-        for net in nets
+        for net in _some_nets(summary)
         for teacher, heads in net.trial.rungs[-1].teachers.items()
         for head, value in heads.items()
     )
+
+
+def _some_nets(summary: StudySummary) -> list[Scored]:
+    """Nets of the front, not too many, and the baselines, best first."""
+    front = sorted(summary.front, key=lambda s: -s.quality)
+    step = max(1, math.ceil(len(front) / TEACHER_ROWS))
+    return sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.quality)
+
+
+def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
+    nets = trained(summary)
+    scatters = []
+    for name in metric_names(nets):
+        points = tuple(
+            (net.trial.number, net.name, kind, net.quality, metrics_of(net)[name])
+            for net in nets
+            if name in metrics_of(net) and (kind := _kind(net.trial, front)) is not None
+        )
+        if len(points) >= SCATTERED:
+            scatters.append(Scatter(metric_label(name), points))
+    return tuple(scatters)
+
+
+def _rises(summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
+    """By teacher, of the nets of the teachers' figure; none where all nets were trained to one length."""
+    points: dict[str, list[tuple[int, str, str, int, float]]] = {}
+    for net in _some_nets(summary):
+        kind = _kind(net.trial, front)
+        for rung in net.trial.rungs if len(net.trial.rungs) > 1 and kind is not None else ():
+            for teacher, heads in rung.teachers.items():
+                mean = sum(heads.values()) / len(heads) if heads else math.nan
+                if kind is not None and math.isfinite(mean):
+                    points.setdefault(teacher, []).append((net.trial.number, net.name, kind, rung.steps, mean))
+    return tuple(Rise(teacher, tuple(of_teacher)) for teacher, of_teacher in points.items())

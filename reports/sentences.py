@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nas.records import StudyInfo, TrialState
+from reports.meaning import MetricRow, near_chance
 from reports.summary import Comparison, StudySummary
 
 
@@ -44,6 +47,47 @@ def progress(info: StudyInfo, summary: StudySummary) -> str | None:
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
     return f"Unfinished: {done} evaluations are in{open_trials}."
+
+
+def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
+    """What the quality says about the further metrics, and which of those say little themselves."""
+    known = [row for row in rows if row.tau is not None]
+    if not known:
+        return ("Too few nets were trained to the end to compare their quality with anything.",) if rows else ()
+    agrees = [row for row in known if row.agrees]
+    against = [row for row in known if row.contradicts]
+    silent = [row for row in known if row not in agrees and row not in against]
+    said = []
+    if agrees:
+        said.append(f"Quality ranks the nets as these do: {_taus(agrees)}.")
+    if against:
+        said.append(f"Beware: quality ranks the nets against these: {_taus(against)}.")
+    if silent:
+        said.append(
+            f"About these it says nothing that {max(row.nets for row in silent)} nets could show: {_taus(silent)}."
+        )
+    return (*said, *_near_chance(rows))
+
+
+def _taus(rows: Sequence[MetricRow]) -> str:
+    return ", ".join(f"{row.label} (τ {row.tau:.2f})" for row in rows)
+
+
+def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
+    """Metrics in which the best net, or even the best teacher, hardly differs from a constant guess."""
+    said = []
+    for row in rows:
+        if near_chance(row.teachers, row.chance):
+            said.append(
+                f"In {row.label} even the best teacher itself, {row.teacher}, is near chance ({row.teachers:.3f} "
+                f"against {row.chance:.3f}): it can hardly tell students apart on these images."
+            )
+        elif near_chance(row.best, row.chance):
+            teacher = "" if row.teacher is None else f"; the best teacher itself, {row.teacher}, has {row.teachers:.3f}"
+            said.append(
+                f"In {row.label} all nets stay near chance (at most {row.best:.3f} against {row.chance:.3f}){teacher}."
+            )
+    return tuple(said)
 
 
 def one_line(summary: StudySummary) -> str:

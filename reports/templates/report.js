@@ -11,7 +11,7 @@
     if (shape < 0) return values.map(unpack);
     return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
   };
-  const { info, trials, front, charts, datasets } = unpack(packed.data);
+  const { info, trials, front, metrics, charts, datasets } = unpack(packed.data);
   const onFront = new Set(front);
   const byNumber = new Map(trials.map(t => [t.number, t]));
 
@@ -33,6 +33,8 @@
   const netName = t => isBaseline(t) ? t.origin.slice('baseline:'.length) : `trial ${t.number}`;
   const standing = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state;
   const quality = t => t.rungs.length ? t.rungs[t.rungs.length - 1].quality : null;
+  const metric = (t, name) => t.rungs.length ? t.rungs[t.rungs.length - 1].metrics[name] ?? null : null;
+  const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
   const spec = t => JSON.stringify(t.spec, null, 2);
   const blocks = t => (t.spec.stages || []).map(s => `${s.block}×${s.depth}`).join(' ');
   const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
@@ -84,6 +86,7 @@
     ['MACs M', t => t.macs, t => scaled(t.macs, 1e6, 1)],
     ['memory MiB', t => of(t, 'peak_memory_mib'), t => fixed(of(t, 'peak_memory_mib'), 1)],
     ['steps', t => t.rungs.length ? t.rungs[t.rungs.length - 1].steps : null, t => t.rungs.length ? String(t.rungs[t.rungs.length - 1].steps) : '–'],
+    ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [label, t => metric(t, name), t => fixed(metric(t, name), 3)]),
     ['blocks', blocks, blocks],
   ];
   const view = { sort: 0, down: false, hidden: new Set(), find: '', all: false };
@@ -202,7 +205,7 @@
     const heads = [...new Set(t.rungs.flatMap(r => Object.values(r.teachers).flatMap(Object.keys)))];
     const names = Object.keys(t.rungs[t.rungs.length - 1].teachers);
     const rows = names.flatMap(n => heads.map(h => [`${n}, ${h}`, ...t.rungs.map(r => (r.teachers[n] || {})[h])]));
-    const metrics = [...new Set(t.rungs.flatMap(r => Object.keys(r.metrics)))].map(m => [m, ...t.rungs.map(r => r.metrics[m])]);
+    const metrics = [...new Set(t.rungs.flatMap(r => Object.keys(r.metrics)))].map(m => [metricLabels.get(m) || m, ...t.rungs.map(r => r.metrics[m])]);
     const all = [['quality (mean)', ...t.rungs.map(r => r.quality)], ...rows, ...metrics];
     return element('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Quality by teacher' }, element('table', {},
       element('thead', {}, element('tr', {}, element('th', { scope: 'col' }, 'after steps'), ...t.rungs.map(r => element('th', { scope: 'col' }, String(r.steps))))),
@@ -226,6 +229,15 @@
     return section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save)));
   }
 
+  function pictures(t) {
+    const sheet = byId(`pictures-${t.number}`);
+    if (!sheet) return [];
+    const copy = sheet.cloneNode(true);
+    copy.removeAttribute('id');
+    copy.querySelector('figcaption').remove();
+    return section('What its features look like', copy);
+  }
+
   function openCard(number) {
     const t = byNumber.get(number), card = byId('card');
     const size = facts([['parameters', scaled(t.params, 1e6, 3) + ' M'], ['MACs', scaled(t.macs, 1e6, 1) + ' M'], ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`]]);
@@ -234,6 +246,7 @@
       ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []), stageDiagram(t), size,
       ...(t.measurement ? section('Speed', measured(t.measurement)) : []),
       ...(t.rungs.length ? section('Quality', ...(t.rungs.length > 1 ? [learningCurve(t)] : []), qualityTable(t)) : []),
+      ...pictures(t),
       ...commands(t), ...section('Spec', copyable(spec(t))));
     if (!card.open) card.showModal();
     card.scrollTop = 0;

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 import random
 
-from nas.records import Measurement, Objective, RungResult, Study, StudyInfo, TrialRecord, TrialState
+from nas.records import (
+    HeadFacts,
+    Measurement,
+    Objective,
+    RungResult,
+    Study,
+    StudyInfo,
+    TeacherFacts,
+    TrialRecord,
+    TrialState,
+)
 from search_space import SPACES, ArchSpec, preset
 
 TEACHERS = ("efficientnet_lite0", "hed", "xfeat")
@@ -55,7 +65,16 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
             "train rung 2": 300.7,
         },
         sessions=({"started": "2025-01-31T12:00:00Z", "wall_s": 1190.0},),
+        teacher_facts={name: facts(i) for i, name in enumerate(TEACHERS)},
+        chance={"knn": 1 / 15, "probe": 1 / 15, "miou": 0.05, "retrieval": 1 / 600},
     )
+
+
+def facts(i: int) -> TeacherFacts:
+    """Invented facts of a teacher."""
+    heads = {"summary": HeadFacts(1280 >> i, 112 >> i, 0.75 + 0.05 * i, 0.86 + 0.04 * i),
+             "spatial": HeadFacts(512 >> i, 132 >> i, 0.74 + 0.05 * i, 0.88 + 0.04 * i)}  # fmt: skip
+    return TeacherFacts(f"an invented network {i}", heads, {"knn": 0.5 - 0.1 * i, "probe": 0.6 - 0.1 * i})
 
 
 def record(number: int, rng: random.Random, spec: ArchSpec, state: TrialState, origin: str = "sampler") -> TrialRecord:
@@ -102,8 +121,10 @@ def rung(rng: random.Random, index: int, level: float) -> RungResult:
     offsets = {name: 0.1 * (i - 1) for i, name in enumerate(TEACHERS)}
     heads = {n: {"summary": quality + o + 0.03, "spatial": quality + o - 0.03} for n, o in offsets.items()}
     losses = {f"{n}/{h}": 1 - v for n, values in heads.items() for h, v in values.items()}
-    metrics = {"knn": 0.4 + quality / 3, "miou": 0.2 + quality / 4} if index == 2 else {}
-    return RungResult(index, RUNG_STEPS[index], quality, heads, losses, metrics, seconds=2.0 * 3**index)
+    metrics = {"knn": 0.4 + quality / 3, "probe": 0.5 + rng.gauss(0, 0.02), "miou": 0.2 + quality / 4}
+    metrics |= {f"retrieval/{n}": 0.1 + quality / 5 + rng.gauss(0, 0.02) for n in TEACHERS}
+    last = metrics if index == len(RUNG_STEPS) - 1 else {}
+    return RungResult(index, RUNG_STEPS[index], quality, heads, losses, last, seconds=2.0 * 3**index)
 
 
 def _state(rng: random.Random) -> TrialState:

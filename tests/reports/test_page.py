@@ -54,7 +54,7 @@ def payload(page: str) -> dict:
 @pytest.mark.parametrize("name", STUDIES)
 def test_page_opens_without_a_word_on_the_console(name, tmp_path):
     study = STUDIES[name]()
-    write_page(study, tmp_path / "report.html")
+    write_page(study, tmp_path / "report.html", tmp_path)
     document, console = open_page(tmp_path / "report.html", tmp_path)
     assert console == []
     assert 'data-charts="ready"' in document
@@ -87,7 +87,7 @@ def test_the_study_can_be_read_back_from_its_page():
 def test_a_thousand_trials_stay_small_and_quick(tmp_path):
     study = synthetic.study(1000)
     start = time.perf_counter()
-    write_page(study, tmp_path / "report.html")
+    write_page(study, tmp_path / "report.html", tmp_path)
     assert time.perf_counter() - start < 5
     assert (tmp_path / "report.html").stat().st_size < 3e6
 
@@ -124,6 +124,7 @@ def hostile(attack: str) -> Study:
         environment={attack: attack, "device": attack}, config={attack: [attack]},
         teachers={attack: attack}, data={attack: attack}, reference=attack, ledger={attack: 3.0}, limits={attack: 1.0},
         objectives=tuple(replace(o, label=attack, unit=attack) for o in study.info.objectives),
+        teacher_facts={attack: replace(synthetic.facts(0), what=attack)}, chance={attack: 0.5},
         sessions=({"started": attack, "wall_s": 1.0},),
     )  # fmt: skip
     return Study(info, tuple(spoil(t, attack, keep_id=t.number == 7) for t in study.trials))
@@ -150,7 +151,7 @@ def spoil(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
 @pytest.mark.parametrize("attack", ["".join(ATTACKS), "".join(reversed(ATTACKS))])
 def test_hostile_text_is_shown_and_never_runs(attack, tmp_path):
     study = hostile(attack)
-    write_page(study, tmp_path / "report.html")
+    write_page(study, tmp_path / "report.html", tmp_path)
     document, console = open_page(tmp_path / "report.html", tmp_path, "#" + study.trials[7].arch_id)
     assert console == []
     assert 'data-charts="ready"' in document

@@ -1,0 +1,124 @@
+import base64
+import io
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
+from nas.records import Study
+from reports.page import render
+from reports.pictures import GAP_PX, MOST_NETS, gallery
+from reports.summary import summarize
+from tests.reports import synthetic
+from tests.reports.test_page import ATTACKS
+
+SHARED = (("image", ""), ("teacher", "hed"))
+OWN = (("student", "hed"), ("own", ""))
+COLUMNS = ("animal", "tool", "sky")
+
+
+def sheet(seed: int, rows=SHARED + OWN, columns=COLUMNS) -> ContactSheet:
+    """Noise as images, 4 x 4 squares as maps; the first two rows are the same for every seed."""
+    tiles = []
+    for i in range(len(rows)):
+        rng = np.random.default_rng(i if i < len(SHARED) else [seed, i])
+        cells = rng.integers(0, 255, (len(columns), *((TILE_PX,) * 2 if i == 0 else (4, 4)), 3), dtype=np.uint8)
+        times = TILE_PX // cells.shape[1]
+        tiles.append(cells.repeat(times, 1).repeat(times, 2))
+    return ContactSheet(rows, columns, np.stack(tiles))
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return synthetic.study(24)
+
+
+def pictured(study: Study, folder: Path, **made) -> Path:
+    """The folder of a run in which every net that was trained to the end has its pictures."""
+    (folder / FOLDER).mkdir()
+    for trial in study.trials:
+        if len(trial.rungs) == 3:
+            sheet(trial.number, **made).write(sheet_path(folder / FOLDER, trial.arch_id))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(study, tmp_path_factory) -> Path:
+    return pictured(study, tmp_path_factory.mktemp("run"))
+
+
+def test_front_and_best_baseline_are_shown_and_shared_strips_are_there_once(study, run):
+    summary = summarize(study)
+    shown = gallery(run, summary)
+    nets = [p.net.trial.number for p in (*shown.first, *shown.more)]
+    wanted = [*(s.trial.number for s in summary.front), summary.best_baseline.trial.number]
+    assert sorted(nets) == sorted(wanted)
+    assert len(wanted) <= MOST_NETS
+    assert len(shown.first) == 4
+    assert len(shown.strips) == 2 + 2 * len(wanted)
+    page = render(study, summary, shown)
+    assert page.count("<image ") == len(shown.strips)
+    assert page.count("<use ") == 4 * len(wanted)
+    assert all(page.count(f">{word}</span>") == len(wanted) for word in COLUMNS)
+    assert len(page) - len(render(study, summary)) < 100e3
+
+
+def test_a_strip_shows_its_tiles_with_gaps_and_maps_exactly(study, run):
+    shown = gallery(run, summarize(study))
+    net = shown.first[0]
+    uri = shown.strips[net.rows[2].strip].uri
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,")))))
+    tiles = sheet(net.net.trial.number).tiles[2]
+    pitch = TILE_PX + GAP_PX
+    assert pixels.shape == (TILE_PX, 3 * pitch - GAP_PX, 4)
+    assert (pixels[:, pitch : pitch + TILE_PX, :3] == tiles[1]).all()
+    assert (pixels[:, TILE_PX:pitch, 3] == 0).all()
+
+
+def test_missing_and_broken_pictures_leave_no_hole(study, tmp_path):
+    summary = summarize(study)
+    assert gallery(tmp_path, summary) is None
+    (tmp_path / FOLDER).mkdir()
+    one, two = (s.trial.arch_id for s in summary.front[:2])
+    sheet_path(tmp_path / FOLDER, one).write_bytes(b"\x89PNG broken")
+    assert gallery(tmp_path, summary) is None
+    sheet(0).write(sheet_path(tmp_path / FOLDER, two))
+    shown = gallery(tmp_path, summary)
+    assert [p.net.trial.arch_id for p in shown.first + shown.more] == [two]
+    assert render(study, summary, shown).count('class="sheet"') == 1
+
+
+def test_words_of_a_picture_never_become_markup(study, tmp_path):
+    attack = "".join(ATTACKS)
+    rows = ((attack, attack), ("teacher", attack), ("student", attack), ("own", ""))
+    summary = summarize(study)
+    page = render(study, summary, gallery(pictured(study, tmp_path, rows=rows, columns=(attack,) * 3), summary))
+    found = Tags(page)
+    assert not found.tags & {"img", "iframe"}
+    assert not [name for name in found.attributes if name.startswith("on")]
+    assert "&lt;iframe" in page
+
+
+class Tags(HTMLParser):
+    """All that is markup on a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes = set(), set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_a_name_that_leads_elsewhere_finds_nothing(study, tmp_path):
+    outside = tmp_path / "secret.png"
+    sheet(0).write(outside)
+    (tmp_path / "run" / FOLDER).mkdir(parents=True)
+    trials = tuple(replace(t, arch_id="../../secret") for t in study.trials)
+    assert gallery(tmp_path / "run", summarize(replace(study, trials=trials))) is None
