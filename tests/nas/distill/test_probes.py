@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas.cache.arrays import ShardedArray
 from nas.cache.storage import Int8
 from nas.cache.targets import SplitTargets, Targets
+from nas.distill import probes
 from nas.distill.evaluate import explained_variance, predict, total_variance
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.probes import (
@@ -75,7 +76,9 @@ def test_the_linear_probe_separates_what_is_separable_whatever_the_scale() -> No
     assert 0.35 < (noise == labels[300:]).float().mean() < 0.65
 
 
-def test_the_linear_probe_repeats_itself_and_says_nothing() -> None:
+def test_the_linear_probe_repeats_itself_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it stops before it has converged."""
+    monkeypatch.setattr(probes, "ROUNDS", 3)
     features, labels = drawn(200, 40), torch.arange(200) % 7
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -138,18 +141,24 @@ def test_the_segmentation_probe_recovers_what_features_say() -> None:
 
 
 def test_void_neither_teaches_nor_counts() -> None:
-    """Void over part of every image changes nothing where features tell the rest; as a class of its own it would."""
-    masks = half_masks(60)
-    features = torch.cat([shares_of(masks, 4), drawn(60, 1, 4, 4)], 1)
+    """A probe that sees void on the right half learns what one learns that sees the left half alone."""
+    masks, features = half_masks(60), drawn(60, 3, 4, 4)
     voided = masks.clone()
-    voided[:, ::2, ::3] = 255
-    plain, with_void = SegmentationProbe(2), SegmentationProbe(2)
-    plain.fit(features, masks)
+    voided[:, :, 4:] = 255
+    half, with_void = SegmentationProbe(2), SegmentationProbe(2)
+    half.fit(features[..., :2], masks[..., :4])
     with_void.fit(features, voided)
-    agree = plain.predict(features, 8) == with_void.predict(features, 8)
-    assert agree.float().mean() > 0.97
+    assert half.predict(features, 8).tolist() == with_void.predict(features, 8).tolist()
+    torch.testing.assert_close(half._weights, with_void._weights)
     with_void.score(features, voided)
     assert with_void.confusion.sum() == (voided < 2).sum()
+
+
+def test_nothing_learnt_nothing_scored() -> None:
+    probe = SegmentationProbe(2)
+    probe.fit(drawn(6, 2, 4, 4), torch.full((6, 8, 8), 255, dtype=torch.uint8))
+    probe.score(drawn(6, 2, 4, 4), half_masks(6))
+    assert math.isnan(probe.miou)
 
 
 def test_mean_iou_by_hand_with_void() -> None:
@@ -288,6 +297,8 @@ def test_a_teacher_is_probed_as_a_student_is(tmp_path: Path) -> None:
     assert found == {name: asked[name] for name in ("knn", "probe", "miou")}
     assert asked["retrieval/colour"] > 0.9
     assert set(teacher_metrics(two, "mean")) == {"knn", "probe", "miou"}
+    means = torch.from_numpy(two.val.spatial["mean"][:5]).float().mean((2, 3))
+    torch.testing.assert_close(probes.teacher_summary(two.val, "mean", slice(5)), means)
 
 
 # Explained variance
