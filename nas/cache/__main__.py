@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.cache.estimate import size
 from nas.cache.inventory import collect, entries
-from nas.cache.opening import SHARE, open_targets
+from nas.cache.opening import open_targets
 from nas.cache.parts import CacheError
 from nas.cache.recheck import LEAST, recheck
 from nas.cache.storage import CODECS
@@ -172,8 +172,8 @@ def add_build_arguments(building: argparse.ArgumentParser) -> None:
     add("--grid", type=positive, metavar="N", help="side of the spatial targets (default PX / 16)")
     add("--views", type=positive, metavar="N", default=1, help="stored augmentations of each train image (default 1)")
     add("--storage", choices=list(CODECS), default="int8", help="of each number (default int8)")
-    help_share = f"of each teacher's numbers kept by PCA (default {SHARE}: in int8 an eighth of fp16); 1 keeps all"
-    add("--share", type=float, metavar="X", default=SHARE, help=help_share)
+    help_share = "of each teacher's numbers kept by PCA, 1 keeps all (default: int4 0.5, else 0.25)"
+    add("--share", type=float, metavar="X", help=help_share)
 
 
 def add_weights(to: argparse.ArgumentParser) -> None:

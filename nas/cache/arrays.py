@@ -47,7 +47,8 @@ class ShardedArray:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *mapped(self.paths[0]).shape[1:])
+        stored = mapped(self.paths[0]).shape[1:]
+        return (len(self), *stored) if self.codec is None else (len(self), len(self.codec.largest), *stored[1:])
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
         wanted = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
@@ -55,7 +56,8 @@ class ShardedArray:
             raise IndexError(f"{self.paths[0].parent.name}: no row {wanted.min()} or {wanted.max()} of {len(self)}")
         wanted = wanted % len(self)
         shards = np.searchsorted(self.ends, wanted, side="right")
-        rows = np.empty((len(wanted), *self.shape[1:]), dtype=mapped(self.paths[0]).dtype)
+        first = mapped(self.paths[0])
+        rows = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(shards, kind="stable")
         for here in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if wanted.size else ():
             shard = shards[here[0]]

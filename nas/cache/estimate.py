@@ -72,7 +72,7 @@ def of_teacher(features: Features) -> Estimate:
     seconds = seconds_each(run) + (seconds_each(lambda: first(images)) if larger else 0)
     numbers = teacher.summary_dim + compression.grid**2 * teacher.spatial_dim
     missing = missing_items(features.part, features.images.shards)
-    stays = missing * numbers * compression.share * CODECS[compression.storage].dtype.itemsize
+    stays = missing * numbers * compression.share * CODECS[compression.storage].bits / 8
     raw = 0 if features.calibrated else min(CALIBRATION_SHARDS * SHARD, len(features.images.sets["train"]))
     return Estimate(stays, raw * numbers * 4, missing * seconds)
 

@@ -14,8 +14,6 @@ from nas.cache.targets import Targets, load_targets
 from nas.data.imageset import digest
 from nas.teachers import specs
 
-SHARE = 0.25  # of a teacher's numbers; in int8 an eighth of its fp16 bytes
-
 
 class Plan:
     """What a set of teachers on some images needs: parts that may be there already, wholly or half."""
@@ -23,11 +21,9 @@ class Plan:
     def __init__(
         self, source: Source, teachers: str, weights: Mapping[str, Path], image_px: int, compression: Compression
     ) -> None:
-        grid, storage, share = compression.grid, compression.storage, compression.share
+        grid, share = compression.grid, compression.share
         if not 1 <= grid <= image_px:
             raise CacheError(f"grid: {grid} is not possible for {image_px} px images; allowed: 1 to {image_px}")
-        if storage not in CODECS:
-            raise CacheError(f"--storage: {storage!r} is not possible; choices: {', '.join(CODECS)}")
         if not 0 < share <= 1:
             raise CacheError(f"--share: {share} is not possible; allowed: over 0, up to 1")
         chosen = specs(teachers, weights)
@@ -56,6 +52,13 @@ class Plan:
             write_json(self.path, {"format": FORMAT, "images": folder, "teachers": teachers, "origin": origin})
 
 
+def share_of(storage: str, share: float | None) -> float:
+    """The share of a teacher's numbers to keep: as given, or what makes int4 and int8 an eighth of its fp16 bytes."""
+    if storage not in CODECS:
+        raise CacheError(f"--storage: {storage!r} is not possible; choices: {', '.join(CODECS)}")
+    return CODECS[storage].share if share is None else share
+
+
 def open_targets(
     images_uri: str,
     teachers: str,
@@ -68,7 +71,7 @@ def open_targets(
     seed: int,
     views: int = 1,
     storage: str = "int8",
-    share: float = SHARE,
+    share: float | None = None,
     weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
@@ -81,7 +84,7 @@ def open_targets(
     DataError, TeacherError or CacheError say in one line what a person can mend.
     """
     source = Source(images_uri, {"train": train_images, "val": val_images}, seed, views, root)
-    plan = Plan(source, teachers, weights or {}, image_px, Compression(grid, storage, share))
+    plan = Plan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
     if not plan.path.exists() or plan.missing or not plan.images.part.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)

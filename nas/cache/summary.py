@@ -42,7 +42,7 @@ def bytes_each(manifest: dict[str, Any]) -> tuple[float, float]:
     stored = raw = 0
     for head, about in manifest["heads"].items():
         cells = 1 if head == "summary" else manifest["grid"] ** 2
-        stored += cells * about["dims"] * CODECS[manifest["storage"]].dtype.itemsize
+        stored += cells * about["dims"] * CODECS[manifest["storage"]].bits / 8
         raw += cells * about["channels"] * 2
     return stored, raw
 

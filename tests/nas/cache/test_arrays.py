@@ -1,5 +1,7 @@
 """Sharded arrays read like one numpy array; codecs lose what they say and no more."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -51,12 +53,9 @@ def test_rows_that_are_not_there_are_refused(sharded, index):
         sharded[0][np.array(index)]
 
 
-def test_few_files_stay_open(tmp_path, monkeypatch):
-    paths = [tmp_path / f"{number}.npy" for number in range(arrays.OPEN_FILES + 20)]
-    for path in paths:
-        np.save(path, np.zeros((1, 2)))
-    ShardedArray(paths, [1] * len(paths))[:]
-    assert arrays.mapped.cache_info().currsize == arrays.OPEN_FILES
+def test_no_more_files_stay_open_than_half_of_what_a_process_may():
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert 256 <= arrays.mapped.cache_info().maxsize <= soft // 2
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -71,6 +70,30 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
     ):
         writer.append(np.zeros((3, 4)))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 5, 8])
+def test_int4_is_off_by_half_a_step_packs_two_to_a_byte_and_clips(channels):
+    values = rng.standard_normal((400, channels, 2, 2)).astype(np.float32)
+    codec = CODECS["int4"](np.ones(channels, dtype=np.float32))
+    codes = codec.encode(values)
+    assert codes.shape == (400, (channels + 1) // 2, 2, 2)
+    assert codes.dtype == np.uint8
+    fits = np.abs(values) <= 7.5 * codec.step
+    assert codec.clipped(values) == (~fits).sum()
+    error = np.abs(codec.decode(codes) - values)
+    assert error[fits].max() <= codec.step / 2 + 1e-6
+    # Max (1960): the best sixteen uniform steps for a normal channel of variance 1 lose 0.0115 of it.
+    assert (error**2).mean() < 0.015
+
+
+def test_packed_rows_have_the_shape_of_what_is_decoded(tmp_path):
+    values = rng.standard_normal((6, 5, 2, 2)).astype(np.float32)
+    codec = CODECS["int4"](np.ones(5, dtype=np.float32))
+    np.save(tmp_path / "rows.npy", codec.encode(values))
+    array = ShardedArray([tmp_path / "rows.npy"], [6], codec)
+    assert array.shape == values.shape
+    assert array[2:4].shape == (2, 5, 2, 2)
 
 
 def test_int8_is_off_by_half_a_step_and_clips_what_is_larger():
