@@ -49,4 +49,4 @@ def _constant_iou(val: SplitTargets, classes: int) -> float:
     """Mean IoU of the most frequent class everywhere: its share of the pixels over the number of classes that occur."""
     assert val.masks is not None
     pixels = np.bincount(np.asarray(val.masks[:]).ravel(), minlength=classes)[:classes]
-    return float(pixels.max() / pixels.sum() / (pixels > 0).sum())
+    return float(pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1))  # 0 where all pixels are void
