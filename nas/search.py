@@ -18,7 +18,7 @@ from nas.arguments import parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
-from nas.places import cache_root, lock_dir
+from nas.places import cache_root, checkpoint_interval_s, lock_dir
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import Objective, StudyInfo, TeacherFacts, TrialState
 from nas.samplers import make_sampler
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
     except KeyboardInterrupt:
-        print("interrupted; nothing was lost", file=sys.stderr)
+        seconds = checkpoint_interval_s()
+        print(f"interrupted; lost were at most the last {seconds:g} s of each training under way", file=sys.stderr)
         if run_dir is not None and (run_dir / "study.db").exists():
             print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
         return 130
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
     from nas.cache import open_targets
+    from nas.teachers import specs
 
+    config.distill.check_teachers([spec.name for spec in specs(config.teachers, arguments.get("teacher"))])
     progress = StageProgress(console)
     with progress.showing():
         targets = open_targets(
@@ -114,10 +117,10 @@ def _embed_class_names(
 
 def _check_enough(targets: Any, config: SearchConfig) -> None:
     """A folder may hold fewer images than were asked for."""
-    if len(targets.train) < config.distill.batch_size or len(targets.val) < 2:
+    if len(targets.train) < config.distill.largest_batch or len(targets.val) < 2:
         raise ConfigError(
             f"--data: {config.data}: {len(targets.train)} images to train on and {len(targets.val)} held out;"
-            f" needed are a batch of {config.distill.batch_size} and 2"
+            f" needed are a batch of {config.distill.largest_batch} and 2"
         )
 
 
@@ -227,8 +230,8 @@ def _default_workers(config: SearchConfig) -> int:
     if config.device.startswith("cuda"):
         import torch
 
-        return torch.cuda.device_count()
-    return cpu_count()
+        return max(1, torch.cuda.device_count() // config.distill.ranks)
+    return max(1, cpu_count() // config.distill.ranks)
 
 
 def _made(folder: Path) -> Path:

@@ -114,11 +114,12 @@ class StudyLoop:
         self._keep(record)
         return record.state is TrialState.RUNNING
 
-    def lost(self, number: int, reason: str) -> None:
-        """Records that the worker of a running trial died."""
+    def lost(self, number: int, reason: str) -> str:
+        """Records that the worker of a running trial died; the id of its architecture."""
         record = self.trials[number]
         if record.state is TrialState.RUNNING:
             self._keep(replace(record, state=TrialState.FAILED, reason=reason))
+        return record.arch_id
 
     def close(self, ledger: dict[str, float]) -> None:
         """Ends the session: writes its length and the ledger."""

@@ -6,8 +6,8 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.contact_sheet import sheet_path
 from nas.counters import totals
+from nas.distill import parallel
 from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluate import explained_variance
@@ -34,6 +35,8 @@ from nas.places import checkpoint_path
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
 
+Together = Callable[[TrialRecord, int], RungResult]
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -41,7 +44,8 @@ class Workbench:
 
     `lock_dir` holds the device's locks; `weights_dir` and `pictures_dir` take the averaged weights and the contact
     sheets of trials that reach the last rung, `checkpoint_dir` the state of those that are under way; `train_threads`
-    and `measure_threads` are CPU threads.
+    and `measure_threads` are CPU threads. `together` trains one rung of a record in several processes, each of which
+    calls `train_rank`; without it this process trains.
     """
 
     config: SearchConfig
@@ -52,6 +56,8 @@ class Workbench:
     checkpoint_dir: Path
     train_threads: int
     measure_threads: int
+    checkpoint_s: float = 30.0
+    together: Together | None = None
 
 
 def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
@@ -135,9 +141,27 @@ def _fused_reference(name: str) -> nn.Module:
 
 
 def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:
+    rungs = range(len(bench.config.distill.rung_steps))
+    if bench.together is not None:
+        saved = _checkpoint(record.arch_id, bench).load() or {"rungs": []}
+        done = [RungResult.from_dict(rung) for rung in saved["rungs"]]
+        yield from done
+        torch.cuda.empty_cache()  # what the measurement has kept is needed by a rank on the same GPU
+        yield from (bench.together(record, rung) for rung in rungs[len(done) :])
+        return
     training = Training(record.arch_id, backbone, bench)
     try:
-        yield from training.rungs()
+        yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
+    finally:
+        training.close()
+
+
+def train_rank(record: TrialRecord, rung: int, bench: Workbench) -> RungResult | None:
+    """The part of this rank in one rung of a record; the result in rank 0, None in the others."""
+    torch.manual_seed(bench.config.seed)
+    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)
+    try:
+        return training.rung(rung)
     finally:
         training.close()
 
@@ -149,10 +173,12 @@ class Training:
         config = bench.config
         self._arch_id, self._bench = arch_id, bench
         self._slot = TimedSlot(bench.lock_dir)
+        # One hold for all ranks: one that has the device and one behind a waiting measurement would wait for ever.
+        slot = self._slot if parallel.rank() == 0 else nullcontext
         self._distiller = Distiller(
-            backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=self._slot
+            backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot
         )
-        self._checkpoint = Checkpoint(checkpoint_path(bench.checkpoint_dir, arch_id), _identity(arch_id, bench))
+        self._checkpoint = _checkpoint(arch_id, bench)
         self._done: list[RungResult] = []
         saved = self._checkpoint.load()
         if saved is not None:
@@ -160,15 +186,17 @@ class Training:
             self._done = [RungResult.from_dict(rung) for rung in saved["rungs"]]
             self._slot.busy_s = saved["busy_s"]
 
-    def rungs(self) -> Iterator[RungResult]:
-        """The results of all rungs, those of an earlier process first."""
-        yield from tuple(self._done)
-        steps = self._bench.config.distill.rung_steps
-        for rung in range(len(self._done), len(steps)):
-            since = steps[rung - 1] if rung else 0
+    def rung(self, rung: int) -> RungResult | None:
+        """The result of the next rung or of an earlier one, trained here or before; None in all ranks but the first."""
+        if rung == len(self._done):
+            steps = self._bench.config.distill.rung_steps
             self._distiller.advance(steps[rung], self._save_if_due)
-            self._done.append(self._evaluate(rung, since))
-            yield self._done[-1]
+            if parallel.rank() > 0:
+                return None
+            self._done.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
+            if parallel.world() > 1:
+                self._save()  # the next rung begins in other processes
+        return self._done[rung]
 
     def close(self) -> None:
         """Ends the reading ahead."""
@@ -199,10 +227,17 @@ class Training:
         )
 
     def _save_if_due(self) -> None:
-        if self._checkpoint.due:
-            rungs = [rung.to_dict() for rung in self._done]
-            content = {"distiller": self._distiller.state(), "rungs": rungs, "busy_s": self._slot.busy_s}
-            self._checkpoint.save(content)
+        if self._checkpoint.due and parallel.rank() == 0:
+            self._save()
+
+    def _save(self) -> None:
+        rungs = [rung.to_dict() for rung in self._done]
+        self._checkpoint.save({"distiller": self._distiller.state(), "rungs": rungs, "busy_s": self._slot.busy_s})
+
+
+def _checkpoint(arch_id: str, bench: Workbench) -> Checkpoint:
+    path = checkpoint_path(bench.checkpoint_dir, arch_id)
+    return Checkpoint(path, _identity(arch_id, bench), bench.checkpoint_s)
 
 
 def _identity(arch_id: str, bench: Workbench) -> str:

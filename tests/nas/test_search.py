@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas.records import Study, TrialRecord, TrialState
+from nas.records import Study, TrialState
 from nas.search import main
 from nas.store import read_study
+from tests.nas.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 
-SMALL = ["--steps", "4,12", "--train-images", "256", "--val-images", "64", "--workers", "1"]
+SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +49,6 @@ def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def losses(study: Study) -> dict[str, list[dict[str, float]]]:
     """Losses of every rung that a trial reached, by architecture."""
     return {t.arch_id: [r.losses for r in t.rungs] for t in study.trials if t.rungs}
-
-
-def listening_addresses() -> set[str]:
-    """Hex addresses of this user's listening IPv4 sockets, and of IPv6 ones that are not mapped to loopback."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    rows += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] == "0A" and row[7] == str(os.geteuid())}
-
-
-def is_loopback(address: str) -> bool:
-    """127.0.0.0/8 ends in 7F in the kernel's byte order; ::1 and ::ffff:127.x are the IPv6 forms."""
-    host = address.split(":")[0]
-    if len(host) == 8:
-        return host.endswith("7F")
-    return host == "0" * 24 + "01000000" or (host.startswith("0000000000000000FFFF0000") and host.endswith("7F"))
 
 
 def test_budget_of_eight_evaluates_eight_and_three_baselines(whole: Path) -> None:
@@ -92,45 +80,77 @@ def test_report_of_the_real_search_opens_in_a_browser_without_complaint(whole: P
     assert document.count("<svg") >= 3, "the charts were not drawn"
 
 
-def interrupt(arguments: Sequence[str], cache: Path, ending: signal.Signals) -> str:
-    """Runs the command until its first trial has ended, then sends it the signal; what it said to that."""
-    process = subprocess.Popen(
+def start(arguments: Sequence[str], cache: Path) -> subprocess.Popen[str]:
+    """The command under way, with a checkpoint every few steps."""
+    return subprocess.Popen(
         command(arguments, cache),
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )
+
+
+def until_a_trial_ends(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
-    before = listening_addresses()
     for line in process.stderr:
         if " complete " in line or " stopped " in line:
-            break
-    opened = listening_addresses() - before
-    assert opened, "Ray listens somewhere"
-    assert all(is_loopback(address) for address in opened)
+            return
+
+
+def until_a_checkpoint(run: Path, since: float = 0.0) -> Path:
+    """The checkpoint that is written first after `since`, seconds of the clock."""
+    for _ in range(20_000):
+        for path in (run / "checkpoints").glob("*.pt"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime > since:
+                    return path
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint was written")
+
+
+def end(process: subprocess.Popen[str], ending: signal.Signals, run: Path) -> None:
+    """Interrupts the command, which says how to go on."""
     process.send_signal(ending)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    return errors
+    assert f"--resume {run}" in errors
 
 
 def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses(
     whole: Path, cache: Path, tmp_path: Path
 ) -> None:
+    """By Ctrl-C after a trial, and by SIGTERM in the middle of a rung, which goes on where its checkpoint stands."""
     run = tmp_path / "run"
-    start, resume = ["--budget", "8", *SMALL, "--run", str(run)], ["--resume", str(run), "--workers", "1"]
-    finished: dict[int, TrialRecord] = {}
-    for arguments, ending in ((start, signal.SIGINT), (resume, signal.SIGTERM)):
-        assert f"--resume {run}" in interrupt(arguments, cache, ending)
-        ended = {t.number: t for t in read_study(run).trials if t.state is not TrialState.RUNNING}
-        assert len(ended) > len(finished)
-        assert {n: ended[n] for n in finished} == finished
-        finished = ended
+    resume = ["--resume", str(run), "--workers", "1"]
+    before = listening_addresses()
+    process = start(["--budget", "8", *SMALL, "--run", str(run)], cache)
+    until_a_trial_ends(process)
+    opened = listening_addresses() - before
+    assert opened, "Ray listens somewhere"
+    assert all(is_loopback(address) for address in opened)
+    end(process, signal.SIGINT, run)
+    finished = {t.number: t for t in read_study(run).trials if t.state is not TrialState.RUNNING}
+    assert finished
+
+    process = start(resume, cache)
+    until_a_checkpoint(run, since=time.time())
+    end(process, signal.SIGTERM, run)
+    (checkpoint,) = (run / "checkpoints").glob("*.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    torch.save(saved, checkpoint)
+    stale = checkpoint.with_suffix(".1.tmp")
+    stale.touch()
+
     result = search(resume, cache)
     assert result.returncode == 0, result.stderr
     study = read_study(run)
     assert {n: t for n, t in enumerate(study.trials) if n in finished} == finished
     assert [t.arch_id for t in study.trials] == [t.arch_id for t in read_study(whole).trials]
+    (cut_off,) = (t for t in study.trials if t.arch_id == checkpoint.stem)
+    assert sum(rung.seconds for rung in cut_off.rungs) > 1000
+    assert not list((run / "checkpoints").iterdir())
     # How far a trial gets also hangs on its measured speed; what it does on the way does not.
     other = losses(read_study(whole))
     assert losses(study).keys() == other.keys()
