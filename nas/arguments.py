@@ -12,6 +12,7 @@ from typing import Any
 from nas.command import NamedFile, OneLineParser
 from nas.config import (
     BALANCES,
+    SCORES,
     SPATIAL_LOSSES,
     STANDARDISATIONS,
     SUMMARY_LOSSES,
@@ -37,7 +38,8 @@ TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm'
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
-    f"({', '.join(STANDARDISATIONS)}), balance ({', '.join(BALANCES)}), weights, groups, accumulate, ..."
+    f"({', '.join(STANDARDISATIONS)}), balance ({', '.join(BALANCES)}), score ({', '.join(SCORES)}), "
+    "weights, groups, ..."
 )
 
 

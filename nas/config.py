@@ -17,6 +17,8 @@ SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDISATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
+SCORES = ("spatial", "both")
+DIRECTIONS = ("cosine", "angle")  # losses that leave a prediction's length free: its squared error says nothing
 
 
 class ConfigError(ValueError):
@@ -32,6 +34,8 @@ class DistillConfig:
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
     architecture together (nas.distill.parallel); each step's gradients come from `accumulate` parts of its batch.
+    `score` says which heads make an architecture's quality: the maps', or both heads' mean. Summaries after a few
+    hundred steps differ between two seeds nearly as much as between architectures (experiments/LOG.md).
     """
 
     image_px: int = 64
@@ -47,6 +51,7 @@ class DistillConfig:
     spatial_loss: str = "mse"
     standardisation: str = "phi_s"
     balance: str = "fixed"
+    score: str = "spatial"
     weights: dict[str, float] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     accumulate: int = 1
@@ -67,6 +72,7 @@ class DistillConfig:
             ("spatial_loss", SPATIAL_LOSSES),
             ("standardisation", STANDARDISATIONS),
             ("balance", BALANCES),
+            ("score", SCORES),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
@@ -74,6 +80,11 @@ class DistillConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
         self._check_batch("batch_size", self.batch_size)
+        for head in ("spatial", "summary") if self.score == "both" else ("spatial",):
+            if (loss := getattr(self, f"{head}_loss")) in DIRECTIONS:
+                raise ConfigError(
+                    f"{head}_loss: {loss!r} trains directions only, but score {self.score!r} needs lengths"
+                )
         for key, weight in self.weights.items():
             if not isinstance(weight, int | float) or not weight > 0:
                 raise ConfigError(f"weights: {key}: {weight}: must be a number over 0")

@@ -72,7 +72,7 @@ class RungResult(Record):
 
     rung: int
     steps: int
-    quality: float  # explained variance of the teachers' held-out features, averaged over teachers
+    quality: float  # explained variance of the teachers' held-out maps (or all features), averaged over teachers
     teachers: dict[str, dict[str, float]]  # teacher -> head ("summary", "spatial") -> explained variance
     losses: dict[str, float]  # "teacher/head" -> mean training loss over the last third of the rung's steps
     metrics: dict[str, float]  # further metrics, e.g. "knn" (accuracy), "miou"; empty where not evaluated

@@ -26,10 +26,11 @@ from nas.store import Store, StoreError
 from nas.study import StudyLoop
 from search_space import SPACES
 
-OBJECTIVES = (
-    Objective("quality", "explained variance of the teachers' features", "", reference=0.0),
-    Objective("throughput", "throughput relative to the reference backbone", "x", reference=0.125, log=True),
-)
+THROUGHPUT = Objective("throughput", "throughput relative to the reference backbone", "x", reference=0.125, log=True)
+QUALITY = {  # by DistillConfig.score
+    "spatial": Objective("quality", "explained variance of the teachers' spatial features", "", reference=0.0),
+    "both": Objective("quality", "explained variance of the teachers' features", "", reference=0.0),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +79,8 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)
         facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
-    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    objectives = (QUALITY[config.distill.score], THROUGHPUT)
+    sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed)
     if resume:
         store = Store.open(run_dir, sampler)
         _refuse_other_targets(store.info, targets)
@@ -191,7 +193,7 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
         command="python -m nas.search " + shlex.join(sys.argv[1:]),
         config=config.to_dict(),
         environment=environment(config.device),
-        objectives=OBJECTIVES,
+        objectives=(QUALITY[config.distill.score], THROUGHPUT),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,
         teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},

@@ -19,7 +19,7 @@ from torch import nn
 from backbones import Backbone, build, fuse, resolve
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
-from nas.config import SearchConfig
+from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
 from nas.counters import totals
 from nas.distill import parallel
@@ -207,9 +207,12 @@ class Training:
         last = rung == len(config.distill.rung_steps) - 1
         with self._slot():
             teachers = explained_variance(averaged, targets.val, config.device)
+            if config.distill.summary_loss in DIRECTIONS:
+                teachers = {name: {"spatial": heads["spatial"]} for name, heads in teachers.items()}
             metrics = probe_metrics(averaged, targets, config.device) if last else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
-        if not math.isfinite(quality(teachers)):
+        score = quality(teachers, config.distill.score)
+        if not math.isfinite(score):
             raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._bench.pictures_dir, self._arch_id))
@@ -219,7 +222,7 @@ class Training:
         return RungResult(
             rung=rung,
             steps=self._distiller.step,
-            quality=quality(teachers),
+            quality=score,
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,
@@ -263,9 +266,9 @@ class TimedSlot:
                 self.busy_s += time.perf_counter() - began
 
 
-def quality(teachers: dict[str, dict[str, float]]) -> float:
-    """Explained variance: mean over a teacher's heads, then over teachers, so that each teacher weighs the same."""
-    means = [sum(heads.values()) / len(heads) for heads in teachers.values()]
+def quality(teachers: dict[str, dict[str, float]], score: str) -> float:
+    """Explained variance of the teachers' maps ("both": mean over each one's heads), each teacher weighing the same."""
+    means = [sum(heads.values()) / len(heads) if score == "both" else heads["spatial"] for heads in teachers.values()]
     return sum(means) / len(means)
 
 

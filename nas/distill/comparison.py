@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nas.cache.targets import SplitTargets, Targets
-from nas.config import DistillConfig
-from nas.distill.losses import DIRECTIONS, LOSSES, SPACES, Space, angular_dispersion
+from nas.config import DIRECTIONS, DistillConfig
+from nas.distill.losses import LOSSES, SPACES, Space, angular_dispersion
 
 _DISPERSION_IMAGES = 2048
 
@@ -27,6 +27,7 @@ class Comparison:
         for key in self.weights:
             teacher, head = key.rsplit("/", 1)
             name = config.summary_loss if head == "summary" else config.spatial_loss
+            # Directions are those of the teacher's own, uncentred features.
             kind = "raw" if name in DIRECTIONS else config.standardisation
             self._losses[key] = LOSSES[name]
             if kind != "phi_s":

@@ -111,7 +111,6 @@ LOSSES: dict[str, Loss] = {
     "hybrid": hybrid,
     "angle": squared_angle,
 }
-DIRECTIONS = ("cosine", "angle")  # losses of directions alone: they compare the teacher's own, uncentred features
 
 
 def angular_dispersion(truth: Tensor) -> float:

@@ -59,6 +59,8 @@ def test_json_round_trip_and_differences() -> None:
     [
         ({"balance": "magic"}, "balance: 'magic': choose one of fixed"),
         ({"accumulate": 5}, "batch_size: 32: must be a multiple of accumulate"),
+        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine' trains directions only"),
+        ({"summary_loss": "angle", "score": "both"}, "summary_loss: 'angle' trains directions only"),
         ({"weights": {"lite0": 0}}, "weights: lite0: 0"),
         ({"weights": {"lite0": "much"}}, "weights: lite0: much"),
         ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),

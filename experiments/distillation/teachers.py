@@ -1,0 +1,172 @@
+"""Is a student of several teachers worth more than a student of one? CIFAR-10 for classes, CamVid for segments.
+
+    python -m experiments.distillation.teachers --seeds 3 --workers 2
+
+Distils a small E-RADIO from the embedded teachers on unlabelled CIFAR-10 (WebDataset shards of ../shared/data) under
+every recipe of `RECIPES` and prints the probes of each. Rows are kept in experiments/results; those there are not run
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from backbones import build
+from nas.cache import open_targets
+from nas.config import DistillConfig
+from nas.data import open_images
+from nas.distill import probes
+from nas.distill.evaluate import explained_variance
+from nas.distill.heads import normalise
+from nas.distill.segmentation import SegmentationProbe
+from nas.distill.trainer import Distiller
+from search_space import ArchSpec, StageSpec
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "teachers.json"
+DATA = HERE.parents[2] / "shared" / "data"
+SCENE_PX = 96
+SCENE_CLASSES = 11
+ALL = ("lite0", "hed", "xfeat")
+
+RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "lite0 alone": (("lite0",), {}),
+    "hed alone": (("hed",), {}),
+    "xfeat alone": (("xfeat",), {}),
+    "all, fixed": (ALL, {}),
+    "all, lite0 x3": (ALL, {"weights": {"lite0": 3.0}}),
+    "all, uncertainty": (ALL, {"balance": "uncertainty"}),
+    "all, adaloss": (ALL, {"balance": "adaloss"}),
+    "all, drop": (ALL, {"balance": "drop"}),
+    "all, summary cosine": (ALL, {"summary_loss": "cosine"}),
+    "all, summary angle": (ALL, {"summary_loss": "angle"}),
+    "all, spatial hybrid": (ALL, {"spatial_loss": "hybrid"}),
+    "all, AM-RADIO": (ALL, {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardisation": "raw"}),
+    "all, summary cosine, lite0 x2": (ALL, {"summary_loss": "cosine", "weights": {"lite0": 2.0}}),
+    "all, global": (ALL, {"standardisation": "global"}),
+    "all, raw": (ALL, {"standardisation": "raw"}),
+}
+
+
+def student(width: int) -> ArchSpec:
+    """A small E-RADIO for 32 px: C2f stages at strides 4 and 8, windowed attention at 16, fused at 8."""
+    attention = {"heads": 8, "expansion": 4.0, "pre_conv": "depthwise", "window": 2, "cpb_hidden": 64}
+    stages = (
+        StageSpec("c2f", 1, width, expansion=0.5),
+        StageSpec("c2f", 2, 2 * width, expansion=0.5),
+        StageSpec("window", 2, 4 * width, **attention),  # type: ignore[arg-type]
+    )
+    return ArchSpec(stages=stages, stem_width=width // 2, neck="stage2", neck_dim=256)
+
+
+def only(targets: Any, names: tuple[str, ...]) -> Any:
+    """Targets without the other teachers."""
+
+    def cut(split: Any) -> Any:
+        summary = {n: split.summary[n] for n in names if n in split.summary}
+        return replace(split, summary=summary, spatial={n: split.spatial[n] for n in names})
+
+    teachers = {name: targets.teachers[name] for name in names}
+    return replace(targets, train=cut(targets.train), val=cut(targets.val), teachers=teachers)
+
+
+def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path) -> dict[str, Any]:
+    """One student: its probes."""
+    torch.set_num_threads(1)
+    targets = cifar(cache)
+    names, settings = RECIPES[recipe]
+    config = DistillConfig(image_px=32, precision="fp32", batch_size=batch, rung_steps=(steps,), **settings)
+    torch.manual_seed(seed)
+    distiller = Distiller(build(student(width)), only(targets, names), config, seed=seed)
+    began = time.perf_counter()
+    distiller.advance(steps)
+    seconds = time.perf_counter() - began
+    distiller.close()
+    net = distiller.averaged
+    metrics = probes.probe_metrics(net, targets, "cpu", images=8000)
+    metrics["miou"] = scenes_miou(net, cache)
+    explained = explained_variance(net, only(targets, names).val, "cpu")
+    return {
+        "recipe": recipe, "seed": seed, "width": width, "steps": steps, "batch": batch, "seconds": round(seconds, 1),
+        "metrics": metrics, "explained": explained, "config": asdict(config),
+    }  # fmt: skip
+
+
+def scenes_miou(net: Any, cache: Path) -> float:
+    """Linear segmentation of CamVid on frozen features at 96 px: mean IoU over its 11 classes."""
+    uri = f"webdataset:{DATA}/camvid/train-*.tar::{DATA}/camvid/val-*.tar#ignore=11"
+    probe = SegmentationProbe(SCENE_CLASSES)
+    for split, count, use in (("train", 200, probe.fit), ("val", 100, probe.score)):
+        images = open_images(uri, split, count, 0, SCENE_PX, cache)
+        samples = [images.read(i) for i in range(len(images))]
+        masks = torch.from_numpy(np.stack([s.mask for s in samples])).long()
+        pixels = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+        for rows, part in zip(masks.split(20), pixels.split(20), strict=True):
+            with torch.inference_mode():
+                use(net.backbone.encode(normalise(part)).spatial.float(), rows)
+    return probe.miou
+
+
+def cifar(cache: Path) -> Any:
+    uri = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
+    return open_targets(uri, "embedded", root=cache, train_images=10_000, val_images=2000, image_px=32, grid=4, seed=0)
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Prints the mean of every metric over the seeds, and the mean rank of the students over the metrics."""
+    names = list(dict.fromkeys(row["recipe"] for row in rows))
+    metrics = ["knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL)]
+    table = {
+        name: [np.mean([row["metrics"][m] for row in rows if row["recipe"] == name]) for m in metrics] for name in names
+    }
+    ranks = rankdata([[-value for value in table[name]] for name in names], axis=0).mean(1)
+    print("recipe", *metrics, "mean rank", "seeds", sep=" | ")
+    for name, rank in zip(names, ranks, strict=True):
+        seeds = sum(row["recipe"] == name for row in rows)
+        print(name, *(f"{value:.3f}" for value in table[name]), f"{rank:.2f}", seeds, sep=" | ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=1875)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"))
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    wanted = [r.replace(";", ", ") for r in args.recipes.split(",")]
+    rows = json.loads(args.results.read_text()) if args.results.exists() else []
+    done = {(r["recipe"], r["seed"], r["width"], r["steps"], r["batch"]) for r in rows}
+    jobs = [
+        (recipe, seed, args.width, args.steps, args.batch)
+        for seed in range(args.first_seed, args.seeds)
+        for recipe in wanted
+    ]
+    with ProcessPoolExecutor(args.workers) as pool:
+        futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done]
+        for future in as_completed(futures):
+            row = future.result()
+            rows.append(row)
+            args.results.write_text(json.dumps(rows, indent=1))
+            shown = {k: round(v, 3) for k, v in row["metrics"].items()}
+            print(f"{len(rows)} {row['recipe']} seed {row['seed']} {row['seconds']} s {shown}", flush=True)
+    same = (args.width, args.steps, args.batch)
+    report([row for row in rows if (row["width"], row["steps"], row["batch"]) == same])
+
+
+if __name__ == "__main__":
+    main()
