@@ -1,0 +1,204 @@
+"""Does a short training rank architectures as a long one does, and does the score mean anything?
+
+    python -m experiments.distillation.trust --archs 30 --seeds 2 --workers 2
+    python -m experiments.distillation.trust --report
+
+Trains random architectures of space "micro" on the embedded images and teachers under the default recipe, scores them
+at every rung, and prints Kendall tau between rungs, between seeds (the ceiling) and with the probes. Rows are kept in
+experiments/results; those there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from backbones import build
+from nas.cache import open_targets
+from nas.config import DistillConfig, SearchConfig
+from nas.distill.evaluate import explained_variance
+from nas.distill.probes import probe_metrics, student_features
+from nas.distill.segmentation import tokens
+from nas.distill.trainer import Distiller
+from search_space import SPACES
+
+STRENGTHS = (0.003, 0.03, 0.3)  # of the ridge penalty, against features of variance 1
+RESULTS = Path(__file__).parents[1] / "results" / "trust.json"
+
+
+def run(
+    arch: int, seed: int, steps: tuple[int, ...], recipe: dict[str, Any], stored: tuple[str, float], cache: Path
+) -> Any:
+    """One architecture, trained to the last of `steps`: explained variance and mean loss at each."""
+    torch.set_num_threads(1)
+    default = SearchConfig()
+    config = DistillConfig(precision="fp32", rung_steps=steps, **recipe)
+    targets = open_targets(
+        default.data, default.teachers, root=cache, train_images=default.train_images, val_images=default.val_images,
+        image_px=config.image_px, grid=default.grid, seed=0, storage=stored[0],
+        share=stored[1],
+    )  # fmt: skip
+    spec = SPACES["micro"].sample(random.Random(arch))
+    torch.manual_seed(seed)
+    distiller = Distiller(build(spec), targets, config, seed=seed)
+    rungs, since, began = [], 0, time.perf_counter()
+    for step in steps:
+        distiller.advance(step)
+        teachers = explained_variance(distiller.averaged, targets.val, "cpu")
+        rungs.append(
+            {
+                "steps": step,
+                "teachers": teachers,
+                "losses": distiller.mean_losses(since),
+                "linear": linear(distiller.averaged, targets),
+            }
+        )
+        since = step
+    distiller.close()
+    row = {
+        "arch": arch,
+        "arch_id": spec.arch_id,
+        "seed": seed,
+        "recipe": recipe,
+        "stored": list(stored),
+        "rungs": rungs,
+    }
+    metrics = probe_metrics(distiller.averaged, targets, "cpu")
+    return {**row, "metrics": metrics, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def linear(student: Any, targets: Any, images: int = 1000) -> dict[str, dict[str, dict[str, float]]]:
+    """Explained variance by ridge regression from the backbone's own features: strength -> teacher -> head."""
+
+    def features(split: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        found = list(student_features(student, split, "cpu", count))
+        return torch.cat([f[1] for f in found]).double(), torch.cat([tokens(f[2]) for f in found]).double()
+
+    def wanted(split: Any, count: int, teacher: str, head: str) -> torch.Tensor:
+        if head == "summary":
+            return torch.from_numpy(split.summary[teacher][:count]).double()
+        return tokens(torch.from_numpy(split.spatial[teacher][:count])).double()
+
+    seen, held = features(targets.train, images), features(targets.val, len(targets.val))
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for strength in STRENGTHS:
+        for head, x, z in zip(("summary", "spatial"), seen, held, strict=True):
+            mean, deviation = x.mean(0), x.std(0).clamp(min=1e-6)
+            x, z = (x - mean) / deviation, (z - mean) / deviation
+            gram = x.T @ x + strength * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+            for teacher in targets.teachers:
+                y = wanted(targets.train, images, teacher, head)
+                truth = wanted(targets.val, len(targets.val), teacher, head)
+                guess = z @ torch.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)
+                error = (guess - truth).square().sum() / (truth - truth.mean(0)).square().sum()
+                scores.setdefault(str(strength), {}).setdefault(teacher, {})[head] = 1 - float(error)
+    return scores
+
+
+def of_heads(found: dict[str, dict[str, float]], *heads: str) -> float:
+    """Mean over heads and teachers."""
+    return float(np.mean([[teacher[head] for head in heads] for teacher in found.values()]))
+
+
+def of_losses(rung: dict[str, Any], head: str) -> float:
+    """Minus the mean training loss over the last third of the rung."""
+    return -float(np.mean([loss for key, loss in rung["losses"].items() if key.endswith(head)]))
+
+
+SCORES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "explained, both heads": lambda rung: of_heads(rung["teachers"], "summary", "spatial"),
+    "explained, maps": lambda rung: of_heads(rung["teachers"], "spatial"),
+    "explained, summaries": lambda rung: of_heads(rung["teachers"], "summary"),
+    "training loss, both": lambda rung: of_losses(rung, ""),
+    "training loss, maps": lambda rung: of_losses(rung, "spatial"),
+    "ridge, both heads": lambda rung: of_heads(rung["linear"]["0.03"], "summary", "spatial"),
+    "ridge, maps": lambda rung: of_heads(rung["linear"]["0.03"], "spatial"),
+    "ridge, summaries": lambda rung: of_heads(rung["linear"]["0.03"], "summary"),
+}
+
+
+def tau(a: Any, b: Any) -> str:
+    """Kendall's tau-b, as text."""
+    return f"{kendalltau(a, b).statistic:.2f}"
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Prints the correlations of one recipe and storage."""
+    by = {(r["arch"], r["seed"]): r for r in rows}
+    seeds = sorted({seed for _, seed in by})
+    archs = sorted(a for a in {arch for arch, _ in by} if all((a, seed) in by for seed in seeds))
+    steps = [rung["steps"] for rung in next(iter(by.values()))["rungs"]]
+    print(f"{len(archs)} architectures, seeds {seeds}; Kendall tau of a score after some steps with itself after more")
+    for name, score in SCORES.items():
+        table = np.array([[[score(by[a, s]["rungs"][i]) for a in archs] for i in range(len(steps))] for s in seeds])
+        for i, j in combinations(range(len(steps)), 2):
+            same = [tau(of_seed[i], of_seed[j]) for of_seed in table]
+            other = [tau(s[i], t[j]) for s, t in permutations(table, 2)]
+            print(f"{name:22} {steps[i]:>4} -> {steps[j]:<4} same seed {same}, other seed {other}")
+        for s, t in combinations(table, 2):
+            ceilings = {step: tau(s[i], t[i]) for i, step in enumerate(steps)}
+            print(f"{name:22} between seeds at {ceilings}")
+    for metric in sorted(next(iter(by.values()))["metrics"]):
+        values = np.array([[by[a, s]["metrics"][metric] for a in archs] for s in seeds])
+        with_score = {
+            name: [
+                tau([score(by[a, s]["rungs"][-1]) for a in archs], of_seed)
+                for s, of_seed in zip(seeds, values, strict=True)
+            ]
+            for name, score in list(SCORES.items())[:2]
+        }
+        agree = [tau(s, t) for s, t in combinations(values, 2)]
+        print(f"{metric:18} {values.min():.3f} to {values.max():.3f}; between seeds {agree}; with {with_score}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", default="30,90,270,300")
+    parser.add_argument("--recipe", type=json.loads, default={}, help="settings of DistillConfig, as JSON")
+    parser.add_argument("--storage", default="int8", help="of the cached targets")
+    parser.add_argument("--share", type=float, default=0.25, help="of the teachers' numbers that is cached")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="print the table of what is there")
+    args = parser.parse_args()
+    steps = tuple(map(int, args.steps.split(",")))
+    rows = json.loads(args.results.read_text()) if args.results.exists() else []
+
+    def mine(row: dict[str, Any]) -> bool:
+        same = row["recipe"] == args.recipe and row["stored"] == [args.storage, args.share]
+        return same and [rung["steps"] for rung in row["rungs"]] == list(steps)
+
+    done = {(row["arch"], row["seed"]) for row in rows if mine(row)}
+    jobs = [
+        (arch, seed)
+        for seed in range(args.first_seed, args.seeds)
+        for arch in range(args.archs)
+        if (arch, seed) not in done
+    ]
+    with ProcessPoolExecutor(args.workers) as pool:
+        settings = (steps, args.recipe, (args.storage, args.share), args.cache)
+        futures = [pool.submit(run, *job, *settings) for job in jobs if not args.report]
+        for future in as_completed(futures):
+            rows.append(future.result())
+            args.results.write_text(json.dumps(rows))
+            print(f"{len(rows)} arch {rows[-1]['arch']} seed {rows[-1]['seed']} {rows[-1]['seconds']} s", flush=True)
+    report([row for row in rows if mine(row)])
+
+
+if __name__ == "__main__":
+    main()
