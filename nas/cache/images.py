@@ -22,18 +22,19 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from: the same ones at any size."""
+    """Where images come from: the same ones at any size; `progress` is told of shards that are fetched."""
 
     uri: str
     counts: dict[Split, int]
     seed: int
     views: int
     root: Path
+    progress: Progress = lambda stage, done, total: None
 
     def open(self, split: Split, size_px: int) -> ImageSet:
         """DataError where there are none."""
         views = self.views if split == "train" else 1
-        return open_images(self.uri, split, self.counts[split], self.seed, size_px, self.root, views)
+        return open_images(self.uri, split, self.counts[split], self.seed, size_px, self.root, views, self.progress)
 
 
 class Images:

@@ -83,7 +83,7 @@ def open_targets(
     `storage`. `announce` is told size and time before anything is built. `verify` compares every file's hash.
     DataError, TeacherError or CacheError say in one line what a person can mend.
     """
-    source = Source(images_uri, {"train": train_images, "val": val_images}, seed, views, root)
+    source = Source(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
     plan = Plan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
     if not plan.path.exists() or plan.missing or not plan.images.part.complete:
         try:

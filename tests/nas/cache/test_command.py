@@ -122,7 +122,7 @@ def test_gc_of_what_is_half_built(cache):
     [
         (["build", "--train-images", "0"], "--train-images: '0': must be 1 or more"),
         (["build", "--teacher", "x"], "'x': must be NAME=FILE"),
-        (["build", "--storage", "int4"], "--storage: invalid choice"),
+        (["build", "--storage", "int3"], "--storage: invalid choice"),
         (["build", "--share", "1.5"], "--share: 1.5 is not possible; allowed: over 0, up to 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "nothing is built in /no/such"),
