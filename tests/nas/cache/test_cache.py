@@ -293,8 +293,8 @@ def test_what_cannot_be_is_one_line(opened, tmp_path):
         opened(tmp_path / "file")
     with pytest.raises(CacheError, match="grid: 0 is not possible"):
         opened(tmp_path, grid=0)
-    with pytest.raises(CacheError, match="--storage: 'int4' is not possible; choices: int8, bf16, fp32"):
-        opened(tmp_path, storage="int4")
+    with pytest.raises(CacheError, match="--storage: 'int3' is not possible; choices: int8, int4, bf16, fp32"):
+        opened(tmp_path, storage="int3")
     with pytest.raises(DataError, match="no such folder"):
         opened(tmp_path, uri="imagefolder:/no/such")
 
