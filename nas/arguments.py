@@ -35,6 +35,10 @@ _EXAMPLES = """examples:
 
 TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
 TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
+_DATA_HELP = (
+    "embedded, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
+    "cifar10 (default embedded)"
+)
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
@@ -155,7 +159,7 @@ class _Setting(argparse.Action):
             value = json.loads(text)
         except ValueError:
             value = text
-        if not isinstance(value, _kinds(known[key])):
+        if type(value) not in _kinds(known[key]):  # True is an int to isinstance
             raise argparse.ArgumentError(self, f"{key}: {text}: must be like the default, {json.dumps(known[key])}")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), key: value})
 
@@ -183,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
     add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
-    add("--data", metavar="URI", help="embedded, imagefolder:PATH, webdataset:PATTERN or cifar10 (default embedded)")
+    add("--data", metavar="URI", help=_DATA_HELP)
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default embedded)")
     add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
@@ -194,7 +198,11 @@ def parser() -> argparse.ArgumentParser:
     add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
     add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of each train image (default {defaults.views})")
-    add("--storage", metavar="NAME", help=f"of the teachers' targets: int8, bf16 or fp32 (default {defaults.storage})")
+    add(
+        "--storage",
+        metavar="NAME",
+        help=f"of the teachers' targets: int8, int4, bf16, fp32 (default {defaults.storage})",
+    )
     add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
     add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
     add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")

@@ -34,8 +34,8 @@ class DistillConfig:
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
     architecture together (nas.distill.parallel); each step's gradients come from `accumulate` parts of its batch.
-    `score` says which heads make an architecture's quality: the maps', or both heads' mean. Summaries after a few
-    hundred steps differ between two seeds nearly as much as between architectures (experiments/LOG.md).
+    `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries
+    after a few hundred steps is mostly that of the seed (experiments/LOG.md).
     """
 
     image_px: int = 64
@@ -76,9 +76,15 @@ class DistillConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("accumulate", "ranks"):
+        for name in ("accumulate", "ranks", "warmup_steps", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise ConfigError(
+                f"learning_rate, weight_decay: {self.learning_rate}, {self.weight_decay}: must be over 0, and 0 or more"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: {self.ema_decay}: must be at least 0 and below 1")
         self._check_batch("batch_size", self.batch_size)
         for head in ("spatial", "summary") if self.score == "both" else ("spatial",):
             if (loss := getattr(self, f"{head}_loss")) in DIRECTIONS:
@@ -113,8 +119,8 @@ class DistillConfig:
             raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
 
     def _check_group(self, group: Group) -> None:
-        if not group.teachers or not group.rate > 0:
-            raise ConfigError(f"groups: {group}: needs teachers and a rate over 0")
+        if not group.teachers or not group.image_px or not group.rate > 0:
+            raise ConfigError(f"groups: {group}: needs teachers, sizes and a rate over 0")
         self._check_batch("groups: batch_size", group.batch_size)
         for px in group.image_px:
             if px < 32 or px % 32 or px > self.image_px:
@@ -124,7 +130,7 @@ class DistillConfig:
 def _group(given: Group | Mapping[str, Any]) -> Group:
     try:
         return given if isinstance(given, Group) else Group.from_dict(given)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError):
         raise ConfigError(
             f"groups: {given!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
         ) from None

@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.cached_steps
 
 One thread, steps of the four kinds interleaved in random order, medians. "Student alone" is the same student and heads
-on one batch that lies in memory. Live teachers are the embedded ones on the same images at the size they want.
+on one batch that lies in memory. Live teachers are the embedded ones on batches of 256 images that lie in memory at the
+size they want: decoding is not counted against them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Is a student of several teachers worth more than a student of one? CIFAR-10 for classes, CamVid for segments.
 
     python -m experiments.distillation.teachers --seeds 3 --workers 2
+    python -m experiments.distillation.teachers --report
 
 Distils a small E-RADIO from the embedded teachers on unlabelled CIFAR-10 (WebDataset shards of ../shared/data) under
 every recipe of `RECIPES` and prints the probes of each. Rows are kept in experiments/results; those there are not run
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="print the table of what is there")
     args = parser.parse_args()
     wanted = [r.replace(";", ", ") for r in args.recipes.split(",")]
     rows = json.loads(args.results.read_text()) if args.results.exists() else []
@@ -157,13 +159,16 @@ def main() -> None:
         for recipe in wanted
     ]
     with ProcessPoolExecutor(args.workers) as pool:
-        futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done]
+        futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done and not args.report]
         for future in as_completed(futures):
             row = future.result()
             rows.append(row)
             args.results.write_text(json.dumps(rows, indent=1))
             shown = {k: round(v, 3) for k, v in row["metrics"].items()}
             print(f"{len(rows)} {row['recipe']} seed {row['seed']} {row['seconds']} s {shown}", flush=True)
+    if not args.report:
+        for teacher in ALL:
+            print(f"{teacher} itself", probes.teacher_metrics(cifar(args.cache), teacher, images=8000))
     same = (args.width, args.steps, args.batch)
     report([row for row in rows if (row["width"], row["steps"], row["batch"]) == same])
 

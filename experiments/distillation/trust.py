@@ -139,8 +139,10 @@ def report(rows: list[dict[str, Any]]) -> None:
     seeds = sorted({seed for _, seed in by})
     archs = sorted(a for a in {arch for arch, _ in by} if all((a, seed) in by for seed in seeds))
     steps = [rung["steps"] for rung in next(iter(by.values()))["rungs"]]
+    first = next(iter(by.values()))["rungs"][0]
+    scores = {name: score for name, score in SCORES.items() if "linear" in first or not name.startswith("ridge")}
     print(f"{len(archs)} architectures, seeds {seeds}; Kendall tau of a score after some steps with itself after more")
-    for name, score in SCORES.items():
+    for name, score in scores.items():
         table = np.array([[[score(by[a, s]["rungs"][i]) for a in archs] for i in range(len(steps))] for s in seeds])
         for i, j in combinations(range(len(steps)), 2):
             same = [tau(of_seed[i], of_seed[j]) for of_seed in table]
@@ -148,7 +150,9 @@ def report(rows: list[dict[str, Any]]) -> None:
             print(f"{name:22} {steps[i]:>4} -> {steps[j]:<4} same seed {same}, other seed {other}")
         for s, t in combinations(table, 2):
             ceilings = {step: tau(s[i], t[i]) for i, step in enumerate(steps)}
-            print(f"{name:22} between seeds at {ceilings}")
+            noise = {step: f"{(s[i] - t[i]).std() / 2**0.5:.4f}" for i, step in enumerate(steps)}
+            spread = {step: f"{((s[i] + t[i]) / 2).std():.4f}" for i, step in enumerate(steps)}
+            print(f"{name:22} between seeds at {ceilings}; deviation of a seed {noise}, of architectures {spread}")
     for metric in sorted(next(iter(by.values()))["metrics"]):
         values = np.array([[by[a, s]["metrics"][metric] for a in archs] for s in seeds])
         with_score = {
@@ -156,7 +160,7 @@ def report(rows: list[dict[str, Any]]) -> None:
                 tau([score(by[a, s]["rungs"][-1]) for a in archs], of_seed)
                 for s, of_seed in zip(seeds, values, strict=True)
             ]
-            for name, score in list(SCORES.items())[:2]
+            for name, score in list(scores.items())[:2]
         }
         agree = [tau(s, t) for s, t in combinations(values, 2)]
         print(f"{metric:18} {values.min():.3f} to {values.max():.3f}; between seeds {agree}; with {with_score}")

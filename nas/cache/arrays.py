@@ -17,7 +17,7 @@ from nas.cache.storage import Codec
 
 Rows = dict[str, NDArray[Any]]  # array -> rows
 Index = slice | NDArray[np.integer[Any]]
-MOST_OPEN = 16384  # maps a process keeps, if it may: opening a file takes a tenth of the time of a training step
+MOST_OPEN = 16384  # maps a process keeps, if it may: what a batch reads is opened once, not in every step
 
 
 class Array(Protocol):

@@ -30,8 +30,11 @@ class Group:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """From the plain data of ``dataclasses.asdict``, lists allowed."""
-        return cls(tuple(data["teachers"]), data["batch_size"], tuple(data["image_px"]), data.get("rate", 1.0))
+        """From the plain data of ``dataclasses.asdict``, lists allowed; KeyError, TypeError or ValueError for other."""
+        if isinstance(data["teachers"], str):
+            raise TypeError("teachers are a list")
+        sizes = tuple(int(px) for px in data["image_px"])
+        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
 
 
 class Plan(NamedTuple):
