@@ -181,17 +181,29 @@ class Features:
         teacher = self.spec.load().to(self.device)
         found = activation_fingerprint(teacher)
         with self.part.lock("activations"):
-            path = self.part.working / "activations.json"
-            if self.part.complete or path.exists():
-                known = self.part.manifest["activations"] if self.part.complete else json.loads(path.read_text())
-                if not same_activations(found, known):
-                    raise CacheError(
-                        f"teacher cache: {self.spec.name} computes something else now than in {self.part.folder}"
-                        " (normalisation? version?); delete it to rebuild it"
-                    )
-            else:
-                write_json(path, found)
+            known = self.known_activations()
+            if known is None:
+                write_json(self.activations_path, found)
+            elif not same_activations(found, known):
+                raise CacheError(
+                    f"teacher cache: {self.spec.name} computes something else now than in {self.part.folder}"
+                    " (normalisation? version?); delete it to rebuild it"
+                )
         return teacher
+
+    @property
+    def activations_path(self) -> Path:
+        return self.part.working / "activations.json"
+
+    def known_activations(self) -> Sequence[float] | None:
+        """Of the teacher that made the shards that are there; None if there are none."""
+        try:
+            recorded: list[float] = json.loads(self.activations_path.read_text())
+            return recorded
+        except FileNotFoundError:
+            # The manifest is asked last: the file is removed after it was written.
+            whole: list[float] | None = self.part.manifest["activations"] if self.part.complete else None
+            return whole
 
     def about(self, records: dict[str, Record]) -> Record:
         """What the manifest says beside the shards."""
@@ -216,6 +228,6 @@ class Features:
             "images": self.images.fingerprint,
             **asdict(self.compression),
             "heads": heads,
-            "activations": json.loads((self.part.working / "activations.json").read_text()),
+            "activations": json.loads(self.activations_path.read_text()),
             "seconds": round(sum(record["seconds"] for record in records.values()), 3),
         }

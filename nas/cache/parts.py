@@ -135,10 +135,23 @@ class Part:
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[None]:
-        """Exclusive between threads, processes and nodes; Timeout where it is taken and `wait` is false."""
-        self.working.mkdir(parents=True, exist_ok=True)  # a part that another process has finished has none
-        with FileLock(self.working / f"{name}.lock", blocking=wait):
+        """Exclusive between threads, processes and nodes; Timeout where it can't be had now and `wait` is false.
+
+        Who finishes the part removes the folder that locks lie in, perhaps at this moment: whoever gets a lock has to
+        ask again what is there, and finds the part whole.
+        """
+        claimed = FileLock(self.working / f"{name}.lock")
+        while True:
+            self.working.mkdir(parents=True, exist_ok=True)
+            try:
+                claimed.acquire(blocking=wait)
+                break
+            except FileNotFoundError:  # removed between the two lines above
+                continue
+        try:
             yield
+        finally:
+            claimed.release()
 
     def finish(
         self, shards: Sequence[Shard], files: Iterable[Path], about: Callable[[dict[str, Record]], Record]

@@ -1,10 +1,14 @@
 """Builders that are killed, that work side by side, that meet another teacher under the same name."""
 
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import pytest
+from filelock import Timeout
 
 from nas.cache import CacheError
 from nas.cache.features import Features
@@ -62,6 +66,27 @@ def test_two_processes_share_the_work(tmp_path, opened, alone):
     calls = []
     assert hashes(opened(tmp_path, progress=lambda *call: calls.append(call))) == hashes(alone)
     assert calls == []
+
+
+def test_a_lock_is_had_while_somebody_else_removes_the_folder_it_lies_in(tmp_path):
+    """As a builder does that has just finished the part."""
+    part, over = Part(tmp_path), threading.Event()
+
+    def remove_again_and_again():
+        while not over.is_set():
+            shutil.rmtree(part.working, ignore_errors=True)
+
+    remover = threading.Thread(target=remove_again_and_again)
+    remover.start()
+    try:
+        for number in range(500):
+            with part.lock(f"shard {number % 3}"):
+                pass
+            with suppress(Timeout), part.lock("shard", wait=False):  # taken up in the next round, as if it were held
+                pass
+    finally:
+        over.set()
+        remover.join()
 
 
 def test_an_interrupted_build_is_taken_up_in_the_same_process(tmp_path, opened, alone):
