@@ -28,7 +28,7 @@ from nas.data import Split
 FORMAT = 2  # raise it when the files change meaning
 SHARD = 256  # items: a multiple of the images in a mosaic
 POLL_S = 0.1
-WORKING = "working"  # folder of what is gone once a part is whole: locks, records, raw features
+WORKING = "working"  # folder of what is gone once a part is whole (locks, records, raw features); empty then
 
 Record = dict[str, Any]
 Done = Callable[[int], None]
@@ -137,21 +137,12 @@ class Part:
     def lock(self, name: str, wait: bool = True) -> Iterator[None]:
         """Exclusive between threads, processes and nodes; Timeout where it can't be had now and `wait` is false.
 
-        Who finishes the part removes the folder that locks lie in, perhaps at this moment: whoever gets a lock has to
-        ask again what is there, and finds the part whole.
+        Who finishes the part removes the lock's file, perhaps at this moment: whoever gets a lock has to ask again what
+        is there, and finds the part whole.
         """
-        claimed = FileLock(self.working / f"{name}.lock")
-        while True:
-            self.working.mkdir(parents=True, exist_ok=True)
-            try:
-                claimed.acquire(blocking=wait)
-                break
-            except FileNotFoundError:  # removed between the two lines above
-                continue
-        try:
+        self.working.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.working / f"{name}.lock", blocking=wait):
             yield
-        finally:
-            claimed.release()
 
     def finish(
         self, shards: Sequence[Shard], files: Iterable[Path], about: Callable[[dict[str, Record]], Record]
@@ -164,8 +155,8 @@ class Part:
                 for record in records.values():
                     listed |= record.pop("files")
                 write_json(self.manifest_path, {"format": FORMAT, **about(records), "shards": records, "files": listed})
-        shutil.rmtree(self.working, ignore_errors=True)
-        for rest in self.folder.glob(".*.tmp"):
+        # The folder stays: another builder may be about to make a lock in it.
+        for rest in [*self.working.iterdir(), *self.folder.glob(".*.tmp")]:
             rest.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:

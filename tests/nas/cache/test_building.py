@@ -1,6 +1,5 @@
 """Builders that are killed, that work side by side, that meet another teacher under the same name."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -68,16 +67,20 @@ def test_two_processes_share_the_work(tmp_path, opened, alone):
     assert calls == []
 
 
-def test_a_lock_is_had_while_somebody_else_removes_the_folder_it_lies_in(tmp_path):
-    """As a builder does that has just finished the part."""
-    part, over = Part(tmp_path), threading.Event()
+def test_locks_are_had_while_another_builder_finishes_the_part(tmp_path):
+    """It removes what the part was built with, at any moment."""
+    part, over, broken = Part(tmp_path), threading.Event(), []
+    part.open()
 
-    def remove_again_and_again():
-        while not over.is_set():
-            shutil.rmtree(part.working, ignore_errors=True)
+    def finish_again_and_again():
+        try:
+            while not over.is_set():
+                Part(tmp_path).finish([], [], dict)
+        except OSError as error:
+            broken.append(error)
 
-    remover = threading.Thread(target=remove_again_and_again)
-    remover.start()
+    finisher = threading.Thread(target=finish_again_and_again)
+    finisher.start()
     try:
         for number in range(500):
             with part.lock(f"shard {number % 3}"):
@@ -86,7 +89,8 @@ def test_a_lock_is_had_while_somebody_else_removes_the_folder_it_lies_in(tmp_pat
                 pass
     finally:
         over.set()
-        remover.join()
+        finisher.join()
+    assert broken == []
 
 
 def test_an_interrupted_build_is_taken_up_in_the_same_process(tmp_path, opened, alone):
