@@ -39,6 +39,10 @@ _DATA_HELP = (
     "embedded, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
     "cifar10 (default embedded)"
 )
+_ARM_HELP = (
+    "how nets run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or nchw "
+    "(default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
+)
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
@@ -84,12 +88,14 @@ def _defaults(arguments: dict[str, Any]) -> SearchConfig:
         names = ("eradio_xt", "eradio_t", "eradio_s")
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
     if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
-        base = replace(base, measure_batch=128, measure_precision="bf16")
+        base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))
     return base
 
 
 def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
     plain = base.to_dict()
+    if "measure_arm" in arguments:
+        arguments = {**arguments, "measure_arm": _arm(arguments["measure_arm"], base.measure_arm)}
     given = {k: v for k, v in arguments.items() if k in plain and v is not None}
     limits = {k: arguments[k] for k in arguments if k.startswith(("max_", "min_"))}
     distill = {**plain["distill"], **arguments.get("distill_settings", {})}
@@ -120,6 +126,13 @@ def _check_names(config: SearchConfig) -> None:
             raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
     elif config.device != "cpu":
         raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
+
+
+def _arm(words: str, base: str | None = None) -> str:
+    """The whole name of the arm that `words` change. ArmError for a word that is none."""
+    from nas.measure.arms import Arm
+
+    return str(Arm.parse(words, Arm.parse(base) if base else None))
 
 
 def _auto_device() -> str:
@@ -205,6 +218,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
     add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
+    add("--arm", dest="measure_arm", metavar="WORDS", help=_ARM_HELP)
+    most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 % is reached)"
+    add("--measure-seconds", type=float, metavar="S", help=most)
     add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")
     add("--max-gmacs", type=float, metavar="X", help="hard limit on 1e9 multiply-accumulates an image")
     add("--max-latency-ms", type=float, metavar="X", help="hard limit on the latency of one image")

@@ -152,8 +152,8 @@ class SearchConfig:
     storage: str = "int8"  # of each number of the teachers' targets
     device: str = "cpu"
     measure_batch: int = 16
-    measure_precision: str = "fp32"
-    measure_seconds: float = 0.8
+    measure_arm: str = "eager+fp32+channels-last+fused"  # words of nas.measure.arms
+    measure_seconds: float = 2.0  # at most: less where the ratio is known to 1 %
     eta: int = 3
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")

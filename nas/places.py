@@ -14,13 +14,11 @@ def cache_root(given: str | None = None) -> Path:
     return Path(fallback if given is None else given)
 
 
-def lock_dir(device: str) -> Path:
-    """One folder a device and user on this machine, so that two commands do not measure beside each other.
-
-    device: "cpu", "cuda" or "cuda:N"; "cuda" and "cuda:0" are one card.
+def lock_dir() -> Path:
+    """One folder a user on this machine, in which each device has its own (`nas.measure.environment.device_key`), so
+    that two commands do not measure beside each other.
     """
-    name = "cuda" if device == "cuda:0" else device.replace(":", "-")
-    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}" / name
+    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}"
 
 
 def checkpoint_interval_s() -> float:

@@ -1,4 +1,4 @@
-"""``python -m nas.profile``: what a backbone costs on this machine, part by part; or a sample of a search space.
+"""``python -m nas.profile``: what a backbone costs on this machine, part by part; ways to run it; a sample of a space.
 
 python -m nas.profile --arch eradio
 """
@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 
 from backbones import resolve
+from nas.bench import Bench
 from nas.command import BAD_INPUT, one_line
-from nas.profiling.arguments import SAMPLES, SPACE_REFERENCES, options, settings
+from nas.profiling.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
+from nas.profiling.arm_table import show_arms
+from nas.profiling.arms import ArmsProfile, comparing
 from nas.profiling.network import default_batch, profiling
 from nas.profiling.progress import ProfileProgress
 from nas.profiling.records import Profile
@@ -25,14 +29,21 @@ from nas.profiling.space import RESOLUTIONS, Request, SpaceProfile, sampling
 from nas.profiling.space_table import show_space
 from nas.profiling.tables import show
 
-INTERRUPTED = 130
+Found = TypeVar("Found")
+
+UNMEASURED, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0, 2 after one line of error, or 130 after Ctrl-C; what was found until then is shown."""
+    """The command; what was found until it ends is shown.
+
+    0, 1 where a network could not be measured, 2 after one line of error, 130 after Ctrl-C.
+    """
     try:
         given = options(argv)
-        return _networks(given) if given.arch else _space(given)
+        if given.space:
+            return _space(given)
+        return _networks(given) if given.arms is None else _arms(given)
     except KeyboardInterrupt:
         print("interrupted before anything was known", file=sys.stderr)
         return INTERRUPTED
@@ -46,24 +57,46 @@ def _networks(given: argparse.Namespace) -> int:
         _check(arch)
     profiles: list[Profile] = []
 
-    def work(progress: ProfileProgress) -> None:
-        for done, arch in enumerate(given.arch, start=1):
-            others_s = chosen.planned_s * (len(given.arch) - done)
-            for step in profiling(arch, chosen, lambda what, s, others_s=others_s: progress(what, s + others_s)):  # type: ignore[misc]
-                profiles[done - 1 :] = [step]
+    def steps(arch: str, bench: Bench, progress: ProfileProgress, others: int) -> Iterator[Profile]:
+        others_s = chosen.planned_s * others
+        return profiling(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
 
-    code = _run(work, profiles)
+    code = _one_by_one(given.arch, steps, profiles)
     if given.json:
         plain = [p.to_dict() for p in profiles]
         print(json.dumps(plain[0] if len(given.arch) == 1 else {"profiles": plain}, indent=2))
     else:
-        show(profiles, Console(), bool(given.layers), given.top)
+        show(profiles, chosen, Console(), bool(given.layers), given.top)
     _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + given.arch[len(profiles) :])
     if given.plot:
         from nas.profiling.plots import plot_networks  # matplotlib takes a second to import
 
         plot_networks(profiles, Path(given.plot))
-    return code
+    return code or (UNMEASURED if any(p.failure for p in profiles) else 0)
+
+
+def _arms(given: argparse.Namespace) -> int:
+    chosen = arm_settings(given)
+    for arch in given.arch:
+        _check(arch)
+    profiles: list[ArmsProfile] = []
+
+    def steps(arch: str, bench: Bench, progress: ProfileProgress, others: int) -> Iterator[ArmsProfile]:
+        others_s = chosen.seconds * len(chosen.arms) * others
+        return comparing(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
+
+    code = _one_by_one(given.arch, steps, profiles)
+    if given.json:
+        arms = {name: str(arm) for name, arm in chosen.arms.items()}
+        print(json.dumps({"arms": arms, "profiles": [p.to_dict() for p in profiles]}, indent=2))
+    else:
+        show_arms(profiles, chosen, Console())
+    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + given.arch[len(profiles) :])
+    if given.plot:
+        from nas.profiling.arm_plot import plot_arms
+
+        plot_arms(profiles, chosen.base, Path(given.plot))
+    return code or (UNMEASURED if any(p.failed for p in profiles) else 0)
 
 
 def _space(given: argparse.Namespace) -> int:
@@ -76,7 +109,7 @@ def _space(given: argparse.Namespace) -> int:
         device=given.device,
         resolution=resolution,
         batch=given.batch or default_batch(given.device, resolution),
-        precision=given.precision,
+        arm=given.arm,
         seconds=given.seconds,
         reference=given.reference or SPACE_REFERENCES[given.space],
     )
@@ -84,8 +117,9 @@ def _space(given: argparse.Namespace) -> int:
     profiles: list[SpaceProfile] = []
 
     def work(progress: ProfileProgress) -> None:
-        for step in sampling(request, progress):
-            profiles[:] = [step]
+        with Bench(torch.get_num_threads()) if request.seconds else nullcontext() as bench:
+            for step in sampling(request, bench, progress):
+                profiles[:] = [step]
 
     code = _run(work, profiles)
     if given.json:
@@ -97,7 +131,22 @@ def _space(given: argparse.Namespace) -> int:
         from nas.profiling.plots import plot_space
 
         plot_space(profiles[0], Path(given.plot))
-    return code
+    nothing = profiles[0].failed and not profiles[0].values("ratio")
+    return code or (UNMEASURED if nothing else 0)
+
+
+def _one_by_one(
+    archs: Sequence[str], steps: Callable[[str, Bench, ProfileProgress, int], Iterator[Found]], found: list[Found]
+) -> int:
+    """Keeps in `found` what is known of each network. steps: of an arch, with how many come after it."""
+
+    def work(progress: ProfileProgress) -> None:
+        with Bench(torch.get_num_threads()) as bench:
+            for done, arch in enumerate(archs):
+                for step in steps(arch, bench, progress, len(archs) - done - 1):
+                    found[done:] = [step]
+
+    return _run(work, found)
 
 
 def _check(arch: str) -> None:

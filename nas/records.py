@@ -43,13 +43,14 @@ class Record:
 class Measurement(Record):
     """Throughput of one backbone, timed interleaved with a reference backbone in one process.
 
-    `arm` names everything that is part of the number beside device, batch and resolution: precision, layout,
-    fused or not, runtime. Intervals are 95 % confidence intervals of the median.
+    `arm` names everything that is part of the number beside device, batch and resolution: runtime, precision, layout,
+    fused or not, threads. Intervals are 95 % confidence intervals of the median. None is what nobody could know: too
+    few samples, a device that doesn't tell, or a record from before it was measured.
     """
 
     device: str
     arm: str
-    batch: int
+    batch: int  # that was used
     resolution: int
     throughput_img_s: float
     throughput_low_img_s: float
@@ -60,10 +61,27 @@ class Measurement(Record):
     reference: str  # arch name of the reference backbone
     reference_img_s: float
     latency_ms: float  # batch 1, median
-    peak_memory_mib: float
+    peak_memory_mib: float | None  # of tensors
     samples: int
     seconds: float  # what the measurement itself took
-    verdict: str  # "ok", "wide" (interval half-width over 1 %), "contended", "throttled", ...
+    verdict: str  # nas.measure.verdicts: "ok", "wide" (half-width of the ratio's interval over 1 %), "contended", ...
+    requested_batch: int | None = None  # memory may have been too small for it
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    reserved_memory_mib: float | None = None  # taken from the system
+    driver_memory_mib: float | None = None  # all that the process held on the card
+    output_error: float | None = None  # relative, of the worst output, against fp32 eager
+    made_s: float | None = None  # compiling or exporting
+    launch_share: float | None = None  # host time over device time of one call; near 1, launching is what was timed
+    energy_j: float | None = None  # of one image, by the whole card
+    tries: int = 1  # more than one: the device was slowed down before
+    notes: tuple[str, ...] = ()  # what a reader should know beside the verdict
+    conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.watch: clocks (MHz), power (W), ...
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        return super().from_dict({**data, "notes": tuple(data.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -193,3 +211,35 @@ class Study:
 
     info: StudyInfo
     trials: tuple[TrialRecord, ...]
+
+
+@dataclass(frozen=True)
+class Rerank(Record):
+    """Nets of a study measured again elsewhere: on another device, in another arm, batch or resolution.
+
+    `setting` is what one run needs to go on with another's work: batch, resolution, arm, seconds, threads, reference.
+    """
+
+    name: str
+    created: str  # ISO 8601, UTC
+    command: str
+    environment: dict[str, Any]  # device, CPU, threads, library versions
+    setting: dict[str, Any]
+    floor: Measurement | None = None  # the reference beside itself: what its ratio differs from 1 is noise
+    measurements: dict[int, Measurement] = field(default_factory=dict)  # by trial number
+    unmeasured: dict[int, str] = field(default_factory=dict)  # trial number -> why it has no number here
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; trial numbers are text, as JSON's keys are."""
+        plain = super().to_dict()
+        return plain | {key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured")}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        plain = dict(data)
+        if plain.get("floor") is not None:
+            plain["floor"] = Measurement.from_dict(plain["floor"])
+        plain["measurements"] = {int(n): Measurement.from_dict(m) for n, m in plain["measurements"].items()}
+        plain["unmeasured"] = {int(n): reason for n, reason in plain["unmeasured"].items()}
+        return super().from_dict(plain)

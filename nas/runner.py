@@ -61,7 +61,8 @@ class Places:
 
     config: str  # SearchConfig as JSON
     targets_dir: str
-    lock_dir: str
+    lock_dir: str  # of all devices
+    samples_dir: str
     weights_dir: str
     pictures_dir: str
     checkpoint_dir: str
@@ -129,21 +130,24 @@ def _workbench(places: Places) -> Any:
     """Imports torch and opens the teachers once for the life of a worker process."""
     import torch
 
+    from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
+    from nas.measure.environment import device_key
     from nas.trial import Workbench
 
     threads = max(1, places.train_threads // places.ranks)
     torch.set_num_threads(threads)
+    config = SearchConfig.from_dict(json.loads(places.config))
     return Workbench(
-        config=SearchConfig.from_dict(json.loads(places.config)),
+        config=config,
         targets=load_targets(Path(places.targets_dir)),
-        lock_dir=Path(places.lock_dir),
+        bench=Bench(places.measure_threads),
+        lock_dir=Path(places.lock_dir) / device_key(config.device),
+        samples_dir=Path(places.samples_dir),
         weights_dir=Path(places.weights_dir),
         pictures_dir=Path(places.pictures_dir),
         checkpoint_dir=Path(places.checkpoint_dir),
-        train_threads=threads,
-        measure_threads=places.measure_threads,
         checkpoint_s=places.checkpoint_s,
         together=partial(_in_ranks, places) if places.ranks > 1 else None,
     )

@@ -132,7 +132,8 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
     places = Places(
         config=json.dumps(config.to_dict()),
         targets_dir=str(targets.path.resolve()),
-        lock_dir=str(_made(lock_dir(config.device))),
+        lock_dir=str(_made(lock_dir())),
+        samples_dir=str(_made(run_dir / "samples")),
         weights_dir=str(_made(run_dir / "weights")),
         pictures_dir=str(_made(run_dir / PICTURES)),
         checkpoint_dir=str(_made(run_dir / "checkpoints")),

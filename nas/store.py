@@ -1,13 +1,15 @@
 """The study in its Optuna storage: the only truth about a search.
 
 Beside `nas.samplers` the one module that names optuna. Every trial carries its whole `TrialRecord` as the user
-attribute ``record``; the study carries its `StudyInfo` as ``info``. Optuna's own trial state says what its
-samplers may learn from: COMPLETE with both values only for trials trained to the last rung, PRUNED for trials
-that were stopped, infeasible or asked twice, FAIL for failures. So optuna-dashboard opens our studies as they are.
+attribute ``record``; the study carries its `StudyInfo` as ``info``, and what was measured again elsewhere as
+``rerank:NAME``. Optuna's own trial state says what its samplers may learn from: COMPLETE with both values only for
+trials trained to the last rung, PRUNED for trials that were stopped, infeasible or asked twice, FAIL for failures. So
+optuna-dashboard opens our studies as they are.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +25,10 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from nas.records import Study, StudyInfo, TrialRecord, TrialState
+from nas.records import Rerank, Study, StudyInfo, TrialRecord, TrialState
 
 STUDY_FILE = "study.db"
+_RERANK = "rerank:"
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.STOPPED: OptunaState.PRUNED,
@@ -140,6 +143,20 @@ class Store:
         """All trials in the order in which they were asked."""
         with _speaking("the study cannot be read"):
             return records(self._study.get_trials(deepcopy=False))
+
+    def reranks(self) -> tuple[Rerank, ...]:
+        """What was measured again elsewhere, oldest first."""
+        with _speaking("the study's reranks cannot be read"):
+            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_RERANK)]
+            return tuple(sorted((Rerank.from_dict(json.loads(text)) for text in texts), key=lambda r: r.created))
+
+    def save_rerank(self, rerank: Rerank) -> None:
+        """Writes what was measured again, in the place of an earlier one of this name.
+
+        As JSON text: Optuna decodes and copies every attribute of a study, also when only `info` is asked for.
+        """
+        with _speaking("the study cannot be written"):
+            self._study.set_user_attr(_RERANK + rerank.name, json.dumps(rerank.to_dict()))
 
     def read(self) -> Study:
         """The whole study as plain records."""

@@ -9,15 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
 
-from backbones import Backbone, build, fuse, resolve
+from backbones import Backbone, build
 from backbones.weights import save as save_weights
+from nas.bench import Bench, save_samples
 from nas.cache.targets import Targets
 from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
@@ -29,7 +28,7 @@ from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
-from nas.measure import measure_pair
+from nas.measure import Arm, Setting, Unmeasured
 from nas.measure.exclusive import measuring, training
 from nas.places import checkpoint_path
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
@@ -42,20 +41,20 @@ Together = Callable[[TrialRecord, int], RungResult]
 class Workbench:
     """What a worker process keeps from trial to trial.
 
-    `lock_dir` holds the device's locks; `weights_dir` and `pictures_dir` take the averaged weights and the contact
-    sheets of trials that reach the last rung, `checkpoint_dir` the state of those that are under way; `train_threads`
-    and `measure_threads` are CPU threads. `together` trains one rung of a record in several processes, each of which
-    calls `train_rank`; without it this process trains.
+    `bench` measures, in processes of its own. `lock_dir` holds the device's locks; `samples_dir` takes the raw samples
+    of measurements, `weights_dir` and `pictures_dir` the averaged weights and the contact sheets of trials that reach
+    the last rung, `checkpoint_dir` the state of those that are under way. `together` trains one rung of a record in
+    several processes, each of which calls `train_rank`; without it this process trains.
     """
 
     config: SearchConfig
     targets: Targets
+    bench: Bench
     lock_dir: Path
+    samples_dir: Path
     weights_dir: Path
     pictures_dir: Path
     checkpoint_dir: Path
-    train_threads: int
-    measure_threads: int
     checkpoint_s: float = 30.0
     together: Together | None = None
 
@@ -79,15 +78,13 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
-        torch.manual_seed(config.seed)
-        backbone = build(spec)
-        record = replace(record, measurement=_measure(backbone, bench))
+        record = replace(record, measurement=_measure(record, bench))
         broken = broken_limit(record, limits)
     if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
     yield record
-    for rung in _train(record, backbone, bench):
+    for rung in _train(record, bench):
         record = replace(record, rungs=(*record.rungs, rung))
         last = len(record.rungs) == len(config.distill.rung_steps)
         record = replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING)
@@ -101,10 +98,12 @@ def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
         known["max_params"] = record.params
     if record.macs is not None:
         known["max_gmacs"] = record.macs / 1e9
-    if record.measurement is not None:
-        known["max_latency_ms"] = record.measurement.latency_ms
-        known["max_memory_mib"] = record.measurement.peak_memory_mib
-        known["min_throughput_img_s"] = record.measurement.throughput_img_s
+    if (measured := record.measurement) is not None:
+        known["max_latency_ms"] = measured.latency_ms
+        known["min_throughput_img_s"] = measured.throughput_img_s
+        memory_mib = measured.peak_memory_mib or measured.driver_memory_mib or measured.reserved_memory_mib
+        if memory_mib is not None:
+            known["max_memory_mib"] = memory_mib
     for name, limit in limits.items():
         value = known.get(name, limit)
         if (value < limit) if name.startswith("min_") else (value > limit):
@@ -112,44 +111,33 @@ def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
     return None
 
 
-def _measure(backbone: Backbone, bench: Workbench) -> Measurement:
-    """Throughput of the fused net beside the reference, while nothing trains on the device."""
+def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
+    """Throughput beside the reference, while nothing trains on the device."""
     config = bench.config
-    candidate, reference = fuse(backbone), _fused_reference(config.reference)
+    setting = Setting(
+        device=config.device,
+        batch=config.measure_batch,
+        resolution=config.distill.image_px,
+        arm=Arm.parse(config.measure_arm),
+        budget_s=config.measure_seconds,
+        seed=config.seed,
+    )
     with measuring(bench.lock_dir):
-        torch.set_num_threads(bench.measure_threads)
-        try:
-            return measure_pair(
-                candidate,
-                reference,
-                name_of_reference=config.reference,
-                device=config.device,
-                batch=config.measure_batch,
-                resolution=config.distill.image_px,
-                precision=config.measure_precision,
-                budget_s=config.measure_seconds,
-                seed=config.seed,
-            )
-        finally:
-            torch.set_num_threads(bench.train_threads)
+        measured = bench.bench.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
+    save_samples(measured, bench.samples_dir / f"{record.arch_id}.json")
+    return measured.record
 
 
-@cache
-def _fused_reference(name: str) -> nn.Module:
-    fused: nn.Module = fuse(resolve(name)[1])
-    return fused
-
-
-def _train(record: TrialRecord, backbone: Backbone, bench: Workbench) -> Iterator[RungResult]:
+def _train(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
     rungs = range(len(bench.config.distill.rung_steps))
     if bench.together is not None:
         saved = _checkpoint(record.arch_id, bench).load() or {"rungs": []}
         done = [RungResult.from_dict(rung) for rung in saved["rungs"]]
         yield from done
-        torch.cuda.empty_cache()  # what the measurement has kept is needed by a rank on the same GPU
         yield from (bench.together(record, rung) for rung in rungs[len(done) :])
         return
-    training = Training(record.arch_id, backbone, bench)
+    torch.manual_seed(bench.config.seed)
+    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)
     try:
         yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
     finally:
@@ -276,6 +264,8 @@ def _reason(error: Exception) -> str:
     """One line for the record: the error and where it was raised."""
     if isinstance(error, TrainingError):
         return str(error)
+    if isinstance(error, Unmeasured):
+        return f"measuring: {error.verdict}: {error}"
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory"
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -27,6 +27,12 @@ def torch_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
+def device_key(device: str) -> str:
+    """What a device is called in file names: "cpu", or the card's UUID, however torch numbers it in this process."""
+    wanted = torch_device(device)
+    return str(torch.cuda.get_device_properties(wanted).uuid) if wanted.type == "cuda" else "cpu"
+
+
 def device_name(device: torch.device) -> str:
     """The card's name, or the CPU's with the number of threads torch uses."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas.measure.errors import Unmeasured
 from nas.measure.statistics import Array, Interval, median_interval, ratio_interval
 from nas.measure.timers import Call, Timer
 
@@ -29,25 +30,44 @@ class Comparison:
     candidate_s: Array  # (blocks, 2)
     reference_s: Array  # (blocks, 2)
     host_s: Array  # (blocks, 2), the candidate's
+    candidate_spans: Array  # (2 * blocks, 2): when each sample began and ended, on the timer's clock
+    reference_spans: Array
     seconds: float
 
     @property
+    def enough(self) -> bool:
+        """Whether there are samples enough for an "ok"."""
+        return len(self.candidate_s) >= MIN_BLOCKS
+
+    @property
     def verdict(self) -> str:
-        """ "ok", or "wide" where samples are few or an interval is wider than plus or minus one percent."""
-        widths = (self.candidate.half_width, self.ratio.half_width)
-        return "ok" if len(self.candidate_s) >= MIN_BLOCKS and max(widths) < HALF_WIDTH else "wide"
+        """ "ok", or "wide" where samples are few or the ratio's interval is wider than plus or minus one percent.
+
+        The candidate's own interval may stay wider: a machine that drifts moves both arms, and not their ratio.
+        """
+        return "ok" if self.enough and self.ratio.half_width < HALF_WIDTH else "wide"
 
 
-def compare(candidate: Call, reference: Call, timer: Timer, budget_s: float, rng: np.random.Generator) -> Comparison:
-    """Warm both arms up, then sample blocks (at least one) until the verdict is "ok" or the budget is spent."""
+def compare(
+    candidate: Call,
+    reference: Call,
+    timer: Timer,
+    budget_s: float,
+    rng: np.random.Generator,
+    lead_in: bool = False,
+) -> Comparison:
+    """Warm both arms up, then sample blocks (at least one) until the verdict is "ok" or the budget is spent.
+
+    lead_in: one call that is not timed whenever the arm changes, for runtimes that leave threads or caches to the next.
+    """
     start = timer.now()
     arms = (candidate, reference)
     repeats = warm_up(arms, timer, WARMUP_SHARE * budget_s)
-    blocks: list[list[tuple[float, float, float]]] = []
+    blocks: list[Array] = []
     check_at = MIN_BLOCKS
     while True:
         began = timer.now()
-        blocks.append(_block(arms, repeats, timer, rng))
+        blocks.append(_block(arms, repeats, timer, rng, lead_in))
         now = timer.now()
         out_of_time = now + (now - began) > start + budget_s
         if out_of_time or len(blocks) >= check_at:
@@ -61,6 +81,8 @@ def warm_up(arms: tuple[Call, Call], timer: Timer, budget_s: float) -> tuple[int
     """Run both arms until their times settle or the budget is spent; returns how many calls make a sample of each."""
     deadline = timer.now() + budget_s
     history = [[t.device_s] for t in timer.run(arms, (1, 1))]
+    if not all(times[0] > 0 for times in history):
+        raise Unmeasured("no samples", "the clock saw no time pass")
     while timer.now() < deadline and not all(_settled(times) for times in history):
         repeats = [_repeats(times) for times in history]
         for times, timing in zip(history, timer.run(arms, repeats), strict=True):
@@ -80,24 +102,41 @@ def _repeats(times: list[float]) -> int:
 
 
 def _block(
-    arms: tuple[Call, Call], repeats: tuple[int, int], timer: Timer, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
-    """One A B B A or B A A B block: two rows of (candidate, reference, candidate's host) seconds per call."""
+    arms: tuple[Call, Call], repeats: tuple[int, int], timer: Timer, rng: np.random.Generator, lead_in: bool
+) -> Array:
+    """One A B B A or B A A B block: two rows of (device, host, begin, end) seconds for each arm, (2, 2, 4).
+
+    Device and host times are of a call, begin and end of a sample. Queued work runs one sample after the other.
+    """
     first = int(rng.integers(2))
     order = (first, 1 - first, 1 - first, first)
-    timings = timer.run([arms[i] for i in order], [repeats[i] for i in order])
-    own, other = ([t for i, t in zip(order, timings, strict=True) if i == arm] for arm in (0, 1))
-    return [(a.device_s, b.device_s, a.host_s) for a, b in zip(own, other, strict=True)]
+    turns: list[tuple[int, int, bool]] = []  # arm, calls, whether it is a sample
+    for arm in order:
+        if lead_in and (not turns or turns[-1][0] != arm):
+            turns.append((arm, 1, False))
+        turns.append((arm, repeats[arm], True))
+    end = timer.now()
+    rows: list[list[tuple[float, ...]]] = [[], []]
+    timings = timer.run([arms[arm] for arm, _, _ in turns], [calls for _, calls, _ in turns])
+    for (arm, calls, sample), timing in zip(turns, timings, strict=True):
+        began, end = end, end + timing.device_s * calls
+        if sample:
+            rows[arm].append((timing.device_s, timing.host_s, began, end))
+    return np.asarray(rows)
 
 
-def _summarize(blocks: list[list[tuple[float, float, float]]], seconds: float, rng: np.random.Generator) -> Comparison:
-    candidate_s, reference_s, host_s = np.moveaxis(np.asarray(blocks), 2, 0)
+def _summarize(blocks: list[Array], seconds: float, rng: np.random.Generator) -> Comparison:
+    candidate, reference = np.stack(blocks, axis=1)  # (blocks, 2, 4) each
+    if not (np.all(candidate[..., 0] > 0) and np.all(reference[..., 0] > 0)):
+        raise Unmeasured("no samples", "the clock saw no time pass")
     return Comparison(
-        candidate=median_interval(candidate_s.ravel(), rng),
-        reference=median_interval(reference_s.ravel(), rng),
-        ratio=ratio_interval(candidate_s, reference_s, rng),
-        candidate_s=candidate_s,
-        reference_s=reference_s,
-        host_s=host_s,
+        candidate=median_interval(candidate[..., 0].ravel(), rng),
+        reference=median_interval(reference[..., 0].ravel(), rng),
+        ratio=ratio_interval(candidate[..., 0], reference[..., 0], rng),
+        candidate_s=candidate[..., 0],
+        reference_s=reference[..., 0],
+        host_s=candidate[..., 1],
+        candidate_spans=candidate[..., 2:].reshape(-1, 2),
+        reference_spans=reference[..., 2:].reshape(-1, 2),
         seconds=seconds,
     )

@@ -1,14 +1,17 @@
 """Peak memory of one forward: weights, buffers, one batch of inputs and the activations alive at the worst moment.
 
-CUDA: the allocator's peak, what else lies on the card taken off. CPU: every tensor storage that an operator made is
-followed until it is freed; the kernels' own scratch memory is not seen. The resident set would be no measure: it holds
-every earlier peak.
+Three kinds, for they answer different questions. Allocated: what tensors need. On a card that is its allocator's peak,
+what else lies there taken off; on a CPU every tensor storage that an operator made is followed until it is freed, and
+the kernels' own scratch memory is not seen. Reserved: what the process took from the system for it. Driver: all that
+the process holds on the card, context and libraries included.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,24 +19,72 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nas.measure.card import card_uuid, held_bytes, nvml
+
 MIB = 2**20
+_RESET_PEAK = "5"  # written to /proc/self/clear_refs: proc(5)
 
 
-def peak_memory_mib(call: Callable[[], object], model: nn.Module, images: Tensor) -> float:
-    """MiB that `call` (the model on `images`) needs at its worst moment."""
+@dataclass(frozen=True)
+class Peaks:
+    """MiB at the worst moment; None is what cannot be known here."""
+
+    allocated_mib: float | None
+    reserved_mib: float | None
+    driver_mib: float | None = None
+
+
+def peak_memory(call: Callable[[], object], model: nn.Module, images: Tensor, followed: bool = True) -> Peaks:
+    """Memory that `call` (the model on `images`) needs. followed: PyTorch's own operators run, so tensors can be seen.
+
+    On a CPU the first call of all tells most: later ones find the memory that it took.
+    """
     fixed = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), images))
-    activations = _cuda_peak(call, images.device) if images.device.type == "cuda" else _host_peak(call)
-    return (fixed + activations) / MIB
+    if images.device.type == "cuda":
+        return _card_peaks(call, fixed, images.device, followed)
+    activations: list[int] = []
+    reserved = _resident_growth(lambda: activations.append(_host_peak(call)) if followed else call())
+    return Peaks(
+        allocated_mib=(fixed + activations[0]) / MIB if followed else None,
+        reserved_mib=None if reserved is None else (fixed + reserved) / MIB,
+    )
 
 
-def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
+def _card_peaks(call: Callable[[], object], fixed: int, device: torch.device, followed: bool) -> Peaks:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     out = call()
     torch.cuda.synchronize(device)
     del out
-    return int(torch.cuda.max_memory_allocated(device) - before)
+    allocated = torch.cuda.max_memory_allocated(device) - before
+    reserved = torch.cuda.max_memory_reserved(device)
+    library = nvml()
+    driver = held_bytes(library, card_uuid(device)) if library else None
+    return Peaks(
+        allocated_mib=(fixed + allocated) / MIB if followed else None,
+        reserved_mib=reserved / MIB if followed else None,
+        driver_mib=None if driver is None else driver / MIB,
+    )
+
+
+def _resident_growth(call: Callable[[], object]) -> int | None:
+    """Bytes by which the peak of the resident set exceeds what was resident before; None where /proc doesn't tell."""
+    own = Path("/proc/self")
+    try:
+        (own / "clear_refs").write_text(_RESET_PEAK)
+        before = _status_bytes("VmRSS")
+    except (OSError, KeyError):
+        call()
+        return None
+    call()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(found[name].split()[0]) * 1024
 
 
 def _host_peak(call: Callable[[], object]) -> int:

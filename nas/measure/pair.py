@@ -2,150 +2,201 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from backbones.folding import batch_norms_left
+from nas.measure.arms import Arm
+from nas.measure.card import CardWatch, card_uuid, nvml
+from nas.measure.contenders import Contender, Setting, contender, contenders, images
+from nas.measure.correct import IMAGES, check, truth
 from nas.measure.environment import device_name, torch_device
+from nas.measure.errors import Unmeasured
+from nas.measure.host import HostWatch
 from nas.measure.interleave import Comparison, compare
-from nas.measure.memory import peak_memory_mib
-from nas.measure.timers import Call, Timer, timer_for
+from nas.measure.statistics import Array, percentile
+from nas.measure.sweep import out_of_memory
+from nas.measure.timers import Timer, timer_for
+from nas.measure.verdicts import notes, verdict
+from nas.measure.watch import HERTZ, Conditions, Watch, watching
 from nas.records import Measurement
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BUFFERS = 3  # rotated, so that no input stays in a cache from the call before
-LATENCY_SHARE = 0.15  # of the budget that is left when the throughput's turn comes
+LATENCY_SHARE = 0.15  # of the budget
+LATENCIES = (3, 600)  # calls with one image, at least and at most; a 99th percentile needs 299
+TRIES, PAUSE_S = 3, 10.0  # where a card is slowed down by heat: how often, and the pause between
+QUEUED_S = 0.1  # of work at a time, while energy is counted
+QUEUE_CALLS = 5  # on an empty queue, for what launching costs
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A backbone on its device, ready to be called: `batch` images a call, inputs rotated."""
+class Measured:
+    """A measurement with what it was computed from: raw samples and readings as plain JSON data."""
 
-    model: nn.Module
-    buffers: tuple[Tensor, ...]  # each (batch, 3, resolution, resolution)
-
-    def call(self) -> Call:
-        """A call that encodes the next input buffer."""
-        encode: Callable[[Tensor], Any] = getattr(self.model, "encode", self.model)
-        turn = itertools.cycle(self.buffers)
-        return lambda: encode(next(turn))
-
-    def one_image(self) -> Arm:
-        """The same at batch 1."""
-        return Arm(self.model, tuple(b[:1].clone(memory_format=torch.channels_last) for b in self.buffers))
+    record: Measurement
+    samples: dict[str, Any]
 
 
 def measure_pair(
     candidate: nn.Module,
     reference: nn.Module,
+    setting: Setting,
     *,
     name_of_reference: str,
-    device: str,
-    batch: int,
-    resolution: int,
-    precision: str = "fp32",
-    budget_s: float,
-    seed: int,
     timer: Timer | None = None,
-) -> Measurement:
-    """Measure `candidate` beside `reference`; both are called by `encode` (or forward) and left as they are.
+    watch: Watch | None = None,
+) -> Measured:
+    """Measure `candidate` beside `reference`, both as they are trained: copies are fused, converted and compiled.
 
-    Fuse both before: the arm says so, and how many BatchNorms could not be folded. They run as copies in channels-last
-    layout and inference mode, on as many threads as torch has.
-    `budget_s` bounds what is timed, from the second call on, but for a least of one block; `seed` decides inputs and
-    order.
-    Take `nas.measure.exclusive.measuring` around it. Raises ValueError for an impossible setting.
+    They are called by `encode` (or forward) in inference mode, on as many threads as torch has. Take
+    `nas.measure.exclusive.measuring` around it. Raises ValueError for an impossible setting, Unmeasured where there is
+    no number: memory is too small even for one image, or the clock saw nothing.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is unknown; choices: {', '.join(PRECISIONS)}")
-    for name, value in (("batch", batch), ("resolution", resolution), ("budget_s", budget_s)):
-        if value <= 0:
-            raise ValueError(f"{name}: {value} must be positive")
-    where = torch_device(device)
-    timer = timer or timer_for(where)
+    device = torch_device(setting.device)
+    timer, hertz = timer or timer_for(device), None if watch else HERTZ
+    watch = watch or watch_for(device)
     start = timer.now()
-    buffers = _inputs(batch, resolution, where, PRECISIONS[precision], seed)
-    arms = [Arm(_prepare(m, where, PRECISIONS[precision]), buffers) for m in (candidate, reference)]
-    peak_mib, finite = _first_call(arms[0])
-    end = timer.now() + budget_s  # a process' first call may take seconds: not at the cost of the samples
+    drawn = images(setting)
+    wanted = _truth(candidate, drawn[0][:IMAGES].to(device))
+    pair, peaks, batch = contenders((candidate, reference), drawn, setting, device)
+    own = pair[0]
+    checked = check(own.run, own.buffers[0], wanted, setting.arm.precision)
     with torch.inference_mode():
-        latency_ms = _latency_ms(arms[0].one_image(), timer, LATENCY_SHARE * budget_s)
-        comparison = compare(arms[0].call(), arms[1].call(), timer, end - timer.now(), np.random.default_rng(seed))
-    return _record(
+        one = contender(candidate, setting.arm, drawn, 1, device)
+        end = timer.now() + setting.budget_s  # what a first call takes is not at the cost of the samples
+        latencies_s = _latencies(one, timer, LATENCY_SHARE * setting.budget_s)
+        comparison, conditions, tries = _compared(pair, end - timer.now(), setting, timer, watch, hertz)
+        launch_share = _launch_share(own, comparison, timer) if timer.queued else None
+        energy_j = _energy_j(own, comparison.candidate.value, setting.energy_s, timer, watch)
+    found = verdict(
         comparison,
-        device=device_name(where),
-        arm=f"{precision}, channels-last, {_form(candidate)}, eager{_threads(where)}",
+        conditions,
+        correct=checked.correct,
+        complete=batch == setting.batch,
+        launch_share=launch_share or 0.0,
+    )
+    p95_s, p99_s = (percentile(latencies_s, q) for q in (95, 99))
+    record = Measurement(
+        device=device_name(device),
+        arm=described(setting.arm, own.model, device),
         batch=batch,
-        resolution=resolution,
+        requested_batch=setting.batch,
+        resolution=setting.resolution,
+        throughput_img_s=batch / comparison.candidate.value,
+        throughput_low_img_s=batch / comparison.candidate.high,
+        throughput_high_img_s=batch / comparison.candidate.low,
+        ratio=comparison.ratio.value,
+        ratio_low=comparison.ratio.low,
+        ratio_high=comparison.ratio.high,
         reference=name_of_reference,
-        latency_ms=latency_ms,
-        peak_memory_mib=peak_mib,
-        seconds=timer.now() - start,
-        verdict=comparison.verdict if finite else "wrong output",
-    )
-
-
-def _form(model: nn.Module) -> str:
-    """One BatchNorm is a last norm, which nothing before it can take in; more are what folding had to leave."""
-    left = batch_norms_left(model)
-    return "fused" if left <= 1 else f"fused but for {left} BatchNorms"
-
-
-def _threads(device: torch.device) -> str:
-    return f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
-
-
-def _record(comparison: Comparison, *, batch: int, **rest: Any) -> Measurement:
-    candidate, ratio = comparison.candidate, comparison.ratio
-    return Measurement(
-        batch=batch,
-        throughput_img_s=batch / candidate.value,
-        throughput_low_img_s=batch / candidate.high,
-        throughput_high_img_s=batch / candidate.low,
-        ratio=ratio.value,
-        ratio_low=ratio.low,
-        ratio_high=ratio.high,
         reference_img_s=batch / comparison.reference.value,
+        latency_ms=float(np.median(latencies_s)) * 1e3,
+        latency_p95_ms=None if p95_s is None else p95_s * 1e3,
+        latency_p99_ms=None if p99_s is None else p99_s * 1e3,
+        peak_memory_mib=peaks.allocated_mib,
+        reserved_memory_mib=peaks.reserved_mib,
+        driver_memory_mib=peaks.driver_mib,
+        output_error=checked.error,
+        made_s=own.made_s + one.made_s,
+        launch_share=launch_share,
+        energy_j=None if energy_j is None else energy_j / batch,
         samples=comparison.candidate_s.size,
-        **rest,
+        seconds=timer.now() - start,
+        tries=tries,
+        verdict=found,
+        notes=notes(comparison, conditions, tries) + _smaller(batch, setting),
+        conditions=conditions.summary(),
     )
+    return Measured(record, _raw(comparison, conditions, latencies_s))
 
 
-def _inputs(batch: int, resolution: int, device: torch.device, dtype: torch.dtype, seed: int) -> tuple[Tensor, ...]:
-    """Random normal images: zeros would run 13 to 15 % faster."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (batch, 3, resolution, resolution)
-    images = (torch.randn(shape, generator=generator) for _ in range(BUFFERS))
-    return tuple(i.to(device, dtype).contiguous(memory_format=torch.channels_last) for i in images)
+def _truth(candidate: nn.Module, few: Tensor) -> list[Tensor]:
+    try:
+        return truth(candidate, few)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    raise Unmeasured("out of memory", "out of memory, even for one image in fp32")
 
 
-def _prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    prepared = copy.deepcopy(model).eval().requires_grad_(False)
-    return prepared.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def watch_for(device: torch.device) -> Watch:
+    """The watch that a device needs; a card without NVML is watched like a CPU."""
+    library = nvml() if device.type == "cuda" else None
+    return CardWatch(library, card_uuid(device)) if library else HostWatch()
 
 
-def _first_call(arm: Arm) -> tuple[float, bool]:
-    """Peak memory in MiB, and whether every output of the first call is finite."""
-    outputs: list[Any] = []
-    peak_mib = peak_memory_mib(lambda: outputs.append(arm.call()()), arm.model, arm.buffers[0])
-    tensors = (t for t in tree_leaves(outputs) if isinstance(t, Tensor))
-    return peak_mib, all(bool(t.isfinite().all()) for t in tensors)
+def described(arm: Arm, model: nn.Module, device: torch.device) -> str:
+    """The arm as a record names it.
+
+    One BatchNorm is a last norm, which nothing before it can take in; more are what folding had to leave.
+    """
+    left = batch_norms_left(model)
+    form = arm.form if arm.form != "fused" or left <= 1 else f"fused but for {left} BatchNorms"
+    threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
+    return f"{arm.precision}, {arm.layout}, {form}, {arm.runtime}{threads}"
 
 
-def _latency_ms(arm: Arm, timer: Timer, budget_s: float) -> float:
-    """Median time of a call with one image, over 3 to 50 calls after two to warm up."""
-    call = arm.call()
+def _latencies(one: Contender, timer: Timer, budget_s: float) -> Array:
+    """Seconds of calls with one image, after two to warm up."""
+    call, (least, most) = one.call(), LATENCIES
     timer.run([call], [2])
     deadline = timer.now() + budget_s
     times: list[float] = []
-    while len(times) < 3 or (len(times) < 50 and timer.now() < deadline):
+    while len(times) < least or (len(times) < most and timer.now() < deadline):
         times.append(timer.run([call], [1])[0].device_s)
-    return float(np.median(times)) * 1e3
+    return np.asarray(times)
+
+
+def _compared(
+    pair: tuple[Contender, Contender],
+    budget_s: float,
+    setting: Setting,
+    timer: Timer,
+    watch: Watch,
+    hertz: float | None,
+) -> tuple[Comparison, Conditions, int]:
+    """The comparison, under what conditions, and at which try: what a slowed-down card gives is thrown away."""
+    for tries in range(1, TRIES + 1):
+        with watching(watch, hertz) as conditions:
+            rng, calls = np.random.default_rng(setting.seed), [one.call() for one in pair]
+            comparison = compare(calls[0], calls[1], timer, budget_s, rng, lead_in=setting.arms_differ)
+            seen = conditions()
+        if not seen.slowdowns or tries == TRIES:
+            break
+        timer.sleep(PAUSE_S)
+    return comparison, seen, tries
+
+
+def _launch_share(own: Contender, comparison: Comparison, timer: Timer) -> float:
+    """Host over device time of a call: on an empty queue, for a full one makes the host wait for the device."""
+    call = own.call()
+    host_s = np.median([timer.run([call], [1])[0].host_s for _ in range(QUEUE_CALLS)])
+    return float(host_s / comparison.candidate.value)
+
+
+def _energy_j(own: Contender, call_s: float, seconds: float, timer: Timer, watch: Watch) -> float | None:
+    """Joules of one call, of the whole card, over `seconds` of nothing else; None where nobody counts them."""
+    before, start, calls = watch.energy_j(), timer.now(), 0
+    if before is None or seconds <= 0:
+        return None
+    call, queued = own.call(), max(1, round(QUEUED_S / call_s))
+    while timer.now() < start + seconds:
+        timer.run([call], [queued])
+        calls += queued
+    after = watch.energy_j()
+    return None if after is None or not calls else (after - before) / calls
+
+
+def _smaller(batch: int, setting: Setting) -> tuple[str, ...]:
+    return () if batch == setting.batch else (f"memory is too small for a batch of {setting.batch}; {batch} fit",)
+
+
+def _raw(comparison: Comparison, conditions: Conditions, latencies_s: Array) -> dict[str, Any]:
+    """All samples in seconds a call, blocks in the order in which they were timed."""
+    names = ("candidate_s", "reference_s", "host_s", "candidate_spans", "reference_spans")
+    arrays = {name: getattr(comparison, name) for name in names} | {"latencies_s": latencies_s}
+    plain: dict[str, Any] = {name: np.round(array, 9).tolist() for name, array in arrays.items()}
+    return plain | {"readings": [asdict(reading) for reading in conditions.readings]}

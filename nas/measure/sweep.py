@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from nas.measure.interleave import HALF_WIDTH, SAMPLE_S
-from nas.measure.statistics import Interval, median_interval
+from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
 
 Key = TypeVar("Key", bound=Hashable)
@@ -18,29 +19,43 @@ Key = TypeVar("Key", bound=Hashable)
 ENOUGH = 30  # samples of each before certainty may end a sweep
 
 
+@dataclass(frozen=True)
+class CallTimes:
+    """Seconds of one call: `time_s` the median of samples of several calls each, `calls_s` (calls,) each by itself."""
+
+    time_s: Interval
+    samples: int
+    calls_s: Array
+
+    def percentile_ms(self, q: float) -> float | None:
+        """Milliseconds under which q percent of the calls stay; None where there are too few to know."""
+        seconds = percentile(self.calls_s, q)
+        return None if seconds is None else seconds * 1e3
+
+
 def times_by_turns(
     calls: Mapping[Key, Call], timer: Timer, budget_s: float, rng: np.random.Generator
-) -> dict[Key, tuple[Interval, int]]:
-    """Median seconds a call with its 95 % interval, and the number of samples, for each of `calls`.
+) -> dict[Key, CallTimes]:
+    """How long each of `calls` takes, with 95 % intervals.
 
     Every round samples each call once, in random order; at least one round, then until all are within one percent or
     the budget is spent. The calls are warmed up before.
     """
     repeats = {key: _repeats(call, timer) for key, call in calls.items()}
-    samples: dict[Key, list[float]] = {key: [] for key in calls}
-    start, rounds, check_at = timer.now(), 0, ENOUGH
+    rounds: dict[Key, list[list[float]]] = {key: [] for key in calls}  # seconds of the calls of each sample
+    start, done, check_at = timer.now(), 0, ENOUGH
     while calls:
         began = timer.now()
         for key in rng.permutation(np.array(list(calls), dtype=object)):
-            samples[key].append(timer.run([calls[key]], [repeats[key]])[0].device_s)
-        rounds += 1
+            rounds[key].append(_sample(calls[key], repeats[key], timer))
+        done += 1
         if timer.now() + (timer.now() - began) > start + budget_s:
             break
-        if rounds >= check_at:
-            if all(_median(times, rng).half_width < HALF_WIDTH for times in samples.values()):
+        if done >= check_at:
+            if all(_times(samples, rng).time_s.half_width < HALF_WIDTH for samples in rounds.values()):
                 break
-            check_at = rounds * 5 // 4
-    return {key: (_median(times, rng), len(times)) for key, times in samples.items()}
+            check_at = done * 5 // 4
+    return {key: _times(samples, rng) for key, samples in rounds.items()}
 
 
 def largest_that_fits(fits: Callable[[int], bool], known: int, failed: int) -> int:
@@ -61,5 +76,11 @@ def _repeats(call: Call, timer: Timer) -> int:
     return max(1, math.ceil(SAMPLE_S / max(timer.run([call], [1])[0].device_s, 1e-9)))
 
 
-def _median(times: list[float], rng: np.random.Generator) -> Interval:
-    return median_interval(np.asarray(times), rng)
+def _sample(call: Call, repeats: int, timer: Timer) -> list[float]:
+    """Seconds of `repeats` calls in a row, each timed by itself: means would hide the slow ones."""
+    return [timing.device_s for timing in timer.run([call] * repeats, [1] * repeats)]
+
+
+def _times(samples: list[list[float]], rng: np.random.Generator) -> CallTimes:
+    calls_s = np.asarray(samples, dtype=np.float64)
+    return CallTimes(median_interval(calls_s.mean(axis=1), rng), len(samples), calls_s.ravel())

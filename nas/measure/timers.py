@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from nas.measure.host import thread_waited_s
+
 Call = Callable[[], object]
 
 
@@ -23,6 +25,15 @@ class Timing:
 class Timer(Protocol):
     """What a protocol needs to know about time."""
 
+    @property
+    def queued(self) -> bool:
+        """Whether work is queued for a device, so that the host may run ahead of it or fall behind."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
     def now(self) -> float:
         """Seconds on a monotonic clock; for budgets."""
         ...
@@ -34,19 +45,25 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class HostTimer:
-    """CPU: the host's clock around the calls."""
+    """CPU: the host's clock around the calls, less the time in which this thread was ready and had no core.
+
+    Who else wants the core would otherwise decide the number. Other threads of ours that wait are not seen.
+    """
 
     now: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
+    waited: Callable[[], float] = lambda: 0.0  # seconds so far
+    queued = False
 
     def run(self, calls: Sequence[Call], repeats: Sequence[int]) -> list[Timing]:
         """See `Timer`."""
         return [self._time(call, n) for call, n in zip(calls, repeats, strict=True)]
 
     def _time(self, call: Call, n: int) -> Timing:
-        start = self.now()
+        waited, start = self.waited(), self.now()
         for _ in range(n):
             call()
-        seconds = (self.now() - start) / n
+        seconds = (self.now() - start - (self.waited() - waited)) / n
         return Timing(seconds, seconds)
 
 
@@ -54,10 +71,15 @@ class HostTimer:
 class CudaTimer:
     """CUDA: pairs of events queued around the calls and one synchronisation at the end of the sequence.
 
-    A host time much above the device time means that launching, not computing, is what was timed.
+    Where the queue was empty before, a host time near the device time means that launching, not computing, was timed.
     """
 
     device: torch.device
+    queued = True
+
+    def sleep(self, seconds: float) -> None:
+        """See `Timer`."""
+        time.sleep(seconds)
 
     def now(self) -> float:
         """See `Timer`."""
@@ -85,4 +107,4 @@ class CudaTimer:
 
 def timer_for(device: torch.device) -> Timer:
     """The timer that a device needs."""
-    return CudaTimer(device) if device.type == "cuda" else HostTimer()
+    return CudaTimer(device) if device.type == "cuda" else HostTimer(waited=thread_waited_s)

@@ -10,9 +10,10 @@ import torch
 
 from nas.command import OneLineParser
 from nas.config import LIMITS
-from nas.measure import torch_device
-from nas.measure.pair import PRECISIONS
+from nas.measure import Arm, default_arm, torch_device
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.places import cache_root
+from nas.profiling.arms import ArmSettings, named_arms
 from nas.profiling.records import Settings
 from search_space import SPACES
 
@@ -25,8 +26,15 @@ RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
 PLOTS = (".png", ".svg", ".pdf")
 SAMPLES = 200
 TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
-OF_NETWORKS = ("batches", "resolutions", "layers", "top")
+SECONDS, SECONDS_OF_ARM = 30.0, 10.0
+SWEPT = ("batches", "resolutions", "layers", "top")
 OF_SPACES = ("samples", "seed", *LIMITS)
+# What each kind of profile has no use for.
+STRANGE = {
+    "--arch": OF_SPACES,
+    "--arms": (*OF_SPACES, *SWEPT, "arm", "reference", "new_ceilings"),
+    "--space": (*SWEPT, "arms"),
+}
 
 _EXAMPLES = """examples:
   python -m nas.profile --arch eradio                        the net of the paper, 224 px, this machine's best device
@@ -35,9 +43,18 @@ _EXAMPLES = """examples:
   python -m nas.profile --arch eradio_nano --batches --resolutions 64,96,128 --plot sweeps.png
   python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --resolution 64
   python -m nas.profile --arch runs/NAME/winner.json --json > profile.json
+  python -m nas.profile --arch eradio --arm compiled+bf16    another way to run it; words that are left open: see --arm
+  python -m nas.profile --arch eradio_nano --arch timm:resnet18 --resolution 64 --arms eager,compiled,onnxruntime
+  python -m nas.profile --arch eradio_nano --arms fp32,bf16,bf16+nchw,bf16+unfused --plot arms.png
+  python -m nas.profile --arch eradio_nano --arms all        the default and every single change of it
   python -m nas.profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
   python -m nas.profile --space micro --seconds 60 --max-latency-ms 5 --plot space.png
 """
+
+_SECONDS = (
+    f"timing budget: of each net and sweep (default: {SECONDS:g}), of each of several --arms ({SECONDS_OF_ARM:g}),"
+    " of a whole space (none)"
+)
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,8 +62,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     given = parser().parse_args(argv)
     if bool(given.arch) == bool(given.space):
         raise ValueError("--arch or --space is needed, and one of them only (see --help)")
-    kind, others = ("--arch", OF_SPACES) if given.arch else ("--space", OF_NETWORKS)
-    for name in others:
+    kind = "--space" if given.space else "--arch" if given.arms is None else "--arms"
+    for name in STRANGE[kind]:
         if getattr(given, name) is not None:
             raise ValueError(f"{_flag(name)}: has no meaning with {kind}")
     _check_numbers(given)
@@ -54,6 +71,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     if given.threads:
         torch.set_num_threads(given.threads)
     given.device = torch_device(given.device)
+    base = default_arm(given.device)
+    given.arm = base if given.arm is None else Arm.parse(given.arm, base)
     given.limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
     untimed = [name for name in TIMED_LIMITS if name in given.limits and given.seconds is None]
     if untimed:
@@ -70,11 +89,24 @@ def settings(given: argparse.Namespace) -> Settings:
         cache=cache_root(given.cache),
         batch=given.batch,
         resolution=given.resolution,
-        precision=given.precision,
-        seconds=30.0 if given.seconds is None else given.seconds,
+        arm=given.arm,
+        seconds=SECONDS if given.seconds is None else given.seconds,
         reference=given.reference or REFERENCE,
         sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
-        new_ceilings=given.new_ceilings,
+        new_ceilings=bool(given.new_ceilings),
+    )
+
+
+def arm_settings(given: argparse.Namespace) -> ArmSettings:
+    """The settings of `--arms`. ArmError for an arm that does not exist."""
+    base = default_arm(given.device)
+    return ArmSettings(
+        device=given.device,
+        base=base,
+        arms=named_arms(given.arms, base),
+        batch=given.batch,
+        resolution=given.resolution,
+        seconds=SECONDS_OF_ARM if given.seconds is None else given.seconds,
     )
 
 
@@ -93,11 +125,13 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--batch", type=int, help="images a call (default: 128 on CUDA; on a CPU 16 up to 128 px, else 4)")
     add("--resolution", type=int, help="pixels, a multiple of 32 (default: 64 for laptop-scale nets, else 224)")
-    add("--precision", choices=list(PRECISIONS), default="fp32", help="of weights and inputs (default: fp32)")
-    add("--seconds", type=float, help="timing budget: of each net and sweep (default: 30), of a whole space (none)")
+    add("--arm", metavar="WORDS", help=f"how to run it: words joined by + (default: {_defaults()}): {_words()}")
+    add("--seconds", type=float, help=_SECONDS)
     add("--reference", help=f"net timed beside each (default: {REFERENCE}, for a space that of its searches)")
     add("--threads", type=int, help="CPU threads (default: one a core)")
-    add("--new-ceilings", action="store_true", help="measure the device's ceilings again, for the roofline")
+    add(
+        "--new-ceilings", action="store_const", const=True, help="measure the device's ceilings again, for the roofline"
+    )
     add("--cache", metavar="DIR", help="folder that keeps the ceilings (default ~/.cache/backbone-nas)")
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
     add("--plot", metavar="FILE", help="a picture too: .png, .svg or .pdf")
@@ -105,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     sizes = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
     add("--batches", help=f"sweep of batch sizes (default {_joined(BATCHES['cpu'])}; more on CUDA)", **sizes)  # type: ignore[arg-type]
     add("--resolutions", help=f"sweep of resolutions (default {_joined(RESOLUTIONS)})", **sizes)  # type: ignore[arg-type]
+    add("--arms", metavar="A,B,...", help="arms side by side, each timed beside the same net in the first; or all")
     add("--layers", action="store_const", const=True, help="a table of all layers, in the order they run")
     add("--top", type=int, metavar="N", help="the N layers that take longest")
     add = made.add_argument_group("with --space").add_argument
@@ -155,6 +190,15 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be positive whole numbers with commas, as 1,2,3")
     return sizes
+
+
+def _defaults() -> str:
+    """The default arm of each kind of device."""
+    return ", ".join(f"on {kind} {default_arm(torch.device(kind))}" for kind in ("cpu", "cuda"))
+
+
+def _words() -> str:
+    return "; ".join(", ".join(words) for words in (RUNTIMES, PRECISIONS, LAYOUTS, FORMS))
 
 
 def _joined(sizes: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nas.measure.environment import device_key
 from nas.measure.exclusive import measuring
 from nas.places import lock_dir
 
@@ -19,7 +20,7 @@ def alone(device: str) -> Iterator[None]:
     notice = threading.Timer(NOTICE_AFTER_S, _say, [device])
     notice.start()
     try:
-        with measuring(lock_dir(device)):
+        with measuring(lock_dir() / device_key(device)):
             notice.cancel()
             yield
     finally:

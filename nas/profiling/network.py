@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,15 @@ import torch
 from torch import nn
 
 from backbones import fuse, resolve
+from nas.bench import Bench
 from nas.counters import side_by_side
 from nas.counters.operators import operators
-from nas.measure import environment, measure_pair
-from nas.measure.pair import PRECISIONS
+from nas.measure import Arm, Setting, environment
 from nas.measure.roofline import Ceilings, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.stages import called_parts, own_times, stage_times
 from nas.profiling.counting import checked_count, fused_counter
 from nas.profiling.exclusive import alone
+from nas.profiling.failures import FAILURES, reason
 from nas.profiling.parts import layer_work, rows, stage_work
 from nas.profiling.records import PARTS_SHARE, Profile, Roofline, Row, Settings
 from nas.profiling.sweeps import SWEEPS, images
@@ -29,34 +31,53 @@ TIMING, PARTS = "timing", "stages and layers"
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes at most from now on)
 
 
-def profiling(arch: str, settings: Settings, progress: Progress) -> Iterator[Profile]:
+def profiling(arch: str, settings: Settings, bench: Bench, progress: Progress) -> Iterator[Profile]:
     """The profile of `arch` (preset, timm:NAME or spec file) after each step. ValueError for what a person got wrong.
 
-    Holds the device's lock from the first timing to the last.
+    What cannot be measured ends it with a `failure`. Holds the device's lock from the first timing to the last.
     """
-    left_s = settings.planned_s
-    progress(f"{arch}: building", left_s)
+    progress(f"{arch}: building", settings.planned_s)
     name, model = resolve(arch)
-    progress(f"{name}: counting", left_s)
-    profile = _counted(name, model, settings)
-    yield profile
+    progress(f"{name}: counting", settings.planned_s)
+    known = counted(name, model, settings)
+    yield known
     with alone(str(settings.device)):
-        progress(f"{name}: timing {profile.batch} x {profile.resolution} px beside {settings.reference}", left_s)
-        fused: nn.Module = fuse(model)
-        profile = _timed(profile, fused, settings)
+        try:
+            for step in _measured(arch, model, known, settings, bench, progress):
+                known = step
+                yield known
+        except FAILURES as error:
+            yield replace(known, failure=f"{known.missing[0]}: {reason(error)}")
+    if settings.device.type == "cuda":
+        torch.cuda.empty_cache()  # the next network is measured by another process
+
+
+def _measured(
+    arch: str, model: nn.Module, profile: Profile, settings: Settings, bench: Bench, progress: Progress
+) -> Iterator[Profile]:
+    """What is timed: the whole network in its arm, in a process of its own; then its parts eagerly, in this one."""
+    left_s, name = settings.planned_s, profile.arch
+    progress(f"{name}: timing {profile.batch} x {profile.resolution} px beside {settings.reference}", left_s)
+    profile = _timed(arch, profile, settings, bench)
+    yield profile
+    left_s -= settings.seconds
+    progress(f"{name}: timing its stages and layers", left_s)
+    ready = in_arm(model, settings.arm, settings.device)
+    profile = _parted(profile, ready, settings)
+    yield profile
+    left_s -= 2 * PARTS_SHARE * settings.seconds
+    for kind, sizes in settings.sweeps.items():
+        progress(f"{name}: {kind} sweep over {', '.join(map(str, sizes))}", left_s)
+        found = SWEEPS[kind](model, ready, profile, settings)
+        profile = _done(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: found})
         yield profile
         left_s -= settings.seconds
-        progress(f"{name}: timing its stages and layers", left_s)
-        fused = fused.to(settings.device, PRECISIONS[settings.precision])
-        profile = _parted(profile, fused, settings)
-        yield profile
-        left_s -= 2 * PARTS_SHARE * settings.seconds
-        for kind, sizes in settings.sweeps.items():
-            progress(f"{name}: {kind} sweep over {', '.join(map(str, sizes))}", left_s)
-            found = SWEEPS[kind](model, fused, profile, settings)
-            profile = _done(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: found})
-            yield profile
-            left_s -= settings.seconds
+
+
+def in_arm(model: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
+    """A copy of `model` on its device, in the arm's precision, layout and form; whoever calls it runs it eagerly."""
+    ready: nn.Module = fuse(model) if arm.form == "fused" else copy.deepcopy(model).eval().requires_grad_(False)
+    return ready.to(device=device, dtype=arm.dtype, memory_format=arm.memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 def default_resolution(spec: ArchSpec | None) -> int:
@@ -71,7 +92,8 @@ def default_batch(device: torch.device, resolution: int) -> int:
     return 16 if resolution <= 2 * MICRO_PX else 4
 
 
-def _counted(name: str, model: nn.Module, settings: Settings) -> Profile:
+def counted(name: str, model: nn.Module, settings: Settings) -> Profile:
+    """What is known without timing. ValueError where the network cannot take the resolution."""
     spec = getattr(model, "spec", None)
     resolution = settings.resolution or default_resolution(spec)
     counts = checked_count(name, model, resolution)
@@ -87,29 +109,26 @@ def _counted(name: str, model: nn.Module, settings: Settings) -> Profile:
     )
 
 
-def _timed(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
-    measurement = measure_pair(
-        fused,
-        fuse(resolve(settings.reference)[1]),
-        name_of_reference=settings.reference,
+def _timed(arch: str, profile: Profile, settings: Settings, bench: Bench) -> Profile:
+    setting = Setting(
         device=str(settings.device),
         batch=profile.batch,
         resolution=profile.resolution,
-        precision=settings.precision,
+        arm=settings.arm,
         budget_s=settings.seconds,
-        seed=0,
     )
-    return _done(profile, TIMING, measurement=measurement)
+    found = bench.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
+    return _done(profile, TIMING, measurement=found, batch=found.batch)  # memory may have been too small
 
 
-def _parted(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
+def _parted(profile: Profile, ready: nn.Module, settings: Settings) -> Profile:
     """Stages and layers, timed and held against the ceilings; those are measured again if a row lies over them."""
     drawn = images(profile.batch, profile.resolution, settings)
-    parts = called_parts(fused, fused.stage_modules(), drawn[:1])  # type: ignore[operator]
-    stages = stage_times(fused, parts, drawn, PARTS_SHARE * settings.seconds)
-    layers = own_times(fused, drawn, PARTS_SHARE * settings.seconds)
-    found = operators(fused, profile.batch, profile.resolution, PRECISIONS[settings.precision])
-    names = {id(module): name for name, module in fused.named_modules()}
+    parts = called_parts(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
+    stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
+    layers = own_times(ready, drawn, PARTS_SHARE * settings.seconds)
+    found = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
+    names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
 
     # On a CPU stages take some images at a time, so that caches keep what they write; one at a time at the least.
@@ -122,11 +141,11 @@ def _parted(profile: Profile, fused: nn.Module, settings: Settings) -> Profile:
         )
 
     stage_rows, layer_rows, roofline = held_against_ceilings(tables, settings)
-    fused_macs = sum(o.macs for o in found) // profile.batch
+    fused = [fused_counter(sum(o.macs for o in found) // profile.batch, profile.counts.macs)]
     return _done(
         profile,
         PARTS,
-        counters=(*profile.counters, fused_counter(fused_macs, profile.counts.macs)),
+        counters=(*profile.counters, *(fused if settings.arm.form == "fused" else [])),
         stages=stage_rows,
         stages_covered=stages.covered,
         layers=layer_rows,
@@ -139,13 +158,13 @@ def held_against_ceilings(
     tables: Callable[[Ceilings], tuple[tuple[Row, ...], tuple[Row, ...]]], settings: Settings
 ) -> tuple[tuple[Row, ...], tuple[Row, ...], Roofline]:
     """Rows of stages and layers by the device's ceilings. If one lies over them, they are measured again, once."""
-    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.precision, settings.cache)
+    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.arm.precision, settings.cache)
     if ceilings is None:
-        ceilings = measure_ceilings(settings.device, settings.precision)
+        ceilings = measure_ceilings(settings.device, settings.arm.precision)
         keep_ceilings(ceilings, settings.cache)
     over = _over(tables(ceilings))
     if over:
-        ceilings = ceilings.raised(measure_ceilings(settings.device, settings.precision))
+        ceilings = ceilings.raised(measure_ceilings(settings.device, settings.arm.precision))
         keep_ceilings(ceilings, settings.cache)
     stages, layers = tables(ceilings)
     return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))

@@ -84,8 +84,8 @@ def _scatter(axes: Any, profiles: Sequence[Profile], label: str, cost: Callable[
     axes.set_xlabel(f"{label}, lower is better")
     sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
     axes.set_ylabel(f"images/s ({'; '.join(sorted(sizes))})" if len(sizes) == 1 else "images/s (sizes differ)")
-    _log(axes, "x", [x for x, _, _ in points])
-    _log(axes, "y", [y for ends in whiskers for y in ends])
+    log_axis(axes, "x", [x for x, _, _ in points])
+    log_axis(axes, "y", [y for ends in whiskers for y in ends])
     label_points(axes, points, whiskers)
 
 
@@ -108,8 +108,8 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
         rates += y
     axes.set_xlabel(label)
     axes.set_ylabel("images/s")
-    _log(axes, "x", list(map(float, sizes)))
-    _log(axes, "y", rates)
+    log_axis(axes, "x", list(map(float, sizes)))
+    log_axis(axes, "y", rates)
     axes.set_xticks(_spread(sorted(sizes)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -152,8 +152,8 @@ def _roofline(axes: Any, p: Profile) -> None:
     )
     axes.set_xlabel(f"MACs a byte moved ({p.arch}, batch {p.batch}, {p.resolution} px)")
     axes.set_ylabel("GMAC/s")
-    _log(axes, "x", edges, 1.0)
-    _log(axes, "y", [*(b for _, b, _ in points), c.gmacs_s], 1.6)
+    log_axis(axes, "x", edges, 1.0)
+    log_axis(axes, "y", [*(b for _, b, _ in points), c.gmacs_s], 1.6)
     axes.legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     label_points(axes, points)
 
@@ -174,14 +174,14 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
     ]
     for limit in limits:
         axes.axvline(limit, color=COLOURS[5], linewidth=1.8, label="limit")
-    _log(axes, "x", [*values, *limits], 1.1)
+    log_axis(axes, "x", [*values, *limits], 1.1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(f"{label}, {unit}")
     axes.set_ylabel("specs")
     axes.legend(frameon=False, fontsize=8)
 
 
-def _log(axes: Any, which: str, values: Sequence[float], margin: float = 1.35) -> None:
+def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.35) -> None:
     """A logarithmic axis around positive values with plain numbers as ticks."""
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")

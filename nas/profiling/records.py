@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from nas.counters import Counter, Counts
+from nas.measure import Arm
 from nas.measure.roofline import Ceilings
 from nas.profiling.windows import WindowCost
 from nas.records import Measurement
 
 PARTS_SHARE = 0.1  # of the budget, for the stages' run and again for the layers'
+COVERED = (0.85, 1.05)  # share of a call that stages explain: outside, parts have no name, or overlap
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Settings:
     cache: Path
     batch: int | None = None
     resolution: int | None = None
-    precision: str = "fp32"
+    arm: Arm = Arm()  # noqa: RUF009  frozen
     seconds: float = 30.0
     reference: str = "timm:resnet18"
     sweeps: dict[str, tuple[int, ...]] = field(default_factory=dict)  # "batch", "resolution": sizes
@@ -74,7 +76,10 @@ class Point:
     throughput_low_img_s: float  # 95 % confidence interval of the median
     throughput_high_img_s: float
     time_ms: float  # of one batch
-    samples: int
+    samples: int  # of several calls each, where calls are short
+    p50_ms: float | None = None  # percentiles of single calls; None where there were too few
+    p95_ms: float | None = None
+    p99_ms: float | None = None
     windows: tuple[WindowCost, ...] = ()  # stages whose windows don't divide their map
 
 
@@ -84,6 +89,29 @@ class Sweep:
 
     points: tuple[Point, ...]
     refused: dict[int, str]  # size -> why it could not be timed
+
+    @property
+    def best(self) -> Point | None:
+        """The size of the highest median throughput; None where nothing was timed."""
+        return max(self.points, key=lambda point: point.throughput_img_s, default=None)
+
+    @property
+    def ties(self) -> tuple[Point, ...]:
+        """Sizes whose intervals overlap that of the best one."""
+        best = self.best
+        return tuple(
+            point
+            for point in self.points
+            if best and point != best and point.throughput_high_img_s >= best.throughput_low_img_s
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            **asdict(self),
+            "best": asdict(self.best) if self.best else None,
+            "ties": [asdict(t) for t in self.ties],
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +133,17 @@ class Profile:
     roofline: Roofline | None = None
     sweeps: dict[str, Sweep] = field(default_factory=dict)  # "batch", "resolution"
     missing: tuple[str, ...] = ()  # steps that were not done: the profile is partial
+    failure: str | None = None  # why it could not be measured, or not to the end
+
+    @property
+    def stages_note(self) -> str | None:
+        """What is wrong with the table of stages, where they explain far less or more than a whole call."""
+        if not self.stages or COVERED[0] <= self.stages_covered <= COVERED[1]:
+            return None
+        little = (
+            "what else it does has no name there" if self.stages_covered < 1 else "some overlap, or hooks slow them"
+        )
+        return f"{self.arch}: its stages take {self.stages_covered:.0%} of the time of a whole call: {little}"
 
     def to_dict(self) -> dict[str, Any]:
         """The object that --json prints."""
@@ -121,7 +160,8 @@ class Profile:
             "layers": [asdict(row) for row in self.layers],
             "layers_slowed": self.layers_slowed,
             "roofline": asdict(self.roofline) if self.roofline else None,
-            "sweeps": {name: asdict(sweep) for name, sweep in self.sweeps.items()},
+            "sweeps": {name: sweep.to_dict() for name, sweep in self.sweeps.items()},
             "missing": list(self.missing),
+            "failure": self.failure,
             "environment": self.environment,
         }

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from backbones import build, fuse, resolve
+from backbones import build
+from nas.bench import Bench
 from nas.counters.operators import operators
-from nas.measure import environment, measure_pair
+from nas.measure import Arm, Setting, environment
 from nas.profiling.exclusive import alone
+from nas.profiling.failures import FAILURES, reason
 from nas.profiling.network import FULL_PX, MICRO_PX
 from nas.records import Measurement
 from search_space import SPACES, ArchSpec
@@ -54,7 +55,7 @@ class Request:
     device: torch.device
     resolution: int
     batch: int
-    precision: str
+    arm: Arm
     seconds: float | None
     reference: str
 
@@ -68,11 +69,13 @@ class Sampled:
     macs: int  # of one image
     activations: int  # elements that operators write, of one image
     measurement: Measurement | None = None
+    failure: str | None = None  # why it could not be measured
 
     def value(self, quantity: str) -> float | None:
         """A quantity by its name here or in `Measurement`; None where it was not measured."""
         holder = self if quantity in ("params", "macs", "activations") else self.measurement
-        return None if holder is None else float(getattr(holder, quantity))
+        found = None if holder is None else getattr(holder, quantity)
+        return None if found is None else float(found)
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,14 @@ class SpaceProfile:
             verdicts["all"] = [_all(per_spec) for per_spec in zip(*verdicts.values(), strict=True)]
         return {name: (v.count(True), len(v) - v.count(None)) for name, v in verdicts.items()}
 
+    @property
+    def failed(self) -> tuple[Sampled, ...]:
+        """Specs that could not be measured."""
+        return tuple(spec for spec in self.specs if spec.failure)
+
     def to_dict(self) -> dict[str, Any]:
         """The object that --json prints."""
-        request = asdict(self.request) | {"device": str(self.request.device)}
+        request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
         fits = {name: {"fit": fit, "of": known} for name, (fit, known) in self.fits().items()}
         return {
             **request,
@@ -119,10 +127,10 @@ class SpaceProfile:
         }
 
 
-def sampling(request: Request, progress: Callable[[str, float], None]) -> Iterator[SpaceProfile]:
+def sampling(request: Request, bench: Bench | None, progress: Callable[[str, float], None]) -> Iterator[SpaceProfile]:
     """Count all specs, then time as many of them as the budget allows; what is known after every few of them.
 
-    progress: (what is being done, seconds that it still takes).
+    bench: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
     """
     rng, began = random.Random(request.seed), time.monotonic()
     known = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
@@ -135,23 +143,26 @@ def sampling(request: Request, progress: Callable[[str, float], None]) -> Iterat
             left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
             progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
             yield replace(known, specs=tuple(counted))
-    known = replace(known, specs=tuple(counted), missing=("timing",) if request.seconds else ())
+    known = replace(known, specs=tuple(counted), missing=("timing",) if bench else ())
     yield known
-    if request.seconds:
-        yield from _timing(known, specs, request, progress)
+    if bench:
+        yield from _timing(known, specs, request, bench, progress)
 
 
 def _timing(
-    known: SpaceProfile, specs: Sequence[ArchSpec], request: Request, progress: Callable[[str, float], None]
+    known: SpaceProfile,
+    specs: Sequence[ArchSpec],
+    request: Request,
+    bench: Bench,
+    progress: Callable[[str, float], None],
 ) -> Iterator[SpaceProfile]:
     """Specs come in random order, so that the first few are a sample as well."""
     assert request.seconds is not None
     with alone(str(request.device)):
-        reference = fuse(resolve(request.reference)[1])
         deadline = time.monotonic() + request.seconds
         for i, spec in enumerate(specs):
             progress(f"timing: {i} of {len(specs)} beside {request.reference}", deadline - time.monotonic())
-            timed = replace(known.specs[i], measurement=_timed(spec, reference, request))
+            timed = _timed(known.specs[i], spec, request, bench)
             known = replace(known, specs=(*known.specs[:i], timed, *known.specs[i + 1 :]))
             yield known
             if time.monotonic() > deadline:
@@ -179,26 +190,28 @@ def _counted(spec: ArchSpec, request: Request) -> Sampled:
     return Sampled(spec.arch_id, params, sum(o.macs for o in found), sum(o.written for o in found))
 
 
-def _timed(spec: ArchSpec, reference: nn.Module, request: Request) -> Measurement:
-    return measure_pair(
-        fuse(build(spec)),
-        reference,
-        name_of_reference=request.reference,
+def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: Bench) -> Sampled:
+    """With its measurement, or why there is none."""
+    setting = Setting(
         device=str(request.device),
         batch=request.batch,
         resolution=request.resolution,
-        precision=request.precision,
+        arm=request.arm,
         budget_s=EACH_S,
-        seed=0,
     )
+    try:
+        found = bench.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
+    except FAILURES as error:
+        return replace(counted, failure=reason(error))
+    return replace(counted, measurement=found.record)
 
 
 def _within(spec: Sampled, limit: str, bound: float) -> bool | None:
-    """Whether a spec keeps a limit; None where it was not measured."""
+    """Whether a spec keeps a limit; None where it was not measured. One that could not be keeps none of timing's."""
     quantity, unit = OF_LIMIT[limit]
     value = spec.value(quantity)
     if value is None:
-        return None
+        return False if spec.failure else None
     return value >= bound * unit if limit.startswith("min_") else value <= bound * unit
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,15 +27,25 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     console.print(table)
     if r.limits:
         console.print(_limits(profile))
-    timed = [s.measurement for s in profile.specs if s.measurement]
+    _show_timing(profile, console)
+
+
+def _show_timing(profile: SpaceProfile, console: Console) -> None:
+    """How it was timed, and what could not be."""
+    r, timed = profile.request, [s.measurement for s in profile.specs if s.measurement]
     if timed:
-        wide = sum(m.verdict != "ok" for m in timed)
-        console.print(
-            f"ratio: to {r.reference}, interleaved; batch {r.batch}; {timed[0].device}; {timed[0].arm};"
-            f" {wide} of {len(timed)} intervals wider than 1 %",
-            style="dim",
-            highlight=False,
-        )
+        verdicts = Counter(m.verdict for m in timed)
+        verdict = ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
+        how = f"batch {r.batch}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
+        console.print(f"ratio: to {r.reference}, interleaved; {how}", style="dim", highlight=False, markup=False)
+    if not profile.failed:
+        return
+    share = f"{len(profile.failed)} of {len(profile.failed) + len(timed)} specs"
+    console.print(f"{share} could not be measured; they keep no limit of timing", style="bold red", highlight=False)
+    for why, count in Counter(s.failure for s in profile.failed).most_common():
+        first = next(s.arch_id for s in profile.failed if s.failure == why)
+        others = f" and {count - 1} more" if count > 1 else ""
+        console.print(f"  {first}{others}: {why}", highlight=False, markup=False)
 
 
 def _limits(profile: SpaceProfile) -> Table:

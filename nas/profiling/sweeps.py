@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
-from nas.measure.pair import PRECISIONS
-from nas.measure.sweep import largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
 from nas.measure.timers import Call, timer_for
 from nas.profiling.counting import checked_count
 from nas.profiling.records import Point, Profile, Settings, Sweep
@@ -19,36 +18,41 @@ from nas.profiling.windows import WindowCost, window_costs
 
 
 def images(batch: int, resolution: int, settings: Settings) -> Tensor:
-    """Random normal images on the device, channels last."""
-    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, PRECISIONS[settings.precision])
-    return drawn.contiguous(memory_format=torch.channels_last)
+    """Random normal images (batch, 3, resolution, resolution) on the device, in the arm's precision and layout."""
+    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, settings.arm.dtype)
+    return drawn.contiguous(memory_format=settings.arm.memory_format)
 
 
-def batch_sweep(model: nn.Module, fused: nn.Module, profile: Profile, settings: Settings) -> Sweep:
-    """Times all sizes at the profile's resolution; only memory ends it, and then what fits is timed."""
+def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: Settings) -> Sweep:
+    """Times all sizes at the profile's resolution; only memory ends it, and then what fits is timed.
+
+    model: as it was built; ready: on its device, in its arm's precision, layout and form.
+    """
     used: dict[int, int] = {}  # requested -> batch
     refused: dict[int, str] = {}
 
     def fits(batch: int) -> bool:
-        return _runs(_call(fused, images(batch, profile.resolution, settings)), settings)
+        return _runs(_call(ready, images(batch, profile.resolution, settings)), settings)
 
-    for size in sorted(set(settings.sweeps["batch"])):
+    sizes = sorted(set(settings.sweeps["batch"]))
+    for size in sizes:
         if fits(size):
             used[size] = size
             continue
         known = max(used.values(), default=0)
         largest = largest_that_fits(fits, known, size)
         refused[size] = f"out of memory; {largest} fits" if largest else "out of memory, even for one image"
+        refused |= {larger: f"more than {size}" for larger in sizes if larger > size}
         if largest > known:
             used[size] = largest
         break
     drawn = images(max(used.values(), default=1), profile.resolution, settings)
-    calls = {size: _call(fused, drawn[:batch]) for size, batch in used.items()}
+    calls = {size: _call(ready, drawn[:batch]) for size, batch in used.items()}
     macs = profile.counts.macs
     return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
 
 
-def resolution_sweep(model: nn.Module, fused: nn.Module, profile: Profile, settings: Settings) -> Sweep:
+def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: Settings) -> Sweep:
     """Times all sizes at the profile's batch; one that the network cannot take is refused."""
     calls: dict[int, Call] = {}
     costs: dict[int, tuple[int, tuple[WindowCost, ...]]] = {}
@@ -59,7 +63,7 @@ def resolution_sweep(model: nn.Module, fused: nn.Module, profile: Profile, setti
         except ValueError as error:
             refused[size] = str(error)
             continue
-        call = _call(fused, images(profile.batch, size, settings))
+        call = _call(ready, images(profile.batch, size, settings))
         if not _runs(call, settings):
             refused[size] = "out of memory"
             continue
@@ -76,28 +80,32 @@ def _points(
     timer = timer_for(settings.device)
     with torch.inference_mode():
         times = times_by_turns(calls, timer, settings.seconds, np.random.default_rng(0))
-    points = []
-    for requested, (time_s, samples) in times.items():
-        batch, resolution, macs, windows = about(requested)
-        points.append(
-            Point(
-                requested=requested,
-                batch=batch,
-                resolution=resolution,
-                macs=macs,
-                throughput_img_s=batch / time_s.value,
-                throughput_low_img_s=batch / time_s.high,
-                throughput_high_img_s=batch / time_s.low,
-                time_ms=time_s.value * 1e3,
-                samples=samples,
-                windows=windows,
-            )
-        )
-    return tuple(points)
+    return tuple(_point(requested, found, *about(requested)) for requested, found in times.items())
 
 
-def _call(fused: nn.Module, drawn: Tensor) -> Call:
-    encode: Callable[[Tensor], Any] = getattr(fused, "encode", fused)
+def _point(
+    requested: int, found: CallTimes, batch: int, resolution: int, macs: int, windows: tuple[WindowCost, ...]
+) -> Point:
+    p50_ms, p95_ms, p99_ms = (found.percentile_ms(q) for q in (50, 95, 99))
+    return Point(
+        requested=requested,
+        batch=batch,
+        resolution=resolution,
+        macs=macs,
+        throughput_img_s=batch / found.time_s.value,
+        throughput_low_img_s=batch / found.time_s.high,
+        throughput_high_img_s=batch / found.time_s.low,
+        time_ms=found.time_s.value * 1e3,
+        samples=found.samples,
+        p50_ms=p50_ms,
+        p95_ms=p95_ms,
+        p99_ms=p99_ms,
+        windows=windows,
+    )
+
+
+def _call(ready: nn.Module, drawn: Tensor) -> Call:
+    encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
     return lambda: encode(drawn)
 
 

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.counters.compare import amount
-from nas.profiling.records import Profile, Roofline, Row, Sweep
-from nas.profiling.windows import WindowCost
-from nas.records import Measurement
+from nas.profiling.headline import comparison, headline
+from nas.profiling.records import Profile, Roofline, Row, Settings
+from nas.profiling.sweep_table import show_sweep
 
 BAR = 12
 WITH_BYTES, WITH_BARS = 90, 120  # columns of a terminal that has room for them
@@ -21,85 +20,39 @@ ITSELF = "(the net itself)"  # operators in no module but the whole
 MIB = 2**20
 
 
-def show(profiles: Sequence[Profile], console: Console, layers: bool, top: int | None) -> None:
+def show(profiles: Sequence[Profile], settings: Settings, console: Console, layers: bool, top: int | None) -> None:
     """One profile in full; several as a comparison. layers, top: also those tables, for each."""
     if len(profiles) == 1:
         p = profiles[0]
-        console.print(*[t for t in (headline(p), counters(p)) if t])
+        console.print(headline(p), counters(p))
         if p.stages:
-            console.print(parts_table("Stages", p.stages, _stages_caption(p), console.width))
+            console.print(parts_table("Stages", p.stages, _stages_caption(p, settings), console.width))
     else:
         console.print(comparison(profiles))
     for p in profiles:
         _show_layers(p, console, layers, top)
         for kind, sweep in p.sweeps.items():
-            console.print(sweep_table(p, kind, sweep))
+            show_sweep(p, kind, sweep, settings, console)
     for number, p in enumerate(profiles):
         _show_ceilings(p, console, known=[earlier.roofline for earlier in profiles[:number]])
-    first = profiles[0]
-    e, m = first.environment, first.measurement
-    arm = f"{m.device}; {m.arm}" if m else e["device_name"]
-    console.print(f"{arm}; torch {e['torch']}, timm {e['timm']}, Python {e['python']}", style="dim")
+    _show_troubles(profiles, console)
+    console.print(_made_with(profiles, settings), style="dim", highlight=False, markup=False)
 
 
-def headline(p: Profile) -> Table:
-    """What a person asks first."""
-    table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
-    table.add_row("compute", f"{p.counts.macs / 1e9:.4g} GMACs (x2 = {2 * p.counts.macs / 1e9:.4g} GFLOPs)")
-    for name, value in _measured(p.measurement).items() if p.measurement else ():
-        table.add_row(name, Text(value))
-    return table
-
-
-def _measured(m: Measurement) -> dict[str, str]:
-    wide = ": more --seconds or a quieter machine narrow the intervals" if m.verdict == "wide" else ""
-    throughput = f"{m.throughput_img_s:.4g} img/s {_interval(m.throughput_low_img_s, m.throughput_high_img_s)}"
-    return {
-        "throughput": f"{throughput}, batch {m.batch}",
-        f"beside {m.reference}": f"x {m.ratio:.3f} {_interval(m.ratio_low, m.ratio_high)}, interleaved",
-        "latency": f"{m.latency_ms:.2f} ms, batch 1",
-        "peak memory": f"{m.peak_memory_mib:.1f} MiB, batch {m.batch}",
-        "verdict": f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){wide}",
-    }
-
-
-def _interval(low: float, high: float) -> str:
-    """A 95 % confidence interval of the median."""
-    return f"[{low:.4g}, {high:.4g}]"
-
-
-def comparison(profiles: Sequence[Profile]) -> Table:
-    """One line a network."""
-    sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
-    references = {p.measurement.reference for p in profiles if p.measurement}
-    caption = (
-        f"ratio: to {', '.join(references)}, interleaved; ±: half its 95 % interval; ms: latency at batch 1;"
-        " GMACs x2 = GFLOPs. Name one --arch for counters and stages."
-    )
-    table = Table(
-        title=f"Profiles ({'; '.join(sorted(sizes))})", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("arch", overflow="fold")
-    for heading in ("params M", "GMACs", "img/s", "ratio", "±", "ms", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+def _show_troubles(profiles: Sequence[Profile], console: Console) -> None:
+    """What a reader must know before believing the tables."""
     for p in profiles:
-        size = f" ({p.batch} x {p.resolution} px)" if len(sizes) > 1 else ""
-        counted = (p.arch + size, f"{p.counts.params / 1e6:.2f}", f"{p.counts.macs / 1e9:.3f}")
-        table.add_row(*counted, *(_compared(p.measurement) if p.measurement else ["", "", "", "", "", "not timed"]))
-    return table
+        if p.stages_note:
+            console.print(f"note: {p.stages_note}", style="yellow", highlight=False, markup=False)
+        if p.failure:
+            console.print(f"{p.arch}: not measured: {p.failure}", style="bold red", highlight=False, markup=False)
 
 
-def _compared(m: Measurement) -> list[str]:
-    return [
-        f"{m.throughput_img_s:.4g}",
-        f"{m.ratio:.3f}",
-        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}",
-        f"{m.latency_ms:.2f}",
-        f"{m.peak_memory_mib:.0f}",
-        m.verdict,
-    ]
+def _made_with(profiles: Sequence[Profile], settings: Settings) -> str:
+    e = profiles[0].environment
+    measured = next((p.measurement for p in profiles if p.measurement), None)
+    arm = f"{measured.device}; {measured.arm}" if measured else f"{e['device_name']}; {settings.arm}"
+    return f"{arm}; torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
 
 
 def counters(p: Profile) -> Table:
@@ -152,11 +105,13 @@ def _used(r: Row) -> Text:
     return Text(f"{r.utilisation:.0%}{' !' if over else ''}", style="bold red" if over else "")
 
 
-def _stages_caption(p: Profile) -> str:
+def _stages_caption(p: Profile, settings: Settings) -> str:
+    eager = "" if settings.arm.runtime == "eager" else f", run eagerly, not {settings.arm.runtime}"
+    form = ", fused" if settings.arm.form == "fused" else ""
     return (
-        f"The stages explain {p.stages_covered:.1%} of the time of a whole call ({p.batch} images). GMACs and act."
-        " (what operators write) are of one image as it runs, fused; moved (inputs, weights, outputs), ms and best ms"
-        " (the device's ceilings allow no less) of the batch; used: best / measured."
+        f"The stages explain {p.stages_covered:.1%} of the time of a whole call ({p.batch} images{eager}). GMACs and"
+        f" act. (what operators write) are of one image as it runs{form}; moved (inputs, weights, outputs), ms and"
+        " best ms (the device's ceilings allow no less) of the batch; used: best / measured."
     )
 
 
@@ -172,42 +127,6 @@ def _show_layers(p: Profile, console: Console, layers: bool, top: int | None) ->
         most = sorted(p.layers, key=lambda r: -r.time_ms)[:top]
         caption = f"{sum(r.share for r in most):.1%} of the time. {slowed}"
         console.print(parts_table(f"{p.arch}: the {len(most)} slowest layers", most, caption, console.width))
-
-
-def sweep_table(p: Profile, kind: str, sweep: Sweep) -> Table:
-    """One line a size, and what was refused."""
-    other = f"{p.resolution} px, {p.counts.macs / 1e9:.4g} GMACs" if kind == "batch" else f"batch {p.batch}"
-    table = Table(title=f"{p.arch}: {kind} sweep, {other}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ("batch",) if kind == "batch" else ("px", "GMACs")
-    for heading in (*headings, "img/s", "95 %", "ms a call", "samples"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    misfits = any(point.windows for point in sweep.points)
-    if misfits:
-        table.add_column("windows that don't divide")
-    for point in sweep.points:
-        requested = f" (for {point.requested})" if kind == "batch" and point.requested != point.batch else ""
-        size = (f"{point.batch}{requested}",) if kind == "batch" else (f"{point.resolution}", f"{point.macs / 1e9:.4g}")
-        table.add_row(
-            *size,
-            f"{point.throughput_img_s:.4g}",
-            Text(_interval(point.throughput_low_img_s, point.throughput_high_img_s)),
-            f"{point.time_ms:.2f}",
-            str(point.samples),
-            *(["\n".join(map(_misfit, point.windows))] if misfits else []),
-        )
-    notes = [f"{size}: {reason}" for size, reason in sweep.refused.items()]
-    if misfits:
-        notes.append(
-            "Windows that don't divide a map make it larger. Backbone.change_resolution(px) finds some that do"
-        )
-    table.caption = "; ".join(notes) or "All timed by turns."
-    return table
-
-
-def _misfit(w: WindowCost) -> str:
-    return (
-        f"stage {w.stage}: {w.map_side} -> {w.resized_side}, +{w.extra_tokens:.0%} tokens, +{amount(w.extra_macs)}MACs"
-    )
 
 
 def _show_ceilings(p: Profile, console: Console, known: Sequence[Roofline | None]) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from nas.measure import Arm, Unmeasured
+from nas.measure.environment import device_key
 from nas.measure.exclusive import training
 from nas.measure.stages import called_parts, stage_times
 from nas.places import lock_dir
@@ -25,6 +27,7 @@ from nas.profiling.progress import ProfileProgress
 from nas.profiling.records import Profile, Settings
 from nas.profiling.sweeps import batch_sweep
 from search_space import PRESETS
+from tests.nas.profiling.benches import InProcess, scripted
 
 KEYS = set(
     "arch arch_id params macs counters throughput_img_s latency_ms peak_memory_mib stages environment".split()  # noqa: SIM905
@@ -43,11 +46,16 @@ def places(cache, tmp_path, monkeypatch):
     """Ceilings are measured once for all tests here; locks are this test's own."""
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(cache))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("nas.profile.Bench", InProcess)
+
+
+def device_lock():
+    return lock_dir() / device_key("cpu")
 
 
 @pytest.fixture(scope="module")
 def femto(cache):
-    """stdout and stderr of one --json run, shared: it takes seconds."""
+    """stdout and stderr of one --json run, measured in a process of its own; shared, for it takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("BACKBONE_NAS_CACHE", str(cache))
@@ -97,6 +105,7 @@ def test_layers_and_roofline_add_up(femto):
     assert roofline["over"] == [row["name"] for row in (*stages, *layers) if row["utilisation"] > 1]
     assert data["sweeps"] == {}
     assert data["missing"] == []
+    assert data["failure"] is None
 
 
 def test_layers_and_top_are_tables(capsys, monkeypatch):
@@ -143,7 +152,44 @@ def test_only_memory_ends_a_batch_sweep(monkeypatch):
     settings = Settings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
     sweep = batch_sweep(Hungry(), Hungry(), profile, settings)
     assert [(p.requested, p.batch) for p in sweep.points] == [(1, 1), (3, 3), (8, 5)]
-    assert sweep.refused == {8: "out of memory; 5 fits"}
+    assert sweep.refused == {8: "out of memory; 5 fits", 16: "more than 8"}
+
+
+def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypatch):
+    def answer(arch, _):
+        if arch == "eradio_femto":
+            raise Unmeasured("hang", "no result after 120 s")
+        return {}
+
+    monkeypatch.setattr("nas.profile.Bench", scripted(answer))
+    both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
+    assert main([*both, "--json"]) == 1
+    failed, whole = json.loads(capsys.readouterr().out)["profiles"]
+    assert failed["failure"] == "timing: hang: no result after 120 s"
+    assert failed["stages"] == []
+    assert failed["missing"] == ["timing", "stages and layers"]
+    assert (whole["failure"], whole["missing"]) == (None, [])
+    assert main(["--arch", "eradio_femto", *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert "eradio_femto: not measured: timing: hang: no result after 120 s" in " ".join(out.split())
+    assert err.startswith("partial; not done: eradio_femto: timing, ")
+
+
+def test_the_arm_is_measured_and_its_parts_run_eagerly_in_it(capsys, monkeypatch):
+    made = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
+    monkeypatch.setattr("nas.profile.Bench", made)
+    monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("there are some for fp32"))
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["--arch", "eradio_femto", "--arm", "compiled+nchw+unfused", "--batches", "1,2", *QUICK]) == 0
+    ((_, _, setting),) = made.asked
+    assert setting.arm == Arm("compiled", "fp32", "nchw", "unfused")
+    assert (setting.batch, setting.reference_arm, setting.budget_s) == (2, None, 0.2)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "batch 1 (for 2)" in out
+    assert "(1 images, run eagerly, not compiled)" in out
+    assert "All timed by turns, eagerly" in out
+    assert "best throughput: " in out
+    assert "ours, fused" not in out
 
 
 def test_ctrl_c_shows_what_is_known(capsys, monkeypatch):
@@ -175,9 +221,9 @@ def hold(folder, ending):
 def test_who_waits_for_the_device_is_told(capfd):
     fork = multiprocessing.get_context("fork")
     ending = fork.Event()
-    process = fork.Process(target=hold, args=(lock_dir("cpu"), ending))
+    process = fork.Process(target=hold, args=(device_lock(), ending))
     process.start()
-    while not (lock_dir("cpu") / "device.lock").exists():
+    while not (device_lock() / "device.lock").exists():
         time.sleep(0.01)
     time.sleep(0.2)
     threading.Timer(1.0, ending.set).start()
@@ -189,14 +235,14 @@ def test_who_waits_for_the_device_is_told(capfd):
     assert capfd.readouterr().err == "waiting for cpu: another process trains or measures on it\n"
 
 
-def test_the_device_is_held_while_timing(capsys, monkeypatch):
-    def timed(*_, **__):
-        with (lock_dir("cpu") / "device.lock").open("a") as file:
+def test_the_device_is_held_while_timing():
+    def timed(*_):
+        with (device_lock() / "device.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    monkeypatch.setattr(network, "measure_pair", timed)
+    settings = Settings(torch.device("cpu"), None)
     with pytest.raises(BlockingIOError):
-        list(network.profiling("eradio_femto", Settings(torch.device("cpu"), None), lambda *_: None))
+        list(network.profiling("eradio_femto", settings, scripted(timed)(), lambda *_: None))
 
 
 def test_a_terminal_shows_the_time_that_is_left():
@@ -268,7 +314,14 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradio_femto", "--batch", "many"], "--batch"),
         (["--arch", "eradio_femto", "--seconds", "nan"], "--seconds: nan must be positive"),
         (["--arch", "eradio_femto", "--device", "cuda:99"], "choices: auto, cpu"),
-        (["--arch", "eradio_femto", "--precision", "int3"], "fp32"),
+        (["--arch", "eradio_femto", "--arm", "int3"], "arm: 'int3' in 'int3': choose words from eager"),
+        (["--arch", "eradio_femto", "--arm", "fp32+bf16"], "fp32 and bf16 are both a precision"),
+        (["--arch", "eradio_femto", "--arms", "eager,int3"], "arm: 'int3' in 'int3'"),
+        (["--arch", "eradio_femto", "--arms", ""], "arm: '' in ''"),
+        (["--arch", "eradio_femto", "--arms", "eager,fp32"], "'eager' and 'fp32' are one"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--arm", "bf16"], "--arm: has no meaning with --arms"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--batches", "1"], "--batches: has no meaning with --arms"),
+        (["--space", "micro", "--arms", "eager"], "--arms: has no meaning with --space"),
         ([], "--arch"),
         (["--arch", "eradio_femto", "--space", "micro"], "--arch or --space"),
         (["--arch", "eradio_femto", "--samples", "3"], "--samples: has no meaning with --arch"),
@@ -318,6 +371,7 @@ def test_help_has_examples(capsys):
     out = capsys.readouterr().out
     assert "examples:" in out
     assert "--arch timm:resnet50" in out
+    assert "--arms all" in out
 
 
 class Odd(nn.Module):

@@ -30,7 +30,7 @@ from tests.nas.sockets import is_loopback, listening_addresses
 from tests.nas.study_builders import OBJECTIVES, search_config, study_info
 
 RECIPE = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
-FOLDERS = ("lock_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 
 @pytest.fixture(scope="module")

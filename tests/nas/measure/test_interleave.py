@@ -6,32 +6,14 @@ import numpy as np
 import pytest
 
 from nas.measure.interleave import MIN_BLOCKS, Comparison, compare
-from nas.measure.timers import HostTimer
+from tests.nas.measure.machine import Machine
 
 
-class Machine:
-    """A clock that calls advance: `seconds` times slowdown(now) times lognormal noise."""
-
-    def __init__(self, noise: float = 0.0, slowdown: Callable[[float], float] = lambda now: 1.0, seed: int = 0) -> None:
-        self.now = 0.0
-        self.noise = noise
-        self.slowdown = slowdown
-        self.rng = np.random.default_rng(seed)
-        self.calls = 0
-
-    def net(self, seconds: float) -> Callable[[], None]:
-        def call() -> None:
-            self.calls += 1
-            self.now += seconds * self.slowdown(self.now) * float(np.exp(self.noise * self.rng.standard_normal()))
-
-        return call
-
-    def timer(self) -> HostTimer:
-        return HostTimer(lambda: self.now)
-
-    def compare(self, candidate_s: float, reference_s: float, budget_s: float = 1.0, seed: int = 0) -> Comparison:
-        rng = np.random.default_rng(seed)
-        return compare(self.net(candidate_s), self.net(reference_s), self.timer(), budget_s, rng)
+def compared(
+    machine: Machine, candidate_s: float, reference_s: float, budget_s: float = 1.0, seed: int = 0
+) -> Comparison:
+    rng = np.random.default_rng(seed)
+    return compare(machine.net(candidate_s), machine.net(reference_s), machine.timer(), budget_s, rng)
 
 
 def drift(total: float, over_s: float) -> Callable[[float], float]:
@@ -40,7 +22,7 @@ def drift(total: float, over_s: float) -> Callable[[float], float]:
 
 def test_a_quiet_machine_is_ok_at_the_minimum_of_samples():
     machine = Machine(noise=0.003)
-    result = machine.compare(0.004, 0.008)
+    result = compared(machine, 0.004, 0.008)
     assert result.verdict == "ok"
     assert len(result.candidate_s) == MIN_BLOCKS
     assert result.candidate.value == pytest.approx(0.004, rel=0.005)
@@ -54,7 +36,7 @@ def test_paired_ratios_are_unbiased_under_drift_and_sequential_timing_is_not():
     called_different = 0
     ratios, sequential = [], []
     for seed in range(120):
-        result = Machine(0.005, drift(0.02, 0.6), seed).compare(0.005, 0.005, budget_s=0.6, seed=seed)
+        result = compared(Machine(0.005, drift(0.02, 0.6), seed), 0.005, 0.005, budget_s=0.6, seed=seed)
         ratios.append(result.ratio.value)
         called_different += not result.ratio.low <= 1 <= result.ratio.high
         machine = Machine(0.005, drift(0.02, 0.6), seed)
@@ -68,7 +50,7 @@ def test_paired_ratios_are_unbiased_under_drift_and_sequential_timing_is_not():
 
 
 def test_a_noisy_machine_is_wide_and_ends_with_the_budget():
-    result = Machine(noise=0.3).compare(0.005, 0.005, budget_s=0.5)
+    result = compared(Machine(noise=0.3), 0.005, 0.005, budget_s=0.5)
     assert result.verdict == "wide"
     assert result.ratio.half_width > 0.01
     assert 0.4 < result.seconds < 0.55
@@ -76,14 +58,14 @@ def test_a_noisy_machine_is_wide_and_ends_with_the_budget():
 
 def test_bursts_of_another_process_do_not_move_the_medians():
     busy = lambda now: 3.0 if now % 0.1 < 0.02 else 1.0  # noqa: E731  a fifth of the time three times slower
-    result = Machine(0.003, busy).compare(0.005, 0.010, budget_s=3.0)
+    result = compared(Machine(0.003, busy), 0.005, 0.010, budget_s=3.0)
     assert result.ratio.value == pytest.approx(2, rel=0.01)
     assert result.candidate.value == pytest.approx(0.005, rel=0.01)
 
 
 def test_a_net_slower_than_the_budget_gets_one_block_and_is_wide():
     machine = Machine()
-    result = machine.compare(10.0, 0.1, budget_s=1.0)
+    result = compared(machine, 10.0, 0.1, budget_s=1.0)
     assert result.verdict == "wide"
     assert result.candidate_s.shape == (1, 2)
     assert result.ratio.value == pytest.approx(0.01)
@@ -92,7 +74,7 @@ def test_a_net_slower_than_the_budget_gets_one_block_and_is_wide():
 
 def test_samples_of_fast_nets_are_made_of_many_calls():
     machine = Machine()
-    result = machine.compare(0.0001, 0.0050)
+    result = compared(machine, 0.0001, 0.0050)
     calls_per_sample = (machine.calls - result.reference_s.size) / result.candidate_s.size
     assert calls_per_sample > 49
     assert result.candidate.value == pytest.approx(0.0001)
@@ -101,7 +83,7 @@ def test_samples_of_fast_nets_are_made_of_many_calls():
 def test_warm_up_outlasts_a_cold_start():
     """Clocks that need 0.15 s to ramp up from half speed are not in the samples."""
     ramp = lambda now: 2 - min(now / 0.15, 1.0)  # noqa: E731
-    result = Machine(0.002, ramp).compare(0.005, 0.005, budget_s=1.0)
+    result = compared(Machine(0.002, ramp), 0.005, 0.005, budget_s=1.0)
     assert result.candidate_s.max() < 0.005 * 1.05
 
 
@@ -120,3 +102,24 @@ def test_the_order_is_random_and_the_seed_decides_it():
     assert order(1) == order(1) != order(2)
     blocks = {"".join(order(1)[-4 * i - 4 : len(order(1)) - 4 * i]) for i in range(10)}
     assert blocks == {"ABBA", "BAAB"}
+
+
+def test_arms_that_disturb_each_other_get_a_call_to_settle_in():
+    """The first call after a change of arm takes twice as long; with lead-ins it is no sample."""
+    machine = Machine()
+    last: list[str] = [""]
+
+    def net(name: str) -> Callable[[], None]:
+        def call() -> None:
+            machine.work(0.010 if last[0] == name else 0.020)
+            last[0] = name
+
+        return call
+
+    def found(lead_in: bool) -> Comparison:
+        return compare(net("a"), net("b"), machine.timer(), 2.0, np.random.default_rng(0), lead_in)
+
+    assert found(True).candidate_s.max() == pytest.approx(0.010)
+    assert found(False).candidate_s.max() == pytest.approx(0.020)
+    spans = np.sort(np.concatenate([found(True).candidate_spans, found(True).reference_spans]), axis=0)
+    assert np.all(np.diff(spans, axis=1) == pytest.approx(0.010)), "what is not timed lies between the spans"

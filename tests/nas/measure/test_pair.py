@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.measure import DeviceError, environment, measure_pair
-from nas.measure.memory import peak_memory_mib
+from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
+from nas.measure.memory import peak_memory
 from nas.records import Measurement
 
 
@@ -34,8 +34,8 @@ class Net(nn.Module):
 
 
 def measure(candidate, reference, **changes) -> Measurement:
-    settings = {"device": "cpu", "batch": 4, "resolution": 32, "budget_s": 0.3, "seed": 0} | changes
-    return measure_pair(candidate, reference, name_of_reference="small", **settings)
+    setting = Setting(**{"device": "cpu", "batch": 4, "resolution": 32, "budget_s": 0.3, "seed": 0} | changes)
+    return measure_pair(candidate, reference, setting, name_of_reference="small").record
 
 
 def test_the_record_is_complete_and_consistent():
@@ -49,7 +49,9 @@ def test_the_record_is_complete_and_consistent():
     assert "threads" in m.device
     assert m.arm == f"fp32, channels-last, fused, eager, {torch.get_num_threads()} thread(s)"
     assert m.samples >= 2
-    assert m.verdict in ("ok", "wide")
+    assert m.verdict in ("ok", "wide", "contended")
+    assert m.output_error < 1e-5
+    assert m.requested_batch == 4
     assert m.seconds < 3
     assert m.latency_ms > 0
 
@@ -76,14 +78,39 @@ def test_nets_are_left_as_they_were_and_run_channels_last_in_eval_mode():
     calls: list[tuple[tuple[int, ...], bool, bool]] = []
     net = Watched(1).train()
     before = copy.deepcopy(net.state_dict())
-    measure(net, Net(1), precision="bf16")
+    measure(net, Net(1), arm=Arm(precision="bf16"))
     assert net.training
     assert all(
         torch.equal(a, b) and a.dtype == b.dtype
         for a, b in zip(net.state_dict().values(), before.values(), strict=True)
     )
     assert {shape for shape, _, _ in calls} == {(4, 3, 32, 32), (1, 3, 32, 32)}
-    assert all(last and not training for _, last, training in calls)
+    assert not any(training for _, _, training in calls)
+    assert all(last for shape, last, _ in calls if shape[0] == 4)
+
+
+def test_arms_decide_layout_precision_and_form():
+    class Watched(Net):
+        def encode(self, images):
+            seen.add((images.dtype, images.is_contiguous(memory_format=torch.channels_last), "bn" in self._modules))
+            return super().encode(images)
+
+        def fuse(self):
+            del self.bn
+
+    def watched() -> Net:
+        net = Watched(1)
+        net.bn = nn.BatchNorm2d(16)
+        return net
+
+    seen: set[tuple[torch.dtype, bool, bool]] = set()
+    arm = measure(watched(), Net(1), arm=Arm.parse("nchw+bf16+unfused")).arm
+    assert arm.startswith("bf16, nchw, unfused, eager")
+    assert {(torch.bfloat16, False, True)} == {s for s in seen if s[0] is torch.bfloat16}
+    seen.clear()
+    measure(Net(1), watched(), arm=Arm.parse("bf16"), reference_arm=Arm())
+    assert (torch.float32, True, False) in seen, "the reference has an arm of its own"
+    assert not any(dtype is torch.bfloat16 for dtype, _, _ in seen)
 
 
 def test_inputs_rotate_and_follow_the_seed():
@@ -112,7 +139,7 @@ def test_output_that_is_not_finite_is_the_verdict(value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "int3"}, "precision: 'int3' is unknown; choices: fp32, bf16"),
+        ({"resolution": 0}, "resolution: 0 must be positive"),
         ({"batch": 0}, "batch: 0 must be positive"),
         ({"budget_s": -1.0}, "budget_s: -1.0 must be positive"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not available here; choices: auto, cpu"),
@@ -130,7 +157,9 @@ def test_peak_memory_by_hand():
     net = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=False) for _ in range(4)))
     images = torch.zeros(1, 4, 256, 256)  # 1 MiB
     weights_mib = 4 * 16 * 4 / 2**20
-    assert peak_memory_mib(lambda: net(images), net, images) == pytest.approx(1 + 2 + weights_mib, abs=1e-6)
+    found = peak_memory(lambda: net(images), net, images)
+    assert found.allocated_mib == pytest.approx(1 + 2 + weights_mib, abs=1e-6)
+    assert found.driver_mib is None
 
 
 def test_peak_memory_sees_views_and_in_place_operators_once():
@@ -142,7 +171,17 @@ def test_peak_memory_sees_views_and_in_place_operators_once():
         images.mul_(2)  # from outside: nothing new
         return view.reshape(512, 512).t(), kept.add_(1)
 
-    assert peak_memory_mib(call, nn.Identity(), images) == pytest.approx(2, abs=1e-6)
+    assert peak_memory(call, nn.Identity(), images).allocated_mib == pytest.approx(2, abs=1e-6)
+
+
+def test_memory_that_no_tensor_holds_is_seen_in_the_resident_set():
+    images = torch.zeros(1)
+    found = peak_memory(lambda: bytearray(b"x" * (64 * 2**20)), nn.Identity(), images, followed=False)
+    assert found.allocated_mib is None
+    if found.reserved_mib is None:
+        pytest.skip("/proc/self/clear_refs cannot be written here")
+    assert found.reserved_mib == pytest.approx(64, abs=70)  # a copy may be alive for a moment
+    assert found.reserved_mib > 60
 
 
 def test_environment_is_plain_and_names_no_host():

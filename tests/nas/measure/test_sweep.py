@@ -1,5 +1,7 @@
 """Sweeps on a fake clock: turns are fair under drift; bisection finds what fits."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -30,19 +32,20 @@ class Drifting:
 def test_equal_calls_look_equal_on_a_drifting_machine():
     calls = {key: (lambda: 0.01) for key in range(3)}
     times = times_by_turns(calls, Drifting(0.2), 10.0, np.random.default_rng(0))
-    medians = [interval.value for interval, _ in times.values()]
+    medians = [found.time_s.value for found in times.values()]
     assert max(medians) / min(medians) < 1.02  # one after the other, the last would look over twice as slow
-    assert len({samples for _, samples in times.values()}) == 1
+    assert len({found.samples for found in times.values()}) == 1
 
 
 def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certainty():
     timer = Drifting(0.0)
     times = times_by_turns({1: lambda: 0.01, 2: lambda: 0.02}, timer, 1000.0, np.random.default_rng(0))
     assert timer.clock < 5
-    assert {key: interval.value for key, (interval, _) in times.items()} == {1: pytest.approx(0.01), 2: 0.02}
+    assert {key: found.time_s.value for key, found in times.items()} == {1: pytest.approx(0.01), 2: 0.02}
     timer = Drifting(0.0)
     times = times_by_turns({1: lambda: 5.0}, timer, 1.0, np.random.default_rng(0))
-    assert times[1][1] == 1  # one sample at least
+    assert times[1].samples == 1  # at least
+    assert times[1].percentile_ms(50) is None  # of a single call
     assert times_by_turns({}, timer, 1.0, np.random.default_rng(0)) == {}
 
 
@@ -52,6 +55,20 @@ def test_turns_are_in_random_order():
     times_by_turns(calls, timer, 0.8, np.random.default_rng(0))
     rounds = {tuple(timer.order[i : i + 2]) for i in range(4, len(timer.order), 2)}
     assert len(rounds) == 2
+
+
+def test_percentiles_are_of_single_calls_and_not_of_samples():
+    """Every twelfth call takes ten times as long: means of five calls never show how long."""
+    turns = itertools.count(1)
+
+    def call():
+        return 0.01 if next(turns) % 12 == 0 else 0.001
+
+    found = times_by_turns({1: call}, Drifting(0.0), 2.0, np.random.default_rng(0))[1]
+    assert found.calls_s.size == 5 * found.samples  # a sample lasts 5 ms at least
+    assert found.percentile_ms(50) == pytest.approx(1)
+    assert found.percentile_ms(95) == pytest.approx(10)
+    assert found.time_s.high < 0.01
 
 
 @pytest.mark.parametrize("limit", range(8))

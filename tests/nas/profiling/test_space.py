@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 
 from backbones import build
 from nas.counters import count
+from nas.measure import Arm, Unmeasured
 from nas.profile import main
 from nas.profiling.space import Request, Sampled, SpaceProfile
 from nas.records import Measurement
-from search_space import SPACES
+from search_space import SPACES, ArchSpec
+from tests.nas.profiling.benches import scripted
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,8 @@ def test_specs_are_counted_and_ranged(capsys):
     assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
 
 
-def test_with_a_budget_some_are_timed(capsys, tmp_path):
+def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.profile.Bench", scripted(lambda *_: time.sleep(0.2) or {}))
     plot = tmp_path / "space.svg"
     limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
     data = sample(capsys, "--samples", "3", "--seconds", "0.1", "--batch", "2", "--plot", str(plot), *limits)
@@ -64,6 +68,30 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path):
     }  # fmt: skip
     assert data["missing"] == []
     assert "throughput ratio" in plot.read_text()
+
+
+def test_a_spec_that_cannot_be_measured_is_counted_and_said(capsys, monkeypatch):
+    def answer(spec, setting):
+        if len(made.asked) in (1, 3):
+            raise Unmeasured("crash", "the process was ended by SIGSEGV")
+        return {"latency_ms": 2.0}
+
+    made = scripted(answer)
+    monkeypatch.setattr("nas.profile.Bench", made)
+    timed = ["--samples", "4", "--seconds", "60", "--arm", "bf16", "--max-latency-ms", "3"]
+    data = sample(capsys, *timed)
+    assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
+    assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}
+    assert data["arm"] == "eager+bf16+channels-last+fused"
+    assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in made.asked] == [s["arch_id"] for s in data["specs"]]
+    assert {(reference, s.arm.precision, s.resolution) for _, reference, s in made.asked} == {
+        ("eradio_pico", "bf16", 64)
+    }
+    made.asked.clear()
+    assert main(["--space", "micro", *timed]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 specs could not be measured" in out
+    assert f"{data['specs'][0]['arch_id']} and 1 more: crash: the process was ended by SIGSEGV" in out
 
 
 def test_tables(capsys):
@@ -90,8 +118,16 @@ def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
 
 def test_what_was_not_timed_has_no_verdict():
     m = Measurement("", "", 1, 64, 10.0, 9.0, 11.0, 1.0, 0.9, 1.1, "", 10.0, 2.0, 5.0, 3, 1.0, "ok")
-    specs = (Sampled("a", 5, 5, 5, m), Sampled("b", 5, 5, 5), Sampled("c", 50, 5, 5))
-    limits = {"max_params": 10, "max_latency_ms": 3.0}
-    request = Request("micro", 3, 0, limits, torch.device("cpu"), 64, 1, "fp32", 1.0, "")
+    unseen = replace(m, latency_ms=9.0, peak_memory_mib=None)  # as on a runtime whose memory nobody sees
+    failed = Sampled("d", 5, 5, 5, failure="hang")
+    specs = (
+        Sampled("a", 5, 5, 5, m),
+        Sampled("b", 5, 5, 5),
+        Sampled("c", 50, 5, 5),
+        Sampled("e", 5, 5, 5, unseen),
+        failed,
+    )
+    limits = {"max_params": 10, "max_latency_ms": 3.0, "max_memory_mib": 6.0}
+    request = Request("micro", 3, 0, limits, torch.device("cpu"), 64, 1, Arm(), 1.0, "")
     fits = SpaceProfile(request, specs, {}).fits()
-    assert fits == {"max_params": (2, 3), "max_latency_ms": (1, 1), "all": (1, 1)}
+    assert fits == {"max_params": (4, 5), "max_latency_ms": (1, 3), "max_memory_mib": (1, 2), "all": (1, 2)}

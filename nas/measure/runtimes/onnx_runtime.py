@@ -1,0 +1,91 @@
+"""ONNX Runtime, on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.measure.arms import ArmError
+from nas.measure.runtimes.contract import Beside, Runner, finish, in_turn, installed, refusing
+from nas.measure.runtimes.onnx_graph import INPUT, as_it_lies, exported, lies_channels_last
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(bfloat16)": torch.bfloat16}
+ELEMENTS = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}  # onnx.TensorProto's numbers
+
+
+def onnxruntime(model: nn.Module, images: Tensor) -> Runner:
+    """`model` as an ONNX graph in a session with torch's number of threads, reading and writing torch's own memory.
+
+    A CPU runs fp32 only. On CUDA every operator must run there; fp32 may use TF32, the runtime's default.
+    ArmError where it is not installed, lacks the device or can't run the network.
+    """
+    start = time.perf_counter()
+    library = installed("onnxruntime", "onnx")
+    _check(library, images)
+    beside = Beside(images.device) if images.device.type == "cuda" else None
+    with exported("onnxruntime", model, images) as path, refusing("onnxruntime", Exception):
+        run = Session(library, _session(library, str(path), images.device, beside), images, beside)
+        run(images)
+        finish(images.device)
+    return Runner(run, time.perf_counter() - start)
+
+
+class Session:
+    """A session with its outputs bound once, its input where it lies at each call. Always gives the same tensors."""
+
+    def __init__(self, library: Any, session: Any, example: Tensor, beside: Beside | None) -> None:
+        self.session, self.beside = session, beside
+        self.channels_last = lies_channels_last(example)
+        self.binding = session.io_binding()
+        self.options = library.RunOptions()
+        # Torch's streams order the work; the host goes on.
+        self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.outputs = tuple(
+            torch.empty(output.shape, dtype=TYPES[output.type], device=example.device)
+            for output in session.get_outputs()
+        )
+        for output, tensor in zip(session.get_outputs(), self.outputs, strict=True):
+            self.binding.bind_output(output.name, *_place(tensor))
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        dense = as_it_lies(images, self.channels_last)
+        self.binding.bind_input(INPUT, *_place(dense))
+        with in_turn(self.beside), refusing("onnxruntime", Exception):
+            self.session.run_with_iobinding(self.binding, self.options)
+        return self.outputs
+
+
+def _check(library: Any, images: Tensor) -> None:
+    device, provider = images.device.type, PROVIDERS.get(images.device.type)
+    if provider not in library.get_available_providers():
+        has = ", ".join(library.get_available_providers())
+        raise ArmError(f"arm: this onnxruntime can't run on {device} (it has {has}); for CUDA install onnxruntime-gpu")
+    if device == "cpu" and images.dtype != torch.float32:
+        raise ArmError(f"arm: onnxruntime runs fp32 only on a CPU, not {str(images.dtype).removeprefix('torch.')}")
+
+
+def _session(library: Any, path: str, device: torch.device, beside: Beside | None) -> Any:
+    options = library.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Threads spin within a call, as by default, but not after it: they would take the cores from the other arm's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    settings: dict[str, str] = {}
+    if beside is not None:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        settings = {"device_id": str(beside.stream.device_index), "user_compute_stream": str(beside.handle)}
+    provider = PROVIDERS[device.type]
+    session = library.InferenceSession(path, options, providers=[(provider, settings)])
+    if session.get_providers()[0] != provider:
+        raise ArmError(f"arm: onnxruntime could not load its {provider} and took {session.get_providers()[0]}")
+    return session
+
+
+def _place(tensor: Tensor) -> tuple[str, int, int, tuple[int, ...], int]:
+    """Where a contiguous tensor lies, as a binding takes it: device, its index, element type, shape, address."""
+    return tensor.device.type, tensor.device.index or 0, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()

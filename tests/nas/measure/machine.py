@@ -1,0 +1,144 @@
+"""A machine whose clock, noise, heat and neighbours are known, so that verdicts can be asserted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.measure.card import CardWatch
+from nas.measure.timers import HostTimer, Timing
+
+POLL_S = 1 / 15
+STRANGER = 4_000_001  # over the largest process id of Linux by default
+
+
+class Machine:
+    """A clock that work advances: `seconds` times slowdown(now) times lognormal noise. Copies are the same machine."""
+
+    def __init__(self, noise: float = 0.0, slowdown: Callable[[float], float] = lambda now: 1.0, seed: int = 0) -> None:
+        self.now = 0.0
+        self.noise = noise
+        self.slowdown = slowdown
+        self.rng = np.random.default_rng(seed)
+        self.calls = 0
+        self.slept: list[float] = []
+        self.running = ""  # the net that works
+        self.on_poll: Callable[[], None] = lambda: None
+        self._polled = 0.0
+
+    def __deepcopy__(self, memo: Any) -> Machine:
+        return self
+
+    def work(self, seconds: float) -> None:
+        self.calls += 1
+        self.pass_time(seconds * self.slowdown(self.now) * float(np.exp(self.noise * self.rng.standard_normal())))
+
+    def pass_time(self, seconds: float) -> None:
+        """Whoever polls does so whenever it is time."""
+        end = self.now + seconds
+        while self._polled + POLL_S <= end:
+            self._polled = self.now = max(self.now, self._polled + POLL_S)
+            self.on_poll()
+        self.now = end
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.pass_time(seconds)
+
+    def net(self, seconds: float) -> Callable[[], None]:
+        return lambda: self.work(seconds)
+
+    def timer(self) -> HostTimer:
+        return HostTimer(lambda: self.now, self.sleep)
+
+
+class Net(nn.Module):
+    """Takes `image_s` seconds an image on a `machine`, and no more images at once than fit."""
+
+    def __init__(self, machine: Machine, image_s: float, name: str = "candidate", most_images: int = 10**6) -> None:
+        super().__init__()
+        self.machine, self.image_s, self.name, self.most_images = machine, image_s, name, most_images
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        if len(images) > self.most_images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.machine.running = self.name
+        self.machine.work(self.image_s * len(images))
+        return images.mean((2, 3)) * self.scale
+
+
+class QueuedTimer:
+    """A card's timer: launching a call takes `host_s`, on top of nothing, whatever the device does."""
+
+    queued = True
+
+    def __init__(self, machine: Machine, host_s: float) -> None:
+        self.machine, self.host_s = machine, host_s
+        self.sleep = machine.sleep
+
+    def now(self) -> float:
+        return self.machine.now
+
+    def run(self, calls: Sequence[Callable[[], object]], repeats: Sequence[int]) -> list[Timing]:
+        timed = self.machine.timer().run(calls, repeats)
+        return [Timing(max(t.device_s, self.host_s), self.host_s) for t in timed]
+
+
+class Nvml:
+    """What the card's watch asks of pynvml, answered by functions of time."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU, NVML_ERROR_NOT_FOUND = 1, 0, 6
+
+    class NVMLError(Exception):
+        def __init__(self, value: int = 999) -> None:
+            super().__init__(value)
+            self.value = value
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.clock_mhz: Callable[[], float] = lambda: 1700
+        self.reasons: Callable[[], int] = lambda: 0
+        self.watts: Callable[[], float] = lambda: 300.0
+        self.processes = {os.getpid(): 90}  # id -> utilisation of the multiprocessors in percent
+        self.tells_utilisation = True
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert uuid == "GPU-1"
+        return uuid
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
+        return int(self.clock_mhz())
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        return int(self.watts() * 1e3)
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:
+        return 60
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:
+        return self.reasons()
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return int(self.machine.now * self.watts() * 1e3)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid) for pid in self.processes]
+
+    def nvmlDeviceGetProcessUtilization(self, handle: str, since_us: int) -> list[SimpleNamespace]:
+        if not self.tells_utilisation:
+            raise self.NVMLError(3)
+        if not self.processes:
+            raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
+        return [SimpleNamespace(pid=pid, smUtil=used) for pid, used in self.processes.items()]
+
+    def watch(self) -> CardWatch:
+        watch = CardWatch(self, "GPU-1", lambda: self.machine.now)
+        self.machine.on_poll = watch.poll
+        return watch

@@ -1,0 +1,81 @@
+"""Arms are named by words, in any order; what is left open comes from a base."""
+
+import pytest
+import torch
+
+from nas.measure.arms import Arm, ArmError, default_arm
+from nas.measure.correct import TOLERANCES, check, truth
+
+
+@pytest.mark.parametrize(
+    ("text", "arm"),
+    [
+        ("eager", Arm()),
+        ("bf16", Arm(precision="bf16")),
+        ("nchw+compiled", Arm("compiled", layout="nchw")),
+        ("unfused+fp16+reduce-overhead+nchw", Arm("reduce-overhead", "fp16", "nchw", "unfused")),
+    ],
+)
+def test_words_make_an_arm_and_its_name_makes_it_again(text, arm):
+    assert Arm.parse(text) == arm
+    assert Arm.parse(str(arm), Arm("compiled", "bf16", "nchw", "unfused")) == arm
+
+
+def test_what_is_left_open_comes_from_the_base():
+    assert Arm.parse("nchw", Arm("compiled", "bf16")) == Arm("compiled", "bf16", "nchw")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fast", "arm: 'fast' in 'fast': choose words from eager, compiled"),
+        ("eager+", "arm: '' in 'eager\\+'"),
+        ("eager+compiled", "'eager\\+compiled': eager and compiled are both a runtime; name one"),
+    ],
+)
+def test_bad_words_are_one_line(text, message):
+    with pytest.raises(ArmError, match=message):
+        Arm.parse(text)
+
+
+def test_defaults_of_the_devices():
+    assert str(default_arm(torch.device("cpu"))) == "eager+fp32+channels-last+fused"
+    assert str(default_arm(torch.device("cuda:0"))) == "compiled+bf16+channels-last+fused"
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    def encode(self, images):
+        spatial = self.conv(images)
+        return spatial.mean((2, 3)), spatial
+
+
+def test_the_worst_output_is_what_counts():
+    net, images = Two(), torch.randn(2, 3, 8, 8)
+    wanted = truth(net, images)
+
+    def summary_is_off(x):
+        summary, spatial = net.encode(x)
+        return summary * 1.1, spatial
+
+    right, off = check(net.encode, images, wanted, "fp32"), check(summary_is_off, images, wanted, "fp32")
+    assert right.correct
+    assert right.error < 1e-6
+    assert off.error == pytest.approx(0.1, rel=1e-3)
+    assert not off.correct
+    assert not check(lambda x: net.encode(x)[::-1], images, wanted, "fp32").correct
+    assert not check(lambda x: (net.encode(x)[0] * torch.nan, net.encode(x)[1]), images, wanted, "bf16").correct
+
+
+def test_rounding_is_within_the_tolerance_of_its_precision():
+    net, images = Two(), torch.randn(4, 3, 16, 16)
+    wanted = truth(net, images)
+    half = Two().bfloat16()
+    half.load_state_dict(net.state_dict())
+    found = check(half.encode, images.bfloat16(), wanted, "bf16")
+    assert TOLERANCES["fp32"] < 0.01 < TOLERANCES["bf16"]
+    assert found.correct
+    assert 1e-4 < found.error < 0.03

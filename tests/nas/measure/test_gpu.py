@@ -1,0 +1,71 @@
+"""The protocol on a real card. Every other test of it runs on fakes; these run where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backbones import resolve
+from nas.bench import Bench
+from nas.measure import Arm, Setting, measure_pair
+from nas.measure.card import CardWatch, card_uuid, nvml
+from nas.measure.environment import device_key, environment
+from nas.measure.pair import watch_for
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here"),
+]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with Bench() as made:
+        yield made
+
+
+def measure(bench: Bench, arm: str, **changes: object):
+    setting = Setting(**{"device": "cuda:0", "batch": 32, "resolution": 64, "arm": Arm.parse(arm)} | changes)
+    return bench.measure("eradio_pico", "eradio_pico", setting, name_of_reference="eradio_pico")
+
+
+@pytest.mark.parametrize("arm", ["eager+fp32", "eager+bf16", "compiled+bf16", "reduce-overhead+fp16"])
+def test_a_net_beside_itself(bench, arm):
+    found = measure(bench, arm).record
+    assert found.ratio_low <= 1.02
+    assert found.ratio_high >= 0.98
+    assert found.verdict in ("ok", "wide", "launch-bound", "throttled", "contended")
+    assert found.launch_share > 0
+    assert found.peak_memory_mib > 0
+    assert found.reserved_memory_mib >= found.peak_memory_mib
+
+
+def test_what_the_card_tells_is_in_the_record(bench):
+    if nvml() is None:
+        pytest.skip("NVML cannot be initialised here")
+    found = measure(bench, "eager+bf16")
+    assert found.record.conditions["clock_mhz"][0] > 0
+    assert found.record.energy_j is None or found.record.energy_j > 0
+    assert len(found.samples["readings"]) >= 5
+
+
+def test_memory_that_ends_is_a_smaller_batch():
+    """With a GiB for this process, 512 images of 256 px and their maps do not fit."""
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**30 / whole)
+    try:
+        setting = Setting("cuda:0", batch=512, resolution=256, budget_s=0.5)
+        net = resolve("eradio_pico")[1]
+        found = measure_pair(net, net, setting, name_of_reference="eradio_pico").record
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found.verdict == "out of memory"
+    assert 0 < found.batch < found.requested_batch == 512
+
+
+def test_the_card_is_named_by_its_uuid():
+    device = torch.device("cuda:0")
+    assert device_key("cuda") == device_key("cuda:0") != "cpu"
+    assert environment("cuda")["uuid"] in card_uuid(device)
+    assert nvml() is None or isinstance(watch_for(device), CardWatch)

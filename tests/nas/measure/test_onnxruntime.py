@@ -1,0 +1,93 @@
+"""ONNX Runtime: what is exported, and that torch's memory is used as it lies."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nas.measure.runtimes import runner
+from nas.measure.runtimes.onnx_graph import as_it_lies, lies_channels_last, nearest
+from tests.nas.measure.test_runtimes import Net, Out, check, images, needs_onnxruntime, ready, refusal
+
+pytestmark = needs_onnxruntime
+
+
+class Resized(Net):
+    """Through a size that is no multiple, and back, as a stage does whose windows don't tile its map."""
+
+    def encode(self, images):
+        y = F.interpolate(self.conv(images), size=(16, 16), mode="nearest")
+        y = F.interpolate(y * torch.arange(16.0), size=(14, 14), mode="nearest")
+        return Out(y.mean((2, 3)), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_on_a_cpu(dtype):
+    assert "fp32 only" in refusal("onnxruntime", ready(Net(), dtype), images().to(dtype))
+
+
+def test_what_cannot_be_exported_is_refused():
+    class Choosing(Net):
+        def encode(self, images):
+            return images if images.sum() > 0 else -images
+
+    assert "data-dependent" in refusal("onnxruntime", ready(Choosing()), images())
+
+
+def test_the_file_is_gone_and_the_network_runs_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    net, x = ready(Net()), images()
+    run = runner("onnxruntime", net, x).run
+    assert not list(tmp_path.iterdir())
+    check(run, net, x)
+
+
+@pytest.mark.parametrize("made_in_inference_mode", [True, False])
+def test_inference_mode_does_not_matter(made_in_inference_mode):
+    with torch.inference_mode() if made_in_inference_mode else contextlib.nullcontext():
+        net, x = ready(Net()), images()
+        run = runner("onnxruntime", net, x).run
+    check(run, net, x)
+    assert torch.equal(run(x)[0], runner("onnxruntime", net, x).run(x)[0])
+
+
+def test_a_session_runs_on_torchs_threads_and_memory():
+    x = images()
+    run = runner("onnxruntime", ready(Net()), x).run
+    assert run.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    first, second = run(x), run(images(seed=1))
+    assert [t.data_ptr() for t in first] == [t.data_ptr() for t in second], "outputs are made once"
+    shape = run.session.get_inputs()[0].shape
+    assert shape == [2, 32, 32, 3], "channels-last images are taken as they lie"
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_images_are_not_copied(layout):
+    x = images(layout=layout)
+    assert lies_channels_last(x) == (layout == torch.channels_last)
+    dense = as_it_lies(x, lies_channels_last(x))
+    assert dense.is_contiguous()
+    assert dense.data_ptr() == x.data_ptr()
+    assert as_it_lies(x, not lies_channels_last(x)).is_contiguous()
+
+
+def test_images_in_another_layout_than_the_examples():
+    net = ready(Net())
+    check(runner("onnxruntime", net, images()).run, net, images(layout=torch.contiguous_format))
+
+
+def test_uneven_resizing_sees_the_same_pixels():
+    net, x = ready(Resized()), images(px=56)
+    check(runner("onnxruntime", net, x).run, net, x)
+
+
+def test_nearest_takes_the_places_that_pytorch_takes():
+    for side in range(1, 40):
+        for out in range(1, 40):
+            places = torch.arange(float(side)).view(1, 1, side)
+            want = F.interpolate(places, size=out, mode="nearest").flatten().tolist()
+            assert nearest(side, out) == want, (side, out)

@@ -1,0 +1,223 @@
+"""Runtimes: each gives what eager gives, runs what its name says, or refuses in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_leaves
+
+from backbones import fuse, resolve
+from nas.measure.arms import RUNTIMES, ArmError
+from nas.measure.runtimes import RUNNERS, contract, runner
+
+needs_onnxruntime = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs the extra 'onnx': pip install -e '.[onnx]'",
+)
+# A network for every kind of block that the space has, at the smallest size that shows its padding and resizing.
+NETS = [
+    ("eradio_pico", 64),
+    ("eradio_nano", 64),
+    ("eradio_xxxtiny", 224),
+    ("like_resnet50", 64),
+    ("like_regnety_016", 64),
+    ("like_convnext_tiny", 64),
+    ("like_efficientnetv2_s", 64),
+    ("like_efficientvit_b1", 64),
+    ("like_swin_tiny", 64),
+    ("like_maxvit_tiny", 64),
+    ("like_poolformer_s12", 64),
+    ("like_fastervit_0", 64),
+    ("like_vit_base16", 64),
+    ("timm:resnet18", 64),
+    ("timm:vit_tiny_patch16_224", 224),
+]
+
+
+class Out(NamedTuple):
+    summary: Tensor
+    spatial: Tensor
+
+
+class Net(nn.Module):
+    """One convolution and its mean: nothing that Inductor must call a C++ compiler for but the mean."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+        nn.init.constant_(self.conv.bias, value)
+
+    def encode(self, images):
+        spatial = self.conv(images)
+        return Out(spatial.mean((2, 3)), spatial)
+
+
+def ready(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return net.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+
+
+def images(batch: int = 2, px: int = 32, seed: int = 0, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, px, px, generator=generator).contiguous(memory_format=layout)
+
+
+def check(run, net, x, tolerance: float = 1e-4) -> None:
+    """The same tensors in the same order, to `tolerance` of the largest value."""
+    with torch.inference_mode():
+        want, got = tree_leaves(net.encode(x)), tree_leaves(run(x))
+    assert [t.shape for t in got] == [t.shape for t in want]
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance * max(1.0, float(theirs.abs().max())))
+
+
+def refusal(runtime: str, net, x) -> str:
+    with pytest.raises(ArmError) as caught:
+        runner(runtime, net, x)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_runtime_that_an_arm_can_name_is_there():
+    assert tuple(RUNNERS) == RUNTIMES
+    assert all(name in refusal("tvm", Net(), images()) for name in RUNTIMES)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compiled", pytest.param("onnxruntime", marks=needs_onnxruntime)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_gives_what_eager_gives(runtime, layout):
+    net, x = ready(Net()), images(layout=layout)
+    made = runner(runtime, net, x)
+    check(made.run, net, x)
+    check(made.run, net, images(seed=1, layout=layout))
+    assert (made.made_s == 0) == (runtime == "eager")
+
+
+def test_a_network_without_encode_is_called_itself():
+    net = ready(nn.Sequential(nn.Conv2d(3, 4, 4, 4)))
+    with torch.inference_mode():
+        torch.testing.assert_close(runner("eager", net, images()).run(images()), net(images()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["compiled", "max-autotune", pytest.param("onnxruntime", marks=needs_onnxruntime)])
+@pytest.mark.parametrize(("name", "px"), NETS)
+def test_real_networks(runtime, name, px):
+    if runtime != "onnxruntime" and name not in ("eradio_pico", "timm:resnet18"):
+        pytest.skip("a minute of compiling")
+    torch.manual_seed(0)
+    net, x = fuse(resolve(name)[1]), images(px=px)
+    check(runner(runtime, net, x).run, net, x)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_cuda(runtime, dtype):
+    net, x = ready(fuse(resolve("eradio_pico")[1]).cuda(), dtype), images(px=64).cuda().to(dtype)
+    try:
+        made = runner(runtime, net, x)
+    except ArmError as error:
+        pytest.skip(str(error))
+    for seed in range(3):
+        check(made.run, net, images(px=64, seed=seed).cuda().to(dtype), 1e-2 if dtype == torch.float32 else 5e-2)
+
+
+# torch.compile
+
+
+def test_networks_alike_are_compiled_each_for_itself_and_stay_so():
+    """Nine networks of one class: more than Dynamo keeps for one piece of code."""
+    x, nets = images(), [ready(Net(float(i))) for i in range(9)]
+    runs = [runner("compiled", net, x).run for net in nets]
+    graphs = counters["stats"]["unique_graphs"]
+    for run, net in zip(runs, nets, strict=True):
+        check(run, net, x)
+    assert counters["stats"]["unique_graphs"] == graphs, "a later network made an earlier one compile again"
+
+
+def test_what_was_not_compiled_is_not_called_compiled():
+    net = ready(Net())
+    net.encode = torch.compiler.disable(net.encode)
+    assert "nothing was compiled" in refusal("compiled", net, images())
+
+
+def test_a_broken_graph_is_told():
+    class Broken(Net):
+        def encode(self, images):
+            spatial = self.conv(images)
+            torch._dynamo.graph_break()
+            return Out(spatial, self.conv(images))
+
+    net = ready(Broken())
+    with pytest.warns(UserWarning, match="breaks"):
+        check(runner("compiled", net, images()).run, net, images())
+
+
+def test_a_missing_compiler_is_named():
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/g++"), "force_disable_caches": True}):
+        assert "C++ compiler" in refusal("compiled", ready(Net()), images(px=40))
+
+
+def test_cuda_graphs_need_cuda():
+    assert "CUDA graphs" in refusal("reduce-overhead", ready(Net()), images())
+
+
+def test_a_networks_own_error_stays_what_it_is():
+    class Choosy(Net):
+        def encode(self, images):
+            raise KeyError("32 px")
+
+    with pytest.raises(KeyError, match="32 px"):
+        runner("compiled", ready(Choosy()), images())
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried", "Failed to allocate memory for requested buffer of size 9"]
+)
+def test_whoever_runs_out_of_memory_it_is_the_same_error(words):
+    with pytest.raises(torch.OutOfMemoryError, match=words), contract.refusing("any", RuntimeError):
+        raise RuntimeError(words)
+
+
+def test_a_refusal_is_one_line_of_the_innermost_cause():
+    with pytest.raises(ArmError, match=r"^arm: any can't run this network here: no kernel$"):  # noqa: SIM117
+        with contract.refusing("any", RuntimeError):
+            raise RuntimeError("how to report this\n") from ValueError("no kernel\nat 0x0")
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyError), contract.refusing("any", ValueError):
+        raise KeyError
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnx", "onnxscript"])
+@needs_onnxruntime
+def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    want = f"arm: {name} is not installed; pip install 'backbone-nas[onnx]'"
+    assert refusal("onnxruntime", ready(Net()), images()) == want
+
+
+# TensorRT: its package and device are not here; its refusals are. What it is told to do: test_tensorrt.py.
+
+
+def test_tensorrt_wants_cuda():
+    assert "CUDA" in refusal("tensorrt", ready(Net()), images())
+
+
+def test_tensorrt_wants_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    somewhere = SimpleNamespace(device=torch.device("cuda", 0))
+    want = "arm: tensorrt is not installed; pip install 'backbone-nas[tensorrt]'"
+    assert refusal("tensorrt", ready(Net()), somewhere) == want

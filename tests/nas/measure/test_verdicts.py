@@ -1,0 +1,294 @@
+"""Everything that can go wrong with a measurement, injected on a fake machine and card; each verdict is asserted."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.measure import Measured, Setting, Unmeasured, measure_pair
+from nas.measure.host import HostWatch
+from nas.measure.pair import PAUSE_S, TRIES
+from nas.measure.statistics import median_interval, ratio_interval
+from nas.measure.watch import Conditions
+from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
+
+HEAT, POWER_CAP = 0x40, 0x04
+
+
+class Quiet:
+    """A watch that sees nothing."""
+
+    def begin(self) -> None: ...
+    def poll(self) -> None: ...
+    def end(self) -> Conditions:
+        return Conditions()
+
+    def energy_j(self) -> None:
+        return None
+
+
+def measure(machine: Machine, watch: Any = None, timer: Any = None, nets: Any = None, **changes: Any) -> Measured:
+    setting = {"device": "cpu", "batch": 8, "resolution": 32, "budget_s": 3.0, **changes}
+    candidate, reference = nets or (Net(machine, 0.001), Net(machine, 0.002, "reference"))
+    return measure_pair(
+        candidate,
+        reference,
+        Setting(**setting),
+        name_of_reference="small",
+        timer=timer or machine.timer(),
+        watch=watch or Quiet(),
+    )
+
+
+def card(machine: Machine, **answers: Any) -> Nvml:
+    nvml = Nvml(machine)
+    vars(nvml).update(answers)
+    return nvml
+
+
+def test_a_quiet_card_is_ok_and_what_it_was_like_is_in_the_record():
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.notes, found.tries) == ("ok", (), 1)
+    assert found.ratio == pytest.approx(2, rel=0.01)
+    assert found.conditions["clock_mhz"] == [1700, 1700, 1700]
+    assert found.conditions["power_w"] == [300, 300, 300]
+    assert found.energy_j == pytest.approx(0.001 * 300, rel=0.05)  # 300 W for a millisecond an image
+
+
+def test_drift_leaves_the_ratio_alone_and_is_said():
+    machine = Machine(noise=0.002, slowdown=lambda now: 1 + 0.1 * now)
+    found = measure(machine).record
+    assert found.ratio_low <= 2 <= found.ratio_high
+    assert found.verdict == "ok"
+    assert any("slower meanwhile" in note for note in found.notes)
+
+
+def test_heat_that_passes_is_waited_for():
+    machine = Machine(noise=0.003, slowdown=lambda now: 1.5 if now < 10 else 1.0)
+    nvml = card(machine, reasons=lambda: HEAT if machine.now < 10 else 0)
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.tries, machine.slept) == ("ok", 2, [PAUSE_S])
+    assert found.throughput_img_s == pytest.approx(1000, rel=0.01), "what the hot card gave is thrown away"
+
+
+def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept():
+    machine = Machine(noise=0.003)
+    found = measure(machine, card(machine, reasons=lambda: HEAT).watch()).record
+    assert (found.verdict, found.tries, machine.slept) == ("throttled", TRIES, [PAUSE_S] * (TRIES - 1))
+    assert found.ratio == pytest.approx(2, rel=0.01)
+    assert found.notes == ("slowed down by heat (hardware), in 3 tries",)
+
+
+def test_the_power_cap_is_a_note_and_no_verdict():
+    machine = Machine(noise=0.003)
+    found = measure(machine, card(machine, reasons=lambda: POWER_CAP).watch()).record
+    assert found.verdict == "ok"
+    assert found.notes == ("at the card's power cap 100% of the time",)
+
+
+def test_a_clock_that_differs_between_the_arms_is_the_verdict():
+    machine = Machine(noise=0.03)  # long enough for readings under both
+    nvml = card(machine, clock_mhz=lambda: 1700 if machine.running == "reference" else 1400)
+    assert measure(machine, nvml.watch()).record.verdict == "clock changed"
+    nvml = card(machine, clock_mhz=lambda: 1700 if machine.now % 1 < 0.5 else 1400)  # with time, not with the arm
+    assert measure(machine, nvml.watch(), budget_s=20.0).record.verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("processes", "tells", "verdict"),
+    [
+        ({STRANGER: 40}, True, "contended"),
+        ({STRANGER: 0}, True, "ok"),  # a trainer that waits for the lock keeps its context
+        ({STRANGER: 0}, False, "contended"),  # who computes is not told: who is there counts
+        ({}, True, "ok"),
+    ],
+)
+def test_others_on_the_card(processes, tells, verdict):
+    machine = Machine(noise=0.003)
+    nvml = card(machine, tells_utilisation=tells)
+    nvml.processes |= processes
+    found = measure(machine, nvml.watch()).record
+    assert found.verdict == verdict
+    assert found.conditions["strangers"] == (verdict == "contended")
+
+
+def test_in_a_container_one_of_the_unknown_processes_is_ours():
+    machine = Machine(noise=0.003)
+    assert measure(machine, card(machine, processes={STRANGER: 90}).watch()).record.verdict == "ok"
+    both = {STRANGER: 90, STRANGER + 1: 20}
+    assert measure(machine, card(machine, processes=both).watch()).record.verdict == "contended"
+    assert measure(machine, card(machine, processes={}).watch()).record.verdict == "ok"
+
+
+def test_readings_that_fail_are_left_out():
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+
+    def fails() -> float:
+        raise nvml.NVMLError
+
+    nvml.clock_mhz = fails
+    found = measure(machine, nvml.watch()).record
+    assert found.verdict == "ok"
+    assert "clock_mhz" not in found.conditions
+
+
+def test_waiting_for_a_core_is_contention(tmp_path):
+    """A /proc in which our one thread runs half of the time and waits for the other half."""
+    machine = Machine(noise=0.003)
+    (tmp_path / "self" / "task" / "7").mkdir(parents=True)
+
+    class Proc(HostWatch):
+        def _look(self):
+            half = int(machine.now * 0.5e9)
+            (self.proc / "self" / "task" / "7" / "schedstat").write_text(f"{half} {half} 9\n")
+            return super()._look()
+
+    found = measure(machine, Proc(tmp_path)).record
+    assert found.verdict == "contended"
+    assert found.conditions["waited"] == pytest.approx(0.5, abs=0.01)
+    assert found.notes[0] == "had to wait for a core 50% of the time"
+    assert "others_cores" not in found.conditions, "this /proc has no stat"
+
+
+def test_the_real_proc_tells_of_a_process_that_shares_the_core():
+    watch = HostWatch()
+    watch.begin()
+    found = watch.end()
+    assert found.waited is None or 0 <= found.waited <= 1
+    assert found.others_cores is None or found.others_cores >= 0
+
+
+def test_launching_that_takes_as_long_as_computing_is_the_verdict():
+    machine = Machine(noise=0.003)
+    found = measure(machine, timer=QueuedTimer(machine, host_s=0.0078)).record
+    assert found.verdict == "launch-bound"
+    assert found.launch_share == pytest.approx(0.975, abs=0.02)
+    machine = Machine(noise=0.003)
+    assert measure(machine, timer=QueuedTimer(machine, host_s=0.001)).record.verdict == "ok"
+
+
+def test_a_clock_that_stands_still_gives_no_samples():
+    machine = Machine()
+    with pytest.raises(Unmeasured, match="the clock saw no time pass") as caught:
+        measure(machine, nets=(Net(machine, 0.0), Net(machine, 0.001)))
+    assert caught.value.verdict == "no samples"
+
+
+@pytest.mark.parametrize("most", range(9))
+def test_out_of_memory_at_any_batch(most):
+    machine = Machine(noise=0.003)
+    nets = (Net(machine, 0.001, most_images=most), Net(machine, 0.002))
+    if not most:
+        with pytest.raises(Unmeasured, match="out of memory") as caught:
+            measure(machine, nets=nets)
+        assert caught.value.verdict == "out of memory"
+        return
+    found = measure(machine, nets=nets).record
+    assert (found.requested_batch, found.batch) == (8, most)
+    assert found.verdict == ("ok" if most == 8 else "out of memory")
+    assert found.throughput_img_s == pytest.approx(1000, rel=0.01), "images of the batch that was used"
+    assert bool(found.notes) == (most < 8)
+
+
+def test_the_reference_may_be_what_does_not_fit():
+    machine = Machine(noise=0.003)
+    found = measure(machine, nets=(Net(machine, 0.001), Net(machine, 0.002, most_images=5))).record
+    assert (found.batch, found.verdict) == (5, "out of memory")
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    class Broken(Net):
+        def encode(self, images):
+            if len(images) == 8:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super().encode(images)
+
+    machine = Machine()
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        measure(machine, nets=(Broken(machine, 0.001), Net(machine, 0.002)))
+
+
+def test_output_that_differs_from_fp32_eager_is_the_verdict():
+    class Forgetful(Net):
+        """Right for two images, as the network is checked with, and wrong in a batch."""
+
+        def encode(self, images):
+            out = super().encode(images)
+            return out * 1.02 if len(images) > 2 else out
+
+    machine = Machine(noise=0.003)
+    found = measure(machine, nets=(Forgetful(machine, 0.001), Net(machine, 0.002))).record
+    assert found.verdict == "wrong output"
+    assert found.output_error == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_noisy_machine_is_wide_and_says_what_would_help():
+    found = measure(Machine(noise=0.3), budget_s=2.0).record
+    assert found.verdict == "wide"
+    assert "would take about" in found.notes[-1]
+    found = measure(Machine(), budget_s=0.05).record
+    assert found.verdict == "wide"
+    assert found.notes[-1].startswith("only 2 samples")
+
+
+def test_the_most_serious_is_said():
+    machine = Machine(noise=0.3)
+    nvml = card(machine, reasons=lambda: HEAT)
+    nvml.processes[STRANGER] = 50
+    nets = (Net(machine, 0.001, most_images=4), Net(machine, 0.002))
+    assert measure(machine, nvml.watch(), nets=nets).record.verdict == "out of memory"
+    assert measure(machine, nvml.watch()).record.verdict == "contended"
+
+
+def test_a_report_can_compute_the_numbers_again_from_the_raw_samples():
+    machine = Machine(noise=0.02)
+    nvml = card(machine)
+    found = measure(machine, nvml.watch(), seed=3)
+    raw = json.loads(json.dumps(found.samples))
+    candidate, reference = np.array(raw["candidate_s"]), np.array(raw["reference_s"])
+    assert candidate.shape == reference.shape == (found.record.samples // 2, 2)
+    rng = np.random.default_rng(0)
+    again = median_interval(candidate.ravel(), rng)
+    assert found.record.throughput_img_s == pytest.approx(8 / again.value)
+    assert found.record.throughput_low_img_s == pytest.approx(8 / again.high, rel=0.005)
+    ratio = ratio_interval(candidate, reference, rng)
+    assert (found.record.ratio, found.record.ratio_low) == pytest.approx((ratio.value, ratio.low), rel=0.005)
+    assert found.record.latency_ms == pytest.approx(np.median(raw["latencies_s"]) * 1e3)
+    spans = np.sort(np.concatenate([raw["candidate_spans"], raw["reference_spans"]]), axis=0)
+    assert np.all(spans[1:, 0] >= spans[:-1, 1] - 1e-6), "samples do not overlap"
+    assert len(raw["readings"]) >= 10
+
+
+def test_percentiles_of_the_latency_where_there_are_enough():
+    machine = Machine(noise=0.1)
+    found = measure(machine, budget_s=3.0).record  # 0.45 s of calls of a millisecond
+    assert found.latency_ms < found.latency_p95_ms < found.latency_p99_ms
+    assert found.latency_p95_ms == pytest.approx(np.exp(0.1 * 1.645), rel=0.03)
+    few = measure(Machine(noise=0.1), budget_s=1.0).record
+    assert few.latency_p95_ms is not None
+    assert few.latency_p99_ms is None, "150 calls do not tell"
+
+
+def test_polling_in_a_thread_ends_with_the_measurement():
+    import threading
+
+    from nas.measure.watch import watching
+
+    polls = []
+    watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(strangers=1))
+    with watching(watch, hertz=200.0) as conditions:
+        while len(polls) < 3:
+            pass
+        assert conditions().strangers == 1
+    count, alive = len(polls), threading.active_count()
+    torch.randn(200, 200).mm(torch.randn(200, 200))
+    assert len(polls) == count
+    assert threading.active_count() == alive

@@ -1,0 +1,67 @@
+"""What a trial makes of its measurement, before any training."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.measure import Measured, Setting, Unmeasured
+from nas.records import TrialRecord, TrialState
+from nas.trial import Workbench, broken_limit, run_trial
+from search_space import SPACES
+from tests.nas.study_builders import measurement, search_config
+
+
+class Bench:
+    """Answers at once, or raises."""
+
+    def __init__(self, answer: Measured | Exception) -> None:
+        self.answer = answer
+        self.asked: list[tuple[Any, Any, Setting]] = []
+
+    def measure(self, candidate: Any, reference: Any, setting: Setting, *, name_of_reference: str) -> Measured:
+        self.asked.append((candidate, reference, setting))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def first_record(bench: Bench, folder: Path, **settings: Any) -> TrialRecord:
+    spec = SPACES["micro"].sample(random.Random(0))
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING)
+    places = {
+        name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+    }
+    workbench = Workbench(config=search_config(**settings), targets=None, bench=bench, **places)  # type: ignore[arg-type]
+    return next(run_trial(asked, workbench))
+
+
+def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
+    bench = Bench(Measured(measurement(2.0), {"candidate_s": [[0.1, 0.2]]}))
+    found = first_record(bench, tmp_path, measure_arm="compiled+bf16", measure_batch=8)
+    assert found.measurement == measurement(2.0)
+    assert json.loads((tmp_path / "samples_dir" / f"{found.arch_id}.json").read_text()) == {"candidate_s": [[0.1, 0.2]]}
+    ((candidate, reference, setting),) = bench.asked
+    assert (candidate, reference) == (found.spec, "eradio_pico")
+    assert (str(setting.arm), setting.batch) == ("compiled+bf16+channels-last+fused", 8)
+
+
+@pytest.mark.parametrize("verdict", ["out of memory", "crash", "hang"])
+def test_what_cannot_be_measured_has_failed_for_a_reason(tmp_path, verdict):
+    found = first_record(Bench(Unmeasured(verdict, "it was like this")), tmp_path)
+    assert (found.state, found.reason) == (TrialState.FAILED, f"measuring: {verdict}: it was like this")
+
+
+def test_limits_on_memory_hold_for_what_is_known_of_it():
+    def broken(**memory: float | None) -> str | None:
+        record = TrialRecord(0, "a", {}, "sampler", TrialState.RUNNING, measurement=replace(measurement(1.0), **memory))
+        return broken_limit(record, {"max_memory_mib": 100.0})
+
+    assert broken(peak_memory_mib=101.0) == "max-memory-mib: 101 against a limit of 100"
+    assert broken(peak_memory_mib=None, driver_memory_mib=500.0) == "max-memory-mib: 500 against a limit of 100"
+    assert broken(peak_memory_mib=None) is None
