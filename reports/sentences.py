@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nas.records import StudyInfo, TrialState
 from reports.meaning import MetricRow, near_chance
-from reports.summary import Comparison, StudySummary
+from reports.summary import Comparison, Scored, StudySummary
 
 
 def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
@@ -31,9 +31,18 @@ def noise(summary: StudySummary) -> str:
         ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
     near = _plural(len(summary.near), "dominated net is", "dominated nets are")
     return (
-        f"By the throughput measurements{width}, {ties}, and {near} within the "
+        f"{_floor(summary.itself)}By the throughput measurements{width}, {ties}, and {near} within the "
         "noise of the front. Each net was trained once: quality has no interval here, so small differences in "
         "quality prove nothing."
+    )
+
+
+def _floor(itself: Scored | None) -> str:
+    if itself is None:
+        return ""
+    return (
+        f"Measured against itself, {itself.name} came to {itself.ratio:.3f} times its own throughput "
+        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences as small as that are ties. "
     )
 
 

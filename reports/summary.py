@@ -82,7 +82,8 @@ class StudySummary:
     complete: tuple[Scored, ...]
     front: tuple[Scored, ...]  # fastest first; equal points are all there
     near: tuple[Scored, ...]  # dominated, but not beyond the intervals of the throughput
-    tied_neighbours: int  # neighbours on the front whose throughput intervals overlap
+    tied_neighbours: int  # neighbours on the front whose throughputs differ by no more than intervals or the A/A pair
+    itself: Scored | None  # the reference measured against itself (A/A): what two equal nets differ by here
     baselines: tuple[BaselineRow, ...]
     best_baseline: Scored | None  # highest quality
     fastest_as_good: Comparison | None  # fastest net at least as good as the best baseline
@@ -105,13 +106,16 @@ def summarize(study: Study) -> StudySummary:
     front = _front(complete)
     best = max(baselines, key=lambda b: b.quality, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
+    itself = next((b for b in baselines if b.name == study.info.reference), None)
+    floor = abs(itself.ratio - 1) if itself else 0.0
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
         evaluated=sum(t.counts for t in sampled),
         complete=complete,
         front=front,
         near=_near(complete, front),
-        tied_neighbours=sum(a.ratio_low <= b.ratio_high for a, b in pairwise(front)),
+        tied_neighbours=sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front)),
+        itself=itself,
         baselines=tuple(BaselineRow(b.name, b, _dominators(b, front)) for b in baselines),
         best_baseline=best,
         fastest_as_good=_fastest_as_good(complete, best),

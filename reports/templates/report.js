@@ -212,18 +212,29 @@
       element('tbody', {}, ...all.map(([name, ...values]) => element('tr', {}, element('th', { scope: 'row' }, name), ...values.map(v => element('td', {}, fixed(v, 3))))))));
   }
 
+  const known = value => value !== null && value !== undefined;
+
   function measured(m) {
+    const kinds = [['tensors', m.peak_memory_mib], ['taken from the system', m.reserved_memory_mib], ['on the card', m.driver_memory_mib]];
+    const memory = kinds.filter(([, mib]) => known(mib)).map(([kind, mib]) => `${fixed(mib, 1)} MiB ${kind}`).join(', ');
+    const percentiles = [[95, m.latency_p95_ms], [99, m.latency_p99_ms]].filter(([, ms]) => known(ms)).map(([q, ms]) => `${q}th percentile ${fixed(ms, 2)} ms`).join(', ');
     return facts([
       ['throughput', `${fixed(m.throughput_img_s, 1)} images/s (${fixed(m.throughput_low_img_s, 1)} to ${fixed(m.throughput_high_img_s, 1)})`],
       [`times ${m.reference}`, `${fixed(m.ratio, 3)} (${fixed(m.ratio_low, 3)} to ${fixed(m.ratio_high, 3)})`],
-      ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms`], ['peak memory', `${fixed(m.peak_memory_mib, 1)} MiB`],
-      ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}, ${m.resolution} px`], ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}`]]);
+      ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms${percentiles ? `, ${percentiles}` : ''}`],
+      ['peak memory', memory || 'unknown'],
+      ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ an image, by the whole card`]] : [],
+      ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (for ${m.requested_batch})` : ''}, ${m.resolution} px`],
+      ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}`],
+      ...known(m.output_error) ? [['against fp32 eager', `outputs differ by ${m.output_error.toExponential(1)}`]] : [],
+      ...(m.notes || []).map(note => ['note', note])]);
   }
 
   function commands(t) {
     const m = t.measurement, file = `${t.arch_id}.json`;
     const threads = m && /(\d+) thread/.exec(m.arm), seconds = 5;
-    const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution} --precision ${m.arm.split(',')[0]}`
+    const arm = m && m.arm.split(', ').slice(0, 4).map(word => word.split(' ')[0]).join('+');
+    const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution} --arm ${arm}`
       + ` --reference ${m.reference} --seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
     const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
     return section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save)));

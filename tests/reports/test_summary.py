@@ -133,3 +133,25 @@ def test_budget_shares_add_up_and_reasons_keep_every_trial():
     assert sum(row.share for row in summary.ledger) == pytest.approx(1)
     lost = {t.number for t in study.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)}
     assert {n for row in summary.reasons for n in row.numbers} == lost
+
+
+def test_the_reference_against_itself_is_the_least_difference_that_counts():
+    study = synthetic.study(120)
+    first = summarize(study)
+    apart = first.front[0].ratio / first.front[1].ratio - 1
+    narrow = {
+        s.trial.number: replace(s.trial.measurement, ratio_low=s.ratio, ratio_high=s.ratio) for s in first.complete
+    }
+    trials = [replace(t, measurement=narrow.get(t.number, t.measurement)) for t in study.trials]
+    itself = next(t for t in trials if t.origin == f"baseline:{study.info.reference}")
+
+    def ties(floor: float) -> int:
+        aa = replace(itself.measurement, ratio=1 + floor, ratio_low=1.0, ratio_high=1 + 2 * floor)
+        changed = [replace(t, measurement=aa) if t is itself else t for t in trials]
+        summary = summarize(replace(study, trials=tuple(changed)))
+        assert f"came to {1 + floor:.3f} times its own throughput" in sentences.noise(summary)
+        return summary.tied_neighbours
+
+    gaps = [a.ratio / b.ratio - 1 for a, b in pairwise(first.front)]
+    assert ties(0.0) == 0
+    assert ties(apart) == sum(gap <= apart for gap in gaps) > 0
