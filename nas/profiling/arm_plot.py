@@ -17,7 +17,7 @@ from nas.profiling.plots import COLOURS, DPI, STYLE, log_axis
 
 OF_RUNTIME = dict(zip(RUNTIMES, COLOURS, strict=True))  # a runtime has its colour in every picture
 WIDTH_INCHES, ROW_INCHES, PANEL_INCHES = 7.5, 0.24, 0.75
-WIDE = 1.5  # highest over lowest ratio: from there on the axis is logarithmic
+WIDE = 4.0  # highest over lowest ratio: from there on the axis is logarithmic, and has ticks enough
 
 
 def plot_arms(profiles: Sequence[ArmsProfile], base: Arm, path: Path) -> None:

@@ -127,11 +127,23 @@ def test_runtimes_stand_together(capsys, monkeypatch):
 
 @pytest.mark.parametrize("columns", [80, 140])
 def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
-    out = shown(capsys, monkeypatch, "--arms", "eager,compiled,compiled+bf16+nchw,nchw", columns=columns).out
+    everything = {"latency_p95_ms": 123.25, "latency_p99_ms": 234.5, "reserved_memory_mib": 12345.75, "energy_j": 0.125}
+    everything |= {"driver_memory_mib": 54321.0, "made_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
+    ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
+    monkeypatch.setattr("nas.profile.Bench", scripted(lambda *_: everything | ratio))
+    out = shown(capsys, monkeypatch, "--arms", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
     assert max(map(len, out.splitlines())) <= columns
     assert "…" not in out
-    assert ("[1.4, 1.6]" in out) == (columns == 140)
+    assert " reduce-overhead " in out
+    for known in ("112.5", "123.2", "234.5", " 10240 ", " 12346 ", "54321", "125", "432.1", "1.0e-06 "):
+        assert known in out
+    assert ("[1.4, 1.6]  " in out) == (columns == 140)
     assert ("±6.7%" in out) == (columns == 80)
+
+
+def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
+    monkeypatch.setattr("nas.profile.Bench", scripted(lambda *_: {"samples": 2}))
+    assert "are ties; only 2 samples say so" in shown(capsys, monkeypatch, "--arms", "eager").out
 
 
 def test_a_crash_is_a_row_and_exit_code_1(capsys, monkeypatch):

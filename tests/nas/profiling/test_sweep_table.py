@@ -16,9 +16,8 @@ def point(batch, low, value, high, **more):
     return Point(batch, batch, 64, 7, value, low, high, 1000 * batch / value, **{"samples": 30} | more)
 
 
-SWEEP = Sweep(
-    (point(1, 100, 110, 120), point(8, 200, 205, 250), point(12, 205, 210, 215), point(16, 190, 195, 204)), {}
-)
+RATES = (1, 100, 110, 120), (8, 190, 200, 207), (12, 205, 210, 215), (16, 190, 195, 204)  # batch, low, median, high
+SWEEP = Sweep(tuple(point(*rates) for rates in RATES), {})
 
 
 def test_the_best_is_the_highest_median_and_ties_overlap_it():
