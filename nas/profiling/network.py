@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones import fuse, resolve
+from backbones import resolve
 from nas.bench import Bench
 from nas.counters import side_by_side
 from nas.counters.operators import operators
-from nas.measure import Arm, Setting, environment
+from nas.measure import Setting, environment
+from nas.measure.contenders import in_arm
 from nas.measure.roofline import Ceilings, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.stages import called_parts, own_times, stage_times
 from nas.profiling.counting import checked_count, fused_counter
@@ -72,12 +72,6 @@ def _measured(
         profile = _done(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: found})
         yield profile
         left_s -= settings.seconds
-
-
-def in_arm(model: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
-    """A copy of `model` on its device, in the arm's precision, layout and form; whoever calls it runs it eagerly."""
-    ready: nn.Module = fuse(model) if arm.form == "fused" else copy.deepcopy(model).eval().requires_grad_(False)
-    return ready.to(device=device, dtype=arm.dtype, memory_format=arm.memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 def default_resolution(spec: ArchSpec | None) -> int:

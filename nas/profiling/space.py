@@ -18,10 +18,11 @@ from nas.measure import Arm, Setting, environment
 from nas.profiling.exclusive import alone
 from nas.profiling.failures import FAILURES, reason
 from nas.profiling.network import FULL_PX, MICRO_PX
+from nas.profiling.shortlist import Shortlist, shortlist, told
 from nas.records import Measurement
 from search_space import SPACES, ArchSpec
 
-EACH_S = 0.8  # timing of one spec, as in a search
+EACH_S = 2.0  # timing of one spec at most, as in a search
 RESOLUTIONS = {"micro": MICRO_PX, "full": FULL_PX}
 SHOWN_EVERY = 10
 MOST_REPEATS = 1000  # draws in a row that bring nothing new: the space is exhausted
@@ -86,6 +87,7 @@ class SpaceProfile:
     specs: tuple[Sampled, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
+    shortlist: Shortlist | None = None
 
     def ranges(self) -> dict[str, dict[str, float]]:
         """Minimum, quartiles and maximum of each quantity that some spec has, in base units."""
@@ -122,6 +124,7 @@ class SpaceProfile:
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
+            "shortlist": told(self.shortlist) if self.shortlist else None,
             "missing": list(self.missing),
             "environment": self.environment,
         }
@@ -167,7 +170,19 @@ def _timing(
             yield known
             if time.monotonic() > deadline:
                 break
-    yield replace(known, missing=())
+    progress("predicting the specs that were not timed", 0.0)
+    yield replace(known, missing=(), shortlist=_shortlist(known, specs))
+
+
+def _shortlist(known: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | None:
+    request, pairs = known.request, list(zip(specs, known.specs, strict=True))
+    return shortlist(
+        [(spec, found.measurement) for spec, found in pairs if found.measurement],
+        [spec for spec, found in pairs if not found.measurement and not found.failure],
+        batch=request.batch,
+        resolution=request.resolution,
+        limit_img_s=request.limits.get("min_throughput_img_s"),
+    )
 
 
 def _distinct(request: Request, rng: random.Random) -> Iterator[ArchSpec]:

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nas.profiling.shortlist import Shortlist
 from nas.profiling.space import QUANTITIES, SpaceProfile
 
 
@@ -28,6 +29,18 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     if r.limits:
         console.print(_limits(profile))
     _show_timing(profile, console)
+    if profile.shortlist:
+        _show_shortlist(profile.shortlist, console)
+
+
+def _show_shortlist(found: Shortlist, console: Console) -> None:
+    """What to time next; not how long it takes."""
+    console.print(f"a latency predictor made of them: {found.error}", style="dim", highlight=False)
+    if not found.untimed:
+        return
+    limit = "" if found.limit_img_s is None else f" and may reach {found.limit_img_s:g} images/s"
+    names = ", ".join(found.arch_ids) or "none of them"
+    console.print(f"of {found.untimed} specs not timed, these are most likely fast{limit}: {names}", highlight=False)
 
 
 def _show_timing(profile: SpaceProfile, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from nas.measure.timers import Call, timer_for
 from nas.profiling.counting import checked_count
 from nas.profiling.records import Point, Profile, Settings, Sweep
 from nas.profiling.windows import WindowCost, window_costs
+
+BUFFERS = 2
 
 
 def images(batch: int, resolution: int, settings: Settings) -> Tensor:
@@ -46,8 +49,8 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
         if largest > known:
             used[size] = largest
         break
-    drawn = images(max(used.values(), default=1), profile.resolution, settings)
-    calls = {size: _call(ready, drawn[:batch]) for size, batch in used.items()}
+    drawn = [images(max(used.values(), default=1), profile.resolution, settings) for _ in range(BUFFERS)]
+    calls = {size: _call(ready, *(d[:batch] for d in drawn)) for size, batch in used.items()}
     macs = profile.counts.macs
     return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
 
@@ -63,7 +66,7 @@ def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, setti
         except ValueError as error:
             refused[size] = str(error)
             continue
-        call = _call(ready, images(profile.batch, size, settings))
+        call = _call(ready, *(images(profile.batch, size, settings) for _ in range(BUFFERS)))
         if not _runs(call, settings):
             refused[size] = "out of memory"
             continue
@@ -104,9 +107,11 @@ def _point(
     )
 
 
-def _call(ready: nn.Module, drawn: Tensor) -> Call:
+def _call(ready: nn.Module, *drawn: Tensor) -> Call:
+    """Encodes one of the inputs after the other, so that none stays in a cache from the call before."""
     encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
-    return lambda: encode(drawn)
+    turn = itertools.cycle(drawn)
+    return lambda: encode(next(turn))
 
 
 def _runs(call: Call, settings: Settings) -> bool:
