@@ -29,7 +29,7 @@ class Bench:
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or torch.get_num_threads()
-        self._nursery = Nursery(["nas.bench"])
+        self._nursery: Nursery | None = None  # not before the first measurement: its imports take seconds of CPU
 
     def measure(
         self,
@@ -44,6 +44,8 @@ class Bench:
 
         Unmeasured also where the process crashes or takes over `limit_s` (default: generous, by budget and runtime).
         """
+        if self._nursery is None or not self._nursery.alive:
+            self._nursery = Nursery(["nas.bench"])
         return self._nursery.run(
             _measure,
             candidate,
@@ -56,7 +58,8 @@ class Bench:
 
     def close(self) -> None:
         """Ends the process that starts measurements."""
-        self._nursery.close()
+        if self._nursery is not None:
+            self._nursery.close()
 
     def __enter__(self) -> Self:
         return self

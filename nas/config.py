@@ -196,6 +196,9 @@ class SearchConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
+        if "measure_precision" in data:  # until 2026-11-25
+            arm = f"eager+{data['measure_precision']}+channels-last+fused"
+            data = {k: v for k, v in data.items() if k != "measure_precision"} | {"measure_arm": arm}
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")

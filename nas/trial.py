@@ -79,7 +79,7 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=_measure(record, bench))
-        broken = broken_limit(record, limits)
+        broken = broken_limit(record, limits) or _not_as_asked(record)
     if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
@@ -111,6 +111,14 @@ def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
     return None
 
 
+def _not_as_asked(record: TrialRecord) -> str | None:
+    """Why a throughput can stand beside no other: it is of another batch, in words; None where it can."""
+    measured = record.measurement
+    if measured is None or measured.requested_batch in (None, measured.batch):
+        return None
+    return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
+
+
 def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
     """Throughput beside the reference, while nothing trains on the device."""
     config = bench.config
@@ -125,6 +133,9 @@ def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
     with measuring(bench.lock_dir):
         measured = bench.bench.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
     save_samples(measured, bench.samples_dir / f"{record.arch_id}.json")
+    if measured.record.verdict == "wrong output":
+        error = measured.record.output_error
+        raise Unmeasured("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
     return measured.record
 
 

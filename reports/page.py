@@ -96,12 +96,20 @@ def _payload(study: Study, summary: StudySummary, data: FigureData, specs: Mappi
     names = metric_names(trained(summary))
     return {
         "info": study.info.to_dict(),
-        "trials": [{**rounded(t.to_dict()), "spec": t.spec} for t in study.trials],
+        "trials": [{**_told(rounded(t.to_dict())), "spec": t.spec} for t in study.trials],
         "front": [s.trial.number for s in summary.front],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
         "datasets": rounded(data.datasets()),
     }
+
+
+def _told(trial: dict[str, Any]) -> dict[str, Any]:
+    """Without what nobody could know of its measurement: thousands of nulls make a large page."""
+    measurement = trial["measurement"]
+    if measurement is None:
+        return trial
+    return {**trial, "measurement": {k: v for k, v in measurement.items() if v is not None and v != [] and v != {}}}
 
 
 def static_svg(spec: Mapping[str, Any], data: FigureData, width_px: int) -> str:

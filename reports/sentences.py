@@ -42,7 +42,7 @@ def _floor(itself: Scored | None) -> str:
         return ""
     return (
         f"Measured against itself, {itself.name} came to {itself.ratio:.3f} times its own throughput "
-        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences as small as that are ties. "
+        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties. "
     )
 
 

@@ -107,7 +107,7 @@ def summarize(study: Study) -> StudySummary:
     best = max(baselines, key=lambda b: b.quality, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     itself = next((b for b in baselines if b.name == study.info.reference), None)
-    floor = abs(itself.ratio - 1) if itself else 0.0
+    floor = max(itself.ratio_high, 1 / itself.ratio_low) - 1 if itself and itself.ratio_low > 0 else 0.0
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
         evaluated=sum(t.counts for t in sampled),

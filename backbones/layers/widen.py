@@ -16,7 +16,7 @@ def widened(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
     There PyTorch's products of bfloat16 matrices run 14 times slower than in fp32, convolutions up to 50 times (AVX2,
     torch 2.13). Weights stay in bfloat16 and are widened call by call, at a small part of what the products take.
     """
-    if module.training or not lacks(x) or torch.compiler.is_compiling():
+    if module.training or torch.compiler.is_compiling() or not lacks(x):
         y: Tensor = module(x, *others)
         return y
     own = itertools.chain(module.named_parameters(), module.named_buffers())

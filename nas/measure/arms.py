@@ -11,9 +11,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 LAYOUTS = {"channels-last": torch.channels_last, "nchw": torch.contiguous_format}
 FORMS = ("fused", "unfused")
 # What each stands for: nas.measure.runtimes.
-RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune", "onnxruntime", "tensorrt")
-FOREIGN = ("onnxruntime", "tensorrt")  # PyTorch sees nothing of their memory
-COMPILING = ("compiled", "reduce-overhead", "max-autotune", "tensorrt")  # may take minutes to be made
+RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "onnxruntime", "tensorrt")
+UNSEEN = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's allocator tells nothing of a call's memory
+COMPILING = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes to be made
 
 
 class ArmError(ValueError):

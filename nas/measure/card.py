@@ -34,18 +34,22 @@ class CardWatch:
         self.poll()
 
     def poll(self) -> None:
-        """See `Watch`. A reading that fails is left out."""
+        """See `Watch`. What a card doesn't tell is None."""
         nvml = self.nvml
-        with suppress(nvml.NVMLError):
-            self._readings.append(
-                Reading(
-                    at_s=self.now(),
-                    clock_mhz=float(nvml.nvmlDeviceGetClockInfo(self._handle, nvml.NVML_CLOCK_SM)),
-                    power_w=nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
-                    temperature_c=float(nvml.nvmlDeviceGetTemperature(self._handle, nvml.NVML_TEMPERATURE_GPU)),
-                    reasons=int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)),
-                )
-            )
+        found = (
+            self._asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            self._asked(nvml.nvmlDeviceGetPowerUsage),
+            self._asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            self._asked(nvml.nvmlDeviceGetCurrentClocksThrottleReasons),
+        )
+        clock, milliwatts, temperature, reasons = found
+        power_w = None if milliwatts is None else milliwatts / 1e3
+        self._readings.append(Reading(self.now(), clock, power_w, temperature, reasons))
+
+    def _asked(self, question: Callable[..., Any], *about: Any) -> Any:
+        with suppress(self.nvml.NVMLError):
+            return question(self._handle, *about)
+        return None
 
     def end(self) -> Conditions:
         """See `Watch`."""
@@ -54,10 +58,8 @@ class CardWatch:
 
     def energy_j(self) -> float | None:
         """See `Watch`."""
-        try:
-            return float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-        except self.nvml.NVMLError:
-            return None
+        millijoules = self._asked(self.nvml.nvmlDeviceGetTotalEnergyConsumption)
+        return None if millijoules is None else float(millijoules) / 1e3
 
     def _strangers(self) -> int:
         """Other processes that have computed here since `begin`; trainers that wait for our lock have not.
@@ -65,21 +67,20 @@ class CardWatch:
         Where the driver does not tell who computed (vGPU), all that have a context count. In a container, ids are the
         host's: then we are one of those that cannot be told apart.
         """
-        nvml = self.nvml
-        present = {p.pid for p in nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
+        present = {p.pid for p in self._asked(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
         ours = 1 if present and os.getpid() not in present else 0
-        others = present - _family()
         try:
-            samples = nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us)
-            others &= {sample.pid for sample in samples if sample.smUtil > 0}
-        except nvml.NVMLError as error:
-            if getattr(error, "value", None) == nvml.NVML_ERROR_NOT_FOUND:
+            samples = self.nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us)
+            others = {sample.pid for sample in samples if sample.smUtil > 0}
+        except self.nvml.NVMLError as error:
+            if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_FOUND:
                 return 0  # nobody, nor we, in the last moments
-        return max(0, len(others) - ours)
+            others = present
+        return max(0, len(others - _family()) - ours)
 
 
 def card_uuid(device: torch.device) -> str:
-    """NVML's name of a card, as torch numbers it; does not wake CUDA up before a fork."""
+    """NVML's name of a card, as torch numbers it in this process."""
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
@@ -97,10 +98,11 @@ def nvml() -> Any:
 
 def held_bytes(library: Any, uuid: str) -> int | None:
     """Bytes that this process holds on a card, context and libraries included; None in containers, which hide it."""
-    handle = library.nvmlDeviceGetHandleByUUID(uuid)
-    for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
-        if process.pid == os.getpid() and process.usedGpuMemory is not None:
-            return int(process.usedGpuMemory)
+    with suppress(library.NVMLError):
+        handle = library.nvmlDeviceGetHandleByUUID(uuid)
+        for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                return int(process.usedGpuMemory)
     return None
 
 

@@ -9,11 +9,14 @@ milliseconds. It never computes anything itself: neither OpenMP nor CUDA survive
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -22,6 +25,7 @@ from typing import Any, Self, TypeVar
 from nas.measure.errors import Unmeasured
 
 Result = TypeVar("Result")
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Nursery:
@@ -60,6 +64,11 @@ class Nursery:
             return result
         raise value
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return not self._pipe.closed and self._server.poll() is None
+
     def close(self) -> None:
         """Ends the server and what it runs."""
         self._pipe.close()
@@ -81,7 +90,7 @@ def serve(requests: Connection) -> None:
     while True:
         try:
             function, arguments, limit_s = requests.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         except Exception as error:  # of a module that is not to be found here
             requests.send(("raised", RuntimeError(f"{type(error).__name__}: {error}")))
@@ -97,12 +106,15 @@ def serve(requests: Connection) -> None:
             reply = _await(child, requests, answers, limit_s)
         if reply is None:
             return
-        requests.send_bytes(reply) if isinstance(reply, bytes) else requests.send(reply)
+        with suppress(BrokenPipeError):  # the next recv ends the server
+            requests.send_bytes(reply) if isinstance(reply, bytes) else requests.send(reply)
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> None:
     """The child's whole life."""
     code = 1
+    with suppress(OSError, AttributeError):  # Linux: nobody would be left to end it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         try:
             answer.send(("done", function(*arguments)))
@@ -117,9 +129,10 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Conn
 
 def _send_error(answer: Connection, error: Exception) -> None:
     try:
-        answer.send(("raised", error))
-    except Exception:  # errors of some libraries don't pickle
-        answer.send(("raised", RuntimeError(f"{type(error).__name__}: {error}")))
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # errors of some libraries don't survive it
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    answer.send(("raised", error))
 
 
 def _await(
@@ -139,11 +152,9 @@ def _await(
 
 
 def _end(child: int) -> None:
-    try:
+    with suppress(ProcessLookupError, ChildProcessError):  # has ended by itself
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass  # has ended by itself
 
 
 def _how_it_ended(status: int) -> str:

@@ -63,7 +63,7 @@ def _card_peaks(call: Callable[[], object], fixed: int, device: torch.device, fo
     driver = held_bytes(library, card_uuid(device)) if library else None
     return Peaks(
         allocated_mib=(fixed + allocated) / MIB if followed else None,
-        reserved_mib=reserved / MIB if followed else None,
+        reserved_mib=reserved / MIB,
         driver_mib=None if driver is None else driver / MIB,
     )
 

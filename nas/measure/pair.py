@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from backbones.folding import batch_norms_left
 from nas.measure.arms import Arm
 from nas.measure.card import CardWatch, card_uuid, nvml
-from nas.measure.contenders import Contender, Setting, contender, contenders, images
-from nas.measure.correct import IMAGES, check, truth
+from nas.measure.contenders import Contender, Ready, Setting, contenders, images
+from nas.measure.correct import IMAGES, truth
 from nas.measure.environment import device_name, torch_device
 from nas.measure.errors import Unmeasured
 from nas.measure.host import HostWatch
@@ -40,6 +42,17 @@ class Measured:
     samples: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Timed:
+    """One try that counts."""
+
+    latencies_s: Array  # of calls with one image
+    comparison: Comparison
+    launch_share: float | None
+    conditions: Conditions
+    tries: int
+
+
 def measure_pair(
     candidate: nn.Module,
     reference: nn.Module,
@@ -61,27 +74,22 @@ def measure_pair(
     start = timer.now()
     drawn = images(setting)
     wanted = _truth(candidate, drawn[0][:IMAGES].to(device))
-    pair, peaks, batch = contenders((candidate, reference), drawn, setting, device)
-    own = pair[0]
-    checked = check(own.run, own.buffers[0], wanted, setting.arm.precision)
+    ready = contenders((candidate, reference), drawn, wanted, setting, device)
     with torch.inference_mode():
-        one = contender(candidate, setting.arm, drawn, 1, device)
-        end = timer.now() + setting.budget_s  # what a first call takes is not at the cost of the samples
-        latencies_s = _latencies(one, timer, LATENCY_SHARE * setting.budget_s)
-        comparison, conditions, tries = _compared(pair, end - timer.now(), setting, timer, watch, hertz)
-        launch_share = _launch_share(own, comparison, timer) if timer.queued else None
-        energy_j = _energy_j(own, comparison.candidate.value, setting.energy_s, timer, watch)
+        timed = _timed(ready, setting, timer, watch, hertz)
+        energy_j = _energy_j(ready.own, timed.comparison.candidate.value, setting.energy_s, timer, watch)
+    comparison, batch, error = timed.comparison, ready.batch, ready.checked.error
     found = verdict(
         comparison,
-        conditions,
-        correct=checked.correct,
+        timed.conditions,
+        correct=ready.checked.correct,
         complete=batch == setting.batch,
-        launch_share=launch_share or 0.0,
+        launch_share=timed.launch_share or 0.0,
     )
-    p95_s, p99_s = (percentile(latencies_s, q) for q in (95, 99))
+    p95_s, p99_s = (percentile(timed.latencies_s, q) for q in (95, 99))
     record = Measurement(
         device=device_name(device),
-        arm=described(setting.arm, own.model, device),
+        arm=described(setting.arm, ready.own.model, device),
         batch=batch,
         requested_batch=setting.batch,
         resolution=setting.resolution,
@@ -93,24 +101,24 @@ def measure_pair(
         ratio_high=comparison.ratio.high,
         reference=name_of_reference,
         reference_img_s=batch / comparison.reference.value,
-        latency_ms=float(np.median(latencies_s)) * 1e3,
+        latency_ms=float(np.median(timed.latencies_s)) * 1e3,
         latency_p95_ms=None if p95_s is None else p95_s * 1e3,
         latency_p99_ms=None if p99_s is None else p99_s * 1e3,
-        peak_memory_mib=peaks.allocated_mib,
-        reserved_memory_mib=peaks.reserved_mib,
-        driver_memory_mib=peaks.driver_mib,
-        output_error=checked.error,
-        made_s=own.made_s + one.made_s,
-        launch_share=launch_share,
+        peak_memory_mib=ready.peaks.allocated_mib,
+        reserved_memory_mib=ready.peaks.reserved_mib,
+        driver_memory_mib=ready.peaks.driver_mib,
+        output_error=error if math.isfinite(error) else None,
+        made_s=ready.own.made_s,
+        launch_share=timed.launch_share,
         energy_j=None if energy_j is None else energy_j / batch,
         samples=comparison.candidate_s.size,
         seconds=timer.now() - start,
-        tries=tries,
+        tries=timed.tries,
         verdict=found,
-        notes=notes(comparison, conditions, tries) + _smaller(batch, setting),
-        conditions=conditions.summary(),
+        notes=notes(comparison, timed.conditions, timed.tries) + ready.own.notes + _smaller(batch, setting),
+        conditions=timed.conditions.summary(),
     )
-    return Measured(record, _raw(comparison, conditions, latencies_s))
+    return Measured(record, _raw(timed))
 
 
 def _truth(candidate: nn.Module, few: Tensor) -> list[Tensor]:
@@ -123,9 +131,12 @@ def _truth(candidate: nn.Module, few: Tensor) -> list[Tensor]:
 
 
 def watch_for(device: torch.device) -> Watch:
-    """The watch that a device needs; a card without NVML is watched like a CPU."""
+    """The watch that a device needs; a card that NVML doesn't know is watched like a CPU."""
     library = nvml() if device.type == "cuda" else None
-    return CardWatch(library, card_uuid(device)) if library else HostWatch()
+    if library:
+        with suppress(library.NVMLError):  # a part of a card (MIG), for one, has another name
+            return CardWatch(library, card_uuid(device))
+    return HostWatch()
 
 
 def described(arm: Arm, model: nn.Module, device: torch.device) -> str:
@@ -150,24 +161,20 @@ def _latencies(one: Contender, timer: Timer, budget_s: float) -> Array:
     return np.asarray(times)
 
 
-def _compared(
-    pair: tuple[Contender, Contender],
-    budget_s: float,
-    setting: Setting,
-    timer: Timer,
-    watch: Watch,
-    hertz: float | None,
-) -> tuple[Comparison, Conditions, int]:
-    """The comparison, under what conditions, and at which try: what a slowed-down card gives is thrown away."""
+def _timed(ready: Ready, setting: Setting, timer: Timer, watch: Watch, hertz: float | None) -> Timed:
+    """All timings, under watch; what a slowed-down card gives is thrown away, three times at most."""
     for tries in range(1, TRIES + 1):
+        end = timer.now() + setting.budget_s
         with watching(watch, hertz) as conditions:
-            rng, calls = np.random.default_rng(setting.seed), [one.call() for one in pair]
-            comparison = compare(calls[0], calls[1], timer, budget_s, rng, lead_in=setting.arms_differ)
+            latencies_s = _latencies(ready.one, timer, LATENCY_SHARE * setting.budget_s)
+            own, other, rng = ready.own.call(), ready.other.call(), np.random.default_rng(setting.seed)
+            comparison = compare(own, other, timer, end - timer.now(), rng, lead_in=setting.arms_differ)
+            launch_share = _launch_share(ready.own, comparison, timer) if timer.queued else None
             seen = conditions()
         if not seen.slowdowns or tries == TRIES:
             break
         timer.sleep(PAUSE_S)
-    return comparison, seen, tries
+    return Timed(latencies_s, comparison, launch_share, seen, tries)
 
 
 def _launch_share(own: Contender, comparison: Comparison, timer: Timer) -> float:
@@ -194,9 +201,9 @@ def _smaller(batch: int, setting: Setting) -> tuple[str, ...]:
     return () if batch == setting.batch else (f"memory is too small for a batch of {setting.batch}; {batch} fit",)
 
 
-def _raw(comparison: Comparison, conditions: Conditions, latencies_s: Array) -> dict[str, Any]:
+def _raw(timed: Timed) -> dict[str, Any]:
     """All samples in seconds a call, blocks in the order in which they were timed."""
     names = ("candidate_s", "reference_s", "host_s", "candidate_spans", "reference_spans")
-    arrays = {name: getattr(comparison, name) for name in names} | {"latencies_s": latencies_s}
+    arrays = {name: getattr(timed.comparison, name) for name in names} | {"latencies_s": timed.latencies_s}
     plain: dict[str, Any] = {name: np.round(array, 9).tolist() for name, array in arrays.items()}
-    return plain | {"readings": [asdict(reading) for reading in conditions.readings]}
+    return plain | {"readings": [asdict(reading) for reading in timed.conditions.readings]}

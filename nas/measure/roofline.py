@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from nas.measure.arms import PRECISIONS
 from nas.measure.environment import device_name
 from nas.measure.timers import Timer, timer_for
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The large one is the ceiling; on a busy CPU, only small ones are over before another process gets its turn.
 MATMUL_SIDES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
 CONVOLUTION = {"cpu": (4, 96, 56), "cuda": (128, 256, 56)}  # images, channels, side of the map; 3x3
@@ -121,7 +121,7 @@ def measure_ceilings(
     A copy may be the slowest of them, for it makes the cache fetch what it overwrites; the fastest is the ceiling.
     """
     timer = timer or timer_for(device)
-    dtype = DTYPES[precision]
+    dtype = PRECISIONS[precision]
     with torch.inference_mode():
         # Where bf16 is slow, on most CPUs, a network does better to widen it: float32 is in its reach as well.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 600
 LEVEL = 0.95
 FEW = 6
+ALONE = 2.0  # the factor either way that a single sample is trusted to
 
 
 @dataclass(frozen=True)
@@ -33,37 +35,41 @@ def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
 
     Neighbouring samples share the machine's mood, so blocks of about n^(1/3) neighbours are drawn instead of single
     samples (Künsch 1989; Politis and Romano 1992). Few blocks make the interval too narrow, so it is widened
-    by the bootstrap variance's missing length/n and like Student's t against the normal. Under 6 samples the extremes
-    are the interval: no bootstrap of so few covers 95 %.
+    by the bootstrap variance's missing length/n and like Student's t against the normal. No bootstrap of under 6
+    samples covers 95 %: theirs is Student's of the logarithms, and reaches the extremes at least.
     """
     n = len(samples)
     if n == 0:
         raise ValueError("samples: none; a median needs at least one")
     value = float(np.median(samples))
     if n < FEW:
-        return Interval(value, float(samples.min()), float(samples.max()))
+        return _of_few(samples)
     length = max(1, round(n ** (1 / 3)))
     starts = rng.integers(0, n, size=(RESAMPLES, -(-n // length), 1))
     drawn = ((starts + np.arange(length)) % n).reshape(RESAMPLES, -1)[:, :n]
     medians = np.median(samples[drawn], axis=1)
     low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    widened = _student_over_normal(n / length - 1) / (1 - length / n) ** 0.5
+    widened = stdtrit(n / length - 1, (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2) / (1 - length / n) ** 0.5
     # Widened as a factor: what is positive stays positive.
     return Interval(value, value * (float(low) / value) ** widened, value * (float(high) / value) ** widened)
 
 
-def _student_over_normal(freedom: float) -> float:
-    """Student's 97.5 % quantile over the normal's, by Fisher's expansion."""
-    return 1 + (2.372 / freedom + 2.823 / freedom**2) / 1.960
+def _of_few(samples: Array) -> Interval:
+    value, n = float(np.median(samples)), len(samples)
+    if n == 1:
+        return Interval(value, value / ALONE, value * ALONE)
+    reach = float(np.exp(stdtrit(n - 1, (1 + LEVEL) / 2) * np.log(samples).std(ddof=1) / n**0.5))
+    return Interval(value, min(float(samples.min()), value / reach), max(float(samples.max()), value * reach))
 
 
 def ratio_interval(candidate_s: Array, reference_s: Array, rng: np.random.Generator) -> Interval:
-    """Median of the paired ratios of (n, k) times; under 6 blocks its interval is spanned by single samples."""
+    """Median of the paired ratios of (n, k) times; under 6 blocks its interval is that of single samples' ratios."""
+    ratios = paired_ratios(candidate_s, reference_s)
     if len(candidate_s) >= FEW:
-        return median_interval(paired_ratios(candidate_s, reference_s), rng)
-    value = float(np.median(paired_ratios(candidate_s, reference_s)))
+        return median_interval(ratios, rng)
+    single = _of_few((reference_s / candidate_s).ravel())
     low, high = reference_s.min() / candidate_s.max(), reference_s.max() / candidate_s.min()
-    return Interval(value, float(low), float(high))
+    return Interval(float(np.median(ratios)), min(single.low, float(low)), max(single.high, float(high)))
 
 
 def paired_ratios(candidate_s: Array, reference_s: Array) -> Array:

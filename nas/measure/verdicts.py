@@ -52,6 +52,8 @@ def notes(comparison: Comparison, conditions: Conditions, tries: int = 1) -> tup
         said.append(f"others kept {conditions.others_cores:.1f} cores busy")
     if conditions.power_capped:
         said.append(f"at the card's power cap {conditions.power_capped:.0%} of the time")
+    if conditions.unknown:
+        said.append(f"the card does not tell its {' and '.join(conditions.unknown)}")
     drift = drifted(comparison.reference_s)
     if abs(drift) > DRIFT:
         said.append(f"the machine became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} meanwhile")
@@ -77,7 +79,8 @@ def _why_wide(comparison: Comparison) -> str:
 
 def clock_difference(comparison: Comparison, conditions: Conditions) -> float:
     """How much faster the SM clock was under the candidate than under the reference; 0.0 where it may be chance."""
-    readings = np.array([(r.at_s, r.clock_mhz) for r in conditions.readings]).reshape(-1, 2)
+    told = [(r.at_s, r.clock_mhz) for r in conditions.readings if r.clock_mhz is not None]
+    readings = np.array(told, dtype=float).reshape(-1, 2)
     own, other = (_within(readings, spans) for spans in (comparison.candidate_spans, comparison.reference_spans))
     if min(len(own), len(other)) < FEW_READINGS:
         return 0.0

@@ -23,13 +23,13 @@ POWER_CAP = 0x04
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at a card."""
+    """One look at a card; None is what it doesn't tell."""
 
     at_s: float  # on the timer's clock
-    clock_mhz: float  # of the multiprocessors
-    power_w: float
-    temperature_c: float
-    reasons: int  # NVML's bits
+    clock_mhz: float | None  # of the multiprocessors
+    power_w: float | None
+    temperature_c: float | None
+    reasons: int | None  # NVML's bits
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,27 @@ class Conditions:
         """Why the card was slowed down against its will."""
         seen = 0
         for reading in self.readings:
-            seen |= reading.reasons
+            seen |= reading.reasons or 0
         return tuple(name for bit, name in SLOWDOWNS.items() if seen & bit)
 
     @property
     def power_capped(self) -> float:
         """Share of the readings at the power cap."""
-        return sum(bool(r.reasons & POWER_CAP) for r in self.readings) / max(1, len(self.readings))
+        return sum(bool((r.reasons or 0) & POWER_CAP) for r in self.readings) / max(1, len(self.readings))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What a card that is watched does not tell."""
+        names = {"reasons": "heat", "clock_mhz": "clocks"}
+        silent = (name for name in names if all(getattr(r, name) is None for r in self.readings))
+        return tuple(names[name] for name in silent) if self.readings else ()
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON data for a record: medians and extremes, without the readings."""
         found: dict[str, Any] = {k: v for k, v in asdict(self).items() if k != "readings" and v is not None}
         for name in ("clock_mhz", "power_w", "temperature_c"):
-            values = [getattr(reading, name) for reading in self.readings]
-            if values:
+            told = (getattr(reading, name) for reading in self.readings)
+            if values := [value for value in told if value is not None]:
                 found[name] = [min(values), float(np.median(values)), max(values)]
         return found
 

@@ -94,3 +94,9 @@ def test_recipes_with_groups_survive_json() -> None:
     again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert not again.differences(config)
+
+
+def test_a_study_from_before_arms_goes_on():
+    old = SearchConfig().to_dict()
+    del old["measure_arm"]
+    assert SearchConfig.from_dict({**old, "measure_precision": "bf16"}).measure_arm == "eager+bf16+channels-last+fused"

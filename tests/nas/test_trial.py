@@ -57,6 +57,15 @@ def test_what_cannot_be_measured_has_failed_for_a_reason(tmp_path, verdict):
     assert (found.state, found.reason) == (TrialState.FAILED, f"measuring: {verdict}: it was like this")
 
 
+def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path):
+    wrong = replace(measurement(2.0), verdict="wrong output", output_error=0.3)
+    found = first_record(Bench(Measured(wrong, {})), tmp_path)
+    assert (found.state, found.reason) == (TrialState.FAILED, "measuring: wrong output: 0.3 off fp32 eager's")
+    smaller = replace(measurement(2.0), requested_batch=64)
+    found = first_record(Bench(Measured(smaller, {})), tmp_path)
+    assert (found.state, found.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
+
+
 def test_limits_on_memory_hold_for_what_is_known_of_it():
     def broken(**memory: float | None) -> str | None:
         record = TrialRecord(0, "a", {}, "sampler", TrialState.RUNNING, measurement=replace(measurement(1.0), **memory))

@@ -36,7 +36,7 @@ RUNNERS: dict[str, Callable[[nn.Module, Tensor], Runner]] = {
     "eager": eager,
     "compiled": partial(compiled, "compiled"),
     "reduce-overhead": partial(compiled, "reduce-overhead"),
-    "max-autotune": partial(compiled, "max-autotune"),
+    "max-autotune-no-cudagraphs": partial(compiled, "max-autotune-no-cudagraphs"),
     "onnxruntime": onnxruntime,
     "tensorrt": tensorrt,
 }

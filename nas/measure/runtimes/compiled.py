@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from nas.measure.runtimes.contract import Runner, encoder, finish, refusing
 MODES = {
     "compiled": "default",
     "reduce-overhead": "reduce-overhead",
-    "max-autotune": "max-autotune-no-cudagraphs",
+    "max-autotune-no-cudagraphs": "max-autotune-no-cudagraphs",
 }
 FIRST_CALLS = {
     "cpu": 1,
@@ -35,9 +34,7 @@ def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
     network of which nothing was compiled. ArmError names what is missing (a compiler, Triton).
     """
     if runtime == "reduce-overhead" and images.device.type != "cuda":
-        raise ArmError(
-            f"arm: reduce-overhead uses CUDA graphs; on {images.device.type} choose compiled or max-autotune"
-        )
+        raise ArmError(f"arm: reduce-overhead uses CUDA graphs; on {images.device.type} choose compiled")
     start = time.perf_counter()
     before = _counts()
     run = _compile(encoder(model), runtime)
@@ -50,8 +47,8 @@ def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
         for _ in range(FIRST_CALLS.get(images.device.type, 1)):
             run(images)
         finish(images.device)
-    _check(runtime, {name: count - before[name] for name, count in _counts().items()})
-    return Runner(run, time.perf_counter() - start)
+    notes = _checked(runtime, {name: count - before[name] for name, count in _counts().items()})
+    return Runner(run, time.perf_counter() - start, notes)
 
 
 def _compile(call: Callable[[Tensor], Any], runtime: str) -> Callable[[Tensor], Any]:
@@ -90,11 +87,10 @@ def _counts() -> dict[str, int]:
     }
 
 
-def _check(runtime: str, new: dict[str, int]) -> None:
-    """What was counted while a network was compiled, against what the runtime's name promises."""
+def _checked(runtime: str, new: dict[str, int]) -> tuple[str, ...]:
+    """What was counted while a network was compiled, against what the runtime's name promises: notes, or ArmError."""
     if not new["graphs"]:
         raise ArmError(f"arm: {runtime}: nothing was compiled, the network would run eagerly; see TORCH_LOGS=dynamo")
     if runtime == "reduce-overhead" and new["skips"]:
         raise ArmError(f"arm: {runtime}: no CUDA graph could be recorded; see TORCH_LOGS=cudagraphs")
-    if new["breaks"]:
-        warnings.warn(f"arm: {runtime}: the graph has breaks; what lies at them runs eagerly", stacklevel=3)
+    return (f"{new['breaks']} breaks in the compiled graph: what lies at them runs eagerly",) if new["breaks"] else ()

@@ -27,6 +27,7 @@ class Runner:
 
     run: Callable[[Tensor], Any]
     made_s: float = 0.0  # seconds that compiling or exporting took, first call included
+    notes: tuple[str, ...] = ()  # what a reader of its times should know
 
 
 def encoder(model: nn.Module) -> Callable[[Tensor], Any]:

@@ -46,7 +46,9 @@ class Engine:
     def __init__(self, library: Any, engine: Any, example: Tensor, beside: Beside) -> None:
         self.beside, self.channels_last = beside, lies_channels_last(example)
         self.engine = engine  # the context needs it alive
-        self.context = _made(engine.create_execution_context(), "set up a context, which takes device memory")
+        self.context = engine.create_execution_context()
+        if self.context is None:  # its way to say that memory ran out
+            raise torch.OutOfMemoryError("tensorrt could not set up a context, which takes device memory")
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         made = [name for name in names if engine.get_tensor_mode(name) == library.TensorIOMode.OUTPUT]
         types = _types(library)

@@ -39,9 +39,10 @@ def refuse() -> None:
 
 
 class Unpicklable(Exception):
+    """Pickles, but does not come back: its arguments are not what its parent was given."""
+
     def __init__(self, a: int, b: int) -> None:
-        super().__init__("a lock in here")
-        self.lock = open(os.devnull)  # noqa: SIM115, PTH123
+        super().__init__("made of two")
 
 
 def raise_unpicklable() -> None:
@@ -91,7 +92,7 @@ def test_a_hang_is_ended_after_its_limit(nursery):
 def test_errors_come_back_as_they_are_or_in_words(nursery, monkeypatch):
     with pytest.raises(ValueError, match="no such thing"):
         nursery.run(refuse, limit_s=20)
-    with pytest.raises(RuntimeError, match="Unpicklable: a lock in here"):
+    with pytest.raises(RuntimeError, match="Unpicklable: made of two"):
         nursery.run(raise_unpicklable, limit_s=20)
     monkeypatch.setattr(add, "__module__", "__main__")  # the caller's, which the server has not
     monkeypatch.setattr(sys.modules["__main__"], "add", add, raising=False)
@@ -146,3 +147,7 @@ def test_architectures_are_measured_by_name_and_by_spec():
         assert len(found.samples["candidate_s"]) * 2 == found.record.samples
         with pytest.raises(ValueError, match="no preset 'nothing'"):
             bench.measure("nothing", "eradio_femto", setting, name_of_reference="eradio_femto")
+        assert bench._nursery is not None
+        bench._nursery._server.kill()
+        bench._nursery._server.wait()
+        assert bench.measure(spec, spec, setting, name_of_reference="itself").record.samples > 0, "it has a new one"

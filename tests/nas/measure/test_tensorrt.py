@@ -190,7 +190,6 @@ def test_precision_is_the_arms(dtype, kind):
         ("parse", "Gargle"),
         ("build", "could not build"),
         ("load", "load"),
-        ("context", "context"),
         ("bind", "memory of"),
         ("execute", "run the"),
     ],
@@ -199,3 +198,8 @@ def test_what_tensorrt_says_no_to_is_refused_in_one_line(broken, words):
     with pytest.raises(ArmError, match=words) as caught:
         made(ready(Net()), images(), broken)[1](images())
     assert "\n" not in str(caught.value)
+
+
+def test_a_context_that_does_not_fit_is_a_lack_of_memory():
+    with pytest.raises(torch.OutOfMemoryError, match="device memory"):
+        made(ready(Net()), images(), "context")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +15,10 @@ import pytest
 import torch
 
 from nas.measure import Measured, Setting, Unmeasured, measure_pair
-from nas.measure.host import HostWatch
+from nas.measure.host import HostWatch, thread_waited_s
 from nas.measure.pair import PAUSE_S, TRIES
 from nas.measure.statistics import median_interval, ratio_interval
+from nas.measure.timers import HostTimer
 from nas.measure.watch import Conditions
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
@@ -76,6 +81,7 @@ def test_heat_that_passes_is_waited_for():
     found = measure(machine, nvml.watch()).record
     assert (found.verdict, found.tries, machine.slept) == ("ok", 2, [PAUSE_S])
     assert found.throughput_img_s == pytest.approx(1000, rel=0.01), "what the hot card gave is thrown away"
+    assert found.latency_ms == pytest.approx(1, rel=0.01)
 
 
 def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept():
@@ -127,17 +133,27 @@ def test_in_a_container_one_of_the_unknown_processes_is_ours():
     assert measure(machine, card(machine, processes={}).watch()).record.verdict == "ok"
 
 
-def test_readings_that_fail_are_left_out():
+def test_what_a_card_does_not_tell_is_said_and_the_rest_still_counts():
     machine = Machine(noise=0.003)
-    nvml = card(machine)
+    nvml = card(machine, reasons=lambda: HEAT)
 
     def fails() -> float:
         raise nvml.NVMLError
 
-    nvml.clock_mhz = fails
+    nvml.clock_mhz = nvml.watts = fails
     found = measure(machine, nvml.watch()).record
-    assert found.verdict == "ok"
+    assert found.verdict == "throttled", "heat is told all the same"
+    assert "the card does not tell its clocks" in found.notes
     assert "clock_mhz" not in found.conditions
+    assert found.energy_j is None
+
+
+def test_a_stranger_that_has_left_is_seen():
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    samples = [SimpleNamespace(pid=pid, smUtil=50) for pid in (os.getpid(), STRANGER)]
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
+    assert measure(machine, nvml.watch()).record.verdict == "contended"
 
 
 def test_waiting_for_a_core_is_contention(tmp_path):
@@ -158,12 +174,49 @@ def test_waiting_for_a_core_is_contention(tmp_path):
     assert "others_cores" not in found.conditions, "this /proc has no stat"
 
 
-def test_the_real_proc_tells_of_a_process_that_shares_the_core():
-    watch = HostWatch()
-    watch.begin()
-    found = watch.end()
-    assert found.waited is None or 0 <= found.waited <= 1
-    assert found.others_cores is None or found.others_cores >= 0
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
+def test_the_real_proc_tells_of_processes_that_share_the_cores():
+    spin = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        time.sleep(0.5)
+        watch = HostWatch()
+        watch.begin()
+        before, end = thread_waited_s(), time.monotonic() + 1.0
+        while time.monotonic() < end:
+            pass
+        found, waited_s = watch.end(), thread_waited_s() - before
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert found.others_cores > 0.3
+    assert found.waited > 0.05
+    assert 0.05 < waited_s < 1.0
+
+
+def test_time_without_a_core_is_taken_off_and_never_more_than_was_lost_in_the_calls():
+    """A clock on which a call takes 10 ms, and what the scheduler takes."""
+    now, waited = [0.0], [0.0]
+
+    def preempted(seconds: float) -> None:
+        now[0] += seconds
+        waited[0] += seconds
+
+    def call() -> None:
+        now[0] += 0.010
+        preempted(0.004)
+
+    timer = HostTimer(lambda: now[0], waited=lambda: waited[0])
+    assert timer.run([call], [3])[0].device_s == pytest.approx(0.010)
+
+    def read_slowly() -> float:
+        found = waited[0]
+        preempted(0.005)  # while we ask
+        return found
+
+    timer = HostTimer(lambda: now[0], waited=read_slowly)
+    assert timer.run([call], [3])[0].device_s >= 0.010
 
 
 def test_launching_that_takes_as_long_as_computing_is_the_verdict():
@@ -202,6 +255,21 @@ def test_the_reference_may_be_what_does_not_fit():
     machine = Machine(noise=0.003)
     found = measure(machine, nets=(Net(machine, 0.001), Net(machine, 0.002, most_images=5))).record
     assert (found.batch, found.verdict) == (5, "out of memory")
+
+
+def test_memory_that_is_short_with_both_nets_there_is_a_smaller_batch():
+    """Alone the candidate runs at 8 images, beside the reference at 6."""
+    machine = Machine(noise=0.003)
+
+    class Crowded(Net):
+        def encode(self, images):
+            if len(images) > 6 and machine.running == "reference":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode(images)
+
+    found = measure(machine, nets=(Crowded(machine, 0.001), Net(machine, 0.002, "reference"))).record
+    assert found.verdict == "out of memory"
+    assert found.batch == 6
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

@@ -60,7 +60,7 @@ def plan_of(study: Study, **settings: Any) -> Plan:
         ("fp32", Arm()),  # made-up records
         ("fp32 channels_last fused eager", Arm()),
         ("fp32, channels-last, fused but for 3 BatchNorms, eager, 1 thread(s)", Arm()),
-        ("bf16, nchw, unfused, max-autotune", Arm("max-autotune", "bf16", "nchw", "unfused")),
+        ("bf16, nchw, unfused, compiled", Arm("compiled", "bf16", "nchw", "unfused")),
     ],
 )
 def test_the_arm_of_a_study_is_read_from_its_records(text: str, arm: Arm) -> None:
