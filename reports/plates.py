@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -15,6 +16,7 @@ from matplotlib.transforms import Bbox
 
 from reports.points import BASELINE, FRONT, INFEASIBLE, LOOKS, FigureData, Point
 
+LABEL_COLUMNS = 44  # of the upright axis' label: a figure is no higher
 FORMATS = ("png", "svg", "pdf")
 SIZE_INCHES = (6.4, 4.2)
 DPI = 200
@@ -54,7 +56,7 @@ def front_figure(data: FigureData) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlim=data.ratio_range, ylim=data.quality_range)
     axes.set_xlabel(f"{data.speed.label} ({data.speed.unit}), higher is better")
-    axes.set_ylabel(f"{data.quality.label}, higher is better")
+    axes.set_ylabel(fill(f"{data.quality.label}, higher is better", LABEL_COLUMNS))
     if data.staircase:
         x, y = zip(*data.staircase, strict=True)
         axes.plot(x, y, drawstyle="steps-pre", color=LOOKS[FRONT].paper, linewidth=1.2, alpha=0.8, zorder=2)
