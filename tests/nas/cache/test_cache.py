@@ -263,7 +263,7 @@ def test_broken_manifests_and_sets_are_refused(copied):
 def test_the_manifest_lists_every_file(targets):
     for part in read_set(targets.path).parts:
         listed = set(json.loads((part.folder / "manifest.json").read_text())["files"])
-        assert listed == {path.name for path in part.folder.iterdir()} - {"manifest.json", "used"}
+        assert listed == {path.name for path in part.folder.iterdir() if path.is_file()} - {"manifest.json", "used"}
 
 
 def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
