@@ -1,0 +1,78 @@
+"""What trials say of candidates: how good they may be, and by how much they would push the front out. Arrays only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.sampling.fidelity import at_last_rung
+from nas.sampling.gaussian_process import GaussianProcess
+from nas.sampling.improvement import expected_hypervolume_improvement
+
+Array = NDArray[np.float64]
+
+BELOW = 0.3  # qualities further under the reference than this part of the best one's height over it are all as bad
+LEAST = 1e-9  # of the values' own deviation
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """Made by `of`. Quality and cost are both maximised here."""
+
+    qualities: GaussianProcess
+    costs: GaussianProcess | None  # where candidates don't come with theirs
+    points: Array  # (n, 2) quality and cost of trials that are final, or on their way: there without doubt
+    reference: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        histories: Sequence[Sequence[float]],
+        costs: Array,
+        features: Array,
+        groups: NDArray[np.int64],
+        *,
+        reference: tuple[float, float] | None = None,
+        noise: float = 0.0,
+        priced: bool = True,
+    ) -> Outlook:
+        """From each trial's qualities rung by rung, cost (n,; NaN is unknown) and features (n, d; `groups` (d,)).
+
+        `noise` is the variance of a quality between repetitions; `reference` by default the worst quarter and the worst
+        cost. `priced`: whether candidates will come with their costs; otherwise those are modelled as well.
+        """
+        values, doubts = at_last_rung(histories)
+        known = np.isfinite(costs)
+        prices = None
+        if not priced or not known.all():
+            prices = GaussianProcess.fit(features[known], costs[known], groups=groups, noise=np.zeros(known.sum()))
+            costs = np.where(known, costs, prices.predict(features)[0])
+        low, far = reference or (float(np.quantile(values, 0.25)), float(costs.min()))
+        best = float(values.max())
+        worth = np.maximum(values, low - BELOW * (best - low)) if best > low else values
+        model = GaussianProcess.fit(features, worth, groups=groups, noise=doubts + noise)
+        final = np.array([len(history) for history in histories]) == max(map(len, histories))
+        points = np.column_stack([model.smoothed(worth, doubts + noise), costs])[final]
+        return cls(model, prices, points, (low, far))
+
+    def expecting(self, features: Array, costs: Array | None) -> Outlook:
+        """The same while trials with these features (m, d) and costs (m,) are on their way; None: modelled."""
+        expected, _ = self.qualities.predict(features)
+        on_the_way = np.column_stack([expected, self._priced(features) if costs is None else costs])
+        points = np.vstack([self.points, on_the_way])
+        return Outlook(self.qualities.expecting(features), self.costs, points, self.reference)
+
+    def gains(self, features: Array, costs: Array | None) -> Array:
+        """Expected hypervolume improvement of each candidate, (m,); 0 where its cost is NaN; None: modelled."""
+        mean, deviation = self.qualities.predict(features)
+        deviation = np.maximum(deviation, LEAST * self.qualities.unit)
+        asked = np.nan_to_num(self._priced(features) if costs is None else costs, nan=-np.inf)
+        return expected_hypervolume_improvement(mean, deviation, asked, self.points, self.reference)
+
+    def _priced(self, features: Array) -> Array:
+        if self.costs is None:
+            raise ValueError("the candidates come without costs")
+        return self.costs.predict(features)[0]

@@ -1,0 +1,113 @@
+"""Parameters of any Optuna space as numbers in the unit cube, and candidates among them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+Array = NDArray[np.float64]
+Params = dict[str, Any]
+Distributions = Mapping[str, BaseDistribution]
+
+NEAR = 0.1  # deviation of a small step of a number, in units of its range
+
+
+def encode(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]) -> tuple[Array, NDArray[np.int64]]:
+    """Features (n, d) and the group of each (d,): a group a parameter.
+
+    Numbers, and categories that are rising numbers, are one feature from 0 to 1; other categories are one feature a
+    choice, equally far apart.
+    """
+    columns: list[list[float]] = []
+    groups: list[int] = []
+    for group, (name, distribution) in enumerate(distributions.items()):
+        values = [candidate[name] for candidate in candidates]
+        if isinstance(distribution, CategoricalDistribution) and not _rising(distribution):
+            places = [distribution.to_internal_repr(value) for value in values]
+            made = [[math.sqrt(0.5) * (place == i) for place in places] for i in range(len(distribution.choices))]
+        else:
+            made = [[to_unit(distribution, value) for value in values]]
+        columns += made
+        groups += [group] * len(made)
+    return np.array(columns, dtype=float).reshape(len(columns), len(candidates)).T, np.array(groups, dtype=np.int64)
+
+
+def to_unit(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value lies in its range, 0 to 1; a category by its place among the choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
+    low, high = _ends(distribution)
+    if high == low:
+        return 0.0
+    return ((math.log(value) if _log(distribution) else value) - low) / (high - low)
+
+
+def from_unit(distribution: BaseDistribution, unit: float) -> float | int:
+    """The number nearest to that place: inverse of `to_unit` for all but categories."""
+    low, high = _ends(distribution)
+    value = low + min(max(unit, 0.0), 1.0) * (high - low)
+    value = math.exp(value) if _log(distribution) else value
+    first, last, step = distribution.low, distribution.high, distribution.step  # type: ignore[attr-defined]
+    if step is not None:
+        value = first + round((value - first) / step) * step
+    value = min(max(value, first), last)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def draw(distribution: BaseDistribution, rng: random.Random) -> Any:
+    """A value, all equally likely."""
+    if isinstance(distribution, CategoricalDistribution):
+        return rng.choice(distribution.choices)
+    step = getattr(distribution, "step", None)
+    if step is None or _log(distribution):
+        return from_unit(distribution, rng.random())
+    low, high = _ends(distribution)
+    count = round((high - low) / step) + 1  # Optuna makes `high` a multiple of the step
+    return from_unit(distribution, rng.randrange(count) / max(count - 1, 1))
+
+
+def vary(
+    distributions: Distributions, parents: Sequence[Mapping[str, Any]], count: int, rng: random.Random
+) -> list[Params]:
+    """`count` candidates: half of them new, half mutations of (crossovers of) `parents`, best first."""
+    made: list[Params] = []
+    for i in range(count):
+        if i % 2 or not parents:
+            made.append({name: draw(distribution, rng) for name, distribution in distributions.items()})
+            continue
+        first, second = rng.choice(parents), rng.choice(parents)
+        child = {name: (first if rng.random() < 0.7 else second)[name] for name in distributions}
+        for name in rng.sample(list(distributions), min(rng.choice((1, 2)), len(distributions))):
+            child[name] = _moved(distributions[name], child[name], rng)
+        made.append(child)
+    return made
+
+
+def _moved(distribution: BaseDistribution, value: Any, rng: random.Random) -> Any:
+    if isinstance(distribution, CategoricalDistribution) or rng.random() < 0.5:
+        return draw(distribution, rng)
+    return from_unit(distribution, to_unit(distribution, value) + rng.gauss(0.0, NEAR))
+
+
+def _rising(distribution: CategoricalDistribution) -> bool:
+    choices = distribution.choices
+    numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
+    return numbers and list(choices) == sorted(choices)  # type: ignore[type-var]
+
+
+def _log(distribution: BaseDistribution) -> bool:
+    return isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
+
+
+def _ends(distribution: BaseDistribution) -> tuple[float, float]:
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        raise TypeError(f"{distribution!r}: not a distribution of Optuna's")
+    if distribution.log:
+        return math.log(distribution.low), math.log(distribution.high)
+    return float(distribution.low), float(distribution.high)
