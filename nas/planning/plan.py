@@ -13,7 +13,7 @@ from nas.planning.simulate import Candidate, Cluster, Doing, Simulated, simulate
 from nas.planning.workload import LEARNING, TrialTimes, Workload
 
 SIZES = (8, 64, 1024)  # devices
-MOST = 2000  # trials that are simulated for a deadline; more are extrapolated
+MOST = 1000  # trials that are simulated for a deadline; more are extrapolated
 
 
 @dataclass(frozen=True)
