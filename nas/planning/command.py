@@ -47,7 +47,7 @@ def run(
     with progress.showing():
         plan = _plan(config, given, workers, objectives, progress)
     if "plot" in given:
-        gantt(plan.outlooks[0].simulated, Path(given["plot"]))
+        gantt(next(o for o in plan.outlooks if o.own).simulated, Path(given["plot"]))
     if given.get("json"):
         print(json.dumps(as_json(plan, config.to_dict())))
     else:
@@ -75,9 +75,11 @@ def _plan(
         basis, device = Basis.ASSUMED, f"a device of {peak:g} TFLOP/s at an assumed MFU of {mfu:g}"
     driver = driver_times(config, objectives)
     costs = _costs(config, material, probed, infeasible, basis)
-    by_device = 1 if config.device.startswith("cuda") or not here else workers
+    if not here:
+        workers = max(1, given.get("gpus", [1])[0] // config.distill.ranks)
+    by_device = workers if here and config.device == "cpu" else 1
     own = Cluster(
-        devices=max(1, workers // by_device),
+        devices=workers // by_device,
         workers_per_device=by_device,
         start_s=given.get("start_s", START_S),
         ask_s=given.get("ask_s", driver.ask_s),
@@ -89,9 +91,9 @@ def _plan(
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
         *_driver_figures(given, own, driver),
-        *search_figures(config, costs, found[0].simulated),
+        *search_figures(config, costs, next(o for o in found if o.own).simulated),
     ]
-    return Plan(device, tuple(figures), found, deadline_h, _notes(config, material, here))
+    return Plan(device, here, tuple(figures), found, deadline_h, _notes(config, material, here))
 
 
 def _sampled(config: SearchConfig, number: int) -> tuple[Named, float]:
@@ -189,6 +191,11 @@ def _notes(config: SearchConfig, material: Material, here: bool) -> tuple[str, .
     if here and material.targets is None:
         found.append("no cache of these settings: the probe trained on noise of the same shapes, which costs the same;"
                      " probes of labels are not in the last rung's time")  # fmt: skip
+    if not here:
+        found.append(
+            "on such a device reading images, compressing targets and compiling are not counted; its MFU is"
+            " the same for teachers and students"
+        )
     if config.sampler != "random":
         found.append(f"the sampler is assumed to learn as in the recorded searches ({LEARNING:g}); more trials then"
                      " train on than with random search, and fewer where it has seen few results")  # fmt: skip

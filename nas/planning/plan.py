@@ -9,7 +9,7 @@ from statistics import median
 
 from nas.config import SearchConfig
 from nas.planning.figures import Basis, Figure, weaker
-from nas.planning.simulate import Candidate, Cluster, Doing, Simulated, simulate
+from nas.planning.simulate import Candidate, Cluster, Simulated, simulate
 from nas.planning.workload import LEARNING, TrialTimes, Workload
 
 SIZES = (8, 64, 1024)  # devices
@@ -33,10 +33,10 @@ class Costs:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The search on one cluster. `teachers_s` is by the clock, None where it is unknown; `fits` the largest budget
-    that ends by the deadline, extrapolated where `about`."""
+    """The search on one cluster; the plan's figures are of the `own` one. `teachers_s` is by the clock, None where it
+    is unknown; `fits` is the largest budget that ends by the deadline, extrapolated where `about`."""
 
-    label: str
+    own: bool
     devices: int
     simulated: Simulated
     teachers_s: float | None
@@ -55,9 +55,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is printed. `outlooks[0]` is the cluster that the search would get here."""
+    """What is printed. `outlooks` rise with their devices; `here`: the own one is this machine."""
 
     device: str
+    here: bool
     figures: tuple[Figure, ...]
     outlooks: tuple[Outlook, ...]
     deadline_h: float | None
@@ -67,29 +68,29 @@ class Plan:
 def outlooks(
     config: SearchConfig, costs: Costs, own: Cluster, sizes: Sequence[int], deadline_h: float | None
 ) -> tuple[Outlook, ...]:
-    """The cluster here first, then those of the given sizes, each once; `config.distill.ranks` devices to a trial."""
+    """Of `own` and of clusters of the given sizes, each once; `config.distill.ranks` devices to a trial."""
     ranks = config.distill.ranks
-    found = [_outlook("here", own.devices * ranks, own, config, costs, deadline_h)]
-    for size in sorted(set(sizes)):
-        if size // ranks and size != own.devices * ranks:
-            cluster = replace(own, devices=size // ranks)
-            found.append(_outlook(str(size), size, cluster, config, costs, deadline_h))
-    return tuple(found)
+    clusters = {size: replace(own, devices=size // ranks) for size in sizes if size >= ranks}
+    clusters[own.devices * ranks] = own
+    return tuple(
+        _outlook(clusters[size], size, clusters[size] is own, config, costs, deadline_h) for size in sorted(clusters)
+    )
 
 
 def _outlook(
-    label: str, devices: int, cluster: Cluster, config: SearchConfig, costs: Costs, deadline_h: float | None
+    cluster: Cluster, devices: int, own: bool, config: SearchConfig, costs: Costs, deadline_h: float | None
 ) -> Outlook:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
-    whole = Outlook(label, devices, searched(config, costs, cluster), teachers_s)
+    whole = Outlook(own, devices, searched(config, costs, cluster), teachers_s)
     if deadline_h is None:
         return whole
     left_s = max(0.0, deadline_h * 3600 - (teachers_s or 0.0))
     run = searched(replace(config, budget=MOST), costs, cluster, until_s=left_s)
-    last_s = max((end for end, _ in run.over), default=0.0)
-    if run.within(left_s) < MOST:
-        return replace(whole, fits=run.within(left_s))
-    return replace(whole, fits=int(MOST * left_s / last_s), about=True)
+    if (fits := run.within(left_s)) < MOST:
+        return replace(whole, fits=fits)
+    # More would have kept the workers, or the driver, as busy as these did.
+    rate = MOST / max(run.busy_s / cluster.workers, run.driver_s)
+    return replace(whole, fits=int(MOST + rate * (left_s - run.wall_s)), about=True)
 
 
 def searched(
@@ -124,12 +125,9 @@ def search_figures(config: SearchConfig, costs: Costs, here: Simulated) -> list[
         note = "beside the budget: they break --max-params or --max-gmacs"
         found.append(Figure("infeasible", "architectures over a limit", here.infeasible, "", Basis.SIMULATED, note))
 
-    def busy(run: Simulated) -> float:
-        return run.spent[Doing.MEASURING] + run.spent[Doing.TRAINING]
-
     count = here.reached[0] if here.reached else 1
-    found.append(Figure("mean_trial_s", "a trial, mean", busy(here) / count, "s", known, "baselines shared out"))
-    total = Figure("busy_s", "measuring and training, all workers", busy(here), "s", known, low=busy(chance))
+    found.append(Figure("mean_trial_s", "a trial, mean", here.busy_s / count, "s", known, "baselines shared out"))
+    total = Figure("busy_s", "measuring and training, all workers", here.busy_s, "s", known, low=chance.busy_s)
     weights = here.complete * costs.params * 4
     note = "weights of complete trials; heads, samples and pictures not counted"
     return [*found, total, Figure("run_bytes", "run folder", weights, "bytes", known, note)]

@@ -87,10 +87,15 @@ class Simulated:
     spans: tuple[Span, ...] = field(repr=False)
 
     @property
+    def busy_s(self) -> float:
+        """Seconds of measuring and training, all workers'."""
+        return self.spent[Doing.MEASURING] + self.spent[Doing.TRAINING]
+
+    @property
     def utilisation(self) -> float:
         """Share of the workers' time in which they measured or trained."""
         whole = self.wall_s * self.cluster.workers
-        return (self.spent[Doing.MEASURING] + self.spent[Doing.TRAINING]) / whole if whole else 0.0
+        return self.busy_s / whole if whole else 0.0
 
     def within(self, seconds: float) -> int:
         """The largest budget all of whose trials would be over by then."""

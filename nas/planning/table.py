@@ -53,7 +53,7 @@ def _clusters(plan: Plan) -> Table:
     for outlook in plan.outlooks:
         run = outlook.simulated
         row = [
-            f"{outlook.devices}" + (" (here)" if outlook.label == "here" else ""),
+            f"{outlook.devices}" + (" (here)" if outlook.own and plan.here else ""),
             str(run.cluster.workers),
             "unknown" if outlook.teachers_s is None else seconds(outlook.teachers_s),
             seconds(run.wall_s),
@@ -112,6 +112,7 @@ def as_json(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "settings": settings,
         "device": plan.device,
+        "here": plan.here,
         "figures": {figure.key: _plain(figure) for figure in plan.figures},
         "clusters": [_cluster(outlook) for outlook in plan.outlooks],
         "deadline_h": plan.deadline_h,
@@ -127,7 +128,7 @@ def _cluster(outlook: Outlook) -> dict[str, Any]:
     run = outlook.simulated
     return {
         "devices": outlook.devices,
-        "here": outlook.label == "here",
+        "own": outlook.own,
         "workers": run.cluster.workers,
         "teachers_s": outlook.teachers_s,
         "search_s": run.wall_s,
