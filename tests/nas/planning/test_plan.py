@@ -29,14 +29,14 @@ def test_deadline_takes_the_teachers_first() -> None:
 
 
 def test_extrapolated_budget_is_near_the_simulated_one() -> None:
-    found = outlooks(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=12.0)
+    found = outlooks(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=5.0)
     assert [o.devices for o in found] == [1, 8, 64]
     assert [o.own for o in found] == [True, False, False]
     eight = found[1]
     assert eight.about
     assert eight.fits is not None
     wall_s = searched(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
-    assert wall_s == pytest.approx(12 * 3600 - 3600 / 8, rel=0.1)
+    assert wall_s == pytest.approx(5 * 3600 - 3600 / 8, rel=0.1)
 
 
 def test_ranks_take_devices_together() -> None:
