@@ -39,9 +39,16 @@ def test_measurement_pauses_the_training_of_its_neighbour() -> None:
     assert found.spent[Doing.DEVICE] == 2 + 3
     assert found.spent[Doing.TAIL] == 15 - 9
     assert found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING] == 5 + 14
-    trials = [Candidate(0.0, (10.0,), ((0.0, 0.0),)), Candidate(3.0, (4.0,), ((1.0, 1.0),))]
-    found = simulate(lambda asked, over: trials[asked], 2, 3, Cluster(1, 2))
-    assert found.wall_s == 13  # trained 10 and paused 3, from the start
+
+
+def test_a_measurement_pauses_a_training_that_is_under_way() -> None:
+    best = ((1.0, 1.0),)
+    trials = [Candidate(0.0, (1.0,), best), Candidate(0.0, (10.0,), best), Candidate(3.0, (1.0,), best)]
+    found = simulate(lambda asked, over: trials[asked], 3, 3, Cluster(1, 2))
+    # Worker 1 trains from 0; worker 0 is through at 1 and measures its next trial 1-4.
+    assert found.wall_s == 13
+    assert found.spent[Doing.DEVICE] == 3
+    assert found.spent[Doing.TRAINING] == 12
 
 
 def test_workers_of_their_own_devices_do_not_wait() -> None:
