@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from nas.cache import open_targets
+from nas.config import SearchConfig
+from nas.planning.teachers import material_here
+from nas.progress import StageProgress, stderr_console
 from nas.search import main
 
 SMALL = ["--budget", "6", "--steps", "4,8", "--train-images", "64", "--val-images", "32", "--measure-seconds", "0.3"]
@@ -43,12 +46,10 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     assert list(elsewhere.iterdir()) == [], "a plan leaves nothing where runs are kept"
     images = {"train_images": 64, "val_images": 32, "image_px": 64, "grid": 4, "seed": 0}
     open_targets("embedded", "embedded", root=cache, **images)
-    again = planned(arguments, capsys)
-    assert again["figures"]["teacher_s.lite0"] == figures["teacher_s.lite0"] | {
-        "value": 0.0, "note": "in the cache already: free",
-    }  # fmt: skip
-    assert "teachers_s" not in again["figures"]
-    assert not any("noise of the same shapes" in note for note in again["notes"])
+    progress = StageProgress(stderr_console())
+    built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
+    assert built.targets is not None
+    assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "in the cache already: free")] * 3
 
 
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
