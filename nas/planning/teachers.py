@@ -130,10 +130,11 @@ def pass_macs(name: str) -> float | None:
     if name in _EMBEDDED:
         return None
     parsed, tally = parse(name, TEACHERS), Tally()
+    norm = layout(parsed).norm  # runs the network itself where it is not known yet
     with torch.device("meta"):
         net = create(parsed).eval()
         with torch.no_grad(), tally:
-            features(net, torch.zeros(1, 3, parsed.px, parsed.px), layout(parsed).norm)
+            features(net, torch.zeros(1, 3, parsed.px, parsed.px), norm)
     return tally.macs / parsed.tiles**2
 
 
