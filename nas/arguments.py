@@ -20,6 +20,7 @@ from nas.config import (
     DistillConfig,
     SearchConfig,
 )
+from nas.planning.arguments import PLAN_EXAMPLES, add_plan
 from nas.samplers import SAMPLERS
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
@@ -63,9 +64,15 @@ def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
         if changed:
             raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}")
         return stored, run_dir, True
-    config = _config(arguments, _defaults(arguments))
-    _check_names(config)
+    config = new_config(arguments)
     return config, _new_folder(arguments, config), False
+
+
+def new_config(arguments: dict[str, Any]) -> SearchConfig:
+    """The config of a new study. With --assume-tflops its device need not be here."""
+    config = _config(arguments, _defaults(arguments))
+    _check_names(config, here="assume_tflops" not in arguments)
+    return config
 
 
 def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
@@ -111,7 +118,7 @@ def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
     return SearchConfig.from_dict({**plain, **given, "limits": {**plain["limits"], **limits}, "distill": distill})
 
 
-def _check_names(config: SearchConfig) -> None:
+def _check_names(config: SearchConfig, here: bool = True) -> None:
     """Fails before anything expensive where a name is unknown; DistillConfig and SearchConfig check the numbers."""
     if config.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
@@ -122,7 +129,7 @@ def _check_names(config: SearchConfig) -> None:
     if config.device == "cuda":
         import torch
 
-        if not torch.cuda.is_available():
+        if here and not torch.cuda.is_available():
             raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
     elif config.device != "cpu":
         raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
@@ -189,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     made = OneLineParser(
         prog="python -m nas.search",
         description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES + PLAN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
@@ -227,4 +234,5 @@ def parser() -> argparse.ArgumentParser:
     add("--max-memory-mib", type=float, metavar="X", help="hard limit on peak memory")
     add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="hard limit in images/s")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
+    add_plan(made)
     return made

@@ -9,17 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nas.pareto import Point, best_first
+from nas.pareto import Point, crowding, ranks
 
 
 def goes_on(point: Point, others: Sequence[Point], eta: int) -> bool:
-    """Whether a trial at `point` is among the best 1/eta of all that reached its rung so far.
+    """Whether a trial at `point` is among the best 1/eta of all that reached its rung so far, by `best_first`.
 
     `others` are the points at this rung of the trials that came before; the first trials always go on.
     """
-    standing = best_first([*others, point])
-    allowed = math.ceil(len(standing) / eta)
-    return len(others) in standing[:allowed]
+    points = [*others, point]
+    allowed = math.ceil(len(points) / eta)
+    layer = ranks(points)
+    ahead = sum(rank < layer[-1] for rank in layer)
+    peers = [p for p, rank in zip(points, layer, strict=True) if rank == layer[-1]]
+    if not ahead < allowed < ahead + len(peers):  # the cut does not go through its layer: how crowded it is is moot
+        return ahead < allowed
+    *theirs, own = crowding(peers)
+    return ahead + sum(distance >= own for distance in theirs) < allowed
 
 
 def ladder(first: int, rungs: int, eta: int) -> tuple[int, ...]:

@@ -14,11 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from nas.arguments import parser, wishes
+from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.places import cache_root, checkpoint_interval_s, lock_dir
+from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import Objective, StudyInfo, TeacherFacts, TrialState
 from nas.samplers import make_sampler
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(ending, _interrupt)
     run_dir: Path | None = None
     try:
+        check_plan(arguments)
+        if arguments.get("plan"):
+            return _plan(arguments, console)
         config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
     except KeyboardInterrupt:
@@ -52,6 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _plan(arguments: dict[str, Any], console: Console) -> int:
+    from nas.planning import command
+
+    config = new_config(arguments)
+    workers = arguments.get("workers", _default_workers(config))
+    return command.run(config, arguments, workers, (QUALITY[config.distill.score], THROUGHPUT), console)
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:

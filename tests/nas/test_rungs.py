@@ -1,7 +1,12 @@
 """Who trains on."""
 
+import math
 import random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.pareto import best_first
 from nas.rungs import goes_on, ladder
 
 
@@ -25,6 +30,16 @@ def test_about_one_in_eta_goes_on() -> None:
     points = [(rng.random(), rng.random()) for _ in range(300)]
     passed = sum(goes_on(p, points[:i], eta=3) for i, p in enumerate(points))
     assert 90 <= passed <= 140
+
+
+_COARSE = st.tuples(st.integers(0, 4).map(float), st.integers(0, 4).map(float))  # many ties
+
+
+@given(st.lists(_COARSE, min_size=1, max_size=25), st.integers(2, 4))
+def test_as_the_order_of_all_says(points: list[tuple[float, float]], eta: int) -> None:
+    *others, point = points
+    best = best_first(points)[: math.ceil(len(points) / eta)]
+    assert goes_on(point, others, eta) == (len(others) in best)
 
 
 def test_ladder() -> None:

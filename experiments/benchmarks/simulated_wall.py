@@ -1,0 +1,127 @@
+"""How close the simulation of `nas.search --plan` comes to real searches, from the records of those searches.
+
+    python -m experiments.benchmarks.simulated_wall                   the stored example: real and simulated
+    python -m experiments.benchmarks.simulated_wall --run runs/mine   another study, all of it in one session
+    python -m experiments.benchmarks.simulated_wall --fit             how fast a sampler learns (nas.planning.workload)
+    python -m experiments.benchmarks.simulated_wall --run runs/mine --keep    becomes the stored example
+
+Every architecture keeps its recorded seconds and values; who trains on and when is decided anew. Where the simulation
+trains one on that was stopped, its next rung takes as much more as it does for the others in the median, and its value
+there is unknown: it stays what it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from nas.pareto import coordinate
+from nas.planning.simulate import Candidate, Cluster, Simulated, simulate
+from nas.planning.workload import LEARNING, TrialTimes, Workload
+from nas.records import Study
+from nas.store import read_study
+
+RESULTS = Path(__file__).parents[1] / "results"
+RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"
+ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.planning
+
+
+def recorded(study: Study, workers: int) -> dict[str, Any]:
+    """What the simulation needs of a study, as plain data."""
+    quality, throughput = study.info.objectives
+    trials = []
+    for trial in study.trials:
+        if trial.measurement is None or not trial.rungs:
+            continue
+        speed = coordinate(throughput, trial.measurement.ratio)
+        trials.append(
+            {
+                "baseline": trial.origin != "sampler",
+                "measure_s": round(trial.measurement.seconds, 3),
+                "rung_s": [round(rung.seconds, 3) for rung in trial.rungs],
+                "points": [[round(coordinate(quality, r.quality), 5), round(speed, 5)] for r in trial.rungs],
+                "finished_s": round(trial.finished_s or 0.0, 2),
+            }
+        )
+    config = study.info.config
+    return {
+        "command": study.info.command,
+        "device": study.info.environment.get("device_name"),
+        "workers": workers,
+        "wall_s": study.info.sessions[0]["wall_s"],
+        "budget": config["budget"],
+        "eta": config["eta"],
+        "rungs": len(study.info.rung_steps),
+        "reached": [
+            sum(len(t["rungs"]) > i for t in map(vars, study.trials) if t["origin"] == "sampler")
+            for i in range(len(study.info.rung_steps))
+        ],
+        "trials": trials,
+    }
+
+
+def start_s(of: dict[str, Any]) -> float:
+    """Seconds from the study's beginning to its first trial: Ray, workers, imports. From the first trials' ends."""
+    firsts = of["trials"][: of["workers"]]
+    return max(0.0, min(t["finished_s"] - t["measure_s"] - sum(t["rung_s"]) for t in firsts))
+
+
+def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> Simulated:
+    """The recorded search, simulated: all workers on one device."""
+    whole = [t["rung_s"] for t in of["trials"] if len(t["rung_s"]) == of["rungs"]]
+    growth = [median(later[i + 1] / later[i] for later in whole) for i in range(of["rungs"] - 1)]
+
+    def candidate(trial: dict[str, Any]) -> Candidate:
+        seconds, points = list(trial["rung_s"]), [tuple(point) for point in trial["points"]]
+        for i in range(len(seconds) - 1, of["rungs"] - 1):
+            seconds.append(seconds[i] * growth[i])
+            points.append(points[i])
+        return Candidate(trial["measure_s"], tuple(seconds), tuple(points))
+
+    baselines = [candidate(t) for t in of["trials"] if t["baseline"]]
+    sampled = [candidate(t) for t in of["trials"] if not t["baseline"]]
+    cluster = Cluster(1, of["workers"], start_s(of), ask_s, tell_s)
+    return simulate(lambda asked, over: sampled[asked], len(sampled), of["eta"], cluster, baselines)
+
+
+def fit() -> None:
+    """Trials that reach each rung of 200, mean of ten seeds, beside those of the recorded searches."""
+    times = [TrialTimes(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
+    for learning in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8):
+        runs = [
+            simulate(Workload(times, learning=learning, seed=seed).draw, 200, 3, Cluster(1, 2, 5.0, ASK_S, TELL_S))
+            for seed in range(10)
+        ]
+        means = " ".join(f"{mean(run.reached[rung] for run in runs):5.0f}" for rung in range(3))
+        print(f"learning {learning:3.1f}: reach rungs {means}" + ("   <- LEARNING" if learning == LEARNING else ""))
+    for name in ("random", "evolution"):
+        complete = [row["complete"] for row in json.loads(CONTROL.read_text()) if row["sampler"] == name]
+        print(f"recorded, {name}: reach the last rung {complete}")
+    print(f"recorded, the stored example: reach rungs {json.loads(RECORDED.read_text())['reached']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--keep", action="store_true")
+    args = parser.parse_args()
+    if args.fit:
+        fit()
+        return
+    of = recorded(read_study(args.run), args.workers) if args.run else json.loads(RECORDED.read_text())
+    if args.keep:
+        RECORDED.write_text(json.dumps(of, separators=(",", ":")))
+    found = again(of)
+    print(f"{of['command']}: start-up {start_s(of):.1f} s")
+    print(f"wall time: real {of['wall_s']:.0f} s, simulated {found.wall_s:.0f} s ({found.wall_s / of['wall_s']:.3f}x)")
+    print(f"trials at each rung: real {of['reached']}, simulated {list(found.reached)}")
+    print(f"utilisation {found.utilisation:.3f};", {doing.value: round(s) for doing, s in found.spent.items()})
+
+
+if __name__ == "__main__":
+    main()

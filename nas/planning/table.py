@@ -1,0 +1,142 @@
+"""The plan as tables for people and as one JSON object."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nas.planning.figures import Figure
+from nas.planning.plan import Outlook, Plan
+from nas.planning.simulate import Doing, Simulated
+from nas.progress import clock
+
+_MARKS = {
+    Doing.TRAINING: "█",
+    Doing.MEASURING: "▓",
+    Doing.STARTING: "s",
+    Doing.DRIVER: "d",
+    Doing.DEVICE: "w",
+    Doing.TAIL: "·",
+}
+_BAR = 32
+_WIDTH = 150  # where no terminal says
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints figures, clusters, notes."""
+    if not console.is_terminal:
+        console.width = _WIDTH
+    figures = Table(title=f"plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("", "value", "how known", ""):
+        figures.add_column(column, justify="right" if column == "value" else "left")
+    for figure in plan.figures:
+        figures.add_row(figure.label, text(figure), figure.basis.value, figure.note)
+    console.print(figures)
+    console.print(_clusters(plan))
+    legend = ", ".join(f"{mark} {doing.value}" for doing, mark in _MARKS.items())
+    console.print(f"where the workers' time goes: {legend}", highlight=False, markup=False)
+    for note in plan.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _clusters(plan: Plan) -> Table:
+    table = Table(title="simulated clusters", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("devices", "workers", "teachers", "search", "device-hours", "used", "trials at each rung"):
+        table.add_column(column, justify="right")
+    table.add_column("where the time goes", no_wrap=True)
+    if plan.deadline_h is not None:
+        table.add_column(f"fits in {plan.deadline_h:g} h", justify="right")
+    for outlook in plan.outlooks:
+        run = outlook.simulated
+        row = [
+            f"{outlook.devices}" + (" (here)" if outlook.own and plan.here else ""),
+            str(run.cluster.workers),
+            "unknown" if outlook.teachers_s is None else seconds(outlook.teachers_s),
+            seconds(run.wall_s),
+            f"{outlook.device_hours:.3g}",
+            f"{run.utilisation:.0%}",
+            " ".join(map(str, run.reached)),
+            bar(run),
+        ]
+        table.add_row(*row, *([_fits(outlook)] if plan.deadline_h is not None else []))
+    return table
+
+
+def _fits(outlook: Outlook) -> str:
+    return f"{'about ' if outlook.about else ''}{outlook.fits:,}"
+
+
+def bar(run: Simulated) -> str:
+    """The workers' time in marks, each thing rounded so that the whole is `_BAR` long."""
+    whole, done, marks = sum(run.spent.values()), 0.0, ""
+    for doing, mark in _MARKS.items():
+        done += run.spent[doing]
+        marks += mark * (round(_BAR * done / whole) - len(marks)) if whole else ""
+    return marks
+
+
+def text(figure: Figure) -> str:
+    """The value with its unit, and its spread."""
+    if figure.value is None:
+        return "unknown"
+    value = _value(figure.value, figure.unit)
+    if figure.low is None:
+        return value
+    ends = [_value(end, figure.unit) for end in (figure.low, figure.high) if end is not None]
+    return f"{value} ({' to '.join(ends)})" if len(ends) == 2 else f"{value} (low {ends[0]})"
+
+
+def _value(value: float, unit: str) -> str:
+    from nas.cache.estimate import size  # torch
+
+    if unit == "bytes":
+        return size(value)
+    return seconds(value) if unit == "s" else f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
+
+
+def seconds(value: float) -> str:
+    """As people read them: 12.3 ms, 4.56 s, 1:23:45, 12.3 h."""
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    return clock(value) if value < 36000 else f"{value / 3600:,.3g} h"
+
+
+def as_json(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """One object: `settings` of the search, `figures` by key, `clusters`, `deadline_h`, `notes`. Seconds and bytes."""
+    return {
+        "settings": settings,
+        "device": plan.device,
+        "here": plan.here,
+        "figures": {figure.key: _plain(figure) for figure in plan.figures},
+        "clusters": [_cluster(outlook) for outlook in plan.outlooks],
+        "deadline_h": plan.deadline_h,
+        "notes": list(plan.notes),
+    }
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    return {key: value for key, value in asdict(figure).items() if key != "key"}
+
+
+def _cluster(outlook: Outlook) -> dict[str, Any]:
+    run = outlook.simulated
+    return {
+        "devices": outlook.devices,
+        "own": outlook.own,
+        "workers": run.cluster.workers,
+        "teachers_s": outlook.teachers_s,
+        "search_s": run.wall_s,
+        "device_hours": outlook.device_hours,
+        "utilisation": run.utilisation,
+        "reached": list(run.reached),
+        "worker_seconds": {doing.value: spent for doing, spent in run.spent.items()},
+        "driver_s": run.driver_s,
+        "fits": outlook.fits,
+        "fits_is_extrapolated": outlook.about,
+    }

@@ -1,0 +1,156 @@
+"""What the teachers will cost: passes, seconds, bytes. Weights that are not here are never fetched for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from timm.models import get_pretrained_cfg
+
+from nas.cache.estimate import Estimate, of_images, of_teacher
+from nas.cache.features import Compression, Features
+from nas.cache.images import Images, Source
+from nas.cache.opening import Plan, share_of
+from nas.cache.storage import CODECS
+from nas.cache.targets import Targets, load_targets
+from nas.config import SearchConfig
+from nas.counters.tally import Tally
+from nas.planning.figures import Basis
+from nas.progress import StageProgress
+from nas.teachers import TEACHERS, TeacherSpec, specs
+from nas.teachers.hed import Hed
+from nas.teachers.lite0 import Lite0
+from nas.teachers.timm_names import parse
+from nas.teachers.timm_teacher import create, features, layout
+from nas.teachers.weight_files import TIMM_FILE, given
+from nas.teachers.wheels import HED, LITE0, XFEAT, locate
+from nas.teachers.xfeat import XFeat
+
+_EMBEDDED = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """Of one teacher: images that it has yet to see, seconds for all of them on one device (None: unknown), bytes that
+    stay and bytes that go again."""
+
+    name: str
+    passes: int
+    seconds: float | None
+    stays: float
+    goes: float
+    basis: Basis
+    note: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What trials are fed with. `targets` are the real ones where they are built already; `widths` are each teacher's
+    (summary, spatial) channels."""
+
+    teachers: tuple[TeacherCost, ...]
+    images: Estimate
+    widths: Mapping[str, tuple[int, int]]
+    targets: Targets | None = None
+
+
+def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
+    """Opens the images, and shows a few of them to every teacher whose weights are here and whose part isn't built."""
+    counts = {"train": config.train_images, "val": config.val_images}
+    source = Source(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
+    px, compression = config.distill.image_px, _compression(config)
+    images = Images(source, px)
+    chosen = specs(config.teachers, weights)
+    missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
+    costs = []
+    for done, spec in enumerate(chosen):
+        progress("asking the teachers", done, len(chosen))
+        if spec in missing:
+            passes = sum(map(len, images.sets.values()))
+            numbers = _numbers(spec, config)
+            stays = passes * numbers * compression.share * CODECS[config.storage].bits / 8
+            note = (
+                "its weights are not here, so its seconds are unknown: give a file with --teacher, or --assume-tflops"
+            )
+            costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
+        else:
+            costs.append(_here(Features(spec, images, compression)))
+    progress("asking the teachers", len(chosen), len(chosen))
+    built = images.part.complete and not missing
+    plan = Plan(source, config.teachers, weights, px, compression) if built else None
+    ready = plan is not None and not plan.missing and plan.path.exists()
+    return Material(
+        teachers=tuple(costs),
+        images=Estimate(0, 0, 0) if images.part.complete else of_images(images),
+        widths={spec.name: widths(spec.name) for spec in chosen},
+        targets=load_targets(plan.path) if ready and plan is not None else None,
+    )
+
+
+def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
+    """Nothing is opened or run: images are as many as asked for, passes cost their counted operations."""
+    passes = config.train_images * config.views + config.val_images
+    share, bits = _compression(config).share, CODECS[config.storage].bits
+    chosen = specs(config.teachers, weights)
+    costs = []
+    for spec in chosen:
+        stays = passes * _numbers(spec, config) * share * bits / 8
+        macs = pass_macs(spec.name)
+        if macs is None:
+            note = "an embedded teacher: its passes are not counted"
+            costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
+            continue
+        note = f"{macs / 1e9:.1f} GMACs an image, counted"
+        costs.append(TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, stays, 0.0, Basis.ASSUMED, note))
+    images = Estimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
+    return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
+
+
+def weights_here(name: str, files: Mapping[str, Path]) -> bool:
+    """Whether a teacher can be loaded without a network."""
+    if name in _EMBEDDED:
+        return locate(_EMBEDDED[name][1]) is not None
+    if given(name, files):
+        return True
+    hub_id, _, revision = (get_pretrained_cfg(parse(name).network).hf_hub_id or "").partition("@")
+    return bool(hub_id) and isinstance(try_to_load_from_cache(hub_id, TIMM_FILE, revision=revision or None), str)
+
+
+def widths(name: str) -> tuple[int, int]:
+    """Channels of the summary (0: none) and of the map, known without weights."""
+    found = _EMBEDDED[name][0] if name in _EMBEDDED else layout(parse(name, TEACHERS))
+    return found.summary_dim, found.spatial_dim
+
+
+def pass_macs(name: str) -> float | None:
+    """MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
+    if name in _EMBEDDED:
+        return None
+    parsed, tally = parse(name, TEACHERS), Tally()
+    norm = layout(parsed).norm  # runs the network itself where it is not known yet
+    with torch.device("meta"):
+        net = create(parsed).eval()
+        with torch.no_grad(), tally:
+            features(net, torch.zeros(1, 3, parsed.px, parsed.px), norm)
+    return tally.macs / parsed.tiles**2
+
+
+def _here(found: Features) -> TeacherCost:
+    name = found.spec.name
+    if found.part.complete:
+        return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "in the cache already: free")
+    cost = of_teacher(found)
+    missing = sum(s.stop - s.start for s in found.images.shards if not found.part.has(s))
+    return TeacherCost(name, missing, cost.seconds, cost.stays, cost.passes, Basis.MEASURED, "16 images, twice")
+
+
+def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:
+    summary, spatial = widths(spec.name)
+    return summary + config.grid**2 * spatial
+
+
+def _compression(config: SearchConfig) -> Compression:
+    return Compression(config.grid, config.storage, share_of(config.storage, None))

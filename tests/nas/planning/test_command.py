@@ -1,0 +1,106 @@
+"""``nas.search --plan`` as a person uses it, with real teachers, real steps and real measurements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas.cache import open_targets
+from nas.config import SearchConfig
+from nas.planning.teachers import material_here
+from nas.progress import StageProgress, stderr_console
+from nas.search import main
+
+SMALL = ["--budget", "6", "--steps", "4,8", "--train-images", "64", "--val-images", "32", "--measure-seconds", "0.3"]
+ASSUMED = ["--plan", "--assume-tflops", "989", "--device", "cuda", "--space", "full", "--teachers", "am_radio"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    plan: dict[str, object] = json.loads(capsys.readouterr().out)
+    return plan
+
+
+def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    arguments = ["--plan", *SMALL, "--cache", str(cache), "--probe", "1", "--gpus", "3"]
+    plan = planned(arguments, capsys)
+    figures = plan["figures"]
+    for key in ("step_s", "evaluate_s", "measure_s", "ask_s", "tell_s", "teacher_s.lite0"):
+        assert figures[key]["basis"] == "measured"
+        assert figures[key]["value"] > 0
+    assert figures["teacher_s.hed"]["note"].startswith("96 passes")
+    assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
+    assert [c["devices"] for c in plan["clusters"]] == [1, 3, 8, 64, 1024]
+    assert all(c["reached"][0] == 6 and c["fits"] is None for c in plan["clusters"])
+    assert any("noise of the same shapes" in note for note in plan["notes"])
+    assert list(elsewhere.iterdir()) == [], "a plan leaves nothing where runs are kept"
+    images = {"train_images": 64, "val_images": 32, "image_px": 64, "grid": 4, "seed": 0}
+    open_targets("embedded", "embedded", root=cache, **images)
+    progress = StageProgress(stderr_console())
+    built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
+    assert built.targets is not None
+    assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "in the cache already: free")] * 3
+
+
+def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned([*ASSUMED, "--budget", "50", "--mfu", "0.5", "--assume-measure-seconds", "9"], capsys)
+    figures = plan["figures"]
+    assert figures["step_s"]["basis"] == figures["teachers_s"]["basis"] == figures["busy_s"]["basis"] == "assumed"
+    assert figures["ask_s"]["basis"] == "measured"
+    assert figures["measure_s"]["value"] == 9
+    twice = planned([*ASSUMED, "--budget", "50", "--mfu", "0.25"], capsys)["figures"]
+    assert twice["teachers_s"]["value"] == pytest.approx(2 * figures["teachers_s"]["value"])
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [*ASSUMED, "--budget", "20", "--gpus", "2", "--deadline", "1", "--plot", "plan.svg", "--max-params", "9e7"]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    for words in ("how known", "assumed", "simulated", "fits in 1 h", "architectures over a limit", "█"):
+        assert words in out
+    assert "<svg" in Path("plan.svg").read_text()
+
+
+def test_unknown_seconds_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(["--plan", "--assume-tflops", "100", "--budget", "9"], capsys)
+    assert plan["figures"]["teachers_s"]["basis"] == "unknown"
+    assert plan["figures"]["teachers_s"]["value"] is None
+    assert plan["clusters"][0]["teachers_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpus", "8"], "only with --plan"),
+        (["--json"], "only with --plan"),
+        (["--plan", "--resume", "somewhere"], "--resume"),
+        (["--plan", "--gpus", "0"], "1 or more"),
+        (["--plan", "--deadline", "-1"], "over 0"),
+        (["--plan", "--mfu", "0.3"], "only with --assume-tflops"),
+        (["--plan", "--assume-tflops", "9", "--mfu", "2"], "up to 1"),
+        (["--plan", "--device", "tpu"], "--device"),
+        (["--plan", "--assume-tflops", "9", "--max-params", "10"], "random architectures"),
+        (["--plan", "--teachers", "nobody"], "nobody"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
