@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -79,7 +80,8 @@ class Crew:
         card = self._cards[slot % len(self._cards)] if self._cards else None
         words = (theirs, task.trial.to_dict(), task.seed, self._places, card)
         process = self._context.Process(target=train, args=words, daemon=True)
-        process.start()
+        with _ctrl_c_is_ours():
+            process.start()
         theirs.close()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return _Post(task, slot, process, ours, Finalist(task.trial.number, task.seed, self._steps, now, self._device))
@@ -98,6 +100,16 @@ class Crew:
         post.process.join()
         post.pipe.close()
         return True
+
+
+@contextmanager
+def _ctrl_c_is_ours() -> Iterator[None]:
+    """Ctrl-C reaches the whole group: what is started here is deaf to it, and ended by us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how_it_ended(code: int) -> str:

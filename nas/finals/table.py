@@ -123,7 +123,7 @@ def _scatter(s: Standings) -> str:
 def _count(rows: list[Row], what: str, none: str) -> str:
     if not rows:
         return f"{none} {what}"
-    return f"{len(rows)} {what} ({', '.join(str(r.trial.number) for r in rows)})"
+    return f"{len(rows)} {what} ({', '.join(str(n) for n in sorted(r.trial.number for r in rows))})"
 
 
 def _plain(row: Row, s: Standings) -> dict[str, Any]:

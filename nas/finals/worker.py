@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,9 +42,6 @@ def train(pipe: Connection, record: dict[str, Any], seed: int, places: Places, c
     """
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card  # before anything wakes CUDA
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command ends us
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _train(pipe, TrialRecord.from_dict(record), seed, places)

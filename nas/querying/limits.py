@@ -10,7 +10,7 @@ from statistics import NormalDist
 from nas.limits import keeps, limited
 from nas.records import Measurement, TrialRecord
 
-EXACT = ("max_params", "max_gmacs")  # counted, not measured
+EXACT = ("max_params", "max_gmacs", "max_memory_mib")  # counted, not timed
 NORMAL = NormalDist()
 Z_OF_INTERVAL = NORMAL.inv_cdf(0.975)
 FEW = 6  # samples: no interval of the median of fewer covers 95 %
