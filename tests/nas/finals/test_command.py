@@ -100,7 +100,7 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     # Killed in the middle of a training, after at least one was over.
     process = start(run, cache, locks)
     checkpoints = run / "finals" / "seed-2" / "checkpoints"
-    until(lambda: checkpoints.is_dir() and list(checkpoints.glob("*.pt")) or process.poll() is not None)
+    until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
     _, errors = process.communicate(timeout=60)
@@ -121,7 +121,7 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     process = start(run, cache, locks)
     until(lambda: children(process.pid) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     assert {key: final for key, final in read(run).items() if key in kept} == kept
