@@ -88,9 +88,7 @@ def _marker(row: Row) -> str:
 
 
 def _label(row: Row) -> str:
-    if is_baseline(row.trial):
-        return net_name(row.trial)
-    return f"{row.trial.number} ({row.chance:.0%})"
+    return net_name(row.trial) if is_baseline(row.trial) else str(row.trial.number)
 
 
 def _axes(axes: Any, study: Study, s: Standings) -> None:
@@ -106,7 +104,7 @@ def _axes(axes: Any, study: Study, s: Standings) -> None:
     axes.set_ylabel(f"{label}\nhigher is better")
     low, high = min(m.ratio_low for m in ms), max(m.ratio_high for m in ms)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.set_xlim(low / 1.15, high * 1.2)
     subs = (1.0,) if high / low > 4 else (1.0, 1.5) if high / low > 1.7 else (1.0, 1.25, 1.5, 1.75)
     axes.xaxis.set_major_locator(LogLocator(base=2, subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -43,7 +43,8 @@ def lines(study: Study, s: Standings) -> list[str]:
     if s.before is not None:
         last = study.info.rung_steps[-1]
         said.append(f"seed scatter at the study's last rung ({last} steps): {s.before.sd:.4f}")
-    return [*said, ASSUMED]
+    places = dict.fromkeys(f"{m.device}, {m.arm}, batch {m.batch}" for r in s.both if (m := r.measurement))
+    return [*said, *(f"measured on {place}" for place in places), ASSUMED]
 
 
 def to_json(study: Study, s: Standings) -> dict[str, Any]:

@@ -105,6 +105,9 @@ def notes(study: Study, a: Answer, limits: Limits) -> list[str]:
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if n not in EXACT and a.best.known[n].chance(b) is None]
         said.append(f"no interval is kept of: {', '.join(WORDS[n][0] for n in unknown)}")
+    if (net := a.best or a.nearest) is not None:
+        m = net.measurement
+        said.append(f"measured on {m.device}, {m.arm}, batch {m.batch}: {m.verdict}")
     return said
 
 

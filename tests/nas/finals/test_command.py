@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,8 +21,11 @@ import torch
 from nas.cache import open_targets
 from nas.config import DistillConfig
 from nas.finals.__main__ import main
+from nas.finals.crew import Crew
+from nas.finals.plan import places, planned
 from nas.records import Finalist, Study, StudyInfo, TrialState
 from nas.store import Store
+from tests.nas.finals.builders import failed, measured, trained
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
 from tests.nas.study_builders import search_config, study_info
 
@@ -154,8 +159,6 @@ def test_what_is_trained_only_shows(
     study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All is there already, also where the cache, the device or torch's version are not."""
-    from tests.nas.finals.builders import measured, trained
-
     run = tmp_path / "run"
     store = new_store(run, study)
     store.save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
@@ -179,8 +182,6 @@ def test_other_teachers_are_refused(study: Study, tmp_path: Path, cache: Path, c
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.nas.finals.builders import measured
-
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = tmp_path / "run"
     store = new_store(run, replace(study, trials=study.trials[:2]))
@@ -199,6 +200,42 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     (final,) = store.finals()
     assert final.reason is None
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
+
+
+def test_a_process_that_is_killed_is_a_failure_with_its_reason(
+    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "0")
+    given = Namespace(steps=10_000, device="cpu", seeds=1, workers=1)  # more than it will get to
+    plan = planned(study, study.trials[1:2], given)
+    (targets,) = cache.glob("set-*.json")
+    where = places(plan, tmp_path, targets)
+    where = replace(where, lock_dir=str(tmp_path / "locks"))
+
+    def kill_it() -> None:
+        until(lambda: list(tmp_path.glob("finals/seed-1/checkpoints/*.pt")))
+        for pid in children(os.getpid()):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_it)
+    killer.start()
+    *_, (final, over) = Crew(where, plan.steps, "cpu", 1).run(plan.left([]))
+    killer.join()
+    assert over
+    assert (final.number, final.seed, final.reason) == (1, 1, "the process was ended by SIGKILL")
+    assert final.quality is None
+
+
+def test_finals_of_the_study_at_its_own_length_are_possible_and_seeds_are_new(study: Study) -> None:
+    given = Namespace(steps=4, device=None, seeds=3, workers=5)
+    plan = planned(study, study.trials[1:3], given)
+    assert plan.config.distill.rung_steps == (2, 4)
+    assert plan.seeds == (1, 2, 3)
+    assert CONFIG.seed not in plan.seeds
+    assert [(t.trial.number, t.seed) for t in plan.left([])] == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
+    done = [*trained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *trained(2, {2: 0.5}, steps=90)]
+    assert [(t.trial.number, t.seed) for t in plan.left(done)] == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(
