@@ -56,7 +56,7 @@ def _query(given: argparse.Namespace) -> int:
         print(json.dumps(to_json(study, told, limits, weights), indent=2))
     else:
         wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
-        show(study, told, limits, weights, Console(width=wide))
+        show(told, limits, weights, Console(width=wide))
     return 0 if told.best else NOTHING_FITS
 
 

@@ -42,7 +42,7 @@ _EXAMPLES = """examples:
 
 Finalists are the study's front and the near misses: nets whose chance to be on the front, given what a seed and a
 measurement are off, is 5 % or more. What was trained and measured is kept in the study; the same command goes on where
-it was left, in the middle of a training too, tries again what had failed, and only shows the outcome where all is done.
+it was left, in the middle of a training too, tries failed trainings again, and only shows the outcome where all is done.
 More --seeds or --near add to it; other --steps are trainings of their own. Weights lie in RUN/finals/seed-N/weights.
 """
 
@@ -81,16 +81,15 @@ def _finals(given: argparse.Namespace, command: str) -> int:
         left, total = len(plan.left(store.finals())), len(plan.trials) * len(plan.seeds)
         print(f"interrupted; {left} of {total} trainings are left; the same command goes on", file=sys.stderr)
         code = INTERRUPTED
-    _tell(store, study, given)
+    _tell(store, study, plan.steps, given)
     return code
 
 
 def _announce(chosen: Sequence[Candidate], plan: Plan) -> None:
     front = sum(c.on_front for c in chosen)
-    others = len(plan.trials) - len(chosen)
-    nets = f"{front} on the front, {len(chosen) - front} near misses" + (f", {others} baselines" if others else "")
-    seeds = ", ".join(map(str, plan.seeds))
-    print(f"finalists: {nets}; {plan.steps} steps with each of the seeds {seeds}", file=sys.stderr)
+    counts = {"front": front, "near misses": len(chosen) - front, "baselines": len(plan.trials) - len(chosen)}
+    nets = ", ".join(f"{what} {count}" for what, count in counts.items())
+    print(f"finalists: {nets}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", file=sys.stderr)
 
 
 def _work(store: Store, study: Study, plan: Plan, given: argparse.Namespace, command: str) -> None:
@@ -151,14 +150,16 @@ def _train(store: Store, plan: Plan, run_dir: Path, targets: Path, progress: Sta
                 store.save_finalist(final)
             if final.reason:
                 print(f"trial {final.number}, seed {final.seed}: {final.reason}", file=sys.stderr)
+            before = sum(reached.values())
             reached[final.number, final.seed] = plan.steps if over else final.rungs[-1].steps
-            progress("steps trained", sum(reached.values()), total)
+            if (done := sum(reached.values())) > before:
+                progress("steps trained", done, total)
     finally:
         crew.close()  # type: ignore[attr-defined]
 
 
-def _tell(store: Store, study: Study, given: argparse.Namespace) -> None:
-    found = standings(study, store.finals(), store.reranks())
+def _tell(store: Store, study: Study, steps: int, given: argparse.Namespace) -> None:
+    found = standings(study, store.finals(), store.reranks(), steps)
     if found is None:
         return
     if given.json:

@@ -68,13 +68,18 @@ class Standings:
         return tuple(row for row in self.rows if row.mean is not None and row.measurement is not None)
 
 
-def standings(study: Study, finals: Sequence[Finalist], reranks: Iterable[Rerank]) -> Standings | None:
-    """Of the longest trainings that there are; None where nothing was trained again."""
-    steps = max((f.steps for f in finals), default=0)
-    by_number: dict[int, list[Finalist]] = {}
+def standings(
+    study: Study, finals: Sequence[Finalist], reranks: Iterable[Rerank], steps: int | None = None
+) -> Standings | None:
+    """Of the trainings of so many steps; None where there are none.
+
+    Without `steps`: of those that most nets have, the longest of equals, so that a longer one just begun hides nothing.
+    """
+    lengths: dict[int, dict[int, list[Finalist]]] = {}
     for final in finals:
-        if final.steps == steps:
-            by_number.setdefault(final.number, []).append(final)
+        lengths.setdefault(final.steps, {}).setdefault(final.number, []).append(final)
+    steps = steps or max(lengths, key=lambda length: (len(lengths[length]), length), default=0)
+    by_number = lengths.get(steps, {})
     able = complete(study)
     front = _front_before(able)
     rerank = next((r for r in reranks if r.name == RERANK), None)

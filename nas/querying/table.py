@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ ROWS = 12  # runners-up in the table; the JSON has all
 Weights = Callable[[Net], Sequence[Path]]
 
 
-def show(study: Study, a: Answer, limits: Limits, weights: Weights, console: Console) -> None:
+def show(a: Answer, limits: Limits, weights: Weights, console: Console) -> None:
     """The answer, or what comes nearest; runners-up; notes."""
     net = a.best or a.nearest
     if a.best is None:
@@ -42,8 +43,8 @@ def show(study: Study, a: Answer, limits: Limits, weights: Weights, console: Con
     if a.best is not None:
         console.print(confidence(a), highlight=False, markup=False)
     if a.runners_up:
-        console.print(_rivals(a, limits))
-    for line in notes(study, a, limits):
+        console.print(_rivals(a))
+    for line in notes(a, limits):
         console.print(line, highlight=False, markup=False)
 
 
@@ -60,6 +61,7 @@ def to_json(study: Study, a: Answer, limits: Limits, weights: Weights) -> dict[s
         "limits": dict(limits),
         "basis": a.basis,
         "steps": a.steps,
+        "seed_scatter": asdict(a.scatter),
         "fitting": a.fitting,
         "compared": a.compared,
         "left_out_at_lower_rungs": a.left_out,
@@ -67,7 +69,7 @@ def to_json(study: Study, a: Answer, limits: Limits, weights: Weights) -> dict[s
         "runners_up": [told(net) for net in a.runners_up],
         "nearest": told(a.nearest),
         "alone": {name: told(net) for name, net in a.alone.items()},
-        "notes": notes(study, a, limits),
+        "notes": notes(a, limits),
     }
 
 
@@ -86,16 +88,17 @@ def nothing(a: Answer, limits: Limits) -> str:
 def confidence(a: Answer) -> str:
     """How sure the answer is."""
     assert a.best is not None
-    best, keeps = a.best.chance_best, a.best.chance_to_keep
-    said = f"confidence: {best:.0%} that it is the best of the {a.fitting} that fit"
-    return f"{said}; {'unknown' if keeps is None else f'{keeps:.0%}'} that it keeps the limits"
+    best, keeps = _percent(a.best.chance_best), _percent(a.best.chance_to_keep)
+    return f"confidence: {best} that it is the best of the {a.fitting} that fit; {keeps} that it keeps the limits"
 
 
-def notes(study: Study, a: Answer, limits: Limits) -> list[str]:
+def notes(a: Answer, limits: Limits) -> list[str]:
     """What a reader should know beside the numbers."""
     who = "finalists' means" if a.basis == FINALS else "one training a net"
     said = [f"compared by {who} after {a.steps} steps; no net is compared across lengths of training"]
-    source = f"measured here, {a.scatter.degrees} degrees of freedom" if a.scatter.measured else "taken over from another study; nas.finals measures it"  # fmt: skip  # noqa: E501
+    source = "taken over from another study; nas.finals measures it"
+    if a.scatter.measured:
+        source = f"measured here, {a.scatter.degrees} degrees of freedom"
     said.append(f"a seed moves quality by {a.scatter.sd:.4f} (standard deviation; {source})")
     if a.left_out:
         said.append(f"left out: {_nets(a.left_out)} within the limits, stopped at lower rungs")
@@ -107,7 +110,8 @@ def notes(study: Study, a: Answer, limits: Limits) -> list[str]:
         said.append(f"no interval is kept of: {', '.join(WORDS[n][0] for n in unknown)}")
     if (net := a.best or a.nearest) is not None:
         m = net.measurement
-        said.append(f"measured on {m.device}, {m.arm}, batch {m.batch}: {m.verdict}")
+        doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
+        said.append(f"measured on {m.device}, {m.arm}, batch {m.batch}{doubt}")
     return said
 
 
@@ -143,11 +147,11 @@ def _row(net: Net, name: str, bound: float | None) -> tuple[str, ...]:
     if bound is None:
         return _number(name, q.value), interval, "", ""
     chance = q.chance(bound)
-    kept = ("yes" if q.kept(bound) else "no") if chance is None else f"{chance:.0%}"
+    kept = ("yes" if q.kept(bound) else "no") if chance is None else _percent(chance)
     return _number(name, q.value), interval, _number(name, bound), kept
 
 
-def _rivals(a: Answer, limits: Limits) -> Table:
+def _rivals(a: Answer) -> Table:
     title = f"not told apart from it in quality: {len(a.runners_up)}"
     if len(a.runners_up) > ROWS:
         title += f", the likeliest {ROWS}"
@@ -155,10 +159,9 @@ def _rivals(a: Answer, limits: Limits) -> Table:
     for name in ("trial", "net", "quality", "ratio", "best", "keeps"):
         table.add_column(name, justify="left" if name == "net" else "right")
     for net in a.runners_up[:ROWS]:
-        keeps = "?" if net.chance_to_keep is None else f"{net.chance_to_keep:.0%}"
         name = net_name(net.trial) if is_baseline(net.trial) else net.trial.arch_id
-        ratio = f"{net.measurement.ratio:.2f}"
-        table.add_row(str(net.trial.number), name, f"{net.quality:.4f}", ratio, f"{net.chance_best:.0%}", keeps)
+        chances = _percent(net.chance_best), _percent(net.chance_to_keep)
+        table.add_row(str(net.trial.number), name, f"{net.quality:.4f}", f"{net.measurement.ratio:.2f}", *chances)
     return table
 
 
@@ -207,6 +210,16 @@ def _number(name: str, value: float) -> str:
 
 def _shown(name: str, value: float) -> str:
     return f"{_number(name, value)} {WORDS[name][1]}"
+
+
+def _percent(chance: float | None) -> str:
+    """Only what is certain is 0 or 100 %."""
+    if chance is None:
+        return "unknown"
+    whole = f"{chance:.0%}"
+    if whole == "100%" and chance < 1:
+        return ">99%"
+    return "<1%" if whole == "0%" and chance > 0 else whole
 
 
 def _nets(n: int) -> str:

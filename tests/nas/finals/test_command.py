@@ -110,7 +110,7 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     process.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors
-    assert "finalists: 2 on the front, 0 near misses; 12 steps with each of the seeds 1, 2" in errors
+    assert "finalists: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
     until(lambda: all(gone(pid) for pid in workers), 30)  # nobody trains on for a dead command
     kept = read(run)

@@ -102,11 +102,16 @@ def test_two_nets_have_no_rank_correlation() -> None:
     assert {c.tau for c in correlations(found(again=again), 30)} == {None}
 
 
-def test_only_the_longest_trainings_stand_beside_each_other() -> None:
-    s = found(again=[*finals(), *trained(1, {1: 0.4}, steps=900)])
-    assert s.steps == 900
-    assert [row.trial.number for row in s.rows] == [1]
-    assert s.scatter == TYPICAL  # nobody has two seeds
+def test_only_trainings_of_one_length_stand_beside_each_other() -> None:
+    again = [*finals(), *trained(1, {1: 0.4}, steps=900)]
+    assert found(again=again).steps == 90  # of which there are most
+    longest = standings(small_study(), again, [measured(RATIOS)], 900)
+    assert longest is not None
+    assert [(row.trial.number, row.mean) for row in longest.rows] == [(1, 0.4)]
+    assert longest.scatter == TYPICAL  # nobody has two seeds
+    longer = [replace(f, steps=900) for f in finals()]
+    assert found(again=[*finals(), *longer]).steps == 900  # as many, and longer
+    assert standings(small_study(), finals(), [measured(RATIOS)], 30) is None
     assert standings(small_study(), [], [measured(RATIOS)]) is None
 
 
