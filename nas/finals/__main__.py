@@ -42,8 +42,9 @@ _EXAMPLES = """examples:
 
 Finalists are the study's front and the near misses: nets whose chance to be on the front, given what a seed and a
 measurement are off, is 5 % or more. What was trained and measured is kept in the study; the same command goes on where
-it was left, in the middle of a training too, tries failed trainings again, and only shows the outcome where all is done.
-More --seeds or --near add to it; other --steps are trainings of their own. Weights lie in RUN/finals/seed-N/weights.
+it was left, in the middle of a training too, tries failed trainings again, and only shows the outcome where all is
+done. More --seeds or --near add to it; other --steps are trainings of their own. Weights lie in
+RUN/finals/seed-N/weights.
 """
 
 
