@@ -69,12 +69,12 @@ def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
     return [sys.executable, "-m", "nas.finals", str(run), *words, "--cache", str(cache)]
 
 
-def start(run: Path, cache: Path, locks: Path) -> subprocess.Popen[str]:
+def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
     """Under way, with a checkpoint every few steps."""
     locks.mkdir(exist_ok=True)
     environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)}
     return subprocess.Popen(
-        command(run, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        command(run, cache, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )  # fmt: skip
 
@@ -209,6 +209,24 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     (final,) = store.finals()
     assert final.reason is None
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
+
+
+def test_nobody_trains_on_for_a_command_that_was_killed(study: Study, tmp_path: Path, cache: Path) -> None:
+    run = tmp_path / "run"
+    new_store(run, study).save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
+    words = ["--seeds", "1", "--near", "0", "--workers", "1", "--steps", "1000000"]
+    process = start(run, cache, tmp_path / "locks", words)
+    until(lambda: list(run.glob("finals/seed-1/checkpoints/*.pt")) or process.poll() is not None)
+    workers = children(process.pid)
+    process.kill()
+    process.communicate(timeout=120)
+    assert workers
+    try:
+        until(lambda: all(gone(pid) for pid in workers), 20)
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_process_that_is_killed_is_a_failure_with_its_reason(
