@@ -211,15 +211,20 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
 
 
+def on_the_last_rung(run: Path) -> bool:
+    checkpoints = run.glob("finals/seed-1/checkpoints/*.pt")
+    return any(len(torch.load(path, weights_only=True)["content"]["rungs"]) == 2 for path in checkpoints)
+
+
 def test_nobody_trains_on_for_a_command_that_was_killed(study: Study, tmp_path: Path, cache: Path) -> None:
     run = tmp_path / "run"
     new_store(run, study).save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
     words = ["--seeds", "1", "--near", "0", "--workers", "1", "--steps", "1000000"]
     process = start(run, cache, tmp_path / "locks", words)
-    until(lambda: list(run.glob("finals/seed-1/checkpoints/*.pt")) or process.poll() is not None)
+    until(lambda: on_the_last_rung(run) or process.poll() is not None)  # before, it would miss whom it tells of a rung
     workers = children(process.pid)
     process.kill()
-    process.communicate(timeout=120)
+    process.wait(60)
     assert workers
     try:
         until(lambda: all(gone(pid) for pid in workers), 20)
