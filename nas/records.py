@@ -243,3 +243,29 @@ class Rerank(Record):
         plain["measurements"] = {int(n): Measurement.from_dict(m) for n, m in plain["measurements"].items()}
         plain["unmeasured"] = {int(n): reason for n, reason in plain["unmeasured"].items()}
         return super().from_dict(plain)
+
+
+@dataclass(frozen=True)
+class Finalist(Record):
+    """A net of a finished study trained again with one more seed: other initial weights, another order of the images.
+
+    Its rungs are those of the study that are shorter than `steps`, and one at `steps`, of the same training.
+    """
+
+    number: int  # of its trial
+    seed: int
+    steps: int  # that were to be trained
+    created: str  # ISO 8601, UTC
+    device: str  # that trained it
+    rungs: tuple[RungResult, ...] = ()
+    reason: str | None = None  # why it did not get to the end
+
+    @property
+    def quality(self) -> float | None:
+        """Quality after `steps`; None where it did not get there."""
+        return self.rungs[-1].quality if self.rungs and self.reason is None else None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        return super().from_dict({**data, "rungs": tuple(RungResult.from_dict(r) for r in data["rungs"])})

@@ -2,9 +2,9 @@
 
 Beside `nas.samplers` the one module that names optuna. Every trial carries its whole `TrialRecord` as the user
 attribute ``record``; the study carries its `StudyInfo` as ``info``, and what was measured again elsewhere as
-``rerank:NAME``. Optuna's own trial state says what its samplers may learn from: COMPLETE with both values only for
-trials trained to the last rung, PRUNED for trials that were stopped, infeasible or asked twice, FAIL for failures. So
-optuna-dashboard opens our studies as they are.
+``rerank:NAME``, what was trained again as ``final:STEPS:TRIAL:SEED``. Optuna's own trial state says what its samplers
+may learn from: COMPLETE with both values only for trials trained to the last rung, PRUNED for trials that were stopped,
+infeasible or asked twice, FAIL for failures. So optuna-dashboard opens our studies as they are.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from nas.records import Rerank, Study, StudyInfo, TrialRecord, TrialState
+from nas.records import Finalist, Rerank, Study, StudyInfo, TrialRecord, TrialState
 
 STUDY_FILE = "study.db"
 _RERANK = "rerank:"
+_FINAL = "final:"
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.STOPPED: OptunaState.PRUNED,
@@ -157,6 +158,19 @@ class Store:
         """
         with _speaking("the study cannot be written"):
             self._study.set_user_attr(_RERANK + rerank.name, json.dumps(rerank.to_dict()))
+
+    def finals(self) -> tuple[Finalist, ...]:
+        """What was trained again, by steps, trial and seed; failures too."""
+        with _speaking("the study's finals cannot be read"):
+            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_FINAL)]
+            found = (Finalist.from_dict(json.loads(text)) for text in texts)
+            return tuple(sorted(found, key=lambda f: (f.steps, f.number, f.seed)))
+
+    def save_finalist(self, finalist: Finalist) -> None:
+        """Writes one training, in the place of an earlier one of the same net, seed and steps; JSON text, as above."""
+        with _speaking("the study cannot be written"):
+            key = f"{_FINAL}{finalist.steps}:{finalist.number}:{finalist.seed}"
+            self._study.set_user_attr(key, json.dumps(finalist.to_dict()))
 
     def read(self) -> Study:
         """The whole study as plain records."""

@@ -28,6 +28,7 @@ from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
+from nas.limits import limited
 from nas.measure import Arm, Setting, Unmeasured
 from nas.measure.exclusive import measuring, training
 from nas.places import checkpoint_path
@@ -93,17 +94,7 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
 
 def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
     """The first hard limit that what is known of `record` breaks, in words, or None."""
-    known: dict[str, float] = {}
-    if record.params is not None:
-        known["max_params"] = record.params
-    if record.macs is not None:
-        known["max_gmacs"] = record.macs / 1e9
-    if (measured := record.measurement) is not None:
-        known["max_latency_ms"] = measured.latency_ms
-        known["min_throughput_img_s"] = measured.throughput_img_s
-        memory_mib = measured.peak_memory_mib or measured.driver_memory_mib or measured.reserved_memory_mib
-        if memory_mib is not None:
-            known["max_memory_mib"] = memory_mib
+    known = limited(record, record.measurement)
     for name, limit in limits.items():
         value = known.get(name, limit)
         if (value < limit) if name.startswith("min_") else (value > limit):

@@ -37,12 +37,12 @@ class Agreement:
 def agreement(before: Sequence[Spot], now: Sequence[Spot], seed: int = 0) -> Agreement:
     """Compare two measurements of the same nets, in the same order. `seed` is the bootstrap's."""
     ratios = np.asarray([(b.ratio, n.ratio) for b, n in zip(before, now, strict=True)]).reshape(-1, 2)
-    low, high = _interval(ratios, np.random.default_rng(seed))
+    low, high = interval(ratios, np.random.default_rng(seed))
     order = _order(before) * _order(now)
     close = _overlapping(before) | _overlapping(now)
     return Agreement(
         nets=len(before),
-        tau=_tau(ratios) if len(before) >= 3 else None,
+        tau=tau_b(ratios) if len(before) >= 3 else None,
         low=low,
         high=high,
         pairs=len(order),
@@ -67,15 +67,17 @@ def _overlapping(spots: Sequence[Spot]) -> NDArray[np.bool_]:
     return (low[first] <= high[second]) & (low[second] <= high[first])
 
 
-def _tau(ratios: Array) -> float | None:
+def tau_b(ratios: Array) -> float | None:
+    """Kendall's tau-b of the two columns; None where a constant leaves it undefined."""
     tau = float(kendalltau(ratios[:, 0], ratios[:, 1], method="asymptotic").statistic)
     return tau if math.isfinite(tau) else None
 
 
-def _interval(ratios: Array, rng: np.random.Generator) -> tuple[float | None, float | None]:
+def interval(ratios: Array, rng: np.random.Generator) -> tuple[float | None, float | None]:
+    """95 % interval of `tau_b` by a bootstrap over the rows; None where they are few."""
     if len(ratios) < FEW:
         return None, None
     drawn = (ratios[rng.integers(0, len(ratios), len(ratios))] for _ in range(RESAMPLES))
-    taus = [tau for tau in map(_tau, drawn) if tau is not None]  # None: one net drawn again and again
+    taus = [tau for tau in map(tau_b, drawn) if tau is not None]  # None: one net drawn again and again
     low, high = np.quantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if taus else (None, None)
     return low if low is None else float(low), high if high is None else float(high)

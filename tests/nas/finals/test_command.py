@@ -1,0 +1,305 @@
+"""The command as a person uses it: real teachers, real trainings in processes of their own, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.cache import open_targets
+from nas.config import DistillConfig
+from nas.finals.__main__ import main
+from nas.finals.crew import Crew
+from nas.finals.plan import places, planned
+from nas.records import Finalist, Study, StudyInfo, TrialState
+from nas.store import Store
+from tests.nas.finals.builders import failed, measured, trained
+from tests.nas.reranking.builders import REFERENCE, new_store, small_study
+from tests.nas.study_builders import search_config, study_info
+
+POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
+CONFIG = search_config(
+    reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch=2,
+    distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
+)  # fmt: skip
+WORDS = ["--seeds", "2", "--near", "0", "--workers", "2", "--seconds", "0.2"]
+STEPS = 12  # three times the last rung
+
+
+@pytest.fixture(autouse=True)
+def signals_kept() -> Iterator[None]:
+    """The command takes these signals for itself."""
+    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for ending, handler in own.items():
+        signal.signal(ending, handler)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def study(cache: Path) -> Study:
+    """Made-up numbers of real architectures, for real teachers and images."""
+    c = CONFIG
+    targets = open_targets(c.data, c.teachers, root=cache, train_images=c.train_images, val_images=c.val_images,
+                           image_px=c.distill.image_px, grid=c.grid, seed=0)  # fmt: skip
+    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
+    info: StudyInfo = replace(
+        study_info(c), teachers=teachers, data={"name": c.data, "fingerprint": targets.data_fingerprint}
+    )
+    return replace(small_study(POINTS), info=info)
+
+
+def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
+    return [sys.executable, "-m", "nas.finals", str(run), *words, "--cache", str(cache)]
+
+
+def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
+    """Under way, with a checkpoint every few steps."""
+    locks.mkdir(exist_ok=True)
+    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)}
+    return subprocess.Popen(
+        command(run, cache, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    )  # fmt: skip
+
+
+def until(found: object, seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not found():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def children(parent: int) -> list[int]:
+    """Processes that a process has started and that are not gone."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in (Path("/proc") / str(pid) / "status").read_text()
+    except OSError:
+        return True
+
+
+def read(run: Path) -> dict[tuple[int, int], Finalist]:
+    return {(f.number, f.seed): f for f in Store.open(run).finals()}
+
+
+def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, tmp_path: Path) -> None:
+    run, locks = tmp_path / "run", tmp_path / "locks"
+    new_store(run, study)
+
+    # Killed in the middle of a training, after at least one was over.
+    process = start(run, cache, locks)
+    checkpoints = run / "finals" / "seed-2" / "checkpoints"
+    until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
+    workers = children(process.pid)
+    process.kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert "finalists: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
+    assert workers
+    until(lambda: all(gone(pid) for pid in workers), 120)  # nobody trains on for a dead command
+    kept = read(run)
+    assert kept
+    (rerank,) = Store.open(run).reranks()
+    assert set(rerank.measurements) == {0, 1, 2}
+    (checkpoint, *_) = checkpoints.glob("*.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    torch.save(saved, checkpoint)
+
+    # Interrupted as soon as it trains again.
+    process = start(run, cache, locks)
+    until(lambda: children(process.pid) or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert {key: final for key, final in read(run).items() if key in kept} == kept
+
+    # To the end.
+    result = subprocess.run(
+        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=400, check=False,
+        env={**os.environ, "TMPDIR": str(locks)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    finals = read(run)
+    assert {key: final for key, final in finals.items() if key in kept} == kept  # never trained again
+    assert set(finals) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
+    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.quality is not None for f in finals.values())
+    assert Store.open(run).reranks() == (rerank,)  # nor measured
+    (cut_off,) = (f for f in finals.values() if sum(r.seconds for r in f.rungs) > 1000)
+    assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
+    assert finals[1, 1].rungs != finals[1, 2].rungs
+    assert not list(run.glob("finals/*/checkpoints/*"))
+    assert len(list(run.glob("finals/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
+    assert (run / "finals.png").stat().st_size > 10_000
+
+    told = json.loads(result.stdout)
+    assert {net["trial"]: set(net["qualities"]) for net in told["nets"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert sum(net["chance"] for net in told["nets"]) >= 1
+    assert told["scatter"]["degrees"] == 2
+
+
+def test_what_is_trained_only_shows(
+    study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is there already, also where the cache, the device or torch's version are not."""
+    run = tmp_path / "run"
+    store = new_store(run, study)
+    store.save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
+    for number in (1, 2):
+        for final in trained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
+            store.save_finalist(final)
+    monkeypatch.setattr("nas.finals.plan.opened_targets", None)
+    assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
+    out, errors = capsys.readouterr()
+    assert "finalists: 12 steps, seeds 1, 2" in out
+    assert f"picture: {tmp_path / 'p.svg'}" in errors
+
+
+def test_other_teachers_are_refused(study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]):
+    other = replace(study, info=replace(study.info, teachers={"hed": "another"}))
+    new_store(tmp_path / "run", other)
+    assert main([str(tmp_path / "run"), *WORDS, "--cache", str(cache)]) == 2
+    assert "the study was trained with teachers {'hed': 'another'}" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
+    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = tmp_path / "run"
+    store = new_store(run, replace(study, trials=study.trials[:2]))
+    store.save_rerank(measured({0: 1.0, 1: 4.0}))
+    (run / "finals").mkdir()
+    blocked = run / "finals" / "seed-1"
+    blocked.write_text("a file where the folder should be")
+    words = [str(run), "--seeds", "1", "--workers", "1", "--cache", str(cache)]
+    assert main(words) == 0
+    assert "trial 1, seed 1: " in capsys.readouterr().err
+    (final,) = store.finals()
+    assert final.quality is None
+    assert "seed-1" in (final.reason or "")
+    blocked.unlink()
+    assert main(words) == 0
+    (final,) = store.finals()
+    assert final.reason is None
+    assert [r.steps for r in final.rungs] == [2, 4, STEPS]
+
+
+def on_the_last_rung(run: Path) -> bool:
+    checkpoints = run.glob("finals/seed-1/checkpoints/*.pt")
+    return any(len(torch.load(path, weights_only=True)["content"]["rungs"]) == 2 for path in checkpoints)
+
+
+def test_nobody_trains_on_for_a_command_that_was_killed(study: Study, tmp_path: Path, cache: Path) -> None:
+    run = tmp_path / "run"
+    new_store(run, study).save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
+    words = ["--seeds", "1", "--near", "0", "--workers", "1", "--steps", "1000000"]
+    process = start(run, cache, tmp_path / "locks", words)
+    until(lambda: on_the_last_rung(run) or process.poll() is not None)  # before, it would miss whom it tells of a rung
+    workers = children(process.pid)
+    process.kill()
+    process.wait(60)
+    assert workers
+    try:
+        until(lambda: all(gone(pid) for pid in workers), 20)
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_a_failure_with_its_reason(
+    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "0")
+    given = Namespace(steps=10_000, device="cpu", seeds=1, workers=1)  # more than it will get to
+    plan = planned(study, study.trials[1:2], given)
+    (targets,) = cache.glob("set-*.json")
+    where = places(plan, tmp_path, targets)
+    where = replace(where, lock_dir=str(tmp_path / "locks"))
+
+    def kill_it() -> None:
+        until(lambda: list(tmp_path.glob("finals/seed-1/checkpoints/*.pt")))
+        for pid in children(os.getpid()):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_it)
+    killer.start()
+    *_, (final, over) = Crew(where, plan.steps, "cpu", 1).run(plan.left([]))
+    killer.join()
+    assert over
+    assert (final.number, final.seed, final.reason) == (1, 1, "the process was ended by SIGKILL")
+    assert final.quality is None
+
+
+def test_finals_of_the_study_at_its_own_length_are_possible_and_seeds_are_new(study: Study) -> None:
+    given = Namespace(steps=4, device=None, seeds=3, workers=5)
+    plan = planned(study, study.trials[1:3], given)
+    assert plan.config.distill.rung_steps == (2, 4)
+    assert plan.seeds == (1, 2, 3)
+    assert CONFIG.seed not in plan.seeds
+    assert [(t.trial.number, t.seed) for t in plan.left([])] == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
+    done = [*trained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *trained(2, {2: 0.5}, steps=90)]
+    assert [(t.trial.number, t.seed) for t in plan.left(done)] == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "the following arguments are required: RUN"),
+        (["nowhere"], "no such run folder"),
+        (["RUN", "--seeds", "0"], "--seeds: 0: must be 1 or more"),
+        (["RUN", "--steps", "3"], "--steps: 3: must be 4 or more"),
+        (["RUN", "--near", "-1"], "--near: -1: must be 0 or more"),
+        (["RUN", "--workers", "0"], "--workers: 0: must be 1 or more"),
+        (["RUN", "--device", "cuda:1"], "choose auto, cpu or cuda"),
+        (["RUN", "--seconds", "0"], "--seconds: 0.0: must be over 0"),
+        (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
+        (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
+        (["RUN", "--teacher", "hed"], "must be NAME=FILE"),
+        (["EMPTY"], "no trial that was measured and trained to its last rung"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], error: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_store(tmp_path / "run", study)
+    stopped = tuple(replace(t, state=TrialState.STOPPED) for t in study.trials)
+    new_store(tmp_path / "empty", replace(study, trials=stopped))
+    places = {"RUN": str(tmp_path / "run"), "EMPTY": str(tmp_path / "empty")}
+    try:
+        code = main([places.get(word, word) for word in words])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    told = capsys.readouterr().err
+    assert code == 2
+    assert told.startswith("error: ")
+    assert error in told
+    assert told.count("\n") == 1

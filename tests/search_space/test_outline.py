@@ -1,0 +1,30 @@
+"""Architectures in a line."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from search_space import SPACES, ArchSpec, StageSpec
+from search_space.outline import outline
+
+
+def test_an_outline_by_hand() -> None:
+    stages = (
+        StageSpec("c2f", 1, 16, expansion=0.5),
+        StageSpec("mr_window", 2, 128, expansion=2, heads=4, pre_conv="none", window=(2, 4), cpb_hidden=8,
+                  subsampling="conv"),
+    )  # fmt: skip
+    told = outline(ArchSpec(stages, stem="patch", neck="stage1", neck_dim=96))
+    assert told == "patch stem | c2f x1 16 | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
+
+
+@pytest.mark.parametrize("space", ["micro", "full"])
+def test_every_architecture_has_a_line(space: str) -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        spec = SPACES[space].sample(rng)
+        told = outline(spec)
+        assert "\n" not in told
+        assert all(f"{s.block} x{s.depth} {s.width}" in told for s in spec.stages)
