@@ -189,7 +189,7 @@ class StudyInfo(Record):
     ledger: dict[str, float] = field(
         default_factory=dict
     )  # where the seconds went: "teachers", "measure", "train rung 0", ...
-    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float}
+    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float, ...}
     teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # empty in studies of before
     chance: dict[str, float] = field(default_factory=dict)  # metric -> what the best constant guess scores
 

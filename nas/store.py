@@ -1,33 +1,37 @@
 """The study in its Optuna storage: the only truth about a search.
 
-Beside `nas.samplers` the one module that names optuna. Every trial carries its whole `TrialRecord` as the user
-attribute ``record``; the study carries its `StudyInfo` as ``info``, and what was measured again elsewhere as
-``rerank:NAME``. Optuna's own trial state says what its samplers may learn from: COMPLETE with both values only for
-trials trained to the last rung, PRUNED for trials that were stopped, infeasible or asked twice, FAIL for failures. So
-optuna-dashboard opens our studies as they are.
+Beside `nas.samplers` and what lies below it in `nas.storage`, the one module that names optuna. Every trial carries its
+whole `TrialRecord` as the user attribute ``record`` and the driver that runs it as ``driver``; the study carries its
+`StudyInfo` as ``info``, and what was measured again elsewhere as ``rerank:NAME``. Optuna's own trial state says what
+its samplers may learn from: COMPLETE with both values only for trials trained to the last rung, PRUNED for trials that
+were stopped, infeasible or asked twice, FAIL for failures. So optuna-dashboard opens our studies as they are.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import bindparam, text
 
 from nas.records import Rerank, Study, StudyInfo, TrialRecord, TrialState
+from nas.storage.database import Database
+from nas.storage.errors import StoreError, patiently, speaking
+from nas.storage.place import STUDY_FILE, Place
+from nas.storage.presence import FileLocks, Presence, ServerLocks, myself
 
-STUDY_FILE = "study.db"
+__all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "records"]
+
 _RERANK = "rerank:"
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -36,55 +40,77 @@ _OPTUNA_STATES = {
     TrialState.DUPLICATE: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
+_ROWS = (
+    "SELECT t.trial_id, t.number, t.state, r.value_json AS record, d.value_json AS driver FROM trials t"
+    " JOIN trial_user_attributes r ON r.trial_id = t.trial_id AND r.key = 'record'"
+    " LEFT JOIN trial_user_attributes d ON d.trial_id = t.trial_id AND d.key = 'driver'"
+)
+_NEW = text(f"{_ROWS} WHERE t.study_id = :study AND t.trial_id > :last ORDER BY t.trial_id")
+_SOME = text(f"{_ROWS} WHERE t.trial_id IN :some ORDER BY t.trial_id").bindparams(bindparam("some", expanding=True))
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-class StoreError(ValueError):
-    """A study that is missing, unreadable or cannot be written; the message is one line for people."""
+Result = TypeVar("Result")
 
 
 class Store:
-    """Reads and writes one study. Not shared between processes: each driver opens its own."""
+    """Reads and writes one study. Not shared between processes: each driver opens its own.
 
-    def __init__(self, study: optuna.Study) -> None:
+    Args:
+        place: where the study lies.
+        say: called with a line when the database is away, and when it is back.
+    """
+
+    def __init__(
+        self, place: Place, database: Database, study: optuna.Study, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.place = place
+        self.say = say
+        self._database = database
         self._study = study
+        self._presence: Presence | None = None
+        self._ids: dict[int, int] = {}  # number -> Optuna's id
+        self._last = -1  # highest id that `changes` has told
+        self._stale = False  # Optuna's cache may hold what was rolled back
 
     @classmethod
-    def create(cls, run_dir: Path, info: StudyInfo, sampler: BaseSampler) -> Store:
-        """A new study in `run_dir`/study.db; StoreError where there is one already."""
-        if (run_dir / STUDY_FILE).exists():
-            raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
-        with _speaking(f"cannot write a study in {str(run_dir)!r}"):
-            run_dir.mkdir(parents=True, exist_ok=True)
+    def create(cls, run_dir: Path, info: StudyInfo, sampler: BaseSampler, database: str | None = None) -> Store:
+        """A new study in `run_dir`/study.db or `database`; StoreError where there is one already."""
+        place = Place.new(run_dir, database)
+        with speaking(f"cannot write a study in {str(place.run_dir if place.url is None else place)!r}"):
+            place.write()
+            opened = Database(place)
             directions = [StudyDirection.MAXIMIZE] * len(info.objectives)
-            study = optuna.create_study(
-                study_name=info.name, storage=_storage(run_dir), sampler=sampler, directions=directions
-            )
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            study.set_metric_names([objective.name for objective in info.objectives])
-        store = cls(study)
-        store.save_info(info)
-        return store
+            with opened.transaction():
+                try:
+                    study = optuna.create_study(
+                        study_name=place.study or info.name, storage=opened, sampler=sampler, directions=directions
+                    )
+                except DuplicatedStudyError:
+                    raise StoreError(f"{place} already holds a study {place.study!r}; choose another --run") from None
+                with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                    study.set_metric_names([objective.name for objective in info.objectives])
+                store = cls(place, opened, study)
+                store.save_info(info)
+            return store
 
     @classmethod
-    def open(cls, run_dir: Path, sampler: BaseSampler | None = None) -> Store:
-        """The study that lies in `run_dir`; StoreError where none does or it cannot be read."""
-        if not run_dir.is_dir():
-            raise StoreError(f"no such run folder: {str(run_dir)!r}")
-        if not (run_dir / STUDY_FILE).is_file():
-            raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
-        with _speaking(f"{run_dir / STUDY_FILE} is not a readable study"):
-            storage = _storage(run_dir)
-            names = optuna.get_all_study_names(storage)
-            if len(names) != 1:
-                raise StoreError(f"{run_dir / STUDY_FILE} holds {len(names)} studies, expected one")
-            return cls(optuna.load_study(study_name=names[0], storage=storage, sampler=sampler))
+    def open(cls, run_dir: Path, sampler: BaseSampler | None = None, database: str | None = None) -> Store:
+        """The study of `run_dir`; StoreError where there is none or it cannot be read."""
+        place = Place.of(run_dir, database)
+        with speaking(f"{place} is not a readable study" if place.url is None else f"{place} cannot be read"):
+            opened = Database(place)
+            names = optuna.get_all_study_names(opened)
+            if place.url is None and len(names) != 1:
+                raise StoreError(f"{place} holds {len(names)} studies, expected one")
+            name = place.study or names[0]
+            if name not in names:
+                raise StoreError(f"{place} holds no study {name!r}")
+            return cls(place, opened, optuna.load_study(study_name=name, storage=opened, sampler=sampler))
 
     @property
     def info(self) -> StudyInfo:
         """What the study is about; StoreError where it was not written by this project."""
-        with _speaking(f"study {self._study.study_name!r} cannot be read"):
+        with speaking(f"study {self._study.study_name!r} cannot be read"):
             attributes = self._study.user_attrs
             if "info" not in attributes:
                 raise StoreError(f"study {self._study.study_name!r} was not written by nas.search (it has no 'info')")
@@ -92,61 +118,118 @@ class Store:
 
     def save_info(self, info: StudyInfo) -> None:
         """Writes the study's description."""
-        with _speaking("the study cannot be written"):
+        with speaking("the study cannot be written"):
             self._study.set_user_attr("info", info.to_dict())
+
+    def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
+        """Writes what `change` makes of the study's description, whoever else writes it."""
+        with self.alone():
+            info = change(self.info)
+            self.save_info(info)
+        return info
+
+    @property
+    def driver(self) -> str:
+        """A name for this process, among those that work on the study."""
+        return myself().rpartition(":")[2]
+
+    def join(self) -> None:
+        """From here on other drivers know that this one is alive, and whose trials are whose."""
+        with speaking("the study cannot be joined"):
+            if self._presence is None:
+                database = self._database
+                self._presence = FileLocks(self.place.run_dir) if database.is_file else ServerLocks(database.engine)
+
+    def leave(self) -> None:
+        """What this driver left running may be taken over."""
+        if self._presence is not None:
+            self._presence.leave()
+            self._presence = None
+
+    def may_take(self, driver: str | None) -> bool:
+        """Whether the running trials of `driver` are anybody's: it is dead, or this very process, or of before."""
+        if driver is None or driver == myself() or self._presence is None:
+            return True
+        with speaking("the study cannot be read"):
+            return self._presence.gone(driver)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other driver is in here at the same time; all that the body writes is written at its end, or nothing."""
+        with speaking("the study cannot be written"), self._transaction(study=self._study._study_id):
+            yield
+
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """`work()`, again and again while the database is away; it has to change nothing but the store.
+
+        Raises:
+            StoreError: the database was away for too long.
+        """
+        return patiently(work, self.say, f"nothing stored is lost; go on with --resume {self.place.run_dir}")
 
     def ask(
         self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
         """The number and parameters of a new trial from the sampler, or with the parameters `fixed`."""
-        with _speaking("the study cannot be written"):
+        with speaking("the study cannot be written"), self._transaction(study=self._study._study_id):
             if fixed is not None:
-                # A driver killed between these two calls left it waiting in the queue.
-                self._study.enqueue_trial(dict(fixed), skip_if_exists=True)
+                self._study.enqueue_trial(dict(fixed))
             trial = self._study.ask()
-            return trial.number, self._suggest(trial, choices)
+            self._ids[trial.number] = trial._trial_id
+            if self._presence is not None:
+                self._database.put(trial._trial_id, "driver", myself())
+            return trial.number, {n: trial.suggest_categorical(n, tuple(values)) for n, values in choices.items()}
 
-    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
+    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Writes a trial's record and, once it is no longer running, tells Optuna its state.
 
-        `values` are the objectives of a COMPLETE trial and ignored for any other.
+        `values` are the objectives of a COMPLETE trial and ignored for any other. False, and nothing is written, where
+        another driver has taken the trial over.
         """
-        with _speaking("the study cannot be written"):
-            storage = self._study._storage
-            trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
-            storage.set_trial_user_attr(trial_id, "record", record.to_dict())
-            if record.state is not TrialState.RUNNING:
-                told = list(values or ()) if record.state is TrialState.COMPLETE else None
-                self._study.tell(record.number, told, state=_OPTUNA_STATES[record.state], skip_if_finished=True)
+        with speaking("the study cannot be written"):
+            trial_id = self._id(record.number)
+            with self._transaction(trial=trial_id):
+                rows = self._database.rows(_SOME, {"some": [trial_id]})  # none: it was asked a moment ago
+                if rows and rows[0].state != "RUNNING":  # stored before, and the database went away as it said so
+                    return bool(json.loads(rows[0].record) == json.loads(json.dumps(record.to_dict())))
+                if rows and rows[0].driver is not None and json.loads(rows[0].driver) != myself() and self._presence:
+                    return False
+                self._database.put(trial_id, "record", record.to_dict())
+                if record.state is not TrialState.RUNNING:
+                    told = list(values or ()) if record.state is TrialState.COMPLETE else None
+                    self._study.tell(record.number, told, state=_OPTUNA_STATES[record.state])
+        return True
 
-    def half_asked(self, choices: Mapping[str, Sequence[Any]]) -> list[tuple[int, dict[str, Any]]]:
-        """Number and parameters of trials that a killed driver asked for and had no time to describe.
+    def claim(self, number: int) -> bool:
+        """Makes a running trial this driver's; False where it is over by now."""
+        with speaking("the study cannot be written"):
+            trial_id = self._id(number)
+            with self._transaction(trial=trial_id):
+                if self._database.rows(_SOME, {"some": [trial_id]})[0].state != "RUNNING":
+                    return False
+                self._database.put(trial_id, "driver", myself())
+        return True
 
-        Parameters that were not written yet are asked for again, under the same trial number.
-        """
-        with _speaking("the study cannot be read"):
-            running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
-            cut_off = [t for t in running if "record" not in t.user_attrs]
-            return [(t.number, self._suggest(optuna.Trial(self._study, t._trial_id), choices)) for t in cut_off]
-
-    def half_told(self) -> list[TrialRecord]:
-        """Records of trials that are over and that a killed driver had no time to tell Optuna of."""
-        with _speaking("the study cannot be read"):
-            running = records(self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)))
-            return [record for record in running if record.state is not TrialState.RUNNING]
-
-    @staticmethod
-    def _suggest(trial: optuna.Trial, choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        return {name: trial.suggest_categorical(name, tuple(values)) for name, values in choices.items()}
+    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
+        """Trials, and whose they are, that are new since the last call, or that are among `running`."""
+        with speaking("the study cannot be read"):
+            rows = [*self._database.rows(_NEW, {"study": self._study._study_id, "last": self._last})]
+            new = {row.trial_id for row in rows}
+            if some := [i for n in running if (i := self._id(n)) not in new]:
+                rows = [*self._database.rows(_SOME, {"some": some}), *rows]
+            self._last = max([self._last, *new])
+            self._ids.update((row.number, row.trial_id) for row in rows)
+            return [(_parsed(row.record), None if row.driver is None else json.loads(row.driver)) for row in rows]
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """All trials in the order in which they were asked."""
-        with _speaking("the study cannot be read"):
-            return records(self._study.get_trials(deepcopy=False))
+        with speaking("the study cannot be read"):
+            rows = self._database.rows(_NEW, {"study": self._study._study_id, "last": -1})
+            return tuple(_parsed(row.record) for row in rows)
 
     def reranks(self) -> tuple[Rerank, ...]:
         """What was measured again elsewhere, oldest first."""
-        with _speaking("the study's reranks cannot be read"):
+        with speaking("the study's reranks cannot be read"):
             texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_RERANK)]
             return tuple(sorted((Rerank.from_dict(json.loads(text)) for text in texts), key=lambda r: r.created))
 
@@ -155,17 +238,50 @@ class Store:
 
         As JSON text: Optuna decodes and copies every attribute of a study, also when only `info` is asked for.
         """
-        with _speaking("the study cannot be written"):
+        with speaking("the study cannot be written"):
             self._study.set_user_attr(_RERANK + rerank.name, json.dumps(rerank.to_dict()))
 
     def read(self) -> Study:
         """The whole study as plain records."""
         return Study(self.info, self.trials())
 
+    def _id(self, number: int) -> int:
+        """Optuna's id of a trial."""
+        if number not in self._ids:
+            storage, study_id = self._study._storage, self._study._study_id
+            self._ids[number] = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._ids[number]
 
-def records(trials: Sequence[optuna.trial.FrozenTrial]) -> tuple[TrialRecord, ...]:
-    """The records that these Optuna trials carry; trials that were asked and not yet described are left out."""
-    return tuple(TrialRecord.from_dict(t.user_attrs["record"]) for t in trials if "record" in t.user_attrs)
+    @contextmanager
+    def _transaction(self, study: int | None = None, trial: int | None = None) -> Iterator[None]:
+        if self._stale and not self._database.in_transaction:
+            sampler, name = self._study.sampler, self._study.study_name
+            self._study = optuna.load_study(study_name=name, storage=self._database, sampler=sampler)
+            self._stale = False
+        try:
+            with self._database.transaction(study=study, trial=trial):
+                yield
+        except BaseException:
+            self._stale = True  # Optuna's cache may hold what was rolled back
+            raise
+
+
+def records(trials: Sequence[FrozenTrial]) -> tuple[TrialRecord, ...]:
+    """The records that these Optuna trials carry; trials that were asked and not yet described are left out.
+
+    Optuna keeps the trials that are over as the same objects, and their records are read once.
+    """
+    return tuple(_record_of(t) for t in trials if "record" in t.user_attrs)
+
+
+_known: dict[int, tuple[FrozenTrial, TrialRecord]] = {}  # by number, of the study last asked for
+
+
+def _record_of(trial: FrozenTrial) -> TrialRecord:
+    known = _known.get(trial.number)
+    if known is None or known[0] is not trial:
+        _known[trial.number] = known = (trial, TrialRecord.from_dict(trial.user_attrs["record"]))
+    return known[1]
 
 
 def read_study(run_dir: Path) -> Study:
@@ -173,48 +289,5 @@ def read_study(run_dir: Path) -> Study:
     return Store.open(run_dir).read()
 
 
-def _storage(run_dir: Path) -> optuna.storages.RDBStorage:
-    """The SQLite file, opened by ourselves: in a URL, a `?` in its path would begin the options."""
-    path = run_dir.resolve() / STUDY_FILE
-    return optuna.storages.RDBStorage(
-        "sqlite://", engine_kwargs={"creator": lambda: _connect(path), "poolclass": QueuePool}
-    )
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Write-ahead log: Optuna commits every parameter by itself, and each commit would wait for the disk.
-
-    A killed process loses nothing; only a power cut can lose the last moments.
-    """
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-@contextmanager
-def _speaking(what: str) -> Iterator[None]:
-    """Turns what the storage raises into a StoreError that says `what` and why in one line."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except (
-        SQLAlchemyError,
-        sqlite3.Error,
-        optuna.exceptions.OptunaError,
-        OSError,
-        RuntimeError,
-        AssertionError,
-    ) as error:
-        raise StoreError(f"{what}: {_cause(error)}") from error
-    except (KeyError, TypeError, ValueError) as error:  # records of another version or of another hand
-        raise StoreError(f"{what}: {type(error).__name__} {_cause(error)}") from error
-
-
-def _cause(error: BaseException) -> str:
-    """What the database itself said, in one line."""
-    while error.__cause__ is not None:  # Optuna wraps what SQLAlchemy wraps
-        error = error.__cause__
-    origin = getattr(error, "orig", None) or error
-    return " ".join(str(origin).split()) or type(origin).__name__
+def _parsed(record: str) -> TrialRecord:
+    return TrialRecord.from_dict(json.loads(record))
