@@ -94,6 +94,15 @@ class Store:
             return store
 
     @classmethod
+    def find_room(cls, run_dir: Path, database: str | None = None) -> None:
+        """StoreError where `create` would find a study, or no database."""
+        place = Place.new(run_dir, database)
+        if place.url is not None:
+            with speaking(f"{place} cannot be used"):
+                if place.study in optuna.get_all_study_names(Database(place)):
+                    raise StoreError(f"{place} already holds a study {place.study!r}; choose another --run")
+
+    @classmethod
     def open(cls, run_dir: Path, sampler: BaseSampler | None = None, database: str | None = None) -> Store:
         """The study of `run_dir`; StoreError where there is none or it cannot be read."""
         place = Place.of(run_dir, database)

@@ -58,6 +58,7 @@ class StudyLoop:
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
         self._before_s = max(elapsed(self.info.sessions), *finished_s, 0.0)
         self._session = {"started": _now(), "began_s": self._before_s, "driver": store.driver, "wall_s": 0.0}
+        self._session["budget"] = self.config.budget
         self.info = store.patiently(lambda: store.update_info(self._begun))
 
     @property
@@ -141,7 +142,9 @@ class StudyLoop:
         over = {**self._session, "wall_s": self.session_s}
 
         def ended(info: StudyInfo) -> StudyInfo:
-            return replace(info, ledger=ledger, sessions=tuple(over if s == self._session else s for s in info.sessions))
+            return replace(
+                info, ledger=ledger, sessions=tuple(over if s == self._session else s for s in info.sessions)
+            )
 
         self.info = self._store.patiently(lambda: self._store.update_info(ended))
         self._session = over

@@ -65,6 +65,9 @@ def drive(run_dir: Path, stage_s: float) -> int:
     store = patiently(lambda: Store.open(run_dir, _sampler(config)), say, "")
     store.say = say
     loop = StudyLoop(store)
+    note(run_dir, "stands by")
+    while (run_dir / "hold").exists():
+        time.sleep(0.001)
     chance = random.Random(os.getpid())
     while not loop.finished:
         record = loop.next_trial()
@@ -165,9 +168,13 @@ class Chaos:
         self.look()
 
     def run(self, kills: int, drivers: int, chance: random.Random, window_s: float, timeout_s: float = 600) -> None:
-        """The whole: drivers, kills at random moments, the end."""
+        """The whole: drivers that begin at the same moment, kills at random moments, the end."""
+        (self.run_dir / "hold").touch()
         for _ in range(drivers):
             self.start_driver()
+        while sum(event["what"] == "stands by" for event in events(self.run_dir)) < drivers:
+            time.sleep(0.01)
+        (self.run_dir / "hold").unlink()
         for _ in range(kills):
             time.sleep(chance.uniform(0, window_s))
             if self.database is not None and chance.random() < 0.3:
@@ -251,7 +258,10 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.drive:
         return drive(asked.drive, asked.stage_s)
-    with tempfile.TemporaryDirectory() as folder, chaos(Path(folder), asked.budget, asked.stage_s, asked.postgres) as it:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        chaos(Path(folder), asked.budget, asked.stage_s, asked.postgres) as it,
+    ):
         it.run(asked.kills, asked.drivers, random.Random(asked.seed), window_s=2.0)
         print(json.dumps(check(it, undisturbed(Path(folder), asked.budget))))
     return 0

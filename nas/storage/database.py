@@ -7,6 +7,7 @@ a lock of the database: on PostgreSQL of the row of the study or the trial, on S
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 import sys
@@ -47,9 +48,11 @@ class Database(RDBStorage):
     def __init__(self, place: Place) -> None:
         self._joined: _Joined | None = None
         self._params: list[dict[str, Any]] = []
+        self._turns: Path | None = None
         if place.url is None:
             # Opened by ourselves: in a URL, a `?` in its path would begin the options.
             path = place.run_dir.resolve() / STUDY_FILE
+            self._turns = path.with_suffix(".lock")
             super().__init__("sqlite://", {"creator": lambda: _connect(path), "poolclass": QueuePool})
         else:
             url = place.url.update_query_dict({"connect_timeout": "10", "options": _SERVER_OPTIONS, **place.url.query})
@@ -76,7 +79,7 @@ class Database(RDBStorage):
                 self._lock(_LOCK_TRIAL, trial)
             yield
             return
-        with _Joined(bind=self.engine) as joined:
+        with self._turn(), _Joined(bind=self.engine) as joined:
             self._joined = joined
             try:
                 if self.is_file:
@@ -101,6 +104,16 @@ class Database(RDBStorage):
             return self._joined.execute(statement, values).all()
         with self.engine.connect() as connection:
             return connection.execute(statement, values).all()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Writers of a file come one after another: SQLite alone has them try again at longer and longer intervals."""
+        if self._turns is None:
+            yield
+            return
+        with self._turns.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            yield
 
     def put(self, trial: int, key: str, value: Any) -> None:
         """Writes a user attribute of a trial, in a transaction. As Optuna does, which first reads the trial."""

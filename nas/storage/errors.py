@@ -11,7 +11,6 @@ from typing import TypeVar
 import optuna
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-
 PATIENCE_S = 120.0  # a database that is away for longer ends the session
 Result = TypeVar("Result")
 
