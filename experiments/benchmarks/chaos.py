@@ -167,14 +167,18 @@ class Chaos:
                 raise Broken(f"a driver ended with {driver.returncode}: {driver.stderr.read().decode()[-800:]}")  # type: ignore[union-attr]
         self.look()
 
-    def run(self, kills: int, drivers: int, chance: random.Random, window_s: float, timeout_s: float = 600) -> None:
-        """The whole: drivers that begin at the same moment, kills at random moments, the end."""
+    def begin(self, drivers: int) -> None:
+        """Starts drivers that ask their first trial at the same moment."""
         (self.run_dir / "hold").touch()
         for _ in range(drivers):
             self.start_driver()
         while sum(event["what"] == "stands by" for event in events(self.run_dir)) < drivers:
             time.sleep(0.01)
         (self.run_dir / "hold").unlink()
+
+    def run(self, kills: int, drivers: int, chance: random.Random, window_s: float, timeout_s: float = 600) -> None:
+        """The whole: drivers, kills at random moments, the end."""
+        self.begin(drivers)
         for _ in range(kills):
             time.sleep(chance.uniform(0, window_s))
             if self.database is not None and chance.random() < 0.3:
