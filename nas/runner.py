@@ -296,7 +296,8 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
             _temp_dir=scratch,
         )
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
-        _sweep(loop, Path(places.checkpoint_dir))
+        if not loop.beside:  # another driver's workers are writing theirs
+            _sweep(loop, Path(places.checkpoint_dir))
         try:
             _tune(loop, replace(places, scratch=scratch), workers)
         finally:
