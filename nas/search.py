@@ -170,8 +170,8 @@ def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     for rung, steps in enumerate(loop.info.rung_steps):
         spent = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
         ledger[f"train to {steps} steps"] = spent
-    ledger["waiting and start-up"] = max(0.0, loop.elapsed_s * workers - sum(ledger.values()) + ledger["teachers"])
-    loop.close(ledger)
+    ledger["waiting and start-up"] = max(0.0, loop.worker_seconds(workers) - sum(ledger.values()) + ledger["teachers"])
+    loop.close(ledger, workers)
 
 
 def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> None:

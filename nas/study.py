@@ -7,7 +7,6 @@ work on one study: what they ask is asked alone, and each sees what the others d
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +14,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from nas.asking import Asker
 from nas.config import SearchConfig
 from nas.pareto import coordinates
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
 from nas.standing import Standing
 from nas.store import Store
-from search_space import SPACES, ArchSpec, preset
+from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
-_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
 _LOOK_S = 1.0  # how often a driver with nothing to start looks for work that others leave
 _MOMENT_S = 0.05
 
@@ -47,6 +46,7 @@ class StudyLoop:
         self.info: StudyInfo = store.patiently(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space = SPACES[self.config.space]
+        self._asker = Asker(store, self.space)
         self.trials = Standing(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
@@ -137,9 +137,15 @@ class StudyLoop:
             self._keep(replace(record, state=TrialState.FAILED, reason=reason))
         return record.arch_id
 
-    def close(self, ledger: dict[str, float]) -> None:
+    def worker_seconds(self, workers: int) -> float:
+        """Seconds of all workers of all sessions, those side by side as well; `workers` are this session's."""
+        sessions = self._store.patiently(lambda: self._store.info).sessions
+        ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
+        return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session wrote no length
+
+    def close(self, ledger: dict[str, float], workers: int = 1) -> None:
         """Ends the session: writes its length and the ledger; what it left running is anybody's."""
-        over = {**self._session, "wall_s": self.session_s}
+        over = {**self._session, "wall_s": self.session_s, "workers": workers}
 
         def ended(info: StudyInfo) -> StudyInfo:
             return replace(
@@ -164,10 +170,11 @@ class StudyLoop:
                     asked = [_bare(self.trials[number])]
                     break
             else:
+                asked = []
                 if names := self._missing_baselines():
-                    asked = [self._ask_baseline(names[0])]
-                else:
-                    asked = self._ask_new() if self._wants_more() or self._was_extended() else []
+                    asked = [self._asker.baseline(names[0])]
+                elif self._wants_more() or self._was_extended():
+                    asked, self.exhausted = self._asker.new(self.trials.architectures, self.elapsed_s)
             if asked and asked[-1].state is TrialState.RUNNING:
                 self._store.save(asked[-1])
         return asked
@@ -235,41 +242,6 @@ class StudyLoop:
             if self._in_a_row[state] >= limit:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
-    def _ask_baseline(self, name: str) -> TrialRecord:
-        """A reference backbone; its parameters are told to the sampler where the space contains it."""
-        spec = preset(name)
-        inside = self.space.contains(spec)
-        number, _ = self._store.ask(self.space.choices() if inside else {}, self.space.encode(spec) if inside else None)
-        return _new(number, spec, f"baseline:{name}")
-
-    def _ask_new(self) -> list[TrialRecord]:
-        """An architecture that the study does not have, after the repeats, which are recorded and never run."""
-        seen = self.trials.architectures
-        asked: list[TrialRecord] = []
-        if len(seen) >= self.space.count():
-            self.exhausted = f"the space has only {self.space.count()} architectures"
-            return asked
-        fixed: dict[str, Any] | None = None
-        for repeats in range(2 * _REPEATS_LIMIT):
-            number, params = self._store.ask(self.space.choices(), fixed)
-            spec = self.space.decode(params)
-            if spec.arch_id not in seen:
-                return [*asked, _new(number, spec, "sampler")]
-            repeat = replace(_new(number, spec, "sampler"), state=TrialState.DUPLICATE, finished_s=self.elapsed_s)
-            self._store.save(repeat)  # now: the sampler's next look is to see it
-            asked.append(repeat)
-            if repeats >= _REPEATS_LIMIT:
-                fixed = self.space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
-        self.exhausted = "the sampler finds no new architecture"
-        return asked
-
-    def _unseen_neighbour(self, spec: ArchSpec, seen: set[str], rng: random.Random) -> ArchSpec:
-        for _ in range(1000):
-            spec = self.space.mutate(spec, rng)
-            if spec.arch_id not in seen:
-                break
-        return spec
-
 
 def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
     """Seconds from the first session's start to the last one's end; sessions may have run side by side."""
@@ -282,12 +254,6 @@ def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _new(number: int, spec: ArchSpec, origin: str) -> TrialRecord:
-    return TrialRecord(
-        number=number, arch_id=spec.arch_id, spec=spec.to_dict(), origin=origin, state=TrialState.RUNNING
-    )
 
 
 def _bare(record: TrialRecord) -> TrialRecord:

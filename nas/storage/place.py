@@ -57,19 +57,29 @@ class Place:
 
     @classmethod
     def new(cls, run_dir: Path, database: str | None = None) -> Place:
-        """Where a new study of `run_dir` is to lie; StoreError where the folder has one already."""
-        if holds_study(run_dir):
-            raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
-        if database is None:
-            return cls(run_dir)
-        return cls(run_dir, database_url(database), run_dir.resolve().name)
+        """Where a new study of `run_dir` is to lie; StoreError where the folder says that one lies elsewhere."""
+        place = cls(run_dir) if database is None else cls(run_dir, database_url(database), run_dir.resolve().name)
+        written = run_dir / PLACE_FILE
+        elsewhere = written.exists() and written.read_text() != place.note
+        if elsewhere or (place.url is not None and (run_dir / STUDY_FILE).exists()):
+            raise StoreError(f"{run_dir} already holds a study; {place.ways_out}")
+        return place
+
+    @property
+    def ways_out(self) -> str:
+        """What to do where there is a study already."""
+        return f"go on with --resume {self.run_dir}, or choose another --run"
+
+    @property
+    def note(self) -> str:
+        """What the folder says where the study is not in it."""
+        return json.dumps({"database": public(self.url), "study": self.study}, indent=2) + "\n" if self.url else ""
 
     def write(self) -> None:
-        """Leaves a note in the folder, where the study is not in it."""
+        """Makes the folder, with its note."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self.url is not None:
-            note = {"database": public(self.url), "study": self.study}
-            (self.run_dir / PLACE_FILE).write_text(json.dumps(note, indent=2) + "\n")
+        if self.note:
+            (self.run_dir / PLACE_FILE).write_text(self.note)
 
     def __str__(self) -> str:
         return str(self.run_dir / STUDY_FILE) if self.url is None else public(self.url)

@@ -59,11 +59,12 @@ class FileLocks:
         self._folder.mkdir(exist_ok=True)
         self._lock = FileLock(self._folder / myself(), is_singleton=True, thread_local=False)
         self._lock.acquire()
-        for path in self._folder.iterdir():
-            if not path.name.startswith(f"{socket.gethostname()}:") and not self.gone(path.name):
+        others = [path.name for path in self._folder.iterdir() if path.name != myself()]
+        for driver in [driver for driver in others if not self.gone(driver)]:
+            if driver.partition(":")[0] != socket.gethostname():
                 self.leave()
                 raise StoreError(
-                    f"{path.name.partition(':')[0]} works on this study; for drivers on several machines it has to lie"
+                    f"{driver.partition(':')[0]} works on this study; for drivers on several machines it has to lie"
                     " in PostgreSQL (--database, when it is begun)"
                 )
 

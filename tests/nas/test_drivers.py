@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,14 @@ from experiments.benchmarks.postgres import PASSWORD, NoServer, binaries
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def postgres(request: pytest.FixtureRequest) -> Iterator[bool]:
+def postgres(request: pytest.FixtureRequest) -> bool:
     wanted = bool(request.param == "postgresql")
     if wanted:
         try:
             binaries()
         except NoServer as error:
             pytest.skip(str(error))
-    yield wanted
+    return wanted
 
 
 def shares(study: Chaos) -> Counter[int]:

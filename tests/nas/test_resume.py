@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -131,4 +130,4 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=300)
         assert other.returncode == 2
         assert "teacher xfeat: another -> " in other.stderr
-        assert os.listdir(run / "checkpoints") == []
+        assert not list((run / "checkpoints").iterdir())

@@ -17,6 +17,7 @@ from nas.config import SearchConfig
 from nas.records import TrialState
 from nas.samplers import make_sampler
 from nas.storage import errors, place, presence
+from nas.storage.database import Database
 from nas.store import Store, StoreError, read_study
 from nas.study import StudyLoop
 from search_space import SPACES
@@ -69,8 +70,21 @@ def test_several_studies_live_in_one_database(tmp_path: Path, postgres: Server) 
     for name, budget in (("one", 3), ("two", 2)):
         drive(StudyLoop(create(tmp_path / name, postgres.url, budget=budget)))
     assert [len(read_study(tmp_path / name).trials) for name in ("one", "two")] == [3, 2]
-    with pytest.raises(StoreError, match="already holds a study 'one'"):
+    with pytest.raises(StoreError, match=r"already holds a study 'one'"):
         create(tmp_path / "elsewhere" / "one", postgres.url)
+
+
+def test_what_a_kill_left_of_a_beginning_is_no_study(tmp_path: Path, database: str | None) -> None:
+    """The folder's note, or the tables of the file, and nothing in them yet."""
+    beginning = place.Place.new(tmp_path / "begun", database)
+    beginning.write()
+    Database(beginning)
+    drive(StudyLoop(create(tmp_path / "begun", database, budget=1)))
+    assert len(read_study(tmp_path / "begun").trials) == 1
+    with pytest.raises(StoreError, match=r"already holds a study.* --resume"):
+        create(tmp_path / "begun", database)
+    with pytest.raises(StoreError, match=r"already holds a study.* --resume"):
+        create(tmp_path / "begun", None if database else "postgresql://u@h/n")
 
 
 def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Server) -> None:
@@ -117,7 +131,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_study_is_looked_for_where_its_folder_says(tmp_path: Path, postgres: Server) -> None:
     create(tmp_path / "there", postgres.url)
     other = postgres.url.replace("/nas", "/other")
-    with pytest.raises(StoreError, match="the study lies in .*/nas, not in .*/other"):
+    with pytest.raises(StoreError, match=r"the study lies in .*/nas, not in .*/other"):
         Store.open(tmp_path / "there", database=other)
     (tmp_path / "there" / "study.json").write_text('{"database": "postgresql://')
     with pytest.raises(StoreError, match="does not say where the study is"):
@@ -127,10 +141,15 @@ def test_a_study_is_looked_for_where_its_folder_says(tmp_path: Path, postgres: S
 def test_what_fails_in_the_middle_is_not_written_at_all(tmp_path: Path, database: str | None) -> None:
     store = create(tmp_path / "middle", database)
     choices = SPACES["micro"].choices()
-    with pytest.raises(ZeroDivisionError), store.alone():
-        store.ask(choices)
-        store.ask(choices)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with store.alone():
+            store.ask(choices)
+            store.ask(choices)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert reopen(tmp_path / "middle")._study.get_trials() == []
     number, params = store.ask(choices)
     assert number == 0
