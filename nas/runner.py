@@ -237,13 +237,13 @@ class _Asker(_Live, Searcher):
         self.numbers: dict[str, int] = {}  # Tune's trial id -> ours
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._loop.finished:
-            finished: str = Searcher.FINISHED
-            return finished
         with _noted(self._errors):
+            if self._loop.finished:
+                finished: str = Searcher.FINISHED
+                return finished
             record = self._loop.next_trial() if self._loop.running < self._workers else None
-        if record is None:
-            return Searcher.FINISHED if self._loop.finished else None
+            if record is None:
+                return Searcher.FINISHED if self._loop.finished else None
         self.numbers[trial_id] = record.number
         return {"record": json.dumps(record.to_dict()), "places": dict(vars(self._places))}
 

@@ -7,6 +7,7 @@ work on one study: what they ask is asked alone, and each sees what the others d
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -50,11 +51,13 @@ class StudyLoop:
         self.trials = Standing(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
+        self._waits = False
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
         self.exhausted: str | None = None  # why there is nothing left to ask
         store.patiently(self._look)
-        self._began = self._looked = time.monotonic()
+        self._began = time.monotonic()
+        self._found_nothing = -math.inf  # when this driver last looked in vain for work that others leave
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
         self._before_s = max(elapsed(self.info.sessions), *finished_s, 0.0)
         self._session = {"started": _now(), "began_s": self._before_s, "driver": store.driver, "wall_s": 0.0}
@@ -90,7 +93,7 @@ class StudyLoop:
     def beside(self) -> bool:
         """Whether another driver that lives has trials under way."""
         others = {self._drivers.get(n) for n in self.trials.running - self._running}
-        return any(not self._store.may_take(driver) for driver in others)
+        return self._store.patiently(lambda: any(not self._store.may_take(driver) for driver in others))
 
     @property
     def finished(self) -> bool:
@@ -119,6 +122,7 @@ class StudyLoop:
             if record.state is TrialState.RUNNING:
                 self._running.add(record.number)
                 return record
+        self._found_nothing = time.monotonic()
         return None
 
     def take(self, record: TrialRecord) -> bool:
@@ -184,15 +188,17 @@ class StudyLoop:
         for record, driver in self._store.changes(self.trials.running - self._running):
             self.trials[record.number] = record
             self._drivers[record.number] = driver
-        self._looked = time.monotonic()
 
     def _may_find(self) -> bool:
         """Whether it is time to look for work that others leave; waits a moment where there is nothing else to do."""
         if not self.trials.running - self._running:
             return False
         if not self._running:
+            if not self._waits:
+                self._waits = True
+                self._store.say("nothing is left to start here: waiting for the trials of other drivers")
             time.sleep(_MOMENT_S)
-        return time.monotonic() - self._looked >= _LOOK_S
+        return time.monotonic() - self._found_nothing >= _LOOK_S
 
     def _wants_more(self) -> bool:
         wanted = self.evaluated + self.trials.under_way < self.config.budget

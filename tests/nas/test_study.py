@@ -203,3 +203,12 @@ def test_baseline_in_the_space_is_told_to_the_sampler(tmp_path: Path) -> None:
     drive(StudyLoop(store))
     trial = store._study.trials[0]
     assert SPACES["micro"].decode(trial.params) == preset(config.baselines[0])
+
+
+def test_all_that_was_cut_off_is_handed_out_at_once(tmp_path: Path) -> None:
+    config = search_config(budget=3, baselines=())
+    first = StudyLoop(new_store(tmp_path, config))
+    cut_off = [first.next_trial() for _ in range(3)]
+    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    second = StudyLoop(Store.open(tmp_path, sampler))
+    assert [second.next_trial() for _ in range(4)] == [*cut_off, None]
