@@ -24,7 +24,7 @@ from nas.places import cache_root, checkpoint_interval_s, lock_dir
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
 from nas.samplers import make_sampler
-from nas.storage.place import has_password, holds_study, without_password
+from nas.storage.place import holds_study, password_of, without_password
 from nas.store import Store, StoreError
 from nas.study import StudyLoop
 from search_space import SPACES
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(ending, _interrupt)
     run_dir: Path | None = None
     try:
+        _hide_password(arguments, console)
         config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
     except KeyboardInterrupt:
@@ -55,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _hide_password(arguments: dict[str, Any], console: Console) -> None:
+    """A password in --database goes where libpq looks for it, for this command alone, and nowhere else."""
+    if "database" not in arguments or (password := password_of(arguments["database"])) is None:
+        return
+    os.environ["PGPASSWORD"] = password
+    (arguments["database"],) = without_password([arguments["database"]])
+    advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
+    console.print(f"the password in --database is not stored: {advice}", highlight=False, markup=False)
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
@@ -92,10 +103,6 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     else:
         store = Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
     store.say = lambda line: console.print(line, highlight=False, markup=False)
-    if database is not None and has_password(database):
-        store.say(
-            "the password in --database is not stored: put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
-        )
     shown = SearchProgress(console)
     loop = StudyLoop(store, shown)
     workers = arguments.get("workers", _default_workers(config))

@@ -103,10 +103,10 @@ def database_url(text: str) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def has_password(text: str) -> bool:
-    """Whether this database URL tells a secret."""
+def password_of(text: str) -> str | None:
+    """What a database URL should not tell."""
     url = database_url(text)
-    return url.password is not None or any(key in url.query for key in _SECRETS)
+    return str(url.password or url.query.get("password") or "") or None
 
 
 def public(url: URL) -> str:

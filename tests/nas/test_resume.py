@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -45,10 +46,11 @@ def signals_kept() -> Iterator[None]:
 
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that is refused."""
+    """The one line of a command that is refused; that a password is not stored is said before it."""
     assert main(arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    return line
+    said = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(said) == 1 + said[0].startswith("the password in --database is not stored")
+    return said[-1]
 
 
 def test_other_settings_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,12 +81,33 @@ def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")  # put back after the command took one for itself
     places = {"RUN": str(run), "NEW": str(tmp_path / "new")}
     line = refused([places.get(word, word) for word in arguments], capsys)
     assert words in line
     assert "s3cret" not in line
+
+
+def test_a_password_in_the_url_is_used_by_the_whole_command(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server() as server:
+        sampler = make_sampler("random", SPACES["micro"], OBJECTIVES, 0)
+        Store.create(tmp_path / "taken", Store.open(run).info, sampler, server.url)
+        monkeypatch.setenv("PGPASSWORD", "wrong")
+        again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--database"]
+        assert "password authentication failed" in refused([*again, server.url], capsys)
+        assert "already holds a study 'taken'" in refused(
+            [*again, server.url.replace("nas@", f"nas:{PASSWORD}@")], capsys
+        )
+        assert len(read_study(tmp_path / "taken").trials) == 0, "and what comes after it reads the study"
 
 
 def command(arguments: Sequence[str], cache: Path) -> list[str]:
@@ -99,7 +122,8 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
     with running_server() as server:
         secret = server.url.replace("nas@", f"nas:{PASSWORD}@")
         begin = ["--budget", "5", *SMALL, "--run", str(run), "--database", secret]
-        first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True)
+        bare = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
+        first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True, env=bare)
         assert first.stderr is not None
         said = []
         while not any(" complete " in line for line in said[-1:]):
