@@ -79,7 +79,9 @@ class Place:
         """Makes the folder, with its note."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.note:
-            (self.run_dir / PLACE_FILE).write_text(self.note)
+            whole = self.run_dir / f".{PLACE_FILE}"
+            whole.write_text(self.note)
+            whole.replace(self.run_dir / PLACE_FILE)
 
     def __str__(self) -> str:
         return str(self.run_dir / STUDY_FILE) if self.url is None else public(self.url)

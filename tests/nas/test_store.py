@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -203,6 +205,16 @@ def test_a_driver_whose_lock_is_missing_is_dead_after_a_while(
     while (again := other.next_trial()) is None:
         assert not other.finished
     assert again.number == record.number
+
+
+def test_a_driver_whose_process_is_gone_from_this_machine_is_dead_at_once(tmp_path: Path, database: str | None) -> None:
+    over = subprocess.Popen(["true"])
+    over.wait()
+    loop = StudyLoop(store := create(tmp_path / "gone", database, budget=1))
+    record = loop.next_trial()
+    assert record is not None
+    belongs_to(store, record.number, f"{socket.gethostname()}:{over.pid}:aa")
+    assert StudyLoop(reopen(tmp_path / "gone")).next_trial() == record
 
 
 def test_drivers_of_two_machines_on_one_file_are_refused(tmp_path: Path) -> None:
