@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nas import changes
 from nas.command import NamedFile, OneLineParser
 from nas.config import (
     BALANCES,
@@ -32,10 +33,17 @@ _EXAMPLES = """examples:
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   python -m nas.search --resume runs/photos              goes on where a study was left
+  python -m nas.search --resume runs/photos --extend 50  and evaluates 50 more
+  python -m nas.search --database postgresql://nas@db.example.org/nas --run /shared/runs/big
+  python -m nas.search --resume /shared/runs/big         on another machine: both work on it
 """
 
 TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
 TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
+_DATABASE_HELP = (
+    "keep the study in PostgreSQL, as postgresql://USER@HOST:PORT/NAME, so that several machines can work on it"
+    " (default: the file study.db in the run folder); the password from ~/.pgpass or PGPASSWORD"
+)
 _DATA_HELP = (
     "embedded, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
     "cifar10 (default embedded)"
@@ -57,13 +65,9 @@ def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
     if arguments.get("workers", 1) < 1:
         raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
     if "resume" in arguments:
-        run_dir = Path(arguments["resume"])
-        stored = SearchConfig.from_dict(Store.open(run_dir).info.config)
-        _check_names(stored)
-        changed = stored.differences(_config(arguments, stored))
-        if changed:
-            raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}")
-        return stored, run_dir, True
+        return *_resumed(arguments), True
+    if "extend" in arguments:
+        raise ConfigError("--extend: needs --resume DIR")
     config = new_config(arguments)
     return config, _new_folder(arguments, config), False
 
@@ -75,12 +79,28 @@ def new_config(arguments: dict[str, Any]) -> SearchConfig:
     return config
 
 
+def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
+    """The study's own settings, with the budget that --extend makes of it."""
+    more = arguments.get("extend", 0)
+    if "extend" in arguments and more < 1:
+        raise ConfigError(f"--extend: {more}: must be 1 or more")
+    run_dir = Path(arguments["resume"])
+    info = Store.open(run_dir, database=arguments.get("database")).info
+    stored = SearchConfig.from_dict(info.config)
+    _check_names(stored)
+    changed = stored.differences(_config(arguments, stored))
+    changed += changes.of_space(info, SPACES[stored.space].choices())
+    if changed:
+        hint = " (--extend M raises the budget)" if "budget" in arguments else ""
+        raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}{hint}")
+    return replace(stored, budget=stored.budget + more), run_dir
+
+
 def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
     """The folder of a new study, made now: one that cannot be written is better known before an hour of work."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     run_dir = Path(arguments.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
-    if (run_dir / "study.db").exists():
-        raise StoreError(f"{run_dir} already holds a study; go on with --resume {run_dir}, or choose another --run")
+    Store.find_room(run_dir, arguments.get("database"))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -203,7 +223,9 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
     add("--run", metavar="DIR", help="folder of the study (default runs/<date>-<sampler>-s<seed>)")
-    add("--resume", metavar="DIR", help="go on with the study in DIR")
+    add("--resume", metavar="DIR", help="go on with the study in DIR, or share its work with a driver that is at it")
+    add("--extend", type=int, metavar="M", help="with --resume: evaluate M more architectures than the study was to")
+    add("--database", metavar="URL", help=_DATABASE_HELP)
     add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
     add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")

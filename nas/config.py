@@ -209,5 +209,5 @@ class SearchConfig:
 
     def differences(self, other: SearchConfig) -> list[str]:
         """Settings in which two configs differ, as "name: ours -> theirs"."""
-        ours, theirs = self.to_dict(), other.to_dict()
+        ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], "distill": None} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]

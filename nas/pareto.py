@@ -6,6 +6,7 @@ Pure functions over points (rows of objective values); numpy and moocore only.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import moocore
@@ -62,8 +63,10 @@ def best_first(points: Sequence[Point]) -> list[int]:
     """
     layer = ranks(points)
     distance = [0.0] * len(points)
-    for rank in set(layer):
-        members = [i for i, r in enumerate(layer) if r == rank]
+    of_rank: defaultdict[int, list[int]] = defaultdict(list)
+    for i, rank in enumerate(layer):
+        of_rank[rank].append(i)
+    for members in of_rank.values():
         for i, d in zip(members, crowding([points[i] for i in members]), strict=True):
             distance[i] = d
     return sorted(range(len(points)), key=lambda i: (layer[i], -distance[i]))

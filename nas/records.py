@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
+FORMAT = 1  # of studies that this version writes
+
 
 class TrialState(StrEnum):
     """How a trial stands. Only COMPLETE and STOPPED trials count against the budget."""
@@ -189,14 +191,18 @@ class StudyInfo(Record):
     ledger: dict[str, float] = field(
         default_factory=dict
     )  # where the seconds went: "teachers", "measure", "train rung 0", ...
-    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float}
+    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float, ...}
     teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # empty in studies of before
     chance: dict[str, float] = field(default_factory=dict)  # metric -> what the best constant guess scores
+    space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices; empty in studies of before
+    format: int = 1  # grows when an older version would read or continue a study wrongly
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
         plain = dict(data)
+        if plain.get("format", 1) > FORMAT:
+            raise ValueError(f"format {plain['format']}, known up to {FORMAT}: written by a newer version")
         plain["objectives"] = tuple(Objective.from_dict(o) for o in plain["objectives"])
         for key in ("rung_steps", "baselines", "sessions"):
             plain[key] = tuple(plain.get(key, ()))

@@ -237,13 +237,13 @@ class _Asker(_Live, Searcher):
         self.numbers: dict[str, int] = {}  # Tune's trial id -> ours
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._loop.finished:
-            finished: str = Searcher.FINISHED
-            return finished
         with _noted(self._errors):
+            if self._loop.finished:
+                finished: str = Searcher.FINISHED
+                return finished
             record = self._loop.next_trial() if self._loop.running < self._workers else None
-        if record is None:
-            return Searcher.FINISHED if self._loop.finished else None
+            if record is None:
+                return Searcher.FINISHED if self._loop.finished else None
         self.numbers[trial_id] = record.number
         return {"record": json.dumps(record.to_dict()), "places": dict(vars(self._places))}
 
@@ -296,7 +296,8 @@ def run_study(loop: StudyLoop, places: Places, workers: int) -> None:
             _temp_dir=scratch,
         )
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
-        _sweep(loop, Path(places.checkpoint_dir))
+        if not loop.beside:  # another driver's workers are writing theirs
+            _sweep(loop, Path(places.checkpoint_dir))
         try:
             _tune(loop, replace(places, scratch=scratch), workers)
         finally:

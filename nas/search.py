@@ -8,12 +8,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from nas import changes
 from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
@@ -21,8 +23,9 @@ from nas.contact_sheet import FOLDER as PICTURES
 from nas.places import cache_root, checkpoint_interval_s, lock_dir
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
-from nas.records import Objective, StudyInfo, TeacherFacts, TrialState
+from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
 from nas.samplers import make_sampler
+from nas.storage.place import holds_study, password_of, without_password
 from nas.store import Store, StoreError
 from nas.study import StudyLoop
 from search_space import SPACES
@@ -45,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_plan(arguments)
         if arguments.get("plan"):
             return _plan(arguments, console)
+        _hide_password(arguments, console)
         config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
     except KeyboardInterrupt:
         seconds = checkpoint_interval_s()
         print(f"interrupted; lost were at most the last {seconds:g} s of each training under way", file=sys.stderr)
-        if run_dir is not None and (run_dir / "study.db").exists():
+        if run_dir is not None and holds_study(run_dir):
             print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
@@ -64,6 +68,16 @@ def _plan(arguments: dict[str, Any], console: Console) -> int:
     config = new_config(arguments)
     workers = arguments.get("workers", _default_workers(config))
     return command.run(config, arguments, workers, (QUALITY[config.distill.score], THROUGHPUT), console)
+
+
+def _hide_password(arguments: dict[str, Any], console: Console) -> None:
+    """A password in --database goes where libpq looks for it, for this command alone, and nowhere else."""
+    if "database" not in arguments or (password := password_of(arguments["database"])) is None:
+        return
+    os.environ["PGPASSWORD"] = password
+    (arguments["database"],) = without_password([arguments["database"]])
+    advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
+    console.print(f"the password in --database is not stored: {advice}", highlight=False, markup=False)
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
@@ -93,12 +107,14 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
     objectives = (QUALITY[config.distill.score], THROUGHPUT)
     sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed)
+    database = arguments.get("database")
     if resume:
-        store = Store.open(run_dir, sampler)
-        _refuse_other_targets(store.info, targets)
-        _start_session(store)
+        store = Store.open(run_dir, sampler, database)
+        _refuse_changes(store.info, targets, objectives)
+        _extend(store, arguments.get("extend", 0))
     else:
-        store = Store.create(run_dir, _info(config, run_dir, targets, facts), sampler)
+        store = Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
+    store.say = lambda line: console.print(line, highlight=False, markup=False)
     shown = SearchProgress(console)
     loop = StudyLoop(store, shown)
     workers = arguments.get("workers", _default_workers(config))
@@ -107,9 +123,12 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         with shown.showing():
             _run(loop, config, run_dir, targets, workers)
         ending = "gave up" if loop.gave_up else loop.exhausted or "done"
-    finally:
-        _close(loop, workers, targets.build_seconds)
-        _report(loop, run_dir, ending, console)
+    except StoreError:
+        raise  # where the study cannot be written, there is nothing to close
+    except BaseException:
+        _end(loop, workers, targets.build_seconds, run_dir, ending, console)
+        raise
+    _end(loop, workers, targets.build_seconds, run_dir, ending, console)
     if loop.gave_up:
         raise ConfigError(loop.gave_up)
     return 0
@@ -157,6 +176,11 @@ def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, wor
     run_study(loop, places, workers)
 
 
+def _end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console) -> None:
+    _close(loop, workers, teacher_seconds)
+    _report(loop, run_dir, ending, console)
+
+
 def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     """Writes the ledger: where the workers' seconds went, over all sessions."""
     trials = loop.trials.values()
@@ -165,8 +189,8 @@ def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     for rung, steps in enumerate(loop.info.rung_steps):
         spent = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
         ledger[f"train to {steps} steps"] = spent
-    ledger["waiting and start-up"] = max(0.0, loop.elapsed_s * workers - sum(ledger.values()) + ledger["teachers"])
-    loop.close(ledger)
+    ledger["waiting and start-up"] = max(0.0, loop.worker_seconds(workers) - sum(ledger.values()) + ledger["teachers"])
+    loop.close(ledger, workers)
 
 
 def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> None:
@@ -203,7 +227,7 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
     return StudyInfo(
         name=run_dir.name,
         created=_now(),
-        command="python -m nas.search " + shlex.join(sys.argv[1:]),
+        command="python -m nas.search " + shlex.join(without_password(sys.argv[1:])),
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=(QUALITY[config.distill.score], THROUGHPUT),
@@ -214,26 +238,28 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
         reference=config.reference,
         baselines=config.baselines,
         ledger={"teachers": targets.build_seconds},
-        sessions=({"started": _now(), "wall_s": 0.0},),
         teacher_facts=facts,
         chance=chance(targets),
+        space={name: list(values) for name, values in SPACES[config.space].choices().items()},
+        format=FORMAT,
     )
 
 
-def _refuse_other_targets(info: StudyInfo, targets: Any) -> None:
-    """A study goes on with the teachers and images it began with, or not at all."""
-    now = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    if now != info.teachers:
-        raise StoreError(f"the study began with teachers {info.teachers}, now they are {now}")
-    if targets.data_fingerprint != info.data["fingerprint"]:
-        raise StoreError(f"the images of {info.data['name']!r} are not those that the study began with")
+def _refuse_changes(info: StudyInfo, targets: Any, objectives: Sequence[Objective]) -> None:
+    """A study goes on with the teachers, images and objectives that it began with, or not at all."""
+    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
+    changed = changes.of_objectives(info, objectives)
+    changed += changes.of_targets(info, teachers, targets.data_fingerprint)
+    if changed:
+        raise StoreError(f"the study began with other things than it would go on with: {'; '.join(changed)}")
 
 
-def _start_session(store: Store) -> None:
-    from dataclasses import replace
+def _extend(store: Store, more: int) -> None:
+    def extended(info: StudyInfo) -> StudyInfo:
+        return replace(info, config={**info.config, "budget": info.config["budget"] + more})
 
-    info = store.info
-    store.save_info(replace(info, sessions=(*info.sessions, {"started": _now(), "wall_s": 0.0})))
+    if more:
+        store.update_info(extended)
 
 
 def cpu_count() -> int:

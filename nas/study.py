@@ -1,56 +1,68 @@
 """The loop of a search, free of Ray and torch: what to run next, who trains on, when it is over.
 
 A driver calls `next_trial` when a worker is free, `take` with every record that a worker sends, and `lost` when a
-worker died. Everything is in the store before the call returns, so a killed driver loses nothing.
+worker died. Everything is in the store before the call returns, so a killed driver loses nothing. Several drivers may
+work on one study: what they ask is asked alone, and each sees what the others did.
 """
 
 from __future__ import annotations
 
-import random
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+from nas.asking import Asker
 from nas.config import SearchConfig
-from nas.pareto import coordinates, finished_points, front, hypervolume, reference_point
+from nas.pareto import coordinates
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
+from nas.standing import Standing
 from nas.store import Store
-from search_space import SPACES, ArchSpec, preset
+from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
-_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
+_LOOK_S = 1.0  # how often a driver with nothing to start looks for work that others leave
+_MOMENT_S = 0.05
 
 Listener = Callable[["StudyLoop", TrialRecord], None]
 
 
 class StudyLoop:
-    """One session of a study, started or resumed.
+    """One session of a study, started or resumed, alone or beside other drivers.
 
     Args:
-        store: the study; trials that it left running are run again.
-        listener: called after every record that was stored.
+        store: the study; trials that this process or a dead driver left running are run again.
+        listener: called after every record that this driver stored.
     """
 
     def __init__(self, store: Store, listener: Listener = lambda loop, record: None) -> None:
         self._store = store
         self._listener = listener
-        self.info: StudyInfo = store.info
+        store.patiently(store.join)
+        self.info: StudyInfo = store.patiently(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space = SPACES[self.config.space]
-        self.trials: dict[int, TrialRecord] = {t.number: t for t in store.trials()}
-        self._mend()
-        self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
+        self._asker = Asker(store, self.space)
+        self.trials = Standing(self.info.objectives)
+        self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
+        self._waits = False
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
         self.exhausted: str | None = None  # why there is nothing left to ask
+        store.patiently(self._look)
         self._began = time.monotonic()
-        told_s = sum(session["wall_s"] for session in self.info.sessions)  # a killed session wrote none
-        self._before_s = float(max(told_s, *(t.finished_s or 0.0 for t in self.trials.values()), 0.0))
+        self._found_nothing = -math.inf  # when this driver last looked in vain for work that others leave
+        finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
+        self._before_s = max(elapsed(self.info.sessions), *finished_s, 0.0)
+        self._session = {"started": _now(), "began_s": self._before_s, "driver": store.driver, "wall_s": 0.0}
+        self._session["budget"] = self.config.budget
+        self.info = store.patiently(lambda: store.update_info(self._begun))
 
     @property
     def elapsed_s(self) -> float:
@@ -65,12 +77,12 @@ class StudyLoop:
     @property
     def counts(self) -> Counter[TrialState]:
         """Trials per state, baselines aside."""
-        return Counter(t.state for t in self.trials.values() if t.origin == "sampler")
+        return self.trials.counts
 
     @property
     def evaluated(self) -> int:
-        """Unique architectures evaluated: what the budget counts."""
-        return sum(t.counts for t in self.trials.values())
+        """Unique architectures evaluated, by all drivers: what the budget counts."""
+        return self.trials.evaluated
 
     @property
     def running(self) -> int:
@@ -78,41 +90,49 @@ class StudyLoop:
         return len(self._running)
 
     @property
+    def beside(self) -> bool:
+        """Whether another driver that lives has trials under way."""
+        others = {self._drivers.get(n) for n in self.trials.running - self._running}
+        return self._store.patiently(lambda: any(not self._store.may_take(driver) for driver in others))
+
+    @property
     def finished(self) -> bool:
-        """Nothing runs and nothing is left to start."""
-        return not self._running and not self._again and not self._missing_baselines() and not self._wants_more()
+        """Nothing runs and nothing is left to start, here or in another driver."""
+        if self._running:
+            return False
+        if self.gave_up:
+            return True
+        if self.trials.running or self._missing_baselines() or self._wants_more():
+            return False
+        return not self._store.patiently(self._was_extended)
 
     def front_summary(self) -> tuple[int, float]:
         """Size of the current front and its hypervolume."""
-        _, points = finished_points(list(self.trials.values()), self.info.objectives)
-        return len(front(points)), hypervolume(points, reference_point(self.info.objectives))
+        return self.trials.front_summary()
 
     def next_trial(self) -> TrialRecord | None:
-        """The next trial to run, already stored as running; None while there is nothing to start."""
-        if self._again:
-            record = self._again.pop(0)
-        elif names := self._missing_baselines():
-            record = self._ask_baseline(names[0])
-        elif self._wants_more():
-            asked = self._ask_new()
-            if asked is None:
-                return None
-            record = asked
-        else:
+        """The next trial to run, already stored as running; None while there is nothing to start.
+
+        With nothing to do but to wait for other drivers, this waits a moment, and looks what they did now and then.
+        """
+        if not self._missing_baselines() and not self._wants_more() and not self._may_find():
             return None
-        self._running.add(record.number)
-        self._keep(record)
-        return record
+        for record in self._store.patiently(self._start):
+            self._take_in(record)
+            if record.state is TrialState.RUNNING:
+                self._running.add(record.number)
+                return record
+        self._found_nothing = time.monotonic()
+        return None
 
     def take(self, record: TrialRecord) -> bool:
         """Stores what a worker sent; False where the trial has to end here."""
-        if record.state is TrialState.RUNNING and not self._goes_on(record):
-            rung = record.rungs[-1].rung
-            record = replace(
-                record, state=TrialState.STOPPED, reason=f"not among the best 1/{self.config.eta} at rung {rung}"
-            )
-        self._keep(record)
-        return record.state is TrialState.RUNNING
+        if record.state is TrialState.RUNNING and record.rungs:
+            self._store.patiently(self._look)
+            if not self._goes_on(record):
+                reason = f"not among the best 1/{self.config.eta} at rung {record.rungs[-1].rung}"
+                record = replace(record, state=TrialState.STOPPED, reason=reason)
+        return self._keep(record) and record.state is TrialState.RUNNING
 
     def lost(self, number: int, reason: str) -> str:
         """Records that the worker of a running trial died; the id of its architecture."""
@@ -121,53 +141,103 @@ class StudyLoop:
             self._keep(replace(record, state=TrialState.FAILED, reason=reason))
         return record.arch_id
 
-    def close(self, ledger: dict[str, float]) -> None:
-        """Ends the session: writes its length and the ledger."""
-        session = {**self.info.sessions[-1], "wall_s": self.session_s}
-        self.info = replace(self.info, sessions=(*self.info.sessions[:-1], session), ledger=ledger)
-        self._store.save_info(self.info)
+    def worker_seconds(self, workers: int) -> float:
+        """Seconds of all workers of all sessions, those side by side as well; `workers` are this session's."""
+        sessions = self._store.patiently(lambda: self._store.info).sessions
+        ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
+        return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session wrote no length
 
-    def _mend(self) -> None:
-        """Completes what a killed driver left half written: nothing it asked for or heard of is lost."""
-        for record in self._store.half_told():
-            self._store.save(record, self._values(record))
-        baselines = {preset(name).arch_id: f"baseline:{name}" for name in self._missing_baselines()}
-        for number, params in self._store.half_asked(self.space.choices()):
-            spec = self.space.decode(params)
-            self.trials[number] = _new(number, spec, baselines.get(spec.arch_id, "sampler"))
-            self._store.save(self.trials[number])
+    def close(self, ledger: dict[str, float], workers: int = 1) -> None:
+        """Ends the session: writes its length and the ledger; what it left running is anybody's."""
+        over = {**self._session, "wall_s": self.session_s, "workers": workers}
 
-    def _values(self, record: TrialRecord) -> tuple[float, float] | None:
-        return coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
+        def ended(info: StudyInfo) -> StudyInfo:
+            return replace(
+                info, ledger=ledger, sessions=tuple(over if s == self._session else s for s in info.sessions)
+            )
+
+        self.info = self._store.patiently(lambda: self._store.update_info(ended))
+        self._session = over
+        self._store.leave()
+
+    def _begun(self, info: StudyInfo) -> StudyInfo:
+        if self._session in info.sessions:
+            return info  # the database went away after it had it
+        return replace(info, sessions=(*info.sessions, self._session))
+
+    def _start(self) -> list[TrialRecord]:
+        """Asks for a trial, alone; what was asked twice comes before it. Changes nothing but the store."""
+        with self._store.alone():
+            self._look()
+            for number in sorted(self.trials.running - self._running):
+                if self._store.may_take(self._drivers.get(number)) and self._store.claim(number):
+                    asked = [_bare(self.trials[number])]
+                    break
+            else:
+                asked = []
+                if names := self._missing_baselines():
+                    asked = [self._asker.baseline(names[0])]
+                elif self._wants_more() or self._was_extended():
+                    asked, self.exhausted = self._asker.new(self.trials.architectures, self.elapsed_s)
+            if asked and asked[-1].state is TrialState.RUNNING:
+                self._store.save(asked[-1])
+        return asked
+
+    def _look(self) -> None:
+        """Takes in what other drivers did."""
+        for record, driver in self._store.changes(self.trials.running - self._running):
+            self.trials[record.number] = record
+            self._drivers[record.number] = driver
+
+    def _may_find(self) -> bool:
+        """Whether it is time to look for work that others leave; waits a moment where there is nothing else to do."""
+        if not self.trials.running - self._running:
+            return False
+        if not self._running:
+            if not self._waits:
+                self._waits = True
+                self._store.say("nothing is left to start here: waiting for the trials of other drivers")
+            time.sleep(_MOMENT_S)
+        return time.monotonic() - self._found_nothing >= _LOOK_S
 
     def _wants_more(self) -> bool:
-        under_way = sum(self.trials[n].origin == "sampler" for n in self._running)
-        return not self.gave_up and not self.exhausted and self.evaluated + under_way < self.config.budget
+        wanted = self.evaluated + self.trials.under_way < self.config.budget
+        return wanted and not self.gave_up and not self.exhausted
+
+    def _was_extended(self) -> bool:
+        """Whether there is more to do, for another command raised the budget."""
+        budget = self._store.info.config["budget"]
+        self.config = replace(self.config, budget=budget)
+        return self._wants_more()
 
     def _missing_baselines(self) -> list[str]:
-        have = {t.origin for t in self.trials.values()}
-        return [name for name in self.config.baselines if f"baseline:{name}" not in have]
+        return [name for name in self.config.baselines if f"baseline:{name}" not in self.trials.origins]
 
     def _goes_on(self, record: TrialRecord) -> bool:
-        """Baselines and trials that were only measured always go on."""
-        if not record.rungs or record.origin != "sampler":
+        """Baselines always go on."""
+        if record.origin != "sampler":
             return True
         rung = len(record.rungs) - 1
-        others = [
-            coordinates(t, self.info.objectives, rung)
-            for t in self.trials.values()
-            if t.number != record.number and t.origin == "sampler"
-        ]
         point = coordinates(record, self.info.objectives, rung)
-        return point is not None and goes_on(point, [p for p in others if p is not None], self.config.eta)
+        return point is not None and goes_on(point, self.trials.points(rung, but=record.number), self.config.eta)
 
-    def _keep(self, record: TrialRecord) -> None:
+    def _keep(self, record: TrialRecord) -> bool:
+        """Stores a record; False where the trial is another driver's by now."""
         if record.state is not TrialState.RUNNING:
             record = replace(record, finished_s=self.elapsed_s)
+        values = coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
+        ours = self._store.patiently(lambda: self._store.save(record, values))
+        if not ours:
+            self._running.discard(record.number)
+            return False
+        self._take_in(record)
+        return True
+
+    def _take_in(self, record: TrialRecord) -> None:
+        self.trials[record.number] = record
+        if record.state is not TrialState.RUNNING:
             self._running.discard(record.number)
             self._count_fruitless(record)
-        self.trials[record.number] = record
-        self._store.save(record, self._values(record))
         self._listener(self, record)
 
     def _count_fruitless(self, record: TrialRecord) -> None:
@@ -178,43 +248,18 @@ class StudyLoop:
             if self._in_a_row[state] >= limit:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
-    def _ask_baseline(self, name: str) -> TrialRecord:
-        """A reference backbone; its parameters are told to the sampler where the space contains it."""
-        spec = preset(name)
-        inside = self.space.contains(spec)
-        number, _ = self._store.ask(self.space.choices() if inside else {}, self.space.encode(spec) if inside else None)
-        return _new(number, spec, f"baseline:{name}")
 
-    def _ask_new(self) -> TrialRecord | None:
-        """An architecture that the study does not have; repeats are recorded and never run."""
-        seen = {t.arch_id for t in self.trials.values()}
-        if len(seen) >= self.space.count():
-            self.exhausted = f"the space has only {self.space.count()} architectures"
-            return None
-        fixed: dict[str, Any] | None = None
-        for repeats in range(2 * _REPEATS_LIMIT):
-            number, params = self._store.ask(self.space.choices(), fixed)
-            spec = self.space.decode(params)
-            if spec.arch_id not in seen:
-                return _new(number, spec, "sampler")
-            self._keep(replace(_new(number, spec, "sampler"), state=TrialState.DUPLICATE))
-            if repeats >= _REPEATS_LIMIT:
-                fixed = self.space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
-        self.exhausted = "the sampler finds no new architecture"
-        return None
-
-    def _unseen_neighbour(self, spec: ArchSpec, seen: set[str], rng: random.Random) -> ArchSpec:
-        for _ in range(1000):
-            spec = self.space.mutate(spec, rng)
-            if spec.arch_id not in seen:
-                break
-        return spec
+def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds from the first session's start to the last one's end; sessions may have run side by side."""
+    end = longest = 0.0
+    for session in sessions:
+        end = session.get("began_s", end) + session["wall_s"]  # the first sessions of old studies came one by one
+        longest = max(longest, end)
+    return longest
 
 
-def _new(number: int, spec: ArchSpec, origin: str) -> TrialRecord:
-    return TrialRecord(
-        number=number, arch_id=spec.arch_id, spec=spec.to_dict(), origin=origin, state=TrialState.RUNNING
-    )
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _bare(record: TrialRecord) -> TrialRecord:

@@ -69,7 +69,7 @@ class CellSpace:
 
     def count(self) -> int:
         """Number of cells, equivalent ones counted apart."""
-        return len(OPERATIONS) ** len(EDGES)
+        return int(len(OPERATIONS) ** len(EDGES))
 
     def all(self) -> list[Cell]:
         """Every cell, in the order of its operations."""

@@ -163,56 +163,6 @@ def test_unreadable_studies_say_so_in_a_line(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def test_killed_between_two_writes_loses_nothing(tmp_path: Path) -> None:
-    """Asked and not described; over and not told: both as a kill -9 of the driver leaves them."""
-    config = search_config(budget=4, baselines=())
-    store = new_store(tmp_path, config)
-    loop = StudyLoop(store)
-    number, params = store.ask(loop.space.choices())
-    partly = store._study.ask()  # killed after the first parameter
-    first = next(iter(loop.space.choices()))
-    partly.suggest_categorical(first, loop.space.choices()[first])
-    cut = loop.next_trial()
-    assert cut is not None
-    finished = replace(cut, state=TrialState.FAILED, reason="out of memory")
-    storage = store._study._storage
-    trial_id = storage.get_trial_id_from_study_id_trial_number(store._study._study_id, cut.number)
-    storage.set_trial_user_attr(trial_id, "record", finished.to_dict())
-    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
-    again = StudyLoop(Store.open(tmp_path, sampler))
-    drive(again)
-    assert again.trials[number].arch_id == loop.space.decode(params).arch_id
-    assert again.trials[number].counts
-    assert again.trials[partly.number].counts
-    assert again.trials[cut.number].reason == "out of memory"
-    assert all(t.state.is_finished() for t in store._study.get_trials())
-
-
-def test_killed_while_a_baseline_waits_in_the_queue(tmp_path: Path) -> None:
-    config = search_config(budget=2)
-    store = new_store(tmp_path, config)
-    space = SPACES[config.space]
-    store._study.enqueue_trial(dict(space.encode(preset(config.baselines[0]))))
-    loop = StudyLoop(store)
-    drive(loop)
-    assert [t.origin for t in loop.trials.values()][:3] == [f"baseline:{name}" for name in config.baselines]
-    assert len(loop.trials) == 5
-
-
-def test_killed_between_asking_for_a_baseline_and_describing_it(tmp_path: Path) -> None:
-    config = search_config(budget=2)
-    store = new_store(tmp_path, config)
-    space = SPACES[config.space]
-    store._study.enqueue_trial(dict(space.encode(preset(config.baselines[0]))))
-    store.ask(space.choices())
-    loop = StudyLoop(store)
-    assert loop.trials[0].origin == f"baseline:{config.baselines[0]}"
-    drive(loop)
-    assert Counter(t.origin for t in loop.trials.values()) == {"sampler": 2} | {
-        f"baseline:{b}": 1 for b in config.baselines
-    }
-
-
 def test_no_more_is_handed_out_than_the_budget_has_left(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
     handed_out = [loop.next_trial() for _ in range(5)]
@@ -253,3 +203,12 @@ def test_baseline_in_the_space_is_told_to_the_sampler(tmp_path: Path) -> None:
     drive(StudyLoop(store))
     trial = store._study.trials[0]
     assert SPACES["micro"].decode(trial.params) == preset(config.baselines[0])
+
+
+def test_all_that_was_cut_off_is_handed_out_at_once(tmp_path: Path) -> None:
+    config = search_config(budget=3, baselines=())
+    first = StudyLoop(new_store(tmp_path, config))
+    cut_off = [first.next_trial() for _ in range(3)]
+    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    second = StudyLoop(Store.open(tmp_path, sampler))
+    assert [second.next_trial() for _ in range(4)] == [*cut_off, None]

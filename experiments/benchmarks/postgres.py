@@ -1,0 +1,136 @@
+"""A PostgreSQL server of one's own, on loopback and in a temporary folder, that can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PASSWORD = "not-for-the-folder"
+_DEBIAN = Path("/usr/lib/postgresql")
+
+
+class NoServer(RuntimeError):
+    """PostgreSQL cannot be started here; the message says why."""
+
+
+class Server:
+    """A running server; the role `nas` with `PASSWORD` owns the database `nas`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bin = binaries()
+        self._who = _unprivileged()
+        self._folder = folder
+        if self._who:
+            shutil.chown(folder, self._who["user"], self._who["group"])
+        (secret := folder / "secret").write_text(PASSWORD)
+        secret.chmod(0o644)  # it opens a server that is gone in a minute
+        self._data = folder / "data"
+        made = ["--no-sync", "--username=nas", "--auth=scram-sha-256", f"--pwfile={secret}", "-D", str(self._data)]
+        self._run("initdb", *made)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._process = self._launch()
+        self._wait()
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "nas", env=self.env)
+
+    @property
+    def url(self) -> str:
+        """Without the password."""
+        return f"postgresql://nas@127.0.0.1:{self.port}/nas"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a client: its password."""
+        return {**os.environ, "PGPASSWORD": PASSWORD}
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster; its children end when they miss it."""
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def start(self) -> None:
+        """Starts it again, after `kill`."""
+        self._process = self._launch()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Until it answers; while children of a killed one hold its memory, it is started again."""
+        ready = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        for _ in range(600):
+            if subprocess.run(ready).returncode == 0:
+                return
+            if self._process.poll() is not None:
+                self._process = self._launch()
+            time.sleep(0.1)
+        raise NoServer((self._folder / "log").read_text()[-500:])
+
+    def stop(self) -> None:
+        """At once."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait()
+
+    def dump(self) -> str:
+        """All that the database holds, as SQL. Reads every row of every table."""
+        return self._run("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "nas", env=self.env)
+
+    def check(self) -> None:
+        """pg_amcheck: tables and their indexes; raises where one is damaged."""
+        words = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "--install-missing", "--heapallindexed", "nas"]
+        self._run("pg_amcheck", *words, env=self.env)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        words = ["-D", self._data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
+        command = [self._bin / "postgres", *words, "-c", "unix_socket_directories="]
+        with (self._folder / "log").open("a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._who)
+
+    def _run(self, name: str, *words: str, **how: Any) -> str:
+        done = subprocess.run(
+            [self._bin / name, *words], capture_output=True, text=True, cwd=self._folder, **how, **self._who
+        )
+        if done.returncode:
+            raise NoServer(f"{name}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+
+def binaries() -> Path:
+    """Folder of the newest PostgreSQL here; NoServer where there is none."""
+    found = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    if not found and on_path is None:
+        raise NoServer("PostgreSQL is not installed (apt install postgresql)")
+    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+
+
+def _unprivileged() -> dict[str, Any]:
+    """How to start a process as anybody but root, whom PostgreSQL refuses."""
+    if os.getuid():
+        return {}
+    try:
+        entry = pwd.getpwnam("postgres")
+    except KeyError:
+        raise NoServer("PostgreSQL does not run as root, and there is no user postgres") from None
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """A server that is gone after the body. NoServer where none can be started."""
+    binaries()
+    with tempfile.TemporaryDirectory(prefix="nas-postgres-") as folder:
+        running = Server(Path(folder))
+        try:
+            yield running
+        finally:
+            running.stop()

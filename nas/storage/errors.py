@@ -1,0 +1,85 @@
+"""What can go wrong with a study's storage, in one line for people."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import optuna
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+PATIENCE_S = 120.0  # a database that is away for longer ends the session
+Result = TypeVar("Result")
+
+
+class StoreError(ValueError):
+    """A study that is missing, unreadable or cannot be written; the message is one line for people."""
+
+
+class Outage(StoreError):
+    """The database could not be reached; it may be there again in a moment."""
+
+
+class RolledBack(RuntimeError):
+    """The transaction is over already: something in it failed."""
+
+
+@contextmanager
+def speaking(what: str) -> Iterator[None]:
+    """Turns what the storage raises into a StoreError that says `what` and why in one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (
+        SQLAlchemyError,
+        sqlite3.Error,
+        optuna.exceptions.OptunaError,
+        OSError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        kind = Outage if _is_outage(error) else StoreError
+        raise kind(f"{what}: {_cause(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:  # records of another version or of another hand
+        raise StoreError(f"{what}: {type(error).__name__} {_cause(error)}") from error
+
+
+def patiently(work: Callable[[], Result], say: Callable[[str], None], advice: str) -> Result:
+    """`work()`, again and again while the database is away; StoreError with `advice` after `PATIENCE_S`."""
+    began, pause = None, 0.1
+    while True:
+        try:
+            result = work()
+        except Outage as error:
+            if began is None:
+                began = time.monotonic()
+                say(f"the database is away, waiting for it for {PATIENCE_S:g} s at most: {error}")
+            if time.monotonic() - began > PATIENCE_S:
+                raise StoreError(f"the database was away for {PATIENCE_S:g} s ({error}); {advice}") from error
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+            continue
+        if began is not None:
+            say(f"the database is there again after {time.monotonic() - began:.0f} s")
+        return result
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether a server said it, or is not there to say anything; a SQLite file is never away."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and not isinstance(error.orig, sqlite3.Error):
+            return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+        error = error.__cause__
+    return False
+
+
+def _cause(error: BaseException) -> str:
+    """What the database itself said, in one line."""
+    while error.__cause__ is not None:  # Optuna wraps what SQLAlchemy wraps
+        error = error.__cause__
+    origin = getattr(error, "orig", None) or error
+    return " ".join(str(origin).split()) or type(origin).__name__

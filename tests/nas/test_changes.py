@@ -1,0 +1,46 @@
+"""The words in which a changed study is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nas import changes
+from nas.records import Objective
+from search_space import SPACES
+from tests.nas.study_builders import OBJECTIVES, search_config, study_info
+
+INFO = replace(study_info(search_config()), space={k: list(v) for k, v in SPACES["micro"].choices().items()})
+
+
+def test_what_did_not_change_goes_on() -> None:
+    assert changes.of_space(INFO, SPACES["micro"].choices()) == []
+    assert changes.of_objectives(INFO, OBJECTIVES) == []
+    assert changes.of_targets(INFO, {"lite0": "f"}, "f") == []
+
+
+def test_a_study_of_before_spaces_were_noted_goes_on() -> None:
+    assert changes.of_space(replace(INFO, space={}), {"other": (1, 2)}) == []
+
+
+def test_the_parameter_that_changed_is_named_with_its_choices() -> None:
+    name, *_ = INFO.space
+    before = {**INFO.space, name: [1, 2], "gone": ["a"]}
+    now = {**INFO.space, name: (1, 2, 3), "new": (True,)}
+    assert changes.of_space(replace(INFO, space=before), now) == [
+        f"space micro: {name}: [1, 2] -> [1, 2, 3]",
+        'space micro: gone: ["a"] -> none',
+        "space micro: new: none -> [true]",
+    ]
+
+
+def test_an_objective_is_what_it_measures_against_and_not_its_label() -> None:
+    other = [replace(OBJECTIVES[0], label="new words"), Objective("throughput", "", "x", reference=0.25, log=True)]
+    assert changes.of_objectives(INFO, other) == ["objective throughput: [0.125, true] -> [0.25, true]"]
+
+
+def test_teachers_and_images_are_compared_by_fingerprint() -> None:
+    assert changes.of_targets(INFO, {"xfeat": "a" * 64}, "b" * 64) == [
+        "teacher lite0: f -> none",
+        "teacher xfeat: none -> aaaaaaaaaaaa",
+        "images embedded: f -> bbbbbbbbbbbb",
+    ]
