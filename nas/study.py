@@ -1,7 +1,8 @@
 """The loop of a search, free of Ray and torch: what to run next, who trains on, when it is over.
 
 A driver calls `next_trial` when a worker is free, `take` with every record that a worker sends, and `lost` when a
-worker died. Everything is in the store before the call returns, so a killed driver loses nothing.
+worker died. What failed is run again or not as `nas.failures` says. Everything is in the store before the call
+returns, so a killed driver loses nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from nas.config import SearchConfig
+from nas.failures import Failure, Then, then
 from nas.pareto import coordinates, finished_points, front, hypervolume, reference_point
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
@@ -80,7 +82,8 @@ class StudyLoop:
     @property
     def finished(self) -> bool:
         """Nothing runs and nothing is left to start."""
-        return not self._running and not self._again and not self._missing_baselines() and not self._wants_more()
+        waiting = self._again or self._missing_baselines() or self._wants_more()
+        return not self._running and (self.gave_up is not None or not waiting)
 
     def front_summary(self) -> tuple[int, float]:
         """Size of the current front and its hypervolume."""
@@ -89,8 +92,10 @@ class StudyLoop:
 
     def next_trial(self) -> TrialRecord | None:
         """The next trial to run, already stored as running; None while there is nothing to start."""
+        if self.gave_up is not None:
+            return None
         if self._again:
-            record = self._again.pop(0)
+            record = replace(self._again.pop(0), reason=None)
         elif names := self._missing_baselines():
             record = self._ask_baseline(names[0])
         elif self._wants_more():
@@ -111,15 +116,25 @@ class StudyLoop:
             record = replace(
                 record, state=TrialState.STOPPED, reason=f"not among the best 1/{self.config.eta} at rung {rung}"
             )
+        if record.state is TrialState.FAILED and (what := then(record.failure, record.tries)) is not Then.FAILED:
+            return self._put_off(record, what)
         self._keep(record)
         return record.state is TrialState.RUNNING
 
-    def lost(self, number: int, reason: str) -> str:
-        """Records that the worker of a running trial died; the id of its architecture."""
-        record = self.trials[number]
-        if record.state is TrialState.RUNNING:
-            self._keep(replace(record, state=TrialState.FAILED, reason=reason))
-        return record.arch_id
+    def lost(self, number: int, failure: Failure, reason: str) -> None:
+        """As `take`, where the worker of a running trial cannot speak for itself."""
+        if number in self._running:
+            self.take(replace(self.trials[number], state=TrialState.FAILED, failure=failure, reason=reason))
+
+    def _put_off(self, record: TrialRecord, what: Then) -> bool:
+        """A failed trial that runs once more, or in the next session where this one has to end."""
+        if what is Then.END:
+            self.gave_up = record.reason
+        again = replace(record, state=TrialState.RUNNING, rungs=(), tries=record.tries + (what is Then.AGAIN))
+        self._running.discard(record.number)
+        self._again.append(again)
+        self._keep(again)
+        return False
 
     def close(self, ledger: dict[str, float]) -> None:
         """Ends the session: writes its length and the ledger."""
@@ -218,5 +233,5 @@ def _new(number: int, spec: ArchSpec, origin: str) -> TrialRecord:
 
 
 def _bare(record: TrialRecord) -> TrialRecord:
-    """A trial that was cut off, as it was when it was asked."""
-    return replace(record, params=None, macs=None, measurement=None, rungs=(), reason=None)
+    """A trial that was cut off: its rungs come back from its checkpoint, or are trained again."""
+    return replace(record, rungs=(), reason=None)

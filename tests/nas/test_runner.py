@@ -82,7 +82,7 @@ def kill_worker() -> None:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if (folder / "cmdline").read_bytes().startswith(b"ray::ResourceTrainable"):  # Tune's, around ours
+            if (folder / "cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
                 workers.append(int(folder.name))
     for worker in workers:
         ancestor = worker
