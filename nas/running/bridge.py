@@ -102,6 +102,9 @@ class Gate(Live, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         record = TrialRecord.from_dict(json.loads(result["record"]))
+        if trial.trial_id in self._let_go:  # it has spoken its last word
+            stop: str = TrialScheduler.STOP
+            return stop
         with _noted(self._errors):
             goes_on = self._loop.take(record)
         self._forget_if_over(record)

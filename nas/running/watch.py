@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import time
 from collections import defaultdict, deque
-from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,7 +27,7 @@ _EARLIER = 99  # trials whose seconds are kept for each stage
 class _Run:
     """A trial under way."""
 
-    where: Any  # ray.ObjectRef of (node id, process id)
+    actor: str  # Ray's id of its worker
     stage: int = 0  # records that came
     since: float = field(default_factory=time.monotonic)
     hung: str | None = None  # why its process was ended
@@ -46,7 +47,7 @@ class Watch(Live, tune.Callback):  # type: ignore[misc]
         self._looked = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runs[trial.trial_id] = _Run(trial.temporary_state.ray_actor.whereabouts.remote())
+        self._runs[trial.trial_id] = _Run(trial.temporary_state.ray_actor._actor_id.hex())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -67,19 +68,25 @@ class Watch(Live, tune.Callback):  # type: ignore[misc]
         self._looked = time.monotonic()
         for run in self._runs.values():
             limit = time_limit_s(self._earlier_s[run.stage], self._limit_s)
-            if not run.hung and self._looked - run.since > limit and ray.wait([run.where], timeout=0)[0]:
+            if not run.hung and self._looked - run.since > limit:
                 run.hung = f"hang: no result after {limit:.0f} s"
-                with suppress(ray.exceptions.RayError):  # it is gone, which Tune will hear
-                    _kill(*ray.get(run.where))
+                _kill(run.actor)
 
     def why_lost(self, trial: Any) -> tuple[Failure, str]:
         """What became of a trial of Tune's whose worker is gone."""
-        run, error = self._runs.get(trial.trial_id), trial.get_pickled_error()
+        run = self._runs.get(trial.trial_id)
         if run is not None and run.hung:
             return Failure.HANG, run.hung
+        error = _error_of(trial)
         if isinstance(error, ray.exceptions.RayTaskError):
             return Failure.ERROR, _one_line(str(error.cause or error))
         return Failure.LOST_WORKER, f"the worker process died: {_words(error)}"
+
+
+def _error_of(trial: Any) -> Exception | None:
+    """What Tune keeps of it in its own scratch folder; of an end before the start, nothing."""
+    file = trial.pickled_error_file
+    return pickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
@@ -87,8 +94,10 @@ def _end(process: int) -> None:
     os.kill(process, signal.SIGKILL)
 
 
-def _kill(node_id: str, process: int) -> None:
-    _end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(process)
+def _kill(actor: str) -> None:
+    found = ray._private.state.actors(actor)
+    node_id = found["Address"]["NodeID"]
+    _end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(found["Pid"])
 
 
 def _words(error: Exception | None) -> str:

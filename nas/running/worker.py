@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from nas.failures import Failure
@@ -57,10 +55,6 @@ class ArchTrainable(tune.Trainable):
             failed = replace(known, state=TrialState.FAILED, failure=Failure.UNPICKLABLE, reason=reason)
             text = json.dumps(failed.to_dict())
         return {"record": text}
-
-    def whereabouts(self) -> tuple[str, int]:
-        """Ray's id of this node and the number of this process."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the store has the records."""
