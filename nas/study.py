@@ -45,7 +45,9 @@ class StudyLoop:
         self.space = SPACES[self.config.space]
         self.trials: dict[int, TrialRecord] = {t.number: t for t in store.trials()}
         self._mend()
-        self._again = [_bare(t) for t in self.trials.values() if t.state is TrialState.RUNNING]
+        cut_off = [t for t in self.trials.values() if t.state is TrialState.RUNNING]
+        self._again = [_bare(t) for t in cut_off]
+        self._passed = {t.number: len(t.rungs) for t in cut_off}  # rungs after which it was to go on; they come again
         self._running: set[int] = set()
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
@@ -130,6 +132,7 @@ class StudyLoop:
         """A failed trial that runs once more, or in the next session where this one has to end."""
         if what is Then.END:
             self.gave_up = record.reason
+        self._passed[record.number] = max(len(record.rungs), self._passed.get(record.number, 0))
         again = replace(record, state=TrialState.RUNNING, rungs=(), tries=record.tries + (what is Then.AGAIN))
         self._running.discard(record.number)
         self._again.append(again)
@@ -164,8 +167,8 @@ class StudyLoop:
         return [name for name in self.config.baselines if f"baseline:{name}" not in have]
 
     def _goes_on(self, record: TrialRecord) -> bool:
-        """Baselines and trials that were only measured always go on."""
-        if not record.rungs or record.origin != "sampler":
+        """Baselines and trials that were only measured always go on, and what went on once does so again."""
+        if record.origin != "sampler" or len(record.rungs) <= self._passed.get(record.number, 0):
             return True
         rung = len(record.rungs) - 1
         others = [

@@ -2,6 +2,7 @@
 
 import random
 
+from nas.pareto import best_first
 from nas.rungs import goes_on, ladder
 
 
@@ -25,6 +26,15 @@ def test_about_one_in_eta_goes_on() -> None:
     points = [(rng.random(), rng.random()) for _ in range(300)]
     passed = sum(goes_on(p, points[:i], eta=3) for i, p in enumerate(points))
     assert 90 <= passed <= 140
+
+
+def test_most_of_those_that_hindsight_would_choose_go_on() -> None:
+    rng = random.Random(1)
+    points = [(rng.random(), rng.random()) for _ in range(200)]
+    passed = {i for i, p in enumerate(points) if goes_on(p, points[:i], eta=3)}
+    chosen = set(best_first(points)[:67])
+    assert len(chosen - passed) <= 12
+    assert len(passed - chosen) <= 12
 
 
 def test_ladder() -> None:

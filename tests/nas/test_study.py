@@ -135,6 +135,34 @@ def test_lost_worker_is_a_record_and_the_study_goes_on(tmp_path: Path) -> None:
     assert loop.evaluated == 3
 
 
+@pytest.mark.parametrize("killed", ["worker", "driver"])
+def test_a_trial_that_passed_a_rung_passes_it_again_after_a_kill(tmp_path: Path, killed: str) -> None:
+    """Better ones have come meanwhile; only the next rung is a matter of decision."""
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=9, baselines=())))
+    first = loop.next_trial()
+    assert first is not None
+    first = replace(first, measurement=measurement(1.0), params=1, macs=1)
+    passed = replace(first, rungs=(rung(0, 0.1),))
+    assert loop.take(first)
+    assert loop.take(passed), "the first trials always go on"
+    for _ in range(5):
+        better = loop.next_trial()
+        assert better is not None
+        better = replace(better, measurement=measurement(2.0), rungs=(rung(0, 0.5),), state=TrialState.STOPPED)
+        loop.take(better)
+    if killed == "worker":
+        loop.lost(first.number, Failure.LOST_WORKER, "gone")
+    else:
+        loop = StudyLoop(Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)))
+    again = loop.next_trial()
+    assert again is not None
+    assert again.number == first.number
+    assert loop.take(replace(again, rungs=passed.rungs))
+    unlike = loop.next_trial()
+    assert unlike is not None
+    assert not loop.take(replace(unlike, measurement=measurement(1.0), rungs=passed.rungs)), "on its first visit"
+
+
 def test_what_would_fail_again_is_not_run_again(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
     record = loop.next_trial()

@@ -1,0 +1,150 @@
+"""A study on a real Ray cluster of several nodes on this machine: who gets work, and what a killed node costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.cache import open_targets
+from nas.cache.targets import Targets
+from nas.failures import Failure
+from nas.records import TrialState
+from nas.store import read_study
+from nas.teachers import TeacherError
+from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
+    root = tmp_path_factory.mktemp("cache")
+    try:
+        return open_targets("embedded", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
+    except TeacherError as error:
+        pytest.skip(f"no teacher weights: {error}")
+
+
+def driver(run: Path, targets: Targets, address: str, **settings: Any) -> subprocess.Popen[str]:
+    run.mkdir(exist_ok=True)
+    plain = {"run": str(run), "targets": str(targets.path), "address": address, "made_up": False, **settings}
+    command = [sys.executable, "-m", "tests.nas.cluster_driver", json.dumps(plain)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=ROOT
+    )
+
+
+def journal(run: Path) -> list[list[str]]:
+    """architecture, try, node, process, what."""
+    path = run / "journal"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
+    """An architecture that trains on a node and has a checkpoint."""
+    workers = descendants(node.pid)
+    over = {arch_id for arch_id, _, _, _, what in journal(run) if what != "begins"}
+    for arch_id, _, _, worker, _ in journal(run):
+        saved = run / "checkpoint_dir" / f"{arch_id}.pt"
+        if int(worker) in workers and arch_id not in over and saved.exists():
+            return arch_id
+    return None
+
+
+def nodes_of(run: Path) -> set[str]:
+    """Where trials began."""
+    return {node for _, _, node, _, what in journal(run) if what == "begins"}
+
+
+def begun_again(run: Path) -> list[str]:
+    """Architectures that a worker began although they were over."""
+    over, found = set(), []
+    for arch_id, _, _, _, what in journal(run):
+        if what == "stored":
+            over.add(arch_id)
+        elif what == "begins" and arch_id in over:
+            found.append(arch_id)
+    return found
+
+
+def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        second = nodes.add()
+        process = driver(run, targets, nodes.address, budget=3, steps=[60, 120])
+        while (cut_off := under_way_on(second, run)) is None:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        nodes.kill(second)
+        path = run / "checkpoint_dir" / f"{cut_off}.pt"
+        saved = torch.load(path, weights_only=True)
+        saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+        torch.save(saved, path)
+        output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    trials = {trial.arch_id: trial for trial in read_study(run).trials}
+    assert sum(trial.counts for trial in trials.values()) == 3
+    assert not [trial.reason for trial in trials.values() if trial.state is TrialState.FAILED]
+    lost = trials[cut_off]
+    assert (lost.tries, lost.failure) == (2, Failure.LOST_WORKER)
+    assert sum(rung.seconds for rung in lost.rungs) > 1000, "it began anew"
+    assert len(nodes_of(run)) == 2, "work spreads over both nodes"
+    assert begun_again(run) == []
+    assert not list((run / "checkpoint_dir").iterdir())
+
+
+def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targets) -> None:
+    """Other code, half the CPUs (another kind of device), another folder under the path of the run folder."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    (run / "checkpoint_dir").mkdir(parents=True)
+    for package in ("nas", "backbones", "search_space", "reports", "tests"):
+        shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "nas" / "rungs.py").open("a") as file:
+        file.write("\n# changed\n")
+    expected = {"code: "}
+    with RayNodes() as nodes:
+        nodes.add(PYTHONPATH=str(other))
+        if len(os.sched_getaffinity(0)) > 1:
+            nodes.add(before=["taskset", "-c", str(min(os.sched_getaffinity(0)))])
+            expected.add("device: ")
+        hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs tmpfs {run} && exec "$@"', "sh"]
+        if not subprocess.run([*hidden, "true"], check=False, capture_output=True).returncode:
+            nodes.add(before=hidden)
+            expected.add("FileNotFoundError: ")
+        process = driver(run, targets, nodes.address, budget=2, steps=[10], made_up=True)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        reasons = [line.partition(" is left out: ")[2] for line in output.splitlines() if " is left out: " in line]
+        assert len(reasons) == len(expected), output
+        for reason in expected:
+            assert any(found.startswith(reason) for found in reasons), output
+        assert len(nodes_of(run)) == 1
+
+
+def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: Path, targets: Targets) -> None:
+    with RayNodes(cpus=0) as nodes:
+        process = driver(tmp_path / "a", targets, nodes.address, budget=1, steps=[10], made_up=True)
+        assert process.wait(timeout=200) == 2
+        assert "no node of the cluster can take a trial" in process.stdout.read()  # type: ignore[union-attr]
+    process = driver(tmp_path / "b", targets, nodes.address, budget=1, steps=[10], made_up=True)
+    assert process.wait(timeout=200) == 2
+    assert "--address: cannot join a Ray cluster" in process.stdout.read()  # type: ignore[union-attr]
+
+
+def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        process = driver(run, targets, nodes.address, budget=40, steps=[10], made_up=True)
+        while not journal(run) and process.poll() is None:
+            time.sleep(0.1)
+        nodes.add()
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert len(nodes_of(run)) == 2
