@@ -89,8 +89,9 @@ class Nodes:
     def _look(self) -> None:
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         for node_id, node in alive.items():
-            if self._places.trials_on(node["Resources"]) and node_id not in {*self._good, *self._refused}:
-                self._waiting.setdefault(node_id, (_ask(node_id, self._places, self._token), time.monotonic()))
+            known = node_id in self._waiting or node_id in self._good or node_id in self._refused
+            if not known and self._places.trials_on(node["Resources"]):
+                self._waiting[node_id] = _ask(node_id, self._places, self._token), time.monotonic()
         for node_id in list(self._waiting):
             self._judge(node_id, alive)
         self._room = sum(self._places.trials_on(alive[n]["Resources"]) for n in self._good if n in alive)
