@@ -28,7 +28,6 @@ from nas.running.places import Places
 _EVERY_S = 2.0  # between looks at who is there
 _ANSWER_S = 120.0  # a node that takes longer to import torch is no help
 _PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
-_FILE = ".node-check"
 
 Say = Callable[[str], None]
 
@@ -50,7 +49,7 @@ class Nodes:
         self._places, self._most, self._say = places, most, say
         self._token = uuid.uuid4().hex
         folder = Path(places.checkpoint_dir)
-        (folder / f"{_FILE}-driver").write_text(self._token)
+        _file(folder, self._token).write_text(self._token)
         self._wanted = seen(places, self._token) | ({"device": kind} if kind else {})
         self._waiting: dict[str, tuple[Any, float]] = {}  # node id -> what it sees, to come; since when
         self._good: tuple[str, ...] = ()  # also those that are gone: a list that changes ends idle workers
@@ -83,7 +82,8 @@ class Nodes:
         return self._good
 
     def _forget_files(self) -> None:
-        for path in Path(self._places.checkpoint_dir).glob(f"{_FILE}-*"):
+        folder = Path(self._places.checkpoint_dir)
+        for path in folder.glob(f"{_file(folder, self._token).name}*"):
             path.unlink(missing_ok=True)
 
     def _look(self) -> None:
@@ -105,7 +105,7 @@ class Nodes:
         del self._waiting[node_id]
         if node_id not in alive:
             return
-        reason = _difference(self._wanted, answer, Path(self._places.checkpoint_dir) / f"{_FILE}-{node_id}")
+        reason = _difference(self._wanted, answer, _file(Path(self._places.checkpoint_dir), self._token, node_id))
         if reason is None:
             self._good = (*self._good, node_id)
             return
@@ -113,16 +113,16 @@ class Nodes:
         self._say(f"node {alive[node_id]['NodeManagerAddress']} is left out: {reason}")
 
 
-def seen(places: Places, token: str, node_id: str = "driver") -> dict[str, str]:
+def seen(places: Places, token: str, node_id: str = "") -> dict[str, str]:
     """What this node sees of all that has to be the same everywhere."""
     from nas.cache.targets import load_targets
     from nas.measure.environment import device_kind
 
     folder = Path(places.checkpoint_dir)
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
-    theirs = (folder / f"{_FILE}-driver").read_text()
-    if node_id != "driver":
-        (folder / f"{_FILE}-{node_id}").write_text(token)
+    theirs = _file(folder, token).read_text()
+    if node_id:
+        _file(folder, token, node_id).write_text(token)
     return {
         "run folder": theirs,
         "code": _code(),
@@ -158,6 +158,11 @@ def _difference(wanted: Mapping[str, str], answer: Any, its_file: Path) -> str |
         return f"what it writes into {its_file.parent} is not seen here: the folder is not shared"
     its_file.unlink()
     return None
+
+
+def _file(folder: Path, token: str, node_id: str = "") -> Path:
+    """What a node writes for the driver to see, or the driver for the nodes; hidden, so that nobody takes it away."""
+    return folder / f".node-{token}{node_id}"
 
 
 def _code() -> str:

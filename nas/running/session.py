@@ -139,7 +139,7 @@ def _sweep(loop: StudyLoop, checkpoints: Path) -> None:
     under_way = [t.arch_id for t in loop.trials.values() if t.state is TrialState.RUNNING]
     wanted = {checkpoint_path(checkpoints, arch_id) for arch_id in under_way}
     for path in checkpoints.iterdir():
-        if path not in wanted:
+        if path not in wanted and not path.name.startswith("."):
             path.unlink()
 
 

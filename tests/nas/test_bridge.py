@@ -16,6 +16,7 @@ import pytest
 from nas.failures import Failure
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.runner import Places, run_study
+from nas.running.nodes import NodesError
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
@@ -121,3 +122,11 @@ def stopped_or_alive(process: int) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), sampler="random")
+    info = replace(study_info(config), environment={"device": "cpu", "cpu": "Z80", "cpus": 1})
+    store = Store.create(tmp_path / "run", info, make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    with pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "):
+        run_study(StudyLoop(store), places_in(tmp_path, json.dumps(config.to_dict())), 1, stages=misbehaving)
