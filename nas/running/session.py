@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,8 +111,11 @@ def _joined(address: str, run_dir: Path) -> Iterator[str]:
     """A cluster that others keep; yields a scratch folder that all nodes see."""
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=run_dir) as scratch:
         try:
+            if address != "auto":
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
             _init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT | OF_WORKERS})
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise NodesError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
         try:
             yield scratch

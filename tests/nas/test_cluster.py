@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: P
     with RayNodes() as nodes:
         second = nodes.add()
         process = driver(run, targets, nodes.address, budget=3, steps=[60, 120])
-        while (cut_off := under_way_on(second, run)) is None:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
+        until(lambda: under_way_on(second, run) is not None, process)
+        cut_off = under_way_on(second, run)
         nodes.kill(second)
+        assert cut_off is not None
         path = run / "checkpoint_dir" / f"{cut_off}.pt"
         saved = torch.load(path, weights_only=True)
         saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
@@ -148,10 +149,19 @@ def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: 
 def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:
-        process = driver(run, targets, nodes.address, budget=40, steps=[10], made_up=True)
-        while not journal(run) and process.poll() is None:
-            time.sleep(0.1)
+        process = driver(run, targets, nodes.address, budget=2000, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
         nodes.add()
-        output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert len(nodes_of(run)) == 2
+        until(lambda: len(nodes_of(run)) == 2, process)
+        at_once = len(journal(run))
+        until(lambda: len(journal(run)) > at_once + 20, process)
+        assert len({node for _, _, node, _, what in journal(run)[at_once:] if what == "begins"}) == 2, "both go on"
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Waits while a driver is at work."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
