@@ -16,12 +16,10 @@ import json
 import pstats
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from optuna.samplers import BaseSampler
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
@@ -36,30 +34,44 @@ FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 
 @dataclass
-class Timed:
-    """Counts the seconds of a sampler's calls."""
+class Spent:
+    """Seconds of the driver's thread: on the wall, and on its CPU."""
 
-    seconds: float = 0.0
-    first: float | None = None  # the clock when the first result came
-    last: float = 0.0
-    at_first: int = 0  # trials that were over by then
-    sampler_at_first: float = field(default=0.0)
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
+    def count(self, owner: Any, *names: str) -> None:
+        """Adds up what the methods `names` of `owner` take from now on."""
+        for name in names:
+            setattr(owner, name, self._counted(getattr(owner, name)))
 
-def counted(sampler: BaseSampler, timed: Timed) -> BaseSampler:
-    """The sampler, with its seconds added up."""
-    for name in ("infer_relative_search_space", "sample_relative", "sample_independent", "before_trial", "after_trial"):
-        original = getattr(sampler, name)
-
-        def call(*arguments: Any, original: Any = original, **named: Any) -> Any:
-            began = time.perf_counter()
+    def _counted(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            wall_s, cpu_s = time.perf_counter(), time.thread_time()
             try:
                 return original(*arguments, **named)
             finally:
-                timed.seconds += time.perf_counter() - began
+                self.wall_s += time.perf_counter() - wall_s
+                self.cpu_s += time.thread_time() - cpu_s
 
-        setattr(sampler, name, call)
-    return sampler
+        return call
+
+
+@dataclass
+class Clock:
+    """What was spent since the first trial ended."""
+
+    sampler: Spent = field(default_factory=Spent)
+    loop: Spent = field(default_factory=Spent)  # the sampler and the store are part of it
+    at_first: tuple[float, ...] | None = None
+    spent: tuple[float, ...] = ()  # trials; wall, CPU; of the sampler; of the loop
+
+    def look(self, trials: int) -> None:
+        """Called whenever a trial has ended."""
+        now = (trials, time.perf_counter(), time.thread_time())
+        now += (self.sampler.wall_s, self.sampler.cpu_s, self.loop.wall_s, self.loop.cpu_s)
+        self.at_first = self.at_first or now
+        self.spent = tuple(after - before for after, before in zip(now, self.at_first, strict=True))
 
 
 def sleeping(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
@@ -90,11 +102,12 @@ def info(config: SearchConfig) -> StudyInfo:
     )  # fmt: skip
 
 
-def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Timed:
+def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Clock:
     """One study; its clock."""
     config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
-    timed = Timed()
-    made = counted(make_sampler(sampler, SPACES[config.space], OBJECTIVES, 0), timed)
+    made, clock = make_sampler(sampler, SPACES[config.space], OBJECTIVES, 0), Clock()
+    clock.sampler.count(made, "infer_relative_search_space", "sample_relative", "sample_independent")
+    clock.sampler.count(made, "before_trial", "after_trial")
     store = Store.create(folder / "run", info(config), made)
     for name in FOLDERS:
         (folder / name).mkdir()
@@ -108,12 +121,12 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
 
     def heard(loop: StudyLoop, record: TrialRecord) -> None:
         if record.state is TrialState.COMPLETE:
-            timed.last = time.perf_counter()
-            if timed.first is None:
-                timed.first, timed.at_first, timed.sampler_at_first = timed.last, loop.evaluated, timed.seconds
+            clock.look(len(loop.trials))
 
-    run_study(StudyLoop(store, heard), places, workers, stages=sleeping)
-    return timed
+    loop = StudyLoop(store, heard)
+    clock.loop.count(loop, "next_trial", "take")
+    run_study(loop, places, workers, stages=sleeping)
+    return clock
 
 
 def main() -> None:
@@ -125,26 +138,26 @@ def main() -> None:
     made.add_argument("--profile", action="store_true", help="where the driver's time goes, to stdout")
     wanted = made.parse_args()
     profile = cProfile.Profile()
-    cpu_s = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if wanted.profile:
             profile.enable()
-        timed = run(Path(folder), wanted.trials, wanted.seconds, wanted.workers, wanted.sampler)
+        clock = run(Path(folder), wanted.trials, wanted.seconds, wanted.workers, wanted.sampler)
         profile.disable()
     if wanted.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(70)
-    assert timed.first is not None
-    after = wanted.trials - timed.at_first
-    wall_s, sampler_s = timed.last - timed.first, timed.seconds - timed.sampler_at_first
+    trials, wall_s, cpu_s, sampler_wall_s, sampler_cpu_s, _, loop_cpu_s = clock.spent
     found = {
-        "trials": after,
+        "trials": int(trials),
         "wall_s": round(wall_s, 2),
-        "ms_a_trial": round(1e3 * (wall_s - sampler_s) / after, 2),
-        "sampler_ms_a_trial": round(1e3 * sampler_s / after, 2),
-        "driver_cpu_ms_a_trial": round(1e3 * (time.process_time() - cpu_s) / wanted.trials, 2),
+        "ms_a_trial_without_sampler": round(1e3 * (wall_s - sampler_wall_s) / trials, 2),
+        "cpu_ms_a_trial": {
+            "sampler": round(1e3 * sampler_cpu_s / trials, 2),
+            "loop and store": round(1e3 * (loop_cpu_s - sampler_cpu_s) / trials, 2),
+            "ray": round(1e3 * (cpu_s - loop_cpu_s) / trials, 2),
+        },
     }
     if wanted.seconds:
-        found["wall_over_ideal"] = round(wall_s / (after * wanted.seconds / wanted.workers), 4)
+        found["wall_over_ideal"] = round(wall_s / (trials * wanted.seconds / wanted.workers), 4)
     print(json.dumps(found))
 
 
