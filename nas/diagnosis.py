@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ _OF_VERDICTS = {
     "hang": Failure.HANG,
     "crash": Failure.LOST_WORKER,
 }
-# How torch.save and safetensors say it, without an errno.
+# As the system says it, and torch.save, which has no errno.
 _FULL_DISK = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing")
 _OTHERS_SHARE = 0.05  # of a card's memory in other hands: enough to make the difference
 
@@ -34,7 +33,7 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
     if out_of_memory(error):
         failure = Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
         return failure, f"{failure}: {_text(error)}"
-    if any(_is_full_disk(cause) for cause in _causes(error)):
+    if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK):
         return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
@@ -46,12 +45,6 @@ def shared(device: str) -> bool:
         return True
     free, whole = torch.cuda.mem_get_info()
     return whole - free - torch.cuda.memory_reserved() > _OTHERS_SHARE * whole
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or any(
-        words in str(error) for words in _FULL_DISK
-    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
