@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   python -m nas.search --resume runs/photos --extend 50  and evaluates 50 more
   python -m nas.search --database postgresql://nas@db.example.org/nas --run /shared/runs/big
   python -m nas.search --resume /shared/runs/big         on another machine: both work on it
+  python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a Ray cluster that is there
 """
 
 TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
@@ -52,6 +53,14 @@ _ARM_HELP = (
     "how nets run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or nchw "
     "(default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
 )
+_ADDRESS_HELP = (
+    "of a running Ray cluster, or auto: its nodes take the trials (default: this machine alone). They need the run "
+    "folder and the cache under the same paths, and the same code; start them with RAY_worker_niceness=0 ray start"
+)
+_TIME_LIMIT_HELP = (
+    "of measuring a net, and of each rung; who takes longer hangs, is killed and run once more (default: ten times the "
+    "median of earlier trials, never under 600)"
+)
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
@@ -64,6 +73,8 @@ def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
     """The config, the run folder, and whether a study there goes on."""
     if arguments.get("workers", 1) < 1:
         raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
+    if not arguments.get("time_limit", 1) > 0:
+        raise ConfigError(f"--time-limit: {arguments['time_limit']}: must be over 0")
     if "resume" in arguments:
         return *_resumed(arguments), True
     if "extend" in arguments:
@@ -233,7 +244,9 @@ def parser() -> argparse.ArgumentParser:
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default embedded)")
     add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
-    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU)")
+    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU; of a cluster, all)")
+    add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
+    add("--time-limit", type=float, metavar="S", help=_TIME_LIMIT_HELP)
     rungs = ",".join(map(str, defaults.distill.rung_steps))
     add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)

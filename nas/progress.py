@@ -75,7 +75,7 @@ class SearchProgress:
         """Shows a new state of the study."""
         if self._done_before is None:
             self._done_before = loop.evaluated - int(record.counts)
-        if record.state is not TrialState.RUNNING:
+        if record.state is not TrialState.RUNNING or record.reason:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
             if self._live is None:
@@ -109,9 +109,10 @@ class SearchProgress:
 
 
 def describe(record: TrialRecord) -> str:
-    """A finished trial in one line."""
+    """A trial that is finished, or will be run again, in one line."""
     who = record.arch_id if record.origin == "sampler" else f"{record.arch_id} ({record.origin.split(':', 1)[1]})"
-    words = [f"#{record.number}", who, record.state.value]
+    again = record.state is TrialState.RUNNING and record.reason
+    words = [f"#{record.number}", who, "is put off:" if again else record.state.value]
     if record.measurement:
         words.append(f"{record.measurement.throughput_img_s:.0f} img/s ({record.measurement.ratio:.2f}x)")
     if record.rungs:

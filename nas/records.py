@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
+from nas.failures import Failure
+
 FORMAT = 1  # of studies that this version writes
 
 
@@ -114,6 +116,8 @@ class TrialRecord(Record):
     measurement: Measurement | None = None
     rungs: tuple[RungResult, ...] = ()
     finished_s: float | None = None  # seconds since the study's start, over all sessions
+    tries: int = 1  # times that it was begun; a driver that was killed and went on does not count
+    failure: Failure | None = None  # the last one, also of a trial that is run again
 
     @property
     def quality(self) -> float | None:
@@ -133,6 +137,7 @@ class TrialRecord(Record):
         if plain.get("measurement") is not None:
             plain["measurement"] = Measurement.from_dict(plain["measurement"])
         plain["rungs"] = tuple(RungResult.from_dict(r) for r in plain.get("rungs", ()))
+        plain["failure"] = None if plain.get("failure") is None else Failure(plain["failure"])
         return super().from_dict(plain)
 
 

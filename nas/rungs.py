@@ -2,6 +2,12 @@
 
 Source: ASHA (Li et al. 2020) with non-domination rank in the place of the single loss, as in MO-ASHA
 (Schmucker et al. 2021). Cost needs no training, so it counts in full at every rung.
+
+Stopping is final, as in Ray Tune's own ASHA (ray.tune.schedulers.AsyncHyperBandScheduler): a trial decides about
+itself when it reaches a rung, against those that were there before. The paper promotes instead: who was held back goes
+on once enough worse ones have come, for which every trial's training state has to be kept to the end of the study. It
+would change little: of 200 random points in random order (eta 3), 60 of the 67 that hindsight would choose go on, and
+6 that it would not (10 seeds).
 """
 
 from __future__ import annotations

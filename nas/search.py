@@ -20,7 +20,7 @@ from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
-from nas.places import cache_root, checkpoint_interval_s, lock_dir
+from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
@@ -117,18 +117,20 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     store.say = lambda line: console.print(line, highlight=False, markup=False)
     shown = SearchProgress(console)
     loop = StudyLoop(store, shown)
-    workers = arguments.get("workers", _default_workers(config))
+    address = arguments.get("address")
+    workers = arguments.get("workers") or (None if address else _default_workers(config))
+    at_a_time = workers or _default_workers(config)  # of a cluster whose nodes come and go, this machine's part
     ending = "interrupted"
     try:
         with shown.showing():
-            _run(loop, config, run_dir, targets, workers)
+            _run(loop, config, run_dir, targets, workers, arguments, console)
         ending = "gave up" if loop.gave_up else loop.exhausted or "done"
     except StoreError:
         raise  # where the study cannot be written, there is nothing to close
     except BaseException:
-        _end(loop, workers, targets.build_seconds, run_dir, ending, console)
+        _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
         raise
-    _end(loop, workers, targets.build_seconds, run_dir, ending, console)
+    _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
     if loop.gave_up:
         raise ConfigError(loop.gave_up)
     return 0
@@ -157,23 +159,38 @@ def _check_enough(targets: Any, config: SearchConfig) -> None:
         )
 
 
-def _run(loop: StudyLoop, config: SearchConfig, run_dir: Path, targets: Any, workers: int) -> None:
+def _run(
+    loop: StudyLoop,
+    config: SearchConfig,
+    run_dir: Path,
+    targets: Any,
+    workers: int | None,
+    arguments: dict[str, Any],
+    console: Console,
+) -> None:
     from nas.runner import Places, run_study  # ray takes seconds to import: not before the input is known to be good
 
+    address = arguments.get("address")
     places = Places(
         config=json.dumps(config.to_dict()),
         targets_dir=str(targets.path.resolve()),
-        lock_dir=str(_made(lock_dir())),
         samples_dir=str(_made(run_dir / "samples")),
         weights_dir=str(_made(run_dir / "weights")),
         pictures_dir=str(_made(run_dir / PICTURES)),
         checkpoint_dir=str(_made(run_dir / "checkpoints")),
-        train_threads=max(1, cpu_count() // workers),
+        train_threads=max(1, cpu_count() // (_default_workers(config) if address else workers or 1)),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if config.device.startswith("cuda") else 0.0,
     )
-    run_study(loop, places, workers)
+    run_study(
+        loop,
+        places,
+        workers,
+        address=address,
+        time_limit_s=arguments.get("time_limit"),
+        say=lambda line: console.print(line, highlight=False, markup=False),
+    )
 
 
 def _end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console) -> None:

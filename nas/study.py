@@ -1,8 +1,9 @@
 """The loop of a search, free of Ray and torch: what to run next, who trains on, when it is over.
 
 A driver calls `next_trial` when a worker is free, `take` with every record that a worker sends, and `lost` when a
-worker died. Everything is in the store before the call returns, so a killed driver loses nothing. Several drivers may
-work on one study: what they ask is asked alone, and each sees what the others did.
+worker died. What failed is run again or not as `nas.failures` says. Everything is in the store before the call
+returns, so a killed driver loses nothing. Several drivers may work on one study: what they ask is asked alone, and each
+sees what the others did.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from nas.asking import Asker
 from nas.config import SearchConfig
+from nas.failures import Failure, Then, then
 from nas.pareto import coordinates
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
@@ -51,6 +53,8 @@ class StudyLoop:
         self.trials = Standing(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
+        self._put_off: set[int] = set()  # trials that failed here and run once more
+        self._passed: Counter[int] = Counter()  # rungs after which a trial was to go on; they come again
         self._waits = False
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
@@ -115,12 +119,15 @@ class StudyLoop:
 
         With nothing to do but to wait for other drivers, this waits a moment, and looks what they did now and then.
         """
-        if not self._missing_baselines() and not self._wants_more() and not self._may_find():
+        if self.gave_up:
+            return None
+        if not (self._put_off or self._missing_baselines() or self._wants_more() or self._may_find()):
             return None
         for record in self._store.patiently(self._start):
             self._take_in(record)
             if record.state is TrialState.RUNNING:
                 self._running.add(record.number)
+                self._put_off.discard(record.number)
                 return record
         self._found_nothing = time.monotonic()
         return None
@@ -132,14 +139,15 @@ class StudyLoop:
             if not self._goes_on(record):
                 reason = f"not among the best 1/{self.config.eta} at rung {record.rungs[-1].rung}"
                 record = replace(record, state=TrialState.STOPPED, reason=reason)
+        if record.state is TrialState.FAILED and (what := then(record.failure, record.tries)) is not Then.FAILED:
+            self._run_again(record, what)
+            return False
         return self._keep(record) and record.state is TrialState.RUNNING
 
-    def lost(self, number: int, reason: str) -> str:
-        """Records that the worker of a running trial died; the id of its architecture."""
-        record = self.trials[number]
-        if record.state is TrialState.RUNNING:
-            self._keep(replace(record, state=TrialState.FAILED, reason=reason))
-        return record.arch_id
+    def lost(self, number: int, failure: Failure, reason: str) -> None:
+        """As `take`, where the worker of a running trial cannot speak for itself."""
+        if number in self._running:
+            self.take(replace(self.trials[number], state=TrialState.FAILED, failure=failure, reason=reason))
 
     def worker_seconds(self, workers: int) -> float:
         """Seconds of all workers of all sessions, those side by side as well; `workers` are this session's."""
@@ -160,6 +168,15 @@ class StudyLoop:
         self._session = over
         self._store.leave()
 
+    def _run_again(self, record: TrialRecord, what: Then) -> None:
+        """A failed trial that runs once more, or in the next session where this one has to end."""
+        if what is Then.END:
+            self.gave_up = record.reason
+        again = replace(record, state=TrialState.RUNNING, tries=record.tries + (what is Then.AGAIN))
+        if self._keep(again):
+            self._running.discard(record.number)
+            self._put_off.add(record.number)
+
     def _begun(self, info: StudyInfo) -> StudyInfo:
         if self._session in info.sessions:
             return info  # the database went away after it had it
@@ -171,6 +188,7 @@ class StudyLoop:
             self._look()
             for number in sorted(self.trials.running - self._running):
                 if self._store.may_take(self._drivers.get(number)) and self._store.claim(number):
+                    self._passed[number] = max(self._passed[number], len(self.trials[number].rungs))
                     asked = [_bare(self.trials[number])]
                     break
             else:
@@ -214,8 +232,8 @@ class StudyLoop:
         return [name for name in self.config.baselines if f"baseline:{name}" not in self.trials.origins]
 
     def _goes_on(self, record: TrialRecord) -> bool:
-        """Baselines always go on."""
-        if record.origin != "sampler":
+        """Baselines always go on, and what went on once does so again."""
+        if record.origin != "sampler" or len(record.rungs) <= self._passed[record.number]:
             return True
         rung = len(record.rungs) - 1
         point = coordinates(record, self.info.objectives, rung)
@@ -263,5 +281,5 @@ def _now() -> str:
 
 
 def _bare(record: TrialRecord) -> TrialRecord:
-    """A trial that was cut off, as it was when it was asked."""
-    return replace(record, params=None, macs=None, measurement=None, rungs=(), reason=None)
+    """A trial that was cut off: its rungs come back from its checkpoint, or are trained again."""
+    return replace(record, rungs=(), reason=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from nas.cache.targets import Targets
 from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
 from nas.counters import totals
+from nas.diagnosis import diagnose
 from nas.distill import parallel
 from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
@@ -68,7 +68,8 @@ def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     try:
         yield from _stages(record, bench)
     except Exception as error:
-        yield replace(record, state=TrialState.FAILED, reason=_reason(error))
+        failure, reason = diagnose(error, bench.config.device)
+        yield replace(record, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
 def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
@@ -79,7 +80,7 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
-        record = replace(record, measurement=_measure(record, bench))
+        record = replace(record, measurement=record.measurement or _measure(record, bench))
         broken = broken_limit(record, limits) or _not_as_asked(record)
     if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
@@ -260,16 +261,3 @@ def quality(teachers: dict[str, dict[str, float]], score: str) -> float:
     """Explained variance of the teachers' maps ("both": mean over each one's heads), each teacher weighing the same."""
     means = [sum(heads.values()) / len(heads) if score == "both" else heads["spatial"] for heads in teachers.values()]
     return sum(means) / len(means)
-
-
-def _reason(error: Exception) -> str:
-    """One line for the record: the error and where it was raised."""
-    if isinstance(error, TrainingError):
-        return str(error)
-    if isinstance(error, Unmeasured):
-        return f"measuring: {error.verdict}: {error}"
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"

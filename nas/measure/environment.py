@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,28 @@ def device_name(device: torch.device) -> str:
     return f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
+def device_kind(device: str) -> str:
+    """What has to be the same for two timings to stand side by side: the card's name, or the CPU's with its cores.
+
+    Where this process sees cards of several kinds, all of them.
+    """
+    if torch_device(device).type == "cuda":
+        return " and ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+    return f"{cpu_model()}, {cpu_count()} CPUs"
+
+
+def kind_of(environment: Mapping[str, Any]) -> str | None:
+    """`device_kind` where a study's `environment` was written down; None where it was not."""
+    if str(environment.get("device", "")).startswith("cuda"):
+        return str(environment["device_name"])
+    return f"{environment['cpu']}, {environment['cpus']} CPUs" if "cpus" in environment else None
+
+
+def cpu_count() -> int | None:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def cpu_model() -> str:
     """The CPU as /proc/cpuinfo names it, elsewhere as the platform module does."""
     try:
@@ -57,7 +80,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": str(wanted),
         "device_name": device_name(wanted),
         "cpu": cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cpu_count(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides what a busy neighbour costs
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",

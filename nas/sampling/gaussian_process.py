@@ -51,7 +51,7 @@ class GaussianProcess:
         scaling = np.sqrt(theta)[groups]
         scaled = features * scaling
         covariance = signal * np.exp(-_squared(scaled, scaled)) + np.diag(variance + nugget + JITTER)
-        factor: Array = np.linalg.cholesky(covariance)
+        factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         weights: Array = cho_solve((factor, True), standard)
         return cls(scaled, scaling, shift, unit, signal, nugget, factor, weights)
 

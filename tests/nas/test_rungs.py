@@ -42,5 +42,14 @@ def test_as_the_order_of_all_says(points: list[tuple[float, float]], eta: int) -
     assert goes_on(point, others, eta) == (len(others) in best)
 
 
+def test_most_of_those_that_hindsight_would_choose_go_on() -> None:
+    rng = random.Random(1)
+    points = [(rng.random(), rng.random()) for _ in range(200)]
+    passed = {i for i, p in enumerate(points) if goes_on(p, points[:i], eta=3)}
+    chosen = set(best_first(points)[:67])
+    assert len(chosen - passed) <= 12
+    assert len(passed - chosen) <= 12
+
+
 def test_ladder() -> None:
     assert ladder(60, 3, 3) == (60, 180, 540)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -15,19 +16,22 @@ import pytest
 import torch
 
 from backbones import build
+from nas.bench import Bench
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
 from nas.distill.trainer import Distiller
+from nas.failures import Failure
 from nas.records import TrialRecord, TrialState
 from nas.runner import Places, run_study
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
 from nas.teachers import TeacherError
+from nas.trial import Workbench, run_trial
 from search_space import SPACES, ArchSpec
 from tests.nas.sockets import is_loopback, listening_addresses
-from tests.nas.study_builders import OBJECTIVES, search_config, study_info
+from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info
 
 RECIPE = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
 FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
@@ -82,7 +86,7 @@ def kill_worker() -> None:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if (folder / "cmdline").read_bytes().startswith(b"ray::ResourceTrainable"):  # Tune's, around ours
+            if (folder / "cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
                 workers.append(int(folder.name))
     for worker in workers:
         ancestor = worker
@@ -113,9 +117,22 @@ def test_a_killed_worker_is_started_again_and_goes_on_in_the_middle_of_the_rung(
     meanwhile(lambda: strike(tmp_path / "checkpoint_dir"))
     trial = study_of_one(tmp_path, targets, RECIPE)
     assert trial.state is TrialState.COMPLETE, trial.reason
+    assert (trial.tries, trial.failure) == (2, Failure.LOST_WORKER)
     assert sum(rung.seconds for rung in trial.rungs) > 1000, "it began anew"
     assert [rung.losses for rung in trial.rungs] == losses_of_an_undisturbed_training(trial, targets)
     assert not list((tmp_path / "checkpoint_dir").iterdir())
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, targets: Targets) -> None:
+    wild = DistillConfig(**{**vars(RECIPE), "learning_rate": 1e30})
+    spec = SPACES["micro"].sample(random.Random(0))
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING, measurement=measurement(1.0))
+    folders = {name: tmp_path / name for name in FOLDERS}
+    config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
+    with Bench(threads=1) as bench:
+        *_, last = run_trial(asked, Workbench(config=config, targets=targets, bench=bench, **folders))
+    assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
+    assert "not finite" in (last.reason or "")
 
 
 @pytest.mark.slow

@@ -198,6 +198,7 @@ def signals_kept() -> Iterator[None]:
         ),
         (["--device", "cuda:1"], "cpu"),
         (["--workers", "0"], "--workers"),
+        (["--time-limit", "0"], "--time-limit"),
         (["--budget", "many"], "--budget"),
         (["--steps", "a,b"], "--steps"),
         (["--colour", "red"], "--colour"),

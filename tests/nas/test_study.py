@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.config import SearchConfig
+from nas.failures import Failure
 from nas.records import TrialRecord, TrialState
 from nas.samplers import SAMPLERS, make_sampler
 from nas.store import Store, StoreError, read_study
@@ -124,10 +125,86 @@ def test_lost_worker_is_a_record_and_the_study_goes_on(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
     record = loop.next_trial()
     assert record is not None
-    loop.lost(record.number, "the worker process died")
+    loop.lost(record.number, Failure.LOST_WORKER, "the worker process died")
+    again = loop.next_trial()
+    assert again == replace(record, tries=2, failure=Failure.LOST_WORKER), "the one retry"
+    loop.lost(record.number, Failure.LOST_WORKER, "the worker process died")
     drive(loop)
-    assert loop.trials[record.number].state is TrialState.FAILED
+    lost = loop.trials[record.number]
+    assert (lost.state, lost.reason, lost.tries) == (TrialState.FAILED, "the worker process died", 2)
     assert loop.evaluated == 3
+
+
+@pytest.mark.parametrize("killed", ["worker", "driver"])
+def test_a_trial_that_passed_a_rung_passes_it_again_after_a_kill(tmp_path: Path, killed: str) -> None:
+    """Better ones have come meanwhile; only the next rung is a matter of decision."""
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=9, baselines=())))
+    first = loop.next_trial()
+    assert first is not None
+    first = replace(first, measurement=measurement(1.0), params=1, macs=1)
+    passed = replace(first, rungs=(rung(0, 0.1),))
+    assert loop.take(first)
+    assert loop.take(passed), "the first trials always go on"
+    for _ in range(5):
+        better = loop.next_trial()
+        assert better is not None
+        better = replace(better, measurement=measurement(2.0), rungs=(rung(0, 0.5),), state=TrialState.STOPPED)
+        loop.take(better)
+    if killed == "worker":
+        loop.lost(first.number, Failure.LOST_WORKER, "gone")
+    else:
+        loop = StudyLoop(Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)))
+    again = loop.next_trial()
+    assert again is not None
+    assert again.number == first.number
+    assert loop.take(replace(again, rungs=passed.rungs))
+    unlike = loop.next_trial()
+    assert unlike is not None
+    assert not loop.take(replace(unlike, measurement=measurement(1.0), rungs=passed.rungs)), "on its first visit"
+
+
+def test_what_would_fail_again_is_not_run_again(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
+    record = loop.next_trial()
+    assert record is not None
+    assert not loop.take(replace(record, state=TrialState.FAILED, failure=Failure.NOT_FINITE, reason="nan"))
+    assert loop.trials[record.number].state is TrialState.FAILED
+    following = loop.next_trial()
+    assert following is not None
+    assert following.number != record.number
+
+
+def test_a_full_disk_ends_the_search_and_leaves_its_trial_to_the_next_session(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
+    record, other = loop.next_trial(), loop.next_trial()
+    assert record is not None
+    assert other is not None
+    assert not loop.take(replace(record, state=TrialState.FAILED, failure=Failure.FULL_DISK, reason="the disk is full"))
+    assert loop.gave_up == "the disk is full"
+    assert loop.next_trial() is None
+    assert not loop.finished, "the other trial is under way"
+    work(loop, other)
+    assert loop.finished
+    resumed = StudyLoop(Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)))
+    again = resumed.next_trial()
+    assert again is not None
+    assert (again.number, again.tries) == (record.number, 1)
+    drive(resumed)
+    work(resumed, again)
+    assert resumed.evaluated == 3
+
+
+def test_a_retry_is_stored_before_it_runs_and_keeps_its_measurement(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=())))
+    record = loop.next_trial()
+    assert record is not None
+    measured = replace(record, measurement=measurement(2.0), params=1, macs=1)
+    loop.take(measured)
+    loop.take(replace(measured, rungs=(rung(0, 0.5),)))
+    loop.lost(record.number, Failure.HANG, "hang: no result after 5 s")
+    resumed = StudyLoop(Store.open(tmp_path))
+    assert resumed.trials[record.number].reason == "hang: no result after 5 s"
+    assert resumed.next_trial() == replace(measured, tries=2, failure=Failure.HANG)
 
 
 def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:

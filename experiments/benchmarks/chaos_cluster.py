@@ -1,0 +1,116 @@
+"""Workers and nodes of a cluster on this machine are killed at random moments while one study runs on it.
+
+    python -m experiments.benchmarks.chaos_cluster --kills 20 --budget 20 --seed 0
+
+Real Ray nodes on the loopback interface, real distillation of a small net by XFeat, kill -9. A node that was killed is
+started again after a while. At the end: every architecture of the budget was evaluated, what was over never began
+again, what failed was killed twice, the database passes its integrity check. One line of JSON; exit code 1 where
+something of that does not hold. About a minute a kill on two CPUs, most of it for new processes to import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from nas.cache import open_targets
+from nas.failures import Failure
+from nas.records import TrialState
+from nas.store import STUDY_FILE, read_study
+from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.nas.test_cluster import begun_again, journal
+
+
+def workers(nodes: RayNodes) -> list[int]:
+    """Processes that run trials."""
+    found = []
+    for process in {child for node in nodes.nodes if node.poll() is None for child in descendants(node.pid)}:
+        with suppress(OSError):
+            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
+                found.append(process)
+    return sorted(found)
+
+
+def strike(nodes: RayNodes, rng: random.Random) -> str | None:
+    """Kills a worker, or one time in four a node beside the head; what it was, None where nothing runs."""
+    victims = [node for node in nodes.nodes[1:] if node.poll() is None]
+    if victims and rng.random() < 0.25:
+        nodes.kill(rng.choice(victims))
+        time.sleep(rng.uniform(0, 5))
+        nodes.add()
+        return "node"
+    if not (running := workers(nodes)):
+        return None
+    with suppress(ProcessLookupError):
+        os.kill(rng.choice(running), signal.SIGKILL)
+    return "worker"
+
+
+def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> dict[str, object]:
+    """Runs the study under kills, then to its end; what became of it."""
+    rng, done, run = random.Random(seed), Counter[str](), folder / "run"
+    run.mkdir()
+    targets = open_targets(
+        "embedded", "xfeat", root=folder / "cache", train_images=24, val_images=8, image_px=64, grid=4, seed=0
+    )
+    with RayNodes() as nodes:
+        nodes.add()
+        settings = {"run": str(run), "targets": str(targets.path), "address": nodes.address, "made_up": False}
+        command = [sys.executable, "-m", "tests.nas.cluster_driver"]
+        command.append(json.dumps({**settings, "budget": budget, "steps": [60, 180]}))
+        process = subprocess.Popen(command, env=environment(), cwd=ROOT)
+        while process.poll() is None and done.total() < kills:
+            time.sleep(rng.expovariate(1 / pause_s))
+            if process.poll() is None and (what := strike(nodes, rng)):
+                done[what] += 1
+                print(f"{what} killed, {done.total()} of {kills}", file=sys.stderr)
+        code = process.wait()
+    trials = read_study(run).trials
+    with sqlite3.connect(run / STUDY_FILE) as database:
+        (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
+    return {
+        "exit_code": code,
+        "killed": dict(done),
+        "evaluated": sum(trial.counts for trial in trials),
+        "states": dict(Counter(trial.state.value for trial in trials)),
+        "run_twice": sum(trial.tries == 2 for trial in trials),
+        "failed_otherwise": [
+            trial.reason
+            for trial in trials
+            if trial.state is TrialState.FAILED and (trial.failure, trial.tries) != (Failure.LOST_WORKER, 2)
+        ],
+        "begun_although_over": begun_again(run),
+        "begins": sum(what == "begins" for *_, what in journal(run)),
+        "checkpoints_left": len(list((run / "checkpoint_dir").iterdir())),
+        "integrity": integrity,
+    }
+
+
+def main() -> int:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--kills", type=int, default=20, help="(default 20)")
+    made.add_argument("--budget", type=int, default=20, help="(default 20)")
+    made.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default 0)")
+    made.add_argument("--pause", type=float, default=15.0, metavar="S", help="between kills, in the mean (default 15)")
+    wanted = made.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = chaos(Path(folder), wanted.budget, wanted.kills, wanted.seed, wanted.pause)
+    print(json.dumps(found))
+    fine = found["exit_code"] == 0 and found["evaluated"] == wanted.budget and found["integrity"] == "ok"
+    lost = found["failed_otherwise"] or found["begun_although_over"] or found["checkpoints_left"]
+    return 0 if fine and not lost else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

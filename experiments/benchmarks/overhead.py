@@ -1,0 +1,165 @@
+"""What the machinery of a search costs beside the work: Ray Tune, the loop, the store.
+
+    python -m experiments.benchmarks.overhead --trials 200 --seconds 1 --workers 2     wall time over the ideal
+    python -m experiments.benchmarks.overhead --trials 2000 --seconds 0 --workers 2    milliseconds a trial
+
+Everything is real but the work: the trials' stages sleep. The clock starts with the first result, so that starting
+Ray and its workers is left out; the time that the sampler takes is counted apart. Half the seconds are the
+measurement's, half the rung's. Two minutes for the first, three for the second on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nas.config import DistillConfig, SearchConfig
+from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.runner import Places, run_study
+from nas.samplers import make_sampler
+from nas.store import Store
+from nas.study import StudyLoop
+from search_space import SPACES
+
+OBJECTIVES = (Objective("quality", "quality", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))
+FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+
+
+@dataclass
+class Spent:
+    """Seconds of the driver's thread: on the wall, and on its CPU."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def count(self, owner: Any, *names: str) -> None:
+        """Adds up what the methods `names` of `owner` take from now on."""
+        for name in names:
+            setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            wall_s, cpu_s = time.perf_counter(), time.thread_time()
+            try:
+                return original(*arguments, **named)
+            finally:
+                self.wall_s += time.perf_counter() - wall_s
+                self.cpu_s += time.thread_time() - cpu_s
+
+        return call
+
+
+@dataclass
+class Clock:
+    """What was spent since the first trial ended."""
+
+    sampler: Spent = field(default_factory=Spent)
+    loop: Spent = field(default_factory=Spent)  # the sampler and the store are part of it
+    at_first: tuple[float, ...] | None = None
+    spent: tuple[float, ...] = ()  # trials; wall, CPU; of the sampler; of the loop
+
+    def look(self, trials: int) -> None:
+        """Called whenever a trial has ended."""
+        now = (trials, time.perf_counter(), time.thread_time())
+        now += (self.sampler.wall_s, self.sampler.cpu_s, self.loop.wall_s, self.loop.cpu_s)
+        self.at_first = self.at_first or now
+        self.spent = tuple(after - before for after, before in zip(now, self.at_first, strict=True))
+
+
+def sleeping(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
+    """The stages of a trial that does nothing: a measurement, then one rung."""
+    half_s = float(places.targets_dir) / 2  # the one field that this trial has no other use for
+    time.sleep(half_s)
+    ratio = 1.0 + int(record.arch_id[:6], 16) / 2**24
+    record = replace(record, params=1, macs=1, measurement=measurement(ratio))
+    yield record
+    time.sleep(half_s)
+    rung = RungResult(0, 10, ratio / 2, {"lite0": {"spatial": ratio / 2}}, {}, {}, half_s)
+    yield replace(record, rungs=(rung,), state=TrialState.COMPLETE)
+
+
+def measurement(ratio: float) -> Measurement:
+    return Measurement(
+        device="none", arm="fp32", batch=1, resolution=64, throughput_img_s=ratio, throughput_low_img_s=ratio,
+        throughput_high_img_s=ratio, ratio=ratio, ratio_low=ratio, ratio_high=ratio, reference="eradio_pico",
+        reference_img_s=1.0, latency_ms=1.0, peak_memory_mib=None, samples=1, seconds=0.0, verdict="ok",
+    )  # fmt: skip
+
+
+def info(config: SearchConfig) -> StudyInfo:
+    return StudyInfo(
+        name="overhead", created="", command="", config=config.to_dict(), environment={}, objectives=OBJECTIVES,
+        rung_steps=config.distill.rung_steps, limits={}, teachers={}, data={"name": "none", "fingerprint": "none"},
+        reference=config.reference, baselines=(), sessions=({"started": "", "wall_s": 0.0},),
+    )  # fmt: skip
+
+
+def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Clock:
+    """One study; its clock."""
+    config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
+    made, clock = make_sampler(sampler, SPACES[config.space], OBJECTIVES, 0), Clock()
+    clock.sampler.count(made, "infer_relative_search_space", "sample_relative", "sample_independent")
+    clock.sampler.count(made, "before_trial", "after_trial")
+    store = Store.create(folder / "run", info(config), made)
+    for name in FOLDERS:
+        (folder / name).mkdir()
+    places = Places(
+        config=json.dumps(config.to_dict()),
+        targets_dir=str(seconds),
+        train_threads=1,
+        measure_threads=1,
+        **{name: str(folder / name) for name in FOLDERS},
+    )
+
+    def heard(loop: StudyLoop, record: TrialRecord) -> None:
+        if record.state is TrialState.COMPLETE:
+            clock.look(len(loop.trials))
+
+    loop = StudyLoop(store, heard)
+    clock.loop.count(loop, "next_trial", "take")
+    run_study(loop, places, workers, stages=sleeping)
+    return clock
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--trials", type=int, default=200, help="(default 200)")
+    made.add_argument("--seconds", type=float, default=1.0, help="of each trial (default 1)")
+    made.add_argument("--workers", type=int, default=2, help="(default 2)")
+    made.add_argument("--sampler", default="random", help="(default random)")
+    made.add_argument("--profile", action="store_true", help="where the driver's time goes, to stdout")
+    wanted = made.parse_args()
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as folder:
+        if wanted.profile:
+            profile.enable()
+        clock = run(Path(folder), wanted.trials, wanted.seconds, wanted.workers, wanted.sampler)
+        profile.disable()
+    if wanted.profile:
+        pstats.Stats(profile).sort_stats("cumulative").print_stats(70)
+    trials, wall_s, cpu_s, sampler_wall_s, sampler_cpu_s, _, loop_cpu_s = clock.spent
+    found = {
+        "trials": int(trials),
+        "wall_s": round(wall_s, 2),
+        "ms_a_trial_without_sampler": round(1e3 * (wall_s - sampler_wall_s) / trials, 2),
+        "cpu_ms_a_trial": {
+            "sampler": round(1e3 * sampler_cpu_s / trials, 2),
+            "loop and store": round(1e3 * (loop_cpu_s - sampler_cpu_s) / trials, 2),
+            "ray": round(1e3 * (cpu_s - loop_cpu_s) / trials, 2),
+        },
+    }
+    if wanted.seconds:
+        found["wall_over_ideal"] = round(wall_s / (trials * wanted.seconds / wanted.workers), 4)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

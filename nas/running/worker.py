@@ -1,0 +1,108 @@
+"""The worker process: takes trials from Tune one after the other and steps through their stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from nas.failures import Failure
+from nas.places import lock_dir
+from nas.records import TrialRecord, TrialState
+from nas.running.places import Places
+from nas.running.ranks import in_ranks
+
+Stages = Callable[[TrialRecord, Places], Iterator[TrialRecord]]
+
+
+class ArchTrainable(tune.Trainable):
+    """One trial's stages, a record a step; the process and its workbench stay for the next trial.
+
+    The config of a trial: "record" and "places" as JSON, and "stages", the function that makes its records.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Ray keeps for a trial."""
+        places = _places(config["places"])
+        selector = {"bundle_label_selector": [places.labels]} if places.node_ids else {}
+        return tune.PlacementGroupFactory([{k: v for k, v in places.for_a_trial.items() if v}], **selector)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Tune in a fresh worker process."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune when the worker takes its next trial."""
+        record = TrialRecord.from_dict(json.loads(new_config["record"]))
+        self._record = record
+        self._stages: Iterator[TrialRecord] = new_config["stages"](record, _places(new_config["places"]))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next record of the trial, as JSON: nested results would be flattened."""
+        self._record = next(self._stages)
+        try:
+            text = json.dumps(self._record.to_dict())
+        except (TypeError, ValueError) as error:
+            reason = f"a result that cannot be sent: {error}"
+            known = TrialRecord.from_dict(json.loads(self.config["record"]))
+            failed = replace(known, state=TrialState.FAILED, failure=Failure.UNPICKLABLE, reason=reason)
+            text = json.dumps(failed.to_dict())
+        return {"record": text}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the store has the records."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, see `save_checkpoint`."""
+
+
+def arch_stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
+    """The trial's records; a workbench that cannot be set up is a failed trial with its reason."""
+    try:
+        from nas.trial import run_trial
+
+        bench = workbench(replace(places, node_ids=()))
+        if places.ranks > 1:
+            bench = replace(bench, together=partial(in_ranks, places))
+    except Exception as error:
+        reason = f"the worker could not start: {type(error).__name__}: {error}"
+        yield replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)
+        return
+    yield from run_trial(record, bench)
+
+
+@lru_cache(1)
+def workbench(places: Places) -> Any:
+    """Imports torch and opens the teachers once for the life of a worker process."""
+    import torch
+
+    from nas.bench import Bench
+    from nas.cache.targets import load_targets
+    from nas.config import SearchConfig
+    from nas.measure.environment import device_key
+    from nas.trial import Workbench
+
+    threads = max(1, places.train_threads // places.ranks)
+    torch.set_num_threads(threads)
+    config = SearchConfig.from_dict(json.loads(places.config))
+    return Workbench(
+        config=config,
+        targets=load_targets(Path(places.targets_dir)),
+        bench=Bench(places.measure_threads),
+        lock_dir=Path(places.lock_dir or lock_dir()) / device_key(config.device),
+        samples_dir=Path(places.samples_dir),
+        weights_dir=Path(places.weights_dir),
+        pictures_dir=Path(places.pictures_dir),
+        checkpoint_dir=Path(places.checkpoint_dir),
+        checkpoint_s=places.checkpoint_s,
+    )
+
+
+_places = lru_cache(4)(Places.from_json)

@@ -1,0 +1,102 @@
+"""A real Ray cluster on the loopback interface: `ray start` once for each node, each with processes of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+# Ray's own command would swap 127.0.0.1 for the machine's address and listen to the network.
+_START = (
+    "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
+    "from ray.scripts.scripts import main; main()"
+)
+# Nodes and drivers: no token is to be shared, as nobody else is there.
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a node or a driver that runs this tree."""
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **more}
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Numbers of the processes that a process has started, and of those that they have."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found = [ancestor]
+    for process in found:
+        found += children.get(process, [])
+    return found[1:]
+
+
+class RayNodes:
+    """A cluster whose head is started at once; `address` is for drivers. All is gone at the end."""
+
+    def __init__(self, cpus: int = 1) -> None:
+        # Short: the paths of Ray's sockets have an upper limit.
+        self._folder = tempfile.TemporaryDirectory(prefix="rn-", ignore_cleanup_errors=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        temporary = f"--temp-dir={self._folder.name}/ray"
+        self.start(["--head", f"--port={port}", "--include-dashboard=false", temporary], cpus)
+
+    def add(self, cpus: int = 1, before: Sequence[str] = (), **variables: str) -> subprocess.Popen[bytes]:
+        """One more node; `before` is a command that starts its command, `variables` change its environment."""
+        return self.start([f"--address={self.address}"], cpus, before, variables)
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        cpus: int,
+        before: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a node and waits until it is up."""
+        command = [*before, sys.executable, "-c", _START, "start", "--block", f"--num-cpus={cpus}"]
+        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *arguments]
+        log = Path(self._folder.name) / f"{len(self.nodes)}.log"
+        with log.open("wb") as file:
+            node = subprocess.Popen(
+                command, stdout=file, stderr=file, env=environment(**variables or {}), start_new_session=True
+            )
+        self.nodes.append(node)
+        for _ in range(900):
+            if "Ray runtime started" in log.read_text():
+                return node
+            if node.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError(f"ray start failed: {log.read_text()[-2000:]}")
+
+    @staticmethod
+    def kill(node: subprocess.Popen[bytes]) -> None:
+        """kill -9 of a node with its workers."""
+        for process in [node.pid, *descendants(node.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        node.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for node in reversed(self.nodes):
+            self.kill(node)
+        self._folder.cleanup()
