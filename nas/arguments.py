@@ -22,6 +22,7 @@ from nas.config import (
     SearchConfig,
 )
 from nas.planning.arguments import PLAN_EXAMPLES, add_plan
+from nas.replay.arguments import BENCH_EXAMPLES, add_bench
 from nas.samplers import SAMPLERS
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
@@ -227,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
     made = OneLineParser(
         prog="python -m nas.search",
         description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
-        epilog=_EXAMPLES + PLAN_EXAMPLES,
+        epilog=_EXAMPLES + PLAN_EXAMPLES + BENCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
@@ -270,4 +271,5 @@ def parser() -> argparse.ArgumentParser:
     add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="hard limit in images/s")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
     add_plan(made)
+    add_bench(made)
     return made

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from nas.records import TrialRecord, TrialState
+from nas.spaces import Architecture, Architectures
 from nas.store import Store
-from search_space import ArchSpec, Space, preset
+from search_space import preset
 
 _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
 
@@ -17,7 +18,7 @@ _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repea
 class Asker:
     """Asks the store's sampler, for who is alone with the study (`Store.alone`)."""
 
-    def __init__(self, store: Store, space: Space) -> None:
+    def __init__(self, store: Store, space: Architectures) -> None:
         self._store, self._space = store, space
 
     def baseline(self, name: str) -> TrialRecord:
@@ -50,7 +51,7 @@ class Asker:
                 fixed = self._space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
         return asked, "the sampler finds no new architecture"
 
-    def _unseen_neighbour(self, spec: ArchSpec, seen: Collection[str], rng: random.Random) -> ArchSpec:
+    def _unseen_neighbour(self, spec: Architecture, seen: Collection[str], rng: random.Random) -> Architecture:
         for _ in range(1000):
             spec = self._space.mutate(spec, rng)
             if spec.arch_id not in seen:
@@ -58,7 +59,7 @@ class Asker:
         return spec
 
 
-def _new(number: int, spec: ArchSpec, origin: str) -> TrialRecord:
+def _new(number: int, spec: Architecture, origin: str) -> TrialRecord:
     return TrialRecord(
         number=number, arch_id=spec.arch_id, spec=spec.to_dict(), origin=origin, state=TrialState.RUNNING
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nas.pareto import best_first, coordinates
 from nas.records import Objective, TrialRecord
-from search_space import ArchSpec, Space
+from nas.spaces import Architecture, Architectures
 
 _TRIES = 200
 
@@ -23,13 +23,13 @@ _TRIES = 200
 class Evolution:
     """Proposes the next architecture from what the study knows."""
 
-    space: Space
+    space: Architectures
     objectives: Sequence[Objective]
     population: int = 32
     parents: int = 24
     crossover_share: float = 0.3
 
-    def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> ArchSpec:
+    def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> Architecture:
         """A spec that the study does not have yet (after 200 tries, whatever came last)."""
         seen = {t.arch_id for t in trials}
         pool = self._parents(trials)
@@ -39,13 +39,14 @@ class Evolution:
                 break
         return spec
 
-    def _child(self, pool: Sequence[ArchSpec], rng: random.Random) -> ArchSpec:
+    def _child(self, pool: Sequence[Architecture], rng: random.Random) -> Architecture:
         # Binary tournament: of two drawn, the better placed.
         first, second = (pool[min(rng.randrange(len(pool)), rng.randrange(len(pool)))] for _ in range(2))
         crossed = self.space.crossover(first, second, rng) if rng.random() < self.crossover_share else first
-        return self.space.mutate(crossed, rng)
+        child: Architecture = self.space.mutate(crossed, rng)
+        return child
 
-    def _parents(self, trials: Sequence[TrialRecord]) -> list[ArchSpec]:
+    def _parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
         """Best first; empty while the random population is not complete."""
         # Baselines are comparisons, not parents: the random control does not get them either.
         scored = [t for t in trials if t.rungs and t.measurement and t.origin == "sampler"]
@@ -56,5 +57,5 @@ class Evolution:
             members = [t for t in scored if len(t.rungs) - 1 == rung]
             points = [coordinates(t, self.objectives, rung) for t in members]
             ordered += [members[i] for i in best_first([p for p in points if p is not None])]
-        specs = [ArchSpec.from_dict(t.spec) for t in ordered]
+        specs = [self.space.parse(t.spec) for t in ordered]
         return [s for s in specs if self.space.contains(s)][: self.parents]

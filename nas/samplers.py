@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optuna import Study
@@ -14,10 +15,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.config import SearchConfig
 from nas.evolution import Evolution
+from nas.pareto import reference_point
 from nas.records import Objective
+from nas.sampling import KnownCostSampler
+from nas.spaces import Architecture, Architectures
 from nas.store import records
-from search_space import ArchSpec, Space
+from search_space import Space
 
 
 class SpaceSampler(BaseSampler):
@@ -26,7 +31,9 @@ class SpaceSampler(BaseSampler):
     The random state is a function of `seed` and the trial's number: a resumed study asks what it would have asked.
     """
 
-    def __init__(self, space: Space, propose: Callable[[Sequence[Any], random.Random], ArchSpec], seed: int) -> None:
+    def __init__(
+        self, space: Architectures, propose: Callable[[Sequence[Any], random.Random], Architecture], seed: int
+    ) -> None:
         self._space = space
         self._propose = propose
         self._seed = seed
@@ -77,23 +84,44 @@ class PerTrial(BaseSampler):
         self._current.after_trial(study, trial, state, values)
 
 
-def _evolution(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return SpaceSampler(space, Evolution(space, objectives).propose, seed)
+def _known_cost(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    from nas.knowledge import Knowledge, observe  # imports torch
+
+    if not isinstance(space, Space):
+        raise ValueError(f"known-cost: what is known of the space {space.name!r} has to be told (nas.sampling)")
+    knowledge = Knowledge(space, config)
+    quality, throughput = reference_point(objectives)
+    return KnownCostSampler(
+        knowledge.costs,
+        reference=(quality, throughput),
+        distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
+        candidates=knowledge.candidates,
+        features=knowledge.features,
+        observe=observe,
+        seed=config.seed,
+    )
 
 
-def _random(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return SpaceSampler(space, lambda trials, rng: space.sample(rng), seed)
+def _evolution(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return SpaceSampler(space, Evolution(space, objectives).propose, config.seed)
 
 
-def _nsga2(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), seed)
+def _random(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return SpaceSampler(space, lambda trials, rng: space.sample(rng), config.seed)
 
 
-def _tpe(space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    return PerTrial(lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), seed)
+def _nsga2(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), config.seed)
 
 
-SAMPLERS: dict[str, Callable[[Space, Sequence[Objective], int], BaseSampler]] = {
+def _tpe(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return PerTrial(
+        lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), config.seed
+    )
+
+
+SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig], BaseSampler]] = {
+    "known-cost": _known_cost,
     "evolution": _evolution,
     "random": _random,
     "nsga2": _nsga2,
@@ -101,8 +129,13 @@ SAMPLERS: dict[str, Callable[[Space, Sequence[Objective], int], BaseSampler]] = 
 }
 
 
-def make_sampler(name: str, space: Space, objectives: Sequence[Objective], seed: int) -> BaseSampler:
-    """The sampler `name`; ValueError with the choices where there is none."""
+def make_sampler(
+    name: str, space: Architectures, objectives: Sequence[Objective], seed: int, config: SearchConfig | None = None
+) -> BaseSampler:
+    """The sampler `name`; ValueError with the choices where there is none.
+
+    `config` tells what is known before anything is measured: resolution, batch, reference, limits.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; choose one of: {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](space, objectives, seed)
+    return SAMPLERS[name](space, objectives, replace(config or SearchConfig(), seed=seed))

@@ -24,6 +24,7 @@ from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
+from nas.replay.arguments import check_bench
 from nas.samplers import make_sampler
 from nas.storage.place import holds_study, password_of, without_password
 from nas.store import Store, StoreError
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir: Path | None = None
     try:
         check_plan(arguments)
+        check_bench(arguments)
+        if "bench" in arguments:
+            return _replay(arguments, console)
         if arguments.get("plan"):
             return _plan(arguments, console)
         _hide_password(arguments, console)
@@ -60,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _replay(arguments: dict[str, Any], console: Console) -> int:
+    from nas.replay import command
+
+    return command.run(arguments, console, cpu_count())
 
 
 def _plan(arguments: dict[str, Any], console: Console) -> int:
@@ -106,7 +116,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         _embed_class_names(config, arguments, targets, progress, console)
         facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
     objectives = (QUALITY[config.distill.score], THROUGHPUT)
-    sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed)
+    sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
     database = arguments.get("database")
     if resume:
         store = Store.open(run_dir, sampler, database)

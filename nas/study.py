@@ -22,6 +22,7 @@ from nas.failures import Failure, Then, then
 from nas.pareto import coordinates
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
+from nas.spaces import Architectures
 from nas.standing import Standing
 from nas.store import Store
 from search_space import SPACES
@@ -40,15 +41,25 @@ class StudyLoop:
     Args:
         store: the study; trials that this process or a dead driver left running are run again.
         listener: called after every record that this driver stored.
+        space: where it is none of `SPACES`.
+        clock: tells seconds; a replay has its own.
     """
 
-    def __init__(self, store: Store, listener: Listener = lambda loop, record: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        listener: Listener = lambda loop, record: None,
+        *,
+        space: Architectures | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._listener = listener
         store.patiently(store.join)
         self.info: StudyInfo = store.patiently(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
-        self.space = SPACES[self.config.space]
+        self.space: Architectures = space or SPACES[self.config.space]
+        self._clock = clock
         self._asker = Asker(store, self.space)
         self.trials = Standing(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
@@ -60,7 +71,7 @@ class StudyLoop:
         self.gave_up: str | None = None  # why the search cannot go on
         self.exhausted: str | None = None  # why there is nothing left to ask
         store.patiently(self._look)
-        self._began = time.monotonic()
+        self._began = clock()
         self._found_nothing = -math.inf  # when this driver last looked in vain for work that others leave
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
         self._before_s = max(elapsed(self.info.sessions), *finished_s, 0.0)
@@ -71,12 +82,12 @@ class StudyLoop:
     @property
     def elapsed_s(self) -> float:
         """Seconds that the study has run, over all its sessions."""
-        return self._before_s + time.monotonic() - self._began
+        return self._before_s + self._clock() - self._began
 
     @property
     def session_s(self) -> float:
         """Seconds since this session began."""
-        return time.monotonic() - self._began
+        return self._clock() - self._began
 
     @property
     def counts(self) -> Counter[TrialState]:

@@ -88,6 +88,10 @@ class Space:
                 params[gene.name] = gene.choices[0]
         return params
 
+    def parse(self, plain: Mapping[str, Any]) -> ArchSpec:
+        """Inverse of `ArchSpec.to_dict`. Raises SpecError for what is none."""
+        return ArchSpec.from_dict(plain)
+
     def contains(self, spec: ArchSpec) -> bool:
         """Whether the space can produce `spec`."""
         try:

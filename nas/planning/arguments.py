@@ -12,6 +12,7 @@ PLAN_EXAMPLES = """  python -m nas.search --plan --budget 500 --deadline 8  what
 """
 # Of the recorded search of experiments/results/recorded_search.json: Ray and two workers' imports, on two idle CPUs.
 START_S = 17.0
+SHARED = ("json", "plot")  # with --bench
 _FLAGS = {  # what needs --plan
     "gpus": "--gpus",
     "deadline": "--deadline",
@@ -51,8 +52,8 @@ def check_plan(arguments: dict[str, Any]) -> None:
     """Raises ConfigError for what cannot be."""
     if not arguments.get("plan"):
         for key, flag in _FLAGS.items():
-            if key in arguments:
-                raise ConfigError(f"{flag}: only with --plan")
+            if key in arguments and not (key in SHARED and "bench" in arguments):
+                raise ConfigError(f"{flag}: only with --plan{' or --bench' * (key in SHARED)}")
         return
     if "resume" in arguments:
         raise ConfigError("--plan tells the cost of a new search; --resume goes on with an old one")

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from nas.config import ConfigError
 from nas.replay.cells import OPERATIONS, Cell, CellSpace
+from nas.replay.names import REFERENCES
 
 Array = NDArray[np.float64]
 
-BENCHES = ("nasbench201",)
-# Accuracies from which hypervolume counts: about the 28th percentile of all cells.
-REFERENCES = {"cifar10": 85.0, "cifar100": 60.0, "imagenet16": 30.0}
 _NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}  # theirs
 PROXIES = ("synflow", "jacov", "nwot", "snip", "grad_norm", "zen")
 _LONG_TAILED = ("synflow", "snip", "grad_norm", "jacov")
@@ -113,7 +111,7 @@ def standardised(columns: Array) -> Array:
 
 
 def knowledge(table: Table, sources: Sequence[str], proxies_csv: str | None) -> Array:
-    """What is known of each cell before it is trained, by the names in SOURCES but "parameters": (n, k)."""
+    """What is known of each cell before it is trained, by the names in `SOURCES` but "parameters": (n, k)."""
     made: list[Array] = []
     for source in sources:
         if source == "cost":
@@ -127,6 +125,3 @@ def knowledge(table: Table, sources: Sequence[str], proxies_csv: str | None) -> 
                 raise ConfigError("--bench-knowledge: proxies need --bench-proxies FILE.csv")
             made.append(proxies(proxies_csv, table.cells))
     return standardised(np.hstack(made)) if made else np.empty((len(table.cells), 0))
-
-
-SOURCES = ("parameters", "cost", "size", "structure", "proxies")

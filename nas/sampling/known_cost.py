@@ -100,7 +100,7 @@ class KnownCostSampler(BaseSampler):
         rng = random.Random(f"{self._seed}/{number}")
         pool = past.unseen(self._vary(past, [], POOL, rng))
         if len(past.shown) < self._startup or not pool:
-            return self._spread(past, pool, number) or self._vary(past, [], 1, rng)[0]
+            return self._spread(past, rng.sample(pool, min(len(pool), POOL)), number) or self._vary(past, [], 1, rng)[0]
         return self._most_gain(past, pool, rng)
 
     def _spread(self, past: Past, pool: Sequence[Params], number: int) -> Params | None:

@@ -1,0 +1,48 @@
+"""Share of the true hypervolume by evaluations, each sampler with its median and its middle 90 %."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nas.config import ConfigError
+
+# Okabe and Ito's colour-blind-safe palette, each with a line of its own.
+LOOKS = (("#0072b2", "-"), ("#8a9099", ":"), ("#c77a00", "--"), ("#007f5f", "-."), ("#b8470b", (0, (1, 1))))
+STYLE = {"text.parse_math": False, "svg.hashsalt": "replay", "font.size": 9, "svg.fonttype": "none"}
+LOWEST = 0.6  # of the axis
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Writes PNG, SVG or PDF by the suffix. ConfigError where it cannot."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for (name, curve), (colour, line) in zip(result["samplers"].items(), LOOKS, strict=False):
+            x = curve["evaluations"]
+            axes.fill_between(x, curve["p5"], curve["p95"], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, curve["median"], color=colour, linestyle=line, linewidth=1.8, label=name)
+        axes.set_ylim(LOWEST, 1.0)
+        axes.set_xlim(0, len(x))
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("architectures evaluated")
+        axes.set_ylabel("share of the true hypervolume")
+        rungs = ", lower rungs emulated" if result["emulated_rungs"] else ""
+        axes.set_title(
+            f"NAS-Bench-201 replayed, {result['dataset']} x {result['latency']}{rungs}:"
+            f" median and middle 90 % of {result['seeds']} seeds",
+            fontsize=9,
+            loc="left",
+        )
+        axes.legend(loc="lower right", frameon=False)
+        try:
+            figure.savefig(path, dpi=200)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--plot: cannot write {str(path)!r}: {error}") from error

@@ -1,0 +1,187 @@
+"""One search replayed: the loop, store, rungs and samplers of a real one; only results and clock are the table's."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from nas.config import DistillConfig, SearchConfig
+from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.replay.cells import CellSpace
+from nas.replay.table import Table, knowledge
+from nas.samplers import make_sampler
+from nas.sampling import KnownCostSampler, Observed
+from nas.store import Store
+from nas.study import StudyLoop
+
+Array = NDArray[np.float64]
+
+KNOWN_COST = "known-cost"
+# Of an emulated rung: by how much the accuracy falls short, and the deviation of what else it differs by, in units of
+# the deviation of accuracies over the reference, both in proportion to the training that is missing.
+_SHORTFALL, _SCATTER = 2.0, 0.6
+
+
+def objectives(table: Table) -> tuple[Objective, Objective]:
+    """For the study and its report; the throughput is relative to the slowest cell's."""
+    accuracy, _ = table.reference
+    return (
+        Objective("quality", f"{table.dataset} validation accuracy, published", "%", reference=accuracy),
+        Objective("throughput", f"throughput over the slowest cell's, {table.device}", "x", reference=1.0, log=True),
+    )
+
+
+def config_of(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
+    """Of a replayed study; steps are relative: the published training is the last rung."""
+    steps = tuple(3**rung for rung in range(rungs))
+    known = {"space": "nasbench201", "data": "published", "teachers": "none", "baselines": ()}
+    return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **known)  # type: ignore[arg-type]
+
+
+def sampler_of(name: str, table: Table, seed: int, sources: Sequence[str], proxies_csv: str | None) -> BaseSampler:
+    """By name; the known-cost sampler knows the latency of every cell and what `sources` say of it."""
+    space = CellSpace()
+    if name != KNOWN_COST:
+        return make_sampler(name, space, objectives(table), seed)
+    everything = [space.encode(cell) for cell in table.cells]
+    place = {tuple(params.values()): i for i, params in enumerate(everything)}
+    rows = knowledge(table, [s for s in sources if s != "parameters"], proxies_csv)
+
+    def places(candidates: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
+        return np.array([place[tuple(c[edge] for edge in space.choices())] for c in candidates], dtype=np.int64)
+
+    def candidates(parents: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[dict[str, Any]]:
+        return [] if parents else everything  # all at once: there is nothing to vary
+
+    def observe(trial: FrozenTrial) -> Observed | None:
+        record = trial.user_attrs.get("record")
+        if not record or not record["rungs"]:
+            return None
+        return Observed(tuple(rung["quality"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
+
+    accuracy, slowest = table.reference
+    return KnownCostSampler(
+        lambda asked, trials: -table.latency_ms[places(asked)],
+        reference=(accuracy, -slowest),
+        distributions={name: CategoricalDistribution(values) for name, values in space.choices().items()},
+        candidates=candidates,
+        features=(lambda asked: rows[places(asked)]) if rows.shape[1] else None,
+        parameters="parameters" in sources,
+        observe=observe,
+        seed=seed,
+    )
+
+
+def replay(
+    table: Table,
+    name: str,
+    sampler: BaseSampler,
+    run_dir: Path,
+    *,
+    budget: int,
+    seed: int,
+    rungs: int = 1,
+    workers: int = 1,
+    created: str = "",
+    command: str = "",
+    told: Callable[[int], None] = lambda evaluated: None,
+) -> list[TrialRecord]:
+    """A whole study in `run_dir`; its trials that count, in the order in which they ended on a simulated clock.
+
+    Each of `workers` takes the published training time, or its part of a rung.
+    """
+    config = config_of(budget, seed, name, rungs)
+    store = Store.create(run_dir, _info(table, config, run_dir.name, created, command), sampler)
+    clock = _Clock()
+    loop = StudyLoop(store, lambda loop, record: told(loop.evaluated), space=CellSpace(), clock=lambda: clock.now_s)
+    position = {cell.arch_id: i for i, cell in enumerate(table.cells)}
+    under_way: list[tuple[float, int, Iterator[tuple[float, TrialRecord]], TrialRecord]] = []
+
+    def go_on(stages: Iterator[tuple[float, TrialRecord]]) -> None:
+        seconds, record = next(stages)
+        heapq.heappush(under_way, (clock.now_s + seconds, record.number, stages, record))
+
+    while not loop.finished:
+        while len(under_way) < workers and (asked := loop.next_trial()) is not None:
+            go_on(_stages(asked, table, position[asked.arch_id], config))
+        if not under_way:
+            break
+        clock.now_s, _, stages, record = heapq.heappop(under_way)
+        if loop.take(record):
+            go_on(stages)
+    ended = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
+    loop.close({"train": float(sum(r.seconds for t in ended for r in t.rungs))}, workers)
+    return ended
+
+
+class _Clock:
+    now_s = 0.0
+
+
+def _stages(record: TrialRecord, table: Table, i: int, config: SearchConfig) -> Iterator[tuple[float, TrialRecord]]:
+    """The record after each rung, and the seconds that it took."""
+    steps = config.distill.rung_steps
+    record = replace(record, params=round(1e6 * table.millions[i]), measurement=_measurement(table, i))
+    spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
+    for rung, until in enumerate(steps):
+        missing = 1 - until / steps[-1]
+        drawn = random.Random(f"{record.arch_id}/{rung}").gauss(0.0, 1.0)
+        accuracy = float(table.accuracy[i]) - missing * spread * (_SHORTFALL + _SCATTER * drawn)
+        seconds = float(table.train_s[i]) * (until - (steps[rung - 1] if rung else 0)) / steps[-1]
+        result = RungResult(rung, until, accuracy, {}, {}, {}, seconds)
+        last = rung == len(steps) - 1
+        state = TrialState.COMPLETE if last else TrialState.RUNNING
+        record = replace(record, rungs=(*record.rungs, result), state=state)
+        yield seconds, record
+
+
+def _measurement(table: Table, i: int) -> Measurement:
+    latency = float(table.latency_ms[i])
+    ratio, speed = float(table.latency_ms.max()) / latency, 1e3 / latency
+    return Measurement(
+        device=table.device,
+        arm="published",
+        batch=1,
+        resolution=32,
+        throughput_img_s=speed,
+        throughput_low_img_s=speed,
+        throughput_high_img_s=speed,
+        ratio=ratio,
+        ratio_low=ratio,
+        ratio_high=ratio,
+        reference="the slowest cell",
+        reference_img_s=speed / ratio,
+        latency_ms=latency,
+        peak_memory_mib=None,
+        samples=1,
+        seconds=0.0,
+        verdict="ok",
+        notes=("published latency, one batch counted as one image; nothing was measured here",),
+    )
+
+
+def _info(table: Table, config: SearchConfig, name: str, created: str, command: str) -> StudyInfo:
+    return StudyInfo(
+        name=name,
+        created=created,
+        command=command,
+        config=config.to_dict(),
+        environment={"device": table.device, "replayed": "published results of NAS-Bench-201; nothing was trained"},
+        objectives=objectives(table),
+        rung_steps=config.distill.rung_steps,
+        limits={},
+        teachers={},
+        data={"name": table.dataset, "fingerprint": "published"},
+        reference="the slowest cell",
+        baselines=(),
+    )
