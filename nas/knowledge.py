@@ -29,6 +29,7 @@ Params = dict[str, Any]
 Work = tuple[float, float]
 
 FEWEST = 10  # measured nets that a predictor needs
+KEPT = 20_000  # specs in memory
 GROWTH = 1.2  # it is made anew once there are so many times the nets
 MUTATED, CROSSED = 0.6, 0.3  # of the candidates: varied from parents; of these: crossed first
 _NO_MORE = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
@@ -42,11 +43,14 @@ class Knowledge:
         self._px = config.distill.image_px
         self._predictor = lru_cache(maxsize=2)(self._fitted)
         self._measured: Sequence[Observation] = ()
+        self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # that were asked about, some kB each
         self._work_of_reference = _work_of(preset(config.reference), self._px)
 
     def candidates(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
         """New architectures, and where there are parents mutations and crossovers of these."""
-        specs = [self._space.decode(params) for params in parents]
+        specs = [self._spec(params) for params in parents]
+        if len(self._specs) > KEPT:
+            self._specs.clear()
         made = []
         for _ in range(count):
             if not specs or rng.random() > MUTATED:
@@ -56,7 +60,9 @@ class Knowledge:
             if rng.random() < CROSSED:
                 parent = self._space.crossover(parent, rng.choice(specs), rng)
             made.append(self._space.mutate(parent, rng))
-        return [self._space.encode(spec) for spec in made]
+        encoded = [self._space.encode(spec) for spec in made]
+        self._specs.update(zip(map(_key, encoded), made, strict=True))
+        return encoded
 
     def features(self, candidates: Sequence[Params]) -> Array:
         """log2 of multiply-accumulates and of elements moved, of one image, (n, 2), about unit scale."""
@@ -64,7 +70,7 @@ class Knowledge:
 
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
         """log2 of the throughput over the reference's, predicted; NaN where a limit is broken for certain."""
-        specs = [self._space.decode(params) for params in candidates]
+        specs = [self._spec(params) for params in candidates]
         self._measured = _measured(trials)
         nets = _milestone(len(self._measured))
         if nets:
@@ -72,6 +78,12 @@ class Knowledge:
         else:
             seconds = [macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)]
         return np.where([self._too_large(spec) for spec in specs], np.nan, -np.log2(seconds))
+
+    def _spec(self, params: Params) -> ArchSpec:
+        """Decoded once."""
+        if (key := _key(params)) not in self._specs:
+            self._specs[key] = self._space.decode(params)
+        return self._specs[key]
 
     def _too_large(self, spec: ArchSpec) -> bool:
         """For the limits that need no measurement."""
@@ -84,11 +96,15 @@ class Knowledge:
 
     def _work(self, params: Params) -> Work:
         """Multiply-accumulates and elements moved."""
-        return _work_of(self._space.decode(params), self._px)
+        return _work_of(self._spec(params), self._px)
 
     def _fitted(self, nets: int) -> LatencyPredictor:
         """From the first `nets` measured, in units of the reference's time."""
         return LatencyPredictor.fit(self._measured[:nets], batch=self._config.measure_batch, resolution=self._px)
+
+
+def _key(params: Params) -> tuple[Any, ...]:
+    return tuple(params.values())
 
 
 @lru_cache(maxsize=10_000)

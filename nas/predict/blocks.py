@@ -8,6 +8,7 @@ copies of Swin's shifted windows, ViT's position embedding, what is not computed
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from nas.predict.operators import Map, Operators, attention, conv, linear, memory, pooled, transposed
 from search_space import StageSpec
@@ -15,6 +16,7 @@ from search_space import StageSpec
 CARRIERS = 4  # of each window
 
 
+@lru_cache(maxsize=20_000)  # a search asks for the same stages again and again
 def stage_operators(stage: StageSpec, at: Map) -> Operators:
     """All that a stage runs on its map."""
     if stage.block == "c2f":

@@ -8,7 +8,7 @@ from typing import Any
 from nas.config import ConfigError
 from nas.replay.names import BENCHES, DATASETS, KNOWN_BY_DEFAULT, SOURCES
 
-BENCH_EXAMPLES = """  python -m nas.search --bench nasbench201 --bench-latency gpu.csv:titan_rtx_256_ms    replays on published results
+BENCH_EXAMPLES = """  python -m nas.search --bench nasbench201 --bench-latency gpu.csv:titan_rtx_256_ms    a replay
 """
 _FLAGS = {  # what needs --bench
     "bench_dataset": "--bench-dataset",

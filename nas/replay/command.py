@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -158,22 +159,21 @@ def _leave(run_dir: Path, result: dict[str, Any], arguments: dict[str, Any], con
 
 
 def _show(result: dict[str, Any]) -> None:
-    seeds = result["seeds"]
-    title = (
-        f"share of the true hypervolume, median [5 %, 95 %] of {seeds} seeds: {result['dataset']} x {result['latency']}"
-    )
-    shown = RichTable(title=title, title_justify="left", caption=_caption(result), caption_justify="left")
-    shown.add_column("evaluations", justify="right")
+    print(f"{result['dataset']} x {result['latency']}: share of the true hypervolume, by architectures evaluated:")
+    print(f"median and 5th to 95th percentile of {result['seeds']} seeds")
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    shown.add_column("", justify="right")
     for name in result["samplers"]:
-        shown.add_column(name, justify="right")
+        shown.add_column(name, no_wrap=True)
     length = len(next(iter(result["samplers"].values()))["evaluations"])
     for n in sorted({n for n in SHOWN if n <= length} | {length}):
         cells = (
-            f"{curve['median'][n - 1]:.3f} [{curve['p5'][n - 1]:.3f}, {curve['p95'][n - 1]:.3f}]"
+            f"{curve['median'][n - 1]:.3f} {curve['p5'][n - 1]:.2f}-{curve['p95'][n - 1]:.2f}"
             for curve in result["samplers"].values()
         )
         shown.add_row(str(n), *cells)
     Console().print(shown)
+    print(_caption(result))
 
 
 def _caption(result: dict[str, Any]) -> str:

@@ -1,0 +1,182 @@
+"""Replays on published accuracies, with made-up latencies so that nothing else is needed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.config import ConfigError
+from nas.pareto import hypervolume
+from nas.records import TrialState
+from nas.replay.cells import EDGES, Cell, CellSpace
+from nas.replay.curves import shares, told, whole_volume
+from nas.replay.session import replay, sampler_of
+from nas.replay.table import Table, knowledge, load_table
+from nas.search import main
+from nas.store import read_study
+from search_space.checks import SpecError
+
+SPACE = CellSpace()
+COSTS = {"none": 0.0, "skip_connect": 0.5, "nor_conv_1x1": 2.0, "nor_conv_3x3": 5.0, "avg_pool_3x3": 1.5}
+
+
+def cell(*operations: str) -> Cell:
+    return Cell(tuple(operations))
+
+
+@pytest.fixture(scope="module")
+def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("latency") / "made:up.csv"
+    rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in SPACE.all()]
+    random.Random(0).shuffle(rows)
+    path.write_text("arch,gpu_ms\n" + "\n".join(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(latency_csv: Path) -> Table:
+    return load_table("cifar10", f"{latency_csv}:gpu_ms")
+
+
+def test_cells_go_through_params_and_plain_data() -> None:
+    assert len({c.arch_id for c in SPACE.all()}) == SPACE.count() == 15625
+    drawn = SPACE.sample(random.Random(0))
+    assert SPACE.decode(SPACE.encode(drawn)) == drawn
+    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    assert drawn.arch_id.count("|") == 9
+    with pytest.raises(SpecError, match="edge0_1"):
+        SPACE.decode(dict.fromkeys(EDGES, "conv_7x7"))
+
+
+def test_a_mutation_changes_one_or_two_edges() -> None:
+    rng = random.Random(0)
+    parent = SPACE.sample(rng)
+    changed = Counter(
+        sum(a != b for a, b in zip(parent.operations, SPACE.mutate(parent, rng).operations, strict=True))
+        for _ in range(200)
+    )
+    assert set(changed) == {1, 2}
+
+
+def test_structure_counts_what_reaches_the_output() -> None:
+    skip, conv, pool = "skip_connect", "nor_conv_3x3", "avg_pool_3x3"
+    # 0->1->3 is alive with two convolutions, 0->3 a skip; 0->2 is alive on no path, for 2->3 is none.
+    found = cell(conv, conv, pool, skip, conv, "none").structure()
+    assert found == (1.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 1.0, 2.0, 0.0)
+    assert cell(*["none"] * 6).structure() == (0.0,) * 10
+    assert cell(conv, "none", pool, "none", "none", conv).structure()[3] == 1.0  # the pool between, on 0->1->2->3
+
+
+def test_accuracies_are_those_of_the_cells(table: Table) -> None:
+    """Of the published table: the best cell, and that a cell without any path is chance."""
+    best = table.cells[int(np.argmax(table.accuracy))]
+    assert table.accuracy.max() == pytest.approx(91.61, abs=0.01)
+    assert best.operations.count("nor_conv_3x3") >= 3
+    dead = table.cells.index(cell(*["none"] * 6))
+    assert table.accuracy[dead] < 15
+
+
+def test_share_is_hypervolume_by_evaluations() -> None:
+    accuracy, latency, reference = [86.0, 84.0, 90.0, 88.0, -np.inf], [10.0, 1.0, 20.0, 30.0, 2.0], (85.0, 40.0)
+    found = shares(accuracy, latency, reference, whole=2.0)
+    expected = [
+        hypervolume([(a, -ms) for a, ms in zip(accuracy[:n], latency[:n], strict=True) if np.isfinite(a)], (85, -40))
+        for n in range(1, 6)
+    ]
+    assert found == pytest.approx(np.array(expected) / 2.0)
+    assert whole_volume(accuracy[:4], latency[:4], reference) == pytest.approx(expected[3])
+
+
+def test_quantiles_are_over_seeds() -> None:
+    result = told([np.array([0.0, 0.5]), np.array([0.2, 0.7]), np.array([1.0, 0.9, 1.0])])
+    assert result == {"evaluations": [1, 2], "median": [0.2, 0.7], "p5": [0.02, 0.52], "p95": [0.92, 0.88]}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_known_cost_beats_random_and_repeats_nothing(table: Table, tmp_path: Path, workers: int) -> None:
+    found = {}
+    for name in ("known-cost", "random"):
+        sampler = sampler_of(name, table, 0, ("cost", "structure"), None)
+        ended = replay(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
+        assert len({t.arch_id for t in ended}) == len(ended) == 40
+        points = [(t.rungs[-1].quality, -t.measurement.latency_ms) for t in ended if t.measurement]
+        accuracy, slowest = table.reference
+        found[name] = hypervolume(points, (accuracy, -slowest))
+    assert found["known-cost"] > 1.1 * found["random"]
+
+
+def test_clock_is_the_published_training_time(table: Table, tmp_path: Path) -> None:
+    sampler = sampler_of("random", table, 0, (), None)
+    ended = replay(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
+    seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
+    assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
+
+
+def test_rungs_are_emulated_and_stop_trials(table: Table, tmp_path: Path) -> None:
+    sampler = sampler_of("known-cost", table, 0, ("structure",), None)
+    ended = replay(table, "known-cost", sampler, tmp_path / "a", budget=30, seed=0, rungs=3, workers=2)
+    states = Counter(t.state for t in ended)
+    assert states[TrialState.STOPPED] >= 5
+    assert states[TrialState.COMPLETE] >= 5
+    accuracy = {c.arch_id: a for c, a in zip(table.cells, table.accuracy, strict=True)}
+    assert all(t.rungs[-1].quality == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
+    assert read_study(tmp_path / "a").info.rung_steps == (1, 3, 9)
+
+
+def test_knowledge_is_scaled_and_needs_its_file(table: Table) -> None:
+    rows = knowledge(table, ("cost", "size", "structure"), None)
+    assert rows.shape == (15625, 12)
+    assert rows.std(axis=0) == pytest.approx(np.ones(12))
+    with pytest.raises(ConfigError, match="--bench-proxies"):
+        knowledge(table, ("proxies",), None)
+
+
+def test_command_leaves_a_report_and_prints_one_object(
+    latency_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--bench-dataset", "cifar100"]
+    assert main([*arguments, "--budget", "14", "--seeds", "2", "--json", "--run", str(run)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["samplers"]) == {"known-cost", "random", "nsga2", "tpe"}
+    for curve in result["samplers"].values():
+        assert set(curve) == {"evaluations", "median", "p5", "p95"}
+        assert curve["evaluations"] == list(range(1, 15))
+        assert all(low <= middle <= high for low, middle, high in zip(curve["p5"], curve["median"], curve["p95"]))  # noqa: B905
+    assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
+    assert main([*arguments, "--run", str(run)]) == 2
+    assert "already holds a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bench", "nasbench301"], "choose one of nasbench201"),
+        (["--bench", "nasbench201"], "--bench-latency"),
+        (["--bench", "nasbench201", "--bench-latency", "missing.csv:a"], "no such file"),
+        (["--bench", "nasbench201", "--bench-latency", "CSV:other"], "no column 'other'"),
+        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--bench-dataset", "mnist"], "'mnist'"),
+        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--bench-knowledge", "luck"], "'luck'"),
+        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--seeds", "0"], "--seeds"),
+        (["--seeds", "3"], "only with --bench"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, latency_csv: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([a.replace("CSV", str(latency_csv)) for a in arguments]) == 2
+    told_ = capsys.readouterr().err
+    assert message in told_
+    assert told_.count("\n") == 1
+
+
+def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
+    with pytest.raises(ConfigError, match="no positive number for"):
+        load_table("cifar10", f"{path}:ms")
