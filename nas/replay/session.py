@@ -32,11 +32,12 @@ KNOWN_COST = "known-cost"
 _SHORTFALL, _SCATTER = 2.0, 0.6
 
 
-def objectives(table: Table) -> tuple[Objective, Objective]:
+def objectives(table: Table, rungs: int = 1) -> tuple[Objective, Objective]:
     """For the study and its report; the throughput is relative to the slowest cell's."""
     accuracy, _ = table.reference
+    label = f"{table.dataset} validation accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
     return (
-        Objective("quality", f"{table.dataset} validation accuracy, published", "%", reference=accuracy),
+        Objective("quality", label, "%", reference=accuracy),
         Objective("throughput", f"throughput over the slowest cell's, {table.device}", "x", reference=1.0, log=True),
     )
 
@@ -172,12 +173,12 @@ def _measurement(table: Table, i: int) -> Measurement:
 
 def _info(table: Table, config: SearchConfig, name: str, created: str, command: str) -> StudyInfo:
     return StudyInfo(
-        name=name,
+        name=f"{name}: a replay of published results",
         created=created,
         command=command,
         config=config.to_dict(),
         environment={"device": table.device, "replayed": "published results of NAS-Bench-201; nothing was trained"},
-        objectives=objectives(table),
+        objectives=objectives(table, len(config.distill.rung_steps)),
         rung_steps=config.distill.rung_steps,
         limits={},
         teachers={},
