@@ -30,7 +30,7 @@ from nas.sampling.units import Distributions, Params, draw, encode, vary
 
 Array = NDArray[np.float64]
 
-STARTUP = 10
+STARTUP = 8
 POOL, CHILDREN, ROUNDS = 300, 100, 2  # new candidates, then in each round those that vary the best
 PARENTS, ELITE = 20, 10  # trials, candidates
 MOST = 1000  # trials that the model is made of
