@@ -34,7 +34,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     small = replace(config, budget=TRIALS, baselines=(), limits={})
     asks, tells, rng = [], [], random.Random(config.seed)
     with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
-        sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed)
+        sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
         loop = StudyLoop(Store.create(Path(folder) / "study", _info(small, objectives), sampler))
         while not loop.finished:
             began = time.perf_counter()

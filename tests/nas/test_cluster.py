@@ -106,6 +106,7 @@ def with_mounts(commands: str) -> list[str]:
     return ["unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh"]
 
 
+@pytest.mark.slow
 def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targets) -> None:
     """Half the CPUs (another kind of device), other code, another folder under the path of the run folder."""
     run, other = tmp_path / "run", tmp_path / "other"
@@ -146,6 +147,7 @@ def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: 
     assert "--address: cannot join a Ray cluster" in process.stdout.read()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:
