@@ -262,7 +262,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
     add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
     add("--arm", dest="measure_arm", metavar="WORDS", help=_ARM_HELP)
-    most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 % is reached)"
+    most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 %% is reached)"
     add("--measure-seconds", type=float, metavar="S", help=most)
     add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")
     add("--max-gmacs", type=float, metavar="X", help="hard limit on 1e9 multiply-accumulates an image")

@@ -142,7 +142,7 @@ class SearchConfig:
 
     budget: int = 200
     seed: int = 0
-    sampler: str = "evolution"
+    sampler: str = "known-cost"
     space: str = "micro"
     data: str = "embedded"
     teachers: str = "embedded"

@@ -1,7 +1,7 @@
 """What a search knows of architectures that it has not trained, for `nas.sampling.KnownCostSampler`.
 
-Sizes are counted, throughput is predicted from the nets measured so far (`nas.predict`), and lower rungs tell of higher
-ones. Predictions only choose what to try next: what counts is measured.
+Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.predict`); lower rungs
+tell of higher ones. Predictions only choose what to try next: what counts is measured.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from nas.config import SearchConfig
+from nas.failures import Failure
 from nas.counters.totals import totals
 from nas.predict import LatencyPredictor, Observation
 from nas.predict.parts import parts
@@ -31,8 +32,24 @@ Work = tuple[float, float]
 FEWEST = 10  # measured nets that a predictor needs
 KEPT = 20_000  # specs in memory
 GROWTH = 1.2  # it is made anew once there are so many times the nets
+BEYOND = 1.0  # deviations by which a limit has to be broken, as predicted, for a net not to be asked
 MUTATED, CROSSED = 0.6, 0.3  # of the candidates: varied from parents; of these: crossed first
 _NO_MORE = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
+_OF_THE_NET = (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG)  # others like it fail, too
+# Limits that need a measurement: what is limited, and the sign that makes more of it worse.
+_MEASURED_LIMITS = {
+    "max_latency_ms": ("latency_ms", 1.0),
+    "max_memory_mib": ("peak_memory_mib", 1.0),
+    "min_throughput_img_s": ("throughput_img_s", -1.0),
+}
+
+
+class _Measured(NamedTuple):
+    """A trial that was measured."""
+
+    observation: Observation
+    work: Work
+    plain: Mapping[str, Any]
 
 
 class Knowledge:
@@ -42,7 +59,7 @@ class Knowledge:
         self._space, self._config = space, config
         self._px = config.distill.image_px
         self._predictor = lru_cache(maxsize=2)(self._fitted)
-        self._measured: Sequence[Observation] = ()
+        self._measured: dict[int, _Measured] = {}  # by the trial's number
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # that were asked about, some kB each
         self._work_of_reference = _work_of(preset(config.reference), self._px)
 
@@ -69,15 +86,51 @@ class Knowledge:
         return np.log2([self._work(params) for params in candidates]) - np.log2(self._work_of_reference)
 
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
-        """log2 of the throughput over the reference's, predicted; NaN where a limit is broken for certain."""
+        """log2 of the throughput over the reference's, predicted; NaN where a limit is broken, or is likely to be."""
         specs = [self._spec(params) for params in candidates]
-        self._measured = _measured(trials)
-        nets = _milestone(len(self._measured))
+        numbers = self._look_at(trials)
+        nets = numbers[: _milestone(len(numbers))]
         if nets:
             seconds = [prediction.seconds for prediction in self._predictor(nets).predict(specs)]
         else:
             seconds = [macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)]
-        return np.where([self._too_large(spec) for spec in specs], np.nan, -np.log2(seconds))
+        costs = -np.log2(seconds)
+        beyond = np.array([self._too_large(spec) for spec in specs], dtype=bool)
+        for name, limit in self._config.limits.items():
+            if nets and name in _MEASURED_LIMITS:
+                beyond |= self._likely_beyond(name, limit, numbers, list(map(self._work, candidates)), costs)
+        return np.where(beyond, np.nan, costs)
+
+    def _look_at(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
+        """Numbers of the trials that were measured; their records are read once."""
+        numbers = []
+        for trial in trials:
+            record = trial.user_attrs.get("record")
+            if not record or not record.get("measurement"):
+                continue
+            plain = record["measurement"]
+            if trial.number not in self._measured or self._measured[trial.number].plain != plain:
+                spec = ArchSpec.from_dict(record["spec"])
+                self._measured[trial.number] = _Measured(
+                    Observation(spec, 1 / plain["ratio"]), _work_of(spec, self._px), plain
+                )
+            numbers.append(trial.number)
+        return tuple(numbers)
+
+    def _likely_beyond(self, name: str, limit: float, seen: Sequence[int], works: Sequence[Work], costs: Array) -> Any:
+        """Whether each net breaks a limit, by a line through what was measured, in logarithms; (n,)."""
+        key, sign = _MEASURED_LIMITS[name]
+        nets = [self._measured[number] for number in seen if self._measured[number].plain.get(key)]
+        if len(nets) < FEWEST:
+            return np.zeros(len(works), dtype=bool)
+        known = np.column_stack(
+            [np.log2([net.work for net in nets]), -np.log2([net.observation.seconds for net in nets]), np.ones(len(nets))]
+        )
+        reached = sign * np.log2([net.plain[key] for net in nets])
+        line, *_ = np.linalg.lstsq(known, reached, rcond=None)
+        doubt = float(np.std(reached - known @ line))
+        expected = np.column_stack([np.log2(works), costs, np.ones(len(works))]) @ line
+        return expected > sign * np.log2(limit) + BEYOND * doubt
 
     def _spec(self, params: Params) -> ArchSpec:
         """Decoded once."""
@@ -98,9 +151,10 @@ class Knowledge:
         """Multiply-accumulates and elements moved."""
         return _work_of(self._spec(params), self._px)
 
-    def _fitted(self, nets: int) -> LatencyPredictor:
-        """From the first `nets` measured, in units of the reference's time."""
-        return LatencyPredictor.fit(self._measured[:nets], batch=self._config.measure_batch, resolution=self._px)
+    def _fitted(self, nets: tuple[int, ...]) -> LatencyPredictor:
+        """From these trials, in units of the reference's time."""
+        seen = [self._measured[number].observation for number in nets]
+        return LatencyPredictor.fit(seen, batch=self._config.measure_batch, resolution=self._px)
 
 
 def _key(params: Params) -> tuple[Any, ...]:
@@ -114,20 +168,18 @@ def _work_of(spec: ArchSpec, px: int) -> Work:
 
 
 def observe(trial: FrozenTrial) -> Observed | None:
-    """Qualities rung by rung and log2 of the throughput ratio; None for baselines, which are no part of the search."""
+    """Qualities rung by rung and log2 of the throughput ratio; None for baselines, which are no part of the search.
+
+    What failed for its own sake has -inf.
+    """
     record = trial.user_attrs.get("record")
-    if not record or record["origin"] != "sampler" or record["state"] in _NO_MORE or not record["rungs"]:
+    if not record or record["origin"] != "sampler":
+        return None
+    if record["state"] == TrialState.FAILED and record["failure"] in _OF_THE_NET:
+        return Observed((-math.inf,), _log_ratio(record))
+    if record["state"] in _NO_MORE or not record["rungs"]:
         return None
     return Observed(tuple(rung["quality"] for rung in record["rungs"]), _log_ratio(record))
-
-
-def _measured(trials: Sequence[FrozenTrial]) -> list[Observation]:
-    records = [record for trial in trials if (record := trial.user_attrs.get("record"))]
-    return [
-        Observation(ArchSpec.from_dict(record["spec"]), 1 / record["measurement"]["ratio"])
-        for record in records
-        if record.get("measurement")
-    ]
 
 
 def _log_ratio(record: Mapping[str, Any]) -> float | None:

@@ -98,6 +98,7 @@ def _known_cost(space: Architectures, objectives: Sequence[Objective], config: S
         candidates=knowledge.candidates,
         features=knowledge.features,
         observe=observe,
+        rungs=len(config.distill.rung_steps),
         seed=config.seed,
     )
 

@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m reports",
         description="Rebuild the HTML report of a study.",
-        epilog="example: python -m reports runs/mine --figures figures --open",
+        epilog="examples:\n  python -m reports runs/mine --open\n  python -m reports runs/mine --figures figures",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a search, as runs/2025-01-31-name")
     parser.add_argument(

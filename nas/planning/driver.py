@@ -18,12 +18,14 @@ from nas.study import StudyLoop
 from search_space import SPACES
 
 TUNE_S = 0.028  # of Ray Tune for a new trial in a reused process, measured once (issue 6); not part of what is timed
-TRIALS = 30
+TRIALS = 30  # at most
+FEWEST = 14  # after which a model has been asked a few times
+PATIENCE_S = 4.0
 
 
 @dataclass(frozen=True)
 class DriverTimes:
-    """Median seconds of one ask, Tune's share included, and of one result."""
+    """Median seconds of one ask among the later ones, Tune's share included, and of one result."""
 
     ask_s: float
     tell_s: float
@@ -36,7 +38,8 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
         sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
         loop = StudyLoop(Store.create(Path(folder) / "study", _info(small, objectives), sampler))
-        while not loop.finished:
+        end = time.perf_counter() + PATIENCE_S
+        while not loop.finished and (len(asks) < FEWEST or time.perf_counter() < end):
             began = time.perf_counter()
             record = loop.next_trial()
             asks.append(time.perf_counter() - began)
@@ -47,7 +50,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
                 tells.append(time.perf_counter() - began)
                 if not goes_on:
                     break
-    return DriverTimes(TUNE_S + median(asks), median(tells))
+    return DriverTimes(TUNE_S + median(asks[len(asks) // 2 :]), median(tells))
 
 
 def _next(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:

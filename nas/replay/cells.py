@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 from search_space.checks import SpecError
 
@@ -35,15 +35,28 @@ class Cell:
         """Plain JSON data."""
         return {"cell": self.arch_id}
 
+    @classmethod
+    def of(cls, arch_id: str) -> Self:
+        """Inverse of `arch_id`."""
+        return cls(tuple(part.partition("~")[0] for part in arch_id.replace("+", "").split("|") if part))
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The operations, "none" on edges that no path to the output uses: equal where the same is computed."""
+        used = {edge for path in self._paths() for edge in path}
+        return tuple(kind if edge in used else "none" for edge, kind in enumerate(self.operations))
+
+    def _paths(self) -> list[tuple[int, ...]]:
+        return [path for path in PATHS if all(self.operations[edge] != "none" for edge in path)]
+
     def structure(self) -> tuple[float, ...]:
         """What the cell computes, as numbers: edges that no path to the output uses don't count.
 
         Of the live edges, how many have each operation; live paths; most, fewest and mean convolutions on one of them;
         most 3x3 convolutions; fewest poolings.
         """
-        live = [path for path in PATHS if all(self.operations[edge] != "none" for edge in path)]
-        used = {edge for path in live for edge in path}
-        counts = [sum(self.operations[edge] == kind for edge in used) for kind in OPERATIONS[1:]]
+        live = self._paths()
+        counts = [self.live.count(kind) for kind in OPERATIONS[1:]]
         on = [[self.operations[edge] for edge in path] for path in live] or [[]]
         convolutions = [sum(kind in CONVOLUTIONS for kind in path) for path in on]
         return (
@@ -89,7 +102,7 @@ class CellSpace:
 
     def parse(self, plain: Mapping[str, Any]) -> Cell:
         """Inverse of `Cell.to_dict`."""
-        return Cell(tuple(part.partition("~")[0] for part in plain["cell"].replace("+", "").split("|") if part))
+        return Cell.of(plain["cell"])
 
     def contains(self, spec: Any) -> bool:
         """Whether it is a cell at all."""

@@ -24,7 +24,7 @@ from nas.records import TrialState
 from nas.replay.curves import Array, shares, told, whole_volume
 from nas.replay.names import COMPARED, KNOWN_BY_DEFAULT
 from nas.replay.plot import draw
-from nas.replay.session import replay, sampler_of
+from nas.replay.session import KNOWN_COST, replay, sampler_of
 from nas.replay.table import Table, load_table
 from nas.samplers import SAMPLERS
 
@@ -111,7 +111,7 @@ def _all(jobs: Sequence[Job], console: Console, cpus: int) -> dict[Job, tuple[Ar
 def play(job: Job) -> tuple[Array, float]:
     """Share of the true hypervolume by evaluations, and full trainings' worth of training; in a worker process."""
     table = load_table(job.dataset, job.latency)
-    sampler = sampler_of(job.sampler, table, job.seed, job.sources, job.proxies_csv)
+    sampler = sampler_of(job.sampler, table, job.seed, job.sources, job.proxies_csv, job.rungs)
     ended = replay(
         table,
         job.sampler,
@@ -179,6 +179,8 @@ def _show(result: dict[str, Any]) -> None:
 def _caption(result: dict[str, Any]) -> str:
     reference = result["reference"]
     text = f"counted from {reference['accuracy']:g} % and {reference['latency_ms']:g} ms, both axes linear"
+    if KNOWN_COST in result["samplers"]:
+        text += f"; {KNOWN_COST} is told of every cell: its latency, {', '.join(result['knowledge'])}"
     if result["emulated_rungs"]:
         spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
         text += f"; {result['rungs']} rungs, those below the last EMULATED; full trainings' worth of training: {spent}"

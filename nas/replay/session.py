@@ -49,20 +49,18 @@ def config_of(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
     return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **known)  # type: ignore[arg-type]
 
 
-def sampler_of(name: str, table: Table, seed: int, sources: Sequence[str], proxies_csv: str | None) -> BaseSampler:
+def sampler_of(
+    name: str, table: Table, seed: int, sources: Sequence[str], proxies_csv: str | None, rungs: int = 1
+) -> BaseSampler:
     """By name; the known-cost sampler knows the latency of every cell and what `sources` say of it."""
     space = CellSpace()
     if name != KNOWN_COST:
         return make_sampler(name, space, objectives(table), seed)
-    everything = [space.encode(cell) for cell in table.cells]
-    place = {tuple(params.values()): i for i, params in enumerate(everything)}
+    place = {cell.operations: i for i, cell in enumerate(table.cells)}
     rows = knowledge(table, [s for s in sources if s != "parameters"], proxies_csv)
 
     def places(candidates: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
         return np.array([place[tuple(c[edge] for edge in space.choices())] for c in candidates], dtype=np.int64)
-
-    def candidates(parents: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[dict[str, Any]]:
-        return [] if parents else everything  # all at once: there is nothing to vary
 
     def observe(trial: FrozenTrial) -> Observed | None:
         record = trial.user_attrs.get("record")
@@ -75,10 +73,11 @@ def sampler_of(name: str, table: Table, seed: int, sources: Sequence[str], proxi
         lambda asked, trials: -table.latency_ms[places(asked)],
         reference=(accuracy, -slowest),
         distributions={name: CategoricalDistribution(values) for name, values in space.choices().items()},
-        candidates=candidates,
+        candidates=lambda parents, count, rng: [space.encode(c) for c in varied(space, parents, count, rng)],
         features=(lambda asked: rows[places(asked)]) if rows.shape[1] else None,
         parameters="parameters" in sources,
         observe=observe,
+        rungs=rungs,
         seed=seed,
     )
 
@@ -136,7 +135,7 @@ def _stages(record: TrialRecord, table: Table, i: int, config: SearchConfig) -> 
     spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
     for rung, until in enumerate(steps):
         missing = 1 - until / steps[-1]
-        drawn = random.Random(f"{record.arch_id}/{rung}").gauss(0.0, 1.0)
+        drawn = random.Random(f"{config.seed}/{record.arch_id}/{rung}").gauss(0.0, 1.0)
         accuracy = float(table.accuracy[i]) - missing * spread * (_SHORTFALL + _SCATTER * drawn)
         seconds = float(table.train_s[i]) * (until - (steps[rung - 1] if rung else 0)) / steps[-1]
         result = RungResult(rung, until, accuracy, {}, {}, {}, seconds)

@@ -29,7 +29,6 @@ class Table:
     device: str  # the latency's column
     cells: Sequence[Cell]
     accuracy: Array  # %, on validation images, mean over the published trainings
-    trainings: Sequence[Sequence[float]]  # % of each published training
     train_s: Array  # of one whole training
     millions: Array  # of parameters
     latency_ms: Array
@@ -60,7 +59,6 @@ def load_table(dataset: str, latency: str) -> Table:
         device=column,
         cells=cells,
         accuracy=np.array([np.mean(row["val_acc"]) for row in rows]),
-        trainings=[[float(accuracy) for accuracy in row["val_acc"]] for row in rows],
         train_s=np.array([np.mean(row["train_time"]) for row in rows]),
         millions=np.array([np.mean(row["model_size"]) for row in rows]),
         latency_ms=_column("--bench-latency", path, column, cells),
@@ -93,14 +91,21 @@ def _read(flag: str, path: str) -> pd.DataFrame:
 
 
 def proxies(path: str, cells: Sequence[Cell]) -> Array:
-    """Training-free proxies of each cell, (n, k), about unit scale; cells that the file lacks are as its worst 2 %."""
+    """Training-free proxies of each cell, (n, k), about unit scale.
+
+    The file may hold one cell of each kind that computes the same, which all of its kind then have the proxies of.
+    """
     given = _read("--bench-proxies", path)
     if missing := [name for name in PROXIES if name not in given]:
         raise ConfigError(f"--bench-proxies: {path} has no column {missing[0]!r}; needed: {', '.join(PROXIES)}")
-    found = given[list(PROXIES)].reindex([cell.arch_id for cell in cells])
+    same = {Cell.of(arch_id).live: arch_id for arch_id in given.index}
+    found = given[list(PROXIES)].reindex([same.get(cell.live) for cell in cells])
+    if found.isna().any(axis=None):
+        lacking = cells[int(found.isna().any(axis=1).argmax())].arch_id
+        raise ConfigError(f"--bench-proxies: {path} has no numbers for {lacking}, nor for what computes the same")
     for name in _LONG_TAILED:
         found[name] = np.sign(found[name]) * np.log1p(found[name].abs())
-    return standardised(found.fillna(found.quantile(0.02)).to_numpy(dtype=float))
+    return standardised(found.to_numpy(dtype=float))
 
 
 def standardised(columns: Array) -> Array:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 TRUSTED_AS = 3.0  # pairs that the prior slope of 1 counts as
+LEAST_SCATTER = 1e-3  # of the variance of the values at the lower rung: no line is exact
 
 
 class _Step(NamedTuple):
@@ -26,13 +27,15 @@ class _Step(NamedTuple):
     scatter: float
 
 
-def at_last_rung(histories: Sequence[Sequence[float]]) -> tuple[Array, Array]:
-    """Expected value at the last rung and its variance, (n,) each, from each trial's values rung by rung.
+def at_last_rung(histories: Sequence[Sequence[float]], rungs: int) -> tuple[Array, Array]:
+    """Expected value at the last of `rungs` rungs and its variance, (n,) each, from each trial's values rung by rung.
 
-    The last rung is the longest history's; its values are exact here, with variance 0. Every history has a value.
+    Values of the last rung are exact here, with variance 0. Every history has a value, none more than `rungs`.
     """
-    last = max(map(len, histories))
-    steps = [_step([(h[rung], h[rung + 1]) for h in histories if len(h) > rung + 1]) for rung in range(last - 1)]
+    steps = []
+    for rung in range(rungs - 1):
+        at_rung = np.array([h[rung] for h in histories if len(h) > rung])
+        steps.append(_step([(h[rung], h[rung + 1]) for h in histories if len(h) > rung + 1], at_rung))
     values, variances = np.empty(len(histories)), np.empty(len(histories))
     for i, history in enumerate(histories):
         value, variance = history[-1], 0.0
@@ -42,8 +45,14 @@ def at_last_rung(histories: Sequence[Sequence[float]]) -> tuple[Array, Array]:
     return values, variances
 
 
-def _step(pairs: Sequence[tuple[float, float]]) -> _Step:
-    """Least squares, the slope drawn to 1 where pairs are few; of one pair the scatter is as large as its rise."""
+def _step(pairs: Sequence[tuple[float, float]], at_rung: Array) -> _Step:
+    """Least squares, the slope drawn to 1 where pairs are few; of one pair the scatter is as large as its rise.
+
+    Without any pair what is known of the next rung are the values at this one, give or take as much as they differ.
+    """
+    varied = float(at_rung.var()) if len(at_rung) else 0.0
+    if not pairs:
+        return _Step(0.0, 1.0, varied)
     lower, upper = np.array(pairs).T
     centred, risen = lower - lower.mean(), upper - upper.mean()
     spread = float(centred @ centred)
@@ -53,4 +62,4 @@ def _step(pairs: Sequence[tuple[float, float]]) -> _Step:
     left = upper - offset - slope * lower
     rise = float(np.mean((upper - lower) ** 2))
     scatter = (float(left @ left) + rise) / len(pairs) if len(pairs) < 4 else float(left @ left) / (len(pairs) - 2)
-    return _Step(offset, slope, scatter)
+    return _Step(offset, slope, max(scatter, LEAST_SCATTER * varied))

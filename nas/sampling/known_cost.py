@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -30,14 +31,17 @@ from nas.sampling.units import Distributions, Params, draw, encode, vary
 
 Array = NDArray[np.float64]
 
+_ALONE = threading.Lock()  # the number of BLAS threads is the process's
+
 STARTUP = 8
 POOL, CHILDREN, ROUNDS = 300, 100, 2  # new candidates, then in each round those that vary the best
 PARENTS, ELITE = 20, 10  # trials, candidates
+DRAWS = 5  # of new candidates, where none of a draw may be asked
 MOST = 1000  # trials that the model is made of
 
 
 class Candidates(Protocol):
-    """`count` parameter sets of the space; some of them varied from `parents`, best first, where there are any."""
+    """`count` parameter sets of the space; some of them varied from `parents`, where there are any."""
 
     def __call__(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]: ...
 
@@ -46,13 +50,15 @@ class KnownCostSampler(BaseSampler):
     """See the module. Its choice is a function of `seed`, the trial's number and the study: it can be resumed anywhere.
 
     Args:
-        cost: second objective of each candidate, given all trials; NaN for what must not be asked. None: modelled.
+        cost: second objective of each candidate, given all other trials of the study; NaN for what must not be asked.
+            None: modelled.
         reference: (quality, cost) from which hypervolume counts; None: from what the trials show.
         distributions: the space, where no trial has shown it yet; None: as the trials have it.
         candidates: of a space with rules of its own; None: any combination of parameters.
         features: (n, k) numbers known of each candidate beside its parameters, each with a length scale of its own.
         parameters: whether the parameters are features, too.
         observe: what a trial has shown, None where nothing; by default the values of complete trials.
+        rungs: how many qualities a trial shows that is trained to the end; those before the last only inform.
         noise: variance of a quality between repetitions of the same trial.
         startup: trials spread over the cost before the model is used.
         seed: None for another one each time.
@@ -68,13 +74,15 @@ class KnownCostSampler(BaseSampler):
         features: Callable[[Sequence[Params]], ArrayLike] | None = None,
         parameters: bool = True,
         observe: Observe | None = None,
+        rungs: int = 1,
         noise: float = 0.0,
         startup: int = STARTUP,
         seed: int | None = None,
     ) -> None:
         self._cost, self._reference, self._distributions = cost, reference, distributions
         self._candidates, self._features, self._parameters = candidates, features, parameters
-        self._observe, self._noise, self._startup = observe or values_of, noise, max(startup, 2)
+        self._observe, self._rungs, self._noise = observe or values_of, rungs, noise
+        self._startup = max(startup, 2)
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._intersection = IntersectionSearchSpace()
 
@@ -93,38 +101,58 @@ class KnownCostSampler(BaseSampler):
     ) -> dict[str, Any]:
         if not search_space:
             return {}
-        with threadpool_limits(limits=1):  # the matrices are small, and the other cores train
+        with _ALONE, threadpool_limits(limits=1):  # the matrices are small, and the other cores train
             return self._ask(Past.of(study, trial, search_space, self._observe, MOST), trial.number)
 
     def _ask(self, past: Past, number: int) -> Params:
         rng = random.Random(f"{self._seed}/{number}")
-        pool = past.unseen(self._vary(past, [], POOL, rng))
-        if len(past.shown) < self._startup or not pool:
-            return self._spread(past, rng.sample(pool, min(len(pool), POOL)), number) or self._vary(past, [], 1, rng)[0]
-        return self._most_gain(past, pool, rng)
+        for _ in range(DRAWS):
+            pool, costs = self._allowed(past, self._vary(past, [], POOL, rng))
+            if pool:
+                break
+        else:  # all was asked already, or nothing of what was drawn may be asked
+            return self._vary(past, [], 1, rng)[0]
+        if self._learnt_from(past) < self._startup:
+            return pool[0] if costs is None else pool[np.argsort(costs, kind="stable")[self._turn(number, len(pool))]]
+        return self._most_gain(past, pool, costs, rng)
 
-    def _spread(self, past: Past, pool: Sequence[Params], number: int) -> Params | None:
-        """Over the cost, by a low-discrepancy sequence: neither end is left to chance."""
-        costs = self._costs(past, pool) if pool else None
-        if costs is None:
-            return pool[0] if pool else None
-        order = np.argsort(costs)[: np.isfinite(costs).sum()]
-        return pool[order[int(_van_der_corput(number) * len(order))]] if len(order) else None
+    def _learnt_from(self, past: Past) -> int:
+        """Trials that have come to something, at a cost that is known or will be told."""
+        priced = past.single or self._cost is not None
+        return sum(
+            math.isfinite(history[-1]) and (math.isfinite(cost) or (priced and math.isnan(cost)))
+            for history, cost in zip(past.histories, past.costs, strict=True)
+        )
 
-    def _most_gain(self, past: Past, pool: list[Params], rng: random.Random) -> Params:
+    def _turn(self, number: int, count: int) -> int:
+        """Where trial `number` of the start lies among `count` candidates by cost: both ends, then the gaps between."""
+        order = sorted(range(self._startup), key=_van_der_corput)
+        return round((1 - order[number % self._startup] / (self._startup - 1)) * (count - 1))
+
+    def _most_gain(self, past: Past, pool: list[Params], costs: Array | None, rng: random.Random) -> Params:
         """Of the pool and of what varies the best trials, then of what varies the best candidates so far."""
         outlook, parents = self._learn(past)
-        pool = pool + past.unseen(self._vary(past, parents, CHILDREN, rng))
-        best, most = pool[0], -math.inf
+        children, their_costs = self._allowed(past, self._vary(past, parents, CHILDREN, rng))
+        pool = pool + children
+        costs = None if costs is None or their_costs is None else np.concatenate([costs, their_costs])
+        best, most = pool[0], 0.0
         for _ in range(1 + ROUNDS):
             if not pool:
                 break
-            gains = outlook.gains(self._rows(past, pool)[0], self._costs(past, pool))
+            gains = outlook.gains(self._rows(past, pool)[0], costs)
             order = np.argsort(-gains, kind="stable")
             if gains[order[0]] > most:
                 best, most = pool[order[0]], float(gains[order[0]])
-            pool = past.unseen(self._vary(past, [pool[i] for i in order[:ELITE]], CHILDREN, rng))
+            pool, costs = self._allowed(past, self._vary(past, [pool[i] for i in order[:ELITE]], CHILDREN, rng))
         return best
+
+    def _allowed(self, past: Past, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:
+        """Those that the study does not have and that may be asked, each once, and what they cost."""
+        fresh = past.unseen(candidates)
+        costs = self._costs(past, fresh)
+        if costs is None:
+            return fresh, None
+        return [c for c, cost in zip(fresh, costs, strict=True) if math.isfinite(cost)], costs[np.isfinite(costs)]
 
     def _learn(self, past: Past) -> tuple[Outlook, list[Params]]:
         """The outlook from the trials so far, and the parameters of the best of them."""
@@ -138,6 +166,8 @@ class KnownCostSampler(BaseSampler):
             costs,
             rows,
             groups,
+            rungs=self._rungs,
+            running=past.running,
             reference=past.turned(self._reference),
             noise=self._noise,
             priced=past.single or self._cost is not None,
@@ -155,7 +185,9 @@ class KnownCostSampler(BaseSampler):
         """More is better; None where they are to be modelled."""
         if past.single:
             return np.ones(len(candidates))
-        return None if self._cost is None else past.signs[1] * np.asarray(self._cost(candidates, past.trials), float)
+        if self._cost is None:
+            return None
+        return past.signs[1] * np.asarray(self._cost(candidates, past.trials) if candidates else (), dtype=float)
 
     def _rows(self, past: Past, candidates: Sequence[Params]) -> tuple[Array, NDArray[np.int64]]:
         """Features (n, d) and their groups (d,)."""

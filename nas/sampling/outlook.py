@@ -24,7 +24,7 @@ class Outlook:
 
     qualities: GaussianProcess
     costs: GaussianProcess | None  # where candidates don't come with theirs
-    points: Array  # (n, 2) quality and cost of trials that are final, or on their way: there without doubt
+    points: Array  # (n, 2) quality and cost of trials that are final, or expected of those on their way
     reference: tuple[float, float]
 
     @classmethod
@@ -35,27 +35,37 @@ class Outlook:
         features: Array,
         groups: NDArray[np.int64],
         *,
+        rungs: int = 1,
+        running: NDArray[np.bool_] | None = None,
         reference: tuple[float, float] | None = None,
         noise: float = 0.0,
         priced: bool = True,
     ) -> Outlook:
         """From each trial's qualities rung by rung, cost (n,; NaN is unknown) and features (n, d; `groups` (d,)).
 
+        A history of [-inf] is that of a trial that came to nothing; at least one is finite, with a finite cost.
+        `running` (n,) says which are not over: what they are expected to reach others need not try to beat.
         `noise` is the variance of a quality between repetitions; `reference` by default the worst quarter and the worst
         cost. `priced`: whether candidates will come with their costs; otherwise those are modelled as well.
         """
-        values, doubts = at_last_rung(histories)
-        known = np.isfinite(costs)
+        alive = np.array([np.isfinite(history[-1]) for history in histories])
+        values, doubts = np.full(len(histories), -np.inf), np.zeros(len(histories))
+        values[alive], doubts[alive] = at_last_rung([h for h, lives in zip(histories, alive, strict=True) if lives], rungs)
+        known, unknown = np.isfinite(costs), np.isnan(costs)
         prices = None
-        if not priced or not known.all():
+        if known.any() and (not priced or unknown.any()):
             prices = GaussianProcess.fit(features[known], costs[known], groups=groups, noise=np.zeros(known.sum()))
-            costs = np.where(known, costs, prices.predict(features)[0])
-        low, far = reference or (float(np.quantile(values, 0.25)), float(costs.min()))
+            costs = np.where(unknown, prices.predict(features)[0], costs)
+        low, far = reference or (float(np.quantile(values[alive], 0.25)), float(costs[known].min(initial=np.inf)))
         best = float(values.max())
-        worth = np.maximum(values, low - BELOW * (best - low)) if best > low else values
-        model = GaussianProcess.fit(features, worth, groups=groups, noise=doubts + noise)
-        final = np.array([len(history) for history in histories]) == max(map(len, histories))
-        points = np.column_stack([model.smoothed(worth, doubts + noise), costs])[final]
+        worst = low - BELOW * (best - low) if best > low else float(values[alive].min())
+        worth = np.maximum(values, worst)
+        variances = doubts + noise
+        model = GaussianProcess.fit(features, worth, groups=groups, noise=variances)
+        counted = np.array([len(history) >= rungs for history in histories])
+        if running is not None:
+            counted |= running
+        points = np.column_stack([model.smoothed(worth, variances), costs])[counted & alive]
         return cls(model, prices, points, (low, far))
 
     def expecting(self, features: Array, costs: Array | None) -> Outlook:
@@ -66,10 +76,11 @@ class Outlook:
         return Outlook(self.qualities.expecting(features), self.costs, points, self.reference)
 
     def gains(self, features: Array, costs: Array | None) -> Array:
-        """Expected hypervolume improvement of each candidate, (m,); 0 where its cost is NaN; None: modelled."""
+        """Expected hypervolume improvement of each candidate, (m,); 0 where its cost isn't finite; None: modelled."""
         mean, deviation = self.qualities.predict(features)
         deviation = np.maximum(deviation, LEAST * self.qualities.unit)
-        asked = np.nan_to_num(self._priced(features) if costs is None else costs, nan=-np.inf)
+        asked = self._priced(features) if costs is None else costs
+        asked = np.where(np.isfinite(asked), asked, -np.inf)
         return expected_hypervolume_improvement(mean, deviation, asked, self.points, self.reference)
 
     def _priced(self, features: Array) -> Array:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,7 +21,10 @@ Array = NDArray[np.float64]
 
 
 class Observed(NamedTuple):
-    """What a trial has shown so far, in the units of the objectives."""
+    """What a trial has shown so far, in the units of the objectives.
+
+    A quality that is not finite says that the trial came to nothing: whatever is like it will, too.
+    """
 
     qualities: tuple[float, ...]  # rung by rung; only the last rung's is final
     cost: float | None = None
@@ -38,28 +42,30 @@ def values_of(trial: FrozenTrial) -> Observed | None:
 
 @dataclass(frozen=True)
 class Past:
-    """Trials whose parameters all lie in the space. Signs turn the objectives so that more is better."""
+    """What the sampler knows of a study. Signs turn the objectives so that more is better."""
 
     space: Distributions
     signs: tuple[float, ...]
-    trials: Sequence[FrozenTrial]
+    trials: Sequence[FrozenTrial]  # all but the one asking, wherever they come from
+    asked: Sequence[Params]  # of those that lie in the space
     shown: Sequence[tuple[FrozenTrial, Observed]]
     pending: Sequence[Params]
 
     @classmethod
     def of(cls, study: Study, asking: FrozenTrial, space: Distributions, observe: Observe, most: int) -> Past:
         """All trials but the one asking; of those that have shown something `most`: the best half, and the latest."""
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number and _inside(t, space)]
-        observed = [(t, observe(t)) for t in others]
-        shown = [(t, o) for t, o in observed if o is not None and np.isfinite(o.qualities).all()]
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number]
+        inside = [t for t in others if _inside(t, space)]
+        observed = [(t, observe(t)) for t in inside]
+        shown = [(t, o) for t, o in observed if o is not None]
         pending = [t.params for t, o in observed if o is None and t.state is TrialState.RUNNING]
         signs = tuple(1.0 if d is StudyDirection.MAXIMIZE else -1.0 for d in study.directions)
-        whole = cls(space, signs, others, shown, pending)
+        whole = cls(space, signs, others, [t.params for t in inside], shown, pending)
         if len(shown) <= most:
             return whole
         best = whole.best_first()
         kept = sorted({*best[: most // 2], *range(len(shown) - most // 2, len(shown))})
-        return cls(space, signs, others, [shown[i] for i in kept], pending)
+        return replace(whole, shown=[shown[i] for i in kept])
 
     @property
     def single(self) -> bool:
@@ -73,15 +79,22 @@ class Past:
 
     @property
     def histories(self) -> list[list[float]]:
-        """Qualities rung by rung, more being better."""
-        return [[self.signs[0] * quality for quality in o.qualities] for _, o in self.shown]
+        """Qualities rung by rung, more being better; [-inf] of what came to nothing."""
+        found = [[self.signs[0] * quality for quality in o.qualities] for _, o in self.shown]
+        return [history if np.isfinite(history).all() else [-math.inf] for history in found]
+
+    @property
+    def running(self) -> NDArray[np.bool_]:
+        """Which of them are not over."""
+        return np.array([t.state is TrialState.RUNNING for t, _ in self.shown], dtype=bool)
 
     @property
     def costs(self) -> Array:
-        """More being better; NaN where unknown, 1 where there is none."""
+        """More being better; NaN where unknown, -inf where infinitely bad, 1 where there is none."""
         if self.single:
             return np.ones(len(self.shown))
-        return np.array([self.signs[1] * (math.nan if o.cost is None else o.cost) for _, o in self.shown])
+        costs = np.array([self.signs[1] * (math.nan if o.cost is None else o.cost) for _, o in self.shown])
+        return np.where(np.isposinf(costs), np.nan, costs)
 
     def best_first(self) -> list[int]:
         """Places of the trials: the highest rung first, then by non-domination rank, then the latest."""
@@ -94,16 +107,15 @@ class Past:
 
     def turned(self, reference: tuple[float, float] | None) -> tuple[float, float] | None:
         """The reference point where more is better."""
-        if self.single:
-            low = float(np.quantile([h[-1] for h in self.histories], 0.25)) if reference is None else reference[0]
-            return low, 0.0
-        return None if reference is None else (self.signs[0] * reference[0], self.signs[1] * reference[1])
+        if reference is None:
+            return None
+        return self.signs[0] * reference[0], 0.0 if self.single else self.signs[1] * reference[1]
 
     def unseen(self, candidates: Sequence[Params]) -> list[Params]:
         """Those that the study does not have, each once."""
         fresh = {self._key(params): params for params in candidates}
-        for trial in self.trials:
-            fresh.pop(self._key(trial.params), None)
+        for params in self.asked:
+            fresh.pop(self._key(params), None)
         return list(fresh.values())
 
     def _key(self, params: Params) -> tuple[Any, ...]:
@@ -111,7 +123,11 @@ class Past:
 
 
 def _inside(trial: FrozenTrial, space: Distributions) -> bool:
-    return all(
-        name in trial.params and distribution._contains(distribution.to_internal_repr(trial.params[name]))
-        for name, distribution in space.items()
-    )
+    return all(name in trial.params and _holds(space[name], trial.params[name]) for name in space)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:  # a category that is none of the choices
+        return False

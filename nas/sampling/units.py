@@ -75,7 +75,7 @@ def draw(distribution: BaseDistribution, rng: random.Random) -> Any:
 def vary(
     distributions: Distributions, parents: Sequence[Mapping[str, Any]], count: int, rng: random.Random
 ) -> list[Params]:
-    """`count` candidates: half of them new, half mutations of (crossovers of) `parents`, best first."""
+    """`count` candidates: half of them new, half mutations of (crossovers of) `parents`."""
     made: list[Params] = []
     for i in range(count):
         if i % 2 or not parents:

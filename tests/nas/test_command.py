@@ -1,5 +1,6 @@
-"""What the commands share: repeatable ``NAME=FILE`` options."""
+"""What the commands share: ``--help``, repeatable ``NAME=FILE`` options."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,23 @@ def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsy
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+COMMANDS = (
+    "nas.search",
+    "nas.profile",
+    "nas.rerank",
+    "nas.finals.__main__",
+    "nas.query",
+    "nas.cache.__main__",
+    "reports.__main__",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single % in a help text is enough to break it."""
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(name).main(["--help"])
+    assert caught.value.code == 0
+    assert "\nexamples:\n  python -m " in capsys.readouterr().out
