@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +65,6 @@ class StudyLoop:
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
         self._put_off: set[int] = set()  # trials that failed here and run once more
-        self._passed: Counter[int] = Counter()  # rungs after which a trial was to go on; they come again
         self._waits = False
         self._in_a_row: Counter[TrialState] = Counter()
         self.gave_up: str | None = None  # why the search cannot go on
@@ -74,7 +73,7 @@ class StudyLoop:
         self._began = clock()
         self._found_nothing = -math.inf  # when this driver last looked in vain for work that others leave
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
-        self._before_s = max(elapsed(self.info.sessions), *finished_s, 0.0)
+        self._before_s = max(elapsed(self.info.sessions), self._reached_beside(), *finished_s)
         self._session = {"started": _now(), "began_s": self._before_s, "driver": store.driver, "wall_s": 0.0}
         self._session["budget"] = self.config.budget
         self.info = store.patiently(lambda: store.update_info(self._begun))
@@ -105,12 +104,6 @@ class StudyLoop:
         return len(self._running)
 
     @property
-    def beside(self) -> bool:
-        """Whether another driver that lives has trials under way."""
-        others = {self._drivers.get(n) for n in self.trials.running - self._running}
-        return self._store.patiently(lambda: any(not self._store.may_take(driver) for driver in others))
-
-    @property
     def finished(self) -> bool:
         """Nothing runs and nothing is left to start, here or in another driver."""
         if self._running:
@@ -139,7 +132,7 @@ class StudyLoop:
             if record.state is TrialState.RUNNING:
                 self._running.add(record.number)
                 self._put_off.discard(record.number)
-                return record
+                return replace(record, rungs=())  # they come again: from a checkpoint, or trained anew
         self._found_nothing = time.monotonic()
         return None
 
@@ -159,6 +152,25 @@ class StudyLoop:
         """As `take`, where the worker of a running trial cannot speak for itself."""
         if number in self._running:
             self.take(replace(self.trials[number], state=TrialState.FAILED, failure=failure, reason=reason))
+
+    def hand_back(self, number: int) -> None:
+        """A trial that was handed out and that no worker could begin: it will be handed out again."""
+        self._running.discard(number)
+        self._put_off.add(number)
+
+    def sweep(self, forget: Callable[[Collection[str]], None]) -> None:
+        """Has `forget` take away what no architecture under way needs, unless another driver that lives has some.
+
+        Nobody can begin a trial meanwhile. `forget` may be called twice.
+        """
+
+        def swept() -> None:
+            with self._store.alone():
+                self._look()
+                if not self._beside():
+                    forget({self.trials[number].arch_id for number in self.trials.running})
+
+        self._store.patiently(swept)
 
     def worker_seconds(self, workers: int) -> float:
         """Seconds of all workers of all sessions, those side by side as well; `workers` are this session's."""
@@ -199,8 +211,7 @@ class StudyLoop:
             self._look()
             for number in sorted(self.trials.running - self._running):
                 if self._store.may_take(self._drivers.get(number)) and self._store.claim(number):
-                    self._passed[number] = max(self._passed[number], len(self.trials[number].rungs))
-                    asked = [_bare(self.trials[number])]
+                    asked = [replace(self.trials[number], reason=None)]
                     break
             else:
                 asked = []
@@ -217,6 +228,17 @@ class StudyLoop:
         for record, driver in self._store.changes(self.trials.running - self._running):
             self.trials[record.number] = record
             self._drivers[record.number] = driver
+
+    def _beside(self) -> set[str]:
+        """Other drivers that live and have trials under way."""
+        others = {self._drivers.get(number) for number in self.trials.running - self._running}
+        return {driver for driver in others if driver is not None and not self._store.may_take(driver)}
+
+    def _reached_beside(self) -> float:
+        """Seconds that the study has run, by the clocks of other drivers that live: they wrote no length yet."""
+        living = {driver.rpartition(":")[2] for driver in self._store.patiently(self._beside)}
+        begun = (s for s in self.info.sessions if s.get("driver") in living)
+        return max((s["began_s"] + _seconds_since(s["started"]) for s in begun), default=0.0)
 
     def _may_find(self) -> bool:
         """Whether it is time to look for work that others leave; waits a moment where there is nothing else to do."""
@@ -243,15 +265,16 @@ class StudyLoop:
         return [name for name in self.config.baselines if f"baseline:{name}" not in self.trials.origins]
 
     def _goes_on(self, record: TrialRecord) -> bool:
-        """Baselines always go on, and what went on once does so again."""
-        if record.origin != "sampler" or len(record.rungs) <= self._passed[record.number]:
+        """Baselines always go on, and what went on once, before a kill, does so again."""
+        if record.origin != "sampler" or len(record.rungs) <= len(self.trials[record.number].rungs):
             return True
         rung = len(record.rungs) - 1
         point = coordinates(record, self.info.objectives, rung)
         return point is not None and goes_on(point, self.trials.points(rung, but=record.number), self.config.eta)
 
     def _keep(self, record: TrialRecord) -> bool:
-        """Stores a record; False where the trial is another driver's by now."""
+        """Stores a record, with the rungs that are still to come again; False where the trial is another driver's."""
+        record = replace(record, rungs=(*record.rungs, *self.trials[record.number].rungs[len(record.rungs) :]))
         if record.state is not TrialState.RUNNING:
             record = replace(record, finished_s=self.elapsed_s)
         values = coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
@@ -291,6 +314,5 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _bare(record: TrialRecord) -> TrialRecord:
-    """A trial that was cut off: its rungs come back from its checkpoint, or are trained again."""
-    return replace(record, rungs=(), reason=None)
+def _seconds_since(moment: str) -> float:
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())

@@ -63,13 +63,16 @@ class Workbench:
 def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     """Yields the record after the measurement and after every rung; the last one is no longer running.
 
-    The caller ends the trial early by not asking for the next rung. Errors of the trial end up in the last record.
+    The caller ends the trial early by not asking for the next rung. An error of the trial ends up in the
+    last record, which keeps what was known before.
     """
+    last = record
     try:
-        yield from _stages(record, bench)
+        for last in _stages(record, bench):
+            yield last
     except Exception as error:
         failure, reason = diagnose(error, bench.config.device)
-        yield replace(record, state=TrialState.FAILED, failure=failure, reason=reason)
+        yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
 def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from ray._private import services
 
 from nas.measure.environment import device_kind, kind_of
 from nas.places import checkpoint_path
-from nas.records import TrialState
 from nas.running import OF_WORKERS
 from nas.running.bridge import Asker, Gate, Room
 from nas.running.nodes import Nodes, NodesError, Say
@@ -140,13 +139,14 @@ def _refuse_another_device(loop: StudyLoop) -> None:
 
 def _sweep(loop: StudyLoop, checkpoints: Path) -> None:
     """Removes what a killed session left: half-written files, and checkpoints of trials that are over."""
-    if loop.beside:
-        return  # another driver's workers are writing theirs
-    under_way = [t.arch_id for t in loop.trials.values() if t.state is TrialState.RUNNING]
-    wanted = {checkpoint_path(checkpoints, arch_id) for arch_id in under_way}
-    for path in checkpoints.iterdir():
-        if path not in wanted and not path.name.startswith("."):
-            path.unlink()
+
+    def forget(under_way: Collection[str]) -> None:
+        wanted = {checkpoint_path(checkpoints, arch_id) for arch_id in under_way}
+        for path in checkpoints.iterdir():
+            if path not in wanted and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
+
+    loop.sweep(forget)
 
 
 def _run(loop: StudyLoop, places: Places, room: Room, time_limit_s: float | None, stages: Stages) -> None:

@@ -40,20 +40,20 @@ class ArchTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called by Tune when the worker takes its next trial."""
         record = TrialRecord.from_dict(json.loads(new_config["record"]))
-        self._record = record
+        self._sent = record
         self._stages: Iterator[TrialRecord] = new_config["stages"](record, _places(new_config["places"]))
         return True
 
     def step(self) -> dict[str, Any]:
         """The next record of the trial, as JSON: nested results would be flattened."""
-        self._record = next(self._stages)
+        record = next(self._stages)
         try:
-            text = json.dumps(self._record.to_dict())
+            text = json.dumps(record.to_dict())
         except (TypeError, ValueError) as error:
             reason = f"a result that cannot be sent: {error}"
-            known = TrialRecord.from_dict(json.loads(self.config["record"]))
-            failed = replace(known, state=TrialState.FAILED, failure=Failure.UNPICKLABLE, reason=reason)
-            text = json.dumps(failed.to_dict())
+            record = replace(self._sent, state=TrialState.FAILED, failure=Failure.UNPICKLABLE, reason=reason)
+            text = json.dumps(record.to_dict())
+        self._sent = record
         return {"record": text}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

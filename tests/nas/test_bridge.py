@@ -17,6 +17,7 @@ from nas.failures import Failure
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.runner import Places, run_study
 from nas.running.nodes import NodesError
+from nas.running.session import _sweep
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
@@ -130,3 +131,17 @@ def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> Non
     store = Store.create(tmp_path / "run", info, make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
     with pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "):
         run_study(StudyLoop(store), places_in(tmp_path, json.dumps(config.to_dict())), 1, stages=misbehaving)
+
+
+def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), sampler="random")
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    loop = StudyLoop(store)
+    under_way = loop.next_trial()
+    assert under_way is not None
+    kept = {f"{under_way.arch_id}.pt", ".node-of-another"}
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*kept, "over.pt", f"{under_way.arch_id}.1.tmp"):
+        (tmp_path / "checkpoints" / name).touch()
+    _sweep(loop, tmp_path / "checkpoints")
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == kept

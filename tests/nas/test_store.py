@@ -200,7 +200,6 @@ def test_a_driver_whose_lock_is_missing_is_dead_after_a_while(
     assert record is not None
     belongs_to(store, record.number, "elsewhere:1:aa")
     other = StudyLoop(reopen(tmp_path / "while"))
-    assert other.beside
     assert other.next_trial() is None, "it may be on its way back"
     while (again := other.next_trial()) is None:
         assert not other.finished

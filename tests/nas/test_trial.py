@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nas import trial
+from nas.failures import Failure
 from nas.measure import Measured, Setting, Unmeasured
-from nas.records import TrialRecord, TrialState
+from nas.records import RungResult, TrialRecord, TrialState
+from nas.running.worker import ArchTrainable
 from nas.trial import Workbench, broken_limit, run_trial
 from search_space import SPACES
-from tests.nas.study_builders import measurement, search_config
+from tests.nas.study_builders import measurement, rung, search_config
 
 
 class Bench:
@@ -31,14 +35,18 @@ class Bench:
         return self.answer
 
 
-def first_record(bench: Bench, folder: Path, **settings: Any) -> TrialRecord:
+def records(bench: Bench, folder: Path, **settings: Any) -> Iterator[TrialRecord]:
     spec = SPACES["micro"].sample(random.Random(0))
     asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING)
     places = {
         name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     }
     workbench = Workbench(config=search_config(**settings), targets=None, bench=bench, **places)  # type: ignore[arg-type]
-    return next(run_trial(asked, workbench))
+    return run_trial(asked, workbench)
+
+
+def first_record(bench: Bench, folder: Path, **settings: Any) -> TrialRecord:
+    return next(records(bench, folder, **settings))
 
 
 def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
@@ -64,6 +72,26 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
     smaller = replace(measurement(2.0), requested_batch=64)
     found = first_record(Bench(Measured(smaller, {})), tmp_path)
     assert (found.state, found.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
+
+
+def test_a_failure_keeps_what_was_known_before(tmp_path, monkeypatch):
+    def ends_early(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
+        yield rung(0, 0.5)
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(trial, "_train", ends_early)
+    *_, failed = records(Bench(Measured(measurement(2.0), {})), tmp_path)
+    assert (failed.state, failed.measurement, failed.rungs) == (TrialState.FAILED, measurement(2.0), (rung(0, 0.5),))
+
+
+def test_a_result_that_cannot_be_sent_keeps_what_was_sent_before(monkeypatch):
+    spec = SPACES["micro"].sample(random.Random(0))
+    measured = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING, measurement=measurement(2.0))
+    worker = object.__new__(ArchTrainable)
+    worker._stages = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
+    worker.step()
+    failed = TrialRecord.from_dict(json.loads(worker.step()["record"]))
+    assert (failed.failure, failed.measurement) == (Failure.UNPICKLABLE, measurement(2.0))
 
 
 def test_limits_on_memory_hold_for_what_is_known_of_it():
