@@ -59,8 +59,8 @@ _ADDRESS_HELP = (
     "folder and the cache under the same paths, and the same code; start them with RAY_worker_niceness=0 ray start"
 )
 _TIME_LIMIT_HELP = (
-    "of measuring a net, and of each rung; who takes longer hangs, is killed and run once more (default: ten times the "
-    "median of earlier trials, never under 600)"
+    "of measuring a net, and of each rung, a worker's start aside; who takes longer hangs, is killed and run once more "
+    "(default: ten times the median of earlier trials, never under 600)"
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
@@ -72,14 +72,8 @@ _DISTILL_HELP = (
 
 def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
     """The config, the run folder, and whether a study there goes on."""
-    if arguments.get("workers", 1) < 1:
-        raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
-    if not arguments.get("time_limit", 1) > 0:
-        raise ConfigError(f"--time-limit: {arguments['time_limit']}: must be over 0")
     if "resume" in arguments:
         return *_resumed(arguments), True
-    if "extend" in arguments:
-        raise ConfigError("--extend: needs --resume DIR")
     config = new_config(arguments)
     return config, _new_folder(arguments, config), False
 

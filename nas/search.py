@@ -20,6 +20,7 @@ from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
+from nas.modes import check_flags
 from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(ending, _interrupt)
     run_dir: Path | None = None
     try:
+        check_flags(arguments)
         check_plan(arguments)
         check_bench(arguments)
         if "bench" in arguments:

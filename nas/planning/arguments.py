@@ -6,25 +6,13 @@ import argparse
 from typing import Any
 
 from nas.config import ConfigError
+from nas.modes import flag
 
 PLAN_EXAMPLES = """  python -m nas.search --plan --budget 500 --deadline 8  what it will cost; nothing is run or written
   python -m nas.search --plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
 """
 # Of the recorded search of experiments/results/recorded_search.json: Ray and two workers' imports, on two idle CPUs.
 START_S = 17.0
-SHARED = ("json", "plot")  # with --bench
-_FLAGS = {  # what needs --plan
-    "gpus": "--gpus",
-    "deadline": "--deadline",
-    "probe": "--probe",
-    "assume_tflops": "--assume-tflops",
-    "mfu": "--mfu",
-    "assume_measure_s": "--assume-measure-seconds",
-    "start_s": "--start-seconds",
-    "ask_s": "--ask-seconds",
-    "json": "--json",
-    "plot": "--plot",
-}
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -49,26 +37,21 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def check_plan(arguments: dict[str, Any]) -> None:
-    """Raises ConfigError for what cannot be."""
-    if not arguments.get("plan"):
-        for key, flag in _FLAGS.items():
-            if key in arguments and not (key in SHARED and "bench" in arguments):
-                raise ConfigError(f"{flag}: only with --plan{' or --bench' * (key in SHARED)}")
-        return
-    if "resume" in arguments:
-        raise ConfigError("--plan tells the cost of a new search; --resume goes on with an old one")
+    """Raises ConfigError for a number that cannot be."""
     for key in ("gpus", "probe"):
         given = arguments.get(key, 1)
         if min(given if isinstance(given, list) else [given]) < 1:
-            raise ConfigError(f"{_FLAGS[key]}: {given}: must be 1 or more")
+            raise ConfigError(f"{flag(key)}: {given}: must be 1 or more")
     for key in ("deadline", "assume_tflops", "assume_measure_s"):
         if not arguments.get(key, 1.0) > 0:
-            raise ConfigError(f"{_FLAGS[key]}: {arguments[key]}: must be over 0")
+            raise ConfigError(f"{flag(key)}: {arguments[key]}: must be over 0")
     for key in ("start_s", "ask_s"):
         if not arguments.get(key, 0.0) >= 0:
-            raise ConfigError(f"{_FLAGS[key]}: {arguments[key]}: must be 0 or more")
+            raise ConfigError(f"{flag(key)}: {arguments[key]}: must be 0 or more")
     if not 0 < arguments.get("mfu", 0.3) <= 1:
         raise ConfigError(f"--mfu: {arguments['mfu']}: must be over 0, up to 1")
+    if "workers" in arguments and "assume_tflops" in arguments:
+        raise ConfigError("--workers: does not go with --assume-tflops: --gpus are its devices")
     for key in ("mfu", "assume_measure_s"):
         if key in arguments and "assume_tflops" not in arguments:
-            raise ConfigError(f"{_FLAGS[key]}: only with --assume-tflops: what is here is measured")
+            raise ConfigError(f"{flag(key)}: only with --assume-tflops: what is here is measured")

@@ -6,18 +6,11 @@ import argparse
 from typing import Any
 
 from nas.config import ConfigError
+from nas.modes import flag
 from nas.replay.names import BENCHES, DATASETS, KNOWN_BY_DEFAULT, SOURCES
 
 BENCH_EXAMPLES = """  python -m nas.search --bench nasbench201 --bench-latency gpu.csv:titan_rtx_256_ms    a replay
 """
-_FLAGS = {  # what needs --bench
-    "bench_dataset": "--bench-dataset",
-    "bench_latency": "--bench-latency",
-    "bench_proxies": "--bench-proxies",
-    "bench_knowledge": "--bench-knowledge",
-    "bench_rungs": "--bench-rungs",
-    "seeds": "--seeds",
-}
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -42,19 +35,13 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
 def check_bench(arguments: dict[str, Any]) -> None:
     """Raises ConfigError for what cannot be."""
     if "bench" not in arguments:
-        for key, flag in _FLAGS.items():
-            if key in arguments:
-                raise ConfigError(f"{flag}: only with --bench")
         return
-    for key in ("plan", "resume"):
-        if key in arguments:
-            raise ConfigError(f"--bench replays a search; it does not go with --{key}")
     if arguments["bench"] not in BENCHES:
         raise ConfigError(f"--bench: {arguments['bench']!r}: choose one of {', '.join(BENCHES)}")
     if "bench_latency" not in arguments:
         raise ConfigError("--bench: needs --bench-latency FILE.csv:COLUMN")
-    for key in ("bench_rungs", "seeds", "budget", "workers"):
+    for key in ("bench_rungs", "seeds", "budget"):
         if arguments.get(key, 1) < 1:
-            raise ConfigError(f"--{key.replace('_', '-')}: {arguments[key]}: must be 1 or more")
+            raise ConfigError(f"{flag(key)}: {arguments[key]}: must be 1 or more")
     if unknown := [name for name in arguments.get("bench_knowledge", ()) if name not in SOURCES]:
         raise ConfigError(f"--bench-knowledge: {unknown[0]!r}: choose from {', '.join(SOURCES)}")

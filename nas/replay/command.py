@@ -27,6 +27,7 @@ from nas.replay.plot import draw
 from nas.replay.session import KNOWN_COST, replay, sampler_of
 from nas.replay.table import Table, load_table
 from nas.samplers import SAMPLERS
+from nas.storage.place import without_password
 
 SHOWN = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)
 
@@ -72,7 +73,7 @@ def run(arguments: dict[str, Any], console: Console, cpus: int) -> int:
                 budget=budget,
                 rungs=arguments.get("bench_rungs", 1),
                 workers=arguments.get("workers", 1),
-                command="python -m nas.search " + shlex.join(sys.argv[1:]),
+                command="python -m nas.search " + shlex.join(without_password(sys.argv[1:])),
             )
             for name in names
             for seed in range(first, first + seeds)

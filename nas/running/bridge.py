@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -35,6 +36,9 @@ class Room(Protocol):
 
     def node_ids(self) -> tuple[str, ...]:
         """On which nodes; (): on any."""
+
+    def holds(self, node_ids: tuple[str, ...]) -> bool:
+        """Whether one of these nodes is there; of (), always."""
 
 
 class Live:
@@ -88,17 +92,34 @@ class Asker(Live, Searcher):
 class Gate(Live, FIFOScheduler):
     """Hands every result to the loop and ends the trials that the loop ends, with their checkpoints.
 
+    A trial may only go to nodes that were known to be good when it was asked for. Where all of them are gone before it
+    begins, it would wait for ever, and nothing would time it: it is handed back to the loop, to be asked for anew.
+
     why_lost: says of a trial of Tune's whose worker is gone what became of it.
     """
 
-    def __init__(self, loop: StudyLoop, places: Places, why_lost: WhyLost, errors: list[StoreError]) -> None:
+    def __init__(
+        self, loop: StudyLoop, places: Places, room: Room, why_lost: WhyLost, errors: list[StoreError]
+    ) -> None:
         super().__init__()
         self._loop, self._checkpoints, self._errors = loop, Path(places.checkpoint_dir), errors
-        self._why_lost = why_lost
+        self._room, self._why_lost = room, why_lost
+        self._waiting: dict[str, tuple[Any, tuple[str, ...]]] = {}  # trials that did not begin, and where they may
         self._let_go: set[str] = set()  # trials that are over, and whose worker is to end
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._waiting[trial.trial_id] = trial, Places.from_json(trial.config["places"]).node_ids
+
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: Tune starts what waits, in order, by itself, and does not go through all trials for it."""
+        """None: Tune starts what waits, in order, by itself. What waits in vain is taken from it."""
+        for trial, node_ids in list(self._waiting.values()):
+            if trial.status != Trial.PENDING:
+                del self._waiting[trial.trial_id]
+            elif trial.temporary_state.ray_actor is None and not self._room.holds(node_ids):
+                tune_controller.stop_trial(trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._loop.hand_back(json.loads(trial.config["record"])["number"])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         record = TrialRecord.from_dict(json.loads(result["record"]))

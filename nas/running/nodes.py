@@ -54,6 +54,7 @@ class Nodes:
         self._waiting: dict[str, tuple[Any, float]] = {}  # node id -> what it sees, to come; since when
         self._good: tuple[str, ...] = ()  # also those that are gone: a list that changes ends idle workers
         self._refused: dict[str, str] = {}
+        self._alive: frozenset[str] = frozenset()
         self._room, self._looked = 0, -_EVERY_S
 
     def __enter__(self) -> Self:
@@ -73,18 +74,26 @@ class Nodes:
 
     def workers(self) -> int:
         """How many trials can run at a time at present."""
-        if time.monotonic() - self._looked > _EVERY_S:
-            self._look()
+        self._look_again()
         return self._room if self._most is None else min(self._most, self._room)
 
     def node_ids(self) -> tuple[str, ...]:
         """Of the nodes that take trials."""
         return self._good
 
+    def holds(self, node_ids: tuple[str, ...]) -> bool:
+        """Whether one of these nodes is alive."""
+        self._look_again()
+        return not self._alive.isdisjoint(node_ids)
+
     def _forget_files(self) -> None:
         folder = Path(self._places.checkpoint_dir)
         for path in folder.glob(f"{_file(folder, self._token).name}*"):
             path.unlink(missing_ok=True)
+
+    def _look_again(self) -> None:
+        if time.monotonic() - self._looked > _EVERY_S:
+            self._look()
 
     def _look(self) -> None:
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
@@ -95,7 +104,7 @@ class Nodes:
         for node_id in list(self._waiting):
             self._judge(node_id, alive)
         self._room = sum(self._places.trials_on(alive[n]["Resources"]) for n in self._good if n in alive)
-        self._looked = time.monotonic()
+        self._alive, self._looked = frozenset(alive), time.monotonic()
 
     def _judge(self, node_id: str, alive: Mapping[str, Any]) -> None:
         answer, since = self._waiting[node_id]

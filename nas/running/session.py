@@ -84,6 +84,9 @@ class _Fixed:
     def node_ids(self) -> tuple[str, ...]:
         return ()
 
+    def holds(self, node_ids: tuple[str, ...]) -> bool:
+        return True
+
 
 @contextmanager
 def _own_ray(places: Places, workers: int) -> Iterator[str]:
@@ -157,7 +160,7 @@ def _run(loop: StudyLoop, places: Places, room: Room, time_limit_s: float | None
         ArchTrainable,
         tune_config=tune.TuneConfig(
             search_alg=Asker(loop, places, room, stages, errors),
-            scheduler=Gate(loop, places, watch.why_lost, errors),
+            scheduler=Gate(loop, places, room, watch.why_lost, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

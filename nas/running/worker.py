@@ -64,7 +64,10 @@ class ArchTrainable(tune.Trainable):
 
 
 def arch_stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
-    """The trial's records; a workbench that cannot be set up is a failed trial with its reason."""
+    """The trial's records; a workbench that cannot be set up is a failed trial with its reason.
+
+    It is set up at once, not with the first record: what a process takes to start counts towards no time limit.
+    """
     try:
         from nas.trial import run_trial
 
@@ -73,9 +76,8 @@ def arch_stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
             bench = replace(bench, together=partial(in_ranks, places))
     except Exception as error:
         reason = f"the worker could not start: {type(error).__name__}: {error}"
-        yield replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)
-        return
-    yield from run_trial(record, bench)
+        return iter([replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)])
+    return run_trial(record, bench)
 
 
 @lru_cache(1)

@@ -10,19 +10,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nas.failures import Failure
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.runner import Places, run_study
+from nas.running import worker
+from nas.running.bridge import Asker, Gate
 from nas.running.nodes import NodesError
 from nas.running.session import _sweep
+from nas.running.watch import Watch
+from nas.running.worker import arch_stages
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
 from search_space import SPACES
-from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info
+from tests.nas.study_builders import OBJECTIVES, measurement, record, search_config, study_info
 
 LIMIT_S = 4.0
 
@@ -145,3 +150,63 @@ def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> Non
         (tmp_path / "checkpoints" / name).touch()
     _sweep(loop, tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == kept
+
+
+class TwoNodes:
+    """Both there, or both gone."""
+
+    there = True
+
+    def workers(self) -> int:
+        return 1
+
+    def node_ids(self) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def holds(self, node_ids: tuple[str, ...]) -> bool:
+        return self.there
+
+
+def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_handed_back(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), sampler="random")
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    loop, room, places = StudyLoop(store), TwoNodes(), places_in(tmp_path, json.dumps(config.to_dict()))
+    gate = Gate(loop, places, room, lambda trial: (Failure.LOST_WORKER, ""), [])
+    given = Asker(loop, places, room, misbehaving, []).suggest("t")
+    trial = SimpleNamespace(trial_id="t", config=given, status="PENDING")
+    trial.temporary_state = SimpleNamespace(ray_actor=None)
+    controller = SimpleNamespace(stop_trial=lambda stopped: gate.on_trial_remove(None, stopped))
+    gate.on_trial_add(controller, trial)
+    gate.choose_trial_to_run(controller)
+    assert loop.running == 1
+    room.there = False
+    gate.choose_trial_to_run(controller)
+    again = loop.next_trial()
+    assert again is not None
+    assert json.loads(given["record"])["number"] == again.number
+    assert again.tries == 1
+    trial.status = "TERMINATED"
+    gate.choose_trial_to_run(controller)
+    assert loop.running == 1, "handed back once"
+
+
+def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
+    watch = Watch(None)
+    trial = SimpleNamespace(trial_id="t")
+    trial.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(_actor_id=b"a"))
+    watch.on_trial_start(0, [], trial)
+    watch._runs["t"].since -= 100
+    watch.on_trial_result(0, [], trial, {})
+    watch._runs["t"].since -= 10
+    watch.on_trial_result(0, [], trial, {})
+    assert [round(watch._earlier_s[stage][0]) for stage in (0, 1)] == [100, 10]
+    assert time.monotonic() - watch._runs["t"].since < 5
+
+
+def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So imports and opening the teachers' outputs count towards no stage's time limit."""
+    opened = []
+    monkeypatch.setattr(worker, "workbench", opened.append)
+    config = search_config(budget=1)
+    arch_stages(record(0, (), 1.0), places_in(tmp_path, json.dumps(config.to_dict())))
+    assert len(opened) == 1

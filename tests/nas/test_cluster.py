@@ -162,6 +162,24 @@ def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> 
         process.wait()
 
 
+@pytest.mark.slow
+def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes(cpus=0) as nodes:
+        only = nodes.add()
+        process = driver(run, targets, nodes.address, budget=8, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
+        nodes.kill(only)
+        time.sleep(3.5)
+        nodes.add()
+        output, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, output
+    trials = read_study(run).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
+    assert max(trial.tries for trial in trials) <= 2
+    assert len(nodes_of(run)) == 2
+
+
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Waits while a driver is at work."""
     while not condition():

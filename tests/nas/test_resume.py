@@ -73,7 +73,7 @@ def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--extend", "5"], "--extend: needs --resume"),
+        (["--extend", "5"], "--extend: only with --resume"),
         (["--resume", "RUN", "--extend", "0"], "--extend: 0: must be 1 or more"),
         (["--resume", "RUN", "--database", "postgresql://u:s3cret@h/n"], "not in postgresql://u@h/n"),
         (["--run", "NEW", "--database", "s3cret"], "must be like postgresql://"),

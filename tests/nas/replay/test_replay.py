@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -151,6 +152,15 @@ def test_command_leaves_a_report_and_prints_one_object(
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
     assert main([*arguments, "--run", str(run)]) == 2
     assert "already holds a study" in capsys.readouterr().err
+
+
+def test_the_study_s_command_tells_no_password(
+    latency_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nas.search", "--database", "postgresql://u:s3cret@h/n"])
+    arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--sampler", "random"]
+    assert main([*arguments, "--budget", "2", "--seeds", "1", "--run", str(tmp_path / "run")]) == 0
+    assert read_study(tmp_path / "run").info.command == "python -m nas.search --database postgresql://u@h/n"
 
 
 @pytest.mark.parametrize(
