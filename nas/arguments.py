@@ -87,6 +87,8 @@ def new_config(arguments: dict[str, Any]) -> SearchConfig:
 
 def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
     """The study's own settings, with the budget that --extend makes of it."""
+    from nas.measure.environment import versions  # imports torch
+
     more = arguments.get("extend", 0)
     if "extend" in arguments and more < 1:
         raise ConfigError(f"--extend: {more}: must be 1 or more")
@@ -96,9 +98,12 @@ def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
     _check_names(stored)
     changed = stored.differences(_config(arguments, stored))
     changed += changes.of_space(info, SPACES[stored.space].choices())
+    changed += changes.of_versions(info, versions())
     if changed:
         hint = " (--extend M raises the budget)" if "budget" in arguments else ""
-        raise ConfigError(f"--resume goes on with the study's own settings; these differ: {'; '.join(changed)}{hint}")
+        raise ConfigError(
+            f"--resume goes on with the study's own settings and versions; these differ: {'; '.join(changed)}{hint}"
+        )
     return replace(stored, budget=stored.budget + more), run_dir
 
 

@@ -17,6 +17,12 @@ def of_space(info: StudyInfo, choices: Mapping[str, Sequence[Any]]) -> list[str]
     return _differences(f"space {info.config['space']}: ", info.space, now) if info.space else []
 
 
+def of_versions(info: StudyInfo, versions: Mapping[str, str]) -> list[str]:
+    """Packages, as far as their versions were noted."""
+    before = {name: info.environment[name] for name in versions if name in info.environment}
+    return _differences("version of ", before, {name: versions[name] for name in before})
+
+
 def of_objectives(info: StudyInfo, objectives: Sequence[Objective]) -> list[str]:
     """What the search maximises; labels and units are only for readers."""
     before, now = ({o.name: [o.reference, o.log] for o in some} for some in (info.objectives, objectives))

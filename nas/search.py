@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, clock, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
 from nas.replay.arguments import check_bench
+from nas.running.places import Places
 from nas.samplers import make_sampler
 from nas.storage.place import holds_study, password_of, without_password
 from nas.store import Store, StoreError
@@ -120,32 +121,17 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     objectives = (QUALITY[config.distill.score], THROUGHPUT)
     sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
     database = arguments.get("database")
-    if resume:
-        store = Store.open(run_dir, sampler, database)
-        _refuse_changes(store.info, targets, objectives)
-        _extend(store, arguments.get("extend", 0))
-    else:
-        store = Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
-    store.say = lambda line: console.print(line, highlight=False, markup=False)
-    shown = SearchProgress(console)
-    loop = StudyLoop(store, shown)
-    address = arguments.get("address")
-    workers = arguments.get("workers") or (None if address else _default_workers(config))
-    at_a_time = workers or _default_workers(config)  # of a cluster whose nodes come and go, this machine's part
-    ending = "interrupted"
-    try:
-        with shown.showing():
-            _run(loop, config, run_dir, targets, workers, arguments, console)
-        ending = "gave up" if loop.gave_up else loop.exhausted or "done"
-    except StoreError:
-        raise  # where the study cannot be written, there is nothing to close
-    except BaseException:
-        _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
-        raise
-    _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
-    if loop.gave_up:
-        raise ConfigError(loop.gave_up)
-    return 0
+    began = Store.open(run_dir, sampler, database) if resume else None
+    if began is not None:
+        _refuse_changes(began.info, targets, objectives)
+
+    def begin() -> Store:
+        if began is None:
+            return Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
+        _extend(began, arguments.get("extend", 0))
+        return began
+
+    return _run(begin, None if began is None else began.info, config, run_dir, targets, arguments, console)
 
 
 def _embed_class_names(
@@ -172,36 +158,61 @@ def _check_enough(targets: Any, config: SearchConfig) -> None:
 
 
 def _run(
-    loop: StudyLoop,
+    begin: Callable[[], Store],
+    began: StudyInfo | None,
     config: SearchConfig,
     run_dir: Path,
     targets: Any,
-    workers: int | None,
     arguments: dict[str, Any],
     console: Console,
-) -> None:
-    from nas.runner import Places, run_study  # ray takes seconds to import: not before the input is known to be good
+) -> int:
+    """The search itself. `begin` creates or extends the study, once nothing can refuse the command any more."""
+    from nas.measure.environment import kind_of
+    from nas.runner import open_site, run_study  # ray takes seconds to import: not before the input is known to be good
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
 
     address = arguments.get("address")
-    places = Places(
+    workers = arguments.get("workers") or (None if address else _default_workers(config))
+    at_a_time = workers or _default_workers(config)  # of a cluster whose nodes come and go, this machine's part
+    places = _places(config, run_dir, targets, _default_workers(config) if address else at_a_time)
+    kind = None if began is None else kind_of(began.environment)
+    shown = SearchProgress(console)
+    loop: StudyLoop | None = None
+    try:
+        with open_site(places, workers, address=address, kind=kind, say=say) as site:
+            store = begin()
+            store.say = say
+            loop = StudyLoop(store, shown)
+            with shown.showing():
+                run_study(loop, site, time_limit_s=arguments.get("time_limit"))
+    except StoreError:
+        raise  # where the study cannot be written, there is nothing to close
+    except BaseException:
+        if loop is not None:
+            _end(loop, at_a_time, targets.build_seconds, run_dir, "interrupted", console)
+        raise
+    ending = "gave up" if loop.gave_up else loop.exhausted or "done"
+    _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
+    if loop.gave_up:
+        raise ConfigError(loop.gave_up)
+    return 0
+
+
+def _places(config: SearchConfig, run_dir: Path, targets: Any, beside: int) -> Places:
+    """Of workers, of which so many are on one machine."""
+    return Places(
         config=json.dumps(config.to_dict()),
         targets_dir=str(targets.path.resolve()),
         samples_dir=str(_made(run_dir / "samples")),
         weights_dir=str(_made(run_dir / "weights")),
         pictures_dir=str(_made(run_dir / PICTURES)),
         checkpoint_dir=str(_made(run_dir / "checkpoints")),
-        train_threads=max(1, cpu_count() // (_default_workers(config) if address else workers or 1)),
+        train_threads=max(1, cpu_count() // beside),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if config.device.startswith("cuda") else 0.0,
-    )
-    run_study(
-        loop,
-        places,
-        workers,
-        address=address,
-        time_limit_s=arguments.get("time_limit"),
-        say=lambda line: console.print(line, highlight=False, markup=False),
     )
 
 

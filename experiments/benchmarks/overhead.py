@@ -23,7 +23,7 @@ from typing import Any
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.runner import Places, run_study
+from nas.runner import Places, open_site, run_study
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
@@ -125,7 +125,8 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
 
     loop = StudyLoop(store, heard)
     clock.loop.count(loop, "next_trial", "take")
-    run_study(loop, places, workers, stages=sleeping)
+    with open_site(places, workers) as site:
+        run_study(loop, site, stages=sleeping)
     return clock
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,17 @@ def environment(device: str) -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides what a busy neighbour costs
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": metadata.version("timm"),
+        **versions(),
         **(_cuda(wanted) if wanted.type == "cuda" else {}),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what a study's numbers are made by: it goes on with the same, or not at all."""
+    found = {"torch": torch.__version__, "timm": metadata.version("timm")}
+    with suppress(metadata.PackageNotFoundError):  # a copy of its files, not installed
+        found["backbone-nas"] = metadata.version("backbone-nas")
+    return found
 
 
 def _cuda(device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,7 @@ study's store before Tune hears of it, so Tune's own files are scratch.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import socket
@@ -19,8 +20,9 @@ from typing import Any
 import ray
 from ray import tune
 from ray._private import services
+from ray.tune.error import TuneError
 
-from nas.measure.environment import device_kind, kind_of
+from nas.measure.environment import device_kind
 from nas.places import checkpoint_path
 from nas.running import OF_WORKERS
 from nas.running.bridge import Asker, Gate, Room
@@ -36,40 +38,65 @@ _WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRE
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 
 
-def run_study(
-    loop: StudyLoop,
-    places: Places,
-    workers: int | None,
-    *,
-    address: str | None = None,
-    time_limit_s: float | None = None,
-    stages: Stages = arch_stages,
-    say: Say = print,
-) -> None:
-    """Runs the loop to its end; KeyboardInterrupt passes through.
+class RayError(ValueError):
+    """Ray came to its end before the study did; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Ray that is there, with nodes that can take trials."""
+
+    places: Places
+    room: Room
+
+
+@contextmanager
+def open_site(
+    places: Places, workers: int | None, *, address: str | None = None, kind: str | None = None, say: Say = print
+) -> Iterator[Site]:
+    """Where a study can run; what would refuse it does so here, before anything is written into the study.
 
     Args:
-        loop: decides.
         places: of the workers.
         workers: trials at a time; on a cluster, None is as many as its nodes can take, also when some come or go.
         address: of a running Ray cluster, "auto" or HOST:PORT; None starts one on this machine, for itself.
-        time_limit_s: after which a stage of a trial (measuring, a rung) hangs; None: by what earlier trials took.
-        stages: makes a trial's records in the worker.
+        kind: of device that the study was measured on, see `nas.measure.environment.device_kind`; None: this machine's.
         say: shows a line to people.
 
     Raises:
         NodesError: the cluster is not there, none of its nodes can take a trial, or the study's device is another.
     """
     if address is None:
-        _refuse_another_device(loop)
+        _refuse_another_device(kind, json.loads(places.config)["device"])
         with _own_ray(places, workers or 1) as scratch:
-            _sweep(loop, Path(places.checkpoint_dir))
-            _run(loop, replace(places, scratch=scratch), _Fixed(workers or 1), time_limit_s, stages)
+            yield Site(replace(places, scratch=scratch), _Fixed(workers or 1))
         return
-    with _joined(address, Path(places.checkpoint_dir).parent) as scratch:
-        _sweep(loop, Path(places.checkpoint_dir))
-        with Nodes(places, kind_of(loop.info.environment), workers, say) as nodes:
-            _run(loop, replace(places, scratch=scratch), nodes, time_limit_s, stages)
+    with (
+        _joined(address, Path(places.checkpoint_dir).parent) as scratch,
+        Nodes(places, kind, workers, say) as nodes,
+    ):
+        yield Site(replace(places, scratch=scratch), nodes)
+
+
+def run_study(loop: StudyLoop, site: Site, *, time_limit_s: float | None = None, stages: Stages = arch_stages) -> None:
+    """Runs the loop to its end; KeyboardInterrupt passes through.
+
+    Args:
+        loop: decides.
+        site: where trials run.
+        time_limit_s: after which a stage of a trial (measuring, a rung) hangs; None: by what earlier trials took.
+        stages: makes a trial's records in the worker.
+
+    Raises:
+        RayError: Ray is gone, as when a cluster's head died.
+    """
+    checkpoints = Path(site.places.checkpoint_dir)
+    _sweep(loop, checkpoints)
+    try:
+        _run(loop, site, time_limit_s, stages)
+    except (ray.exceptions.RayError, TuneError) as error:
+        advice = f"nothing stored is lost; go on with --resume {checkpoints.parent}"
+        raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
 
 
 @dataclass(frozen=True)
@@ -133,10 +160,9 @@ def _init(**settings: Any) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
 
 
-def _refuse_another_device(loop: StudyLoop) -> None:
+def _refuse_another_device(wanted: str | None, device: str) -> None:
     """NodesError where a study goes on that was measured on another kind of device than this machine's."""
-    wanted = kind_of(loop.info.environment)
-    if wanted is not None and (here := device_kind(loop.config.device)) != wanted:
+    if wanted is not None and (here := device_kind(device)) != wanted:
         raise NodesError(f"the study was measured on {wanted}, here is {here}: their numbers do not mix")
 
 
@@ -152,20 +178,20 @@ def _sweep(loop: StudyLoop, checkpoints: Path) -> None:
     loop.sweep(forget)
 
 
-def _run(loop: StudyLoop, places: Places, room: Room, time_limit_s: float | None, stages: Stages) -> None:
+def _run(loop: StudyLoop, site: Site, time_limit_s: float | None, stages: Stages) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
     errors: list[StoreError] = []
     watch = Watch(time_limit_s)
     tuner = tune.Tuner(
         ArchTrainable,
         tune_config=tune.TuneConfig(
-            search_alg=Asker(loop, places, room, stages, errors),
-            scheduler=Gate(loop, places, room, watch.why_lost, errors),
+            search_alg=Asker(loop, site.places, site.room, stages, errors),
+            scheduler=Gate(loop, site.places, site.room, watch.why_lost, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
-        run_config=tune.RunConfig(storage_path=places.scratch, name="trials", verbose=0, callbacks=[watch]),
+        run_config=tune.RunConfig(storage_path=site.places.scratch, name="trials", verbose=0, callbacks=[watch]),
     )
     try:
         tuner.fit()

@@ -20,8 +20,9 @@ import ray
 
 from nas.config import DistillConfig
 from nas.measure import environment
+from nas.measure.environment import kind_of
 from nas.records import TrialRecord, TrialState
-from nas.runner import Places, run_study
+from nas.runner import Places, open_site, run_study
 from nas.running.worker import arch_stages
 from nas.samplers import make_sampler
 from nas.store import STUDY_FILE, Store
@@ -86,7 +87,9 @@ def drive(settings: dict[str, Any]) -> None:
         if record.state is not TrialState.RUNNING:
             journal(run, record, "stored")
 
-    run_study(StudyLoop(store, stored), places, None, address=settings["address"], stages=stages)
+    kind = kind_of(store.info.environment)
+    with open_site(places, None, address=settings["address"], kind=kind) as site:
+        run_study(StudyLoop(store, stored), site, stages=stages)
 
 
 if __name__ == "__main__":

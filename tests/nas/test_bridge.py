@@ -16,7 +16,7 @@ import pytest
 
 from nas.failures import Failure
 from nas.records import RungResult, TrialRecord, TrialState
-from nas.runner import Places, run_study
+from nas.runner import Places, open_site, run_study
 from nas.running import worker
 from nas.running.bridge import Asker, Gate
 from nas.running.nodes import NodesError
@@ -73,7 +73,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialReco
     config = search_config(budget=6, baselines=(), sampler="random", distill=search_config().distill)
     store = Store.create(folder / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
     places = places_in(folder, json.dumps(config.to_dict()))
-    run_study(StudyLoop(store), places, 2, time_limit_s=LIMIT_S, stages=misbehaving)
+    with open_site(places, 2) as site:
+        run_study(StudyLoop(store), site, time_limit_s=LIMIT_S, stages=misbehaving)
     return {trial.number: trial for trial in store.trials()}, folder
 
 
@@ -131,11 +132,9 @@ def stopped_or_alive(process: int) -> bool:
 
 
 def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> None:
-    config = search_config(budget=1, baselines=(), sampler="random")
-    info = replace(study_info(config), environment={"device": "cpu", "cpu": "Z80", "cpus": 1})
-    store = Store.create(tmp_path / "run", info, make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
-    with pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "):
-        run_study(StudyLoop(store), places_in(tmp_path, json.dumps(config.to_dict())), 1, stages=misbehaving)
+    places = places_in(tmp_path, json.dumps(search_config().to_dict()))
+    with pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "), open_site(places, 1, kind="Z80, 1 CPUs"):
+        pass
 
 
 def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> None:

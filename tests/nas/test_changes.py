@@ -38,6 +38,12 @@ def test_an_objective_is_what_it_measures_against_and_not_its_label() -> None:
     assert changes.of_objectives(INFO, other) == ["objective throughput: [0.125, true] -> [0.25, true]"]
 
 
+def test_versions_are_compared_where_they_were_noted() -> None:
+    before = replace(INFO, environment={"torch": "2.6", "timm": "1.0.15", "python": "3.11"})
+    assert changes.of_versions(before, {"torch": "2.6", "timm": "1.0.15", "backbone-nas": "2"}) == []
+    assert changes.of_versions(before, {"torch": "2.7", "timm": "1.0.15"}) == ["version of torch: 2.6 -> 2.7"]
+
+
 def test_teachers_and_images_are_compared_by_fingerprint() -> None:
     assert changes.of_targets(INFO, {"xfeat": "a" * 64}, "b" * 64) == [
         "teacher lite0: f -> none",

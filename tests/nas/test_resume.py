@@ -11,14 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments.benchmarks.postgres import PASSWORD
+from nas import search
 from nas.config import DistillConfig
 from nas.records import TrialState
 from nas.samplers import make_sampler
 from nas.search import main
+from nas.storage.place import holds_study
 from nas.store import Store, read_study
 from search_space import SPACES
 from tests.nas.postgres import running_server
@@ -68,6 +72,33 @@ def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.
 
     Store.open(run).update_info(changed)
     assert 'space micro: stage1.block: ["unheard"] -> [' in refused(["--resume", str(run)], capsys)
+
+
+def test_other_versions_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store.open(run).update_info(lambda info: replace(info, environment={"torch": "0.4"}))
+    assert f"these differ: version of torch: 0.4 -> {torch.__version__}" in refused(["--resume", str(run)], capsys)
+
+
+def test_a_refused_command_changes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an old study, whose budget it was to raise, nor does it leave a new one behind."""
+    targets = SimpleNamespace(train=[0] * 256, val=[0] * 64, path=tmp_path, build_seconds=0.0, data_fingerprint="f")
+    targets.teachers = {"lite0": SimpleNamespace(fingerprint="f")}
+    monkeypatch.setattr("nas.cache.open_targets", lambda *words, **settings: targets)
+    monkeypatch.setattr(search, "_embed_class_names", lambda *words: None)
+    monkeypatch.setattr(search, "_teacher_facts", lambda *words: {})
+    before = Store.open(run).info
+    nobody = ["--address", "127.0.0.1:1"]
+    assert "cannot join a Ray cluster" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys)
+    assert Store.open(run).info == before
+    assert "cannot join a Ray cluster" in refused(["--run", str(tmp_path / "new"), *nobody], capsys)
+    assert not holds_study(tmp_path / "new")
+
+    Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
+    before = Store.open(run).info
+    assert "measured on Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    assert Store.open(run).info == before
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from nas.config import DistillConfig
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
 from nas.records import TrialRecord, TrialState
-from nas.runner import Places, run_study
+from nas.runner import Places, open_site, run_study
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
@@ -61,7 +61,8 @@ def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> Trial
         checkpoint_s=0,
     )
     store = Store.create(folder / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
-    run_study(StudyLoop(store), places, workers=1)
+    with open_site(places, 1) as site:
+        run_study(StudyLoop(store), site)
     (trial,) = store.trials()
     return trial
 
