@@ -26,6 +26,7 @@ from nas.measure.environment import device_kind
 from nas.places import checkpoint_path
 from nas.running import OF_WORKERS
 from nas.running.bridge import Asker, Gate, Room
+from nas.running.head import watched_head
 from nas.running.nodes import Nodes, NodesError, Say
 from nas.running.places import Places
 from nas.running.watch import Watch
@@ -48,6 +49,7 @@ class Site:
 
     places: Places
     room: Room
+    head: str  # HOST:PORT
 
 
 @contextmanager
@@ -69,13 +71,13 @@ def open_site(
     if address is None:
         _refuse_another_device(kind, json.loads(places.config)["device"])
         with _own_ray(places, workers or 1) as scratch:
-            yield Site(replace(places, scratch=scratch), _Fixed(workers or 1))
+            yield Site(replace(places, scratch=scratch), _Fixed(workers or 1), _head())
         return
     with (
         _joined(address, Path(places.checkpoint_dir).parent) as scratch,
         Nodes(places, kind, workers, say) as nodes,
     ):
-        yield Site(replace(places, scratch=scratch), nodes)
+        yield Site(replace(places, scratch=scratch), nodes, _head())
 
 
 def run_study(loop: StudyLoop, site: Site, *, time_limit_s: float | None = None, stages: Stages = arch_stages) -> None:
@@ -91,11 +93,12 @@ def run_study(loop: StudyLoop, site: Site, *, time_limit_s: float | None = None,
         RayError: Ray is gone, as when a cluster's head died.
     """
     checkpoints = Path(site.places.checkpoint_dir)
-    _sweep(loop, checkpoints)
+    advice = f"nothing stored is lost; go on with --resume {checkpoints.parent}"
     try:
-        _run(loop, site, time_limit_s, stages)
+        with watched_head(site.head, advice):
+            _sweep(loop, checkpoints)
+            _run(loop, site, time_limit_s, stages)
     except (ray.exceptions.RayError, TuneError) as error:
-        advice = f"nothing stored is lost; go on with --resume {checkpoints.parent}"
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
 
 
@@ -158,6 +161,10 @@ def _init(**settings: Any) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
+
+
+def _head() -> str:
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _refuse_another_device(wanted: str | None, device: str) -> None:

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.tune.error import TuneError
 
 from nas.failures import Failure
 from nas.records import RungResult, TrialRecord, TrialState
-from nas.runner import Places, open_site, run_study
-from nas.running import worker
+from nas.runner import Places, Site, open_site, run_study
+from nas.running import head, session, worker
 from nas.running.bridge import Asker, Gate
 from nas.running.nodes import NodesError
 from nas.running.session import _sweep
@@ -209,3 +214,33 @@ def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch:
     config = search_config(budget=1)
     arch_stages(record(0, (), 1.0), places_in(tmp_path, json.dumps(config.to_dict())))
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("error", [TuneError("a\nb"), ray.exceptions.RaySystemError("a\nb")])
+def test_errors_of_ray_itself_are_one_line_with_a_way_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "_run", fails)
+    site = Site(places_in(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1")
+    loop = SimpleNamespace(sweep=lambda forget: None)
+    with pytest.raises(ValueError, match=f"^Ray: .*a b.*; nothing stored is lost; go on with --resume {tmp_path}$"):
+        run_study(loop, site)  # type: ignore[arg-type]
+
+
+def test_a_head_that_answers_no_more_ends_the_process_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(head, "_EVERY_S", 0.05)
+    monkeypatch.setattr(head, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(head.os, "_exit", sys.exit)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        threading.Timer(0.6, over.set).start()
+        head._watch(address, "go on", over)
+    with pytest.raises(SystemExit, match="2"):
+        head._watch(address, "go on", threading.Event())
+    assert capsys.readouterr().err == f"error: the head of Ray at {address} is gone; go on\n"

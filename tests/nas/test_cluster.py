@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,20 @@ def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path,
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
     assert max(trial.tries for trial in trials) <= 2
     assert len(nodes_of(run)) == 2
+
+
+@pytest.mark.slow
+def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        process = driver(run, targets, nodes.address, budget=2000, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
+        for child in descendants(nodes.nodes[0].pid):
+            if b"gcs_server" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
+                os.kill(child, signal.SIGKILL)
+        output, _ = process.communicate(timeout=150)
+    assert process.returncode == 2
+    assert f"error: the head of Ray at {nodes.address} is gone; nothing stored is lost; go on with" in output
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
