@@ -20,11 +20,12 @@ from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
+from nas.ending import end
 from nas.modes import check_flags
 from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
-from nas.progress import SearchProgress, StageProgress, clock, stderr_console
-from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialState
+from nas.progress import SearchProgress, StageProgress, stderr_console
+from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
 from nas.replay.arguments import check_bench
 from nas.running.places import Places
 from nas.samplers import make_sampler
@@ -128,6 +129,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     def begin() -> Store:
         if began is None:
             return Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
+        began.patiently(began.join)  # refuses drivers of two machines on one file
         _extend(began, arguments.get("extend", 0))
         return began
 
@@ -191,10 +193,10 @@ def _run(
         raise  # where the study cannot be written, there is nothing to close
     except BaseException:
         if loop is not None:
-            _end(loop, at_a_time, targets.build_seconds, run_dir, "interrupted", console)
+            end(loop, at_a_time, targets.build_seconds, run_dir, "interrupted", console)
         raise
     ending = "gave up" if loop.gave_up else loop.exhausted or "done"
-    _end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
+    end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
     if loop.gave_up:
         raise ConfigError(loop.gave_up)
     return 0
@@ -214,40 +216,6 @@ def _places(config: SearchConfig, run_dir: Path, targets: Any, beside: int) -> P
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if config.device.startswith("cuda") else 0.0,
     )
-
-
-def _end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console) -> None:
-    _close(loop, workers, teacher_seconds)
-    _report(loop, run_dir, ending, console)
-
-
-def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
-    """Writes the ledger: where the workers' seconds went, over all sessions."""
-    trials = loop.trials.values()
-    ledger = {"teachers": loop.info.ledger.get("teachers", teacher_seconds)}
-    ledger["measure"] = sum(t.measurement.seconds for t in trials if t.measurement)
-    for rung, steps in enumerate(loop.info.rung_steps):
-        spent = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
-        ledger[f"train to {steps} steps"] = spent
-    ledger["waiting and start-up"] = max(0.0, loop.worker_seconds(workers) - sum(ledger.values()) + ledger["teachers"])
-    loop.close(ledger, workers)
-
-
-def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> None:
-    """Builds the HTML report and says how the search ended."""
-    from reports.page import build_report
-
-    size, volume = loop.front_summary()
-    counts = ", ".join(
-        f"{loop.counts[s]} {s.value}" for s in TrialState if loop.counts[s] and s is not TrialState.RUNNING
-    )
-    console.print(
-        f"{ending} after {clock(loop.elapsed_s)}: {loop.evaluated} unique architectures evaluated ({counts}); "
-        f"front of {size}, hypervolume {volume:.3f}",
-        highlight=False,
-    )
-    if loop.trials:
-        print(build_report(run_dir))
 
 
 def _teacher_facts(

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from experiments.benchmarks.postgres import PASSWORD
 from nas import search
@@ -98,6 +100,10 @@ def test_a_refused_command_changes_nothing(
     Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
     before = Store.open(run).info
     assert "measured on Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    monkeypatch.setattr("nas.runner.open_site", lambda *words, **settings: nullcontext())
+    (run / "drivers").mkdir()
+    with FileLock(run / "drivers" / "elsewhere:1:aa"):
+        assert "elsewhere works on this study" in refused(["--resume", str(run), "--extend", "50"], capsys)
     assert Store.open(run).info == before
 
 
