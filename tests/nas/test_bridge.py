@@ -65,7 +65,9 @@ def places_in(folder: Path, config: str) -> Places:
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialRecord], Path]:
     folder = tmp_path_factory.mktemp("misbehaving")
     config = search_config(budget=6, baselines=(), sampler="random", distill=search_config().distill)
-    store = Store.create(folder / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(
+        folder / "run", study_info(config), make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+    )
     places = places_in(folder, json.dumps(config.to_dict()))
     run_study(StudyLoop(store), places, 2, time_limit_s=LIMIT_S, stages=misbehaving)
     return {trial.number: trial for trial in store.trials()}, folder
@@ -127,6 +129,8 @@ def stopped_or_alive(process: int) -> bool:
 def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> None:
     config = search_config(budget=1, baselines=(), sampler="random")
     info = replace(study_info(config), environment={"device": "cpu", "cpu": "Z80", "cpus": 1})
-    store = Store.create(tmp_path / "run", info, make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(
+        tmp_path / "run", info, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+    )
     with pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "):
         run_study(StudyLoop(store), places_in(tmp_path, json.dumps(config.to_dict())), 1, stages=misbehaving)
