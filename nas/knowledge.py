@@ -1,7 +1,7 @@
 """What a search knows of architectures that it has not trained, for `nas.sampling.KnownCostSampler`.
 
-Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.predict`); lower rungs
-tell of higher ones. Predictions only choose what to try next: what counts is measured.
+Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.predict`); lower
+rungs tell of higher ones. Predictions only choose what to try next: what counts is measured.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from nas.config import SearchConfig
-from nas.failures import Failure
 from nas.counters.totals import totals
+from nas.failures import Failure
 from nas.predict import LatencyPredictor, Observation
 from nas.predict.parts import parts
 from nas.records import TrialState
 from nas.sampling import Observed
+from nas.spaces import varied
 from search_space import ArchSpec, Space, preset
 
 Array = NDArray[np.float64]
@@ -33,9 +34,13 @@ FEWEST = 10  # measured nets that a predictor needs
 KEPT = 20_000  # specs in memory
 GROWTH = 1.2  # it is made anew once there are so many times the nets
 BEYOND = 1.0  # deviations by which a limit has to be broken, as predicted, for a net not to be asked
-MUTATED, CROSSED = 0.6, 0.3  # of the candidates: varied from parents; of these: crossed first
 _NO_MORE = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
-_OF_THE_NET = (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG)  # others like it fail, too
+_OF_THE_NET = (
+    Failure.OUT_OF_MEMORY,
+    Failure.NOT_FINITE,
+    Failure.WRONG_OUTPUT,
+    Failure.HANG,
+)  # others like it fail, too
 # Limits that need a measurement: what is limited, and the sign that makes more of it worse.
 _MEASURED_LIMITS = {
     "max_latency_ms": ("latency_ms", 1.0),
@@ -68,15 +73,7 @@ class Knowledge:
         specs = [self._spec(params) for params in parents]
         if len(self._specs) > KEPT:
             self._specs.clear()
-        made = []
-        for _ in range(count):
-            if not specs or rng.random() > MUTATED:
-                made.append(self._space.sample(rng))
-                continue
-            parent = rng.choice(specs)
-            if rng.random() < CROSSED:
-                parent = self._space.crossover(parent, rng.choice(specs), rng)
-            made.append(self._space.mutate(parent, rng))
+        made = varied(self._space, specs, count, rng)
         encoded = [self._space.encode(spec) for spec in made]
         self._specs.update(zip(map(_key, encoded), made, strict=True))
         return encoded
@@ -124,7 +121,11 @@ class Knowledge:
         if len(nets) < FEWEST:
             return np.zeros(len(works), dtype=bool)
         known = np.column_stack(
-            [np.log2([net.work for net in nets]), -np.log2([net.observation.seconds for net in nets]), np.ones(len(nets))]
+            [
+                np.log2([net.work for net in nets]),
+                -np.log2([net.observation.seconds for net in nets]),
+                np.ones(len(nets)),
+            ]
         )
         reached = sign * np.log2([net.plain[key] for net in nets])
         line, *_ = np.linalg.lstsq(known, reached, rcond=None)

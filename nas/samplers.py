@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from optuna import Study
@@ -130,13 +129,11 @@ SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig],
 }
 
 
-def make_sampler(
-    name: str, space: Architectures, objectives: Sequence[Objective], seed: int, config: SearchConfig | None = None
-) -> BaseSampler:
-    """The sampler `name`; ValueError with the choices where there is none.
+def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:
+    """The sampler that `config` names, for its seed; ValueError with the choices where there is none.
 
-    `config` tells what is known before anything is measured: resolution, batch, reference, limits.
+    `config` tells also what is known before anything is measured: resolution, batch, reference, limits, rungs.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; choose one of: {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](space, objectives, replace(config or SearchConfig(), seed=seed))
+    if config.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    return SAMPLERS[config.sampler](space, objectives, config)

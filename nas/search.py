@@ -72,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _replay(arguments: dict[str, Any], console: Console) -> int:
     from nas.replay import command
+    from reports.page import build_report
 
-    return command.run(arguments, console, cpu_count())
+    return command.run(arguments, console, cpu_count(), build_report)
 
 
 def _plan(arguments: dict[str, Any], console: Console) -> int:
@@ -120,7 +121,7 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         _embed_class_names(config, arguments, targets, progress, console)
         facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
     objectives = (QUALITY[config.distill.score], THROUGHPUT)
-    sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
+    sampler = make_sampler(config, SPACES[config.space], objectives)
     database = arguments.get("database")
     began = Store.open(run_dir, sampler, database) if resume else None
     if began is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+MUTATED, CROSSED = 0.6, 0.3  # of `varied`: varied from parents; of these: crossed first
 
 
 class Architecture(Protocol):
@@ -41,3 +43,17 @@ class Architectures(Protocol):
     def mutate(self, spec: Any, rng: random.Random) -> Any: ...
 
     def crossover(self, a: Any, b: Any, rng: random.Random) -> Any: ...
+
+
+def varied(space: Architectures, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
+    """Architectures by the rules of the space: new ones, and where there are parents mutations of these."""
+    made = []
+    for _ in range(count):
+        if not parents or rng.random() > MUTATED:
+            made.append(space.sample(rng))
+            continue
+        parent = rng.choice(parents)
+        if rng.random() < CROSSED:
+            parent = space.crossover(parent, rng.choice(parents), rng)
+        made.append(space.mutate(parent, rng))
+    return made

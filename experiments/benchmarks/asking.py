@@ -14,6 +14,7 @@ import math
 import random
 import statistics
 import time
+from dataclasses import replace
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -90,7 +91,7 @@ def of_micro(count: int) -> list[float]:
             reference_img_s=1.0, latency_ms=1.0, peak_memory_mib=None, samples=1, seconds=0.0, verdict="ok",
         )  # fmt: skip
         made.append(record(number, spec, measurement, 0.3 - 0.05 * cost + rng.gauss(0, 0.02)))
-    return asked(make_sampler("known-cost", space, OBJECTIVES, 0, config), space, made)
+    return asked(make_sampler(replace(config, sampler="known-cost"), space, OBJECTIVES), space, made)
 
 
 def main() -> None:

@@ -247,7 +247,7 @@ def undisturbed(folder: Path, budget: int) -> Path:
 
 
 def _sampler(config: SearchConfig) -> Any:
-    return make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    return make_sampler(config, SPACES[config.space], OBJECTIVES)
 
 
 def main() -> int:

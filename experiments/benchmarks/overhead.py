@@ -105,7 +105,7 @@ def info(config: SearchConfig) -> StudyInfo:
 def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Clock:
     """One study; its clock."""
     config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
-    made, clock = make_sampler(sampler, SPACES[config.space], OBJECTIVES, 0), Clock()
+    made, clock = make_sampler(replace(config, sampler=sampler), SPACES[config.space], OBJECTIVES), Clock()
     clock.sampler.count(made, "infer_relative_search_space", "sample_relative", "sample_independent")
     clock.sampler.count(made, "before_trial", "after_trial")
     store = Store.create(folder / "run", info(config), made)

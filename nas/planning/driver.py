@@ -38,7 +38,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     tells: list[float] = []
     rng = random.Random(config.seed)
     with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
-        sampler = make_sampler(config.sampler, SPACES[config.space], objectives, config.seed, config)
+        sampler = make_sampler(config, SPACES[config.space], objectives)
         loop = StudyLoop(Store.create(Path(folder) / "study", _info(small, objectives), sampler))
         end = time.perf_counter() + PATIENCE_S
         while not loop.finished and (len(asks) < FEWEST or time.perf_counter() < end):

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -48,7 +48,7 @@ class Job(NamedTuple):
     command: str
 
 
-def run(arguments: dict[str, Any], console: Console, cpus: int) -> int:
+def run(arguments: dict[str, Any], console: Console, cpus: int, build_report: Callable[[Path], Path]) -> int:
     """Replays, prints table or JSON, leaves a run folder with the first search's study, its report and the picture."""
     table = load_table(arguments.get("bench_dataset", "cifar10"), arguments["bench_latency"])
     names = (arguments["sampler"],) if "sampler" in arguments else COMPARED
@@ -82,7 +82,11 @@ def run(arguments: dict[str, Any], console: Console, cpus: int) -> int:
     curves = {name: [found[job][0] for job in jobs if job.sampler == name] for name in names}
     trained = {name: float(np.mean([found[job][1] for job in jobs if job.sampler == name])) for name in names}
     result = _result(table, jobs[0], curves, trained)
-    _leave(run_dir, result, arguments, console)
+    (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
+    picture = Path(arguments.get("plot", run_dir / "replay.png"))
+    draw(result, picture)
+    for path in (picture, build_report(run_dir)):
+        console.print(str(path), highlight=False, markup=False)
     if arguments.get("json"):
         print(json.dumps(result))
     else:
@@ -147,16 +151,6 @@ def _result(table: Table, job: Job, curves: dict[str, list[Array]], trained: dic
         "samplers": {name: told(found) for name, found in curves.items()},
         "full_trainings": trained,
     }
-
-
-def _leave(run_dir: Path, result: dict[str, Any], arguments: dict[str, Any], console: Console) -> None:
-    from reports.page import build_report
-
-    (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
-    picture = Path(arguments.get("plot", run_dir / "replay.png"))
-    draw(result, picture)
-    for path in (picture, build_report(run_dir)):
-        console.print(str(path), highlight=False, markup=False)
 
 
 def _show(result: dict[str, Any]) -> None:

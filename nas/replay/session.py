@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.replay.cells import CellSpace
+from nas.replay.cells import EDGES, CellSpace
 from nas.replay.table import Table, knowledge
 from nas.samplers import make_sampler
 from nas.sampling import KnownCostSampler, Observed
+from nas.spaces import varied
 from nas.store import Store
 from nas.study import StudyLoop
 
@@ -55,12 +56,15 @@ def sampler_of(
     """By name; the known-cost sampler knows the latency of every cell and what `sources` say of it."""
     space = CellSpace()
     if name != KNOWN_COST:
-        return make_sampler(name, space, objectives(table), seed)
+        return make_sampler(config_of(1, seed, name, rungs), space, objectives(table))
     place = {cell.operations: i for i, cell in enumerate(table.cells)}
     rows = knowledge(table, [s for s in sources if s != "parameters"], proxies_csv)
 
     def places(candidates: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
-        return np.array([place[tuple(c[edge] for edge in space.choices())] for c in candidates], dtype=np.int64)
+        return np.array([place[tuple(c[edge] for edge in EDGES)] for c in candidates], dtype=np.int64)
+
+    def candidates(parents: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[dict[str, Any]]:
+        return [space.encode(cell) for cell in varied(space, [space.decode(p) for p in parents], count, rng)]
 
     def observe(trial: FrozenTrial) -> Observed | None:
         record = trial.user_attrs.get("record")
@@ -73,7 +77,7 @@ def sampler_of(
         lambda asked, trials: -table.latency_ms[places(asked)],
         reference=(accuracy, -slowest),
         distributions={name: CategoricalDistribution(values) for name, values in space.choices().items()},
-        candidates=lambda parents, count, rng: [space.encode(c) for c in varied(space, parents, count, rng)],
+        candidates=candidates,
         features=(lambda asked: rows[places(asked)]) if rows.shape[1] else None,
         parameters="parameters" in sources,
         observe=observe,

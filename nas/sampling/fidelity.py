@@ -32,10 +32,12 @@ def at_last_rung(histories: Sequence[Sequence[float]], rungs: int) -> tuple[Arra
 
     Values of the last rung are exact here, with variance 0. Every history has a value, none more than `rungs`.
     """
-    steps = []
+    steps: list[_Step] = []
+    varied = 0.0
     for rung in range(rungs - 1):
-        at_rung = np.array([h[rung] for h in histories if len(h) > rung])
-        steps.append(_step([(h[rung], h[rung + 1]) for h in histories if len(h) > rung + 1], at_rung))
+        at_rung = [h[rung] for h in histories if len(h) > rung]
+        varied = float(np.var(at_rung)) if at_rung else varied
+        steps.append(_step([(h[rung], h[rung + 1]) for h in histories if len(h) > rung + 1], varied))
     values, variances = np.empty(len(histories)), np.empty(len(histories))
     for i, history in enumerate(histories):
         value, variance = history[-1], 0.0
@@ -45,12 +47,11 @@ def at_last_rung(histories: Sequence[Sequence[float]], rungs: int) -> tuple[Arra
     return values, variances
 
 
-def _step(pairs: Sequence[tuple[float, float]], at_rung: Array) -> _Step:
+def _step(pairs: Sequence[tuple[float, float]], varied: float) -> _Step:
     """Least squares, the slope drawn to 1 where pairs are few; of one pair the scatter is as large as its rise.
 
-    Without any pair what is known of the next rung are the values at this one, give or take as much as they differ.
+    Without any pair what is known of the next rung are the values at this one, give or take as much as these varied.
     """
-    varied = float(at_rung.var()) if len(at_rung) else 0.0
     if not pairs:
         return _Step(0.0, 1.0, varied)
     lower, upper = np.array(pairs).T

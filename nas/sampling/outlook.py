@@ -50,13 +50,15 @@ class Outlook:
         """
         alive = np.array([np.isfinite(history[-1]) for history in histories])
         values, doubts = np.full(len(histories), -np.inf), np.zeros(len(histories))
-        values[alive], doubts[alive] = at_last_rung([h for h, lives in zip(histories, alive, strict=True) if lives], rungs)
+        values[alive], doubts[alive] = at_last_rung(
+            [h for h, lives in zip(histories, alive, strict=True) if lives], rungs
+        )
         known, unknown = np.isfinite(costs), np.isnan(costs)
         prices = None
         if known.any() and (not priced or unknown.any()):
             prices = GaussianProcess.fit(features[known], costs[known], groups=groups, noise=np.zeros(known.sum()))
             costs = np.where(unknown, prices.predict(features)[0], costs)
-        low, far = reference or (float(np.quantile(values[alive], 0.25)), float(costs[known].min(initial=np.inf)))
+        low, far = reference or (float(np.quantile(values[alive], 0.25)), _worst(costs[known]))
         best = float(values.max())
         worst = low - BELOW * (best - low) if best > low else float(values[alive].min())
         worth = np.maximum(values, worst)
@@ -87,3 +89,9 @@ class Outlook:
         if self.costs is None:
             raise ValueError("the candidates come without costs")
         return self.costs.predict(features)[0]
+
+
+def _worst(costs: Array) -> float:
+    """The lowest; where all cost the same a little less, for otherwise nothing would exceed it."""
+    lowest = float(costs.min(initial=np.inf))
+    return lowest - 1.0 if lowest == costs.max(initial=-np.inf) else lowest

@@ -66,7 +66,7 @@ def drive(settings: dict[str, Any]) -> None:
     )
     small = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
     config = search_config(budget=settings["budget"], distill=recipe, sampler="random", **small)
-    sampler = make_sampler("random", SPACES["micro"], OBJECTIVES, 0)
+    sampler = make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
     if (run / STUDY_FILE).exists():
         store = Store.open(run, sampler)
     else:

@@ -76,7 +76,7 @@ def places_in(folder: Path, config: str) -> Places:
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialRecord], Path]:
     folder = tmp_path_factory.mktemp("misbehaving")
     config = search_config(budget=6, baselines=(), sampler="random", distill=search_config().distill)
-    store = Store.create(folder / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(folder / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     places = places_in(folder, json.dumps(config.to_dict()))
     with open_site(places, 2) as site:
         run_study(StudyLoop(store), site, time_limit_s=LIMIT_S, stages=misbehaving)
@@ -144,7 +144,7 @@ def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> Non
 
 def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> None:
     config = search_config(budget=1, baselines=(), sampler="random")
-    store = Store.create(tmp_path / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     loop = StudyLoop(store)
     under_way = loop.next_trial()
     assert under_way is not None
@@ -173,7 +173,7 @@ class TwoNodes:
 
 def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_handed_back(tmp_path: Path) -> None:
     config = search_config(budget=1, baselines=(), sampler="random")
-    store = Store.create(tmp_path / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     loop, room, places = StudyLoop(store), TwoNodes(), places_in(tmp_path, json.dumps(config.to_dict()))
     gate = Gate(loop, places, room, lambda trial: (Failure.LOST_WORKER, ""), [])
     given = Asker(loop, places, room, misbehaving, []).suggest("t")

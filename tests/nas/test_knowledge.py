@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -13,18 +14,22 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.counters.totals import totals
+from nas.failures import Failure
 from nas.knowledge import Knowledge, observe
 from nas.records import TrialRecord, TrialState
 from nas.study import StudyLoop
 from search_space import SPACES, ArchSpec
-from tests.nas.study_builders import measurement, record, search_config
+from tests.nas.study_builders import measurement, record, rung, search_config
 from tests.nas.test_study import drive, new_store
 
 MICRO = SPACES["micro"]
 
 
 def told(records: list[TrialRecord]) -> list[optuna.trial.FrozenTrial]:
-    return [optuna.trial.create_trial(state=OptunaState.PRUNED, user_attrs={"record": r.to_dict()}) for r in records]
+    made = [optuna.trial.create_trial(state=OptunaState.PRUNED, user_attrs={"record": r.to_dict()}) for r in records]
+    for trial, given in zip(made, records, strict=True):
+        trial.number = given.number
+    return made
 
 
 def timed(count: int) -> list[TrialRecord]:
@@ -82,11 +87,52 @@ def test_what_breaks_a_counted_limit_has_no_cost() -> None:
     assert 0 < np.isnan(costs).sum() < 40
 
 
+def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
+    """Latency as the inverse of the ratio, to a tenth; a third of all nets are within the limit."""
+    rng = random.Random(0)
+    known = [
+        replace(t, measurement=replace(t.measurement, latency_ms=5 / t.measurement.ratio * rng.uniform(0.9, 1.1)))
+        for t in timed(60)
+        if t.measurement
+    ]
+    unseen = timed(120)[60:]
+    latencies = np.array([5 / t.measurement.ratio for t in unseen if t.measurement])
+    limit = float(np.quantile(latencies, 1 / 3))
+    knowledge = Knowledge(MICRO, search_config(limits={"max_latency_ms": limit}))
+    asked = [MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen]
+    left_out = np.isnan(knowledge.costs(asked, told(known)))
+    assert left_out[latencies > 1.3 * limit].all()
+    assert not left_out[latencies < limit].any()
+    assert not np.isnan(knowledge.costs(asked, told(known[:5]))).any()
+
+
+def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -> None:
+    """One net in ten is fast enough; where more MACs mean more quality the sampler is drawn to the others."""
+    infeasible = {}
+    for sampler in ("known-cost", "random"):
+        config = search_config(budget=10, sampler=sampler, baselines=(), limits={"max_latency_ms": 0.7})
+        loop = StudyLoop(new_store(tmp_path / sampler, config))
+        while (trial := loop.next_trial()) is not None:
+            macs = totals(ArchSpec.from_dict(trial.spec), 64).macs
+            numbers = replace(measurement(1e7 / macs), latency_ms=macs / 1e7)
+            trial = replace(trial, params=1, macs=macs, measurement=numbers)
+            if numbers.latency_ms > 0.7:
+                loop.take(replace(trial, state=TrialState.INFEASIBLE, reason="latency"))
+                continue
+            for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
+                trial = replace(trial, rungs=(*trial.rungs, rung(index, math.log(macs) / 20)), state=state)
+                if not loop.take(trial):
+                    break
+        infeasible[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
+    assert infeasible["random"] > 30
+    assert infeasible["known-cost"] < infeasible["random"] / 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"origin": "baseline:eradio_pico"},
-        {"state": TrialState.FAILED},
+        {"state": TrialState.FAILED, "failure": Failure.LOST_WORKER},
         {"state": TrialState.INFEASIBLE},
         {"rungs": ()},
     ],
@@ -94,6 +140,22 @@ def test_what_breaks_a_counted_limit_has_no_cost() -> None:
 def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
     (trial,) = told([replace(record(0, (0.2, 0.3), 2.0), **changes)])  # type: ignore[arg-type]
     assert observe(trial) is None
+
+
+@pytest.mark.parametrize("rungs", [(), (0.2,)])
+def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
+    failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
+    (trial,) = told([failed])
+    assert observe(trial) == ((-math.inf,), 1.0)
+
+
+def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20)]
+    trials = told(timed(13))
+    resumed = Knowledge(MICRO, search_config())
+    begun = Knowledge(MICRO, search_config())
+    begun.costs(asked, trials[:4] + trials[5:])
+    assert list(begun.costs(asked, trials)) == list(resumed.costs(asked, trials))
 
 
 def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:

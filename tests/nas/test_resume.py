@@ -36,9 +36,9 @@ SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--wo
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A study that was begun."""
-    info = study_info(config := search_config(distill=DistillConfig(precision="fp32", rung_steps=(10, 30))))
+    info = study_info(search_config(distill=DistillConfig(precision="fp32", rung_steps=(10, 30))))
     info = replace(info, space={k: list(v) for k, v in SPACES["micro"].choices().items()})
-    Store.create(tmp_path / "run", info, make_sampler("random", SPACES["micro"], OBJECTIVES, config.seed))
+    Store.create(tmp_path / "run", info, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
     return tmp_path / "run"
 
 
@@ -136,7 +136,7 @@ def test_a_password_in_the_url_is_used_by_the_whole_command(
     tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_server() as server:
-        sampler = make_sampler("random", SPACES["micro"], OBJECTIVES, 0)
+        sampler = make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
         Store.create(tmp_path / "taken", Store.open(run).info, sampler, server.url)
         monkeypatch.setenv("PGPASSWORD", "wrong")
         again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--database"]

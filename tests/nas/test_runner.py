@@ -60,7 +60,9 @@ def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> Trial
         measure_threads=1,
         checkpoint_s=0,
     )
-    store = Store.create(folder / "run", study_info(config), make_sampler("random", SPACES["micro"], OBJECTIVES, 0))
+    store = Store.create(
+        folder / "run", study_info(config), make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+    )
     with open_site(places, 1) as site:
         run_study(StudyLoop(store), site)
     (trial,) = store.trials()

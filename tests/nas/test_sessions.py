@@ -25,7 +25,10 @@ OTHER = f"{socket.gethostname()}:1:aa"  # another driver; it lives while its loc
 
 def resumed(folder: Path, clock: float = 0.0) -> StudyLoop:
     """The study in the next session, as after a kill of the driver."""
-    return StudyLoop(Store.open(folder, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)), clock=lambda: clock)
+    return StudyLoop(
+        Store.open(folder, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)),
+        clock=lambda: clock,
+    )
 
 
 def given(store: Store, number: int, driver: str) -> None:
@@ -142,7 +145,7 @@ def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None
     config = search_config(budget=9, baselines=(), sampler="random")
     loop = StudyLoop(new_store(tmp_path, config))
     record = replace(handed_out(loop), measurement=measurement(1.0), params=1, macs=1, rungs=(rung(0, 0.1),))
-    other = Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 1))
+    other = Store.open(tmp_path, make_sampler(search_config(sampler="random", seed=1), SPACES["micro"], OBJECTIVES))
     for _ in range(3):
         number, params = other.ask(SPACES["micro"].choices())
         spec = SPACES["micro"].decode(params)

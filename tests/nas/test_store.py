@@ -49,7 +49,7 @@ def reopen(folder: Path) -> Store:
 
 
 def sampler_of(config: SearchConfig) -> object:
-    return make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    return make_sampler(config, SPACES[config.space], OBJECTIVES)
 
 
 def belongs_to(store: Store, number: int, driver: str) -> None:

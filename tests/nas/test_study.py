@@ -20,7 +20,7 @@ from tests.nas.study_builders import OBJECTIVES, measurement, rung, search_confi
 
 
 def new_store(folder: Path, config: SearchConfig) -> Store:
-    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
     return Store.create(folder, study_info(config), sampler)
 
 
@@ -96,7 +96,7 @@ def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path, s
     drive(first, stop_after=40)
     cut_off = first.next_trial()  # handed out, never heard of again: the driver dies
     assert cut_off is not None
-    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
     second = StudyLoop(Store.open(tmp_path / "cut", sampler))
     before = {n: t for n, t in second.trials.items() if t.state is not TrialState.RUNNING}
     drive(second)
@@ -153,7 +153,9 @@ def test_a_trial_that_passed_a_rung_passes_it_again_after_a_kill(tmp_path: Path,
     if killed == "worker":
         loop.lost(first.number, Failure.LOST_WORKER, "gone")
     else:
-        loop = StudyLoop(Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)))
+        loop = StudyLoop(
+            Store.open(tmp_path, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
+        )
     again = loop.next_trial()
     assert again is not None
     assert again.number == first.number
@@ -185,7 +187,9 @@ def test_a_full_disk_ends_the_search_and_leaves_its_trial_to_the_next_session(tm
     assert not loop.finished, "the other trial is under way"
     work(loop, other)
     assert loop.finished
-    resumed = StudyLoop(Store.open(tmp_path, make_sampler("random", SPACES["micro"], OBJECTIVES, 0)))
+    resumed = StudyLoop(
+        Store.open(tmp_path, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
+    )
     again = resumed.next_trial()
     assert again is not None
     assert (again.number, again.tries) == (record.number, 1)
@@ -286,6 +290,6 @@ def test_all_that_was_cut_off_is_handed_out_at_once(tmp_path: Path) -> None:
     config = search_config(budget=3, baselines=())
     first = StudyLoop(new_store(tmp_path, config))
     cut_off = [first.next_trial() for _ in range(3)]
-    sampler = make_sampler(config.sampler, SPACES[config.space], OBJECTIVES, config.seed)
+    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
     second = StudyLoop(Store.open(tmp_path, sampler))
     assert [second.next_trial() for _ in range(4)] == [*cut_off, None]

@@ -15,6 +15,7 @@ from nas.config import ConfigError
 from nas.pareto import hypervolume
 from nas.records import TrialState
 from nas.replay.cells import EDGES, Cell, CellSpace
+from nas.replay.command import Job, play
 from nas.replay.curves import shares, told, whole_volume
 from nas.replay.session import replay, sampler_of
 from nas.replay.table import Table, knowledge, load_table
@@ -119,14 +120,66 @@ def test_clock_is_the_published_training_time(table: Table, tmp_path: Path) -> N
 
 
 def test_rungs_are_emulated_and_stop_trials(table: Table, tmp_path: Path) -> None:
-    sampler = sampler_of("known-cost", table, 0, ("structure",), None)
-    ended = replay(table, "known-cost", sampler, tmp_path / "a", budget=30, seed=0, rungs=3, workers=2)
+    sampler = sampler_of("known-cost", table, 0, ("structure",), None, rungs=3)
+    ended = replay(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
     states = Counter(t.state for t in ended)
     assert states[TrialState.STOPPED] >= 5
-    assert states[TrialState.COMPLETE] >= 5
+    assert states[TrialState.COMPLETE] >= 3
     accuracy = {c.arch_id: a for c, a in zip(table.cells, table.accuracy, strict=True)}
     assert all(t.rungs[-1].quality == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
     assert read_study(tmp_path / "a").info.rung_steps == (1, 3, 9)
+    seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
+    for trial in ended:
+        part = trial.rungs[-1].steps / 9
+        assert sum(r.seconds for r in trial.rungs) == pytest.approx(part * seconds[trial.arch_id])
+    short = [accuracy[t.arch_id] - t.rungs[0].quality for t in ended]
+    assert np.mean(short) > 0, "a short training falls short"
+    assert np.std(short) > 0.2, "and not by the same for all"
+
+
+def test_only_what_was_trained_to_its_end_has_found_anything(table: Table, latency_csv: Path, tmp_path: Path) -> None:
+    job = Job(
+        sampler="random", seed=0, run_dir=str(tmp_path / "a"), dataset="cifar10", latency=f"{latency_csv}:gpu_ms",
+        sources=(), proxies_csv=None, budget=40, rungs=3, workers=1, command="",
+    )  # fmt: skip
+    curve, trained = play(job)
+    ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
+    assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
+    complete = [t for t in ended if t.state is TrialState.COMPLETE]
+    points = [(t.rungs[-1].quality, -t.measurement.latency_ms) for t in complete if t.measurement]
+    accuracy, slowest = table.reference
+    whole = whole_volume(table.accuracy, table.latency_ms, table.reference)
+    assert len(curve) == len(ended) == 40 > len(complete)
+    assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / whole)
+
+
+def test_emulated_rungs_differ_between_seeds(table: Table, tmp_path: Path) -> None:
+    first = []
+    for seed in (0, 1):
+        sampler = sampler_of("random", table, 0, (), None)  # the same cells
+        ended = replay(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
+        first.append({t.arch_id: t.rungs[0].quality for t in ended})
+    assert first[0].keys() == first[1].keys()
+    assert all(first[0][name] != first[1][name] for name in first[0])
+
+
+def test_a_cell_has_the_proxies_of_what_computes_the_same(table: Table, tmp_path: Path) -> None:
+    kinds: dict[tuple[str, ...], Cell] = {}
+    for c in table.cells:
+        kinds[c.live] = c
+    path = tmp_path / "proxies.csv"
+    rows = [f"{c.arch_id},{','.join(str(i + column) for column in range(6))}" for i, c in enumerate(kinds.values())]
+    path.write_text("arch,synflow,jacov,nwot,snip,grad_norm,zen\n" + "\n".join(rows))
+    found = knowledge(table, ("proxies",), str(path))
+    assert len(kinds) == 9445
+    by_kind: dict[tuple[str, ...], set[float]] = {}
+    for c, row in zip(table.cells, found, strict=True):
+        by_kind.setdefault(c.live, set()).add(float(row[2]))
+    assert all(len(values) == 1 for values in by_kind.values())
+    assert len(set.union(*by_kind.values())) == 9445
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(ConfigError, match="no numbers for"):
+        knowledge(table, ("proxies",), str(path))
 
 
 def test_knowledge_is_scaled_and_needs_its_file(table: Table) -> None:
