@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.command import one_line
+from nas.orphans import end_with_parent
 from nas.places import checkpoint_path
 from nas.records import TrialRecord
 
@@ -42,7 +41,7 @@ def train(pipe: Connection, record: dict[str, Any], seed: int, places: Places, c
     """
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card  # before anything wakes CUDA
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         _train(pipe, TrialRecord.from_dict(record), seed, places)
         pipe.send(None)
@@ -98,11 +97,3 @@ def _workbench(seed: int, places: Places) -> Any:
         checkpoint_dir=folders["checkpoints"],
         checkpoint_s=places.checkpoint_s,
     )
-
-
-def _end_with_parent() -> None:
-    """A command that was killed leaves nobody behind who trains what the next one trains again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from nas.config import ConfigError
+from nas.orphans import end_with_parent
 from nas.records import TrialState
 from nas.replay.curves import Array, shares, told, whole_volume
 from nas.replay.names import COMPARED, KNOWN_BY_DEFAULT
@@ -98,7 +99,7 @@ def _all(jobs: Sequence[Job], console: Console, cpus: int) -> dict[Job, tuple[Ar
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, transient=True) as progress,
-        ProcessPoolExecutor(min(cpus, len(jobs)), mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(min(cpus, len(jobs)), mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("", total=len(jobs))
         futures = {pool.submit(play, job): job for job in jobs}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -236,3 +238,23 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
     path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
     with pytest.raises(ConfigError, match="no positive number for"):
         load_table("cifar10", f"{path}:ms")
+
+
+def test_a_killed_replay_leaves_nobody_behind(latency_csv: Path, tmp_path: Path) -> None:
+    arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
+    with subprocess.Popen([sys.executable, "-m", "nas.search", *arguments], start_new_session=True) as command:
+        while len(children := _children(command.pid)) < 2:  # the resource tracker and a worker
+            assert command.poll() is None
+            time.sleep(0.1)
+        command.kill()
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < end, "a worker outlives its command"
+        time.sleep(0.1)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
