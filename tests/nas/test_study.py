@@ -58,11 +58,11 @@ def drive(loop: StudyLoop, stop_after: int = 10**6) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_budget_counts_unique_evaluated_architectures(tmp_path: Path, sampler: str) -> None:
-    config = search_config(budget=40, sampler=sampler)
+    config = search_config(budget=25, sampler=sampler)
     loop = StudyLoop(new_store(tmp_path, config))
     drive(loop)
     counted = [t for t in loop.trials.values() if t.counts]
-    assert len(counted) == len({t.arch_id for t in counted}) == 40
+    assert len(counted) == len({t.arch_id for t in counted}) == 25
     assert {t.origin for t in loop.trials.values()} - {"sampler"} == {f"baseline:{b}" for b in config.baselines}
 
 
@@ -89,11 +89,11 @@ def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path, sampler: str) -> None:
-    config = search_config(budget=42, sampler=sampler)
+    config = search_config(budget=26, sampler=sampler)
     whole = StudyLoop(new_store(tmp_path / "whole", config))
     drive(whole)
     first = StudyLoop(new_store(tmp_path / "cut", config))
-    drive(first, stop_after=40)
+    drive(first, stop_after=24)
     cut_off = first.next_trial()  # handed out, never heard of again: the driver dies
     assert cut_off is not None
     sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)

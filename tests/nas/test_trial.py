@@ -74,6 +74,14 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
     assert (found.state, found.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
 
 
+def test_what_is_too_large_is_not_even_measured(tmp_path):
+    bench = Bench(Measured(measurement(2.0), {}))
+    (found,) = records(bench, tmp_path, limits={"max_params": 10.0})
+    assert (found.state, found.measurement, found.rungs) == (TrialState.INFEASIBLE, None, ())
+    assert found.reason == f"max-params: {found.params:.3g} against a limit of 10"
+    assert not bench.asked
+
+
 def test_a_failure_keeps_what_was_known_before(tmp_path, monkeypatch):
     def ends_early(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
         yield rung(0, 0.5)

@@ -107,6 +107,7 @@ def read(run: Path) -> dict[tuple[int, int], Finalist]:
     return {(f.number, f.seed): f for f in Store.open(run).finals()}
 
 
+@pytest.mark.slow
 def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, tmp_path: Path) -> None:
     run, locks = tmp_path / "run", tmp_path / "locks"
     new_store(run, study)
