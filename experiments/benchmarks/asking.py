@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.asking --latency gpu_latency.csv:titan_rtx_256_ms
 
-Replayed cells (every cell is a candidate) and the space "micro" (candidates from sampling, mutation and crossover;
-costs from the latency predictor), in memory: the database's part is in `experiments.benchmarks.overhead`.
+Replayed cells, whose costs are read off a table, and the spaces "micro" and "full", whose costs the latency predictor
+gives; in memory: the database's part is in `experiments.benchmarks.overhead`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas.config import SearchConfig
+from nas.config import DistillConfig, SearchConfig
 from nas.knowledge import Knowledge
 from nas.records import Measurement, Objective, RungResult, TrialRecord
 from nas.records import TrialState as State
@@ -32,6 +32,7 @@ from nas.samplers import make_sampler
 from search_space import SPACES
 
 REPEATS = 5
+PX = {"micro": 64, "full": 224}
 OBJECTIVES = (Objective("quality", "", "", 0.0), Objective("throughput", "", "", 0.125, log=True))
 
 
@@ -76,9 +77,10 @@ def of_cells(latency: str, count: int) -> list[float]:
     return asked(sampler_of("known-cost", table, 0, KNOWN_BY_DEFAULT, None), space, records)
 
 
-def of_micro(count: int) -> list[float]:
+def of_nets(name: str, count: int) -> list[float]:
     """Records whose throughput and quality go by the work of the net."""
-    space, config, rng = SPACES["micro"], SearchConfig(), random.Random(0)
+    space, rng = SPACES[name], random.Random(0)
+    config = SearchConfig(space=name, distill=DistillConfig(image_px=PX[name], rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}
     chosen = list(specs.values())[:count]
     costs = Knowledge(space, config).costs([space.encode(spec) for spec in chosen], [])
@@ -101,7 +103,8 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for count in arguments.trials:
-        for what, seconds in (("cells", of_cells(arguments.latency, count)), ("micro", of_micro(count))):
+        for what in ("cells", *PX):
+            seconds = of_cells(arguments.latency, count) if what == "cells" else of_nets(what, count)
             told = {"space": what, "trials": count, "first_s": seconds[0], "median_s": statistics.median(seconds)}
             print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in told.items()}), flush=True)
 
