@@ -12,13 +12,26 @@ import torch
 
 from backbones import Backbone, build, resolve
 from backbones.timm_models import TimmBackbone
+from nas.config import SearchConfig
 from nas.measure import Measured, Setting, measure_pair
-from nas.measure.arms import COMPILING
+from nas.measure.arms import COMPILING, Arm
 from nas.measure.isolated import Nursery
 from search_space import ArchSpec
 
 Arch = str | Mapping[str, Any]  # what `backbones.resolve` knows, or ArchSpec.to_dict()
 LIMIT_S, LIMIT_PER_BUDGET, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
+
+
+def setting_of(config: SearchConfig) -> Setting:
+    """How a search measures."""
+    return Setting(
+        device=config.device,
+        batch=config.measure_batch,
+        resolution=config.distill.image_px,
+        arm=Arm.parse(config.measure_arm),
+        budget_s=config.measure_seconds,
+        seed=config.seed,
+    )
 
 
 class Bench:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 BAD_INPUT = 2
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -37,6 +38,16 @@ class NamedFile(argparse.Action):
         if name in files:
             parser.error(f"argument {option_string}: {name}: a file was given twice")
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
+
+
+def picture_file(text: str) -> str:
+    """An option's value that names a picture to be drawn; refused before the work rather than after it."""
+    path = Path(text)
+    if path.suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in one of {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no such folder {str(path.parent)!r}")
+    return text
 
 
 def one_line(error: BaseException) -> str:

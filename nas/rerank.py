@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.command import BAD_INPUT, OneLineParser, one_line
+from nas.command import BAD_INPUT, OneLineParser, one_line, picture_file
 from nas.progress import StageProgress, stderr_console
 from nas.records import Rerank, Study
 from nas.reranking.comparison import compare
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from nas.reranking.measuring import Measuring
 
 INTERRUPTED = 130
-PLOTS = (".png", ".svg", ".pdf")
 SIZE_MULTIPLE_PX = 32
 FILE_COLUMNS = 130  # a file or pipe has no width of its own
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -118,10 +117,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--resolution: {given.resolution} is not a multiple of {SIZE_MULTIPLE_PX}")
     if given.name is not None and not NAME.fullmatch(given.name):
         raise ValueError(f"--name: {given.name!r}: must be up to 100 letters, digits and . _ + -, as laptop-b1")
-    if given.plot is not None and Path(given.plot).suffix not in PLOTS:
-        raise ValueError(f"--plot: {given.plot!r} must end in one of {', '.join(PLOTS)}")
-    if given.plot is not None and not Path(given.plot).parent.is_dir():
-        raise ValueError(f"--plot: no such folder {str(Path(given.plot).parent)!r}")
     return given
 
 
@@ -147,7 +142,7 @@ def _parser() -> OneLineParser:
     add("--name", help="of this rerank in the study (default: device, batch, resolution and arm)")
     add("--again", action="store_true", help="measure anew what an earlier run of this name has measured")
     add("--json", action="store_true", help="one JSON object on stdout instead of the table")
-    add("--plot", metavar="FILE", help="a picture of both fronts too: .png, .svg or .pdf")
+    add("--plot", type=picture_file, metavar="FILE", help="a picture of both fronts too: .png, .svg or .pdf")
     return made
 
 

@@ -15,7 +15,7 @@ import torch
 
 from backbones import Backbone, build
 from backbones.weights import save as save_weights
-from nas.bench import Bench, save_samples
+from nas.bench import Bench, save_samples, setting_of
 from nas.cache.targets import Targets
 from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
@@ -29,7 +29,7 @@ from nas.distill.pictures import contact_sheet
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
 from nas.limits import limited
-from nas.measure import Arm, Setting, Unmeasured
+from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring, training
 from nas.places import checkpoint_path
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
@@ -117,14 +117,7 @@ def _not_as_asked(record: TrialRecord) -> str | None:
 def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
     """Throughput beside the reference, while nothing trains on the device."""
     config = bench.config
-    setting = Setting(
-        device=config.device,
-        batch=config.measure_batch,
-        resolution=config.distill.image_px,
-        arm=Arm.parse(config.measure_arm),
-        budget_s=config.measure_seconds,
-        seed=config.seed,
-    )
+    setting = setting_of(config)
     with measuring(bench.lock_dir):
         measured = bench.bench.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
     save_samples(measured, bench.samples_dir / f"{record.arch_id}.json")

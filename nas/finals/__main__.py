@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nas.arguments import TEACHER_HELP
-from nas.command import BAD_INPUT, NamedFile, OneLineParser, one_line
+from nas.command import BAD_INPUT, NamedFile, OneLineParser, one_line, picture_file
 from nas.finals.selection import Candidate, candidates, finalists
 from nas.finals.standing import RERANK, Standings, standings
 from nas.finals.table import show, to_json
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from nas.finals.plan import Plan
 
 INTERRUPTED = 130
-PLOTS = (".png", ".svg", ".pdf")
 PICTURE = "finals.png"
 FILE_COLUMNS = 130  # a file or pipe has no width of its own
 
@@ -205,10 +204,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--seconds: {given.seconds}: must be over 0")
     if given.device not in (None, "auto", "cpu", "cuda"):
         raise ValueError(f"--device: {given.device!r}: choose auto, cpu or cuda")
-    if given.plot is not None and Path(given.plot).suffix not in PLOTS:
-        raise ValueError(f"--plot: {given.plot!r} must end in one of {', '.join(PLOTS)}")
-    if given.plot is not None and not Path(given.plot).parent.is_dir():
-        raise ValueError(f"--plot: no such folder {str(Path(given.plot).parent)!r}")
     return given
 
 
@@ -231,7 +226,7 @@ def _parser() -> OneLineParser:
     add("--seconds", type=float, default=5.0, metavar="S", help="timing budget of each net (default 5)")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
     add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
-    add("--plot", metavar="FILE", help=f"of the picture: .png, .svg or .pdf (default RUN/{PICTURE})")
+    add("--plot", type=picture_file, metavar="FILE", help=f"of the picture: .png, .svg or .pdf (default RUN/{PICTURE})")
     add("--json", action="store_true", help="one JSON object on stdout instead of the table")
     return made
 

@@ -13,11 +13,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nas.finals.standing import Row, Standings
 from nas.profiling.labels import label_points
 from nas.records import Study
+from nas.reranking.plot import speed_axis
 from nas.reranking.selection import is_baseline, net_name
 
 INCHES = (8.0, 5.4)
@@ -103,13 +103,7 @@ def _axes(axes: Any, study: Study, s: Standings) -> None:
     label = "\n".join(textwrap.wrap(study.info.objectives[0].label, LABEL_CHARACTERS))
     axes.set_ylabel(f"{label}\nhigher is better")
     low, high = min(m.ratio_low for m in ms), max(m.ratio_high for m in ms)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(low / 1.15, high * 1.2)
-    subs = (1.0,) if high / low > 4 else (1.0, 1.5) if high / low > 1.7 else (1.0, 1.25, 1.5, 1.75)
-    axes.xaxis.set_major_locator(LogLocator(base=2, subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(y=0.12)
+    speed_axis(axes, low, high)
 
 
 def _legend(figure: Any, rows: Sequence[Row]) -> None:

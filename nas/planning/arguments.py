@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nas.command import picture_file
 from nas.config import ConfigError
 from nas.modes import flag
 
@@ -33,7 +34,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     ask = "of the driver for each new trial, one after the other (default: measured here)"
     add("--ask-seconds", dest="ask_s", type=float, metavar="S", help=ask)
     add("--json", action="store_true", help="one JSON object in place of the tables")
-    add("--plot", metavar="FILE", help="the simulated search here, worker by worker, as PNG, SVG or PDF")
+    picture = "PNG, SVG or PDF of the simulated search here, worker by worker; of a replay, of its curves"
+    add("--plot", type=picture_file, metavar="FILE", help=picture)
 
 
 def check_plan(arguments: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.bench import Bench
+from nas.bench import Bench, setting_of
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.counters import totals
@@ -20,7 +20,7 @@ from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
 from nas.distill.trainer import Distiller
-from nas.measure import Arm, Setting, Unmeasured
+from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
@@ -105,14 +105,7 @@ def _probe(config: SearchConfig, name: str, spec: ArchSpec, targets: Targets, be
 
 def _measure(config: SearchConfig, arch: Any, bench: Bench, desk: Desk) -> float:
     """Seconds of a whole measurement, its process included."""
-    setting = Setting(
-        device=config.device,
-        batch=config.measure_batch,
-        resolution=config.distill.image_px,
-        arm=Arm.parse(config.measure_arm),
-        budget_s=config.measure_seconds,
-        seed=config.seed,
-    )
+    setting = setting_of(config)
     with measuring(desk.lock_dir):
         began = time.perf_counter()
         bench.measure(arch, config.reference, setting, name_of_reference=config.reference)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from nas.command import OneLineParser
+from nas.command import OneLineParser, picture_file
 from nas.config import LIMITS
 from nas.measure import Arm, default_arm, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
@@ -23,7 +22,6 @@ SIZE_MULTIPLE_PX = 32
 # One, and sizes between the powers of two: there throughput has its steps.
 BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
 RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
-PLOTS = (".png", ".svg", ".pdf")
 SAMPLES = 200
 TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
 SECONDS, SECONDS_OF_ARM = 30.0, 10.0
@@ -134,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--cache", metavar="DIR", help="folder that keeps the ceilings (default ~/.cache/backbone-nas)")
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
-    add("--plot", metavar="FILE", help="a picture too: .png, .svg or .pdf")
+    add("--plot", type=picture_file, metavar="FILE", help="a picture too: .png, .svg or .pdf")
     add = made.add_argument_group("with --arch").add_argument
     sizes = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
     add("--batches", help=f"sweep of batch sizes (default {_joined(BATCHES['cpu'])}; more on CUDA)", **sizes)  # type: ignore[arg-type]
@@ -165,12 +163,6 @@ def _check_numbers(given: argparse.Namespace) -> None:
 
 
 def _check_files(given: argparse.Namespace) -> None:
-    if given.plot is not None:
-        plot = Path(given.plot)
-        if plot.suffix not in PLOTS:
-            raise ValueError(f"--plot: {given.plot!r} must end in one of {', '.join(PLOTS)}")
-        if not plot.parent.is_dir():
-            raise ValueError(f"--plot: no such folder {str(plot.parent)!r}")
     root = cache_root(given.cache)
     try:
         root.mkdir(parents=True, exist_ok=True)

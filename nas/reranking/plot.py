@@ -78,7 +78,8 @@ def plot(study: Study, rerank: Rerank, c: Comparison, path: Path) -> None:
             axes.set_title(_title(title, dots), fontsize=8, color="0.25", loc="left")
             axes.set_xlabel(f"throughput, times {rerank.setting['reference']}'s, higher is better")
         left.set_ylabel(_folded(study.info.objectives[0].label, LABEL_CHARACTERS) + "\nhigher is better")
-        _scale(left, [*before, *now])
+        measured = [dot.measurement for dot in (*before, *now)]
+        speed_axis(left, min(m.ratio_low for m in measured), max(m.ratio_high for m in measured))
         looks = {_look(d.row) for d in before}
         figure.legend(handles=[_key(look) for look in LOOKS if look in looks], loc="outside lower center",
                       ncols=min(5, len(looks)), frameon=False, fontsize=8)  # fmt: skip
@@ -142,11 +143,10 @@ def _mostly(values: Iterable[object]) -> object:
     return Counter(values).most_common(1)[0][0]
 
 
-def _scale(axes: Any, dots: Sequence[Dot]) -> None:
-    """Speed in doublings with plain numbers, for both panels."""
-    low, high = min(d.measurement.ratio_low for d in dots), max(d.measurement.ratio_high for d in dots)
+def speed_axis(axes: Any, low: float, high: float) -> None:
+    """Speed in doublings with plain numbers, from the lowest ratio to the highest."""
     axes.set_xscale("log", base=2)
-    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.set_xlim(low / 1.15, high * 1.2)
     subs = (1.0,) if high / low > 4 else (1.0, 1.5) if high / low > 1.7 else (1.0, 1.25, 1.5, 1.75)
     axes.xaxis.set_major_locator(LogLocator(base=2, subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
