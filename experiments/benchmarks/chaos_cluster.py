@@ -1,11 +1,12 @@
-"""Workers and nodes of a cluster on this machine are killed at random moments while one study runs on it.
+"""The driver, workers and nodes of a cluster on this machine are killed at random moments while one study runs on it.
 
-    python -m experiments.benchmarks.chaos_cluster --kills 20 --budget 20 --seed 0
+    python -m experiments.benchmarks.chaos_cluster --kills 30 --budget 30 --seed 0
 
 Real Ray nodes on the loopback interface, real distillation of a small net by XFeat, kill -9. A node that was killed is
-started again after a while. At the end: every architecture of the budget was evaluated, what was over never began
-again, what failed was killed twice, the database passes its integrity check. One line of JSON; exit code 1 where
-something of that does not hold. About a minute a kill on two CPUs, most of it for new processes to import torch.
+started again after a while, a driver at once, and goes on with the study. At the end: every architecture of the budget
+was evaluated, what was over never began again, what failed was killed twice, the database passes its integrity check.
+One line of JSON; exit code 1 where something of that does not hold. About a minute a kill on two CPUs, most of it for
+new processes to import torch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nas.cache import open_targets
 from nas.failures import Failure
@@ -42,10 +44,33 @@ def workers(nodes: RayNodes) -> list[int]:
     return sorted(found)
 
 
-def strike(nodes: RayNodes, rng: random.Random) -> str | None:
-    """Kills a worker, or one time in four a node beside the head; what it was, None where nothing runs."""
-    victims = [node for node in nodes.nodes[1:] if node.poll() is None]
-    if victims and rng.random() < 0.25:
+class Driver:
+    """The process that drives the study; a new one goes on where the last was killed."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._command = [sys.executable, "-m", "tests.nas.cluster_driver", json.dumps(settings)]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, env=environment(), cwd=ROOT)
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.start()
+
+
+def strike(driver: Driver, nodes: RayNodes, rng: random.Random) -> str | None:
+    """Kills the driver or a node beside the head, one time in five each, or a worker; None where nothing runs."""
+    lot, victims = rng.random(), [node for node in nodes.nodes[1:] if node.poll() is None]
+    if lot < 0.2:
+        driver.kill()
+        return "driver"
+    if lot < 0.4 and victims:
         nodes.kill(rng.choice(victims))
         time.sleep(rng.uniform(0, 5))
         nodes.add()
@@ -67,21 +92,22 @@ def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> d
     with RayNodes() as nodes:
         nodes.add()
         settings = {"run": str(run), "targets": str(targets.path), "address": nodes.address, "made_up": False}
-        command = [sys.executable, "-m", "tests.nas.cluster_driver"]
-        command.append(json.dumps({**settings, "budget": budget, "steps": [60, 180]}))
-        process = subprocess.Popen(command, env=environment(), cwd=ROOT)
-        while process.poll() is None and done.total() < kills:
+        driver = Driver({**settings, "budget": budget, "steps": [60, 180]})
+        while not driver.over and done.total() < kills:
             time.sleep(rng.expovariate(1 / pause_s))
-            if process.poll() is None and (what := strike(nodes, rng)):
+            if not driver.over and (what := strike(driver, nodes, rng)):
                 done[what] += 1
-                print(f"{what} killed, {done.total()} of {kills}", file=sys.stderr)
-        code = process.wait()
+                print(f"{what} killed, {done.total()} of {kills}", file=sys.stderr, flush=True)
+        code = driver.process.wait()
+    return {"exit_code": code, "killed": dict(done), **outcome(run)}
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """What the study and the workers' journal say."""
     trials = read_study(run).trials
     with sqlite3.connect(run / STUDY_FILE) as database:
         (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
     return {
-        "exit_code": code,
-        "killed": dict(done),
         "evaluated": sum(trial.counts for trial in trials),
         "states": dict(Counter(trial.state.value for trial in trials)),
         "run_twice": sum(trial.tries == 2 for trial in trials),
@@ -99,8 +125,8 @@ def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> d
 
 def main() -> int:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--kills", type=int, default=20, help="(default 20)")
-    made.add_argument("--budget", type=int, default=20, help="(default 20)")
+    made.add_argument("--kills", type=int, default=30, help="(default 30)")
+    made.add_argument("--budget", type=int, default=30, help="(default 30)")
     made.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default 0)")
     made.add_argument("--pause", type=float, default=15.0, metavar="S", help="between kills, in the mean (default 15)")
     wanted = made.parse_args()

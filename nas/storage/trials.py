@@ -89,12 +89,8 @@ class Trials:
     ) -> tuple[int, dict[str, Any]]:
         """The number and parameters of a new trial from the sampler, or with the parameters `fixed`."""
         with speaking("the study cannot be written"), self._transaction(study=self._study._study_id):
-            if fixed is not None:
-                self._study.enqueue_trial(dict(fixed))
-            trial = self._study.ask()
+            trial = self._new(fixed)
             self._ids[trial.number] = trial._trial_id
-            if self._presence is not None:
-                self._database.put(trial._trial_id, "driver", myself())
             return trial.number, {n: trial.suggest_categorical(n, tuple(values)) for n, values in choices.items()}
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
@@ -114,7 +110,7 @@ class Trials:
                 self._database.put(trial_id, "record", record.to_dict())
                 if record.state is not TrialState.RUNNING:
                     told = list(values or ()) if record.state is TrialState.COMPLETE else None
-                    self._study.tell(record.number, told, state=_OPTUNA_STATES[record.state])
+                    self._tell(trial_id, _OPTUNA_STATES[record.state], told)
         return True
 
     def claim(self, number: int) -> bool:
@@ -143,6 +139,23 @@ class Trials:
         with speaking("the study cannot be read"):
             rows = self._database.rows(_NEW, {"study": self._study._study_id, "last": -1})
             return tuple(_parsed(row.record) for row in rows)
+
+    def _new(self, fixed: Mapping[str, Any] | None) -> optuna.Trial:
+        """As `Study.ask`, which would read all trials under way to find one that waits: nothing here ever waits."""
+        storage, study_id = self._study._storage, self._study._study_id
+        self._study._thread_local.cached_all_trials = None  # of the last question, which TPE would learn from
+        template = optuna.trial.create_trial(
+            state=OptunaState.RUNNING,
+            user_attrs={} if self._presence is None else {"driver": myself()},
+            system_attrs={} if fixed is None else {"fixed_params": dict(fixed)},
+        )
+        return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
+
+    def _tell(self, trial_id: int, state: OptunaState, values: list[float] | None) -> None:
+        """As `Study.tell`, which would read the trial once more to return it; `values` were made by `nas.pareto`."""
+        storage = self._study._storage
+        self._study.sampler.after_trial(self._study, storage.get_trial(trial_id), state, values)
+        storage.set_trial_state_values(trial_id, state, values)
 
     def _id(self, number: int) -> int:
         """Optuna's id of a trial."""
