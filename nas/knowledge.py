@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from nas.config import SearchConfig
 from nas.counters.totals import totals
 from nas.failures import Failure
-from nas.predict import LatencyPredictor, Observation
+from nas.predict import MOST, Model, Observation
 from nas.predict.parts import parts
 from nas.records import TrialState
 from nas.sampling import Observed
@@ -63,7 +63,7 @@ class Knowledge:
     def __init__(self, space: Space, config: SearchConfig) -> None:
         self._space, self._config = space, config
         self._px = config.distill.image_px
-        self._predictor = lru_cache(maxsize=2)(self._fitted)
+        self._model = lru_cache(maxsize=2)(self._fitted)
         self._measured: dict[int, _Measured] = {}  # by the trial's number
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # that were asked about, some kB each
         self._work_of_reference = _work_of(preset(config.reference), self._px)
@@ -88,9 +88,9 @@ class Knowledge:
         numbers = self._look_at(trials)
         nets = numbers[: _milestone(len(numbers))]
         if nets:
-            seconds = [prediction.seconds for prediction in self._predictor(nets).predict(specs)]
+            seconds = self._model(nets).seconds(specs)
         else:
-            seconds = [macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)]
+            seconds = np.array([macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)])
         costs = -np.log2(seconds)
         beyond = np.array([self._too_large(spec) for spec in specs], dtype=bool)
         for name, limit in self._config.limits.items():
@@ -152,10 +152,10 @@ class Knowledge:
         """Multiply-accumulates and elements moved."""
         return _work_of(self._spec(params), self._px)
 
-    def _fitted(self, nets: tuple[int, ...]) -> LatencyPredictor:
+    def _fitted(self, nets: tuple[int, ...]) -> Model:
         """From these trials, in units of the reference's time."""
-        seen = [self._measured[number].observation for number in nets]
-        return LatencyPredictor.fit(seen, batch=self._config.measure_batch, resolution=self._px)
+        seen = [self._measured[number].observation for number in nets[-MOST:]]
+        return Model.fit(seen, self._config.measure_batch, self._px)
 
 
 def _key(params: Params) -> tuple[Any, ...]:

@@ -33,11 +33,11 @@ class Costs:
 
 def work_of(found: Sequence[Part]) -> Work:
     """Work of parts together."""
-    work: Work = {}
-    for operator in (o for part in found for o in part.operators):
-        work.setdefault(operator.kind, np.zeros(3))
-        work[operator.kind] += (operator.macs, operator.moved, 1)
-    return work
+    work: dict[str, tuple[int, int, int]] = {}
+    for kind, macs, moved in (operator for part in found for operator in part.operators):
+        m, e, calls = work.get(kind, (0, 0, 0))
+        work[kind] = m + macs, e + moved, calls + 1
+    return {kind: np.array(amounts, dtype=float) for kind, amounts in work.items()}
 
 
 def fit_costs(rows: Sequence[tuple[Work, bool]], seconds: Array, weights: Array) -> Costs:

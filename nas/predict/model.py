@@ -56,17 +56,25 @@ class Model:
         deviations = np.array([row.deviation_s for row in rows])
         return cls(batch, resolution, costs, Corrections(costs, [row.parts for row in rows], left, deviations))
 
+    def seconds(self, specs: Sequence[ArchSpec]) -> Array:
+        """Seconds of each, (n,); without the doubt, which takes most of the time."""
+        found = [self._whole(self.corrections.seconds(rows)) for rows in self._chunks(specs)]
+        return np.concatenate([np.empty(0), *found])
+
     def predict(self, specs: Sequence[ArchSpec]) -> tuple[Array, Array]:
         """Seconds of each, and the relative standard deviation of what the model doesn't know of it."""
-        chunks = [specs[i : i + AT_ONCE] for i in range(0, len(specs), AT_ONCE)]
-        found = [self._corrected(chunk) for chunk in chunks] or [(np.empty(0), np.empty(0))]
+        found = [self.corrections.predict(rows) for rows in self._chunks(specs)] or [(np.empty(0), np.empty(0))]
         mean, deviation = (np.concatenate(values) for values in zip(*found, strict=True))
-        return mean, deviation / mean
+        seconds = self._whole(mean)
+        return seconds, deviation / seconds
 
-    def _corrected(self, specs: Sequence[ArchSpec]) -> tuple[Array, Array]:
-        mean, deviation = self.corrections.predict([parts(s, self.batch, self.resolution) for s in specs])
-        # Far outside of what was seen, corrections could take more than there is.
-        return np.maximum(mean + self.costs.beside_s, np.finfo(float).tiny), deviation
+    def _chunks(self, specs: Sequence[ArchSpec]) -> Iterator[list[list[Part]]]:
+        for i in range(0, len(specs), AT_ONCE):
+            yield [parts(spec, self.batch, self.resolution) for spec in specs[i : i + AT_ONCE]]
+
+    def _whole(self, seconds: Array) -> Array:
+        """Of nets from their parts'; far outside of what was seen, corrections could take more than there is."""
+        return np.maximum(seconds + self.costs.beside_s, np.finfo(float).tiny)
 
 
 def _rows(observation: Observation, batch: int, resolution: int) -> Iterator[Row]:
