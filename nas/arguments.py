@@ -21,9 +21,10 @@ from nas.config import (
     DistillConfig,
     SearchConfig,
 )
+from nas.objectives import GOALS
 from nas.planning.arguments import PLAN_EXAMPLES, add_plan
 from nas.replay.arguments import BENCH_EXAMPLES, add_bench
-from nas.samplers import SAMPLERS
+from nas.samplers import SAMPLERS, check_objectives
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
 
@@ -31,6 +32,7 @@ _EXAMPLES = """examples:
   python -m nas.search --budget 200                      the whole job on this machine, embedded images and teachers
   python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
+  python -m nas.search --objectives quality,throughput,params
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   python -m nas.search --resume runs/photos              goes on where a study was left
@@ -61,6 +63,10 @@ _ADDRESS_HELP = (
 _TIME_LIMIT_HELP = (
     "of measuring a net, and of each rung, a worker's start aside; who takes longer hangs, is killed and run once more "
     "(default: ten times the median of earlier trials, never under 600)"
+)
+_OBJECTIVES_HELP = (
+    f"what is traded off: quality, and any of {', '.join(name for name in GOALS if name != 'quality')} "
+    "(default quality,throughput; with three or more the default sampler is evolution)"
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
@@ -125,6 +131,8 @@ def _defaults(arguments: dict[str, Any]) -> SearchConfig:
     if arguments.get("space") == "full":
         names = ("eradio_xt", "eradio_t", "eradio_s")
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
+    if len(arguments.get("objectives", ())) > 2:
+        base = replace(base, sampler="evolution")  # known-cost takes two at most
     if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
         base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))
     return base
@@ -153,6 +161,7 @@ def _check_names(config: SearchConfig, here: bool = True) -> None:
     """Fails before anything expensive where a name is unknown; DistillConfig and SearchConfig check the numbers."""
     if config.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    check_objectives(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     for name in (config.reference, *config.baselines):
@@ -187,6 +196,10 @@ def _auto_precision(device: str) -> str:
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     # On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower than fp32.
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -239,6 +252,7 @@ def parser() -> argparse.ArgumentParser:
     add("--database", metavar="URL", help=_DATABASE_HELP)
     add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
+    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
     add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
     add("--data", metavar="URI", help=_DATA_HELP)
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default embedded)")

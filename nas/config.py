@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from nas.distill.schedule import Group
+from nas.objectives import GOALS
 
 LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
 
@@ -158,10 +159,13 @@ class SearchConfig:
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
     limits: dict[str, float] = field(default_factory=dict)
+    objectives: tuple[str, ...] = ("quality", "throughput")  # of nas.objectives
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "baselines", tuple(self.baselines))
+        for name in ("baselines", "objectives"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_objectives()
         for name in ("budget", "train_images", "val_images", "views", "measure_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
@@ -182,6 +186,13 @@ class SearchConfig:
             raise ConfigError(
                 f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch})"
             )
+
+    def _check_objectives(self) -> None:
+        named = ",".join(self.objectives)
+        if unknown := [name for name in self.objectives if name not in GOALS]:
+            raise ConfigError(f"--objectives: unknown {unknown[0]!r}; choose from: {', '.join(GOALS)}")
+        if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"--objectives: {named}: needs quality, and each but once")
 
     @property
     def grid(self) -> int:

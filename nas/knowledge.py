@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -60,8 +60,9 @@ class _Measured(NamedTuple):
 class Knowledge:
     """Of one space under one config. What it answers depends on the trials alone, so that a search can be resumed."""
 
-    def __init__(self, space: Space, config: SearchConfig) -> None:
-        self._space, self._config = space, config
+    def __init__(self, space: Space, config: SearchConfig, cost: str = "throughput") -> None:
+        """`cost` is one of `COSTS`: what is to be known of every candidate."""
+        self._space, self._config, self._cost = space, config, cost
         self._px = config.distill.image_px
         self._model = lru_cache(maxsize=2)(self._fitted)
         self._measured: dict[int, _Measured] = {}  # by the trial's number
@@ -83,7 +84,10 @@ class Knowledge:
         return np.log2([self._work(params) for params in candidates]) - np.log2(self._work_of_reference)
 
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
-        """log2 of the throughput over the reference's, predicted; NaN where a limit is broken, or is likely to be."""
+        """log2 of the throughput over the reference's, predicted, or as `COSTS` has it, counted: more is better.
+
+        NaN where a limit is broken, or is likely to be.
+        """
         specs = [self._spec(params) for params in candidates]
         numbers = self._look_at(trials)
         nets = numbers[: _milestone(len(numbers))]
@@ -96,6 +100,8 @@ class Knowledge:
         for name, limit in self._config.limits.items():
             if nets and name in _MEASURED_LIMITS:
                 beyond |= self._likely_beyond(name, limit, numbers, list(map(self._work, candidates)), costs)
+        if self._cost != "throughput":
+            costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
         return np.where(beyond, np.nan, costs)
 
     def _look_at(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
@@ -168,8 +174,8 @@ def _work_of(spec: ArchSpec, px: int) -> Work:
     return sum(o.macs for o in operators), sum(o.moved for o in operators)
 
 
-def observe(trial: FrozenTrial) -> Observed | None:
-    """Qualities rung by rung and log2 of the throughput ratio; None for baselines, which are no part of the search.
+def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
+    """Qualities rung by rung and one of `COSTS`; None for baselines, which are no part of the search.
 
     What failed for its own sake has -inf.
     """
@@ -177,14 +183,22 @@ def observe(trial: FrozenTrial) -> Observed | None:
     if not record or record["origin"] != "sampler":
         return None
     if record["state"] == TrialState.FAILED and record["failure"] in _OF_THE_NET:
-        return Observed((-math.inf,), _log_ratio(record))
+        return Observed((-math.inf,), COSTS[cost](record))
     if record["state"] in _NO_MORE or not record["rungs"]:
         return None
-    return Observed(tuple(rung["quality"] for rung in record["rungs"]), _log_ratio(record))
+    return Observed(tuple(rung["quality"] for rung in record["rungs"]), COSTS[cost](record))
 
 
 def _log_ratio(record: Mapping[str, Any]) -> float | None:
     return math.log2(record["measurement"]["ratio"]) if record.get("measurement") else None
+
+
+# What a search can know of a net before it is trained, read off a trial's record, more being better.
+COSTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "throughput": _log_ratio,
+    "params": lambda record: -math.log2(record["params"]) if record["params"] else None,
+    "macs": lambda record: -math.log2(record["macs"]) if record["macs"] else None,
+}
 
 
 def _milestone(nets: int) -> int:

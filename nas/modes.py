@@ -7,8 +7,9 @@ from typing import Any
 from nas.config import LIMITS, ConfigError
 
 _SETTINGS = {
-    "budget", "seed", "sampler", "space", "data", "teachers", "device", "steps", "distill_settings", "train_images",
-    "val_images", "views", "storage", "image_px", "measure_batch", "measure_arm", "measure_seconds", *LIMITS,
+    "budget", "seed", "sampler", "space", "objectives", "data", "teachers", "device", "steps", "distill_settings",
+    "train_images", "val_images", "views", "storage", "image_px", "measure_batch", "measure_arm", "measure_seconds",
+    *LIMITS,
 }  # fmt: skip
 _RUNNING = {"teacher", "cache", "workers", "address", "time_limit", "database"}
 _PLANNED = {

@@ -1,6 +1,6 @@
-"""Pareto fronts, non-domination ranks, crowding and hypervolume. All objectives are maximised.
+"""Pareto fronts, non-domination ranks, crowding and hypervolume.
 
-Pure functions over points (rows of objective values); numpy and moocore only.
+Pure functions over points (rows of objective values), of which more is better on every axis; numpy and moocore only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nas.objectives import GOALS
 from nas.records import Objective, TrialRecord, TrialState
 
-Point = tuple[float, float]
+Point = tuple[float, ...]
 
 
 def _as_rows(points: ArrayLike) -> NDArray[np.float64]:
@@ -80,8 +81,9 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
 
 
 def coordinate(objective: Objective, value: float) -> float:
-    """`value` on the axis in which hypervolume is computed: log2 where the objective says so."""
-    return math.log2(value) if objective.log else value
+    """`value` on the axis in which hypervolume is computed: log2 where the objective says so, and more is better."""
+    place = math.log2(value) if objective.log else value
+    return -place if objective.minimise else place
 
 
 def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
@@ -90,14 +92,16 @@ def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
 
 
 def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) -> Point | None:
-    """(quality at `rung`, throughput ratio) on the axes of `coordinate`; None where the trial has not both."""
+    """Values of all objectives, with the quality at `rung`, on the axes of `coordinate`; None where one is missing.
+
+    A trial that was not measured, or has not reached `rung`, is nowhere.
+    """
     if trial.measurement is None or len(trial.rungs) <= rung:
         return None
-    quality, throughput = objectives
-    return (
-        coordinate(quality, trial.rungs[rung].quality),
-        coordinate(throughput, trial.measurement.ratio),
-    )
+    values = [GOALS[objective.name].value(trial, rung) for objective in objectives]
+    if any(value is None for value in values):
+        return None
+    return tuple(coordinate(o, v) for o, v in zip(objectives, values, strict=True) if v is not None)
 
 
 def finished_points(

@@ -143,13 +143,14 @@ class TrialRecord(Record):
 
 @dataclass(frozen=True)
 class Objective(Record):
-    """One axis of the search; both are maximised. `reference` is the hypervolume's reference coordinate."""
+    """One axis of the search. `reference` is the hypervolume's reference coordinate."""
 
-    name: str  # "quality" or "throughput"
+    name: str  # of nas.objectives: "quality", "throughput", ...
     label: str  # for axes and tables
     unit: str
     reference: float
     log: bool = False  # hypervolume and plots use log2 of this axis
+    minimise: bool = False  # else more is better
 
 
 @dataclass(frozen=True)

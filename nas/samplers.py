@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from optuna import Study
@@ -14,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.config import SearchConfig
+from nas.config import ConfigError, SearchConfig
 from nas.evolution import Evolution
 from nas.pareto import reference_point
 from nas.records import Objective
@@ -22,6 +23,8 @@ from nas.sampling import KnownCostSampler
 from nas.spaces import Architecture, Architectures
 from nas.store import records
 from search_space import Space
+
+KNOWN_COSTS = ("throughput", "params", "macs")  # keys of nas.knowledge.COSTS
 
 
 class SpaceSampler(BaseSampler):
@@ -88,15 +91,18 @@ def _known_cost(space: Architectures, objectives: Sequence[Objective], config: S
 
     if not isinstance(space, Space):
         raise ValueError(f"known-cost: what is known of the space {space.name!r} has to be told (nas.sampling)")
-    knowledge = Knowledge(space, config)
-    quality, throughput = reference_point(objectives)
+    names = [objective.name for objective in objectives]
+    check_objectives(config)
+    cost = names[1] if len(names) > 1 else "throughput"  # of quality alone nothing is traded
+    knowledge = Knowledge(space, config, cost)
+    good, worth = (*reference_point(objectives), 0.0)[:2]
     return KnownCostSampler(
         knowledge.costs,
-        reference=(quality, throughput),
+        reference=(good, worth),
         distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
         candidates=knowledge.candidates,
         features=knowledge.features,
-        observe=observe,
+        observe=partial(observe, cost=cost),
         rungs=len(config.distill.rung_steps),
         seed=config.seed,
     )
@@ -127,6 +133,16 @@ SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig],
     "nsga2": _nsga2,
     "tpe": _tpe,
 }
+
+
+def check_objectives(config: SearchConfig) -> None:
+    """Raises ConfigError where the sampler does not take the objectives."""
+    quality, *costs = config.objectives
+    if config.sampler != "known-cost" or (quality == "quality" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS)):
+        return
+    taken = f"takes quality alone, or quality and then one of {', '.join(KNOWN_COSTS)}"
+    others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+    raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
 
 
 def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:

@@ -22,6 +22,7 @@ from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.ending import end
 from nas.modes import check_flags
+from nas.objectives import objectives
 from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
@@ -33,12 +34,6 @@ from nas.storage.place import holds_study, password_of, without_password
 from nas.store import Store, StoreError
 from nas.study import StudyLoop
 from search_space import SPACES
-
-THROUGHPUT = Objective("throughput", "throughput relative to the reference backbone", "x", reference=0.125, log=True)
-QUALITY = {  # by DistillConfig.score
-    "spatial": Objective("quality", "explained variance of the teachers' spatial features", "", reference=0.0),
-    "both": Objective("quality", "explained variance of the teachers' features", "", reference=0.0),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +77,7 @@ def _plan(arguments: dict[str, Any], console: Console) -> int:
 
     config = new_config(arguments)
     workers = arguments.get("workers", _default_workers(config))
-    return command.run(config, arguments, workers, (QUALITY[config.distill.score], THROUGHPUT), console)
+    return command.run(config, arguments, workers, objectives(config.objectives, config.distill.score), console)
 
 
 def _hide_password(arguments: dict[str, Any], console: Console) -> None:
@@ -120,12 +115,12 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)
         facts = {} if resume else _teacher_facts(config, arguments, targets, progress)
-    objectives = (QUALITY[config.distill.score], THROUGHPUT)
-    sampler = make_sampler(config, SPACES[config.space], objectives)
+    sought = objectives(config.objectives, config.distill.score)
+    sampler = make_sampler(config, SPACES[config.space], sought)
     database = arguments.get("database")
     began = Store.open(run_dir, sampler, database) if resume else None
     if began is not None:
-        _refuse_changes(began.info, targets, objectives)
+        _refuse_changes(began.info, targets, sought)
 
     def begin() -> Store:
         if began is None:
@@ -239,7 +234,7 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
         command="python -m nas.search " + shlex.join(without_password(sys.argv[1:])),
         config=config.to_dict(),
         environment=environment(config.device),
-        objectives=(QUALITY[config.distill.score], THROUGHPUT),
+        objectives=objectives(config.objectives, config.distill.score),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,
         teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},
@@ -254,10 +249,10 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
     )
 
 
-def _refuse_changes(info: StudyInfo, targets: Any, objectives: Sequence[Objective]) -> None:
+def _refuse_changes(info: StudyInfo, targets: Any, sought: Sequence[Objective]) -> None:
     """A study goes on with the teachers, images and objectives that it began with, or not at all."""
     teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    changed = changes.of_objectives(info, objectives)
+    changed = changes.of_objectives(info, sought)
     changed += changes.of_targets(info, teachers, targets.data_fingerprint)
     if changed:
         raise StoreError(f"the study began with other things than it would go on with: {'; '.join(changed)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nas import pareto
+from nas.objectives import GOALS
 from nas.records import Measurement, Objective, TrialRecord
 from nas.reranking.selection import is_baseline, quality
 
@@ -74,11 +75,12 @@ class Plane:
         return {n: 1 + sum(other > own for other in ratios.values()) for n, own in ratios.items()}
 
     def volume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
-        """Hypervolume of the found nets among these, over the study's reference point."""
-        good, speed = objectives
+        """Hypervolume of the found nets among these in quality and speed, over the study's reference point."""
+        named = {objective.name: objective for objective in objectives}
+        plane = good, speed = [named.get(name, GOALS[name].objective) for name in ("quality", "throughput")]
         spots = [s for s in self._found if s.number in numbers]
         points = [(pareto.coordinate(good, s.quality), pareto.coordinate(speed, s.ratio)) for s in spots]
-        return pareto.hypervolume(points, pareto.reference_point(objectives))
+        return pareto.hypervolume(points, pareto.reference_point(plane))
 
 
 def _spot(trial: TrialRecord, m: Measurement) -> Spot:

@@ -98,6 +98,7 @@ def run_study(loop: StudyLoop, site: Site, *, time_limit_s: float | None = None,
         with watched_head(site.head, advice):
             _sweep(loop, checkpoints)
             _run(loop, site, time_limit_s, stages)
+            _sweep(loop, checkpoints)  # workers of a killed driver live on for a moment, and write
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
 

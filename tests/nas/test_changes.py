@@ -35,7 +35,7 @@ def test_the_parameter_that_changed_is_named_with_its_choices() -> None:
 
 def test_an_objective_is_what_it_measures_against_and_not_its_label() -> None:
     other = [replace(OBJECTIVES[0], label="new words"), Objective("throughput", "", "x", reference=0.25, log=True)]
-    assert changes.of_objectives(INFO, other) == ["objective throughput: [0.125, true] -> [0.25, true]"]
+    assert changes.of_objectives(INFO, other) == ["objective throughput: [0.125, true, false] -> [0.25, true, false]"]
 
 
 def test_versions_are_compared_where_they_were_noted() -> None:

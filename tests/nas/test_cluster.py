@@ -195,6 +195,26 @@ def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, tar
     assert f"error: the head of Ray at {nodes.address} is gone; nothing stored is lost; go on with" in output
 
 
+@pytest.mark.slow
+def test_the_command_itself_searches_on_a_cluster_and_goes_on_there(tmp_path: Path) -> None:
+    run, small = tmp_path / "run", ["--steps", "6,12", "--train-images", "256", "--val-images", "64"]
+
+    def search(*options: str) -> None:
+        command = [sys.executable, "-m", "nas.search", *options, "--cache", str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=500)
+        assert done.returncode == 0, done.stderr
+
+    with RayNodes() as nodes:
+        nodes.add()
+        search("--budget", "4", *small, "--run", str(run), "--address", nodes.address)
+        search("--resume", str(run), "--extend", "2", "--address", nodes.address)
+    study = read_study(run)
+    assert sum(trial.counts for trial in study.trials) == 6
+    assert not [trial.reason for trial in study.trials if trial.state is TrialState.FAILED]
+    assert len(study.info.sessions) == 2
+    assert all(trial.arch_id in (run / "report.html").read_text() for trial in study.trials)
+
+
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Waits while a driver is at work."""
     while not condition():

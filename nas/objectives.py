@@ -1,0 +1,63 @@
+"""What a search can optimise, by name: how it is called, and how it is read off a trial. Pure.
+
+A new objective is one more entry here, and a search takes it in ``--objectives``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from nas.records import Measurement, Objective, TrialRecord
+
+
+class Goal(NamedTuple):
+    """An objective, and its value for a trial at a rung; None where the trial has none (yet)."""
+
+    objective: Objective
+    value: Callable[[TrialRecord, int], float | None]
+
+
+def _quality(trial: TrialRecord, rung: int) -> float | None:
+    return trial.rungs[rung].quality if len(trial.rungs) > rung else None
+
+
+def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRecord, int], float | None]:
+    """Known before any training, so that it counts in full at every rung."""
+    return lambda trial, rung: read(trial.measurement) if trial.measurement is not None else None
+
+
+# References are where hypervolume begins to count: what is beyond is worth nothing to anybody.
+GOALS: dict[str, Goal] = {
+    "quality": Goal(Objective("quality", "explained variance of the teachers' features", "", 0.0), _quality),
+    "throughput": Goal(
+        Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),
+        _measured(lambda m: m.ratio),
+    ),
+    "latency": Goal(
+        Objective("latency", "latency of one image", "ms", 1000.0, log=True, minimise=True),
+        _measured(lambda m: m.latency_ms),
+    ),
+    "memory": Goal(
+        Objective("memory", "peak memory", "MiB", 80 * 1024.0, log=True, minimise=True),
+        _measured(lambda m: m.peak_memory_mib),
+    ),
+    "params": Goal(
+        Objective("params", "parameters", "", 1e9, log=True, minimise=True), lambda trial, rung: trial.params
+    ),
+    "macs": Goal(
+        Objective("macs", "multiply-accumulates of one image", "", 1e12, log=True, minimise=True),
+        lambda trial, rung: trial.macs,
+    ),
+}
+QUALITIES = {  # by DistillConfig.score
+    "spatial": "explained variance of the teachers' spatial features",
+    "both": "explained variance of the teachers' features",
+}
+
+
+def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
+    """The objectives of a search, in the order of `names`; `score` says what quality is."""
+    found = [GOALS[name].objective for name in names]
+    return tuple(replace(o, label=QUALITIES[score]) if o.name == "quality" else o for o in found)
