@@ -54,8 +54,8 @@ class Evolution:
             return []
         ordered: list[TrialRecord] = []
         for rung in sorted({len(t.rungs) - 1 for t in scored}, reverse=True):
-            members = [t for t in scored if len(t.rungs) - 1 == rung]
-            points = [coordinates(t, self.objectives, rung) for t in members]
-            ordered += [members[i] for i in best_first([p for p in points if p is not None])]
+            placed = [(t, coordinates(t, self.objectives, rung)) for t in scored if len(t.rungs) - 1 == rung]
+            members = [(t, point) for t, point in placed if point is not None]
+            ordered += [members[i][0] for i in best_first([point for _, point in members])]
         specs = [self.space.parse(t.spec) for t in ordered]
         return [s for s in specs if self.space.contains(s)][: self.parents]

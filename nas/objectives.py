@@ -5,7 +5,7 @@ A new objective is one more entry here, and a search takes it in ``--objectives`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -61,3 +61,9 @@ def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
     """The objectives of a search, in the order of `names`; `score` says what quality is."""
     found = [GOALS[name].objective for name in names]
     return tuple(replace(o, label=QUALITIES[score]) if o.name == "quality" else o for o in found)
+
+
+def unknown_before_training(trial: TrialRecord, sought: Sequence[Objective]) -> list[str]:
+    """Labels of the objectives that a measured trial has no value of, and will have none of: it can be on no front."""
+    known_now = [o for o in sought if GOALS[o.name].value is not _quality]
+    return [o.label for o in known_now if GOALS[o.name].value(trial, 0) is None]

@@ -19,6 +19,7 @@ from typing import Any
 from nas.asking import Asker
 from nas.config import SearchConfig
 from nas.failures import Failure, Then, then
+from nas.objectives import unknown_before_training
 from nas.pareto import coordinates
 from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
@@ -138,6 +139,9 @@ class StudyLoop:
 
     def take(self, record: TrialRecord) -> bool:
         """Stores what a worker sent; False where the trial has to end here."""
+        just_measured = record.state is TrialState.RUNNING and record.measurement and not record.rungs
+        if just_measured and (unknown := unknown_before_training(record, self.info.objectives)):
+            record = replace(record, state=TrialState.INFEASIBLE, reason=f"unknown of this device: {unknown[0]}")
         if record.state is TrialState.RUNNING and record.rungs:
             self._store.patiently(self._look)
             if not self._goes_on(record):

@@ -77,6 +77,18 @@ def test_quality_alone_is_a_search_too(tmp_path: Path) -> None:
     assert loop.front_summary() == (1, pytest.approx(13 / 20))
 
 
+def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
+    about = info(("quality", "memory"), budget=4)
+    config = search_config(objectives=("quality", "memory"), budget=4)
+    loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
+    trial = loop.next_trial()
+    assert trial is not None
+    blind = replace(measurement(1.0), peak_memory_mib=None)
+    assert not loop.take(replace(trial, params=1, macs=1, measurement=blind))
+    kept = loop.trials[trial.number]
+    assert (kept.state, kept.reason) == (TrialState.INFEASIBLE, "unknown of this device: peak memory")
+
+
 @pytest.mark.parametrize("cost", ["params", "macs"])
 def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
     trials = [record(number, (0.1,), 1.0) for number in range(3)]
