@@ -117,7 +117,7 @@ def outcome(run: Path) -> dict[str, object]:
         ],
         "begun_although_over": begun_again(run),
         "begins": sum(what == "begins" for *_, what in journal(run)),
-        "checkpoints_left": sorted(path.name for path in (run / "checkpoint_dir").iterdir()),
+        "checkpoints_left": sorted(path.name for path in (run / "checkpoint_dir").glob("[!.]*")),
         "integrity": integrity,
     }
 
