@@ -62,9 +62,10 @@ def _differing(asked: Sequence[tuple[str, Callable[[StudyInfo], str]]], infos: S
 
 
 def _said(words: str, values: Sequence[str]) -> tuple[str, ...]:
-    if len(set(values)) < 2:
+    known = {letter: value for letter, value in zip(LETTERS, values, strict=False) if value}
+    if len(set(known.values())) < 2:
         return ()
-    return (f"{words}: {'; '.join(f'{letter}: {v}' for letter, v in zip(LETTERS, values, strict=False))}.",)
+    return (f"{words}: {'; '.join(f'{letter}: {value}' for letter, value in known.items())}.",)
 
 
 def _prints(prints: dict[str, str]) -> str:
@@ -78,7 +79,7 @@ def _recipe(info: StudyInfo) -> str:
 
 
 def _setting(study: Study) -> str:
-    """Device, runtime, batch and resolution of the study's measurements, the most frequent ones."""
+    """Device, runtime, batch and resolution of the study's measurements, the most frequent ones; "" without any."""
     found = [t.measurement for t in study.trials if t.measurement is not None]
     settings = [f"{m.device}, {m.arm}, {m.batch} images of {m.resolution} px" for m in found]
-    return max(sorted(set(settings)), key=settings.count, default="nothing was measured")
+    return max(sorted(set(settings)), key=settings.count, default="")

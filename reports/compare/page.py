@@ -32,12 +32,12 @@ class Difference:
 def write_comparison(comparison: SideBySide, out: Path) -> None:
     """Write the page to `out`, replacing it only once the whole page is there. Raises OSError."""
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(render(comparison), encoding="utf-8", newline="\n")
+    partial.write_text(render(comparison, pictures(comparison)), encoding="utf-8", newline="\n")
     partial.replace(out)
 
 
-def render(comparison: SideBySide) -> str:
-    """The whole page."""
+def render(comparison: SideBySide, drawn: Mapping[str, Markup]) -> str:
+    """The whole page, with the pictures of `pictures`."""
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "compare.css"))
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
@@ -49,7 +49,7 @@ def render(comparison: SideBySide) -> str:
         headline=sentences.headline(comparison),
         refusals=sentences.not_compared(comparison),
         cautions=sentences.cautions(comparison),
-        pictures=pictures(comparison),
+        pictures=drawn,
         differences=differences(comparison.sides),
         most_shared=MOST_SHARED,
         style=Markup(style),

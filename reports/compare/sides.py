@@ -71,10 +71,9 @@ class SideBySide:
 def side_by_side(studies: Sequence[Study]) -> SideBySide:
     """Compare two to six studies."""
     agreed = agreement(studies)
-    if agreed.one_plane:
-        lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]
-        studies = [_over(study, lowest) for study in studies]
-    sides = tuple(Side(letter, s, summarize(s)) for letter, s in zip(LETTERS, studies, strict=False))
+    lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]
+    told = [summarize(_over(study, lowest) if agreed.one_plane else study) for study in studies]
+    sides = tuple(Side(*side) for side in zip(LETTERS, studies, told, strict=False))
     pairs = permutations(sides, 2) if agreed.dominance else ()
     return SideBySide(
         sides=sides,
