@@ -5,24 +5,29 @@ Colours are CSS custom properties, so one picture serves the light, the dark and
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from reports.points import BASELINE, FRONT, LOOKS, SERIES, FigureData, Rise, Scatter
+from reports.importance import Importance
+from reports.points import BASELINE, FRONT, INFEASIBLE, LOOKS, SERIES, FigureData, Rise, Scatter
 
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 FRONT_HEIGHT_PX = 420
 SMALL_HEIGHT_PX = 170
+CURVE_HEIGHT_PX = 240
+MATTERING = 12  # choices in the picture of what matters
+IMPORTANCE_TIPS = (("share", "share"), ("low", "95 % from"), ("high", "95 % to"))
+MANY = 1500  # points: whiskers of the dominated ones would be a smear
 NARROW_PX = 420  # on a phone, point labels would overlap and a legend in one row would be cut off
 
 
 def charts(data: FigureData) -> dict[str, dict[str, Any]]:
     """Vega-Lite specifications by the name of the figure; figures without any data are left out."""
-    built = {
-        "front": front_chart(data) if data.points else None,
-        "curve": curve_chart(data) if data.curve else None,
+    built: dict[str, Any] = {
+        "front": front_chart(data) if data.points and data.single is None else None,
         "teachers": teacher_chart(data) if data.teachers else None,
         "ledger": ledger_chart(data) if data.ledger else None,
     }
@@ -33,7 +38,8 @@ def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
     """Specifications of the small charts that stand in rows: quality against metrics, explained variance by steps."""
     built = {f"metric-{i}": metric_chart(i, scatter) for i, scatter in enumerate(data.metrics)}
     built |= {f"rise-{i}": rise_chart(i, rise) for i, rise in enumerate(data.rises)}
-    return {name: _themed(chart.properties(height=SMALL_HEIGHT_PX)).to_dict() for name, chart in built.items()}
+    built |= curve_charts(data)
+    return {name: _themed(chart.properties(height=CURVE_HEIGHT_PX if "curve" in name else SMALL_HEIGHT_PX)).to_dict() for name, chart in built.items()}
 
 
 def metric_chart(which: int, scatter: Scatter) -> Any:
@@ -74,13 +80,17 @@ def front_chart(data: FigureData) -> Any:
     x, y = _axes(data)
     points = alt.Chart(alt.NamedData(name="points"))
     trained = points.transform_filter("isValid(datum.quality)")
-    marks = _kinds(trained.mark_point(strokeWidth=1.5, opacity=0.9, size=58)).encode(
-        x=x, y=y, tooltip=_front_tooltip(data)
+    size = 58 if len(data.points) <= MANY else 26
+    marks = _kinds(trained.mark_point(strokeWidth=1.5, opacity=0.9, size=size)).encode(
+        x=x, y=y, tooltip=_front_tooltip(data), **_third(data)
     )
     never_trained = _kinds(
         points.transform_filter("!isValid(datum.quality)").mark_point(strokeWidth=1.5, size=80)
     ).encode(x=x, y=alt.value(FRONT_HEIGHT_PX - 6), tooltip=_front_tooltip(data))
-    whiskers = trained.mark_rule(color=FAINT, opacity=0.55).encode(x="ratio_low:Q", x2="ratio_high:Q", y=y)
+    with_whiskers = trained
+    if len(data.points) > MANY:
+        with_whiskers = trained.transform_filter(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE]))
+    whiskers = with_whiskers.mark_rule(color=FAINT, opacity=0.55).encode(x="ratio_low:Q", x2="ratio_high:Q", y=y)
     steps = (
         alt.Chart(alt.NamedData(name="staircase"))
         .mark_line(interpolate="step-before", color=LOOKS["on the front"].css, strokeWidth=1.5, opacity=0.8)
@@ -91,34 +101,44 @@ def front_chart(data: FigureData) -> Any:
     halo = named.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
     labels = [layer.encode(x=x, y=y, text="label:N") for layer in (halo, named.mark_text(color=INK, **place))]
     layers = [steps, whiskers, labels[0], never_trained, marks, labels[1], *_directions(data, x, y)]
-    picked = points.transform_filter("picked != null && datum.number == picked").mark_point(
-        size=260, strokeWidth=2, color=INK, filled=False
-    )
+    picked = alt.Chart(alt.NamedData(name="picked")).mark_point(size=260, strokeWidth=2.5, color=INK, filled=False)
     layers.append(picked.encode(x=x, y=y))
-    return alt.layer(*layers).add_params(alt.param(name="picked", value=None)).properties(height=FRONT_HEIGHT_PX)
+    return alt.layer(*layers).properties(height=FRONT_HEIGHT_PX)
 
 
-def curve_chart(data: FigureData) -> Any:
-    """Hypervolume by evaluations, with the baselines' own hypervolume as a level to beat."""
+def curve_charts(data: FigureData) -> dict[str, Any]:
+    """Hypervolume by trainings and by the study's clock, with what random search and the baselines come to."""
+    if not data.curve:
+        return {}
+    by = {"curve": _curve(data, "evaluations", "architectures evaluated", "d")}
+    if any(seconds is not None for _, seconds, _ in data.curve):
+        by["curve-seconds"] = _curve(data, "seconds", "seconds since the study began", ",d")
+    return by
+
+
+def _curve(data: FigureData, field: str, title: str, number_format: str) -> Any:
     colour = LOOKS["on the front"].css
+    what = "hypervolume" if data.single is None else f"best {data.single.label} over the reference"
     curve = alt.Chart(alt.NamedData(name="curve")).encode(
-        x=alt.X("evaluations:Q", title="architectures evaluated", axis=alt.Axis(tickMinStep=1, format="d")),
-        y=alt.Y("hypervolume:Q", title="hypervolume, higher is better", scale=alt.Scale(zero=True)),
+        x=alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickMinStep=1, format=number_format, labelOverlap=True)),
+        y=alt.Y("hypervolume:Q", title=f"{what}, higher is better", scale=alt.Scale(zero=True)),
     )
-    steps = curve.transform_filter("datum.improved").mark_point(filled=True, size=34, color=colour, opacity=1)
+    steps = curve.transform_filter("datum.improved").mark_point(filled=True, size=30, color=colour, opacity=1)
     tips = [
         _tip("evaluations", "evaluations", "d"),
         _tip("hypervolume", "hypervolume", ".4f"),
         _tip("seconds", "seconds", ",.0f"),
     ]
-    line = alt.layer(curve.mark_line(interpolate="step-after", color=colour, strokeWidth=2), steps.encode(tooltip=tips))
-    if data.baseline_hypervolume <= 0:
-        return line.properties(height=260)
-    level = alt.Chart(alt.Data(values=[{"y": data.baseline_hypervolume, "text": "baselines alone"}]))
-    rule = level.mark_rule(color=LOOKS["baseline"].css, strokeDash=[5, 4], strokeWidth=1.5).encode(y="y:Q")
-    words = level.mark_text(align="right", dx=-6, dy=11, color=LOOKS["baseline"].css)
-    text = words.encode(y="y:Q", x=alt.value("width"), text="text:N")
-    return alt.layer(line, rule, text).properties(height=260)
+    layers = [curve.mark_line(interpolate="step-after", color=colour, strokeWidth=2), steps.encode(tooltip=tips)]
+    if data.chance and field == "evaluations":
+        chance = alt.Chart(alt.NamedData(name="chance")).mark_line(color=LOOKS[INFEASIBLE].css, strokeDash=[2, 3])
+        layers.append(chance.encode(x="evaluations:Q", y="hypervolume:Q", tooltip=tips[:2]))
+    if data.baseline_hypervolume > 0:
+        level = alt.Chart(alt.Data(values=[{"y": data.baseline_hypervolume, "text": "baselines alone"}]))
+        layers.append(level.mark_rule(color=LOOKS["baseline"].css, strokeDash=[5, 4], strokeWidth=1.5).encode(y="y:Q"))
+        words = level.mark_text(align="right", dx=-6, dy=11, color=LOOKS["baseline"].css)
+        layers.append(words.encode(y="y:Q", x=alt.value("width"), text="text:N"))
+    return alt.layer(*layers)
 
 
 def teacher_chart(data: FigureData) -> Any:
@@ -148,6 +168,46 @@ def teacher_chart(data: FigureData) -> Any:
         )
         .properties(height=24 * len(nets))
     )
+
+
+def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of the finalists: quality in the study against the mean of longer trainings."""
+    if not rows:
+        return {}
+    points = alt.Chart(alt.NamedData(name="finals"))
+    x = alt.X("short:Q", title="quality in the study", scale=alt.Scale(zero=False))
+    y = alt.Y("long:Q", title="mean of the longer trainings", scale=alt.Scale(zero=False))
+    names, looks = ["finalist", "baseline"], [LOOKS[FRONT], LOOKS[BASELINE]]
+    legend = alt.Legend(title=None, orient="top")
+    marks = points.mark_point(filled=True, size=70, opacity=1).encode(
+        x=x,
+        y=y,
+        color=alt.Color("kind:N", scale=alt.Scale(domain=names, range=[k.css for k in looks]), legend=legend),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[k.vega_shape for k in looks]), legend=legend),
+        tooltip=[_tip("net", "net"), _tip("short", "in the study", ".3f"), _tip("long", "trained again", ".3f")],
+    )
+    bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
+    words = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
+    return {"finals": _themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict()}
+
+
+def importance_charts(choices: Sequence[Importance]) -> dict[str, dict[str, Any]]:
+    """A chart an objective: what share of its differences each choice accounts for."""
+    objectives = list(dict.fromkeys(i.objective for i in choices))
+    return {f"importance-{i}": _importance_chart(name, choices) for i, name in enumerate(objectives)}
+
+
+def _importance_chart(objective: str, choices: Sequence[Importance]) -> dict[str, Any]:
+    order = [i.choice for i in sorted(choices, key=lambda i: -i.share) if i.objective == objective][:MATTERING]
+    rows = alt.Chart(alt.NamedData(name="importances"), title=objective).transform_filter(
+        alt.FieldEqualPredicate("objective", objective) & alt.FieldOneOfPredicate("choice", order)
+    )
+    y = alt.Y("choice:N", title=None, sort=order, axis=alt.Axis(labelLimit=130))
+    x = alt.X("share:Q", title="share", axis=alt.Axis(format=".0%", tickCount=5))
+    tips = [_tip("choice", "choice"), *(_tip(f, words, ".3f") for f, words in IMPORTANCE_TIPS)]
+    bars = rows.mark_bar(color=LOOKS[FRONT].css, cornerRadius=2, height={"band": 0.6}).encode(x=x, y=y, tooltip=tips)
+    whiskers = rows.mark_rule(color=INK).encode(x="low:Q", x2="high:Q", y=y)
+    return dict(_themed(alt.layer(bars, whiskers).properties(height=22 * len(order))).to_dict())
 
 
 def ledger_chart(data: FigureData) -> Any:
@@ -195,6 +255,14 @@ def _kinds(chart: Any, legend: bool = True) -> Any:
     )
 
 
+def _third(data: FigureData) -> dict[str, Any]:
+    """A third objective is the size of a mark: larger is better."""
+    if data.third is None:
+        return {}
+    scale = alt.Scale(zero=False, range=[16, 260])
+    return {"size": alt.Size("third:Q", scale=scale, title=data.third.label, legend=alt.Legend(orient="bottom"))}
+
+
 def _front_tooltip(data: FigureData) -> list[Any]:
     return [
         _tip("net", "net"),
@@ -204,6 +272,7 @@ def _front_tooltip(data: FigureData) -> list[Any]:
         _tip("ratio_low", "95 % from", ".3f"),
         _tip("ratio_high", "95 % to", ".3f"),
         _tip("img_s", "images/s", ",.1f"),
+        *([] if data.third is None else [_tip("third", data.third.label, ".3f")]),
     ]
 
 

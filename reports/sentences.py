@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from nas.records import StudyInfo, TrialState
 from reports.meaning import MetricRow, near_chance
+from reports.points import FigureData
 from reports.summary import Comparison, Scored, StudySummary
 
 
@@ -26,6 +28,8 @@ def noise(summary: StudySummary) -> str:
         "" if summary.half_width is None else f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
     )
     ties = "no two neighbours on the front have overlapping intervals"
+    if len(summary.front) == 1:
+        ties = "the front has no two neighbours to be told apart"
     if summary.tied_neighbours:
         pairs = _plural(summary.tied_neighbours, "pair", "pairs")
         ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
@@ -46,7 +50,45 @@ def _floor(itself: Scored | None) -> str:
     )
 
 
-def progress(info: StudyInfo, summary: StudySummary) -> str | None:
+def front_caption(data: FigureData) -> str:
+    """What the marks of the front's picture are."""
+    third = f" The larger a mark, the higher its {data.third.label}." if data.third else ""
+    return (
+        "Each point is a net; bars are 95 % intervals of the throughput ratio. Nets stopped early stand at the quality "
+        "of the rung they reached and are not comparable with the others; crosses at the bottom broke a hard limit and "
+        f"were never trained.{third} Choose a point to open its card."
+    )
+
+
+def curve_caption(data: FigureData) -> str:
+    """What the lines of the pictures of the hypervolume are."""
+    if data.single is not None:
+        text = f"The best {data.single.label} so far, above the declared reference ({data.single.reference:g}), "
+    else:
+        axes = f"quality {data.quality.reference:g}, speed {data.speed.reference:g}, doublings of speed as unit"
+        third = f", {data.third.label} {data.third.reference:g}" if data.third else ""
+        text = f"Hypervolume above the declared reference point ({axes}{third}), "
+    text += "in the order in which evaluations finished."
+    return text + (" Dotted: what random search is expected to reach." if data.chance else "")
+
+
+def control(info: StudyInfo, summary: StudySummary) -> str:
+    """What of the curve is a comparison with random search, and what is not."""
+    sampler = info.config.get("sampler", "unknown")
+    another = "A control as long as the search is a second study with --sampler random: python -m reports.compare lays the two side by side."
+    if sampler == "random":
+        return "This study is a random search itself: its curve is the control of other searches."
+    start = summary.chance_start
+    if start is None:
+        return f"This study holds no random control: what its sampler, {sampler}, tried was not drawn at random, or nothing else was tried yet. {another}"
+    last, count = start.expected[-1], len(start.trials)
+    return (
+        f"The first {count} evaluations that the sampler, {sampler}, drew at random are a control for as many trainings: in any order "
+        f"they are expected to reach {last:.4f} after {count}. Random search of more trainings is not in this study. {another}"
+    )
+
+
+def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | None:
     """A sentence for a study that has not spent its budget or still has trials running; None for a finished one."""
     budget = info.config.get("budget")
     running = summary.counts.get(TrialState.RUNNING, 0)
@@ -55,7 +97,10 @@ def progress(info: StudyInfo, summary: StudySummary) -> str | None:
         return None
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
-    return f"Unfinished: {done} evaluations are in{open_trials}."
+    return (
+        f"Unfinished: {done} evaluations are in{open_trials}. This page was made at {made:%Y-%m-%d %H:%M:%S} UTC; while the "
+        "search runs its file is written again, and reloading shows more."
+    )
 
 
 def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
