@@ -1,4 +1,4 @@
-"""The random search that a study holds in itself: the trials that its sampler drew before it had anything to learn from.
+"""The random search that a study holds in itself: what its sampler drew before it had anything to learn from.
 
 They are a control for as many trainings as they are, and not for one more. A control of the whole length is another
 study, of the sampler "random".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
     return None if found is None else to_json(study, found)
 
 
-def points(finals: dict[str, Any] | None) -> list[dict[str, Any]]:
+def points(finals: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Quality in the study against the mean of the longer trainings with its 95 % interval, by net."""
     if finals is None:
         return []

@@ -1,4 +1,4 @@
-"""Which hard limits the infeasible trials broke, and by how much: a limit that is missed narrowly is worth a thought."""
+"""Which hard limits the infeasible trials broke, and by how much: a narrow miss is worth a thought."""
 
 from __future__ import annotations
 

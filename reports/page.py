@@ -10,7 +10,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,8 +21,8 @@ from markupsafe import Markup
 
 from nas.records import Study
 from nas.store import read_study
-from reports import finals, sentences
-from reports.figures import charts, importance_charts, multiples, trained_again
+from reports import captions, finals, sentences
+from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
 from reports.misses import misses
@@ -74,9 +73,9 @@ def render(
     """The whole page. `finalists`: as `nas.finals` tells them."""
     data = prepare(study, summary)
     choices = importances(study.info, summary)
-    datasets = data.datasets() | {"finals": finals.points(finalists), "importances": [asdict(i) for i in choices]}
+    datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}
     large = charts(data) | trained_again(datasets["finals"])
-    small = multiples(data) | importance_charts(choices)
+    small = multiples(data) | importance_charts(datasets["importances"])
     stills = {name: static_svg(spec, datasets, STATIC_WIDTH_PX) for name, spec in large.items()}
     stills |= {name: static_svg(spec, datasets, STATIC_SMALL_PX) for name, spec in small.items()}
     scripts, style = [vega_bundle(), _script()], _asset("report.css")
@@ -102,12 +101,13 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
     info, rows = study.info, metric_rows(study.info, summary)
     missed = misses(study)
     told = {number for miss in missed for number in miss.numbers}
-    single = len(info.objectives) == 1
+    objectives = [o.name for o in info.objectives]
+    single = len(objectives) == 1
     best = sorted(summary.complete, key=lambda s: s.values, reverse=True)[:RANKED]
     return {
         "heads": head_rows(info, summary),
         "metrics": rows,
-        "columns": [row for row in rows if row.name.partition("/")[0] in IN_TABLES],
+        "columns": [r for r in rows if r.name.partition("/")[0] in IN_TABLES and r.name not in objectives],
         "ranking": best if single else summary.front,
         "misses": missed,
         "reasons": [row for row in summary.reasons if not told.issuperset(row.numbers)],
@@ -123,9 +123,9 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
         "headline": sentences.headline(study.info, summary),
         "noise": sentences.noise(summary),
         "progress": sentences.progress(study.info, summary, datetime.now(UTC)),
-        "control": sentences.control(study.info, summary),
-        "front_caption": sentences.front_caption(data),
-        "curve_caption": sentences.curve_caption(data),
+        "control": captions.control(study.info, summary),
+        "front_caption": captions.front_caption(data),
+        "curve_caption": captions.curve_caption(data),
     }
 
 
@@ -182,7 +182,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["seconds"] = _duration
+    environment.filters |= {"seconds": _duration, "brief": captions.brief}
     return environment
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
-from reports.summary import BASELINE_PREFIX, Scored, StudySummary, axis, net_name
+from reports.objectives import axis
+from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
-LABELLED_FRONT = 16  # more labels than that overlap
+LABELLED_FRONT = 40  # with more, hardly a label is legible
 TEACHER_ROWS = 16
 SCATTERED = 10  # nets: fewer make no picture of a correlation
 
@@ -129,14 +131,15 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
     plane = third is None and len(study.info.objectives) == 2  # only there a step line says what is dominated
     front = {s.trial.number for s in summary.front}
     found = (p for t in study.trials if (p := _point(t, front, third)) is not None)
-    points = tuple(sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind)))
+    points: Sequence[Point] = sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind))
     reference = (speed.reference, quality.reference)
     ratio_range, has_ratio = _range([p.ratio for p in points], reference[0], log=speed.log)
     quality_range, has_quality = _range([p.quality for p in points if p.quality is not None], reference[1])
+    crowded = overlapping([p for p in points if p.label], ratio_range, quality_range)
     return FigureData(
         quality=quality,
         speed=speed,
-        points=points,
+        points=tuple(replace(p, label="") if p in crowded else p for p in points),
         staircase=_staircase(
             summary.front if plane else (), max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
         ),

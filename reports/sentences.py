@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from nas.records import StudyInfo, TrialState
+from reports.captions import brief
 from reports.meaning import MetricRow, near_chance
-from reports.points import FigureData
 from reports.summary import Comparison, Scored, StudySummary
 
 
@@ -45,46 +45,8 @@ def _floor(itself: Scored | None) -> str:
     if itself is None:
         return ""
     return (
-        f"Measured against itself, {itself.name} came to {itself.ratio:.3f} times its own throughput "
+        f"Measured against itself, {brief(itself.name)} came to {itself.ratio:.3f} times its own throughput "
         f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties. "
-    )
-
-
-def front_caption(data: FigureData) -> str:
-    """What the marks of the front's picture are."""
-    third = f" The larger a mark, the higher its {data.third.label}." if data.third else ""
-    return (
-        "Each point is a net; bars are 95 % intervals of the throughput ratio. Nets stopped early stand at the quality "
-        "of the rung they reached and are not comparable with the others; crosses at the bottom broke a hard limit and "
-        f"were never trained.{third} Choose a point to open its card."
-    )
-
-
-def curve_caption(data: FigureData) -> str:
-    """What the lines of the pictures of the hypervolume are."""
-    if data.single is not None:
-        text = f"The best {data.single.label} so far, above the declared reference ({data.single.reference:g}), "
-    else:
-        axes = f"quality {data.quality.reference:g}, speed {data.speed.reference:g}, doublings of speed as unit"
-        third = f", {data.third.label} {data.third.reference:g}" if data.third else ""
-        text = f"Hypervolume above the declared reference point ({axes}{third}), "
-    text += "in the order in which evaluations finished."
-    return text + (" Dotted: what random search is expected to reach." if data.chance else "")
-
-
-def control(info: StudyInfo, summary: StudySummary) -> str:
-    """What of the curve is a comparison with random search, and what is not."""
-    sampler = info.config.get("sampler", "unknown")
-    another = "A control as long as the search is a second study with --sampler random: python -m reports.compare lays the two side by side."
-    if sampler == "random":
-        return "This study is a random search itself: its curve is the control of other searches."
-    start = summary.chance_start
-    if start is None:
-        return f"This study holds no random control: what its sampler, {sampler}, tried was not drawn at random, or nothing else was tried yet. {another}"
-    last, count = start.expected[-1], len(start.trials)
-    return (
-        f"The first {count} evaluations that the sampler, {sampler}, drew at random are a control for as many trainings: in any order "
-        f"they are expected to reach {last:.4f} after {count}. Random search of more trainings is not in this study. {another}"
     )
 
 
@@ -98,8 +60,8 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
     return (
-        f"Unfinished: {done} evaluations are in{open_trials}. This page was made at {made:%Y-%m-%d %H:%M:%S} UTC; while the "
-        "search runs its file is written again, and reloading shows more."
+        f"Unfinished: {done} evaluations are in{open_trials}. This page was made at {made:%Y-%m-%d %H:%M:%S} UTC; "
+        "while the search runs its file is written again, and reloading shows more."
     )
 
 
@@ -124,7 +86,7 @@ def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
 
 
 def _taus(rows: Sequence[MetricRow]) -> str:
-    return ", ".join(f"{row.label} (τ {row.tau:.2f})" for row in rows)
+    return ", ".join(f"{brief(row.label)} (τ {row.tau:.2f})" for row in rows)
 
 
 def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
@@ -133,13 +95,18 @@ def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
     for row in rows:
         if near_chance(row.teachers, row.chance):
             said.append(
-                f"In {row.label} even the best teacher itself, {row.teacher}, is near chance ({row.teachers:.3f} "
-                f"against {row.chance:.3f}): it can hardly tell students apart on these images."
+                f"In {brief(row.label)} even the best teacher itself, {brief(row.teacher)}, is near chance "
+                f"({row.teachers:.3f} against {row.chance:.3f}): it can hardly tell students apart on these images."
             )
         elif near_chance(row.best, row.chance):
-            teacher = "" if row.teacher is None else f"; the best teacher itself, {row.teacher}, has {row.teachers:.3f}"
+            teacher = (
+                ""
+                if row.teacher is None
+                else f"; the best teacher itself, {brief(row.teacher)}, has {row.teachers:.3f}"
+            )
             said.append(
-                f"In {row.label} all nets stay near chance (at most {row.best:.3f} against {row.chance:.3f}){teacher}."
+                f"In {brief(row.label)} all nets stay near chance (at most {row.best:.3f} against "
+                f"{row.chance:.3f}){teacher}."
             )
     return tuple(said)
 
@@ -149,7 +116,9 @@ def one_line(summary: StudySummary) -> str:
     text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
     best = summary.fastest_as_good
     if best is not None:
-        text += f"; {best.found.name}: {best.baseline.name}'s quality at {best.speedup:.2f}x its throughput"
+        text += (
+            f"; {brief(best.found.name)}: {brief(best.baseline.name)}'s quality at {best.speedup:.2f}x its throughput"
+        )
     return text
 
 
@@ -165,10 +134,16 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"There is no front: {evaluated} to the last rung ({', '.join(lost) or 'no trials'})."
     stopping = f", {stopped} of them stopped early" if stopped else ""
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
+    if len(info.objectives) == 1:
+        return (
+            f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; the best in {brief(info.objectives[0].label)} is "
+            f"{brief(best.name)}: quality {best.quality:.3f} at {best.ratio:.2f} times the speed "
+            f"of {brief(info.reference)}."
+        )
     size = _plural(len(summary.front), "net forms", "nets form")
     return (
         f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; {size} the front, from {fastest.ratio:.2f} times the speed "
-        f"of {info.reference} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
+        f"of {brief(info.reference)} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
     )
 
 
@@ -176,10 +151,10 @@ def _speed_sentence(summary: StudySummary) -> str:
     result, baseline = summary.fastest_as_good, summary.best_baseline
     assert baseline is not None
     if result is None:
-        return f"No net found is as good as {baseline.name}, the best baseline (quality {baseline.quality:.3f})."
+        return f"No net found is as good as {brief(baseline.name)}, the best baseline (quality {baseline.quality:.3f})."
     return (
-        f"{_start(result)} is at least as good as the best baseline, {baseline.name} ({result.found.quality:.3f} "
-        f"against {baseline.quality:.3f}), at {result.speedup:.2f} times its throughput ({_interval(result)})."
+        f"{_start(result)} is at least as good as the best baseline, {brief(baseline.name)} "
+        f"({result.found.quality:.3f} against {baseline.quality:.3f}), at {result.speedup:.2f} times its throughput ({_interval(result)})."
     )
 
 
@@ -187,16 +162,17 @@ def _quality_sentence(summary: StudySummary) -> str:
     result, baseline = summary.best_as_fast, summary.best_baseline
     assert baseline is not None
     if result is None:
-        return f"No net found is as fast as {baseline.name}."
+        return f"No net found is as fast as {brief(baseline.name)}."
     gain = "better" if result.quality_gain >= 0 else "worse"
     return (
-        f"At {baseline.name}'s speed or above, {result.found.name} is the best: quality {result.found.quality:.3f}, "
-        f"{abs(result.quality_gain):.3f} {gain}, at {result.speedup:.2f} times the throughput ({_interval(result)})."
+        f"At {brief(baseline.name)}'s speed or above, {brief(result.found.name)} is the best: quality "
+        f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, at {result.speedup:.2f} times the throughput ({_interval(result)})."
     )
 
 
 def _start(result: Comparison) -> str:
-    return result.found.name[0].upper() + result.found.name[1:]
+    name = brief(result.found.name)
+    return name[0].upper() + name[1:]
 
 
 def _interval(result: Comparison) -> str:

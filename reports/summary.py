@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nas import pareto
-from nas.records import Objective, Study, StudyInfo, TrialRecord, TrialState
+from nas.records import Study, StudyInfo, TrialRecord, TrialState
 from reports.chance import ChanceStart, chance_start
+from reports.objectives import values_of
 from reports.tallies import (
     Correlation,
     LedgerRow,
@@ -27,10 +28,6 @@ from reports.tallies import (
 )
 
 BASELINE_PREFIX = "baseline:"
-UNDECLARED = {  # how axes are labelled that are measured and not searched for
-    "quality": Objective("quality", "quality", "", reference=0.0),
-    "throughput": Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),
-}
 
 
 @dataclass(frozen=True)
@@ -162,11 +159,6 @@ def scored_points(scored: Iterable[Scored], info: StudyInfo) -> dict[int, tuple[
     }
 
 
-def axis(info: StudyInfo, name: str) -> Objective:
-    """The objective "quality" or "throughput", also where the study measures it without searching for it."""
-    return next((o for o in info.objectives if o.name == name), UNDECLARED[name])
-
-
 def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...]:
     """Those trials that reached the last rung with finite numbers on both axes."""
     found = []
@@ -176,19 +168,10 @@ def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...
             continue
         if trial.rungs[-1].rung != len(info.rung_steps) - 1 or not math.isfinite(trial.rungs[-1].quality):
             continue
-        values = _values(trial, info)
+        values = values_of(trial, info)
         if math.isfinite(m.ratio) and m.ratio > 0 and values is not None:
             found.append(Scored(trial, trial.rungs[-1].quality, m.ratio, m.ratio_low, m.ratio_high, values))
     return tuple(found)
-
-
-def _values(trial: TrialRecord, info: StudyInfo) -> tuple[float, ...] | None:
-    """Of the objectives; None where one is unknown or has no place on its axis."""
-    last, m = trial.rungs[-1], trial.measurement
-    known = {**last.metrics, "quality": last.quality, "throughput": m.ratio if m else math.nan}
-    values = tuple(known.get(o.name, math.nan) for o in info.objectives)
-    able = all(math.isfinite(v) and (v > 0 or not o.log) for o, v in zip(info.objectives, values, strict=True))
-    return values if able else None
 
 
 def _front(scored: Sequence[Scored]) -> tuple[Scored, ...]:

@@ -62,7 +62,7 @@ function openCard(number) {
   const t = byNumber.get(number), card = byId('card');
   pick(number);
   const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
-  card.replaceChildren(element('header', {}, element('h2', { id: 'card-title' }, netName(t)),
+  card.replaceChildren(element('header', {}, element('h2', { id: 'card-title' }, brief(netName(t), 120)),
     element('div', { class: 'actions' }, neighbour(number, -1, 'Faster'), neighbour(number, 1, 'Slower'), element('button', { type: 'button', 'data-close': true, onclick: () => card.close() }, 'Close'))));
   if (!card.open) card.showModal();
   const room = getComputedStyle(card), wide = Math.max(220, Math.floor(card.clientWidth - parseFloat(room.paddingLeft) - parseFloat(room.paddingRight)));

@@ -5,7 +5,7 @@ const tip = byId('tip');
 function showTip(rows, x, y) {
   tip.hidden = !rows;
   if (tip.hidden) return;
-  tip.replaceChildren(...rows.map(([k, v]) => element('div', {}, element('span', {}, k), element('span', {}, String(v)))));
+  tip.replaceChildren(...rows.map(([k, v]) => element('div', {}, element('span', {}, brief(String(k), 60)), element('span', {}, brief(String(v), 120)))));
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 8))}px`;
 }

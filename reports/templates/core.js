@@ -43,7 +43,7 @@ const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];
 const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');
 const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
-const inWords = t => `${netName(t)}, ${standing(t) === 'front' ? 'on the front' : standing(t)}`
-  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), 3)} times ${info.reference}` : '')
+const inWords = t => `${brief(netName(t), 60)}, ${standing(t) === 'front' ? 'on the front' : standing(t)}`
+  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), 3)} times ${brief(info.reference, 40)}` : '')
   + (Number.isFinite(quality(t)) ? `, quality ${fixed(quality(t), 3)}` : '');
 const narrow = () => innerWidth < 560;

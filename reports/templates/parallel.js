@@ -10,7 +10,7 @@ const category = (title, value) => ({ title, value, category: true });
 const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('quality', quality, 3)];
 const SETS = {
   'speed and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 0),
-    log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), linear('steps', t => lastRung(t) && lastRung(t).steps, 0)],
+    log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
   'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
     category('neck', t => t.spec.neck), linear('blocks', t => total(t, 'depth'), 0), linear('channels', t => total(t, 'width'), 0)],
   'teachers and probes': [...objectives, ...teachers.map(name => linear(name, t => taught(t, name), 3)),
@@ -19,7 +19,7 @@ const SETS = {
 
 function prepare(axis) {
   if (axis.category) {
-    axis.values = [...new Set(trials.map(axis.value).filter(known))].sort();
+    axis.values = [...new Set(trials.map(axis.value).filter(known))].sort((a, b) => typeof a === 'number' ? a - b : a < b ? -1 : 1);
     axis.place = t => { const i = axis.values.indexOf(axis.value(t)); return i < 0 ? null : i; };
     [axis.low, axis.high] = [-0.5, axis.values.length - 0.5];
     return axis.values.length > 1;
@@ -33,7 +33,7 @@ function prepare(axis) {
 const parallel = { axes: [], width: 0, lines: [] };
 const yOf = (axis, place) => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (place - axis.low) / (axis.high - axis.low);
 const placeAt = (axis, y) => axis.low + (axis.high - axis.low) * (HEIGHT - BOTTOM - y) / (HEIGHT - TOP - BOTTOM);
-const said = (axis, place) => axis.category ? axis.values[Math.round(place)] : fixed(axis.back(place), axis.digits);
+const said = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : fixed(axis.back(place), axis.digits);
 
 function layOut() {
   const wanted = Math.max(byId('parallel').clientWidth, parallel.axes.length * AXIS_PX);
@@ -74,7 +74,7 @@ function blank(id) {
 function drawLines() {
   const shown = new Set(selection.shown), style = getComputedStyle(document.documentElement);
   const colour = name => style.getPropertyValue(`--${name}`).trim();
-  const looks = { front: [colour('front'), 1.6, 0.9], baseline: [colour('baseline'), 1.8, 0.95], infeasible: [colour('infeasible'), 1, 0.3] };
+  const looks = { front: [colour('front'), 1.6, 0.9], baseline: [colour('baseline'), 1.8, 0.95], infeasible: [colour('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
   const faint = [colour('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
   const context = blank('lines');
   for (const line of parallel.lines) {

@@ -1,9 +1,9 @@
 // The table of all trials. Arrow keys go from row to row; who tabs passes it with one stop.
 const COLUMNS = [
-  ['net', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, netName(t))],
+  ['net', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(netName(t), 40))],
   ['state', t => standing(t), t => element('span', {}, element('span', { class: `mark ${standing(t)}`, 'aria-hidden': 'true' }, MARKS[standing(t)] || ''), ` ${standing(t)}`)],
   ['quality', quality, t => fixed(quality(t), 3)],
-  [`× ${info.reference}`, t => of(t, 'ratio'), t => fixed(of(t, 'ratio'), 3)],
+  [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => fixed(of(t, 'ratio'), 3)],
   ['95 %', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), 3)} to ${fixed(of(t, 'ratio_high'), 3)}` : '–'],
   ['images/s', t => of(t, 'throughput_img_s'), t => fixed(of(t, 'throughput_img_s'), 1)],
   ['latency ms', t => of(t, 'latency_ms'), t => fixed(of(t, 'latency_ms'), 2)],
