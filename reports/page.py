@@ -42,7 +42,8 @@ STATIC_SMALL_PX = 300
 RANKED = 20  # nets of a study with one objective
 # One scope, in this order; no one of them is a module, which a page of a file cannot load.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
-STATIC_POINTS = 1500  # dots in the picture that shows before, or without, JavaScript
+STATIC_POINTS = 1200  # dots in the picture that shows before, or without, JavaScript
+STATIC_SMALL_POINTS = 900  # in all small ones together
 
 
 def build_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -158,13 +159,20 @@ def _told(trial: dict[str, Any]) -> dict[str, Any]:
 
 def static_svg(spec: Mapping[str, Any], datasets: Datasets, width_px: int) -> str:
     """The chart as an SVG picture, for readers without JavaScript."""
-    important = [p for p in datasets["points"] if p["kind"] in (FRONT, BASELINE)]
-    others = [p for p in datasets["points"] if p["kind"] not in (FRONT, BASELINE)]
-    datasets = datasets | {"points": others[:: max(1, -(-len(others) // STATIC_POINTS))] + important}
+    datasets = datasets | {
+        "points": _thinned(datasets["points"], STATIC_POINTS),
+        "metrics": _thinned(datasets["metrics"], STATIC_SMALL_POINTS),
+    }
     svg = vl_convert.vegalite_to_svg({**spec, "width": width_px, "datasets": datasets}, vl_version=VEGA_LITE)
-    return re.sub(
-        r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg
-    )  # hundredths of a pixel are enough
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a pixel are enough
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # its place is the image, with its caption
+
+
+def _thinned(nets: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The front and the baselines; of the others, evenly, about as many as `most`."""
+    important = [p for p in nets if p["kind"] in (FRONT, BASELINE)]
+    others = [p for p in nets if p["kind"] not in (FRONT, BASELINE)]
+    return others[:: max(1, -(-len(others) // most))] + important
 
 
 @cache

@@ -154,7 +154,8 @@ def _speed_sentence(summary: StudySummary) -> str:
         return f"No net found is as good as {brief(baseline.name)}, the best baseline (quality {baseline.quality:.3f})."
     return (
         f"{_start(result)} is at least as good as the best baseline, {brief(baseline.name)} "
-        f"({result.found.quality:.3f} against {baseline.quality:.3f}), at {result.speedup:.2f} times its throughput ({_interval(result)})."
+        f"({result.found.quality:.3f} against {baseline.quality:.3f}), "
+        f"at {result.speedup:.2f} times its throughput ({_interval(result)})."
     )
 
 
@@ -166,7 +167,8 @@ def _quality_sentence(summary: StudySummary) -> str:
     gain = "better" if result.quality_gain >= 0 else "worse"
     return (
         f"At {brief(baseline.name)}'s speed or above, {brief(result.found.name)} is the best: quality "
-        f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, at {result.speedup:.2f} times the throughput ({_interval(result)})."
+        f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, "
+        f"at {result.speedup:.2f} times the throughput ({_interval(result)})."
     )
 
 

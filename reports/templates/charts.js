@@ -17,6 +17,7 @@ async function drawChart(name) {
     // ast: vega-embed then runs Vega's expression interpreter, so that no unsafe-eval is needed.
     const result = await vegaEmbed(place, { ...charts[name], datasets }, { ast: true, actions: false, renderer: 'svg', defaultStyle: false, tooltip, mode: 'vega-lite' });
     place.dataset.live = '';
+    for (const drawing of place.querySelectorAll('svg')) drawing.setAttribute('aria-hidden', 'true'); // the place is the image, with its caption
     views[name] = result.view;
     result.view.addEventListener('click', (event, item) => item && item.datum && byNumber.has(item.datum.number) && openCard(item.datum.number));
   } catch (error) {
@@ -34,7 +35,7 @@ async function drawCharts() {
 
 function ringInFront(number) {
   const point = datasets.points.find(p => p.number === number);
-  if (views.front) views.front.data('picked', point ? [{ ratio: point.ratio, quality: point.quality ?? floor }] : []).runAsync();
+  if (views.front) views.front.data('picked', point ? [{ number, ratio: point.ratio, quality: point.quality ?? floor }] : []).runAsync();
 }
 
 let refilling = 0;
