@@ -1,4 +1,4 @@
-"""Rebuild a study's report: `python -m reports RUN [--out FILE] [--figures DIR] [--open]`."""
+"""Rebuild a study's report, draw its figures for a paper, export it: `python -m reports RUN`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nas.command import BAD_INPUT, OneLineParser, one_line
 from nas.store import StoreError, read_study
+from reports.export import save_csv, save_parquet, table
 from reports.page import REPORT_FILE, write_page
-from reports.plates import save_figures
-from reports.points import prepare
+from reports.plates import draw, save
 from reports.sentences import one_line as result_line
 from reports.summary import summarize
 
@@ -25,13 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = read_study(options.run)
         write_page(study, out, options.run)
         summary = summarize(study)
-        figures = save_figures(prepare(study, summary), options.figures) if options.figures else []
+        figures = draw(study, summary) if options.figures else {}
+        written = save(figures, options.figures) if options.figures else []
+        frame = table(study, summary)
+        written += [save_csv(frame, options.csv)] if options.csv else []
+        written += [save_parquet(frame, options.parquet)] if options.parquet else []
     except (StoreError, OSError, ValueError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     print(out)
-    for path in figures:
+    for path in written:
         print(path)
+    if missing := [name for name, figure in figures.items() if figure is None]:
+        print(f"not drawn, for want of data: {', '.join(missing)}")
     print(result_line(summary))
     if options.open:
         webbrowser.open(out.resolve().as_uri())
@@ -41,15 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m reports",
-        description="Rebuild the HTML report of a study.",
-        epilog="examples:\n  python -m reports runs/mine --open\n  python -m reports runs/mine --figures figures",
+        description="Rebuild the HTML report of a study; draw its figures for a paper, export its trials as a table.",
+        epilog="examples:\n  python -m reports runs/mine --open\n  python -m reports runs/mine --figures figures\n"
+        "  python -m reports runs/mine --csv trials.csv --parquet trials.parquet",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a search, as runs/2025-01-31-name")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"where to write the page (default: RUN/{REPORT_FILE})"
     )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF as well")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the figures for a paper as PDF, PNG and SVG")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the trials as CSV, a row each")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same, exact and typed; needs pyarrow")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     return parser
 

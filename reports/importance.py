@@ -26,6 +26,7 @@ from reports.summary import Scored, StudySummary
 from search_space.arch import OPTIONAL
 
 FEWEST_NETS = 30
+LEARNT = 0.1  # R2 from which shares mean something
 MOST_NETS = 4000  # evenly over the study's time; more cost seconds and narrow intervals that are narrow already
 DRAWS = 60
 PERCENTILES = 2.5, 97.5
@@ -50,8 +51,13 @@ class Importance:
     share: float
     low: float
     high: float
-    explained: float  # R2 of all choices together, on nets not fitted to; near 0 or below, no share means anything
+    explained: float  # R2 of all choices together, on nets not fitted to
     nets: int
+
+    @property
+    def learnt(self) -> bool:
+        """Whether these nets show at all what their choices do to the objective; if not, no share means anything."""
+        return self.explained >= LEARNT
 
 
 def importances(info: StudyInfo, summary: StudySummary) -> tuple[Importance, ...]:
@@ -68,7 +74,7 @@ def _of_objective(objective: Objective, nets: Sequence[Scored]) -> list[Importan
         return []
     explained, shares = _shares(columns, owners, values)
     rows = [
-        Importance(objective.name, choice, float(drawn.mean()), *_interval(drawn), explained, len(found))
+        Importance(objective.name, _said(choice), float(drawn.mean()), *_interval(drawn), explained, len(found))
         for choice, drawn in shares.items()
     ]
     return sorted(rows, key=lambda row: (-row.share, row.choice))
@@ -145,6 +151,10 @@ def _shares(columns: Array, owners: Sequence[str], values: Array) -> tuple[float
             shares.append((about * (errors[:, None] + about)).mean(0) / variance)
             explained.append(1 - (errors**2).mean() / variance)
     return float(np.mean(explained)), dict(zip(dict.fromkeys(owners), np.array(shares).T, strict=True))
+
+
+def _said(choice: str) -> str:
+    return choice.replace("_", " ")
 
 
 def _interval(drawn: Array) -> tuple[float, float]:

@@ -70,11 +70,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Hypervolume after `evaluations` trainings, finished at `seconds` since the study's start."""
+    """Hypervolume after `evaluations` trainings of `steps` in all, finished at `seconds` since the study's start."""
 
     evaluations: int
     seconds: float | None
     hypervolume: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -236,12 +237,13 @@ def _curve(sampled: Sequence[TrialRecord], complete: Sequence[Scored], info: Stu
     scored = {s.trial.number: s for s in complete}
     finished = sorted((t for t in sampled if t.counts), key=lambda t: (_seconds(t), t.number))
     front: tuple[Scored, ...] = ()
-    curve, volume = [], 0.0
+    curve, volume, steps = [], 0.0, 0
     for evaluations, trial in enumerate(finished, start=1):
         if trial.number in scored:
             front = _front([*front, scored[trial.number]])
             volume = hypervolume(front, info)
-        curve.append(CurvePoint(evaluations, trial.finished_s, volume))
+        steps += trial.rungs[-1].steps if trial.rungs else 0
+        curve.append(CurvePoint(evaluations, trial.finished_s, volume, steps))
     return tuple(curve)
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from nas.records import Study, TrialRecord, TrialState
 from reports.page import render, write_page
-from reports.plates import save_figures
-from reports.points import prepare
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.browser import needs_chromium, open_page
@@ -157,15 +155,6 @@ def test_hostile_text_is_shown_and_never_runs(attack, tmp_path):
         r"<title>owned|<img|<iframe|<svg onload", re.sub(r"<script.*?</script>", "", document, flags=re.S)
     )
     assert document.count("<script") == 3
-
-
-def test_figures_for_papers_survive_hostile_names(tmp_path):
-    study = hostile(ATTACKS[-1])
-    written = save_figures(prepare(study, summarize(study)), tmp_path / "figures")
-    assert sorted(p.name for p in written) == [
-        f"{n}.{s}" for n in ("front", "hypervolume") for s in ("pdf", "png", "svg")
-    ]
-    assert all(p.stat().st_size > 2000 for p in written)
 
 
 def test_reports_load_neither_torch_nor_ray():

@@ -1,0 +1,109 @@
+"""A study as one flat table for pandas, R and spreadsheets: a row a trial, typed columns, units in their names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nas.records import Measurement, RungResult, Study, TrialRecord
+from reports.summary import StudySummary, net_name
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of a text that a spreadsheet would run (OWASP, CSV injection)
+UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "resolution": "resolution_px",
+         "seconds": "measuring_s", "ratio": "times_reference", "ratio_low": "times_reference_low",
+         "ratio_high": "times_reference_high", "notes": "notes_json", "conditions": "conditions_json"}  # fmt: skip
+TEXT, WHOLE, NUMBER, YES_NO = "string", "Int64", "float64", "boolean"
+OF_TRIAL = {
+    "number": WHOLE, "net": TEXT, "arch_id": TEXT, "origin": TEXT, "state": TEXT, "on_front": YES_NO, "reason": TEXT,
+    "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE, "spec_json": TEXT,
+    "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
+}  # fmt: skip
+OF_MEASUREMENT = {
+    f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
+    for f in fields(Measurement)
+}
+
+
+class ExportError(ValueError):
+    """The table cannot be written; the message is for people."""
+
+
+def table(study: Study, summary: StudySummary) -> pd.DataFrame:
+    """One row a trial, in the order of their numbers; what a trial does not have is missing.
+
+    Quality is that of the last rung reached (`quality_rung`): compare it only between trials of the same rung. Columns
+    by teacher and head (`quality/hed/spatial`), loss, metric and measurement carry a prefix; lists and specs are JSON.
+    """
+    front = {s.trial.number for s in summary.front}
+    rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
+    types = OF_TRIAL | OF_MEASUREMENT
+    types |= {name: WHOLE if name.endswith("/steps") else NUMBER for row in rows for name in row if name not in types}
+    return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
+
+
+def save_csv(frame: pd.DataFrame, file: Path) -> Path:
+    """UTF-8, comma, texts in quotes; a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    texts = {name: column.map(_harmless, na_action="ignore") for name, column in frame.select_dtypes("string").items()}
+    frame.assign(**texts).to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    return file
+
+
+def save_parquet(frame: pd.DataFrame, file: Path) -> Path:
+    """Exact, with types. Raises ExportError where pyarrow is missing."""
+    try:
+        frame.to_parquet(file, engine="pyarrow", index=False)
+    except ImportError as error:
+        raise ExportError("--parquet: needs pyarrow: pip install 'backbone-nas[parquet]'") from error
+    return file
+
+
+def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "net": net_name(trial),
+        "arch_id": trial.arch_id,
+        "origin": trial.origin,
+        "state": trial.state.value,
+        "on_front": on_front,
+        "reason": trial.reason,
+        "failure": None if trial.failure is None else trial.failure.value,
+        "tries": trial.tries,
+        "finished_s": trial.finished_s,
+        "params": trial.params,
+        "macs": trial.macs,
+        "spec_json": json.dumps(trial.spec, sort_keys=True),
+        **_quality(trial),
+        **(_measurement(trial.measurement) if trial.measurement else {}),
+    }
+
+
+def _quality(trial: TrialRecord) -> dict[str, Any]:
+    if not trial.rungs:
+        return {}
+    last = trial.rungs[-1]
+    row: dict[str, Any] = {"quality": last.quality, "quality_rung": last.rung, "quality_steps": last.steps}
+    for rung in trial.rungs:
+        row |= _rung(rung)
+    row |= {f"quality/{teacher}/{head}": v for teacher, heads in last.teachers.items() for head, v in heads.items()}
+    row |= {f"loss/{name}": value for name, value in last.losses.items()}
+    return row | {f"metric/{name}": value for name, value in last.metrics.items()}
+
+
+def _rung(rung: RungResult) -> dict[str, Any]:
+    prefix = f"rung{rung.rung}/"
+    return {f"{prefix}steps": rung.steps, f"{prefix}quality": rung.quality, f"{prefix}train_s": rung.seconds}
+
+
+def _measurement(measurement: Measurement) -> dict[str, Any]:
+    plain = {f.name: getattr(measurement, f.name) for f in fields(measurement)}
+    plain |= {name: json.dumps(plain[name], sort_keys=True) for name in ("notes", "conditions")}
+    return {f"measurement/{UNITS.get(name, name)}": value for name, value in plain.items()}
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(FORMULA) else text

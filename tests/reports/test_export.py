@@ -1,0 +1,97 @@
+import builtins
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from nas.failures import Failure
+from nas.records import Study, TrialState
+from reports.export import ExportError, save_csv, save_parquet, table
+from reports.summary import summarize
+from search_space import ArchSpec
+from tests.reports import synthetic
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet run the rest
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    """With a text of every dangerous kind."""
+    made = synthetic.study(60)
+    texts = [f"{c}1+1|cmd" for c in FORMULA] + ['say "no", or\nnot', "-0.5 is no number"]
+    bad = [replace(t, reason=text) for t, text in zip(made.trials, texts, strict=False)]
+    failed = replace(made.trials[20], state=TrialState.FAILED, failure=Failure.NOT_FINITE, measurement=None, rungs=())
+    trials = (*bad, *made.trials[len(bad) : 20], failed, *made.trials[21:])
+    return replace(made, trials=trials)
+
+
+def test_parquet_gives_back_every_number_of_the_records(study, tmp_path):
+    back = pd.read_parquet(save_parquet(table(study, summarize(study)), tmp_path / "t.parquet")).set_index("number")
+    assert list(back.index) == [t.number for t in study.trials]
+    for t in study.trials:
+        row = back.loc[t.number]
+        assert ArchSpec.from_dict(json.loads(row["spec_json"])).arch_id == row["arch_id"] == t.arch_id
+        assert (row["state"], row["origin"], row["tries"]) == (t.state.value, t.origin, t.tries)
+        assert same(row["reason"], t.reason)
+        assert same(row["failure"], t.failure)
+        assert same(row["quality"], t.quality)
+        m = t.measurement
+        assert same(row["measurement/times_reference_low"], m and m.ratio_low)
+        assert same(row["measurement/latency_ms"], m and m.latency_ms)
+        assert same(row["measurement/resolution_px"], m and m.resolution)
+        for rung in range(3):
+            reached = t.rungs[rung] if len(t.rungs) > rung else None
+            assert same(row[f"rung{rung}/quality"], reached and reached.quality)
+            assert same(row[f"rung{rung}/steps"], reached and reached.steps)
+        for head in ("summary", "spatial"):
+            assert same(row[f"quality/hed/{head}"], t.rungs[-1].teachers["hed"][head] if t.rungs else None)
+        assert same(row["metric/knn"], t.rungs[-1].metrics.get("knn") if t.rungs else None)
+    front = {s.trial.number for s in summarize(study).front}
+    assert {n for n, on in back["on_front"].items() if on} == front
+
+
+def same(shown, recorded) -> bool:
+    return bool(pd.isna(shown)) if recorded is None else shown == recorded
+
+
+def test_csv_gives_back_the_table_but_for_what_a_spreadsheet_would_run(study, tmp_path):
+    frame = table(study, summarize(study))
+    back = pd.read_csv(save_csv(frame, tmp_path / "t.csv"), dtype=dict(frame.dtypes))
+    assert list(back.columns) == list(frame.columns)
+    for name in frame.columns:
+        if name != "reason":
+            pd.testing.assert_series_equal(back[name], frame[name])
+    changed = 0
+    for ours, theirs in zip(frame["reason"].fillna(""), back["reason"].fillna(""), strict=True):
+        assert not theirs.startswith(FORMULA)
+        assert theirs.removeprefix("'") == ours
+        changed += theirs != ours
+    assert changed == len(FORMULA) + 1
+
+
+def test_no_cell_of_the_file_begins_a_formula(study, tmp_path):
+    text = save_csv(table(study, summarize(study)), tmp_path / "t.csv").read_text()
+    assert not any(f'"{c}' in text for c in FORMULA)
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_columns_keep_their_types_where_nothing_is_known(trials):
+    small = synthetic.study(trials, baselines=False, only=TrialState.RUNNING)
+    frame, full = (table(s, summarize(s)) for s in (small, synthetic.study(5)))
+    assert len(frame) == trials
+    assert all(full.dtypes[name] == dtype for name, dtype in frame.dtypes.items())
+    assert "measurement/latency_ms" in frame
+
+
+def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
+    def without(name, *args, **kwargs):
+        if name.partition(".")[0] == "pyarrow":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    frame = pd.DataFrame({"number": [1]})
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ExportError, match=r"^--parquet: needs pyarrow: pip install 'backbone-nas\[parquet\]'$"):
+        save_parquet(frame, tmp_path / "t.parquet")

@@ -1,0 +1,67 @@
+import re
+
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from nas.records import TrialState
+from reports.plates import draw, save
+from reports.plates.canvas import COLUMN_INCHES, DPI, SMALL
+from reports.summary import summarize
+from tests.reports import synthetic
+from tests.reports.test_importance import known
+from tests.reports.test_page import ATTACKS, hostile
+
+PROGRESS = ("hypervolume", "hypervolume-seconds", "hypervolume-steps")
+STUDIES = {
+    "known": (lambda: known(100), {"front", "rungs", "importance"}),
+    "hostile": (lambda: hostile(ATTACKS[-1]), {"front", "rungs", *PROGRESS}),
+    "one": (lambda: synthetic.study(1, only=TrialState.COMPLETE), {"front", *PROGRESS}),
+    "all infeasible": (lambda: synthetic.study(12, only=TrialState.INFEASIBLE), {"front"}),
+    "all failed": (lambda: synthetic.study(12, only=TrialState.FAILED, baselines=False), set()),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_there_is_data_for_is_drawn(name):
+    make, drawn = STUDIES[name]
+    study = make()
+    figures = draw(study, summarize(study))
+    assert {name for name, figure in figures.items() if figure is not None} == drawn
+    texts = [t for figure in figures.values() if figure for t in figure.findobj(Text) if t.get_text()]
+    assert all(text.get_fontsize() >= SMALL for text in texts)
+
+
+def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_each_time(tmp_path):
+    study = known(60)
+    summary = summarize(study)
+    first, second = (save(draw(study, summary), tmp_path / folder) for folder in "ab")
+    assert sorted(p.name for p in first) == sorted(
+        f"{n}.{s}" for n in STUDIES["known"][1] for s in ("pdf", "png", "svg")
+    )
+    for ours, again in zip(first, second, strict=True):
+        data = ours.read_bytes()
+        assert data == again.read_bytes()
+        assert not re.search(rb"CreationDate|<dc:date>|20[2-9]\d-\d\d-\d\d", data)
+        if ours.suffix == ".png":
+            assert Image.open(ours).width == COLUMN_INCHES * DPI
+        if ours.suffix == ".pdf":
+            assert b"/FontFile2" in data
+            assert b"/Type3" not in data
+
+
+def test_the_axes_tell_what_the_study_knows():
+    study = synthetic.study(60)
+    summary = summarize(study)
+    figures = draw(study, summary)
+    steps = sum(t.rungs[-1].steps for t in study.trials if t.counts)
+    last = max(t.finished_s for t in study.trials if t.counts)
+    for name, end in (("hypervolume", summary.evaluated), ("-steps", steps), ("-seconds", last)):
+        line = figures[f"hypervolume{name.removeprefix('hypervolume')}"].axes[0].lines[0]
+        assert line.get_xdata()[-2] == end
+        assert line.get_ydata()[-2] == summary.hypervolume
+    titles = [axes.get_title() for axes in figures["rungs"].axes]
+    to_last = {c.low: c for c in summary.correlations if c.high == 2}
+    assert titles == [f"{to_last[low].trials} nets, τ {to_last[low].tau:.2f}" for low in (0, 1)]
+    dots = sum(len(line.get_xdata()) for line in figures["rungs"].axes[0].lines)
+    assert dots == to_last[0].trials
