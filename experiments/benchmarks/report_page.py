@@ -1,7 +1,7 @@
 """Checks the report's page in a browser: size, seconds to build, milliseconds of a pick, accessibility, valid HTML.
 
     npm install --prefix /tmp/page playwright-core axe-core html-validate
-    python -m experiments.benchmarks.report_page --node-modules /tmp/page/node_modules [--run RUN ...] > report_page.json
+    python -m experiments.benchmarks.report_page --node-modules /tmp/page/node_modules [--run RUN ...] > page.json
 
 Needs node and Chromium; nothing of the product does. Studies are synthetic ones of many shapes, and folders of real
 ones. One JSON object comes out; exit code 1 where a limit is broken: a violation that axe-core calls serious or
@@ -101,7 +101,7 @@ BAD = ("serious", "critical")
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--node-modules", type=Path, required=True, help="with playwright-core, axe-core, html-validate")
+    parser.add_argument("--node-modules", type=Path, required=True, help="of the three packages")
     parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of real studies")
     parser.add_argument("--only", nargs="*", help=f"of: {', '.join(SYNTHETIC)}, and the folders")

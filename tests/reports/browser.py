@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ def open_page(page: Path, tmp_path: Path, fragment: str = "") -> tuple[str, list
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+class BrowserError(RuntimeError):
+    """The browser refused a command."""
+
+
 class Tab:
-    """One tab of a headless Chromium that is spoken to over a pipe (DevTools protocol), so that a test can use a page."""
+    """One tab of a headless Chromium, spoken to over a pipe (DevTools protocol): a test uses it as a person does."""
 
     def __init__(self, page: Path, profile: Path) -> None:
         assert CHROMIUM is not None
@@ -61,10 +66,15 @@ class Tab:
         for fd in (*ends, to_browser[0], to_read[1]):
             os.close(fd)
         self._write, self._read = os.fdopen(to_browser[1], "wb"), os.fdopen(to_read[0], "rb")
-        self._asked, self._session = 0, None
+        self._asked = 0
+        self.open(page)
+
+    def open(self, page: Path) -> None:
+        """Another page, in a tab of its own; returns when its charts are drawn."""
+        self._session: str | None = None
         target = self.send("Target.createTarget", url=page.resolve().as_uri())["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.wait("document.documentElement.dataset.charts === 'ready'")
+        self.wait("document.documentElement?.dataset.charts === 'ready'")
 
     def send(self, method: str, **parameters: Any) -> Any:
         """The result of a command."""
@@ -75,7 +85,8 @@ class Tab:
         self._write.flush()
         while (answer := json.loads(self._message())).get("id") != self._asked:
             pass  # an event
-        assert "error" not in answer, answer
+        if "error" in answer:
+            raise BrowserError(answer["error"]["message"])
         return answer["result"]
 
     def _message(self) -> bytes:
@@ -94,7 +105,10 @@ class Tab:
     def wait(self, condition: str, seconds: float = 30.0) -> None:
         """Until a JavaScript condition holds."""
         until = time.monotonic() + seconds
-        while not self.evaluate(condition):
+        while True:
+            with suppress(BrowserError):  # the page is on its way
+                if self.evaluate(condition):
+                    return
             assert time.monotonic() < until, condition
             time.sleep(0.02)
 
@@ -114,7 +128,8 @@ class Tab:
         self._mouse("mouseReleased", points[-1], 0)
 
     def _mouse(self, kind: str, point: tuple[float, float], buttons: int) -> None:
-        self.send("Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], button="left", buttons=buttons, clickCount=1)  # fmt: skip
+        where = {"x": point[0], "y": point[1]}
+        self.send("Input.dispatchMouseEvent", type=kind, button="left", buttons=buttons, clickCount=1, **where)
 
     def close(self) -> None:
         """Ends the browser."""

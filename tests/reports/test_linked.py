@@ -1,6 +1,7 @@
 """Picking and filtering in a real browser: what is done to one view is seen in all."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,21 +24,25 @@ def study():
 
 
 @pytest.fixture(scope="module")
-def browser(study, tmp_path_factory) -> Iterator[Tab]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
+def page(study, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("linked")
     write_page(study, folder / "report.html", folder)
-    tab = Tab(folder / "report.html", folder / "profile")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser(page) -> Iterator[Tab]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    tab = Tab(page, page.with_name("profile"))
     yield tab
     tab.close()
 
 
 @pytest.fixture
-def tab(browser) -> Tab:
+def tab(page, browser) -> Tab:
     """The page as it is when it was just opened."""
-    browser.evaluate("window.before = true; location.reload()")
-    browser.wait("!window.before && document.documentElement?.dataset.charts === 'ready'")
+    browser.open(page)
     return browser
 
 
