@@ -20,7 +20,7 @@ from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
-from nas.ending import end
+from nas.ending import LiveReport, end
 from nas.modes import check_flags
 from nas.objectives import objectives
 from nas.places import cache_root, checkpoint_interval_s
@@ -182,7 +182,7 @@ def _run(
         with open_site(places, workers, address=address, kind=kind, say=say) as site:
             store = begin()
             store.say = say
-            loop = StudyLoop(store, shown)
+            loop = StudyLoop(store, LiveReport(run_dir, shown, say))
             with shown.showing():
                 run_study(loop, site, time_limit_s=arguments.get("time_limit"))
     except StoreError:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ from markupsafe import Markup
 
 from nas.records import Study
 from nas.store import read_study
-from reports import sentences
-from reports.figures import charts, multiples
+from reports import captions, finals, sentences
+from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
+from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
+from reports.misses import misses
 from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
+
+Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
 TEMPLATES = Path(__file__).parent / "templates"
 VEGA_LITE = "6.4"  # altair 6's; vl-convert carries several
@@ -34,7 +39,11 @@ REPORT_FILE = "report.html"
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what of the bundle the page's script sees
 STATIC_WIDTH_PX = 920
 STATIC_SMALL_PX = 300
-STATIC_POINTS = 1500  # dots in the picture that shows before, or without, JavaScript
+RANKED = 20  # nets of a study with one objective
+# One scope, in this order; no one of them is a module, which a page of a file cannot load.
+SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
+STATIC_POINTS = 1200  # dots in the picture that shows before, or without, JavaScript
+STATIC_SMALL_POINTS = 900  # in all small ones together
 
 
 def build_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -53,46 +62,81 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     `run_dir` is where the study's pictures lie, if there are any.
     """
     summary = summarize(study)
-    page = render(study, summary, gallery(run_dir, summary))
+    page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
     partial = out.with_name(out.name + ".partial")
     partial.write_text(page, encoding="utf-8", newline="\n")
     partial.replace(out)
 
 
-def render(study: Study, summary: StudySummary, pictures: Gallery | None = None) -> str:
-    """The whole page."""
+def render(
+    study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
+) -> str:
+    """The whole page. `finalists`: as `nas.finals` tells them."""
     data = prepare(study, summary)
-    large, small = charts(data), multiples(data)
-    scripts = [vega_bundle(), _asset("report.js")]
-    style = _asset("report.css")
-    rows = metric_rows(study.info, summary)
-    stills = {name: static_svg(spec, data, STATIC_WIDTH_PX) for name, spec in large.items()}
-    stills |= {name: static_svg(spec, data, STATIC_SMALL_PX) for name, spec in small.items()}
+    choices = importances(study.info, summary)
+    datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}
+    large = charts(data) | trained_again(datasets["finals"])
+    small = multiples(data) | importance_charts(datasets["importances"])
+    stills = {name: static_svg(spec, datasets, STATIC_WIDTH_PX) for name, spec in large.items()}
+    stills |= {name: static_svg(spec, datasets, STATIC_SMALL_PX) for name, spec in small.items()}
+    scripts, style = [vega_bundle(), _script()], _asset("report.css")
     return _templates().get_template("report.html.j2").render(
         study=study,
         info=study.info,
         summary=summary,
         figures=data,
         gallery=pictures,
-        heads=head_rows(study.info, summary),
-        metrics=rows,
-        columns=[row for row in rows if row.name.partition("/")[0] in IN_TABLES],
-        headline=sentences.headline(study.info, summary),
-        noise=sentences.noise(summary),
-        progress=sentences.progress(study.info, summary),
-        meaning=sentences.meaning(rows),
-        environment=list(_flat(study.info.environment)),
-        settings=list(_flat(study.info.config)),
+        finals=finalists,
+        importances=choices,
+        **_tables(study, summary),
+        **_words(study, summary, data),
         pictures={name: Markup(svg) for name, svg in stills.items()},
-        payload=Markup(packed_json(_payload(study, summary, data, large | small))),
+        payload=Markup(packed_json(_payload(study, summary, datasets, data.quality_range[0], large | small))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
         policy=_policy(scripts, style),
     )  # fmt: skip
 
 
-def _payload(study: Study, summary: StudySummary, data: FigureData, specs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page's script reads: the study as records, so that it can be downloaded again, and the figures."""
+def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
+    info, rows = study.info, metric_rows(study.info, summary)
+    missed = misses(study)
+    told = {number for miss in missed for number in miss.numbers}
+    objectives = [o.name for o in info.objectives]
+    single = len(objectives) == 1
+    best = sorted(summary.complete, key=lambda s: s.values, reverse=True)[:RANKED]
+    return {
+        "heads": head_rows(info, summary),
+        "metrics": rows,
+        "columns": [r for r in rows if r.name.partition("/")[0] in IN_TABLES and r.name not in objectives],
+        "ranking": best if single else summary.front,
+        "misses": missed,
+        "reasons": [row for row in summary.reasons if not told.issuperset(row.numbers)],
+        "meaning": sentences.meaning(rows),
+        "environment": list(_flat(info.environment)),
+        "settings": list(_flat(info.config)),
+    }
+
+
+def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, Any]:
+    return {
+        "third": data.third,
+        "headline": sentences.headline(study.info, summary),
+        "noise": sentences.noise(summary),
+        "progress": sentences.progress(study.info, summary, datetime.now(UTC)),
+        "control": captions.control(study.info, summary),
+        "front_caption": captions.front_caption(data),
+        "curve_caption": captions.curve_caption(data),
+    }
+
+
+def _payload(
+    study: Study, summary: StudySummary, datasets: Datasets, floor: float, specs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the page's script reads: the study as records, so that it can be downloaded again, and the figures.
+
+    `floor`: the quality at which the front's picture ends.
+    """
     names = metric_names(trained(summary))
     return {
         "info": study.info.to_dict(),
@@ -100,7 +144,8 @@ def _payload(study: Study, summary: StudySummary, data: FigureData, specs: Mappi
         "front": [s.trial.number for s in summary.front],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
-        "datasets": rounded(data.datasets()),
+        "datasets": rounded(datasets),
+        "floor": floor,
     }
 
 
@@ -112,16 +157,22 @@ def _told(trial: dict[str, Any]) -> dict[str, Any]:
     return {**trial, "measurement": {k: v for k, v in measurement.items() if v is not None and v != [] and v != {}}}
 
 
-def static_svg(spec: Mapping[str, Any], data: FigureData, width_px: int) -> str:
+def static_svg(spec: Mapping[str, Any], datasets: Datasets, width_px: int) -> str:
     """The chart as an SVG picture, for readers without JavaScript."""
-    datasets = data.datasets()
-    important = [p for p in datasets["points"] if p["kind"] in (FRONT, BASELINE)]
-    others = [p for p in datasets["points"] if p["kind"] not in (FRONT, BASELINE)]
-    datasets["points"] = others[:: max(1, -(-len(others) // STATIC_POINTS))] + important
+    datasets = datasets | {
+        "points": _thinned(datasets["points"], STATIC_POINTS),
+        "metrics": _thinned(datasets["metrics"], STATIC_SMALL_POINTS),
+    }
     svg = vl_convert.vegalite_to_svg({**spec, "width": width_px, "datasets": datasets}, vl_version=VEGA_LITE)
-    return re.sub(
-        r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg
-    )  # hundredths of a pixel are enough
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a pixel are enough
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # its place is the image, with its caption
+
+
+def _thinned(nets: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The front and the baselines; of the others, evenly, about as many as `most`."""
+    important = [p for p in nets if p["kind"] in (FRONT, BASELINE)]
+    others = [p for p in nets if p["kind"] not in (FRONT, BASELINE)]
+    return others[:: max(1, -(-len(others) // most))] + important
 
 
 @cache
@@ -139,8 +190,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["seconds"] = _duration
+    environment.filters |= {"seconds": _duration, "brief": captions.brief}
     return environment
+
+
+@cache
+def _script() -> str:
+    parts = "".join(_asset(f"{name}.js") for name in SCRIPTS)
+    return f"(() => {{\n'use strict';\n{parts}}})();\n"
 
 
 @cache

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
+from reports.objectives import axis
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
-LABELLED_FRONT = 16  # more labels than that overlap
+LABELLED_FRONT = 40  # with more, hardly a label is legible
 TEACHER_ROWS = 16
 SCATTERED = 10  # nets: fewer make no picture of a correlation
 
@@ -54,6 +56,7 @@ class Point:
     img_s: float
     rung: int | None
     label: str
+    third: float | None = None  # of a third objective, where the study has one
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,16 @@ class FigureData:
     teachers: tuple[tuple[str, str, str, float], ...]  # (net, teacher, head, explained variance), best net first
     metrics: tuple[Scatter, ...]
     rises: tuple[Rise, ...]
+    third: Objective | None = None
+    single: Objective | None = None  # of a study with one objective: a front has no picture there
+    chance: tuple[float, ...] = ()  # hypervolume to expect of the first 1, 2, ... random trainings
 
     def datasets(self) -> dict[str, list[dict[str, Any]]]:
         """Named data sets of the interactive charts."""
         return {
             "points": [asdict(p) for p in self.points],
+            "picked": [],  # the page fills it
+            "chance": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.chance, start=1)],
             "staircase": [{"ratio": x, "quality": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
             "curve": [
                 {"evaluations": n, "seconds": s, "hypervolume": v, "improved": v > before}
@@ -118,31 +126,39 @@ class FigureData:
 
 def prepare(study: Study, summary: StudySummary) -> FigureData:
     """Rows of every figure of the study."""
-    quality, speed = study.info.objectives
+    quality, speed = axis(study.info, "quality"), axis(study.info, "throughput")
+    third = next((o for o in study.info.objectives if o.name not in ("quality", "throughput")), None)
+    plane = third is None and len(study.info.objectives) == 2  # only there a step line says what is dominated
     front = {s.trial.number for s in summary.front}
-    found = (p for t in study.trials if (p := _point(t, front)) is not None)
-    points = tuple(sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind)))
+    found = (p for t in study.trials if (p := _point(t, front, third)) is not None)
+    points: Sequence[Point] = sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind))
     reference = (speed.reference, quality.reference)
     ratio_range, has_ratio = _range([p.ratio for p in points], reference[0], log=speed.log)
     quality_range, has_quality = _range([p.quality for p in points if p.quality is not None], reference[1])
+    crowded = overlapping([p for p in points if p.label], ratio_range, quality_range)
     return FigureData(
         quality=quality,
         speed=speed,
-        points=points,
-        staircase=_staircase(summary.front, max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])),
+        points=tuple(replace(p, label="") if p in crowded else p for p in points),
+        staircase=_staircase(
+            summary.front if plane else (), max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
+        ),
         quality_range=quality_range,
         ratio_range=ratio_range,
-        reference_inside=has_ratio and has_quality,
+        reference_inside=plane and has_ratio and has_quality,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
         ledger=tuple((row.purpose, row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
         rises=_rises(summary, front),
+        third=third,
+        single=study.info.objectives[0] if len(study.info.objectives) == 1 else None,
+        chance=() if summary.chance_start is None else summary.chance_start.expected,
     )
 
 
-def _point(trial: TrialRecord, front: set[int]) -> Point | None:
+def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Point | None:
     m, kind = trial.measurement, _kind(trial, front)
     if kind is None or m is None or not m.ratio > 0 or not math.isfinite(m.ratio):
         return None
@@ -153,7 +169,7 @@ def _point(trial: TrialRecord, front: set[int]) -> Point | None:
     label = "" if not labelled else net_name(trial).replace("trial ", "#") if kind == FRONT else net_name(trial)
     rung = trial.rungs[-1].rung if trial.rungs else None
     return Point(trial.number, net_name(trial), kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
-                 rung, label)  # fmt: skip
+                 rung, label, trial.rungs[-1].metrics.get(third.name) if third and trial.rungs else None)  # fmt: skip
 
 
 def _kind(trial: TrialRecord, front: set[int]) -> str | None:

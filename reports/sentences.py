@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from nas.records import StudyInfo, TrialState
+from reports.captions import brief
 from reports.meaning import MetricRow, near_chance
 from reports.summary import Comparison, Scored, StudySummary
 
@@ -26,6 +28,8 @@ def noise(summary: StudySummary) -> str:
         "" if summary.half_width is None else f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
     )
     ties = "no two neighbours on the front have overlapping intervals"
+    if len(summary.front) == 1:
+        ties = "the front has no two neighbours to be told apart"
     if summary.tied_neighbours:
         pairs = _plural(summary.tied_neighbours, "pair", "pairs")
         ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
@@ -41,12 +45,12 @@ def _floor(itself: Scored | None) -> str:
     if itself is None:
         return ""
     return (
-        f"Measured against itself, {itself.name} came to {itself.ratio:.3f} times its own throughput "
+        f"Measured against itself, {brief(itself.name)} came to {itself.ratio:.3f} times its own throughput "
         f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties. "
     )
 
 
-def progress(info: StudyInfo, summary: StudySummary) -> str | None:
+def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | None:
     """A sentence for a study that has not spent its budget or still has trials running; None for a finished one."""
     budget = info.config.get("budget")
     running = summary.counts.get(TrialState.RUNNING, 0)
@@ -55,7 +59,10 @@ def progress(info: StudyInfo, summary: StudySummary) -> str | None:
         return None
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
-    return f"Unfinished: {done} evaluations are in{open_trials}."
+    return (
+        f"Unfinished: {done} evaluations are in{open_trials}. This page was made at {made:%Y-%m-%d %H:%M:%S} UTC; "
+        "while the search runs its file is written again, and reloading shows more."
+    )
 
 
 def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
@@ -79,7 +86,7 @@ def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
 
 
 def _taus(rows: Sequence[MetricRow]) -> str:
-    return ", ".join(f"{row.label} (τ {row.tau:.2f})" for row in rows)
+    return ", ".join(f"{brief(row.label)} (τ {row.tau:.2f})" for row in rows)
 
 
 def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
@@ -88,13 +95,18 @@ def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
     for row in rows:
         if near_chance(row.teachers, row.chance):
             said.append(
-                f"In {row.label} even the best teacher itself, {row.teacher}, is near chance ({row.teachers:.3f} "
-                f"against {row.chance:.3f}): it can hardly tell students apart on these images."
+                f"In {brief(row.label)} even the best teacher itself, {brief(row.teacher)}, is near chance "
+                f"({row.teachers:.3f} against {row.chance:.3f}): it can hardly tell students apart on these images."
             )
         elif near_chance(row.best, row.chance):
-            teacher = "" if row.teacher is None else f"; the best teacher itself, {row.teacher}, has {row.teachers:.3f}"
+            teacher = (
+                ""
+                if row.teacher is None
+                else f"; the best teacher itself, {brief(row.teacher)}, has {row.teachers:.3f}"
+            )
             said.append(
-                f"In {row.label} all nets stay near chance (at most {row.best:.3f} against {row.chance:.3f}){teacher}."
+                f"In {brief(row.label)} all nets stay near chance (at most {row.best:.3f} against "
+                f"{row.chance:.3f}){teacher}."
             )
     return tuple(said)
 
@@ -104,7 +116,9 @@ def one_line(summary: StudySummary) -> str:
     text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
     best = summary.fastest_as_good
     if best is not None:
-        text += f"; {best.found.name}: {best.baseline.name}'s quality at {best.speedup:.2f}x its throughput"
+        text += (
+            f"; {brief(best.found.name)}: {brief(best.baseline.name)}'s quality at {best.speedup:.2f}x its throughput"
+        )
     return text
 
 
@@ -120,10 +134,16 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"There is no front: {evaluated} to the last rung ({', '.join(lost) or 'no trials'})."
     stopping = f", {stopped} of them stopped early" if stopped else ""
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
+    if len(info.objectives) == 1:
+        return (
+            f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; the best in {brief(info.objectives[0].label)} is "
+            f"{brief(best.name)}: quality {best.quality:.3f} at {best.ratio:.2f} times the speed "
+            f"of {brief(info.reference)}."
+        )
     size = _plural(len(summary.front), "net forms", "nets form")
     return (
         f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; {size} the front, from {fastest.ratio:.2f} times the speed "
-        f"of {info.reference} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
+        f"of {brief(info.reference)} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
     )
 
 
@@ -131,10 +151,11 @@ def _speed_sentence(summary: StudySummary) -> str:
     result, baseline = summary.fastest_as_good, summary.best_baseline
     assert baseline is not None
     if result is None:
-        return f"No net found is as good as {baseline.name}, the best baseline (quality {baseline.quality:.3f})."
+        return f"No net found is as good as {brief(baseline.name)}, the best baseline (quality {baseline.quality:.3f})."
     return (
-        f"{_start(result)} is at least as good as the best baseline, {baseline.name} ({result.found.quality:.3f} "
-        f"against {baseline.quality:.3f}), at {result.speedup:.2f} times its throughput ({_interval(result)})."
+        f"{_start(result)} is at least as good as the best baseline, {brief(baseline.name)} "
+        f"({result.found.quality:.3f} against {baseline.quality:.3f}), "
+        f"at {result.speedup:.2f} times its throughput ({_interval(result)})."
     )
 
 
@@ -142,16 +163,18 @@ def _quality_sentence(summary: StudySummary) -> str:
     result, baseline = summary.best_as_fast, summary.best_baseline
     assert baseline is not None
     if result is None:
-        return f"No net found is as fast as {baseline.name}."
+        return f"No net found is as fast as {brief(baseline.name)}."
     gain = "better" if result.quality_gain >= 0 else "worse"
     return (
-        f"At {baseline.name}'s speed or above, {result.found.name} is the best: quality {result.found.quality:.3f}, "
-        f"{abs(result.quality_gain):.3f} {gain}, at {result.speedup:.2f} times the throughput ({_interval(result)})."
+        f"At {brief(baseline.name)}'s speed or above, {brief(result.found.name)} is the best: quality "
+        f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, "
+        f"at {result.speedup:.2f} times the throughput ({_interval(result)})."
     )
 
 
 def _start(result: Comparison) -> str:
-    return result.found.name[0].upper() + result.found.name[1:]
+    name = brief(result.found.name)
+    return name[0].upper() + name[1:]
 
 
 def _interval(result: Comparison) -> str:

@@ -1,7 +1,8 @@
 """The numbers of a report, computed once from a study's records; nothing here draws or formats.
 
 Quality is the quality at the last rung, speed is `Measurement.ratio` (times the reference backbone, paired). Only
-trials that are COMPLETE have both; a trial stopped at a lower rung is never compared with them.
+trials that are COMPLETE have both; a trial stopped at a lower rung is never compared with them. Searches have the
+objectives quality and throughput; a study may declare one of them alone, or further ones: metrics of the last rung.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from itertools import pairwise
 
 from nas import pareto
 from nas.records import Study, StudyInfo, TrialRecord, TrialState
+from reports.chance import ChanceStart, chance_start
+from reports.objectives import values_of
 from reports.tallies import (
     Correlation,
     LedgerRow,
@@ -36,6 +39,7 @@ class Scored:
     ratio: float
     ratio_low: float
     ratio_high: float
+    values: tuple[float, ...] = ()  # of the study's objectives, in their order
 
     @property
     def name(self) -> str:
@@ -97,6 +101,7 @@ class StudySummary:
     reasons: tuple[ReasonRow, ...]
     verdicts: dict[str, int]  # measurements per verdict
     half_width: float | None  # median relative half-width of the throughput ratio's interval
+    chance_start: ChanceStart | None = None  # the trials that were drawn at random, before the sampler learnt
 
 
 def summarize(study: Study) -> StudySummary:
@@ -105,6 +110,7 @@ def summarize(study: Study) -> StudySummary:
     complete = _scored((t for t in sampled if t.counts), study.info)
     baselines = _scored((t for t in study.trials if t.origin.startswith(BASELINE_PREFIX)), study.info)
     front = _front(complete)
+    near = _near(complete, front, info=study.info)
     best = max(baselines, key=lambda b: b.quality, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     itself = next((b for b in baselines if b.name == study.info.reference), None)
@@ -114,7 +120,7 @@ def summarize(study: Study) -> StudySummary:
         evaluated=sum(t.counts for t in sampled),
         complete=complete,
         front=front,
-        near=_near(complete, front),
+        near=near,
         tied_neighbours=sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front)),
         itself=itself,
         baselines=tuple(BaselineRow(b.name, b, _dominators(b, front)) for b in baselines),
@@ -129,6 +135,7 @@ def summarize(study: Study) -> StudySummary:
         reasons=reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
         half_width=timing_half_width(measured),
+        chance_start=chance_start(sampled, scored_points(complete, study.info), study.info),
     )
 
 
@@ -141,9 +148,16 @@ def net_name(trial: TrialRecord) -> str:
 
 def hypervolume(scored: Iterable[Scored], info: StudyInfo) -> float:
     """Area between the points and the study's declared reference point; log axes are counted in doublings (log2)."""
-    quality, speed = info.objectives
-    points = [(pareto.coordinate(quality, s.quality), pareto.coordinate(speed, s.ratio)) for s in scored]
+    points = list(scored_points(scored, info).values())
     return pareto.hypervolume(points, pareto.reference_point(info.objectives))
+
+
+def scored_points(scored: Iterable[Scored], info: StudyInfo) -> dict[int, tuple[float, ...]]:
+    """By trial number, on the axes in which hypervolume is computed."""
+    return {
+        s.trial.number: tuple(pareto.coordinate(o, v) for o, v in zip(info.objectives, s.values, strict=True))
+        for s in scored
+    }
 
 
 def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...]:
@@ -155,13 +169,15 @@ def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...
             continue
         if trial.rungs[-1].rung != len(info.rung_steps) - 1 or not math.isfinite(trial.rungs[-1].quality):
             continue
-        if math.isfinite(m.ratio) and m.ratio > 0:
-            found.append(Scored(trial, trial.rungs[-1].quality, m.ratio, m.ratio_low, m.ratio_high))
+        values = values_of(trial, info)
+        if math.isfinite(m.ratio) and m.ratio > 0 and values is not None:
+            found.append(Scored(trial, trial.rungs[-1].quality, m.ratio, m.ratio_low, m.ratio_high, values))
     return tuple(found)
 
 
 def _front(scored: Sequence[Scored]) -> tuple[Scored, ...]:
-    on_front = [scored[i] for i in pareto.front([(s.quality, s.ratio) for s in scored])]
+    """Non-dominated in all objectives; with one objective its best, equals included."""
+    on_front = [scored[i] for i in pareto.front([s.values for s in scored])]
     return tuple(sorted(on_front, key=lambda s: (-s.ratio, -s.quality, s.trial.number)))
 
 
@@ -169,22 +185,24 @@ def _dominators(point: Scored, front: Sequence[Scored]) -> tuple[int, ...]:
     return tuple(
         s.trial.number
         for s in front
-        if s.quality >= point.quality
-        and s.ratio >= point.ratio
-        and (s.quality > point.quality or s.ratio > point.ratio)
+        if s.values != point.values and all(a >= b for a, b in zip(s.values, point.values, strict=True))
     )
 
 
-def _near(complete: Sequence[Scored], front: Sequence[Scored]) -> tuple[Scored, ...]:
+def _near(complete: Sequence[Scored], front: Sequence[Scored], info: StudyInfo) -> tuple[Scored, ...]:
     """Dominated nets that would not be, were their own speed its upper and the front's speed its lower bound."""
+    speed = next((i for i, o in enumerate(info.objectives) if o.name == "throughput"), None)
+    if speed is None:
+        return ()
+    others = {s.trial.number: s.values[:speed] + s.values[speed + 1 :] for s in (*complete, *front)}
     on_front = {s.trial.number for s in front}
-    return tuple(
-        s
-        for s in complete
-        if s.trial.number not in on_front
-        and not any(f.quality >= s.quality and f.ratio_low > s.ratio_high for f in front)
-        and not any(f.quality > s.quality and f.ratio_low >= s.ratio_high for f in front)
-    )
+
+    def surely(f: Scored, s: Scored) -> bool:
+        a, b = others[f.trial.number], others[s.trial.number]
+        as_good = all(x >= y for x, y in zip(a, b, strict=True))
+        return as_good and (f.ratio_low > s.ratio_high or (a != b and f.ratio_low == s.ratio_high))
+
+    return tuple(s for s in complete if s.trial.number not in on_front and not any(surely(f, s) for f in front))
 
 
 def _compare(found: Scored, baseline: Scored) -> Comparison:

@@ -1,0 +1,112 @@
+"""Checks the report's page in a browser: size, seconds to build, milliseconds of a pick, accessibility, valid HTML.
+
+    npm install --prefix /tmp/page playwright-core axe-core html-validate
+    python -m experiments.benchmarks.report_page --node-modules /tmp/page/node_modules [--run RUN ...] > page.json
+
+Needs node and Chromium; nothing of the product does. Studies are synthetic ones of many shapes, and folders of real
+ones. One JSON object comes out; exit code 1 where a limit is broken: a violation that axe-core calls serious or
+critical, a word on the console, a request, a page wider than its window, invalid HTML, size, seconds, milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.records import Objective, Study, TrialState
+from nas.store import read_study
+from reports.page import write_page
+from tests.reports import synthetic
+
+PICK_MS = 100.0
+LIMITS = {1000: (3e6, 5.0), 10_000: (12e6, 20.0)}  # trials: bytes, seconds to build
+PROBE = Path(__file__).with_suffix(".mjs")
+
+
+def main() -> int:
+    """Builds the pages, looks at each in a browser; prints JSON."""
+    given = _options()
+    studies: dict[str, Callable[[], tuple[Study, Path | None]]] = {
+        name: (lambda make=make: (make(), None)) for name, make in SYNTHETIC.items()
+    }
+    studies |= {str(run): (lambda run=run: (read_study(run), run)) for run in given.run}
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="report-page-") as folder:
+        for i, (name, make) in enumerate(studies.items()):
+            if given.only and name not in given.only:
+                continue
+            study, run = make()
+            found[name] = _built(study, Path(folder) / f"{i}.html", run or Path(folder))
+            found[name] |= _probed(Path(folder) / f"{i}.html", given)
+            found[name]["wrong"] = _wrong(len(study.trials), found[name])
+    print(json.dumps(found, indent=1))
+    return int(any(result["wrong"] for result in found.values()))
+
+
+def _shaped(study: Study, *objectives: Objective) -> Study:
+    return Study(replace(study.info, objectives=objectives), study.trials)
+
+
+_QUALITY, _SPEED = synthetic.info().objectives
+SYNTHETIC: dict[str, Callable[[], Study]] = {
+    "1": lambda: synthetic.study(1, only=TrialState.COMPLETE),
+    "200": lambda: synthetic.study(200),
+    "1000": lambda: synthetic.study(1000),
+    "10000": lambda: synthetic.study(10_000),
+    "infeasible": lambda: synthetic.study(12, only=TrialState.INFEASIBLE, baselines=False),
+    "failed": lambda: synthetic.study(12, only=TrialState.FAILED, baselines=False),
+    "empty": lambda: synthetic.study(0, baselines=False, budget=8),
+    "one objective": lambda: _shaped(synthetic.study(80), _QUALITY),
+    "three objectives": lambda: _shaped(synthetic.study(80), _QUALITY, _SPEED, Objective("knn", "kNN", "", 0.0)),
+}
+
+
+def _built(study: Study, page: Path, run: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    write_page(study, page, run)
+    return {"trials": len(study.trials), "bytes": page.stat().st_size, "build_s": time.perf_counter() - began}
+
+
+def _probed(page: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """What the browser says."""
+    environment = {**os.environ, "NODE_PATH": str(given.node_modules), "CHROMIUM": given.chromium}
+    command = ["node", str(PROBE), str(given.node_modules.resolve()), str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return dict(json.loads(done.stdout))
+
+
+def _wrong(trials: int, found: dict[str, Any]) -> list[str]:
+    said = [f"{mode}: {v['id']}" for mode, all_ in found["axe"].items() for v in all_ if v["impact"] in BAD]
+    said += [f"{what}: {found[what]}" for what in ("console", "requests", "html", "too_wide") if found[what]]
+    said += [f"{name}: {ms:.0f} ms" for name, ms in found["pick_ms"].items() if ms > PICK_MS]
+    size, seconds = next((limit for most, limit in LIMITS.items() if trials <= most * 1.01), (float("inf"),) * 2)
+    said += [f"{found['bytes']} bytes"] * (found["bytes"] > size)
+    return said + [f"built in {found['build_s']:.1f} s"] * (found["build_s"] > seconds)
+
+
+BAD = ("serious", "critical")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--node-modules", type=Path, required=True, help="of the three packages")
+    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
+    parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of real studies")
+    parser.add_argument("--only", nargs="*", help=f"of: {', '.join(SYNTHETIC)}, and the folders")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

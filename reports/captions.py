@@ -1,0 +1,52 @@
+"""Captions of the page's figures, and what its curve can be compared with."""
+
+from __future__ import annotations
+
+from nas.records import StudyInfo
+from reports.points import FigureData
+from reports.summary import StudySummary
+
+
+def brief(text: object, most: int = 80) -> str:
+    """At most so many characters: a name of 10 kB has its place in a card or a file, not in a sentence or a label."""
+    words = str(text)
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def front_caption(data: FigureData) -> str:
+    """What the marks of the front's picture are."""
+    third = f" The larger a mark, the higher its {brief(data.third.label)}." if data.third else ""
+    return (
+        "Each point is a net; bars are 95 % intervals of the throughput ratio. Nets stopped early stand at the quality "
+        "of the rung they reached and are not comparable with the others; crosses at the bottom broke a hard limit and "
+        f"were never trained.{third} Choose a point to open its card."
+    )
+
+
+def curve_caption(data: FigureData) -> str:
+    """What the lines of the pictures of the hypervolume are."""
+    if data.single is not None:
+        text = f"The best {brief(data.single.label)} so far, above the declared reference ({data.single.reference:g}), "
+    else:
+        axes = f"quality {data.quality.reference:g}, speed {data.speed.reference:g}, doublings of speed as unit"
+        third = f", {brief(data.third.label)} {data.third.reference:g}" if data.third else ""
+        text = f"Hypervolume above the declared reference point ({axes}{third}), "
+    text += "in the order in which evaluations finished."
+    return text + (" Dotted: what random search is expected to reach." if data.chance else "")
+
+
+def control(info: StudyInfo, summary: StudySummary) -> str:
+    """What of the curve is a comparison with random search, and what is not."""
+    sampler = info.config.get("sampler", "unknown")
+    another = "A control as long as the search is a second study, by the sampler “random”, laid beside this one."
+    if sampler == "random":
+        return "This study is a random search itself: its curve is the control of other searches."
+    start = summary.chance_start
+    if start is None:
+        why = f"what its sampler, {sampler}, tried was not drawn at random, or nothing else was tried yet"
+        return f"This study holds no random control: {why}. {another}"
+    last, count = start.expected[-1], len(start.trials)
+    return (
+        f"The first {count} evaluations that the sampler, {sampler}, drew at random are a control for as many "
+        f"trainings: together they reached {last:.4f}. Random search of more trainings is not in this study. {another}"
+    )

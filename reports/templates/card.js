@@ -1,0 +1,77 @@
+// One net: everything that the study knows of it, and what can be done with it.
+const facts = rows => element('dl', { class: 'facts' }, ...rows.filter(([, v]) => known(v) && v !== '').map(([k, v]) => element('div', {}, element('dt', {}, k), element('dd', {}, String(v)))));
+const copyable = text => element('div', { class: 'code' }, element('pre', { tabindex: 0 }, text), element('button', { type: 'button', onclick: event => copy(text, event.currentTarget) }, 'Copy'));
+const section = (title, ...children) => [element('h3', {}, title), ...children];
+
+function qualityTable(t) {
+  const heads = [...new Set(t.rungs.flatMap(r => Object.values(r.teachers).flatMap(Object.keys)))];
+  const names = Object.keys(lastRung(t).teachers);
+  const rows = names.flatMap(n => heads.map(h => [`${n}, ${h}`, ...t.rungs.map(r => (r.teachers[n] || {})[h])])).filter(([, ...values]) => values.some(known));
+  const probes = [...new Set(t.rungs.flatMap(r => Object.keys(r.metrics)))].map(m => [metricLabels.get(m) || m, ...t.rungs.map(r => r.metrics[m])]);
+  const all = [['quality (mean)', ...t.rungs.map(r => r.quality)], ...rows, ...probes];
+  return element('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Quality by teacher' }, element('table', {},
+    element('thead', {}, element('tr', {}, element('th', { scope: 'col' }, 'after steps'), ...t.rungs.map(r => element('th', { scope: 'col' }, String(r.steps))))),
+    element('tbody', {}, ...all.map(([name, ...values]) => element('tr', {}, element('th', { scope: 'row' }, brief(name, 60)), ...values.map(v => element('td', {}, fixed(v, 3))))))));
+}
+
+function measured(m) {
+  const kinds = [['tensors', m.peak_memory_mib], ['taken from the system', m.reserved_memory_mib], ['on the card', m.driver_memory_mib]];
+  const memory = kinds.filter(([, mib]) => known(mib)).map(([kind, mib]) => `${fixed(mib, 1)} MiB ${kind}`).join(', ');
+  const percentiles = [[95, m.latency_p95_ms], [99, m.latency_p99_ms]].filter(([, ms]) => known(ms)).map(([q, ms]) => `${q}th percentile ${fixed(ms, 2)} ms`).join(', ');
+  return facts([
+    ['throughput', `${fixed(m.throughput_img_s, 1)} images/s (${fixed(m.throughput_low_img_s, 1)} to ${fixed(m.throughput_high_img_s, 1)})`],
+    [`times ${m.reference}`, `${fixed(m.ratio, 3)} (${fixed(m.ratio_low, 3)} to ${fixed(m.ratio_high, 3)})`],
+    ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms${percentiles ? `, ${percentiles}` : ''}`],
+    ['peak memory', memory || 'unknown'],
+    ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ an image, by the whole card`]] : [],
+    ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (for ${m.requested_batch})` : ''}, ${m.resolution} px`],
+    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}`],
+    ...known(m.output_error) ? [['against fp32 eager', `outputs differ by ${m.output_error.toExponential(1)}`]] : [],
+    ...(m.notes || []).map(note => ['note', note])]);
+}
+
+function commands(t) {
+  if (!stagesOf(t).length) return [];
+  const m = t.measurement, file = `${t.arch_id}.json`;
+  const threads = m && /(\d+) thread/.exec(m.arm), seconds = 5;
+  const arm = m && m.arm.split(', ').slice(0, 4).map(word => word.split(' ')[0]).join('+');
+  const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution} --arm ${arm}`
+    + ` --reference ${m.reference} --seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
+  const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
+  const exported = t.state === 'complete' ? section('Use it', copyable(`python -m nas.export RUN --trial ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
+  return [...exported, ...section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save),
+    ' It counts the work in several ways, shows where they differ, and times part by part.'))];
+}
+
+function pictures(t) {
+  const sheet = byId(`pictures-${t.number}`);
+  if (!sheet) return [];
+  const copy = sheet.cloneNode(true);
+  copy.removeAttribute('id');
+  copy.querySelector('figcaption').remove();
+  return section('What its features look like', copy);
+}
+
+// The next slower or faster net, as the arrow keys go outside.
+function neighbour(number, by, words) {
+  const at = walked.findIndex(t => t.number === number), next = at < 0 ? undefined : walked[at + by];
+  return element('button', { type: 'button', disabled: !next, 'data-by': by, onclick: () => { openCard(next.number); const again = byId('card').querySelector(`[data-by="${by}"]`); (again.disabled ? byId('card').querySelector('[data-close]') : again).focus(); } }, words);
+}
+
+function openCard(number) {
+  const t = byNumber.get(number), card = byId('card');
+  pick(number);
+  const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
+  card.replaceChildren(element('header', {}, element('h2', { id: 'card-title' }, brief(netName(t), 120)),
+    element('div', { class: 'actions' }, neighbour(number, -1, 'Faster'), neighbour(number, 1, 'Slower'), element('button', { type: 'button', 'data-close': true, onclick: () => card.close() }, 'Close'))));
+  if (!card.open) card.showModal();
+  const room = getComputedStyle(card), wide = Math.max(220, Math.floor(card.clientWidth - parseFloat(room.paddingLeft) - parseFloat(room.paddingRight)));
+  card.append(
+    ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []),
+    ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size,
+    ...(t.measurement ? section('Speed', measured(t.measurement)) : []),
+    ...(t.rungs.length ? section('Quality', ...(t.rungs.length > 1 ? [learningCurve(t, wide)] : []), qualityTable(t)) : []),
+    ...pictures(t), ...commands(t), ...section('Spec', copyable(spec(t))));
+  card.scrollTop = 0;
+  remember(`#${t.arch_id}`);
+}

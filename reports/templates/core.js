@@ -1,0 +1,49 @@
+// The study, unpacked, and how its values are read, written and shown.
+const FIRST_ROWS = 500;
+const byId = id => document.getElementById(id);
+
+// Inverse of reports/pack.py: an object is [index into keys, ...values], an array is [-1, ...items].
+const packed = JSON.parse(byId('data').textContent);
+const unpack = value => {
+  if (!Array.isArray(value)) return value;
+  const [shape, ...values] = value;
+  if (shape < 0) return values.map(unpack);
+  return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
+};
+const { info, trials, front, metrics, charts, datasets, floor } = unpack(packed.data);
+const onFront = new Set(front);
+const byNumber = new Map(trials.map(t => [t.number, t]));
+
+// Everything that is shown goes through textContent or setAttribute: no text of a study is ever parsed as markup.
+const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+const fill = (node, attributes, children) => {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? '' : value);
+  }
+  node.append(...children.filter(c => c !== null && c !== undefined));
+  return node;
+};
+
+const known = value => value !== null && value !== undefined;
+const fixed = (value, digits) => Number.isFinite(value) ? value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }) : '–';
+const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / unit, digits) : '–';
+const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
+const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
+const isBaseline = t => t.origin.startsWith('baseline:');
+const netName = t => isBaseline(t) ? t.origin.slice('baseline:'.length) : `trial ${t.number}`;
+const standing = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state;
+const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
+const quality = t => lastRung(t) ? lastRung(t).quality : null;
+const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
+const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
+const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
+const spec = t => JSON.stringify(t.spec, null, 2);
+const stagesOf = t => t.spec.stages || [];
+const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');
+const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
+const inWords = t => `${brief(netName(t), 60)}, ${standing(t) === 'front' ? 'on the front' : standing(t)}`
+  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), 3)} times ${brief(info.reference, 40)}` : '')
+  + (Number.isFinite(quality(t)) ? `, quality ${fixed(quality(t), 3)}` : '');
+const narrow = () => innerWidth < 560;

@@ -1,0 +1,216 @@
+// Parallel coordinates: a line a net. Canvases, for ten thousand lines; what is picked lies on a canvas of its own.
+const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16;
+const total = (t, key) => stagesOf(t).length ? stagesOf(t).reduce((sum, s) => sum + s[key], 0) : null;
+const teachers = Object.keys(info.teachers).length ? Object.keys(info.teachers) : [...new Set(trials.flatMap(t => Object.keys((lastRung(t) || { teachers: {} }).teachers)))];
+const taught = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? mean(Object.values(heads)) : null; };
+const doubled = value => value > 0 ? Math.log2(value) : null;
+const linear = (title, value, digits) => ({ title, value, digits, place: value, back: p => p });
+const log = (title, value, digits) => ({ title, value, digits, place: t => doubled(value(t)), back: p => 2 ** p });
+const category = (title, value) => ({ title, value, category: true });
+const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('quality', quality, 3)];
+const SETS = {
+  'speed and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 0),
+    log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
+  'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
+    category('neck', t => t.spec.neck), linear('blocks', t => total(t, 'depth'), 0), linear('channels', t => total(t, 'width'), 0)],
+  'teachers and probes': [...objectives, ...teachers.map(name => linear(name, t => taught(t, name), 3)),
+    ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
+};
+
+function prepare(axis) {
+  if (axis.category) {
+    axis.values = [...new Set(trials.map(axis.value).filter(known))].sort((a, b) => typeof a === 'number' ? a - b : a < b ? -1 : 1);
+    axis.place = t => { const i = axis.values.indexOf(axis.value(t)); return i < 0 ? null : i; };
+    [axis.low, axis.high] = [-0.5, axis.values.length - 0.5];
+    return axis.values.length > 1;
+  }
+  const places = trials.map(axis.place).filter(p => Number.isFinite(p));
+  axis.low = places.reduce((a, b) => Math.min(a, b), Infinity);
+  axis.high = places.reduce((a, b) => Math.max(a, b), -Infinity);
+  return axis.high > axis.low;
+}
+
+const parallel = { axes: [], width: 0, lines: [] };
+const yOf = (axis, place) => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (place - axis.low) / (axis.high - axis.low);
+const placeAt = (axis, y) => axis.low + (axis.high - axis.low) * (HEIGHT - BOTTOM - y) / (HEIGHT - TOP - BOTTOM);
+const said = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : fixed(axis.back(place), axis.digits);
+
+function layOut() {
+  const wanted = Math.max(byId('parallel').clientWidth, parallel.axes.length * AXIS_PX);
+  parallel.width = wanted;
+  const left = 34, right = 74, step = (wanted - left - right) / Math.max(1, parallel.axes.length - 1);
+  parallel.axes.forEach((axis, i) => { axis.x = left + i * step; });
+  parallel.lines = trials.map(t => ({ t, y: parallel.axes.map(axis => { const p = axis.place(t); return Number.isFinite(p) ? yOf(axis, p) : null; }) }))
+    .filter(line => line.y.filter(y => y !== null).length > 1);
+  const order = { front: 2, baseline: 3 };
+  parallel.lines.sort((a, b) => (order[standing(a.t)] || 0) - (order[standing(b.t)] || 0));
+  for (const canvas of byId('parallel').querySelectorAll('canvas')) {
+    canvas.width = wanted * devicePixelRatio;
+    canvas.height = HEIGHT * devicePixelRatio;
+    canvas.style.width = `${wanted}px`;
+    canvas.style.height = `${HEIGHT}px`;
+  }
+  drawAxes();
+  drawLines();
+  drawPicked();
+}
+
+function trace(context, line) {
+  let pen = false;
+  line.y.forEach((y, i) => {
+    if (y === null) { pen = false; return; }
+    pen ? context.lineTo(parallel.axes[i].x, y) : context.moveTo(parallel.axes[i].x, y);
+    pen = true;
+  });
+}
+
+function blank(id) {
+  const context = byId(id).getContext('2d');
+  context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+  context.clearRect(0, 0, parallel.width, HEIGHT);
+  return context;
+}
+
+function drawLines() {
+  const shown = new Set(selection.shown), style = getComputedStyle(document.documentElement);
+  const colour = name => style.getPropertyValue(`--${name}`).trim();
+  const looks = { front: [colour('front'), 1.6, 0.9], baseline: [colour('baseline'), 1.8, 0.95], infeasible: [colour('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
+  const faint = [colour('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
+  const context = blank('lines');
+  for (const line of parallel.lines) {
+    if (!shown.has(line.t)) continue;
+    [context.strokeStyle, context.lineWidth, context.globalAlpha] = looks[standing(line.t)] || faint;
+    context.beginPath();
+    trace(context, line);
+    context.stroke();
+  }
+  context.globalAlpha = 1;
+}
+
+function drawPicked(hovered = null) {
+  const context = blank('picked-line'), ink = getComputedStyle(document.documentElement).getPropertyValue('--ink').trim();
+  const line = number => parallel.lines.find(l => l.t.number === number);
+  for (const [found, width] of [[hovered, 1.5], [line(selection.picked), 3]]) {
+    if (!found) continue;
+    context.strokeStyle = context.fillStyle = ink;
+    context.lineWidth = width;
+    context.beginPath();
+    trace(context, found);
+    context.stroke();
+    found.y.forEach((y, i) => { if (y !== null) { context.beginPath(); context.arc(parallel.axes[i].x, y, 3.2, 0, 7); context.fill(); } });
+  }
+}
+
+function ticks(axis) {
+  if (axis.category) return axis.values.map((_, i) => i);
+  const count = 4;
+  return Array.from({ length: count + 1 }, (_, i) => axis.low + (axis.high - axis.low) * i / count);
+}
+
+function drawAxes() {
+  const nodes = parallel.axes.flatMap((axis, i) => {
+    const title = svg('text', { x: axis.x, y: i % 2 && narrow() ? 30 : 18, 'text-anchor': i ? i === parallel.axes.length - 1 ? 'end' : 'middle' : 'start', dx: i ? i === parallel.axes.length - 1 ? 60 : 0 : -24, class: 'title' }, brief(axis.title, 16));
+    title.append(svg('title', {}, axis.title));
+    const range = selection.ranges.get(axis);
+    return [
+      svg('line', { class: 'axis', x1: axis.x, x2: axis.x, y1: TOP, y2: HEIGHT - BOTTOM }), title,
+      ...ticks(axis).map(p => svg('text', { x: axis.x + 5, y: yOf(axis, p) + 3.5, class: 'tick' }, brief(said(axis, p), 12))),
+      range ? svg('rect', { class: 'brush', x: axis.x - 7, width: 14, rx: 2, y: yOf(axis, range[1]), height: Math.max(2, yOf(axis, range[0]) - yOf(axis, range[1])) }) : null,
+      svg('rect', { class: 'grab', x: axis.x - GRAB_PX, width: 2 * GRAB_PX, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16 }),
+    ].filter(Boolean);
+  });
+  byId('axes').replaceChildren(...nodes);
+  byId('axes').setAttribute('width', parallel.width);
+  byId('axes').setAttribute('height', HEIGHT);
+}
+
+function nearest(x, y) {
+  const { axes } = parallel, shown = new Set(selection.shown);
+  const i = Math.max(0, Math.min(axes.length - 2, axes.findIndex(axis => axis.x > x) - 1));
+  const part = (x - axes[i].x) / (axes[i + 1].x - axes[i].x);
+  let best = null, least = 9;
+  for (const line of parallel.lines) {
+    const [a, b] = [line.y[i], line.y[i + 1]];
+    if (a === null || b === null || !shown.has(line.t)) continue;
+    const off = Math.abs(a + (b - a) * part - y) - (standing(line.t) === 'front' ? 2 : 0);
+    if (off < least) [best, least] = [line, off];
+  }
+  return best;
+}
+
+// Dragging on an axis keeps what lies between; a click on it lets go of that.
+function startBrush(event) {
+  const at = e => { const box = byId('axes').getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; };
+  const [x, y] = at(event), axis = parallel.axes.find(a => Math.abs(a.x - x) <= GRAB_PX);
+  if (!axis) return;
+  event.preventDefault();
+  byId('axes').setPointerCapture(event.pointerId);
+  const from = placeAt(axis, y);
+  const move = e => setRange(axis, [from, placeAt(axis, at(e)[1])].sort((a, b) => a - b));
+  const end = e => {
+    byId('axes').removeEventListener('pointermove', move);
+    if (Math.abs(at(e)[1] - y) < 3) setRange(axis, null);
+  };
+  byId('axes').addEventListener('pointermove', move);
+  byId('axes').addEventListener('pointerup', end, { once: true });
+  byId('axes').addEventListener('pointercancel', end, { once: true });
+}
+
+let brushing = 0;
+function setRange(axis, range) {
+  range ? selection.ranges.set(axis, range) : selection.ranges.delete(axis);
+  cancelAnimationFrame(brushing);
+  brushing = requestAnimationFrame(refilter);
+}
+
+// The same limits as numbers, for who does not drag.
+function drawLimits() {
+  byId('limits').replaceChildren(...parallel.axes.filter(axis => !axis.category).map(axis => {
+    const range = selection.ranges.get(axis);
+    const input = end => element('input', { type: 'number', step: 'any', 'aria-label': `${axis.title}, ${end ? 'at most' : 'at least'}`, placeholder: said(axis, end ? axis.high : axis.low),
+      value: range && range[end] !== (end ? axis.high : axis.low) ? Number(axis.back(range[end]).toPrecision(4)) : null, onchange: event => limit(axis, end, event.target.value) });
+    return element('div', {}, element('span', {}, axis.title), input(0), input(1));
+  }));
+}
+
+function limit(axis, end, text) {
+  const range = [...selection.ranges.get(axis) || [axis.low, axis.high]], value = Number(text), whole = [axis.low, axis.high];
+  range[end] = text.trim() === '' ? whole[end] : axis.back(1) === 1 ? value : doubled(value) ?? axis.low;
+  setRange(axis, range[0] <= axis.low && range[1] >= axis.high ? null : range);
+}
+
+function chooseAxes(name) {
+  selection.ranges.clear();
+  parallel.axes = SETS[name];
+  layOut();
+  drawLimits();
+  if (filtered() || selection.shown.length < trials.length) refilter();
+}
+
+function startParallel() {
+  for (const name of Object.keys(SETS)) {
+    SETS[name] = SETS[name].filter(prepare);
+    if (SETS[name].length < 3) delete SETS[name];
+  }
+  const names = Object.keys(SETS);
+  if (!names.length) return;
+  byId('nets').hidden = false;
+  byId('axis-sets').append(...names.map((name, i) => element('label', {}, element('input', { type: 'radio', name: 'axes', checked: !i, onchange: () => chooseAxes(name) }), ` ${name}`)));
+  const axes = byId('axes');
+  const under = event => { const box = axes.getBoundingClientRect(); return nearest(event.clientX - box.left, event.clientY - box.top); };
+  axes.addEventListener('pointerdown', startBrush);
+  axes.addEventListener('click', event => { const line = !event.target.matches('.grab, .brush') && under(event); if (line) openCard(line.t.number); });
+  axes.addEventListener('pointermove', event => {
+    const line = event.buttons || event.target.matches('.grab, .brush') ? null : under(event);
+    axes.classList.toggle('clickable', Boolean(line));
+    drawPicked(line);
+    showTip(line && [['net', netName(line.t)], ['state', standing(line.t)], ['quality', fixed(quality(line.t), 3)], [`× ${info.reference}`, fixed(of(line.t, 'ratio'), 3)]], event.clientX, event.clientY);
+  });
+  axes.addEventListener('pointerleave', () => { drawPicked(); showTip(null); });
+  listeners.picked.push(() => drawPicked());
+  listeners.shown.push(() => { drawAxes(); drawLines(); byId('limits').contains(document.activeElement) || drawLimits(); });
+  new ResizeObserver(() => byId('parallel').clientWidth !== parallel.seen && (parallel.seen = byId('parallel').clientWidth, layOut())).observe(byId('parallel'));
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { drawLines(); drawPicked(); });
+  addEventListener('beforeprint', () => { drawLines(); drawPicked(); });
+  chooseAxes(names[0]);
+}

@@ -1,0 +1,105 @@
+// The table of all trials. Arrow keys go from row to row; who tabs passes it with one stop.
+const COLUMNS = [
+  ['net', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(netName(t), 40))],
+  ['state', t => standing(t), t => element('span', {}, element('span', { class: `mark ${standing(t)}`, 'aria-hidden': 'true' }, MARKS[standing(t)] || ''), ` ${standing(t)}`)],
+  ['quality', quality, t => fixed(quality(t), 3)],
+  [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => fixed(of(t, 'ratio'), 3)],
+  ['95 %', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), 3)} to ${fixed(of(t, 'ratio_high'), 3)}` : '–'],
+  ['images/s', t => of(t, 'throughput_img_s'), t => fixed(of(t, 'throughput_img_s'), 1)],
+  ['latency ms', t => of(t, 'latency_ms'), t => fixed(of(t, 'latency_ms'), 2)],
+  ['params M', t => t.params, t => scaled(t.params, 1e6, 3)],
+  ['MACs M', t => t.macs, t => scaled(t.macs, 1e6, 1)],
+  ['memory MiB', t => of(t, 'peak_memory_mib'), t => fixed(of(t, 'peak_memory_mib'), 1)],
+  ['steps', t => lastRung(t) && lastRung(t).steps, t => lastRung(t) ? String(lastRung(t).steps) : '–'],
+  ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [label, t => metric(t, name), t => fixed(metric(t, name), 3)]),
+  ['blocks', blocks, t => brief(blocks(t), 80)],
+];
+const view = { sort: 0, down: false, limit: FIRST_ROWS, found: [], rows: new Map() };
+
+function compare(a, b) {
+  const [x, y] = [COLUMNS[view.sort][1](a), COLUMNS[view.sort][1](b)];
+  const missing = v => v === null || v === undefined || v === '';
+  if (missing(x) || missing(y)) return missing(x) - missing(y) || a.number - b.number;
+  return (x < y ? -1 : x > y ? 1 : 0) * (view.down ? -1 : 1) || a.number - b.number;
+}
+
+function drawHead() {
+  byId('all').tHead.rows[0].replaceChildren(...COLUMNS.map(([title], i) => element(
+    'th', { scope: 'col', 'aria-sort': i === view.sort ? (view.down ? 'descending' : 'ascending') : null },
+    element('button', { type: 'button', onclick: () => sortBy(i) }, title))));
+}
+
+function sortBy(i) {
+  view.down = view.sort === i ? !view.down : i >= 2 && i !== COLUMNS.length - 1;
+  view.sort = i;
+  drawHead();
+  drawRows();
+  byId('all').tHead.rows[0].cells[i].firstChild.focus();
+}
+
+const row = t => element('tr', { 'data-row': t.number }, ...COLUMNS.map(([, , cell], i) => element(i ? 'td' : 'th', i ? {} : { scope: 'row' }, cell(t))));
+
+function drawRows() {
+  view.found = [...selection.shown].sort(compare);
+  view.limit = FIRST_ROWS;
+  view.rows.clear();
+  byId('all').tBodies[0].replaceChildren();
+  extend();
+}
+
+function extend() {
+  const from = view.rows.size, more = view.found.slice(from, view.limit);
+  for (const t of more) view.rows.set(t.number, row(t));
+  byId('all').tBodies[0].append(...more.map(t => view.rows.get(t.number)));
+  byId('shown').textContent = `${view.rows.size} of ${trials.length} trials shown` + (view.found.length < trials.length ? `, ${view.found.length} pass the filters` : '');
+  byId('more').hidden = view.rows.size >= view.found.length;
+  mark(selection.picked);
+}
+
+const linkOf = row => row && row.querySelector('a');
+
+// The picked row, or the first one, is where the tab key comes in.
+function mark(number) {
+  for (const old of byId('all').querySelectorAll('[aria-current]')) old.removeAttribute('aria-current');
+  for (const old of byId('all').querySelectorAll('a[tabindex="0"]')) old.setAttribute('tabindex', -1);
+  const picked = view.rows.get(number), entry = linkOf(picked) || linkOf(byId('all').tBodies[0].rows[0]);
+  if (picked) picked.setAttribute('aria-current', 'true');
+  if (entry) entry.setAttribute('tabindex', 0);
+}
+
+function showPicked(number) {
+  const at = view.found.findIndex(t => t.number === number);
+  if (at >= view.rows.size) { view.limit = at + 50; extend(); }
+  mark(number);
+  const picked = view.rows.get(number), frame = byId('rows');
+  if (picked && !frame.contains(document.activeElement)) frame.scrollTop = picked.offsetTop - frame.clientHeight / 2;
+}
+
+function walkRows(event) {
+  const here = event.target.closest('tr[data-row]');
+  if (!here) return;
+  const at = [...view.rows.keys()].indexOf(Number(here.dataset.row)), last = view.found.length - 1;
+  const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 20, PageUp: at - 20, Home: 0, End: last }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  const next = view.found[Math.max(0, Math.min(last, to))].number;
+  pick(next);
+  linkOf(view.rows.get(next)).focus();
+}
+
+function startTable() {
+  byId('all').append(element('thead', {}, element('tr')), element('tbody'));
+  for (const state of [...new Set(trials.map(standing))].sort()) {
+    const box = element('input', { type: 'checkbox', checked: true, onchange: () => { box.checked ? selection.hidden.delete(state) : selection.hidden.add(state); refilter(); } });
+    byId('states').append(element('label', {}, box, ` ${state} (${trials.filter(t => standing(t) === state).length})`));
+  }
+  byId('find').addEventListener('input', event => { selection.find = event.target.value.trim().toLowerCase(); refilter(); });
+  byId('more').addEventListener('click', () => { view.limit = view.rows.size + 2 * FIRST_ROWS; extend(); });
+  byId('all').addEventListener('keydown', walkRows);
+  byId('controls').hidden = byId('keys').hidden = false;
+  let drawing = 0;
+  listeners.shown.push(() => { clearTimeout(drawing); drawing = setTimeout(drawRows, 80); });
+  listeners.picked.push(showPicked);
+  drawHead();
+  drawRows();
+}

@@ -1,0 +1,118 @@
+"""Picking and filtering in a real browser: what is done to one view is seen in all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reports.page import write_page
+from tests.reports import synthetic
+from tests.reports.browser import CHROMIUM, Tab, needs_chromium
+
+pytestmark = needs_chromium
+LIST = "document.querySelector('.readout [role=listbox]')"
+OPTION = "document.querySelector('.readout [role=option]').textContent"
+ROW = "(document.querySelector('#all [aria-current]')?.dataset.row ?? null)"
+ROWS = "document.querySelectorAll('#all tbody tr').length"
+RING = "document.querySelector('#chart-front path[stroke-width=\"2.5\"]')"
+CARD = "(document.querySelector('dialog[open] h2')?.textContent ?? null)"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return synthetic.study(60)
+
+
+@pytest.fixture(scope="module")
+def page(study, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("linked")
+    write_page(study, folder / "report.html", folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser(page) -> Iterator[Tab]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    tab = Tab(page, page.with_name("profile"))
+    yield tab
+    tab.close()
+
+
+@pytest.fixture
+def tab(page, browser) -> Tab:
+    """The page as it is when it was just opened."""
+    browser.open(page)
+    return browser
+
+
+def by_speed(study) -> list[int]:
+    measured = [t for t in study.trials if t.measurement]
+    return [t.number for t in sorted(measured, key=lambda t: (-t.measurement.ratio, t.number))]
+
+
+def test_arrow_keys_go_by_speed_and_light_up_the_table_and_the_front(tab, study):
+    order = by_speed(study)
+    tab.evaluate(f"{LIST}.focus()")
+    walked = []
+    for key in ("ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowRight", "End"):
+        tab.press(key)
+        walked.append(int(tab.evaluate(ROW)))
+    assert walked == [order[0], order[1], order[2], order[1], order[-1]]
+    assert tab.evaluate(OPTION).startswith(f"trial {order[-1]},")
+    tab.press("Home")
+    tab.wait(f"{RING} !== null")
+
+
+def test_enter_opens_a_card_and_escape_gives_the_focus_back(tab, study):
+    first = by_speed(study)[0]
+    tab.evaluate(f"{LIST}.focus()")
+    tab.press("Home")
+    tab.press("Enter")
+    tab.wait(f"{CARD} === 'trial {first}'")
+    assert tab.evaluate("location.hash") == f"#{study.trials[first].arch_id}"
+    tab.press("Escape")
+    tab.wait(f"{CARD} === null")
+    assert tab.evaluate(f"document.activeElement === {LIST}")
+    assert tab.evaluate("location.hash") == ""
+
+
+def test_rows_are_walked_with_arrows_from_one_tab_stop(tab):
+    assert tab.evaluate("document.querySelectorAll('#all a[tabindex=\"0\"]').length") == 1
+    tab.evaluate("document.querySelector('#all a[tabindex=\"0\"]').focus()")
+    tab.press("ArrowDown")
+    tab.press("ArrowDown")
+    assert tab.evaluate(ROW) == "2"
+    tab.press("Enter")
+    tab.wait(f"{CARD} !== null")
+    tab.press("Escape")
+    assert tab.evaluate("document.activeElement.closest('tr').dataset.row") == "2"
+
+
+def test_brushing_an_axis_filters_the_table_and_the_front(tab, study):
+    assert tab.evaluate(ROWS) == len(study.trials)
+    tab.evaluate("document.querySelector('#parallel').scrollIntoView({block: 'center', behavior: 'instant'})")
+    place = "(() => { const b = document.querySelectorAll('#axes .grab')[1].getBoundingClientRect();"
+    x, top, bottom = tab.evaluate(f"{place} return [b.x + b.width / 2, b.top + 8, b.bottom - 8]; }})()")
+    tab.drag((x, top), (x, top + 20), (x, (top + bottom) / 2))  # the upper half of the qualities
+    qualities = [t.quality for t in study.trials if t.quality is not None]
+    middle = (min(qualities) + max(qualities)) / 2
+    wanted = {t.number for t in study.trials if t.quality is not None and t.quality >= middle}
+    tab.wait(f"{ROWS} < {len(study.trials)}")
+    shown = tab.evaluate("[...document.querySelectorAll('#all tbody tr')].map(row => Number(row.dataset.row))")
+    assert len(set(shown) ^ wanted) <= 2  # a pixel is a pixel
+    drawn = "document.querySelectorAll('#chart-front .mark-symbol path[fill]').length"
+    tab.wait(f"{drawn} < {len(shown) + 20}")
+    tab.evaluate("document.querySelector('.readout [data-clear]').click()")
+    tab.wait(f"{ROWS} === {len(study.trials)}")
+
+
+def test_a_click_on_a_point_opens_its_card(tab, study):
+    tab.evaluate("document.querySelector('#chart-front').scrollIntoView({block: 'center', behavior: 'instant'})")
+    tab.evaluate(f"{LIST}.focus({{preventScroll: true}})")
+    tab.press("Home")
+    tab.wait(f"{RING} !== null")
+    middle = "return [b.x + b.width / 2, b.y + b.height / 2];"
+    x, y = tab.evaluate(f"(() => {{ const b = {RING}.getBoundingClientRect(); {middle} }})()")
+    tab.drag((x, y))
+    tab.wait(f"{CARD} === 'trial {by_speed(study)[0]}'")
