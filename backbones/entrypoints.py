@@ -5,6 +5,9 @@ and `neck`: classification has no use for the dense neck, and its parameters wou
 unless asked for; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` wants a file of one's
 own, ``pretrained_cfg_overlay={"file": path}``, a .safetensors file that `backbones.load` takes. A file
 without classifier gives its features to a fresh one.
+
+`backbone_nas` is any architecture by its spec. A folder of ``nas.export --format timm`` names it:
+``timm.create_model("local-dir:FOLDER", pretrained=True)``.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from backbones.backbone import SIZE_MULTIPLE_PX, Backbone, check_input
 from backbones.build import build
 from backbones.layers.stage import Stage
 from backbones.weights import WeightsError, load
-from search_space import PRESETS, SPACES, ArchSpec
+from search_space import PRESETS, SPACES, ArchSpec, SpecError
 
 LAPTOP_PX, PHOTO_PX = 64, 224
+FOLDER_WEIGHTS = "model.safetensors"  # in a folder that timm opens as local-dir
 
 
 def create(
@@ -133,23 +137,42 @@ def register(name: str, spec: ArchSpec) -> None:
 
 def _entrypoint(name: str, spec: ArchSpec) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
-        file = (options.get("pretrained_cfg_overlay") or {}).get("file")
-        if pretrained and file:
-            check_file(Path(file), spec)
-        model: nn.Module = build_model_with_cfg(
-            create,
-            name,
-            pretrained,
-            model_cfg=spec,
-            feature_cfg={"out_indices": tuple(range(len(spec.stages))), "feature_cls": "getter"},
-            pretrained_filter_fn=fit_state,
-            **options,
-        )
-        return model
+        return _made(name, spec, pretrained, options)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"{name}, architecture {spec.arch_id}."
     return entrypoint
+
+
+def _made(name: str, spec: ArchSpec, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    if pretrained and (file := _weight_file(options)):
+        check_file(file, spec)
+    model: nn.Module = build_model_with_cfg(
+        create,
+        name,
+        pretrained,
+        model_cfg=spec,
+        feature_cfg={"out_indices": tuple(range(len(spec.stages))), "feature_cls": "getter"},
+        pretrained_filter_fn=fit_state,
+        **options,
+    )
+    return model
+
+
+def _weight_file(options: Mapping[str, Any]) -> Path | None:
+    """The file of one's own that timm is about to read; in a folder the one that it prefers, also where it is not."""
+    own = options.get("pretrained_cfg")
+    if isinstance(own, Mapping) and own.get("source") == "local-dir":
+        return Path(own["file"]) / FOLDER_WEIGHTS
+    file = (options.get("pretrained_cfg_overlay") or {}).get("file")
+    return Path(file) if file else None
+
+
+def backbone_nas(pretrained: bool = False, spec: Mapping[str, Any] | None = None, **options: Any) -> nn.Module:
+    """The architecture that `spec` describes, `ArchSpec.to_dict()`."""
+    if spec is None:
+        raise SpecError("spec: backbone_nas is any architecture; it needs spec=ArchSpec.to_dict()")
+    return _made("backbone_nas", ArchSpec.from_dict(spec), pretrained, options)
 
 
 default_cfgs: dict[str, DefaultCfg] = {}  # timm looks for this name in the module that registers
@@ -159,6 +182,8 @@ for _name, _spec in PRESETS.items():
         register(_name, _spec)
     except ValueError as error:  # a later timm may take a name; ours still resolves by `--arch`
         warnings.warn(f"preset {_name}: {error}", stacklevel=2)
+
+register_model(backbone_nas)
 
 # Stages choose by the map's size, which symbolic tracing doesn't know.
 register_notrace_module(Stage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from nas.contact_sheet import sheet_path
 from nas.counters import totals
 from nas.diagnosis import diagnose
 from nas.distill import parallel
+from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluate import explained_variance
@@ -154,17 +155,29 @@ def train_rank(record: TrialRecord, rung: int, bench: Workbench) -> RungResult |
 
 
 class Training:
-    """The rungs of one architecture; what was trained before the process died is not trained again."""
+    """The rungs of one architecture; what was trained before the process died is not trained again.
 
-    def __init__(self, arch_id: str, backbone: Backbone, bench: Workbench) -> None:
+    adaptors: heads to begin with, of an earlier training; None: fresh ones. tell: hears of the steps trained, often.
+    """
+
+    def __init__(
+        self,
+        arch_id: str,
+        backbone: Backbone,
+        bench: Workbench,
+        adaptors: Mapping[str, Adaptor] | None = None,
+        tell: Callable[[int], None] = lambda steps: None,
+    ) -> None:
         config = bench.config
-        self._arch_id, self._bench = arch_id, bench
+        self._arch_id, self._bench, self._tell = arch_id, bench, tell
         self._slot = TimedSlot(bench.lock_dir)
         # One hold for all ranks: one that has the device and one behind a waiting measurement would wait for ever.
         slot = self._slot if parallel.rank() == 0 else nullcontext
         self._distiller = Distiller(
             backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot
         )
+        if adaptors is not None:
+            self._distiller.begin_with(adaptors)
         self._checkpoint = _checkpoint(arch_id, bench)
         self._done: list[RungResult] = []
         saved = self._checkpoint.load()
@@ -177,7 +190,7 @@ class Training:
         """The result of the next rung or of an earlier one, trained here or before; None in all ranks but the first."""
         if rung == len(self._done):
             steps = self._bench.config.distill.rung_steps
-            self._distiller.advance(steps[rung], self._save_if_due)
+            self._distiller.advance(steps[rung], self._between)
             if parallel.rank() > 0:
                 return None
             self._done.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
@@ -216,7 +229,8 @@ class Training:
             seconds=self._slot.busy_s - sum(done.seconds for done in self._done),
         )
 
-    def _save_if_due(self) -> None:
+    def _between(self) -> None:
+        self._tell(self._distiller.step)
         if self._checkpoint.due and parallel.rank() == 0:
             self._save()
 

@@ -15,11 +15,12 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from nas.cache.standardise import Standardiser
 from nas.cache.targets import TeacherTargets
-from nas.distill.heads import TeacherHeads, mlp, module_name
+from nas.distill.adaptor import Adaptor, mlp, module_name
+from nas.distill.heads import TeacherHeads
 from nas.distill.losses import Space
 
 FORMAT = "backbone-nas-heads/1"
@@ -27,22 +28,6 @@ FORMAT = "backbone-nas-heads/1"
 
 class HeadsError(ValueError):
     """A file of heads that cannot be used; one line that names it and what is wrong."""
-
-
-class Adaptor(nn.Module):
-    """A student's features to one teacher's own: `summary` is None for a teacher without one.
-
-    Both heads are MLPs on the last dimension; `fingerprint` is of the teacher's weights and preprocessing.
-    """
-
-    def __init__(self, summary: nn.Sequential | None, spatial: nn.Sequential, fingerprint: str) -> None:
-        super().__init__()
-        self.summary, self.spatial, self.fingerprint = summary, spatial, fingerprint
-
-    def forward(self, summary: Tensor, spatial: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(B, Cs) and (B, C, h, w) of the student, any h and w, to the teacher's widths."""
-        mapped = self.spatial(spatial.movedim(1, -1)).movedim(-1, 1)
-        return None if self.summary is None else self.summary(summary), mapped
 
 
 def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> dict[str, Adaptor]:
@@ -76,6 +61,33 @@ def folded(head: nn.Module, standardiser: Standardiser, space: Space | None) -> 
         final.weight.copy_(inverse @ weight)
         final.bias.copy_(inverse @ bias + torch.from_numpy(standardiser.mean))
     return made
+
+
+def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> None:
+    """Inverse of `fold`: fills `heads` with what was folded, exact to rounding, so that a training goes on with them.
+
+    HeadsError where they are not heads of these teachers' targets.
+    """
+    for name in heads.names:
+        if name not in adaptors:
+            raise HeadsError(f"no heads for teacher {name!r}; there are: {', '.join(adaptors)}")
+        about, adaptor, key = teachers[name], adaptors[name], module_name(name)
+        if adaptor.fingerprint != about.fingerprint:
+            raise HeadsError(f"the heads of teacher {name!r} are of another version of it")
+        if about.summary is not None and adaptor.summary is not None:
+            _unfolded(adaptor.summary, heads.summary[key], about.summary, heads.spaces.get(f"{name}/summary"))
+        _unfolded(adaptor.spatial, heads.spatial[key], about.spatial, heads.spaces.get(f"{name}/spatial"))
+
+
+def _unfolded(folded: nn.Sequential, head: nn.Module, standardiser: Standardiser, space: Space | None) -> None:
+    """Fills a head: what the inverse of PHI-S did is taken back, for forward @ inverse is the identity."""
+    final = cast(nn.Linear, folded[-1])
+    forward, mean = torch.from_numpy(standardiser.forward), torch.from_numpy(standardiser.mean)
+    weight, bias = forward @ final.weight.double(), forward @ (final.bias.double() - mean)
+    if space is not None:
+        weight, bias = weight * space.scale, bias * space.scale + space.offset.double()
+    state = folded.state_dict() | {"3.weight": weight.float(), "3.bias": bias.float()}
+    head.load_state_dict(state)
 
 
 def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones import Features
+from nas.distill.adaptor import mlp, module_name
 from nas.distill.losses import Space
 
 
@@ -18,11 +19,6 @@ class HeadDims(NamedTuple):
 
     summary: int
     spatial: int
-
-
-def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    """Two linear layers with LayerNorm and GELU between them, on the last dimension. Source: AM-RADIO."""
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, width_out))
 
 
 class TeacherHeads(nn.Module):
@@ -77,11 +73,6 @@ class TeacherHeads(nn.Module):
 
     def _map(self, tokens: Tensor) -> Tensor:
         return tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
-
-
-def module_name(teacher: str) -> str:
-    """A teacher's name as PyTorch allows it for a module."""
-    return teacher.replace(".", "_")
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
 from nas.distill import parallel
+from nas.distill.adaptor import Adaptor
+from nas.distill.adaptors import unfold
 from nas.distill.balance import BALANCES, Balance
 from nas.distill.comparison import Comparison
 from nas.distill.heads import HeadDims, Student, TeacherHeads
@@ -71,6 +73,7 @@ class Distiller:
         slot: Slot = nullcontext,
     ) -> None:
         self.config, self.device, self._slot = config, _numbered(device), slot
+        self._teachers = targets.teachers
         torch.manual_seed(seed)
         compare = Comparison(targets, config)
         self.student = Student(backbone, _heads(backbone, targets, config, compare))
@@ -93,6 +96,11 @@ class Distiller:
         self._loader = Loader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
         self.step = 0
         self.losses: list[dict[str, float]] = []  # one entry a step: "teacher/head" -> loss
+
+    def begin_with(self, adaptors: Mapping[str, Adaptor]) -> None:
+        """Takes the heads that an earlier training on the same targets left, before the first step."""
+        for student in (self.student, self.averaged):
+            unfold(adaptors, student.heads, self._teachers)
 
     def advance(self, to_step: int, between: Callable[[], None] = lambda: None) -> None:
         """Trains on to step `to_step`, calling `between` every few steps; TrainingError where a loss is not finite."""

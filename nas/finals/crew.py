@@ -16,7 +16,7 @@ from nas.finals.worker import Places, train
 from nas.records import Finalist, RungResult, TrialRecord
 
 # glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
-_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Crew:
                 post.process.join()
 
     def _start(self, task: Task, slot: int) -> _Post:
-        for name, value in _MEMORY.items():
+        for name, value in MEMORY.items():
             os.environ.setdefault(name, value)
         ours, theirs = self._context.Pipe(duplex=False)
         card = self._cards[slot % len(self._cards)] if self._cards else None
         words = (theirs, task.trial.to_dict(), task.seed, self._places, card)
         process = self._context.Process(target=train, args=words, daemon=True)
-        with _ctrl_c_is_ours():
+        with ctrl_c_is_ours():
             process.start()
         theirs.close()
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -92,7 +92,7 @@ class Crew:
             word = post.pipe.recv()
         except EOFError:
             post.process.join()
-            word = _how_it_ended(post.process.exitcode)
+            word = how_it_ended(post.process.exitcode)
         if isinstance(word, dict):
             post.told = replace(post.told, rungs=(*post.told.rungs, RungResult.from_dict(word)))
             return False
@@ -103,7 +103,7 @@ class Crew:
 
 
 @contextmanager
-def _ctrl_c_is_ours() -> Iterator[None]:
+def ctrl_c_is_ours() -> Iterator[None]:
     """Ctrl-C reaches the whole group: what is started here is deaf to it, and ended by us."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -112,7 +112,8 @@ def _ctrl_c_is_ours() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _how_it_ended(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """A process, by its exit code, in words."""
     if code < 0:
         return f"the process was ended by {signal.Signals(-code).name}"
     return f"the process ended with exit code {code}"

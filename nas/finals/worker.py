@@ -57,7 +57,7 @@ def _train(pipe: Connection, record: TrialRecord, seed: int, places: Places) -> 
     from search_space import ArchSpec
 
     torch.set_num_threads(places.threads)
-    bench = _workbench(seed, places)
+    bench = workbench(seed, places)
     torch.manual_seed(seed)
     training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)
     try:
@@ -71,7 +71,8 @@ def _train(pipe: Connection, record: TrialRecord, seed: int, places: Places) -> 
         checkpoint_path(bench.checkpoint_dir, record.arch_id).unlink()
 
 
-def _workbench(seed: int, places: Places) -> Any:
+def workbench(seed: int, places: Places) -> Any:
+    """What a training of this seed needs: settings, targets, the folders that it writes into."""
     from dataclasses import replace
 
     from nas.bench import Bench

@@ -43,6 +43,7 @@ COMMANDS = (
     "nas.rerank",
     "nas.finals.__main__",
     "nas.query",
+    "nas.export",
     "nas.cache.__main__",
     "reports.__main__",
     "reports.compare.__main__",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from backbones import Features
 from nas.cache.targets import Targets
+from nas.distill.adaptor import module_name
 from nas.distill.evaluate import read
-from nas.distill.heads import HeadDims, Student, TeacherHeads, module_name, normalise
+from nas.distill.heads import HeadDims, Student, TeacherHeads, normalise
 
 Look = Callable[[Tensor], Tensor]
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from backbones import Features
 from nas.cache.standardise import Moments, Standardiser, fit, spectrum
 from nas.cache.targets import TeacherTargets
-from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads
+from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads, unfold
 from nas.distill.heads import HeadDims, TeacherHeads
 from nas.distill.losses import SPACES
 
@@ -145,3 +145,24 @@ def test_adaptors_are_for_use_not_for_training() -> None:
     for adaptor in fold(trained_heads("phi_s"), TEACHERS).values():
         assert not any(parameter.requires_grad for parameter in adaptor.parameters())
         assert not adaptor.training
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_unfolded_heads_train_on_as_they_were(kind: str) -> None:
+    heads = trained_heads(kind)
+    fresh = copy.deepcopy(heads)
+    for parameter in fresh.parameters():
+        torch.nn.init.zeros_(parameter)
+    unfold(fold(heads, TEACHERS), fresh, TEACHERS)
+    for name, value in heads.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], value, atol=1e-4, rtol=1e-4)
+
+
+def test_heads_of_other_teachers_are_not_unfolded() -> None:
+    heads = trained_heads("phi_s")
+    adaptors = fold(heads, TEACHERS)
+    with pytest.raises(HeadsError, match="no heads for teacher"):
+        unfold({SAM: adaptors[SAM]}, heads, TEACHERS)
+    other = {**TEACHERS, SAM: TeacherTargets("c" * 16, None, TEACHERS[SAM].spatial)}
+    with pytest.raises(HeadsError, match="another version"):
+        unfold(adaptors, heads, other)

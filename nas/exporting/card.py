@@ -1,0 +1,196 @@
+"""The model card: what a net is worth, how that was measured, from what it was made, and how it is used. Markdown.
+
+Teachers' and data sets' names and the command come from whoever ran the search: all are shown as code, so that they can
+be neither markup nor HTML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.exporting.kept import Kept
+from nas.exporting.subject import Written
+from nas.finals.scatter import TYPICAL, Scatter
+from nas.finals.standing import Standings
+from nas.querying.limits import median_interval
+from nas.records import Measurement, Study, TrialRecord
+from nas.reranking.selection import net_name
+from search_space import ArchSpec
+from search_space.outline import outline
+
+REPORT = "report.html"
+LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
+LICENCES = {"lite0": "Apache-2.0", "xfeat": "Apache-2.0", "hed": "MIT"}
+UNKNOWN_LICENCE = "not known to this project: see where its weights come from"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a card tells beside what its format found."""
+
+    study: Study
+    trial: TrialRecord
+    finals: Standings | None
+    kept: Kept  # the weights that are exported
+    search: Kept | None  # what they were distilled on from, where `kept` was trained longer
+    latencies_s: Sequence[float]  # of the search's calls with one image
+    command: str
+    versions: dict[str, str]
+    report: Path  # of the study
+
+
+def card(told: Told, kind: str, written: Written, heads: Sequence[str], image_px: int, folder: Path) -> str:
+    """README.md of an export that will lie at `folder`."""
+    trial = told.trial
+    parts = [
+        f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n---",
+        f"# {net_name(trial)}",
+        f"A vision backbone found by backbone-nas and distilled from {_names(told.study.info.teachers)}: "
+        f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(told.study.info.name)}; "
+        f"{_link(told, folder)}.",
+        "## Use",
+        f"```python\n{written.usage.replace('FOLDER', folder.name)}\n```",
+        _input(image_px, kind),
+        "\n".join(f"- {line}" for line in written.lines),
+        "## Quality",
+        _quality(told),
+        "## Speed and size",
+        _speed(told),
+        "## Made from",
+        _origin(told, heads),
+        "## Licence",
+        _licence(told),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def code(text: str) -> str:
+    """Any text as code on one line of Markdown, also in a table."""
+    plain = " ".join(text.replace("`", "'").replace("|", "/").split())
+    return f"`{plain}`"
+
+
+def _names(teachers: Sequence[str] | dict[str, str]) -> str:
+    return ", ".join(code(name) for name in teachers)
+
+
+def _link(told: Told, folder: Path) -> str:
+    if not told.report.is_file():
+        return f"the study's report shows it under {code(f'#{told.trial.arch_id}')}"
+    where = os.path.relpath(told.report.resolve(), folder.resolve()).replace(os.sep, "/")
+    return f"[its place in the study's report](<{where}#{told.trial.arch_id}>)"
+
+
+def _input(image_px: int, kind: str) -> str:
+    scaled = "Values are normalised: (x - 0.5) / 0.25 for x in [0, 1]"
+    if kind == "hf":
+        scaled = "The model takes values in [0, 1] and normalises them itself"
+    return (
+        f"Input: RGB, (B, 3, H, W). {scaled}. Distilled on the central square of each image, resized bilinearly with "
+        f"antialiasing to {image_px} x {image_px} px; what it is worth at other sizes was not measured. "
+        "preprocessor_config.json says the same."
+    )
+
+
+def _quality(told: Told) -> str:
+    """Explained variance: of the exported weights, of those before, of the finals' mean; by teacher and head."""
+    scatter, metrics = told.finals.scatter if told.finals else TYPICAL, told.kept.result.metrics
+    source = "measured in this study" if scatter.measured else "taken over from another study"
+    said = (
+        "Quality is the explained variance of the teachers' features on held-out images, mean over teachers. A seed "
+        f"moves it by {scatter.sd:.4f} (standard deviation, {source})."
+    )
+    probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
+    further = f"Further, by probes on held-out images: {probes}." if probes else ""
+    return "\n\n".join(part for part in (said, _trainings(told, scatter), _by_teacher(told), further) if part)
+
+
+def _trainings(told: Told, scatter: Scatter) -> str:
+    rows = [(f"exported weights: {told.kept.origin}", told.kept.result.steps, told.kept.result.quality, 1)]
+    if told.search is not None:
+        rows.append((f"before: {told.search.origin}", told.search.result.steps, told.search.result.quality, 1))
+    for row in told.finals.rows if told.finals else ():
+        if row.trial.number == told.trial.number and row.mean is not None:
+            seeds = len(row.qualities)
+            rows.append((f"mean of {seeds} seeds, nas.finals", row.steps, row.mean, seeds))
+    lines = ["| weights | steps | quality | 95 % interval over seeds |", "|---|---:|---:|---|"]
+    for name, steps, quality, seeds in rows:
+        half = scatter.half_width(seeds)
+        lines.append(f"| {name} | {steps} | {quality:.4f} | {quality - half:.4f} to {quality + half:.4f} |")
+    return "\n".join(lines)
+
+
+def _by_teacher(told: Told) -> str:
+    lines = ["| teacher | head | explained variance |", "|---|---|---:|"]
+    for teacher, heads in told.kept.result.teachers.items():
+        lines += [f"| {code(teacher)} | {head} | {value:.4f} |" for head, value in heads.items()]
+    return "\n".join(lines)
+
+
+def _speed(told: Told) -> str:
+    trial, rows = told.trial, ["| | value | 95 % interval |", "|---|---:|---|"]
+    said = "Not measured."
+    if (m := trial.measurement) is not None:
+        said = (
+            f"Measured by the search on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
+            f"verdict {code(m.verdict)}. The ratio is from timings in turns with the reference, on the same machine."
+        )
+        rows += _measured(m, told.latencies_s)
+    for name, value in (("parameters", trial.params), ("multiply-accumulates an image", trial.macs)):
+        rows += [f"| {name} | {value:,} | exact |"] if value is not None else []
+    return said + "\n\n" + "\n".join(rows)
+
+
+def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
+    interval = median_interval(latencies_s)
+    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "not kept"
+    rows = [
+        f"| throughput / {code(m.reference)}'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
+        f"| throughput, images/s | {m.throughput_img_s:.1f} | {m.throughput_low_img_s:.1f} to "
+        f"{m.throughput_high_img_s:.1f} |",
+        f"| latency of one image, ms | {m.latency_ms:.3g} | {shown} |",
+    ]
+    return rows + ([f"| peak memory, MiB | {m.peak_memory_mib:.1f} | |"] if m.peak_memory_mib is not None else [])
+
+
+def _origin(told: Told, heads: Sequence[str]) -> str:
+    info, kept = told.study.info, told.kept
+    versions = ", ".join(f"{name} {version}" for name, version in told.versions.items())
+    lines = [
+        f"weights: averaged (EMA), {kept.origin}, {kept.result.steps} steps, seed {kept.seed}",
+        *(f"teacher {code(name)}: {code(_what(told, name))}" for name in info.teachers),
+        f"heads of teachers in this folder: {_names(heads) if heads else 'none'}",
+        f"data: {code(info.data['name'])}, fingerprint {code(info.data['fingerprint'])}",
+        f"search: {code(info.command)}, created {code(info.created)}",
+        f"export: {code(told.command)}",
+        f"versions: {code(versions)}",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _what(told: Told, teacher: str) -> str:
+    facts = told.study.info.teacher_facts.get(teacher)
+    return f"{facts.what if facts else 'not described'}; fingerprint {told.study.info.teachers[teacher]}"
+
+
+def _licence(told: Told) -> str:
+    """What is known; whoever passes weights on has to know the rest."""
+    lines = [f"- {code(name)}: {_teacher_licence(name)}" for name in told.study.info.teachers]
+    said = (
+        "The code is Apache-2.0. The weights were distilled from these teachers, on the data named above; what their "
+        "licences ask of a student is for who passes it on to judge."
+    )
+    return said + "\n\n" + "\n".join(lines)
+
+
+def _teacher_licence(name: str) -> str:
+    if name in LICENCES:
+        return LICENCES[name]
+    from timm.models import get_pretrained_cfg, is_model
+
+    network = name.partition("@")[0]
+    known = get_pretrained_cfg(network) if is_model(network.partition(".")[0]) else None
+    return code(known.license) if known is not None and known.license else UNKNOWN_LICENCE

@@ -1,0 +1,83 @@
+"""A study of real teachers with one net that is trained, for a few steps, as a search trains it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from backbones import build
+from nas.bench import Bench
+from nas.cache import open_targets
+from nas.config import DistillConfig
+from nas.records import Study, TrialState
+from nas.trial import Training, Workbench
+from search_space import ArchSpec, StageSpec
+from tests.nas.reranking.builders import REFERENCE, new_store, small_study
+from tests.nas.study_builders import search_config, study_info
+
+POINTS = {0: (-9.0, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}
+CONFIG = search_config(
+    reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="lite0,xfeat",
+    distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
+)  # fmt: skip
+SPEC = ArchSpec(  # with all that an export may stumble over: a window, a position bias, a neck, a pooled stage
+    stages=(
+        StageSpec("c2f", 1, 16, 0.5),
+        StageSpec("pool", 1, 32, 1.0),
+        StageSpec("window", 1, 64, 1.0, heads=2, pre_conv="depthwise", window=2, cpb_hidden=16),
+        StageSpec("convnext", 1, 96, 1.0),
+    ),
+    stem_width=8,
+    neck="stage3",
+    neck_dim=48,
+)
+
+
+class Made(NamedTuple):
+    """`run` is the study's folder; trial 1 has weights, 2 was stopped, 3's weights are gone."""
+
+    run: Path
+    cache: Path
+    study: Study
+
+
+@pytest.fixture(scope="package")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("exporting")
+    run, cache, c = folder / "run", folder / "cache", CONFIG
+    targets = open_targets(c.data, c.teachers, root=cache, train_images=c.train_images, val_images=c.val_images,
+                           image_px=c.distill.image_px, grid=c.grid, seed=0)  # fmt: skip
+    places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
+    for place in places.values():
+        place.mkdir(parents=True)
+    bench = Workbench(
+        config=c, targets=targets, bench=Bench(), lock_dir=folder / "locks", checkpoint_dir=folder, **places
+    )
+    torch.manual_seed(0)
+    training = Training(SPEC.arch_id, build(SPEC), bench)
+    rungs = tuple(training.rung(i) for i in range(2))
+    training.close()
+    trials = list(small_study(POINTS).trials)
+    trials[1] = replace(trials[1], arch_id=SPEC.arch_id, spec=SPEC.to_dict(), rungs=rungs)  # type: ignore[arg-type]
+    trials[2] = replace(trials[2], state=TrialState.STOPPED, rungs=trials[2].rungs[:1])
+    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
+    info = replace(study_info(c), teachers=teachers, data={"name": c.data, "fingerprint": targets.data_fingerprint})
+    study = Study(info, tuple(trials))
+    new_store(run, study)
+    (run / "report.html").write_text("<p>a report</p>")
+    return Made(run, cache, study)
+
+
+@pytest.fixture(autouse=True)
+def signals_kept() -> Iterator[None]:
+    """The command takes these signals for itself."""
+    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for ending, handler in own.items():
+        signal.signal(ending, handler)
