@@ -145,7 +145,12 @@ def other_objective(info: StudyInfo) -> dict:
 @pytest.mark.parametrize(
     ("change", "words", "gone"),
     [
-        (lambda i: {"teachers": {"hed": "0" * 64}}, "The teachers differ: A: efficientnet_lite0", "quality"),
+        (
+            lambda i: {"teachers": {"hed": "0" * 64}},
+            "The teachers differ: A: efficientnet_lite0 000000000000…",
+            "quality",
+        ),
+        (lambda i: {"teachers": i.teachers | {"hed": f"{2:064x}"}}, "The teachers differ", "quality"),
         (lambda i: {"data": {"name": "embedded", "fingerprint": "0" * 64}}, "The images differ", "quality"),
         (
             lambda i: {"rung_steps": (60, 180, 541)},
@@ -168,6 +173,14 @@ def test_numbers_that_do_not_compare_are_not_compared_and_it_says_why(change, wo
     assert "ends with a hypervolume" not in found.words
     assert "picture of its own" in found.words
     assert len(found.table("Rank correlations of A and B").body()) == 2
+
+
+def test_recipes_are_told_by_what_differs():
+    b = control()
+    config = b.info.config | {"distill": {"batch_size": 64}}
+    found = page(known_cost(), told(b, config=config))
+    assert "The recipes of the distillation differ: A: batch_size 32; B: batch_size 64." in found.words
+    assert "The recipes" not in both().words
 
 
 def test_another_device_forbids_to_call_a_net_better_but_not_to_see_both_fronts():
