@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.records import Study, StudyInfo
 
 LETTERS = "ABCDEF"
-_SHOWN = 12  # characters of a fingerprint
+_FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
+_SHORT = r"\1…"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def agreement(studies: Sequence[Study]) -> Agreement:
     quality = (
         ("Quality is not the same quantity", lambda i: f"{i.objectives[0].label}{' (log)' * i.objectives[0].log}"),
         ("The teachers differ", lambda i: _prints(i.teachers)),
-        ("The images differ", lambda i: f"{i.data.get('name')} {i.data.get('fingerprint', '')[:_SHOWN]}"),
+        ("The images differ", lambda i: f"{i.data.get('name')} {i.data.get('fingerprint')}"),
         ("Nets are trained to different lengths", lambda i: f"{i.rung_steps[-1]} steps" if i.rung_steps else "none"),
     )
     speed = (
@@ -45,7 +47,6 @@ def agreement(studies: Sequence[Study]) -> Agreement:
         ("Speed is not the same quantity", lambda i: f"{i.objectives[1].name}{' (log)' * i.objectives[1].log}"),
     )
     cautions: tuple[tuple[str, Callable[[StudyInfo], str]], ...] = (
-        ("The recipes of the distillation differ", lambda i: _recipe(i)),
         ("The spaces searched differ", lambda i: str(i.config.get("space", "unknown"))),
         ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
     )
@@ -53,7 +54,7 @@ def agreement(studies: Sequence[Study]) -> Agreement:
         quality=_differing(quality, infos),
         speed=_differing(speed, infos),
         measured=_said("Speeds were measured differently", [_setting(study) for study in studies]),
-        cautions=_differing(cautions, infos),
+        cautions=(*_said("The recipes of the distillation differ", _recipes(infos)), *_differing(cautions, infos)),
     )
 
 
@@ -65,17 +66,20 @@ def _said(words: str, values: Sequence[str]) -> tuple[str, ...]:
     known = {letter: value for letter, value in zip(LETTERS, values, strict=False) if value}
     if len(set(known.values())) < 2:
         return ()
-    return (f"{words}: {'; '.join(f'{letter}: {value}' for letter, value in known.items())}.",)
+    told = "; ".join(f"{letter}: {value}" for letter, value in known.items())
+    return (f"{words}: {_FINGERPRINT.sub(_SHORT, told)}.",)
 
 
 def _prints(prints: dict[str, str]) -> str:
-    return ", ".join(f"{name} {fingerprint[:_SHOWN]}" for name, fingerprint in sorted(prints.items())) or "none"
+    return ", ".join(f"{name} {fingerprint}" for name, fingerprint in sorted(prints.items())) or "none"
 
 
-def _recipe(info: StudyInfo) -> str:
-    recipe = info.config.get("distill", {})
-    plain = recipe.items() if isinstance(recipe, dict) else ()
-    return ", ".join(f"{name} {value}" for name, value in sorted(plain) if name != "rung_steps") or "unknown"
+def _recipes(infos: Sequence[StudyInfo]) -> list[str]:
+    """Of each study, what is not the same in all of them; their lengths are compared apart."""
+    recipes = [dict(i.config.get("distill") or {}) for i in infos]
+    names = sorted({name for recipe in recipes for name in recipe} - {"rung_steps"})
+    differing = [name for name in names if len({str(recipe.get(name)) for recipe in recipes}) > 1]
+    return [", ".join(f"{name} {recipe.get(name, 'unknown')}" for name in differing) for recipe in recipes]
 
 
 def _setting(study: Study) -> str:

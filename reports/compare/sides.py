@@ -69,10 +69,11 @@ class SideBySide:
 
 
 def side_by_side(studies: Sequence[Study]) -> SideBySide:
-    """Compare two to six studies."""
+    """Compare two to six studies. Raises ValueError where one has other objectives than two."""
+    own = [summarize(study) for study in studies]
     agreed = agreement(studies)
     lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]
-    told = [summarize(_over(study, lowest) if agreed.one_plane else study) for study in studies]
+    told = [summarize(_over(study, lowest)) for study in studies] if agreed.one_plane else own
     sides = tuple(Side(*side) for side in zip(LETTERS, studies, told, strict=False))
     pairs = permutations(sides, 2) if agreed.dominance else ()
     return SideBySide(

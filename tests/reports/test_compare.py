@@ -145,7 +145,12 @@ def other_objective(info: StudyInfo) -> dict:
 @pytest.mark.parametrize(
     ("change", "words", "gone"),
     [
-        (lambda i: {"teachers": {"hed": "0" * 64}}, "The teachers differ: A: efficientnet_lite0", "quality"),
+        (
+            lambda i: {"teachers": {"hed": "0" * 64}},
+            "The teachers differ: A: efficientnet_lite0 000000000000…",
+            "quality",
+        ),
+        (lambda i: {"teachers": i.teachers | {"hed": f"{2:064x}"}}, "The teachers differ", "quality"),
         (lambda i: {"data": {"name": "embedded", "fingerprint": "0" * 64}}, "The images differ", "quality"),
         (
             lambda i: {"rung_steps": (60, 180, 541)},
@@ -170,6 +175,14 @@ def test_numbers_that_do_not_compare_are_not_compared_and_it_says_why(change, wo
     assert len(found.table("Rank correlations of A and B").body()) == 2
 
 
+def test_recipes_are_told_by_what_differs():
+    b = control()
+    config = b.info.config | {"distill": {"batch_size": 64}}
+    found = page(known_cost(), told(b, config=config))
+    assert "The recipes of the distillation differ: A: batch_size 32; B: batch_size 64." in found.words
+    assert "The recipes" not in both().words
+
+
 def test_another_device_forbids_to_call_a_net_better_but_not_to_see_both_fronts():
     a, b = known_cost(), control()
     moved = tuple(replace(t, measurement=t.measurement and replace(t.measurement, device="H100")) for t in b.trials)
@@ -185,6 +198,7 @@ def test_three_studies_and_studies_without_a_front_have_a_page():
     found = page(known_cost(), empty, lost)
     assert found.table("Coverage").rows[1][2] == "no front"
     assert numbers(found)["on the front"][1:] == ["0", "0"]
+    assert "after 0 trainings" not in found.words
     assert "No study has a front." in page(empty, lost).words
 
 
@@ -215,7 +229,9 @@ def test_command_writes_one_page(stored, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "page.html"
     assert main([str(stored), str(stored), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    assert Page(out.read_text()).table("Coverage").rows[1][2] == "100.0 %"
+    found = Page(out.read_text())
+    assert found.table("Coverage").rows[1][2] == "100.0 %"
+    assert "A reached B’s final hypervolume" in found.words
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 

@@ -1,88 +1,20 @@
 """Every number of the page against plain loops over the study's records; nothing is asked of `reports` but its page."""
 
-import json
-import random
 import re
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from nas.records import Measurement, RungResult, Study, TrialRecord, TrialState
+from nas.records import Study, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
-from search_space import SPACES
 from tests.reports import plainly, synthetic
+from tests.reports.awkward import recorded, tied
 from tests.reports.plainly import Page
 from tests.reports.test_page import payload
 
-RECORDED = Path(__file__).parents[2] / "experiments/results/recorded_search.json"
 LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU"}
-
-
-def recorded() -> Study:
-    """The recorded search of 200: its qualities, speeds and seconds; what was not recorded (specs, ...) is invented."""
-    told = json.loads(RECORDED.read_text())
-    rng = random.Random(0)
-    trials = []
-    for number, row in enumerate(told["trials"]):
-        speed = 2 ** row["points"][0][1]
-        spec = SPACES["micro"].sample(rng)
-        names = synthetic.BASELINES
-        rungs = tuple(
-            RungResult(i, (30, 90, 270)[i], quality, {"hed": {"spatial": quality}}, {}, {}, row["rung_s"][i])
-            for i, (quality, _) in enumerate(row["points"])
-        )
-        measured = replace(
-            synthetic.measurement(rng, speed),
-            seconds=row["measure_s"],
-            ratio_low=speed * 0.985,
-            ratio_high=speed * 1.01,
-        )
-        trials.append(
-            TrialRecord(
-                number, spec.arch_id, spec.to_dict(), f"baseline:{names[number]}" if row["baseline"] else "sampler",
-                TrialState.COMPLETE if len(rungs) == 3 else TrialState.STOPPED, measurement=measured, rungs=rungs,
-                finished_s=row["finished_s"],
-            )
-        )  # fmt: skip
-    ledger = {"measure": sum(r["measure_s"] for r in told["trials"])}
-    ledger |= {f"train {i}": sum(r["rung_s"][i] for r in told["trials"] if len(r["rung_s"]) > i) for i in range(3)}
-    info = replace(
-        synthetic.info("recorded", 200), rung_steps=(30, 90, 270), ledger=ledger, chance={}, teacher_facts={}
-    )
-    return Study(info, tuple(trials))
-
-
-def tied(seed: int) -> Study:
-    """Rounded to a few levels, so that nets tie in quality, speed, both and bounds; finished out of order.
-
-    The reference beside itself is off by 5.3 % one way and 2 % the other.
-    """
-    rng = random.Random(seed)
-    study = synthetic.study(50, seed=seed)
-
-    def level(t: TrialRecord) -> Measurement | None:
-        if t.origin == f"baseline:{synthetic.REFERENCE}":
-            return replace(t.measurement, ratio=1.0, ratio_low=0.95, ratio_high=1.02)
-        ratio, half = round(t.measurement.ratio if t.measurement else 1.0, 1), rng.choice((0.0, 0.1, 0.2))
-        bounds = {"ratio_low": max(0.1, round(ratio - half, 1)), "ratio_high": round(ratio + half, 1)}
-        return t.measurement and replace(t.measurement, ratio=max(ratio, 0.1), **bounds)
-
-    return replace(
-        study,
-        trials=tuple(
-            replace(
-                t,
-                measurement=level(t),
-                rungs=tuple(replace(r, quality=round(r.quality, 2)) for r in t.rungs),
-                finished_s=t.finished_s and rng.random() * 500,
-            )
-            for t in study.trials
-        ),
-    )
 
 
 STUDIES = {
@@ -211,11 +143,11 @@ def test_hypervolume_after_every_training(name):
     counted = [t for t in s.trials if t.origin == "sampler" and t.state in (TrialState.COMPLETE, TrialState.STOPPED)]
     counted.sort(key=lambda t: (t.finished_s, t.number))
     reference = tuple(o.reference for o in s.info.objectives)
-    done: list[plainly.Net] = []
+    nets, done = plainly.trained(s, False), []
     curve = payload(page(name))["datasets"]["curve"]
     assert len(curve) == len(counted)
     for i, (point, t) in enumerate(zip(curve, counted, strict=True), start=1):
-        done += [plainly.place(t)] if t.state is TrialState.COMPLETE else []
+        done += [plainly.place(t)] if t in nets else []
         assert point["evaluations"] == i
         assert point["seconds"] == pytest.approx(t.finished_s, rel=1e-6)
         assert point["hypervolume"] == pytest.approx(plainly.hypervolume(done, reference), rel=1e-6)
