@@ -5,12 +5,7 @@ from __future__ import annotations
 from nas.records import StudyInfo
 from reports.points import FigureData
 from reports.summary import StudySummary
-
-
-def brief(text: object, most: int = 80) -> str:
-    """At most so many characters: a name of 10 kB has its place in a card or a file, not in a sentence or a label."""
-    words = str(text)
-    return words if len(words) <= most else words[: most - 1] + "…"
+from reports.wording import brief
 
 
 def front_caption(data: FigureData) -> str:

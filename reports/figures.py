@@ -7,11 +7,11 @@ from typing import Any
 
 import altair as alt
 
-from reports.captions import brief
 from reports.front_figure import front_chart
 from reports.importance import Importance
 from reports.points import BASELINE, FRONT, INFEASIBLE, LOOKS, SERIES, FigureData, Rise, Scatter
 from reports.theme import FAINT, INK, columns, kinds, themed, tip
+from reports.wording import brief
 
 SMALL_HEIGHT_PX = 170
 CURVE_HEIGHT_PX = 240
@@ -173,7 +173,14 @@ def importance_rows(choices: Sequence[Importance]) -> list[dict[str, Any]]:
     """Of `importance_charts`: of each objective the choices that matter most."""
     objectives = list(dict.fromkeys(i.objective for i in choices))
     return [
-        {"which": which, "objective": name, "choice": i.choice, "share": i.share, "low": i.low, "high": i.high}
+        {
+            "which": which,
+            "objective": brief(name, 60),
+            "choice": brief(i.choice, 60),
+            "share": i.share,
+            "low": i.low,
+            "high": i.high,
+        }
         for which, name in enumerate(objectives)
         for i in sorted((i for i in choices if i.objective == name), key=lambda i: -i.share)[:MATTERING]
     ]

@@ -6,9 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from reports.captions import brief
 from reports.points import BASELINE, FRONT, LOOKS, FigureData
 from reports.theme import FAINT, INK, NARROW_PX, PAPER, kinds, tip
+from reports.wording import brief
 
 FRONT_HEIGHT_PX = 420
 MANY = 1500  # points: whiskers of the dominated ones would be a smear

@@ -30,6 +30,7 @@ from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
+from reports.wording import brief
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
@@ -190,7 +191,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": _duration, "brief": captions.brief}
+    environment.filters |= {"seconds": _duration, "brief": brief}
     return environment
 
 

@@ -12,6 +12,7 @@ from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
 from reports.objectives import axis
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
+from reports.wording import brief, clean
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
@@ -126,8 +127,8 @@ class FigureData:
 
 def prepare(study: Study, summary: StudySummary) -> FigureData:
     """Rows of every figure of the study."""
-    quality, speed = axis(study.info, "quality"), axis(study.info, "throughput")
-    third = next((o for o in study.info.objectives if o.name not in ("quality", "throughput")), None)
+    quality, speed = (_worded(axis(study.info, name)) for name in ("quality", "throughput"))
+    third = next((_worded(o) for o in study.info.objectives if o.name not in ("quality", "throughput")), None)
     plane = third is None and len(study.info.objectives) == 2  # only there a step line says what is dominated
     front = {s.trial.number for s in summary.front}
     found = (p for t in study.trials if (p := _point(t, front, third)) is not None)
@@ -148,14 +149,18 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         reference_inside=plane and has_ratio and has_quality,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
-        ledger=tuple((row.purpose, row.seconds) for row in summary.ledger),
+        ledger=tuple((clean(row.purpose), row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
         rises=_rises(summary, front),
         third=third,
-        single=study.info.objectives[0] if len(study.info.objectives) == 1 else None,
+        single=_worded(study.info.objectives[0]) if len(study.info.objectives) == 1 else None,
         chance=() if summary.chance_start is None else summary.chance_start.expected,
     )
+
+
+def _worded(objective: Objective) -> Objective:
+    return replace(objective, label=brief(objective.label), unit=brief(objective.unit, 40))
 
 
 def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Point | None:
@@ -166,9 +171,10 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
         return None
     labelled = kind == BASELINE or (kind == FRONT and len(front) <= LABELLED_FRONT)
-    label = "" if not labelled else net_name(trial).replace("trial ", "#") if kind == FRONT else net_name(trial)
+    name = clean(net_name(trial))
+    label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
-    return Point(trial.number, net_name(trial), kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+    return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
                  rung, label, trial.rungs[-1].metrics.get(third.name) if third and trial.rungs else None)  # fmt: skip
 
 
@@ -205,7 +211,7 @@ def _staircase(front: Iterable[Scored], ratio: float, quality: float) -> tuple[t
 
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
     return tuple(
-        (net.name, teacher, head, value)
+        (clean(net.name), clean(teacher), clean(head), value)
         for net in _some_nets(summary)
         for teacher, heads in net.trial.rungs[-1].teachers.items()
         for head, value in heads.items()
@@ -224,12 +230,12 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
     scatters = []
     for name in metric_names(nets):
         points = tuple(
-            (net.trial.number, net.name, kind, net.quality, metrics_of(net)[name])
+            (net.trial.number, clean(net.name), kind, net.quality, metrics_of(net)[name])
             for net in nets
             if name in metrics_of(net) and (kind := _kind(net.trial, front)) is not None
         )
         if len(points) >= SCATTERED:
-            scatters.append(Scatter(metric_label(name), points))
+            scatters.append(Scatter(brief(metric_label(name), 60), points))
     return tuple(scatters)
 
 
@@ -242,5 +248,5 @@ def _rises(summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
             for teacher, heads in rung.teachers.items():
                 mean = sum(heads.values()) / len(heads) if heads else math.nan
                 if kind is not None and math.isfinite(mean):
-                    points.setdefault(teacher, []).append((net.trial.number, net.name, kind, rung.steps, mean))
-    return tuple(Rise(teacher, tuple(of_teacher)) for teacher, of_teacher in points.items())
+                    points.setdefault(teacher, []).append((net.trial.number, clean(net.name), kind, rung.steps, mean))
+    return tuple(Rise(brief(teacher, 60), tuple(of_teacher)) for teacher, of_teacher in points.items())

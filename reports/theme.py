@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 
 from reports.points import LOOKS
+from reports.wording import brief
 
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
@@ -38,8 +39,8 @@ def columns(entries: int) -> Any:
 
 def tip(field: str, title: str, number_format: str | None = None) -> Any:
     if number_format is None:
-        return alt.Tooltip(f"{field}:N", title=title)
-    return alt.Tooltip(f"{field}:Q", title=title, format=number_format)
+        return alt.Tooltip(f"{field}:N", title=brief(title))
+    return alt.Tooltip(f"{field}:Q", title=brief(title), format=number_format)
 
 
 def themed(chart: Any) -> Any:
