@@ -92,7 +92,7 @@ def render(
         **_tables(study, summary),
         **_words(study, summary, data),
         pictures={name: Markup(svg) for name, svg in stills.items()},
-        payload=Markup(packed_json(_payload(study, summary, datasets, data.quality_range[0], large | small))),
+        payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
         policy=_policy(scripts, style),
@@ -132,11 +132,11 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
 
 
 def _payload(
-    study: Study, summary: StudySummary, datasets: Datasets, floor: float, specs: Mapping[str, Any]
+    study: Study, summary: StudySummary, data: FigureData, datasets: Datasets, specs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the page's script reads: the study as records, so that it can be downloaded again, and the figures.
 
-    `floor`: the quality at which the front's picture ends.
+    `floor` is the quality at which the front's picture ends, `scattered` the metrics of the small pictures, in order.
     """
     names = metric_names(trained(summary))
     return {
@@ -145,8 +145,9 @@ def _payload(
         "front": [s.trial.number for s in summary.front],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
-        "datasets": rounded(datasets),
-        "floor": floor,
+        "datasets": rounded({**datasets, "metrics": []}),  # the script takes these from the trials
+        "scattered": [scatter.name for scatter in data.metrics],
+        "floor": data.quality_range[0],
     }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.axes import attainment_line, axis_range
 from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
 from reports.objectives import axis
@@ -64,6 +65,7 @@ class Point:
 class Scatter:
     """Quality against one further metric; a point is (number, net, kind, quality, value)."""
 
+    name: str
     label: str
     points: tuple[tuple[int, str, str, float, float], ...]
 
@@ -134,14 +136,18 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
     found = (p for t in study.trials if (p := _point(t, front, third)) is not None)
     points: Sequence[Point] = sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind))
     reference = (speed.reference, quality.reference)
-    ratio_range, has_ratio = _range([p.ratio for p in points], reference[0], log=speed.log)
-    quality_range, has_quality = _range([p.quality for p in points if p.quality is not None], reference[1])
-    crowded = overlapping([p for p in points if p.label], ratio_range, quality_range)
+    ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
+    ratio_range, has_ratio = axis_range([*(p.ratio for p in points), *ends], reference[0], log=speed.log)
+    quality_range, has_quality = axis_range([p.quality for p in points if p.quality is not None], reference[1])
+    front_by_speed = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
+    ends_first = [*front_by_speed[:1], *front_by_speed[-1:], *front_by_speed[1:-1]]
+    named = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
+    crowded = overlapping(named, ratio_range, quality_range)
     return FigureData(
         quality=quality,
         speed=speed,
         points=tuple(replace(p, label="") if p in crowded else p for p in points),
-        staircase=_staircase(
+        staircase=attainment_line(
             summary.front if plane else (), max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
         ),
         quality_range=quality_range,
@@ -186,29 +192,6 @@ def _kind(trial: TrialRecord, front: set[int]) -> str | None:
     return {TrialState.STOPPED: STOPPED, TrialState.INFEASIBLE: INFEASIBLE}.get(trial.state)
 
 
-def _range(values: Sequence[float], reference: float, log: bool = False) -> tuple[tuple[float, float], bool]:
-    """Axis range with a margin, and whether it holds the reference, which may lie too far off to be drawn."""
-    if log:
-        (low, high), inside = _range([math.log2(v) for v in values], math.log2(reference))
-        return (2**low, 2**high), inside
-    low, high = min(values, default=reference), max(values, default=reference + 1)
-    span = max(high - low, 0.05)
-    inside = low - span <= reference <= high + span
-    if inside:
-        low, high = min(low, reference), max(high, reference)
-    margin = 0.06 * max(high - low, 0.05)
-    return (low - margin, high + margin), inside
-
-
-def _staircase(front: Iterable[Scored], ratio: float, quality: float) -> tuple[tuple[float, float], ...]:
-    """The front's attainment line for a step that drops before the next point; closed towards the reference."""
-    points = sorted((s.ratio, s.quality) for s in front)
-    if not points:
-        return ()
-    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(quality, points[-1][1]))
-    return (start, *points, end)
-
-
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
     return tuple(
         (clean(net.name), clean(teacher), clean(head), value)
@@ -235,7 +218,7 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
             if name in metrics_of(net) and (kind := _kind(net.trial, front)) is not None
         )
         if len(points) >= SCATTERED:
-            scatters.append(Scatter(brief(metric_label(name), 60), points))
+            scatters.append(Scatter(name, brief(metric_label(name), 60), points))
     return tuple(scatters)
 
 

@@ -15,7 +15,7 @@ from reports.wording import brief
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 NARROW_PX = 420  # on a phone, point labels would overlap and a legend in one row would be cut off
-TITLE_LIMIT_PX = 340
+TITLE_LIMIT_PX = 420  # as high as the front is
 
 
 def kinds(chart: Any, legend: bool = True) -> Any:
