@@ -27,9 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = summarize(study)
         figures = draw(study, summary) if options.figures else {}
         written = save(figures, options.figures) if options.figures else []
-        frame = table(study, summary)
-        written += [save_csv(frame, options.csv)] if options.csv else []
-        written += [save_parquet(frame, options.parquet)] if options.parquet else []
+        written += [save_csv(table(study, summary), options.csv)] if options.csv else []
+        written += [save_parquet(table(study, summary), options.parquet)] if options.parquet else []
     except (StoreError, OSError, ValueError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT

@@ -45,6 +45,7 @@ COMMANDS = (
     "nas.query",
     "nas.cache.__main__",
     "reports.__main__",
+    "reports.compare.__main__",
 )
 
 

@@ -155,3 +155,12 @@ def test_the_reference_against_itself_is_the_least_difference_that_counts():
     gaps = [a.ratio / b.ratio - 1 for a, b in pairwise(first.front)]
     assert ties(0.0) == 0
     assert ties(apart) == sum(gap <= apart * (1 + 1e-9) for gap in gaps) > 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_objectives_are_refused_in_words(count):
+    study = synthetic.study(3)
+    quality, speed = study.info.objectives
+    info = replace(study.info, objectives=(quality, speed, replace(speed, name="memory"))[:count])
+    with pytest.raises(ValueError, match=r"^synthetic study: its objectives are quality.*: reports know quality and"):
+        summarize(replace(study, info=info))

@@ -1,0 +1,156 @@
+"""The report's numbers once more by plain loops, and a reader of its pages. Shares no code with `reports`."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from math import log2
+
+from nas.records import Study, TrialRecord, TrialState
+
+Net = tuple[float, float]  # quality, speed as a ratio
+
+
+def trained(study: Study, baselines: bool) -> list[TrialRecord]:
+    """Trials that were trained to the last rung and measured."""
+    last = len(study.info.rung_steps) - 1
+    return [
+        t
+        for t in study.trials
+        if t.state is TrialState.COMPLETE
+        and t.origin.startswith("baseline:") is baselines
+        and t.rungs
+        and t.rungs[-1].rung == last
+        and t.measurement is not None
+    ]
+
+
+def place(trial: TrialRecord) -> Net:
+    return trial.rungs[-1].quality, trial.measurement.ratio
+
+
+def beats(a: Net, b: Net) -> bool:
+    return a[0] >= b[0] and a[1] >= b[1] and a != b
+
+
+def front(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Fastest first."""
+    found = [t for t in trials if not any(beats(place(other), place(t)) for other in trials)]
+    return sorted(found, key=lambda t: (-t.measurement.ratio, -t.rungs[-1].quality, t.number))
+
+
+def hypervolume(nets: list[Net], reference: Net) -> float:
+    """By a sweep from the fastest net to the slowest; speed in doublings."""
+    area, height = 0.0, reference[0]
+    for quality, speed in sorted(nets, key=lambda net: (-net[1], -net[0])):
+        if speed > reference[1] and quality > height:
+            area += (log2(speed) - log2(reference[1])) * (quality - height)
+            height = quality
+    return area
+
+
+def hypervolume_by_chance(nets: list[Net], reference: Net, darts: int = 4000) -> tuple[float, float]:
+    """By darts into the box above the reference point: estimate and standard error."""
+    rng = random.Random(0)
+    width = max(log2(speed / reference[1]) for _, speed in nets)
+    height = max(quality - reference[0] for quality, _ in nets)
+    hits = 0
+    for _ in range(darts):
+        speed, quality = reference[1] * 2 ** (rng.random() * width), reference[0] + rng.random() * height
+        hits += any(q >= quality and s >= speed for q, s in nets)
+    share = hits / darts
+    return share * width * height, width * height * (share * (1 - share) / darts) ** 0.5
+
+
+def tau(pairs: list[tuple[float, float]]) -> float | None:
+    """Kendall's tau-b by counting pairs; None where it is undefined or fewer than three say nothing."""
+    agree = against = only_first = only_second = 0
+    for i, (a, b) in enumerate(pairs):
+        for c, d in pairs[:i]:
+            sign = (a - c) * (b - d)
+            agree += sign > 0
+            against += sign < 0
+            only_first += a == c and b != d
+            only_second += b == d and a != c
+    first, second = agree + against + only_first, agree + against + only_second
+    return (agree - against) / (first * second) ** 0.5 if len(pairs) > 2 and first and second else None
+
+
+def coverage(covering: list[Net], covered: list[Net]) -> float:
+    return sum(any(a[0] >= b[0] and a[1] >= b[1] for a in covering) for b in covered) / len(covered)
+
+
+def median(values: list[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+@dataclass
+class Table:
+    """Texts of a page's table; `label` is the accessible name of the region around it."""
+
+    label: str
+    caption: str = ""
+    rows: list[list[str]] = field(default_factory=list)
+
+    @property
+    def head(self) -> list[str]:
+        return self.rows[0]
+
+    def body(self) -> list[dict[str, str]]:
+        """Rows by column heading; the first column is ""."""
+        return [dict(zip(["", *self.head[1:]], row, strict=True)) for row in self.rows[1:]]
+
+
+class Page(HTMLParser):
+    """Tables, tiles and the words of everything else."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[Table] = []
+        self.tiles: dict[str, str] = {}
+        self.words = ""
+        self._label = self._cell = self._term = ""
+        self._in: list[str] = []
+        self.feed(page)
+
+    def table(self, label: str) -> Table:
+        (found,) = [t for t in self.tables if t.label == label]
+        return found
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("role") == "region":
+            self._label = given.get("aria-label") or ""
+        if tag == "table":
+            self.tables.append(Table(self._label))
+            self._label = ""
+        if tag == "tr" and self.tables:
+            self.tables[-1].rows.append([])
+        if tag in ("td", "th", "caption", "dt", "dd", "script", "style", "svg", "title"):
+            self._in.append(tag)
+            if tag in ("td", "th", "caption", "dt", "dd"):
+                self._cell = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in and self._in[-1] in ("script", "style", "svg"):
+            return
+        self._cell += data
+        if not self._in:
+            self.words += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._in or self._in[-1] != tag:
+            return
+        self._in.pop()
+        text = " ".join(self._cell.split())
+        if tag in ("td", "th"):
+            self.tables[-1].rows[-1].append(text)
+        elif tag == "caption":
+            self.tables[-1].caption = text
+        elif tag == "dt":
+            self._term = text
+        elif tag == "dd":
+            self.tiles[self._term] = text

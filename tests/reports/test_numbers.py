@@ -1,0 +1,213 @@
+"""Every number of the page against plain loops over the study's records; nothing is asked of `reports` but its page."""
+
+import re
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from nas.records import Study, TrialRecord, TrialState
+from reports.page import render
+from reports.summary import summarize
+from tests.reports import plainly, synthetic
+from tests.reports.awkward import recorded, tied
+from tests.reports.plainly import Page
+from tests.reports.test_page import payload
+
+LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU"}
+
+
+STUDIES = {
+    "recorded": recorded,
+    "ties": lambda: tied(3),
+    "no baselines": lambda: synthetic.study(40, seed=2, baselines=False),
+    "many trials": lambda: synthetic.study(400, seed=1),
+    "other ties": lambda: tied(4),
+}
+
+
+@cache
+def study(name: str) -> Study:
+    return STUDIES[name]()
+
+
+@cache
+def page(name: str) -> str:
+    return render(study(name), summarize(study(name)))
+
+
+@cache
+def read(name: str) -> Page:
+    return Page(page(name))
+
+
+@pytest.fixture(params=[*list(STUDIES)[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in list(STUDIES)[3:])])
+def name(request) -> str:
+    return request.param
+
+
+def baselines(s: Study) -> list[TrialRecord]:
+    return plainly.trained(s, True)
+
+
+def called(t: TrialRecord) -> str:
+    return t.origin.removeprefix("baseline:") if t.origin.startswith("baseline:") else f"trial {t.number}"
+
+
+def test_tiles(name):
+    s, tiles = study(name), read(name).tiles
+    nets = plainly.trained(s, False)
+    reference = tuple(o.reference for o in s.info.objectives)
+    assert int(tiles["evaluated"]) == sum(
+        t.origin == "sampler" and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials
+    )
+    assert int(tiles["on the front"]) == len(plainly.front(nets))
+    volume = plainly.hypervolume([plainly.place(t) for t in nets], reference)
+    assert tiles["hypervolume"] == f"{volume:.4f}"
+    darts, error = plainly.hypervolume_by_chance([plainly.place(t) for t in plainly.front(nets)], reference)
+    assert abs(darts - volume) < 4 * error
+
+
+def test_comparison_with_the_best_baseline(name):
+    s, tiles, words = study(name), read(name).tiles, read(name).words
+    if not baselines(s):
+        assert not [tile for tile in tiles if "speed" in tile]
+        return
+    best = max(baselines(s), key=lambda t: t.rungs[-1].quality)
+    nets = plainly.trained(s, False)
+    good = [t for t in nets if t.rungs[-1].quality >= best.rungs[-1].quality]
+    fast = [t for t in nets if t.measurement.ratio >= best.measurement.ratio]
+    fastest = max(good, key=lambda t: (t.measurement.ratio, t.rungs[-1].quality))
+    strongest = max(fast, key=lambda t: (t.rungs[-1].quality, t.measurement.ratio))
+    (tile,) = [value for tile, value in tiles.items() if tile.startswith(f"speed at {called(best)}")]
+    assert tile == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}×"
+    assert tiles["quality at its speed"] == f"{strongest.rungs[-1].quality - best.rungs[-1].quality:+.3f}"
+    for net in (fastest, strongest):
+        m, b = net.measurement, best.measurement
+        assert f"{m.ratio_low / b.ratio_high:.2f} to {m.ratio_high / b.ratio_low:.2f})" in words
+    assert f"rial {fastest.number} is at least as good" in words
+    assert f"trial {strongest.number} is the best: quality {strongest.rungs[-1].quality:.3f}" in words
+
+
+def test_table_of_the_front_and_the_baselines(name):
+    s = study(name)
+    best = plainly.front(plainly.trained(s, False))
+    nets = [*best, *baselines(s)]
+    rows = read(name).table("Nets on the front and baselines").body()
+    assert [row[""] for row in rows] == [called(t) for t in nets]
+    for row, t in zip(rows, nets, strict=True):
+        m = t.measurement
+        assert row["quality"] == f"{t.rungs[-1].quality:.3f}"
+        assert row[f"× {s.info.reference} 95 %"] == f"{m.ratio:.3f} {m.ratio_low:.3f} to {m.ratio_high:.3f}"
+        assert row["images/s"] == f"{m.throughput_img_s:,.1f}"
+        assert row["latency ms"] == f"{m.latency_ms:.2f}"
+        assert row["params M"] == ("–" if t.params is None else f"{t.params / 1e6:.3f}")
+        assert row["MACs M"] == ("–" if t.macs is None else f"{t.macs / 1e6:.1f}")
+        for metric, label in LABELS.items():
+            if label in row:
+                assert row[label] == f"{t.rungs[-1].metrics[metric]:.3f}"
+        beaten = sum(plainly.beats(plainly.place(f), plainly.place(t)) for f in best)
+        wanted = f"baseline, dominated by {beaten}" if beaten else "baseline, not dominated"
+        assert row["standing"] == ("on the front" if t in best else wanted)
+
+
+def test_what_the_noise_allows(name):
+    s, words = study(name), read(name).words
+    nets = plainly.trained(s, False)
+    best = plainly.front(nets)
+    measured = [t.measurement for t in s.trials if t.measurement]
+    half = plainly.median([(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured])
+    assert f"half-width {100 * half:.2f}% in the median" in words
+    assert f"median half-width of the intervals {100 * half:.2f} %" in words
+    itself = [t.measurement for t in baselines(s) if called(t) == s.info.reference]
+    floor = max([0.0, *(m.ratio_high - 1 for m in itself), *(1 / m.ratio_low - 1 for m in itself)])
+    pairs = sum(
+        a.measurement.ratio_low <= b.measurement.ratio_high or a.measurement.ratio / b.measurement.ratio - 1 <= floor
+        for a, b in pairwise(best)
+    )
+    said = re.search(r"(\d+|no two) (?:pairs? of )?neighbours on the front", words)[1]
+    assert said == (str(pairs) if pairs else "no two")
+    near = 0
+    for t in nets:
+        own = t.rungs[-1].quality, t.measurement.ratio_high
+        near += t not in best and not any(
+            plainly.beats((f.rungs[-1].quality, f.measurement.ratio_low), own) for f in best
+        )
+    assert re.search(r"(\d+|no) dominated nets? (?:is|are) within", words)[1] == (str(near) if near else "no")
+    for verdict in {m.verdict for m in measured}:
+        assert f"{sum(m.verdict == verdict for m in measured)} {verdict}" in words
+
+
+def test_hypervolume_after_every_training(name):
+    s = study(name)
+    counted = [t for t in s.trials if t.origin == "sampler" and t.state in (TrialState.COMPLETE, TrialState.STOPPED)]
+    counted.sort(key=lambda t: (t.finished_s, t.number))
+    reference = tuple(o.reference for o in s.info.objectives)
+    nets, done = plainly.trained(s, False), []
+    curve = payload(page(name))["datasets"]["curve"]
+    assert len(curve) == len(counted)
+    for i, (point, t) in enumerate(zip(curve, counted, strict=True), start=1):
+        done += [plainly.place(t)] if t in nets else []
+        assert point["evaluations"] == i
+        assert point["seconds"] == pytest.approx(t.finished_s, rel=1e-6)
+        assert point["hypervolume"] == pytest.approx(plainly.hypervolume(done, reference), rel=1e-6)
+
+
+def test_rank_correlations_between_rungs(name):
+    s = study(name)
+    steps = s.info.rung_steps
+    rows = read(name).table("Rank correlations").body()
+    assert [(row[""], row["to"]) for row in rows] == [
+        (f"{steps[a]} steps", f"{steps[b]} steps") for a, b in ((0, 1), (1, 2), (0, 2))
+    ]
+    for row, (low, high) in zip(rows, ((0, 1), (1, 2), (0, 2)), strict=True):
+        pairs = [
+            (t.rungs[low].quality, t.rungs[high].quality)
+            for t in s.trials
+            if t.origin == "sampler" and len(t.rungs) > high
+        ]
+        assert int(row["nets"]) == len(pairs)
+        assert row["τ"] == f"{plainly.tau(pairs):.2f}"
+
+
+def test_metrics_and_heads(name):
+    s = study(name)
+    nets = plainly.trained(s, False) + baselines(s)
+    best = max(baselines(s), key=lambda t: t.rungs[-1].quality, default=None)
+    rows = (
+        {row[""]: row for row in read(name).table("Quality and further metrics").body()}
+        if nets[0].rungs[-1].metrics
+        else {}
+    )
+    for metric, label in LABELS.items():
+        values = [(t.rungs[-1].quality, t.rungs[-1].metrics[metric], t) for t in nets if metric in t.rungs[-1].metrics]
+        assert (label in rows) is bool(values)
+        if not values:
+            continue
+        top = max(values, key=lambda v: v[1])
+        assert int(rows[label]["nets"]) == len(values)
+        assert rows[label]["τ"] == f"{plainly.tau([v[:2] for v in values]):.2f}"
+        assert rows[label]["best net"] == f"{top[1]:.3f} {called(top[2])}"
+        assert rows[label]["best baseline"] == (f"{best.rungs[-1].metrics[metric]:.3f}" if best else "–")
+        assert rows[label]["chance"] == f"{s.info.chance[metric]:.3f}"
+    for row in read(name).table("Teachers").body():
+        reached = [(t.rungs[-1].teachers[row[""]][row["head"]], called(t)) for t in nets]
+        assert (row["explained at best"], row["by"]) == (f"{max(reached)[0]:.3f}", max(reached)[1])
+
+
+def test_ledger_and_losses(name):
+    s = study(name)
+    total = sum(s.info.ledger.values())
+    rows = read(name).table("Budget ledger").body()
+    assert [row[""] for row in rows] == sorted(s.info.ledger, key=lambda purpose: -s.info.ledger[purpose])
+    assert all(row["share"] == f"{100 * s.info.ledger[row['']] / total:.1f} %" for row in rows)
+    lost = [t for t in s.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)]
+    if not lost:
+        assert "Nothing failed and nothing broke a limit." in read(name).words
+        return
+    shown = read(name).table("Failed and infeasible trials").body()
+    for row in shown:
+        same = [t.number for t in lost if (t.state.value, t.reason) == (row[""], row["reason"])]
+        assert int(row["trials"]) == len(same)
+        assert row["which"].removesuffix(" …") == ", ".join(map(str, same[:12]))
+    assert sum(int(row["trials"]) for row in shown) == len(lost)
