@@ -13,7 +13,7 @@ from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
 from reports.objectives import axis
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
-from reports.wording import brief, clean
+from reports.wording import brief
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
@@ -155,7 +155,7 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         reference_inside=plane and has_ratio and has_quality,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
-        ledger=tuple((clean(row.purpose), row.seconds) for row in summary.ledger),
+        ledger=tuple((brief(row.purpose, 100), row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
         rises=_rises(summary, front),
@@ -177,7 +177,7 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
         return None
     labelled = kind == BASELINE or (kind == FRONT and len(front) <= LABELLED_FRONT)
-    name = clean(net_name(trial))
+    name = brief(net_name(trial), 100)
     label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
     return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
@@ -194,7 +194,7 @@ def _kind(trial: TrialRecord, front: set[int]) -> str | None:
 
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
     return tuple(
-        (clean(net.name), clean(teacher), clean(head), value)
+        (brief(net.name, 100), brief(teacher, 100), brief(head, 60), value)
         for net in _some_nets(summary)
         for teacher, heads in net.trial.rungs[-1].teachers.items()
         for head, value in heads.items()
@@ -213,7 +213,7 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
     scatters = []
     for name in metric_names(nets):
         points = tuple(
-            (net.trial.number, clean(net.name), kind, net.quality, metrics_of(net)[name])
+            (net.trial.number, brief(net.name, 100), kind, net.quality, metrics_of(net)[name])
             for net in nets
             if name in metrics_of(net) and (kind := _kind(net.trial, front)) is not None
         )
@@ -231,5 +231,7 @@ def _rises(summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
             for teacher, heads in rung.teachers.items():
                 mean = sum(heads.values()) / len(heads) if heads else math.nan
                 if kind is not None and math.isfinite(mean):
-                    points.setdefault(teacher, []).append((net.trial.number, clean(net.name), kind, rung.steps, mean))
+                    points.setdefault(teacher, []).append(
+                        (net.trial.number, brief(net.name, 100), kind, rung.steps, mean)
+                    )
     return tuple(Rise(brief(teacher, 60), tuple(of_teacher)) for teacher, of_teacher in points.items())

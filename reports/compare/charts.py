@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from nas.records import Objective
 from reports.compare.sides import Side, SideBySide
-from reports.figures import FAINT, FONT, GRID, INK
 from reports.page import VEGA_LITE
 from reports.points import SERIES
 from reports.summary import Scored
+from reports.theme import FAINT, FONT, GRID, INK
 
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross")
 SIZES_PX = {"wide": (860, 400), "narrow": (330, 300)}
