@@ -33,7 +33,7 @@ def curve_caption(data: FigureData) -> str:
 def control(info: StudyInfo, summary: StudySummary) -> str:
     """What of the curve is a comparison with random search, and what is not."""
     sampler = info.config.get("sampler", "unknown")
-    another = "A control as long as the search is a second study, by the sampler “random”, laid beside this one by reports.compare."
+    another = "A control as long as the search is a second study, by the sampler “random”: see reports.compare."
     if sampler == "random":
         return "This study is a random search itself: its curve is the control of other searches."
     start = summary.chance_start

@@ -57,7 +57,7 @@ def _axes(data: FigureData) -> tuple[Any, Any]:
     )
     y = alt.Y(
         "quality:Q",
-        title=f"{data.quality.label}, higher is better",
+        title=f"{brief(data.quality.label, 52)}, higher is better",
         scale=alt.Scale(domain=list(data.quality_range), nice=False, zero=False),
     )
     return x, y
