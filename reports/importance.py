@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge, RidgeCV
+from threadpoolctl import threadpool_limits
 
 from nas import pareto
 from nas.records import Objective, StudyInfo
@@ -62,7 +63,8 @@ class Importance:
 
 def importances(info: StudyInfo, summary: StudySummary) -> tuple[Importance, ...]:
     """All choices that varied, objective by objective, largest first; none for fewer than `FEWEST_NETS` nets."""
-    return tuple(row for objective in info.objectives for row in _of_objective(objective, summary.complete))
+    with threadpool_limits(1):  # sums in the same order on every machine, and the matrices are small
+        return tuple(row for objective in info.objectives for row in _of_objective(objective, summary.complete))
 
 
 def _of_objective(objective: Objective, nets: Sequence[Scored]) -> list[Importance]:

@@ -53,11 +53,11 @@ def _pair(comparison: SideBySide, pair: Pair) -> list[str]:
 def _volumes(pair: Pair) -> str:
     a, b = pair.first, pair.other
     final = f"{a.letter} ends with a hypervolume of {a.summary.hypervolume:.4f}, {b.letter} with "
+    final += f"{b.summary.hypervolume:.4f}, above one common reference point"
+    if not pair.trainings:
+        return f"{final}."
     then = f"after {pair.trainings} trainings, all that the shorter search made, they stand at "
-    return (
-        f"{final}{b.summary.hypervolume:.4f}; {then}{pair.volumes[0]:.4f} and {pair.volumes[1]:.4f}, "
-        f"above one common reference point."
-    )
+    return f"{final}; {then}{pair.volumes[0]:.4f} and {pair.volumes[1]:.4f}."
 
 
 def _reached(pair: Pair) -> list[str]:

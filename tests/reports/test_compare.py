@@ -198,6 +198,7 @@ def test_three_studies_and_studies_without_a_front_have_a_page():
     found = page(known_cost(), empty, lost)
     assert found.table("Coverage").rows[1][2] == "no front"
     assert numbers(found)["on the front"][1:] == ["0", "0"]
+    assert "after 0 trainings" not in found.words
     assert "No study has a front." in page(empty, lost).words
 
 

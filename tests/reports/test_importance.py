@@ -3,8 +3,6 @@ import random
 from dataclasses import replace
 from functools import cache
 
-import pytest
-
 from nas.records import Objective, Study, TrialState
 from reports.importance import FEWEST_NETS, MOST_NETS, Importance, importances
 from reports.summary import summarize
@@ -58,7 +56,7 @@ def test_choices_that_matter_are_found_with_their_share_and_no_others():
 
 
 def test_nothing_can_be_learnt_from_noise_and_it_says_so():
-    studies = [synthetic.study(60, seed=seed, only=TrialState.COMPLETE) for seed in range(4)]
+    studies = [synthetic.study(60, seed=seed, only=TrialState.COMPLETE) for seed in range(2)]
     rows = [of(study, objective) for study in studies for objective in ("quality", "throughput")]
     assert sum(next(iter(row.values())).explained for row in rows) / len(rows) < 0.02
     assert all(min(r.share for r in row.values()) < 0 and max(r.share for r in row.values()) < 0.2 for row in rows)
@@ -78,12 +76,12 @@ def test_the_same_study_gives_the_same_numbers_and_a_large_one_a_sample():
     summary = summarize(study)
     assert importances(study.info, summary) == importances(study.info, summary)
     many = replace(summary, complete=summary.complete * (2 * MOST_NETS // 60))
-    assert 0.9 * MOST_NETS < importances(study.info, many)[0].nets <= MOST_NETS
+    quality = replace(study.info, objectives=study.info.objectives[:1])
+    assert 0.9 * MOST_NETS < importances(quality, many)[0].nets <= MOST_NETS
 
 
-@pytest.mark.parametrize("name", ["latency_ms", "knn"])
-def test_further_objectives_are_a_field_of_the_measurement_or_a_metric(name):
+def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     study = synthetic.study(80, only=TrialState.COMPLETE)
-    summary = summarize(study)
-    info = replace(study.info, objectives=(*study.info.objectives, Objective(name, name, "", 0.0, log=True)))
-    assert {r.objective for r in importances(info, summary)} == {"quality", "throughput", name}
+    further = tuple(Objective(name, name, "", 0.0, log=True) for name in ("latency_ms", "knn", "unknown"))
+    found = importances(replace(study.info, objectives=further), summarize(study))
+    assert {r.objective for r in found} == {"latency_ms", "knn"}
