@@ -26,7 +26,7 @@ def charts(data: FigureData) -> dict[str, dict[str, Any]]:
         "teachers": teacher_chart(data) if data.teachers else None,
         "ledger": ledger_chart(data) if data.ledger else None,
     }
-    return {name: themed(chart).to_dict() for name, chart in built.items() if chart is not None}
+    return {name: themed(chart).to_dict(validate=False) for name, chart in built.items() if chart is not None}
 
 
 def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
@@ -35,7 +35,9 @@ def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
     built |= {f"rise-{i}": rise_chart(i, rise) for i, rise in enumerate(data.rises)}
     built |= curve_charts(data)
     return {
-        name: themed(chart.properties(height=CURVE_HEIGHT_PX if "curve" in name else SMALL_HEIGHT_PX)).to_dict()
+        name: themed(chart.properties(height=CURVE_HEIGHT_PX if "curve" in name else SMALL_HEIGHT_PX)).to_dict(
+            validate=False
+        )
         for name, chart in built.items()
     }
 
@@ -158,7 +160,7 @@ def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     )
     bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
     words = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
-    return {"finals": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict()}
+    return {"finals": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict(validate=False)}
 
 
 def importance_charts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -196,7 +198,7 @@ def _importance_chart(which: int, drawn: Sequence[Mapping[str, Any]]) -> dict[st
     tips = [tip("choice", "choice"), *(tip(f, words, ".3f") for f, words in IMPORTANCE_TIPS)]
     bars = rows.mark_bar(color=LOOKS[FRONT].css, cornerRadius=2, height={"band": 0.6}).encode(x=x, y=y, tooltip=tips)
     whiskers = rows.mark_rule(color=INK).encode(x="low:Q", x2="high:Q", y=y)
-    return dict(themed(alt.layer(bars, whiskers).properties(height=22 * len(order))).to_dict())
+    return dict(themed(alt.layer(bars, whiskers).properties(height=22 * len(order))).to_dict(validate=False))
 
 
 def ledger_chart(data: FigureData) -> Any:

@@ -26,6 +26,7 @@ from reports.figures import charts, importance_charts, importance_rows, multiple
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
 from reports.misses import misses
+from reports.objectives import value_of
 from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
@@ -192,7 +193,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": _duration, "brief": brief}
+    environment.filters |= {"seconds": _duration, "brief": brief, "value_of": value_of}
     return environment
 
 

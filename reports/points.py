@@ -11,7 +11,7 @@ from nas.records import Objective, Study, TrialRecord, TrialState
 from reports.axes import attainment_line, axis_range
 from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
-from reports.objectives import axis
+from reports.objectives import axis, value_of
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
 from reports.wording import brief
 
@@ -181,7 +181,7 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
     return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
-                 rung, label, trial.rungs[-1].metrics.get(third.name) if third and trial.rungs else None)  # fmt: skip
+                 rung, label, value_of(trial, third.name) if third else None)  # fmt: skip
 
 
 def _kind(trial: TrialRecord, front: set[int]) -> str | None:
