@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import vl_convert
@@ -65,9 +66,12 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     """
     summary = summarize(study)
     page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    partial.replace(out)
+    partial = out.with_name(f"{out.name}.{token_hex(4)}.partial")  # several drivers may write one study's page
+    try:
+        partial.write_text(page, encoding="utf-8", newline="\n")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def render(
