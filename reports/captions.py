@@ -5,12 +5,7 @@ from __future__ import annotations
 from nas.records import StudyInfo
 from reports.points import FigureData
 from reports.summary import StudySummary
-
-
-def brief(text: object, most: int = 80) -> str:
-    """At most so many characters: a name of 10 kB has its place in a card or a file, not in a sentence or a label."""
-    words = str(text)
-    return words if len(words) <= most else words[: most - 1] + "…"
+from reports.wording import brief
 
 
 def front_caption(data: FigureData) -> str:
@@ -38,7 +33,7 @@ def curve_caption(data: FigureData) -> str:
 def control(info: StudyInfo, summary: StudySummary) -> str:
     """What of the curve is a comparison with random search, and what is not."""
     sampler = info.config.get("sampler", "unknown")
-    another = "A control as long as the search is a second study, by the sampler “random”, laid beside this one."
+    another = "A control as long as the search is a second study, by the sampler “random”: see reports.compare."
     if sampler == "random":
         return "This study is a random search itself: its curve is the control of other searches."
     start = summary.chance_start

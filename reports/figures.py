@@ -7,14 +7,15 @@ from typing import Any
 
 import altair as alt
 
-from reports.captions import brief
 from reports.front_figure import front_chart
 from reports.importance import Importance
 from reports.points import BASELINE, FRONT, INFEASIBLE, LOOKS, SERIES, FigureData, Rise, Scatter
 from reports.theme import FAINT, INK, columns, kinds, themed, tip
+from reports.wording import brief
 
 SMALL_HEIGHT_PX = 170
 CURVE_HEIGHT_PX = 240
+WHAT_FINALS_REACH = "mean of the longer trainings"
 MATTERING = 12  # choices in the picture of what matters
 IMPORTANCE_TIPS = (("share", "share"), ("low", "95 % from"), ("high", "95 % to"))
 
@@ -26,7 +27,7 @@ def charts(data: FigureData) -> dict[str, dict[str, Any]]:
         "teachers": teacher_chart(data) if data.teachers else None,
         "ledger": ledger_chart(data) if data.ledger else None,
     }
-    return {name: themed(chart).to_dict() for name, chart in built.items() if chart is not None}
+    return {name: themed(chart).to_dict(validate=False) for name, chart in built.items() if chart is not None}
 
 
 def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
@@ -35,7 +36,9 @@ def multiples(data: FigureData) -> dict[str, dict[str, Any]]:
     built |= {f"rise-{i}": rise_chart(i, rise) for i, rise in enumerate(data.rises)}
     built |= curve_charts(data)
     return {
-        name: themed(chart.properties(height=CURVE_HEIGHT_PX if "curve" in name else SMALL_HEIGHT_PX)).to_dict()
+        name: themed(chart.properties(height=CURVE_HEIGHT_PX if "curve" in name else SMALL_HEIGHT_PX)).to_dict(
+            validate=False
+        )
         for name, chart in built.items()
     }
 
@@ -145,8 +148,8 @@ def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     if not rows:
         return {}
     points = alt.Chart(alt.NamedData(name="finals"))
-    x = alt.X("short:Q", title="quality in the study", scale=alt.Scale(zero=False))
-    y = alt.Y("long:Q", title="mean of the longer trainings", scale=alt.Scale(zero=False))
+    x = alt.X("short:Q", title="quality in the study", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8))
+    y = alt.Y("long:Q", title=WHAT_FINALS_REACH, scale=alt.Scale(zero=False))
     names, looks = ["finalist", "baseline"], [LOOKS[FRONT], LOOKS[BASELINE]]
     legend = alt.Legend(title=None, orient="top")
     marks = points.mark_point(filled=True, size=70, opacity=1).encode(
@@ -156,9 +159,9 @@ def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[k.vega_shape for k in looks]), legend=legend),
         tooltip=[tip("net", "net"), tip("short", "in the study", ".3f"), tip("long", "trained again", ".3f")],
     )
-    bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
+    bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=WHAT_FINALS_REACH), y2="high:Q")
     words = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
-    return {"finals": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict()}
+    return {"finals": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict(validate=False)}
 
 
 def importance_charts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -173,7 +176,14 @@ def importance_rows(choices: Sequence[Importance]) -> list[dict[str, Any]]:
     """Of `importance_charts`: of each objective the choices that matter most."""
     objectives = list(dict.fromkeys(i.objective for i in choices))
     return [
-        {"which": which, "objective": name, "choice": i.choice, "share": i.share, "low": i.low, "high": i.high}
+        {
+            "which": which,
+            "objective": brief(name, 60),
+            "choice": brief(i.choice, 60),
+            "share": i.share,
+            "low": i.low,
+            "high": i.high,
+        }
         for which, name in enumerate(objectives)
         for i in sorted((i for i in choices if i.objective == name), key=lambda i: -i.share)[:MATTERING]
     ]
@@ -189,7 +199,7 @@ def _importance_chart(which: int, drawn: Sequence[Mapping[str, Any]]) -> dict[st
     tips = [tip("choice", "choice"), *(tip(f, words, ".3f") for f, words in IMPORTANCE_TIPS)]
     bars = rows.mark_bar(color=LOOKS[FRONT].css, cornerRadius=2, height={"band": 0.6}).encode(x=x, y=y, tooltip=tips)
     whiskers = rows.mark_rule(color=INK).encode(x="low:Q", x2="high:Q", y=y)
-    return dict(themed(alt.layer(bars, whiskers).properties(height=22 * len(order))).to_dict())
+    return dict(themed(alt.layer(bars, whiskers).properties(height=22 * len(order))).to_dict(validate=False))
 
 
 def ledger_chart(data: FigureData) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from reports.captions import brief
 from reports.points import BASELINE, FRONT, LOOKS, FigureData
 from reports.theme import FAINT, INK, NARROW_PX, PAPER, kinds, tip
+from reports.wording import brief
 
 FRONT_HEIGHT_PX = 420
 MANY = 1500  # points: whiskers of the dominated ones would be a smear
@@ -19,17 +19,16 @@ def front_chart(data: FigureData) -> Any:
     x, y = _axes(data)
     points = alt.Chart(alt.NamedData(name="points"))
     trained = points.transform_filter("isValid(datum.quality)")
-    size = 58 if len(data.points) <= MANY else 26
-    marks = kinds(trained.mark_point(strokeWidth=1.5, opacity=0.9, size=size)).encode(
-        x=x, y=y, tooltip=_front_tooltip(data), **_third(data)
-    )
+    marks = _marks(data, trained, x, y)
     never_trained = kinds(
         points.transform_filter("!isValid(datum.quality)").mark_point(strokeWidth=1.5, size=80)
     ).encode(x=x, y=alt.value(FRONT_HEIGHT_PX - 6), tooltip=_front_tooltip(data))
     with_whiskers = trained
     if len(data.points) > MANY:
         with_whiskers = trained.transform_filter(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE]))
-    whiskers = with_whiskers.mark_rule(color=FAINT, opacity=0.55).encode(x="ratio_low:Q", x2="ratio_high:Q", y=y)
+    whiskers = with_whiskers.mark_rule(color=FAINT, opacity=0.55, clip=True).encode(
+        x="ratio_low:Q", x2="ratio_high:Q", y=y
+    )
     steps = (
         alt.Chart(alt.NamedData(name="staircase"))
         .mark_line(interpolate="step-before", color=LOOKS["on the front"].css, strokeWidth=1.5, opacity=0.8)
@@ -39,7 +38,7 @@ def front_chart(data: FigureData) -> Any:
     place = {"align": "left", "dx": 8, "dy": -8, "fontSize": 11, "opacity": alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")}
     halo = named.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
     labels = [layer.encode(x=x, y=y, text="label:N") for layer in (halo, named.mark_text(color=INK, **place))]
-    layers = [steps, whiskers, labels[0], never_trained, marks, labels[1], *_directions(data, x, y)]
+    layers = [steps, whiskers, labels[0], never_trained, *marks, labels[1], *_directions(data, x, y)]
     picked = alt.Chart(alt.NamedData(name="picked")).mark_point(size=260, strokeWidth=2.5, color=INK, filled=False)
     layers.append(picked.encode(x=x, y=y))
     return alt.layer(*layers).properties(height=FRONT_HEIGHT_PX)
@@ -52,24 +51,34 @@ def _axes(data: FigureData) -> tuple[Any, Any]:
         "ratio:Q",
         title=f"{data.speed.label} ({data.speed.unit}), higher is better",
         scale=alt.Scale(type=kind, domain=list(data.ratio_range), nice=False, **options),
-        axis=alt.Axis(format=".3~g", labelOverlap=True, titleFontSize=alt.ExprRef(f"width < {NARROW_PX} ? 9 : 11")),
+        axis=alt.Axis(
+            format=".3~g", labelOverlap=True, titleLimit=620, titleFontSize=alt.ExprRef(f"width < {NARROW_PX} ? 9 : 11")
+        ),
     )
     y = alt.Y(
         "quality:Q",
-        title=f"{data.quality.label}, higher is better",
+        title=f"{brief(data.quality.label, 52)}, higher is better",
         scale=alt.Scale(domain=list(data.quality_range), nice=False, zero=False),
     )
     return x, y
 
 
-def _third(data: FigureData) -> dict[str, Any]:
-    """A third objective is the size of a mark: larger is better."""
-    if data.third is None:
-        return {}
-    scale = alt.Scale(zero=False, range=[16, 260])
-    title, legend = brief(data.third.label), alt.Legend(orient="bottom")
-    valued = alt.Size("third:Q", scale=scale, title=title, legend=legend)
-    return {"size": alt.when("isValid(datum.third)").then(valued).otherwise(alt.value(40))}
+def _marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
+    """The nets. A third objective is the size of a mark, larger is better; who has none, stopped early, is small."""
+    size: Any = alt.value(58)
+    if len(data.points) > MANY:  # then who matters is larger, not only on top
+        size = alt.when(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE])).then(alt.value(64)).otherwise(alt.value(22))
+    layers = [(trained, size)]
+    if data.third is not None:
+        scale, legend = alt.Scale(zero=False, range=[16, 260]), alt.Legend(orient="bottom")
+        third = alt.Size("third:Q", scale=scale, title=brief(data.third.label), legend=legend)
+        without = trained.transform_filter("!isValid(datum.third)")
+        layers = [(without, alt.value(40)), (trained.transform_filter("isValid(datum.third)"), third)]
+    tips = _front_tooltip(data)
+    return [
+        kinds(nets.mark_point(strokeWidth=1.5, opacity=0.9)).encode(x=x, y=y, tooltip=tips, size=size)
+        for nets, size in layers
+    ]
 
 
 def _front_tooltip(data: FigureData) -> list[Any]:

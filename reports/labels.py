@@ -25,13 +25,12 @@ Net = TypeVar("Net", bound=Labelled)
 
 
 def overlapping(nets: Sequence[Net], ratios: tuple[float, float], qualities: tuple[float, float]) -> list[Net]:
-    """Those whose label would cover that of another: the outermost keep theirs, then who comes first by speed."""
-    by_speed = sorted(nets, key=lambda p: p.ratio)
+    """Those whose label would cover that of another net, which comes before in `nets`."""
     across = PICTURE_PX[0] / math.log2(ratios[1] / ratios[0])
     up = PICTURE_PX[1] / (qualities[1] - qualities[0])
     taken: list[tuple[float, float, float]] = []  # left, right, height
     crowded = []
-    for p in [*by_speed[:1], *by_speed[-1:], *by_speed[1:-1]]:
+    for p in nets:
         left, height = across * math.log2(p.ratio), up * (p.quality or 0.0)
         right = left + LETTER_PX[0] * len(p.label) + 10
         if any(left < r and right > a and abs(height - h) < LETTER_PX[1] for a, r, h in taken):

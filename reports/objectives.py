@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from nas.records import Objective, StudyInfo, TrialRecord
 
@@ -17,10 +18,21 @@ def axis(info: StudyInfo, name: str) -> Objective:
     return next((o for o in info.objectives if o.name == name), UNDECLARED[name])
 
 
+def value_of(trial: TrialRecord, name: str) -> float | None:
+    """Of one objective at the highest rung reached: beside the two, a metric there or a field of the measurement."""
+    if not trial.rungs or trial.measurement is None:
+        return None
+    known = {"quality": trial.rungs[-1].quality, "throughput": trial.measurement.ratio, **trial.rungs[-1].metrics}
+    value: Any = known.get(name, getattr(trial.measurement, name, None))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def values_of(trial: TrialRecord, info: StudyInfo) -> tuple[float, ...] | None:
-    """Of the objectives; None where one is unknown or has no place on its axis."""
-    last, m = trial.rungs[-1], trial.measurement
-    known = {**last.metrics, "quality": last.quality, "throughput": m.ratio if m else math.nan}
-    values = tuple(known.get(o.name, math.nan) for o in info.objectives)
-    able = all(math.isfinite(v) and (v > 0 or not o.log) for o, v in zip(info.objectives, values, strict=True))
-    return values if able else None
+    """Of all objectives; None where one is unknown or has no place on its axis."""
+    values = []
+    for objective in info.objectives:
+        value = value_of(trial, objective.name)
+        if value is None or (objective.log and value <= 0):
+            return None
+        values.append(value)
+    return tuple(values)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import vl_convert
@@ -26,10 +27,12 @@ from reports.figures import charts, importance_charts, importance_rows, multiple
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
 from reports.misses import misses
+from reports.objectives import value_of
 from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
+from reports.wording import brief
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
@@ -63,9 +66,12 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     """
     summary = summarize(study)
     page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    partial.replace(out)
+    partial = out.with_name(f"{out.name}.{token_hex(4)}.partial")  # several drivers may write one study's page
+    try:
+        partial.write_text(page, encoding="utf-8", newline="\n")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def render(
@@ -91,7 +97,7 @@ def render(
         **_tables(study, summary),
         **_words(study, summary, data),
         pictures={name: Markup(svg) for name, svg in stills.items()},
-        payload=Markup(packed_json(_payload(study, summary, datasets, data.quality_range[0], large | small))),
+        payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
         policy=_policy(scripts, style),
@@ -131,11 +137,11 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
 
 
 def _payload(
-    study: Study, summary: StudySummary, datasets: Datasets, floor: float, specs: Mapping[str, Any]
+    study: Study, summary: StudySummary, data: FigureData, datasets: Datasets, specs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the page's script reads: the study as records, so that it can be downloaded again, and the figures.
 
-    `floor`: the quality at which the front's picture ends.
+    `floor` is the quality at which the front's picture ends, `scattered` the metrics of the small pictures, in order.
     """
     names = metric_names(trained(summary))
     return {
@@ -144,8 +150,9 @@ def _payload(
         "front": [s.trial.number for s in summary.front],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
-        "datasets": rounded(datasets),
-        "floor": floor,
+        "datasets": rounded({**datasets, "metrics": []}),  # the script takes these from the trials
+        "scattered": [scatter.name for scatter in data.metrics],
+        "floor": data.quality_range[0],
     }
 
 
@@ -190,7 +197,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": _duration, "brief": captions.brief}
+    environment.filters |= {"seconds": _duration, "brief": brief, "value_of": value_of}
     return environment
 
 

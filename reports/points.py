@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.records import Objective, Study, TrialRecord, TrialState
+from reports.axes import attainment_line, axis_range
 from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, trained
-from reports.objectives import axis
+from reports.objectives import axis, value_of
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
+from reports.wording import brief
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
@@ -63,6 +65,7 @@ class Point:
 class Scatter:
     """Quality against one further metric; a point is (number, net, kind, quality, value)."""
 
+    name: str
     label: str
     points: tuple[tuple[int, str, str, float, float], ...]
 
@@ -126,21 +129,25 @@ class FigureData:
 
 def prepare(study: Study, summary: StudySummary) -> FigureData:
     """Rows of every figure of the study."""
-    quality, speed = axis(study.info, "quality"), axis(study.info, "throughput")
-    third = next((o for o in study.info.objectives if o.name not in ("quality", "throughput")), None)
+    quality, speed = (_worded(axis(study.info, name)) for name in ("quality", "throughput"))
+    third = next((_worded(o) for o in study.info.objectives if o.name not in ("quality", "throughput")), None)
     plane = third is None and len(study.info.objectives) == 2  # only there a step line says what is dominated
     front = {s.trial.number for s in summary.front}
     found = (p for t in study.trials if (p := _point(t, front, third)) is not None)
     points: Sequence[Point] = sorted(found, key=lambda p: DRAWING_ORDER.index(p.kind))
     reference = (speed.reference, quality.reference)
-    ratio_range, has_ratio = _range([p.ratio for p in points], reference[0], log=speed.log)
-    quality_range, has_quality = _range([p.quality for p in points if p.quality is not None], reference[1])
-    crowded = overlapping([p for p in points if p.label], ratio_range, quality_range)
+    ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
+    ratio_range, has_ratio = axis_range([*(p.ratio for p in points), *ends], reference[0], log=speed.log)
+    quality_range, has_quality = axis_range([p.quality for p in points if p.quality is not None], reference[1])
+    front_by_speed = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
+    ends_first = [*front_by_speed[:1], *front_by_speed[-1:], *front_by_speed[1:-1]]
+    named = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
+    crowded = overlapping(named, ratio_range, quality_range)
     return FigureData(
         quality=quality,
         speed=speed,
         points=tuple(replace(p, label="") if p in crowded else p for p in points),
-        staircase=_staircase(
+        staircase=attainment_line(
             summary.front if plane else (), max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
         ),
         quality_range=quality_range,
@@ -148,14 +155,18 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         reference_inside=plane and has_ratio and has_quality,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
-        ledger=tuple((row.purpose, row.seconds) for row in summary.ledger),
+        ledger=tuple((brief(row.purpose, 100), row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
         rises=_rises(summary, front),
         third=third,
-        single=study.info.objectives[0] if len(study.info.objectives) == 1 else None,
+        single=_worded(study.info.objectives[0]) if len(study.info.objectives) == 1 else None,
         chance=() if summary.chance_start is None else summary.chance_start.expected,
     )
+
+
+def _worded(objective: Objective) -> Objective:
+    return replace(objective, label=brief(objective.label), unit=brief(objective.unit, 40))
 
 
 def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Point | None:
@@ -166,10 +177,11 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
         return None
     labelled = kind == BASELINE or (kind == FRONT and len(front) <= LABELLED_FRONT)
-    label = "" if not labelled else net_name(trial).replace("trial ", "#") if kind == FRONT else net_name(trial)
+    name = brief(net_name(trial), 100)
+    label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
-    return Point(trial.number, net_name(trial), kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
-                 rung, label, trial.rungs[-1].metrics.get(third.name) if third and trial.rungs else None)  # fmt: skip
+    return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+                 rung, label, value_of(trial, third.name) if third else None)  # fmt: skip
 
 
 def _kind(trial: TrialRecord, front: set[int]) -> str | None:
@@ -180,32 +192,9 @@ def _kind(trial: TrialRecord, front: set[int]) -> str | None:
     return {TrialState.STOPPED: STOPPED, TrialState.INFEASIBLE: INFEASIBLE}.get(trial.state)
 
 
-def _range(values: Sequence[float], reference: float, log: bool = False) -> tuple[tuple[float, float], bool]:
-    """Axis range with a margin, and whether it holds the reference, which may lie too far off to be drawn."""
-    if log:
-        (low, high), inside = _range([math.log2(v) for v in values], math.log2(reference))
-        return (2**low, 2**high), inside
-    low, high = min(values, default=reference), max(values, default=reference + 1)
-    span = max(high - low, 0.05)
-    inside = low - span <= reference <= high + span
-    if inside:
-        low, high = min(low, reference), max(high, reference)
-    margin = 0.06 * max(high - low, 0.05)
-    return (low - margin, high + margin), inside
-
-
-def _staircase(front: Iterable[Scored], ratio: float, quality: float) -> tuple[tuple[float, float], ...]:
-    """The front's attainment line for a step that drops before the next point; closed towards the reference."""
-    points = sorted((s.ratio, s.quality) for s in front)
-    if not points:
-        return ()
-    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(quality, points[-1][1]))
-    return (start, *points, end)
-
-
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
     return tuple(
-        (net.name, teacher, head, value)
+        (brief(net.name, 100), brief(teacher, 100), brief(head, 60), value)
         for net in _some_nets(summary)
         for teacher, heads in net.trial.rungs[-1].teachers.items()
         for head, value in heads.items()
@@ -224,12 +213,12 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
     scatters = []
     for name in metric_names(nets):
         points = tuple(
-            (net.trial.number, net.name, kind, net.quality, metrics_of(net)[name])
+            (net.trial.number, brief(net.name, 100), kind, net.quality, metrics_of(net)[name])
             for net in nets
             if name in metrics_of(net) and (kind := _kind(net.trial, front)) is not None
         )
         if len(points) >= SCATTERED:
-            scatters.append(Scatter(metric_label(name), points))
+            scatters.append(Scatter(name, brief(metric_label(name), 60), points))
     return tuple(scatters)
 
 
@@ -242,5 +231,7 @@ def _rises(summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
             for teacher, heads in rung.teachers.items():
                 mean = sum(heads.values()) / len(heads) if heads else math.nan
                 if kind is not None and math.isfinite(mean):
-                    points.setdefault(teacher, []).append((net.trial.number, net.name, kind, rung.steps, mean))
-    return tuple(Rise(teacher, tuple(of_teacher)) for teacher, of_teacher in points.items())
+                    points.setdefault(teacher, []).append(
+                        (net.trial.number, brief(net.name, 100), kind, rung.steps, mean)
+                    )
+    return tuple(Rise(brief(teacher, 60), tuple(of_teacher)) for teacher, of_teacher in points.items())

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from nas.records import StudyInfo, TrialState
-from reports.captions import brief
 from reports.meaning import MetricRow, near_chance
 from reports.summary import Comparison, Scored, StudySummary
+from reports.wording import brief
 
 
 def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:

@@ -105,15 +105,7 @@ class StudySummary:
 
 
 def summarize(study: Study) -> StudySummary:
-    """Compute the numbers of a study's report. Works for any study, also an empty or unfinished one.
-
-    Raises ValueError where its objectives are others than quality and throughput.
-    """
-    if len(study.info.objectives) != 2:
-        names = ", ".join(o.name for o in study.info.objectives)
-        raise ValueError(
-            f"{study.info.name}: its objectives are {names or 'none'}: reports know quality and throughput"
-        )
+    """Compute the numbers of a study's report. Works for any study, also an empty or unfinished one."""
     sampled = [t for t in study.trials if not t.origin.startswith(BASELINE_PREFIX)]
     complete = _scored((t for t in sampled if t.counts), study.info)
     baselines = _scored((t for t in study.trials if t.origin.startswith(BASELINE_PREFIX)), study.info)

@@ -10,11 +10,12 @@ from typing import Any
 import altair as alt
 
 from reports.points import LOOKS
+from reports.wording import brief
 
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 NARROW_PX = 420  # on a phone, point labels would overlap and a legend in one row would be cut off
-TITLE_LIMIT_PX = 340
+TITLE_LIMIT_PX = 420  # as high as the front is
 
 
 def kinds(chart: Any, legend: bool = True) -> Any:
@@ -38,8 +39,8 @@ def columns(entries: int) -> Any:
 
 def tip(field: str, title: str, number_format: str | None = None) -> Any:
     if number_format is None:
-        return alt.Tooltip(f"{field}:N", title=title)
-    return alt.Tooltip(f"{field}:Q", title=title, format=number_format)
+        return alt.Tooltip(f"{field}:N", title=brief(title))
+    return alt.Tooltip(f"{field}:Q", title=brief(title), format=number_format)
 
 
 def themed(chart: Any) -> Any:

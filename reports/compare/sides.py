@@ -70,6 +70,7 @@ class SideBySide:
 
 def side_by_side(studies: Sequence[Study]) -> SideBySide:
     """Compare two to six studies. Raises ValueError where one has other objectives than two."""
+    _check_objectives(studies)
     own = [summarize(study) for study in studies]
     agreed = agreement(studies)
     lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]
@@ -83,6 +84,13 @@ def side_by_side(studies: Sequence[Study]) -> SideBySide:
         coverage={(a.letter, b.letter): coverage(a.summary.front, b.summary.front) for a, b in pairs},
         pairs=tuple(_pair(sides[0], other) for other in sides[1:]),
     )
+
+
+def _check_objectives(studies: Sequence[Study]) -> None:
+    for info in (study.info for study in studies):
+        if len(info.objectives) != 2:
+            names = ", ".join(o.name for o in info.objectives) or "none"
+            raise ValueError(f"{info.name}: its objectives are {names}: a comparison knows quality and throughput")
 
 
 def _over(study: Study, references: Sequence[float]) -> Study:

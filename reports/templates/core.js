@@ -1,5 +1,5 @@
 // The study, unpacked, and how its values are read, written and shown.
-const FIRST_ROWS = 500;
+const FIRST_ROWS = 300;
 const byId = id => document.getElementById(id);
 
 // Inverse of reports/pack.py: an object is [index into keys, ...values], an array is [-1, ...items].
@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
 };
-const { info, trials, front, metrics, charts, datasets, floor } = unpack(packed.data);
+const { info, trials, front, metrics, charts, datasets, floor, scattered } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 

@@ -28,8 +28,8 @@ function stageDiagram(t, wide) {
       label(0, y + 13, part.name), label(0, y + 29, part.at, { class: 'faint' }),
       svg('rect', { class: part.name === 'neck' ? 'box neck' : 'box', x: left, y, width: length, height: tall, rx: 3 }),
       ...Array.from({ length: Math.min(part.slabs, 24) - 1 }, (_, k) => svg('line', { class: 'cut', x1: left + (k + 1) * slab, x2: left + (k + 1) * slab, y1: y, y2: y + tall })),
-      label(left + 10, y + 31, brief(String(part.words), Math.floor((wide - left) / 6))),
-      part.more ? label(left + 10, y + 43, brief(part.more, Math.floor((wide - left) / 5.3)), { class: 'faint' }) : null];
+      label(left + 10, y + 31, brief(String(part.words), Math.floor((wide - left) / 7))),
+      part.more ? label(left + 10, y + 43, brief(part.more, Math.floor((wide - left) / 6.2)), { class: 'faint' }) : null];
   });
   const height = rows.length * pitch + 2;
   return svg('svg', { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: 'img', 'aria-label': rows.map(part => `${part.name} ${part.at}: ${part.words}`).join('; ') }, ...nodes.filter(Boolean));

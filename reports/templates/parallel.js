@@ -1,5 +1,5 @@
 // Parallel coordinates: a line a net. Canvases, for ten thousand lines; what is picked lies on a canvas of its own.
-const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16;
+const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16, PRINTED = 800;
 const total = (t, key) => stagesOf(t).length ? stagesOf(t).reduce((sum, s) => sum + s[key], 0) : null;
 const teachers = Object.keys(info.teachers).length ? Object.keys(info.teachers) : [...new Set(trials.flatMap(t => Object.keys((lastRung(t) || { teachers: {} }).teachers)))];
 const taught = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? mean(Object.values(heads)) : null; };
@@ -119,9 +119,20 @@ function drawAxes() {
       svg('rect', { class: 'grab', x: axis.x - GRAB_PX, width: 2 * GRAB_PX, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16 }),
     ].filter(Boolean);
   });
-  byId('axes').replaceChildren(...nodes);
+  byId('axes').replaceChildren(...(parallel.printing ? printedLines() : []), ...nodes);
   byId('axes').setAttribute('width', parallel.width);
   byId('axes').setAttribute('height', HEIGHT);
+  byId('axes').setAttribute('viewBox', `0 0 ${parallel.width} ${HEIGHT}`);
+}
+
+// On paper a canvas is blank or coarse: there the lines are drawings, of ten thousand nets not all.
+function printedLines() {
+  const shown = new Set(selection.shown), lines = parallel.lines.filter(line => shown.has(line.t)), step = Math.ceil(lines.length / PRINTED);
+  return lines.filter((line, i) => i % step === 0 || ['front', 'baseline'].includes(standing(line.t))).map(line => {
+    let d = '', pen = 'M';
+    line.y.forEach((y, i) => { d += y === null ? '' : `${pen}${parallel.axes[i].x.toFixed(1)},${y.toFixed(1)}`; pen = y === null ? 'M' : 'L'; });
+    return svg('path', { d, class: `line ${standing(line.t)}` });
+  });
 }
 
 function nearest(x, y) {
@@ -211,6 +222,6 @@ function startParallel() {
   listeners.shown.push(() => { drawAxes(); drawLines(); byId('limits').contains(document.activeElement) || drawLimits(); });
   new ResizeObserver(() => byId('parallel').clientWidth !== parallel.seen && (parallel.seen = byId('parallel').clientWidth, layOut())).observe(byId('parallel'));
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { drawLines(); drawPicked(); });
-  addEventListener('beforeprint', () => { drawLines(); drawPicked(); });
+  for (const [event, printing] of [['beforeprint', true], ['afterprint', false]]) addEventListener(event, () => { parallel.printing = printing; drawAxes(); });
   chooseAxes(names[0]);
 }

@@ -48,8 +48,10 @@ function walk(event) {
 
 function drawReadouts() {
   const t = byNumber.get(selection.picked), at = walked.indexOf(t);
-  for (const box of document.querySelectorAll('.readout')) {
+  for (const [i, box] of document.querySelectorAll('.readout').entries()) {
     const list = box.querySelector('[role=listbox]'), option = box.querySelector('[role=option]');
+    option.id = `picked-${i}-${selection.picked}`; // a new one is read aloud
+    list.setAttribute('aria-activedescendant', option.id);
     option.textContent = t ? inWords(t) : 'No net is picked. Click one, or come here by keyboard: arrow keys go by speed, Enter opens a card.';
     option.setAttribute('aria-selected', t ? 'true' : 'false');
     option.setAttribute('aria-setsize', Math.max(1, walked.length));

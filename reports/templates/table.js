@@ -14,7 +14,8 @@ const COLUMNS = [
   ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [label, t => metric(t, name), t => fixed(metric(t, name), 3)]),
   ['blocks', blocks, t => brief(blocks(t), 80)],
 ];
-const view = { sort: 0, down: false, limit: FIRST_ROWS, found: [], rows: new Map() };
+const view = { sort: 0, down: false, from: 0, found: [], rows: new Map() };
+const AROUND = 60; // rows before and after one that was far away
 
 function compare(a, b) {
   const [x, y] = [COLUMNS[view.sort][1](a), COLUMNS[view.sort][1](b)];
@@ -41,18 +42,21 @@ const row = t => element('tr', { 'data-row': t.number }, ...COLUMNS.map(([, , ce
 
 function drawRows() {
   view.found = [...selection.shown].sort(compare);
-  view.limit = FIRST_ROWS;
-  view.rows.clear();
-  byId('all').tBodies[0].replaceChildren();
-  extend();
+  const at = view.found.findIndex(t => t.number === selection.picked);
+  show(at >= FIRST_ROWS ? at - AROUND : 0, at >= FIRST_ROWS ? 2 * AROUND : FIRST_ROWS);
 }
 
-function extend() {
-  const from = view.rows.size, more = view.found.slice(from, view.limit);
-  for (const t of more) view.rows.set(t.number, row(t));
-  byId('all').tBodies[0].append(...more.map(t => view.rows.get(t.number)));
-  byId('shown').textContent = `${view.rows.size} of ${trials.length} trials shown` + (view.found.length < trials.length ? `, ${view.found.length} pass the filters` : '');
-  byId('more').hidden = view.rows.size >= view.found.length;
+// Of ten thousand rows a window is in the document: what is picked is in it, and the rest is a button away.
+function show(from, count) {
+  view.from = Math.max(0, from);
+  const shown = view.found.slice(view.from, view.from + count);
+  view.rows = new Map(shown.map(t => [t.number, row(t)]));
+  byId('all').tBodies[0].replaceChildren(...view.rows.values());
+  const last = view.from + shown.length;
+  byId('shown').textContent = (view.from || last < view.found.length ? `rows ${view.from + 1} to ${last} of ${view.found.length}` : `${last} of ${trials.length} trials shown`)
+    + (view.found.length < trials.length ? `; ${view.found.length} of ${trials.length} trials pass the filters` : '');
+  byId('less').hidden = view.from === 0;
+  byId('more').hidden = last >= view.found.length;
   mark(selection.picked);
 }
 
@@ -69,7 +73,7 @@ function mark(number) {
 
 function showPicked(number) {
   const at = view.found.findIndex(t => t.number === number);
-  if (at >= view.rows.size) { view.limit = at + 50; extend(); }
+  if (at >= 0 && !view.rows.has(number)) show(at - AROUND, 2 * AROUND);
   mark(number);
   const picked = view.rows.get(number), frame = byId('rows');
   if (picked && !frame.contains(document.activeElement)) frame.scrollTop = picked.offsetTop - frame.clientHeight / 2;
@@ -78,7 +82,7 @@ function showPicked(number) {
 function walkRows(event) {
   const here = event.target.closest('tr[data-row]');
   if (!here) return;
-  const at = [...view.rows.keys()].indexOf(Number(here.dataset.row)), last = view.found.length - 1;
+  const at = view.found.findIndex(t => t.number === Number(here.dataset.row)), last = view.found.length - 1;
   const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 20, PageUp: at - 20, Home: 0, End: last }[event.key];
   if (to === undefined) return;
   event.preventDefault();
@@ -94,7 +98,8 @@ function startTable() {
     byId('states').append(element('label', {}, box, ` ${state} (${trials.filter(t => standing(t) === state).length})`));
   }
   byId('find').addEventListener('input', event => { selection.find = event.target.value.trim().toLowerCase(); refilter(); });
-  byId('more').addEventListener('click', () => { view.limit = view.rows.size + 2 * FIRST_ROWS; extend(); });
+  byId('more').addEventListener('click', () => show(view.from, view.rows.size + 2 * FIRST_ROWS));
+  byId('less').addEventListener('click', () => show(view.from - FIRST_ROWS, view.rows.size + FIRST_ROWS));
   byId('all').addEventListener('keydown', walkRows);
   byId('controls').hidden = byId('keys').hidden = false;
   let drawing = 0;

@@ -4,7 +4,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nas.records import TrialState
+from nas.records import Study, TrialState
 from nas.store import Store, read_study
 from reports.__main__ import main
 from reports.page import build_report
@@ -16,13 +16,19 @@ from tests.reports import synthetic
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> Path:
     """The folder of a small finished study, stored as `nas.search` stores it."""
-    study, space = synthetic.study(6, baselines=False, only=TrialState.COMPLETE), SPACES["micro"]
-    folder = tmp_path_factory.mktemp("stored") / "run"
+    folder: Path = tmp_path_factory.mktemp("stored") / "run"
+    store_study(synthetic.study(6, baselines=False, only=TrialState.COMPLETE), folder)
+    return folder
+
+
+def store_study(study: Study, folder: Path) -> Store:
+    """A study of the space "micro" in `folder`."""
+    space = SPACES["micro"]
     store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
     for record in study.trials:
         store.ask(space.choices(), fixed=space.encode(ArchSpec.from_dict(record.spec)))
         store.save(record, (record.quality or 0.0, record.measurement.ratio if record.measurement else 0.0))
-    return folder
+    return store
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from reports.page import write_page
 from tests.reports import synthetic
 from tests.reports.browser import CHROMIUM, Tab, needs_chromium
+from tests.reports.test_page import ATTACKS, hostile
 
 pytestmark = needs_chromium
 LIST = "document.querySelector('.readout [role=listbox]')"
@@ -116,3 +117,19 @@ def test_a_click_on_a_point_opens_its_card(tab, study):
     x, y = tab.evaluate(f"(() => {{ const b = {RING}.getBoundingClientRect(); {middle} }})()")
     tab.drag((x, y))
     tab.wait(f"{CARD} === 'trial {by_speed(study)[0]}'")
+
+
+def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
+    write_page(hostile("".join(ATTACKS) + "W" * 10_000, trials=8), tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
+    browser.wait("innerWidth === 360")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    browser.evaluate(f"{LIST}.focus()")
+    browser.press("Home")
+    browser.press("Enter")
+    browser.wait(f"{CARD} !== null")
+    assert browser.evaluate(
+        "document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth"
+    )
+    assert browser.evaluate("document.title").startswith("<script>")

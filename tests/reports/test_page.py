@@ -108,12 +108,13 @@ ATTACKS = (
     "<svg onload=\"document.title='owned'\"></svg>",
     "]]><!--<iframe srcdoc='<b>owned</b>'>",
     "$x^{2$ {{7*7}} {% raw %} __proto__",
+    "\u2028\u2029",
 )
 
 
-def hostile(attack: str) -> Study:
+def hostile(attack: str, trials: int = 40) -> Study:
     """A study in which everything that a user or a third party names is `attack`."""
-    study = synthetic.study(40)
+    study = synthetic.study(trials)
     info = replace(
         study.info, name=attack, command=attack, created=attack,
         environment={attack: attack, "device": attack}, config={attack: [attack]},
@@ -143,7 +144,7 @@ def spoil(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
 
 
 @needs_chromium
-@pytest.mark.parametrize("attack", ["".join(ATTACKS), "".join(reversed(ATTACKS))])
+@pytest.mark.parametrize("attack", ["".join(ATTACKS), "".join(reversed(ATTACKS))], ids=["forwards", "backwards"])
 def test_hostile_text_is_shown_and_never_runs(attack, tmp_path):
     study = hostile(attack)
     write_page(study, tmp_path / "report.html", tmp_path)

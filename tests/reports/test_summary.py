@@ -6,6 +6,7 @@ import pytest
 
 from nas.records import Study, TrialState
 from reports import sentences
+from reports.compare.sides import side_by_side
 from reports.summary import summarize
 from reports.tallies import rung_correlations
 from tests.reports import synthetic
@@ -158,9 +159,9 @@ def test_the_reference_against_itself_is_the_least_difference_that_counts():
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_other_objectives_are_refused_in_words(count):
+def test_a_comparison_refuses_other_objectives_in_words(count):
     study = synthetic.study(3)
     quality, speed = study.info.objectives
     info = replace(study.info, objectives=(quality, speed, replace(speed, name="memory"))[:count])
-    with pytest.raises(ValueError, match=r"^synthetic study: its objectives are quality.*: reports know quality and"):
-        summarize(replace(study, info=info))
+    with pytest.raises(ValueError, match=r"^synthetic study: its objectives are quality.*: a comparison knows quality"):
+        side_by_side([study, replace(study, info=info)])

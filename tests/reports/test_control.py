@@ -1,0 +1,97 @@
+"""What a page may say beside its curves: the random start, misses of limits, further objectives, finals."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas.records import Finalist, Objective, Study, TrialState
+from reports.captions import control
+from reports.finals import points, read_finals
+from reports.misses import misses
+from reports.page import render
+from reports.summary import summarize
+from tests.reports import synthetic
+from tests.reports.test_summary import brute_hypervolume, complete
+
+
+def of(study: Study, **changes) -> Study:
+    return Study(replace(study.info, **changes), study.trials)
+
+
+def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
+    study = synthetic.study(80)
+    start = summarize(study).chance_start
+    assert start is not None
+    first = Study(study.info, tuple(t for t in study.trials if t.number in start.trials))
+    drawn = [t for t in study.trials if t.origin == "sampler"][:32]
+    assert set(start.trials) == {t.number for t in drawn if t.counts}
+    assert start.expected[-1] == pytest.approx(brute_hypervolume(complete(first), 0.0, 0.25))
+    assert list(start.expected) == sorted(start.expected)
+
+
+@pytest.mark.parametrize(("sampler", "words"), [("random", "is a random search itself"), ("known-cost", "no random")])
+def test_no_control_is_invented(sampler, words):
+    study = synthetic.study(80)
+    study = of(study, config={**study.info.config, "sampler": sampler})
+    summary = summarize(study)
+    assert summary.chance_start is None
+    assert words in control(study.info, summary)
+
+
+def test_misses_name_the_limit_and_by_how_much():
+    study = synthetic.study(20, only=TrialState.INFEASIBLE, baselines=False)
+    trials = tuple(replace(t, params=2_000_000 + 100_000 * t.number) for t in study.trials)
+    (miss,) = misses(Study(study.info, trials))
+    assert (miss.limit, len(miss.numbers), miss.numbers[0]) == ("max_params", 19, 1)  # trial 0 is on the limit: within
+    assert miss.narrowest == pytest.approx(0.05)
+    assert miss.middle == pytest.approx(0.5)
+
+
+KNN = Objective("knn", "kNN accuracy", "", 0.0)
+
+
+def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
+    study = synthetic.study(60)
+    quality, speed = study.info.objectives
+    one = summarize(of(study, objectives=(quality,)))
+    first = max(one.complete, key=lambda s: s.quality)
+    assert one.front == (first,)
+    assert one.hypervolume == pytest.approx(first.quality)
+    page = render(of(study, objectives=(quality,)), one)
+    assert "The ranking" in page
+    assert 'id="chart-front"' not in page
+    three = summarize(of(study, objectives=(quality, speed, KNN)))
+
+    def beaten(a, b):
+        return a.values != b.values and all(y >= x for x, y in zip(a.values, b.values, strict=True))
+
+    best = {a.trial.number for a in three.complete if not any(beaten(a, b) for b in three.complete)}
+    assert {s.trial.number for s in three.front} == best
+    assert 'id="chart-front"' in render(of(study, objectives=(quality, speed, KNN)), three)
+
+
+def test_finals_that_are_there_are_on_the_page(stored_with_finals):
+    folder, study = stored_with_finals
+    finals = read_finals(folder, study)
+    assert finals is not None
+    assert [p["long"] for p in points(finals)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    page = render(study, summarize(study), None, finals)
+    assert "3 nets were trained to 1620 steps with 2 seeds" in page
+    assert 'id="chart-finals"' in page
+
+
+@pytest.fixture
+def stored_with_finals(tmp_path):
+    from tests.reports.test_command import store_study
+
+    study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
+    store = store_study(study, tmp_path / "run")
+    for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
+        for seed in (0, 1):
+            rung = replace(study.trials[number].rungs[-1], steps=1620, quality=mean + 0.02 * seed)
+            store.save_finalist(Finalist(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
+    return tmp_path / "run", study
+
+
+def test_without_finals_there_is_none(tmp_path):
+    assert read_finals(tmp_path, synthetic.study(3)) is None
