@@ -10,7 +10,6 @@ closed form. Interval: nets are drawn again with replacement, the model is fitte
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from nas import pareto
 from nas.records import Objective, StudyInfo
+from reports.objectives import value_of
 from reports.summary import Scored, StudySummary
 from search_space.arch import OPTIONAL
 
@@ -83,11 +83,9 @@ def _of_objective(objective: Objective, nets: Sequence[Scored]) -> list[Importan
 
 
 def _value(net: Scored, objective: Objective) -> float | None:
-    """Where the net stands on the objective's axis; objectives beside the two are a measurement's field or a metric."""
-    value: Any = {"quality": net.quality, "throughput": net.ratio}.get(objective.name)
-    if value is None:
-        value = getattr(net.trial.measurement, objective.name, net.trial.rungs[-1].metrics.get(objective.name))
-    if not isinstance(value, int | float) or not math.isfinite(value) or (objective.log and value <= 0):
+    """Where the net stands on the objective's axis."""
+    value = value_of(net.trial, objective.name)
+    if value is None or (objective.log and value <= 0):
         return None
     return pareto.coordinate(objective, value)
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from nas import pareto
 from nas.records import Study, StudyInfo, TrialRecord, TrialState
 from reports.chance import ChanceStart, chance_start
-from reports.objectives import values_of
+from reports.objectives import coordinates_of
 from reports.tallies import (
     Correlation,
     LedgerRow,
@@ -39,7 +39,7 @@ class Scored:
     ratio: float
     ratio_low: float
     ratio_high: float
-    values: tuple[float, ...] = ()  # of the study's objectives, in their order
+    values: tuple[float, ...] = ()  # of the study's objectives, on the axes of `pareto.coordinate`: more is better
 
     @property
     def name(self) -> str:
@@ -154,10 +154,7 @@ def hypervolume(scored: Iterable[Scored], info: StudyInfo) -> float:
 
 def scored_points(scored: Iterable[Scored], info: StudyInfo) -> dict[int, tuple[float, ...]]:
     """By trial number, on the axes in which hypervolume is computed."""
-    return {
-        s.trial.number: tuple(pareto.coordinate(o, v) for o, v in zip(info.objectives, s.values, strict=True))
-        for s in scored
-    }
+    return {s.trial.number: s.values for s in scored}
 
 
 def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...]:
@@ -169,7 +166,7 @@ def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...
             continue
         if trial.rungs[-1].rung != len(info.rung_steps) - 1 or not math.isfinite(trial.rungs[-1].quality):
             continue
-        values = values_of(trial, info)
+        values = coordinates_of(trial, info)
         if math.isfinite(m.ratio) and m.ratio > 0 and values is not None:
             found.append(Scored(trial, trial.rungs[-1].quality, m.ratio, m.ratio_low, m.ratio_high, values))
     return tuple(found)
