@@ -229,7 +229,9 @@ def test_command_writes_one_page(stored, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "page.html"
     assert main([str(stored), str(stored), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    assert Page(out.read_text()).table("Coverage").rows[1][2] == "100.0 %"
+    found = Page(out.read_text())
+    assert found.table("Coverage").rows[1][2] == "100.0 %"
+    assert "A reached B’s final hypervolume" in found.words
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
