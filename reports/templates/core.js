@@ -27,7 +27,8 @@ const fill = (node, attributes, children) => {
 };
 
 const known = value => value !== null && value !== undefined;
-const fixed = (value, digits) => Number.isFinite(value) ? value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }) : '–';
+const formats = [0, 1, 2, 3].map(digits => new Intl.NumberFormat('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+const fixed = (value, digits) => Number.isFinite(value) ? formats[digits].format(value) : '–';
 const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / unit, digits) : '–';
 const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 const mean = values => values.reduce((a, b) => a + b, 0) / values.length;

@@ -9,10 +9,10 @@ const log = (title, value, digits) => ({ title, value, digits, place: t => doubl
 const category = (title, value) => ({ title, value, category: true });
 const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('quality', quality, 3)];
 const SETS = {
-  'speed and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 0),
+  'speed and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
     log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
   'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
-    category('neck', t => t.spec.neck), linear('blocks', t => total(t, 'depth'), 0), linear('channels', t => total(t, 'width'), 0)],
+    category('neck', t => t.spec.neck), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
   'teachers and probes': [...objectives, ...teachers.map(name => linear(name, t => taught(t, name), 3)),
     ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
 };

@@ -15,7 +15,7 @@ const COLUMNS = [
   ['blocks', blocks, t => brief(blocks(t), 80)],
 ];
 const view = { sort: 0, down: false, from: 0, found: [], rows: new Map() };
-const AROUND = 60; // rows before and after one that was far away
+const AROUND = 25; // rows before and after one that was far away: more than the frame shows
 
 function compare(a, b) {
   const [x, y] = [COLUMNS[view.sort][1](a), COLUMNS[view.sort][1](b)];
