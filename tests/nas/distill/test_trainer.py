@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbones import build
 from nas.config import DistillConfig
+from nas.distill.adaptors import fold
 from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluate import explained_variance
 from nas.distill.heads import normalise, resize
@@ -54,6 +55,19 @@ def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
         run.advance(step)
         rates.append(run._optimizer.param_groups[0]["lr"] / CONFIG.learning_rate)
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
+    """From what a study keeps: averaged weights and folded heads."""
+    ended = distiller(tmp_path)
+    ended.advance(20)
+    teachers = targets(tmp_path).teachers
+    backbone = copy.deepcopy(ended.averaged.backbone).requires_grad_(True)
+    begun = Distiller(backbone, targets(tmp_path), CONFIG, seed=5)
+    begun.begin_with(fold(ended.averaged.heads, teachers))
+    wanted, found = (explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"] for run in (ended, begun))
+    assert found == pytest.approx(wanted, abs=1e-4)
+    begun.advance(1)
 
 
 def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:

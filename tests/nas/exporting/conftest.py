@@ -47,7 +47,7 @@ class Made(NamedTuple):
     study: Study
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("exporting")
     run, cache, c = folder / "run", folder / "cache", CONFIG
@@ -81,3 +81,8 @@ def signals_kept() -> Iterator[None]:
     yield
     for ending, handler in own.items():
         signal.signal(ending, handler)
+
+
+@pytest.fixture(autouse=True)
+def timed_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.exporting.deployed.TIMING_S", 0.2)

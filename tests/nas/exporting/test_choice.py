@@ -15,7 +15,7 @@ from tests.nas.finals.builders import failed, trained
 from tests.nas.reranking.builders import small_study
 
 
-@pytest.mark.parametrize("baseline", [0.1, 0.3, 0.38, 0.5, 0.6])
+@pytest.mark.parametrize("baseline", [0.1, 0.3, 0.38, 0.4, 0.5, 0.6])
 def test_best_is_what_the_report_headlines(baseline: float) -> None:
     points = {0: (baseline, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.4, 1.99)}
     study = small_study(points)
