@@ -146,7 +146,7 @@ def _speed(told: Told) -> str:
 
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
     interval = median_interval(latencies_s)
-    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "not kept"
+    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "not known"
     rows = [
         f"| throughput / {code(m.reference)}'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| throughput, images/s | {m.throughput_img_s:.1f} | {m.throughput_low_img_s:.1f} to "

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from backbones import load
 from nas.distill.adaptors import load_heads
 from nas.export import main
-from nas.exporting import onnx_format
+from nas.exporting import hf_format, onnx_format
 from nas.teachers import TEACHERS
 from tests.nas.exporting.conftest import SPEC, Made
 
@@ -137,10 +137,28 @@ with torch.no_grad():
 )
 
 
-def test_transformers_opens_the_folder_and_a_language_model_sees_through_it(
-    made: Made, net: torch.nn.Module, tmp_path: Path
+@pytest.mark.slow
+def test_what_transformers_will_open_is_opened_before_it_is_handed_out(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    export(made, tmp_path, "--format", "hf")
+    assert "opened by transformers in a process without this project: " in capsys.readouterr().out
+    monkeypatch.setattr(hf_format, "MEAN", (0.4, 0.5, 0.5))
+    assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "wrong")]) == 2
+    assert "error: --format hf: what transformers opens is " in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_transformers_opens_the_folder_and_a_language_model_sees_through_it(
+    made: Made,
+    net: torch.nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hf_format, "find_spec", lambda name: None)  # as where it is not installed: nothing is tried
     folder = export(made, tmp_path, "--format", "hf", "--heads", "all")
+    assert "not checked: transformers is not installed" in capsys.readouterr().out
     found = elsewhere(LLAVA, tmp_path, x=images())
     summary, spatial = features(net, images())
     torch.testing.assert_close(found["summary"], summary)

@@ -91,6 +91,7 @@ def targets(made: Made) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_what_breaks_in_the_training_is_one_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = copy_of(made, tmp_path)
     (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
