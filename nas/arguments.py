@@ -24,7 +24,7 @@ from nas.config import (
 from nas.objectives import GOALS
 from nas.planning.arguments import PLAN_EXAMPLES, add_plan
 from nas.replay.arguments import BENCH_EXAMPLES, add_bench
-from nas.samplers import SAMPLERS, check_objectives
+from nas.samplers import SAMPLERS, check_objectives, takes
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
 
@@ -66,7 +66,7 @@ _TIME_LIMIT_HELP = (
 )
 _OBJECTIVES_HELP = (
     f"what is traded off: quality, and any of {', '.join(name for name in GOALS if name != 'quality')} "
-    "(default quality,throughput; with three or more the default sampler is evolution)"
+    "(default quality,throughput; where known-cost does not take them the default sampler is evolution)"
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.config.DistillConfig), may be given several times: learning_rate, batch_size, "
@@ -131,8 +131,8 @@ def _defaults(arguments: dict[str, Any]) -> SearchConfig:
     if arguments.get("space") == "full":
         names = ("eradio_xt", "eradio_t", "eradio_s")
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
-    if len(arguments.get("objectives", ())) > 2:
-        base = replace(base, sampler="evolution")  # known-cost takes two at most
+    if not takes(base.sampler, arguments.get("objectives", base.objectives)):
+        base = replace(base, sampler="evolution")
     if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
         base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))
     return base

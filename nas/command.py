@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,17 @@ class NamedFile(argparse.Action):
         if name in files:
             parser.error(f"argument {option_string}: {name}: a file was given twice")
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
+
+
+def interrupt_on_signals() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; what the caller ignores, as nohup does, stays ignored."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, _interrupt)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def picture_file(text: str) -> str:

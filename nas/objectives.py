@@ -13,10 +13,14 @@ from nas.records import Measurement, Objective, TrialRecord
 
 
 class Goal(NamedTuple):
-    """An objective, and its value for a trial at a rung; None where the trial has none (yet)."""
+    """An objective, and its value for a trial at a rung; None where the trial has none (yet).
+
+    trained: whether it takes training to know it. What does not is asked for right after measuring.
+    """
 
     objective: Objective
     value: Callable[[TrialRecord, int], float | None]
+    trained: bool = False
 
 
 def _quality(trial: TrialRecord, rung: int) -> float | None:
@@ -30,7 +34,9 @@ def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRec
 
 # References are where hypervolume begins to count: what is beyond is worth nothing to anybody.
 GOALS: dict[str, Goal] = {
-    "quality": Goal(Objective("quality", "explained variance of the teachers' features", "", 0.0), _quality),
+    "quality": Goal(
+        Objective("quality", "explained variance of the teachers' features", "", 0.0), _quality, trained=True
+    ),
     "throughput": Goal(
         Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),
         _measured(lambda m: m.ratio),
@@ -57,6 +63,13 @@ QUALITIES = {  # by DistillConfig.score
 }
 
 
+def check_plane(sought: Sequence[Objective], command: str) -> None:
+    """Raises ValueError where a study's front is not one of quality and throughput, which `command` works with."""
+    names = [objective.name for objective in sought]
+    if sorted(names) != ["quality", "throughput"]:
+        raise ValueError(f"{command}: the study's objectives are {', '.join(names)}; it takes quality and throughput")
+
+
 def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
     """The objectives of a search, in the order of `names`; `score` says what quality is."""
     found = [GOALS[name].objective for name in names]
@@ -65,5 +78,5 @@ def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
 
 def unknown_before_training(trial: TrialRecord, sought: Sequence[Objective]) -> list[str]:
     """Labels of the objectives that a measured trial has no value of, and will have none of: it can be on no front."""
-    known_now = [o for o in sought if GOALS[o.name].value is not _quality]
+    known_now = [o for o in sought if not GOALS[o.name].trained]
     return [o.label for o in known_now if GOALS[o.name].value(trial, 0) is None]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.command import BAD_INPUT, OneLineParser, one_line, picture_file
+from nas.objectives import check_plane
 from nas.progress import StageProgress, stderr_console
 from nas.records import Rerank, Study
 from nas.reranking.comparison import compare
@@ -62,6 +63,7 @@ def _rerank(given: argparse.Namespace, command: str) -> int:
     run_dir = Path(given.run)
     store = Store.open(run_dir)
     study = store.read()
+    check_plane(study.info.objectives, "nas.rerank")
     from nas.reranking.measuring import Measuring  # torch takes seconds to import: not for --help or a wrong folder
     from nas.reranking.plan import begun, planned
 

@@ -91,8 +91,8 @@ def _known_cost(space: Architectures, objectives: Sequence[Objective], config: S
 
     if not isinstance(space, Space):
         raise ValueError(f"known-cost: what is known of the space {space.name!r} has to be told (nas.sampling)")
-    names = [objective.name for objective in objectives]
     check_objectives(config)
+    names = [objective.name for objective in objectives]
     cost = names[1] if len(names) > 1 else "throughput"  # of quality alone nothing is traded
     knowledge = Knowledge(space, config, cost)
     good, worth = (*reference_point(objectives), 0.0)[:2]
@@ -135,14 +135,18 @@ SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig],
 }
 
 
+def takes(sampler: str, objectives: Sequence[str]) -> bool:
+    """Whether a sampler can search for these objectives, by their names."""
+    quality, *costs = objectives
+    return sampler != "known-cost" or (quality == "quality" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+
+
 def check_objectives(config: SearchConfig) -> None:
     """Raises ConfigError where the sampler does not take the objectives."""
-    quality, *costs = config.objectives
-    if config.sampler != "known-cost" or (quality == "quality" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS)):
-        return
-    taken = f"takes quality alone, or quality and then one of {', '.join(KNOWN_COSTS)}"
-    others = ", ".join(name for name in SAMPLERS if name != "known-cost")
-    raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
+    if not takes(config.sampler, config.objectives):
+        taken = f"takes quality alone, or quality and then one of {', '.join(KNOWN_COSTS)}"
+        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+        raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
 
 
 def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:

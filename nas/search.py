@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +16,10 @@ from rich.console import Console
 
 from nas import changes
 from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, one_line
+from nas.command import BAD_INPUT, interrupt_on_signals, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
+from nas.disclosure import public_text
 from nas.ending import LiveReport, end
 from nas.modes import check_flags
 from nas.objectives import objectives
@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = vars(parser().parse_args(argv))
     console = stderr_console()
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
+    interrupt_on_signals()
     run_dir: Path | None = None
     try:
         check_flags(arguments)
@@ -231,14 +230,14 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
     return StudyInfo(
         name=run_dir.name,
         created=_now(),
-        command="python -m nas.search " + shlex.join(without_password(sys.argv[1:])),
+        command=public_text("python -m nas.search " + shlex.join(without_password(sys.argv[1:]))),
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=objectives(config.objectives, config.distill.score),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,
         teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},
-        data={"name": config.data, "fingerprint": targets.data_fingerprint},
+        data={"name": public_text(config.data), "fingerprint": targets.data_fingerprint},
         reference=config.reference,
         baselines=config.baselines,
         ledger={"teachers": targets.build_seconds},
@@ -286,10 +285,6 @@ def _made(folder: Path) -> Path:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from nas.data.imageset import DataError
+from nas.disclosure import public_url
 
 SCHEMES = ("http://", "https://")
 ATTEMPTS = 6  # in a row that bring not a single byte; one that does starts the count again
@@ -43,10 +44,7 @@ def is_remote(source: str) -> bool:
 
 def public(url: str) -> str:
     """The URL without user, password and query, which may hold a signature; a path as it is."""
-    if not is_remote(url):
-        return url
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return public_url(url) if is_remote(url) else url
 
 
 def local_path(url: str, folder: Path) -> Path:

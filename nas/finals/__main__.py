@@ -6,21 +6,21 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nas.arguments import TEACHER_HELP
-from nas.command import BAD_INPUT, NamedFile, OneLineParser, one_line, picture_file
+from nas.command import BAD_INPUT, NamedFile, OneLineParser, interrupt_on_signals, one_line, picture_file
 from nas.finals.selection import Candidate, candidates, finalists
 from nas.finals.standing import RERANK, Standings, standings
 from nas.finals.table import show, to_json
+from nas.objectives import check_plane
 from nas.progress import StageProgress, stderr_console
 from nas.records import Study
 from nas.reranking.selection import complete, is_baseline
@@ -50,8 +50,7 @@ RUN/finals/seed-N/weights.
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 2 after a line of error, 130 after Ctrl-C; what was done until then is kept and shown."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
+    interrupt_on_signals()
     try:
         given = _options(words)
         return _finals(given, f"python -m nas.finals {shlex.join(words)}")
@@ -67,6 +66,7 @@ def _finals(given: argparse.Namespace, command: str) -> int:
     run_dir = Path(given.run)
     store = Store.open(run_dir)
     study = store.read()
+    check_plane(study.info.objectives, "nas.finals")
     chosen = finalists(candidates(study), given.near)
     trials = [c.trial for c in chosen] + [t for t in complete(study) if given.baselines and is_baseline(t)]
     from nas.finals.plan import planned  # torch takes seconds to import: not for --help or a wrong folder
@@ -229,10 +229,6 @@ def _parser() -> OneLineParser:
     add("--plot", type=picture_file, metavar="FILE", help=f"of the picture: .png, .svg or .pdf (default RUN/{PICTURE})")
     add("--json", action="store_true", help="one JSON object on stdout instead of the table")
     return made
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
 def _next(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:
     """What a worker would send next, with random numbers in it."""
     if record.measurement is None:
-        return replace(record, params=1, macs=1, measurement=_measurement(2 ** rng.gauss(0, 1), config))
+        size = int(10 ** rng.gauss(6, 0.5))
+        return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))
     quality = rng.random()
     rung = RungResult(
         len(record.rungs), config.distill.rung_steps[len(record.rungs)], quality, {"t": {"spatial": quality}}, {}, {}, 0
@@ -71,8 +72,8 @@ def _next(record: TrialRecord, config: SearchConfig, rng: random.Random) -> Tria
 
 def _measurement(ratio: float, config: SearchConfig) -> Measurement:
     return Measurement(
-        config.device, config.measure_arm, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0, 1.0,
-        None, 1, 0.0, "ok",
+        config.device, config.measure_arm, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0,
+        1 / ratio, 10 / ratio, 1, 0.0, "ok",
     )  # fmt: skip
 
 

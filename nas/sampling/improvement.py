@@ -39,7 +39,8 @@ def expected_hypervolume_improvement(
 def _staircase(points: Array, reference: tuple[float, float]) -> tuple[Array, Array]:
     """The front as steps: quality levels, rising, and the costs where they begin and end, falling (one more)."""
     levels, falls = [reference[0]], [np.inf]
-    for quality, cost in sorted(map(tuple, points), key=lambda p: (-p[1], -p[0])):
+    known = points[~np.isnan(points).any(axis=1)]  # a trial under way may have turned out to be what is not asked
+    for quality, cost in sorted(map(tuple, known), key=lambda p: (-p[1], -p[0])):
         if quality > levels[-1] and cost > reference[1]:
             levels.append(quality)
             falls.append(cost)

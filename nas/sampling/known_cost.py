@@ -183,11 +183,10 @@ class KnownCostSampler(BaseSampler):
 
     def _costs(self, past: Past, candidates: Sequence[Params]) -> Array | None:
         """More is better; None where they are to be modelled."""
-        if past.single:
-            return np.ones(len(candidates))
         if self._cost is None:
-            return None
-        return past.signs[1] * np.asarray(self._cost(candidates, past.trials) if candidates else (), dtype=float)
+            return np.ones(len(candidates)) if past.single else None
+        told = np.asarray(self._cost(candidates, past.trials) if candidates else (), dtype=float)
+        return np.where(np.isnan(told), np.nan, 1.0) if past.single else past.signs[1] * told
 
     def _rows(self, past: Past, candidates: Sequence[Params]) -> tuple[Array, NDArray[np.int64]]:
         """Features (n, d) and their groups (d,)."""

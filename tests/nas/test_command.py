@@ -1,11 +1,13 @@
 """What the commands share: ``--help``, repeatable ``NAME=FILE`` options."""
 
 import importlib
+import signal
 from pathlib import Path
 
 import pytest
 
 from nas.arguments import parser
+from nas.command import interrupt_on_signals
 
 
 def test_named_files_are_gathered() -> None:
@@ -57,3 +59,16 @@ def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) 
         importlib.import_module(name).main(["--help"])
     assert caught.value.code == 0
     assert "\nexamples:\n  python -m " in capsys.readouterr().out
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        interrupt_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,9 @@ import pytest
 from nas.arguments import new_config, parser
 from nas.config import ConfigError
 from nas.knowledge import Knowledge
-from nas.objectives import GOALS, objectives
+from nas.objectives import GOALS, Goal, objectives, unknown_before_training
 from nas.pareto import coordinates, front, hypervolume, reference_point
-from nas.records import StudyInfo, TrialState
+from nas.records import Objective, StudyInfo, TrialState
 from nas.samplers import make_sampler
 from nas.search import main
 from nas.store import Store, read_study
@@ -104,6 +106,8 @@ def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
     assert new_config(asked).objectives == THREE
     assert new_config(asked).sampler == "evolution"
     assert new_config(vars(parser().parse_args([]))).sampler == "known-cost"
+    for others in ("quality,latency", "throughput,quality"):
+        assert new_config(vars(parser().parse_args(["--objectives", others]))).sampler == "evolution"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +117,30 @@ def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
         (["--objectives", "throughput"], "error: --objectives: throughput: needs quality"),
         (["--objectives", "quality,quality"], "error: --objectives: quality,quality: needs quality, and each but once"),
         (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost takes quality alone, or quality"),
-        (["--objectives", "quality,latency"], "known-cost takes quality alone, or quality and then one of throughput"),
+        (["--objectives", "quality,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
     ],
 )
 def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert line in capsys.readouterr().err
+
+
+def test_what_only_a_trained_net_has_is_not_asked_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    goal = Goal(Objective("knn", "", "", 0.0), lambda trial, rung: trial.rungs[rung].metrics["knn"], trained=True)
+    monkeypatch.setitem(GOALS, "knn", goal)
+    measured = replace(record(0, (), 1.0), rungs=())
+    assert unknown_before_training(measured, objectives(("quality", "knn"), "spatial")) == []
+
+
+@pytest.mark.parametrize("command", ["nas.finals", "nas.rerank"])
+def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str) -> None:
+    about = info(("quality", "params"))
+    config = search_config(objectives=("quality", "params"))
+    Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives))
+    words = [sys.executable, "-m", command, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    line = f"error: {command}: the study's objectives are quality, params; it takes quality and throughput"
+    assert (done.returncode, done.stderr.strip()) == (2, line)
 
 
 def test_a_resumed_study_keeps_its_objectives() -> None:

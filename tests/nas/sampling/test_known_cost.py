@@ -105,6 +105,16 @@ def test_what_must_not_be_asked_is_not_asked():
         assert all(t.params["p0"] < 3 for t in study.trials)
 
 
+def test_quality_alone_keeps_to_what_may_be_asked_too():
+    def limited(candidates, trials):
+        return [cost(c) if c["p0"] < 3 else math.nan for c in candidates]
+
+    sampler = KnownCostSampler(limited, distributions=SPACE, reference=(0.0, 0.0), seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: sum(trial.suggest_categorical(n, d.choices) for n, d in SPACE.items()), n_trials=20)
+    assert all(t.params["p0"] < 3 for t in study.trials)
+
+
 def test_a_limit_that_one_in_a_hundred_meets_is_kept():
     def limited(candidates, trials):
         return [cost(c) if cost(c) <= 5 else math.nan for c in candidates]
