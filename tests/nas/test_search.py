@@ -248,6 +248,7 @@ def test_existing_study_is_not_overwritten(whole: Path, cache: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_keeps_what_was_finished(cache: Path, whole: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

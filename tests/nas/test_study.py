@@ -221,6 +221,7 @@ def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
     assert "max-params" in loop.gave_up
 
 
+@pytest.mark.slow
 def test_evolution_finds_more_than_random(tmp_path: Path) -> None:
     """On the made-up landscape; over 2 seeds together, so that it cannot fail by bad luck alone."""
     volume = Counter[str]()

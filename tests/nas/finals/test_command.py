@@ -217,6 +217,7 @@ def on_the_last_rung(run: Path) -> bool:
     return any(len(torch.load(path, weights_only=True)["content"]["rungs"]) == 2 for path in checkpoints)
 
 
+@pytest.mark.slow
 def test_nobody_trains_on_for_a_command_that_was_killed(study: Study, tmp_path: Path, cache: Path) -> None:
     run = tmp_path / "run"
     new_store(run, study).save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))

@@ -90,7 +90,7 @@ def test_every_runtime_that_an_arm_can_name_is_there():
 
 
 @pytest.mark.parametrize("runtime", ["eager", "compiled", pytest.param("onnxruntime", marks=needs_onnxruntime)])
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("layout", [torch.channels_last, pytest.param(torch.contiguous_format, marks=pytest.mark.slow)])
 def test_gives_what_eager_gives(runtime, layout):
     net, x = ready(Net()), images(layout=layout)
     made = runner(runtime, net, x)

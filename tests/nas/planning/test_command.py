@@ -30,6 +30,7 @@ def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
     return plan
 
 
+@pytest.mark.slow
 def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = tmp_path / "cache"
     arguments = ["--plan", *SMALL, "--cache", str(cache), "--probe", "1", "--gpus", "3"]

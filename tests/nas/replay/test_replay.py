@@ -246,6 +246,7 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
         load_table("cifar10", f"{path}:ms")
 
 
+@pytest.mark.slow
 def test_a_killed_replay_leaves_nobody_behind(latency_csv: Path, tmp_path: Path) -> None:
     arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
     with subprocess.Popen([sys.executable, "-m", "nas.search", *arguments], start_new_session=True) as command:
