@@ -96,7 +96,10 @@ def fit() -> None:
             for seed in range(10)
         ]
         means = " ".join(f"{mean(run.reached[rung] for run in runs):5.0f}" for rung in range(3))
-        print(f"learning {learning:3.1f}: reach rungs {means}" + ("   <- LEARNING" if learning == LEARNING else ""))
+        print(
+            f"learning {learning:3.1f}: reach rungs {means}"
+            + ", ".join(f"   <- {name}" for name, of in LEARNING.items() if of == learning)
+        )
     for name in ("random", "evolution"):
         complete = [row["complete"] for row in json.loads(CONTROL.read_text()) if row["sampler"] == name]
         print(f"recorded, {name}: reach the last rung {complete}")

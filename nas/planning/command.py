@@ -27,7 +27,7 @@ from nas.planning.simulate import Cluster
 from nas.planning.standin import stand_in
 from nas.planning.table import as_json, show
 from nas.planning.teachers import Material, material_counted, material_here
-from nas.planning.workload import LEARNING
+from nas.planning.workload import LEARNING, OTHERS_LEARN
 from nas.progress import StageProgress
 from nas.records import Objective
 from search_space import SPACES, ArchSpec, preset
@@ -196,8 +196,8 @@ def _notes(config: SearchConfig, material: Material, here: bool) -> tuple[str, .
             "on such a device reading images, compressing targets and compiling are not counted; its MFU is"
             " the same for teachers and students"
         )
-    if config.sampler != "random":
-        found.append(f"the sampler is assumed to learn as in the recorded searches ({LEARNING:g}); more trials then"
+    if learning := LEARNING.get(config.sampler, OTHERS_LEARN):
+        found.append(f"the sampler is assumed to learn as in the recorded searches ({learning:g}); more trials then"
                      " train on than with random search, and fewer where it has seen few results")  # fmt: skip
     if set(config.limits) - {"max_params", "max_gmacs"}:
         found.append("limits on what is measured (latency, throughput, memory) are taken to be broken by none")

@@ -10,7 +10,7 @@ from statistics import median
 from nas.config import SearchConfig
 from nas.planning.figures import Basis, Figure, weaker
 from nas.planning.simulate import Candidate, Cluster, Simulated, simulate
-from nas.planning.workload import LEARNING, TrialTimes, Workload
+from nas.planning.workload import LEARNING, OTHERS_LEARN, TrialTimes, Workload
 
 SIZES = (8, 64, 1024)  # devices
 MOST = 1000  # trials that are simulated for a deadline; more are extrapolated
@@ -102,7 +102,7 @@ def searched(
 ) -> Simulated:
     """The simulated search; `learning` is the sampler's unless given."""
     if learning is None:
-        learning = 0.0 if config.sampler == "random" else LEARNING
+        learning = LEARNING.get(config.sampler, OTHERS_LEARN)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
     baselines = [Candidate(t.measure_s, t.rung_s, ()) for t in costs.baselines]
     return simulate(workload.draw, config.budget, config.eta, cluster, baselines, until_s)

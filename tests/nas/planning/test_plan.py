@@ -48,8 +48,10 @@ def test_ranks_take_devices_together() -> None:
 
 def test_random_search_is_assumed_to_learn_nothing() -> None:
     chance = searched(replace(CONFIG, sampler="random", budget=200), COSTS, Cluster(1))
-    learning = searched(replace(CONFIG, budget=200), COSTS, Cluster(1))
+    some = searched(replace(CONFIG, budget=200, sampler="known-cost"), COSTS, Cluster(1))
+    learning = searched(replace(CONFIG, budget=200, sampler="evolution"), COSTS, Cluster(1))
     assert chance.complete * 2 < learning.complete
+    assert chance.complete < some.complete < learning.complete
     figures = {f.key: f for f in search_figures(replace(CONFIG, budget=200), COSTS, learning)}
     assert figures["reach.2"].low == chance.reached[2]
     assert figures["busy_s"].low == pytest.approx(chance.busy_s)
