@@ -123,7 +123,8 @@ def test_what_was_searched_for_is_not_downloaded(tab, study):
 
 POINTED = """(() => {
   const axes = document.querySelector('#axes'), box = axes.getBoundingClientRect(), tip = document.querySelector('#tip');
-  const last = [...axes.querySelectorAll('.grab')].at(-1).getBoundingClientRect(), x = (last.left + last.right) / 2;
+  const last = [...axes.querySelectorAll('.grab')].at(-1).getBoundingClientRect();
+  const x = (last.left + last.right) / 2;
   const at = (x, y) => {
     axes.dispatchEvent(new PointerEvent('pointermove', { clientX: x, clientY: y, bubbles: true }));
     return tip.hidden ? null : tip.textContent;
