@@ -122,7 +122,8 @@ def test_what_was_searched_for_is_not_downloaded(tab, study):
 
 
 POINTED = """(() => {
-  const axes = document.querySelector('#axes'), box = axes.getBoundingClientRect(), tip = document.querySelector('#tip');
+  const axes = document.querySelector('#axes'), tip = document.querySelector('#tip');
+  const box = axes.getBoundingClientRect();
   const last = [...axes.querySelectorAll('.grab')].at(-1).getBoundingClientRect();
   const x = (last.left + last.right) / 2;
   const at = (x, y) => {
