@@ -10,6 +10,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from nas.command import one_line
+from nas.ledger import spent
 from nas.progress import clock
 from nas.records import TrialRecord, TrialState
 from nas.study import Listener, StudyLoop
@@ -64,12 +65,8 @@ def end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, en
 
 def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     """Writes the ledger: where the workers' seconds went, over all sessions."""
-    trials = loop.trials.values()
     ledger = {"teachers": loop.info.ledger.get("teachers", teacher_seconds)}
-    ledger["measure"] = sum(t.measurement.seconds for t in trials if t.measurement)
-    for rung, steps in enumerate(loop.info.rung_steps):
-        spent = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
-        ledger[f"train to {steps} steps"] = spent
+    ledger |= spent(loop.trials.values(), loop.info.rung_steps)
     ledger["waiting and start-up"] = max(0.0, loop.worker_seconds(workers) - sum(ledger.values()) + ledger["teachers"])
     loop.close(ledger, workers)
 
@@ -87,5 +84,10 @@ def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> No
         f"front of {size}, hypervolume {volume:.3f}",
         highlight=False,
     )
-    if loop.trials:
+    if not loop.trials:
+        return
+    try:
         print(build_report(run_dir))
+    except Exception as error:  # the study is whole; and an interruption on its way must not be lost behind this
+        again = f"the report could not be written: {one_line(error)}; for another try: python -m reports {run_dir}"
+        console.print(again, highlight=False, markup=False)

@@ -185,6 +185,8 @@ class StudyLoop:
     def close(self, ledger: dict[str, float], workers: int = 1) -> None:
         """Ends the session: writes its length and the ledger; what it left running is anybody's."""
         over = {**self._session, "wall_s": self.session_s, "workers": workers}
+        if why := self.gave_up or self.exhausted:
+            over["ending"] = why  # before the budget was spent
 
         def ended(info: StudyInfo) -> StudyInfo:
             return replace(

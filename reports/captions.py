@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.records import StudyInfo
+from nas.records import Objective, StudyInfo
 from reports.points import FigureData
 from reports.summary import StudySummary
 from reports.wording import brief
@@ -10,24 +10,43 @@ from reports.wording import brief
 
 def front_caption(data: FigureData) -> str:
     """What the marks of the front's picture are."""
-    third = f" The larger a mark, the higher its {brief(data.third.label)}." if data.third else ""
+    third = ""
+    if data.third:
+        better = " (lower is better)" if data.third.minimise else ""
+        third = f" The larger a mark, the larger its {brief(data.third.label)}{better}."
     return (
         "Each point is a net; bars are 95 % intervals of the throughput ratio. Nets stopped early stand at the quality "
-        "of the rung they reached and are not comparable with the others; crosses at the bottom broke a hard limit and "
-        f"were never trained.{third} Choose a point to open its card."
+        "of the rung they reached and are not comparable with the others; crosses at the bottom broke a hard limit or "
+        f"cannot be measured here, and were never trained.{third} Choose a point to open its card."
     )
 
 
-def curve_caption(data: FigureData) -> str:
+def curve_caption(info: StudyInfo, data: FigureData) -> str:
     """What the lines of the pictures of the hypervolume are."""
     if data.single is not None:
         text = f"The best {brief(data.single.label)} so far, above the declared reference ({data.single.reference:g}), "
     else:
-        axes = f"quality {data.quality.reference:g}, speed {data.speed.reference:g}, doublings of speed as unit"
-        third = f", {brief(data.third.label)} {data.third.reference:g}" if data.third else ""
-        text = f"Hypervolume above the declared reference point ({axes}{third}), "
+        axes = ", ".join(f"{_called(o)} {o.reference:g}" for o in info.objectives)
+        text = f"Hypervolume above the declared reference point ({axes}{_doublings(info, '; ', ' in doublings')}), "
     text += "in the order in which evaluations finished."
     return text + (" Dotted: what random search is expected to reach." if data.chance else "")
+
+
+def footer(info: StudyInfo, summary: StudySummary) -> str:
+    """How speed was timed, if it was, and what the hypervolume counts."""
+    timed = f"Speed is the ratio of interleaved timings of a net and of {brief(info.reference)}. "
+    doubled = "" if len(info.objectives) == 1 else _doublings(info, "The hypervolume counts ", " in doublings. ")
+    return ("" if summary.half_width is None else timed) + doubled
+
+
+def _doublings(info: StudyInfo, before: str, after: str) -> str:
+    """Which objectives are counted in doublings; "" where none is."""
+    names = " and ".join(_called(o) for o in info.objectives if o.log)
+    return f"{before}{names}{after}" if names else ""
+
+
+def _called(objective: Objective) -> str:
+    return {"quality": "quality", "throughput": "speed"}.get(objective.name) or brief(objective.label)
 
 
 def control(info: StudyInfo, summary: StudySummary) -> str:

@@ -6,11 +6,13 @@ from typing import Any
 
 import altair as alt
 
+from nas.records import Objective
 from reports.points import BASELINE, FRONT, LOOKS, FigureData
 from reports.theme import FAINT, INK, NARROW_PX, PAPER, kinds, tip
 from reports.wording import brief
 
 FRONT_HEIGHT_PX = 420
+THIRD_FORMAT = ",.4~r"  # four digits, no exponent
 MANY = 1500  # points: whiskers of the dominated ones would be a smear
 
 
@@ -64,14 +66,15 @@ def _axes(data: FigureData) -> tuple[Any, Any]:
 
 
 def _marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
-    """The nets. A third objective is the size of a mark, larger is better; who has none, stopped early, is small."""
+    """The nets. A third objective is the size of a mark; who has none, stopped early, is small."""
     size: Any = alt.value(58)
     if len(data.points) > MANY:  # then who matters is larger, not only on top
         size = alt.when(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE])).then(alt.value(64)).otherwise(alt.value(22))
     layers = [(trained, size)]
     if data.third is not None:
-        scale, legend = alt.Scale(zero=False, range=[16, 260]), alt.Legend(orient="bottom")
-        third = alt.Size("third:Q", scale=scale, title=brief(data.third.label), legend=legend)
+        kind = {"type": "log", "base": 2} if data.third.log else {"zero": False}
+        scale, legend = alt.Scale(range=[16, 260], **kind), alt.Legend(orient="bottom", format=THIRD_FORMAT)
+        third = alt.Size("third:Q", scale=scale, title=_third_title(data.third), legend=legend)
         without = trained.transform_filter("!isValid(datum.third)")
         layers = [(without, alt.value(40)), (trained.transform_filter("isValid(datum.third)"), third)]
     tips = _front_tooltip(data)
@@ -79,6 +82,11 @@ def _marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
         kinds(nets.mark_point(strokeWidth=1.5, opacity=0.9)).encode(x=x, y=y, tooltip=tips, size=size)
         for nets, size in layers
     ]
+
+
+def _third_title(third: Objective) -> str:
+    unit = f" ({third.unit})" if third.unit else ""
+    return f"{brief(third.label)}{unit}, {'lower' if third.minimise else 'higher'} is better"
 
 
 def _front_tooltip(data: FigureData) -> list[Any]:
@@ -90,7 +98,7 @@ def _front_tooltip(data: FigureData) -> list[Any]:
         tip("ratio_low", "95 % from", ".3f"),
         tip("ratio_high", "95 % to", ".3f"),
         tip("img_s", "images/s", ",.1f"),
-        *([] if data.third is None else [tip("third", data.third.label, ".3f")]),
+        *([] if data.third is None else [tip("third", _third_title(data.third), THIRD_FORMAT)]),
     ]
 
 

@@ -38,6 +38,11 @@ class MetricRow:
         return self.tau is not None and self.tau >= AGREES and (self.p_value or 0.0) < CERTAIN
 
     @property
+    def agrees_weakly(self) -> bool:
+        """Whether they rank the nets alike by more than chance, but by little."""
+        return self.tau is not None and 0 < self.tau < AGREES and (self.p_value or 0.0) < CERTAIN
+
+    @property
     def contradicts(self) -> bool:
         """Whether quality ranks the nets the other way round."""
         return self.tau is not None and self.tau < 0 and (self.p_value or 0.0) < CERTAIN

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from nas.records import Study
+from nas.records import Measurement, Study
 from nas.store import read_study
 from reports import captions, finals, sentences
 from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
@@ -32,7 +33,8 @@ from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
-from reports.wording import brief
+from reports.ties import disturbance, disturbances
+from reports.wording import brief, duration, significant
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
@@ -45,6 +47,8 @@ STATIC_SMALL_PX = 300
 RANKED = 20  # nets of a study with one objective
 # One scope, in this order; no one of them is a module, which a page of a file cannot load.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
+# Of a measurement, what has no default: a record cannot be read back without it.
+TOLD = {f.name for f in fields(Measurement) if f.default is MISSING and f.default_factory is MISSING}
 STATIC_POINTS = 1200  # dots in the picture that shows before, or without, JavaScript
 STATIC_SMALL_POINTS = 900  # in all small ones together
 
@@ -111,11 +115,13 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
     objectives = [o.name for o in info.objectives]
     single = len(objectives) == 1
     best = sorted(summary.complete, key=lambda s: s.values, reverse=True)[:RANKED]
+    ranking = best if single else summary.front
     return {
         "heads": head_rows(info, summary),
         "metrics": rows,
         "columns": [r for r in rows if r.name.partition("/")[0] in IN_TABLES and r.name not in objectives],
-        "ranking": best if single else summary.front,
+        "ranking": ranking,
+        "disturbed": disturbances((*ranking, *(b.scored for b in summary.baselines))),
         "misses": missed,
         "reasons": [row for row in summary.reasons if not told.issuperset(row.numbers)],
         "meaning": sentences.meaning(rows),
@@ -128,11 +134,13 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
     return {
         "third": data.third,
         "headline": sentences.headline(study.info, summary),
-        "noise": sentences.noise(summary),
+        "noise": sentences.noise(study.info, summary),
+        "floor": sentences.floor(summary.itself),
+        "footer": captions.footer(study.info, summary),
         "progress": sentences.progress(study.info, summary, datetime.now(UTC)),
         "control": captions.control(study.info, summary),
         "front_caption": captions.front_caption(data),
-        "curve_caption": captions.curve_caption(data),
+        "curve_caption": captions.curve_caption(study.info, data),
     }
 
 
@@ -157,11 +165,11 @@ def _payload(
 
 
 def _told(trial: dict[str, Any]) -> dict[str, Any]:
-    """Without what nobody could know of its measurement: thousands of nulls make a large page."""
+    """Without what its measurement is by default: thousands of nulls make a large page."""
     measurement = trial["measurement"]
     if measurement is None:
         return trial
-    return {**trial, "measurement": {k: v for k, v in measurement.items() if v is not None and v != [] and v != {}}}
+    return {**trial, "measurement": {k: v for k, v in measurement.items() if k in TOLD or v not in (None, [], {})}}
 
 
 def static_svg(spec: Mapping[str, Any], datasets: Datasets, width_px: int) -> str:
@@ -197,7 +205,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": _duration, "brief": brief, "value_of": value_of}
+    environment.filters |= {"seconds": duration, "brief": brief, "value_of": value_of, "disturbance": disturbance}
+    environment.filters |= {"significant": significant}
     return environment
 
 
@@ -238,10 +247,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
                 (prefix + str(key), ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
             )
     return rows
-
-
-def _duration(seconds: float) -> str:
-    """A time that people read: 48 s, 12 min, 3.4 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -181,7 +181,13 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
     return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
-                 rung, label, value_of(trial, third.name) if third else None)  # fmt: skip
+                 rung, label, _third(trial, third) if third else None)  # fmt: skip
+
+
+def _third(trial: TrialRecord, third: Objective) -> float | None:
+    """What has a place on its axis."""
+    value = value_of(trial, third.name)
+    return None if value is None or (third.log and value <= 0) else value
 
 
 def _kind(trial: TrialRecord, front: set[int]) -> str | None:

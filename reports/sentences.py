@@ -8,6 +8,8 @@ from datetime import datetime
 from nas.records import StudyInfo, TrialState
 from reports.meaning import MetricRow, near_chance
 from reports.summary import Comparison, Scored, StudySummary
+from reports.tallies import is_open
+from reports.ties import disturbance, disturbances
 from reports.wording import brief
 
 
@@ -20,13 +22,12 @@ def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
     return first, _speed_sentence(summary), _quality_sentence(summary)
 
 
-def noise(summary: StudySummary) -> str:
-    """What the measured intervals allow to say about the front."""
-    if not summary.front:
+def noise(info: StudyInfo, summary: StudySummary) -> str:
+    """What the measured intervals allow to say about a front of quality and throughput; "" of any other."""
+    plane = {o.name for o in info.objectives} == {"quality", "throughput"}
+    if not summary.front or not plane or summary.half_width is None:
         return ""
-    width = (
-        "" if summary.half_width is None else f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
-    )
+    width = f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
     ties = "no two neighbours on the front have overlapping intervals"
     if len(summary.front) == 1:
         ties = "the front has no two neighbours to be told apart"
@@ -35,18 +36,22 @@ def noise(summary: StudySummary) -> str:
         ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
     near = _plural(len(summary.near), "dominated net is", "dominated nets are")
     return (
-        f"{_floor(summary.itself)}By the throughput measurements{width}, {ties}, and {near} within the "
+        f"{floor(summary.itself)}By the throughput measurements{width}, {ties}, and {near} within the "
         "noise of the front. Each net was trained once: quality has no interval here, so small differences in "
         "quality prove nothing."
     )
 
 
-def _floor(itself: Scored | None) -> str:
+def floor(itself: Scored | None) -> str:
+    """What two equal nets differ by here."""
     if itself is None:
         return ""
+    disturbed = (
+        f" That measurement was disturbed ({d}): its interval cannot be trusted." if (d := disturbance(itself)) else ""
+    )
     return (
-        f"Measured against itself, {brief(itself.name)} came to {itself.ratio:.3f} times its own throughput "
-        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties. "
+        f"Measured against itself (A/A), {brief(itself.name)} came to {itself.ratio:.3f} times its own throughput "
+        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties.{disturbed} "
     )
 
 
@@ -59,10 +64,15 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         return None
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
-    return (
-        f"Unfinished: {done} evaluations are in{open_trials}. This page was made at {made:%Y-%m-%d %H:%M:%S} UTC; "
-        "while the search runs its file is written again, and reloading shows more."
-    )
+    on = f"This page was made at {made:%Y-%m-%d %H:%M:%S} UTC"
+    if is_open(info) or not info.sessions:
+        return (
+            f"Unfinished: {done} evaluations are in{open_trials}. {on}; "
+            "while the search runs its file is written again, and reloading shows more."
+        )
+    if (why := info.sessions[-1].get("ending")) is not None and not running:
+        return f"Ended early: {done} evaluations are in, and the search could not go on: {brief(why, 300)}. {on}."
+    return f"Unfinished: {done} evaluations are in{open_trials}. {on}, when no search was at it; one can go on with it."
 
 
 def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
@@ -72,10 +82,13 @@ def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
         return ("Too few nets were trained to the end to compare their quality with anything.",) if rows else ()
     agrees = [row for row in known if row.agrees]
     against = [row for row in known if row.contradicts]
-    silent = [row for row in known if row not in agrees and row not in against]
+    weakly = [row for row in known if row.agrees_weakly]
+    silent = [row for row in known if row not in (*agrees, *weakly, *against)]
     said = []
     if agrees:
         said.append(f"Quality ranks the nets as these do: {_taus(agrees)}.")
+    if weakly:
+        said.append(f"It ranks them weakly as these do, surely but not by much: {_taus(weakly)}.")
     if against:
         said.append(f"Beware: quality ranks the nets against these: {_taus(against)}.")
     if silent:
@@ -96,7 +109,7 @@ def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
         if near_chance(row.teachers, row.chance):
             said.append(
                 f"In {brief(row.label)} even the best teacher itself, {brief(row.teacher)}, is near chance "
-                f"({row.teachers:.3f} against {row.chance:.3f}): it can hardly tell students apart on these images."
+                f"({row.teachers:.3f} against {row.chance:.3f}) on these images."
             )
         elif near_chance(row.best, row.chance):
             teacher = (
@@ -131,7 +144,12 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     evaluated = _plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
     if not summary.front:
         lost = [f"{n} {state.value}" for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
-        return f"There is no front: {evaluated} to the last rung ({', '.join(lost) or 'no trials'})."
+        none = (
+            ", none of them to the last rung"
+            if summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
+            else ""
+        )
+        return f"There is no front: {evaluated}{none} ({', '.join(lost) or 'no trials'})."
     stopping = f", {stopped} of them stopped early" if stopped else ""
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
     if len(info.objectives) == 1:
@@ -155,7 +173,7 @@ def _speed_sentence(summary: StudySummary) -> str:
     return (
         f"{_start(result)} is at least as good as the best baseline, {brief(baseline.name)} "
         f"({result.found.quality:.3f} against {baseline.quality:.3f}), "
-        f"at {result.speedup:.2f} times its throughput ({_interval(result)})."
+        f"{_times(result, 'its')}."
     )
 
 
@@ -168,7 +186,7 @@ def _quality_sentence(summary: StudySummary) -> str:
     return (
         f"At {brief(baseline.name)}'s speed or above, {brief(result.found.name)} is the best: quality "
         f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, "
-        f"at {result.speedup:.2f} times the throughput ({_interval(result)})."
+        f"{_times(result, 'the')}."
     )
 
 
@@ -177,5 +195,13 @@ def _start(result: Comparison) -> str:
     return name[0].upper() + name[1:]
 
 
-def _interval(result: Comparison) -> str:
-    return f"95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f}"
+def _times(result: Comparison, whose: str) -> str:
+    """The speed-up with its interval, and whether that can be trusted."""
+    text = (
+        f"at {result.speedup:.2f} times {whose} throughput "
+        f"(95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f})"
+    )
+    disturbed = disturbances((result.found, result.baseline))
+    return text + (
+        f"; measurements were disturbed ({brief(disturbed)}): this interval cannot be trusted" if disturbed else ""
+    )

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from nas import pareto
 from nas.records import Study, StudyInfo, TrialRecord, TrialState
@@ -26,6 +25,7 @@ from reports.tallies import (
     rung_correlations,
     timing_half_width,
 )
+from reports.ties import floor_of, near_front, tied_neighbours
 
 BASELINE_PREFIX = "baseline:"
 
@@ -86,7 +86,7 @@ class StudySummary:
     evaluated: int  # trials that count against the budget
     complete: tuple[Scored, ...]
     front: tuple[Scored, ...]  # fastest first; equal points are all there
-    near: tuple[Scored, ...]  # dominated, but not beyond the intervals of the throughput
+    near: tuple[Scored, ...]  # dominated, but not beyond the intervals of the throughput or the A/A pair
     tied_neighbours: int  # neighbours on the front whose throughputs differ by no more than intervals or the A/A pair
     itself: Scored | None  # the reference measured against itself (A/A): what two equal nets differ by here
     baselines: tuple[BaselineRow, ...]
@@ -100,7 +100,7 @@ class StudySummary:
     correlations: tuple[Correlation, ...]
     reasons: tuple[ReasonRow, ...]
     verdicts: dict[str, int]  # measurements per verdict
-    half_width: float | None  # median relative half-width of the throughput ratio's interval
+    half_width: float | None  # median, relative, of the throughput ratio's intervals; None where nothing was timed
     chance_start: ChanceStart | None = None  # the trials that were drawn at random, before the sampler learnt
 
 
@@ -110,18 +110,17 @@ def summarize(study: Study) -> StudySummary:
     complete = _scored((t for t in sampled if t.counts), study.info)
     baselines = _scored((t for t in study.trials if t.origin.startswith(BASELINE_PREFIX)), study.info)
     front = _front(complete)
-    near = _near(complete, front, info=study.info)
     best = max(baselines, key=lambda b: b.quality, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     itself = next((b for b in baselines if b.name == study.info.reference), None)
-    floor = max(itself.ratio_high, 1 / itself.ratio_low) - 1 if itself and itself.ratio_low > 0 else 0.0
+    floor = floor_of(itself)
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
         evaluated=sum(t.counts for t in sampled),
         complete=complete,
         front=front,
-        near=near,
-        tied_neighbours=sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front)),
+        near=near_front(complete, front, study.info, floor),
+        tied_neighbours=tied_neighbours(front, floor),
         itself=itself,
         baselines=tuple(BaselineRow(b.name, b, _dominators(b, front)) for b in baselines),
         best_baseline=best,
@@ -130,7 +129,7 @@ def summarize(study: Study) -> StudySummary:
         hypervolume=hypervolume(front, study.info),
         baseline_hypervolume=hypervolume(baselines, study.info),
         curve=_curve(sampled, complete, study.info),
-        ledger=budget_ledger(study.info),
+        ledger=budget_ledger(study.info, study.trials),
         correlations=rung_correlations(sampled, len(study.info.rung_steps)),
         reasons=reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
@@ -184,22 +183,6 @@ def _dominators(point: Scored, front: Sequence[Scored]) -> tuple[int, ...]:
         for s in front
         if s.values != point.values and all(a >= b for a, b in zip(s.values, point.values, strict=True))
     )
-
-
-def _near(complete: Sequence[Scored], front: Sequence[Scored], info: StudyInfo) -> tuple[Scored, ...]:
-    """Dominated nets that would not be, were their own speed its upper and the front's speed its lower bound."""
-    speed = next((i for i, o in enumerate(info.objectives) if o.name == "throughput"), None)
-    if speed is None:
-        return ()
-    others = {s.trial.number: s.values[:speed] + s.values[speed + 1 :] for s in (*complete, *front)}
-    on_front = {s.trial.number for s in front}
-
-    def surely(f: Scored, s: Scored) -> bool:
-        a, b = others[f.trial.number], others[s.trial.number]
-        as_good = all(x >= y for x, y in zip(a, b, strict=True))
-        return as_good and (f.ratio_low > s.ratio_high or (a != b and f.ratio_low == s.ratio_high))
-
-    return tuple(s for s in complete if s.trial.number not in on_front and not any(surely(f, s) for f in front))
 
 
 def _compare(found: Scored, baseline: Scored) -> Comparison:

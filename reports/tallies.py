@@ -9,8 +9,11 @@ from statistics import median
 
 from scipy.stats import kendalltau
 
+from nas.ledger import spent
 from nas.records import Measurement, StudyInfo, TrialRecord, TrialState
 
+PUBLISHED = "published"  # arm of what nas.replay took from a table: nothing was timed
+PURPOSES = {"teachers": "teachers, when their cache was built"}  # maybe by another study, long ago
 REASON_CHARACTERS = 200  # a traceback of 10 kB belongs into the trial's card, not into a table
 
 
@@ -43,11 +46,17 @@ class ReasonRow:
     numbers: tuple[int, ...]
 
 
-def budget_ledger(info: StudyInfo) -> tuple[LedgerRow, ...]:
-    """The study's ledger, largest first."""
-    total = sum(info.ledger.values())
-    rows = sorted(info.ledger.items(), key=lambda item: -item[1])
+def budget_ledger(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[LedgerRow, ...]:
+    """The study's ledger, largest first; by the trials while a session has not written its own (or never will)."""
+    ledger = info.ledger | (spent(trials, info.rung_steps) if is_open(info) else {})
+    total = sum(ledger.values())
+    rows = sorted(((PURPOSES.get(purpose, purpose), s) for purpose, s in ledger.items()), key=lambda item: -item[1])
     return tuple(LedgerRow(purpose, s, s / total if total > 0 else 0.0) for purpose, s in rows)
+
+
+def is_open(info: StudyInfo) -> bool:
+    """Whether a session runs, or was killed: both have not written their length."""
+    return any(session.get("wall_s") == 0 for session in info.sessions)
 
 
 def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[Correlation, ...]:
@@ -88,6 +97,9 @@ def _one_line(reason: str | None) -> str:
 
 
 def timing_half_width(measured: Iterable[Measurement]) -> float | None:
-    """Median relative half-width of the throughput ratio's 95 % interval: what a speed difference must exceed."""
-    widths = [(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured if m.ratio > 0]
+    """Median relative half-width of the throughput ratio's 95 % interval: what a speed difference must exceed.
+
+    Without what was published and not timed.
+    """
+    widths = [(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured if m.ratio > 0 and m.arm != PUBLISHED]
     return median(widths) if widths else None

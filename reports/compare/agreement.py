@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas.records import Study, StudyInfo
+from nas.reranking.wording import MEASURED_WITH
 
 LETTERS = "ABCDEF"
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 _SHORT = r"\1…"
+
+Asked = tuple[str, Callable[[StudyInfo], str]]  # what is said where they differ, and of what; "" is unknown
+
+
+def _version(name: str) -> Asked:
+    return f"Speeds were measured with different {name}", lambda i: str(i.environment.get(name) or "")
+
+
+MEASURED_BY: tuple[Asked, ...] = (
+    ("Speeds were measured on different machines", lambda i: _machine(i.environment)),
+    *(_version(name) for name in MEASURED_WITH),
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +60,25 @@ def agreement(studies: Sequence[Study]) -> Agreement:
         ("Speed is relative to different reference nets", lambda i: i.reference),
         ("Speed is not the same quantity", lambda i: f"{i.objectives[1].name}{' (log)' * i.objectives[1].log}"),
     )
-    cautions: tuple[tuple[str, Callable[[StudyInfo], str]], ...] = (
+    cautions: tuple[Asked, ...] = (
         ("The spaces searched differ", lambda i: str(i.config.get("space", "unknown"))),
+        ("The lower rungs differ", lambda i: f"{', '.join(map(str, i.rung_steps[:-1])) or 'none'} steps"),
+        ("Of the nets at a rung different parts go on", lambda i: f"1/{i.config['eta']}" if "eta" in i.config else ""),
+        ("The teachers' targets are stored differently", lambda i: str(i.config.get("storage", ""))),
         ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
     )
     return Agreement(
         quality=_differing(quality, infos),
         speed=_differing(speed, infos),
-        measured=_said("Speeds were measured differently", [_setting(study) for study in studies]),
+        measured=(
+            *_said("Speeds were measured differently", [_setting(study) for study in studies]),
+            *_differing(MEASURED_BY, infos),
+        ),
         cautions=(*_said("The recipes of the distillation differ", _recipes(infos)), *_differing(cautions, infos)),
     )
 
 
-def _differing(asked: Sequence[tuple[str, Callable[[StudyInfo], str]]], infos: Sequence[StudyInfo]) -> tuple[str, ...]:
+def _differing(asked: Sequence[Asked], infos: Sequence[StudyInfo]) -> tuple[str, ...]:
     return tuple(said for words, value in asked for said in _said(words, [value(info) for info in infos]))
 
 
@@ -68,6 +88,13 @@ def _said(words: str, values: Sequence[str]) -> tuple[str, ...]:
         return ()
     told = "; ".join(f"{letter}: {value}" for letter, value in known.items())
     return (f"{words}: {_FINGERPRINT.sub(_SHORT, told)}.",)
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """As `nas.measure.environment.kind_of`, which needs torch: the card, or the CPU with its cores."""
+    if str(environment.get("device", "")).startswith("cuda"):
+        return str(environment.get("device_name", ""))
+    return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else ""
 
 
 def _prints(prints: dict[str, str]) -> str:

@@ -17,17 +17,19 @@ from reports.plates.progress import SECONDS, STEPS, TRAININGS, hypervolume_figur
 from reports.plates.rungs import rung_figure
 from reports.points import prepare
 from reports.summary import StudySummary
+from reports.wording import brief
 
 
 def draw(study: Study, summary: StudySummary) -> dict[str, Figure | None]:
     """The figures by file name; None where the study has no data for one."""
-    level = summary.baseline_hypervolume
+    level, data = summary.baseline_hypervolume, prepare(study, summary)
+    what = "hypervolume" if data.single is None else f"best {brief(data.single.label)}"
     with rc_context(STYLE):
         return {
-            "front": front_figure(prepare(study, summary)),
-            "hypervolume": hypervolume_figure(summary.curve, level, TRAININGS),
-            "hypervolume-steps": hypervolume_figure(summary.curve, level, STEPS),
-            "hypervolume-seconds": hypervolume_figure(summary.curve, level, SECONDS),
+            "front": front_figure(data),
+            "hypervolume": hypervolume_figure(summary.curve, level, TRAININGS, what),
+            "hypervolume-steps": hypervolume_figure(summary.curve, level, STEPS, what),
+            "hypervolume-seconds": hypervolume_figure(summary.curve, level, SECONDS, what),
             "rungs": rung_figure(study, summary),
             "importance": importance_figure(importances(study.info, summary)),
         }

@@ -27,8 +27,11 @@ HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
 def front_figure(data: FigureData) -> Figure | None:
-    """Throughput against quality, as in `figures.front_chart`; None where no net was measured."""
-    if not data.points:
+    """Throughput against quality, as in `figures.front_chart`.
+
+    None where no net was measured, or nets were searched for one objective.
+    """
+    if not data.points or data.single is not None:
         return None
     figure, (axes,) = blank(height=3.1)
     if data.speed.log:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.plates.canvas import SMALL, blank
+from reports.plates.canvas import HEIGHT_INCHES, SMALL, blank, folded
 from reports.points import BASELINE, FRONT, LOOKS
 from reports.summary import CurvePoint
 
@@ -26,7 +26,9 @@ STEPS = Spent("training steps, all architectures", lambda point: point.steps)
 SECONDS = Spent("seconds since the search began", lambda point: point.seconds)
 
 
-def hypervolume_figure(curve: Sequence[CurvePoint], baselines: float, spent: Spent) -> Figure | None:
+def hypervolume_figure(
+    curve: Sequence[CurvePoint], baselines: float, spent: Spent, what: str = "hypervolume"
+) -> Figure | None:
     """Steps of the hypervolume, with the baselines' own as a level to beat; None where it stays nothing."""
     reached = [(x, c.hypervolume) for c in curve if (x := spent.value(c)) is not None]
     if not any(volume > 0 for _, volume in reached):
@@ -35,7 +37,7 @@ def hypervolume_figure(curve: Sequence[CurvePoint], baselines: float, spent: Spe
     end = max(x for x, _ in reached) * 1.02
     xs, ys = zip((0, 0.0), *reached, (end, reached[-1][1]), strict=True)
     axes.plot(xs, ys, drawstyle="steps-post", color=LOOKS[FRONT].paper, linewidth=1.2)
-    axes.set(xlabel=spent.label, ylabel="hypervolume, higher is better", xlim=(0, end))
+    axes.set(xlabel=spent.label, ylabel=folded(f"{what}, higher is better", HEIGHT_INCHES), xlim=(0, end))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylim(0, 1.08 * max(*ys, baselines))

@@ -137,7 +137,7 @@ function printedLines() {
 
 function nearest(x, y) {
   const { axes } = parallel, shown = new Set(selection.shown);
-  const i = Math.max(0, Math.min(axes.length - 2, axes.findIndex(axis => axis.x > x) - 1));
+  const right = axes.findIndex(axis => axis.x > x), i = right < 0 ? axes.length - 2 : Math.max(0, right - 1);
   const part = (x - axes[i].x) / (axes[i + 1].x - axes[i].x);
   let best = null, least = 9;
   for (const line of parallel.lines) {

@@ -1,7 +1,9 @@
 // One net is picked and some are shown, on the whole page at once. Views listen; none of them changes another.
 const listeners = { picked: [], shown: [] };
 const selection = { picked: null, shown: trials, hidden: new Set(), find: '', ranges: new Map() };
-const haystack = t => (t.haystack ??= `${netName(t)} #${t.number} ${t.arch_id} ${standing(t)} ${blocks(t)} ${t.reason || ''}`.toLowerCase());
+const haystacks = new WeakMap(); // beside the trials: these are what is downloaded
+const textOf = t => `${netName(t)} #${t.number} ${t.arch_id} ${standing(t)} ${blocks(t)} ${t.reason || ''}`.toLowerCase();
+const haystack = t => haystacks.get(t) ?? haystacks.set(t, textOf(t)).get(t);
 
 function pick(number) {
   if (selection.picked === number) return;

@@ -1,9 +1,14 @@
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from nas.ending import REPORT_EVERY_S, REST, LiveReport
+from nas.ending import REPORT_EVERY_S, REST, LiveReport, end
 from nas.records import TrialState
+from nas.store import read_study
+from nas.study import StudyLoop
+from tests.nas.study_builders import search_config
+from tests.nas.test_study import drive, new_store
 from tests.reports import synthetic
 from tests.reports.test_command import store_study
 
@@ -53,3 +58,26 @@ def test_a_slow_report_rests_longer_and_one_that_fails_stops_nothing(tmp_path, s
     assert len(said) == 1
     live(None, study.trials[0])
     assert len(said) == 2
+
+
+@pytest.fixture
+def loop(tmp_path):
+    loop = StudyLoop(new_store(tmp_path / "run", search_config(budget=2, baselines=())))
+    drive(loop)
+    return loop
+
+
+def test_a_last_report_that_fails_is_said_and_hides_nothing(loop, tmp_path, capsys):
+    (tmp_path / "run" / "report.html").mkdir()  # nothing can be written there
+    end(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
+    said = capsys.readouterr().out
+    assert "the report could not be written" in said
+    assert f"python -m reports {tmp_path / 'run'}" in said
+    assert read_study(tmp_path / "run").info.ledger
+
+
+@pytest.mark.parametrize("why", ["20 failed architectures in a row", None])
+def test_a_session_says_why_it_ended_before_its_budget(loop, tmp_path, why):
+    loop.gave_up = why
+    end(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
+    assert read_study(tmp_path / "run").info.sessions[-1].get("ending") == why

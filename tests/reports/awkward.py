@@ -79,12 +79,13 @@ def _edges(nets: list[TrialRecord]) -> list[TrialRecord]:
     """Nets at the edges of what is counted as near, tied and trained.
 
     One as good as the best, whose interval ends where the best's begins; two faster than all others, 4 % apart without
-    an interval; one that was called complete before its last rung.
+    an interval, and one 3 % slower and worse than them; one that was called complete before its last rung.
     """
     best = max(nets, key=lambda t: t.quality).measurement
     last = nets[0].rungs[-1]
     low, fast = best.ratio_low, max(t.measurement.ratio_high for t in nets) * 1.5
     return [
+        _net(nets[0], 995, (fast * 0.97,) * 3, replace(last, quality=0.015)),
         _net(nets[0], 996, (low - 0.05, low - 0.1, low), replace(last, quality=max(t.quality for t in nets))),
         _net(nets[0], 997, (fast, fast, fast), replace(last, quality=0.02)),
         _net(nets[0], 998, (fast * 1.04,) * 3, replace(last, quality=0.01)),

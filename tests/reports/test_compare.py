@@ -175,6 +175,28 @@ def test_numbers_that_do_not_compare_are_not_compared_and_it_says_why(change, wo
     assert len(found.table("Rank correlations of A and B").body()) == 2
 
 
+def test_other_versions_and_machines_are_other_measurements_and_unknown_ones_are_none():
+    a, b = known_cost(), control()
+    env = {"device": "cpu", "cpu": "a CPU", "cpus": 2, "torch": "2.6.0", "timm": "1.0"}
+    for changed, words in (
+        ({"torch": "2.7.0"}, "with different torch: A: 2.6.0; B: 2.7.0."),
+        ({"cpus": 4}, "on different machines: A: a CPU, 2 CPUs; B: a CPU, 4 CPUs."),
+    ):
+        assert words in page(told(a, environment=env), told(b, environment={**env, **changed})).words
+        old = {name: value for name, value in env.items() if name not in changed}
+        assert "Speeds were measured" not in page(told(a, environment=env), told(b, environment=old)).words
+
+
+def test_other_rungs_parts_and_storage_are_told():
+    a, b = known_cost(), control()
+    first, second = (
+        {**s.info.config, "eta": eta, "storage": kind} for s, eta, kind in ((a, 3, "int8"), (b, 2, "int4"))
+    )
+    found = page(told(a, config=first), told(b, config=second, rung_steps=(30, *b.info.rung_steps[1:]))).words
+    for words in ("The lower rungs differ: A:", "B: 1/2.", "stored differently: A: int8; B: int4."):
+        assert words in found
+
+
 def test_recipes_are_told_by_what_differs():
     b = control()
     config = b.info.config | {"distill": {"batch_size": 64}}

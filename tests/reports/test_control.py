@@ -1,16 +1,20 @@
 """What a page may say beside its curves: the random start, misses of limits, further objectives, finals."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from nas.records import Finalist, Objective, Study, TrialState
-from reports.captions import control
+from reports.captions import control, curve_caption, footer, front_caption
+from reports.figures import charts
 from reports.finals import points, read_finals
 from reports.misses import misses
 from reports.page import render
+from reports.points import prepare
 from reports.summary import summarize
 from tests.reports import synthetic
+from tests.reports.plainly import Page
 from tests.reports.test_summary import brute_hypervolume, complete
 
 
@@ -45,6 +49,43 @@ def test_misses_name_the_limit_and_by_how_much():
     assert (miss.limit, len(miss.numbers), miss.numbers[0]) == ("max_params", 19, 1)  # trial 0 is on the limit: within
     assert miss.narrowest == pytest.approx(0.05)
     assert miss.middle == pytest.approx(0.5)
+
+
+PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimise=True)
+
+
+def test_captions_name_the_objectives_that_the_study_has():
+    study = synthetic.study(40)
+    quality, speed = study.info.objectives
+    said = {}
+    for objectives in ((quality, speed), (quality, PARAMS), (quality, speed, PARAMS), (quality,)):
+        other = of(study, objectives=objectives)
+        summary = summarize(other)
+        data = prepare(other, summary)
+        said[objectives] = curve_caption(other.info, data), footer(other.info, summary), front_caption(data)
+    curve, foot, _ = said[quality, speed]
+    assert "(quality 0, speed 0.25; speed in doublings)" in curve
+    assert "hypervolume counts speed in doublings" in foot
+    curve, foot, front = said[quality, PARAMS]
+    assert "(quality 0, parameters 1e+09; parameters in doublings)" in curve
+    assert "hypervolume counts parameters in doublings" in foot
+    assert "the larger its parameters (lower is better)" in front
+    assert "counts speed and parameters in doublings" in said[quality, speed, PARAMS][1]
+    assert "doublings" not in said[quality,][1]
+
+
+def test_a_third_objective_has_its_unit_its_direction_and_no_exponent():
+    study = synthetic.study(40)
+    other = of(study, objectives=(*study.info.objectives, PARAMS))
+    page = render(other, summarize(other))
+    head = Page(page).table("Nets on the front and baselines")
+    assert head.head[1] == "parameters weights lower is better"
+    params = {f"{t.params:,}" for t in study.trials}
+    assert {row[1] for row in head.rows[1:]} <= params
+    assert (
+        '"type":"log"'
+        in json.dumps(charts(prepare(other, summarize(other)))["front"], separators=(",", ":")).split('"size":{')[-1]
+    )
 
 
 KNN = Objective("knn", "kNN accuracy", "", 0.0)

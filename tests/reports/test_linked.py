@@ -1,10 +1,12 @@
 """Picking and filtering in a real browser: what is done to one view is seen in all."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nas.records import TrialRecord
 from reports.page import write_page
 from tests.reports import synthetic
 from tests.reports.browser import CHROMIUM, Tab, needs_chromium
@@ -106,6 +108,36 @@ def test_brushing_an_axis_filters_the_table_and_the_front(tab, study):
     tab.wait(f"{drawn} < {len(shown) + 20}")
     tab.evaluate("document.querySelector('.readout [data-clear]').click()")
     tab.wait(f"{ROWS} === {len(study.trials)}")
+
+
+def test_what_was_searched_for_is_not_downloaded(tab, study):
+    tab.evaluate("byId = id => document.getElementById(id), byId('find').value = '#7', true")
+    tab.evaluate("byId('find').dispatchEvent(new Event('input', {bubbles: true}))")
+    tab.wait(f"{ROWS} < {len(study.trials)}")
+    tab.evaluate("made = URL.createObjectURL, URL.createObjectURL = b => { blob = b; return made.call(URL, b); }, 1")
+    tab.evaluate("byId('json').click()")
+    told = json.loads(tab.evaluate("blob.text()"))["trials"]
+    for trial, known in zip(told, study.trials, strict=True):
+        assert TrialRecord.from_dict(trial).arch_id == known.arch_id
+
+
+POINTED = """(() => {
+  const axes = document.querySelector('#axes'), tip = document.querySelector('#tip');
+  const box = axes.getBoundingClientRect();
+  const last = [...axes.querySelectorAll('.grab')].at(-1).getBoundingClientRect();
+  const x = (last.left + last.right) / 2;
+  const at = (x, y) => {
+    axes.dispatchEvent(new PointerEvent('pointermove', { clientX: x, clientY: y, bubbles: true }));
+    return tip.hidden ? null : tip.textContent;
+  };
+  return Array.from({ length: box.height / 4 }, (_, i) => [at(x - 1, box.top + 4 * i), at(x + 1, box.top + 4 * i)]);
+})()"""
+
+
+def test_right_of_the_last_axis_are_the_nets_that_end_there(tab):
+    pairs = tab.evaluate(POINTED)  # that axis is the steps: all lines end in three bundles, which cross there
+    assert {before is not None for before, _ in pairs} == {True, False}
+    assert sum((before is None) != (after is None) for before, after in pairs) < 5
 
 
 def test_a_click_on_a_point_opens_its_card(tab, study):

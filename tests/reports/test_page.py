@@ -81,6 +81,13 @@ def test_the_study_can_be_read_back_from_its_page():
         assert (ours.quality or 0) == pytest.approx(theirs.quality or 0, rel=1e-6)
 
 
+def test_what_a_device_does_not_tell_can_be_read_back_too():
+    study = synthetic.study(4, only=TrialState.COMPLETE)
+    silent = [replace(t, measurement=replace(t.measurement, peak_memory_mib=None)) for t in study.trials]
+    told = payload(page_of(replace(study, trials=tuple(silent))))["trials"]
+    assert [TrialRecord.from_dict(t).measurement.peak_memory_mib for t in told] == [None] * len(silent)
+
+
 def test_a_thousand_trials_stay_small(tmp_path):
     study = synthetic.study(1000)
     write_page(study, tmp_path / "report.html", tmp_path)

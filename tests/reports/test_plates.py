@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from matplotlib.text import Text
@@ -31,6 +32,15 @@ def test_what_there_is_data_for_is_drawn(name):
     assert {name for name, figure in figures.items() if figure is not None} == drawn
     texts = [t for figure in figures.values() if figure for t in figure.findobj(Text) if t.get_text()]
     assert all(text.get_fontsize() >= SMALL for text in texts)
+
+
+def test_one_objective_has_no_front_and_its_progress_says_what_of():
+    study = synthetic.study(12, only=TrialState.COMPLETE)
+    single = replace(study, info=replace(study.info, objectives=study.info.objectives[:1]))
+    figures = draw(single, summarize(single))
+    assert figures["front"] is None
+    label = figures["hypervolume"].axes[0].get_ylabel()
+    assert " ".join(label.split()) == f"best {study.info.objectives[0].label}, higher is better"
 
 
 def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_each_time(tmp_path):
