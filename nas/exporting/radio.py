@@ -37,8 +37,9 @@ class RadioOutput(NamedTuple):
 class BackboneNasConfig(PretrainedConfig):
     """`hidden_size` is D, `summary_size` C; a token stands for `patch_size` px a side.
 
-    spec: ArchSpec.to_dict(). adaptors: teacher -> widths of its heads, fingerprint, and stride of the map that they take. adaptor_names: of teachers whose
-    features are wanted beside the backbone's own, as ``from_pretrained(..., adaptor_names=["clip"])``.
+    spec: ArchSpec.to_dict(). adaptors: teacher -> widths and fingerprint of its heads, and stride of the map that they
+    take. adaptor_names: of teachers whose features are wanted beside the backbone's own, as
+    ``from_pretrained(..., adaptor_names=["clip"])``.
     """
 
     model_type = "backbone_nas"
@@ -99,8 +100,9 @@ class BackboneNasModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:
-        """Summary and spatial features; with `adaptor_names`, by name, "backbone" first. A teacher's are at 16 px a token.
+        """Summary and spatial features; with `adaptor_names`, by name, "backbone" first.
 
+        A teacher's token stands for 16 px a side, whatever the backbone's does.
         feature_fmt: "NLC" for tokens (B, T, D), row by row; "NCHW" for maps (B, D, h, w).
         """
         if feature_fmt not in ("NLC", "NCHW"):

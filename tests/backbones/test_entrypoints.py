@@ -275,7 +275,7 @@ def test_foreign_weights_are_refused_by_name(distilled, tmp_path):
 
 
 def test_no_weight_is_silently_random(distilled, tmp_path):
-    model, path = distilled
+    model, _ = distilled
     state = model.state_dict()
     gone = {key: value for key, value in state.items() if key != "stages.0.blocks.0.merge.conv.weight"}
     assert len(gone) == len(state) - 1
@@ -297,7 +297,7 @@ def test_a_file_is_checked_wherever_timm_is_told_of_it(distilled, tmp_path):
     torch.save(model.state_dict(), pickled)
     told = {"file": str(pickled), "num_classes": 0}
     for own in (told, timm.models.PretrainedCfg(**told)):
-        with pytest.raises(WeightsError, match="not a .safetensors file"):
+        with pytest.raises(WeightsError, match=r"not a \.safetensors file"):
             timm.create_model(FEMTO, pretrained=True, num_classes=0, pretrained_cfg=own)
 
 

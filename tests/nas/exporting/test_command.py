@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +18,7 @@ from backbones import WeightsError
 from nas.export import main
 from nas.exporting import timm_format, write
 from nas.exporting.folder import whole
+from nas.exporting.public import public_command, public_name
 from nas.records import Study
 from tests.nas.exporting.conftest import SPEC, Made
 from tests.nas.reranking.builders import new_store
@@ -49,7 +51,8 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     hostile = "a|b`<script>\n# c"
-    info = replace(made.study.info, name=hostile, command=hostile, data={**made.study.info.data, "name": hostile})
+    secret = "nas.search --data https://me:word@host/x?sig=1"
+    info = replace(made.study.info, name=hostile, command=secret, data={**made.study.info.data, "name": hostile})
     run = copy_of(made, tmp_path, Study(info, made.study.trials))
     assert main([str(run), *TIMM, "--heads", "all"]) == 0
     out = run / "exports" / f"{SPEC.arch_id}-timm"
@@ -59,12 +62,14 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     for words in (
         f"| exported weights: the search's last rung | 4 | {rung.quality:.4f} | {rung.quality - 0.0153:.4f} to ",
         f"| throughput / `{m.reference}`'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
-        f"| `lite0` | spatial | {rung.teachers['lite0']['spatial']:.4f} |",
+        f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",
         f"(<../../report.html#{SPEC.arch_id}>)",
         "- `xfeat`: Apache-2.0",
         "heads of teachers in this folder: `lite0`, `xfeat`",
-        f"`local-dir:{out.name}`".strip("`"),
+        f"local-dir:{out.name}",
+        "search: `nas.search --data https://host/x`",
+        f"export: `python -m nas.export .../{run.name} --format timm",
         "`a/b'<script> # c`",
     ):
         assert words in text, words
@@ -75,6 +80,16 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     }
     about = json.loads((out / "export.json").read_text())
     assert about["weights"]["result"] == rung.to_dict()
+    assert sorted(about["files"]) == sorted(p.name for p in out.iterdir())
+    assert str(tmp_path) not in text + (out / "export.json").read_text()
+
+
+def test_a_folders_and_a_teachers_name_end_no_string(made: Made, tmp_path: Path) -> None:
+    name = 'a"b)\n```\n'
+    assert main([str(made.run), *TIMM, "--out", str(tmp_path / name)]) == 0
+    source = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("\n```")[0]
+    words = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    assert f"local-dir:{name}" in words
 
 
 def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +97,12 @@ def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, caps
     words = [str(made.run), *TIMM, "--out", str(out)]
     out.mkdir()
     assert main(words) == 0  # an empty folder is free
-    (out / "old").touch()
     assert main(words) == 0
-    assert not (out / "old").exists()
+    (out / "notes").mkdir()
+    (out / "notes" / "mine").touch()
+    assert "has a file that no export wrote, 'notes/mine'" in refusal(words, capsys)
+    assert main([*words, "--force"]) == 0
+    assert not (out / "notes").exists()
     (out / "export.json").unlink()
     assert "is not empty and no export" in refusal(words, capsys)
     assert (out / "model.safetensors").exists()
@@ -118,9 +136,80 @@ def test_a_folder_appears_whole_or_not_at_all(
 
 
 def _interrupted(out: Path) -> None:
-    with whole(out) as folder:
+    with whole(out, lambda: None) as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_ctrl_c_as_folders_change_places_loses_none(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python hands Ctrl-C on right after a call of the system that it came in."""
+    out, renames, rename = tmp_path / "out", [0], Path.rename
+    out.mkdir()
+    (out / "old").touch()
+
+    def interrupted(path: Path, target: Path) -> None:
+        rename(path, target)
+        renames[0] += 1
+        if renames[0] == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole(out, lambda: None) as folder:
+        (folder / "new").touch()
+    assert [p.name for p in out.iterdir()] == ["old" if at == 1 else "new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_came_while_one_trained_is_kept(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def meanwhile(*given: object) -> object:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis").touch()
+        return timm_format.write(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(write.WRITERS, "timm", meanwhile)  # type: ignore[arg-type]
+    assert "is not empty and no export" in refusal([str(made.run), *TIMM, "--out", str(tmp_path / "out")], capsys)
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "thesis"]
+
+
+def test_the_current_folder_and_one_that_cannot_be_made_are_refused_before_any_work(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    monkeypatch.setattr("nas.export.kept_weights", None)
+    for where in (".", "..", str(tmp_path / "a" / "b")):
+        assert "is the current folder, or holds it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
+    for where in (tmp_path / "file" / "out", Path("/proc/out")):
+        assert "--out: cannot write into" in refusal([str(made.run), *TIMM, "--out", str(where)], capsys)
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_a_trial_that_says_another_architectures_id_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = list(made.study.trials)
+    trials[1] = replace(trials[1], arch_id="../../elsewhere")
+    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
+
+
+def test_a_card_tells_no_secret_of_an_url_and_no_place_of_this_machine() -> None:
+    url = "webdataset:https://me:word@host/{00..09}.tar?X-Sig=abc::/home/me/val.tar"
+    assert public_name(url) == "webdataset:https://host/{00..09}.tar::.../val.tar"
+    assert public_name("imagefolder:/home/me/photos") == "imagefolder:.../photos"
+    assert public_name("embedded") == "embedded"
+    command = (
+        f"python -m nas.search --data '{url}' --cache /home/me/cache --run=/home/me/r --teacher hed=/home/me/h.pth"
+    )
+    assert public_command(command) == (
+        "python -m nas.search --data 'webdataset:https://host/{00..09}.tar::.../val.tar' --cache .../cache "
+        "--run=.../r --teacher hed=.../h.pth"
+    )
+    assert public_command("an 'open quote https://a:b@c") == "an ''\"'\"'open' quote https://c"
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +262,8 @@ def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys
         ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained on"),
         ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
         ([*TIMM, "--device", "tpu"], "choose auto, cpu or cuda"),
+        ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),
+        ([*TIMM, "--device", "cpu"], "--device: is for training"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,11 +25,15 @@ from tests.nas.exporting.conftest import SPEC
 from tests.nas.reranking.builders import small_study
 
 
-def trained(folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages) -> tuple[Subject, dict[str, dict[str, float]]]:
+def trained(
+    folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
+) -> tuple[Subject, dict[str, dict[str, float]]]:
     """A net from its files, with heads, and what it was worth in the training that left them."""
     spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
     torch.manual_seed(0)
-    distiller = Distiller(build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0)
+    distiller = Distiller(
+        build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
+    )
     distiller.advance(20)
     save(distiller.averaged.backbone, folder / "x.safetensors")
     save_heads(fold(distiller.averaged.heads, targets(folder).teachers), folder / "x.heads.safetensors")
@@ -72,7 +76,9 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 64, 96)
     found = [
         torch.jit.load(tmp_path / "model.pt")(images)[-1],
-        torch.from_numpy(onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]),
+        torch.from_numpy(
+            onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]
+        ),
     ]
     wanted = Deployed(given, fused=False)(images)[-1]
     assert wanted.shape == (2, 8, 4, 6)
