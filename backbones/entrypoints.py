@@ -114,8 +114,17 @@ def default_cfg(spec: ArchSpec) -> dict[str, Any]:
 
 
 def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
-    """Tensors of a checked file as `model` takes them: no neck where it has none, its own head where they have none."""
-    return {key: state.get(key, value) for key, value in model.state_dict().items()}
+    """Tensors of a file as `model` takes them: no neck or head where it has none, its own head where they have none.
+
+    WeightsError for tensors of another net: timm, when it replaces a classifier, would leave what lacks at random.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.startswith("head.")]
+    foreign = [key for key in state if key not in own and not key.startswith(("head.", "neck."))]
+    if missing or foreign:
+        what = f"no {missing[0]!r}" if missing else f"{foreign[0]!r} of another net"
+        raise WeightsError(f"pretrained: the weights do not fit the architecture: they have {what}")
+    return {key: state.get(key, value) for key, value in own.items()}
 
 
 def check_file(path: Path, spec: ArchSpec) -> None:
@@ -161,11 +170,12 @@ def _made(name: str, spec: ArchSpec, pretrained: bool, options: Mapping[str, Any
 
 def _weight_file(options: Mapping[str, Any]) -> Path | None:
     """The file of one's own that timm is about to read; in a folder the one that it prefers, also where it is not."""
-    own = options.get("pretrained_cfg")
-    if isinstance(own, Mapping) and own.get("source") == "local-dir":
-        return Path(own["file"]) / FOLDER_WEIGHTS
-    file = (options.get("pretrained_cfg_overlay") or {}).get("file")
-    return Path(file) if file else None
+    own = options.get("pretrained_cfg") or {}
+    plain = {} if isinstance(own, str) else dict(own if isinstance(own, Mapping) else vars(own))
+    told = plain | (options.get("pretrained_cfg_overlay") or {})
+    if not (file := told.get("file")):
+        return None
+    return Path(file) / FOLDER_WEIGHTS if told.get("source") == "local-dir" else Path(file)
 
 
 def backbone_nas(pretrained: bool = False, spec: Mapping[str, Any] | None = None, **options: Any) -> nn.Module:

@@ -13,13 +13,14 @@ from typing import Any
 from nas.arguments import TEACHER_HELP
 from nas.command import BAD_INPUT, NamedFile, OneLineParser, one_line
 from nas.exporting.choice import ALL_HEADS, BEST, ExportError, chosen, standing
-from nas.exporting.folder import check_room
+from nas.exporting.folder import check_room, check_writable
 from nas.exporting.kept import Kept, kept_weights
 from nas.finals.standing import standings
 from nas.query import latencies_s
 from nas.querying.answer import LAST_RUNG
 from nas.records import Finalist, Study, TrialRecord
 from nas.store import Store
+from search_space import ArchSpec
 
 INTERRUPTED = 130
 FORMATS = ("timm", "hf", "onnx", "torchscript")
@@ -34,18 +35,21 @@ _EXAMPLES = """examples:
   python -m nas.export runs/mine --format timm --train-longer 5000
 
 The folder has weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card with
-what was measured. It appears when all is written and checked; a folder that is no export is not replaced.
+what was measured. It appears when all is written and checked; a folder that is no export, or that has files which no
+export wrote, is not replaced.
 Of a net that nas.finals trained again, the longest trained weights are taken; all are averaged ones (EMA).
 
 --train-longer goes on from the kept weights and heads, not from nothing: the recipe's learning rate is constant, so
 there is no decayed rate to be raised again, and nothing that the study has learned is thrown away. The optimizer's
 moments were not kept and start anew behind the recipe's warm-up; the images come in another order. A net without
-weights is trained from nothing. All GPUs take part. After Ctrl-C the same command goes on where it was.
+weights is trained from nothing. As many GPUs take part as divide the batch. After Ctrl-C the same command
+goes on where it was.
 """
 
 _TRIAL_HELP = (
-    "a trial's number, the beginning of an arch_id, or best (default): the fastest net at least as good as the best "
-    "baseline, as the report headlines; where none is, the net of the highest quality"
+    "a trial's number, the beginning of an arch_id (8 characters at least where all are digits), or best (default): "
+    "the fastest net at least as good as the best baseline, as the report headlines; where none is, or throughput was "
+    "no objective, the net of the highest quality"
 )
 
 
@@ -69,8 +73,13 @@ def _export(given: argparse.Namespace, command: str) -> int:
     store = Store.open(run_dir)
     study, finals = store.read(), store.finals()
     trial = chosen(study, given.trial)
+    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths
+        raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = Path(given.out or run_dir / FOLDER / f"{trial.arch_id}-{given.format}")
+    if out.name in ("", ".."):  # a path, but no name to write beside
+        out = out.resolve()
     check_room(out, run_dir, given.force)
+    check_writable(out)
     if given.format == "onnx":
         from nas.exporting.onnx_format import check_installed
 
@@ -139,6 +148,9 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--train-longer: {given.train_longer}: must be 1 or more")
     if given.device not in (None, "auto", "cpu", "cuda"):
         raise ValueError(f"--device: {given.device!r}: choose auto, cpu or cuda")
+    alone = [name for name in ("device", "cache", "teacher") if getattr(given, name)]
+    if given.train_longer is None and alone:
+        raise ValueError(f"--{alone[0]}: is for training; give --train-longer STEPS too, or leave it out")
     if given.fuse and given.format not in GRAPHS:
         raise ValueError(
             f"--fuse: {given.format} keeps weights that can be trained on; fuse what was loaded: "
@@ -168,7 +180,11 @@ def _parser() -> OneLineParser:
     add("--device", metavar="NAME", help="that trains: auto, cpu or cuda (default: the study's)")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
     add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
-    add("--force", action="store_true", help="replace a folder that is no export, and lose what it holds")
+    add(
+        "--force",
+        action="store_true",
+        help="replace a folder that is no export or has other files, and lose what it holds",
+    )
     return made
 
 

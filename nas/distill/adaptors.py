@@ -19,7 +19,7 @@ from torch import nn
 
 from nas.cache.standardise import Standardiser
 from nas.cache.targets import TeacherTargets
-from nas.distill.adaptor import Adaptor, mlp, module_name
+from nas.distill.adaptor import Adaptor, described, mlp, module_name
 from nas.distill.heads import TeacherHeads
 from nas.distill.losses import Space
 
@@ -107,14 +107,14 @@ def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
 
 
 def describe(adaptor: Adaptor) -> dict[str, Any]:
-    """Fingerprint, and by head the widths of input, hidden layer and output."""
+    """Fingerprint, stride of the student's map, and by head the widths of input, hidden layer and output."""
     heads = {"summary": adaptor.summary, "spatial": adaptor.spatial}
     widths = {
         head: [layers[0].in_features, layers[0].out_features, layers[-1].out_features]
         for head, layers in heads.items()
         if layers is not None
     }
-    return {"fingerprint": adaptor.fingerprint, **widths}
+    return {"fingerprint": adaptor.fingerprint, **widths, "stride": adaptor.stride}
 
 
 def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, Adaptor]:
@@ -142,8 +142,7 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, A
 def _loaded(file: Any, name: str, about: Mapping[str, Any]) -> Adaptor:
     """One teacher's; the tensors must be those that the widths say."""
     with torch.device("meta"):
-        made = {head: mlp(*about[head]) for head in ("summary", "spatial") if head in about}
-        adaptor = Adaptor(made.get("summary"), made["spatial"], about["fingerprint"])
+        adaptor = described(about)
     # Cloned: safetensors maps the file, and one that shrinks under a map kills the process.
     state = {key: file.get_tensor(f"{name}/{key}").clone() for key in adaptor.state_dict()}
     adaptor.load_state_dict(state, assign=True)

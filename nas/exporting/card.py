@@ -6,12 +6,15 @@ be neither markup nor HTML.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from nas.exporting.kept import Kept
+from nas.exporting.public import public_command, public_name
 from nas.exporting.subject import Written
 from nas.finals.scatter import TYPICAL, Scatter
 from nas.finals.standing import Standings
@@ -47,14 +50,14 @@ def card(told: Told, kind: str, written: Written, heads: Sequence[str], image_px
     trial = told.trial
     parts = [
         f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n---",
-        f"# {net_name(trial)}",
+        f"# {code(net_name(trial))}",
         f"A vision backbone found by backbone-nas and distilled from {_names(told.study.info.teachers)}: "
         f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(told.study.info.name)}; "
         f"{_link(told, folder)}.",
         "## Use",
-        f"```python\n{written.usage.replace('FOLDER', folder.name)}\n```",
+        f"```python\n{written.usage.replace('FOLDER', _quoted(folder.name))}\n```",
         _input(image_px, kind),
-        "\n".join(f"- {line}" for line in written.lines),
+        "\n".join(f"- {code(line)}" for line in written.lines),
         "## Quality",
         _quality(told),
         "## Speed and size",
@@ -73,6 +76,11 @@ def code(text: str) -> str:
     return f"`{plain}`"
 
 
+def _quoted(text: str) -> str:
+    """Any text as it stands between double quotes in Python."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
 def _names(teachers: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(code(name) for name in teachers)
 
@@ -81,7 +89,7 @@ def _link(told: Told, folder: Path) -> str:
     if not told.report.is_file():
         return f"the study's report shows it under {code(f'#{told.trial.arch_id}')}"
     where = os.path.relpath(told.report.resolve(), folder.resolve()).replace(os.sep, "/")
-    return f"[its place in the study's report](<{where}#{told.trial.arch_id}>)"
+    return f"[its place in the study's report](<{quote(where)}#{told.trial.arch_id}>)"
 
 
 def _input(image_px: int, kind: str) -> str:
@@ -115,7 +123,7 @@ def _trainings(told: Told, scatter: Scatter) -> str:
     for row in told.finals.rows if told.finals else ():
         if row.trial.number == told.trial.number and row.mean is not None:
             seeds = len(row.qualities)
-            rows.append((f"mean of {seeds} seeds, nas.finals", row.steps, row.mean, seeds))
+            rows.append((f"mean of {seeds} seed{'s' * (seeds > 1)}, nas.finals", row.steps, row.mean, seeds))
     lines = ["| weights | steps | quality | 95 % interval over seeds |", "|---|---:|---:|---|"]
     for name, steps, quality, seeds in rows:
         half = scatter.half_width(seeds)
@@ -126,7 +134,7 @@ def _trainings(told: Told, scatter: Scatter) -> str:
 def _by_teacher(told: Told) -> str:
     lines = ["| teacher | head | explained variance |", "|---|---|---:|"]
     for teacher, heads in told.kept.result.teachers.items():
-        lines += [f"| {code(teacher)} | {head} | {value:.4f} |" for head, value in heads.items()]
+        lines += [f"| {code(teacher)} | {code(head)} | {value:.4f} |" for head, value in heads.items()]
     return "\n".join(lines)
 
 
@@ -162,10 +170,10 @@ def _origin(told: Told, heads: Sequence[str]) -> str:
     lines = [
         f"weights: averaged (EMA), {kept.origin}, {kept.result.steps} steps, seed {kept.seed}",
         *(f"teacher {code(name)}: {code(_what(told, name))}" for name in info.teachers),
-        f"heads of teachers in this folder: {_names(heads) if heads else 'none'}",
-        f"data: {code(info.data['name'])}, fingerprint {code(info.data['fingerprint'])}",
-        f"search: {code(info.command)}, created {code(info.created)}",
-        f"export: {code(told.command)}",
+        f"heads of teachers in this folder: {_names(heads) + '; a cell of their maps is 16 px' if heads else 'none'}",
+        f"data: {code(public_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
+        f"search: {code(public_command(info.command))}, created {code(info.created)}",
+        f"export: {code(public_command(told.command))}",
         f"versions: {code(versions)}",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -34,8 +34,8 @@ model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
 pixel_values = processor(images=image, return_tensors="pt").pixel_values  # in [0, 1]; the model normalises
 summary, spatial_features = model(pixel_values)  # (B, C) and (B, T, D); feature_fmt="NCHW" for a map"""
 HEADS_USAGE = """
-model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True, adaptor_names=["{teacher}"])
-summary, spatial_features = model(pixel_values)["{teacher}"]  # in the teacher's own space"""
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True, adaptor_names=[{teacher}])
+summary, spatial_features = model(pixel_values)[{teacher}]  # in the teacher's own space"""
 
 _CHECK = """
 import sys
@@ -58,7 +58,8 @@ def write(given: Subject, folder: Path, fused: bool) -> Written:
         (folder / name).write_text(source)
     (folder / "config.json").write_text(json.dumps(_config(given), indent=2) + "\n")
     save_file(_state(given), folder / WEIGHTS, {"format": "pt"})
-    usage = USAGE + "".join(HEADS_USAGE.format(teacher=next(iter(given.adaptors))) if given.adaptors else "")
+    first = json.dumps(next(iter(given.adaptors), ""), ensure_ascii=False)
+    usage = USAGE + HEADS_USAGE.format(teacher=first) * bool(given.adaptors)
     if find_spec("transformers") is None:
         return Written(usage, ("not checked: transformers is not installed (pip install 'backbone-nas[hf]')",))
     error = _check(given, folder)
@@ -105,10 +106,13 @@ def _check(given: Subject, folder: Path) -> float:
         save_file({"images": images}, f"{scratch}/images")
         words = [sys.executable, "-c", _CHECK, str(folder.resolve()), f"{scratch}/images", f"{scratch}/out"]
         settings = {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            words, env={**os.environ, **settings}, capture_output=True, text=True, timeout=LIMIT_S, check=False,
-            cwd=scratch,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                words, env={**os.environ, **settings}, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+                cwd=scratch,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ExportError(f"--format hf: transformers did not open what was written in {LIMIT_S} s") from None
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no word of it"])[-1]
             raise ExportError(f"--format hf: transformers cannot open what was written: {last[:300]}")

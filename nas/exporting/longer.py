@@ -1,5 +1,6 @@
-"""``--train-longer STEPS``: the net distilled on before it is exported, in processes of its own; every GPU takes part.
+"""``--train-longer STEPS``: the net distilled on before it is exported, in processes of its own.
 
+As many GPUs take part as divide the batch.
 It goes on from the weights and heads that the study kept, not from nothing: the recipe's rate is constant, so there is
 no decayed rate to be raised again and nothing that the study has learned to be thrown away. What was not kept, the
 optimizer's moments, starts anew behind the recipe's warm-up, and the images come in another order.
@@ -64,7 +65,8 @@ class Longer:
             if self.kept.is_file():
                 before = self.start.result.steps if self.start else 0
                 total = replace(result, steps=before + result.steps)
-                return Kept(self.kept, total, self.config.seed, f"distilled {self.steps} steps longer")
+                how = "longer" if self.start else "from nothing"
+                return Kept(self.kept, total, self.config.seed, f"distilled {self.steps} steps {how}")
         return None
 
 

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import SIZE_MULTIPLE_PX, Backbone
 from backbones.build import build
 from backbones.fuse import fuse
-from nas.distill.adaptor import Adaptor, mlp, module_name
+from nas.distill.adaptor import described, module_name
 from search_space.arch import ArchSpec
 
 
@@ -37,8 +37,9 @@ class RadioOutput(NamedTuple):
 class BackboneNasConfig(PretrainedConfig):
     """`hidden_size` is D, `summary_size` C; a token stands for `patch_size` px a side.
 
-    spec: ArchSpec.to_dict(). adaptors: teacher -> widths of its heads and fingerprint. adaptor_names: of teachers whose
-    features are wanted beside the backbone's own, as ``from_pretrained(..., adaptor_names=["clip"])``.
+    spec: ArchSpec.to_dict(). adaptors: teacher -> widths and fingerprint of its heads, and stride of the map that they
+    take. adaptor_names: of teachers whose features are wanted beside the backbone's own, as
+    ``from_pretrained(..., adaptor_names=["clip"])``.
     """
 
     model_type = "backbone_nas"
@@ -95,12 +96,13 @@ class BackboneNasModel(PreTrainedModel):
         self.input_conditioner: nn.Module = InputConditioner(config.image_mean, config.image_std)
         self.network: Backbone = build(ArchSpec.from_dict(config.spec))
         _keep_derived(self.network)
-        self.adaptors = nn.ModuleDict({module_name(name): _adaptor(a) for name, a in config.adaptors.items()})
+        self.adaptors = nn.ModuleDict({module_name(name): described(a) for name, a in config.adaptors.items()})
         self.post_init()
 
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:
         """Summary and spatial features; with `adaptor_names`, by name, "backbone" first.
 
+        A teacher's token stands for 16 px a side, whatever the backbone's does.
         feature_fmt: "NLC" for tokens (B, T, D), row by row; "NCHW" for maps (B, D, h, w).
         """
         if feature_fmt not in ("NLC", "NCHW"):
@@ -165,11 +167,6 @@ def _keep_derived(network: nn.Module) -> None:
         for name, buffer in list(module.named_buffers(recurse=False)):
             dtype = torch.get_default_dtype() if buffer.is_floating_point() else buffer.dtype
             module.register_buffer(name, buffer.to(dtype))
-
-
-def _adaptor(about: Mapping[str, Any]) -> Adaptor:
-    heads = {head: mlp(*about[head]) for head in ("summary", "spatial") if head in about}
-    return Adaptor(heads.get("summary"), heads["spatial"], str(about["fingerprint"]))
 
 
 def _as(spatial: Tensor, feature_fmt: str) -> Tensor:

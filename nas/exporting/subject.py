@@ -46,6 +46,8 @@ def subject(trial: TrialRecord, kept: Kept, heads: Sequence[str], image_px: int)
         adaptors = {} if not heads else load_heads(kept.heads, None if ALL_HEADS in heads else heads)
     except (WeightsError, HeadsError) as error:
         raise ExportError(str(error)) from None
+    for adaptor in adaptors.values():  # a training's own file says nothing of the net's map
+        adaptor.stride = net.spatial_stride
     return Subject(trial, kept, net.eval().requires_grad_(False), adaptors, image_px)
 
 

@@ -23,6 +23,7 @@ maps = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True
 classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # to be fine-tuned
 deploy = timm.utils.reparameterize_model(model.eval())  # BatchNorm folded"""
 HEADS_USAGE = """
+from pathlib import Path
 from nas.distill.adaptors import load_heads
 
 for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():

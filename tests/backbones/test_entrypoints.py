@@ -274,6 +274,33 @@ def test_foreign_weights_are_refused_by_name(distilled, tmp_path):
             pretrained(file, name, num_classes=0)
 
 
+def test_no_weight_is_silently_random(distilled, tmp_path):
+    model, _ = distilled
+    state = model.state_dict()
+    gone = {key: value for key, value in state.items() if key != "stages.0.blocks.0.merge.conv.weight"}
+    assert len(gone) == len(state) - 1
+    neckless = tmp_path / "neckless.safetensors"
+    save(timm.create_model(FEMTO, num_classes=0), neckless)
+    for given, words, options in (
+        ({"state_dict": gone}, "they have no 'stages.0.blocks.0.merge.conv.weight'", {}),
+        ({"state_dict": state | {"other": torch.ones(1)}}, "they have 'other' of another net", {}),
+        ({"file": str(neckless)}, "they have no 'neck", {"neck": True}),
+    ):
+        for where in ("pretrained_cfg_overlay", "pretrained_cfg"):
+            with pytest.raises(WeightsError, match=words):
+                timm.create_model(FEMTO, pretrained=True, num_classes=9, **{where: given}, **options)
+
+
+def test_a_file_is_checked_wherever_timm_is_told_of_it(distilled, tmp_path):
+    model, _ = distilled
+    pickled = tmp_path / "pickled.pth"
+    torch.save(model.state_dict(), pickled)
+    told = {"file": str(pickled), "num_classes": 0}
+    for own in (told, timm.models.PretrainedCfg(**told)):
+        with pytest.raises(WeightsError, match=r"not a \.safetensors file"):
+            timm.create_model(FEMTO, pretrained=True, num_classes=0, pretrained_cfg=own)
+
+
 def test_timms_reparameterisation_is_our_deploy_form(femto, images):
     calibrate(femto)
     expected = femto.eval()(images)

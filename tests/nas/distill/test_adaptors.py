@@ -139,6 +139,7 @@ def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) 
     refused(lambda: save_file({k: v[..., :3].contiguous() for k, v in state.items()}, path, metadata))
     refused(lambda: save_file(state, path, {**metadata, "teachers": "[]"}))
     refused(lambda: save_file(state, path, {**metadata, "teachers": '{"x": {"spatial": [1, 2]}}'}))
+    refused(lambda: save_file(state, path, {**metadata, "teachers": metadata["teachers"].replace("16}", "0}")}))
 
 
 def test_adaptors_are_for_use_not_for_training() -> None:

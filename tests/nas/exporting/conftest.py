@@ -15,6 +15,7 @@ from backbones import build
 from nas.bench import Bench
 from nas.cache import open_targets
 from nas.config import DistillConfig
+from nas.export import main
 from nas.records import Study, TrialState
 from nas.trial import Training, Workbench
 from search_space import ArchSpec, StageSpec
@@ -26,6 +27,7 @@ CONFIG = search_config(
     reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="lite0,xfeat",
     distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
 )  # fmt: skip
+TIMM = ("--format", "timm")
 SPEC = ArchSpec(  # with all that an export may stumble over: a window, a position bias, a neck, a pooled stage
     stages=(
         StageSpec("c2f", 1, 16, 0.5),
@@ -45,6 +47,19 @@ class Made(NamedTuple):
     run: Path
     cache: Path
     study: Study
+
+
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the command ends with."""
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    told = capsys.readouterr().err
+    assert code == 2, told
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    return told
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 
 from nas.exporting.choice import ExportError, best, chosen
 from nas.exporting.kept import kept_weights
+from nas.objectives import objectives
 from nas.records import Study, TrialState
 from reports.summary import summarize
 from tests.nas.finals.builders import failed, trained
@@ -30,17 +31,32 @@ def test_best_without_one_as_good_as_the_baseline_is_the_best() -> None:
     assert best(Study(study.info, study.trials[1:])).number == 2
 
 
+@pytest.mark.parametrize("names", [("quality",), ("quality", "latency"), ("params", "quality")])
+def test_best_where_throughput_was_no_objective_is_the_best(names: tuple[str, ...]) -> None:
+    study = small_study({0: (0.1, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.5, 3.0)})
+    assert best(study).number == 1
+    study = Study(replace(study.info, objectives=objectives(names, "both")), study.trials)
+    assert best(study).number == 2
+
+
 def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> None:
     study = small_study()
-    ids = ["1000aaaaaaaa", "20bbbbbbbbbb", "20cccccccccc", "3ddddddddddd", "eeeeeeeeeeee", "eeeeeeeeeeee"]
+    ids = ["1000aaaaaaaa", "20bbbbbbbbbb", "20cccccccccc", "12345678dddd", "eeeeeeeeeeee", "eeeeeeeeeeee"]
     trials = [replace(t, arch_id=arch_id) for t, arch_id in zip(study.trials, ids, strict=True)]
     trials[4] = replace(trials[4], state=TrialState.DUPLICATE)
     study = Study(study.info, tuple(trials))
     assert chosen(study, "1").number == 1
-    assert chosen(study, "1000").number == 0
+    assert chosen(study, "1000a").number == 0
+    assert chosen(study, "12345678").number == 3
     assert chosen(study, "20c").number == 2
     assert chosen(study, "e").number == 5
-    for which, words in (("20", "20bbbbbbbbbb, 20cccccccccc"), ("f", "no trial 'f'"), ("", "no trial ''")):
+    # Digits alone are a number, also of a trial that is not there, or that is another's duplicate.
+    for which in ("20", "1000", "1234567", "4"):
+        with pytest.raises(ExportError, match=f"no trial '{which}'"):
+            chosen(study, which)
+    trials[1] = replace(trials[1], arch_id="20cbbbbbbbbb")
+    study = Study(study.info, tuple(trials))
+    for which, words in (("20c", "20cbbbbbbbbb, 20cccccccccc"), ("f", "no trial 'f'"), ("", "no trial ''")):
         with pytest.raises(ExportError, match=words):
             chosen(study, which)
 

@@ -1,7 +1,8 @@
-"""The folder and its card; and what is refused, in one line."""
+"""The card; and what is refused, in one line."""
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import replace
@@ -15,13 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
 from nas.export import main
-from nas.exporting import timm_format, write
-from nas.exporting.folder import whole
+from nas.exporting.public import public_command, public_name
 from nas.records import Study
-from tests.nas.exporting.conftest import SPEC, Made
+from tests.nas.exporting.conftest import SPEC, TIMM, Made, refusal
 from tests.nas.reranking.builders import new_store
-
-TIMM = ("--format", "timm")
 
 
 def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
@@ -34,22 +32,10 @@ def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
     return run
 
 
-def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command ends with."""
-    try:
-        code = main(words)
-    except SystemExit as ended:
-        code = int(str(ended.code))
-    told = capsys.readouterr().err
-    assert code == 2, told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    return told
-
-
 def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     hostile = "a|b`<script>\n# c"
-    info = replace(made.study.info, name=hostile, command=hostile, data={**made.study.info.data, "name": hostile})
+    secret = "nas.search --data https://me:word@host/x?sig=1"
+    info = replace(made.study.info, name=hostile, command=secret, data={**made.study.info.data, "name": hostile})
     run = copy_of(made, tmp_path, Study(info, made.study.trials))
     assert main([str(run), *TIMM, "--heads", "all"]) == 0
     out = run / "exports" / f"{SPEC.arch_id}-timm"
@@ -59,12 +45,14 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     for words in (
         f"| exported weights: the search's last rung | 4 | {rung.quality:.4f} | {rung.quality - 0.0153:.4f} to ",
         f"| throughput / `{m.reference}`'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
-        f"| `lite0` | spatial | {rung.teachers['lite0']['spatial']:.4f} |",
+        f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",
         f"(<../../report.html#{SPEC.arch_id}>)",
         "- `xfeat`: Apache-2.0",
         "heads of teachers in this folder: `lite0`, `xfeat`",
-        f"`local-dir:{out.name}`".strip("`"),
+        f"local-dir:{out.name}",
+        "search: `nas.search --data https://host/x`",
+        f"export: `python -m nas.export .../{run.name} --format timm",
         "`a/b'<script> # c`",
     ):
         assert words in text, words
@@ -75,52 +63,40 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     }
     about = json.loads((out / "export.json").read_text())
     assert about["weights"]["result"] == rung.to_dict()
+    assert sorted(about["files"]) == sorted(p.name for p in out.iterdir())
+    assert str(tmp_path) not in text + (out / "export.json").read_text()
 
 
-def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    words = [str(made.run), *TIMM, "--out", str(out)]
-    out.mkdir()
-    assert main(words) == 0  # an empty folder is free
-    (out / "old").touch()
-    assert main(words) == 0
-    assert not (out / "old").exists()
-    (out / "export.json").unlink()
-    assert "is not empty and no export" in refusal(words, capsys)
-    assert (out / "model.safetensors").exists()
-    assert main([*words, "--force"]) == 0
-    assert (out / "export.json").exists()
-    (tmp_path / "file").touch()
-    assert "is no folder" in refusal([*words[:-1], str(tmp_path / "file"), "--force"], capsys)
-    for holder in (made.run, made.run.parent, made.run / "weights"):
-        assert "holds the study" in refusal([*words[:-1], str(holder), "--force"], capsys)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
+def test_a_folders_and_a_teachers_name_end_no_string(made: Made, tmp_path: Path) -> None:
+    name = 'a"b)\n```\n'
+    assert main([str(made.run), *TIMM, "--out", str(tmp_path / name)]) == 0
+    source = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("\n```")[0]
+    words = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    assert f"local-dir:{name}" in words
 
 
-def test_a_folder_appears_whole_or_not_at_all(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_trial_that_says_another_architectures_id_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def breaks(*given: object) -> None:
-        timm_format.write(*given)  # type: ignore[arg-type]
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setitem(write.WRITERS, "timm", breaks)  # type: ignore[arg-type]
-    words = [str(made.run), *TIMM, "--out", str(tmp_path / "out")]
-    assert "No space left" in refusal(words, capsys)
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "export.json").write_text('{"format": "backbone-nas-export/1"}')
-    assert "No space left" in refusal(words, capsys)
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "export.json"]
-    with pytest.raises(KeyboardInterrupt):
-        _interrupted(tmp_path / "other")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    trials = list(made.study.trials)
+    trials[1] = replace(trials[1], arch_id="../../elsewhere")
+    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
 
 
-def _interrupted(out: Path) -> None:
-    with whole(out) as folder:
-        (folder / "half").touch()
-        raise KeyboardInterrupt
+def test_a_card_tells_no_secret_of_an_url_and_no_place_of_this_machine() -> None:
+    url = "webdataset:https://me:word@host/{00..09}.tar?X-Sig=abc::/home/me/val.tar"
+    assert public_name(url) == "webdataset:https://host/{00..09}.tar::.../val.tar"
+    assert public_name("imagefolder:/home/me/photos") == "imagefolder:.../photos"
+    assert public_name("embedded") == "embedded"
+    command = (
+        f"python -m nas.search --data '{url}' --cache /home/me/cache --run=/home/me/r --teacher hed=/home/me/h.pth"
+    )
+    assert public_command(command) == (
+        "python -m nas.search --data 'webdataset:https://host/{00..09}.tar::.../val.tar' --cache .../cache "
+        "--run=.../r --teacher hed=.../h.pth"
+    )
+    assert public_command("an 'open quote https://a:b@c") == "an ''\"'\"'open' quote https://c"
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +149,8 @@ def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys
         ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained on"),
         ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
         ([*TIMM, "--device", "tpu"], "choose auto, cpu or cuda"),
+        ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),
+        ([*TIMM, "--device", "cpu"], "--device: is for training"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -17,6 +19,7 @@ from backbones import load
 from nas.distill.adaptors import load_heads
 from nas.export import main
 from nas.exporting import hf_format, onnx_format
+from nas.exporting.sources import copied
 from nas.teachers import TEACHERS
 from tests.nas.exporting.conftest import SPEC, Made
 
@@ -170,7 +173,25 @@ def test_transformers_opens_the_folder_and_a_language_model_sees_through_it(
     of_teacher, mapped = adaptor(summary, spatial)
     torch.testing.assert_close(found["of_teacher"], of_teacher)
     torch.testing.assert_close(found["teacher"], mapped.flatten(2).transpose(1, 2))
-    assert not any("import backbones" in path.read_text() for path in folder.glob("*.py"))
+    assert not [path.name for path in folder.glob("*.py") if PACKAGES & set(imported(path.read_text()))]
+
+
+PACKAGES = {"backbones", "nas", "search_space"}
+
+
+def imported(source: str) -> Iterator[str]:
+    """Packages that are imported absolutely."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def test_copied_code_imports_none_of_this_project() -> None:
+    files = copied("nas.exporting.radio", hf_format.MODULE)
+    assert len(files) > 10
+    assert not [name for name, source in files.items() if PACKAGES & set(imported(source))]
 
 
 IN_ONNX_RUNTIME = (

@@ -86,6 +86,18 @@ def plan(made: Made, run: Path, steps: int) -> longer.Longer:
     return longer.planned(run, made.study, trial, kept_weights(run, made.study, trial, ()), given)
 
 
+def test_from_nothing_is_said(made: Made, tmp_path: Path) -> None:
+    for start, words in ((True, "distilled 5 steps longer"), (False, "distilled 5 steps from nothing")):
+        planned = plan(made, made.run, 5)
+        planned = replace(planned, folder=tmp_path / words, start=planned.start if start else None)
+        planned.kept.parent.mkdir(parents=True)
+        planned.kept.touch()
+        planned.told.write_text(json.dumps(made.study.trials[1].rungs[-1].to_dict()))
+        found = planned.done()
+        assert found is not None
+        assert found.origin == words
+
+
 def targets(made: Made) -> Path:
     (found,) = made.cache.glob("set-*.json")
     return found

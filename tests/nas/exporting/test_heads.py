@@ -1,0 +1,87 @@
+"""Exported heads are worth what the card says they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbones import build, save
+from nas.config import DistillConfig
+from nas.distill.adaptors import fold, load_heads, save_heads
+from nas.distill.evaluate import explained_variance
+from nas.distill.trainer import Distiller
+from nas.exporting import onnx_format, torchscript_format
+from nas.exporting.deployed import Deployed, outputs
+from nas.exporting.kept import Kept
+from nas.exporting.subject import Subject, subject
+from search_space import StageSpec
+from tests.nas.distill.targets_builder import targets
+from tests.nas.exporting.conftest import SPEC
+from tests.nas.reranking.builders import small_study
+
+
+def trained(
+    folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
+) -> tuple[Subject, dict[str, dict[str, float]]]:
+    """A net from its files, with heads, and what it was worth in the training that left them."""
+    spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
+    torch.manual_seed(0)
+    distiller = Distiller(
+        build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
+    )
+    distiller.advance(20)
+    save(distiller.averaged.backbone, folder / "x.safetensors")
+    save_heads(fold(distiller.averaged.heads, targets(folder).teachers), folder / "x.heads.safetensors")
+    trial = replace(small_study().trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
+    opened = subject(trial, Kept(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
+    return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")
+
+
+class AsStudent(nn.Module):
+    def __init__(self, run) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        _, _, summary, spatial = self.run(images.contiguous())
+        return {"colour": {"summary": summary, "spatial": spatial}}
+
+
+@pytest.mark.parametrize(("neck", "stride"), [("stage1", 4), ("stage2", 8), ("stage3", 16), ("none", 32)])
+def test_exported_heads_explain_what_they_explained_in_training(neck: str, stride: int, tmp_path: Path) -> None:
+    given, wanted = trained(tmp_path, neck)
+    assert given.net.spatial_stride == stride
+    save_heads(given.adaptors, tmp_path / "exported.safetensors")
+    again = replace(given, adaptors=load_heads(tmp_path / "exported.safetensors"))
+    for one in (given, again):
+        found = explained_variance(AsStudent(Deployed(one, fused=False)), targets(tmp_path).val, "cpu")
+        assert found["colour"] == pytest.approx(wanted["colour"], abs=1e-4)
+    _, mapped = again.adaptors["colour"](*again.net.encode(torch.randn(1, 3, 64, 96)))
+    assert mapped.shape[2:] == (4, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("neck", ["none", "stage2"])
+def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
+    windowless = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])  # a trace keeps windows' number
+    given, _ = trained(tmp_path, neck, windowless)
+    assert outputs(given)[-1] == "colour.spatial"
+    traced = torchscript_format.write(given, tmp_path, fused=True)
+    graph = onnx_format.write(given, tmp_path, fused=True)
+    images = torch.randn(2, 3, 64, 96)
+    found = [
+        torch.jit.load(tmp_path / "model.pt")(images)[-1],
+        torch.from_numpy(
+            onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]
+        ),
+    ]
+    wanted = Deployed(given, fused=False)(images)[-1]
+    assert wanted.shape == (2, 8, 4, 6)
+    for one in found:
+        torch.testing.assert_close(one, wanted, atol=1e-3, rtol=1e-3)
+    assert traced.about["size_step_px"] == graph.about["size_step_px"] == 32
