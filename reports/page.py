@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from nas.disclosure import disclosed
 from nas.records import Measurement, Study
 from nas.store import read_study
 from reports import captions, finals, sentences
@@ -82,6 +83,7 @@ def render(
     study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page. `finalists`: as `nas.finals` tells them."""
+    study = replace(study, info=disclosed(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
     datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}

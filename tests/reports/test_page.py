@@ -169,3 +169,14 @@ def test_reports_load_neither_torch_nor_ray():
     code = "import sys, reports.__main__; print(sorted({'torch', 'ray', 'timm'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_holds_no_secret_of_a_url() -> None:
+    study = synthetic.study(8)
+    uri = "webdataset:https://me:pw0rd@host/a.tar?X-Sig=s3cret"
+    info = replace(study.info, command=f"search --data {uri}", config={**study.info.config, "data": uri})
+    told = replace(study, info=replace(info, data={"name": uri, "fingerprint": "f"}))
+    page = render(told, summarize(told))
+    assert "https://host/a.tar" in page
+    assert "s3cret" not in page
+    assert "pw0rd" not in page
