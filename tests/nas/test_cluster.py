@@ -138,6 +138,7 @@ def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targ
         assert len(nodes_of(run)) == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: Path, targets: Targets) -> None:
     with RayNodes(cpus=0) as nodes:
         process = driver(tmp_path / "a", targets, nodes.address, budget=1, steps=[10], made_up=True)

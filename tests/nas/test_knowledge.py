@@ -164,6 +164,7 @@ def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:
     assert observe(trial) == ((0.2,), 2.0)
 
 
+@pytest.mark.slow
 def test_known_cost_finds_more_than_random(tmp_path: Path) -> None:
     """On the made-up landscape of the study's tests, through loop, rungs and store."""
     volume = Counter[str]()
