@@ -127,8 +127,8 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
         "misses": missed,
         "reasons": [row for row in summary.reasons if not told.issuperset(row.numbers)],
         "meaning": sentences.meaning(rows),
-        "environment": list(_flat(info.environment)),
-        "settings": list(_flat(info.config)),
+        "environment": list(flat(info.environment)),
+        "settings": list(flat(info.config)),
     }
 
 
@@ -238,12 +238,12 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, text) rows."""
     rows: list[tuple[str, str]] = []
     for key, value in data.items():
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
+            rows += flat(value, f"{prefix}{key}.")
         else:
             rows.append(
                 (prefix + str(key), ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))

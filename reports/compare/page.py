@@ -16,7 +16,7 @@ from nas.records import StudyInfo
 from reports.compare import sentences
 from reports.compare.charts import pictures
 from reports.compare.sides import Side, SideBySide
-from reports.page import TEMPLATES
+from reports.page import TEMPLATES, flat
 
 MOST_SHARED = 25  # nets in a table
 
@@ -59,7 +59,7 @@ def render(comparison: SideBySide, drawn: Mapping[str, Markup]) -> str:
 
 def differences(sides: Sequence[Side]) -> list[Difference]:
     """Settings and environment, where they differ."""
-    told = [dict(_flat(_settings(side.study.info))) for side in sides]
+    told = [dict(flat(_settings(side.study.info))) for side in sides]
     names = dict.fromkeys(name for settings in told for name in settings)
     rows = [Difference(name, tuple(settings.get(name, "–") for settings in told)) for name in names]
     return [row for row in rows if len(set(row.values)) > 1]
@@ -72,17 +72,6 @@ def _settings(info: StudyInfo) -> dict[str, Any]:
         "rung_steps": info.rung_steps, "limits": info.limits, "teachers": info.teachers, "data": info.data,
         "config": info.config, "environment": info.environment, "space": info.space,
     }  # fmt: skip
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            rows.append((f"{prefix}{key}", text))
-    return rows
 
 
 def _policy(style: str) -> str:
