@@ -6,7 +6,7 @@ Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Units ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -26,13 +26,24 @@ class TrialState(StrEnum):
     DUPLICATE = "duplicate"  # the sampler asked again for an architecture the study has; never evaluated
 
 
+def _plain(value: Any) -> Any:
+    """What `dataclasses.asdict` makes of a value, in a third of its time: a report reads thousands of records."""
+    if isinstance(value, Record):
+        return {name: _plain(each) for name, each in vars(value).items()}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(each) for each in value)
+    return value
+
+
 @dataclass(frozen=True)
 class Record:
     """Base of the records: conversion to and from plain JSON data."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for ``json.dumps``."""
-        return asdict(self)
+        return {name: _plain(each) for name, each in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -76,6 +87,7 @@ class Measurement(Record):
     driver_memory_mib: float | None = None  # all that the process held on the card
     output_error: float | None = None  # relative, of the worst output, against fp32 eager
     made_s: float | None = None  # compiling or exporting
+    stages_s: dict[str, float] = field(default_factory=dict)  # of a batch, run eagerly: nas.measure.stages
     launch_share: float | None = None  # host time over device time of one call; near 1, launching is what was timed
     energy_j: float | None = None  # of one image, by the whole card
     tries: int = 1  # more than one: the device was slowed down before
@@ -118,6 +130,9 @@ class TrialRecord(Record):
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     tries: int = 1  # times that it was begun; a driver that was killed and went on does not count
     failure: Failure | None = None  # the last one, also of a trial that is run again
+    counters: dict[str, int | None] = field(
+        default_factory=dict
+    )  # of who else counts `macs`; of nets trained to the end
 
     @property
     def quality(self) -> float | None:

@@ -19,7 +19,7 @@ from nas.bench import Bench, save_samples, setting_of
 from nas.cache.targets import Targets
 from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
-from nas.counters import totals
+from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
 from nas.distill import parallel
 from nas.distill.adaptor import Adaptor
@@ -92,9 +92,16 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     yield record
     for rung in _train(record, bench):
         record = replace(record, rungs=(*record.rungs, rung))
-        last = len(record.rungs) == len(config.distill.rung_steps)
-        record = replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING)
+        if len(record.rungs) == len(config.distill.rung_steps):
+            with training(bench.lock_dir):  # whoever measures has the machine for itself
+                record = replace(record, state=TrialState.COMPLETE, counters=_counters(spec, config))
         yield record
+
+
+def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:
+    """MACs of one image by those who count them otherwise than we do."""
+    _, *others = side_by_side(build(spec), config.distill.image_px)
+    return {counter.name: counter.macs for counter in others}
 
 
 def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
@@ -216,8 +223,9 @@ class Training:
             raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._bench.pictures_dir, self._arch_id))
-            save_weights(cast(Backbone, averaged.backbone), self._bench.weights_dir / f"{self._arch_id}.safetensors")
-            heads = fold(averaged.heads, targets.teachers)
+            net = cast(Backbone, averaged.backbone)
+            save_weights(net, self._bench.weights_dir / f"{self._arch_id}.safetensors")
+            heads = fold(averaged.heads, targets.teachers, net.spatial_stride)
             save_heads(heads, self._bench.weights_dir / f"{self._arch_id}.heads.safetensors")
         return RungResult(
             rung=rung,

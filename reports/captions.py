@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.records import Objective, StudyInfo
+from reports.meaning import by_maps
 from reports.points import FigureData
 from reports.summary import StudySummary
 from reports.wording import brief
@@ -30,6 +31,24 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
         text = f"Hypervolume above the declared reference point ({axes}{_doublings(info, '; ', ' in doublings')}), "
     text += "in the order in which evaluations finished."
     return text + (" Dotted: what random search is expected to reach." if data.chance else "")
+
+
+def metric_caption(data: FigureData) -> str:
+    """What the dots of quality against the metrics are."""
+    step = max((scatter.step for scatter in data.metrics), default=1)
+    nets = "Every net trained to the end"
+    if step > 1:
+        nets = f"Nets trained to the end, of those neither on the front nor baselines one in {step}"
+    return f"{nets}: its quality and its score, shapes and colours as in the picture of the front."
+
+
+def rise_caption(info: StudyInfo) -> str:
+    """What of a teacher rises by steps."""
+    what = "maps" if by_maps(info) else "features, mean of its heads,"
+    return (
+        f"Explained variance of each teacher’s {what} after the steps of every rung: nets on the front in the front’s "
+        "colour, baselines in theirs."
+    )
 
 
 def footer(info: StudyInfo, summary: StudySummary) -> str:

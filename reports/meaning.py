@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.records import HeadFacts, StudyInfo
@@ -14,6 +14,18 @@ LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU", "zero_shot": "z
 IN_TABLES = ("knn", "probe", "miou", "zero_shot")  # retrieval has a number a teacher: those are in the cards
 AGREES, CERTAIN = 0.3, 0.05  # tau and p value from which quality is said to rank nets as a metric does
 NEAR_CHANCE = 0.1, 2.0  # at most so much of the way from chance to 1, and less than so many times chance
+
+
+def by_maps(info: StudyInfo) -> bool:
+    """Whether quality is of the teachers' maps alone; else of all their heads."""
+    return bool(info.config.get("distill", {}).get("score") == "spatial")
+
+
+def taught(heads: Mapping[str, float], info: StudyInfo) -> float:
+    """What of a teacher's heads is in the quality: explained variance of its maps, or the mean; NaN where unknown."""
+    if by_maps(info) and "spatial" in heads:
+        return heads["spatial"]
+    return sum(heads.values()) / len(heads) if heads else math.nan
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-SIGNIFICANT_DIGITS = 7  # finer than any interval in a study; the store keeps the exact numbers
+SIGNIFICANT_DIGITS = 6  # finer than any interval in a study; the store keeps the exact numbers
 
 
 def packed_json(value: Any) -> str:
@@ -36,12 +36,12 @@ def _pack(value: Any, keys: dict[tuple[str, ...], int]) -> Any:
     return value
 
 
-def rounded(value: Any) -> Any:
-    """Plain data with its floats at `SIGNIFICANT_DIGITS`. For measured numbers; a spec must stay exact."""
+def rounded(value: Any, digits: int = SIGNIFICANT_DIGITS) -> Any:
+    """Plain data with its floats at that many significant digits. For measured numbers; a spec must stay exact."""
     if isinstance(value, Mapping):
-        return {k: rounded(v) for k, v in value.items()}
+        return {k: rounded(v, digits) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
+        return [rounded(v, digits) for v in value]
     if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        return float(f"{value:.{digits}g}")
     return value

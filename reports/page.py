@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from nas.disclosure import disclosed
 from nas.records import Measurement, Study
+from nas.reranking.wording import DISTURBED
 from nas.store import read_study
 from reports import captions, finals, sentences
 from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
@@ -34,7 +35,7 @@ from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
 from reports.summary import StudySummary, summarize
-from reports.ties import disturbance, disturbances
+from reports.ties import disturbances
 from reports.wording import brief, duration, significant
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
@@ -43,6 +44,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 VEGA_LITE = "6.4"  # altair 6's; vl-convert carries several
 REPORT_FILE = "report.html"
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what of the bundle the page's script sees
+STAGE_DIGITS = 4  # of a part's seconds: means of a few runs
 STATIC_WIDTH_PX = 920
 STATIC_SMALL_PX = 300
 RANKED = 20  # nets of a study with one objective
@@ -124,6 +126,7 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
         "columns": [r for r in rows if r.name.partition("/")[0] in IN_TABLES and r.name not in objectives],
         "ranking": ranking,
         "disturbed": disturbances((*ranking, *(b.scored for b in summary.baselines))),
+        "any_disturbed": any(t.measurement and t.measurement.verdict in DISTURBED for t in study.trials),
         "misses": missed,
         "reasons": [row for row in summary.reasons if not told.issuperset(row.numbers)],
         "meaning": sentences.meaning(rows),
@@ -142,6 +145,8 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
         "progress": sentences.progress(study.info, summary, datetime.now(UTC)),
         "control": captions.control(study.info, summary),
         "front_caption": captions.front_caption(data),
+        "metric_caption": captions.metric_caption(data),
+        "rise_caption": captions.rise_caption(study.info),
         "curve_caption": captions.curve_caption(study.info, data),
     }
 
@@ -151,7 +156,8 @@ def _payload(
 ) -> dict[str, Any]:
     """What the page's script reads: the study as records, so that it can be downloaded again, and the figures.
 
-    `floor` is the quality at which the front's picture ends, `scattered` the metrics of the small pictures, in order.
+    `floor` is the quality at which the front's picture ends; `scattered` are the metrics of the small pictures, in
+    order, and every how many-th net they draw; `distrusted` the verdicts whose intervals say nothing.
     """
     names = metric_names(trained(summary))
     return {
@@ -161,8 +167,9 @@ def _payload(
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(specs),
         "datasets": rounded({**datasets, "metrics": []}),  # the script takes these from the trials
-        "scattered": [scatter.name for scatter in data.metrics],
+        "scattered": [[scatter.name, scatter.step] for scatter in data.metrics],
         "floor": data.quality_range[0],
+        "distrusted": DISTURBED,
     }
 
 
@@ -171,7 +178,10 @@ def _told(trial: dict[str, Any]) -> dict[str, Any]:
     measurement = trial["measurement"]
     if measurement is None:
         return trial
-    return {**trial, "measurement": {k: v for k, v in measurement.items() if k in TOLD or v not in (None, [], {})}}
+    told = {k: v for k, v in measurement.items() if k in TOLD or v not in (None, [], {})}
+    if "stages_s" in told:
+        told["stages_s"] = rounded(told["stages_s"], STAGE_DIGITS)
+    return {**trial, "measurement": told}
 
 
 def static_svg(spec: Mapping[str, Any], datasets: Datasets, width_px: int) -> str:
@@ -207,7 +217,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": duration, "brief": brief, "value_of": value_of, "disturbance": disturbance}
+    environment.filters |= {"seconds": duration, "brief": brief, "value_of": value_of, "disturbances": disturbances}
     environment.filters |= {"significant": significant}
     return environment
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas.records import Objective, Study, TrialRecord, TrialState
+from nas.records import Objective, Study, StudyInfo, TrialRecord, TrialState
 from reports.axes import attainment_line, axis_range
 from reports.labels import overlapping
-from reports.meaning import metric_label, metric_names, metrics_of, trained
+from reports.meaning import metric_label, metric_names, metrics_of, taught, trained
 from reports.objectives import axis, value_of
 from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
 from reports.wording import brief
@@ -19,7 +19,7 @@ FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # later ones lie on top
 LABELLED_FRONT = 40  # with more, hardly a label is legible
 TEACHER_ROWS = 16
-SCATTERED = 10  # nets: fewer make no picture of a correlation
+SCATTERED, SCATTERED_MOST = 10, 1000  # nets: fewer make no picture of a correlation, more make a slow page
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,16 @@ class Scatter:
     label: str
     points: tuple[tuple[int, str, str, float, float], ...]
 
+    @property
+    def step(self) -> int:
+        """On the page, of nets that are neither on the front nor baselines every so many-th is drawn."""
+        others = sum(kind not in (FRONT, BASELINE) for _, _, kind, _, _ in self.points)
+        return max(1, -(-others // SCATTERED_MOST))
+
 
 @dataclass(frozen=True)
 class Rise:
-    """A teacher's explained variance by steps; a point is (number, net, kind, steps, mean over heads)."""
+    """A teacher's explained variance by steps; a point is (number, net, kind, steps, `taught`)."""
 
     teacher: str
     points: tuple[tuple[int, str, str, int, float], ...]
@@ -158,7 +164,7 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         ledger=tuple((brief(row.purpose, 100), row.seconds) for row in summary.ledger),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
-        rises=_rises(summary, front),
+        rises=_rises(study.info, summary, front),
         third=third,
         single=_worded(study.info.objectives[0]) if len(study.info.objectives) == 1 else None,
         chance=() if summary.chance_start is None else summary.chance_start.expected,
@@ -228,16 +234,16 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[Scatter, ...]:
     return tuple(scatters)
 
 
-def _rises(summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
+def _rises(info: StudyInfo, summary: StudySummary, front: set[int]) -> tuple[Rise, ...]:
     """By teacher, of the nets of the teachers' figure; none where all nets were trained to one length."""
     points: dict[str, list[tuple[int, str, str, int, float]]] = {}
     for net in _some_nets(summary):
         kind = _kind(net.trial, front)
         for rung in net.trial.rungs if len(net.trial.rungs) > 1 and kind is not None else ():
             for teacher, heads in rung.teachers.items():
-                mean = sum(heads.values()) / len(heads) if heads else math.nan
-                if kind is not None and math.isfinite(mean):
+                value = taught(heads, info)
+                if kind is not None and math.isfinite(value):
                     points.setdefault(teacher, []).append(
-                        (net.trial.number, brief(net.name, 100), kind, rung.steps, mean)
+                        (net.trial.number, brief(net.name, 100), kind, rung.steps, value)
                     )
     return tuple(Rise(brief(teacher, 60), tuple(of_teacher)) for teacher, of_teacher in points.items())

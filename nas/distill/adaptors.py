@@ -30,8 +30,8 @@ class HeadsError(ValueError):
     """A file of heads that cannot be used; one line that names it and what is wrong."""
 
 
-def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> dict[str, Adaptor]:
-    """Teacher -> its adaptor, on the CPU in float32; `heads` stay as they are."""
+def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: int) -> dict[str, Adaptor]:
+    """Teacher -> its adaptor, on the CPU in float32; `heads` stay as they are. stride: of the student's map, px."""
     adaptors = {}
     for name in heads.names:
         key, about = module_name(name), teachers[name]
@@ -39,7 +39,7 @@ def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> dict[st
         if about.summary is not None:
             summary = folded(heads.summary[key], about.summary, heads.spaces.get(f"{name}/summary"))
         spatial = folded(heads.spatial[key], about.spatial, heads.spaces.get(f"{name}/spatial"))
-        adaptors[name] = Adaptor(summary, spatial, about.fingerprint).requires_grad_(False).eval()
+        adaptors[name] = Adaptor(summary, spatial, about.fingerprint, stride).requires_grad_(False).eval()
     return adaptors
 
 

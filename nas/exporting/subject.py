@@ -46,7 +46,7 @@ def subject(trial: TrialRecord, kept: Kept, heads: Sequence[str], image_px: int)
         adaptors = {} if not heads else load_heads(kept.heads, None if ALL_HEADS in heads else heads)
     except (WeightsError, HeadsError) as error:
         raise ExportError(str(error)) from None
-    for adaptor in adaptors.values():  # a training's own file says nothing of the net's map
+    for adaptor in adaptors.values():  # until 2026-11-25 a training's file said nothing of the net's map
         adaptor.stride = net.spatial_stride
     return Subject(trial, kept, net.eval().requires_grad_(False), adaptors, image_px)
 

@@ -20,6 +20,7 @@ from nas.measure.environment import device_name, torch_device
 from nas.measure.errors import Unmeasured
 from nas.measure.host import HostWatch
 from nas.measure.interleave import Comparison, compare
+from nas.measure.stages import timed_stages
 from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Timer, timer_for
@@ -27,7 +28,7 @@ from nas.measure.verdicts import notes, verdict
 from nas.measure.watch import HERTZ, Conditions, Watch, watching
 from nas.records import Measurement
 
-LATENCY_SHARE = 0.15  # of the budget
+LATENCY_SHARE, STAGES_SHARE = 0.15, 0.1  # of the budget; the second on top of it
 LATENCIES = (3, 600)  # calls with one image, at least and at most; a 99th percentile needs 299
 TRIES, PAUSE_S = 3, 10.0  # where a card is slowed down by heat: how often, and the pause between
 QUEUED_S = 0.1  # of work at a time, while energy is counted
@@ -78,6 +79,7 @@ def measure_pair(
     with torch.inference_mode():
         timed = _timed(ready, setting, timer, watch, hertz)
         energy_j = _energy_j(ready.own, timed.comparison.candidate.value, setting.energy_s, timer, watch)
+    stages_s = timed_stages(ready.own.model, ready.own.buffers[0], STAGES_SHARE * setting.budget_s)
     comparison, batch, error = timed.comparison, ready.batch, ready.checked.error
     found = verdict(
         comparison,
@@ -111,6 +113,7 @@ def measure_pair(
         made_s=ready.own.made_s,
         launch_share=timed.launch_share,
         energy_j=None if energy_j is None else energy_j / batch,
+        stages_s=stages_s,
         samples=comparison.candidate_s.size,
         seconds=timer.now() - start,
         tries=timed.tries,

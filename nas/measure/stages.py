@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.measure.sweep import out_of_memory
+
 
 @dataclass(frozen=True)
 class StageTimes:
@@ -71,6 +73,23 @@ def stage_times(
     with torch.inference_mode(), _hooked(stages, images.device) as marks:
         means = _faster_half(run, lambda sums: sums[""], budget_s)
     return StageTimes(means.pop(""), means)
+
+
+def timed_stages(model: nn.Module, images: Tensor, budget_s: float) -> dict[str, float]:
+    """Seconds of `model.encode(images)` by stage, in order, and "rest", what lies between them; a run before warms up.
+
+    Of a network that doesn't name its stages (`stage_modules`), and where memory ends: {}.
+    """
+    named: Callable[[], list[tuple[str, nn.Module]]] | None = getattr(model, "stage_modules", None)
+    if named is None:
+        return {}
+    try:
+        found = stage_times(model, called_parts(model, named(), images), images, budget_s)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return {}
+    return {**found.stages_s, "rest": max(0.0, found.whole_s - sum(found.stages_s.values()))}
 
 
 def own_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:

@@ -25,10 +25,27 @@ function measured(m) {
     ['peak memory', memory || 'unknown'],
     ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ an image, by the whole card`]] : [],
     ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (for ${m.requested_batch})` : ''}, ${m.resolution} px`],
-    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}`],
+    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${distrusted.includes(m.verdict) ? ': not even the intervals can be trusted' : ''}`],
     ...known(m.output_error) ? [['against fp32 eager', `outputs differ by ${m.output_error.toExponential(1)}`]] : [],
     ...(m.notes || []).map(note => ['note', note])]);
 }
+
+// Of a batch, part by part: they ran eagerly, whatever runs the net else.
+function stageTimes(m) {
+  const times = Object.entries(m.stages_s || {}), whole = sum(times.map(([, s]) => s)), longest = Math.max(...times.map(([, s]) => s));
+  if (!times.length) return [];
+  const bar = s => svg('svg', { width: 120, height: 12, 'aria-hidden': 'true' }, svg('rect', { class: 'box', width: Math.max(1, 120 * s / longest), height: 12, rx: 2 }));
+  return [element('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Time by stage' }, element('table', { class: 'stages' },
+    element('thead', {}, element('tr', {}, ...['part', 'ms', 'share', ''].map(title => element(title ? 'th' : 'td', title ? { scope: 'col' } : {}, title)))),
+    element('tbody', {}, ...times.map(([name, s]) => element('tr', {}, element('th', { scope: 'row' }, brief(name, 40)), element('td', {}, fixed(s * 1e3, 2)), element('td', {}, percent(s / whole)), element('td', {}, bar(s))))))),
+    element('p', { class: 'muted' }, `of a batch of ${m.batch}, ${fixed(whole * 1e3, 2)} ms in all, run eagerly to tell the parts apart; "rest" is what lies between them.`)];
+}
+
+// Rows of who else counts the MACs.
+const counted = t => Object.entries(t.counters || {}).map(([name, macs]) => [`MACs by ${brief(name, 20)}`,
+  known(macs) ? `${scaled(macs, 1e6, 1)} M (${macs < t.macs ? '−' : '+'}${fixed(100 * Math.abs(macs / t.macs - 1), 1)} %)` : 'cannot count this net']);
+const WHY_COUNTERS_DIFFER = 'Ours are all matrix products, convolutions and attention, exactly. fvcore leaves out attention’s products and adds normalisation and resizing; '
+  + 'thop leaves out what is no module, adds normalisation and activations, and counts transposed convolutions stride² times.';
 
 function commands(t) {
   if (!stagesOf(t).length) return [];
@@ -40,7 +57,7 @@ function commands(t) {
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
   const exported = t.state === 'complete' ? section('Use it', copyable(`python -m nas.export RUN --trial ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
   return [...exported, ...section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save),
-    ' It counts the work in several ways, shows where they differ, and times part by part.'))];
+    ' It also says by how much each counter is off for what reason, and times layer by layer.'))];
 }
 
 function pictures(t) {
@@ -61,15 +78,15 @@ function neighbour(number, by, words) {
 function openCard(number) {
   const t = byNumber.get(number), card = byId('card');
   pick(number);
-  const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
+  const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ...counted(t), ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
   card.replaceChildren(element('header', {}, element('h2', { id: 'card-title' }, brief(netName(t), 120)),
     element('div', { class: 'actions' }, neighbour(number, -1, 'Faster'), neighbour(number, 1, 'Slower'), element('button', { type: 'button', 'data-close': true, onclick: () => card.close() }, 'Close'))));
   if (!card.open) card.showModal();
   const room = getComputedStyle(card), wide = Math.max(220, Math.floor(card.clientWidth - parseFloat(room.paddingLeft) - parseFloat(room.paddingRight)));
   card.append(
     ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []),
-    ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size,
-    ...(t.measurement ? section('Speed', measured(t.measurement)) : []),
+    ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size, ...(counted(t).length ? [element('p', { class: 'muted' }, WHY_COUNTERS_DIFFER)] : []),
+    ...(t.measurement ? section('Speed', measured(t.measurement), ...stageTimes(t.measurement)) : []),
     ...(t.rungs.length ? section('Quality', ...(t.rungs.length > 1 ? [learningCurve(t, wide)] : []), qualityTable(t)) : []),
     ...pictures(t), ...commands(t), ...section('Spec', copyable(spec(t))));
   card.scrollTop = 0;

@@ -10,11 +10,15 @@ function showTip(rows, x, y) {
   tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 8))}px`;
 }
 
-// The small pictures of quality against a metric, by its place among them: too many rows to be in the file twice.
+// The small pictures of quality against a metric, by its place among them: too many rows to be in the file twice. Of
+// thousands of dots not all are drawn: each is an element of the page, and an open card makes all of them inert.
 const kinds = new Map(datasets.points.map(p => [p.number, p.kind]));
-datasets.metrics = scattered.flatMap((name, which) => trials
-  .filter(t => t.state === 'complete' && kinds.has(t.number) && Number.isFinite(metric(t, name)))
-  .map(t => ({ which, number: t.number, net: netName(t), kind: kinds.get(t.number), quality: quality(t), value: metric(t, name) })));
+datasets.metrics = scattered.flatMap(([name, step], which) => {
+  let others = 0;
+  return trials.filter(t => t.state === 'complete' && kinds.has(t.number) && Number.isFinite(metric(t, name)))
+    .filter(t => ['front', 'baseline'].includes(standing(t)) || others++ % step === 0)
+    .map(t => ({ which, number: t.number, net: netName(t), kind: kinds.get(t.number), quality: quality(t), value: metric(t, name) }));
+});
 
 async function drawChart(name) {
   const place = byId(`chart-${name}`), still = [...place.childNodes];

@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
 };
-const { info, trials, front, metrics, charts, datasets, floor, scattered } = unpack(packed.data);
+const { info, trials, front, metrics, charts, datasets, floor, scattered, distrusted } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 
@@ -31,7 +31,12 @@ const formats = [0, 1, 2, 3].map(digits => new Intl.NumberFormat('en', { minimum
 const fixed = (value, digits) => Number.isFinite(value) ? formats[digits].format(value) : '–';
 const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / unit, digits) : '–';
 const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
-const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
+const sum = values => values.reduce((a, b) => a + b, 0);
+const mean = values => sum(values) / values.length;
+// What of a teacher's heads is in the quality: "spatial" the maps' alone, else their mean.
+const bySpatial = Boolean(info.config.distill) && info.config.distill.score === 'spatial';
+const scored = heads => bySpatial && known(heads.spatial) ? heads.spatial : mean(Object.values(heads));
+const percent = share => Number.isFinite(share) ? `${fixed(100 * share, 0)} %` : '–';
 const isBaseline = t => t.origin.startsWith('baseline:');
 const netName = t => isBaseline(t) ? t.origin.slice('baseline:'.length) : `trial ${t.number}`;
 const standing = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state;
@@ -39,6 +44,7 @@ const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
 const quality = t => lastRung(t) ? lastRung(t).quality : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
+const disturbed = t => distrusted.includes(of(t, 'verdict'));
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];

@@ -1,6 +1,5 @@
 // What a card draws: the net's stages, and its quality by steps. In real pixels, so that text stays text on a phone.
 const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, patch16: 16 };
-const bySpatial = info.config.distill && info.config.distill.score === 'spatial'; // then quality is of maps alone
 const label = (x, y, text, attributes = {}) => svg('text', { x, y, ...attributes }, text);
 const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} heads`], ['window', v => `window ${v}`], ['pre_conv', v => v === 'none' ? '' : `${v} conv before`], ['squeeze', v => `squeeze ${v}`],
   ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `coarser by ${v}`], ['mlp', v => v]];
@@ -19,26 +18,32 @@ function parts(t) {
   return [first, ...stages, ...last];
 }
 
+// "stage 1" here, "stage1" as it is timed.
+function sharesOfTime(t) {
+  const times = (t.measurement || {}).stages_s || {}, whole = sum(Object.values(times));
+  return name => whole ? `${percent(times[name.replace(' ', '')] / whole)} of time` : '';
+}
+
 function stageDiagram(t, wide) {
+  const share = sharesOfTime(t);
   const rows = parts(t).filter(part => known(part.width)), left = Math.min(104, wide * 0.3), pitch = 50, tall = 18;
   const most = Math.max(...rows.map(part => part.width));
   const nodes = rows.flatMap((part, i) => {
     const y = 4 + i * pitch, length = Math.max(6, (wide - left - 2) * part.width / most), slab = length / Math.min(part.slabs, 24);
     return [
       i ? svg('line', { class: 'wire', x1: left + 3, x2: left + 3, y1: y - pitch + tall, y2: y }) : null,
-      label(0, y + 13, part.name), label(0, y + 29, part.at, { class: 'faint' }),
+      label(0, y + 13, part.name), label(0, y + 29, part.at, { class: 'faint' }), label(0, y + 43, share(part.name), { class: 'faint' }),
       svg('rect', { class: part.name === 'neck' ? 'box neck' : 'box', x: left, y, width: length, height: tall, rx: 3 }),
       ...Array.from({ length: Math.min(part.slabs, 24) - 1 }, (_, k) => svg('line', { class: 'cut', x1: left + (k + 1) * slab, x2: left + (k + 1) * slab, y1: y, y2: y + tall })),
       label(left + 10, y + 31, brief(String(part.words), Math.floor((wide - left) / 7))),
       part.more ? label(left + 10, y + 43, brief(part.more, Math.floor((wide - left) / 6.2)), { class: 'faint' }) : null];
   });
   const height = rows.length * pitch + 2;
-  return svg('svg', { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: 'img', 'aria-label': rows.map(part => `${part.name} ${part.at}: ${part.words}`).join('; ') }, ...nodes.filter(Boolean));
+  return svg('svg', { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: 'img', 'aria-label': rows.map(part => [`${part.name} ${part.at}: ${part.words}`, share(part.name)].filter(Boolean).join(', ')).join('; ') }, ...nodes.filter(Boolean));
 }
 
 function learningCurve(t, wide) {
   const names = Object.keys(t.rungs[0].teachers);
-  const scored = heads => bySpatial && known(heads.spatial) ? heads.spatial : mean(Object.values(heads));
   const lines = [t.rungs.map(r => r.quality), ...names.map(n => t.rungs.map(r => scored(r.teachers[n] || {})))];
   const values = lines.flat().filter(Number.isFinite), low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
   const steps = t.rungs.map(r => Math.log(r.steps)), from = steps[0], reach = steps[steps.length - 1] - from || 1, right = wide - 130;

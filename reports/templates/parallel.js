@@ -1,8 +1,8 @@
 // Parallel coordinates: a line a net. Canvases, for ten thousand lines; what is picked lies on a canvas of its own.
 const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16, PRINTED = 800;
-const total = (t, key) => stagesOf(t).length ? stagesOf(t).reduce((sum, s) => sum + s[key], 0) : null;
+const total = (t, key) => stagesOf(t).length ? sum(stagesOf(t).map(s => s[key])) : null;
 const teachers = Object.keys(info.teachers).length ? Object.keys(info.teachers) : [...new Set(trials.flatMap(t => Object.keys((lastRung(t) || { teachers: {} }).teachers)))];
-const taught = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? mean(Object.values(heads)) : null; };
+const taught = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? scored(heads) : null; };
 const doubled = value => value > 0 ? Math.log2(value) : null;
 const linear = (title, value, digits) => ({ title, value, digits, place: value, back: p => p });
 const log = (title, value, digits) => ({ title, value, digits, place: t => doubled(value(t)), back: p => 2 ** p });
@@ -13,7 +13,7 @@ const SETS = {
     log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
   'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
     category('neck', t => t.spec.neck), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
-  'teachers and probes': [...objectives, ...teachers.map(name => linear(name, t => taught(t, name), 3)),
+  'teachers and probes': [...objectives, ...teachers.map(name => linear(bySpatial ? `${name} maps` : name, t => taught(t, name), 3)),
     ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
 };
 

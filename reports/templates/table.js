@@ -4,7 +4,7 @@ const COLUMNS = [
   ['state', t => standing(t), t => element('span', {}, element('span', { class: `mark ${standing(t)}`, 'aria-hidden': 'true' }, MARKS[standing(t)] || ''), ` ${standing(t)}`)],
   ['quality', quality, t => fixed(quality(t), 3)],
   [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => fixed(of(t, 'ratio'), 3)],
-  ['95 %', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), 3)} to ${fixed(of(t, 'ratio_high'), 3)}` : '–'],
+  ['95 %', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), 3)} to ${fixed(of(t, 'ratio_high'), 3)}${disturbed(t) ? ' †' : ''}` : '–'],
   ['images/s', t => of(t, 'throughput_img_s'), t => fixed(of(t, 'throughput_img_s'), 1)],
   ['latency ms', t => of(t, 'latency_ms'), t => fixed(of(t, 'latency_ms'), 2)],
   ['params M', t => t.params, t => scaled(t.params, 1e6, 3)],

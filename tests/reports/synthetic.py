@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 from nas.records import (
     HeadFacts,
@@ -95,14 +96,21 @@ def record(number: int, rng: random.Random, spec: ArchSpec, state: TrialState, o
         state=state,
         reason=reason,
         params=rng.randrange(200_000, 3_000_000),
-        macs=rng.randrange(5_000_000, 80_000_000),
-        measurement=measurement(rng, speed) if measured else None,
+        macs=(macs := rng.randrange(5_000_000, 80_000_000)),
+        measurement=measurement(rng, speed, stages(spec)) if measured else None,
         rungs=tuple(rung(rng, i, level) for i in range(reached)),
         finished_s=None if state is TrialState.RUNNING else 7.0 * number + rng.random(),
+        counters={"fvcore": macs - 400_000, "thop": macs + 1_000_000} if state is TrialState.COMPLETE else {},
     )
 
 
-def measurement(rng: random.Random, speed: float) -> Measurement:
+def stages(spec: ArchSpec) -> list[str]:
+    """As `Backbone.stage_modules` names them."""
+    named = [name for i in range(1, len(spec.stages) + 1) for name in (f"stage{i}", f"down{i}")]
+    return ["stem", *named[:-1], "norm", *(["neck"] if spec.neck_dim else []), "rest"]
+
+
+def measurement(rng: random.Random, speed: float, parts: Sequence[str] = ()) -> Measurement:
     """An invented measurement with an interval of about one percent."""
     half = speed * rng.uniform(0.003, 0.015)
     return Measurement(
@@ -112,6 +120,7 @@ def measurement(rng: random.Random, speed: float) -> Measurement:
         ratio=speed, ratio_low=speed - half, ratio_high=speed + half, reference=REFERENCE, reference_img_s=900.0,
         latency_ms=3 / speed, peak_memory_mib=rng.uniform(20, 90), samples=40, seconds=0.8,
         verdict="ok" if half / speed < 0.01 else "wide",
+        stages_s={part: (1 + 7 * i % 5) / 1e3 / speed for i, part in enumerate(parts)},
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nas.records import TrialRecord
+from nas.records import TrialRecord, TrialState
 from reports.page import write_page
 from tests.reports import synthetic
 from tests.reports.browser import CHROMIUM, Tab, needs_chromium
@@ -78,6 +79,51 @@ def test_enter_opens_a_card_and_escape_gives_the_focus_back(tab, study):
     tab.wait(f"{CARD} === null")
     assert tab.evaluate(f"document.activeElement === {LIST}")
     assert tab.evaluate("location.hash") == ""
+
+
+def test_a_card_tells_the_time_of_each_part_and_who_counts_otherwise(tab, study):
+    net = next(t for t in study.trials if t.origin == "sampler" and t.state is TrialState.COMPLETE)
+    times = net.measurement.stages_s
+    tab.evaluate(f"document.querySelector('#all a[data-open=\"{net.number}\"]').click()")
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('dialog .stages tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    share = {name: f"{100 * s / sum(times.values()):.0f} %" for name, s in times.items()}
+    assert [row[:3] for row in rows] == [[name, f"{1e3 * s:.2f}", share[name]] for name, s in times.items()]
+    drawn = tab.evaluate("[...document.querySelectorAll('dialog > svg')][0].textContent")
+    assert all(f"{share[name]} of time" in drawn for name in ("stem", "stage1", "stage4"))
+    told = tab.evaluate(
+        "[...document.querySelectorAll('dialog .facts div')].map(d => [...d.children].map(c => c.textContent))"
+    )
+    off = {name: 100 * (macs / net.macs - 1) for name, macs in net.counters.items()}
+    for name, sign in (("fvcore", "−"), ("thop", "+")):
+        assert [f"MACs by {name}", f"{net.counters[name] / 1e6:.1f} M ({sign}{abs(off[name]):.1f} %)"] in told
+
+
+def test_a_card_without_times_of_parts_or_other_counters_says_nothing_of_them(tab, study):
+    bare = next(t for t in study.trials if t.measurement is None)
+    tab.evaluate(f"document.querySelector('#all a[data-open=\"{bare.number}\"]').click()")
+    tab.wait(f"{CARD} === 'trial {bare.number}'")
+    text = tab.evaluate("document.querySelector('dialog').textContent")
+    assert "of time" not in text
+    assert "MACs by" not in text
+    assert "fvcore" not in text
+
+
+def test_a_disturbed_timing_is_marked_in_its_row_alone(browser, study, tmp_path):
+    number = next(t.number for t in study.trials if t.measurement)
+    trials = [
+        replace(t, measurement=replace(t.measurement, verdict="contended")) if t.number == number else t
+        for t in study.trials
+    ]
+    write_page(replace(study, trials=tuple(trials)), tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    marked = (
+        "[...document.querySelectorAll('#all tbody tr')].filter(r => r.textContent.includes('†'))"
+        ".map(r => r.dataset.row)"
+    )
+    assert browser.evaluate(marked) == [str(number)]
+    assert "† The measurement was disturbed" in browser.evaluate("document.querySelector('#keys').textContent")
 
 
 def test_rows_are_walked_with_arrows_from_one_tab_stop(tab):
@@ -156,7 +202,7 @@ def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
     browser.open(tmp_path / "report.html")
     browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
     browser.wait("innerWidth === 360")
-    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    browser.wait("document.documentElement.scrollWidth <= 360")  # once the charts are laid out anew
     browser.evaluate(f"{LIST}.focus()")
     browser.press("Home")
     browser.press("Enter")

@@ -6,6 +6,7 @@ from nas.records import Study, StudyInfo, TrialState
 from reports import sentences
 from reports.meaning import head_rows, metric_rows
 from reports.page import render
+from reports.points import prepare
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -106,3 +107,32 @@ def test_a_study_of_before_is_read_and_shown_without_what_it_did_not_record():
     assert "Does the quality mean something?" in page
     assert "near chance" not in page
     assert "What the features look like" not in page
+
+
+@pytest.mark.parametrize("score", ["spatial", "both"])
+def test_a_teacher_rises_by_what_of_it_is_in_the_quality(score):
+    study = synthetic.study(20)
+    info = replace(study.info, config={**study.info.config, "distill": {"score": score}})
+    study = replace(study, info=info)
+    summary = summarize(study)
+    rises = {rise.teacher: rise.points for rise in prepare(study, summary).rises}
+    assert list(rises) == list(synthetic.TEACHERS)
+    seen = set()
+    for teacher, points in rises.items():
+        for number, _, _, steps, value in points:
+            (heads,) = [r.teachers[teacher] for r in study.trials[number].rungs if r.steps == steps]
+            assert value == pytest.approx(heads["spatial"] if score == "spatial" else sum(heads.values()) / 2)
+            seen.add(number)
+    assert seen == {s.trial.number for s in (*summary.front, *(b.scored for b in summary.baselines))}
+    page = render(study, summary)
+    assert ("each teacher’s maps after the steps" in page) == (score == "spatial")
+    assert ("mean of its heads" in page) == (score == "both")
+
+
+def test_of_thousands_of_nets_the_pictures_of_metrics_draw_some():
+    study = synthetic.study(2600, only=TrialState.COMPLETE)
+    summary = summarize(study)
+    data = prepare(study, summary)
+    assert {scatter.step for scatter in data.metrics} == {3}
+    assert "neither on the front nor baselines one in 3: its quality" in render(study, summary)
+    assert all(len(scatter.points) == 2603 for scatter in data.metrics), "what the numbers are of"

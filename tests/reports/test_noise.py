@@ -35,10 +35,10 @@ def test_a_disturbed_measurement_is_said_wherever_its_number_is(study, verdict):
     floor = f"was disturbed ({verdict}): its interval cannot be trusted"
     found = {n.trial.number for n in (best, itself, summary.front[0])}
     bad = timed(study, lambda t: {"verdict": verdict if t.number in found else t.measurement.verdict})
-    words, rows = {}, {}
+    words, rows, tiles = {}, {}, {}
     for which, s in (("good", study), ("bad", bad)):
         page = Page(render(s, summarize(s)))
-        words[which] = page.words
+        words[which], tiles[which] = page.words, page.tiles
         rows[which] = [cell for row in page.table("Nets on the front and baselines").body() for cell in row.values()]
     assert of_best in words["bad"]
     assert of_best not in words["good"]
@@ -48,6 +48,9 @@ def test_a_disturbed_measurement_is_said_wherever_its_number_is(study, verdict):
     assert "† The measurement was disturbed" in words["bad"]
     assert "†" not in words["good"]
     assert sum("†" in cell for cell in rows["bad"]) == len(found)
+    assert tiles["good"] == {name: tile.removesuffix(" †") for name, tile in tiles["bad"].items()}
+    marked = {name for name, tile in tiles["bad"].items() if "†" in tile}
+    assert marked == {f"speed at {best.name}’s quality", "quality at its speed"}
 
 
 def test_a_dominated_net_within_what_the_reference_is_off_itself_ties_with_the_front():

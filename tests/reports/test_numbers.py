@@ -151,8 +151,8 @@ def test_hypervolume_after_every_training(name):
     for i, (point, t) in enumerate(zip(curve, counted, strict=True), start=1):
         done += [plainly.place(t)] if t in nets else []
         assert point["evaluations"] == i
-        assert point["seconds"] == pytest.approx(t.finished_s, rel=1e-6)
-        assert point["hypervolume"] == pytest.approx(plainly.hypervolume(done, reference), rel=1e-6)
+        assert point["seconds"] == pytest.approx(t.finished_s, rel=1e-5)
+        assert point["hypervolume"] == pytest.approx(plainly.hypervolume(done, reference), rel=1e-5)
 
 
 def test_rank_correlations_between_rungs(name):

@@ -80,7 +80,7 @@ def apart(found: torch.Tensor, expected: np.ndarray) -> float:
 def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) -> None:
     """1e-5 in float32 against the unfolded path in float64, straight and through a file."""
     heads = trained_heads(kind)
-    made = fold(heads, TEACHERS)
+    made = fold(heads, TEACHERS, 16)
     save_heads(made, tmp_path / "x.heads.safetensors")
     for adaptors in (made, load_heads(tmp_path / "x.heads.safetensors")):
         assert list(adaptors) == [CLIP, SAM]
@@ -98,7 +98,7 @@ def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) 
 def test_folding_leaves_the_heads_alone() -> None:
     heads = trained_heads("raw")
     before = copy.deepcopy(heads.state_dict())
-    for adaptor in fold(heads, TEACHERS).values():
+    for adaptor in fold(heads, TEACHERS, 16).values():
         for parameter in adaptor.parameters():
             parameter.fill_(0)
     assert all(torch.equal(before[key], value) for key, value in heads.state_dict().items())
@@ -106,13 +106,15 @@ def test_folding_leaves_the_heads_alone() -> None:
 
 def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
-    save_heads(fold(trained_heads("phi_s"), TEACHERS), path)
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 8), path)
     with safe_open(path, framework="pt") as file:
         teachers = file.metadata()["teachers"]
-    assert '"fingerprint": "aaaaaaaaaaaaaaaa", "summary": [20, 16, 48], "spatial": [14, 16, 40]' in teachers
+    assert (
+        '"fingerprint": "aaaaaaaaaaaaaaaa", "summary": [20, 16, 48], "spatial": [14, 16, 40], "stride": 8}' in teachers
+    )
     one = load_heads(path, [SAM])
     assert list(one) == [SAM]
-    assert one[SAM].fingerprint == "b" * 16
+    assert (one[SAM].fingerprint, one[SAM].stride) == ("b" * 16, 8)
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(HeadsError, match="no heads for teacher 'hed'; it holds: vit_base"):
         load_heads(path, ["hed"])
@@ -120,7 +122,7 @@ def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> No
 
 def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
-    save_heads(fold(trained_heads("phi_s"), TEACHERS), path)
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), path)
     with safe_open(path, framework="pt") as file:
         metadata, state = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
 
@@ -143,7 +145,7 @@ def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) 
 
 
 def test_adaptors_are_for_use_not_for_training() -> None:
-    for adaptor in fold(trained_heads("phi_s"), TEACHERS).values():
+    for adaptor in fold(trained_heads("phi_s"), TEACHERS, 16).values():
         assert not any(parameter.requires_grad for parameter in adaptor.parameters())
         assert not adaptor.training
 
@@ -154,14 +156,14 @@ def test_unfolded_heads_train_on_as_they_were(kind: str) -> None:
     fresh = copy.deepcopy(heads)
     for parameter in fresh.parameters():
         torch.nn.init.zeros_(parameter)
-    unfold(fold(heads, TEACHERS), fresh, TEACHERS)
+    unfold(fold(heads, TEACHERS, 16), fresh, TEACHERS)
     for name, value in heads.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, atol=1e-4, rtol=1e-4)
 
 
 def test_heads_of_other_teachers_are_not_unfolded() -> None:
     heads = trained_heads("phi_s")
-    adaptors = fold(heads, TEACHERS)
+    adaptors = fold(heads, TEACHERS, 16)
     with pytest.raises(HeadsError, match="no heads for teacher"):
         unfold({SAM: adaptors[SAM]}, heads, TEACHERS)
     other = {**TEACHERS, SAM: TeacherTargets("c" * 16, None, TEACHERS[SAM].spatial)}

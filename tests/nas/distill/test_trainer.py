@@ -64,7 +64,7 @@ def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
     teachers = targets(tmp_path).teachers
     backbone = copy.deepcopy(ended.averaged.backbone).requires_grad_(True)
     begun = Distiller(backbone, targets(tmp_path), CONFIG, seed=5)
-    begun.begin_with(fold(ended.averaged.heads, teachers))
+    begun.begin_with(fold(ended.averaged.heads, teachers, 16))
     wanted, found = (explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"] for run in (ended, begun))
     assert found == pytest.approx(wanted, abs=1e-4)
     begun.advance(1)

@@ -35,8 +35,10 @@ def trained(
         build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
     )
     distiller.advance(20)
-    save(distiller.averaged.backbone, folder / "x.safetensors")
-    save_heads(fold(distiller.averaged.heads, targets(folder).teachers), folder / "x.heads.safetensors")
+    net = distiller.averaged.backbone
+    save(net, folder / "x.safetensors")
+    heads = fold(distiller.averaged.heads, targets(folder).teachers, net.spatial_stride)
+    save_heads(heads, folder / "x.heads.safetensors")
     trial = replace(small_study().trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
     opened = subject(trial, Kept(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
     return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")

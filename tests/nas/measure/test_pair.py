@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from backbones import build
 from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
 from nas.measure.memory import peak_memory
 from nas.records import Measurement
+from search_space import preset
 
 
 class Net(nn.Module):
@@ -54,6 +56,15 @@ def test_the_record_is_complete_and_consistent():
     assert m.requested_batch == 4
     assert m.seconds < 3
     assert m.latency_ms > 0
+
+
+def test_the_time_of_a_batch_is_told_by_stage():
+    net = build(preset("eradio_femto"))
+    stages_s = measure(net, net, resolution=64).stages_s
+    ran = [name for name, _ in net.stage_modules() if name != "norm"]  # folded into what follows
+    assert [name for name in stages_s if name != "norm"] == [*ran, "rest"]
+    assert all(s > 0 for name, s in stages_s.items() if name != "rest")
+    assert measure(Net(1), Net(1)).stages_s == {}
 
 
 def test_the_arm_says_what_could_not_be_fused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.measure.stages import own_times
+from nas.measure.stages import own_times, timed_stages
 
 
 class Slow(nn.Module):
@@ -30,3 +30,37 @@ def test_own_times_leave_out_what_runs_inside():
     assert times.covered == pytest.approx(1)
     assert times.whole_s == pytest.approx(0.04, abs=0.008)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+class Staged(nn.Module):
+    """Two stages and a hundredth of a second between them."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.one, self.two, self.error, self.seen = Slow(0.02), Slow(0.04), error, []
+
+    def stage_modules(self):
+        return [("one", self.one), ("two", self.two), ("unused", nn.Linear(2, 2))]
+
+    def encode(self, x):
+        self.seen.append(tuple(x.shape))
+        if self.error:
+            raise self.error
+        y = self.one(x)
+        time.sleep(0.01)
+        return self.two(y)
+
+
+def test_stages_and_the_rest_add_up_to_a_call():
+    net = Staged()
+    times = timed_stages(net, torch.zeros(3, 1), budget_s=0.15)
+    assert list(times) == ["one", "two", "rest"]
+    assert times == {name: pytest.approx(s, abs=0.004) for name, s in (("one", 0.02), ("two", 0.04), ("rest", 0.01))}
+    assert set(net.seen) == {(3, 1)}
+
+
+def test_a_net_without_named_stages_or_memory_has_no_times():
+    assert timed_stages(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
+    assert timed_stages(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
+    with pytest.raises(RuntimeError, match="other"):
+        timed_stages(Staged(RuntimeError("other")), torch.zeros(1, 1), budget_s=0.1)
