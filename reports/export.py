@@ -26,6 +26,7 @@ OF_TRIAL = {
 OF_MEASUREMENT = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
     for f in fields(Measurement)
+    if f.name != "stages_s"  # a column each
 }
 
 
@@ -37,12 +38,14 @@ def table(study: Study, summary: StudySummary) -> pd.DataFrame:
     """One row a trial, in the order of their numbers; what a trial does not have is missing.
 
     Quality is that of the last rung reached (`quality_rung`): compare it only between trials of the same rung. Columns
-    by teacher and head (`quality/hed/spatial`), loss, metric and measurement carry a prefix; lists and specs are JSON.
+    by teacher and head (`quality/hed/spatial`), loss, metric, measurement, stage and other counter of MACs carry a
+    prefix; lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
     rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
     types = OF_TRIAL | OF_MEASUREMENT
-    types |= {name: WHOLE if name.endswith("/steps") else NUMBER for row in rows for name in row if name not in types}
+    others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in their order
+    types |= {name: WHOLE if name.endswith("/steps") or name.startswith("macs/") else NUMBER for name in others}
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
 
 
@@ -77,6 +80,7 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "params": trial.params,
         "macs": trial.macs,
         "spec_json": json.dumps(trial.spec, sort_keys=True),
+        **{f"macs/{counter}": macs for counter, macs in trial.counters.items()},
         **_quality(trial),
         **(_measurement(trial.measurement) if trial.measurement else {}),
     }
@@ -101,8 +105,10 @@ def _rung(rung: RungResult) -> dict[str, Any]:
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
     plain = {f.name: getattr(measurement, f.name) for f in fields(measurement)}
+    stages_s: dict[str, float] = plain.pop("stages_s")
     plain |= {name: json.dumps(plain[name], sort_keys=True) for name in ("notes", "conditions")}
-    return {f"measurement/{UNITS.get(name, name)}": value for name, value in plain.items()}
+    named = {f"measurement/{UNITS.get(name, name)}": value for name, value in plain.items()}
+    return named | {f"stage/{name}_s": seconds for name, seconds in stages_s.items()}
 
 
 def _harmless(text: str) -> str:

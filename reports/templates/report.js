@@ -7,16 +7,17 @@ const offer = (link, type, text) => { // made from the embedded study when it is
 const csvCell = value => {
   if (!known(value)) return '';
   // A leading =, +, - or @ would run as a formula in a spreadsheet.
-  const text = typeof value === 'number' ? String(value) : String(value).replace(/^([=+\-@\t\r])/, "'$1");
+  const text = typeof value === 'number' ? String(value) : (typeof value === 'object' ? JSON.stringify(value) : String(value)).replace(/^([=+\-@\t\r])/, "'$1");
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 
 function csv() {
   const rows = trials.map(t => {
     const { teachers: taughtBy, losses, metrics: probes, ...rung } = lastRung(t) || {};
-    const { seconds, ...numbers } = t.measurement || {};
+    const { seconds, stages_s: times, ...numbers } = t.measurement || {};
+    const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
     const heads = Object.entries(taughtBy || {}).flatMap(([n, h]) => Object.entries(h).map(([k, v]) => [`${n}/${k}`, v]));
-    return { number: t.number, arch_id: t.arch_id, origin: t.origin, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...numbers, rung: rung.rung, steps: rung.steps, quality: rung.quality, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
+    return { number: t.number, arch_id: t.arch_id, origin: t.origin, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...named('macs/', t.counters), ...numbers, ...named('stage/', times, '_s'), rung: rung.rung, steps: rung.steps, quality: rung.quality, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
   });
   const names = [...new Set(rows.flatMap(Object.keys))];
   return [names, ...rows.map(r => names.map(n => r[n]))].map(r => r.map(csvCell).join(',')).join('\r\n') + '\r\n';

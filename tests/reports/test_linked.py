@@ -1,6 +1,9 @@
 """Picking and filtering in a real browser: what is done to one view is seen in all."""
 
+import csv
+import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +127,29 @@ def test_a_disturbed_timing_is_marked_in_its_row_alone(browser, study, tmp_path)
     )
     assert browser.evaluate(marked) == [str(number)]
     assert "† The measurement was disturbed" in browser.evaluate("document.querySelector('#keys').textContent")
+
+
+def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, study, tmp_path):
+    trials = tuple(
+        replace(t, measurement=t.measurement and replace(t.measurement, conditions={"waited": 0.5}, notes=("a", "b")))
+        for t in study.trials
+    )
+    write_page(replace(study, trials=trials), tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    browser.evaluate("URL.createObjectURL = blob => { window.kept = blob; return '#'; }")
+    browser.evaluate("document.querySelector('#csv').click()")
+    text = browser.evaluate("window.kept.text()")
+    assert "[object" not in text
+    rows = {int(row["number"]): row for row in csv.DictReader(io.StringIO(text))}
+    assert set(rows) == {t.number for t in trials}
+    for t in trials:
+        row = rows[t.number]
+        assert row["macs/thop"] == str(t.counters.get("thop", ""))
+        assert (json.loads(row["conditions"]) == {"waited": 0.5}) if t.measurement else not row["conditions"]
+        told = float(row["stage/stage1_s"] or "nan")
+        assert told == pytest.approx(
+            t.measurement.stages_s["stage1"] if t.measurement else math.nan, rel=1e-3, nan_ok=True
+        )
 
 
 def test_rows_are_walked_with_arrows_from_one_tab_stop(tab):
