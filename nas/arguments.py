@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import changes
-from nas.command import NamedFile, OneLineParser
+from nas.command import TEACHER_HELP, NamedFile, OneLineParser
 from nas.config import (
     BALANCES,
     SCORES,
@@ -43,7 +43,6 @@ _EXAMPLES = """examples:
 """
 
 TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
-TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
 _DATABASE_HELP = (
     "keep the study in PostgreSQL, as postgresql://USER@HOST:PORT/NAME, so that several machines can work on it"
     " (default: the file study.db in the run folder); the password from ~/.pgpass or PGPASSWORD"

@@ -1,16 +1,22 @@
-"""What all commands share: bad input is one line on stderr and exit code 2."""
+"""What all commands share: bad input is one line on stderr and exit code 2, an interruption one line and 130."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-BAD_INPUT = 2
+from rich.console import Console
+
+BAD_INPUT, INTERRUPTED = 2, 130
 PICTURES = (".png", ".svg", ".pdf")
+FILE_COLUMNS = 130
+DEVICES = ("auto", "cpu", "cuda")
+TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -39,6 +45,31 @@ class NamedFile(argparse.Action):
         if name in files:
             parser.error(f"argument {option_string}: {name}: a file was given twice")
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
+
+
+def exit_code(work: Callable[[], int], interrupted: str = "the same command goes on") -> int:
+    """What `work` returns; 2 after the line of its error, 130 after one that says what an interruption left."""
+    interrupt_on_signals()
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"interrupted; {interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
+        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def add_training_options(add: Callable[..., object], device: str) -> None:
+    """--device (`device` says what for), --cache and --teacher, of commands that train a study's nets."""
+    add("--device", metavar="NAME", choices=DEVICES, help=f"{device}auto, cpu or cuda (default: the study's)")
+    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
+    add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+
+
+def stdout_console() -> Console:
+    """For tables: as wide as the terminal; a file or pipe has no width of its own."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS)
 
 
 def interrupt_on_signals() -> None:

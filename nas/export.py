@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from nas.arguments import TEACHER_HELP
-from nas.command import BAD_INPUT, NamedFile, OneLineParser, one_line
+from nas.command import OneLineParser, add_training_options, exit_code
 from nas.exporting.choice import ALL_HEADS, BEST, ExportError, chosen, standing
 from nas.exporting.folder import check_room, check_writable
 from nas.exporting.kept import Kept, kept_weights
@@ -22,7 +19,6 @@ from nas.records import Finalist, Study, TrialRecord
 from nas.store import Store
 from search_space import ArchSpec
 
-INTERRUPTED = 130
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # keep the fused net; the others keep what can be trained on
 FOLDER = "exports"  # in the run's folder
@@ -56,16 +52,7 @@ _TRIAL_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 2 after a line of error, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
-    try:
-        return _export(_options(words), f"python -m nas.export {shlex.join(words)}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-        return BAD_INPUT
+    return exit_code(lambda: _export(_options(words), f"python -m nas.export {shlex.join(words)}"))
 
 
 def _export(given: argparse.Namespace, command: str) -> int:
@@ -146,8 +133,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     given = _parser().parse_args(words)
     if given.train_longer is not None and given.train_longer < 1:
         raise ValueError(f"--train-longer: {given.train_longer}: must be 1 or more")
-    if given.device not in (None, "auto", "cpu", "cuda"):
-        raise ValueError(f"--device: {given.device!r}: choose auto, cpu or cuda")
     alone = [name for name in ("device", "cache", "teacher") if getattr(given, name)]
     if given.train_longer is None and alone:
         raise ValueError(f"--{alone[0]}: is for training; give --train-longer STEPS too, or leave it out")
@@ -177,19 +162,13 @@ def _parser() -> OneLineParser:
     add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
     add("--heads", default="", metavar="NAMES", help="teachers whose adaptor heads go along, with commas, or all")
     add("--train-longer", type=int, metavar="STEPS", help="distil so many steps more before the export")
-    add("--device", metavar="NAME", help="that trains: auto, cpu or cuda (default: the study's)")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+    add_training_options(add, "that trains: ")
     add(
         "--force",
         action="store_true",
         help="replace a folder that is no export or has other files, and lose what it holds",
     )
     return made
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

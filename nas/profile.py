@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backbones import resolve
 from nas.bench import Bench
-from nas.command import BAD_INPUT, one_line
+from nas.command import BAD_INPUT, INTERRUPTED, one_line
 from nas.profiling.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
 from nas.profiling.arm_table import show_arms
 from nas.profiling.arms import ArmsProfile, comparing
@@ -31,7 +31,7 @@ from nas.profiling.tables import show
 
 Found = TypeVar("Found")
 
-UNMEASURED, INTERRUPTED = 1, 130
+UNMEASURED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nas.command import BAD_INPUT, OneLineParser, one_line
+from nas.command import OneLineParser, exit_code, stdout_console
 from nas.config import LIMITS
 from nas.finals.standing import RERANK, Standings, standings
 from nas.querying.answer import FINALS, Net, answer
@@ -19,7 +15,6 @@ from nas.querying.table import show, to_json
 from nas.store import Store
 
 NOTHING_FITS = 1
-FILE_COLUMNS = 130  # a file or pipe has no width of its own
 
 _EXAMPLES = """examples:
   python -m nas.query runs/mine --max-latency-ms 13
@@ -34,11 +29,7 @@ that were stopped at lower rungs are not compared. Exit code: 0 found, 1 nothing
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 1 where nothing fits, 2 after a line of error."""
-    try:
-        return _query(_options(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    return exit_code(lambda: _query(_options(argv)))
 
 
 def _query(given: argparse.Namespace) -> int:
@@ -55,8 +46,7 @@ def _query(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(to_json(study, told, limits, weights), indent=2))
     else:
-        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
-        show(told, limits, weights, Console(width=wide))
+        show(told, limits, weights, stdout_console())
     return 0 if told.best else NOTHING_FITS
 
 

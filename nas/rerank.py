@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shlex
 import sys
@@ -15,9 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from nas.command import BAD_INPUT, OneLineParser, one_line, picture_file
+from nas.command import INTERRUPTED, OneLineParser, exit_code, picture_file, stdout_console
 from nas.objectives import check_plane
 from nas.progress import StageProgress, stderr_console
 from nas.records import Rerank, Study
@@ -28,9 +25,7 @@ from nas.store import Store
 if TYPE_CHECKING:
     from nas.reranking.measuring import Measuring
 
-INTERRUPTED = 130
 SIZE_MULTIPLE_PX = 32
-FILE_COLUMNS = 130  # a file or pipe has no width of its own
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 _EXAMPLES = """examples:
@@ -48,15 +43,8 @@ to it, and --again measures anew. Before and now are two measurements: they are 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 2 after a line of error, 130 after Ctrl-C; what was measured until then is shown and kept."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        given = _options(words)
-        return _rerank(given, f"python -m nas.rerank {shlex.join(words)}")
-    except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-        return BAD_INPUT
+    command = f"python -m nas.rerank {shlex.join(words)}"
+    return exit_code(lambda: _rerank(_options(words), command), interrupted="nothing was measured yet")
 
 
 def _rerank(given: argparse.Namespace, command: str) -> int:
@@ -100,8 +88,7 @@ def _tell(study: Study, rerank: Rerank, given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(to_json(study, rerank, comparison), indent=2))
     else:
-        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
-        show(study, rerank, comparison, Console(width=wide))
+        show(study, rerank, comparison, stdout_console())
     if given.plot:
         from nas.reranking.plot import plot  # matplotlib takes a second to import
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nas import changes
 from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, interrupt_on_signals, one_line
+from nas.command import BAD_INPUT, INTERRUPTED, interrupt_on_signals, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.disclosure import public_text
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted; lost were at most the last {seconds:g} s of each training under way", file=sys.stderr)
         if run_dir is not None and holds_study(run_dir):
             print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT

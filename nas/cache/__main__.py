@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -16,7 +15,7 @@ from nas.cache.parts import CacheError
 from nas.cache.recheck import LEAST, recheck
 from nas.cache.storage import CODECS
 from nas.cache.summary import summary
-from nas.command import BAD_INPUT, OneLineParser, one_line
+from nas.command import TEACHER_HELP, NamedFile, OneLineParser, exit_code, one_line
 from nas.config import SearchConfig
 from nas.places import cache_root
 from nas.progress import StageProgress, stderr_console
@@ -37,14 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 1 a cache that is not what it should be, 2 bad input."""
     arguments = parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
-    try:
-        return run(arguments, cache_root(arguments.cache))
-    except KeyboardInterrupt:
-        print("interrupted; what is finished was kept, the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    return exit_code(
+        lambda: run(arguments, cache_root(arguments.cache)), "what is finished was kept, the same command goes on"
+    )
 
 
 def build(arguments: argparse.Namespace, root: Path) -> int:
@@ -64,7 +58,7 @@ def build(arguments: argparse.Namespace, root: Path) -> int:
             views=arguments.views,
             storage=arguments.storage,
             share=arguments.share,
-            weights=dict(arguments.teacher),
+            weights=arguments.teacher,
             progress=progress,
             announce=lambda line: console.print(line, highlight=False),
         )
@@ -81,7 +75,7 @@ def verify(arguments: argparse.Namespace, root: Path) -> int:
     for path in paths:
         print(path)
         try:
-            found = recheck(path, arguments.samples, dict(arguments.teacher))
+            found = recheck(path, arguments.samples, arguments.teacher)
         except ValueError as error:
             print(f"  error: {one_line(error)}")
             bad = True
@@ -177,17 +171,7 @@ def add_build_arguments(building: argparse.ArgumentParser) -> None:
 
 
 def add_weights(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--teacher", action="append", default=[], type=named_file, metavar="NAME=FILE", help="weights from a file"
-    )
-
-
-def named_file(text: str) -> tuple[str, Path]:
-    """NAME=FILE."""
-    name, separator, file = text.partition("=")
-    if not (name and separator and file):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=FILE")
-    return name, Path(file)
+    to.add_argument("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
 
 
 def positive(text: str) -> int:

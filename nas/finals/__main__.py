@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
-from nas.arguments import TEACHER_HELP
-from nas.command import BAD_INPUT, NamedFile, OneLineParser, interrupt_on_signals, one_line, picture_file
+from nas.command import (
+    INTERRUPTED,
+    OneLineParser,
+    add_training_options,
+    exit_code,
+    one_line,
+    picture_file,
+    stdout_console,
+)
 from nas.finals.selection import Candidate, candidates, finalists
 from nas.finals.standing import RERANK, Standings, standings
 from nas.finals.table import show, to_json
@@ -29,9 +34,7 @@ from nas.store import Store, StoreError
 if TYPE_CHECKING:
     from nas.finals.plan import Plan
 
-INTERRUPTED = 130
 PICTURE = "finals.png"
-FILE_COLUMNS = 130  # a file or pipe has no width of its own
 
 _EXAMPLES = """examples:
   python -m nas.finals runs/mine                            3 seeds, 3 times as long as the study's last rung
@@ -50,16 +53,7 @@ RUN/finals/seed-N/weights.
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 2 after a line of error, 130 after Ctrl-C; what was done until then is kept and shown."""
     words = list(sys.argv[1:] if argv is None else argv)
-    interrupt_on_signals()
-    try:
-        given = _options(words)
-        return _finals(given, f"python -m nas.finals {shlex.join(words)}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-        return BAD_INPUT
+    return exit_code(lambda: _finals(_options(words), f"python -m nas.finals {shlex.join(words)}"))
 
 
 def _finals(given: argparse.Namespace, command: str) -> int:
@@ -165,8 +159,7 @@ def _tell(store: Store, study: Study, steps: int, given: argparse.Namespace) -> 
     if given.json:
         print(json.dumps(to_json(study, found), indent=2))
     else:
-        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS
-        show(study, found, Console(width=wide))
+        show(study, found, stdout_console())
     _draw(study, found, Path(given.plot or Path(given.run) / PICTURE))
 
 
@@ -202,8 +195,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
             raise ValueError(f"--{name}: {value}: must be {least} or more")
     if not given.seconds > 0:
         raise ValueError(f"--seconds: {given.seconds}: must be over 0")
-    if given.device not in (None, "auto", "cpu", "cuda"):
-        raise ValueError(f"--device: {given.device!r}: choose auto, cpu or cuda")
     return given
 
 
@@ -222,10 +213,8 @@ def _parser() -> OneLineParser:
     add("--near", type=int, default=6, metavar="N", help="near misses beside the front, at most (default 6)")
     add("--baselines", action="store_true", help="the study's baselines too, to compare with; never part of the front")
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one a CPU or GPU)")
-    add("--device", metavar="NAME", help="auto, cpu or cuda (default: the study's)")
+    add_training_options(add, "")
     add("--seconds", type=float, default=5.0, metavar="S", help="timing budget of each net (default 5)")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--plot", type=picture_file, metavar="FILE", help=f"of the picture: .png, .svg or .pdf (default RUN/{PICTURE})")
     add("--json", action="store_true", help="one JSON object on stdout instead of the table")
     return made

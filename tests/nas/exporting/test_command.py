@@ -148,7 +148,7 @@ def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys
         ([], "the following arguments are required: --format"),
         ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained on"),
         ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
-        ([*TIMM, "--device", "tpu"], "choose auto, cpu or cuda"),
+        ([*TIMM, "--device", "tpu"], "invalid choice"),
         ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),
         ([*TIMM, "--device", "cpu"], "--device: is for training"),
     ],

@@ -281,7 +281,7 @@ def test_finals_of_the_study_at_its_own_length_are_possible_and_seeds_are_new(st
         (["RUN", "--steps", "3"], "--steps: 3: must be 4 or more"),
         (["RUN", "--near", "-1"], "--near: -1: must be 0 or more"),
         (["RUN", "--workers", "0"], "--workers: 0: must be 1 or more"),
-        (["RUN", "--device", "cuda:1"], "choose auto, cpu or cuda"),
+        (["RUN", "--device", "cuda:1"], "invalid choice"),
         (["RUN", "--seconds", "0"], "--seconds: 0.0: must be over 0"),
         (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
