@@ -1,24 +1,21 @@
-"""The report as one HTML file: everything inline, nothing fetched, no code but ours, under a strict security policy.
+"""The report as one HTML file: everything inline, nothing fetched, no code but ours.
 
-The policy allows exactly the page's own scripts and style sheet, by their SHA-256. Vega runs under it without
-`unsafe-eval`: vega-embed carries Vega's expression interpreter and uses it with `ast: true`.
+Vega runs under the page's policy without `unsafe-eval`: vega-embed carries Vega's expression interpreter and uses it
+with `ast: true`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from nas.disclosure import disclosed
@@ -26,6 +23,7 @@ from nas.records import Measurement, Study
 from nas.reranking.wording import DISTURBED
 from nas.store import read_study
 from reports import captions, finals, sentences
+from reports.document import asset, flat, policy, templates, write_whole
 from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
@@ -40,7 +38,6 @@ from reports.wording import brief, duration, significant
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
-TEMPLATES = Path(__file__).parent / "templates"
 VEGA_LITE = "6.4"  # altair 6's; vl-convert carries several
 REPORT_FILE = "report.html"
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what of the bundle the page's script sees
@@ -73,12 +70,7 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     """
     summary = summarize(study)
     page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
-    partial = out.with_name(f"{out.name}.{token_hex(4)}.partial")  # several drivers may write one study's page
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(page, out)
 
 
 def render(
@@ -93,7 +85,7 @@ def render(
     small = multiples(data) | importance_charts(datasets["importances"])
     stills = {name: static_svg(spec, datasets, STATIC_WIDTH_PX) for name, spec in large.items()}
     stills |= {name: static_svg(spec, datasets, STATIC_SMALL_PX) for name, spec in small.items()}
-    scripts, style = [vega_bundle(), _script()], _asset("report.css")
+    scripts, style = [vega_bundle(), _script()], asset("report.css")
     return _templates().get_template("report.html.j2").render(
         study=study,
         info=study.info,
@@ -108,7 +100,7 @@ def render(
         payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
-        policy=_policy(scripts, style),
+        policy=policy(style, scripts),
     )  # fmt: skip
 
 
@@ -210,52 +202,12 @@ def vega_bundle() -> str:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return templates(
+        seconds=duration, brief=brief, value_of=value_of, disturbances=disturbances, significant=significant
     )
-    environment.filters |= {"seconds": duration, "brief": brief, "value_of": value_of, "disturbances": disturbances}
-    environment.filters |= {"significant": significant}
-    return environment
 
 
 @cache
 def _script() -> str:
-    parts = "".join(_asset(f"{name}.js") for name in SCRIPTS)
+    parts = "".join(asset(f"{name}.js") for name in SCRIPTS)
     return f"(() => {{\n'use strict';\n{parts}}})();\n"
-
-
-@cache
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: list[str], style: str) -> str:
-    """Content-Security-Policy: our scripts and style by hash, nothing from anywhere else."""
-    if any("</script" in s.lower() or "<!--" in s for s in scripts) or "</style" in style.lower():
-        raise ValueError("a script or style of the report would end its own tag")
-    allowed = " ".join(_hash(s) for s in scripts)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) rows."""
-    rows: list[tuple[str, str]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            rows += flat(value, f"{prefix}{key}.")
-        else:
-            rows.append(
-                (prefix + str(key), ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-            )
-    return rows

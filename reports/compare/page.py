@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nas.records import StudyInfo
 from reports.compare import sentences
 from reports.compare.charts import pictures
 from reports.compare.sides import Side, SideBySide
-from reports.page import TEMPLATES, flat
+from reports.document import asset, flat, policy, templates, write_whole
 
 MOST_SHARED = 25  # nets in a table
 
@@ -31,29 +28,27 @@ class Difference:
 
 def write_comparison(comparison: SideBySide, out: Path) -> None:
     """Write the page to `out`, replacing it only once the whole page is there. Raises OSError."""
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(render(comparison, pictures(comparison)), encoding="utf-8", newline="\n")
-    partial.replace(out)
+    write_whole(render(comparison, pictures(comparison)), out)
 
 
 def render(comparison: SideBySide, drawn: Mapping[str, Markup]) -> str:
     """The whole page, with the pictures of `pictures`."""
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "compare.css"))
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("compare.html.j2").render(
-        comparison=comparison,
-        sides=comparison.sides,
-        headline=sentences.headline(comparison),
-        refusals=sentences.not_compared(comparison),
-        cautions=sentences.cautions(comparison),
-        pictures=drawn,
-        differences=differences(comparison.sides),
-        most_shared=MOST_SHARED,
-        style=Markup(style),
-        policy=_policy(style),
+    style = asset("report.css") + asset("compare.css")
+    return (
+        templates()
+        .get_template("compare.html.j2")
+        .render(
+            comparison=comparison,
+            sides=comparison.sides,
+            headline=sentences.headline(comparison),
+            refusals=sentences.not_compared(comparison),
+            cautions=sentences.cautions(comparison),
+            pictures=drawn,
+            differences=differences(comparison.sides),
+            most_shared=MOST_SHARED,
+            style=Markup(style),
+            policy=policy(style),
+        )
     )
 
 
@@ -72,10 +67,3 @@ def _settings(info: StudyInfo) -> dict[str, Any]:
         "rung_steps": info.rung_steps, "limits": info.limits, "teachers": info.teachers, "data": info.data,
         "config": info.config, "environment": info.environment, "space": info.space,
     }  # fmt: skip
-
-
-def _policy(style: str) -> str:
-    if "</style" in style.lower():
-        raise ValueError("the style sheet would end its own tag")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -40,15 +39,6 @@ def run(tmp_path: Path) -> Path:
     info = replace(info, space={k: list(v) for k, v in SPACES["micro"].choices().items()})
     Store.create(tmp_path / "run", info, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
     return tmp_path / "run"
-
-
-@pytest.fixture(autouse=True)
-def signals_kept() -> Iterator[None]:
-    """The command takes these signals for itself."""
-    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for ending, handler in own.items():
-        signal.signal(ending, handler)
 
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

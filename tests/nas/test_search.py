@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -176,15 +176,6 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
     assert all(t.params and t.params <= 6e5 for t in study.trials if t.counts)
 
 
-@pytest.fixture
-def signals_kept() -> Iterator[None]:
-    """The command takes these signals for itself."""
-    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for ending, handler in own.items():
-        signal.signal(ending, handler)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -220,7 +211,6 @@ def test_bad_input_is_one_line_and_code_2(
     whole: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    signals_kept: None,
 ) -> None:
     given = {"--resume", "--val-images"} & set(arguments)
     small = [] if given else ["--train-images", "256", "--val-images", "64"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +11,14 @@ import torch
 
 from backbones import build
 from nas.bench import Bench
-from nas.cache import open_targets
 from nas.config import DistillConfig
 from nas.export import main
 from nas.records import Study, TrialState
 from nas.trial import Training, Workbench
 from search_space import ArchSpec, StageSpec
+from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
-from tests.nas.study_builders import search_config, study_info
+from tests.nas.study_builders import search_config
 
 POINTS = {0: (-9.0, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}
 CONFIG = search_config(
@@ -66,8 +64,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("exporting")
     run, cache, c = folder / "run", folder / "cache", CONFIG
-    targets = open_targets(c.data, c.teachers, root=cache, train_images=c.train_images, val_images=c.val_images,
-                           image_px=c.distill.image_px, grid=c.grid, seed=0)  # fmt: skip
+    targets = opened(c, cache)
     places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
     for place in places.values():
         place.mkdir(parents=True)
@@ -81,21 +78,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     trials = list(small_study(POINTS).trials)
     trials[1] = replace(trials[1], arch_id=SPEC.arch_id, spec=SPEC.to_dict(), rungs=rungs)  # type: ignore[arg-type]
     trials[2] = replace(trials[2], state=TrialState.STOPPED, rungs=trials[2].rungs[:1])
-    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    info = replace(study_info(c), teachers=teachers, data={"name": c.data, "fingerprint": targets.data_fingerprint})
-    study = Study(info, tuple(trials))
+    study = Study(taught_by(targets, c), tuple(trials))
     new_store(run, study)
     (run / "report.html").write_text("<p>a report</p>")
     return Made(run, cache, study)
-
-
-@pytest.fixture(autouse=True)
-def signals_kept() -> Iterator[None]:
-    """The command takes these signals for itself."""
-    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for ending, handler in own.items():
-        signal.signal(ending, handler)
 
 
 @pytest.fixture(autouse=True)

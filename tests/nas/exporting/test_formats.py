@@ -140,6 +140,14 @@ with torch.no_grad():
 )
 
 
+def test_transformers_that_never_end_are_one_line(made: Made, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(hf_format, "LIMIT_S", 0.05)  # a start of Python and its imports take longer
+    assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "late")]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: --format hf: transformers did not open what was written in 0.05 s\n"
+    assert not (tmp_path / "late").exists()
+
+
 @pytest.mark.slow
 def test_what_transformers_will_open_is_opened_before_it_is_handed_out(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

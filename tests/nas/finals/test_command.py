@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +18,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.cache import open_targets
 from nas.config import DistillConfig
 from nas.finals.__main__ import main
 from nas.finals.crew import Crew
 from nas.finals.plan import places, planned
-from nas.records import Finalist, Study, StudyInfo, TrialState
+from nas.records import Finalist, Study, TrialState
 from nas.store import Store
 from tests.nas.finals.builders import failed, measured, trained
+from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
-from tests.nas.study_builders import search_config, study_info
+from tests.nas.study_builders import search_config
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
 CONFIG = search_config(
@@ -38,15 +38,6 @@ WORDS = ["--seeds", "2", "--near", "0", "--workers", "2", "--seconds", "0.2"]
 STEPS = 12  # three times the last rung
 
 
-@pytest.fixture(autouse=True)
-def signals_kept() -> Iterator[None]:
-    """The command takes these signals for itself."""
-    own = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for ending, handler in own.items():
-        signal.signal(ending, handler)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -55,14 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(cache: Path) -> Study:
     """Made-up numbers of real architectures, for real teachers and images."""
-    c = CONFIG
-    targets = open_targets(c.data, c.teachers, root=cache, train_images=c.train_images, val_images=c.val_images,
-                           image_px=c.distill.image_px, grid=c.grid, seed=0)  # fmt: skip
-    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    info: StudyInfo = replace(
-        study_info(c), teachers=teachers, data={"name": c.data, "fingerprint": targets.data_fingerprint}
-    )
-    return replace(small_study(POINTS), info=info)
+    return replace(small_study(POINTS), info=taught_by(opened(CONFIG, cache), CONFIG))
 
 
 def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
