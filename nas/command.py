@@ -1,4 +1,4 @@
-"""What all commands share: bad input is one line on stderr and exit code 2, an interruption one line and 130."""
+"""What commands share: bad input is one line on stderr and exit code 2, an interruption one line and 130."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +16,7 @@ from rich.console import Console
 
 BAD_INPUT, INTERRUPTED = 2, 130
 PICTURES = (".png", ".svg", ".pdf")
-FILE_COLUMNS = 130
+FILE_COLUMNS, LONGEST = 130, 500  # characters; the second of an error
 DEVICES = ("auto", "cpu", "cuda")
 TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
 
@@ -49,15 +51,18 @@ class NamedFile(argparse.Action):
 
 def exit_code(work: Callable[[], int], interrupted: str = "the same command goes on") -> int:
     """What `work` returns; 2 after the line of its error, 130 after one that says what an interruption left."""
-    interrupt_on_signals()
-    try:
-        return work()
-    except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
-        print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-        return BAD_INPUT
+    with interrupted_by_signals():
+        try:
+            return work()
+        except KeyboardInterrupt:
+            print(f"interrupted; {interrupted}", file=sys.stderr)
+            return INTERRUPTED
+        except (NotImplementedError, RecursionError):  # RuntimeErrors that are nobody's input
+            raise
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # RuntimeError: a card's memory, for one
+            told = one_line(error)
+            print(f"error: {told if len(told) <= LONGEST else told[: LONGEST - 1] + '…'}", file=sys.stderr)
+            return BAD_INPUT
 
 
 def add_training_options(add: Callable[..., object], device: str) -> None:
@@ -72,11 +77,22 @@ def stdout_console() -> Console:
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS)
 
 
-def interrupt_on_signals() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; what the caller ignores, as nohup does, stays ignored."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) is not signal.SIG_IGN:
-            signal.signal(ending, _interrupt)
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does; what the caller ignores, as nohup does, stays ignored.
+
+    Only the main thread can have it so: in others the block runs as it is.
+    """
+    before = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGHUP)}
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [ending for ending, handler in before.items() if ours and handler is not signal.SIG_IGN]
+    for ending in taken:
+        signal.signal(ending, _interrupt)
+    try:
+        yield
+    finally:
+        for ending in taken:
+            signal.signal(ending, before[ending])
 
 
 def _interrupt(signum: int, frame: Any) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backbones import resolve
 from nas.bench import Bench
-from nas.command import BAD_INPUT, INTERRUPTED, one_line
+from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
 from nas.profiling.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
 from nas.profiling.arm_table import show_arms
 from nas.profiling.arms import ArmsProfile, comparing
@@ -34,6 +34,7 @@ Found = TypeVar("Found")
 UNMEASURED = 1
 
 
+@interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; what was found until it ends is shown.
 

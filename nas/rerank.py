@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 2 after a line of error, 130 after Ctrl-C; what was measured until then is shown and kept."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m nas.rerank {shlex.join(words)}"
-    return exit_code(lambda: _rerank(_options(words), command), interrupted="nothing was measured yet")
+    kept = "what was measured is kept; the same command, without --again, goes on"
+    return exit_code(lambda: _rerank(_options(words), command), kept)
 
 
 def _rerank(given: argparse.Namespace, command: str) -> int:

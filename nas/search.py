@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nas import changes
 from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, INTERRUPTED, interrupt_on_signals, one_line
+from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.disclosure import public_text
@@ -36,11 +36,11 @@ from nas.study import StudyLoop
 from search_space import SPACES
 
 
+@interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = vars(parser().parse_args(argv))
     console = stderr_console()
-    interrupt_on_signals()
     run_dir: Path | None = None
     try:
         check_flags(arguments)

@@ -90,12 +90,13 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
     yield record
-    for rung in _train(record, bench):
-        record = replace(record, rungs=(*record.rungs, rung))
-        if len(record.rungs) == len(config.distill.rung_steps):
-            with training(bench.lock_dir):  # whoever measures has the machine for itself
-                record = replace(record, state=TrialState.COMPLETE, counters=_counters(spec, config))
-        yield record
+    rungs = _train(record, bench)
+    for left in reversed(range(len(config.distill.rung_steps))):
+        if not left:  # before what is trained could be lost by it
+            with training(bench.lock_dir):  # who measures has the machine alone
+                record = replace(record, counters=_counters(spec, config))
+        record = replace(record, rungs=(*record.rungs, next(rungs)))
+        yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
 
 
 def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.command import BAD_INPUT, OneLineParser, one_line
-from nas.store import StoreError, read_study
+from nas.command import OneLineParser, exit_code
+from nas.store import read_study
 from reports.export import save_csv, save_parquet, table
 from reports.page import REPORT_FILE, write_page
 from reports.plates import draw, save
@@ -20,18 +19,18 @@ from reports.summary import summarize
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code: 0, or 2 with one line on stderr for what a person can mend."""
     options = _parser().parse_args(arguments)
+    return exit_code(lambda: _report(options))
+
+
+def _report(options: argparse.Namespace) -> int:
     out: Path = options.out or options.run / REPORT_FILE
-    try:
-        study = read_study(options.run)
-        write_page(study, out, options.run)
-        summary = summarize(study)
-        figures = draw(study, summary) if options.figures else {}
-        written = save(figures, options.figures) if options.figures else []
-        written += [save_csv(table(study, summary), options.csv)] if options.csv else []
-        written += [save_parquet(table(study, summary), options.parquet)] if options.parquet else []
-    except (StoreError, OSError, ValueError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    study = read_study(options.run)
+    write_page(study, out, options.run)
+    summary = summarize(study)
+    figures = draw(study, summary) if options.figures else {}
+    written = save(figures, options.figures) if options.figures else []
+    written += [save_csv(table(study, summary), options.csv)] if options.csv else []
+    written += [save_parquet(table(study, summary), options.parquet)] if options.parquet else []
     print(out)
     for path in written:
         print(path)
@@ -63,4 +62,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -33,15 +33,6 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
     return text + (" Dotted: what random search is expected to reach." if data.chance else "")
 
 
-def metric_caption(data: FigureData) -> str:
-    """What the dots of quality against the metrics are."""
-    step = max((scatter.step for scatter in data.metrics), default=1)
-    nets = "Every net trained to the end"
-    if step > 1:
-        nets = f"Nets trained to the end, of those neither on the front nor baselines one in {step}"
-    return f"{nets}: its quality and its score, shapes and colours as in the picture of the front."
-
-
 def rise_caption(info: StudyInfo) -> str:
     """What of a teacher rises by steps."""
     what = "maps" if by_maps(info) else "features, mean of its heads,"

@@ -137,7 +137,6 @@ def _words(study: Study, summary: StudySummary, data: FigureData) -> dict[str, A
         "progress": sentences.progress(study.info, summary, datetime.now(UTC)),
         "control": captions.control(study.info, summary),
         "front_caption": captions.front_caption(data),
-        "metric_caption": captions.metric_caption(data),
         "rise_caption": captions.rise_caption(study.info),
         "curve_caption": captions.curve_caption(study.info, data),
     }

@@ -28,7 +28,7 @@ from nas.measure.verdicts import notes, verdict
 from nas.measure.watch import HERTZ, Conditions, Watch, watching
 from nas.records import Measurement
 
-LATENCY_SHARE, STAGES_SHARE = 0.15, 0.1  # of the budget; the second on top of it
+LATENCY_SHARE, STAGES_SHARE = 0.15, 0.05  # of the budget; the second on top of it
 LATENCIES = (3, 600)  # calls with one image, at least and at most; a 99th percentile needs 299
 TRIES, PAUSE_S = 3, 10.0  # where a card is slowed down by heat: how often, and the pause between
 QUEUED_S = 0.1  # of work at a time, while energy is counted

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.command import BAD_INPUT, OneLineParser, one_line
-from nas.store import StoreError, read_study
+from nas.command import OneLineParser, exit_code
+from nas.store import read_study
 from reports.compare.page import write_comparison
 from reports.compare.sides import MOST_STUDIES, side_by_side
 
@@ -21,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 2 <= len(options.runs) <= MOST_STUDIES:
         parser.error(f"RUN: {len(options.runs)} given: must be 2 to {MOST_STUDIES}")
-    try:
-        comparison = side_by_side([read_study(run) for run in options.runs])
-        write_comparison(comparison, options.out)
-    except (StoreError, OSError, ValueError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    return exit_code(lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    comparison = side_by_side([read_study(run) for run in options.runs])
+    write_comparison(comparison, options.out)
     print(options.out)
     return 0
 

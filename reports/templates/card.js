@@ -43,9 +43,9 @@ function stageTimes(m) {
 
 // Rows of who else counts the MACs.
 const counted = t => Object.entries(t.counters || {}).map(([name, macs]) => [`MACs by ${brief(name, 20)}`,
-  known(macs) ? `${scaled(macs, 1e6, 1)} M (${macs < t.macs ? '−' : '+'}${fixed(100 * Math.abs(macs / t.macs - 1), 1)} %)` : 'cannot count this net']);
-const WHY_COUNTERS_DIFFER = 'Ours are all matrix products, convolutions and attention, exactly. fvcore leaves out attention’s products and adds normalisation and resizing; '
-  + 'thop leaves out what is no module, adds normalisation and activations, and counts transposed convolutions stride² times.';
+  known(macs) ? `${scaled(macs, 1e6, 1)} M${t.macs > 0 ? ` (${macs < t.macs ? '−' : '+'}${fixed(100 * Math.abs(macs / t.macs - 1), 1)} %)` : ''}` : 'cannot count this net']);
+const WHY_COUNTERS_DIFFER = 'MACs are those of all matrix products, convolutions and attention, exactly. Where a net has such parts, fvcore leaves out attention’s products and adds normalisation and resizing; '
+  + 'thop leaves out functions and subclasses of its modules, adds normalisation and average pooling, and counts transposed convolutions stride² times.';
 
 function commands(t) {
   if (!stagesOf(t).length) return [];
@@ -57,7 +57,7 @@ function commands(t) {
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
   const exported = t.state === 'complete' ? section('Use it', copyable(`python -m nas.export RUN --trial ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
   return [...exported, ...section('Measure it again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `with the spec below saved as ${file}: `, element('span', { class: 'actions' }, save),
-    ' It also says by how much each counter is off for what reason, and times layer by layer.'))];
+    ' It also says by how much each counter is off and why, and with --layers what each layer takes.'))];
 }
 
 function pictures(t) {

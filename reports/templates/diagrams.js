@@ -18,10 +18,11 @@ function parts(t) {
   return [first, ...stages, ...last];
 }
 
-// "stage 1" here, "stage1" as it is timed.
+// "stage 1" here, "stage1" as it is timed: eagerly, also where something else runs the net.
 function sharesOfTime(t) {
-  const times = (t.measurement || {}).stages_s || {}, whole = sum(Object.values(times));
-  return name => whole ? `${percent(times[name.replace(' ', '')] / whole)} of time` : '';
+  const m = t.measurement || {}, times = m.stages_s || {}, whole = sum(Object.values(times));
+  const of = m.arm && m.arm.split(', ').includes('eager') ? 'of time' : 'of eager time';
+  return name => { const s = times[name.replace(' ', '')]; return whole && known(s) ? `${percent(s / whole)} ${of}` : ''; };
 }
 
 function stageDiagram(t, wide) {

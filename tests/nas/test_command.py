@@ -2,12 +2,13 @@
 
 import importlib
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from nas.arguments import parser
-from nas.command import interrupt_on_signals
+from nas.command import exit_code
 
 
 def test_named_files_are_gathered() -> None:
@@ -61,14 +62,51 @@ def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) 
     assert "\nexamples:\n  python -m " in capsys.readouterr().out
 
 
-def test_what_the_caller_ignores_stays_ignored() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        interrupt_on_signals()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+        ours = signal.getsignal(signal.SIGTERM)
+        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), interrupted="all is well") == 130
+        assert signal.getsignal(signal.SIGTERM) is ours
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "interrupted; all is well\n"
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7) == 7
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_of_a_program_can_run_a_command() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3)))
+    thread.start()
+    thread.join()
+    assert codes == [3]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, MemoryError])
+def test_an_error_is_one_line_that_says_where_it_was_cut(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error("a\nb " + 600 * "c")
+
+    assert exit_code(fail) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: a b ccc")
+    assert told.endswith("c…\n")
+    assert len(told) == len("error: \n") + 500
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RecursionError, TypeError])
+def test_a_fault_of_ours_is_not_called_bad_input(error: type[Exception]) -> None:
+    def fail() -> int:
+        raise error("ours")
+
+    with pytest.raises(error):
+        exit_code(fail)

@@ -114,7 +114,7 @@ def measurement(rng: random.Random, speed: float, parts: Sequence[str] = ()) -> 
     """An invented measurement with an interval of about one percent."""
     half = speed * rng.uniform(0.003, 0.015)
     return Measurement(
-        device="synthetic CPU", arm="fp32 channels_last fused eager", batch=16, resolution=64,
+        device="synthetic CPU", arm="fp32, channels-last, fused, eager", batch=16, resolution=64,
         throughput_img_s=900 * speed, throughput_low_img_s=900 * (speed - half),
         throughput_high_img_s=900 * (speed + half),
         ratio=speed, ratio_low=speed - half, ratio_high=speed + half, reference=REFERENCE, reference_img_s=900.0,

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from nas.records import TrialRecord, TrialState
+from reports import points
 from reports.page import write_page
+from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.browser import CHROMIUM, Tab, needs_chromium
 from tests.reports.test_page import ATTACKS, hostile
@@ -126,7 +128,23 @@ def test_a_disturbed_timing_is_marked_in_its_row_alone(browser, study, tmp_path)
         ".map(r => r.dataset.row)"
     )
     assert browser.evaluate(marked) == [str(number)]
-    assert "† The measurement was disturbed" in browser.evaluate("document.querySelector('#keys').textContent")
+    assert "† The measurement was disturbed" in browser.evaluate("document.querySelector('#trials').textContent")
+
+
+@pytest.mark.parametrize("most", [1000, 9])
+def test_of_many_nets_the_pictures_of_metrics_draw_some_and_all_that_matter(
+    browser, study, tmp_path, monkeypatch, most
+):
+    monkeypatch.setattr(points, "SCATTERED_MOST", most)
+    write_page(study, tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    summary = summarize(study)
+    important = len(summary.front) + len(summary.baselines)
+    others = len(summary.complete) - len(summary.front)
+    drawn = browser.evaluate("document.querySelectorAll('#chart-metric-0 .mark-symbol path').length")
+    step = math.ceil(others / most)
+    assert drawn == important + math.ceil(others / step)
+    assert (step > 1) is (most == 9)
 
 
 def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, study, tmp_path):

@@ -1,5 +1,6 @@
 """Every number of the page against plain loops over the study's records; nothing is asked of `reports` but its page."""
 
+import math
 import re
 from functools import cache
 from itertools import pairwise
@@ -170,6 +171,40 @@ def test_rank_correlations_between_rungs(name):
         ]
         assert int(row["nets"]) == len(pairs)
         assert row["τ"] == f"{plainly.tau(pairs):.2f}"
+        assert as_by_chance(row["p"], pairs)
+
+
+def as_by_chance(shown: str, pairs: list[tuple[float, float]]) -> bool:
+    """Whether a p value is what shuffling comes to; it is shown to two digits."""
+    p, off = plainly.chance_of_tau(pairs)
+    if float(shown) == 0:
+        return p < 1e-250  # less than a float can be
+    return abs(math.log(float(shown) / p)) < math.log1p(off + 0.05)
+
+
+def test_points_of_the_pictures(name):
+    s, data = study(name), payload(page(name))["datasets"]
+    told = {p["number"]: p for p in data["points"]}
+    front = plainly.front(plainly.trained(s, False))
+    for t in s.trials:
+        shown = t.measurement is not None and (t.rungs or t.state is TrialState.INFEASIBLE)
+        assert (t.number in told) is bool(shown)
+        if not shown:
+            continue
+        point, m = told[t.number], t.measurement
+        assert (point["kind"] == "on the front") is (t in front)
+        assert (point["kind"] == "baseline") is t.origin.startswith("baseline:")
+        for key, value in (("ratio", m.ratio), ("ratio_low", m.ratio_low), ("ratio_high", m.ratio_high)):
+            assert point[key] == pytest.approx(value, rel=1e-5)
+        assert point["quality"] == (pytest.approx(t.rungs[-1].quality, rel=1e-5) if t.rungs else None)
+    nets = {called(t): t for t in (*front, *baselines(s))}
+    rows = data["teachers"]
+    for row in rows:
+        value = nets[row["net"]].rungs[-1].teachers[row["teacher"]][row["head"]]
+        assert row["quality"] == pytest.approx(value, rel=1e-5)
+    assert len({(r["net"], r["teacher"], r["head"]) for r in rows}) == len(rows)
+    if len(front) <= 16:  # of more nets every so many-th is drawn
+        assert {row["net"] for row in rows} == set(nets)
 
 
 def test_metrics_and_heads(name):
@@ -189,6 +224,11 @@ def test_metrics_and_heads(name):
         top = max(values, key=lambda v: v[1])
         assert int(rows[label]["nets"]) == len(values)
         assert rows[label]["τ"] == f"{plainly.tau([v[:2] for v in values]):.2f}"
+        assert as_by_chance(rows[label]["p"], [v[:2] for v in values])
+        own = {name: facts.metrics[metric] for name, facts in s.info.teacher_facts.items() if metric in facts.metrics}
+        strongest = max(own, key=lambda name: own[name], default=None)
+        shown = f"{own[strongest]:.3f} {strongest}" if strongest else "–"
+        assert rows[label]["best teacher itself"] == shown
         assert rows[label]["best net"] == f"{top[1]:.3f} {called(top[2])}"
         assert rows[label]["best baseline"] == (f"{best.rungs[-1].metrics[metric]:.3f}" if best else "–")
         assert rows[label]["chance"] == f"{s.info.chance[metric]:.3f}"

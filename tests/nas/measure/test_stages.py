@@ -59,8 +59,7 @@ def test_stages_and_the_rest_add_up_to_a_call():
     assert set(net.seen) == {(3, 1)}
 
 
-def test_a_net_without_named_stages_or_memory_has_no_times():
+def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():
     assert timed_stages(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
     assert timed_stages(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
-    with pytest.raises(RuntimeError, match="other"):
-        timed_stages(Staged(RuntimeError("other")), torch.zeros(1, 1), budget_s=0.1)
+    assert timed_stages(Staged(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), torch.zeros(1, 1), budget_s=0.1) == {}
