@@ -76,6 +76,7 @@ def begun_again(run: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from math import erfc, log2
+from math import erfc, factorial, log2
 
 import numpy as np
 
@@ -85,8 +85,11 @@ def chance_of_tau(pairs: list[tuple[float, float]], shuffles: int = 4000) -> tup
     By counting, of few nets without ties; by shuffling; where that hardly ever comes to it, by the normal distribution,
     its variance taken from the shuffles.
     """
-    if len(pairs) <= 33 and all(len(set(values)) == len(pairs) for values in zip(*pairs, strict=True)):
-        return chance_of_order(pairs), 0.0
+    if all(len(set(values)) == len(pairs) for values in zip(*pairs, strict=True)):
+        if abs(tau(pairs) or 0) == 1:
+            return 2 / factorial(len(pairs)), 0.0
+        if len(pairs) <= 33:
+            return chance_of_order(pairs), 0.0
     rng = np.random.default_rng(0)
     first, second = (np.sign(np.subtract.outer(values, values)) for values in np.asarray(pairs).T)
     seen, sums = abs(np.sum(first * second)), []
