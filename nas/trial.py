@@ -100,8 +100,9 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
 
 
 def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:
-    """MACs of one image by those who count them otherwise than we do."""
-    _, *others = side_by_side(build(spec), config.distill.image_px)
+    """MACs of one image by those who count them otherwise than we do. A training's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        _, *others = side_by_side(build(spec), config.distill.image_px)
     return {counter.name: counter.macs for counter in others}
 
 
