@@ -44,7 +44,7 @@ def _train(job: Job, rank: int, pipe: Connection | None) -> RungResult | None:
     from backbones import build, load
     from nas.distill import parallel
     from nas.distill.adaptors import load_heads
-    from nas.trial import Training
+    from nas.training import Training
     from search_space import ArchSpec
 
     bench, spec = workbench(job.seed, job.places), ArchSpec.from_dict(job.trial.spec)

@@ -53,7 +53,7 @@ def _train(pipe: Connection, record: TrialRecord, seed: int, places: Places) -> 
     import torch
 
     from backbones import build
-    from nas.trial import Training
+    from nas.training import Training
     from search_space import ArchSpec
 
     torch.set_num_threads(places.threads)
@@ -80,7 +80,7 @@ def workbench(seed: int, places: Places) -> Any:
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
     from nas.measure.environment import device_key
-    from nas.trial import Workbench
+    from nas.workbench import Workbench
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)
     own = places.of_seed(seed)

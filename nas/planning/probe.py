@@ -24,7 +24,7 @@ from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
-from nas.trial import TimedSlot
+from nas.training import TimedSlot
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed

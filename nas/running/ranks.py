@@ -65,7 +65,7 @@ def _rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """One rank: its part of a rung; rank 0 has the result."""
     from nas.distill import parallel
     from nas.running.worker import workbench
-    from nas.trial import train_rank
+    from nas.training import train_rank
 
     context, bench = train.get_context(), workbench(Places.from_json(settings["places"]))
     record = TrialRecord.from_dict(json.loads(settings["record"]))

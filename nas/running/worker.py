@@ -89,7 +89,7 @@ def workbench(places: Places) -> Any:
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.measure.environment import device_key
-    from nas.trial import Workbench
+    from nas.workbench import Workbench
 
     threads = max(1, places.train_threads // places.ranks)
     torch.set_num_threads(threads)

@@ -30,7 +30,8 @@ from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
 from nas.teachers import TeacherError
-from nas.trial import Workbench, run_trial
+from nas.trial import run_trial
+from nas.workbench import Workbench
 from search_space import SPACES, ArchSpec
 from tests.nas.sockets import is_loopback, listening_addresses
 from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info

@@ -17,7 +17,8 @@ from nas.failures import Failure
 from nas.measure import Measured, Setting, Unmeasured
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.running.worker import ArchTrainable
-from nas.trial import Workbench, broken_limit, run_trial
+from nas.trial import broken_limit, run_trial
+from nas.workbench import Workbench
 from search_space import SPACES
 from tests.nas.study_builders import measurement, rung, search_config
 

@@ -14,7 +14,8 @@ from nas.bench import Bench
 from nas.config import DistillConfig
 from nas.export import main
 from nas.records import Study, TrialState
-from nas.trial import Training, Workbench
+from nas.training import Training
+from nas.workbench import Workbench
 from search_space import ArchSpec, StageSpec
 from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
