@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import optuna
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 PATIENCE_S = 120.0  # a database that is away for longer ends the session
 Result = TypeVar("Result")
@@ -73,13 +73,18 @@ def _is_outage(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, DBAPIError) and not isinstance(error.orig, sqlite3.Error):
             return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-        error = error.__cause__
+        error = _before(error)
     return False
+
+
+def _before(error: BaseException) -> BaseException | None:
+    """What an error came from; Optuna tries another query after one that failed, which says so by the way only."""
+    return error.__context__ if isinstance(error, PendingRollbackError) else error.__cause__
 
 
 def _cause(error: BaseException) -> str:
     """What the database itself said, in one line."""
-    while error.__cause__ is not None:  # Optuna wraps what SQLAlchemy wraps
-        error = error.__cause__
+    while (before := _before(error)) is not None:  # Optuna wraps what SQLAlchemy wraps
+        error = before
     origin = getattr(error, "orig", None) or error
     return " ".join(str(origin).split()) or type(origin).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from sqlalchemy import event, text
 
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.config import SearchConfig
@@ -243,6 +244,33 @@ def test_a_database_that_stays_away_ends_the_session_in_one_line(
         drive(second)
         assert second.trials[record.number].state is not TrialState.FAILED
         assert second.evaluated == 3
+
+
+def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries_another_query(
+    tmp_path: Path, postgres: Server
+) -> None:
+    store = create(tmp_path / "cut", postgres.url, budget=3)
+    drive(StudyLoop(store), stop_after=1)
+    store = reopen(tmp_path / "cut")
+
+    cut: list[int] = []
+
+    def cutting(connection, cursor, statement, parameters, context, executemany) -> None:
+        """Ends the connection between the study's query and that for its trials."""
+        if "FROM trials" in statement and not cut:
+            cut.append(connection.connection.dbapi_connection.info.backend_pid)
+            with store._database.engine.connect() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": cut[0]})
+
+    def cut_and_read() -> None:
+        with store.alone():
+            event.listen(store._database.engine, "before_cursor_execute", cutting)
+            store._study.get_trials()
+
+    with pytest.raises(errors.Outage):
+        cut_and_read()
+    assert cut
+    assert store.trials(), "what comes next has a connection of its own"
 
 
 def test_a_study_of_before_goes_on(tmp_path: Path) -> None:
