@@ -1,11 +1,15 @@
-# make search: the whole job.  make test, make lint: what CI runs.  Variables: BUDGET, ARGS, PYTHON.
+# make search: the whole job.  make lint, make test, make test-slow: what CI runs.  Variables: BUDGET, ARGS, JOBS, PYTHON.
 PYTHON ?= python3
 VENV   ?= .venv
 BUDGET ?= 200
 ARGS   ?=
+JOBS   ?= logical
 PY     := $(VENV)/bin/python
 
-.PHONY: help setup search test lint clean
+# Each file's tests run in one process, in the order that tests/conftest.py gives them.
+PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: help setup search test test-slow lint clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -23,7 +27,10 @@ search: setup
 	$(PY) -m nas.search --budget $(BUDGET) $(ARGS)
 
 test: setup
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m slow $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .
