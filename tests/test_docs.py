@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -22,7 +24,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def run(command: list[str], folder: Path) -> None:
     """As a person who stands in `folder` would, with a cache of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BACKBONE_NAS_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, (command, done.stderr[-2000:])
 
 
