@@ -19,6 +19,7 @@ from nas.search import main
 from nas.store import read_study
 from tests.nas.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
+from tests.waiting import PATIENCE_S, until
 
 # What known-cost asks for hangs on measured times once eight are known, and these differ from run to run.
 SAME = ["--sampler", "evolution"]
@@ -35,7 +36,7 @@ def command(arguments: Sequence[str], cache: Path) -> list[str]:
 
 
 def search(arguments: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(arguments, cache), capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command(arguments, cache), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -102,19 +103,23 @@ def until_a_trial_ends(process: subprocess.Popen[str]) -> None:
 
 def until_a_checkpoint(run: Path, since: float = 0.0) -> Path:
     """The checkpoint that is written first after `since`, seconds of the clock."""
-    for _ in range(20_000):
+    found: list[Path] = []
+
+    def written() -> list[Path]:
         for path in (run / "checkpoints").glob("*.pt"):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime > since:
-                    return path
-        time.sleep(0.01)
-    raise AssertionError("no checkpoint was written")
+                    found.append(path)
+        return found
+
+    until(written, every_s=0.01)
+    return found[0]
 
 
 def end(process: subprocess.Popen[str], ending: signal.Signals, run: Path) -> None:
     """Interrupts the command, which says how to go on."""
     process.send_signal(ending)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert f"--resume {run}" in errors
 
