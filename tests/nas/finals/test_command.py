@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from tests.nas.finals.builders import failed, measured, trained
 from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
 from tests.nas.study_builders import search_config
+from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
 CONFIG = search_config(
@@ -63,13 +63,6 @@ def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> 
     )  # fmt: skip
 
 
-def until(found: object, seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not found():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-
-
 def children(parent: int) -> list[int]:
     """Processes that a process has started and that are not gone."""
     found = []
@@ -102,11 +95,11 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL, errors
     assert "finalists: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
-    until(lambda: all(gone(pid) for pid in workers), 120)  # nobody trains on for a dead command
+    until(lambda: all(gone(pid) for pid in workers))  # nobody trains on for a dead command
     kept = read(run)
     assert kept
     (rerank,) = Store.open(run).reranks()
@@ -120,14 +113,14 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     process = start(run, cache, locks)
     until(lambda: children(process.pid) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     assert {key: final for key, final in read(run).items() if key in kept} == kept
 
     # To the end.
     result = subprocess.run(
-        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=400, check=False,
+        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env={**os.environ, "TMPDIR": str(locks)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
