@@ -23,6 +23,7 @@ from nas.records import TrialState
 from nas.store import read_study
 from nas.teachers import TeacherError
 from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: P
         saved = torch.load(path, weights_only=True)
         saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
         torch.save(saved, path)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     trials = {trial.arch_id: trial for trial in read_study(run).trials}
     assert sum(trial.counts for trial in trials.values()) == 3
@@ -131,7 +132,7 @@ def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targ
         if not expected:
             pytest.skip("one CPU, and no right to mount: no node can be made to see something else")
         process = driver(run, targets, nodes.address, budget=2, steps=[10], made_up=True)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
         reasons = [line.partition(" is left out: ")[2] for line in output.splitlines() if " is left out: " in line]
         assert len(reasons) == len(expected), output
@@ -143,10 +144,10 @@ def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targ
 def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: Path, targets: Targets) -> None:
     with RayNodes(cpus=0) as nodes:
         process = driver(tmp_path / "a", targets, nodes.address, budget=1, steps=[10], made_up=True)
-        assert process.wait(timeout=200) == 2
+        assert process.wait(timeout=PATIENCE_S) == 2
         assert "no node of the cluster can take a trial" in process.stdout.read()  # type: ignore[union-attr]
     process = driver(tmp_path / "b", targets, nodes.address, budget=1, steps=[10], made_up=True)
-    assert process.wait(timeout=200) == 2
+    assert process.wait(timeout=PATIENCE_S) == 2
     assert "--address: cannot join a Ray cluster" in process.stdout.read()  # type: ignore[union-attr]
 
 
@@ -175,7 +176,7 @@ def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path,
         nodes.kill(only)
         time.sleep(3.5)
         nodes.add()
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     trials = read_study(run).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
@@ -192,7 +193,7 @@ def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, tar
         for child in descendants(nodes.nodes[0].pid):
             if b"gcs_server" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
                 os.kill(child, signal.SIGKILL)
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert f"error: the head of Ray at {nodes.address} is gone; nothing stored is lost; go on with" in output
 
@@ -203,7 +204,7 @@ def test_the_command_itself_searches_on_a_cluster_and_goes_on_there(tmp_path: Pa
 
     def search(*options: str) -> None:
         command = [sys.executable, "-m", "nas.search", *options, "--cache", str(tmp_path / "cache")]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=500)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr
 
     with RayNodes() as nodes:
