@@ -13,6 +13,7 @@ from nas.cache import CacheError
 from nas.cache.features import Features
 from nas.cache.parts import Part, Shard
 from nas.cache.targets import read_set
+from tests.waiting import PATIENCE_S
 
 
 def start(root, *fatal):
@@ -41,7 +42,7 @@ def alone(tmp_path_factory, teachers):
 def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):
     """Killed with SIGKILL after two of three shards' statistics and targets; what was finished isn't touched again."""
     killed = start(tmp_path, "xfeat on train images", "32")
-    finished = killed.communicate(timeout=900)[0].split("\n")[:-1]
+    finished = killed.communicate(timeout=PATIENCE_S)[0].split("\n")[:-1]
     assert killed.returncode == -signal.SIGKILL
     assert len(finished) == 5 + 2
     before = {path: path.stat().st_ino for path in tmp_path.rglob("*-0000*.npy") if ".raw" not in path.name}
@@ -59,7 +60,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):
 def test_two_processes_share_the_work(tmp_path, opened, alone):
     """No shard is made twice, none is lost, and the content is that of one process."""
     builders = [start(tmp_path) for _ in range(2)]
-    made = [line for builder in builders for line in builder.communicate(timeout=900)[0].split("\n")[:-1]]
+    made = [line for builder in builders for line in builder.communicate(timeout=PATIENCE_S)[0].split("\n")[:-1]]
     assert [builder.returncode for builder in builders] == [0, 0]
     assert len(made) == len(set(made)) == 5 + 5
     calls = []
