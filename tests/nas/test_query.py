@@ -14,6 +14,7 @@ from nas.query import main
 from search_space import ArchSpec
 from tests.nas.finals.builders import measured, trained
 from tests.nas.reranking.builders import new_store, small_study
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -137,7 +138,9 @@ def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
 from nas.query import main
 assert main([{str(run)!r}]) == 0
 print([name for name in ("torch", "ray", "timm", "matplotlib") if name in sys.modules])"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"
 
