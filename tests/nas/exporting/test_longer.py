@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from nas.exporting import longer
 from nas.exporting.kept import kept_weights
 from nas.progress import StageProgress, stderr_console
 from tests.nas.exporting.conftest import CONFIG, SPEC, Made
+from tests.waiting import PATIENCE_S, until
 
 WEIGHTS = f"{SPEC.arch_id}.safetensors"
 
@@ -133,13 +133,9 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    end = time.monotonic() + 240
-    while not list(run.glob("longer/*/seed-*/checkpoints/*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: list(run.glob("longer/*/seed-*/checkpoints/*.pt")) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted; the same command goes on")
     (checkpoint,) = run.glob("longer/*/seed-*/checkpoints/*.pt")
     saved = torch.load(checkpoint, weights_only=True)
@@ -147,7 +143,7 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
     saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
     torch.save(saved, checkpoint)
     assert not (run / "exports").exists()
-    assert subprocess.run(command, check=False, timeout=300).returncode == 0
+    assert subprocess.run(command, check=False, timeout=PATIENCE_S).returncode == 0
     about = json.loads((run / "exports" / f"{SPEC.arch_id}-timm" / "export.json").read_text())
     assert about["weights"]["result"]["seconds"] > 1000
     assert about["weights"]["result"]["steps"] == 64
