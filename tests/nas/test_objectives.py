@@ -22,6 +22,7 @@ from nas.store import Store, read_study
 from nas.study import StudyLoop
 from search_space import SPACES, ArchSpec
 from tests.nas.study_builders import measurement, record, rung, search_config, study_info
+from tests.waiting import PATIENCE_S
 
 THREE = ("quality", "throughput", "params")
 MICRO = SPACES["micro"]
@@ -138,7 +139,7 @@ def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str)
     config = search_config(objectives=("quality", "params"))
     Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives))
     words = [sys.executable, "-m", command, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     line = f"error: {command}: the study's objectives are quality, params; it takes quality and throughput"
     assert (done.returncode, done.stderr.strip()) == (2, line)
 
