@@ -11,6 +11,7 @@ import pytest
 
 from experiments.benchmarks.chaos import Chaos, chaos, check, events, undisturbed
 from experiments.benchmarks.postgres import PASSWORD, NoServer, binaries
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -55,7 +56,7 @@ def test_two_drivers_outlive_kills_of_their_database_and_of_each_other(tmp_path:
         for kill in (study.kill_database, study.kill_driver, study.kill_database):
             time.sleep(chance.uniform(0.1, 1.0))
             kill(chance)
-        study.end(timeout_s=300)
+        study.end(timeout_s=PATIENCE_S)
         found = check(study, undisturbed(tmp_path, budget=100))
     assert found["kills"] == {"driver": 1, "database": 2}
     said = [event["line"] for event in events(study.run_dir) if event["what"] == "says"]
