@@ -28,6 +28,7 @@ from nas.store import Store, read_study
 from search_space import SPACES
 from tests.nas.postgres import running_server
 from tests.nas.study_builders import OBJECTIVES, search_config, study_info
+from tests.waiting import PATIENCE_S
 
 SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
 
@@ -160,14 +161,16 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         while sum(" complete " in line or " stopped " in line for line in said) < 4:
             said.append(first.stderr.readline())
         first.kill()
-        assert second.communicate(timeout=300)[1]
+        assert second.communicate(timeout=PATIENCE_S)[1]
         assert second.returncode == 0
         study = read_study(run)
         assert sum(t.counts for t in study.trials) == 5
         assert all(t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in study.trials)
         assert Counter(t.origin for t in study.trials if t.origin != "sampler").most_common()[0][1] == 1
 
-        third = subprocess.run(command([*resume, "--extend", "1"], cache), capture_output=True, text=True, timeout=300)
+        third = subprocess.run(
+            command([*resume, "--extend", "1"], cache), capture_output=True, text=True, timeout=PATIENCE_S
+        )
         assert third.returncode == 0, third.stderr
         again = read_study(run)
         assert again.trials[: len(study.trials)] == study.trials
@@ -178,7 +181,7 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         assert PASSWORD not in (run / "report.html").read_text()
 
         Store.open(run).update_info(lambda info: replace(info, teachers={"xfeat": "another"}))
-        other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=300)
+        other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
         assert other.returncode == 2
         assert "teacher xfeat: another -> " in other.stderr
         assert not list((run / "checkpoints").iterdir())
