@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 OPTIONS = (
@@ -31,7 +33,7 @@ def open_page(page: Path, tmp_path: Path, fragment: str = "") -> tuple[str, list
         [CHROMIUM, *OPTIONS, profile, page.resolve().as_uri() + fragment],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE_S,
         check=False,
     )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -102,7 +104,7 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30.0) -> None:
+    def wait(self, condition: str, seconds: float = PATIENCE_S) -> None:
         """Until a JavaScript condition holds."""
         until = time.monotonic() + seconds
         while True:
