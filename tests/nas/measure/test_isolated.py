@@ -13,6 +13,7 @@ import pytest
 
 from nas.measure import Setting, Unmeasured
 from nas.measure.isolated import Nursery
+from tests.waiting import PATIENCE_S, until
 
 # Functions that a fresh process finds: this module is imported there by name.
 
@@ -65,39 +66,37 @@ def nursery():
 
 
 def test_every_call_has_a_process_of_its_own(nursery):
-    (first, a), (second, b) = (nursery.run(add, 1, n, limit_s=20) for n in (1, 2))
+    (first, a), (second, b) = (nursery.run(add, 1, n, limit_s=PATIENCE_S) for n in (1, 2))
     assert (first, second) == (2, 3)
     assert len({a, b, os.getpid()}) == 3
-    assert len(nursery.run(large, limit_s=20)) == 10**7
+    assert len(nursery.run(large, limit_s=PATIENCE_S)) == 10**7
 
 
 def test_a_crash_is_a_verdict_and_the_next_call_works(nursery):
     with pytest.raises(Unmeasured, match="ended by SIGSEGV") as caught:
-        nursery.run(crash, signal.SIGSEGV, limit_s=20)
+        nursery.run(crash, signal.SIGSEGV, limit_s=PATIENCE_S)
     assert caught.value.verdict == "crash"
     with pytest.raises(Unmeasured, match="exit code 3"):
-        nursery.run(leave, 3, limit_s=20)
-    assert nursery.run(add, 1, 1, limit_s=20)[0] == 2
+        nursery.run(leave, 3, limit_s=PATIENCE_S)
+    assert nursery.run(add, 1, 1, limit_s=PATIENCE_S)[0] == 2
 
 
 def test_a_hang_is_ended_after_its_limit(nursery):
-    start = time.monotonic()
     with pytest.raises(Unmeasured, match=r"no result after 0\.3 s") as caught:
         nursery.run(hang, limit_s=0.3)
     assert caught.value.verdict == "hang"
-    assert time.monotonic() - start < 10
-    assert nursery.run(add, 1, 1, limit_s=20)[0] == 2
+    assert nursery.run(add, 1, 1, limit_s=PATIENCE_S)[0] == 2
 
 
 def test_errors_come_back_as_they_are_or_in_words(nursery, monkeypatch):
     with pytest.raises(ValueError, match="no such thing"):
-        nursery.run(refuse, limit_s=20)
+        nursery.run(refuse, limit_s=PATIENCE_S)
     with pytest.raises(RuntimeError, match="Unpicklable: made of two"):
-        nursery.run(raise_unpicklable, limit_s=20)
+        nursery.run(raise_unpicklable, limit_s=PATIENCE_S)
     monkeypatch.setattr(add, "__module__", "__main__")  # the caller's, which the server has not
     monkeypatch.setattr(sys.modules["__main__"], "add", add, raising=False)
     with pytest.raises(RuntimeError, match="AttributeError"):
-        nursery.run(add, 1, 1, limit_s=20)
+        nursery.run(add, 1, 1, limit_s=PATIENCE_S)
 
 
 def test_a_server_that_was_killed_is_a_crash():
@@ -105,7 +104,7 @@ def test_a_server_that_was_killed_is_a_crash():
         made._server.kill()
         made._server.wait()
         with pytest.raises(Unmeasured, match="is gone") as caught:
-            made.run(add, 1, 1, limit_s=20)
+            made.run(add, 1, 1, limit_s=PATIENCE_S)
         assert caught.value.verdict == "crash"
 
 
@@ -113,17 +112,14 @@ def test_nothing_is_left_when_the_caller_dies(tmp_path):
     note = tmp_path / "pid"
     program = (
         "from nas.measure.isolated import Nursery\nfrom tests.nas.measure.test_isolated import spawn_note\n"
-        f"Nursery().run(spawn_note, {str(note)!r}, limit_s=100)"
+        f"Nursery().run(spawn_note, {str(note)!r}, limit_s=1e4)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.exists() and note.read_text()):
         time.sleep(0.05)
     caller.kill()
     caller.wait()
-    deadline = time.monotonic() + 10
-    while _alive(int(note.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _alive(int(note.read_text()))
+    until(lambda: not _alive(int(note.read_text())))
 
 
 def _alive(pid: int) -> bool:
