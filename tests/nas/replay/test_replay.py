@@ -24,6 +24,7 @@ from nas.replay.table import Table, knowledge, load_table
 from nas.search import main
 from nas.store import read_study
 from search_space.checks import SpecError
+from tests.waiting import until
 
 SPACE = CellSpace()
 COSTS = {"none": 0.0, "skip_connect": 0.5, "nor_conv_1x1": 2.0, "nor_conv_3x3": 5.0, "avg_pool_3x3": 1.5}
@@ -254,10 +255,7 @@ def test_a_killed_replay_leaves_nobody_behind(latency_csv: Path, tmp_path: Path)
             assert command.poll() is None
             time.sleep(0.1)
         command.kill()
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < end, "a worker outlives its command"
-        time.sleep(0.1)
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 
 def _children(pid: int) -> list[int]:
