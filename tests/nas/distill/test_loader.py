@@ -17,6 +17,7 @@ from nas.cache.targets import SplitTargets
 from nas.distill.heads import normalise
 from nas.distill.loader import Loader
 from nas.distill.schedule import Group, Schedule
+from tests.waiting import until
 
 GROUPS = (Group(("a",), 4, (32,)),)
 
@@ -64,10 +65,7 @@ def test_batches_are_those_of_the_schedule_from_any_step_on(loader: Loader) -> N
 def test_reading_goes_on_while_the_student_works(loader: Loader, spatial: Rows) -> None:
     spatial.seconds = 0.02
     assert len(loader[0].images) == 4
-    deadline = time.monotonic() + 20
-    while spatial.reads < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert spatial.reads >= 3
+    until(lambda: spatial.reads >= 3)
     before = spatial.reads
     time.sleep(0.3)
     assert spatial.reads <= before + 2, "no further than a few batches"
