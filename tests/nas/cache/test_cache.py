@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -129,11 +128,9 @@ def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize)
     assert (part.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
 
 
-def test_a_second_open_builds_nothing_and_is_quick(opened, targets):
+def test_a_second_open_builds_nothing(opened, targets):
     calls = []
-    started = time.perf_counter()
     again = opened(targets.path.parent, names="lite0,xfeat", progress=lambda *call: calls.append(call), verify=True)
-    assert time.perf_counter() - started < 1.5
     assert calls == []
     assert (again.fingerprint, again.path) == (targets.fingerprint, targets.path)
     np.testing.assert_array_equal(load_targets(again.path).val.images[:], targets.val.images[:])
