@@ -1,7 +1,5 @@
 """The interval covers the median as often as it says, also where neighbouring samples are alike."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -76,14 +74,3 @@ def test_intervals_of_few_samples_cover_as_often_as_they_say(n):
         for i in range(300)
     ]
     assert np.mean([r.low <= 1 <= r.high for r in ratios]) >= 0.93
-
-
-def test_bootstrap_is_cheap_beside_what_it_judges():
-    rng = np.random.default_rng(0)
-    samples = rng.random(200)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        median_interval(samples, rng)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.01
