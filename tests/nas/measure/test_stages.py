@@ -55,7 +55,9 @@ def test_stages_and_the_rest_add_up_to_a_call():
     net = Staged()
     times = timed_stages(net, torch.zeros(3, 1), budget_s=0.15)
     assert list(times) == ["one", "two", "rest"]
-    assert times == {name: pytest.approx(s, abs=0.004) for name, s in (("one", 0.02), ("two", 0.04), ("rest", 0.01))}
+    assert 0.02 <= times["one"] < times["two"]
+    assert times["two"] >= 0.04
+    assert 0.01 <= times["rest"] < 0.07, "the stages are not part of the rest"
     assert set(net.seen) == {(3, 1)}
 
 
