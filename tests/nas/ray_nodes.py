@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 # Ray's own command would swap 127.0.0.1 for the machine's address and listen to the network.
@@ -77,12 +78,9 @@ class RayNodes:
                 command, stdout=file, stderr=file, env=environment(**variables or {}), start_new_session=True
             )
         self.nodes.append(node)
-        for _ in range(900):
-            if "Ray runtime started" in log.read_text():
-                return node
-            if node.poll() is not None:
-                break
-            time.sleep(0.1)
+        until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None)
+        if node.poll() is None:
+            return node
         raise RuntimeError(f"ray start failed: {log.read_text()[-2000:]}")
 
     @staticmethod
