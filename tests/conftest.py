@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import pytest
 
 # Read by the libraries when they are loaded, and inherited by every process that a test starts.
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+# What torch.compile made is kept from run to run, though temporary folders are not.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/backbone-nas-tests-inductor-{os.getuid()}")
 
 MACHINE = "machine"
 TESTS = Path(__file__).parent
@@ -31,6 +34,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker is None:
             item.add_marker(pytest.mark.xdist_group(groups[item]))
     items.sort(key=lambda item: groups[item] != MACHINE)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give this process its own temporary folder, in which the devices' locks lie: nobody else's tests hold them."""
+    tmp_path_factory.getbasetemp()  # is made first: pytest keeps its folders of the last runs
+    with (
+        tempfile.TemporaryDirectory(prefix="nt-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)
