@@ -28,6 +28,7 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, (command, done.stderr[-2000:])
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     tutorial = ROOT / "docs" / "tutorial.md"
     for block in blocks(tutorial, "bash"):
