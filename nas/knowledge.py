@@ -180,7 +180,7 @@ def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
     What failed for its own sake has -inf.
     """
     record = trial.user_attrs.get("record")
-    if not record or record["origin"] != "sampler":
+    if not record or record["baseline"]:
         return None
     if record["state"] == TrialState.FAILED and record["failure"] in _OF_THE_NET:
         return Observed((-math.inf,), COSTS[cost](record))

@@ -42,7 +42,7 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.image_px)
     record = replace(record, params=counted.params, macs=counted.macs)
-    limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
+    limits = {} if record.baseline else config.limits  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=record.measurement or _measure(record, bench))

@@ -14,7 +14,6 @@ from rich.table import Table
 from nas.querying.answer import FINALS, Answer, Limits, Net
 from nas.querying.limits import EXACT
 from nas.records import Study
-from nas.reranking.selection import is_baseline, net_name
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -122,8 +121,8 @@ def flag(name: str) -> str:
 
 def _show_net(a: Answer, net: Net, limits: Limits, console: Console) -> None:
     title = f"trial {net.trial.number}, {net.trial.arch_id}"
-    if is_baseline(net.trial):
-        title += f": the baseline {net_name(net.trial)}"
+    if net.trial.baseline:
+        title += f": the baseline {net.trial.name}"
     console.print(title, style="bold", highlight=False, markup=False)
     console.print(_outline(net), highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -159,7 +158,7 @@ def _rivals(a: Answer) -> Table:
     for name in ("trial", "net", "quality", "ratio", "best", "keeps"):
         table.add_column(name, justify="left" if name == "net" else "right")
     for net in a.runners_up[:ROWS]:
-        name = net_name(net.trial) if is_baseline(net.trial) else net.trial.arch_id
+        name = net.trial.baseline or net.trial.arch_id
         chances = _percent(net.chance_best), _percent(net.chance_to_keep)
         table.add_row(str(net.trial.number), name, f"{net.quality:.4f}", f"{net.measurement.ratio:.2f}", *chances)
     return table
@@ -170,8 +169,8 @@ def _plain(a: Answer, net: Net, limits: Limits) -> dict[str, Any]:
     return {
         "trial": t.number,
         "arch_id": t.arch_id,
-        "net": net_name(t),
-        "baseline": is_baseline(t),
+        "net": t.name,
+        "baseline": t.baseline,
         "outline": _outline(net),
         "spec": t.spec,
         "quality": net.quality,

@@ -39,7 +39,7 @@ class Bench:
 
 def records(bench: Bench, folder: Path, **settings: Any) -> Iterator[TrialRecord]:
     spec = SPACES["micro"].sample(random.Random(0))
-    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING)
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
     places = {
         name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     }
@@ -96,7 +96,7 @@ def test_a_failure_keeps_what_was_known_before(tmp_path, monkeypatch):
 
 def test_a_result_that_cannot_be_sent_keeps_what_was_sent_before(monkeypatch):
     spec = SPACES["micro"].sample(random.Random(0))
-    measured = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING, measurement=measurement(2.0))
+    measured = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(2.0))
     worker = object.__new__(ArchTrainable)
     worker._stages = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
     worker.step()
@@ -106,7 +106,7 @@ def test_a_result_that_cannot_be_sent_keeps_what_was_sent_before(monkeypatch):
 
 def test_limits_on_memory_hold_for_what_is_known_of_it():
     def broken(**memory: float | None) -> str | None:
-        record = TrialRecord(0, "a", {}, "sampler", TrialState.RUNNING, measurement=replace(measurement(1.0), **memory))
+        record = TrialRecord(0, "a", {}, TrialState.RUNNING, measurement=replace(measurement(1.0), **memory))
         return broken_limit(record, {"max_memory_mib": 100.0})
 
     assert broken(peak_memory_mib=101.0) == "max-memory-mib: 101 against a limit of 100"
