@@ -44,9 +44,9 @@ def summarise(study: Study) -> Row:
     """The row of one finished study; throughput is the paired ratio to the reference backbone."""
     config, objectives = study.info.config, study.info.objectives
     complete, points = finished_points(study.trials, objectives)
-    baselines = [t for t in study.trials if t.origin != "sampler" and t.state is TrialState.COMPLETE]
-    best = max(baselines, key=lambda t: t.rungs[-1].quality)
-    as_good = [ratio(t) for t in complete if t.rungs[-1].quality >= best.rungs[-1].quality]
+    baselines = [t for t in study.trials if t.baseline and t.state is TrialState.COMPLETE]
+    best = max(baselines, key=lambda t: t.final_score)
+    as_good = [ratio(t) for t in complete if t.final_score >= best.final_score]
     return Row(
         sampler=config["sampler"],
         seed=config["seed"],
@@ -54,9 +54,9 @@ def summarise(study: Study) -> Row:
         complete=len(complete),
         front_size=len(front(points)),
         hypervolume=round(hypervolume(points, reference_point(objectives)), 4),
-        best_quality=round(max(t.rungs[-1].quality for t in complete), 4),
-        baseline=best.origin.removeprefix("baseline:"),
-        baseline_quality=round(best.rungs[-1].quality, 4),
+        best_quality=round(max(t.final_score for t in complete), 4),
+        baseline=best.baseline,
+        baseline_quality=round(best.final_score, 4),
         speedup=round(max(as_good) / ratio(best), 2) if as_good else None,
         wall_s=round(sum(session["wall_s"] for session in study.info.sessions)),
     )

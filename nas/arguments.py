@@ -21,6 +21,7 @@ from nas.config import (
     DistillConfig,
     SearchConfig,
 )
+from nas.limits import add_limit_flags, check_knowable, given_limits
 from nas.objectives import GOALS
 from nas.planning.arguments import PLAN_EXAMPLES, add_plan
 from nas.replay.arguments import BENCH_EXAMPLES, add_bench
@@ -142,7 +143,7 @@ def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
     if "measure_arm" in arguments:
         arguments = {**arguments, "measure_arm": _arm(arguments["measure_arm"], base.measure_arm)}
     given = {k: v for k, v in arguments.items() if k in plain and v is not None}
-    limits = {k: arguments[k] for k in arguments if k.startswith(("max_", "min_"))}
+    limits = {**plain["limits"], **given_limits(arguments)}
     distill = {**plain["distill"], **arguments.get("distill_settings", {})}
     if "steps" in arguments:
         distill["rung_steps"] = arguments["steps"]
@@ -153,7 +154,7 @@ def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
         given["device"] = device = _auto_device()
     if distill["precision"] == "auto" and device in ("cpu", "cuda"):
         distill["precision"] = _auto_precision(device)
-    return SearchConfig.from_dict({**plain, **given, "limits": {**plain["limits"], **limits}, "distill": distill})
+    return SearchConfig.from_dict({**plain, **given, "limits": limits, "distill": distill})
 
 
 def _check_names(config: SearchConfig, here: bool = True) -> None:
@@ -172,6 +173,16 @@ def _check_names(config: SearchConfig, here: bool = True) -> None:
             raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
     elif config.device != "cpu":
         raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
+    if config.limits:
+        _check_limits(config)
+
+
+def _check_limits(config: SearchConfig) -> None:
+    """Raise LimitError for a limit on what the study's device and runtime leave unknown."""
+    from nas.measure.arms import Arm  # imports torch
+
+    device, arm = config.device, Arm.parse(config.measure_arm)
+    check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
 
 
 def _arm(words: str, base: str | None = None) -> str:
@@ -276,12 +287,8 @@ def parser() -> argparse.ArgumentParser:
     add("--arm", dest="measure_arm", metavar="WORDS", help=_ARM_HELP)
     most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 %% is reached)"
     add("--measure-seconds", type=float, metavar="S", help=most)
-    add("--max-params", type=float, metavar="X", help="hard limit; broken limits are found before training")
-    add("--max-gmacs", type=float, metavar="X", help="hard limit on 1e9 multiply-accumulates an image")
-    add("--max-latency-ms", type=float, metavar="X", help="hard limit on the latency of one image")
-    add("--max-memory-mib", type=float, metavar="X", help="hard limit on peak memory")
-    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="hard limit in images/s")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
+    add_limit_flags(made, "An architecture that is not within them is never trained.")
     add_plan(made)
     add_bench(made)
     return made

@@ -28,7 +28,7 @@ class Asker:
         number, _ = self._store.ask(
             self._space.choices() if inside else {}, self._space.encode(spec) if inside else None
         )
-        return _new(number, spec, f"baseline:{name}")
+        return _new(number, spec, baseline=name)
 
     def new(self, seen: Collection[str], now_s: float) -> tuple[list[TrialRecord], str | None]:
         """An architecture that is not `seen`, after the repeats, which are stored and never run; or why there is none.
@@ -42,7 +42,7 @@ class Asker:
         for repeats in range(2 * _REPEATS_LIMIT):
             number, params = self._store.ask(self._space.choices(), fixed)
             spec = self._space.decode(params)
-            record = _new(number, spec, "sampler")
+            record = _new(number, spec)
             if spec.arch_id not in seen:
                 return [*asked, record], None
             asked.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
@@ -59,7 +59,5 @@ class Asker:
         return spec
 
 
-def _new(number: int, spec: Architecture, origin: str) -> TrialRecord:
-    return TrialRecord(
-        number=number, arch_id=spec.arch_id, spec=spec.to_dict(), origin=origin, state=TrialState.RUNNING
-    )
+def _new(number: int, spec: Architecture, baseline: str | None = None) -> TrialRecord:
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)

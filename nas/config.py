@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from nas.distill.schedule import Group
+from nas.limits import check_bounds
 from nas.objectives import GOALS
-
-LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.distill's LOSSES, SPACES and BALANCES, here so that a command need not import torch to know them.
@@ -158,7 +157,7 @@ class SearchConfig:
     eta: int = 3
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
-    limits: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)  # by the names of nas.limits
     objectives: tuple[str, ...] = ("quality", "throughput")  # of nas.objectives
     distill: DistillConfig = field(default_factory=DistillConfig)
 
@@ -175,13 +174,7 @@ class SearchConfig:
             raise ConfigError(f"eta: {self.eta}: must be 2 or more")
         if self.measure_seconds <= 0:
             raise ConfigError(f"measure_seconds: {self.measure_seconds}: must be over 0")
-        unknown = set(self.limits) - set(LIMITS)
-        if unknown:
-            raise ConfigError(f"limits: unknown {sorted(unknown)}; choose from: {', '.join(LIMITS)}")
-        for name, value in self.limits.items():
-            if not value > 0:
-                flag = name.removesuffix("_img_s").replace("_", "-")
-                raise ConfigError(f"--{flag}: {value}: must be over 0")
+        check_bounds(self.limits)
         if self.train_images < self.distill.largest_batch:
             raise ConfigError(
                 f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch})"

@@ -49,7 +49,7 @@ class Evolution:
     def _parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
         """Best first; empty while the random population is not complete."""
         # Baselines are comparisons, not parents: the random control does not get them either.
-        scored = [t for t in trials if t.rungs and t.measurement and t.origin == "sampler"]
+        scored = [t for t in trials if t.rungs and t.measurement and not t.baseline]
         if len(scored) < self.population:
             return []
         ordered: list[TrialRecord] = []

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from nas.config import SearchConfig
 from nas.counters.totals import totals
 from nas.failures import Failure
+from nas.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.predict import MOST, Model, Observation
 from nas.predict.parts import parts
 from nas.records import TrialState
@@ -41,12 +42,6 @@ _OF_THE_NET = (
     Failure.WRONG_OUTPUT,
     Failure.HANG,
 )  # others like it fail, too
-# Limits that need a measurement: what is limited, and the sign that makes more of it worse.
-_MEASURED_LIMITS = {
-    "max_latency_ms": ("latency_ms", 1.0),
-    "max_memory_mib": ("peak_memory_mib", 1.0),
-    "min_throughput_img_s": ("throughput_img_s", -1.0),
-}
 
 
 class _Measured(NamedTuple):
@@ -97,9 +92,10 @@ class Knowledge:
             seconds = np.array([macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)])
         costs = -np.log2(seconds)
         beyond = np.array([self._too_large(spec) for spec in specs], dtype=bool)
-        for name, limit in self._config.limits.items():
-            if nets and name in _MEASURED_LIMITS:
-                beyond |= self._likely_beyond(name, limit, numbers, list(map(self._work, candidates)), costs)
+        for name, bound in self._config.limits.items():
+            if nets and LIMITS[name].measured:
+                works = list(map(self._work, candidates))
+                beyond |= self._likely_beyond(LIMITS[name], bound, numbers, works, costs)
         if self._cost != "throughput":
             costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
         return np.where(beyond, np.nan, costs)
@@ -120,10 +116,12 @@ class Knowledge:
             numbers.append(trial.number)
         return tuple(numbers)
 
-    def _likely_beyond(self, name: str, limit: float, seen: Sequence[int], works: Sequence[Work], costs: Array) -> Any:
+    def _likely_beyond(
+        self, limit: Limit, bound: float, seen: Sequence[int], works: Sequence[Work], costs: Array
+    ) -> Any:
         """Whether each net breaks a limit, by a line through what was measured, in logarithms; (n,)."""
-        key, sign = _MEASURED_LIMITS[name]
-        nets = [self._measured[number] for number in seen if self._measured[number].plain.get(key)]
+        sign = 1.0 if limit.maximum else -1.0  # makes more of it worse
+        nets = [self._measured[number] for number in seen if self._measured[number].plain.get(limit.quantity)]
         if len(nets) < FEWEST:
             return np.zeros(len(works), dtype=bool)
         known = np.column_stack(
@@ -133,11 +131,11 @@ class Knowledge:
                 np.ones(len(nets)),
             ]
         )
-        reached = sign * np.log2([net.plain[key] for net in nets])
+        reached = sign * np.log2([net.plain[limit.quantity] for net in nets])
         line, *_ = np.linalg.lstsq(known, reached, rcond=None)
         doubt = float(np.std(reached - known @ line))
         expected = np.column_stack([np.log2(works), costs, np.ones(len(works))]) @ line
-        return expected > sign * np.log2(limit) + BEYOND * doubt
+        return expected > sign * np.log2(bound * limit.scale) + BEYOND * doubt
 
     def _spec(self, params: Params) -> ArchSpec:
         """Decoded once."""
@@ -146,13 +144,11 @@ class Knowledge:
         return self._specs[key]
 
     def _too_large(self, spec: ArchSpec) -> bool:
-        """For the limits that need no measurement."""
-        limits = {name: limit for name, limit in self._config.limits.items() if name in ("max_params", "max_gmacs")}
-        if not limits:
+        """Tell whether a spec breaks one of the limits that need no measurement."""
+        if all(LIMITS[name].measured for name in self._config.limits):
             return False
         counted = totals(spec, self._px)
-        known = {"max_params": counted.params, "max_gmacs": counted.macs / 1e9}
-        return any(known[name] > limit for name, limit in limits.items())
+        return broken_limit(CountedCosts(counted.params, counted.macs), self._config.limits) is not None
 
     def _work(self, params: Params) -> Work:
         """Multiply-accumulates and elements moved."""
@@ -180,7 +176,7 @@ def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
     What failed for its own sake has -inf.
     """
     record = trial.user_attrs.get("record")
-    if not record or record["origin"] != "sampler":
+    if not record or record["baseline"]:
         return None
     if record["state"] == TrialState.FAILED and record["failure"] in _OF_THE_NET:
         return Observed((-math.inf,), COSTS[cost](record))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.config import LIMITS, ConfigError
+from nas.config import ConfigError
+from nas.limits import LIMITS
 
 _SETTINGS = {
     "budget", "seed", "sampler", "space", "objectives", "data", "teachers", "device", "steps", "distill_settings",
@@ -29,10 +30,10 @@ MODES = {  # the flag that asks for it, None for a new search -> what it takes, 
 _SPELT = {
     "distill_settings": "--distill",
     "measure_arm": "--arm",
-    "min_throughput_img_s": "--min-throughput",
     "assume_measure_s": "--assume-measure-seconds",
     "start_s": "--start-seconds",
     "ask_s": "--ask-seconds",
+    **{limit.name: limit.flag for limit in LIMITS.values()},
 }
 
 

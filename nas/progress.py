@@ -110,7 +110,7 @@ class SearchProgress:
 
 def describe(record: TrialRecord) -> str:
     """A trial that is finished, or will be run again, in one line."""
-    who = record.arch_id if record.origin == "sampler" else f"{record.arch_id} ({record.origin.split(':', 1)[1]})"
+    who = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
     words = [f"#{record.number}", who, "is put off:" if again else record.state.value]
     if record.measurement:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.command import OneLineParser, exit_code, stdout_console
-from nas.config import LIMITS
 from nas.finals.standing import RERANK, Standings, standings
+from nas.limits import add_limit_flags, given_limits
 from nas.querying.answer import FINALS, Net, answer
 from nas.querying.table import show, to_json
 from nas.store import Store
@@ -29,11 +29,11 @@ that were stopped at lower rungs are not compared. Exit code: 0 found, 1 nothing
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, 1 where nothing fits, 2 after a line of error."""
-    return exit_code(lambda: _query(_options(argv)))
+    return exit_code(lambda: _query(_parser().parse_args(argv)))
 
 
 def _query(given: argparse.Namespace) -> int:
-    limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
+    limits = given_limits(vars(given))
     run_dir = Path(given.run)
     store = Store.open(run_dir)
     study = store.read()
@@ -68,17 +68,6 @@ def latencies_s(run_dir: Path, basis: str, arch_id: str) -> list[float]:
         return []
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What a person asked for. ValueError or SystemExit(2), one line, where it cannot be."""
-    given = _parser().parse_args(argv)
-    for name in LIMITS:
-        bound = getattr(given, name)
-        if bound is not None and not 0 < bound < float("inf"):
-            flag = name.removesuffix("_img_s").replace("_", "-")
-            raise ValueError(f"--{flag}: {bound}: must be a number over 0")
-    return given
-
-
 def _parser() -> OneLineParser:
     made = OneLineParser(
         prog="python -m nas.query",
@@ -89,12 +78,8 @@ def _parser() -> OneLineParser:
     )
     add = made.add_argument
     add("run", metavar="RUN", help="folder of the study")
-    add("--max-latency-ms", type=float, metavar="X", help="of one image")
-    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="images/s at the study's batch")
-    add("--max-params", type=float, metavar="X", help="parameters")
-    add("--max-gmacs", type=float, metavar="X", help="1e9 multiply-accumulates an image")
-    add("--max-memory-mib", type=float, metavar="X", help="peak memory at the study's batch")
     add("--json", action="store_true", help="one JSON object on stdout instead of the table")
+    add_limit_flags(made, "A net whose value is unknown is not within a limit.")
     return made
 
 

@@ -5,6 +5,7 @@ Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Units ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 from nas.failures import Failure
 
-FORMAT = 1  # of studies that this version writes
+FORMAT = 2  # of the studies that this version reads and writes
 
 
 class TrialState(StrEnum):
@@ -120,8 +121,8 @@ class TrialRecord(Record):
     number: int  # Optuna's trial number
     arch_id: str
     spec: dict[str, Any]  # ArchSpec.to_dict()
-    origin: str  # "sampler", or "baseline:NAME" for a reference backbone; baselines never count against the budget
     state: TrialState
+    baseline: str | None = None  # arch name of a reference backbone; a baseline never counts against the budget
     reason: str | None = None  # why infeasible, failed, stopped
     params: int | None = None
     macs: int | None = None  # multiply-accumulates of one image at the study's resolution
@@ -135,14 +136,24 @@ class TrialRecord(Record):
     )  # of who else counts `macs`; of nets trained to the end
 
     @property
+    def name(self) -> str:
+        """The name to show within a study: the baseline's arch name, or `trial N`."""
+        return self.baseline or f"trial {self.number}"
+
+    @property
     def quality(self) -> float | None:
         """Quality at the highest rung reached. Compare only between trials of the same rung."""
         return self.rungs[-1].quality if self.rungs else None
 
     @property
+    def final_score(self) -> float:
+        """The quality at the study's last rung; NaN unless the trial is complete."""
+        return self.rungs[-1].quality if self.state is TrialState.COMPLETE and self.rungs else math.nan
+
+    @property
     def counts(self) -> bool:
         """Whether it is one of the budget's evaluated architectures."""
-        return self.origin == "sampler" and self.state in (TrialState.COMPLETE, TrialState.STOPPED)
+        return not self.baseline and self.state in (TrialState.COMPLETE, TrialState.STOPPED)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -216,14 +227,14 @@ class StudyInfo(Record):
     teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # empty in studies of before
     chance: dict[str, float] = field(default_factory=dict)  # metric -> what the best constant guess scores
     space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices; empty in studies of before
-    format: int = 1  # grows when an older version would read or continue a study wrongly
+    format: int = FORMAT  # changes when another version would read or continue a study wrongly
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
         plain = dict(data)
-        if plain.get("format", 1) > FORMAT:
-            raise ValueError(f"format {plain['format']}, known up to {FORMAT}: written by a newer version")
+        if (written := plain.get("format")) != FORMAT:
+            raise ValueError(f"format {written}: written by another version; this one reads format {FORMAT}")
         plain["objectives"] = tuple(Objective.from_dict(o) for o in plain["objectives"])
         for key in ("rung_steps", "baselines", "sessions"):
             plain[key] = tuple(plain.get(key, ()))

@@ -17,7 +17,7 @@ class Standing(dict[int, TrialRecord]):
         self._objectives = objectives
         self.running: set[int] = set()  # numbers, whoever runs them
         self.architectures: set[str] = set()  # ids
-        self.origins: set[str] = set()
+        self.baselines: set[str] = set()  # arch names
         self.counts: Counter[TrialState] = Counter()  # baselines aside
         self.evaluated = 0  # what the budget counts
         self.under_way = 0  # running trials that may come to count
@@ -33,9 +33,10 @@ class Standing(dict[int, TrialRecord]):
         super().__setitem__(number, record)
         self._count(record, 1)
         self.architectures.add(record.arch_id)
-        self.origins.add(record.origin)
+        if record.baseline:
+            self.baselines.add(record.baseline)
         (self.running.add if record.state is TrialState.RUNNING else self.running.discard)(number)
-        if record.origin == "sampler":
+        if not record.baseline:
             self._place(number, record)
 
     def points(self, rung: int, but: int) -> list[Point]:
@@ -59,7 +60,7 @@ class Standing(dict[int, TrialRecord]):
                     self._front = None
 
     def _count(self, record: TrialRecord, by: int) -> None:
-        if record.origin == "sampler":
+        if not record.baseline:
             self.counts[record.state] += by
             self.evaluated += by * record.counts
             self.under_way += by * (record.state is TrialState.RUNNING)

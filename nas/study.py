@@ -268,11 +268,11 @@ class StudyLoop:
         return self._wants_more()
 
     def _missing_baselines(self) -> list[str]:
-        return [name for name in self.config.baselines if f"baseline:{name}" not in self.trials.origins]
+        return [name for name in self.config.baselines if name not in self.trials.baselines]
 
     def _goes_on(self, record: TrialRecord) -> bool:
         """Baselines always go on, and what went on once, before a kill, does so again."""
-        if record.origin != "sampler" or len(record.rungs) <= len(self.trials[record.number].rungs):
+        if record.baseline or len(record.rungs) <= len(self.trials[record.number].rungs):
             return True
         rung = len(record.rungs) - 1
         point = coordinates(record, self.info.objectives, rung)

@@ -13,7 +13,7 @@ from nas.bench import save_samples, setting_of
 from nas.config import SearchConfig
 from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
-from nas.limits import limited
+from nas.limits import broken_limit
 from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring, training
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
@@ -42,7 +42,7 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.image_px)
     record = replace(record, params=counted.params, macs=counted.macs)
-    limits = config.limits if record.origin == "sampler" else {}  # baselines are there to be compared with
+    limits = {} if record.baseline else config.limits  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=record.measurement or _measure(record, bench))
@@ -65,16 +65,6 @@ def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:
     with torch.random.fork_rng(devices=[]):
         _, *others = side_by_side(build(spec), config.distill.image_px)
     return {counter.name: counter.macs for counter in others}
-
-
-def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:
-    """The first hard limit that what is known of `record` breaks, in words, or None."""
-    known = limited(record, record.measurement)
-    for name, limit in limits.items():
-        value = known.get(name, limit)
-        if (value < limit) if name.startswith("min_") else (value > limit):
-            return f"{name.replace('_', '-')}: {value:.4g} against a limit of {limit:.4g}"
-    return None
 
 
 def _not_as_asked(record: TrialRecord) -> str | None:

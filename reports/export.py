@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from nas.records import Measurement, RungResult, Study, TrialRecord
-from reports.summary import StudySummary, net_name
+from reports.summary import StudySummary
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of a text that a spreadsheet would run (OWASP, CSV injection)
 UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "resolution": "resolution_px",
@@ -19,7 +19,7 @@ UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "
          "ratio_high": "times_reference_high", "notes": "notes_json", "conditions": "conditions_json"}  # fmt: skip
 TEXT, WHOLE, NUMBER, YES_NO = "string", "Int64", "float64", "boolean"
 OF_TRIAL = {
-    "number": WHOLE, "net": TEXT, "arch_id": TEXT, "origin": TEXT, "state": TEXT, "on_front": YES_NO, "reason": TEXT,
+    "number": WHOLE, "net": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": YES_NO, "reason": TEXT,
     "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE, "spec_json": TEXT,
     "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
 }  # fmt: skip
@@ -68,9 +68,9 @@ def save_parquet(frame: pd.DataFrame, file: Path) -> Path:
 def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "net": net_name(trial),
+        "net": trial.name,
         "arch_id": trial.arch_id,
-        "origin": trial.origin,
+        "baseline": trial.baseline,
         "state": trial.state.value,
         "on_front": on_front,
         "reason": trial.reason,

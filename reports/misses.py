@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from nas.limits import keeps, limited
+from nas.limits import LIMITS, Compliance
 from nas.records import Study, TrialRecord, TrialState
 
 
@@ -33,7 +33,8 @@ def misses(study: Study) -> tuple[Miss, ...]:
 
 
 def _excess(trial: TrialRecord, name: str, bound: float) -> float | None:
-    value = limited(trial, trial.measurement).get(name)
-    if value is None or bound <= 0 or keeps(name, value, bound):
+    limit = LIMITS.get(name)
+    value = limit.value(trial) if limit else None
+    if limit is None or value is None or bound <= 0 or limit.compliance(value, bound) is not Compliance.BROKEN:
         return None
     return abs(value / bound - 1)

@@ -12,7 +12,7 @@ from reports.axes import attainment_line, axis_range
 from reports.labels import overlapping
 from reports.meaning import metric_label, metric_names, metrics_of, taught, trained
 from reports.objectives import axis, value_of
-from reports.summary import BASELINE_PREFIX, Scored, StudySummary, net_name
+from reports.summary import Scored, StudySummary
 from reports.wording import brief
 
 FRONT, DOMINATED, STOPPED, INFEASIBLE, BASELINE = "on the front", "dominated", "stopped early", "infeasible", "baseline"
@@ -183,7 +183,7 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Poin
     if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
         return None
     labelled = kind == BASELINE or (kind == FRONT and len(front) <= LABELLED_FRONT)
-    name = brief(net_name(trial), 100)
+    name = brief(trial.name, 100)
     label = "" if not labelled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
     return Point(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
@@ -197,7 +197,7 @@ def _third(trial: TrialRecord, third: Objective) -> float | None:
 
 
 def _kind(trial: TrialRecord, front: set[int]) -> str | None:
-    if trial.origin.startswith(BASELINE_PREFIX):
+    if trial.baseline:
         return BASELINE if trial.state is TrialState.COMPLETE else None
     if trial.state is TrialState.COMPLETE:
         return FRONT if trial.number in front else DOMINATED

@@ -27,8 +27,6 @@ from reports.tallies import (
 )
 from reports.ties import floor_of, near_front, tied_neighbours
 
-BASELINE_PREFIX = "baseline:"
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -44,7 +42,7 @@ class Scored:
     @property
     def name(self) -> str:
         """The baseline's arch name, or `trial N`."""
-        return net_name(self.trial)
+        return self.trial.name
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,9 @@ class StudySummary:
 
 def summarize(study: Study) -> StudySummary:
     """Compute the numbers of a study's report. Works for any study, also an empty or unfinished one."""
-    sampled = [t for t in study.trials if not t.origin.startswith(BASELINE_PREFIX)]
+    sampled = [t for t in study.trials if not t.baseline]
     complete = _scored((t for t in sampled if t.counts), study.info)
-    baselines = _scored((t for t in study.trials if t.origin.startswith(BASELINE_PREFIX)), study.info)
+    baselines = _scored((t for t in study.trials if t.baseline), study.info)
     front = _front(complete)
     best = max(baselines, key=lambda b: b.quality, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
@@ -138,13 +136,6 @@ def summarize(study: Study) -> StudySummary:
     )
 
 
-def net_name(trial: TrialRecord) -> str:
-    """The baseline's arch name, or `trial N`."""
-    if trial.origin.startswith(BASELINE_PREFIX):
-        return trial.origin.removeprefix(BASELINE_PREFIX)
-    return f"trial {trial.number}"
-
-
 def hypervolume(scored: Iterable[Scored], info: StudyInfo) -> float:
     """Area between the points and the study's declared reference point; log axes are counted in doublings (log2)."""
     points = list(scored_points(scored, info).values())
@@ -160,14 +151,12 @@ def _scored(trials: Iterable[TrialRecord], info: StudyInfo) -> tuple[Scored, ...
     """Those trials that reached the last rung with finite numbers on both axes."""
     found = []
     for trial in trials:
-        m = trial.measurement
-        if trial.state is not TrialState.COMPLETE or m is None or not trial.rungs:
-            continue
-        if trial.rungs[-1].rung != len(info.rung_steps) - 1 or not math.isfinite(trial.rungs[-1].quality):
+        m, score = trial.measurement, trial.final_score
+        if m is None or not math.isfinite(score) or len(trial.rungs) < len(info.rung_steps):
             continue
         values = coordinates_of(trial, info)
         if math.isfinite(m.ratio) and m.ratio > 0 and values is not None:
-            found.append(Scored(trial, trial.rungs[-1].quality, m.ratio, m.ratio_low, m.ratio_high, values))
+            found.append(Scored(trial, score, m.ratio, m.ratio_low, m.ratio_high, values))
     return tuple(found)
 
 

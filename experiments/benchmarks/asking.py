@@ -63,7 +63,7 @@ def asked(sampler, space, records) -> list[float]:
 def record(number: int, spec, measurement: Measurement, quality: float) -> TrialRecord:
     rung = RungResult(0, 1, quality, {}, {}, {}, 0.0)
     known = {"measurement": measurement, "rungs": (rung,)}
-    return TrialRecord(number, spec.arch_id, spec.to_dict(), "sampler", State.COMPLETE, **known)
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), State.COMPLETE, **known)
 
 
 def of_cells(latency: str, count: int) -> list[float]:

@@ -39,7 +39,7 @@ def recorded(study: Study, workers: int) -> dict[str, Any]:
         speed = coordinate(throughput, trial.measurement.ratio)
         trials.append(
             {
-                "baseline": trial.origin != "sampler",
+                "baseline": trial.baseline is not None,
                 "measure_s": round(trial.measurement.seconds, 3),
                 "rung_s": [round(rung.seconds, 3) for rung in trial.rungs],
                 "points": [[round(coordinate(quality, r.quality), 5), round(speed, 5)] for r in trial.rungs],
@@ -56,7 +56,7 @@ def recorded(study: Study, workers: int) -> dict[str, Any]:
         "eta": config["eta"],
         "rungs": len(study.info.rung_steps),
         "reached": [
-            sum(len(t["rungs"]) > i for t in map(vars, study.trials) if t["origin"] == "sampler")
+            sum(len(t["rungs"]) > i for t in map(vars, study.trials) if not t["baseline"])
             for i in range(len(study.info.rung_steps))
         ],
         "trials": trials,

@@ -20,7 +20,6 @@ from nas.finals.scatter import TYPICAL, Scatter
 from nas.finals.standing import Standings
 from nas.querying.limits import median_interval
 from nas.records import Measurement, Study, TrialRecord
-from nas.reranking.selection import net_name
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -50,7 +49,7 @@ def card(told: Told, kind: str, written: Written, heads: Sequence[str], image_px
     trial = told.trial
     parts = [
         f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n---",
-        f"# {code(net_name(trial))}",
+        f"# {code(trial.baseline or trial.arch_id)}",
         f"A vision backbone found by backbone-nas and distilled from {_names(told.study.info.teachers)}: "
         f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(told.study.info.name)}; "
         f"{_link(told, folder)}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.records import Study, TrialRecord, TrialState
-from nas.reranking.selection import complete, is_baseline, net_name, quality
+from nas.reranking.selection import complete
 
 BEST = "best"
 ALL_HEADS = "all"
@@ -43,20 +43,20 @@ def best(study: Study) -> TrialRecord:
     baseline, or throughput was no objective: the net of the highest quality. ExportError where no net is complete.
     """
     able = complete(study)
-    found = [t for t in able if not is_baseline(t)]
+    found = [t for t in able if not t.baseline]
     if not found:
         raise ExportError("the study has no net that was measured and trained to its last rung; let it go on")
-    bar = max((quality(t) for t in able if is_baseline(t)), default=None)
+    bar = max((t.final_score for t in able if t.baseline), default=None)
     fast = any(objective.name == "throughput" for objective in study.info.objectives)
-    as_good = [t for t in found if fast and bar is not None and quality(t) >= bar]
+    as_good = [t for t in found if fast and bar is not None and t.final_score >= bar]
     if as_good:
-        return max(as_good, key=lambda t: (t.measurement.ratio if t.measurement else 0.0, quality(t)))
-    return max(found, key=lambda t: (quality(t), t.measurement.ratio if t.measurement else 0.0))
+        return max(as_good, key=lambda t: (t.measurement.ratio if t.measurement else 0.0, t.final_score))
+    return max(found, key=lambda t: (t.final_score, t.measurement.ratio if t.measurement else 0.0))
 
 
 def standing(trial: TrialRecord, steps: Sequence[int]) -> str:
     """Why a trial has no weights, in words."""
-    name = f"trial {trial.number} ({net_name(trial)})"
+    name = f"trial {trial.number} ({trial.baseline or trial.arch_id})"
     if trial.state is TrialState.STOPPED and trial.rungs:
         return f"{name} was stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
     if trial.state is TrialState.COMPLETE:

@@ -28,7 +28,7 @@ from nas.finals.table import show, to_json
 from nas.objectives import check_plane
 from nas.progress import StageProgress, stderr_console
 from nas.records import Study
-from nas.reranking.selection import complete, is_baseline
+from nas.reranking.selection import complete
 from nas.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _finals(given: argparse.Namespace, command: str) -> int:
     study = store.read()
     check_plane(study.info.objectives, "nas.finals")
     chosen = finalists(candidates(study), given.near)
-    trials = [c.trial for c in chosen] + [t for t in complete(study) if given.baselines and is_baseline(t)]
+    trials = [c.trial for c in chosen] + [t for t in complete(study) if given.baselines and t.baseline]
     from nas.finals.plan import planned  # torch takes seconds to import: not for --help or a wrong folder
 
     plan = planned(study, trials, given)

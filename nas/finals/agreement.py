@@ -10,7 +10,6 @@ import numpy as np
 
 from nas.finals.standing import Row, Standings
 from nas.reranking.agreement import interval, tau_b
-from nas.reranking.selection import quality
 
 LEAST = 3  # nets: of two, tau is 1 or -1 whatever they are
 
@@ -54,7 +53,7 @@ def _correlation(label: str, rows: Sequence[Row], first: Values, second: Values)
 
 
 def _of_study(row: Row) -> float | None:
-    return quality(row.trial)
+    return row.trial.final_score
 
 
 def _mean(row: Row) -> float | None:

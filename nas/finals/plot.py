@@ -18,7 +18,6 @@ from nas.finals.standing import Row, Standings
 from nas.profiling.labels import label_points
 from nas.records import Study
 from nas.reranking.plot import speed_axis
-from nas.reranking.selection import is_baseline, net_name
 
 INCHES = (8.0, 5.4)
 DPI = 200
@@ -84,11 +83,11 @@ def _dot(axes: Any, row: Row, s: Standings) -> None:
 
 
 def _marker(row: Row) -> str:
-    return "D" if is_baseline(row.trial) else MARKERS[row.was_on_front, row.on_front]
+    return "D" if row.trial.baseline else MARKERS[row.was_on_front, row.on_front]
 
 
 def _label(row: Row) -> str:
-    return net_name(row.trial) if is_baseline(row.trial) else str(row.trial.number)
+    return row.trial.baseline or str(row.trial.number)
 
 
 def _axes(axes: Any, study: Study, s: Standings) -> None:
@@ -107,9 +106,9 @@ def _axes(axes: Any, study: Study, s: Standings) -> None:
 
 
 def _legend(figure: Any, rows: Sequence[Row]) -> None:
-    looks = {(r.was_on_front, r.on_front) for r in rows if not is_baseline(r.trial)}
+    looks = {(r.was_on_front, r.on_front) for r in rows if not r.trial.baseline}
     keys = [_key(MARKERS[look], WORDS[look], filled=True) for look in MARKERS if look in looks]
-    keys += [_key("D", "baseline", filled=False)] if any(is_baseline(r.trial) for r in rows) else []
+    keys += [_key("D", "baseline", filled=False)] if any(r.trial.baseline for r in rows) else []
     figure.legend(handles=keys, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 

@@ -9,7 +9,7 @@ from nas import pareto
 from nas.finals.chances import Estimate, front_chances
 from nas.finals.scatter import TYPICAL, Scatter
 from nas.records import Measurement, Study, TrialRecord
-from nas.reranking.selection import SelectionError, complete, is_baseline, quality
+from nas.reranking.selection import SelectionError, complete
 
 NEGLIGIBLE = 0.05  # chance: who has less is no near miss
 
@@ -25,10 +25,10 @@ class Candidate:
 
 def candidates(study: Study, scatter: Scatter = TYPICAL) -> tuple[Candidate, ...]:
     """The found nets that trained to the last rung, the likeliest first. SelectionError where there is none."""
-    found = [t for t in complete(study) if not is_baseline(t)]
+    found = [t for t in complete(study) if not t.baseline]
     if not found:
         raise SelectionError("the study has no trial that was measured and trained to its last rung")
-    nets = [estimate(quality(t), 1, t.measurement) for t in found if t.measurement]
+    nets = [estimate(t.final_score, 1, t.measurement) for t in found if t.measurement]
     front = set(pareto.front([(n.quality, n.ratio) for n in nets]))
     chances = front_chances(nets, scatter)
     told = [Candidate(t, i in front, chances[i]) for i, t in enumerate(found)]

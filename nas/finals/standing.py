@@ -13,7 +13,7 @@ from nas.finals.chances import front_chances
 from nas.finals.scatter import TYPICAL, Scatter, pooled
 from nas.finals.selection import estimate
 from nas.records import Finalist, Measurement, Rerank, Study, TrialRecord
-from nas.reranking.selection import complete, is_baseline, quality
+from nas.reranking.selection import complete
 
 RERANK = "finals"  # under this name the store keeps what was measured again
 WRONG = "wrong output"  # a verdict: what was timed does not compute the network
@@ -95,8 +95,8 @@ def standings(
 
 
 def _front_before(able: Sequence[TrialRecord]) -> set[int]:
-    found = [t for t in able if not is_baseline(t) and t.measurement]
-    points = [(quality(t), t.measurement.ratio) for t in found if t.measurement]
+    found = [t for t in able if not t.baseline and t.measurement]
+    points = [(t.final_score, t.measurement.ratio) for t in found if t.measurement]
     return {found[i].number for i in pareto.front(points)} if found else set()
 
 
@@ -112,7 +112,7 @@ def _row(trial: TrialRecord, trainings: Sequence[Finalist], rerank: Rerank | Non
 
 def _with_places(rows: Sequence[Row], scatter: Scatter) -> list[Row]:
     """Fronts and chances, among the found ones that have both numbers."""
-    able = [r for r in rows if r.mean is not None and r.measurement is not None and not is_baseline(r.trial)]
+    able = [r for r in rows if r.mean is not None and r.measurement is not None and not r.trial.baseline]
     nets = [estimate(r.mean or 0.0, len(r.qualities), r.measurement) for r in able if r.measurement]
     front = {able[i].trial.number for i in pareto.front([(n.quality, n.ratio) for n in nets])} if nets else set()
     chances = dict(zip((r.trial.number for r in able), front_chances(nets, scatter), strict=True))

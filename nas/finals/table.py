@@ -12,7 +12,6 @@ from rich.table import Table
 from nas.finals.agreement import Correlation, correlations
 from nas.finals.standing import Row, Standings
 from nas.records import Study
-from nas.reranking.selection import is_baseline, net_name, quality
 
 FELL, JOINED, ASIDE = "red", "green", "dim"
 ASSUMED = (
@@ -31,7 +30,7 @@ def show(study: Study, s: Standings, console: Console) -> None:
 
 def lines(study: Study, s: Standings) -> list[str]:
     """What became of the front, and how sure it is."""
-    found = [r for r in s.rows if not is_baseline(r.trial)]
+    found = [r for r in s.rows if not r.trial.baseline]
     fell = [r for r in found if r.was_on_front and r.chance is not None and not r.on_front]
     joined = [r for r in found if not r.was_on_front and r.on_front]
     open_ = [r for r in found if r.chance is None]
@@ -63,7 +62,7 @@ def to_json(study: Study, s: Standings) -> dict[str, Any]:
 
 def fate(row: Row) -> str:
     """What became of its place on the front."""
-    if is_baseline(row.trial):
+    if row.trial.baseline:
         return "baseline"
     if row.chance is None:
         return row.reason or "not trained"
@@ -88,8 +87,8 @@ def _cells(row: Row, s: Standings) -> tuple[str, ...]:
     t, m, n = row.trial, row.measurement, len(row.qualities)
     return (
         str(t.number),
-        net_name(t) if is_baseline(t) else t.arch_id[:8],
-        f"{quality(t):.3f}",
+        t.baseline or t.arch_id[:8],
+        f"{t.final_score:.3f}",
         str(n),
         "-" if row.mean is None else f"{row.mean:.4f} ± {s.scatter.half_width(n):.4f}",
         "-" if m is None else f"{m.ratio:.2f} [{m.ratio_low:.2f}, {m.ratio_high:.2f}]",
@@ -99,7 +98,7 @@ def _cells(row: Row, s: Standings) -> tuple[str, ...]:
 
 
 def _style(row: Row) -> str:
-    if is_baseline(row.trial) or row.chance is None or not (row.was_on_front or row.on_front):
+    if row.trial.baseline or row.chance is None or not (row.was_on_front or row.on_front):
         return ASIDE
     return FELL if not row.on_front else "" if row.was_on_front else JOINED
 
@@ -132,9 +131,9 @@ def _plain(row: Row, s: Standings) -> dict[str, Any]:
     return {
         "trial": t.number,
         "arch_id": t.arch_id,
-        "net": net_name(t),
-        "origin": t.origin,
-        "quality_of_study": quality(t),
+        "net": t.name,
+        "baseline": t.baseline,
+        "quality_of_study": t.final_score,
         "qualities": {str(seed): value for seed, value in row.qualities.items()},
         "quality": row.mean,
         "half_width": s.scatter.half_width(n) if n else None,

@@ -61,6 +61,14 @@ class Arm:
         """Of weights and inputs."""
         return LAYOUTS[self.layout]
 
+    def unknown_fields(self, device_type: str) -> frozenset[str]:
+        """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda").
+
+        Tensors are followed on a CPU where PyTorch's own operators run, and on a card where its allocator serves them.
+        """
+        seen = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNSEEN
+        return frozenset() if seen else frozenset({"peak_memory_mib"})
+
 
 def default_arm(device: torch.device) -> Arm:
     """The arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last and fused."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import fuse
-from nas.measure.arms import UNSEEN, Arm
+from nas.measure.arms import Arm
 from nas.measure.correct import Check, check
 from nas.measure.errors import Unmeasured
 from nas.measure.memory import Peaks, peak_memory
@@ -160,6 +160,7 @@ def _attempt(
 
 def _peaks(own: Contender, arm: Arm, device: torch.device) -> Peaks:
     """Of the candidate alone. What a runtime took while it was made is not seen by a later call of it."""
-    if device.type == "cpu" and arm.runtime != "eager":
+    followed = "peak_memory_mib" not in arm.unknown_fields(device.type)
+    if device.type == "cpu" and not followed:
         return Peaks(None, None)
-    return peak_memory(own.call(), own.model, own.buffers[0], followed=arm.runtime not in UNSEEN)
+    return peak_memory(own.call(), own.model, own.buffers[0], followed)

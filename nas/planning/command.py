@@ -14,6 +14,7 @@ from rich.console import Console
 from nas.cache.opening import share_of
 from nas.config import ConfigError, SearchConfig
 from nas.counters import totals
+from nas.limits import LIMITS, CountedCosts, broken_limit
 from nas.measure.environment import device_key, device_name, environment, torch_device
 from nas.places import cache_root, lock_dir
 from nas.planning.arguments import START_S
@@ -105,10 +106,7 @@ def _sampled(config: SearchConfig, number: int) -> tuple[Named, float]:
     for drawn in range(1, _DRAWS + 1):
         spec = space.sample(rng)
         counts = totals(spec, config.distill.image_px)
-        limits = config.limits
-        if counts.params <= limits.get("max_params", counts.params) and (
-            counts.macs / 1e9 <= limits.get("max_gmacs", counts.macs / 1e9)
-        ):
+        if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
             found.append((spec.arch_id, spec))
         if len(found) == number:
             return [*named, *found], 1 - number / drawn
@@ -199,7 +197,7 @@ def _notes(config: SearchConfig, material: Material, here: bool) -> tuple[str, .
     if learning := LEARNING.get(config.sampler, OTHERS_LEARN):
         found.append(f"the sampler is assumed to learn as in the recorded searches ({learning:g}); more trials then"
                      " train on than with random search, and fewer where it has seen few results")  # fmt: skip
-    if set(config.limits) - {"max_params", "max_gmacs"}:
+    if any(LIMITS[name].measured for name in config.limits):
         found.append("limits on what is measured (latency, throughput, memory) are taken to be broken by none")
     if config.distill.ranks > 1:
         found.append(f"{config.distill.ranks} ranks are taken to share a step without loss")

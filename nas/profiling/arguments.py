@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from nas.command import OneLineParser, picture_file
-from nas.config import LIMITS
+from nas.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from nas.measure import Arm, default_arm, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.places import cache_root
@@ -23,7 +23,6 @@ SIZE_MULTIPLE_PX = 32
 BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
 RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
 SAMPLES = 200
-TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
 SECONDS, SECONDS_OF_ARM = 30.0, 10.0
 SWEPT = ("batches", "resolutions", "layers", "top")
 OF_SPACES = ("samples", "seed", *LIMITS)
@@ -71,11 +70,17 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     given.device = torch_device(given.device)
     base = default_arm(given.device)
     given.arm = base if given.arm is None else Arm.parse(given.arm, base)
-    given.limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
-    untimed = [name for name in TIMED_LIMITS if name in given.limits and given.seconds is None]
-    if untimed:
-        raise ValueError(f"{_flag(untimed[0])}: needs timing; say how long with --seconds")
+    given.limits = _limits(given)
     return given
+
+
+def _limits(given: argparse.Namespace) -> dict[str, float]:
+    limits, device, arm = given_limits(vars(given)), given.device.type, given.arm
+    for limit in (LIMITS[name] for name in limits):
+        if limit.measured and given.seconds is None:
+            raise LimitError(f"{limit.flag}: needs timing; say how long with --seconds")
+    check_knowable(limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
+    return limits
 
 
 def settings(given: argparse.Namespace) -> Settings:
@@ -143,16 +148,13 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument_group("with --space").add_argument
     add("--samples", type=int, metavar="N", help=f"how many specs (default {SAMPLES})")
     add("--seed", type=int, help="of the sample (default 0)")
-    add("--max-params", type=float, metavar="X", help="limits: the share of the sample within them is shown")
-    add("--max-gmacs", type=float, metavar="X", help="1e9 multiply-accumulates an image")
-    add("--max-latency-ms", type=float, metavar="X", help="of one image; needs --seconds, as those that follow")
-    add("--max-memory-mib", type=float, metavar="X", help="at its peak")
-    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="images/s")
+    measured = ", ".join(limit.flag for limit in LIMITS.values() if limit.measured)
+    add_limit_flags(made, f"With --space, the share of the sample within them is shown. --seconds go with: {measured}.")
     return made
 
 
 def _check_numbers(given: argparse.Namespace) -> None:
-    for name in ("batch", "resolution", "seconds", "threads", "samples", "top", *LIMITS):
+    for name in ("batch", "resolution", "seconds", "threads", "samples", "top"):
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_flag(name)}: {value} must be positive")
@@ -171,7 +173,7 @@ def _check_files(given: argparse.Namespace) -> None:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.removesuffix("_img_s").replace("_", "-")
+    return LIMITS[name].flag if name in LIMITS else "--" + name.replace("_", "-")
 
 
 def _sizes(text: str) -> tuple[int, ...]:

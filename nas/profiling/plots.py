@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from nas.limits import LIMITS
 from nas.profiling.labels import label_points
 from nas.profiling.records import Profile, Sweep
-from nas.profiling.space import OF_LIMIT, QUANTITIES, SpaceProfile
+from nas.profiling.space import QUANTITIES, SpaceProfile
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200
@@ -168,9 +169,9 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
     for value, style, name in zip(quartiles, (":", "-", ":"), ("quartiles", "median", None), strict=True):
         axes.axvline(value, color="0.2", linestyle=style, linewidth=1, label=name)
     limits = [
-        profile.request.limits[name] * scale / divisor
-        for name, (of, scale) in OF_LIMIT.items()
-        if of == quantity and name in profile.request.limits
+        bound * LIMITS[name].scale / divisor
+        for name, bound in profile.request.limits.items()
+        if LIMITS[name].quantity == quantity
     ]
     for limit in limits:
         axes.axvline(limit, color=COLOURS[5], linewidth=1.8, label="limit")

@@ -14,6 +14,7 @@ import torch
 from backbones import build
 from nas.bench import Bench
 from nas.counters.operators import operators
+from nas.limits import LIMITS, Compliance, Limit
 from nas.measure import Arm, Setting, environment
 from nas.profiling.exclusive import alone
 from nas.profiling.failures import FAILURES, reason
@@ -36,13 +37,6 @@ QUANTITIES = {
     "latency_ms": ("latency", "ms", 1.0),
     "peak_memory_mib": ("peak memory", "MiB", 1.0),
 }
-OF_LIMIT = {
-    "max_params": ("params", 1.0),
-    "max_gmacs": ("macs", 1e9),
-    "max_latency_ms": ("latency_ms", 1.0),
-    "max_memory_mib": ("peak_memory_mib", 1.0),
-    "min_throughput_img_s": ("throughput_img_s", 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Request:
     space: str
     samples: int
     seed: int
-    limits: dict[str, float]  # by the names in `OF_LIMIT`
+    limits: dict[str, float]  # by the names of nas.limits
     device: torch.device
     resolution: int
     batch: int
@@ -105,10 +99,11 @@ class SpaceProfile:
 
     def fits(self) -> dict[str, tuple[int, int]]:
         """By limit, and "all" of them: (specs within, specs of which it is known)."""
-        verdicts = {name: [_within(spec, name, x) for spec in self.specs] for name, x in self.request.limits.items()}
-        if len(verdicts) > 1:
-            verdicts["all"] = [_all(per_spec) for per_spec in zip(*verdicts.values(), strict=True)]
-        return {name: (v.count(True), len(v) - v.count(None)) for name, v in verdicts.items()}
+        limits = self.request.limits
+        answers = {name: [_compliance(spec, LIMITS[name], limits[name]) for spec in self.specs] for name in limits}
+        if len(answers) > 1:
+            answers["all"] = [_all(per_spec) for per_spec in zip(*answers.values(), strict=True)]
+        return {name: (a.count(Compliance.KEPT), len(a) - a.count(Compliance.UNKNOWN)) for name, a in answers.items()}
 
     @property
     def failed(self) -> tuple[Sampled, ...]:
@@ -221,15 +216,13 @@ def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: Bench) -> 
     return replace(counted, measurement=found.record)
 
 
-def _within(spec: Sampled, limit: str, bound: float) -> bool | None:
-    """Whether a spec keeps a limit; None where it was not measured. One that could not be keeps none of timing's."""
-    quantity, unit = OF_LIMIT[limit]
-    value = spec.value(quantity)
-    if value is None:
-        return False if spec.failure else None
-    return value >= bound * unit if limit.startswith("min_") else value <= bound * unit
+def _compliance(spec: Sampled, limit: Limit, bound: float) -> Compliance:
+    """Tell whether a spec keeps a limit. A spec that could not be measured breaks those that need a measurement."""
+    if limit.measured and spec.failure:
+        return Compliance.BROKEN
+    return limit.compliance(limit.value(spec), bound)
 
 
-def _all(verdicts: Sequence[bool | None]) -> bool | None:
+def _all(answers: Sequence[Compliance]) -> Compliance:
     """All of them; unknown if one is: else what was not timed could only ever be found not to fit."""
-    return None if None in verdicts else all(verdicts)
+    return next(each for each in (Compliance.UNKNOWN, Compliance.BROKEN, Compliance.KEPT) if each in answers)

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nas.limits import LIMITS
 from nas.profiling.shortlist import Shortlist
 from nas.profiling.space import QUANTITIES, SpaceProfile
 
@@ -67,6 +68,6 @@ def _limits(profile: SpaceProfile) -> Table:
     table.add_column("share", justify="right")
     table.add_column("specs", justify="right")
     for name, (fit, known) in profile.fits().items():
-        limit = "all of them" if name == "all" else f"{name.replace('_', '-')} {profile.request.limits[name]:g}"
+        limit = "all of them" if name == "all" else f"{LIMITS[name].flag} {profile.request.limits[name]:g}"
         table.add_row(limit, f"{fit / known:.1%}" if known else "-", f"{fit} of {known}")
     return table

@@ -17,7 +17,7 @@ from nas.finals.scatter import TYPICAL, Scatter
 from nas.finals.standing import Standings
 from nas.querying.limits import Quantity, chance_to_keep, quantities
 from nas.records import Measurement, Study, TrialRecord, TrialState
-from nas.reranking.selection import SelectionError, complete, quality
+from nas.reranking.selection import SelectionError, complete
 
 FINALS, LAST_RUNG = "finals", "last rung"
 NEGLIGIBLE = 0.05  # chance: a net that is better with less is told apart
@@ -75,7 +75,7 @@ def answer(
     able = complete(study)
     if not able:
         raise SelectionError("the study has no net that was measured and trained to its last rung")
-    last = [_net(t, t.measurement, quality(t), 1, latencies(LAST_RUNG, t.arch_id)) for t in able if t.measurement]
+    last = [_net(t, t.measurement, t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in able if t.measurement]
     final = _finalists(found, latencies)
     favourite = _best([n for n in last if n.fits(limits)])
     numbers = {n.trial.number for n in final}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
-from nas.limits import keeps, limited
+from nas.limits import LIMITS, Compliance, Limit
 from nas.records import Measurement, TrialRecord
 
-EXACT = ("max_params", "max_gmacs", "max_memory_mib")  # counted, not timed
 NORMAL = NormalDist()
 Z_OF_INTERVAL = NORMAL.inv_cdf(0.975)
 FEW = 6  # samples: no interval of the median of fewer covers 95 %
@@ -25,30 +24,37 @@ class Quantity:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def limit(self) -> Limit:
+        """The limit's entry in the table."""
+        return LIMITS[self.name]
+
     def kept(self, bound: float) -> bool:
         """Whether the value is within the limit."""
-        return keeps(self.name, self.value, bound)
+        return self.limit.compliance(self.value, bound) is Compliance.KEPT
 
     def chance(self, bound: float) -> float | None:
         """That the true value is within the limit, its logarithm taken as normal; None where nobody knows."""
         if self.low is None or self.high is None:
-            return float(self.kept(bound)) if self.name in EXACT else None
+            return None if self.limit.timed else float(self.kept(bound))
         width = math.log(self.high / self.value) if bound > self.value else math.log(self.value / self.low)
         if bound == self.value:
             return 0.5 if self.high > self.low else 1.0
         if width <= 0:
             return float(self.kept(bound))
         below = NORMAL.cdf(math.log(bound / self.value) / (width / Z_OF_INTERVAL))
-        return 1 - below if self.name.startswith("min_") else below
+        return below if self.limit.maximum else 1 - below
 
     def give(self, bound: float) -> float:
         """The factor by which the limit would have to give, 1 where it is kept: 1.1 is ten percent."""
-        return max(1.0, bound / self.value if self.name.startswith("min_") else self.value / bound)
+        return max(1.0, self.limit.factor(self.value, bound))
 
 
 def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[float] = ()) -> dict[str, Quantity]:
     """By the limit's name, all that is known of a net. latencies_s: of calls with one image, for an interval."""
-    known = {name: Quantity(name, value) for name, value in limited(trial, m).items()}
+    costs = replace(trial, measurement=m)
+    values = {name: limit.value(costs) for name, limit in LIMITS.items()}
+    known = {name: Quantity(name, value) for name, value in values.items() if value is not None}
     if m is not None:
         name = "min_throughput_img_s"
         known[name] = Quantity(name, m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s)

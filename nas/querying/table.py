@@ -11,21 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nas.limits import LIMITS
 from nas.querying.answer import FINALS, Answer, Limits, Net
-from nas.querying.limits import EXACT
 from nas.records import Study
-from nas.reranking.selection import is_baseline, net_name
 from search_space import ArchSpec
 from search_space.outline import outline
 
-# By a limit's name: what it bounds, its unit, and what of the unit one is.
-WORDS: dict[str, tuple[str, str, float]] = {
-    "max_latency_ms": ("latency of one image", "ms", 1.0),
-    "min_throughput_img_s": ("throughput", "images/s", 1.0),
-    "max_params": ("parameters", "M", 1e6),
-    "max_gmacs": ("multiply-accumulates", "G", 1.0),
-    "max_memory_mib": ("peak memory", "MiB", 1.0),
-}
 ROWS = 12  # runners-up in the table; the JSON has all
 
 Weights = Callable[[Net], Sequence[Path]]
@@ -79,7 +70,7 @@ def nothing(a: Answer, limits: Limits) -> str:
     if a.nearest is None:
         return f"{said}, and what they bound is not known of any net"
     gives = ", ".join(
-        f"{flag(name)} by {100 * (factor - 1):.1f} % ({_shown(name, a.nearest.known[name].value)})"
+        f"{LIMITS[name].flag} by {100 * (factor - 1):.1f} % ({_shown(name, a.nearest.known[name].value)})"
         for name, factor in a.nearest.gives(limits).items()
     )
     return f"{said}; the nearest would if this gave: {gives}"
@@ -106,8 +97,8 @@ def notes(a: Answer, limits: Limits) -> list[str]:
         said.append(f"not asked: {_nets(a.beside)} within the limits that {_are(a.beside)} no finalist")
     said += [_alone_line(name, limits[name], net) for name, net in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
-        unknown = [n for n, b in limits.items() if n not in EXACT and a.best.known[n].chance(b) is None]
-        said.append(f"no interval is kept of: {', '.join(WORDS[n][0] for n in unknown)}")
+        unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.known[n].chance(b) is None]
+        said.append(f"no interval is kept of: {', '.join(LIMITS[n].label for n in unknown)}")
     if (net := a.best or a.nearest) is not None:
         m = net.measurement
         doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
@@ -115,15 +106,10 @@ def notes(a: Answer, limits: Limits) -> list[str]:
     return said
 
 
-def flag(name: str) -> str:
-    """The option of a limit."""
-    return "--" + name.removesuffix("_img_s").replace("_", "-")
-
-
 def _show_net(a: Answer, net: Net, limits: Limits, console: Console) -> None:
     title = f"trial {net.trial.number}, {net.trial.arch_id}"
-    if is_baseline(net.trial):
-        title += f": the baseline {net_name(net.trial)}"
+    if net.trial.baseline:
+        title += f": the baseline {net.trial.name}"
     console.print(title, style="bold", highlight=False, markup=False)
     console.print(_outline(net), highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -133,9 +119,9 @@ def _show_net(a: Answer, net: Net, limits: Limits, console: Console) -> None:
     seeds = f" (mean of {net.seeds} seeds)" if net.seeds > 1 else ""
     table.add_row(f"quality{seeds}", f"{net.quality:.4f}", f"{net.quality - half:.4f} to {net.quality + half:.4f}")
     table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
-    for name, (what, unit, _) in WORDS.items():
+    for name, limit in LIMITS.items():
         if name in net.known or name in limits:
-            table.add_row(f"{what}, {unit}", *_row(net, name, limits.get(name)))
+            table.add_row(f"{limit.label}, {limit.unit}", *_row(net, name, limits.get(name)))
     console.print(table)
 
 
@@ -159,7 +145,7 @@ def _rivals(a: Answer) -> Table:
     for name in ("trial", "net", "quality", "ratio", "best", "keeps"):
         table.add_column(name, justify="left" if name == "net" else "right")
     for net in a.runners_up[:ROWS]:
-        name = net_name(net.trial) if is_baseline(net.trial) else net.trial.arch_id
+        name = net.trial.baseline or net.trial.arch_id
         chances = _percent(net.chance_best), _percent(net.chance_to_keep)
         table.add_row(str(net.trial.number), name, f"{net.quality:.4f}", f"{net.measurement.ratio:.2f}", *chances)
     return table
@@ -170,8 +156,8 @@ def _plain(a: Answer, net: Net, limits: Limits) -> dict[str, Any]:
     return {
         "trial": t.number,
         "arch_id": t.arch_id,
-        "net": net_name(t),
-        "baseline": is_baseline(t),
+        "net": t.name,
+        "baseline": t.baseline,
         "outline": _outline(net),
         "spec": t.spec,
         "quality": net.quality,
@@ -193,7 +179,7 @@ def _against(net: Net, name: str, bound: float) -> Mapping[str, float | bool | N
 
 
 def _alone_line(name: str, bound: float, net: Net | None) -> str:
-    limit = f"{flag(name)} {_number(name, bound)} alone"
+    limit = f"{LIMITS[name].flag} {_number(name, bound)} alone"
     if net is None:
         return f"{limit}: no net keeps it"
     value = _shown(name, net.known[name].value)
@@ -205,11 +191,11 @@ def _outline(net: Net) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    return f"{value / WORDS[name][2]:.4g}"
+    return f"{value / LIMITS[name].shown_per:.4g}"
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{_number(name, value)} {WORDS[name][1]}"
+    return f"{_number(name, value)} {LIMITS[name].unit}"
 
 
 def _percent(chance: float | None) -> str:

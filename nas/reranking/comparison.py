@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nas.records import Measurement, Rerank, Study, TrialRecord
 from nas.reranking.agreement import Agreement, agreement
 from nas.reranking.plane import Place, Plane, Standing
-from nas.reranking.selection import complete, is_baseline
+from nas.reranking.selection import complete
 
 WRONG = "wrong output"  # a verdict: what was timed does not compute the network, and has no place on a front
 
@@ -44,7 +44,7 @@ class Comparison:
 
     def moved(self, before: Standing, now: Standing | None) -> tuple[Row, ...]:
         """Found nets that stood so and stand so now; None: those without a number now."""
-        found = (r for r in self.rows if not is_baseline(r.trial))
+        found = (r for r in self.rows if not r.trial.baseline)
         return tuple(r for r in found if (r.before.standing, r.now and r.now.standing) == (before, now))
 
     @property
@@ -99,7 +99,7 @@ def compare(study: Study, rerank: Rerank) -> Comparison:
         agreement=agreement([before.spots[n] for n in both], list(now.spots.values())),
         volume_before=before.volume(both, study.info.objectives),
         volume_now=now.volume(both, study.info.objectives),
-        left_out=sum(not is_baseline(t) for t in able) - sum(not is_baseline(t) for t in tried),
+        left_out=sum(not t.baseline for t in able) - sum(not t.baseline for t in tried),
     )
 
 

@@ -13,7 +13,6 @@ from nas.measure import ArmError, Measured, Unmeasured
 from nas.profiling.exclusive import alone
 from nas.records import Rerank, TrialRecord
 from nas.reranking.plan import Plan
-from nas.reranking.selection import BASELINE
 
 ORDER_SEED = 0
 REASON_CHARACTERS = 300
@@ -24,7 +23,7 @@ class Measuring:
 
     def __init__(self, plan: Plan, samples_dir: Path, bench: Callable[[int | None], Bench] | None = None) -> None:
         self._plan, self._samples_dir, self._open = plan, samples_dir, bench or Bench
-        self._reference = next((t for t in plan.trials if t.origin == BASELINE + plan.reference), None)
+        self._reference = next((t for t in plan.trials if t.baseline == plan.reference), None)
 
     def left(self, rerank: Rerank) -> list[TrialRecord]:
         """What is still to be measured, in random order, so that drift favours no part of the front."""

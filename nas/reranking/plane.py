@@ -9,7 +9,6 @@ from enum import StrEnum
 from nas import pareto
 from nas.objectives import GOALS
 from nas.records import Measurement, Objective, TrialRecord
-from nas.reranking.selection import is_baseline, quality
 
 
 class Standing(StrEnum):
@@ -57,7 +56,7 @@ class Plane:
     def __init__(self, trials: Sequence[TrialRecord], measurements: Mapping[int, Measurement]) -> None:
         here = [t for t in trials if t.number in measurements]
         self.spots = {t.number: _spot(t, measurements[t.number]) for t in here}
-        self._found = [self.spots[t.number] for t in here if not is_baseline(t)]
+        self._found = [self.spots[t.number] for t in here if not t.baseline]
 
     def place(self, number: int) -> Place:
         """Where a net, found or baseline, stands among the found ones."""
@@ -84,4 +83,4 @@ class Plane:
 
 
 def _spot(trial: TrialRecord, m: Measurement) -> Spot:
-    return Spot(trial.number, quality(trial), m.ratio, m.ratio_low, m.ratio_high)
+    return Spot(trial.number, trial.final_score, m.ratio, m.ratio_low, m.ratio_high)

@@ -19,7 +19,6 @@ from nas.profiling.labels import label_points
 from nas.records import Measurement, Rerank, Study
 from nas.reranking.comparison import Comparison, Row
 from nas.reranking.plane import Standing
-from nas.reranking.selection import is_baseline, net_name, quality
 
 INCHES = (10.0, 4.9)
 DPI = 200
@@ -61,12 +60,12 @@ class Dot:
     @property
     def xy(self) -> tuple[float, float]:
         """Ratio and quality."""
-        return self.measurement.ratio, quality(self.row.trial)
+        return self.measurement.ratio, self.row.trial.final_score
 
 
 def plot(study: Study, rerank: Rerank, c: Comparison, path: Path) -> None:
     """Write the picture; its type is the path's suffix."""
-    found = {r.trial.number for r in c.rows if not is_baseline(r.trial)}
+    found = {r.trial.number for r in c.rows if not r.trial.baseline}
     before = [Dot(r, r.trial.measurement, r.before.standing in UNBEATEN) for r in c.rows if r.trial.measurement]
     now = [Dot(r, r.measurement, r.now.standing in UNBEATEN) for r in c.rows if r.measurement and r.now]
     with rc_context(STYLE):
@@ -111,7 +110,7 @@ def _key(look: Look) -> Line2D:
 
 
 def _look(row: Row) -> Look:
-    if is_baseline(row.trial):
+    if row.trial.baseline:
         return BASELINE
     now = row.now.standing if row.now else None
     if row.before.standing is Standing.FRONT:
@@ -123,7 +122,7 @@ def _label(row: Row, crowded: bool) -> str:
     """Empty where there are too many: its point is kept free of other names all the same."""
     if crowded and _look(row) is ASIDE:
         return ""
-    return net_name(row.trial) if is_baseline(row.trial) else str(row.trial.number)
+    return row.trial.baseline or str(row.trial.number)
 
 
 def _title(which: str, dots: Sequence[Dot]) -> str:

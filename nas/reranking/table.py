@@ -13,7 +13,6 @@ from rich.text import Text
 from nas.records import Measurement, Rerank, Study
 from nas.reranking.comparison import Comparison, Row
 from nas.reranking.plane import Standing
-from nas.reranking.selection import is_baseline, net_name, quality
 from nas.reranking.wording import change, front_line, meaning, notes, order_line, volume_line
 
 GONE, NEW, NEAR, ASIDE = "red", "green", "yellow", "dim"
@@ -60,8 +59,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     t, m = row.trial, row.measurement
     return (
         str(t.number),
-        net_name(t) if is_baseline(t) else t.arch_id[:8],
-        f"{quality(t):.3f}",
+        t.baseline or t.arch_id[:8],
+        f"{t.final_score:.3f}",
         _ratio(t.measurement),
         _ratio(m),
         "" if row.now is None else f"{row.rank_before} → {row.rank_now}",
@@ -77,7 +76,7 @@ def _ratio(m: Measurement | None) -> str:
 def _style(row: Row) -> str:
     """By what became of its place on the front."""
     was, now = row.before.standing is Standing.FRONT, row.now.standing if row.now else None
-    if is_baseline(row.trial) or (not was and now is not Standing.FRONT):
+    if row.trial.baseline or (not was and now is not Standing.FRONT):
         return ASIDE
     if now is Standing.FRONT:
         return "" if was else NEW
@@ -90,9 +89,9 @@ def _plain(row: Row) -> dict[str, Any]:
     return {
         "trial": t.number,
         "arch_id": t.arch_id,
-        "net": net_name(t),
-        "origin": t.origin,
-        "quality": quality(t),
+        "net": t.name,
+        "baseline": t.baseline,
+        "quality": t.final_score,
         "before": before and before.to_dict(),
         "now": now and now.to_dict(),
         "rank": {"before": row.rank_before, "now": row.rank_now},

@@ -9,7 +9,7 @@ from nas.records import Measurement, Rerank, Study
 from nas.reranking.agreement import FEW, LEVEL, Agreement
 from nas.reranking.comparison import Comparison, Row
 from nas.reranking.plane import Place, Standing
-from nas.reranking.selection import complete, is_baseline, net_name
+from nas.reranking.selection import complete
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
 OTHER_ORDER = 0.5  # tau: from here down a quarter of the pairs is turned, and a front is another's by luck
@@ -19,7 +19,7 @@ ARROW = " → "
 
 def change(row: Row) -> str:
     """What became of a net's place among the found ones; baselines are no part of a front."""
-    aside = is_baseline(row.trial)
+    aside = row.trial.baseline is not None
     before, now = _place(row.before, aside), "no number" if row.now is None else _place(row.now, aside)
     if row.now and not aside:
         was, here = (place.standing is Standing.FRONT for place in (row.before, row.now))
@@ -146,9 +146,9 @@ def _moves(gone: int, new: int, lost: int) -> str:
 
 def _baselines(c: Comparison, standing: Standing, words: str) -> list[str]:
     """Baselines that came to stand so."""
-    baselines = (r for r in c.rows if is_baseline(r.trial) and r.now)
+    baselines = (r for r in c.rows if r.trial.baseline and r.now)
     rows = [r for r in baselines if r.now and r.now.standing is standing and r.before.standing is not standing]
-    return [f"baselines {words} now, but not before: {', '.join(net_name(r.trial) for r in rows)}"] if rows else []
+    return [f"baselines {words} now, but not before: {', '.join(r.trial.name for r in rows)}"] if rows else []
 
 
 def _numbers(rows: Sequence[Row]) -> str:

@@ -10,7 +10,7 @@ from itertools import permutations
 from nas.disclosure import disclosed
 from nas.records import Objective, Study, TrialRecord
 from reports.compare.agreement import LETTERS, Agreement, agreement
-from reports.summary import CurvePoint, Scored, StudySummary, net_name, summarize
+from reports.summary import CurvePoint, Scored, StudySummary, summarize
 from reports.tallies import kendall
 
 MOST_STUDIES = len(LETTERS)
@@ -153,7 +153,7 @@ def _shared(first: Side, other: Side) -> tuple[Shared, ...]:
     found = [
         Shared(
             arch_id=arch_id,
-            names=(net_name(trial), net_name(theirs[arch_id])),
+            names=(trial.name, theirs[arch_id].name),
             speeds=(_speed(trial), _speed(theirs[arch_id])),
             qualities=(qualities[0].get(arch_id), qualities[1].get(arch_id)),
         )

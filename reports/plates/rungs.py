@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from nas.records import Study
 from reports.plates.canvas import HEIGHT_INCHES, RASTERED, blank
 from reports.points import DOMINATED, FRONT, LOOKS
-from reports.summary import BASELINE_PREFIX, StudySummary
+from reports.summary import StudySummary
 
 MOST_PANELS = 3  # the rungs next to the last; more are too narrow to read
 FEWEST_NETS = 3
@@ -29,7 +29,7 @@ def rung_figure(study: Study, summary: StudySummary) -> Figure | None:
     reached = [
         ({r.rung: r.quality for r in t.rungs if math.isfinite(r.quality)}, t.number in front)
         for t in study.trials
-        if not t.origin.startswith(BASELINE_PREFIX)
+        if not t.baseline
     ]
     for axes, rung in zip(panels, lower, strict=True):
         for on_front in (False, True):

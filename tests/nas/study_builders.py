@@ -33,7 +33,7 @@ def record(number: int, qualities: tuple[float, ...], ratio: float) -> TrialReco
     spec = SPACES["micro"].sample(random.Random(number))
     rungs = tuple(rung(i, q) for i, q in enumerate(qualities))
     known = {"params": 10**6, "macs": 10**7, "measurement": measurement(ratio), "rungs": rungs}
-    return TrialRecord(number, spec.arch_id, spec.to_dict(), "sampler", TrialState.COMPLETE, **known)  # type: ignore[arg-type]
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.COMPLETE, **known)  # type: ignore[arg-type]
 
 
 def study_info(config: SearchConfig) -> StudyInfo:

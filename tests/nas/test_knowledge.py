@@ -131,7 +131,7 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"origin": "baseline:eradio_pico"},
+        {"baseline": "eradio_pico"},
         {"state": TrialState.FAILED, "failure": Failure.LOST_WORKER},
         {"state": TrialState.INFEASIBLE},
         {"rungs": ()},

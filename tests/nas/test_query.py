@@ -42,7 +42,7 @@ def test_the_answer_has_what_is_needed_to_use_the_net(run: Path, capsys: pytest.
     assert code == 0
     assert found["basis"] == "last rung"
     net = found["best"]
-    assert (net["trial"], net["arch_id"], net["baseline"]) == (2, best.arch_id, False)
+    assert (net["trial"], net["arch_id"], net["baseline"]) == (2, best.arch_id, None)
     assert ArchSpec.from_dict(net["spec"]).arch_id == best.arch_id
     assert net["weights"] == [str(weights)]
     assert net["limits"]["min_throughput_img_s"] == {

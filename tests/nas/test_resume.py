@@ -168,7 +168,7 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         study = read_study(run)
         assert sum(t.counts for t in study.trials) == 5
         assert all(t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in study.trials)
-        assert Counter(t.origin for t in study.trials if t.origin != "sampler").most_common()[0][1] == 1
+        assert Counter(t.baseline for t in study.trials if t.baseline).most_common()[0][1] == 1
 
         third = subprocess.run(
             command([*resume, "--extend", "1"], cache), capture_output=True, text=True, timeout=PATIENCE_S

@@ -140,7 +140,7 @@ def test_a_killed_worker_is_started_again_and_goes_on_in_the_middle_of_the_rung(
 def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, targets: Targets) -> None:
     wild = DistillConfig(**{**vars(RECIPE), "learning_rate": 1e30})
     spec = SPACES["micro"].sample(random.Random(0))
-    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING, measurement=measurement(1.0))
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(1.0))
     folders = {name: tmp_path / name for name in FOLDERS}
     config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
     with Bench(threads=1) as bench:

@@ -60,7 +60,7 @@ def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> Non
     study = read_study(whole)
     counted = [t for t in study.trials if t.counts]
     assert len(counted) == len({t.arch_id for t in counted}) == 4
-    baselines = [t for t in study.trials if t.origin != "sampler"]
+    baselines = [t for t in study.trials if t.baseline]
     assert [t.state for t in baselines] == [TrialState.COMPLETE] * 3
     assert all(t.measurement and t.measurement.throughput_img_s > 0 and t.macs and t.params for t in counted)
     complete = [t for t in study.trials if t.state is TrialState.COMPLETE]

@@ -149,7 +149,7 @@ def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None
     for _ in range(3):
         number, params = other.ask(SPACES["micro"].choices())
         spec = SPACES["micro"].decode(params)
-        better = TrialRecord(number, spec.arch_id, spec.to_dict(), "sampler", TrialState.STOPPED)
+        better = TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.STOPPED)
         other.save(replace(better, measurement=measurement(2.0), params=1, macs=1, rungs=(rung(0, 0.5),)))
     assert not loop.take(record)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from sqlalchemy import event, text
 
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.config import SearchConfig
-from nas.records import TrialState
+from nas.records import FORMAT, TrialState
 from nas.samplers import make_sampler
 from nas.storage import errors, place, presence
 from nas.storage.database import Database
@@ -273,31 +272,11 @@ def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries
     assert store.trials(), "what comes next has a connection of its own"
 
 
-def test_a_study_of_before_goes_on(tmp_path: Path) -> None:
-    """Without whose trials are whose, without space, format and the newer parts of sessions."""
-    store = create(tmp_path, None, budget=4)
-    drive(StudyLoop(store), stop_after=2)
-    before = store.info.to_dict()
-    before["sessions"] = [{"started": "2026-11-24T00:00:00+00:00", "wall_s": 2.0}] * 2
-    del before["space"], before["format"]
-    store._study.set_user_attr("info", before)
-    with sqlite3.connect(tmp_path / "study.db") as connection:
-        connection.execute("DELETE FROM trial_user_attributes WHERE key = 'driver'")
-        connection.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 1")
-        row = "SELECT value_json FROM trial_user_attributes WHERE key = 'record' AND trial_id = 2"
-        (record,) = connection.execute(row).fetchone()
-        running = json.dumps({**json.loads(record), "state": "running"})
-        connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 2", (running,))
-    loop = StudyLoop(reopen(tmp_path))
-    assert loop.elapsed_s >= 4.0
-    drive(loop)
-    assert len(loop.trials) == loop.evaluated == 4
-
-
-def test_a_study_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [1, FORMAT + 1, None])
+def test_a_study_of_another_format_is_refused(written: int | None, tmp_path: Path) -> None:
     store = create(tmp_path, None)
-    store._study.set_user_attr("info", {**store.info.to_dict(), "format": 2, "unheard": 1})
-    with pytest.raises(StoreError, match="format 2, known up to 1"):
+    store._study.set_user_attr("info", {**store.info.to_dict(), "format": written, "unheard": 1})
+    with pytest.raises(StoreError, match=f"format {written}"):
         read_study(tmp_path)
 
 

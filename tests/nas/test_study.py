@@ -63,20 +63,20 @@ def test_budget_counts_unique_evaluated_architectures(tmp_path: Path, sampler: s
     drive(loop)
     counted = [t for t in loop.trials.values() if t.counts]
     assert len(counted) == len({t.arch_id for t in counted}) == 25
-    assert {t.origin for t in loop.trials.values()} - {"sampler"} == {f"baseline:{b}" for b in config.baselines}
+    assert {t.baseline for t in loop.trials.values()} - {None} == set(config.baselines)
 
 
 def test_halving_stops_trials_and_never_baselines(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=40, sampler="random")))
     drive(loop)
-    states = Counter(t.state for t in loop.trials.values() if t.origin == "sampler")
+    states = Counter(t.state for t in loop.trials.values() if not t.baseline)
     assert states[TrialState.STOPPED] >= 15
     assert all(
         len(t.rungs) == 1 and "rung 0" in (t.reason or "")
         for t in loop.trials.values()
         if t.state is TrialState.STOPPED
     )
-    assert all(t.state is TrialState.COMPLETE for t in loop.trials.values() if t.origin != "sampler")
+    assert all(t.state is TrialState.COMPLETE for t in loop.trials.values() if t.baseline)
 
 
 def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from nas.failures import Failure
 from nas.measure import Measured, Setting, Unmeasured
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.running.worker import ArchTrainable
-from nas.trial import broken_limit, run_trial
+from nas.trial import run_trial
 from nas.workbench import Workbench
 from search_space import SPACES
 from tests.nas.study_builders import measurement, rung, search_config
@@ -37,9 +37,9 @@ class Bench:
         return self.answer
 
 
-def records(bench: Bench, folder: Path, **settings: Any) -> Iterator[TrialRecord]:
+def records(bench: Bench, folder: Path, baseline: str | None = None, **settings: Any) -> Iterator[TrialRecord]:
     spec = SPACES["micro"].sample(random.Random(0))
-    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING)
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
     places = {
         name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     }
@@ -96,7 +96,7 @@ def test_a_failure_keeps_what_was_known_before(tmp_path, monkeypatch):
 
 def test_a_result_that_cannot_be_sent_keeps_what_was_sent_before(monkeypatch):
     spec = SPACES["micro"].sample(random.Random(0))
-    measured = TrialRecord(0, spec.arch_id, spec.to_dict(), "sampler", TrialState.RUNNING, measurement=measurement(2.0))
+    measured = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(2.0))
     worker = object.__new__(ArchTrainable)
     worker._stages = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
     worker.step()
@@ -104,14 +104,19 @@ def test_a_result_that_cannot_be_sent_keeps_what_was_sent_before(monkeypatch):
     assert (failed.failure, failed.measurement) == (Failure.UNPICKLABLE, measurement(2.0))
 
 
-def test_limits_on_memory_hold_for_what_is_known_of_it():
-    def broken(**memory: float | None) -> str | None:
-        record = TrialRecord(0, "a", {}, "sampler", TrialState.RUNNING, measurement=replace(measurement(1.0), **memory))
-        return broken_limit(record, {"max_memory_mib": 100.0})
+def test_what_a_limit_cannot_be_held_against_is_never_trained(tmp_path):
+    blind = replace(measurement(2.0), peak_memory_mib=None, driver_memory_mib=50.0)
+    (found,) = records(Bench(Measured(blind, {})), tmp_path, limits={"max_memory_mib": 100.0})
+    assert (found.state, found.rungs) == (TrialState.INFEASIBLE, ())
+    assert found.reason.startswith("max-memory-mib: unknown")
 
-    assert broken(peak_memory_mib=101.0) == "max-memory-mib: 101 against a limit of 100"
-    assert broken(peak_memory_mib=None, driver_memory_mib=500.0) == "max-memory-mib: 500 against a limit of 100"
-    assert broken(peak_memory_mib=None) is None
+
+def test_a_baseline_is_held_against_no_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda record, bench: iter([rung(0, 0.5)]))
+    bench = Bench(Measured(measurement(2.0), {}))
+    for baseline, state in ((None, TrialState.INFEASIBLE), ("eradio_pico", TrialState.RUNNING)):
+        found = next(records(bench, tmp_path, baseline, limits={"max_params": 10.0}))
+        assert found.state is state
 
 
 def test_counting_between_two_rungs_leaves_the_random_numbers_of_the_training_alone():

@@ -35,8 +35,9 @@ def recorded() -> Study:
         )
         trials.append(
             TrialRecord(
-                number, spec.arch_id, spec.to_dict(), f"baseline:{names[number]}" if row["baseline"] else "sampler",
-                TrialState.COMPLETE if len(rungs) == 3 else TrialState.STOPPED, measurement=measured, rungs=rungs,
+                number, spec.arch_id, spec.to_dict(),
+                TrialState.COMPLETE if len(rungs) == 3 else TrialState.STOPPED,
+                names[number] if row["baseline"] else None, measurement=measured, rungs=rungs,
                 finished_s=row["finished_s"],
             )
         )  # fmt: skip
@@ -57,7 +58,7 @@ def tied(seed: int) -> Study:
     study = synthetic.study(50, seed=seed)
 
     def level(t: TrialRecord) -> Measurement | None:
-        if t.origin == f"baseline:{synthetic.REFERENCE}":
+        if t.baseline == synthetic.REFERENCE:
             return replace(t.measurement, ratio=1.0, ratio_low=0.95, ratio_high=1.02)
         ratio, half = round(t.measurement.ratio if t.measurement else 1.0, 1), rng.choice((0.0, 0.1, 0.2))
         bounds = {"ratio_low": max(0.1, round(ratio - half, 1)), "ratio_high": round(ratio + half, 1)}

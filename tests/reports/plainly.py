@@ -21,7 +21,7 @@ def trained(study: Study, baselines: bool) -> list[TrialRecord]:
         t
         for t in study.trials
         if t.state is TrialState.COMPLETE
-        and t.origin.startswith("baseline:") is baselines
+        and (t.baseline is not None) is baselines
         and t.rungs
         and t.rungs[-1].rung == last
         and t.measurement is not None

@@ -32,9 +32,7 @@ def study(
     rng = random.Random(seed)
     records = []
     if baselines:
-        records += [
-            record(n, rng, preset(name), TrialState.COMPLETE, f"baseline:{name}") for n, name in enumerate(BASELINES)
-        ]
+        records += [record(n, rng, preset(name), TrialState.COMPLETE, name) for n, name in enumerate(BASELINES)]
     for number in range(len(records), len(records) + trials):
         records.append(record(number, rng, SPACES["micro"].sample(rng), only or _state(rng)))
     return Study(info(budget=budget or trials), tuple(records))
@@ -78,7 +76,9 @@ def facts(i: int) -> TeacherFacts:
     return TeacherFacts(f"an invented network {i}", heads, {"knn": 0.5 - 0.1 * i, "probe": 0.6 - 0.1 * i})
 
 
-def record(number: int, rng: random.Random, spec: ArchSpec, state: TrialState, origin: str = "sampler") -> TrialRecord:
+def record(
+    number: int, rng: random.Random, spec: ArchSpec, state: TrialState, baseline: str | None = None
+) -> TrialRecord:
     """One invented trial; quality falls with speed, with noise."""
     speed = 2 ** rng.gauss(0.1, 0.6)
     level = 0.52 - 0.07 * math.log2(speed) + rng.gauss(0, 0.03)
@@ -92,8 +92,8 @@ def record(number: int, rng: random.Random, spec: ArchSpec, state: TrialState, o
         number=number,
         arch_id=spec.arch_id,
         spec=spec.to_dict(),
-        origin=origin,
         state=state,
+        baseline=baseline,
         reason=reason,
         params=rng.randrange(200_000, 3_000_000),
         macs=(macs := rng.randrange(5_000_000, 80_000_000)),

@@ -32,7 +32,8 @@ def test_parquet_gives_back_every_number_of_the_records(study, tmp_path):
     for t in study.trials:
         row = back.loc[t.number]
         assert ArchSpec.from_dict(json.loads(row["spec_json"])).arch_id == row["arch_id"] == t.arch_id
-        assert (row["state"], row["origin"], row["tries"]) == (t.state.value, t.origin, t.tries)
+        assert (row["state"], row["tries"]) == (t.state.value, t.tries)
+        assert same(row["baseline"], t.baseline)
         assert same(row["reason"], t.reason)
         assert same(row["failure"], t.failure)
         assert same(row["quality"], t.quality)

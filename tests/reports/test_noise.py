@@ -57,14 +57,14 @@ def test_a_dominated_net_within_what_the_reference_is_off_itself_ties_with_the_f
     study = synthetic.study(40)
     best = max(complete(study), key=lambda t: t.rungs[-1].quality)
     fast = best.measurement.ratio
-    aa = f"baseline:{study.info.reference}"
+    aa = study.info.reference
 
     def near(slower: float, off: float) -> bool:
         exact = timed(
             replace(study, trials=(*study.trials, replace(best, number=9001))),
             lambda t: (
                 {"ratio": 1.0, "ratio_low": 1 / (1 + off), "ratio_high": 1.0}
-                if t.origin == aa
+                if t.baseline == aa
                 else dict.fromkeys(
                     ("ratio", "ratio_low", "ratio_high"), fast / slower if t.number == 9001 else t.measurement.ratio
                 )

@@ -52,7 +52,7 @@ def baselines(s: Study) -> list[TrialRecord]:
 
 
 def called(t: TrialRecord) -> str:
-    return t.origin.removeprefix("baseline:") if t.origin.startswith("baseline:") else f"trial {t.number}"
+    return t.baseline or f"trial {t.number}"
 
 
 def test_tiles(name):
@@ -60,7 +60,7 @@ def test_tiles(name):
     nets = plainly.trained(s, False)
     reference = tuple(o.reference for o in s.info.objectives)
     assert int(tiles["evaluated"]) == sum(
-        t.origin == "sampler" and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials
+        not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials
     )
     assert int(tiles["on the front"]) == len(plainly.front(nets))
     volume = plainly.hypervolume([plainly.place(t) for t in nets], reference)
@@ -143,7 +143,7 @@ def test_what_the_noise_allows(name):
 
 def test_hypervolume_after_every_training(name):
     s = study(name)
-    counted = [t for t in s.trials if t.origin == "sampler" and t.state in (TrialState.COMPLETE, TrialState.STOPPED)]
+    counted = [t for t in s.trials if not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED)]
     counted.sort(key=lambda t: (t.finished_s, t.number))
     reference = tuple(o.reference for o in s.info.objectives)
     nets, done = plainly.trained(s, False), []
@@ -165,9 +165,7 @@ def test_rank_correlations_between_rungs(name):
     ]
     for row, (low, high) in zip(rows, ((0, 1), (1, 2), (0, 2)), strict=True):
         pairs = [
-            (t.rungs[low].quality, t.rungs[high].quality)
-            for t in s.trials
-            if t.origin == "sampler" and len(t.rungs) > high
+            (t.rungs[low].quality, t.rungs[high].quality) for t in s.trials if not t.baseline and len(t.rungs) > high
         ]
         assert int(row["nets"]) == len(pairs)
         assert row["τ"] == f"{plainly.tau(pairs):.2f}"
@@ -193,7 +191,7 @@ def test_points_of_the_pictures(name):
             continue
         point, m = told[t.number], t.measurement
         assert (point["kind"] == "on the front") is (t in front)
-        assert (point["kind"] == "baseline") is t.origin.startswith("baseline:")
+        assert (point["kind"] == "baseline") is (t.baseline is not None)
         for key, value in (("ratio", m.ratio), ("ratio_low", m.ratio_low), ("ratio_high", m.ratio_high)):
             assert point[key] == pytest.approx(value, rel=1e-5)
         assert point["quality"] == (pytest.approx(t.rungs[-1].quality, rel=1e-5) if t.rungs else None)

@@ -140,7 +140,7 @@ def spoil(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
         trial,
         arch_id=trial.arch_id if keep_id else attack,
         spec={**trial.spec, "stages": stages, "stem": attack, attack: attack},
-        origin="sampler" if trial.origin == "sampler" else f"baseline:{attack}{trial.number}",
+        baseline=trial.baseline and f"{attack}{trial.number}",
         reason=attack * (10_000 // len(attack)),
         measurement=m
         and replace(

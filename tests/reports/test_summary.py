@@ -13,7 +13,7 @@ from tests.reports import synthetic
 
 
 def complete(study: Study) -> list:
-    return [t for t in study.trials if t.origin == "sampler" and t.state is TrialState.COMPLETE]
+    return [t for t in study.trials if not t.baseline and t.state is TrialState.COMPLETE]
 
 
 def brute_front(study: Study) -> set[int]:
@@ -59,7 +59,7 @@ def test_curve_counts_evaluations_in_the_order_they_finished():
 def test_comparisons_are_with_the_best_baseline():
     study = synthetic.study(150, seed=3)
     summary = summarize(study)
-    best = max((t for t in study.trials if t.origin != "sampler"), key=lambda t: t.rungs[-1].quality)
+    best = max((t for t in study.trials if t.baseline), key=lambda t: t.rungs[-1].quality)
     as_good = [t for t in complete(study) if t.rungs[-1].quality >= best.rungs[-1].quality]
     as_fast = [t for t in complete(study) if t.measurement.ratio >= best.measurement.ratio]
     fastest = max(as_good, key=lambda t: t.measurement.ratio)
@@ -144,7 +144,7 @@ def test_the_reference_against_itself_is_the_least_difference_that_counts():
         s.trial.number: replace(s.trial.measurement, ratio_low=s.ratio, ratio_high=s.ratio) for s in first.complete
     }
     trials = [replace(t, measurement=narrow.get(t.number, t.measurement)) for t in study.trials]
-    itself = next(t for t in trials if t.origin == f"baseline:{study.info.reference}")
+    itself = next(t for t in trials if t.baseline == study.info.reference)
 
     def ties(floor: float) -> int:
         aa = replace(itself.measurement, ratio=1.0, ratio_low=1 / (1 + floor), ratio_high=1.0)

@@ -26,6 +26,22 @@ def test_what_is_left_open_comes_from_the_base():
 
 
 @pytest.mark.parametrize(
+    ("runtime", "on_cpu", "on_cuda"),
+    [
+        ("eager", True, True),
+        ("compiled", False, True),
+        ("max-autotune-no-cudagraphs", False, True),
+        ("reduce-overhead", False, False),
+        ("onnxruntime", False, False),
+        ("tensorrt", False, False),
+    ],
+)
+def test_the_memory_of_tensors_is_known_where_pytorch_serves_them(runtime, on_cpu, on_cuda):
+    for device, known in (("cpu", on_cpu), ("cuda", on_cuda)):
+        assert ("peak_memory_mib" not in Arm(runtime).unknown_fields(device)) is known
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("fast", "arm: 'fast' in 'fast': choose words from eager, compiled"),

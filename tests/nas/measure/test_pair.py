@@ -13,6 +13,7 @@ from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
 from nas.measure.memory import peak_memory
 from nas.records import Measurement
 from search_space import preset
+from tests.nas.measure.test_runtimes import needs_onnxruntime
 
 
 class Net(nn.Module):
@@ -161,6 +162,13 @@ def test_impossible_settings_are_one_line(change, message):
         measure(Net(1), Net(1), **change)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("onnxruntime", marks=needs_onnxruntime)])
+def test_an_arm_knows_which_fields_it_leaves_unknown(runtime):
+    arm = Arm(runtime)
+    found = measure(Net(1), Net(1), arm=arm)
+    assert (found.peak_memory_mib is None) == ("peak_memory_mib" in arm.unknown_fields("cpu"))
 
 
 def test_peak_memory_by_hand():

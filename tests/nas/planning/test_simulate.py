@@ -167,7 +167,7 @@ def test_the_real_loop_decides_alike(tmp_path: Path) -> None:
         loop.take(record)
         records[trial] = record
     assert loop.finished
-    of_sampler = [t for t in loop.trials.values() if t.origin == "sampler"]
+    of_sampler = [t for t in loop.trials.values() if not t.baseline]
     assert tuple(sum(len(t.rungs) > i for t in of_sampler) for i in range(steps)) == found.reached
     assert Counter(t.state for t in of_sampler)[TrialState.COMPLETE] == found.complete
     assert {n: len(t.rungs) for n, t in loop.trials.items()} == {

@@ -73,7 +73,7 @@ def test_the_limits_are_kept_as_surely_as_the_interval_says() -> None:
 def test_a_baseline_may_be_the_answer() -> None:
     told = asked({"max_params": 100_000})
     assert told.best is not None
-    assert told.best.trial.origin == "baseline:eradio_femto"
+    assert told.best.trial.baseline == "eradio_femto"
 
 
 def test_where_nothing_fits_the_nearest_needs_least() -> None:

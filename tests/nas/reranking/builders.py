@@ -8,7 +8,6 @@ from pathlib import Path
 import optuna
 
 from nas.records import Rerank, Study, TrialState
-from nas.reranking.selection import quality
 from nas.store import Store
 from search_space import preset
 from tests.nas.study_builders import measurement, record, search_config, study_info
@@ -21,7 +20,7 @@ POINTS = {0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 
 def small_study(points: dict[int, tuple[float, float]] = POINTS) -> Study:
     trials = [record(n, (0.1, q), ratio) for n, (q, ratio) in points.items()]
     spec = preset(REFERENCE)
-    trials[0] = replace(trials[0], origin=f"baseline:{REFERENCE}", arch_id=spec.arch_id, spec=spec.to_dict())
+    trials[0] = replace(trials[0], baseline=REFERENCE, arch_id=spec.arch_id, spec=spec.to_dict())
     return Study(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
 
 
@@ -36,5 +35,5 @@ def new_store(folder: Path, study: Study) -> Store:
     for trial in study.trials:
         store.ask({})
         done = trial.state is TrialState.COMPLETE and trial.measurement
-        store.save(trial, (quality(trial), done.ratio) if done else None)
+        store.save(trial, (trial.final_score, done.ratio) if done else None)
     return store

@@ -11,7 +11,7 @@ from nas import pareto
 from nas.records import Rerank, TrialState
 from nas.reranking.comparison import Comparison, Row, compare
 from nas.reranking.plot import plot
-from nas.reranking.selection import SelectionError, chosen, complete, is_baseline, quality
+from nas.reranking.selection import SelectionError, chosen, complete
 from nas.reranking.wording import change, front_line, meaning, notes
 from tests.nas.reranking.builders import POINTS, REFERENCE, measured_again, small_study
 from tests.nas.study_builders import record
@@ -121,8 +121,8 @@ def test_the_front_is_that_of_pareto(tmp_path: Path) -> None:
         {t.number: t.measurement for t in complete(study) if t.measurement},
     )
     c = compare(study, now)
-    found = [t for t in complete(study) if not is_baseline(t)]
-    front = pareto.front([(quality(t), t.measurement.ratio) for t in found if t.measurement])
+    found = [t for t in complete(study) if not t.baseline]
+    front = pareto.front([(t.final_score, t.measurement.ratio) for t in found if t.measurement])
     assert sorted(numbers(c.stayed)) == sorted(found[i].number for i in front)
     plot(study, now, c, tmp_path / "fronts.svg")
     assert "stayed on the front" in (tmp_path / "fronts.svg").read_text()
