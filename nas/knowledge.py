@@ -1,6 +1,6 @@
 """What a search knows of architectures that it has not trained, for `nas.sampling.KnownCostSampler`.
 
-Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.predict`); lower
+Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.latency`); lower
 rungs tell of higher ones. Predictions only choose what to try next: what counts is measured.
 """
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from nas.config import SearchConfig
-from nas.counters.totals import totals
 from nas.failures import Failure
-from nas.predict import MOST, Model, Observation
-from nas.predict.parts import parts
+from nas.latency import MOST, Model, Observation
+from nas.latency.network import parts
+from nas.measure.counts.totals import totals
 from nas.records import TrialState
 from nas.sampling import Observed
 from nas.spaces import varied

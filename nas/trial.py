@@ -9,13 +9,13 @@ from typing import cast
 import torch
 
 from backbones import build
-from nas.bench import save_samples, setting_of
 from nas.config import SearchConfig
-from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
 from nas.limits import limited
 from nas.measure import Unmeasured
-from nas.measure.exclusive import measuring, training
+from nas.measure.counts import side_by_side, totals
+from nas.measure.device_lock import measuring, training
+from nas.measure.service import save_samples, setting_of
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from nas.training import Training, kept_rungs
 from nas.workbench import Workbench

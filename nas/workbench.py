@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.bench import Bench
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
+from nas.measure.service import Bench
 from nas.records import RungResult, TrialRecord
 
 Together = Callable[[TrialRecord, int], RungResult]

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from nas.bench import Bench
 from nas.measure import Arm, Setting, environment, torch_device
+from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
-from nas.measure.exclusive import measuring
+from nas.measure.service import Bench
 from nas.places import lock_dir
 
 REFERENCE = "timm:resnet50"

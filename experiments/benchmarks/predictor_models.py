@@ -1,4 +1,4 @@
-"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.predict`.
+"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.latency`.
 
 Each is fitted on observations, and then gives seconds for specs of space "micro".
 """
@@ -14,11 +14,11 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from nas.counters import totals
-from nas.predict.costs import Array, Costs
-from nas.predict.model import Model
-from nas.predict.observation import Observation
-from nas.predict.parts import Part, parts
+from nas.latency.costs import Array, Costs
+from nas.latency.model import Model
+from nas.latency.network import Part, parts
+from nas.latency.observation import Observation
+from nas.measure.counts import totals
 from search_space import SPACES, ArchSpec
 
 SPACE, BATCH, RESOLUTION_PX = "micro", 16, 64
@@ -44,7 +44,7 @@ def encoded(specs: Sequence[ArchSpec]) -> Array:
 
 
 def counted(*names: str) -> Callable[[Sequence[ArchSpec]], Array]:
-    """Logarithms of what `nas.counters` counts."""
+    """Logarithms of what `nas.measure.counts` counts."""
     return lambda specs: np.log([[getattr(totals(s, RESOLUTION_PX), name) for name in names] for s in specs])
 
 
@@ -102,7 +102,7 @@ def _by_shape(rows: list[tuple[tuple[float, ...], float]]) -> Callable[[tuple[fl
 
 
 def costs(with_stages: bool) -> Fit:
-    """What operators cost, by kind (`nas.predict.costs`), without what parts of a kind share."""
+    """What operators cost, by kind (`nas.latency.costs`), without what parts of a kind share."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         found = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).costs
@@ -120,7 +120,7 @@ def costs_and_process(seen: Sequence[Observation]) -> Seconds:
 
 
 def ours(with_stages: bool) -> Fit:
-    """`nas.predict` itself."""
+    """`nas.latency` itself."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         model = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
@@ -169,6 +169,6 @@ MODELS: dict[str, Fit] = {
     "operators' costs, whole nets": costs(False),
     "operators' costs, stages too": costs(True),
     "operators' costs x process of spec": costs_and_process,
-    "nas.predict, whole nets": ours(False),
-    "nas.predict, stages too": ours(True),
+    "nas.latency, whole nets": ours(False),
+    "nas.latency, stages too": ours(True),
 }

@@ -22,10 +22,10 @@ import torch
 
 from backbones import Backbone, build
 from backbones.hollow import hollow
-from nas.counters.ledger import Ledger
-from nas.counters.macs import evaluating
-from nas.counters.tally import Tally
-from nas.counters.totals import totals
+from nas.measure.counts.ledger import Ledger
+from nas.measure.counts.macs import evaluating
+from nas.measure.counts.tally import Tally
+from nas.measure.counts.totals import totals
 from nas.progress import clock
 from search_space import SPACES, ArchSpec, Space
 

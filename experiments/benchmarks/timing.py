@@ -30,10 +30,10 @@ import torch
 from scipy.stats import kendalltau
 
 from backbones import build, fuse, resolve
-from nas.bench import Bench
 from nas.measure import Setting, environment, measure_pair
-from nas.measure.exclusive import measuring
-from nas.measure.isolated import Nursery
+from nas.measure.device_lock import measuring
+from nas.measure.forkserver import Nursery
+from nas.measure.service import Bench
 from nas.places import lock_dir
 from search_space import SPACES
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from nas.cache.build import open_targets
+from nas.cache.codecs import CODECS
+from nas.cache.entry import CacheError
 from nas.cache.estimate import size
 from nas.cache.inventory import collect, entries
-from nas.cache.opening import open_targets
-from nas.cache.parts import CacheError
-from nas.cache.recheck import LEAST, recheck
-from nas.cache.storage import CODECS
 from nas.cache.summary import summary
+from nas.cache.verify import LEAST, recheck
 from nas.command import TEACHER_HELP, NamedFile, OneLineParser, exit_code, one_line
 from nas.config import SearchConfig
 from nas.places import cache_root

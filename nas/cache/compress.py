@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.cache.codecs import CODECS, Codes
 from nas.cache.statistics import Fitted
-from nas.cache.storage import CODECS, Codes
 
 
 class Compressed(NamedTuple):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nas.cache.features import CALIBRATION_SHARDS, Features
+from nas.cache.codecs import CODECS
+from nas.cache.entry import SHARD, Part, Shard
 from nas.cache.images import Images
-from nas.cache.parts import SHARD, Part, Shard
-from nas.cache.storage import CODECS
+from nas.cache.teacher_features import CALIBRATION_SHARDS, Features
 from nas.data import CorruptImage, ImageSet
 from nas.progress import clock
 
 if TYPE_CHECKING:
-    from nas.cache.opening import Plan
+    from nas.cache.build import Plan
 
 PROBED = 16  # images: a mosaic's worth
 

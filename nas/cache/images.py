@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.cache.arrays import Rows, ShardWriter
+from nas.cache.entry import FORMAT, Done, Part, Record, Shard, shards_of
 from nas.cache.parallel import batches, in_order
-from nas.cache.parts import FORMAT, Done, Part, Record, Shard, shards_of
+from nas.cache.shards import Rows, ShardWriter
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
 from nas.data.imageset import digest
 

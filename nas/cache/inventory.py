@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cache.parts import CacheError, Part, remove
+from nas.cache.entry import CacheError, Part, remove
 from nas.cache.targets import read_set
 
 NAMES = re.compile(r"(images|targets(-[A-Za-z0-9._-]+)?)-[0-9a-f]{16}")  # nothing else is touched

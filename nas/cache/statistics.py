@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.cache.arrays import Rows, publish, temporary
+from nas.cache.shards import Rows, publish, temporary
 from nas.cache.standardise import Moments, Standardiser, choose_dims, fit, spectrum
 
 HEADS = ("summary", "spatial")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nas.cache.codecs import CODECS
+from nas.cache.entry import Part
 from nas.cache.estimate import size
-from nas.cache.parts import Part
-from nas.cache.storage import CODECS
 from nas.cache.targets import read_set
 from nas.config import DistillConfig
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cache.arrays import Array, ShardedArray
-from nas.cache.parts import FORMAT, CacheError, Part, hold
+from nas.cache.codecs import CODECS, Codec
+from nas.cache.entry import FORMAT, CacheError, Part, hold
+from nas.cache.shards import Array, ShardedArray
 from nas.cache.standardise import Standardiser
 from nas.cache.statistics import HEADS, load_statistics
-from nas.cache.storage import CODECS, Codec
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.cache.arrays import Array
+from nas.cache.shards import Array
 from nas.cache.targets import SplitTargets
 from nas.distill.comparison import array_of
 from nas.distill.heads import normalise

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.arrays import publish, temporary
-from nas.cache.parts import CacheError
+from nas.cache.entry import CacheError
+from nas.cache.shards import publish, temporary
 from nas.cache.targets import Targets, read_set
 from nas.data.imageset import Progress, digest
 from nas.teachers.teacher import TeacherError, TeacherSpec

@@ -75,11 +75,11 @@ def workbench(seed: int, places: Places) -> Any:
     """What a training of this seed needs: settings, targets, the folders that it writes into."""
     from dataclasses import replace
 
-    from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
     from nas.measure.environment import device_key
+    from nas.measure.service import Bench
     from nas.workbench import Workbench
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nas.measure.watch import Conditions, Reading
+from nas.measure.conditions import Conditions, Reading
 
 
 @dataclass

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.measure.watch import Conditions
+from nas.measure.conditions import Conditions
 
 
 @dataclass(frozen=True)

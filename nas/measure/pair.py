@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from backbones.folding import batch_norms_left
 from nas.measure.arms import Arm
 from nas.measure.card import CardWatch, card_uuid, nvml
-from nas.measure.contenders import Contender, Ready, Setting, contenders, images
+from nas.measure.conditions import HERTZ, Conditions, Watch, watching
 from nas.measure.correct import IMAGES, truth
 from nas.measure.environment import device_name, torch_device
 from nas.measure.errors import Unmeasured
 from nas.measure.host import HostWatch
 from nas.measure.interleave import Comparison, compare
+from nas.measure.prepare import Contender, Ready, Setting, contenders, images
 from nas.measure.stages import timed_stages
 from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Timer, timer_for
 from nas.measure.verdicts import notes, verdict
-from nas.measure.watch import HERTZ, Conditions, Watch, watching
 from nas.records import Measurement
 
 LATENCY_SHARE, STAGES_SHARE = 0.15, 0.05  # of the budget; the second on top of it
@@ -66,7 +66,8 @@ def measure_pair(
     """Measure `candidate` beside `reference`, both as they are trained: copies are fused, converted and compiled.
 
     They are called by `encode` (or forward) in inference mode, on as many threads as torch has. Take
-    `nas.measure.exclusive.measuring` around it. Raises ValueError for an impossible setting, Unmeasured where there is
+    `nas.measure.device_lock.measuring` around it.
+    Raises ValueError for an impossible setting, Unmeasured where there is
     no number: memory is too small even for one image, or the clock saw nothing.
     """
     device = torch_device(setting.device)

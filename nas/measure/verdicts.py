@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas.measure.conditions import Conditions
 from nas.measure.interleave import HALF_WIDTH, Comparison
 from nas.measure.statistics import Array
-from nas.measure.watch import Conditions
 
 WAITED = 0.05  # of the time without a core: over that, who else ran decided the number
 BUSY_CORES = 0.2  # worth a note

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.bench import Bench, setting_of
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
-from nas.counters import totals
 from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
 from nas.distill.trainer import Distiller
 from nas.measure import Unmeasured
-from nas.measure.exclusive import measuring
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
+from nas.measure.service import Bench, setting_of
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
 from nas.training import TimedSlot

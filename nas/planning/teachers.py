@@ -10,14 +10,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
+from nas.cache.build import Plan, share_of
+from nas.cache.codecs import CODECS
 from nas.cache.estimate import Estimate, of_images, of_teacher
-from nas.cache.features import Compression, Features
 from nas.cache.images import Images, Source
-from nas.cache.opening import Plan, share_of
-from nas.cache.storage import CODECS
 from nas.cache.targets import Targets, load_targets
+from nas.cache.teacher_features import Compression, Features
 from nas.config import SearchConfig
-from nas.counters.tally import Tally
+from nas.measure.counts.tally import Tally
 from nas.planning.figures import Basis
 from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs

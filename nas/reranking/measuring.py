@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nas.bench import Arch, Bench, save_samples
 from nas.command import one_line
 from nas.measure import ArmError, Measured, Unmeasured
-from nas.profiling.exclusive import alone
+from nas.measure.service import Arch, Bench, save_samples
+from nas.profile.exclusive import alone
 from nas.records import Rerank, TrialRecord
 from nas.reranking.plan import Plan
 from nas.reranking.selection import BASELINE

@@ -85,10 +85,10 @@ def workbench(places: Places) -> Any:
     """Imports torch and opens the teachers once for the life of a worker process."""
     import torch
 
-    from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.measure.environment import device_key
+    from nas.measure.service import Bench
     from nas.workbench import Workbench
 
     threads = max(1, places.train_threads // places.ranks)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.bench import Bench
 from nas.measure import Measured
+from nas.measure.service import Bench
 from nas.rerank import main
 from nas.reranking import measuring
 from nas.store import Store

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from backbones import build
-from nas.bench import Bench
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
-from nas.counters import side_by_side
 from nas.distill.adaptors import load_heads
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
+from nas.measure.counts import side_by_side
+from nas.measure.service import Bench
 from nas.records import TrialRecord, TrialState
 from nas.runner import Places, open_site, run_study
 from nas.samplers import make_sampler

@@ -10,9 +10,9 @@ import pytest
 from filelock import Timeout
 
 from nas.cache import CacheError
-from nas.cache.features import Features
-from nas.cache.parts import Part, Shard
+from nas.cache.entry import Part, Shard
 from nas.cache.targets import read_set
+from nas.cache.teacher_features import Features
 
 
 def start(root, *fatal):

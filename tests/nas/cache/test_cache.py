@@ -11,13 +11,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from nas.cache import CacheError, load_targets
+from nas.cache.build import Plan
 from nas.cache.compress import to_grid
-from nas.cache.features import Compression, Features
+from nas.cache.entry import shards_of
 from nas.cache.images import Images, Source
-from nas.cache.opening import Plan
-from nas.cache.parts import shards_of
 from nas.cache.statistics import HEADS, calibrate, vectors
 from nas.cache.targets import read_set
+from nas.cache.teacher_features import Compression, Features
 from nas.data import open_images
 from nas.data.imageset import DataError
 from nas.teachers import TeacherOutput, specs

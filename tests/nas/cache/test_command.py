@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nas.cache.__main__ import main
-from nas.cache.parts import _held
+from nas.cache.entry import _held
 from nas.cache.targets import read_set
 
 BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
@@ -60,7 +60,7 @@ def test_verify_finds_what_is_not_as_it_was(cache, what, capsys, monkeypatch):
     else:
         np.save(path, rows[::-1])
     if what == "targets":
-        monkeypatch.setattr("nas.cache.parts.Part.check", lambda part, hashes: None)
+        monkeypatch.setattr("nas.cache.entry.Part.check", lambda part, hashes: None)
     assert main(["verify", "--cache", str(cache)]) == 1
     expected = {
         "bytes": "val-00000-spatial.npy is altered",

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from backbones import build
-from nas.bench import Bench
 from nas.config import DistillConfig
 from nas.export import main
+from nas.measure.service import Bench
 from nas.records import Study, TrialState
 from nas.training import Training
 from nas.workbench import Workbench

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from backbones import resolve
-from nas.bench import Bench
 from nas.measure import Arm, Setting, measure_pair
 from nas.measure.card import CardWatch, card_uuid, nvml
 from nas.measure.environment import device_key, environment
 from nas.measure.pair import watch_for
+from nas.measure.service import Bench
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from nas.measure import Measured, Setting, Unmeasured, measure_pair
+from nas.measure.conditions import Conditions
 from nas.measure.host import HostWatch, thread_waited_s
 from nas.measure.pair import PAUSE_S, TRIES
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
-from nas.measure.watch import Conditions
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 HEAT, POWER_CAP = 0x40, 0x04
@@ -348,7 +348,7 @@ def test_percentiles_of_the_latency_where_there_are_enough():
 def test_polling_in_a_thread_ends_with_the_measurement():
     import threading
 
-    from nas.measure.watch import watching
+    from nas.measure.conditions import watching
 
     polls = []
     watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(strangers=1))

@@ -1,0 +1,197 @@
+"""The arguments of ``nas.profile``, checked before anything is built."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from nas.command import OneLineParser, picture_file
+from nas.config import LIMITS
+from nas.measure import Arm, default_arm, torch_device
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.places import cache_root
+from nas.profile.arms import ArmSettings, named_arms
+from nas.profile.records import Settings
+from search_space import SPACES
+
+REFERENCE = "timm:resnet18"
+SPACE_REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}  # what a search of that space measures against
+SIZE_MULTIPLE_PX = 32
+# One, and sizes between the powers of two: there throughput has its steps.
+BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
+RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
+SAMPLES = 200
+TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
+SECONDS, SECONDS_OF_ARM = 30.0, 10.0
+SWEPT = ("batches", "resolutions", "layers", "top")
+OF_SPACES = ("samples", "seed", *LIMITS)
+# What each kind of profile has no use for.
+STRANGE = {
+    "--arch": OF_SPACES,
+    "--arms": (*OF_SPACES, *SWEPT, "arm", "reference", "new_ceilings"),
+    "--space": (*SWEPT, "arms"),
+}
+
+_EXAMPLES = """examples:
+  python -m nas.profile --arch eradio                        the net of the paper, 224 px, this machine's best device
+  python -m nas.profile --arch timm:resnet50 --batch 8       any network of timm
+  python -m nas.profile --arch eradio --top 10               the ten most expensive layers
+  python -m nas.profile --arch eradio_nano --batches --resolutions 64,96,128 --plot sweeps.png
+  python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --resolution 64
+  python -m nas.profile --arch runs/NAME/winner.json --json > profile.json
+  python -m nas.profile --arch eradio --arm compiled+bf16    another way to run it; words that are left open: see --arm
+  python -m nas.profile --arch eradio_nano --arch timm:resnet18 --resolution 64 --arms eager,compiled,onnxruntime
+  python -m nas.profile --arch eradio_nano --arms fp32,bf16,bf16+nchw,bf16+unfused --plot arms.png
+  python -m nas.profile --arch eradio_nano --arms all        the default and every single change of it
+  python -m nas.profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
+  python -m nas.profile --space micro --seconds 60 --max-latency-ms 5 --plot space.png
+"""
+
+_SECONDS = (
+    f"timing budget: of each net and sweep (default: {SECONDS:g}), of each of several --arms ({SECONDS_OF_ARM:g}),"
+    " of a whole space (none)"
+)
+
+
+def options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a person asked for, with defaults filled in. ValueError or SystemExit(2), one line, where it cannot be."""
+    given = parser().parse_args(argv)
+    if bool(given.arch) == bool(given.space):
+        raise ValueError("--arch or --space is needed, and one of them only (see --help)")
+    kind = "--space" if given.space else "--arch" if given.arms is None else "--arms"
+    for name in STRANGE[kind]:
+        if getattr(given, name) is not None:
+            raise ValueError(f"{_flag(name)}: has no meaning with {kind}")
+    _check_numbers(given)
+    _check_files(given)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    given.device = torch_device(given.device)
+    base = default_arm(given.device)
+    given.arm = base if given.arm is None else Arm.parse(given.arm, base)
+    given.limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
+    untimed = [name for name in TIMED_LIMITS if name in given.limits and given.seconds is None]
+    if untimed:
+        raise ValueError(f"{_flag(untimed[0])}: needs timing; say how long with --seconds")
+    return given
+
+
+def settings(given: argparse.Namespace) -> Settings:
+    """The settings of `--arch`."""
+    defaults = {"batch": BATCHES[given.device.type], "resolution": RESOLUTIONS}
+    wanted = {"batch": given.batches, "resolution": given.resolutions}  # () stands for the default, None for no sweep
+    return Settings(
+        device=given.device,
+        cache=cache_root(given.cache),
+        batch=given.batch,
+        resolution=given.resolution,
+        arm=given.arm,
+        seconds=SECONDS if given.seconds is None else given.seconds,
+        reference=given.reference or REFERENCE,
+        sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
+        new_ceilings=bool(given.new_ceilings),
+    )
+
+
+def arm_settings(given: argparse.Namespace) -> ArmSettings:
+    """The settings of `--arms`. ArmError for an arm that does not exist."""
+    base = default_arm(given.device)
+    return ArmSettings(
+        device=given.device,
+        base=base,
+        arms=named_arms(given.arms, base),
+        batch=given.batch,
+        resolution=given.resolution,
+        seconds=SECONDS_OF_ARM if given.seconds is None else given.seconds,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option; what it means for one kind of profile only has None for "not given"."""
+    made = OneLineParser(
+        prog="python -m nas.profile",
+        description="What a backbone costs on this machine, part by part; or what a sample of a search space costs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument_group("what").add_argument
+    add("--arch", action="append", help="preset, timm:NAME or a spec's .json file; may be repeated")
+    add("--space", choices=list(SPACES), help="a sample of this search space instead")
+    add = made.add_argument_group("how").add_argument
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--batch", type=int, help="images a call (default: 128 on CUDA; on a CPU 16 up to 128 px, else 4)")
+    add("--resolution", type=int, help="pixels, a multiple of 32 (default: 64 for laptop-scale nets, else 224)")
+    add("--arm", metavar="WORDS", help=f"how to run it: words joined by + (default: {_defaults()}): {_words()}")
+    add("--seconds", type=float, help=_SECONDS)
+    add("--reference", help=f"net timed beside each (default: {REFERENCE}, for a space that of its searches)")
+    add("--threads", type=int, help="CPU threads (default: one a core)")
+    add(
+        "--new-ceilings", action="store_const", const=True, help="measure the device's ceilings again, for the roofline"
+    )
+    add("--cache", metavar="DIR", help="folder that keeps the ceilings (default ~/.cache/backbone-nas)")
+    add("--json", action="store_true", help="one JSON object on stdout instead of tables")
+    add("--plot", type=picture_file, metavar="FILE", help="a picture too: .png, .svg or .pdf")
+    add = made.add_argument_group("with --arch").add_argument
+    sizes = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
+    add("--batches", help=f"sweep of batch sizes (default {_joined(BATCHES['cpu'])}; more on CUDA)", **sizes)  # type: ignore[arg-type]
+    add("--resolutions", help=f"sweep of resolutions (default {_joined(RESOLUTIONS)})", **sizes)  # type: ignore[arg-type]
+    add("--arms", metavar="A,B,...", help="arms side by side, each timed beside the same net in the first; or all")
+    add("--layers", action="store_const", const=True, help="a table of all layers, in the order they run")
+    add("--top", type=int, metavar="N", help="the N layers that take longest")
+    add = made.add_argument_group("with --space").add_argument
+    add("--samples", type=int, metavar="N", help=f"how many specs (default {SAMPLES})")
+    add("--seed", type=int, help="of the sample (default 0)")
+    add("--max-params", type=float, metavar="X", help="limits: the share of the sample within them is shown")
+    add("--max-gmacs", type=float, metavar="X", help="1e9 multiply-accumulates an image")
+    add("--max-latency-ms", type=float, metavar="X", help="of one image; needs --seconds, as those that follow")
+    add("--max-memory-mib", type=float, metavar="X", help="at its peak")
+    add("--min-throughput", dest="min_throughput_img_s", type=float, metavar="X", help="images/s")
+    return made
+
+
+def _check_numbers(given: argparse.Namespace) -> None:
+    for name in ("batch", "resolution", "seconds", "threads", "samples", "top", *LIMITS):
+        value = getattr(given, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{_flag(name)}: {value} must be positive")
+    for name, values in (("resolution", [given.resolution or 0]), ("resolutions", given.resolutions or ())):
+        for value in values:
+            if value % SIZE_MULTIPLE_PX:
+                raise ValueError(f"--{name}: {value} is not a multiple of {SIZE_MULTIPLE_PX}")
+
+
+def _check_files(given: argparse.Namespace) -> None:
+    root = cache_root(given.cache)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.removesuffix("_img_s").replace("_", "-")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be positive whole numbers with commas, as 1,2,3")
+    return sizes
+
+
+def _defaults() -> str:
+    """The default arm of each kind of device."""
+    return ", ".join(f"on {kind} {default_arm(torch.device(kind))}" for kind in ("cpu", "cuda"))
+
+
+def _words() -> str:
+    return "; ".join(", ".join(words) for words in (RUNTIMES, PRECISIONS, LAYOUTS, FORMS))
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))

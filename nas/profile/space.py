@@ -1,0 +1,235 @@
+"""A sample of a search space: how far parameters, MACs and activations range, and what share is within limits."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones import build
+from nas.measure import Arm, Setting, environment
+from nas.measure.counts.operators import operators
+from nas.measure.service import Bench
+from nas.profile.exclusive import alone
+from nas.profile.failures import FAILURES, reason
+from nas.profile.network import FULL_PX, MICRO_PX
+from nas.profile.shortlist import Shortlist, shortlist, told
+from nas.records import Measurement
+from search_space import SPACES, ArchSpec
+
+EACH_S = 2.0  # timing of one spec at most, as in a search
+RESOLUTIONS = {"micro": MICRO_PX, "full": FULL_PX}
+SHOWN_EVERY = 10
+MOST_REPEATS = 1000  # draws in a row that bring nothing new: the space is exhausted
+
+# Quantity -> (label, unit, divisor). In the order of tables and plots.
+QUANTITIES = {
+    "params": ("parameters", "M", 1e6),
+    "macs": ("MACs", "G", 1e9),
+    "activations": ("activations", "M", 1e6),
+    "ratio": ("throughput ratio", "x", 1.0),
+    "latency_ms": ("latency", "ms", 1.0),
+    "peak_memory_mib": ("peak memory", "MiB", 1.0),
+}
+OF_LIMIT = {
+    "max_params": ("params", 1.0),
+    "max_gmacs": ("macs", 1e9),
+    "max_latency_ms": ("latency_ms", 1.0),
+    "max_memory_mib": ("peak_memory_mib", 1.0),
+    "min_throughput_img_s": ("throughput_img_s", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample and how to time it; `seconds` None leaves timing out."""
+
+    space: str
+    samples: int
+    seed: int
+    limits: dict[str, float]  # by the names in `OF_LIMIT`
+    device: torch.device
+    resolution: int
+    batch: int
+    arm: Arm
+    seconds: float | None
+    reference: str
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One spec of the sample."""
+
+    arch_id: str
+    params: int
+    macs: int  # of one image
+    activations: int  # elements that operators write, of one image
+    measurement: Measurement | None = None
+    failure: str | None = None  # why it could not be measured
+
+    def value(self, quantity: str) -> float | None:
+        """A quantity by its name here or in `Measurement`; None where it was not measured."""
+        holder = self if quantity in ("params", "macs", "activations") else self.measurement
+        found = None if holder is None else getattr(holder, quantity)
+        return None if found is None else float(found)
+
+
+@dataclass(frozen=True)
+class SpaceProfile:
+    """What is known of the sample so far."""
+
+    request: Request
+    specs: tuple[Sampled, ...]
+    environment: dict[str, Any]
+    missing: tuple[str, ...] = ()
+    shortlist: Shortlist | None = None
+
+    def ranges(self) -> dict[str, dict[str, float]]:
+        """Minimum, quartiles and maximum of each quantity that some spec has, in base units."""
+        found = {name: self.values(name) for name in QUANTITIES}
+        names = ("min", "q25", "median", "q75", "max")
+        return {
+            name: {"n": len(v), **dict(zip(names, map(float, np.quantile(v, (0, 0.25, 0.5, 0.75, 1))), strict=True))}
+            for name, v in found.items()
+            if v
+        }
+
+    def values(self, quantity: str) -> list[float]:
+        """Of those specs that have it."""
+        return [v for v in (spec.value(quantity) for spec in self.specs) if v is not None]
+
+    def fits(self) -> dict[str, tuple[int, int]]:
+        """By limit, and "all" of them: (specs within, specs of which it is known)."""
+        verdicts = {name: [_within(spec, name, x) for spec in self.specs] for name, x in self.request.limits.items()}
+        if len(verdicts) > 1:
+            verdicts["all"] = [_all(per_spec) for per_spec in zip(*verdicts.values(), strict=True)]
+        return {name: (v.count(True), len(v) - v.count(None)) for name, v in verdicts.items()}
+
+    @property
+    def failed(self) -> tuple[Sampled, ...]:
+        """Specs that could not be measured."""
+        return tuple(spec for spec in self.specs if spec.failure)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that --json prints."""
+        request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
+        fits = {name: {"fit": fit, "of": known} for name, (fit, known) in self.fits().items()}
+        return {
+            **request,
+            "ranges": self.ranges(),
+            "fits": fits,
+            "specs": [asdict(spec) for spec in self.specs],
+            "shortlist": told(self.shortlist) if self.shortlist else None,
+            "missing": list(self.missing),
+            "environment": self.environment,
+        }
+
+
+def sampling(request: Request, bench: Bench | None, progress: Callable[[str, float], None]) -> Iterator[SpaceProfile]:
+    """Count all specs, then time as many of them as the budget allows; what is known after every few of them.
+
+    bench: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
+    """
+    rng, began = random.Random(request.seed), time.monotonic()
+    known = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
+    specs: list[ArchSpec] = []
+    counted: list[Sampled] = []
+    for spec in _distinct(request, rng):
+        specs.append(spec)
+        counted.append(_counted(spec, request))
+        if len(counted) % SHOWN_EVERY == 0:
+            left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
+            progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
+            yield replace(known, specs=tuple(counted))
+    known = replace(known, specs=tuple(counted), missing=("timing",) if bench else ())
+    yield known
+    if bench:
+        yield from _timing(known, specs, request, bench, progress)
+
+
+def _timing(
+    known: SpaceProfile,
+    specs: Sequence[ArchSpec],
+    request: Request,
+    bench: Bench,
+    progress: Callable[[str, float], None],
+) -> Iterator[SpaceProfile]:
+    """Specs come in random order, so that the first few are a sample as well."""
+    assert request.seconds is not None
+    with alone(str(request.device)):
+        deadline = time.monotonic() + request.seconds
+        for i, spec in enumerate(specs):
+            progress(f"timing: {i} of {len(specs)} beside {request.reference}", deadline - time.monotonic())
+            timed = _timed(known.specs[i], spec, request, bench)
+            known = replace(known, specs=(*known.specs[:i], timed, *known.specs[i + 1 :]))
+            yield known
+            if time.monotonic() > deadline:
+                break
+    progress("predicting the specs that were not timed", 0.0)
+    yield replace(known, missing=(), shortlist=_shortlist(known, specs))
+
+
+def _shortlist(known: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | None:
+    request, pairs = known.request, list(zip(specs, known.specs, strict=True))
+    return shortlist(
+        [(spec, found.measurement) for spec, found in pairs if found.measurement],
+        [spec for spec, found in pairs if not found.measurement and not found.failure],
+        batch=request.batch,
+        resolution=request.resolution,
+        limit_img_s=request.limits.get("min_throughput_img_s"),
+    )
+
+
+def _distinct(request: Request, rng: random.Random) -> Iterator[ArchSpec]:
+    """Specs drawn uniformly, each once; fewer than asked for where the space has no more."""
+    seen: set[str] = set()
+    repeats = 0
+    while len(seen) < request.samples and repeats < MOST_REPEATS:
+        spec = SPACES[request.space].sample(rng)
+        repeats = repeats + 1 if spec.arch_id in seen else 0
+        if not repeats:
+            seen.add(spec.arch_id)
+            yield spec
+
+
+def _counted(spec: ArchSpec, request: Request) -> Sampled:
+    with torch.device("meta"):
+        model = build(spec)
+    found = operators(model, 1, request.resolution)
+    params = sum(p.numel() for p in model.parameters())
+    return Sampled(spec.arch_id, params, sum(o.macs for o in found), sum(o.written for o in found))
+
+
+def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: Bench) -> Sampled:
+    """With its measurement, or why there is none."""
+    setting = Setting(
+        device=str(request.device),
+        batch=request.batch,
+        resolution=request.resolution,
+        arm=request.arm,
+        budget_s=EACH_S,
+    )
+    try:
+        found = bench.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
+    except FAILURES as error:
+        return replace(counted, failure=reason(error))
+    return replace(counted, measurement=found.record)
+
+
+def _within(spec: Sampled, limit: str, bound: float) -> bool | None:
+    """Whether a spec keeps a limit; None where it was not measured. One that could not be keeps none of timing's."""
+    quantity, unit = OF_LIMIT[limit]
+    value = spec.value(quantity)
+    if value is None:
+        return False if spec.failure else None
+    return value >= bound * unit if limit.startswith("min_") else value <= bound * unit
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    """All of them; unknown if one is: else what was not timed could only ever be found not to fit."""
+    return None if None in verdicts else all(verdicts)
