@@ -1,8 +1,9 @@
-"""What the blocks of a stage run, from their numbers alone.
+"""Derive the operators of a stage's blocks from their numbers alone.
 
 Each block of `backbones.layers` is written down once more here, as the fused network runs it in eval mode: norms folded
-into convolutions, position biases constant. The tests hold all of them against
-`nas.measure.counts.operators`. Left out: copies of Swin's shifted windows, ViT's position embedding, what is not computed where a map was enlarged for a window.
+into convolutions, position biases constant. The tests hold all of them against `nas.measure.counts.operators`. Left
+out: copies of Swin's shifted windows, ViT's position embedding, what is not computed where a map was enlarged for a
+window.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A process of its own for each measurement: one that hangs, crashes or breaks its CUDA context takes nothing with it.
+"""Run each measurement in a process of its own: one that hangs, crashes or breaks its CUDA context ends alone.
 
-    with Nursery() as nursery:
-        result = nursery.run(function, argument, limit_s=60)
+    with ForkServer() as server:
+        result = server.run(function, argument, limit_s=60)
 
 A small server process imports what is slow to import and forks for every call, so that a fresh process costs
 milliseconds. It never computes anything itself: neither OpenMP nor CUDA survives a fork once it is awake.
@@ -22,16 +22,19 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from nas.measure.errors import Unmeasured
+from nas.measure.verdicts import MeasurementError
 
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-class Nursery:
-    """Runs functions of importable modules in fresh processes, one at a time.
+class ForkServer:
+    """Run functions of importable modules in fresh processes, one at a time.
 
-    modules: imported once, before the first fork. Arguments, results and errors are pickled; all processes are ours.
+    Arguments, results and errors are pickled; all processes are ours.
+
+    Args:
+        modules: Modules that the server imports once, before the first fork.
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
@@ -48,12 +51,17 @@ class Nursery:
         self._pipe = ours
 
     def run(self, function: Callable[..., Result], *arguments: Any, limit_s: float) -> Result:
-        """`function(*arguments)` in a fresh process; raises what it raises, Unmeasured where it crashes or hangs."""
+        """Call `function(*arguments)` in a fresh process and return its result.
+
+        Raises:
+            MeasurementError: The process crashes or takes longer than `limit_s`.
+            Exception: Whatever the function raises.
+        """
         try:
             self._pipe.send((function, arguments, limit_s))
             kind, value = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise Unmeasured(
+            raise MeasurementError(
                 "crash", f"the process that starts measurements is gone ({type(error).__name__})"
             ) from None
         except BaseException:  # Ctrl-C: the answer to this call must not be taken for that to the next
@@ -66,11 +74,11 @@ class Nursery:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the server can take calls."""
         return not self._pipe.closed and self._server.poll() is None
 
     def close(self) -> None:
-        """Ends the server and what it runs."""
+        """End the server and what it runs."""
         self._pipe.close()
         try:
             self._server.wait(5)
@@ -86,7 +94,7 @@ class Nursery:
 
 
 def serve(requests: Connection) -> None:
-    """Answers until the other end is closed."""
+    """Answer requests until the other end is closed."""
     while True:
         try:
             function, arguments, limit_s = requests.recv()
@@ -111,7 +119,7 @@ def serve(requests: Connection) -> None:
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> None:
-    """The child's whole life."""
+    """Run a function in the forked child, send its answer, and exit."""
     code = 1
     with suppress(OSError, AttributeError):  # Linux: nobody would be left to end it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -137,18 +145,21 @@ def _send_error(answer: Connection, error: Exception) -> None:
 
 def _await(
     child: int, requests: Connection, answers: Connection, limit_s: float
-) -> bytes | tuple[str, Unmeasured] | None:
-    """The child's answer, or a Unmeasured; None where nobody waits for it any more. The child is gone afterwards."""
+) -> bytes | tuple[str, MeasurementError] | None:
+    """Return the child's answer or a MeasurementError; None where nobody waits for it any more.
+
+    The child is gone afterwards.
+    """
     ready = wait([requests, answers], limit_s)
     if answers in ready:
         try:
             return answers.recv_bytes()
         except EOFError:
-            return "raised", Unmeasured("crash", _how_it_ended(os.waitpid(child, 0)[1]))
+            return "raised", MeasurementError("crash", _how_it_ended(os.waitpid(child, 0)[1]))
         finally:
             _end(child)
     _end(child)
-    return None if ready else ("raised", Unmeasured("hang", f"no result after {limit_s:g} s"))
+    return None if ready else ("raised", MeasurementError("hang", f"no result after {limit_s:g} s"))
 
 
 def _end(child: int) -> None:

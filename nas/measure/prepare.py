@@ -1,4 +1,4 @@
-"""Two networks in their arms, on their device, with inputs, at the batch that memory allows."""
+"""Prepare two networks for timing: their runtime, device and inputs, the batch that memory allows, correct outputs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from backbones import fuse
 from nas.measure.arms import UNSEEN, Arm
-from nas.measure.correct import Check, check
-from nas.measure.errors import Unmeasured
 from nas.measure.memory import Peaks, peak_memory
 from nas.measure.runtimes import runner
 from nas.measure.sweep import largest_that_fits, out_of_memory
 from nas.measure.timers import Call
+from nas.measure.verdicts import MeasurementError
 
-SMALLER = 7  # eighths of a batch that fits eagerly, but not on the arm's own runtime
+# Error that is still rounding, by precision: 25 nets came to 1.3e-6, 1.6e-3 and 1.4e-2 at most (LOG.md). cuDNN may use
+# TF32 in what is called fp32.
+TOLERANCES = {"fp32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
+CHECKED_IMAGES = 2  # enough to tell whether outputs are correct
+SMALLER_BATCH = 7 / 8  # of a batch that fits eagerly, but not on the arm's own runtime
 BUFFERS = 3  # rotated, so that no input stays in a cache from the call before
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, and for how long.
+    """How a pair is measured, and for how long.
 
-    `budget_s` bounds what is timed, from the second call on, but for a least of one block. `energy_s`: how long a card
-    that counts its energy runs the candidate alone for it. `reference_arm`: None is the candidate's.
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        batch: Images a call.
+        resolution: Pixels a side.
+        arm: How the candidate is run.
+        reference_arm: How the reference is run; None: as the candidate.
+        budget_s: Seconds of timing from the second call on; at least one block is timed.
+        energy_s: Seconds for which a card that counts its energy runs the candidate alone.
+        seed: Decides inputs and order.
     """
 
     device: str
@@ -40,7 +51,7 @@ class Setting:
     reference_arm: Arm | None = None
     budget_s: float = 3.0
     energy_s: float = 2.0
-    seed: int = 0  # decides inputs and order
+    seed: int = 0
 
     @property
     def arms_differ(self) -> bool:
@@ -54,7 +65,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Subject:
     """A network in its arm, on its device, with inputs (batch, 3, resolution, resolution)."""
 
     model: nn.Module
@@ -64,70 +75,74 @@ class Contender:
     notes: tuple[str, ...] = ()
 
     def call(self) -> Call:
-        """A call that encodes the next input buffer."""
+        """Return a call that encodes the next input buffer."""
         turn = itertools.cycle(self.buffers)
         return lambda: self.run(next(turn))
 
 
 def images(setting: Setting) -> tuple[Tensor, ...]:
-    """Random normal images in fp32: zeros would run 13 to 15 % faster."""
+    """Draw random normal images in fp32: zeros would run 13 to 15 % faster."""
     generator = torch.Generator().manual_seed(setting.seed)
     shape = (setting.batch, 3, setting.resolution, setting.resolution)
     return tuple(torch.randn(shape, generator=generator) for _ in range(BUFFERS))
 
 
 def in_arm(net: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
-    """A copy of `net` on its device, in the arm's precision, layout and form; not on its runtime yet."""
+    """Return a copy of `net` on its device, in the arm's precision, layout and form; not on its runtime yet."""
     model: Any = fuse(net) if arm.form == "fused" else copy.deepcopy(net).eval().requires_grad_(False)
     ready: nn.Module = model.to(device=device, dtype=arm.dtype, memory_format=arm.memory_format)
     return ready
 
 
-def contender(net: nn.Module, arm: Arm, drawn: tuple[Tensor, ...], batch: int, device: torch.device) -> Contender:
-    """`net` in its arm, with the first `batch` of each of the `drawn` images."""
+def prepare_subject(net: nn.Module, arm: Arm, drawn: tuple[Tensor, ...], batch: int, device: torch.device) -> Subject:
+    """Put `net` in its arm, with the first `batch` of each of the `drawn` images."""
     model = in_arm(net, arm, device)
     buffers = tuple(d[:batch].to(device, arm.dtype).contiguous(memory_format=arm.memory_format) for d in drawn)
     made = runner(arm.runtime, model, buffers[0])
-    return Contender(model, made.run, buffers, made.made_s, made.notes)
+    return Subject(model, made.run, buffers, made.made_s, made.notes)
 
 
 @dataclass(frozen=True)
-class Ready:
-    """Both at the batch that memory allows, the candidate also at batch 1, and what was seen on the way."""
+class PreparedPair:
+    """Candidate and reference at the batch that memory allows, and the candidate at batch 1; all of them have run."""
 
-    own: Contender
-    other: Contender
-    one: Contender
+    candidate: Subject
+    reference: Subject
+    single: Subject  # the candidate with one image
     batch: int
     peaks: Peaks
     checked: Check
 
 
-def contenders(
+def prepare_pair(
     nets: tuple[nn.Module, nn.Module],
     drawn: tuple[Tensor, ...],
     wanted: list[Tensor],
     setting: Setting,
     device: torch.device,
-) -> Ready:
-    """Candidate and reference at the setting's batch, or the largest that fits, checked against the `wanted` outputs.
+) -> PreparedPair:
+    """Prepare candidate and reference at the setting's batch, or the largest that fits.
 
-    Unmeasured where not even one image fits. Batches are tried eagerly: compiling each would take minutes.
+    The candidate's outputs are checked against the `wanted` ones. Batches are tried eagerly: compiling each would take
+    minutes.
+
+    Raises:
+        MeasurementError: Not even one image fits.
     """
     if ready := _attempt(nets, drawn, wanted, setting, device, setting.batch):
         return ready
     eager = replace(setting, arm=replace(setting.arm, runtime="eager"), reference_arm=None)
     batch = setting.batch
     if setting.arm.runtime != "eager" and _attempt(nets, drawn, wanted, eager, device, batch):
-        batch = batch * SMALLER // 8
+        batch = int(batch * SMALLER_BATCH)
     else:
         tried = lambda size: _attempt(nets, drawn, wanted, eager, device, size) is not None  # noqa: E731
         batch = largest_that_fits(tried, 0, batch)
     while batch:
         if ready := _attempt(nets, drawn, wanted, setting, device, batch):
             return ready
-        batch = batch * SMALLER // 8
-    raise Unmeasured("out of memory", "out of memory, even for one image")
+        batch = int(batch * SMALLER_BATCH)
+    raise MeasurementError("out of memory", "out of memory, even for one image")
 
 
 def _attempt(
@@ -137,18 +152,18 @@ def _attempt(
     setting: Setting,
     device: torch.device,
     batch: int,
-) -> Ready | None:
-    """None where memory ends. Everything that timing needs is there at once, and has run."""
+) -> PreparedPair | None:
+    """Make everything that timing needs, all at once, and run it; None where memory ends."""
     try:
         with torch.inference_mode():
-            own = contender(nets[0], setting.arm, drawn, batch, device)
-            peaks = _peaks(own, setting.arm, device)
-            other = contender(nets[1], setting.reference_arm or setting.arm, drawn, batch, device)
-            one = contender(nets[0], setting.arm, drawn, 1, device)
-            for each in (one, other):
+            candidate = prepare_subject(nets[0], setting.arm, drawn, batch, device)
+            peaks = _peaks(candidate, setting.arm, device)
+            reference = prepare_subject(nets[1], setting.reference_arm or setting.arm, drawn, batch, device)
+            single = prepare_subject(nets[0], setting.arm, drawn, 1, device)
+            for each in (single, reference):
                 each.call()()
-        checked = check(own.run, own.buffers[0], wanted, setting.arm.precision)
-        return Ready(own, other, one, batch, peaks, checked)
+        checked = check(candidate.run, candidate.buffers[0], wanted, setting.arm.precision)
+        return PreparedPair(candidate, reference, single, batch, peaks, checked)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -158,8 +173,47 @@ def _attempt(
     return None
 
 
-def _peaks(own: Contender, arm: Arm, device: torch.device) -> Peaks:
-    """Of the candidate alone. What a runtime took while it was made is not seen by a later call of it."""
+def _peaks(candidate: Subject, arm: Arm, device: torch.device) -> Peaks:
+    """Measure the peak memory of the candidate alone.
+
+    What a runtime took while it was made is not seen by a later call of it.
+    """
     if device.type == "cpu" and arm.runtime != "eager":
         return Peaks(None, None)
-    return peak_memory(own.call(), own.model, own.buffers[0], followed=arm.runtime not in UNSEEN)
+    return peak_memory(candidate.call(), candidate.model, candidate.buffers[0], followed=arm.runtime not in UNSEEN)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether outputs are correct. `error`: the worst relative Euclidean norm of a difference."""
+
+    error: float
+    correct: bool
+
+
+def reference_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the outputs of the network as it was trained, eager, fp32, NCHW, for fp32 `images`, one by one."""
+    trained = copy.deepcopy(model).eval().requires_grad_(False).to(images.device, torch.float32)
+    with torch.inference_mode():
+        each = [outputs(getattr(trained, "encode", trained), image) for image in images.contiguous()[:, None]]
+    return [torch.cat(parts) for parts in zip(*each, strict=True)]
+
+
+def check(run: Callable[[Tensor], Any], images: Tensor, wanted: list[Tensor], precision: str) -> Check:
+    """Compare the outputs of `run` for the first of `images` with the reference outputs."""
+    with torch.inference_mode():
+        found = outputs(run, images)
+    if [f.shape[1:] for f in found] != [w.shape[1:] for w in wanted]:
+        return Check(float("inf"), False)
+    errors = [_error(f[: len(w)].float(), w[: len(f)]) for f, w in zip(found, wanted, strict=True)]
+    worst = float(torch.tensor(errors).max())  # unlike Python's max, NaN wins
+    return Check(worst, worst <= TOLERANCES[precision] and all(bool(f.isfinite().all()) for f in found))
+
+
+def outputs(run: Callable[[Tensor], Any], images: Tensor) -> list[Tensor]:
+    """Return every tensor that `run` gives, copied: some runtimes write the next call's into the same memory."""
+    return [leaf.clone() for leaf in tree_leaves(run(images)) if isinstance(leaf, Tensor)]
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    return float(torch.linalg.vector_norm(found - wanted) / torch.linalg.vector_norm(wanted).clamp(min=1e-12))

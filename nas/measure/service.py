@@ -1,4 +1,4 @@
-"""Architectures measured by name or spec, each in a process of its own: what the search and the commands call."""
+"""Measure architectures by name or spec, each in a process of its own, as the search and the commands do."""
 
 from __future__ import annotations
 
@@ -12,37 +12,25 @@ import torch
 
 from backbones import Backbone, build, resolve
 from backbones.timm_models import TimmBackbone
-from nas.config import SearchConfig
 from nas.measure import Measured, Setting, measure_pair
-from nas.measure.arms import COMPILING, Arm
-from nas.measure.forkserver import Nursery
+from nas.measure.arms import COMPILING
+from nas.measure.forkserver import ForkServer
 from search_space import ArchSpec
 
 Arch = str | Mapping[str, Any]  # what `backbones.resolve` knows, or ArchSpec.to_dict()
 LIMIT_S, LIMIT_PER_BUDGET, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
 
 
-def setting_of(config: SearchConfig) -> Setting:
-    """How a search measures."""
-    return Setting(
-        device=config.device,
-        batch=config.measure_batch,
-        resolution=config.distill.image_px,
-        arm=Arm.parse(config.measure_arm),
-        budget_s=config.measure_seconds,
-        seed=config.seed,
-    )
+class MeasurementService:
+    """Measure one architecture beside another in a fresh process. Hold `nas.measure.device_lock` around each call.
 
-
-class Bench:
-    """Measures one architecture beside another. Take `nas.measure.device_lock.measuring` around each call.
-
-    threads: CPU threads of the measuring process; None: as many as PyTorch has in this one.
+    Args:
+        threads: CPU threads of the measuring process; None: as many as PyTorch has in this one.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or torch.get_num_threads()
-        self._nursery: Nursery | None = None  # not before the first measurement: its imports take seconds of CPU
+        self._server: ForkServer | None = None  # not before the first measurement: its imports take seconds of CPU
 
     def measure(
         self,
@@ -53,13 +41,21 @@ class Bench:
         name_of_reference: str,
         limit_s: float | None = None,
     ) -> Measured:
-        """As `measure_pair`, with freshly initialised weights.
+        """Measure a pair as `measure_pair` does, with freshly initialized weights.
 
-        Unmeasured also where the process crashes or takes over `limit_s` (default: generous, by budget and runtime).
+        Args:
+            candidate: Name or spec of the architecture that is measured.
+            reference: Name or spec of the architecture that is timed beside it.
+            setting: How to measure.
+            name_of_reference: The reference's name in the record.
+            limit_s: Seconds after which the process is taken to hang; None: by budget and runtime, generously.
+
+        Raises:
+            MeasurementError: The measurement gives no number, or its process crashes or hangs.
         """
-        if self._nursery is None or not self._nursery.alive:
-            self._nursery = Nursery(["nas.measure.service"])
-        return self._nursery.run(
+        if self._server is None or not self._server.alive:
+            self._server = ForkServer(["nas.measure.service"])
+        return self._server.run(
             _measure,
             candidate,
             reference,
@@ -70,9 +66,9 @@ class Bench:
         )
 
     def close(self) -> None:
-        """Ends the process that starts measurements."""
-        if self._nursery is not None:
-            self._nursery.close()
+        """End the process that starts measurements."""
+        if self._server is not None:
+            self._server.close()
 
     def __enter__(self) -> Self:
         return self
@@ -82,18 +78,22 @@ class Bench:
 
 
 def default_limit_s(setting: Setting) -> float:
-    """Seconds after which a measurement is taken to hang."""
+    """Return the seconds after which a measurement is taken to hang."""
     arms = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
     return LIMIT_S + LIMIT_PER_BUDGET * setting.budget_s + (COMPILING_LIMIT_S if arms & set(COMPILING) else 0.0)
 
 
 def network(arch: Arch) -> Backbone | TimmBackbone:
-    """The network of a name, a spec's file or a spec; freshly initialised. SpecError where there is none."""
+    """Build the network of a name, a spec's file or a spec, freshly initialized.
+
+    Raises:
+        SpecError: There is no such architecture.
+    """
     return resolve(arch)[1] if isinstance(arch, str) else build(ArchSpec.from_dict(arch))
 
 
 def save_samples(measured: Measured, path: Path) -> None:
-    """Keeps what a measurement was computed from, as JSON."""
+    """Write the raw samples of a measurement as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(measured.samples, separators=(",", ":")))
 

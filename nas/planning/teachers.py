@@ -17,7 +17,7 @@ from nas.cache.images import Images, Source
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, Features
 from nas.config import SearchConfig
-from nas.measure.counts.tally import Tally
+from nas.measure.counts.macs import MacCountingMode
 from nas.planning.figures import Basis
 from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs
@@ -129,7 +129,7 @@ def pass_macs(name: str) -> float | None:
     """MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
     if name in _EMBEDDED:
         return None
-    parsed, tally = parse(name, TEACHERS), Tally()
+    parsed, tally = parse(name, TEACHERS), MacCountingMode()
     norm = layout(parsed).norm  # runs the network itself where it is not known yet
     with torch.device("meta"):
         net = create(parsed).eval()

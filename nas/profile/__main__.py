@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backbones import resolve
 from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
-from nas.measure.service import Bench
+from nas.measure.service import MeasurementService
 from nas.profile.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
 from nas.profile.arms import ArmsProfile, comparing
 from nas.profile.network import default_batch, profiling
@@ -58,7 +58,7 @@ def _networks(given: argparse.Namespace) -> int:
         _check(arch)
     profiles: list[Profile] = []
 
-    def steps(arch: str, bench: Bench, progress: ProfileProgress, others: int) -> Iterator[Profile]:
+    def steps(arch: str, bench: MeasurementService, progress: ProfileProgress, others: int) -> Iterator[Profile]:
         others_s = chosen.planned_s * others
         return profiling(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
 
@@ -82,7 +82,7 @@ def _arms(given: argparse.Namespace) -> int:
         _check(arch)
     profiles: list[ArmsProfile] = []
 
-    def steps(arch: str, bench: Bench, progress: ProfileProgress, others: int) -> Iterator[ArmsProfile]:
+    def steps(arch: str, bench: MeasurementService, progress: ProfileProgress, others: int) -> Iterator[ArmsProfile]:
         others_s = chosen.seconds * len(chosen.arms) * others
         return comparing(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
 
@@ -118,7 +118,7 @@ def _space(given: argparse.Namespace) -> int:
     profiles: list[SpaceProfile] = []
 
     def work(progress: ProfileProgress) -> None:
-        with Bench(torch.get_num_threads()) if request.seconds else nullcontext() as bench:
+        with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as bench:
             for step in sampling(request, bench, progress):
                 profiles[:] = [step]
 
@@ -137,12 +137,14 @@ def _space(given: argparse.Namespace) -> int:
 
 
 def _one_by_one(
-    archs: Sequence[str], steps: Callable[[str, Bench, ProfileProgress, int], Iterator[Found]], found: list[Found]
+    archs: Sequence[str],
+    steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Found]],
+    found: list[Found],
 ) -> int:
     """Keeps in `found` what is known of each network. steps: of an arch, with how many come after it."""
 
     def work(progress: ProfileProgress) -> None:
-        with Bench(torch.get_num_threads()) as bench:
+        with MeasurementService(torch.get_num_threads()) as bench:
             for done, arch in enumerate(archs):
                 for step in steps(arch, bench, progress, len(archs) - done - 1):
                     found[done:] = [step]

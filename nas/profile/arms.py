@@ -13,9 +13,9 @@ from torch import nn
 from backbones import resolve
 from nas.measure import Arm, ArmError, Setting, environment
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
-from nas.measure.service import Bench
+from nas.measure.device_lock import exclusive_device
+from nas.measure.service import MeasurementService
 from nas.profile.counting import checked_count
-from nas.profile.exclusive import alone
 from nas.profile.failures import FAILURES, reason
 from nas.profile.network import default_batch, default_resolution
 from nas.records import Measurement
@@ -110,7 +110,7 @@ class ArmsProfile:
         return asdict(row) | {"arm": str(row.arm), "measurement": measured, "tie": tie}
 
 
-def comparing(arch: str, settings: ArmSettings, bench: Bench, progress: Progress) -> Iterator[ArmsProfile]:
+def comparing(arch: str, settings: ArmSettings, bench: MeasurementService, progress: Progress) -> Iterator[ArmsProfile]:
     """What is known of `arch` (preset, timm:NAME or spec file) before, and after every arm.
 
     ValueError for what a person got wrong. Holds the device's lock while arms are timed.
@@ -118,7 +118,7 @@ def comparing(arch: str, settings: ArmSettings, bench: Bench, progress: Progress
     progress(f"{arch}: building", settings.seconds * len(settings.arms))
     known = _counted(*resolve(arch), settings)
     yield known
-    with alone(str(settings.device)):
+    with exclusive_device(str(settings.device)):
         began = time.monotonic()
         for done, (name, arm) in enumerate(settings.arms.items()):
             each_s = (time.monotonic() - began) / done if done else settings.seconds
@@ -145,7 +145,7 @@ def _counted(name: str, model: nn.Module, settings: ArmSettings) -> ArmsProfile:
     )
 
 
-def _measured(arch: str, row: ArmRow, known: ArmsProfile, settings: ArmSettings, bench: Bench) -> ArmRow:
+def _measured(arch: str, row: ArmRow, known: ArmsProfile, settings: ArmSettings, bench: MeasurementService) -> ArmRow:
     first = known.first or row
     setting = Setting(
         device=str(settings.device),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from nas.measure.counts import Counter, Counts, count
+from nas.measure.counts import CounterResult, Counts, count
 from nas.measure.counts.compare import amount
 
 
@@ -17,9 +17,13 @@ def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
         raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None
 
 
-def fused_counter(macs: int, ours: int) -> Counter:
+def fused_counter(macs: int, ours: int) -> CounterResult:
     """Ours again, of the deploy form that is timed: `macs` against those of the network as it is trained."""
     saved = ours - macs
     if not saved:
-        return Counter("ours, fused", macs, "the form that is timed; folding BatchNorm leaves the products as they are")
-    return Counter("ours, fused", macs, f"the form that is timed: {amount(saved)} are constants there (position bias)")
+        return CounterResult(
+            "ours, fused", macs, "the form that is timed; folding BatchNorm leaves the products as they are"
+        )
+    return CounterResult(
+        "ours, fused", macs, f"the form that is timed: {amount(saved)} are constants there (position bias)"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.command import one_line
-from nas.measure import Unmeasured
+from nas.measure import MeasurementError
 
 # What networks and libraries raise; no mistakes of our own.
 FAILURES = (RuntimeError, ValueError, AssertionError, MemoryError)
@@ -11,7 +11,7 @@ LONGEST = 300  # characters of a library's own message
 
 
 def reason(error: Exception) -> str:
-    """One line: for an `Unmeasured` its verdict and what more is known of it."""
+    """One line: for an `MeasurementError` its verdict and what more is known of it."""
     said = one_line(error)[:LONGEST].removeprefix("arm: ")
-    verdict = error.verdict if isinstance(error, Unmeasured) else ""
+    verdict = error.verdict if isinstance(error, MeasurementError) else ""
     return said if said.startswith(verdict) else f"{verdict}: {said}"

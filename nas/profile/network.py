@@ -13,12 +13,12 @@ from backbones import resolve
 from nas.measure import Setting, environment
 from nas.measure.counts import side_by_side
 from nas.measure.counts.operators import operators
+from nas.measure.device_lock import exclusive_device
 from nas.measure.prepare import in_arm
 from nas.measure.roofline import Ceilings, keep_ceilings, kept_ceilings, measure_ceilings
-from nas.measure.service import Bench
+from nas.measure.service import MeasurementService
 from nas.measure.stages import called_parts, own_times, stage_times
 from nas.profile.counting import checked_count, fused_counter
-from nas.profile.exclusive import alone
 from nas.profile.failures import FAILURES, reason
 from nas.profile.parts import layer_work, rows, stage_work
 from nas.profile.records import PARTS_SHARE, Profile, Roofline, Row, Settings
@@ -31,7 +31,7 @@ TIMING, PARTS = "timing", "stages and layers"
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes at most from now on)
 
 
-def profiling(arch: str, settings: Settings, bench: Bench, progress: Progress) -> Iterator[Profile]:
+def profiling(arch: str, settings: Settings, bench: MeasurementService, progress: Progress) -> Iterator[Profile]:
     """The profile of `arch` (preset, timm:NAME or spec file) after each step. ValueError for what a person got wrong.
 
     What cannot be measured ends it with a `failure`. Holds the device's lock from the first timing to the last.
@@ -41,7 +41,7 @@ def profiling(arch: str, settings: Settings, bench: Bench, progress: Progress) -
     progress(f"{name}: counting", settings.planned_s)
     known = counted(name, model, settings)
     yield known
-    with alone(str(settings.device)):
+    with exclusive_device(str(settings.device)):
         try:
             for step in _measured(arch, model, known, settings, bench, progress):
                 known = step
@@ -53,7 +53,7 @@ def profiling(arch: str, settings: Settings, bench: Bench, progress: Progress) -
 
 
 def _measured(
-    arch: str, model: nn.Module, profile: Profile, settings: Settings, bench: Bench, progress: Progress
+    arch: str, model: nn.Module, profile: Profile, settings: Settings, bench: MeasurementService, progress: Progress
 ) -> Iterator[Profile]:
     """What is timed: the whole network in its arm, in a process of its own; then its parts eagerly, in this one."""
     left_s, name = settings.planned_s, profile.arch
@@ -103,7 +103,7 @@ def counted(name: str, model: nn.Module, settings: Settings) -> Profile:
     )
 
 
-def _timed(arch: str, profile: Profile, settings: Settings, bench: Bench) -> Profile:
+def _timed(arch: str, profile: Profile, settings: Settings, bench: MeasurementService) -> Profile:
     setting = Setting(
         device=str(settings.device),
         batch=profile.batch,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nas.measure import Arm
-from nas.measure.counts import Counter, Counts
+from nas.measure.counts import CounterResult, Counts
 from nas.measure.roofline import Ceilings
 from nas.profile.windows import WindowCost
 from nas.records import Measurement
@@ -123,7 +123,7 @@ class Profile:
     batch: int
     resolution: int
     counts: Counts
-    counters: tuple[Counter, ...]
+    counters: tuple[CounterResult, ...]
     environment: dict[str, Any]
     measurement: Measurement | None = None
     stages: tuple[Row, ...] = ()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.measure.interleave import MIN_BLOCKS
+from nas.measure.verdicts import MIN_BLOCKS
 from nas.profile.arms import ArmRow, ArmSettings, ArmsProfile
 from nas.profile.headline import interval
 from nas.records import Measurement

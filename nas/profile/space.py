@@ -14,8 +14,8 @@ import torch
 from backbones import build
 from nas.measure import Arm, Setting, environment
 from nas.measure.counts.operators import operators
-from nas.measure.service import Bench
-from nas.profile.exclusive import alone
+from nas.measure.device_lock import exclusive_device
+from nas.measure.service import MeasurementService
 from nas.profile.failures import FAILURES, reason
 from nas.profile.network import FULL_PX, MICRO_PX
 from nas.profile.shortlist import Shortlist, shortlist, told
@@ -130,7 +130,9 @@ class SpaceProfile:
         }
 
 
-def sampling(request: Request, bench: Bench | None, progress: Callable[[str, float], None]) -> Iterator[SpaceProfile]:
+def sampling(
+    request: Request, bench: MeasurementService | None, progress: Callable[[str, float], None]
+) -> Iterator[SpaceProfile]:
     """Count all specs, then time as many of them as the budget allows; what is known after every few of them.
 
     bench: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
@@ -156,12 +158,12 @@ def _timing(
     known: SpaceProfile,
     specs: Sequence[ArchSpec],
     request: Request,
-    bench: Bench,
+    bench: MeasurementService,
     progress: Callable[[str, float], None],
 ) -> Iterator[SpaceProfile]:
     """Specs come in random order, so that the first few are a sample as well."""
     assert request.seconds is not None
-    with alone(str(request.device)):
+    with exclusive_device(str(request.device)):
         deadline = time.monotonic() + request.seconds
         for i, spec in enumerate(specs):
             progress(f"timing: {i} of {len(specs)} beside {request.reference}", deadline - time.monotonic())
@@ -205,7 +207,7 @@ def _counted(spec: ArchSpec, request: Request) -> Sampled:
     return Sampled(spec.arch_id, params, sum(o.macs for o in found), sum(o.written for o in found))
 
 
-def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: Bench) -> Sampled:
+def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: MeasurementService) -> Sampled:
     """With its measurement, or why there is none."""
     setting = Setting(
         device=str(request.device),

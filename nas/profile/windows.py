@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from backbones import Backbone
-from nas.measure.counts.macs import evaluating, meta_copy
-from nas.measure.counts.tally import Tally
+from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
 
 def _macs_on(stage: nn.Module, width: int, side: int) -> int:
     """MACs of a stage on a map that it need not resize: there no block leaves out what a resize back would drop."""
-    hollow, tally = meta_copy(stage), Tally()
+    hollow, tally = meta_copy(stage), MacCountingMode()
     with evaluating(hollow), tally:
         hollow(torch.empty(1, width, side, side, device="meta"))
     return tally.macs

@@ -13,7 +13,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from nas.measure.counts.macs import Counts, Encoder, count, evaluating, meta_copy
+from nas.measure.counts.macs import Counts, EncodeModule, count, evaluating, meta_copy
 
 MATRIX_OPERATORS = frozenset({"conv", "linear", "matmul", "bmm", "addmm", "einsum"})  # in fvcore's names
 THOP_HOOKS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -21,7 +21,7 @@ NOTEWORTHY = 100_000  # MACs: 0.0001 G is what a reason can show
 
 
 @dataclass(frozen=True)
-class Counter:
+class CounterResult:
     """What one counter says of one image."""
 
     name: str
@@ -29,37 +29,39 @@ class Counter:
     reason: str  # why it differs from ours
 
 
-def side_by_side(model: nn.Module, resolution: int, ours: Counts | None = None) -> tuple[Counter, Counter, Counter]:
+def side_by_side(
+    model: nn.Module, resolution: int, ours: Counts | None = None
+) -> tuple[CounterResult, CounterResult, CounterResult]:
     """Ours, fvcore's and thop's count of one image (1, 3, resolution, resolution). `ours` saves counting again.
 
     fvcore traces a real forward on the CPU; thop runs on a copy on the meta device, because it leaves buffers behind.
     """
     ours = ours or count(model, resolution)
     return (
-        Counter("ours", ours.macs, "matrix products, convolutions and attention, exactly"),
+        CounterResult("ours", ours.macs, "matrix products, convolutions and attention, exactly"),
         _survive("fvcore", lambda: _fvcore(model, resolution)),
         _survive("thop", lambda: _thop(model, resolution, ours)),
     )
 
 
-def _survive(name: str, counter: Callable[[], Counter]) -> Counter:
+def _survive(name: str, counter: Callable[[], CounterResult]) -> CounterResult:
     """A foreign counter that cannot follow a network is a line in the table, not the end of the profile."""
     try:
         return counter()
     except Exception as error:  # they raise anything: RuntimeError, TypeError, AssertionError from the tracer
         summary = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Counter(name, None, f"cannot count this network: {summary}")
+        return CounterResult(name, None, f"cannot count this network: {summary}")
 
 
-def _fvcore(model: nn.Module, resolution: int) -> Counter:
-    encoder = Encoder(copy.deepcopy(model).cpu().float())
+def _fvcore(model: nn.Module, resolution: int) -> CounterResult:
+    encoder = EncodeModule(copy.deepcopy(model).cpu().float())
     with evaluating(encoder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every Python branch on a shape
         analysis = FlopCountAnalysis(encoder, torch.zeros(1, 3, resolution, resolution))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
         skipped = {name.removeprefix("aten::"): calls for name, calls in analysis.unsupported_ops().items()}
-    return Counter("fvcore", sum(operators.values()), _fvcore_reason(operators, skipped))
+    return CounterResult("fvcore", sum(operators.values()), _fvcore_reason(operators, skipped))
 
 
 def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> str:
@@ -71,11 +73,11 @@ def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> 
     return "; ".join(parts) or "counts the same operators"
 
 
-def _thop(model: nn.Module, resolution: int, ours: Counts) -> Counter:
-    encoder = Encoder(meta_copy(model))
+def _thop(model: nn.Module, resolution: int, ours: Counts) -> CounterResult:
+    encoder = EncodeModule(meta_copy(model))
     with evaluating(encoder):
         macs, _ = thop.profile(encoder, (torch.empty(1, 3, resolution, resolution, device="meta"),), verbose=False)
-    return Counter("thop", int(macs), _thop_reason(int(macs), model, ours))
+    return CounterResult("thop", int(macs), _thop_reason(int(macs), model, ours))
 
 
 def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.measure.counts.macs import Encoder, evaluating, meta_copy
-from nas.measure.counts.tally import Tally
+from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating, meta_copy
 
 # In eval mode their kernels hand on the input; only torch's Python form of them, which is what runs here, copies it.
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
@@ -47,10 +46,10 @@ def operators(model: nn.Module, batch: int, resolution: int, dtype: torch.dtype 
 
     A model that lies on the meta device in this type is run itself, any other as a copy.
     """
-    encoder = Encoder(model if _is_ready(model, dtype) else meta_copy(model).to(dtype))
+    encoder = EncodeModule(model if _is_ready(model, dtype) else meta_copy(model).to(dtype))
     images = torch.empty(batch, 3, resolution, resolution, dtype=dtype, device="meta")
     images = images.contiguous(memory_format=torch.channels_last)
-    tally = Tally()
+    tally = MacCountingMode()
     log = _Log(encoder, tally)
     # The log is inside: it sees an operator whole, and hands it on to the tally, which takes it apart.
     with evaluating(encoder), torch.inference_mode(), log.following(encoder.model), tally, log:
@@ -69,7 +68,7 @@ def _is_ready(model: nn.Module, dtype: torch.dtype) -> bool:
 
 
 class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, encoder: Encoder, tally: Tally) -> None:
+    def __init__(self, encoder: EncodeModule, tally: MacCountingMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[Operator] = []
         self._tally = tally

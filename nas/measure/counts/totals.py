@@ -15,9 +15,7 @@ from backbones import InputSizeError
 from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
 from backbones.hollow import hollow
 from backbones.layers.neck import Neck
-from nas.measure.counts.ledger import Ledger
-from nas.measure.counts.macs import evaluating
-from nas.measure.counts.tally import Tally
+from nas.measure.counts.macs import MacCountingMode, ModuleMacCounter, evaluating
 from search_space import ArchSpec, StageSpec
 from search_space.arch import STRIDE
 
@@ -74,8 +72,8 @@ def _part(reads: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bo
         with hollow():
             part = make()
             images: list[Tensor] = [torch.empty(b, c, side, side) for b, c, side in maps]
-        tally = Tally()
-        with evaluating(part), tally, Ledger(part, tally).open():
+        tally = MacCountingMode()
+        with evaluating(part), tally, ModuleMacCounter(part, tally).open():
             part(images) if listed else part(*images)
         _PARTS[key] = Totals(tally.macs, sum(p.numel() for p in part.parameters()))
     return _PARTS[key]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.measure import Setting, Unmeasured
-from nas.measure.forkserver import Nursery
+from nas.measure import MeasurementError, Setting
+from nas.measure.forkserver import ForkServer
 
 # Functions that a fresh process finds: this module is imported there by name.
 
@@ -60,7 +60,7 @@ def spawn_note(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def nursery():
-    with Nursery() as made:
+    with ForkServer() as made:
         yield made
 
 
@@ -72,17 +72,17 @@ def test_every_call_has_a_process_of_its_own(nursery):
 
 
 def test_a_crash_is_a_verdict_and_the_next_call_works(nursery):
-    with pytest.raises(Unmeasured, match="ended by SIGSEGV") as caught:
+    with pytest.raises(MeasurementError, match="ended by SIGSEGV") as caught:
         nursery.run(crash, signal.SIGSEGV, limit_s=20)
     assert caught.value.verdict == "crash"
-    with pytest.raises(Unmeasured, match="exit code 3"):
+    with pytest.raises(MeasurementError, match="exit code 3"):
         nursery.run(leave, 3, limit_s=20)
     assert nursery.run(add, 1, 1, limit_s=20)[0] == 2
 
 
 def test_a_hang_is_ended_after_its_limit(nursery):
     start = time.monotonic()
-    with pytest.raises(Unmeasured, match=r"no result after 0\.3 s") as caught:
+    with pytest.raises(MeasurementError, match=r"no result after 0\.3 s") as caught:
         nursery.run(hang, limit_s=0.3)
     assert caught.value.verdict == "hang"
     assert time.monotonic() - start < 10
@@ -101,10 +101,10 @@ def test_errors_come_back_as_they_are_or_in_words(nursery, monkeypatch):
 
 
 def test_a_server_that_was_killed_is_a_crash():
-    with Nursery() as made:
+    with ForkServer() as made:
         made._server.kill()
         made._server.wait()
-        with pytest.raises(Unmeasured, match="is gone") as caught:
+        with pytest.raises(MeasurementError, match="is gone") as caught:
             made.run(add, 1, 1, limit_s=20)
         assert caught.value.verdict == "crash"
 
@@ -112,8 +112,8 @@ def test_a_server_that_was_killed_is_a_crash():
 def test_nothing_is_left_when_the_caller_dies(tmp_path):
     note = tmp_path / "pid"
     program = (
-        "from nas.measure.forkserver import Nursery\nfrom tests.nas.measure.test_forkserver import spawn_note\n"
-        f"Nursery().run(spawn_note, {str(note)!r}, limit_s=100)"
+        "from nas.measure.forkserver import ForkServer\nfrom tests.nas.measure.test_forkserver import spawn_note\n"
+        f"ForkServer().run(spawn_note, {str(note)!r}, limit_s=100)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.exists() and note.read_text()):
@@ -134,20 +134,20 @@ def _alive(pid: int) -> bool:
 
 
 def test_architectures_are_measured_by_name_and_by_spec():
-    from nas.measure.service import Bench
+    from nas.measure.service import MeasurementService
     from search_space import PRESETS
 
     setting = Setting("cpu", batch=2, resolution=64, budget_s=0.2)
-    with Bench(threads=1) as bench:
+    with MeasurementService(threads=1) as service:
         spec = PRESETS["eradio_femto"].to_dict()
-        found = bench.measure(spec, "eradio_femto", setting, name_of_reference="eradio_femto")
+        found = service.measure(spec, "eradio_femto", setting, name_of_reference="eradio_femto")
         assert found.record.reference == "eradio_femto"
         assert 0.5 < found.record.ratio < 2
         assert found.record.arm.endswith("1 thread(s)")
         assert len(found.samples["candidate_s"]) * 2 == found.record.samples
         with pytest.raises(ValueError, match="no preset 'nothing'"):
-            bench.measure("nothing", "eradio_femto", setting, name_of_reference="eradio_femto")
-        assert bench._nursery is not None
-        bench._nursery._server.kill()
-        bench._nursery._server.wait()
-        assert bench.measure(spec, spec, setting, name_of_reference="itself").record.samples > 0, "it has a new one"
+            service.measure("nothing", "eradio_femto", setting, name_of_reference="eradio_femto")
+        assert service._server is not None
+        service._server._server.kill()
+        service._server._server.wait()
+        assert service.measure(spec, spec, setting, name_of_reference="itself").record.samples > 0, "it has a new one"

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from nas.measure import Arm, ArmError, Unmeasured
+from nas.measure import Arm, ArmError, MeasurementError
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
 from nas.profile.arms import named_arms
@@ -21,7 +21,7 @@ def answer(candidate, setting):
     if arm.runtime == "tensorrt":
         raise ArmError("arm: tensorrt runs on CUDA devices, not on cpu")
     if arm.precision == "fp16":
-        raise Unmeasured("crash", "the process was ended by SIGSEGV")
+        raise MeasurementError("crash", "the process was ended by SIGSEGV")
     word = arm.runtime if arm.runtime != "eager" else arm.precision if arm.precision != "fp32" else arm.layout
     value, low, high = RATIOS["eager" if word == "channels-last" else word]
     ratio = {"ratio": value, "ratio_low": low, "ratio_high": high}

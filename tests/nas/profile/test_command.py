@@ -14,14 +14,13 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from nas.measure import Arm, Unmeasured
-from nas.measure.device_lock import training
+from nas.measure import Arm, MeasurementError
+from nas.measure.device_lock import exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_parts, stage_times
 from nas.places import lock_dir
 from nas.profile import network
 from nas.profile.__main__ import main
-from nas.profile.exclusive import alone
 from nas.profile.network import default_resolution
 from nas.profile.progress import ProfileProgress
 from nas.profile.records import Profile, Settings
@@ -158,7 +157,7 @@ def test_only_memory_ends_a_batch_sweep(monkeypatch):
 def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypatch):
     def answer(arch, _):
         if arch == "eradio_femto":
-            raise Unmeasured("hang", "no result after 120 s")
+            raise MeasurementError("hang", "no result after 120 s")
         return {}
 
     monkeypatch.setattr("nas.profile.__main__.Bench", scripted(answer))
@@ -227,9 +226,9 @@ def test_who_waits_for_the_device_is_told(capfd):
         time.sleep(0.01)
     time.sleep(0.2)
     threading.Timer(1.0, ending.set).start()
-    with alone("cpu"):
+    with exclusive_device("cpu"):
         pass
-    with alone("cpu"):  # free now: silence
+    with exclusive_device("cpu"):  # free now: silence
         pass
     process.join()
     assert capfd.readouterr().err == "waiting for cpu: another process trains or measures on it\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backbones import build
-from nas.measure import Arm, Unmeasured
+from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
 from nas.profile.space import Request, Sampled, SpaceProfile
@@ -73,7 +73,7 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
 def test_a_spec_that_cannot_be_measured_is_counted_and_said(capsys, monkeypatch):
     def answer(spec, setting):
         if len(made.asked) in (1, 3):
-            raise Unmeasured("crash", "the process was ended by SIGSEGV")
+            raise MeasurementError("crash", "the process was ended by SIGSEGV")
         return {"latency_ms": 2.0}
 
     made = scripted(answer)

@@ -15,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import InputSizeError, build
 from backbones.hollow import hollow
 from nas.measure.counts import count, side_by_side, totals
-from nas.measure.counts.macs import Encoder, evaluating
+from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
-from nas.measure.counts.tally import Tally
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
 from tests.backbones.stages import STAGES
 
@@ -79,7 +78,7 @@ def test_attention_is_exact_with_and_without_a_mask(mask, inference):
 @pytest.mark.parametrize("mask", [None, torch.zeros(16, 20)])
 def test_fused_attention_of_the_cpu_is_counted_where_it_is_not_taken_apart(mask):
     query, key = torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 20, 8)
-    with torch.no_grad(), Tally() as tally:
+    with torch.no_grad(), MacCountingMode() as tally:
         F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
     assert tally.macs == (2 * 3) * 2 * 16 * 20 * 8  # batch x heads; two products
 
@@ -168,12 +167,12 @@ def by_torch(model, resolution):
     with FlopCounterMode(display=False) as counter:
         shapes = call(model, resolution)
     flops = {name: sum(operators.values()) for name, operators in counter.get_flop_counts().items()}
-    names = {name: f"Encoder.model.{name}" if name else "Global" for name, _ in model.named_modules()}
+    names = {name: f"EncodeModule.model.{name}" if name else "Global" for name, _ in model.named_modules()}
     return shapes, {name: flops.get(tracked, 0) // 2 for name, tracked in names.items()}
 
 
 def call(model, resolution):
-    encoder = Encoder(model)
+    encoder = EncodeModule(model)
     with evaluating(encoder):
         return [tuple(output.shape) for output in encoder(torch.empty(1, 3, resolution, resolution, device="meta"))]
 
@@ -184,7 +183,7 @@ def check_against_torch(model, resolution):
     assert counts.module_macs == macs
     assert counts.macs == macs[""]
     assert counts.params == sum(p.numel() for p in model.parameters())
-    with Tally() as tally:
+    with MacCountingMode() as tally:
         assert call(model, resolution) == shapes
     assert counts.uncounted == dict(tally.elements.most_common())
     return counts
