@@ -14,10 +14,8 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from nas.latency.costs import Array, Costs
-from nas.latency.model import Model
-from nas.latency.network import Part, parts
-from nas.latency.observation import Observation
+from nas.latency.network import StageCost, stage_costs
+from nas.latency.predictor import Array, LatencyModel, Observation, OperatorRates
 from nas.measure.counts import totals
 from search_space import SPACES, ArchSpec
 
@@ -102,10 +100,10 @@ def _by_shape(rows: list[tuple[tuple[float, ...], float]]) -> Callable[[tuple[fl
 
 
 def costs(with_stages: bool) -> Fit:
-    """What operators cost, by kind (`nas.latency.costs`), without what parts of a kind share."""
+    """What operators cost, by kind (`nas.latency.predictor`), without what parts of a kind share."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
-        found = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).costs
+        found = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).rates
         return lambda specs: np.array([_by_costs(found, s) for s in specs])
 
     return fit
@@ -123,7 +121,7 @@ def ours(with_stages: bool) -> Fit:
     """`nas.latency` itself."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
-        model = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
+        model = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
         return lambda specs: model.predict(specs)[0]
 
     return fit
@@ -134,12 +132,12 @@ def whole_only(seen: Sequence[Observation]) -> list[Observation]:
     return [Observation(o.spec, o.seconds) for o in seen]
 
 
-def _by_costs(found: Costs, spec: ArchSpec) -> float:
-    return found.beside_s + sum(map(found.part_s, _parts(spec)))
+def _by_costs(found: OperatorRates, spec: ArchSpec) -> float:
+    return found.beside_s + sum(map(found.stage_s, _parts(spec)))
 
 
-def _parts(spec: ArchSpec) -> list[Part]:
-    return parts(spec, BATCH, RESOLUTION_PX)
+def _parts(spec: ArchSpec) -> list[StageCost]:
+    return stage_costs(spec, BATCH, RESOLUTION_PX)
 
 
 def _specs(seen: Sequence[Observation]) -> list[ArchSpec]:

@@ -1,4 +1,4 @@
-"""A part of the cache: a folder of shards that several processes fill together, whole once its manifest is there.
+"""Fill an entry of the cache: a folder of shards that several processes fill together, complete with its manifest.
 
 A shard is claimed by a file lock, its files get their names when they are complete, and its record (rows, sizes,
 hashes) comes last. Content depends on the plan alone, so a lock that is lost on some network file system costs double
@@ -28,7 +28,7 @@ from nas.data import Split
 FORMAT = 2  # raise it when the files change meaning
 SHARD = 256  # items: a multiple of the images in a mosaic
 POLL_S = 0.1
-WORKING = "working"  # folder of what is gone once a part is whole (locks, records, raw features); empty then
+WORKING = "working"  # folder of what is gone once an entry is complete (locks, records, raw features); empty then
 
 Record = dict[str, Any]
 Done = Callable[[int], None]
@@ -52,14 +52,14 @@ class Shard(NamedTuple):
 
 
 def shards_of(split: Split, count: int) -> list[Shard]:
-    """`count` items in shards of constant size, the last one smaller."""
+    """Divide `count` items into shards of constant size, the last one smaller."""
     starts = range(0, count, SHARD)
     return [Shard(split, number, start, min(start + SHARD, count)) for number, start in enumerate(starts)]
 
 
 @dataclass(frozen=True)
-class Part:
-    """See the module. `folder` need not exist yet."""
+class CacheEntry:
+    """One entry of the cache, see the module. `folder` need not exist yet."""
 
     folder: Path
 
@@ -77,7 +77,7 @@ class Part:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """CacheError if it cannot be read or is of another format."""
+        """Its content. Raises CacheError if it cannot be read or is of another format."""
         try:
             content: dict[str, Any] = json.loads(self.manifest_path.read_text())
             readable = content["format"] == FORMAT and bool(content["files"]) and bool(content["shards"])
@@ -100,7 +100,7 @@ class Part:
         return self.working / f"{shard.name}.json"
 
     def record(self, shard: Shard, rows: int, paths: Iterable[Path], **about: Any) -> None:
-        """Say that a shard is there; `about` goes into the manifest."""
+        """Record that a shard is there; `about` goes into the manifest."""
         content = {"rows": rows, **about, "files": {path.name: identity(path) for path in paths}}
         write_json(self.record_path(shard), content)
 
@@ -135,10 +135,10 @@ class Part:
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[None]:
-        """Exclusive between threads, processes and nodes; Timeout where it can't be had now and `wait` is false.
+        """Hold a lock between threads, processes and nodes; raises Timeout where it is held and `wait` is false.
 
-        Who finishes the part removes the lock's file, perhaps at this moment: whoever gets a lock has to ask again what
-        is there, and finds the part whole.
+        Who finishes the entry removes the lock's file, perhaps at this moment: whoever gets a lock has to ask again
+        what is there, and finds the entry complete.
         """
         self.working.mkdir(parents=True, exist_ok=True)
         with FileLock(self.working / f"{name}.lock", blocking=wait):
@@ -160,34 +160,38 @@ class Part:
             rest.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:
-        """CacheError names the first file that is missing or of another size, with `hashes` also of other content."""
+        """Check every file's size, with `hashes` also its content.
+
+        Raises:
+            CacheError: A file is missing or altered; the message names the first.
+        """
         for name, expected in self.manifest["files"].items():
             path = self.folder / name
             size = path.stat().st_size if path.is_file() else None
             if size != expected["bytes"]:
                 found = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
-                raise CacheError(self.spoilt(path, f"truncated or altered ({found})"))
+                raise CacheError(self._spoiled(path, f"truncated or altered ({found})"))
             if hashes and identity(path) != expected:
-                raise CacheError(self.spoilt(path, "altered (other content)"))
+                raise CacheError(self._spoiled(path, "altered (other content)"))
 
-    def spoilt(self, path: Path, how: str) -> str:
+    def _spoiled(self, path: Path, how: str) -> str:
         return f"teacher cache: {path} is {how}; delete {self.folder} to rebuild it"
 
 
 def _within(done: Done, before: int, shard: Shard, own: int) -> None:
-    """Tell of items inside a shard; its end is told when it is there."""
+    """Report items inside a shard; its end is reported when it is there."""
     if own < shard.stop - shard.start:
         done(before + own)
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file."""
+    """Return size and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+    """Write JSON, whole or not at all."""
     written = temporary(path)
     written.write_text(json.dumps(content, indent=1))
     publish(written, path)
@@ -213,7 +217,7 @@ def hold(folder: Path) -> None:
 
 
 def remove(folder: Path, dry_run: bool = False) -> bool:
-    """Delete a folder unless a process holds it; says whether it is (or would be) gone."""
+    """Delete a folder unless a process holds it; returns whether it is (or would be) gone."""
     with ExitStack() as stack:
         if (folder / "used").exists():
             file = stack.enter_context((folder / "used").open("ab"))

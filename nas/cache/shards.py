@@ -20,7 +20,7 @@ Index = slice | NDArray[np.integer[Any]]
 MOST_OPEN = 16384  # maps a process keeps, if it may: what a batch reads is opened once, not in every step
 
 
-class Array(Protocol):
+class TargetArray(Protocol):
     """What may be assumed of an array of targets; a numpy array is one."""
 
     @property

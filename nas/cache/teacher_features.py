@@ -1,4 +1,4 @@
-"""One teacher's part of a cache: its features on the images, standardised and compressed.
+"""Build one teacher's entry of a cache: its features on the images, standardized and compressed.
 
 Statistics come first, from the first train images (the calibration), whose raw features are kept until they are
 compressed in turn: a teacher sees every image once.
@@ -18,12 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.compress import Compressed, Compressor, to_grid
-from nas.cache.entry import FORMAT, SHARD, CacheError, Done, Part, Record, Shard, write_json
-from nas.cache.images import Images, Progress, good, stage
-from nas.cache.parallel import batches, in_order
+from nas.cache.entry import FORMAT, SHARD, CacheEntry, CacheError, Done, Record, Shard, write_json
+from nas.cache.images import ImageCacheBuilder, Progress, batches, good, in_order, stage
 from nas.cache.shards import Rows, ShardWriter, mapped
-from nas.cache.statistics import FILE, HEADS, calibrate, load_statistics, save_statistics
+from nas.cache.standardise import (
+    FILE,
+    HEADS,
+    Compressed,
+    Compressor,
+    calibrate,
+    load_statistics,
+    save_statistics,
+    to_grid,
+)
 from nas.data import ImageSet, Split
 from nas.data.imageset import digest
 from nas.teachers import Teacher, TeacherSpec
@@ -46,44 +53,44 @@ class Compression:
     share: float
 
 
-class Features:
-    """A teacher on `images`; `part` is where its targets lie, or will."""
+class TeacherCacheBuilder:
+    """Builds the entry of one teacher on `images`; `entry` is where its targets lie, or will."""
 
-    def __init__(self, spec: TeacherSpec, images: Images, compression: Compression) -> None:
+    def __init__(self, spec: TeacherSpec, images: ImageCacheBuilder, compression: Compression) -> None:
         self.spec, self.images, self.compression = spec, images, compression
         plan = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, CALIBRATION_SHARDS * SHARD]
         self.fingerprint = digest([*plan, *asdict(compression).items()])
-        self.part = Part(images.part.folder.parent / f"targets-{spec.slug}-{self.fingerprint}")
+        self.entry = CacheEntry(images.entry.folder.parent / f"targets-{spec.slug}-{self.fingerprint}")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build(self, progress: Progress) -> None:
-        """Fill the part, beside others who do; the images' part is whole."""
-        self.part.open()
+        """Fill the entry, together with other processes that do; the images' entry is complete."""
+        self.entry.open()
         first = self.images.shards_of("train")[:CALIBRATION_SHARDS]
         told = stage(progress, f"{self.spec.name} on the first train images", first[-1].stop)
-        self.part.fill(first, self.has_raw, self.make_raw, told)
+        self.entry.fill(first, self.has_raw, self.make_raw, told)
         self.calibrate(first)
         for split, images in self.images.sets.items():
             told = stage(progress, f"{self.spec.name} on {split} images", len(images))
-            self.part.fill(self.images.shards_of(split), self.part.has, self.make, told)
-        self.part.finish(self.images.shards, [self.part.folder / FILE], self.about)
+            self.entry.fill(self.images.shards_of(split), self.entry.has, self.make, told)
+        self.entry.finish(self.images.shards, [self.entry.folder / FILE], self.about)
         self.__dict__.pop("teacher", None)  # the next one needs its memory
 
     @property
     def calibrated(self) -> bool:
-        return (self.part.folder / FILE).exists()
+        return (self.entry.folder / FILE).exists()
 
     def has_raw(self, shard: Shard) -> bool:
         # Statistics are asked last: raw records are removed after they were written.
         return self.raw_record(shard).exists() or self.calibrated
 
     def raw_record(self, shard: Shard) -> Path:
-        return self.part.working / f"{shard.name}{RAW}.json"
+        return self.entry.working / f"{shard.name}{RAW}.json"
 
     def make_raw(self, shard: Shard, done: Done) -> None:
         """Keep a shard's raw features for the statistics."""
         began = time.perf_counter()
-        with ShardWriter(self.part.working, shard.name, RAW) as writer:
+        with ShardWriter(self.entry.working, shard.name, RAW) as writer:
             for heads in self.run(shard, self.live(shard), done):
                 writer.append({head: features.cpu().numpy() for head, features in heads.items()})
         write_json(self.raw_record(shard), {"seconds": time.perf_counter() - began})
@@ -96,9 +103,9 @@ class Features:
                 for positions in self.positions(shard):
                     yield {head: features.numpy() for head, features in self.kept(shard, positions).items()}
 
-        with self.part.lock("statistics"):
+        with self.entry.lock("statistics"):
             if not self.calibrated:
-                save_statistics(self.part.folder, calibrate(raw, self.compression.share))
+                save_statistics(self.entry.folder, calibrate(raw, self.compression.share))
 
     def make(self, shard: Shard, done: Done) -> None:
         """Write a shard's targets, from its raw features where they were kept."""
@@ -109,29 +116,32 @@ class Features:
         else:
             features = self.live(shard)
         sums = {head: {"clipped": 0, "cosine": 0.0} for head in self.compressors}
-        with ShardWriter(self.part.folder, shard.name) as writer:
+        with ShardWriter(self.entry.folder, shard.name) as writer:
             for heads in self.run(shard, lambda positions: self.compress(features(positions)), done):
                 writer.append({head: compressed.codes for head, compressed in heads.items()})
                 for head, (_, clipped, cosine) in heads.items():
                     sums[head]["clipped"] += clipped
                     sums[head]["cosine"] += cosine
         seconds = earlier + time.perf_counter() - began
-        self.part.record(shard, writer.rows, writer.paths, seconds=seconds, heads=sums)
-        for path in self.part.working.glob(f"{shard.name}-*{RAW}.npy"):
+        self.entry.record(shard, writer.rows, writer.paths, seconds=seconds, heads=sums)
+        for path in self.entry.working.glob(f"{shard.name}-*{RAW}.npy"):
             path.unlink(missing_ok=True)
 
     def run(self, shard: Shard, work: Callable[[Positions], T], done: Done) -> Iterator[T]:
-        """Results of `work` on a shard's batches."""
+        """Yield the results of `work` on a shard's batches."""
         for batch, result in zip(self.positions(shard), in_order(work, self.positions(shard)), strict=True):
             yield result
             done(batch[-1] + 1)
 
     def positions(self, shard: Shard) -> Iterator[Positions]:
-        """Rows of a shard, a batch at a time: the same batches whoever builds, for mosaics hold neighbours."""
-        return batches(range(self.images.part.manifest["shards"][shard.name]["rows"]))
+        """Yield the rows of a shard, a batch at a time: the same batches whoever builds, for mosaics hold neighbors."""
+        return batches(range(self.images.entry.manifest["shards"][shard.name]["rows"]))
 
     def live(self, shard: Shard) -> Callable[[Positions], Heads]:
-        """Says what the teacher says of some images of a shard. The teacher is loaded here, not in several threads."""
+        """Return a function that runs the teacher on some images of a shard.
+
+        The teacher is loaded here, not in several threads.
+        """
         teacher, view = self.teacher, self.view(shard)
 
         def describe(positions: Positions) -> Heads:
@@ -143,11 +153,11 @@ class Features:
         return describe
 
     def view(self, shard: Shard) -> Callable[[Positions], Tensor]:
-        """Reads images uint8 (N, 3, S, S): at the teacher's size, or the student's if that is enough."""
+        """Return a function that reads images uint8 (N, 3, S, S), at the teacher's size or a sufficient student's."""
         if self.spec.source_px <= self.images.image_px:
-            path = self.images.part.folder / f"{shard.name}-images.npy"
+            path = self.images.entry.folder / f"{shard.name}-images.npy"
             return lambda positions: torch.from_numpy(mapped(path)[list(positions)])
-        images, items = self.large[shard.split], good(shard, self.images.part.manifest["shards"][shard.name])
+        images, items = self.large[shard.split], good(shard, self.images.entry.manifest["shards"][shard.name])
 
         def read(positions: Positions) -> Tensor:
             pixels = [images.read(items[position]).image for position in positions]
@@ -156,8 +166,8 @@ class Features:
         return read
 
     def kept(self, shard: Shard, positions: Positions) -> Heads:
-        """What was kept of what the teacher said."""
-        paths = {head: self.part.working / f"{shard.name}-{head}{RAW}.npy" for head in HEADS}
+        """Read the raw features that were kept."""
+        paths = {head: self.entry.working / f"{shard.name}-{head}{RAW}.npy" for head in HEADS}
         rows = {head: mapped(path)[list(positions)] for head, path in paths.items() if path.exists()}
         return {head: torch.from_numpy(features) for head, features in rows.items()}
 
@@ -167,7 +177,7 @@ class Features:
 
     @cached_property
     def compressors(self) -> dict[str, Compressor]:
-        fitted = load_statistics(self.part.folder)
+        fitted = load_statistics(self.entry.folder)
         return {head: Compressor(found, self.compression.storage, self.device) for head, found in fitted.items()}
 
     @cached_property
@@ -180,36 +190,36 @@ class Features:
         """Loaded when first asked for; CacheError if it computes something else than for the shards that are there."""
         teacher = self.spec.load().to(self.device)
         found = activation_fingerprint(teacher)
-        with self.part.lock("activations"):
+        with self.entry.lock("activations"):
             known = self.known_activations()
             if known is None:
                 write_json(self.activations_path, found)
             elif not same_activations(found, known):
                 raise CacheError(
-                    f"teacher cache: {self.spec.name} computes something else now than in {self.part.folder}"
+                    f"teacher cache: {self.spec.name} computes something else now than in {self.entry.folder}"
                     " (normalisation? version?); delete it to rebuild it"
                 )
         return teacher
 
     @property
     def activations_path(self) -> Path:
-        return self.part.working / "activations.json"
+        return self.entry.working / "activations.json"
 
     def known_activations(self) -> Sequence[float] | None:
-        """Of the teacher that made the shards that are there; None if there are none."""
+        """Return the activations of the teacher that made the shards that are there; None if there are none."""
         try:
             recorded: list[float] = json.loads(self.activations_path.read_text())
             return recorded
         except FileNotFoundError:
             # The manifest is asked last: the file is removed after it was written.
-            whole: list[float] | None = self.part.manifest["activations"] if self.part.complete else None
+            whole: list[float] | None = self.entry.manifest["activations"] if self.entry.complete else None
             return whole
 
     def about(self, records: dict[str, Record]) -> Record:
-        """What the manifest says beside the shards."""
+        """Return what the manifest says beside the shards."""
         val = [record for name, record in records.items() if name.startswith("val-")]
         heads = {}
-        for head, (standardiser, _) in load_statistics(self.part.folder).items():
+        for head, (standardiser, _) in load_statistics(self.entry.folder).items():
             cells = 1 if head == "summary" else self.compression.grid**2
             vectors = cells * sum(record["rows"] for record in records.values())
             clipped = sum(record["heads"][head]["clipped"] for record in records.values())

@@ -1,8 +1,5 @@
-"""Predicted latency, to shortlist candidates before any is timed."""
+"""Predict latency, to shortlist candidates before any is timed."""
 
-from nas.latency.held_out import HeldOut, held_out
-from nas.latency.model import Model
-from nas.latency.observation import Observation, Prediction
-from nas.latency.predictor import MOST, LatencyPredictor
+from nas.latency.predictor import MAX_MODELS, HeldOut, LatencyModel, LatencyPredictor, Observation, Prediction, held_out
 
-__all__ = ["MOST", "HeldOut", "LatencyPredictor", "Model", "Observation", "Prediction", "held_out"]
+__all__ = ["MAX_MODELS", "HeldOut", "LatencyModel", "LatencyPredictor", "Observation", "Prediction", "held_out"]

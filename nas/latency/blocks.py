@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from nas.latency.operators import Map, Operators, attention, conv, linear, memory, pooled, transposed
+from nas.latency.operators import FeatureMap, Operators, attention, conv, linear, memory, pooled, transposed
 from search_space import StageSpec
 
 CARRIERS = 4  # of each window
 
 
 @lru_cache(maxsize=20_000)  # a search asks for the same stages again and again
-def stage_operators(stage: StageSpec, at: Map) -> Operators:
+def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
     """All that a stage runs on its map."""
     if stage.block == "c2f":
         return _c2f(stage, at)
@@ -29,7 +29,7 @@ def stage_operators(stage: StageSpec, at: Map) -> Operators:
     return (*blocks, *_entering_carriers(stage, at)) if stage.block == "carrier" else blocks
 
 
-def _c2f(stage: StageSpec, at: Map) -> Operators:
+def _c2f(stage: StageSpec, at: FeatureMap) -> Operators:
     """The whole stage: one module, whatever the depth."""
     c, h, n = stage.width, _hidden(stage), at.places
     half, joined = (conv(at, h, h, 3), memory("silu", n * h)), (2 + stage.depth) * h
@@ -38,40 +38,40 @@ def _c2f(stage: StageSpec, at: Map) -> Operators:
     return conv(at, c, 2 * h), memory("silu", n * 2 * h), *bottleneck * stage.depth, *merge
 
 
-def _basic(stage: StageSpec, at: Map) -> Operators:
+def _basic(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     return conv(at, c, h, 3), memory("relu", at.places * h), conv(at, h, c, 3), *_skip_relu(stage, at)
 
 
-def _bottleneck(stage: StageSpec, at: Map) -> Operators:
+def _bottleneck(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     act, middle = memory("relu", at.places * h), conv(at, h, h, 3, groups=h // (stage.group_width or h))
     return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "relu"), conv(at, h, c), *_skip_relu(stage, at)
 
 
-def _mbconv(stage: StageSpec, at: Map) -> Operators:
+def _mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     act, middle = memory("silu", at.places * h), conv(at, h, h, 3, groups=h)
     return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "silu"), conv(at, h, c), *_skip(stage, at)
 
 
-def _fused_mbconv(stage: StageSpec, at: Map) -> Operators:
+def _fused_mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     return conv(at, c, h, 3), memory("silu", at.places * h), conv(at, h, c), *_skip(stage, at)
 
 
-def _convnext(stage: StageSpec, at: Map) -> Operators:
+def _convnext(stage: StageSpec, at: FeatureMap) -> Operators:
     c, n = stage.width, at.places
     return conv(at, c, c, 7, groups=c), memory("norm", n * c), *_mlp(n, stage), *_skip(stage, at)
 
 
-def _pool(stage: StageSpec, at: Map) -> Operators:
+def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h, n = stage.width, _hidden(stage), at.places
     mixing = memory("pool", n * c), memory("add", n * c, 3), memory("add", n * c), *_skip(stage, at)
     return *mixing, conv(at, c, h), memory("gelu", n * h), conv(at, h, c), *_skip(stage, at)
 
 
-def _windowed(stage: StageSpec, at: Map) -> Operators:
+def _windowed(stage: StageSpec, at: FeatureMap) -> Operators:
     """A block for each ratio, those on a coarser map between their resampling."""
     found: Operators = ()
     for ratio, window in zip(*stage.resolutions, strict=True):
@@ -84,11 +84,11 @@ def _windowed(stage: StageSpec, at: Map) -> Operators:
     return found
 
 
-def _attention(stage: StageSpec, at: Map) -> Operators:
+def _attention(stage: StageSpec, at: FeatureMap) -> Operators:
     return *_pre_conv(stage, at), *_layer(at.places, at.side**2, stage)
 
 
-def _linear_attention(stage: StageSpec, at: Map) -> Operators:
+def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
     """At two scales, without logits: keys times values, the keys' sum, queries times either."""
     c, n, heads = stage.width, at.places, stage.heads or 1
     coarser = conv(at, 3 * c, 3 * c, 5, groups=3 * c), conv(at, 3 * c, 3 * c, groups=3 * heads)
@@ -98,18 +98,18 @@ def _linear_attention(stage: StageSpec, at: Map) -> Operators:
     return *mixing, *_skip(stage, at), *_mbconv(stage, at)
 
 
-def _swin(stage: StageSpec, at: Map) -> Operators:
+def _swin(stage: StageSpec, at: FeatureMap) -> Operators:
     (window,) = stage.resolutions[1]
     padded = at.padded(window)
     copies = () if padded.side == window else (memory("copy", padded.places * stage.width),)
     return *copies, *_layer(padded.places, window**2, stage), *copies
 
 
-def _maxvit(stage: StageSpec, at: Map) -> Operators:
+def _maxvit(stage: StageSpec, at: FeatureMap) -> Operators:
     return *_mbconv(stage, at), *_swin(stage, at) * 2
 
 
-def _carrier(stage: StageSpec, at: Map) -> Operators:
+def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
     """Carriers of an image among each other, then each window with its own."""
     (window,) = stage.resolutions[1]
     tokens = at.padded(window).places
@@ -119,7 +119,7 @@ def _carrier(stage: StageSpec, at: Map) -> Operators:
     return *across, *copies, *_layer(tokens + carriers, window**2 + CARRIERS, stage)
 
 
-def _entering_carriers(stage: StageSpec, at: Map) -> Operators:
+def _entering_carriers(stage: StageSpec, at: FeatureMap) -> Operators:
     """What the stage does once: embedding of places, carriers from the map and back into it."""
     (window,) = stage.resolutions[1]
     at, c, h = at.padded(window), stage.width, stage.cpb_hidden or 1
@@ -130,7 +130,7 @@ def _entering_carriers(stage: StageSpec, at: Map) -> Operators:
     return conv(at, c, c, 3, groups=c), *embedding, *moves
 
 
-def _vit(stage: StageSpec, at: Map) -> Operators:
+def _vit(stage: StageSpec, at: FeatureMap) -> Operators:
     return _layer(at.places, at.side**2, stage)
 
 
@@ -139,15 +139,15 @@ def _hidden(stage: StageSpec) -> int:
     return hidden // 2 // 64 * 64 if stage.mlp == "swiglu" else hidden
 
 
-def _skip(stage: StageSpec, at: Map) -> Operators:
+def _skip(stage: StageSpec, at: FeatureMap) -> Operators:
     return (memory("add", at.places * stage.width, 3),)
 
 
-def _skip_relu(stage: StageSpec, at: Map) -> Operators:
+def _skip_relu(stage: StageSpec, at: FeatureMap) -> Operators:
     return *_skip(stage, at), memory("relu", at.places * stage.width)
 
 
-def _squeeze(stage: StageSpec, at: Map, act: str) -> Operators:
+def _squeeze(stage: StageSpec, at: FeatureMap, act: str) -> Operators:
     """Squeeze-excitation of the hidden width."""
     if stage.squeeze is None:
         return ()
@@ -157,13 +157,13 @@ def _squeeze(stage: StageSpec, at: Map, act: str) -> Operators:
     return memory("pool", whole, 1), *gates, memory("sigmoid", at.batch * h), memory("add", whole)
 
 
-def _pre_conv(stage: StageSpec, at: Map) -> Operators:
+def _pre_conv(stage: StageSpec, at: FeatureMap) -> Operators:
     c = stage.width
     groups = {"depthwise": c, "dense": 1, "grouped": stage.pre_conv_groups or 1}.get(stage.pre_conv or "none")
     return () if groups is None else (conv(at, c, c, 3, groups=groups),)
 
 
-def _resampling(stage: StageSpec, at: Map, ratio: int) -> tuple[Operators, Operators]:
+def _resampling(stage: StageSpec, at: FeatureMap, ratio: int) -> tuple[Operators, Operators]:
     """To a coarser map, and back."""
     c, coarse = stage.width, at.shrunk(ratio)
     if stage.subsampling == "conv":
@@ -188,7 +188,7 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
 
 
 # One block or layer of each kind; "c2f" has all of its stage in one.
-BLOCKS: dict[str, Callable[[StageSpec, Map], Operators]] = {
+BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "c2f": _c2f,
     "basic": _basic,
     "bottleneck": _bottleneck,

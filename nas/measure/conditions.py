@@ -1,7 +1,7 @@
 """Watch a device while it is measured: clocks, heat, power, and other users.
 
-`watching` begins a `DeviceWatch`, polls it 15 times a second and ends it; what it saw are `Conditions`. `HostWatch` reads the
-kernel's accounts of a CPU (Linux; elsewhere nothing is known), `CardWatch` reads an NVIDIA card through NVML.
+`watching` begins a `DeviceWatch`, polls it 15 times a second and ends it; what it saw are `Conditions`. `HostWatch`
+reads the kernel's accounts of a CPU (Linux; elsewhere nothing is known), `CardWatch` reads an NVIDIA card through NVML.
 """
 
 from __future__ import annotations

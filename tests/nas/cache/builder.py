@@ -17,7 +17,7 @@ from tests.nas.cache.conftest import SIZES
 def main() -> None:
     root, *fatal = sys.argv[1:]
     entry.SHARD = 16
-    record = entry.Part.record
+    record = entry.CacheEntry.record
 
     def told(part, shard, *rest, **about):
         record(part, shard, *rest, **about)
@@ -27,7 +27,7 @@ def main() -> None:
         if [stage, str(done)] == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    entry.Part.record = told
+    entry.CacheEntry.record = told
     open_targets("embedded", "xfeat", root=Path(root), progress=progress, **SIZES)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nas.cache import shards
 from nas.cache.codecs import CODECS
-from nas.cache.parallel import in_order
+from nas.cache.images import in_order
 from nas.cache.shards import ArrayWriter, ShardedArray
 
 rng = np.random.default_rng(0)

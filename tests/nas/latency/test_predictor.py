@@ -16,10 +16,9 @@ import pytest
 
 from backbones import build, fuse
 from nas.latency import LatencyPredictor, Observation, Prediction
-from nas.latency.costs import fit_costs
-from nas.latency.held_out import folds
-from nas.latency.network import Part, parts
-from nas.latency.operators import Operator
+from nas.latency.network import StageCost, stage_costs
+from nas.latency.operators import OperatorCost
+from nas.latency.predictor import fit_rates, folds
 from nas.measure.counts.operators import inside, operators
 from search_space import BLOCKS, SPACES, ArchSpec, StageSpec
 
@@ -32,7 +31,7 @@ def sampled(count: int, seed: int) -> list[ArchSpec]:
     return [SPACES["micro"].sample(rng) for _ in range(count)]
 
 
-def part_s(part: Part) -> float:
+def part_s(part: StageCost) -> float:
     """A device where a kind of part has an efficiency of its own, which also depends on its width, and calls cost."""
     efficiency = 0.6 + 0.1 * (sum(map(ord, part.kind)) % 9) + 0.05 * math.log2(part.shape[0])
     work = sum(o.macs / 5e10 + 4 * o.moved / 1e10 for o in part.operators)
@@ -41,7 +40,7 @@ def part_s(part: Part) -> float:
 
 def observed(spec: ArchSpec, noise: random.Random, staged: bool = True) -> Observation:
     """Timed to 1 %, its parts to 3 %."""
-    times = {part.name: part_s(part) for part in parts(spec, BATCH, PX)}
+    times = {part.name: part_s(part) for part in stage_costs(spec, BATCH, PX)}
     stages = {name: s * math.exp(noise.gauss(0, 0.03)) for name, s in times.items()}
     return Observation(spec, (sum(times.values()) + 1e-4) * math.exp(noise.gauss(0, 0.01)), stages if staged else None)
 
@@ -85,7 +84,7 @@ def check_work(spec: ArchSpec) -> None:
     names = {id(module): name for name, module in net.named_modules()}
     found = operators(net, BATCH, PX)
     modules = {label: names[id(module)] for label, module in net.stage_modules()}
-    told = parts(spec, BATCH, PX)
+    told = stage_costs(spec, BATCH, PX)
     assert [part.name for part in told] == list(modules)
     for part in told:
         there = inside(found, modules[part.name])
@@ -154,7 +153,9 @@ def test_a_block_that_was_never_timed_makes_a_wide_interval():
         return any(stage.block == "c2f" for stage in spec.stages)
 
     def slow(o: Observation) -> Observation:
-        return replace(o, seconds=o.seconds + 0.7 * sum(part_s(p) for p in parts(o.spec, BATCH, PX) if p.kind == "c2f"))
+        return replace(
+            o, seconds=o.seconds + 0.7 * sum(part_s(p) for p in stage_costs(o.spec, BATCH, PX) if p.kind == "c2f")
+        )
 
     everything = observations(150, seed=4)
     seen = [o for o in everything if not has(o.spec)][:40]
@@ -171,9 +172,9 @@ def test_costs_are_found_and_an_unknown_operator_costs_what_all_do():
     rows = [({"conv": np.array([macs, moved, 1.0])}, False) for macs in (1e6, 4e6, 9e6) for moved in (1e4, 5e4, 7e4)]
     truth = np.array([2e-11, 1e-10, 1e-5])
     seconds = np.array([float(work["conv"] @ truth) for work, _ in rows])
-    costs = fit_costs(rows, seconds, 1 / seconds)
+    costs = fit_rates(rows, seconds, 1 / seconds)
     assert costs.by_kind["conv"] == pytest.approx(truth, rel=1e-3)
-    assert costs.part_s(Part("stem", "new", (1,), (Operator("new", 10**6, 10**4),))) == pytest.approx(
+    assert costs.stage_s(StageCost("stem", "new", (1,), (OperatorCost("new", 10**6, 10**4),))) == pytest.approx(
         seconds[0], rel=1e-3
     )
 

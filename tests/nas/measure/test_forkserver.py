@@ -59,45 +59,45 @@ def spawn_note(path: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def nursery():
+def server():
     with ForkServer() as made:
         yield made
 
 
-def test_every_call_has_a_process_of_its_own(nursery):
-    (first, a), (second, b) = (nursery.run(add, 1, n, limit_s=20) for n in (1, 2))
+def test_every_call_has_a_process_of_its_own(server):
+    (first, a), (second, b) = (server.run(add, 1, n, limit_s=20) for n in (1, 2))
     assert (first, second) == (2, 3)
     assert len({a, b, os.getpid()}) == 3
-    assert len(nursery.run(large, limit_s=20)) == 10**7
+    assert len(server.run(large, limit_s=20)) == 10**7
 
 
-def test_a_crash_is_a_verdict_and_the_next_call_works(nursery):
+def test_a_crash_is_a_verdict_and_the_next_call_works(server):
     with pytest.raises(MeasurementError, match="ended by SIGSEGV") as caught:
-        nursery.run(crash, signal.SIGSEGV, limit_s=20)
+        server.run(crash, signal.SIGSEGV, limit_s=20)
     assert caught.value.verdict == "crash"
     with pytest.raises(MeasurementError, match="exit code 3"):
-        nursery.run(leave, 3, limit_s=20)
-    assert nursery.run(add, 1, 1, limit_s=20)[0] == 2
+        server.run(leave, 3, limit_s=20)
+    assert server.run(add, 1, 1, limit_s=20)[0] == 2
 
 
-def test_a_hang_is_ended_after_its_limit(nursery):
+def test_a_hang_is_ended_after_its_limit(server):
     start = time.monotonic()
     with pytest.raises(MeasurementError, match=r"no result after 0\.3 s") as caught:
-        nursery.run(hang, limit_s=0.3)
+        server.run(hang, limit_s=0.3)
     assert caught.value.verdict == "hang"
     assert time.monotonic() - start < 10
-    assert nursery.run(add, 1, 1, limit_s=20)[0] == 2
+    assert server.run(add, 1, 1, limit_s=20)[0] == 2
 
 
-def test_errors_come_back_as_they_are_or_in_words(nursery, monkeypatch):
+def test_errors_come_back_as_they_are_or_in_words(server, monkeypatch):
     with pytest.raises(ValueError, match="no such thing"):
-        nursery.run(refuse, limit_s=20)
+        server.run(refuse, limit_s=20)
     with pytest.raises(RuntimeError, match="Unpicklable: made of two"):
-        nursery.run(raise_unpicklable, limit_s=20)
+        server.run(raise_unpicklable, limit_s=20)
     monkeypatch.setattr(add, "__module__", "__main__")  # the caller's, which the server has not
     monkeypatch.setattr(sys.modules["__main__"], "add", add, raising=False)
     with pytest.raises(RuntimeError, match="AttributeError"):
-        nursery.run(add, 1, 1, limit_s=20)
+        server.run(add, 1, 1, limit_s=20)
 
 
 def test_a_server_that_was_killed_is_a_crash():
