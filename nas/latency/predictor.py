@@ -258,9 +258,9 @@ def folds(groups: Sequence[str], count: int, seed: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TimedStages:
-    """Parts that were timed together; `net_s` is the time of the net that they belong to."""
+    """Stages that were timed together; `net_s` is the time of the network that they belong to."""
 
-    stage_costs: tuple[StageCost, ...]
+    stages: tuple[StageCost, ...]
     seconds: float
     net_s: float
     whole: bool
@@ -310,7 +310,7 @@ class LatencyModel:
             yield [stage_costs(spec, self.batch, self.resolution) for spec in specs[i : i + AT_ONCE]]
 
     def _whole(self, seconds: Array) -> Array:
-        """Return networks' seconds from their stages'; far from what was seen, corrections could take more than there is."""
+        """Return networks' seconds from their stages'; far from what was seen, corrections could exceed them."""
         return np.maximum(seconds + self.rates.beside_s, np.finfo(float).tiny)
 
 

@@ -1,33 +1,33 @@
-"""``python -m nas.profile``: what a backbone costs on this machine, part by part; ways to run it; a sample of a space.
+"""``python -m nas.profile``: what a backbone costs on this machine, stage by stage; runtimes; a sample of a space.
 
 python -m nas.profile --arch eradio
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
-from pathlib import Path
-from typing import TypeVar
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
 
 from backbones import resolve
 from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
 from nas.measure.service import MeasurementService
-from nas.profile.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
-from nas.profile.arms import ArmsProfile, comparing
-from nas.profile.network import default_batch, profiling
-from nas.profile.progress import ProfileProgress
-from nas.profile.records import Profile
-from nas.profile.runtime_tables import show_arms
-from nas.profile.space import RESOLUTIONS, Request, SpaceProfile, sampling
-from nas.profile.space_table import show_space
-from nas.profile.tables import show
+from nas.profile.arguments import ProfileCommand, parse
+from nas.profile.arms import RuntimeSettings, RuntimesProfile, comparing
+from nas.profile.network import profiling
+from nas.profile.records import NetworkSettings, Profile
+from nas.profile.runtime_tables import show_runtimes
+from nas.profile.space import SpaceProfile, SpaceRequest, sampling
+from nas.profile.tables import show, show_space
+from nas.progress import clock
 
 Found = TypeVar("Found")
 
@@ -36,15 +36,20 @@ UNMEASURED = 1
 
 @interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; what was found until it ends is shown.
+    """Run the command; whatever was found until it ends is shown.
 
-    0, 1 where a network could not be measured, 2 after one line of error, 130 after Ctrl-C.
+    Returns:
+        0; 1 where a network could not be measured; 2 after one line of error; 130 after Ctrl-C.
     """
     try:
-        given = options(argv)
-        if given.space:
-            return _space(given)
-        return _networks(given) if given.arms is None else _arms(given)
+        command = parse(argv)
+        if command.threads:
+            torch.set_num_threads(command.threads)
+        if isinstance(command.settings, SpaceRequest):
+            return _space(command, command.settings)
+        if isinstance(command.settings, RuntimeSettings):
+            return _runtimes(command, command.settings)
+        return _networks(command, command.settings)
     except KeyboardInterrupt:
         print("interrupted before anything was known", file=sys.stderr)
         return INTERRUPTED
@@ -52,127 +57,157 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
 
 
-def _networks(given: argparse.Namespace) -> int:
-    chosen = settings(given)
-    for arch in (*given.arch, chosen.reference):
+class TimeLeftColumn(ProgressColumn):
+    """Counts down to the task's `deadline`, in seconds of the monotonic clock."""
+
+    def render(self, task: Task) -> Text:
+        """Show the time that is left, and the time spent."""
+        left_s = max(0.0, task.fields["deadline"] - time.monotonic())
+        return Text(f"ETA {clock(left_s)}, elapsed {clock(task.elapsed or 0.0)}", style="dim")
+
+
+class ProfileProgress:
+    """One line with the current step and the seconds that are left; silent where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeLeftColumn(), console=console, transient=True
+        )
+        self._task = self._bars.add_task("", deadline=0.0)
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Show the line while the body runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._bars:
+            yield
+
+    def __call__(self, what: str, left_s: float) -> None:
+        """Show a new step, and the seconds that are left from now on."""
+        self._bars.update(self._task, description=what, deadline=time.monotonic() + left_s)
+
+
+def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
+    for arch in (*command.archs, settings.reference):
         _check(arch)
     profiles: list[Profile] = []
 
-    def steps(arch: str, bench: MeasurementService, progress: ProfileProgress, others: int) -> Iterator[Profile]:
-        others_s = chosen.planned_s * others
-        return profiling(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
+    def steps(
+        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
+    ) -> Iterator[Profile]:
+        later_s = settings.planned_s * networks_left
+        return profiling(arch, settings, service, lambda what, s: progress(what, s + later_s))
 
-    code = _one_by_one(given.arch, steps, profiles)
-    if given.json:
+    code = _one_by_one(command.archs, steps, profiles)
+    if command.json:
         plain = [p.to_dict() for p in profiles]
-        print(json.dumps(plain[0] if len(given.arch) == 1 else {"profiles": plain}, indent=2))
+        _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
     else:
-        show(profiles, chosen, Console(), bool(given.layers), given.top)
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + given.arch[len(profiles) :])
-    if given.plot:
+        show(profiles, settings, Console(), command.layers, command.top)
+    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
+    if command.plot:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import
 
-        plot_networks(profiles, Path(given.plot))
+        plot_networks(profiles, command.plot)
     return code or (UNMEASURED if any(p.failure for p in profiles) else 0)
 
 
-def _arms(given: argparse.Namespace) -> int:
-    chosen = arm_settings(given)
-    for arch in given.arch:
+def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
+    for arch in command.archs:
         _check(arch)
-    profiles: list[ArmsProfile] = []
+    profiles: list[RuntimesProfile] = []
 
-    def steps(arch: str, bench: MeasurementService, progress: ProfileProgress, others: int) -> Iterator[ArmsProfile]:
-        others_s = chosen.seconds * len(chosen.arms) * others
-        return comparing(arch, chosen, bench, lambda what, s: progress(what, s + others_s))
+    def steps(
+        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
+    ) -> Iterator[RuntimesProfile]:
+        later_s = settings.seconds * len(settings.arms) * networks_left
+        return comparing(arch, settings, service, lambda what, s: progress(what, s + later_s))
 
-    code = _one_by_one(given.arch, steps, profiles)
-    if given.json:
-        arms = {name: str(arm) for name, arm in chosen.arms.items()}
-        print(json.dumps({"arms": arms, "profiles": [p.to_dict() for p in profiles]}, indent=2))
+    code = _one_by_one(command.archs, steps, profiles)
+    if command.json:
+        arms = {name: str(arm) for name, arm in settings.arms.items()}
+        _print_json({"arms": arms, "profiles": [p.to_dict() for p in profiles]})
     else:
-        show_arms(profiles, chosen, Console())
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + given.arch[len(profiles) :])
-    if given.plot:
-        from nas.profile.arm_plot import plot_arms
+        show_runtimes(profiles, settings, Console())
+    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
+    if command.plot:
+        from nas.profile.plots import plot_runtimes
 
-        plot_arms(profiles, chosen.base, Path(given.plot))
+        plot_runtimes(profiles, settings.base, command.plot)
     return code or (UNMEASURED if any(p.failed for p in profiles) else 0)
 
 
-def _space(given: argparse.Namespace) -> int:
-    resolution = given.resolution or RESOLUTIONS[given.space]
-    request = Request(
-        space=given.space,
-        samples=given.samples or SAMPLES,
-        seed=given.seed or 0,
-        limits=given.limits,
-        device=given.device,
-        resolution=resolution,
-        batch=given.batch or default_batch(given.device, resolution),
-        arm=given.arm,
-        seconds=given.seconds,
-        reference=given.reference or SPACE_REFERENCES[given.space],
-    )
+def _space(command: ProfileCommand, request: SpaceRequest) -> int:
     _check(request.reference)
     profiles: list[SpaceProfile] = []
 
     def work(progress: ProfileProgress) -> None:
-        with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as bench:
-            for step in sampling(request, bench, progress):
+        with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as service:
+            for step in sampling(request, service, progress):
                 profiles[:] = [step]
 
     code = _run(work, profiles)
-    if given.json:
-        print(json.dumps(profiles[0].to_dict(), indent=2))
+    (profile,) = profiles
+    if command.json:
+        _print_json(profile.to_dict())
     else:
-        show_space(profiles[0], Console())
-    _warn(profiles[0].missing)
-    if given.plot:
+        show_space(profile, Console())
+    _warn(profile.missing)
+    if command.plot:
         from nas.profile.plots import plot_space
 
-        plot_space(profiles[0], Path(given.plot))
-    nothing = profiles[0].failed and not profiles[0].values("ratio")
+        plot_space(profile, command.plot)
+    nothing = profile.failed and not profile.values("ratio")
     return code or (UNMEASURED if nothing else 0)
 
 
 def _one_by_one(
     archs: Sequence[str],
     steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Found]],
-    found: list[Found],
+    profiles: list[Found],
 ) -> int:
-    """Keeps in `found` what is known of each network. steps: of an arch, with how many come after it."""
+    """Profile one network after the other; keep in `profiles` what is known of each.
+
+    steps: Profiles of an architecture after each step; its last argument is how many networks come later.
+    """
 
     def work(progress: ProfileProgress) -> None:
-        with MeasurementService(torch.get_num_threads()) as bench:
+        with MeasurementService(torch.get_num_threads()) as service:
             for done, arch in enumerate(archs):
-                for step in steps(arch, bench, progress, len(archs) - done - 1):
-                    found[done:] = [step]
+                for step in steps(arch, service, progress, len(archs) - done - 1):
+                    profiles[done:] = [step]
 
-    return _run(work, found)
+    return _run(work, profiles)
 
 
 def _check(arch: str) -> None:
-    """A name that means nothing is better known now than after an hour of timing: builds it without memory."""
+    """Build the network without memory: an unknown name is better known now than after an hour of timing."""
     with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # some networks compute while being built
         resolve(arch)
 
 
-def _run(work: Callable[[ProfileProgress], None], found: Sequence[object]) -> int:
-    """Do the work; the exit code where it ends early after something was found, else its error is raised."""
+def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object]) -> int:
+    """Do the work; return the exit code where it ends early with something in `profiles`, else raise its error."""
     progress = ProfileProgress(Console(stderr=True))
     try:
         with progress.showing():
             work(progress)
     except KeyboardInterrupt:
-        if not found:
+        if not profiles:
             raise
         return INTERRUPTED
     except (ValueError, RuntimeError) as error:
-        if not found:
+        if not profiles:
             raise
         return _failed(error)
     return 0
+
+
+def _print_json(plain: Any) -> None:
+    print(json.dumps(plain, indent=2))
 
 
 def _failed(error: Exception) -> int:

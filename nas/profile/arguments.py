@@ -1,9 +1,11 @@
-"""The arguments of ``nas.profile``, checked before anything is built."""
+"""Parse the arguments of ``nas.profile`` and check them before anything is built."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,8 +14,11 @@ from nas.config import LIMITS
 from nas.measure import Arm, default_arm, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.places import cache_root
-from nas.profile.arms import ArmSettings, named_arms
-from nas.profile.records import Settings
+from nas.profile.arms import RuntimeSettings, named_arms
+from nas.profile.network import default_batch
+from nas.profile.records import NetworkSettings
+from nas.profile.space import RESOLUTIONS as SPACE_RESOLUTIONS
+from nas.profile.space import SpaceRequest
 from search_space import SPACES
 
 REFERENCE = "timm:resnet18"
@@ -23,19 +28,19 @@ SIZE_MULTIPLE_PX = 32
 BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
 RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
 SAMPLES = 200
-TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # nobody knows them before timing
-SECONDS, SECONDS_OF_ARM = 30.0, 10.0
+TIMED_LIMITS = ("max_latency_ms", "max_memory_mib", "min_throughput_img_s")  # unknown before timing
+SECONDS, RUNTIME_SECONDS = 30.0, 10.0
 SWEPT = ("batches", "resolutions", "layers", "top")
 OF_SPACES = ("samples", "seed", *LIMITS)
 # What each kind of profile has no use for.
-STRANGE = {
+MEANINGLESS = {
     "--arch": OF_SPACES,
     "--arms": (*OF_SPACES, *SWEPT, "arm", "reference", "new_ceilings"),
     "--space": (*SWEPT, "arms"),
 }
 
-_EXAMPLES = """examples:
-  python -m nas.profile --arch eradio                        the net of the paper, 224 px, this machine's best device
+EXAMPLES = """examples:
+  python -m nas.profile --arch eradio                        the paper's network, 224 px, this machine's best device
   python -m nas.profile --arch timm:resnet50 --batch 8       any network of timm
   python -m nas.profile --arch eradio --top 10               the ten most expensive layers
   python -m nas.profile --arch eradio_nano --batches --resolutions 64,96,128 --plot sweeps.png
@@ -50,44 +55,71 @@ _EXAMPLES = """examples:
 """
 
 _SECONDS = (
-    f"timing budget: of each net and sweep (default: {SECONDS:g}), of each of several --arms ({SECONDS_OF_ARM:g}),"
+    f"timing budget: of each network and sweep (default: {SECONDS:g}), of each runtime of --arms ({RUNTIME_SECONDS:g}),"
     " of a whole space (none)"
 )
 
 
-def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What a person asked for, with defaults filled in. ValueError or SystemExit(2), one line, where it cannot be."""
+@dataclass(frozen=True)
+class ProfileCommand:
+    """What a person asked for.
+
+    Attributes:
+        archs: Presets, timm:NAME or spec files; none for a space.
+        settings: How to profile networks, compare runtimes or sample a space.
+        threads: CPU threads; None: PyTorch's own number.
+        json: Whether to print JSON instead of tables.
+        plot: Where a picture goes.
+        layers: Whether to show a table of all layers.
+        top: How many of the slowest layers to show.
+    """
+
+    archs: tuple[str, ...]
+    settings: NetworkSettings | RuntimeSettings | SpaceRequest
+    threads: int | None
+    json: bool
+    plot: Path | None
+    layers: bool
+    top: int | None
+
+
+def parse(argv: Sequence[str] | None) -> ProfileCommand:
+    """Read a command line and fill in defaults; nothing is built yet.
+
+    Raises:
+        ValueError: What was asked for is impossible; the message is one line.
+        SystemExit: An option is unknown or malformed; one line was printed.
+    """
     given = parser().parse_args(argv)
     if bool(given.arch) == bool(given.space):
         raise ValueError("--arch or --space is needed, and one of them only (see --help)")
     kind = "--space" if given.space else "--arch" if given.arms is None else "--arms"
-    for name in STRANGE[kind]:
+    for name in MEANINGLESS[kind]:
         if getattr(given, name) is not None:
             raise ValueError(f"{_flag(name)}: has no meaning with {kind}")
     _check_numbers(given)
-    _check_files(given)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    given.device = torch_device(given.device)
-    base = default_arm(given.device)
-    given.arm = base if given.arm is None else Arm.parse(given.arm, base)
-    given.limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
-    untimed = [name for name in TIMED_LIMITS if name in given.limits and given.seconds is None]
-    if untimed:
-        raise ValueError(f"{_flag(untimed[0])}: needs timing; say how long with --seconds")
-    return given
+    _check_cache(given.cache)
+    device = torch_device(given.device)
+    return ProfileCommand(
+        archs=tuple(given.arch or ()),
+        settings=SETTINGS[kind](given, device),
+        threads=given.threads,
+        json=given.json,
+        plot=None if given.plot is None else Path(given.plot),
+        layers=bool(given.layers),
+        top=given.top,
+    )
 
 
-def settings(given: argparse.Namespace) -> Settings:
-    """The settings of `--arch`."""
-    defaults = {"batch": BATCHES[given.device.type], "resolution": RESOLUTIONS}
+def _network_settings(given: argparse.Namespace, device: torch.device) -> NetworkSettings:
+    defaults = {"batch": BATCHES[device.type], "resolution": RESOLUTIONS}
     wanted = {"batch": given.batches, "resolution": given.resolutions}  # () stands for the default, None for no sweep
-    return Settings(
-        device=given.device,
+    return NetworkSettings(
+        device=device,
         cache=cache_root(given.cache),
         batch=given.batch,
         resolution=given.resolution,
-        arm=given.arm,
+        arm=_arm(given, device),
         seconds=SECONDS if given.seconds is None else given.seconds,
         reference=given.reference or REFERENCE,
         sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
@@ -95,25 +127,56 @@ def settings(given: argparse.Namespace) -> Settings:
     )
 
 
-def arm_settings(given: argparse.Namespace) -> ArmSettings:
-    """The settings of `--arms`. ArmError for an arm that does not exist."""
-    base = default_arm(given.device)
-    return ArmSettings(
-        device=given.device,
+def _runtime_settings(given: argparse.Namespace, device: torch.device) -> RuntimeSettings:
+    base = default_arm(device)
+    return RuntimeSettings(
+        device=device,
         base=base,
         arms=named_arms(given.arms, base),
         batch=given.batch,
         resolution=given.resolution,
-        seconds=SECONDS_OF_ARM if given.seconds is None else given.seconds,
+        seconds=RUNTIME_SECONDS if given.seconds is None else given.seconds,
     )
 
 
+def _space_request(given: argparse.Namespace, device: torch.device) -> SpaceRequest:
+    limits = {name: getattr(given, name) for name in LIMITS if getattr(given, name) is not None}
+    untimed = [name for name in TIMED_LIMITS if name in limits and given.seconds is None]
+    if untimed:
+        raise ValueError(f"{_flag(untimed[0])}: needs timing; say how long with --seconds")
+    resolution = given.resolution or SPACE_RESOLUTIONS[given.space]
+    return SpaceRequest(
+        space=given.space,
+        samples=given.samples or SAMPLES,
+        seed=given.seed or 0,
+        limits=limits,
+        device=device,
+        resolution=resolution,
+        batch=given.batch or default_batch(device, resolution),
+        arm=_arm(given, device),
+        seconds=given.seconds,
+        reference=given.reference or SPACE_REFERENCES[given.space],
+    )
+
+
+def _arm(given: argparse.Namespace, device: torch.device) -> Arm:
+    base = default_arm(device)
+    return base if given.arm is None else Arm.parse(given.arm, base)
+
+
+SETTINGS: dict[str, Callable[[argparse.Namespace, torch.device], NetworkSettings | RuntimeSettings | SpaceRequest]] = {
+    "--arch": _network_settings,
+    "--arms": _runtime_settings,
+    "--space": _space_request,
+}
+
+
 def parser() -> argparse.ArgumentParser:
-    """Every option; what it means for one kind of profile only has None for "not given"."""
+    """Build the parser. An option with a meaning for one kind of profile only is None where it was not given."""
     made = OneLineParser(
         prog="python -m nas.profile",
-        description="What a backbone costs on this machine, part by part; or what a sample of a search space costs.",
-        epilog=_EXAMPLES,
+        description="What a backbone costs on this machine, stage by stage; or what a sample of a search space costs.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument_group("what").add_argument
@@ -125,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     add("--resolution", type=int, help="pixels, a multiple of 32 (default: 64 for laptop-scale nets, else 224)")
     add("--arm", metavar="WORDS", help=f"how to run it: words joined by + (default: {_defaults()}): {_words()}")
     add("--seconds", type=float, help=_SECONDS)
-    add("--reference", help=f"net timed beside each (default: {REFERENCE}, for a space that of its searches)")
+    add("--reference", help=f"network timed beside each (default: {REFERENCE}, for a space that of its searches)")
     add("--threads", type=int, help="CPU threads (default: one a core)")
     add(
         "--new-ceilings", action="store_const", const=True, help="measure the device's ceilings again, for the roofline"
@@ -137,7 +200,11 @@ def parser() -> argparse.ArgumentParser:
     sizes = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
     add("--batches", help=f"sweep of batch sizes (default {_joined(BATCHES['cpu'])}; more on CUDA)", **sizes)  # type: ignore[arg-type]
     add("--resolutions", help=f"sweep of resolutions (default {_joined(RESOLUTIONS)})", **sizes)  # type: ignore[arg-type]
-    add("--arms", metavar="A,B,...", help="arms side by side, each timed beside the same net in the first; or all")
+    add(
+        "--arms",
+        metavar="A,B,...",
+        help="runtimes side by side, each timed beside the same network in the first; or all",
+    )
     add("--layers", action="store_const", const=True, help="a table of all layers, in the order they run")
     add("--top", type=int, metavar="N", help="the N layers that take longest")
     add = made.add_argument_group("with --space").add_argument
@@ -162,8 +229,8 @@ def _check_numbers(given: argparse.Namespace) -> None:
                 raise ValueError(f"--{name}: {value} is not a multiple of {SIZE_MULTIPLE_PX}")
 
 
-def _check_files(given: argparse.Namespace) -> None:
-    root = cache_root(given.cache)
+def _check_cache(folder: str | None) -> None:
+    root = cache_root(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,7 +252,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _defaults() -> str:
-    """The default arm of each kind of device."""
+    """Name the default runtime of each kind of device."""
     return ", ".join(f"on {kind} {default_arm(torch.device(kind))}" for kind in ("cpu", "cuda"))
 
 

@@ -1,4 +1,4 @@
-"""One network in several arms, each timed beside the same network in the first of them."""
+"""Compare runtimes of one network, each timed beside the same network on the first of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from nas.measure import Arm, ArmError, Setting, environment
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
-from nas.profile.counting import checked_count
-from nas.profile.failures import FAILURES, reason
-from nas.profile.network import default_batch, default_resolution
+from nas.profile.network import checked_count, default_batch, default_resolution
+from nas.profile.records import FAILURES, reason
 from nas.records import Measurement
 
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes from now on)
 
 
 @dataclass(frozen=True)
-class ArmSettings:
-    """How to compare arms. None means: as the network and the device want it. `seconds` is for each arm of each net."""
+class RuntimeSettings:
+    """How to compare runtimes. None: as the network and the device want it. `seconds` is for each of each network."""
 
     device: torch.device
     base: Arm  # what names leave open is as in it
@@ -36,8 +35,8 @@ class ArmSettings:
 
 
 @dataclass(frozen=True)
-class ArmRow:
-    """One arm of one network; `why_not` where it has no measurement."""
+class RuntimeRow:
+    """One runtime of one network; `why_not` where it has no measurement."""
 
     name: str  # what the person calls it
     arm: Arm
@@ -47,10 +46,10 @@ class ArmRow:
 
 
 @dataclass(frozen=True)
-class ArmsProfile:
-    """What is known so far of one network in several arms.
+class RuntimesProfile:
+    """What is known so far of one network on several runtimes.
 
-    The first arm that could be measured is what all are measured against, itself included: an A/A pair.
+    The first runtime that could be measured is what all are measured against, itself included: an A/A pair.
     """
 
     arch: str
@@ -60,11 +59,11 @@ class ArmsProfile:
     batch: int
     resolution: int
     environment: dict[str, Any]
-    rows: tuple[ArmRow, ...] = ()
-    missing: tuple[str, ...] = ()  # names of the arms that were not come to
+    rows: tuple[RuntimeRow, ...] = ()
+    missing: tuple[str, ...] = ()  # names of the runtimes that are still to be timed
 
     @property
-    def first(self) -> ArmRow | None:
+    def first(self) -> RuntimeRow | None:
         """The A/A pair."""
         return next((row for row in self.rows if row.measurement), None)
 
@@ -78,23 +77,23 @@ class ArmsProfile:
         return max(1 / m.ratio_low, m.ratio_high) - 1 if m else None
 
     @property
-    def by_runtime(self) -> tuple[ArmRow, ...]:
+    def by_runtime(self) -> tuple[RuntimeRow, ...]:
         """Rows of one runtime together, in the order in which runtimes first come."""
         runtimes = list(dict.fromkeys(row.arm.runtime for row in self.rows))
         return tuple(sorted(self.rows, key=lambda row: runtimes.index(row.arm.runtime)))
 
     @property
     def failed(self) -> bool:
-        """Whether an arm that may run here could not be measured, or none could at all."""
+        """Whether a runtime that may run here could not be measured, or none could at all."""
         return any(row.why_not and not row.impossible for row in self.rows) or (not self.missing and not self.first)
 
-    def tie(self, row: ArmRow) -> bool:
-        """Whether an arm cannot be told from the first one: its interval reaches into the noise around 1."""
+    def tie(self, row: RuntimeRow) -> bool:
+        """Return whether a runtime cannot be told from the first: its interval reaches into the noise around 1."""
         m, noise = row.measurement, self.noise
         return m is not None and noise is not None and m.ratio_low <= 1 + noise and m.ratio_high >= 1 / (1 + noise)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return plain JSON data."""
         plain = {k: v for k, v in asdict(self).items() if k not in ("rows", "missing")}
         return {
             **plain,
@@ -104,16 +103,21 @@ class ArmsProfile:
             "missing": list(self.missing),
         }
 
-    def _row(self, row: ArmRow) -> dict[str, Any]:
+    def _row(self, row: RuntimeRow) -> dict[str, Any]:
         measured = row.measurement.to_dict() if row.measurement else None
         tie = self.tie(row) if measured else None
         return asdict(row) | {"arm": str(row.arm), "measurement": measured, "tie": tie}
 
 
-def comparing(arch: str, settings: ArmSettings, bench: MeasurementService, progress: Progress) -> Iterator[ArmsProfile]:
-    """What is known of `arch` (preset, timm:NAME or spec file) before, and after every arm.
+def comparing(
+    arch: str, settings: RuntimeSettings, service: MeasurementService, progress: Progress
+) -> Iterator[RuntimesProfile]:
+    """Yield what is known of `arch` (preset, timm:NAME or spec file) before, and after every runtime.
 
-    ValueError for what a person got wrong. Holds the device's lock while arms are timed.
+    The device's lock is held while runtimes are timed.
+
+    Raises:
+        ValueError: There is no such network, or it cannot take the resolution.
     """
     progress(f"{arch}: building", settings.seconds * len(settings.arms))
     known = _counted(*resolve(arch), settings)
@@ -124,16 +128,16 @@ def comparing(arch: str, settings: ArmSettings, bench: MeasurementService, progr
             each_s = (time.monotonic() - began) / done if done else settings.seconds
             which = f"{name} ({done + 1} of {len(settings.arms)})"
             progress(f"{known.arch}: {which}", each_s * (len(settings.arms) - done))
-            row = _measured(arch, ArmRow(name, arm), known, settings, bench)
+            row = _measured(arch, RuntimeRow(name, arm), known, settings, service)
             known = replace(known, rows=(*known.rows, row), missing=known.missing[1:])
             yield known
 
 
-def _counted(name: str, model: nn.Module, settings: ArmSettings) -> ArmsProfile:
+def _counted(name: str, model: nn.Module, settings: RuntimeSettings) -> RuntimesProfile:
     spec = getattr(model, "spec", None)
     resolution = settings.resolution or default_resolution(spec)
     counts = checked_count(name, model, resolution)
-    return ArmsProfile(
+    return RuntimesProfile(
         arch=name,
         arch_id=spec.arch_id if spec is not None else None,
         params=counts.params,
@@ -145,7 +149,9 @@ def _counted(name: str, model: nn.Module, settings: ArmSettings) -> ArmsProfile:
     )
 
 
-def _measured(arch: str, row: ArmRow, known: ArmsProfile, settings: ArmSettings, bench: MeasurementService) -> ArmRow:
+def _measured(
+    arch: str, row: RuntimeRow, known: RuntimesProfile, settings: RuntimeSettings, service: MeasurementService
+) -> RuntimeRow:
     first = known.first or row
     setting = Setting(
         device=str(settings.device),
@@ -156,16 +162,19 @@ def _measured(arch: str, row: ArmRow, known: ArmsProfile, settings: ArmSettings,
         budget_s=settings.seconds,
     )
     try:
-        found = bench.measure(arch, arch, setting, name_of_reference=f"{known.arch}, {first.arm}")
+        found = service.measure(arch, arch, setting, name_of_reference=f"{known.arch}, {first.arm}")
     except FAILURES as error:
         return replace(row, why_not=reason(error), impossible=isinstance(error, ArmError))
     return replace(row, measurement=found.record)
 
 
 def named_arms(text: str, base: Arm) -> dict[str, Arm]:
-    """Arms by what a person calls them: a list with commas, or "all", which is `base` and every single change of it.
+    """Parse runtimes: a list with commas, or "all", which is `base` and every single change of it.
 
-    What a name leaves open is as in `base`. ArmError for an unknown word, or two names of one arm.
+    What a name leaves open is as in `base`.
+
+    Raises:
+        ArmError: A word is unknown, or two names stand for one runtime.
     """
     names = _all_names(base) if text == "all" else [name.strip() for name in text.split(",")]
     arms: dict[str, Arm] = {}

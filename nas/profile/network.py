@@ -1,9 +1,9 @@
-"""One network in depth, step by step: what is known after each step is a whole `Profile` that can be shown."""
+"""Profile one network in depth, step by step: each step yields a whole `Profile` that can be shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,30 +11,116 @@ from torch import nn
 
 from backbones import resolve
 from nas.measure import Setting, environment
-from nas.measure.counts import side_by_side
-from nas.measure.counts.operators import operators
+from nas.measure.counts import CounterResult, Counts, count, side_by_side
+from nas.measure.counts.compare import amount
+from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.prepare import in_arm
-from nas.measure.roofline import Ceilings, keep_ceilings, kept_ceilings, measure_ceilings
+from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_parts, own_times, stage_times
-from nas.profile.counting import checked_count, fused_counter
-from nas.profile.failures import FAILURES, reason
-from nas.profile.parts import layer_work, rows, stage_work
-from nas.profile.records import PARTS_SHARE, Profile, Roofline, Row, Settings
+from nas.profile.records import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
 
 MICRO_PX, FULL_PX = 64, 224
 TIMING, PARTS = "timing", "stages and layers"
 
+
+def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
+    """Count a network.
+
+    Raises:
+        ValueError: The network cannot take the resolution; the message is one line.
+    """
+    try:
+        return count(model, resolution)
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm's ways to say that a network is bound to a size
+        summary = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None
+
+
+def fused_counter(macs: int, ours: int) -> CounterResult:
+    """Return our count of the deploy form that is timed: `macs` against those of the network as it is trained."""
+    saved = ours - macs
+    if not saved:
+        return CounterResult(
+            "ours, fused", macs, "the form that is timed; folding BatchNorm leaves the products as they are"
+        )
+    return CounterResult(
+        "ours, fused", macs, f"the form that is timed: {amount(saved)} are constants there (position bias)"
+    )
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """The work of a part of the network in one call, apart from any device."""
+
+    name: str
+    params: int
+    operators: tuple[Operator, ...]
+
+
+def stage_work(parts: Sequence[tuple[str, str, int]], found: Sequence[Operator]) -> list[PartWork]:
+    """Gather the work of parts given as (label, qualified module name, parameters)."""
+    return [
+        PartWork(label, params, tuple(o for o in found if o.module == name or o.module.startswith(f"{name}.")))
+        for label, name, params in parts
+    ]
+
+
+def layer_work(found: Sequence[Operator]) -> list[PartWork]:
+    """Gather the work of every module's own operators, without those of modules in it, in the order they first run."""
+    by_module: dict[str, list[Operator]] = {}
+    for operator in found:
+        by_module.setdefault(operator.module, []).append(operator)
+    return [PartWork(name, sum(o.params for o in own), tuple(own)) for name, own in by_module.items()]
+
+
+def rows(
+    work: Sequence[PartWork],
+    times_s: Mapping[str, float],
+    whole_s: float,
+    batch: int,
+    ceilings: Ceilings,
+    pieces: int = 1,
+) -> tuple[PartRow, ...]:
+    """Make the table's rows from work timed in calls of `batch` images that take `whole_s`.
+
+    pieces: in how many the network may cut the batch; what one of them touches decides how fast bytes can move.
+    """
+    return tuple(_row(w, times_s[w.name], whole_s, batch, ceilings, pieces) for w in work)
+
+
+def _row(work: PartWork, seconds: float, whole_s: float, batch: int, ceilings: Ceilings, pieces: int) -> PartRow:
+    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces) for o in work.operators], ceilings)
+    return PartRow(
+        name=work.name,
+        params=work.params,
+        macs=sum(o.macs for o in work.operators) // batch,
+        activations=sum(o.written for o in work.operators) // batch,
+        activation_bytes=sum(o.written_bytes for o in work.operators) // batch,
+        moved_bytes=sum(o.moved_bytes for o in work.operators),
+        time_ms=seconds * 1e3,
+        share=seconds / whole_s,
+        bound=limit.kind,
+        attainable_ms=limit.attainable_s * 1e3,
+        utilisation=limit.attainable_s / seconds,
+    )
+
+
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes at most from now on)
 
 
-def profiling(arch: str, settings: Settings, bench: MeasurementService, progress: Progress) -> Iterator[Profile]:
-    """The profile of `arch` (preset, timm:NAME or spec file) after each step. ValueError for what a person got wrong.
+def profiling(
+    arch: str, settings: NetworkSettings, service: MeasurementService, progress: Progress
+) -> Iterator[Profile]:
+    """Yield the profile of `arch` (preset, timm:NAME or spec file) after each step.
 
-    What cannot be measured ends it with a `failure`. Holds the device's lock from the first timing to the last.
+    What cannot be measured ends it with a `failure`. The device's lock is held from the first timing to the last.
+
+    Raises:
+        ValueError: There is no such network, or it cannot take the resolution.
     """
     progress(f"{arch}: building", settings.planned_s)
     name, model = resolve(arch)
@@ -43,7 +129,7 @@ def profiling(arch: str, settings: Settings, bench: MeasurementService, progress
     yield known
     with exclusive_device(str(settings.device)):
         try:
-            for step in _measured(arch, model, known, settings, bench, progress):
+            for step in _measured(arch, model, known, settings, service, progress):
                 known = step
                 yield known
         except FAILURES as error:
@@ -53,12 +139,17 @@ def profiling(arch: str, settings: Settings, bench: MeasurementService, progress
 
 
 def _measured(
-    arch: str, model: nn.Module, profile: Profile, settings: Settings, bench: MeasurementService, progress: Progress
+    arch: str,
+    model: nn.Module,
+    profile: Profile,
+    settings: NetworkSettings,
+    service: MeasurementService,
+    progress: Progress,
 ) -> Iterator[Profile]:
-    """What is timed: the whole network in its arm, in a process of its own; then its parts eagerly, in this one."""
+    """Time the whole network on its runtime, in a process of its own; then its parts eagerly, in this one."""
     left_s, name = settings.planned_s, profile.arch
     progress(f"{name}: timing {profile.batch} x {profile.resolution} px beside {settings.reference}", left_s)
-    profile = _timed(arch, profile, settings, bench)
+    profile = _timed(arch, profile, settings, service)
     yield profile
     left_s -= settings.seconds
     progress(f"{name}: timing its stages and layers", left_s)
@@ -75,19 +166,19 @@ def _measured(
 
 
 def default_resolution(spec: ArchSpec | None) -> int:
-    """64 px for laptop-scale specs, else 224 px."""
+    """Return 64 px for laptop-scale specs, else 224 px."""
     return MICRO_PX if spec is not None and SPACES["micro"].contains(spec) else FULL_PX
 
 
 def default_batch(device: torch.device, resolution: int) -> int:
-    """The search's own batch sizes; on a CPU less at full resolution, where 16 images may take ten seconds."""
+    """Return the search's own batch size; on a CPU less at full resolution, where 16 images may take ten seconds."""
     if device.type == "cuda":
         return 128
     return 16 if resolution <= 2 * MICRO_PX else 4
 
 
-def counted(name: str, model: nn.Module, settings: Settings) -> Profile:
-    """What is known without timing. ValueError where the network cannot take the resolution."""
+def counted(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
+    """Count a network without timing. Raises ValueError where it cannot take the resolution."""
     spec = getattr(model, "spec", None)
     resolution = settings.resolution or default_resolution(spec)
     counts = checked_count(name, model, resolution)
@@ -103,7 +194,7 @@ def counted(name: str, model: nn.Module, settings: Settings) -> Profile:
     )
 
 
-def _timed(arch: str, profile: Profile, settings: Settings, bench: MeasurementService) -> Profile:
+def _timed(arch: str, profile: Profile, settings: NetworkSettings, service: MeasurementService) -> Profile:
     setting = Setting(
         device=str(settings.device),
         batch=profile.batch,
@@ -111,12 +202,12 @@ def _timed(arch: str, profile: Profile, settings: Settings, bench: MeasurementSe
         arm=settings.arm,
         budget_s=settings.seconds,
     )
-    found = bench.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
+    found = service.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
     return _done(profile, TIMING, measurement=found, batch=found.batch)  # memory may have been too small
 
 
-def _parted(profile: Profile, ready: nn.Module, settings: Settings) -> Profile:
-    """Stages and layers, timed and held against the ceilings; those are measured again if a row lies over them."""
+def _parted(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
+    """Time stages and layers and hold them against the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
     parts = called_parts(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
     stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
@@ -128,7 +219,7 @@ def _parted(profile: Profile, ready: nn.Module, settings: Settings) -> Profile:
     # On a CPU stages take some images at a time, so that caches keep what they write; one at a time at the least.
     pieces = profile.batch if settings.device.type == "cpu" else 1
 
-    def tables(ceilings: Ceilings) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    def tables(ceilings: Ceilings) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...]]:
         return (
             rows(stage_work(labels, found), stages.stages_s, stages.whole_s, profile.batch, ceilings, pieces),
             rows(layer_work(found), layers.stages_s, layers.whole_s, profile.batch, ceilings, pieces),
@@ -149,9 +240,9 @@ def _parted(profile: Profile, ready: nn.Module, settings: Settings) -> Profile:
 
 
 def held_against_ceilings(
-    tables: Callable[[Ceilings], tuple[tuple[Row, ...], tuple[Row, ...]]], settings: Settings
-) -> tuple[tuple[Row, ...], tuple[Row, ...], Roofline]:
-    """Rows of stages and layers by the device's ceilings. If one lies over them, they are measured again, once."""
+    tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: NetworkSettings
+) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...], Roofline]:
+    """Hold rows of stages and layers against the device's ceilings; measure these again, once, if a row is above."""
     ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.arm.precision, settings.cache)
     if ceilings is None:
         ceilings = measure_ceilings(settings.device, settings.arm.precision)
@@ -164,7 +255,7 @@ def held_against_ceilings(
     return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))
 
 
-def _over(tables: tuple[tuple[Row, ...], ...]) -> tuple[str, ...]:
+def _over(tables: tuple[tuple[PartRow, ...], ...]) -> tuple[str, ...]:
     return tuple(row.name for table in tables for row in table if row.utilisation > 1)
 
 

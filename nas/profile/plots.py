@@ -1,4 +1,4 @@
-"""Profiles as one picture: networks against each other, sweeps, a roofline; or the ranges of a space."""
+"""Draw profiles: networks against each other, sweeps, a roofline, runtimes side by side, the ranges of a space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from nas.measure import Arm
+from nas.measure.arms import RUNTIMES
+from nas.profile.arms import RuntimeRow, RuntimesProfile
 from nas.profile.labels import label_points
 from nas.profile.records import Profile, Sweep
 from nas.profile.space import OF_LIMIT, QUANTITIES, SpaceProfile
@@ -20,12 +23,15 @@ PANEL_INCHES = (5.0, 3.9)
 DPI = 200
 COLOURS = ("#0072b2", "#c77a00", "#007f5f", "#a8557f", "#4b5563", "#b8470b")
 STYLE = {"text.parse_math": False, "svg.hashsalt": "profile", "font.size": 9, "svg.fonttype": "none"}
+OF_RUNTIME = dict(zip(RUNTIMES, COLOURS, strict=True))  # a runtime has its colour in every picture
+WIDTH_INCHES, ROW_INCHES, ABOVE_ROWS_INCHES = 7.5, 0.24, 0.75  # of the picture of runtimes
+WIDE = 4.0  # highest over lowest ratio: from there on the axis is logarithmic, and has ticks enough
 
 Panel = Callable[[Any], None]
 
 
 def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
-    """Several networks: throughput over GMACs and parameters. One: its roofline. Sweeps beside either."""
+    """Draw throughput over GMACs and parameters of several networks, the roofline of one; sweeps beside either."""
     timed = [p for p in profiles if p.measurement]
     panels: list[Panel] = []
     if len(timed) > 1:
@@ -43,7 +49,7 @@ def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
 
 
 def plot_space(profile: SpaceProfile, path: Path) -> None:
-    """A histogram of each quantity that was counted or measured, with the limits."""
+    """Draw a histogram of each quantity that was counted or measured, with the limits."""
     panels: list[Panel] = [
         lambda axes, name=name: _histogram(axes, profile, name)  # type: ignore[misc]
         for name in QUANTITIES
@@ -119,7 +125,7 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
 
 
 def _spread(sizes: Sequence[int]) -> list[int]:
-    """Those that can be read side by side on a log axis: each at least an eighth above the one before."""
+    """Choose the sizes that can be read side by side on a log axis."""
     kept: list[int] = []
     for size in sizes:
         if not kept or np.log(size / kept[-1]) > np.log(sizes[-1] / sizes[0]) / 12:
@@ -182,7 +188,7 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
 
 
 def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.35) -> None:
-    """A logarithmic axis around positive values with plain numbers as ticks."""
+    """Make an axis logarithmic around positive values, with plain numbers as ticks."""
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     getattr(axes, f"set_{which}lim")(min(values) / margin, max(values) * margin)
@@ -190,3 +196,73 @@ def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.3
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 200 else (1,), numticks=12))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+
+
+def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) -> None:
+    """Draw one panel a network, on one axis; nothing where nothing was measured.
+
+    base: What the names of runtimes leave open.
+    """
+    shown = [p for p in profiles if p.first]
+    if not shown:
+        return
+    rows = [len(p.rows) for p in shown]
+    heights = [ABOVE_ROWS_INCHES + ROW_INCHES * count for count in rows]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.5), layout="constrained", dpi=DPI)
+        FigureCanvasAgg(figure)
+        device = shown[0].environment["device_name"]
+        figure.suptitle(f"{device}; what a runtime's name leaves open: {base}", fontsize=8, color="0.35")
+        panels = list(figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
+        for axes, p in zip(panels, shown, strict=True):
+            _panel(axes, p)
+        _scale(panels, shown)
+        figure.savefig(path, dpi=DPI)
+
+
+def _panel(axes: Any, p: RuntimesProfile) -> None:
+    assert p.first is not None
+    assert p.noise is not None
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.axvspan(1 / (1 + p.noise), 1 + p.noise, color="0.88", linewidth=0)
+    axes.axvline(1, color="0.4", linewidth=0.8)
+    for y, row in enumerate(p.by_runtime):
+        _row(axes, p, y, row)
+    axes.set_yticks(range(len(p.rows)), [row.name for row in p.by_runtime])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(p.rows) - 0.4, -0.6)
+    axes.set_title(f"{p.arch}, batch {p.batch}, {p.resolution} px", fontsize=9, loc="left")
+
+
+def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
+    """Draw a point with whiskers, hollow where it is a tie, and the throughput at the margin."""
+    m = row.measurement
+    right = f"{m.throughput_img_s:.4g} img/s" if m else ("can't run here" if row.impossible else "failed")
+    axes.annotate(right, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  va="center", fontsize=8, color="0.25" if m else "0.55")  # fmt: skip
+    if m is None:
+        return
+    colour = OF_RUNTIME[row.arm.runtime]
+    whisker = [[m.ratio - m.ratio_low], [m.ratio_high - m.ratio]]
+    axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=colour,
+                  markerfacecolor="white" if p.tie(row) else colour)  # fmt: skip
+
+
+def _scale(panels: Sequence[Any], shown: Sequence[RuntimesProfile]) -> None:
+    """Scale the axis that all panels share."""
+    found = [row.measurement for p in shown for row in p.rows if row.measurement]
+    noise = 1 + max(p.noise or 0.0 for p in shown)
+    low, high = min(1 / noise, *(m.ratio_low for m in found)), max(noise, *(m.ratio_high for m in found))
+    bottom = panels[-1]
+    if high / low > WIDE:
+        log_axis(bottom, "x", [low, high], 1.05)
+    else:
+        margin = 0.04 * (high - low)
+        bottom.set_xlim(low - margin, high + margin)
+    names = {p.first.name for p in shown if p.first}
+    first = names.pop() if len(names) == 1 else "the first runtime"
+    bottom.set_xlabel(
+        f"throughput over that of {first}, 95 % intervals; grey: what an A/A pair differs by; hollow: tie"
+    )

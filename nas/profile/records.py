@@ -1,4 +1,4 @@
-"""What a profile is asked for, and what it says: frozen data, and JSON from it."""
+"""Hold what a profile is asked for and what it says: frozen data, and JSON from it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from typing import Any
 
 import torch
 
-from nas.measure import Arm
+from nas.command import one_line
+from nas.measure import Arm, MeasurementError
 from nas.measure.counts import CounterResult, Counts
 from nas.measure.roofline import Ceilings
-from nas.profile.windows import WindowCost
 from nas.records import Measurement
 
+# What networks and libraries raise; no mistakes of our own.
+FAILURES = (RuntimeError, ValueError, AssertionError, MemoryError)
+LONGEST = 300  # characters of a library's own message
 PARTS_SHARE = 0.1  # of the budget, for the stages' run and again for the layers'
 COVERED = (0.85, 1.05)  # share of a call that stages explain: outside, parts have no name, or overlap
 
 
+def reason(error: Exception) -> str:
+    """Return an error in one line: of a `MeasurementError` its verdict and what more is known of it."""
+    said = one_line(error)[:LONGEST].removeprefix("arm: ")
+    verdict = error.verdict if isinstance(error, MeasurementError) else ""
+    return said if said.startswith(verdict) else f"{verdict}: {said}"
+
+
 @dataclass(frozen=True)
-class Settings:
-    """How to profile. None means: as the network and the device want it. `seconds` is for each timing."""
+class NetworkSettings:
+    """How to profile networks. None: as the network and the device want it. `seconds` is for each timing."""
 
     device: torch.device
     cache: Path
@@ -39,7 +49,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Row:
+class PartRow:
     """One line of the table of stages or layers."""
 
     name: str
@@ -62,6 +72,18 @@ class Roofline:
     ceilings: Ceilings
     measured_again: bool  # because a row lay over them
     over: tuple[str, ...]  # rows whose utilisation is over 1 all the same
+
+
+@dataclass(frozen=True)
+class WindowCost:
+    """A stage whose windows don't divide its map at one input size."""
+
+    stage: int  # counted from 1
+    windows: tuple[int, ...]  # one an attention block of a layer
+    map_side: int
+    resized_side: int  # what the whole stage runs on
+    extra_tokens: float  # share of the tokens that attention would see without: 0.5 is half as many again
+    extra_macs: int  # of one image. Exact where the stage is resized, for all of it goes by tokens; padded, an estimate
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ class Sweep:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return plain JSON data."""
         return {
             **asdict(self),
             "best": asdict(self.best) if self.best else None,
@@ -126,9 +148,9 @@ class Profile:
     counters: tuple[CounterResult, ...]
     environment: dict[str, Any]
     measurement: Measurement | None = None
-    stages: tuple[Row, ...] = ()
+    stages: tuple[PartRow, ...] = ()
     stages_covered: float = 0.0  # the stages' time over the whole's
-    layers: tuple[Row, ...] = ()
+    layers: tuple[PartRow, ...] = ()
     layers_slowed: float = 0.0  # the layers' run took so much longer than the stages': 0.1 is 10 %
     roofline: Roofline | None = None
     sweeps: dict[str, Sweep] = field(default_factory=dict)  # "batch", "resolution"
@@ -146,7 +168,7 @@ class Profile:
         return f"{self.arch}: its stages take {self.stages_covered:.0%} of the time of a whole call: {little}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that --json prints."""
+        """Return the object that --json prints."""
         return {
             "arch": self.arch,
             "arch_id": self.arch_id,

@@ -1,4 +1,4 @@
-"""Arms as tables for people: how fast, and at what cost."""
+"""Show runtimes side by side as tables: how fast, and at what cost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.verdicts import MIN_BLOCKS
-from nas.profile.arms import ArmRow, ArmSettings, ArmsProfile
-from nas.profile.headline import interval
+from nas.profile.arms import RuntimeRow, RuntimeSettings, RuntimesProfile
+from nas.profile.tables import interval
 from nas.records import Measurement
 
 WITH_INTERVALS = 110  # columns of a terminal that has room for both ends of an interval
-NAME = 15  # columns that an arm's name has at least, if it needs them
+NAME = 15  # columns that a runtime's name has at least, if it needs them
 Column = tuple[str, Callable[[Measurement], str]]  # heading, and what stands there; "" is unknown
 
 
 def _known(value: float | None, form: str) -> str:
-    """`form`, with fewer decimals where they would say nothing."""
+    """Format a value by `form`, with fewer decimals where they would say nothing."""
     if value is None:
         return ""
     return format(value, form if value < 100 else ".1f" if value < 1000 else ".0f")
@@ -41,8 +41,8 @@ COSTS: tuple[Column, ...] = (
 )
 
 
-def show_arms(profiles: Sequence[ArmsProfile], settings: ArmSettings, console: Console) -> None:
-    """For each network how fast its arms are, what they cost, and what else has to be said."""
+def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings, console: Console) -> None:
+    """Show for each network how fast its runtimes are, what they cost, and what else has to be said."""
     for p in profiles:
         console.print(speed_table(p, console.width))
         console.print(aa_line(p), style="bold", highlight=False, markup=False)
@@ -55,12 +55,12 @@ def show_arms(profiles: Sequence[ArmsProfile], settings: ArmSettings, console: C
         console.print("Numbers of different runtimes never share one Pareto front.", style="dim")
     e = profiles[0].environment
     versions = f"torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
-    left_open = f"what an arm's name leaves open: {settings.base}"
+    left_open = f"what a runtime's name leaves open: {settings.base}"
     console.print(f"{left_open}; {e['device_name']}; {versions}", style="dim", highlight=False, markup=False)
 
 
-def speed_table(p: ArmsProfile, width: int) -> Table:
-    """Throughput, its ratio to the first arm's, latency. Narrow, an interval is half its width."""
+def speed_table(p: RuntimesProfile, width: int) -> Table:
+    """Tabulate throughput, its ratio to the first runtime's, latency. Narrow, an interval is half its width."""
     ends = width >= WITH_INTERVALS
     rates: list[Column] = [
         ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
@@ -68,12 +68,12 @@ def speed_table(p: ArmsProfile, width: int) -> Table:
         (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
         ("95 %", lambda m: _spread(m.ratio, m.ratio_low, m.ratio_high, ends)),
     ]
-    late = [MEDIAN, *(_told(p, LATE) if ends else ())]
+    late = [MEDIAN, *(_known_columns(p, LATE) if ends else ())]
     table = _table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)
     _add_columns(table, [*rates, ("", lambda m: ""), *late])
     table.add_column("verdict", no_wrap=True)
     table.caption = (
-        "Compare arms by x, timed interleaved with the first: img/s is as the machine was just then."
+        "Compare runtimes by x, timed interleaved with the first: img/s is as the machine was just then."
         " ms: latency at batch 1."
     )
     for row, last in _sections(p.by_runtime):
@@ -82,9 +82,9 @@ def speed_table(p: ArmsProfile, width: int) -> Table:
     return table
 
 
-def cost_table(p: ArmsProfile, width: int) -> Table:
-    """Memory, energy, time to make, error, and where there was no room before, late calls: what is known of them."""
-    columns = _told(p, COSTS if width >= WITH_INTERVALS else (*LATE, *COSTS))
+def cost_table(p: RuntimesProfile, width: int) -> Table:
+    """Tabulate memory, energy, time to make and error as far as known; late calls where there was no room before."""
+    columns = _known_columns(p, COSTS if width >= WITH_INTERVALS else (*LATE, *COSTS))
     table = _table("", p)
     _add_columns(table, columns)
     table.caption = (
@@ -95,8 +95,8 @@ def cost_table(p: ArmsProfile, width: int) -> Table:
     return table
 
 
-def aa_line(p: ArmsProfile) -> str:
-    """The noise floor, and how it is known."""
+def aa_line(p: RuntimesProfile) -> str:
+    """Tell the noise floor, and how it is known."""
     m = p.first.measurement if p.first else None
     if m is None or p.noise is None:
         return "nothing could be measured"
@@ -104,21 +104,21 @@ def aa_line(p: ArmsProfile) -> str:
     return f"A/A: x {m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}: differences under {p.noise:.1%} are ties{few}"
 
 
-def remarks(p: ArmsProfile) -> list[str]:
-    """Why arms have no numbers, and what is to be known beside the verdicts."""
-    said = []
+def remarks(p: RuntimesProfile) -> list[str]:
+    """Tell why runtimes have no numbers, and what else is to be known beside the verdicts."""
+    lines = []
     for row in p.by_runtime:
         if row.why_not:
-            said.append(f"{row.name}: {row.why_not}")
+            lines.append(f"{row.name}: {row.why_not}")
         elif row.measurement and row.measurement.notes:
-            said.append(f"{row.name}: {'; '.join(row.measurement.notes)}")
-    return said
+            lines.append(f"{row.name}: {'; '.join(row.measurement.notes)}")
+    return lines
 
 
-def _table(title: str, p: ArmsProfile) -> Table:
+def _table(title: str, p: RuntimesProfile) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     longest = max((len(row.name) for row in p.rows), default=0)
-    table.add_column("arm", overflow="fold", min_width=min(longest, NAME))
+    table.add_column("runtime", overflow="fold", min_width=min(longest, NAME))
     return table
 
 
@@ -127,30 +127,30 @@ def _add_columns(table: Table, columns: Sequence[Column]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
 
 
-def _sections(rows: Sequence[ArmRow]) -> Iterator[tuple[ArmRow, bool]]:
-    """Each row, and whether it is the last of its runtime."""
+def _sections(rows: Sequence[RuntimeRow]) -> Iterator[tuple[RuntimeRow, bool]]:
+    """Yield each row, and whether it is the last of its runtime."""
     after = [*(row.arm.runtime for row in rows[1:]), None]
     for row, runtime in zip(rows, after, strict=True):
         yield row, row.arm.runtime != runtime
 
 
-def _told(p: ArmsProfile, columns: Sequence[Column]) -> list[Column]:
-    """Those of which something is known."""
+def _known_columns(p: RuntimesProfile, columns: Sequence[Column]) -> list[Column]:
+    """Return the columns of which something is known."""
     return [c for c in columns if any(row.measurement and c[1](row.measurement) for row in p.rows)]
 
 
-def _cells(row: ArmRow, columns: Sequence[Column]) -> list[Text]:
+def _cells(row: RuntimeRow, columns: Sequence[Column]) -> list[Text]:
     m = row.measurement
     return [Text((of(m) if m else "") or "-") for _, of in columns]
 
 
-def _mark(p: ArmsProfile, row: ArmRow) -> str:
+def _mark(p: RuntimesProfile, row: RuntimeRow) -> str:
     if row == p.first:
         return "A/A"
     return "tie" if p.tie(row) else ""
 
 
-def _verdict(row: ArmRow) -> str:
+def _verdict(row: RuntimeRow) -> str:
     if row.measurement:
         return row.measurement.verdict
     return "can't run" if row.impossible else "failed"

@@ -1,4 +1,4 @@
-"""A sample of a search space: how far parameters, MACs and activations range, and what share is within limits."""
+"""Sample a search space: ranges of parameters, MACs and activations, the share within limits, a shortlist to time."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import numpy as np
 import torch
 
 from backbones import build
+from nas.latency import HeldOut, LatencyPredictor, Observation
 from nas.measure import Arm, Setting, environment
 from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
-from nas.profile.failures import FAILURES, reason
 from nas.profile.network import FULL_PX, MICRO_PX
-from nas.profile.shortlist import Shortlist, shortlist, told
+from nas.profile.records import FAILURES, reason
 from nas.records import Measurement
 from search_space import SPACES, ArchSpec
 
+MIN_TIMED = 20  # specs; of fewer, held-out errors are mostly luck
+SHORTLISTED = 10
 EACH_S = 2.0  # timing of one spec at most, as in a search
 RESOLUTIONS = {"micro": MICRO_PX, "full": FULL_PX}
 SHOWN_EVERY = 10
 MOST_REPEATS = 1000  # draws in a row that bring nothing new: the space is exhausted
-
 # Quantity -> (label, unit, divisor). In the order of tables and plots.
 QUANTITIES = {
     "params": ("parameters", "M", 1e6),
@@ -46,7 +47,44 @@ OF_LIMIT = {
 
 
 @dataclass(frozen=True)
-class Request:
+class Shortlist:
+    """Never shown as times: `error` says how far predictions lie from measurements that they had not seen."""
+
+    error: HeldOut
+    untimed: int
+    arch_ids: tuple[str, ...]  # those most likely fast that have a fair chance to keep the limit, ten at most
+    limit_img_s: float | None
+
+
+def shortlist(
+    timed: Sequence[tuple[ArchSpec, Measurement]],
+    untimed: Sequence[ArchSpec],
+    *,
+    batch: int,
+    resolution: int,
+    limit_img_s: float | None,
+) -> Shortlist | None:
+    """Shortlist specs by a predictor fitted on those timed beside one reference; None where these are too few."""
+    if len(timed) < MIN_TIMED:
+        return None
+    predictor = LatencyPredictor.fit(
+        [Observation(spec, 1 / m.ratio) for spec, m in timed], batch=batch, resolution=resolution
+    )
+    # The limit in times of the reference, whose own speed is the median of what it was beside each net.
+    speeds = sorted(m.reference_img_s for _, m in timed)
+    limit = None if limit_img_s is None else speeds[len(speeds) // 2] / limit_img_s
+    kept = predictor.shortlist(list(untimed), limit_s=limit, keep=SHORTLISTED)
+    ids = tuple(spec.arch_id for spec in kept)
+    return Shortlist(predictor.cross_validated(), len(untimed), ids, limit_img_s)
+
+
+def shortlist_data(found: Shortlist) -> dict[str, Any]:
+    """Return plain JSON data."""
+    return {"error": vars(found.error), "untimed": found.untimed, "arch_ids": list(found.arch_ids)}
+
+
+@dataclass(frozen=True)
+class SpaceRequest:
     """What to sample and how to time it; `seconds` None leaves timing out."""
 
     space: str
@@ -73,7 +111,7 @@ class Sampled:
     failure: str | None = None  # why it could not be measured
 
     def value(self, quantity: str) -> float | None:
-        """A quantity by its name here or in `Measurement`; None where it was not measured."""
+        """Return a quantity by its name here or in `Measurement`; None where it was not measured."""
         holder = self if quantity in ("params", "macs", "activations") else self.measurement
         found = None if holder is None else getattr(holder, quantity)
         return None if found is None else float(found)
@@ -83,14 +121,14 @@ class Sampled:
 class SpaceProfile:
     """What is known of the sample so far."""
 
-    request: Request
+    request: SpaceRequest
     specs: tuple[Sampled, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
     shortlist: Shortlist | None = None
 
     def ranges(self) -> dict[str, dict[str, float]]:
-        """Minimum, quartiles and maximum of each quantity that some spec has, in base units."""
+        """Return minimum, quartiles and maximum of each quantity that some spec has, in base units."""
         found = {name: self.values(name) for name in QUANTITIES}
         names = ("min", "q25", "median", "q75", "max")
         return {
@@ -100,11 +138,11 @@ class SpaceProfile:
         }
 
     def values(self, quantity: str) -> list[float]:
-        """Of those specs that have it."""
+        """Return a quantity of those specs that have it."""
         return [v for v in (spec.value(quantity) for spec in self.specs) if v is not None]
 
     def fits(self) -> dict[str, tuple[int, int]]:
-        """By limit, and "all" of them: (specs within, specs of which it is known)."""
+        """Count by limit, and for "all" of them: (specs within, specs of which it is known)."""
         verdicts = {name: [_within(spec, name, x) for spec in self.specs] for name, x in self.request.limits.items()}
         if len(verdicts) > 1:
             verdicts["all"] = [_all(per_spec) for per_spec in zip(*verdicts.values(), strict=True)]
@@ -116,7 +154,7 @@ class SpaceProfile:
         return tuple(spec for spec in self.specs if spec.failure)
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that --json prints."""
+        """Return the object that --json prints."""
         request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
         fits = {name: {"fit": fit, "of": known} for name, (fit, known) in self.fits().items()}
         return {
@@ -124,18 +162,18 @@ class SpaceProfile:
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
-            "shortlist": told(self.shortlist) if self.shortlist else None,
+            "shortlist": shortlist_data(self.shortlist) if self.shortlist else None,
             "missing": list(self.missing),
             "environment": self.environment,
         }
 
 
 def sampling(
-    request: Request, bench: MeasurementService | None, progress: Callable[[str, float], None]
+    request: SpaceRequest, service: MeasurementService | None, progress: Callable[[str, float], None]
 ) -> Iterator[SpaceProfile]:
-    """Count all specs, then time as many of them as the budget allows; what is known after every few of them.
+    """Count all specs, then time as many of them as the budget allows; yield what is known after every few.
 
-    bench: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
+    service: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
     """
     rng, began = random.Random(request.seed), time.monotonic()
     known = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
@@ -148,26 +186,26 @@ def sampling(
             left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
             progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
             yield replace(known, specs=tuple(counted))
-    known = replace(known, specs=tuple(counted), missing=("timing",) if bench else ())
+    known = replace(known, specs=tuple(counted), missing=("timing",) if service else ())
     yield known
-    if bench:
-        yield from _timing(known, specs, request, bench, progress)
+    if service:
+        yield from _timing(known, specs, request, service, progress)
 
 
 def _timing(
     known: SpaceProfile,
     specs: Sequence[ArchSpec],
-    request: Request,
-    bench: MeasurementService,
+    request: SpaceRequest,
+    service: MeasurementService,
     progress: Callable[[str, float], None],
 ) -> Iterator[SpaceProfile]:
-    """Specs come in random order, so that the first few are a sample as well."""
+    """Time specs until the budget is spent; they come in random order, so that the first few are a sample as well."""
     assert request.seconds is not None
     with exclusive_device(str(request.device)):
         deadline = time.monotonic() + request.seconds
         for i, spec in enumerate(specs):
             progress(f"timing: {i} of {len(specs)} beside {request.reference}", deadline - time.monotonic())
-            timed = _timed(known.specs[i], spec, request, bench)
+            timed = _timed(known.specs[i], spec, request, service)
             known = replace(known, specs=(*known.specs[:i], timed, *known.specs[i + 1 :]))
             yield known
             if time.monotonic() > deadline:
@@ -187,8 +225,8 @@ def _shortlist(known: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | No
     )
 
 
-def _distinct(request: Request, rng: random.Random) -> Iterator[ArchSpec]:
-    """Specs drawn uniformly, each once; fewer than asked for where the space has no more."""
+def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
+    """Draw specs uniformly, each once; fewer than asked for where the space has no more."""
     seen: set[str] = set()
     repeats = 0
     while len(seen) < request.samples and repeats < MOST_REPEATS:
@@ -199,7 +237,7 @@ def _distinct(request: Request, rng: random.Random) -> Iterator[ArchSpec]:
             yield spec
 
 
-def _counted(spec: ArchSpec, request: Request) -> Sampled:
+def _counted(spec: ArchSpec, request: SpaceRequest) -> Sampled:
     with torch.device("meta"):
         model = build(spec)
     found = operators(model, 1, request.resolution)
@@ -207,8 +245,8 @@ def _counted(spec: ArchSpec, request: Request) -> Sampled:
     return Sampled(spec.arch_id, params, sum(o.macs for o in found), sum(o.written for o in found))
 
 
-def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: MeasurementService) -> Sampled:
-    """With its measurement, or why there is none."""
+def _timed(counted: Sampled, spec: ArchSpec, request: SpaceRequest, service: MeasurementService) -> Sampled:
+    """Add a spec's measurement, or why there is none."""
     setting = Setting(
         device=str(request.device),
         batch=request.batch,
@@ -217,14 +255,14 @@ def _timed(counted: Sampled, spec: ArchSpec, request: Request, bench: Measuremen
         budget_s=EACH_S,
     )
     try:
-        found = bench.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
+        found = service.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
     except FAILURES as error:
         return replace(counted, failure=reason(error))
     return replace(counted, measurement=found.record)
 
 
 def _within(spec: Sampled, limit: str, bound: float) -> bool | None:
-    """Whether a spec keeps a limit; None where it was not measured. One that could not be keeps none of timing's."""
+    """Return whether a spec keeps a limit; None where it was not measured. A failed one keeps none of timing's."""
     quantity, unit = OF_LIMIT[limit]
     value = spec.value(quantity)
     if value is None:
@@ -233,5 +271,5 @@ def _within(spec: Sampled, limit: str, bound: float) -> bool | None:
 
 
 def _all(verdicts: Sequence[bool | None]) -> bool | None:
-    """All of them; unknown if one is: else what was not timed could only ever be found not to fit."""
+    """Combine verdicts; unknown if one is: else what was not timed could only ever be found not to fit."""
     return None if None in verdicts else all(verdicts)

@@ -1,9 +1,9 @@
-"""Throughput over batch sizes and over resolutions."""
+"""Time a network over batch sizes and over resolutions; tell what windows cost that don't divide their map."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,58 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
+from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
 from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
 from nas.measure.timers import Call, timer_for
-from nas.profile.counting import checked_count
-from nas.profile.records import Point, Profile, Settings, Sweep
-from nas.profile.windows import WindowCost, window_costs
+from nas.profile.network import checked_count
+from nas.profile.records import NetworkSettings, Point, Profile, Sweep, WindowCost
 
 BUFFERS = 2
 
 
-def images(batch: int, resolution: int, settings: Settings) -> Tensor:
-    """Random normal images (batch, 3, resolution, resolution) on the device, in the arm's precision and layout."""
+def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]) -> list[WindowCost]:
+    """Find the stages of `model` whose windows don't divide the map of square images of `resolution` px.
+
+    stage_macs: MACs of one image at that resolution, by stage counted from 1.
+    """
+    costs = []
+    for number, (stage, module, stride) in enumerate(
+        zip(model.spec.stages, model.stages, model.strides, strict=False), start=1
+    ):
+        if stage.window is None:
+            continue
+        side = -(-resolution // stride)
+        resized = _up(side, int(module.step))  # type: ignore[arg-type]
+        ratios, windows = stage.resolutions
+        needed = sum((side / ratio) ** 2 for ratio in ratios)
+        run = sum(_up(-(-resized // r), window) ** 2 for r, window in zip(ratios, windows, strict=True))
+        if run > needed:
+            fitting_macs = round(_macs_on(module, stage.width, resized) * needed / run)
+            extra_macs = stage_macs[number] - fitting_macs
+            costs.append(WindowCost(number, windows, side, resized, run / needed - 1, extra_macs))
+    return costs
+
+
+def _macs_on(stage: nn.Module, width: int, side: int) -> int:
+    """Count a stage on a map that it need not resize: there no block leaves out what a resize back would drop."""
+    hollow, tally = meta_copy(stage), MacCountingMode()
+    with evaluating(hollow), tally:
+        hollow(torch.empty(1, width, side, side, device="meta"))
+    return tally.macs
+
+
+def _up(side: int, step: int) -> int:
+    return -(-side // step) * step
+
+
+def images(batch: int, resolution: int, settings: NetworkSettings) -> Tensor:
+    """Draw random normal images (batch, 3, resolution, resolution), in the arm's device, precision and layout."""
     drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, settings.arm.dtype)
     return drawn.contiguous(memory_format=settings.arm.memory_format)
 
 
-def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: Settings) -> Sweep:
-    """Times all sizes at the profile's resolution; only memory ends it, and then what fits is timed.
+def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+    """Time all batch sizes at the profile's resolution; where memory ends, the largest that fits is timed as well.
 
     model: as it was built; ready: on its device, in its arm's precision, layout and form.
     """
@@ -55,8 +90,8 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
     return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
 
 
-def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: Settings) -> Sweep:
-    """Times all sizes at the profile's batch; one that the network cannot take is refused."""
+def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+    """Time all resolutions at the profile's batch; one that the network cannot take is refused."""
     calls: dict[int, Call] = {}
     costs: dict[int, tuple[int, tuple[WindowCost, ...]]] = {}
     refused: dict[int, str] = {}
@@ -77,9 +112,11 @@ def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, setti
 
 
 def _points(
-    calls: dict[int, Call], settings: Settings, about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]]
+    calls: dict[int, Call],
+    settings: NetworkSettings,
+    about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]],
 ) -> tuple[Point, ...]:
-    """about: (batch, resolution, MACs, windows) of a requested size."""
+    """Time the calls. about: (batch, resolution, MACs, windows) of a requested size."""
     timer = timer_for(settings.device)
     with torch.inference_mode():
         times = times_by_turns(calls, timer, settings.seconds, np.random.default_rng(0))
@@ -108,14 +145,14 @@ def _point(
 
 
 def _call(ready: nn.Module, *drawn: Tensor) -> Call:
-    """Encodes one of the inputs after the other, so that none stays in a cache from the call before."""
+    """Return a call that encodes the next of the inputs, so that none stays in a cache from the call before."""
     encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
     turn = itertools.cycle(drawn)
     return lambda: encode(next(turn))
 
 
-def _runs(call: Call, settings: Settings) -> bool:
-    """Whether the call goes through; False where memory runs out, any other error is raised."""
+def _runs(call: Call, settings: NetworkSettings) -> bool:
+    """Return whether memory is enough for the call; any other error is raised."""
     try:
         with torch.inference_mode():
             call()
@@ -128,7 +165,7 @@ def _runs(call: Call, settings: Settings) -> bool:
     return True
 
 
-SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, Settings], Sweep]] = {
+SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, NetworkSettings], Sweep]] = {
     "batch": batch_sweep,
     "resolution": resolution_sweep,
 }

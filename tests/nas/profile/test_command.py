@@ -20,13 +20,12 @@ from nas.measure.environment import device_key
 from nas.measure.stages import called_parts, stage_times
 from nas.places import lock_dir
 from nas.profile import network
-from nas.profile.__main__ import main
+from nas.profile.__main__ import ProfileProgress, main
 from nas.profile.network import default_resolution
-from nas.profile.progress import ProfileProgress
-from nas.profile.records import Profile, Settings
+from nas.profile.records import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
 from search_space import PRESETS
-from tests.nas.profile.benches import InProcess, scripted
+from tests.nas.profile.services import InProcess, scripted
 
 KEYS = set(
     "arch arch_id params macs counters throughput_img_s latency_ms peak_memory_mib stages environment".split()  # noqa: SIM905
@@ -45,7 +44,7 @@ def places(cache, tmp_path, monkeypatch):
     """Ceilings are measured once for all tests here; locks are this test's own."""
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(cache))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("nas.profile.__main__.Bench", InProcess)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", InProcess)
 
 
 def device_lock():
@@ -148,7 +147,7 @@ def test_only_memory_ends_a_batch_sweep(monkeypatch):
 
     counts = type("Counts", (), {"macs": 7})
     profile = Profile("hungry", None, 1, 32, counts, (), {})
-    settings = Settings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
+    settings = NetworkSettings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
     sweep = batch_sweep(Hungry(), Hungry(), profile, settings)
     assert [(p.requested, p.batch) for p in sweep.points] == [(1, 1), (3, 3), (8, 5)]
     assert sweep.refused == {8: "out of memory; 5 fits", 16: "more than 8"}
@@ -160,7 +159,7 @@ def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypa
             raise MeasurementError("hang", "no result after 120 s")
         return {}
 
-    monkeypatch.setattr("nas.profile.__main__.Bench", scripted(answer))
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(answer))
     both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
     assert main([*both, "--json"]) == 1
     failed, whole = json.loads(capsys.readouterr().out)["profiles"]
@@ -176,7 +175,7 @@ def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypa
 
 def test_the_arm_is_measured_and_its_parts_run_eagerly_in_it(capsys, monkeypatch):
     made = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
-    monkeypatch.setattr("nas.profile.__main__.Bench", made)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
     monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("there are some for fp32"))
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["--arch", "eradio_femto", "--arm", "compiled+nchw+unfused", "--batches", "1,2", *QUICK]) == 0
@@ -239,7 +238,7 @@ def test_the_device_is_held_while_timing():
         with (device_lock() / "device.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    settings = Settings(torch.device("cpu"), None)
+    settings = NetworkSettings(torch.device("cpu"), None)
     with pytest.raises(BlockingIOError):
         list(network.profiling("eradio_femto", settings, scripted(timed)(), lambda *_: None))
 

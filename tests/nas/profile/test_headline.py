@@ -7,10 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from nas.profile.headline import comparison, headline
-from nas.profile.records import Profile, Settings
-from nas.profile.tables import show
-from tests.nas.profile.benches import KNOWN
+from nas.profile.records import NetworkSettings, Profile
+from nas.profile.tables import comparison_table, headline, show
+from tests.nas.profile.services import KNOWN
 
 COUNTS = type("Counts", (), {"macs": 7_000_000, "params": 2_000_000, "uncounted": {}})
 ENVIRONMENT = {"device_name": "a card", "torch": "2", "timm": "1", "python": "3"}
@@ -54,7 +53,7 @@ def test_what_nobody_knows_has_none():
     assert "latency 2.50 ms, batch 1" in lines
     assert "memory, batch 2 unknown" in lines
     assert not any(line.startswith(("energy", "made in", "output error", "launching", "note")) for line in lines)
-    (row,) = (line for line in text(replace(KNOWN, peak_memory_mib=None), comparison) if line.startswith("net"))
+    (row,) = (line for line in text(replace(KNOWN, peak_memory_mib=None), comparison_table) if line.startswith("net"))
     assert row.split()[-2:] == ["-", "ok"]
 
 
@@ -67,6 +66,6 @@ def test_stages_that_explain_too_little_or_too_much_are_said(covered, said):
     profile = Profile("net", None, 2, 64, COUNTS, (), ENVIRONMENT, KNOWN, stages=(stage,), stages_covered=covered)
     console = Console(width=140, file=io.StringIO())
     for shown in ([profile], [profile, profile]):
-        show(shown, Settings(torch.device("cpu"), None), console, layers=False, top=None)
+        show(shown, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
     out = console.file.getvalue()
     assert out.count(f"note: net: its stages take {covered:.0%} of the time of a whole call") == 3 * said

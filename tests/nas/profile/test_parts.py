@@ -12,9 +12,8 @@ from nas.measure.counts.operators import Operator
 from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, kept_ceilings
 from nas.profile import network
-from nas.profile.network import held_against_ceilings
-from nas.profile.parts import Work, layer_work, rows, stage_work
-from nas.profile.records import Row, Settings
+from nas.profile.network import PartWork, held_against_ceilings, layer_work, rows, stage_work
+from nas.profile.records import NetworkSettings, PartRow
 from nas.profile.tables import parts_table
 
 CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, gbytes_s=((1, 1.0),))
@@ -45,7 +44,7 @@ def test_stages_by_hand():
 
 def test_what_a_piece_of_the_batch_touches_decides_the_rate():
     ceilings = replace(CEILINGS, gbytes_s=((1, 4.0), (1000, 1.0)))
-    work = [Work("a", 0, (replace(OPERATORS[1], touched_bytes=1998),))]
+    work = [PartWork("a", 0, (replace(OPERATORS[1], touched_bytes=1998),))]
     whole, cut = (rows(work, {"a": 1.0}, 1.0, 2, ceilings, pieces)[0].attainable_ms for pieces in (1, 2))
     assert (whole, cut) == (pytest.approx(3), pytest.approx(3 / 4))
 
@@ -57,8 +56,8 @@ def test_layers_are_own_operators_in_run_order():
     assert (add.bound, add.attainable_ms) == ("memory", pytest.approx(3))
 
 
-def row(name: str, utilisation: float) -> Row:
-    return Row(name, 1, 1, 1, 4, 4, 1.0, 0.5, "compute", utilisation, utilisation)
+def row(name: str, utilisation: float) -> PartRow:
+    return PartRow(name, 1, 1, 1, 4, 4, 1.0, 0.5, "compute", utilisation, utilisation)
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def measured(monkeypatch):
 
 def held(tmp_path: Path, **changes):
     """One stage that needs 4 GMAC/s."""
-    settings = Settings(torch.device("cpu"), tmp_path, **changes)
+    settings = NetworkSettings(torch.device("cpu"), tmp_path, **changes)
     return held_against_ceilings(lambda c: ((row("stage", 4 / c.gmacs_s),), (row("layer", 0.5),)), settings)
 
 

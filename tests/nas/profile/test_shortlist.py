@@ -2,7 +2,7 @@
 
 import random
 
-from nas.profile.shortlist import FEWEST, shortlist
+from nas.profile.space import MIN_TIMED, shortlist
 from search_space import SPACES
 from tests.nas.study_builders import measurement
 
@@ -34,4 +34,4 @@ def test_who_cannot_keep_the_limit_is_left_out():
 
 
 def test_few_timed_specs_make_no_predictor():
-    assert found(FEWEST - 1)[1] is None
+    assert found(MIN_TIMED - 1)[1] is None

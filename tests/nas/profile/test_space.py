@@ -13,10 +13,10 @@ from backbones import build
 from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space import Request, Sampled, SpaceProfile
+from nas.profile.space import Sampled, SpaceProfile, SpaceRequest
 from nas.records import Measurement
 from search_space import SPACES, ArchSpec
-from tests.nas.profile.benches import scripted
+from tests.nas.profile.services import scripted
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_specs_are_counted_and_ranged(capsys):
 
 
 def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.profile.__main__.Bench", scripted(lambda *_: time.sleep(0.2) or {}))
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
     plot = tmp_path / "space.svg"
     limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
     data = sample(capsys, "--samples", "3", "--seconds", "0.1", "--batch", "2", "--plot", str(plot), *limits)
@@ -77,7 +77,7 @@ def test_a_spec_that_cannot_be_measured_is_counted_and_said(capsys, monkeypatch)
         return {"latency_ms": 2.0}
 
     made = scripted(answer)
-    monkeypatch.setattr("nas.profile.__main__.Bench", made)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
     timed = ["--samples", "4", "--seconds", "60", "--arm", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
@@ -128,6 +128,6 @@ def test_what_was_not_timed_has_no_verdict():
         failed,
     )
     limits = {"max_params": 10, "max_latency_ms": 3.0, "max_memory_mib": 6.0}
-    request = Request("micro", 3, 0, limits, torch.device("cpu"), 64, 1, Arm(), 1.0, "")
+    request = SpaceRequest("micro", 3, 0, limits, torch.device("cpu"), 64, 1, Arm(), 1.0, "")
     fits = SpaceProfile(request, specs, {}).fits()
     assert fits == {"max_params": (4, 5), "max_latency_ms": (1, 3), "max_memory_mib": (1, 2), "all": (1, 2)}

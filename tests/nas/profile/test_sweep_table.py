@@ -6,8 +6,8 @@ import torch
 from rich.console import Console
 
 from nas.measure import Arm
-from nas.profile.records import Point, Profile, Settings, Sweep
-from nas.profile.sweep_table import best_line, show_sweep
+from nas.profile.records import NetworkSettings, Point, Profile, Sweep
+from nas.profile.tables import best_line, show_sweep
 
 COUNTS = type("Counts", (), {"macs": 7_000_000})
 
@@ -37,7 +37,11 @@ def shown(*points, kind="batch", refused=None, arm=None):
     profile = Profile("net", None, 4, 64, COUNTS, (), {})
     console = Console(width=80, file=io.StringIO())
     show_sweep(
-        profile, kind, Sweep(points, refused or {}), Settings(torch.device("cpu"), None, arm=arm or Arm()), console
+        profile,
+        kind,
+        Sweep(points, refused or {}),
+        NetworkSettings(torch.device("cpu"), None, arm=arm or Arm()),
+        console,
     )
     return console.file.getvalue()
 

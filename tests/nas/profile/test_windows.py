@@ -5,7 +5,7 @@ import torch
 
 from backbones import build
 from nas.measure.counts import count
-from nas.profile.windows import window_costs
+from nas.profile.sweeps import window_costs
 from search_space import PRESETS
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for `nas.measure.service.Bench`, for tests that are not about the process it starts."""
+"""Stand-ins for `nas.measure.service.MeasurementService`, for tests that are not about the process it starts."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -29,7 +29,7 @@ KNOWN = Measurement(
 )
 
 
-class Bench:
+class StandIn:
     """`measure` in a context."""
 
     def __init__(self, threads=None):
@@ -42,7 +42,7 @@ class Bench:
         pass
 
 
-class InProcess(Bench):
+class InProcess(StandIn):
     """Measures in this process."""
 
     def measure(self, candidate, reference, setting, *, name_of_reference, limit_s=None):
@@ -50,13 +50,13 @@ class InProcess(Bench):
 
 
 def scripted(answer):
-    """A class of benches that measure nothing.
+    """A class of services that measure nothing.
 
     answer: (candidate, setting) to fields of a `Measurement`; what it raises is raised. The class's `asked` are the
-    (candidate, reference, setting) that its benches were given.
+    (candidate, reference, setting) that its services were given.
     """
 
-    class Scripted(Bench):
+    class Scripted(StandIn):
         asked: ClassVar[list] = []
 
         def measure(self, candidate, reference, setting, *, name_of_reference, limit_s=None):
