@@ -10,7 +10,7 @@ import torch
 
 from nas.distill.trainer import TrainingError
 from nas.failures import Failure
-from nas.measure import Unmeasured
+from nas.measure import MeasurementError
 from nas.measure.sweep import out_of_memory
 
 _OF_VERDICTS = {
@@ -28,7 +28,7 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
     """Failure and reason of what a trial on `device` raised."""
     if isinstance(error, TrainingError):
         return Failure.NOT_FINITE, str(error)
-    if isinstance(error, Unmeasured):
+    if isinstance(error, MeasurementError):
         return _OF_VERDICTS.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
     if out_of_memory(error):
         failure = Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY

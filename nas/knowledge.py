@@ -1,6 +1,6 @@
 """What a search knows of architectures that it has not trained, for `nas.sampling.KnownCostSampler`.
 
-Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.predict`); lower
+Sizes are counted; throughput, latency and memory are predicted from the nets measured so far (`nas.latency`); lower
 rungs tell of higher ones. Predictions only choose what to try next: what counts is measured.
 """
 
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from nas.config import SearchConfig
-from nas.counters.totals import totals
 from nas.failures import Failure
+from nas.latency import MAX_MODELS, LatencyModel, Observation
+from nas.latency.network import stage_costs
 from nas.limits import LIMITS, CountedCosts, Limit, broken_limit
-from nas.predict import MOST, Model, Observation
-from nas.predict.parts import parts
+from nas.measure.counts.totals import totals
 from nas.records import TrialState
 from nas.sampling import Observed
 from nas.spaces import varied
@@ -154,10 +154,10 @@ class Knowledge:
         """Multiply-accumulates and elements moved."""
         return _work_of(self._spec(params), self._px)
 
-    def _fitted(self, nets: tuple[int, ...]) -> Model:
+    def _fitted(self, nets: tuple[int, ...]) -> LatencyModel:
         """From these trials, in units of the reference's time."""
-        seen = [self._measured[number].observation for number in nets[-MOST:]]
-        return Model.fit(seen, self._config.measure_batch, self._px)
+        seen = [self._measured[number].observation for number in nets[-MAX_MODELS:]]
+        return LatencyModel.fit(seen, self._config.measure_batch, self._px)
 
 
 def _key(params: Params) -> tuple[Any, ...]:
@@ -166,7 +166,7 @@ def _key(params: Params) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=10_000)
 def _work_of(spec: ArchSpec, px: int) -> Work:
-    operators = [operator for part in parts(spec, 1, px) for operator in part.operators]
+    operators = [operator for part in stage_costs(spec, 1, px) for operator in part.operators]
     return sum(o.macs for o in operators), sum(o.moved for o in operators)
 
 

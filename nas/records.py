@@ -93,7 +93,7 @@ class Measurement(Record):
     energy_j: float | None = None  # of one image, by the whole card
     tries: int = 1  # more than one: the device was slowed down before
     notes: tuple[str, ...] = ()  # what a reader should know beside the verdict
-    conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.watch: clocks (MHz), power (W), ...
+    conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.conditions: clocks (MHz), power (W), ...
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

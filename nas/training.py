@@ -24,7 +24,7 @@ from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
-from nas.measure.exclusive import training
+from nas.measure.device_lock import training
 from nas.places import checkpoint_path
 from nas.records import RungResult, TrialRecord
 from nas.workbench import Workbench

@@ -9,16 +9,16 @@ from typing import cast
 import torch
 
 from backbones import build
-from nas.bench import save_samples, setting_of
 from nas.config import SearchConfig
-from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
 from nas.limits import broken_limit
-from nas.measure import Unmeasured
-from nas.measure.exclusive import measuring, training
+from nas.measure import MeasurementError
+from nas.measure.counts import side_by_side, totals
+from nas.measure.device_lock import measuring, training
+from nas.measure.service import save_samples
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from nas.training import Training, kept_rungs
-from nas.workbench import Workbench
+from nas.workbench import Workbench, setting_of
 from search_space import ArchSpec
 
 
@@ -84,7 +84,7 @@ def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
     save_samples(measured, bench.samples_dir / f"{record.arch_id}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
-        raise Unmeasured("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
+        raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
     return measured.record
 
 

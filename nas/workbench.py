@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.bench import Bench
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
+from nas.measure import Arm, Setting
+from nas.measure.service import MeasurementService
 from nas.records import RungResult, TrialRecord
 
 Together = Callable[[TrialRecord, int], RungResult]
@@ -26,7 +27,7 @@ class Workbench:
 
     config: SearchConfig
     targets: Targets
-    bench: Bench
+    bench: MeasurementService
     lock_dir: Path
     samples_dir: Path
     weights_dir: Path
@@ -34,3 +35,15 @@ class Workbench:
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
     together: Together | None = None
+
+
+def setting_of(config: SearchConfig) -> Setting:
+    """Return how a search measures: its device, batch, resolution, runtime and budget."""
+    return Setting(
+        device=config.device,
+        batch=config.measure_batch,
+        resolution=config.distill.image_px,
+        arm=Arm.parse(config.measure_arm),
+        budget_s=config.measure_seconds,
+        seed=config.seed,
+    )

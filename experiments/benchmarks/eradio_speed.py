@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone, eradio_from_public, fuse
+from nas.measure.arms import PRECISIONS
 from nas.measure.environment import device_name, torch_device
-from nas.measure.interleave import Comparison, compare
-from nas.measure.pair import PRECISIONS
+from nas.measure.interleave import compare
 from nas.measure.timers import Call, timer_for
+from nas.measure.verdicts import PairTimes
 from tests.backbones.straight_port import StraightPort
 
 THREADS = 2
@@ -147,7 +148,7 @@ def check(ours: Encode, port: Encode, images: Tensor) -> None:
                 raise ArithmeticError(f"outputs differ by {error:.1e} of the largest value: no timing of that")
 
 
-def measure(case: Case, device: torch.device, budget_s: float) -> Comparison:
+def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
     """Check, then time both arms for about `budget_s` seconds."""
     ours, port = networks(case)
     generator = torch.Generator().manual_seed(0)
@@ -165,7 +166,7 @@ def measure(case: Case, device: torch.device, budget_s: float) -> Comparison:
     return compare(calls[0], calls[1], timer_for(device), budget_s, np.random.default_rng(0))
 
 
-def row(name: str, case: Case, result: Comparison) -> str:
+def row(name: str, case: Case, result: PairTimes) -> str:
     """One line of the table: milliseconds of both, ratio with its 95 % interval, target."""
     target = "-" if case.target is None else f"{case.target:g}"
     ratio = f"{result.ratio.value:.2f} [{result.ratio.low:.2f}, {result.ratio.high:.2f}]"

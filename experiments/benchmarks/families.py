@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from nas.bench import Bench
 from nas.measure import Arm, Setting, environment, torch_device
+from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
-from nas.measure.exclusive import measuring
+from nas.measure.service import MeasurementService
 from nas.places import lock_dir
 
 REFERENCE = "timm:resnet50"
@@ -35,7 +35,7 @@ NETS = (
 ARMS = "eager+bf16,compiled+bf16"
 
 
-def measured(net: str, arm: str, args: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+def measured(net: str, arm: str, args: argparse.Namespace, bench: MeasurementService) -> dict[str, Any]:
     """One row; a net that cannot be measured is one with its reason."""
     setting = Setting(args.device, args.batch, args.resolution, Arm.parse(arm), budget_s=args.seconds)
     row = {"net": net, "arm": str(setting.arm), "batch": args.batch, "resolution": args.resolution}
@@ -88,7 +88,7 @@ def main() -> None:
     todo = [(net, arm) for arm in args.arms.split(",") for net in args.nets.split(",")]
     todo = [job for job in todo if (job[0], str(Arm.parse(job[1])), args.batch, args.resolution) not in done]
     began = time.monotonic()
-    with Bench() as bench:
+    with MeasurementService() as bench:
         for number, (net, arm) in enumerate(() if args.report else todo, start=1):
             rows.append(measured(net, arm, args, bench))
             path.write_text(json.dumps({"environment": environment(args.device), "rows": rows}))

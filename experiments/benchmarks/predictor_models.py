@@ -1,4 +1,4 @@
-"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.predict`.
+"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.latency`.
 
 Each is fitted on observations, and then gives seconds for specs of space "micro".
 """
@@ -14,11 +14,9 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from nas.counters import totals
-from nas.predict.costs import Array, Costs
-from nas.predict.model import Model
-from nas.predict.observation import Observation
-from nas.predict.parts import Part, parts
+from nas.latency.network import StageCost, stage_costs
+from nas.latency.predictor import Array, LatencyModel, Observation, OperatorRates
+from nas.measure.counts import totals
 from search_space import SPACES, ArchSpec
 
 SPACE, BATCH, RESOLUTION_PX = "micro", 16, 64
@@ -44,7 +42,7 @@ def encoded(specs: Sequence[ArchSpec]) -> Array:
 
 
 def counted(*names: str) -> Callable[[Sequence[ArchSpec]], Array]:
-    """Logarithms of what `nas.counters` counts."""
+    """Logarithms of what `nas.measure.counts` counts."""
     return lambda specs: np.log([[getattr(totals(s, RESOLUTION_PX), name) for name in names] for s in specs])
 
 
@@ -102,10 +100,10 @@ def _by_shape(rows: list[tuple[tuple[float, ...], float]]) -> Callable[[tuple[fl
 
 
 def costs(with_stages: bool) -> Fit:
-    """What operators cost, by kind (`nas.predict.costs`), without what parts of a kind share."""
+    """What operators cost, by kind (`nas.latency.predictor`), without what parts of a kind share."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
-        found = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).costs
+        found = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).rates
         return lambda specs: np.array([_by_costs(found, s) for s in specs])
 
     return fit
@@ -120,10 +118,10 @@ def costs_and_process(seen: Sequence[Observation]) -> Seconds:
 
 
 def ours(with_stages: bool) -> Fit:
-    """`nas.predict` itself."""
+    """`nas.latency` itself."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
-        model = Model.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
+        model = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
         return lambda specs: model.predict(specs)[0]
 
     return fit
@@ -134,12 +132,12 @@ def whole_only(seen: Sequence[Observation]) -> list[Observation]:
     return [Observation(o.spec, o.seconds) for o in seen]
 
 
-def _by_costs(found: Costs, spec: ArchSpec) -> float:
-    return found.beside_s + sum(map(found.part_s, _parts(spec)))
+def _by_costs(found: OperatorRates, spec: ArchSpec) -> float:
+    return found.beside_s + sum(map(found.stage_s, _parts(spec)))
 
 
-def _parts(spec: ArchSpec) -> list[Part]:
-    return parts(spec, BATCH, RESOLUTION_PX)
+def _parts(spec: ArchSpec) -> list[StageCost]:
+    return stage_costs(spec, BATCH, RESOLUTION_PX)
 
 
 def _specs(seen: Sequence[Observation]) -> list[ArchSpec]:
@@ -169,6 +167,6 @@ MODELS: dict[str, Fit] = {
     "operators' costs, whole nets": costs(False),
     "operators' costs, stages too": costs(True),
     "operators' costs x process of spec": costs_and_process,
-    "nas.predict, whole nets": ours(False),
-    "nas.predict, stages too": ours(True),
+    "nas.latency, whole nets": ours(False),
+    "nas.latency, stages too": ours(True),
 }

@@ -22,10 +22,8 @@ import torch
 
 from backbones import Backbone, build
 from backbones.hollow import hollow
-from nas.counters.ledger import Ledger
-from nas.counters.macs import evaluating
-from nas.counters.tally import Tally
-from nas.counters.totals import totals
+from nas.measure.counts.macs import MacCountingMode, ModuleMacCounter, evaluating
+from nas.measure.counts.totals import totals
 from nas.progress import clock
 from search_space import SPACES, ArchSpec, Space
 
@@ -55,8 +53,8 @@ def check(model: Backbone, resolution: int) -> int:
     """MACs of one call. Raises ValueError for a map whose shape isn't as declared."""
     shapes: list[tuple[int, ...]] = []
     hooks = [stage.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape))) for stage in model.stages]
-    tally = Tally()
-    with evaluating(model), tally, Ledger(model, tally).open():
+    tally = MacCountingMode()
+    with evaluating(model), tally, ModuleMacCounter(model, tally).open():
         summary, spatial = model.encode(torch.empty(1, 3, resolution, resolution, device="meta"))
     for hook in hooks:
         hook.remove()

@@ -30,10 +30,10 @@ import torch
 from scipy.stats import kendalltau
 
 from backbones import build, fuse, resolve
-from nas.bench import Bench
 from nas.measure import Setting, environment, measure_pair
-from nas.measure.exclusive import measuring
-from nas.measure.isolated import Nursery
+from nas.measure.device_lock import measuring
+from nas.measure.forkserver import ForkServer
+from nas.measure.service import MeasurementService
 from nas.places import lock_dir
 from search_space import SPACES
 
@@ -43,28 +43,28 @@ DRIFT, DRIFT_BUDGET_S = 0.02, 1.5
 RESULTS = Path(__file__).parents[1] / "results" / "timing.json"
 
 
-def floor(trial: int, bench: Bench) -> dict[str, Any]:
+def floor(trial: int, bench: MeasurementService) -> dict[str, Any]:
     """The reference against a second copy of itself."""
     return _row(bench, REFERENCE, trial)
 
 
-def agree(trial: int, bench: Bench) -> dict[str, Any]:
+def agree(trial: int, bench: MeasurementService) -> dict[str, Any]:
     """Net trial // 2 of the space, for the first or the second time."""
     spec = SPACES["micro"].sample(random.Random(trial // 2))
     return {"arch_id": spec.arch_id, **_row(bench, spec.to_dict(), trial)}
 
 
-def drift(trial: int, bench: Bench) -> dict[str, Any]:
+def drift(trial: int, bench: MeasurementService) -> dict[str, Any]:
     """A against A under drift: paired, and one after the other."""
-    from experiments.benchmarks.timing import drifting  # as a module that other processes find
+    pass
 
     with measuring(lock_dir() / "cpu"):
         return _nursery().run(drifting, trial, limit_s=120)
 
 
 @cache
-def _nursery() -> Nursery:
-    return Nursery(["experiments.benchmarks.timing"])
+def _nursery() -> ForkServer:
+    return ForkServer(["experiments.benchmarks.timing"])
 
 
 def drifting(seed: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _sequential(net: Any, images: torch.Tensor) -> list[float]:
     return times
 
 
-def _row(bench: Bench, arch: Any, seed: int) -> dict[str, Any]:
+def _row(bench: MeasurementService, arch: Any, seed: int) -> dict[str, Any]:
     with measuring(lock_dir() / "cpu"):
         found = bench.measure(arch, REFERENCE, replace(SETTING, seed=seed), name_of_reference=REFERENCE)
     return _kept(found.record)
@@ -149,7 +149,7 @@ def _compute() -> None:
         net.encode(images).summary.sum().backward()
 
 
-KINDS: dict[str, tuple[Callable[[int, Bench], dict[str, Any]], int]] = {
+KINDS: dict[str, tuple[Callable[[int, MeasurementService], dict[str, Any]], int]] = {
     "floor": (floor, 30),
     "drift": (drift, 100),
     "agree": (agree, 60),
@@ -208,7 +208,7 @@ def main() -> None:
     todo = [(kind, i) for kind in args.kinds.split(",") for i in range(args.trials or KINDS[kind][1])]
     todo = [(kind, i) for kind, i in todo if (args.busy, kind, i) not in done and not args.report]
     began = time.monotonic()
-    with neighbours(args.busy if todo else 0), Bench(threads=1) as bench:
+    with neighbours(args.busy if todo else 0), MeasurementService(threads=1) as bench:
         for number, (kind, trial) in enumerate(todo, start=1):
             row = KINDS[kind][0](trial, bench)
             rows.append({"busy": args.busy, "kind": kind, "trial": trial, **row})

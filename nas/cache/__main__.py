@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from nas.cache.estimate import size
-from nas.cache.inventory import collect, entries
-from nas.cache.opening import open_targets
-from nas.cache.parts import CacheError
-from nas.cache.recheck import LEAST, recheck
-from nas.cache.storage import CODECS
-from nas.cache.summary import summary
+from nas.cache.build import open_targets
+from nas.cache.codecs import CODECS
+from nas.cache.entry import CacheError
+from nas.cache.estimate import size, summary
+from nas.cache.inventory import collect, list_entries
+from nas.cache.verify import MIN_COSINE, verify_set
 from nas.command import TEACHER_HELP, NamedFile, OneLineParser, exit_code, one_line
 from nas.config import SearchConfig
 from nas.places import cache_root
@@ -75,7 +74,7 @@ def verify(arguments: argparse.Namespace, root: Path) -> int:
     for path in paths:
         print(path)
         try:
-            found = recheck(path, arguments.samples, arguments.teacher)
+            found = verify_set(path, arguments.samples, arguments.teacher)
         except ValueError as error:
             print(f"  error: {one_line(error)}")
             bad = True
@@ -84,7 +83,7 @@ def verify(arguments: argparse.Namespace, root: Path) -> int:
             bad |= not agreement.good
             print(
                 f"  {agreement.teacher} {agreement.head}: cosine of stored to live targets {agreement.stored:.4f}"
-                f"{'' if agreement.good else f', below {LEAST}'}; of decompressed to live features"
+                f"{'' if agreement.good else f', below {MIN_COSINE}'}; of decompressed to live features"
                 f" {agreement.decompressed:.4f} on {agreement.images} images ({agreement.built:.4f} on all held-out"
                 " ones when built)"
             )
@@ -93,7 +92,7 @@ def verify(arguments: argparse.Namespace, root: Path) -> int:
 
 def ls(arguments: argparse.Namespace, root: Path) -> int:
     """A table on stdout."""
-    found = entries(root)
+    found = list_entries(root)
     rows = [("what", "images", "size", "last used", "state", "folder")]
     for entry in found:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
@@ -110,7 +109,7 @@ def gc(arguments: argparse.Namespace, root: Path) -> int:
     oldest = time.time() - (arguments.days or 0) * DAY_S
     chosen = [
         entry
-        for entry in entries(root)
+        for entry in list_entries(root)
         if arguments.all
         or (arguments.half_built and entry.state == "half built")
         or (arguments.days is not None and entry.used < oldest)

@@ -1,19 +1,26 @@
-"""PHI-S on PCA: teacher features brought to few channels of mean 0 and variance 1 by an invertible linear map.
+"""Standardize and compress a teacher's features: PHI-S on PCA, fitted on the calibration images.
 
 y = H U^T (x - mean) / phi with phi = sqrt(trace(Sigma) / k): PCA rotation to k channels, Hadamard rotation, one scalar
 (Ranzinger et al. 2024). It is no whitening: directions keep their relative strength, only spread over all channels.
+`calibrate` fits every head, `Compressor` turns features into codes and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
+from nas.cache.codecs import CODECS, Codes
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
+from nas.cache.shards import Rows, publish, temporary
 from nas.teachers.teacher import TeacherError
 
 NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding
@@ -117,3 +124,107 @@ def fit(principal: Spectrum, dims: int) -> Standardiser:
     phi = np.sqrt(kept / dims)
     rotation = spreading_rotation(dims) @ vectors[:, :dims].T
     return Standardiser(mean, rotation / phi, rotation.T * phi, float(kept / values.sum()))
+
+
+HEADS = ("summary", "spatial")
+FILE = "statistics.npz"
+
+
+class Fitted(NamedTuple):
+    """A head's standardiser, and the largest absolute target (k,) seen."""
+
+    standardiser: Standardiser
+    largest: NDArray[np.float32]
+
+
+def calibrate(batches: Callable[[], Iterable[Rows]], share: float) -> dict[str, Fitted]:
+    """Fit every head on raw features (N, C) or (N, C, g, g), read twice; memory stays at one batch.
+
+    `share` is the part of the teacher's numbers that is kept, see `choose_dims`.
+    """
+    moments: dict[str, Moments] = {}
+    cells: dict[str, int] = {}
+    for batch in batches():
+        for head, features in batch.items():
+            cells[head] = int(np.prod(features.shape[2:]))
+            moments.setdefault(head, Moments(features.shape[1])).update(vectors(features))
+    spectra = {head: spectrum(of_head) for head, of_head in moments.items()}
+    dims = choose_dims({head: found.values for head, found in spectra.items()}, cells, share)
+    standardisers = {head: fit(found, dims[head]) for head, found in spectra.items()}
+    largest = {head: np.zeros(k) for head, k in dims.items()}
+    for batch in batches():
+        for head, features in batch.items():
+            targets = standardisers[head].apply(vectors(features))
+            largest[head] = np.maximum(largest[head], np.abs(targets).max(0))
+    return {head: Fitted(standardisers[head], largest[head].astype(np.float32)) for head in spectra}
+
+
+def vectors(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, C) or (N, C, g, g) to (vectors, C)."""
+    return np.moveaxis(features, 1, -1).reshape(-1, features.shape[1]).astype(np.float64)
+
+
+def save_statistics(folder: Path, fitted: Mapping[str, Fitted]) -> None:
+    """Write what `load_statistics` reads, whole or not at all."""
+    arrays: Rows = {}
+    for head, (standardiser, largest) in fitted.items():
+        arrays |= {f"{head}-mean": standardiser.mean, f"{head}-forward": standardiser.forward.astype(np.float32)}
+        arrays |= {f"{head}-kept": np.array(standardiser.kept), f"{head}-largest": largest}
+    written = temporary(folder / FILE)
+    with written.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    publish(written, folder / FILE)
+
+
+def load_statistics(folder: Path) -> dict[str, Fitted]:
+    """Head -> what was fitted."""
+    found = {}
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        for head in HEADS:
+            if f"{head}-mean" in arrays:
+                mean, forward = arrays[f"{head}-mean"], arrays[f"{head}-forward"].astype(np.float64)
+                # Rows of `forward` are orthogonal and of equal length: its inverse is its transpose, scaled.
+                inverse = forward.T / (forward**2).sum(1).mean()
+                standardiser = Standardiser(mean, forward, inverse, float(arrays[f"{head}-kept"]))
+                found[head] = Fitted(standardiser, arrays[f"{head}-largest"])
+    return found
+
+
+class Compressed(NamedTuple):
+    """Codes (N, k) or (N, k, g, g); how many were clipped; the sum over vectors of the cosine to the raw features."""
+
+    codes: Codes
+    clipped: int
+    cosine: float
+
+
+class Compressor:
+    """Features (N, C) or (N, C, g, g) to codes in `storage`."""
+
+    def __init__(self, fitted: Fitted, storage: str, device: torch.device) -> None:
+        standardiser = fitted.standardiser
+        self.mean, self.forward, self.inverse = (
+            torch.from_numpy(matrix).to(device, torch.float32)
+            for matrix in (standardiser.mean, standardiser.forward, standardiser.inverse)
+        )
+        self.codec = CODECS[storage](fitted.largest)
+
+    def __call__(self, features: Tensor) -> Compressed:
+        features = features.to(self.mean.device)
+        targets = (features.movedim(1, -1) - self.mean) @ self.forward.T
+        values = targets.movedim(-1, 1).contiguous().cpu().numpy()
+        codes = self.codec.encode(values)
+        cosine = F.cosine_similarity(self.restored(codes), features, dim=1).sum()
+        return Compressed(codes, self.codec.clipped(values), float(cosine))
+
+    def restored(self, codes: Codes) -> Tensor:
+        """Features (N, C) or (N, C, g, g) of the codes."""
+        values = torch.from_numpy(self.codec.decode(codes)).to(self.mean.device)
+        return (values.movedim(1, -1) @ self.inverse.T + self.mean).movedim(-1, 1)
+
+
+def to_grid(spatial: Tensor, grid: int) -> Tensor:
+    """Maps (B, C, h, w) as (B, C, grid, grid): averaged over areas when larger, bilinear when smaller."""
+    if spatial.shape[-1] >= grid:
+        return F.adaptive_avg_pool2d(spatial, grid)
+    return F.interpolate(spatial, (grid, grid), mode="bilinear")

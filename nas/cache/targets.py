@@ -1,4 +1,4 @@
-"""What a student is trained on, memory-mapped: images, labels, masks and every teacher's standardised features."""
+"""Open what a student is trained on, memory-mapped: images, labels, masks, every teacher's standardized features."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cache.arrays import Array, ShardedArray
-from nas.cache.parts import FORMAT, CacheError, Part, hold
-from nas.cache.standardise import Standardiser
-from nas.cache.statistics import HEADS, load_statistics
-from nas.cache.storage import CODECS, Codec
+from nas.cache.codecs import CODECS, Codec
+from nas.cache.entry import FORMAT, CacheEntry, CacheError, hold
+from nas.cache.shards import ShardedArray, TargetArray
+from nas.cache.standardise import HEADS, Standardiser, load_statistics
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,11 @@ class SplitTargets:
     """images uint8 (N, 3, S, S); labels int64 (N,); masks uint8 (N, S, S); summary and spatial: teacher -> float32
     (N, k) and (N, k, g, g). Slices and arrays of integers give rows; a teacher without summary is not in `summary`."""
 
-    images: Array
-    labels: Array | None
-    masks: Array | None
-    summary: Mapping[str, Array]
-    spatial: Mapping[str, Array]
+    images: TargetArray
+    labels: TargetArray | None
+    masks: TargetArray | None
+    summary: Mapping[str, TargetArray]
+    spatial: Mapping[str, TargetArray]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,28 +79,32 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class PartSet:
-    """Parts that make up one cache: the images' and, by teacher, the targets'; `origin` is how to open them again."""
+class CacheSet:
+    """Entries that make up one cache: the images' and, by teacher, the targets'; `origin` is how to open them again."""
 
     path: Path
-    images: Part
-    teachers: Mapping[str, Part]
+    images: CacheEntry
+    teachers: Mapping[str, CacheEntry]
     origin: Mapping[str, Any]
 
     @property
-    def parts(self) -> list[Part]:
+    def entries(self) -> list[CacheEntry]:
         return [self.images, *self.teachers.values()]
 
 
-def read_set(path: Path) -> PartSet:
-    """The parts that a set names. CacheError if it cannot be read."""
+def read_cache_set(path: Path) -> CacheSet:
+    """Read the entries that a set names.
+
+    Raises:
+        CacheError: The set cannot be read.
+    """
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise CacheError(f"teacher cache: {path} is of another version; delete it to rebuild it")
-        images = Part(path.parent / content["images"])
-        teachers = {name: Part(path.parent / folder) for name, folder in content["teachers"].items()}
-        return PartSet(path, images, teachers, content["origin"])
+        images = CacheEntry(path.parent / content["images"])
+        teachers = {name: CacheEntry(path.parent / folder) for name, folder in content["teachers"].items()}
+        return CacheSet(path, images, teachers, content["origin"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CacheError):
             raise
@@ -109,15 +112,18 @@ def read_set(path: Path) -> PartSet:
 
 
 def load_targets(path: Path, verify: bool = False) -> Targets:
-    """Memory-map a built cache; `path` is its set. CacheError names a missing or resized file, with `verify` also an
-    altered one."""
-    found = read_set(path)
-    for part in found.parts:
-        part.check(hashes=verify)
-        hold(part.folder)
+    """Memory-map a built cache; `path` is its set.
+
+    Raises:
+        CacheError: A file is missing or resized, with `verify` also altered.
+    """
+    found = read_cache_set(path)
+    for entry in found.entries:
+        entry.check(hashes=verify)
+        hold(entry.folder)
     images = found.images.manifest
-    about = {name: part.manifest for name, part in found.teachers.items()}
-    fitted = {name: load_statistics(part.folder) for name, part in found.teachers.items()}
+    about = {name: entry.manifest for name, entry in found.teachers.items()}
+    fitted = {name: load_statistics(entry.folder) for name, entry in found.teachers.items()}
     codecs = {
         name: {head: CODECS[about[name]["storage"]](fit.largest) for head, fit in heads.items()}
         for name, heads in fitted.items()
@@ -142,14 +148,14 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
         mask_classes=images["mask_classes"],
         image_px=images["image_px"],
         grid=next(iter(about.values()))["grid"],
-        build_seconds=round(sum(part.manifest["seconds"] for part in found.parts), 2),
+        build_seconds=round(sum(entry.manifest["seconds"] for entry in found.entries), 2),
         skipped=tuple(skipped),
         class_names=None if images["class_names"] is None else tuple(images["class_names"]),
     )
 
 
-def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:
-    """One split's arrays; labels and masks are None where the cache has none."""
+def load_split(found: CacheSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:
+    """Open one split's arrays; labels and masks are None where the cache has none."""
     records = found.images.manifest["shards"].items()
     rows = {name: record["rows"] for name, record in records if name.startswith(f"{split}-") and record["rows"]}
     files = found.images.manifest["files"]
@@ -159,8 +165,8 @@ def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Cod
     }
     heads = {
         head: {
-            name: sharded(part, rows, head, codecs[name][head])
-            for name, part in found.teachers.items()
+            name: sharded(entry, rows, head, codecs[name][head])
+            for name, entry in found.teachers.items()
             if head in codecs[name]
         }
         for head in HEADS
@@ -168,6 +174,6 @@ def load_split(found: PartSet, split: str, codecs: Mapping[str, Mapping[str, Cod
     return SplitTargets(sharded(found.images, rows, "images"), **plain, **heads)  # type: ignore[arg-type]
 
 
-def sharded(part: Part, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
-    """An array over the shards of a split."""
-    return ShardedArray([part.folder / f"{name}-{array}.npy" for name in rows], list(rows.values()), codec)
+def sharded(entry: CacheEntry, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
+    """Open an array over the shards of a split."""
+    return ShardedArray([entry.folder / f"{name}-{array}.npy" for name in rows], list(rows.values()), codec)

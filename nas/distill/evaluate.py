@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.cache.arrays import Array
+from nas.cache.shards import TargetArray
 from nas.cache.targets import SplitTargets
 from nas.distill.comparison import array_of
 from nas.distill.heads import normalise
@@ -54,7 +54,7 @@ def explained_variance(
     return dict(scores)
 
 
-def total_variance(array: Array) -> float:
+def total_variance(array: TargetArray) -> float:
     """Sum of squared distances of all targets (N, k, ...) from their mean over images and positions.
 
     Read in pieces, and once in the life of the array: every rung of every trial asks for the same.
@@ -66,7 +66,7 @@ def total_variance(array: Array) -> float:
     return _variances[key]
 
 
-def _scatter(array: Array) -> float:
+def _scatter(array: TargetArray) -> float:
     """Merges centred sums of pieces (Chan et al. 1979): no difference of large numbers, whatever the mean."""
     count, mean, scatter = 0, np.zeros(array.shape[1]), 0.0
     for rows in batches(len(array), ROWS):
@@ -85,6 +85,6 @@ def batches(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def read(array: Array, rows: slice) -> Tensor:
+def read(array: TargetArray, rows: slice) -> Tensor:
     """Some rows of a stored array, as a tensor of its own."""
     return torch.from_numpy(np.array(array[rows]))

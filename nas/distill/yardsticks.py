@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nas.cache.targets import SplitTargets, Targets, read_set
+from nas.cache.targets import SplitTargets, Targets, read_cache_set
 from nas.data.imageset import Progress
 from nas.distill.probes import HELD_OUT, teacher_metrics
 from nas.records import HeadFacts, TeacherFacts
@@ -21,7 +21,7 @@ def teacher_facts(
 
     `what` says of each teacher which network it is and what is taken from it.
     """
-    parts = read_set(targets.path).teachers
+    parts = read_cache_set(targets.path).teachers
     facts = {}
     for done, teacher in enumerate(targets.teachers, start=1):
         heads = {

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.arrays import publish, temporary
-from nas.cache.parts import CacheError
-from nas.cache.targets import Targets, read_set
+from nas.cache.entry import CacheError
+from nas.cache.shards import publish, temporary
+from nas.cache.targets import Targets, read_cache_set
 from nas.data.imageset import Progress, digest
 from nas.teachers.teacher import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
@@ -77,7 +77,7 @@ def texts_path(targets: Targets, teacher: str) -> Path | None:
     if targets.class_names is None:
         return None
     try:
-        folder = read_set(targets.path).teachers[teacher].folder
+        folder = read_cache_set(targets.path).teachers[teacher].folder
     except (CacheError, KeyError):
         return None
     return folder / f"texts-{digest([words(targets), TEMPLATES])}.npy"

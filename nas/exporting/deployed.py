@@ -15,8 +15,8 @@ from backbones.backbone import SIZE_MULTIPLE_PX
 from nas.distill.adaptor import module_name
 from nas.exporting.choice import ExportError
 from nas.exporting.subject import Subject
+from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
-from nas.measure.exclusive import measuring
 from nas.measure.interleave import compare
 from nas.measure.timers import timer_for
 from nas.places import lock_dir

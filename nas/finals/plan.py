@@ -16,7 +16,6 @@ from nas.finals.worker import Places
 from nas.places import cache_root, checkpoint_interval_s, lock_dir
 from nas.progress import StageProgress
 from nas.records import Finalist, Study, TrialRecord
-from nas.store import StoreError
 
 LONGER = 3  # times the study's last rung
 FOLDER = "finals"  # in the run's folder
@@ -75,33 +74,21 @@ def places(plan: Plan, run_dir: Path, targets: Path) -> Places:
 
 
 def opened_targets(study: Study, given: Namespace, progress: StageProgress) -> Path:
-    """The study's teachers and images in the cache, built where they are missing; the path of their set.
+    """Open the study's teachers and images in the cache, built where they are missing; returns the path of their set.
 
-    StoreError where they are not those of the study.
+    Raises:
+        CacheError: They are not those of the study.
     """
-    from nas.cache import open_targets
+    from nas.cache import open_study_targets
 
-    config = SearchConfig.from_dict(study.info.config)
-    targets = open_targets(
-        config.data,
-        config.teachers,
-        root=cache_root(given.cache),
-        train_images=config.train_images,
-        val_images=config.val_images,
-        image_px=config.distill.image_px,
-        grid=config.grid,
-        seed=0,  # of the generated images, as in every search
-        views=config.views,
-        storage=config.storage,
+    targets = open_study_targets(
+        SearchConfig.from_dict(study.info.config),
+        cache_root(given.cache),
+        study=study.info,
         weights=given.teacher,
         progress=progress,
         announce=lambda line: print(line, file=sys.stderr),
     )
-    now = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    if now != study.info.teachers:
-        raise StoreError(f"the study was trained with teachers {study.info.teachers}, now they are {now}")
-    if targets.data_fingerprint != study.info.data["fingerprint"]:
-        raise StoreError(f"the images of {study.info.data['name']!r} are not those of the study")
     return targets.path
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nas.finals.standing import Row, Standings
-from nas.profiling.labels import label_points
+from nas.profile.labels import label_points
 from nas.records import Study
 from nas.reranking.plot import speed_axis
 

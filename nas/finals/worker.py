@@ -75,11 +75,11 @@ def workbench(seed: int, places: Places) -> Any:
     """What a training of this seed needs: settings, targets, the folders that it writes into."""
     from dataclasses import replace
 
-    from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
     from nas.measure.environment import device_key
+    from nas.measure.service import MeasurementService
     from nas.workbench import Workbench
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)
@@ -90,7 +90,7 @@ def workbench(seed: int, places: Places) -> Any:
     return Workbench(
         config=config,
         targets=load_targets(Path(places.targets)),
-        bench=Bench(places.threads),  # starts nothing until it is asked, which a training does not
+        bench=MeasurementService(places.threads),  # starts nothing until it is asked, which a training does not
         lock_dir=Path(places.lock_dir) / device_key(config.device),
         samples_dir=own,
         weights_dir=folders["weights"],

@@ -1,18 +1,18 @@
 """Throughput, latency and memory that can be trusted; `exclusive` keeps trainers off the device meanwhile."""
 
 from nas.measure.arms import Arm, ArmError, default_arm
-from nas.measure.contenders import Setting
 from nas.measure.environment import DeviceError, environment, torch_device
-from nas.measure.errors import Unmeasured
 from nas.measure.pair import Measured, measure_pair
+from nas.measure.prepare import Setting
+from nas.measure.verdicts import MeasurementError
 
 __all__ = [
     "Arm",
     "ArmError",
     "DeviceError",
     "Measured",
+    "MeasurementError",
     "Setting",
-    "Unmeasured",
     "default_arm",
     "environment",
     "measure_pair",

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from nas.measure.conditions import nvml
+
 
 class DeviceError(ValueError):
     """A device that was asked for and is not there."""
@@ -110,10 +112,5 @@ def _cuda(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    import pynvml  # only where there is a card
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None  # a container without NVML
+    library = nvml()  # None in a container without NVML
+    return None if library is None else str(library.nvmlSystemGetDriverVersion())

@@ -5,47 +5,15 @@ Sequential timing calls two identical nets different as soon as the machine drif
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from nas.measure.errors import Unmeasured
-from nas.measure.statistics import Array, Interval, median_interval, ratio_interval
+from nas.measure.statistics import Array, median_interval, ratio_interval
 from nas.measure.timers import Call, Timer
+from nas.measure.verdicts import MIN_BLOCKS, MeasurementError, PairTimes
 
 SAMPLE_S = 0.005  # one sample lasts at least this long, so that the clock's grain and a call's overhead vanish in it
-HALF_WIDTH = 0.01  # certain enough
-MIN_BLOCKS = 15  # 30 samples an arm before a result may be "ok"
 SETTLED = 0.03  # warm-up ends when medians of three samples change less than this ...
 WARMUP_SHARE = 0.2  # ... or at this share of the budget
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Candidate against reference. Times are seconds per call; raw samples are kept so that a report can recompute."""
-
-    candidate: Interval
-    reference: Interval
-    ratio: Interval  # reference time / candidate time of the same block: over 1, the candidate is faster
-    candidate_s: Array  # (blocks, 2)
-    reference_s: Array  # (blocks, 2)
-    host_s: Array  # (blocks, 2), the candidate's
-    candidate_spans: Array  # (2 * blocks, 2): when each sample began and ended, on the timer's clock
-    reference_spans: Array
-    seconds: float
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are samples enough for an "ok"."""
-        return len(self.candidate_s) >= MIN_BLOCKS
-
-    @property
-    def verdict(self) -> str:
-        """ "ok", or "wide" where samples are few or the ratio's interval is wider than plus or minus one percent.
-
-        The candidate's own interval may stay wider: a machine that drifts moves both arms, and not their ratio.
-        """
-        return "ok" if self.enough and self.ratio.half_width < HALF_WIDTH else "wide"
 
 
 def compare(
@@ -55,7 +23,7 @@ def compare(
     budget_s: float,
     rng: np.random.Generator,
     lead_in: bool = False,
-) -> Comparison:
+) -> PairTimes:
     """Warm both arms up, then sample blocks (at least one) until the verdict is "ok" or the budget is spent.
 
     lead_in: one call that is not timed whenever the arm changes, for runtimes that leave threads or caches to the next.
@@ -82,7 +50,7 @@ def warm_up(arms: tuple[Call, Call], timer: Timer, budget_s: float) -> tuple[int
     deadline = timer.now() + budget_s
     history = [[t.device_s] for t in timer.run(arms, (1, 1))]
     if not all(times[0] > 0 for times in history):
-        raise Unmeasured("no samples", "the clock saw no time pass")
+        raise MeasurementError("no samples", "the clock saw no time pass")
     while timer.now() < deadline and not all(_settled(times) for times in history):
         repeats = [_repeats(times) for times in history]
         for times, timing in zip(history, timer.run(arms, repeats), strict=True):
@@ -125,11 +93,11 @@ def _block(
     return np.asarray(rows)
 
 
-def _summarize(blocks: list[Array], seconds: float, rng: np.random.Generator) -> Comparison:
+def _summarize(blocks: list[Array], seconds: float, rng: np.random.Generator) -> PairTimes:
     candidate, reference = np.stack(blocks, axis=1)  # (blocks, 2, 4) each
     if not (np.all(candidate[..., 0] > 0) and np.all(reference[..., 0] > 0)):
-        raise Unmeasured("no samples", "the clock saw no time pass")
-    return Comparison(
+        raise MeasurementError("no samples", "the clock saw no time pass")
+    return PairTimes(
         candidate=median_interval(candidate[..., 0].ravel(), rng),
         reference=median_interval(reference[..., 0].ravel(), rng),
         ratio=ratio_interval(candidate[..., 0], reference[..., 0], rng),

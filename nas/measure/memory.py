@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.measure.card import card_uuid, held_bytes, nvml
+from nas.measure.conditions import card_uuid, held_bytes, nvml
 
 MIB = 2**20
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs: proc(5)

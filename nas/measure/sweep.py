@@ -10,9 +10,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from nas.measure.interleave import HALF_WIDTH, SAMPLE_S
+from nas.measure.interleave import SAMPLE_S
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
+from nas.measure.verdicts import HALF_WIDTH
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from nas.measure.host import thread_waited_s
+from nas.measure.conditions import thread_waited_s
 
 Call = Callable[[], object]
 

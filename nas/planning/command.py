@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from nas.cache.opening import share_of
+from nas.cache.build import share_of
 from nas.config import ConfigError, SearchConfig
-from nas.counters import totals
 from nas.limits import LIMITS, CountedCosts, broken_limit
+from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
 from nas.places import cache_root, lock_dir
 from nas.planning.arguments import START_S

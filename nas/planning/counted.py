@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.config import SearchConfig
-from nas.counters import totals
 from nas.distill.probes import HELD_OUT, PROBE_IMAGES
+from nas.measure.counts import totals
 from nas.planning.probe import Probed
 from search_space import ArchSpec
 

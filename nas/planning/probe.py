@@ -12,19 +12,20 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.bench import Bench, setting_of
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
-from nas.counters import totals
 from nas.distill.evaluate import explained_variance
 from nas.distill.pictures import contact_sheet
 from nas.distill.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
 from nas.distill.trainer import Distiller
-from nas.measure import Unmeasured
-from nas.measure.exclusive import measuring
+from nas.measure import MeasurementError
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
+from nas.measure.service import MeasurementService
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
 from nas.training import TimedSlot
+from nas.workbench import setting_of
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
@@ -65,28 +66,30 @@ class Desk:
 def probe(
     config: SearchConfig, named: Sequence[tuple[str, ArchSpec]], targets: Targets, desk: Desk, progress: Progress
 ) -> list[Probed]:
-    """Times of every named architecture; those that cannot be measured are left out. Unmeasured where none can."""
+    """Times of every named architecture; those that cannot be measured are left out. MeasurementError: none can."""
     threads = torch.get_num_threads()
     torch.set_num_threads(desk.train_threads)
     found, problem = [], ""
     try:
-        with Bench(desk.measure_threads) as bench:
+        with MeasurementService(desk.measure_threads) as bench:
             progress("probing architectures", 0, len(named))
             _measure(config, config.reference, bench, desk)  # starts the measuring process, which trials keep
             for done, (name, spec) in enumerate(named):
                 try:
                     found.append(_probe(config, name, spec, targets, bench, desk))
-                except Unmeasured as error:
+                except MeasurementError as error:
                     problem = f"{name}: {error.verdict}: {error}"
                 progress("probing architectures", done + 1, len(named))
     finally:
         torch.set_num_threads(threads)
     if not found:
-        raise Unmeasured("failed", f"no architecture could be probed; the last: {problem}")
+        raise MeasurementError("failed", f"no architecture could be probed; the last: {problem}")
     return found
 
 
-def _probe(config: SearchConfig, name: str, spec: ArchSpec, targets: Targets, bench: Bench, desk: Desk) -> Probed:
+def _probe(
+    config: SearchConfig, name: str, spec: ArchSpec, targets: Targets, bench: MeasurementService, desk: Desk
+) -> Probed:
     counted = totals(spec, config.distill.image_px)
     measure_s = _measure(config, spec.to_dict(), bench, desk)
     torch.manual_seed(config.seed)
@@ -103,7 +106,7 @@ def _probe(config: SearchConfig, name: str, spec: ArchSpec, targets: Targets, be
     return Probed(name, counted.macs, counted.params, step_s, evaluate_s, last_s, measure_s)
 
 
-def _measure(config: SearchConfig, arch: Any, bench: Bench, desk: Desk) -> float:
+def _measure(config: SearchConfig, arch: Any, bench: MeasurementService, desk: Desk) -> float:
     """Seconds of a whole measurement, its process included."""
     setting = setting_of(config)
     with measuring(desk.lock_dir):

@@ -10,14 +10,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
-from nas.cache.estimate import Estimate, of_images, of_teacher
-from nas.cache.features import Compression, Features
-from nas.cache.images import Images, Source
-from nas.cache.opening import Plan, share_of
-from nas.cache.storage import CODECS
+from nas.cache.build import CachePlan, share_of
+from nas.cache.codecs import CODECS
+from nas.cache.estimate import BuildEstimate, of_images, of_teacher
+from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
+from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.config import SearchConfig
-from nas.counters.tally import Tally
+from nas.measure.counts.macs import MacCountingMode
 from nas.planning.figures import Basis
 from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs
@@ -52,7 +52,7 @@ class Material:
     (summary, spatial) channels."""
 
     teachers: tuple[TeacherCost, ...]
-    images: Estimate
+    images: BuildEstimate
     widths: Mapping[str, tuple[int, int]]
     targets: Targets | None = None
 
@@ -60,9 +60,9 @@ class Material:
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
     """Opens the images, and shows a few of them to every teacher whose weights are here and whose part isn't built."""
     counts = {"train": config.train_images, "val": config.val_images}
-    source = Source(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
+    source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.image_px, _compression(config)
-    images = Images(source, px)
+    images = ImageCacheBuilder(source, px)
     chosen = specs(config.teachers, weights)
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
     costs = []
@@ -77,14 +77,14 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
             )
             costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
         else:
-            costs.append(_here(Features(spec, images, compression)))
+            costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
     progress("asking the teachers", len(chosen), len(chosen))
-    built = images.part.complete and not missing
-    plan = Plan(source, config.teachers, weights, px, compression) if built else None
+    built = images.entry.complete and not missing
+    plan = CachePlan(source, config.teachers, weights, px, compression) if built else None
     ready = plan is not None and not plan.missing and plan.path.exists()
     return Material(
         teachers=tuple(costs),
-        images=Estimate(0, 0, 0) if images.part.complete else of_images(images),
+        images=BuildEstimate(0, 0, 0) if images.entry.complete else of_images(images),
         widths={spec.name: widths(spec.name) for spec in chosen},
         targets=load_targets(plan.path) if ready and plan is not None else None,
     )
@@ -105,7 +105,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
             continue
         note = f"{macs / 1e9:.1f} GMACs an image, counted"
         costs.append(TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, stays, 0.0, Basis.ASSUMED, note))
-    images = Estimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
+    images = BuildEstimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 
 
@@ -129,7 +129,7 @@ def pass_macs(name: str) -> float | None:
     """MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
     if name in _EMBEDDED:
         return None
-    parsed, tally = parse(name, TEACHERS), Tally()
+    parsed, tally = parse(name, TEACHERS), MacCountingMode()
     norm = layout(parsed).norm  # runs the network itself where it is not known yet
     with torch.device("meta"):
         net = create(parsed).eval()
@@ -138,12 +138,12 @@ def pass_macs(name: str) -> float | None:
     return tally.macs / parsed.tiles**2
 
 
-def _here(found: Features) -> TeacherCost:
+def _here(found: TeacherCacheBuilder) -> TeacherCost:
     name = found.spec.name
-    if found.part.complete:
+    if found.entry.complete:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "in the cache already: free")
     cost = of_teacher(found)
-    missing = sum(s.stop - s.start for s in found.images.shards if not found.part.has(s))
+    missing = sum(s.stop - s.start for s in found.images.shards if not found.entry.has(s))
     return TeacherCost(name, missing, cost.seconds, cost.stays, cost.passes, Basis.MEASURED, "16 images, twice")
 
 

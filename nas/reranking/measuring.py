@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nas.bench import Arch, Bench, save_samples
 from nas.command import one_line
-from nas.measure import ArmError, Measured, Unmeasured
-from nas.profiling.exclusive import alone
+from nas.measure import ArmError, Measured, MeasurementError
+from nas.measure.device_lock import exclusive_device
+from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.records import Rerank, TrialRecord
 from nas.reranking.plan import Plan
 
@@ -21,8 +21,10 @@ REASON_CHARACTERS = 300
 class Measuring:
     """Works through a plan. samples_dir takes the raw samples; bench: opens one, again after each crash."""
 
-    def __init__(self, plan: Plan, samples_dir: Path, bench: Callable[[int | None], Bench] | None = None) -> None:
-        self._plan, self._samples_dir, self._open = plan, samples_dir, bench or Bench
+    def __init__(
+        self, plan: Plan, samples_dir: Path, bench: Callable[[int | None], MeasurementService] | None = None
+    ) -> None:
+        self._plan, self._samples_dir, self._open = plan, samples_dir, bench or MeasurementService
         self._reference = next((t for t in plan.trials if t.baseline == plan.reference), None)
 
     def left(self, rerank: Rerank) -> list[TrialRecord]:
@@ -66,7 +68,7 @@ class Measuring:
         try:
             measured = self._measure(trial.spec)
         except Exception as error:  # whatever it is, it is this net's: the reference has run
-            if isinstance(error, Unmeasured) and error.verdict == "crash":
+            if isinstance(error, MeasurementError) and error.verdict == "crash":
                 self._bench.close()  # perhaps it was not the net's process that has ended
                 self._bench = self._open(self._plan.threads)
             return replace(rerank, unmeasured={**rerank.unmeasured, trial.number: _reason(error)})
@@ -80,7 +82,7 @@ class Measuring:
 
     def _measure(self, arch: Arch) -> Measured:
         setting, reference = self._plan.setting, self._plan.reference
-        with alone(setting.device):
+        with exclusive_device(setting.device):
             return self._bench.measure(arch, self._reference_arch, setting, name_of_reference=reference)
 
     def _keep_samples(self, measured: Measured, name: str) -> None:
@@ -88,5 +90,5 @@ class Measuring:
 
 
 def _reason(error: Exception) -> str:
-    text, verdict = one_line(error), error.verdict if isinstance(error, Unmeasured) else ""
+    text, verdict = one_line(error), error.verdict if isinstance(error, MeasurementError) else ""
     return (text if text.startswith(verdict) else f"{verdict}: {text}")[:REASON_CHARACTERS]

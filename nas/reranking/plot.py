@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from nas.profiling.labels import label_points
+from nas.profile.labels import label_points
 from nas.records import Measurement, Rerank, Study
 from nas.reranking.comparison import Comparison, Row
 from nas.reranking.plane import Standing

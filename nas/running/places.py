@@ -17,9 +17,9 @@ class Places:
     """Absolute folders that every node sees, the locks' aside; and what a worker takes of its node.
 
     Measuring is exclusive on a whole device without a resource of Ray's for it: whoever trains or measures holds the
-    device's lock (nas.measure.exclusive), a measurement alone. On CUDA a trial has its GPU to itself anyway; ranks that
-    train there, and workers of one CPU, wait at the lock. A lock is a file named after the device on its own node, so
-    nothing waits for another node, and the kernel gives back what a killed process held, which a resource that Ray
+    device's lock (nas.measure.device_lock), a measurement alone. On CUDA a trial has its GPU to itself anyway; ranks
+    that train there, and workers of one CPU, wait at the lock. A lock is a file named after the device on its own node,
+    so nothing waits for another node, and the kernel gives back what a killed process held, which a resource that Ray
     counts could not promise. Processes in containers of their own have to share the folder if they share a device.
     """
 

@@ -85,10 +85,10 @@ def workbench(places: Places) -> Any:
     """Imports torch and opens the teachers once for the life of a worker process."""
     import torch
 
-    from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.measure.environment import device_key
+    from nas.measure.service import MeasurementService
     from nas.workbench import Workbench
 
     threads = max(1, places.train_threads // places.ranks)
@@ -97,7 +97,7 @@ def workbench(places: Places) -> Any:
     return Workbench(
         config=config,
         targets=load_targets(Path(places.targets_dir)),
-        bench=Bench(places.measure_threads),
+        bench=MeasurementService(places.measure_threads),
         lock_dir=Path(places.lock_dir or lock_dir()) / device_key(config.device),
         samples_dir=Path(places.samples_dir),
         weights_dir=Path(places.weights_dir),

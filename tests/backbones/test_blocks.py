@@ -7,7 +7,7 @@ import torch
 
 from backbones import fuse
 from backbones.build import BLOCKS, build_stage
-from nas.counters import count
+from nas.measure.counts import count
 from search_space import BLOCKS as READS
 from tests.backbones.macs import macs
 from tests.backbones.stages import STAGES

@@ -10,13 +10,13 @@ from backbones.layers.linear_attention import relu_attention
 from backbones.layers.squeeze import SqueezeExcite
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding
-from nas.counters import count
+from nas.measure.counts import count
 from search_space import PRESETS, ArchSpec, StageSpec
 from search_space.families import FAMILIES
 from tests.backbones.stages import ATTENTION, STAGES, WINDOWED
 
 # Million parameters without classifier and GMACs of the network itself, as timm builds it (FasterViT's: of its paper),
-# with the resolution in px. Measured with `nas.counters.count`; beside the papers' own in search_space/families.py.
+# with the resolution in px. Measured with `nas.measure.counts`; beside the papers' own in search_space/families.py.
 NAMESAKES = {
     "like_resnet18": (11.18, 1.814, 224),
     "like_resnet50": (23.51, 4.089, 224),

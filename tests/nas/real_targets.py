@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nas.cache import open_targets
+from nas.cache import open_study_targets
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.records import StudyInfo
@@ -13,10 +13,7 @@ from tests.nas.study_builders import study_info
 
 
 def opened(config: SearchConfig, cache: Path) -> Targets:
-    return open_targets(
-        config.data, config.teachers, root=cache, train_images=config.train_images, val_images=config.val_images,
-        image_px=config.distill.image_px, grid=config.grid, seed=0,
-    )  # fmt: skip
+    return open_study_targets(config, cache)
 
 
 def taught_by(targets: Targets, config: SearchConfig) -> StudyInfo:

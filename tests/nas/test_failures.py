@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nas.diagnosis import diagnose
 from nas.distill.trainer import TrainingError
 from nas.failures import Failure, Then, then, time_limit_s
-from nas.measure import Unmeasured
+from nas.measure import MeasurementError
 
 
 @given(st.sampled_from(Failure), st.integers(1, 5))
@@ -47,9 +47,9 @@ def raised(error: Exception) -> Exception:
     ("error", "failure", "reason"),
     [
         (TrainingError("the loss is not finite at step 3"), Failure.NOT_FINITE, "the loss is not finite at step 3"),
-        (Unmeasured("hang", "no result after 5 s"), Failure.HANG, "measuring: hang: no result after 5 s"),
-        (Unmeasured("crash", "SIGSEGV"), Failure.LOST_WORKER, "measuring: crash: SIGSEGV"),
-        (Unmeasured("wrong output", "not finite"), Failure.WRONG_OUTPUT, "measuring: wrong output: not finite"),
+        (MeasurementError("hang", "no result after 5 s"), Failure.HANG, "measuring: hang: no result after 5 s"),
+        (MeasurementError("crash", "SIGSEGV"), Failure.LOST_WORKER, "measuring: crash: SIGSEGV"),
+        (MeasurementError("wrong output", "not finite"), Failure.WRONG_OUTPUT, "measuring: wrong output: not finite"),
         (OSError(errno.ENOSPC, "No space left on device"), Failure.FULL_DISK, "the disk is full: "),
         (RuntimeError("PytorchStreamWriter failed writing file data/1"), Failure.FULL_DISK, "the disk is full: "),
         (OSError(errno.EACCES, "Permission denied"), Failure.ERROR, "PermissionError: "),

@@ -13,9 +13,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from nas.counters.totals import totals
 from nas.failures import Failure
 from nas.knowledge import Knowledge, observe
+from nas.measure.counts.totals import totals
 from nas.records import TrialRecord, TrialState
 from nas.study import StudyLoop
 from search_space import SPACES, ArchSpec

@@ -11,7 +11,7 @@ import pytest
 
 from nas import arguments, profile, query, search
 from nas.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
-from nas.profiling.arguments import parser as profile_parser
+from nas.profile.arguments import parser as profile_parser
 from tests.nas.study_builders import measurement, record
 
 MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)

@@ -96,7 +96,7 @@ def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
 def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
     trials = [record(number, (0.1,), 1.0) for number in range(3)]
     knowledge = Knowledge(MICRO, search_config(), cost)
-    from nas.counters.totals import totals
+    from nas.measure.counts.totals import totals
 
     wanted = [-math.log2(getattr(totals(ArchSpec.from_dict(t.spec), 64), cost)) for t in trials]
     assert list(knowledge.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])) == wanted

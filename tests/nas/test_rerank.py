@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.bench import Bench
 from nas.measure import Measured
+from nas.measure.service import MeasurementService
 from nas.rerank import main
 from nas.reranking import measuring
 from nas.store import Store
@@ -34,9 +34,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shared_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One for both runs of a test: each takes seconds to start."""
-    with Bench(1) as bench:
+    with MeasurementService(1) as bench:
         monkeypatch.setattr(bench, "close", lambda: None)
-        monkeypatch.setattr(measuring, "Bench", lambda threads: bench)
+        monkeypatch.setattr(measuring, "MeasurementService", lambda threads: bench)
         yield
         monkeypatch.undo()
 
@@ -106,7 +106,7 @@ def test_a_study_measured_again_for_real(
     assert told["setting"]["arm"] == "eager+fp32+channels-last+fused"
     assert (tmp_path / "fronts.png").stat().st_size > 10_000
 
-    monkeypatch.setattr(measuring, "Bench", None)  # nothing is left to be measured
+    monkeypatch.setattr(measuring, "MeasurementService", None)  # nothing is left to be measured
     assert main(words) == 0
     assert main([*words, "--batch", "3", "--name", whole.name]) == 2
     assert "batch: 2 -> 3" in capsys.readouterr().err

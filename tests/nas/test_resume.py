@@ -80,7 +80,7 @@ def test_a_refused_command_changes_nothing(
     """Neither an old study, whose budget it was to raise, nor does it leave a new one behind."""
     targets = SimpleNamespace(train=[0] * 256, val=[0] * 64, path=tmp_path, build_seconds=0.0, data_fingerprint="f")
     targets.teachers = {"lite0": SimpleNamespace(fingerprint="f")}
-    monkeypatch.setattr("nas.cache.open_targets", lambda *words, **settings: targets)
+    monkeypatch.setattr("nas.cache.open_study_targets", lambda *words, **settings: targets)
     monkeypatch.setattr(search, "_embed_class_names", lambda *words: None)
     monkeypatch.setattr(search, "_teacher_facts", lambda *words: {})
     before = Store.open(run).info

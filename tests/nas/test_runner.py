@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from backbones import build
-from nas.bench import Bench
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
-from nas.counters import side_by_side
 from nas.distill.adaptors import load_heads
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
+from nas.measure.counts import side_by_side
+from nas.measure.service import MeasurementService
 from nas.records import TrialRecord, TrialState
 from nas.runner import Places, open_site, run_study
 from nas.samplers import make_sampler
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, tar
     asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(1.0))
     folders = {name: tmp_path / name for name in FOLDERS}
     config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
-    with Bench(threads=1) as bench:
+    with MeasurementService(threads=1) as bench:
         *_, last = run_trial(asked, Workbench(config=config, targets=targets, bench=bench, **folders))
     assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
     assert "not finite" in (last.reason or "")

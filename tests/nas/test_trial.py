@@ -14,7 +14,7 @@ import torch
 
 from nas import trial
 from nas.failures import Failure
-from nas.measure import Measured, Setting, Unmeasured
+from nas.measure import Measured, MeasurementError, Setting
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.running.worker import ArchTrainable
 from nas.trial import run_trial
@@ -63,7 +63,7 @@ def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
 
 @pytest.mark.parametrize("verdict", ["out of memory", "crash", "hang"])
 def test_what_cannot_be_measured_has_failed_for_a_reason(tmp_path, verdict):
-    found = first_record(Bench(Unmeasured(verdict, "it was like this")), tmp_path)
+    found = first_record(Bench(MeasurementError(verdict, "it was like this")), tmp_path)
     assert (found.state, found.reason) == (TrialState.FAILED, f"measuring: {verdict}: it was like this")
 
 

@@ -70,7 +70,7 @@ def _reason(error: BaseException) -> str:
     return lines[0][:LONGEST]
 
 
-class Beside:
+class SideStream:
     """A CUDA stream for a library that wants one of its own, in step with torch's current one.
 
     ONNX Runtime takes stream 0, torch's default, for none at all, and TensorRT synchronises the host around work on it.
@@ -96,7 +96,7 @@ class Beside:
         current.wait_stream(self.stream)
 
 
-def in_turn(beside: Beside | None) -> AbstractContextManager[None]:
+def in_turn(beside: SideStream | None) -> AbstractContextManager[None]:
     """A turn of the stream; nothing where there is none, on a CPU."""
     return nullcontext() if beside is None else beside.turn()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Beside, Runner, finish, in_turn, installed, refusing
+from nas.measure.runtimes.contract import Runner, SideStream, finish, in_turn, installed, refusing
 from nas.measure.runtimes.onnx_graph import INPUT, as_it_lies, exported, lies_channels_last
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -26,7 +26,7 @@ def onnxruntime(model: nn.Module, images: Tensor) -> Runner:
     start = time.perf_counter()
     library = installed("onnxruntime", "onnx")
     _check(library, images)
-    beside = Beside(images.device) if images.device.type == "cuda" else None
+    beside = SideStream(images.device) if images.device.type == "cuda" else None
     with exported("onnxruntime", model, images) as path, refusing("onnxruntime", Exception):
         run = Session(library, _session(library, str(path), images.device, beside), images, beside)
         run(images)
@@ -37,7 +37,7 @@ def onnxruntime(model: nn.Module, images: Tensor) -> Runner:
 class Session:
     """A session with its outputs bound once, its input where it lies at each call. Always gives the same tensors."""
 
-    def __init__(self, library: Any, session: Any, example: Tensor, beside: Beside | None) -> None:
+    def __init__(self, library: Any, session: Any, example: Tensor, beside: SideStream | None) -> None:
         self.session, self.beside = session, beside
         self.channels_last = lies_channels_last(example)
         self.binding = session.io_binding()
@@ -68,7 +68,7 @@ def _check(library: Any, images: Tensor) -> None:
         raise ArmError(f"arm: onnxruntime runs fp32 only on a CPU, not {str(images.dtype).removeprefix('torch.')}")
 
 
-def _session(library: Any, path: str, device: torch.device, beside: Beside | None) -> Any:
+def _session(library: Any, path: str, device: torch.device, beside: SideStream | None) -> Any:
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()

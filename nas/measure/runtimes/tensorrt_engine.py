@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Beside, Runner, finish, installed, refusing
+from nas.measure.runtimes.contract import Runner, SideStream, finish, installed, refusing
 from nas.measure.runtimes.onnx_graph import INPUT, as_it_lies, exported, lies_channels_last
 
 
@@ -25,13 +25,13 @@ def tensorrt(model: nn.Module, images: Tensor) -> Runner:
     library = installed("tensorrt", "tensorrt")
     start = time.perf_counter()
     with torch.cuda.device(images.device):
-        run = engine(library, model, images, Beside(images.device))
+        run = engine(library, model, images, SideStream(images.device))
         run(images)
         finish(images.device)
     return Runner(run, time.perf_counter() - start)
 
 
-def engine(library: Any, model: nn.Module, images: Tensor, beside: Beside) -> Engine:
+def engine(library: Any, model: nn.Module, images: Tensor, beside: SideStream) -> Engine:
     """The network built and ready, on a stream of its own."""
     logger = library.Logger(library.Logger.ERROR)
     with exported("tensorrt", model, images) as path, refusing("tensorrt", RuntimeError):
@@ -43,7 +43,7 @@ def engine(library: Any, model: nn.Module, images: Tensor, beside: Beside) -> En
 class Engine:
     """An engine with its outputs bound once, its input where it lies at each call. Always gives the same tensors."""
 
-    def __init__(self, library: Any, engine: Any, example: Tensor, beside: Beside) -> None:
+    def __init__(self, library: Any, engine: Any, example: Tensor, beside: SideStream) -> None:
         self.beside, self.channels_last = beside, lies_channels_last(example)
         self.engine = engine  # the context needs it alive
         self.context = engine.create_execution_context()

@@ -10,14 +10,14 @@ import signal
 import sys
 from pathlib import Path
 
-from nas.cache import open_targets, parts
+from nas.cache import entry, open_targets
 from tests.nas.cache.conftest import SIZES
 
 
 def main() -> None:
     root, *fatal = sys.argv[1:]
-    parts.SHARD = 16
-    record = parts.Part.record
+    entry.SHARD = 16
+    record = entry.CacheEntry.record
 
     def told(part, shard, *rest, **about):
         record(part, shard, *rest, **about)
@@ -27,7 +27,7 @@ def main() -> None:
         if [stage, str(done)] == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    parts.Part.record = told
+    entry.CacheEntry.record = told
     open_targets("embedded", "xfeat", root=Path(root), progress=progress, **SIZES)
 
 

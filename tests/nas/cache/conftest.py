@@ -11,7 +11,7 @@ SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed"
 @pytest.fixture(autouse=True, scope="package")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.cache.parts.SHARD", 16)
+        patch.setattr("nas.cache.entry.SHARD", 16)
         yield
 
 

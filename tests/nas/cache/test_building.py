@@ -10,9 +10,9 @@ import pytest
 from filelock import Timeout
 
 from nas.cache import CacheError
-from nas.cache.features import Features
-from nas.cache.parts import Part, Shard
-from nas.cache.targets import read_set
+from nas.cache.entry import CacheEntry, Shard
+from nas.cache.targets import read_cache_set
+from nas.cache.teacher_features import TeacherCacheBuilder
 from tests.waiting import PATIENCE_S
 
 
@@ -24,9 +24,9 @@ def start(root, *fatal):
 def hashes(targets):
     """File name -> sha256, over all parts."""
     return {
-        f"{part.folder.name}/{name}": entry["sha256"]
-        for part in read_set(targets.path).parts
-        for name, entry in part.manifest["files"].items()
+        f"{entry.folder.name}/{name}": file["sha256"]
+        for entry in read_cache_set(targets.path).entries
+        for name, file in entry.manifest["files"].items()
     }
 
 
@@ -53,7 +53,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):
     assert {path: path.stat().st_ino for path in before} == before
     assert hashes(targets) == hashes(alone)
     assert not {stage for stage, *_ in calls} & {"train images", "val images"}
-    folders = {part.folder for part in read_set(targets.path).parts}
+    folders = {entry.folder for entry in read_cache_set(targets.path).entries}
     assert all(path.parent in folders for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path)
 
 
@@ -70,13 +70,13 @@ def test_two_processes_share_the_work(tmp_path, opened, alone):
 
 def test_locks_are_had_while_another_builder_finishes_the_part(tmp_path):
     """It removes what the part was built with, at any moment."""
-    part, over, broken = Part(tmp_path), threading.Event(), []
-    part.open()
+    entry, over, broken = CacheEntry(tmp_path), threading.Event(), []
+    entry.open()
 
     def finish_again_and_again():
         try:
             while not over.is_set():
-                Part(tmp_path).finish([], [], dict)
+                CacheEntry(tmp_path).finish([], [], dict)
         except OSError as error:
             broken.append(error)
 
@@ -84,9 +84,9 @@ def test_locks_are_had_while_another_builder_finishes_the_part(tmp_path):
     finisher.start()
     try:
         for number in range(500):
-            with part.lock(f"shard {number % 3}"):
+            with entry.lock(f"shard {number % 3}"):
                 pass
-            with suppress(Timeout), part.lock("shard", wait=False):  # taken up in the next round, as if it were held
+            with suppress(Timeout), entry.lock("shard", wait=False):  # taken up in the next round, as if it were held
                 pass
     finally:
         over.set()
@@ -107,19 +107,19 @@ def test_an_interrupted_build_is_taken_up_in_the_same_process(tmp_path, opened, 
 
 def test_a_shard_that_another_builder_holds_is_passed_over_and_waited_for(tmp_path):
     """Taken up when that builder's lock goes, as the kernel drops a dead process's."""
-    part, shards, made = Part(tmp_path), [Shard("train", i, 16 * i, 16 * i + 16) for i in range(3)], []
-    held = part.lock(shards[0].name)
+    entry, shards, made = CacheEntry(tmp_path), [Shard("train", i, 16 * i, 16 * i + 16) for i in range(3)], []
+    held = entry.lock(shards[0].name)
     held.__enter__()
 
     def make(shard, done):
         made.append(shard.number)
-        part.record(shard, 16, [])
+        entry.record(shard, 16, [])
         if len(made) == 2:
             held.__exit__(None, None, None)
 
     told = []
-    part.working.mkdir(exist_ok=True)
-    part.fill(shards, part.has, make, told.append)
+    entry.working.mkdir(exist_ok=True)
+    entry.fill(shards, entry.has, make, told.append)
     assert made == [1, 2, 0]
     assert told == [16, 32, 48]
 
@@ -142,10 +142,10 @@ def test_a_teacher_that_computes_something_else_is_refused(tmp_path, opened, tea
 
 def test_a_teacher_is_loaded_only_where_it_has_something_to_say(tmp_path, opened, monkeypatch):
     """All that is left to do is to gather the records."""
-    finish = Part.finish
+    finish = CacheEntry.finish
     with monkeypatch.context() as patch:
-        patch.setattr(Part, "finish", lambda part, *rest: "images" in part.folder.name and finish(part, *rest))
+        patch.setattr(CacheEntry, "finish", lambda entry, *rest: "images" in entry.folder.name and finish(entry, *rest))
         with pytest.raises(CacheError, match="manifest"):
             opened(tmp_path)
-    monkeypatch.setattr(Features, "teacher", property(lambda features: pytest.fail("loaded")))
+    monkeypatch.setattr(TeacherCacheBuilder, "teacher", property(lambda features: pytest.fail("loaded")))
     assert len(opened(tmp_path).train) == 48

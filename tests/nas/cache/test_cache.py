@@ -10,13 +10,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from nas.cache import CacheError, load_targets
-from nas.cache.compress import to_grid
-from nas.cache.features import Compression, Features
-from nas.cache.images import Images, Source
-from nas.cache.opening import Plan
-from nas.cache.parts import shards_of
-from nas.cache.statistics import HEADS, calibrate, vectors
-from nas.cache.targets import read_set
+from nas.cache.build import CachePlan
+from nas.cache.entry import shards_of
+from nas.cache.images import ImageCacheBuilder, ImageSource
+from nas.cache.standardise import HEADS, calibrate, to_grid, vectors
+from nas.cache.targets import read_cache_set
+from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import open_images
 from nas.data.imageset import DataError
 from nas.teachers import TeacherOutput, specs
@@ -68,7 +67,7 @@ def test_images_are_the_sources_and_teachers_see_them_at_their_own_size(targets,
 @pytest.mark.parametrize("name", ["lite0", "xfeat"])
 def test_what_is_decompressed_resembles_the_live_features_as_the_manifest_says(targets, teachers, name):
     found = live(teachers[name], pixels("val", 20, 128 if name == "lite0" else 64))
-    heads = read_set(targets.path).teachers[name].manifest["heads"]
+    heads = read_cache_set(targets.path).teachers[name].manifest["heads"]
     for head in HEADS:
         standardiser = getattr(targets.teachers[name], head)
         restored = standardiser.invert(vectors(getattr(targets.val, head)[name][:]))
@@ -80,12 +79,12 @@ def test_what_is_decompressed_resembles_the_live_features_as_the_manifest_says(t
 
 
 def test_targets_take_an_eighth_of_fp16_at_most(targets):
-    for name, part in read_set(targets.path).teachers.items():
-        heads = part.manifest["heads"]
+    for name, entry in read_cache_set(targets.path).teachers.items():
+        heads = entry.manifest["heads"]
         raw = 2 * (heads["summary"]["channels"] + 16 * heads["spatial"]["channels"])
         on_disk = targets.train.summary[name].shape[1] + 16 * targets.train.spatial[name].shape[1]
         assert raw / 9 < on_disk <= raw / 8
-        file = part.folder / "train-00000-spatial.npy"
+        file = entry.folder / "train-00000-spatial.npy"
         assert file.stat().st_size == 128 + 16 * 16 * heads["spatial"]["dims"]
 
 
@@ -124,8 +123,8 @@ def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize)
     restored = about.invert(vectors(targets.train.spatial["xfeat"][:]))
     assert about.dims == 64
     assert np.abs(restored - vectors(found)).max() < (0.01 if storage == "bf16" else 1e-5)
-    part = read_set(targets.path).teachers["xfeat"]
-    assert (part.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
+    entry = read_cache_set(targets.path).teachers["xfeat"]
+    assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
 
 
 def test_a_second_open_builds_nothing(opened, targets):
@@ -172,13 +171,13 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, share
     """Only the names are wanted, so nothing is built. Images are shared as far as they are the same."""
 
     def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):
-        source = Source("embedded", {"train": train_images, "val": 20}, seed, views, tmp_path)
-        return Plan(source, names, {}, image_px, Compression(grid, storage, share))
+        source = ImageSource("embedded", {"train": train_images, "val": 20}, seed, views, tmp_path)
+        return CachePlan(source, names, {}, image_px, Compression(grid, storage, share))
 
     before, after = plan(), plan(**change)
     assert before.path != after.path
-    assert before.teachers[0].part != after.teachers[0].part
-    assert (before.images.part == after.images.part) == shared
+    assert before.teachers[0].entry != after.teachers[0].entry
+    assert (before.images.entry == after.images.entry) == shared
     assert plan().path == before.path
 
 
@@ -205,21 +204,21 @@ def test_a_teacher_without_summary(tmp_path, teachers):
         def forward(self, images):
             return TeacherOutput(None, self.inner(images).spatial)
 
-    source = Source("embedded", {"train": 20, "val": 20}, 0, 1, tmp_path)
-    images = Images(source, 64)
+    source = ImageSource("embedded", {"train": 20, "val": 20}, 0, 1, tmp_path)
+    images = ImageCacheBuilder(source, 64)
     images.build(lambda *call: None)
-    features = Features(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
+    features = TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
     features.__dict__["spec"] = type("Spec", (), {**vars(features.spec), "load": lambda self: Mute()})()
     features.spec.fingerprint, features.spec.slug = "mute", "mute"
     features.build(lambda *call: None)
-    assert list(features.part.manifest["heads"]) == ["spatial"]
+    assert list(features.entry.manifest["heads"]) == ["spatial"]
 
 
 @pytest.fixture
 def copied(targets, tmp_path):
     """A copy of the cache that may be spoilt: (set path, folder of the images, folder of XFeat's targets)."""
     shutil.copytree(targets.path.parent, tmp_path / "copy")
-    found = read_set(tmp_path / "copy" / targets.path.name)
+    found = read_cache_set(tmp_path / "copy" / targets.path.name)
     return found.path, found.images.folder, found.teachers["xfeat"].folder
 
 
@@ -258,9 +257,9 @@ def test_broken_manifests_and_sets_are_refused(copied):
 
 
 def test_the_manifest_lists_every_file(targets):
-    for part in read_set(targets.path).parts:
-        listed = set(json.loads((part.folder / "manifest.json").read_text())["files"])
-        assert listed == {path.name for path in part.folder.iterdir() if path.is_file()} - {"manifest.json", "used"}
+    for entry in read_cache_set(targets.path).entries:
+        listed = set(json.loads((entry.folder / "manifest.json").read_text())["files"])
+        assert listed == {path.name for path in entry.folder.iterdir() if path.is_file()} - {"manifest.json", "used"}
 
 
 def test_undecodable_images_are_skipped_and_named(opened, tmp_path):

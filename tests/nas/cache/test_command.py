@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nas.cache.__main__ import main
-from nas.cache.parts import _held
-from nas.cache.targets import read_set
+from nas.cache.entry import _held
+from nas.cache.targets import read_cache_set
 
 BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
 
@@ -60,7 +60,7 @@ def test_verify_finds_what_is_not_as_it_was(cache, what, capsys, monkeypatch):
     else:
         np.save(path, rows[::-1])
     if what == "targets":
-        monkeypatch.setattr("nas.cache.parts.Part.check", lambda part, hashes: None)
+        monkeypatch.setattr("nas.cache.entry.CacheEntry.check", lambda part, hashes: None)
     assert main(["verify", "--cache", str(cache)]) == 1
     expected = {
         "bytes": "val-00000-spatial.npy is altered",
@@ -93,7 +93,7 @@ def test_gc_deletes_by_age_and_leaves_the_rest(cache, capsys):
     assert old.exists()
     assert main(["gc", "--days", "30", "--cache", str(cache)]) == 0
     assert names(cache) == ["cifar", "images", "targets-xfeat"]
-    assert all(set(read_set(path).teachers) == {"xfeat"} for path in cache.glob("set-*.json"))
+    assert all(set(read_cache_set(path).teachers) == {"xfeat"} for path in cache.glob("set-*.json"))
     assert main(["gc", "--all", "--cache", str(cache)]) == 0
     assert names(cache) == ["cifar"]
     assert not list(cache.glob("set-*.json"))

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.cache.arrays import ShardedArray
-from nas.cache.storage import Int8
+from nas.cache.codecs import Int8
+from nas.cache.shards import ShardedArray
 from nas.cache.targets import SplitTargets, Targets
 from nas.distill import probes
 from nas.distill.evaluate import explained_variance, predict, total_variance

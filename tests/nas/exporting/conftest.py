@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from backbones import build
-from nas.bench import Bench
 from nas.config import DistillConfig
 from nas.export import main
+from nas.measure.service import MeasurementService
 from nas.records import Study, TrialState
 from nas.training import Training
 from nas.workbench import Workbench
@@ -70,7 +70,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for place in places.values():
         place.mkdir(parents=True)
     bench = Workbench(
-        config=c, targets=targets, bench=Bench(), lock_dir=folder / "locks", checkpoint_dir=folder, **places
+        config=c,
+        targets=targets,
+        bench=MeasurementService(),
+        lock_dir=folder / "locks",
+        checkpoint_dir=folder,
+        **places,
     )
     torch.manual_seed(0)
     training = Training(SPEC.arch_id, build(SPEC), bench)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.measure.card import CardWatch
+from nas.measure.conditions import CardWatch
 from nas.measure.timers import HostTimer, Timing
 
 POLL_S = 1 / 15

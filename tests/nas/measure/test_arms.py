@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas.measure.arms import Arm, ArmError, default_arm
-from nas.measure.correct import TOLERANCES, check, truth
+from nas.measure.prepare import TOLERANCES, check, reference_outputs
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ class Two(torch.nn.Module):
 
 def test_the_worst_output_is_what_counts():
     net, images = Two(), torch.randn(2, 3, 8, 8)
-    wanted = truth(net, images)
+    wanted = reference_outputs(net, images)
 
     def summary_is_off(x):
         summary, spatial = net.encode(x)
@@ -88,7 +88,7 @@ def test_the_worst_output_is_what_counts():
 
 def test_rounding_is_within_the_tolerance_of_its_precision():
     net, images = Two(), torch.randn(4, 3, 16, 16)
-    wanted = truth(net, images)
+    wanted = reference_outputs(net, images)
     half = Two().bfloat16()
     half.load_state_dict(net.state_dict())
     found = check(half.encode, images.bfloat16(), wanted, "bf16")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from backbones import resolve
-from nas.bench import Bench
 from nas.measure import Arm, Setting, measure_pair
-from nas.measure.card import CardWatch, card_uuid, nvml
+from nas.measure.conditions import CardWatch, card_uuid, nvml
 from nas.measure.environment import device_key, environment
 from nas.measure.pair import watch_for
+from nas.measure.service import MeasurementService
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,11 +20,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def bench():
-    with Bench() as made:
+    with MeasurementService() as made:
         yield made
 
 
-def measure(bench: Bench, arm: str, **changes: object):
+def measure(bench: MeasurementService, arm: str, **changes: object):
     setting = Setting(**{"device": "cuda:0", "batch": 32, "resolution": 64, "arm": Arm.parse(arm)} | changes)
     return bench.measure("eradio_pico", "eradio_pico", setting, name_of_reference="eradio_pico")
 

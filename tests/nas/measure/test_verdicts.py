@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure import Measured, Setting, Unmeasured, measure_pair
-from nas.measure.host import HostWatch, thread_waited_s
+from nas.measure import Measured, MeasurementError, Setting, measure_pair
+from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
 from nas.measure.pair import PAUSE_S, TRIES
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
-from nas.measure.watch import Conditions
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 HEAT, POWER_CAP = 0x40, 0x04
@@ -231,7 +230,7 @@ def test_launching_that_takes_as_long_as_computing_is_the_verdict():
 
 def test_a_clock_that_stands_still_gives_no_samples():
     machine = Machine()
-    with pytest.raises(Unmeasured, match="the clock saw no time pass") as caught:
+    with pytest.raises(MeasurementError, match="the clock saw no time pass") as caught:
         measure(machine, nets=(Net(machine, 0.0), Net(machine, 0.001)))
     assert caught.value.verdict == "no samples"
 
@@ -241,7 +240,7 @@ def test_out_of_memory_at_any_batch(most):
     machine = Machine(noise=0.003)
     nets = (Net(machine, 0.001, most_images=most), Net(machine, 0.002))
     if not most:
-        with pytest.raises(Unmeasured, match="out of memory") as caught:
+        with pytest.raises(MeasurementError, match="out of memory") as caught:
             measure(machine, nets=nets)
         assert caught.value.verdict == "out of memory"
         return
@@ -349,7 +348,7 @@ def test_percentiles_of_the_latency_where_there_are_enough():
 def test_polling_in_a_thread_ends_with_the_measurement():
     import threading
 
-    from nas.measure.watch import watching
+    from nas.measure.conditions import watching
 
     polls = []
     watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(strangers=1))

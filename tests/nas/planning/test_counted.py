@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.config import SearchConfig
-from nas.counters import totals
+from nas.measure.counts import totals
 from nas.planning.counted import AssumedDevice, counted
 from nas.planning.probe import Probed
 from nas.planning.teachers import material_counted, pass_macs, weights_here, widths

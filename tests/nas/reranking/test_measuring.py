@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from nas.measure import Arm, ArmError, Measured, Setting, Unmeasured
+from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
 from nas.records import Rerank, Study, TrialRecord
 from nas.reranking.measuring import Measuring
 from nas.reranking.plan import Plan, begun, study_arm
@@ -98,8 +98,8 @@ def test_a_rerank_goes_on_only_as_it_began() -> None:
 def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
     study = small_study()
     errors = (
-        Unmeasured("crash", "the process was ended by SIGKILL"),
-        Unmeasured("out of memory", "out of memory, even for one image"),
+        MeasurementError("crash", "the process was ended by SIGKILL"),
+        MeasurementError("out of memory", "out of memory, even for one image"),
         ArmError("arm: cannot run this"),
         KeyError("odd"),
     )
@@ -118,7 +118,9 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
     assert {p.stem for p in tmp_path.iterdir() if p.suffix} == {study.trials[n].arch_id for n in (0, 5)}
 
 
-@pytest.mark.parametrize("error", [ArmError("arm: nothing was compiled"), Unmeasured("hang", "no result after 9 s")])
+@pytest.mark.parametrize(
+    "error", [ArmError("arm: nothing was compiled"), MeasurementError("hang", "no result after 9 s")]
+)
 def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
     study = small_study()
     bench = Bench({key_of(study.trials[0]): error})

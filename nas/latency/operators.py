@@ -1,0 +1,73 @@
+"""Derive the cost of operators from their sizes alone: MACs and elements moved, by kind. Plain Python."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class OperatorCost(NamedTuple):
+    """One operator call of one batch."""
+
+    kind: str
+    macs: int
+    moved: int  # elements read and written, weights included
+
+
+Operators = tuple[OperatorCost, ...]
+
+
+class FeatureMap(NamedTuple):
+    """A batch of square maps."""
+
+    batch: int
+    side: int
+
+    @property
+    def places(self) -> int:
+        """Pixels of all maps."""
+        return self.batch * self.side**2
+
+    def padded(self, step: int) -> FeatureMap:
+        """Round the side up to a multiple of `step`."""
+        return FeatureMap(self.batch, -(-self.side // step) * step)
+
+    def shrunk(self, stride: int) -> FeatureMap:
+        """Divide the side by a stride."""
+        return FeatureMap(self.batch, self.side // stride)
+
+
+def memory(kind: str, elements: int, passes: int = 2) -> OperatorCost:
+    """Cost an operator without MACs; each pass reads or writes all elements."""
+    return OperatorCost(kind, 0, elements * passes)
+
+
+def conv(at: FeatureMap, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> OperatorCost:
+    """Cost a convolution to a map `stride` times coarser."""
+    after, weights = at.shrunk(stride), outputs * inputs // groups * kernel**2
+    if groups == 1:
+        kind = "pointwise" if kernel == 1 else "conv"
+    else:
+        kind = "depthwise" if groups == inputs == outputs else "grouped"
+    return OperatorCost(kind, after.places * weights, at.places * inputs + after.places * outputs + weights)
+
+
+def transposed(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
+    """Cost a transposed convolution whose kernel is its stride, from a map `ratio` times coarser to `at`."""
+    moved = (at.places + at.shrunk(ratio).places) * channels + (ratio * channels) ** 2
+    return OperatorCost("transposed", at.places * channels**2, moved)
+
+
+def pooled(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
+    """Cost average pooling to a map `ratio` times coarser."""
+    return OperatorCost("pool", 0, (at.places + at.shrunk(ratio).places) * channels)
+
+
+def linear(tokens: int, inputs: int, outputs: int) -> OperatorCost:
+    """Cost tokens times a matrix of weights."""
+    return OperatorCost("linear", tokens * inputs * outputs, tokens * (inputs + outputs) + inputs * outputs)
+
+
+def attention(tokens: int, seen: int, width: int, heads: int) -> Operators:
+    """Cost fused attention of `seen` tokens each, and the softmax inside, which memory doesn't see."""
+    fused = OperatorCost("attention", 2 * tokens * seen * width, 4 * tokens * width)
+    return fused, memory("softmax", tokens * seen * heads, 1)

@@ -1,0 +1,107 @@
+"""Three counters side by side, each difference explained in a line. Ours is the reference."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import thop
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from nas.measure.counts.macs import Counts, EncodeModule, count, evaluating, meta_copy
+
+MATRIX_OPERATORS = frozenset({"conv", "linear", "matmul", "bmm", "addmm", "einsum"})  # in fvcore's names
+THOP_HOOKS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+NOTEWORTHY = 100_000  # MACs: 0.0001 G is what a reason can show
+
+
+@dataclass(frozen=True)
+class CounterResult:
+    """What one counter says of one image."""
+
+    name: str
+    macs: int | None  # None: it could not count this network
+    reason: str  # why it differs from ours
+
+
+def side_by_side(
+    model: nn.Module, resolution: int, ours: Counts | None = None
+) -> tuple[CounterResult, CounterResult, CounterResult]:
+    """Ours, fvcore's and thop's count of one image (1, 3, resolution, resolution). `ours` saves counting again.
+
+    fvcore traces a real forward on the CPU; thop runs on a copy on the meta device, because it leaves buffers behind.
+    """
+    ours = ours or count(model, resolution)
+    return (
+        CounterResult("ours", ours.macs, "matrix products, convolutions and attention, exactly"),
+        _survive("fvcore", lambda: _fvcore(model, resolution)),
+        _survive("thop", lambda: _thop(model, resolution, ours)),
+    )
+
+
+def _survive(name: str, counter: Callable[[], CounterResult]) -> CounterResult:
+    """A foreign counter that cannot follow a network is a line in the table, not the end of the profile."""
+    try:
+        return counter()
+    except Exception as error:  # they raise anything: RuntimeError, TypeError, AssertionError from the tracer
+        summary = f"{type(error).__name__}: {error}".splitlines()[0]
+        return CounterResult(name, None, f"cannot count this network: {summary}")
+
+
+def _fvcore(model: nn.Module, resolution: int) -> CounterResult:
+    encoder = EncodeModule(copy.deepcopy(model).cpu().float())
+    with evaluating(encoder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns of every Python branch on a shape
+        analysis = FlopCountAnalysis(encoder, torch.zeros(1, 3, resolution, resolution))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
+        skipped = {name.removeprefix("aten::"): calls for name, calls in analysis.unsupported_ops().items()}
+    return CounterResult("fvcore", sum(operators.values()), _fvcore_reason(operators, skipped))
+
+
+def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> str:
+    extra = {name: macs for name, macs in operators.items() if name not in MATRIX_OPERATORS and macs >= NOTEWORTHY}
+    attention = sum(calls for name, calls in skipped.items() if "attention" in name)
+    parts = [f"leaves out scaled_dot_product_attention ({attention} calls)"] if attention else []
+    if extra:
+        parts.append("adds " + ", ".join(f"{name} {amount(macs)}" for name, macs in extra.items()))
+    return "; ".join(parts) or "counts the same operators"
+
+
+def _thop(model: nn.Module, resolution: int, ours: Counts) -> CounterResult:
+    encoder = EncodeModule(meta_copy(model))
+    with evaluating(encoder):
+        macs, _ = thop.profile(encoder, (torch.empty(1, 3, resolution, resolution, device="meta"),), verbose=False)
+    return CounterResult("thop", int(macs), _thop_reason(int(macs), model, ours))
+
+
+def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:
+    """thop hooks modules of exact types: it misses functions and subclasses, and counts norms and pooling."""
+    seen = sum(ours.module_macs[name] for name, module in model.named_modules() if type(module) in THOP_HOOKS)
+    functional = ours.macs - seen
+    transposed = sum(
+        ours.module_macs[name] * (math.prod(module.stride) - 1)
+        for name, module in model.named_modules()
+        if type(module) is nn.ConvTranspose2d
+    )
+    others = macs - seen - transposed
+    parts = (
+        [f"leaves out {amount(functional)} in functions and subclasses (attention, matmul ...)"]
+        if functional > 0
+        else []
+    )
+    if transposed:
+        parts.append(f"over-counts transposed convolutions by stride² (+{amount(transposed)})")
+    if others >= NOTEWORTHY:
+        parts.append(f"adds {amount(others)} for normalisation, activation and pooling modules")
+    return "; ".join(parts) or "counts the same operators"
+
+
+def amount(macs: int) -> str:
+    """MACs as a reason names them."""
+    return f"{macs / 1e9:.4f} G" if macs >= 1_000_000 else f"{macs / 1e6:.4f} M"

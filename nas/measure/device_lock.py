@@ -1,0 +1,73 @@
+"""Keep training off a device while something is measured on it: a readers-writer lock across processes, in two files.
+
+    with training(folder): ...   # shared: any number of trainers; release and take it again every few steps
+    with measuring(folder): ...  # exclusive: waits until no trainer holds it
+
+Both queue at a turnstile first, and a measurement keeps the turnstile until it is in: trainers that come back meanwhile
+wait behind it, so that trainers whose holds overlap do not starve it. The kernel drops a dead process's locks.
+Holds do not nest: a second one in the same process waits for the first, for ever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas import places
+from nas.measure.environment import device_key
+
+NOTICE_AFTER_S = 0.5
+
+
+@contextmanager
+def training(lock_dir: Path) -> Iterator[None]:
+    """Hold the device together with other trainers, never with a measurement."""
+    with _held(lock_dir, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def measuring(lock_dir: Path) -> Iterator[None]:
+    """Hold the device alone."""
+    with _held(lock_dir, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def exclusive_device(device: str) -> Iterator[None]:
+    """Hold a device of this machine alone; say on stderr that another process has it where that is so."""
+    notice = threading.Timer(NOTICE_AFTER_S, _print_notice, [device])
+    notice.start()
+    try:
+        with measuring(places.lock_dir() / device_key(device)):
+            notice.cancel()
+            yield
+    finally:
+        notice.cancel()
+
+
+@contextmanager
+def _held(lock_dir: Path, mode: int) -> Iterator[None]:
+    lock_dir.mkdir(parents=True, exist_ok=True)
+    with _flock(lock_dir / "turnstile.lock", fcntl.LOCK_EX) as turnstile, _flock(lock_dir / "device.lock", mode):
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        yield
+
+
+@contextmanager
+def _flock(path: Path, mode: int) -> Iterator[int]:
+    """An flock on a file opened for this hold alone, so that holds within a process exclude each other too."""
+    with path.open("a") as file:
+        fcntl.flock(file, mode)
+        try:
+            yield file.fileno()
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # not left to close: a forked child may hold a copy of the descriptor
+
+
+def _print_notice(device: str) -> None:
+    print(f"waiting for {device}: another process trains or measures on it", file=sys.stderr, flush=True)

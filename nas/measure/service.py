@@ -1,0 +1,104 @@
+"""Measure architectures by name or spec, each in a process of its own, as the search and the commands do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from backbones import Backbone, build, resolve
+from backbones.timm_models import TimmBackbone
+from nas.measure import Measured, Setting, measure_pair
+from nas.measure.arms import COMPILING
+from nas.measure.forkserver import ForkServer
+from search_space import ArchSpec
+
+Arch = str | Mapping[str, Any]  # what `backbones.resolve` knows, or ArchSpec.to_dict()
+LIMIT_S, LIMIT_PER_BUDGET, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
+
+
+class MeasurementService:
+    """Measure one architecture beside another in a fresh process. Hold `nas.measure.device_lock` around each call.
+
+    Args:
+        threads: CPU threads of the measuring process; None: as many as PyTorch has in this one.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or torch.get_num_threads()
+        self._server: ForkServer | None = None  # not before the first measurement: its imports take seconds of CPU
+
+    def measure(
+        self,
+        candidate: Arch,
+        reference: Arch,
+        setting: Setting,
+        *,
+        name_of_reference: str,
+        limit_s: float | None = None,
+    ) -> Measured:
+        """Measure a pair as `measure_pair` does, with freshly initialized weights.
+
+        Args:
+            candidate: Name or spec of the architecture that is measured.
+            reference: Name or spec of the architecture that is timed beside it.
+            setting: How to measure.
+            name_of_reference: The reference's name in the record.
+            limit_s: Seconds after which the process is taken to hang; None: by budget and runtime, generously.
+
+        Raises:
+            MeasurementError: The measurement gives no number, or its process crashes or hangs.
+        """
+        if self._server is None or not self._server.alive:
+            self._server = ForkServer(["nas.measure.service"])
+        return self._server.run(
+            _measure,
+            candidate,
+            reference,
+            setting,
+            name_of_reference,
+            self._threads,
+            limit_s=limit_s or default_limit_s(setting),
+        )
+
+    def close(self) -> None:
+        """End the process that starts measurements."""
+        if self._server is not None:
+            self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def default_limit_s(setting: Setting) -> float:
+    """Return the seconds after which a measurement is taken to hang."""
+    arms = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
+    return LIMIT_S + LIMIT_PER_BUDGET * setting.budget_s + (COMPILING_LIMIT_S if arms & set(COMPILING) else 0.0)
+
+
+def network(arch: Arch) -> Backbone | TimmBackbone:
+    """Build the network of a name, a spec's file or a spec, freshly initialized.
+
+    Raises:
+        SpecError: There is no such architecture.
+    """
+    return resolve(arch)[1] if isinstance(arch, str) else build(ArchSpec.from_dict(arch))
+
+
+def save_samples(measured: Measured, path: Path) -> None:
+    """Write the raw samples of a measurement as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(measured.samples, separators=(",", ":")))
+
+
+def _measure(candidate: Arch, reference: Arch, setting: Setting, name_of_reference: str, threads: int) -> Measured:
+    torch.set_num_threads(threads)
+    torch.manual_seed(setting.seed)
+    return measure_pair(network(candidate), network(reference), setting, name_of_reference=name_of_reference)

@@ -1,0 +1,269 @@
+"""Draw profiles: networks against each other, sweeps, a roofline, runtimes side by side, the ranges of a space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from nas.limits import LIMITS
+from nas.measure import Arm
+from nas.measure.arms import RUNTIMES
+from nas.profile.arms import RuntimeRow, RuntimesProfile
+from nas.profile.labels import label_points
+from nas.profile.records import Profile, Sweep
+from nas.profile.space import QUANTITIES, SpaceProfile
+
+PANEL_INCHES = (5.0, 3.9)
+DPI = 200
+COLOURS = ("#0072b2", "#c77a00", "#007f5f", "#a8557f", "#4b5563", "#b8470b")
+STYLE = {"text.parse_math": False, "svg.hashsalt": "profile", "font.size": 9, "svg.fonttype": "none"}
+OF_RUNTIME = dict(zip(RUNTIMES, COLOURS, strict=True))  # a runtime has its colour in every picture
+WIDTH_INCHES, ROW_INCHES, ABOVE_ROWS_INCHES = 7.5, 0.24, 0.75  # of the picture of runtimes
+WIDE = 4.0  # highest over lowest ratio: from there on the axis is logarithmic, and has ticks enough
+
+Panel = Callable[[Any], None]
+
+
+def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
+    """Draw throughput over GMACs and parameters of several networks, the roofline of one; sweeps beside either."""
+    timed = [p for p in profiles if p.measurement]
+    panels: list[Panel] = []
+    if len(timed) > 1:
+        panels.append(lambda axes: _scatter(axes, timed, "GMACs of one image", lambda p: p.counts.macs / 1e9))
+        panels.append(lambda axes: _scatter(axes, timed, "parameters, millions", lambda p: p.counts.params / 1e6))
+    elif profiles and profiles[0].roofline and not profiles[0].sweeps:
+        panels.append(lambda axes: _roofline(axes, profiles[0]))
+    for kind, label in (("batch", "images a call"), ("resolution", "pixels a side")):
+        swept = [(p.arch, p.sweeps[kind]) for p in profiles if kind in p.sweeps and p.sweeps[kind].points]
+        if swept:
+            panels.append(lambda axes, swept=swept, kind=kind, label=label: _sweep(axes, swept, kind, label))  # type: ignore[misc]
+    if panels:
+        first = timed[0].measurement if timed else None
+        _draw(panels, f"{first.device}; {first.arm}" if first else "", path)
+
+
+def plot_space(profile: SpaceProfile, path: Path) -> None:
+    """Draw a histogram of each quantity that was counted or measured, with the limits."""
+    panels: list[Panel] = [
+        lambda axes, name=name: _histogram(axes, profile, name)  # type: ignore[misc]
+        for name in QUANTITIES
+        if profile.values(name)
+    ]
+    r = profile.request
+    _draw(panels, f"space {r.space}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
+
+
+def _draw(panels: Sequence[Panel], title: str, path: Path) -> None:
+    across = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    down = -(-len(panels) // across)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PANEL_INCHES[0] * across, PANEL_INCHES[1] * down + 0.3), layout="constrained", dpi=DPI)
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, fontsize=8, color="0.35")
+        for i in range(1, len(panels) + 1):
+            axes = figure.add_subplot(down, across, i)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="0.92", linewidth=0.6)
+            axes.set_axisbelow(True)
+        for axes, panel in zip(figure.axes, panels, strict=True):  # after all exist: labels are placed by the layout
+            panel(axes)
+        figure.savefig(path, dpi=DPI)
+
+
+def _scatter(axes: Any, profiles: Sequence[Profile], label: str, cost: Callable[[Profile], float]) -> None:
+    points, whiskers = [], []
+    for i, p in enumerate(profiles):
+        m = p.measurement
+        assert m is not None
+        below, above = m.throughput_img_s - m.throughput_low_img_s, m.throughput_high_img_s - m.throughput_img_s
+        axes.errorbar(
+            cost(p), m.throughput_img_s, yerr=[[below], [above]], fmt="o", markersize=5, color=COLOURS[i % len(COLOURS)]
+        )
+        points.append((cost(p), m.throughput_img_s, p.arch))
+        whiskers.append((m.throughput_low_img_s, m.throughput_high_img_s))
+    axes.set_xlabel(f"{label}, lower is better")
+    sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
+    axes.set_ylabel(f"images/s ({'; '.join(sorted(sizes))})" if len(sizes) == 1 else "images/s (sizes differ)")
+    log_axis(axes, "x", [x for x, _, _ in points])
+    log_axis(axes, "y", [y for ends in whiskers for y in ends])
+    label_points(axes, points, whiskers)
+
+
+def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str) -> None:
+    sizes: set[int] = set()
+    rates: list[float] = []
+    for i, (arch, sweep) in enumerate(swept):
+        x = [getattr(point, kind) for point in sweep.points]
+        y = [point.throughput_img_s for point in sweep.points]
+        low = [point.throughput_low_img_s for point in sweep.points]
+        high = [point.throughput_high_img_s for point in sweep.points]
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(x, y, "o-", markersize=4, linewidth=1.3, color=colour, label=arch)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        misfits = [j for j, point in enumerate(sweep.points) if point.windows]
+        axes.plot(
+            [x[j] for j in misfits], [y[j] for j in misfits], "o", markersize=9, markerfacecolor="none", color=colour
+        )
+        sizes |= set(x)
+        rates += y
+    axes.set_xlabel(label)
+    axes.set_ylabel("images/s")
+    log_axis(axes, "x", list(map(float, sizes)))
+    log_axis(axes, "y", rates)
+    axes.set_xticks(_spread(sorted(sizes)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if any(point.windows for _, sweep in swept for point in sweep.points):
+        axes.plot([], [], "o", markersize=9, markerfacecolor="none", color="0.3", label="windows don't divide")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _spread(sizes: Sequence[int]) -> list[int]:
+    """Choose the sizes that can be read side by side on a log axis."""
+    kept: list[int] = []
+    for size in sizes:
+        if not kept or np.log(size / kept[-1]) > np.log(sizes[-1] / sizes[0]) / 12:
+            kept.append(size)
+    return kept
+
+
+def _roofline(axes: Any, p: Profile) -> None:
+    assert p.roofline is not None
+    c = p.roofline.ceilings
+    rows = [r for r in p.stages if r.macs and r.moved_bytes]
+    if not rows:
+        return
+    points = [(r.macs * p.batch / r.moved_bytes, r.macs * p.batch / (r.time_ms * 1e6), r.name) for r in rows]
+    memory, cache = c.gbytes_s[-1][1], max(rate for _, rate in c.gbytes_s)
+    edges = [
+        min(*(x for x, _, _ in points), c.gmacs_s / cache) / 1.5,
+        max(*(x for x, _, _ in points), c.gmacs_s / memory) * 2,
+    ]
+    x = np.geomspace(edges[0], edges[1], 200)
+    axes.plot(x, np.minimum(x * memory, c.gmacs_s), color="0.2", label=f"memory {memory:.0f} GB/s")
+    axes.plot(x, np.minimum(x * cache, c.gmacs_s), ":", color="0.5", label=f"caches {cache:.0f} GB/s")
+    axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"matrix product {c.gmacs_s:.0f} GMAC/s")
+    shares = [900 * r.share for r in rows]
+    axes.scatter(
+        [a for a, _, _ in points], [b for _, b, _ in points], s=shares, alpha=0.35, color=COLOURS[0], linewidths=0
+    )
+    axes.scatter(
+        [a for a, _, _ in points], [b for _, b, _ in points], s=14, color=COLOURS[0], label="stage; area: time"
+    )
+    axes.set_xlabel(f"MACs a byte moved ({p.arch}, batch {p.batch}, {p.resolution} px)")
+    axes.set_ylabel("GMAC/s")
+    log_axis(axes, "x", edges, 1.0)
+    log_axis(axes, "y", [*(b for _, b, _ in points), c.gmacs_s], 1.6)
+    axes.legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    label_points(axes, points)
+
+
+def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
+    label, unit, divisor = QUANTITIES[quantity]
+    values = [v / divisor for v in profile.values(quantity)]
+    count = min(24, 3 + round(2 * len(values) ** 0.5))
+    bins = np.geomspace(min(values), max(values), count) if max(values) > min(values) else 1
+    axes.hist(values, bins=bins, color=COLOURS[0], alpha=0.75, edgecolor="white", linewidth=0.4)
+    quartiles = np.quantile(values, (0.25, 0.5, 0.75))
+    for value, style, name in zip(quartiles, (":", "-", ":"), ("quartiles", "median", None), strict=True):
+        axes.axvline(value, color="0.2", linestyle=style, linewidth=1, label=name)
+    limits = [
+        bound * LIMITS[name].scale / divisor
+        for name, bound in profile.request.limits.items()
+        if LIMITS[name].quantity == quantity
+    ]
+    for limit in limits:
+        axes.axvline(limit, color=COLOURS[5], linewidth=1.8, label="limit")
+    log_axis(axes, "x", [*values, *limits], 1.1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(f"{label}, {unit}")
+    axes.set_ylabel("specs")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.35) -> None:
+    """Make an axis logarithmic around positive values, with plain numbers as ticks."""
+    axis = getattr(axes, f"{which}axis")
+    getattr(axes, f"set_{which}scale")("log")
+    getattr(axes, f"set_{which}lim")(min(values) / margin, max(values) * margin)
+    span = max(values) * margin**2 / min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 200 else (1,), numticks=12))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+
+
+def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) -> None:
+    """Draw one panel a network, on one axis; nothing where nothing was measured.
+
+    base: What the names of runtimes leave open.
+    """
+    shown = [p for p in profiles if p.first]
+    if not shown:
+        return
+    rows = [len(p.rows) for p in shown]
+    heights = [ABOVE_ROWS_INCHES + ROW_INCHES * count for count in rows]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.5), layout="constrained", dpi=DPI)
+        FigureCanvasAgg(figure)
+        device = shown[0].environment["device_name"]
+        figure.suptitle(f"{device}; what a runtime's name leaves open: {base}", fontsize=8, color="0.35")
+        panels = list(figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
+        for axes, p in zip(panels, shown, strict=True):
+            _panel(axes, p)
+        _scale(panels, shown)
+        figure.savefig(path, dpi=DPI)
+
+
+def _panel(axes: Any, p: RuntimesProfile) -> None:
+    assert p.first is not None
+    assert p.noise is not None
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.axvspan(1 / (1 + p.noise), 1 + p.noise, color="0.88", linewidth=0)
+    axes.axvline(1, color="0.4", linewidth=0.8)
+    for y, row in enumerate(p.by_runtime):
+        _row(axes, p, y, row)
+    axes.set_yticks(range(len(p.rows)), [row.name for row in p.by_runtime])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(p.rows) - 0.4, -0.6)
+    axes.set_title(f"{p.arch}, batch {p.batch}, {p.resolution} px", fontsize=9, loc="left")
+
+
+def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
+    """Draw a point with whiskers, hollow where it is a tie, and the throughput at the margin."""
+    m = row.measurement
+    right = f"{m.throughput_img_s:.4g} img/s" if m else ("can't run here" if row.impossible else "failed")
+    axes.annotate(right, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  va="center", fontsize=8, color="0.25" if m else "0.55")  # fmt: skip
+    if m is None:
+        return
+    colour = OF_RUNTIME[row.arm.runtime]
+    whisker = [[m.ratio - m.ratio_low], [m.ratio_high - m.ratio]]
+    axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=colour,
+                  markerfacecolor="white" if p.tie(row) else colour)  # fmt: skip
+
+
+def _scale(panels: Sequence[Any], shown: Sequence[RuntimesProfile]) -> None:
+    """Scale the axis that all panels share."""
+    found = [row.measurement for p in shown for row in p.rows if row.measurement]
+    noise = 1 + max(p.noise or 0.0 for p in shown)
+    low, high = min(1 / noise, *(m.ratio_low for m in found)), max(noise, *(m.ratio_high for m in found))
+    bottom = panels[-1]
+    if high / low > WIDE:
+        log_axis(bottom, "x", [low, high], 1.05)
+    else:
+        margin = 0.04 * (high - low)
+        bottom.set_xlim(low - margin, high + margin)
+    names = {p.first.name for p in shown if p.first}
+    first = names.pop() if len(names) == 1 else "the first runtime"
+    bottom.set_xlabel(
+        f"throughput over that of {first}, 95 % intervals; grey: what an A/A pair differs by; hollow: tie"
+    )

@@ -1,0 +1,171 @@
+"""Time a network over batch sizes and over resolutions; tell what windows cost that don't divide their map."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones import Backbone
+from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
+from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.timers import Call, timer_for
+from nas.profile.network import checked_count
+from nas.profile.records import NetworkSettings, Point, Profile, Sweep, WindowCost
+
+BUFFERS = 2
+
+
+def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]) -> list[WindowCost]:
+    """Find the stages of `model` whose windows don't divide the map of square images of `resolution` px.
+
+    stage_macs: MACs of one image at that resolution, by stage counted from 1.
+    """
+    costs = []
+    for number, (stage, module, stride) in enumerate(
+        zip(model.spec.stages, model.stages, model.strides, strict=False), start=1
+    ):
+        if stage.window is None:
+            continue
+        side = -(-resolution // stride)
+        resized = _up(side, int(module.step))  # type: ignore[arg-type]
+        ratios, windows = stage.resolutions
+        needed = sum((side / ratio) ** 2 for ratio in ratios)
+        run = sum(_up(-(-resized // r), window) ** 2 for r, window in zip(ratios, windows, strict=True))
+        if run > needed:
+            fitting_macs = round(_macs_on(module, stage.width, resized) * needed / run)
+            extra_macs = stage_macs[number] - fitting_macs
+            costs.append(WindowCost(number, windows, side, resized, run / needed - 1, extra_macs))
+    return costs
+
+
+def _macs_on(stage: nn.Module, width: int, side: int) -> int:
+    """Count a stage on a map that it need not resize: there no block leaves out what a resize back would drop."""
+    hollow, tally = meta_copy(stage), MacCountingMode()
+    with evaluating(hollow), tally:
+        hollow(torch.empty(1, width, side, side, device="meta"))
+    return tally.macs
+
+
+def _up(side: int, step: int) -> int:
+    return -(-side // step) * step
+
+
+def images(batch: int, resolution: int, settings: NetworkSettings) -> Tensor:
+    """Draw random normal images (batch, 3, resolution, resolution), in the arm's device, precision and layout."""
+    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, settings.arm.dtype)
+    return drawn.contiguous(memory_format=settings.arm.memory_format)
+
+
+def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+    """Time all batch sizes at the profile's resolution; where memory ends, the largest that fits is timed as well.
+
+    model: as it was built; ready: on its device, in its arm's precision, layout and form.
+    """
+    used: dict[int, int] = {}  # requested -> batch
+    refused: dict[int, str] = {}
+
+    def fits(batch: int) -> bool:
+        return _runs(_call(ready, images(batch, profile.resolution, settings)), settings)
+
+    sizes = sorted(set(settings.sweeps["batch"]))
+    for size in sizes:
+        if fits(size):
+            used[size] = size
+            continue
+        known = max(used.values(), default=0)
+        largest = largest_that_fits(fits, known, size)
+        refused[size] = f"out of memory; {largest} fits" if largest else "out of memory, even for one image"
+        refused |= {larger: f"more than {size}" for larger in sizes if larger > size}
+        if largest > known:
+            used[size] = largest
+        break
+    drawn = [images(max(used.values(), default=1), profile.resolution, settings) for _ in range(BUFFERS)]
+    calls = {size: _call(ready, *(d[:batch] for d in drawn)) for size, batch in used.items()}
+    macs = profile.counts.macs
+    return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
+
+
+def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+    """Time all resolutions at the profile's batch; one that the network cannot take is refused."""
+    calls: dict[int, Call] = {}
+    costs: dict[int, tuple[int, tuple[WindowCost, ...]]] = {}
+    refused: dict[int, str] = {}
+    for size in sorted(set(settings.sweeps["resolution"])):
+        try:
+            counts = checked_count(profile.arch, model, size)
+        except ValueError as error:
+            refused[size] = str(error)
+            continue
+        call = _call(ready, *(images(profile.batch, size, settings) for _ in range(BUFFERS)))
+        if not _runs(call, settings):
+            refused[size] = "out of memory"
+            continue
+        stage_macs = {i: counts.module_macs.get(f"stages.{i - 1}", 0) for i in range(1, 5)}
+        windows = window_costs(model, size, stage_macs) if isinstance(model, Backbone) else []
+        calls[size], costs[size] = call, (counts.macs, tuple(windows))
+    return Sweep(_points(calls, settings, lambda size: (profile.batch, size, *costs[size])), refused)
+
+
+def _points(
+    calls: dict[int, Call],
+    settings: NetworkSettings,
+    about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]],
+) -> tuple[Point, ...]:
+    """Time the calls. about: (batch, resolution, MACs, windows) of a requested size."""
+    timer = timer_for(settings.device)
+    with torch.inference_mode():
+        times = times_by_turns(calls, timer, settings.seconds, np.random.default_rng(0))
+    return tuple(_point(requested, found, *about(requested)) for requested, found in times.items())
+
+
+def _point(
+    requested: int, found: CallTimes, batch: int, resolution: int, macs: int, windows: tuple[WindowCost, ...]
+) -> Point:
+    p50_ms, p95_ms, p99_ms = (found.percentile_ms(q) for q in (50, 95, 99))
+    return Point(
+        requested=requested,
+        batch=batch,
+        resolution=resolution,
+        macs=macs,
+        throughput_img_s=batch / found.time_s.value,
+        throughput_low_img_s=batch / found.time_s.high,
+        throughput_high_img_s=batch / found.time_s.low,
+        time_ms=found.time_s.value * 1e3,
+        samples=found.samples,
+        p50_ms=p50_ms,
+        p95_ms=p95_ms,
+        p99_ms=p99_ms,
+        windows=windows,
+    )
+
+
+def _call(ready: nn.Module, *drawn: Tensor) -> Call:
+    """Return a call that encodes the next of the inputs, so that none stays in a cache from the call before."""
+    encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
+    turn = itertools.cycle(drawn)
+    return lambda: encode(next(turn))
+
+
+def _runs(call: Call, settings: NetworkSettings) -> bool:
+    """Return whether memory is enough for the call; any other error is raised."""
+    try:
+        with torch.inference_mode():
+            call()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if settings.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+    return True
+
+
+SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, NetworkSettings], Sweep]] = {
+    "batch": batch_sweep,
+    "resolution": resolution_sweep,
+}

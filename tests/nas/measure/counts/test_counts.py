@@ -1,0 +1,379 @@
+"""Counts are exact: hand-derived numbers for single operators, published numbers for whole nets."""
+
+import copy
+import random
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones import InputSizeError, build
+from backbones.hollow import hollow
+from nas.measure.counts import count, side_by_side, totals
+from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
+from nas.measure.counts.shapes import RULES
+from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
+from tests.backbones.stages import STAGES
+
+
+class Attention(nn.Module):
+    """Self-attention over 16 tokens (the pixels of a 4x4 map) with 2 heads of 8; no other matrix product."""
+
+    def __init__(self, mask: bool) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.zeros(16, 16)) if mask else None
+
+    def forward(self, images):
+        tokens = images[:, :1].flatten(2).expand(-1, 16, -1).reshape(-1, 2, 8, 16).transpose(2, 3)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=self.mask)
+
+
+class TwoPart(nn.Module):
+    """A net with `encode`: the head is not part of what is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.body = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU())
+        self.head = nn.Linear(8, 100)
+
+    def encode(self, images):
+        spatial = self.body(self.stem(images))
+        return spatial.mean((2, 3)), spatial
+
+    def forward(self, images):
+        return self.head(self.encode(images)[0])
+
+
+STEM = 16 * 16 * 8 * 3 * 9  # output pixels x output channels x input channels x kernel
+DEPTHWISE = 16 * 16 * 8 * 9
+
+
+def test_convolutions_by_hand_and_head_left_out():
+    counts = count(TwoPart(), 32)
+    assert counts.macs == STEM + DEPTHWISE
+    assert counts.params == (3 * 8 * 9 + 8) + 16 + (8 * 9 + 8) + (8 * 100 + 100)
+    assert counts.module_macs[""] == counts.macs
+    assert counts.module_macs["stem"] == STEM
+    assert counts.module_macs["body"] == counts.module_macs["body.1"] == DEPTHWISE
+    assert counts.module_macs["body.0"] == counts.module_macs["head"] == 0
+
+
+def test_linear_by_hand():
+    assert count(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10)), 4).macs == 48 * 10
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+def test_attention_is_exact_with_and_without_a_mask(mask, inference):
+    with torch.inference_mode(inference):
+        assert count(Attention(mask), 4).macs == 2 * 2 * 16 * 16 * 8  # two products x heads x tokens² x head width
+
+
+@pytest.mark.parametrize("mask", [None, torch.zeros(16, 20)])
+def test_fused_attention_of_the_cpu_is_counted_where_it_is_not_taken_apart(mask):
+    query, key = torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 20, 8)
+    with torch.no_grad(), MacCountingMode() as tally:
+        F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
+    assert tally.macs == (2 * 3) * 2 * 16 * 20 * 8  # batch x heads; two products
+
+
+def test_transformer_layer_fast_path_is_counted():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Flatten(2), Transpose(), layer)
+    tokens, width = 16, 16
+    attention = 2 * tokens * tokens * width + 4 * tokens * width * width
+    assert count(model, 4).macs == tokens * 3 * 16 + attention + 2 * tokens * width * 32
+
+
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+def test_what_runs_uncounted_is_listed():
+    counts = count(TwoPart(), 32)
+    assert counts.uncounted["elementwise"] >= 8 * 16 * 16  # the ReLU
+    assert any("batch_norm" in name for name in counts.uncounted)
+    assert "mean" in counts.uncounted
+    assert not any("conv" in name or "view" in name for name in counts.uncounted)
+
+
+def test_the_model_is_left_as_it_was():
+    model = TwoPart().train()
+    before = copy.deepcopy(model.state_dict())
+    side_by_side(model, 32)
+    assert model.training
+    assert list(model.state_dict()) == list(before)  # thop would leave total_ops buffers
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
+
+
+def test_three_counters_on_published_nets():
+    gmacs = {}
+    for name, model in {
+        "resnet50": torchvision.models.resnet50(),
+        "vit_b16": timm.create_model("vit_base_patch16_224"),
+        "swin_t": torchvision.models.swin_t(),
+    }.items():
+        gmacs[name] = side_by_side(model, 224)
+    numbers = {name: [round(c.macs / 1e9, 3) for c in counters] for name, counters in gmacs.items()}
+    assert numbers == {
+        "resnet50": [4.089, 4.112, 4.134],
+        "vit_b16": [17.564, 16.867, 16.849],
+        "swin_t": [4.491, 4.509, 2.978],
+    }
+    assert "adds batch_norm" in gmacs["resnet50"][1].reason
+    assert "leaves out scaled_dot_product_attention (12 calls)" in gmacs["vit_b16"][1].reason
+    assert "leaves out 0.7153 G" in gmacs["vit_b16"][2].reason  # 12 layers x 2 x 197² x 768
+    assert "leaves out 1.5" in gmacs["swin_t"][2].reason
+
+
+def test_thop_over_counts_transposed_convolutions_and_misses_subclasses():
+    class Subclass(nn.Conv2d):
+        pass
+
+    up = nn.ConvTranspose2d(
+        3, 4, 2, stride=2, bias=False
+    )  # (3, 8, 8) -> (4, 16, 16): each input pixel meets the kernel once
+    ours, _, thop = side_by_side(nn.Sequential(up, Subclass(4, 1000, 1)), 8)
+    transposed, hidden = 8 * 8 * 3 * 4 * 2 * 2, 16 * 16 * 4 * 1000
+    assert ours.macs == transposed + hidden
+    assert thop.macs == 4 * transposed
+    assert f"leaves out {hidden / 1e9:.4f} G" in thop.reason
+    assert "over-counts transposed convolutions by stride²" in thop.reason
+
+
+def test_a_net_the_others_cannot_follow_still_has_our_count():
+    class Picky(nn.Conv2d):
+        def forward(self, images):
+            if torch.jit.is_tracing():
+                raise RuntimeError("no tracing\nplease")
+            return super().forward(images)
+
+    ours, fvcore, _ = side_by_side(Picky(3, 4, 1), 8)
+    assert ours.macs == 8 * 8 * 3 * 4
+    assert fvcore.macs is None
+    assert "no tracing" in fvcore.reason
+    assert "\n" not in fvcore.reason
+
+
+def by_torch(model, resolution):
+    """Shapes of the outputs, and MACs of the whole and of every module by torch's own counter, each block run."""
+    with FlopCounterMode(display=False) as counter:
+        shapes = call(model, resolution)
+    flops = {name: sum(operators.values()) for name, operators in counter.get_flop_counts().items()}
+    names = {name: f"EncodeModule.model.{name}" if name else "Global" for name, _ in model.named_modules()}
+    return shapes, {name: flops.get(tracked, 0) // 2 for name, tracked in names.items()}
+
+
+def call(model, resolution):
+    encoder = EncodeModule(model)
+    with evaluating(encoder):
+        return [tuple(output.shape) for output in encoder(torch.empty(1, 3, resolution, resolution, device="meta"))]
+
+
+def check_against_torch(model, resolution):
+    counts = count(model, resolution)
+    shapes, macs = by_torch(model, resolution)
+    assert counts.module_macs == macs
+    assert counts.macs == macs[""]
+    assert counts.params == sum(p.numel() for p in model.parameters())
+    with MacCountingMode() as tally:
+        assert call(model, resolution) == shapes
+    assert counts.uncounted == dict(tally.elements.most_common())
+    return counts
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_specs_are_counted_as_if_each_block_ran(name):
+    rng = random.Random(0)
+    for _ in range(15):
+        spec, resolution = SPACES[name].sample(rng), 64 if name == "micro" else 224
+        with hollow():
+            model = build(spec)
+        counts = check_against_torch(model, resolution)
+        assert totals(spec, resolution) == (counts.macs, counts.params)
+        names = {id(module): name for name, module in model.named_modules()}
+        assert sum(counts.module_macs[names[id(part)]] for _, part in model.stage_modules()) == counts.macs
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_the_sum_of_their_parts(name):
+    with hollow():
+        model = build(PRESETS[name])
+    counts = count(model, 160)
+    assert totals(PRESETS[name], 160) == (counts.macs, counts.params)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_each_further_block_of_a_stage_costs_what_the_second_does(kind):
+    for depth in (1, 4, 5):
+        spec = ArchSpec((replace(STAGES[kind], depth=depth),) * 2, stem="patch")
+        with hollow():
+            counts = count(build(spec), 96)
+        assert totals(spec, 96) == (counts.macs, counts.params)
+
+
+def test_totals_refuse_a_size_that_the_network_would():
+    for resolution in (0, -32, 100):
+        with pytest.raises(InputSizeError, match=str(resolution)):
+            totals(PRESETS["eradio_femto"], resolution)
+
+
+def test_no_block_is_left_out():
+    assert {stage.block for stage in STAGES.values()} == set(BLOCKS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet26t", "regnety_002", "convnext_atto", "mobilevitv2_050", "vit_tiny_patch16_224", "poolformer_s12"),
+        *("swin_tiny_patch4_window7_224", "pvt_v2_b0", "edgenext_xx_small", "levit_128s", "crossvit_tiny_240"),
+    ],
+)
+def test_networks_of_timm_are_counted_as_if_each_block_ran(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    check_against_torch(model, model.default_cfg["input_size"][-1])
+
+
+class Block(nn.Module):
+    """A convolution, on every `step`-th row. Keeps count of the calls of all blocks."""
+
+    calls = 0
+
+    def __init__(self, channels=3, step=1) -> None:
+        super().__init__()
+        self.step = step
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        Block.calls += 1
+        return self.conv(x[:, :, :: self.step])
+
+
+class Growing(Block):
+    """Convolves once more with every call."""
+
+    def forward(self, x):
+        self.step += 1
+        for _ in range(self.step):
+            x = self.conv(x)
+        return x
+
+
+PIXEL = 3 * 3 * 9  # MACs of a Block for one pixel
+
+
+def pixels(*blocks):
+    """What each of the first blocks of a row counts on 8x8 pixels, and the calls that it took."""
+    Block.calls = 0
+    counts = count(nn.Sequential(*blocks), 8)
+    assert counts.macs == counts.module_macs[""]
+    convs = [name for name in counts.module_macs if name.endswith("conv")]
+    return [counts.module_macs[name] / PIXEL for name in convs], Block.calls
+
+
+def test_equal_blocks_run_once_and_unequal_ones_each():
+    assert pixels(Block(), Block(), Block(), Block()) == ([64] * 4, 1)
+    assert pixels(Block(), Block(step=2), Block(), Block()) == ([64, 32, 32, 32], 3)  # another attribute, another input
+    assert pixels(Block(), Block().double().float(), Block()) == ([64] * 3, 1)
+    assert pixels(Block(), Block(), nn.Identity(), Block()) == ([64] * 3, 1)
+
+
+def test_blocks_that_change_themselves_are_run():
+    first, second = Growing(), Growing()
+    macs, _ = pixels(first, second, first, second)
+    assert macs == [(2 + 3) * 64] * 2
+
+
+def test_blocks_with_hooks_are_run():
+    hooked = [Block(), Block()]
+    for block in hooked:
+        block.conv.register_forward_hook(lambda *_: None)
+    assert pixels(*hooked) == ([64, 64], 2)
+
+
+def test_a_network_on_the_meta_device_is_left_as_it_was():
+    with torch.device("meta"):
+        model = nn.Sequential(Block(), Block()).train()
+    model[1].eval()
+    count(model, 8)
+    assert [module.training for module in model] == [True, False]
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def layouts(*tensors):
+    """What torch may read: type, shape, and strides of the sides that are longer than 1."""
+    return [
+        (t.dtype, t.shape, [step for step, side in zip(t.stride(), t.shape, strict=True) if side > 1]) for t in tensors
+    ]
+
+
+def maps(dtype=torch.float32):
+    plain = torch.empty(2, 6, 5, 4, dtype=dtype, device="meta")
+    channels_last = plain.contiguous(memory_format=torch.channels_last)
+    return plain, channels_last, plain.permute(0, 3, 1, 2), plain[:, :, ::2], channels_last[:1], plain[:, :4]
+
+
+def calls(x):
+    """Usual and unusual calls of every operator with a rule: (operator, arguments)."""
+    aten = torch.ops.aten
+    channels, width = torch.empty(x.shape[1], device="meta"), torch.empty(x.shape[-1], device="meta")
+    for name in ("gelu", "hardswish", "relu", "relu_", "sigmoid", "silu", "silu_"):
+        yield getattr(aten, name).default, (x,)
+    for other in (x, torch.empty(x.shape, device="meta"), x[:, :1], x[:, :, :1, :1], width, x.to(torch.int64)):
+        yield from ((getattr(aten, name).Tensor, (x, other)) for name in ("add", "sub", "mul"))
+    yield aten.mul.Scalar, (x, 0.5)
+    yield from (
+        (operator, (x, -1, *rest))
+        for operator, *rest in ((aten._softmax.default, False), (aten._safe_softmax.default,))
+    )
+    yield aten.native_batch_norm.default, (x, channels, channels, channels, channels, False, 0.1, 1e-5)
+    yield aten.native_batch_norm.default, (x, None, None, None, None, True, 0.1, 1e-5)
+    yield aten.native_layer_norm.default, (x, [x.shape[-1]], width, None, 1e-5)
+    yield aten.native_layer_norm.default, (x, list(x.shape[-2:]), None, None, 1e-5)
+    yield from ((aten.mean.dim, (x, dims, keep)) for dims in ([2, 3], [-1], [1], []) for keep in (False, True))
+    yield aten.addmm.default, (width, x[0, 0], torch.empty(x.shape[-1], x.shape[-1], device="meta"))
+    for groups, stride, padding, dilation in ((1, 1, 1, 1), (1, 2, 0, 1), (x.shape[1], 1, 2, 2)):
+        weight = torch.empty(2 * x.shape[1], x.shape[1] // groups, 3, 2, device="meta")
+        yield (
+            aten.convolution.default,
+            (x, weight, None, [stride, 1], [padding, 0], [dilation, 1], False, [0, 0], groups),
+        )
+        yield (
+            (
+                aten.convolution.default,
+                (x, weight, None, [stride, 1], [padding, 0], [1, 1], True, [0, 0], 1),
+            )
+            if x.shape[1] == weight.shape[0]
+            else (aten.relu.default, (x,))
+        )
+    for name in ("upsample_bicubic2d", "upsample_bilinear2d"):
+        yield getattr(aten, name).default, (x, [7, 3], False)
+    yield aten.upsample_nearest2d.default, (x, [7, 3])
+
+
+def test_rules_give_what_torch_gives():
+    met = set()
+    for x in (*maps(), *maps(torch.bfloat16), *maps(torch.int64)):
+        for operator, arguments in calls(x):
+            try:
+                expected = operator(*arguments)
+            except (RuntimeError, TypeError, NotImplementedError, IndexError):  # not for whole numbers, or mixed types
+                continue
+            made = RULES[operator](*arguments)
+            if made is not None:
+                met.add(operator)
+                pairs = ((o if isinstance(o, tuple) else (o,)) for o in (made, expected))
+                made, expected = (layouts(*o) for o in pairs)
+                assert made == expected, (
+                    operator,
+                    [a if not isinstance(a, torch.Tensor) else layouts(a) for a in arguments],
+                )
+    assert met == set(RULES)

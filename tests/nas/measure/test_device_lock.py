@@ -1,0 +1,79 @@
+"""The lock holds between real processes: trainers share, a measurement is alone, and it is not starved."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+from nas.measure.device_lock import measuring, training
+from tests.waiting import PATIENCE_S
+
+FORK = multiprocessing.get_context("fork")
+
+
+def hold(kind: str, folder: Path, seconds: float, log, times: int = 1) -> None:
+    take = {"training": training, "measuring": measuring}[kind]
+    for _ in range(times):
+        with take(folder):
+            start = time.monotonic()
+            time.sleep(seconds)
+            log.put((kind, start, time.monotonic()))
+
+
+def run(folder: Path, *jobs: tuple) -> list[tuple[str, float, float]]:
+    log = FORK.Queue()
+    processes = [FORK.Process(target=hold, args=(kind, folder, s, log, times)) for kind, s, times in jobs]
+    for process in processes:
+        process.start()
+    spans = [log.get(timeout=PATIENCE_S) for _ in range(sum(times for _, _, times in jobs))]
+    for process in processes:
+        process.join()
+    return spans
+
+
+def overlap(a, b) -> bool:
+    return a[1] < b[2] and b[1] < a[2]
+
+
+def test_trainers_share_and_measurements_are_alone(tmp_path):
+    spans = run(tmp_path / "new" / "folder", ("training", 0.2, 3), ("training", 0.2, 3), ("measuring", 0.1, 3))
+    measured = [s for s in spans if s[0] == "measuring"]
+    trained = [s for s in spans if s[0] == "training"]
+    assert not any(overlap(m, other) for m in measured for other in spans if other is not m)
+    assert any(overlap(a, b) for a in trained for b in trained if a is not b)
+
+
+def test_a_measurement_is_not_starved_by_trainers_whose_holds_overlap(tmp_path):
+    log = FORK.Queue()
+    trainers = [FORK.Process(target=hold, args=("training", tmp_path, 0.02, log, 100)) for _ in range(3)]
+    for process in trainers:
+        process.start()
+    for _ in trainers:
+        log.get(timeout=PATIENCE_S)  # they are at it
+    with measuring(tmp_path):
+        still_training = all(process.is_alive() for process in trainers)
+    for process in trainers:
+        process.kill()
+        process.join()
+    assert still_training  # it came in between, not after them
+
+
+def test_a_killed_holder_leaves_the_lock_free(tmp_path):
+    log = FORK.Queue()
+    process = FORK.Process(target=hold, args=("training", tmp_path, 60.0, log))
+    process.start()
+    time.sleep(0.3)
+    process.kill()
+    process.join()
+    with measuring(tmp_path):
+        pass
+
+
+def test_an_error_inside_releases_the_lock(tmp_path):
+    for take in (training, measuring):
+        try:
+            with take(tmp_path):
+                raise RuntimeError
+        except RuntimeError:
+            pass
+    with measuring(tmp_path):
+        pass

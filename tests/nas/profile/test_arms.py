@@ -1,0 +1,184 @@
+"""Arms side by side: who is measured against whom, what is a tie, what is shown where there is no number."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from nas.measure import Arm, ArmError, MeasurementError
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.profile.__main__ import main
+from nas.profile.arms import named_arms
+from tests.nas.profile.services import scripted
+
+PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch", "2"]
+RATIOS = {"eager": (1.0, 0.99, 1.02), "compiled": (1.5, 1.4, 1.6), "bf16": (0.97, 0.95, 0.985), "nchw": (0.5, 0.4, 0.6)}
+
+
+def answer(candidate, setting):
+    """Each arm by the first of RATIOS' words in which it differs from the default."""
+    arm = setting.arm
+    if arm.runtime == "tensorrt":
+        raise ArmError("arm: tensorrt runs on CUDA devices, not on cpu")
+    if arm.precision == "fp16":
+        raise MeasurementError("crash", "the process was ended by SIGSEGV")
+    word = arm.runtime if arm.runtime != "eager" else arm.precision if arm.precision != "fp32" else arm.layout
+    value, low, high = RATIOS["eager" if word == "channels-last" else word]
+    ratio = {"ratio": value, "ratio_low": low, "ratio_high": high}
+    return ratio | ({"energy_j": 0.0125, "made_s": 7.25} if word == "compiled" else {})
+
+
+@pytest.fixture(autouse=True)
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = scripted(answer)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
+    return made
+
+
+def shown(capsys, monkeypatch, *arguments, columns=140, code=0):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([*PICO, *arguments]) == code
+    return capsys.readouterr()
+
+
+def test_names_leave_the_rest_to_the_base():
+    base = Arm("compiled", "bf16")
+    assert named_arms("eager, fp32+nchw", base) == {
+        "eager": Arm("eager", "bf16"),
+        "fp32+nchw": Arm("compiled", layout="nchw"),
+    }
+    assert list(named_arms("fp16,eager", base)) == ["fp16", "eager"]  # the first stays the first
+    with pytest.raises(ArmError, match="'compiled' and 'bf16' are one: compiled"):
+        named_arms("compiled,bf16", base)
+    with pytest.raises(ArmError, match="'' in ''"):
+        named_arms("eager,,bf16", base)
+
+
+def test_all_is_every_single_change_of_the_base():
+    base = Arm("compiled", "bf16", "nchw", "unfused")
+    arms = named_arms("all", base)
+    assert next(iter(arms.values())) == base
+    said = [str(arm).split("+") for arm in arms.values()]
+    assert {sum(a != b for a, b in zip(words, said[0], strict=True)) for words in said[1:]} == {1}
+    assert {word for words in said for word in words} == {*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS}
+    assert len(set(arms.values())) == len(arms)
+
+
+def test_each_is_measured_against_the_same_net_in_the_first_that_runs(bench, capsys):
+    assert main([*PICO, "--arms", "tensorrt,nchw,eager,compiled+bf16", "--seconds", "7", "--json"]) == 0
+    arms = [(candidate, reference, s.arm, s.reference_arm) for candidate, reference, s in bench.asked]
+    tried, first = Arm("tensorrt"), Arm(layout="nchw")
+    assert arms == [("eradio_pico", "eradio_pico", arm, reference) for arm, reference in (
+        (tried, tried), (first, first), (Arm(), first), (Arm("compiled", "bf16"), first),
+    )]  # fmt: skip
+    assert {(s.batch, s.resolution, s.budget_s, s.device) for _, _, s in bench.asked} == {(2, 64, 7.0, "cpu")}
+    assert json.loads(capsys.readouterr().out)["profiles"][0]["reference"] == "nchw"
+
+
+def test_json_holds_every_record(capsys):
+    assert main([*PICO, "--arms", "eager,compiled,bf16,tensorrt", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["arms"]["bf16"] == "eager+bf16+channels-last+fused"
+    (profile,) = data["profiles"]
+    assert (profile["arch"], profile["batch"], profile["resolution"], profile["missing"]) == ("eradio_pico", 2, 64, [])
+    eager, compiled, bf16, tensorrt = profile["arms"]
+    assert (compiled["name"], compiled["arm"]) == ("compiled", "compiled+fp32+channels-last+fused")
+    assert compiled["measurement"]["ratio"] == 1.5
+    assert compiled["measurement"]["reference"] == "eradio_pico, eager+fp32+channels-last+fused"
+    assert profile["noise"] == pytest.approx(0.02)
+    assert [row["tie"] for row in profile["arms"]] == [True, False, True, None]  # 0.985 reaches 1 / 1.02
+    assert tensorrt["impossible"]
+    assert tensorrt["measurement"] is None
+    assert eager["why_not"] is bf16["why_not"] is None
+
+
+def test_the_noise_is_the_farther_end_whichever_side_it_is_on(capsys, monkeypatch):
+    monkeypatch.setitem(RATIOS, "eager", (0.9, 0.8, 1.01))
+    assert main([*PICO, "--arms", "eager,nchw", "--json"]) == 0
+    (profile,) = json.loads(capsys.readouterr().out)["profiles"]
+    assert profile["noise"] == pytest.approx(0.25)
+    assert [row["tie"] for row in profile["arms"]] == [True, False]
+
+
+def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
+    out, err = shown(capsys, monkeypatch, "--arms", "eager,compiled,bf16,tensorrt")
+    assert err == ""
+    speed, rest = out.split("A/A: x 1.000 [0.99, 1.02]: differences under 2.0% are ties")
+    lines = {line.split()[0]: line for line in speed.splitlines() if line.strip()}
+    assert "[0.99, 1.02]  A/A" in lines["eager"]
+    assert lines["compiled"].split()[4:] == ["1.500", "[1.4,", "1.6]", "2.50", "ok"]  # no tie
+    assert "tie" in lines["bf16"]
+    assert "can't run" in lines["tensorrt"]
+    cost = {line.split()[0]: line for line in rest.splitlines() if line.strip()}
+    assert cost["compiled"].split() == ["compiled", "11.5", "12.5", "7.2", "1.0e-06"]  # MiB, mJ, s, error
+    assert cost["eager"].split() == ["eager", "11.5", "-", "-", "1.0e-06"]
+    assert "tensorrt: tensorrt runs on CUDA devices, not on cpu" in out
+    assert "Numbers of different runtimes never share one Pareto front." in out
+    assert "never share" not in shown(capsys, monkeypatch, "--arms", "eager,bf16").out
+
+
+def test_runtimes_stand_together(capsys, monkeypatch):
+    out = shown(capsys, monkeypatch, "--arms", "eager,compiled,bf16").out
+    names = [line.split()[0] for line in out.split("A/A: ")[0].splitlines() if " ok" in line]
+    assert names == ["eager", "bf16", "compiled"]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
+    everything = {"latency_p95_ms": 123.25, "latency_p99_ms": 234.5, "reserved_memory_mib": 12345.75, "energy_j": 0.125}
+    everything |= {"driver_memory_mib": 54321.0, "made_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
+    ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: everything | ratio))
+    out = shown(capsys, monkeypatch, "--arms", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    assert " reduce-overhead " in out
+    for known in ("112.5", "123.2", "234.5", " 10240 ", " 12346 ", "54321", "125", "432.1", "1.0e-06 "):
+        assert known in out
+    assert ("[1.4, 1.6]  " in out) == (columns == 140)
+    assert ("±6.7%" in out) == (columns == 80)
+
+
+def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: {"samples": 2}))
+    assert "are ties; only 2 samples say so" in shown(capsys, monkeypatch, "--arms", "eager").out
+
+
+def test_a_crash_is_a_row_and_exit_code_1(capsys, monkeypatch):
+    out = shown(capsys, monkeypatch, "--arms", "eager,fp16,bf16", code=1).out
+    assert "fp16: crash: the process was ended by SIGSEGV" in out
+    assert "tie" in out.split("bf16")[1]  # the others went on
+    out = shown(capsys, monkeypatch, "--arms", "tensorrt", code=1).out
+    assert "nothing could be measured" in out
+
+
+def test_ctrl_c_shows_what_is_there(capsys, monkeypatch):
+    def stopped(candidate, setting):
+        if setting.arm.precision == "bf16":
+            raise KeyboardInterrupt
+        return answer(candidate, setting)
+
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(stopped))
+    out, err = shown(capsys, monkeypatch, "--arch", "timm:resnet10t", "--arms", "eager,bf16,nchw", code=130)
+    assert "A/A: x 1.000" in out
+    assert err == "partial; not done: eradio_pico: bf16, eradio_pico: nchw, timm:resnet10t\n"
+
+
+def test_a_picture_has_every_arm_of_every_net(tmp_path, capsys, monkeypatch):
+    plot = tmp_path / "arms.svg"
+    nets = ["--arch", "timm:resnet10t", "--resolution", "64"]
+    shown(capsys, monkeypatch, *nets, "--arms", "eager,compiled,tensorrt", "--plot", str(plot))
+    text = plot.read_text()
+    for word in (
+        "eradio_pico, batch 2",
+        "timm:resnet10t, batch 2",
+        "compiled",
+        "can't run here",
+        "100 img/s",
+        "hollow",
+    ):
+        assert word in text
+    shown(capsys, monkeypatch, "--arms", "eager", "--plot", str(plot.with_suffix(".png")))
+    assert Image.open(plot.with_suffix(".png")).size[0] > 1000

@@ -1,0 +1,398 @@
+"""The command through its own entry point: tables, one JSON object, one line for every mistake."""
+
+import fcntl
+import io
+import json
+import multiprocessing
+import threading
+import time
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from nas.measure import Arm, MeasurementError
+from nas.measure.device_lock import exclusive_device, training
+from nas.measure.environment import device_key
+from nas.measure.stages import called_parts, stage_times
+from nas.places import lock_dir
+from nas.profile import network
+from nas.profile.__main__ import ProfileProgress, main
+from nas.profile.network import default_resolution
+from nas.profile.records import NetworkSettings, Profile
+from nas.profile.sweeps import batch_sweep
+from search_space import PRESETS
+from tests.nas.profile.services import InProcess, scripted
+
+KEYS = set(
+    "arch arch_id params macs counters throughput_img_s latency_ms peak_memory_mib stages environment".split()  # noqa: SIM905
+)
+QUICK = ["--device", "cpu", "--seconds", "0.2", "--batch", "2"]
+SMALL = {"params", "macs", "activations", "activation_bytes", "moved_bytes", "time_ms", "share", "attainable_ms"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def places(cache, tmp_path, monkeypatch):
+    """Ceilings are measured once for all tests here; locks are this test's own."""
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(cache))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", InProcess)
+
+
+def device_lock():
+    return lock_dir() / device_key("cpu")
+
+
+@pytest.fixture(scope="module")
+def femto(cache):
+    """stdout and stderr of one --json run, measured in a process of its own; shared, for it takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("BACKBONE_NAS_CACHE", str(cache))
+        assert main(["--arch", "eradio_femto", "--json", *QUICK]) == 0
+    return out.getvalue(), err.getvalue()
+
+
+def test_json_is_one_object_on_stdout_and_stderr_is_silent(femto):
+    data = json.loads(femto[0])
+    assert set(data) >= KEYS | {"layers", "roofline", "sweeps"}
+    assert femto[1] == ""
+    assert data["arch"] == "eradio_femto"
+    assert data["arch_id"] == PRESETS["eradio_femto"].arch_id
+    assert (data["resolution"], data["batch"]) == (64, 2)
+    assert data["counters"]["ours"]["macs"] == data["macs"] > 1e6
+    assert data["counters"]["fvcore"]["macs"] > 1e6
+    assert data["counters"]["thop"]["macs"] > 1e6
+    assert data["throughput_img_s"] > 0
+    assert data["environment"]["device"] == "cpu"
+
+
+def test_stages_add_up(femto):
+    data = json.loads(femto[0])
+    stages = data["stages"]
+    assert [s["name"] for s in stages][:3] == ["stem", "stage1", "down1"]
+    assert sum(s["macs"] for s in stages) == data["counters"]["ours, fused"]["macs"] < data["macs"]
+    assert sum(s["params"] for s in stages) <= data["params"]
+    assert sum(s["share"] for s in stages) == pytest.approx(data["stages_covered"])
+    assert 0.5 < data["stages_covered"] <= 1.001
+
+
+def test_layers_and_roofline_add_up(femto):
+    data = json.loads(femto[0])
+    layers, stages = data["layers"], data["stages"]
+    assert layers[0]["name"].startswith("stem")
+    for key in ("macs", "activations", "moved_bytes"):
+        within = sum(row[key] for row in layers)
+        assert within >= sum(row[key] for row in stages) >= 0.95 * within  # the rest is between the stages
+    for row in (*layers, *stages):
+        assert all(row[key] >= 0 for key in SMALL)
+        assert row["utilisation"] == pytest.approx(row["attainable_ms"] / row["time_ms"])
+        assert row["bound"] in ("compute", "memory", "none")
+    assert sum(row["share"] for row in layers) <= 1.001
+    roofline = data["roofline"]
+    assert roofline["ceilings"]["gmacs_s"] > 0
+    assert roofline["ceilings"]["threads"] == torch.get_num_threads()
+    assert roofline["over"] == [row["name"] for row in (*stages, *layers) if row["utilisation"] > 1]
+    assert data["sweeps"] == {}
+    assert data["missing"] == []
+    assert data["failure"] is None
+
+
+def test_layers_and_top_are_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["--arch", "timm:resnet10t", "--resolution", "64", "--layers", "--top", "3", *QUICK]) == 0
+    out = capsys.readouterr().out
+    every, top = out.split("timm:resnet10t: layers")[1].split("the 3 slowest layers")
+    names = [line.split()[0] for line in every.splitlines() if line.strip().startswith("model.")]
+    assert names[0].startswith("model.conv1")
+    assert sum("model.layer4" in name for name in names) > 2
+    assert sum(line.rstrip().endswith("%") for line in top.splitlines()) == 3
+    assert "ceilings, fp32" in out
+
+
+def test_sweeps(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    plot = tmp_path / "sweeps.png"
+    sweeps = ["--batches", "3,1,2", "--resolutions", "64,96", "--plot", str(plot)]
+    assert main(["--arch", "eradio_femto", "--json", *sweeps, *QUICK]) == 0
+    found = json.loads(capsys.readouterr().out)["sweeps"]
+    assert [(p["batch"], p["resolution"]) for p in found["batch"]["points"]] == [(1, 64), (2, 64), (3, 64)]
+    assert [(p["batch"], p["resolution"]) for p in found["resolution"]["points"]] == [(2, 64), (2, 96)]
+    assert found["batch"]["refused"] == found["resolution"]["refused"] == {}
+    fitting, misfit = found["resolution"]["points"]
+    assert fitting["windows"] == []
+    assert misfit["windows"][0] | {"extra_macs": 0} == {  # a map of 6, windows of 2 at ratios 2 and 1: 8
+        "stage": 3, "windows": [2, 2], "map_side": 6, "resized_side": 8, "extra_tokens": 64 / 36 - 1, "extra_macs": 0,
+    }  # fmt: skip
+    assert misfit["macs"] > fitting["macs"]
+    assert Image.open(plot).size[0] > 1000
+    assert main(["--arch", "timm:resnet10t", "--resolutions", "32,64", "--resolution", "64", *QUICK]) == 0
+    assert "+" not in capsys.readouterr().out.split("resolution sweep")[1].split("ceilings")[0]
+
+
+def test_only_memory_ends_a_batch_sweep(monkeypatch):
+    class Hungry(nn.Module):
+        def encode(self, images):
+            if len(images) > 5:
+                raise torch.OutOfMemoryError("no more")
+            return images.mean()
+
+    counts = type("Counts", (), {"macs": 7})
+    profile = Profile("hungry", None, 1, 32, counts, (), {})
+    settings = NetworkSettings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
+    sweep = batch_sweep(Hungry(), Hungry(), profile, settings)
+    assert [(p.requested, p.batch) for p in sweep.points] == [(1, 1), (3, 3), (8, 5)]
+    assert sweep.refused == {8: "out of memory; 5 fits", 16: "more than 8"}
+
+
+def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypatch):
+    def answer(arch, _):
+        if arch == "eradio_femto":
+            raise MeasurementError("hang", "no result after 120 s")
+        return {}
+
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(answer))
+    both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
+    assert main([*both, "--json"]) == 1
+    failed, whole = json.loads(capsys.readouterr().out)["profiles"]
+    assert failed["failure"] == "timing: hang: no result after 120 s"
+    assert failed["stages"] == []
+    assert failed["missing"] == ["timing", "stages and layers"]
+    assert (whole["failure"], whole["missing"]) == (None, [])
+    assert main(["--arch", "eradio_femto", *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert "eradio_femto: not measured: timing: hang: no result after 120 s" in " ".join(out.split())
+    assert err.startswith("partial; not done: eradio_femto: timing, ")
+
+
+def test_the_arm_is_measured_and_its_parts_run_eagerly_in_it(capsys, monkeypatch):
+    made = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
+    monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("there are some for fp32"))
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["--arch", "eradio_femto", "--arm", "compiled+nchw+unfused", "--batches", "1,2", *QUICK]) == 0
+    ((_, _, setting),) = made.asked
+    assert setting.arm == Arm("compiled", "fp32", "nchw", "unfused")
+    assert (setting.batch, setting.reference_arm, setting.budget_s) == (2, None, 0.2)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "batch 1 (for 2)" in out
+    assert "(1 images, run eagerly, not compiled)" in out
+    assert "All timed by turns, eagerly" in out
+    assert "best throughput: " in out
+    assert "ours, fused" not in out
+
+
+def test_ctrl_c_shows_what_is_known(capsys, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(network.SWEEPS, "batch", stopped)
+    assert main(["--arch", "eradio_femto", "--batches", "1,2", "--json", *QUICK]) == 130
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert data["throughput_img_s"] > 0
+    assert data["missing"] == ["batch sweep"]
+    assert "partial; not done: eradio_femto: batch sweep" in err
+    monkeypatch.setattr(network, "_timed", stopped)
+    assert main(["--arch", "eradio_femto", "--arch", "eradio_pico", *QUICK]) == 130
+    out, err = capsys.readouterr()
+    assert "compute" in out
+    assert "eradio_femto: timing, eradio_femto: stages and layers, eradio_pico" in err
+    monkeypatch.setattr(network, "resolve", stopped)
+    assert main(["--arch", "eradio_femto", *QUICK]) == 130
+    assert capsys.readouterr().out == ""
+
+
+def hold(folder, ending):
+    with training(folder):
+        ending.wait(20)
+
+
+def test_who_waits_for_the_device_is_told(capfd):
+    fork = multiprocessing.get_context("fork")
+    ending = fork.Event()
+    process = fork.Process(target=hold, args=(device_lock(), ending))
+    process.start()
+    while not (device_lock() / "device.lock").exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    threading.Timer(1.0, ending.set).start()
+    with exclusive_device("cpu"):
+        pass
+    with exclusive_device("cpu"):  # free now: silence
+        pass
+    process.join()
+    assert capfd.readouterr().err == "waiting for cpu: another process trains or measures on it\n"
+
+
+def test_the_device_is_held_while_timing():
+    def timed(*_):
+        with (device_lock() / "device.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    settings = NetworkSettings(torch.device("cpu"), None)
+    with pytest.raises(BlockingIOError):
+        list(network.profiling("eradio_femto", settings, scripted(timed)(), lambda *_: None))
+
+
+def test_a_terminal_shows_the_time_that_is_left():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    progress = ProfileProgress(console)
+    with progress.showing():
+        progress("net: timing", 75.0)
+        time.sleep(0.3)
+    assert "net: timing" in console.file.getvalue()
+    assert "ETA 1:1" in console.file.getvalue()
+
+
+def test_several_archs_are_one_comparison_and_one_plot(capsys, tmp_path):
+    plot = tmp_path / "plot.svg"
+    several = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
+    assert main([*several, "--json", "--plot", str(plot)]) == 0
+    profiles = json.loads(capsys.readouterr().out)["profiles"]
+    assert [p["arch"] for p in profiles] == ["eradio_femto", "timm:resnet10t"]
+    assert profiles[1]["arch_id"] is None
+    text = plot.read_text()
+    for word in ("eradio_femto", "timm:resnet10t", "GMACs of one image", "parameters"):
+        assert word in text
+    assert main(several) == 0
+    table = capsys.readouterr().out
+    assert "eradio_femto" in table
+    assert "resnet10t" in table
+
+
+def test_tables_show_the_numbers_and_the_reasons(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["--arch", "eradio_femto", *QUICK]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "GMACs (x2 =",
+        "img/s [",
+        "fvcore",
+        "thop",
+        "leaves out",
+        "stage3",
+        "verdict",
+        "The stages explain",
+    ):
+        assert expected in out
+
+
+def test_a_spec_file_is_an_arch(tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    file.write_text(PRESETS["eradio_femto"].to_json())
+    assert main(["--arch", str(file), "--json", *QUICK]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["arch"], data["arch_id"]) == ("mine", PRESETS["eradio_femto"].arch_id)
+
+
+def test_default_resolution_follows_the_scale():
+    assert default_resolution(PRESETS["eradio_nano"]) == 64
+    assert default_resolution(PRESETS["eradio"]) == 224
+    assert default_resolution(None) == 224
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--arch", "eradioo"], "eradio_nano"),  # the choices
+        (["--arch", "timm:resnet18x"], "resnet18"),
+        (["--arch", "no/such/file.json"], "no/such/file.json"),
+        (["--arch", "eradio_femto", "--resolution", "100"], "--resolution: 100 is not a multiple of 32"),
+        (["--arch", "eradio_femto", "--resolution", "-32"], "--resolution: -32 must be positive"),
+        (["--arch", "eradio_femto", "--batch", "0"], "--batch: 0 must be positive"),
+        (["--arch", "eradio_femto", "--batch", "many"], "--batch"),
+        (["--arch", "eradio_femto", "--seconds", "nan"], "--seconds: nan must be positive"),
+        (["--arch", "eradio_femto", "--device", "cuda:99"], "choices: auto, cpu"),
+        (["--arch", "eradio_femto", "--arm", "int3"], "arm: 'int3' in 'int3': choose words from eager"),
+        (["--arch", "eradio_femto", "--arm", "fp32+bf16"], "fp32 and bf16 are both a precision"),
+        (["--arch", "eradio_femto", "--arms", "eager,int3"], "arm: 'int3' in 'int3'"),
+        (["--arch", "eradio_femto", "--arms", ""], "arm: '' in ''"),
+        (["--arch", "eradio_femto", "--arms", "eager,fp32"], "'eager' and 'fp32' are one"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--arm", "bf16"], "--arm: has no meaning with --arms"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--batches", "1"], "--batches: has no meaning with --arms"),
+        (["--space", "micro", "--arms", "eager"], "--arms: has no meaning with --space"),
+        ([], "--arch"),
+        (["--arch", "eradio_femto", "--space", "micro"], "--arch or --space"),
+        (["--arch", "eradio_femto", "--samples", "3"], "--samples: has no meaning with --arch"),
+        (["--arch", "eradio_femto", "--max-params", "3"], "--max-params: has no meaning with --arch"),
+        (["--arch", "eradio_femto", "--top", "0"], "--top: 0 must be positive"),
+        (["--arch", "eradio_femto", "--batches", "1,x"], "--batches"),
+        (["--arch", "eradio_femto", "--batches", "0"], "--batches"),
+        (["--arch", "eradio_femto", "--resolutions", "64,70"], "--resolutions: 70 is not a multiple of 32"),
+        (["--arch", "eradio_femto", "--plot", "plot.jpg"], "--plot: 'plot.jpg' must end in one of .png, .svg, .pdf"),
+        (["--arch", "eradio_femto", "--plot", "no/where.png"], "--plot: no such folder 'no'"),
+        (["--arch", "eradio_femto", "--cache", "/proc/none"], "--cache: cannot write '/proc/none'"),
+        (["--arch", "eradio_femto", "--arch", "eradioo"], "eradio_nano"),  # before the first is timed
+        (["--arch", "eradio_femto", "--reference", "eradioo"], "eradio_nano"),
+        (["--space", "tiny"], "micro"),
+        (["--space", "micro", "--layers"], "--layers: has no meaning with --space"),
+        (["--space", "micro", "--samples", "0"], "--samples: 0 must be positive"),
+        (["--space", "micro", "--max-latency-ms", "5"], "--max-latency-ms: needs timing; say how long with --seconds"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # as argparse ends the program
+        code = stop.code
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[]", '{"stages": 3}', "\x00"])
+def test_an_unreadable_spec_is_one_line(content, tmp_path, capsys):
+    file = tmp_path / "broken.json"
+    file.write_text(content)
+    assert main(["--arch", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert "--arch timm:resnet50" in out
+    assert "--arms all" in out
+
+
+class Odd(nn.Module):
+    """Calls `twice` two times, iterates over `blocks` without calling it, never calls `unused`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 5, padding=2)
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1), nn.Identity(), nn.Conv2d(3, 3, 3, padding=1)])
+        self.unused = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.twice(self.twice(x))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_stage_times_cover_odd_nets():
+    net, images = Odd(), torch.randn(2, 3, 64, 64)
+    parts = called_parts(net, list(net.named_children()), images)
+    assert [name for name, _ in parts] == ["twice", "blocks.0", "blocks.2"]
+    times = stage_times(net, parts, images, budget_s=0.1)
+    assert set(times.stages_s) == {"twice", "blocks.0", "blocks.2"}
+    assert 0.7 < times.covered <= 1  # without the second call of `twice` it would be about half
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())

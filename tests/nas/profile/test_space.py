@@ -1,0 +1,133 @@
+"""A sample of the micro space: counted, ranged, held against limits."""
+
+import json
+import random
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import build
+from nas.measure import Arm, MeasurementError
+from nas.measure.counts import count
+from nas.profile.__main__ import main
+from nas.profile.space import Sampled, SpaceProfile, SpaceRequest
+from nas.records import Measurement
+from search_space import SPACES, ArchSpec
+from tests.nas.profile.services import scripted
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def sample(capsys, *arguments):
+    assert main(["--space", "micro", "--json", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return json.loads(out)
+
+
+def test_specs_are_counted_and_ranged(capsys):
+    data = sample(capsys, "--samples", "12", "--seed", "3", "--max-params", "8e5", "--max-gmacs", "0.02")
+    rng = random.Random(3)
+    spec = SPACES["micro"].sample(rng)
+    with torch.device("meta"):
+        counts = count(build(spec), 64)
+    first = data["specs"][0]
+    assert (first["arch_id"], first["params"], first["macs"]) == (spec.arch_id, counts.params, counts.macs)
+    assert len({s["arch_id"] for s in data["specs"]}) == 12
+    for name in ("params", "macs", "activations"):
+        values = [s[name] for s in data["specs"]]
+        row = data["ranges"][name]
+        assert [row[k] for k in ("min", "q25", "median", "q75", "max")] == list(
+            np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+        )
+    within = {
+        "max_params": [s["params"] <= 8e5 for s in data["specs"]],
+        "max_gmacs": [s["macs"] <= 2e7 for s in data["specs"]],
+    }
+    within["all"] = [a and b for a, b in zip(*within.values(), strict=True)]
+    assert data["fits"] == {name: {"fit": sum(v), "of": 12} for name, v in within.items()}
+    assert "ratio" not in data["ranges"]
+    assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
+
+
+def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
+    plot = tmp_path / "space.svg"
+    limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
+    data = sample(capsys, "--samples", "3", "--seconds", "0.1", "--batch", "2", "--plot", str(plot), *limits)
+    assert data["ranges"]["ratio"]["n"] == data["ranges"]["latency_ms"]["n"] == 1
+    assert data["fits"] == {
+        "max_latency_ms": {"fit": 0, "of": 1}, "min_throughput_img_s": {"fit": 1, "of": 1}, "all": {"fit": 0, "of": 1},
+    }  # fmt: skip
+    assert data["missing"] == []
+    assert "throughput ratio" in plot.read_text()
+
+
+def test_a_spec_that_cannot_be_measured_is_counted_and_said(capsys, monkeypatch):
+    def answer(spec, setting):
+        if len(made.asked) in (1, 3):
+            raise MeasurementError("crash", "the process was ended by SIGSEGV")
+        return {"latency_ms": 2.0}
+
+    made = scripted(answer)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
+    timed = ["--samples", "4", "--seconds", "60", "--arm", "bf16", "--max-latency-ms", "3"]
+    data = sample(capsys, *timed)
+    assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
+    assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}
+    assert data["arm"] == "eager+bf16+channels-last+fused"
+    assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in made.asked] == [s["arch_id"] for s in data["specs"]]
+    assert {(reference, s.arm.precision, s.resolution) for _, reference, s in made.asked} == {
+        ("eradio_pico", "bf16", 64)
+    }
+    made.asked.clear()
+    assert main(["--space", "micro", *timed]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 specs could not be measured" in out
+    assert f"{data['specs'][0]['arch_id']} and 1 more: crash: the process was ended by SIGSEGV" in out
+
+
+def test_tables(capsys):
+    assert main(["--space", "micro", "--samples", "5", "--max-params", "1e9"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "Space micro: 5 specs, seed 0, 64 px",
+        "median",
+        "activations, M",
+        "max-params 1e+09",
+        "100.0%",
+        "5 of 5",
+    ):
+        assert word in out
+
+
+def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
+    micro = SPACES["micro"]
+    only = [replace(s, blocks=("pool",), depths=(1,), widths=s.widths[:1], mlp_expansions=(1.0,)) for s in micro.stages]
+    lone = {"stems": ("patch",), "downsamplings": ("pool",), "necks": ("none", "stage3"), "neck_dims": (64,)}
+    monkeypatch.setitem(SPACES, "micro", replace(micro, stages=tuple(only), **lone))
+    assert len(sample(capsys, "--samples", "5")["specs"]) == 2
+
+
+def test_what_was_not_timed_has_no_verdict():
+    m = Measurement("", "", 1, 64, 10.0, 9.0, 11.0, 1.0, 0.9, 1.1, "", 10.0, 2.0, 5.0, 3, 1.0, "ok")
+    unseen = replace(m, latency_ms=9.0, peak_memory_mib=None)  # as on a runtime whose memory nobody sees
+    failed = Sampled("d", 5, 5, 5, failure="hang")
+    specs = (
+        Sampled("a", 5, 5, 5, m),
+        Sampled("b", 5, 5, 5),
+        Sampled("c", 50, 5, 5),
+        Sampled("e", 5, 5, 5, unseen),
+        failed,
+    )
+    limits = {"max_params": 10, "max_latency_ms": 3.0, "max_memory_mib": 6.0}
+    request = SpaceRequest("micro", 3, 0, limits, torch.device("cpu"), 64, 1, Arm(), 1.0, "")
+    fits = SpaceProfile(request, specs, {}).fits()
+    assert fits == {"max_params": (4, 5), "max_latency_ms": (1, 3), "max_memory_mib": (1, 2), "all": (1, 2)}

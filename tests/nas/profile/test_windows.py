@@ -1,0 +1,55 @@
+"""Window costs by hand."""
+
+import pytest
+import torch
+
+from backbones import build
+from nas.measure.counts import count
+from nas.profile.sweeps import window_costs
+from search_space import PRESETS
+
+
+def costs(name, resolution):
+    with torch.device("meta"):
+        model = build(PRESETS[name])
+    macs = count(model, resolution).module_macs
+    stage_macs = {i: macs[f"stages.{i - 1}"] for i in range(1, 5)}
+    return window_costs(model, resolution, stage_macs), stage_macs
+
+
+def test_windows_that_divide_cost_nothing():
+    assert costs("eradio_xt", 224)[0] == []  # maps of 14 and 7, windows of 7
+    assert costs("eradio_xt", 448)[0] == []
+
+
+def test_a_map_of_16_is_resized_to_28_by_hand():
+    (third, fourth), macs = costs("eradio_xt", 256)
+    # Stage 3: windows of 7 on maps at ratios 2 and 1, so the map of 16 must become a multiple of 14: 28.
+    assert (third.stage, third.map_side, third.resized_side, third.windows) == (3, 16, 28, (7, 7))
+    assert third.extra_tokens == pytest.approx(28**2 / 16**2 - 1)
+    assert third.extra_macs == round(macs[3] * (1 - 16**2 / 28**2))
+    assert (fourth.stage, fourth.map_side, fourth.resized_side, fourth.windows) == (4, 8, 14, (7,))
+    assert fourth.extra_tokens == pytest.approx(14**2 / 8**2 - 1)
+
+
+def test_what_the_resize_back_would_drop_costs_nothing():
+    """At 32 px stage 4's map of 1 becomes 7, a whole factor: the last block computes only what is kept."""
+    (_, fourth), macs = costs("eradio_xt", 32)
+    full = costs("eradio_xt", 224)[1]
+    assert (fourth.map_side, fourth.resized_side) == (1, 7)
+    assert fourth.extra_macs == macs[4] - round(full[4] / 49)  # a map of 7 at 224 px has 49 tokens, here 1 is needed
+    assert macs[4] < full[4]  # of the last block
+
+
+def test_extra_macs_are_what_a_fitting_window_saves():
+    """At 256 px with windows of 8 (change_resolution's own choice) the same stage runs on its map of 16."""
+    (third, _), macs = costs("eradio_xt", 256)
+    with torch.device("meta"):
+        fitting = build(PRESETS["eradio_xt"])
+    fitting.stages[2].step = 1  # the same windows, but without the resizing around: blocks pad 16 to 21 and 8 to 14
+    for block in fitting.stages[2].blocks:
+        block.window = 4  # 16 and 8 are multiples of 4: nothing is padded
+        block.layer.attention.position = None  # a bias of 49 x 49 fits no window of 4
+    per_token = count(fitting, 256).module_macs["stages.2"]
+    # Attention itself goes by the window's tokens (49 against 16), all else is per token: equal to a few percent.
+    assert macs[3] - third.extra_macs == pytest.approx(per_token, rel=0.06)
