@@ -25,7 +25,7 @@ from nas.cache.parallel import batches, in_order
 from nas.cache.parts import FORMAT, SHARD, CacheError, Done, Part, Record, Shard, write_json
 from nas.cache.statistics import FILE, HEADS, calibrate, load_statistics, save_statistics
 from nas.data import ImageSet, Split
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 from nas.teachers import Teacher, TeacherSpec
 from nas.teachers.activation import activation_fingerprint, same_activations
 

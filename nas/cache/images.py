@@ -14,7 +14,7 @@ from nas.cache.arrays import Rows, ShardWriter
 from nas.cache.parallel import batches, in_order
 from nas.cache.parts import FORMAT, Done, Part, Record, Shard, shards_of
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -11,7 +11,7 @@ from nas.cache.images import Images, Progress, Source
 from nas.cache.parts import FORMAT, CacheError, write_json
 from nas.cache.storage import CODECS
 from nas.cache.targets import Targets, load_targets
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 from nas.teachers import specs
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
-from nas.teachers.teacher import TeacherError
+from nas.teachers.base import TeacherError
 
 NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from nas.data.augment import ENLARGED, View, Views
 from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites
+from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
 from nas.data.folder import ImageFolder, open_folder
-from nas.data.imageset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
-from nas.data.shards import Shards, open_shards
-from nas.data.views import ENLARGED, View, Views
+from nas.data.webdataset import Shards, open_shards
 
 __all__ = [
     "FORMS",

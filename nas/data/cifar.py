@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
-from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
+from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity
 from nas.data.pixels import square
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

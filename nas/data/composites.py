@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity
 from nas.data.glyphs import CLASSES, draw, font_path, objects
-from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
 from nas.data.photographs import crop, paths, shift_colours
 from nas.data.pixels import square, square_mask
 

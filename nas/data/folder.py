@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nas.data.imageset import DataError, Sample, Split, digest, held_out, identities, shuffled
+from nas.data.dataset import DataError, Sample, Split, digest, held_out, identities, shuffled
 from nas.data.pixels import decode, square
 
 SPLITS = ("train", "val")

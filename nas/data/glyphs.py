@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nas.data.imageset import Split
+from nas.data.dataset import Split
 
 VAL_GLYPHS = 5  # one glyph in five is a validation object, in every class
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
-from nas.data.imageset import DataError
-from nas.data.remote import Absent, fetch, is_remote, local_path
+from nas.data.dataset import DataError
+from nas.data.download import Absent, fetch, is_remote, local_path
 from nas.data.tars import TarSample
 
 NAMES_FILE = "classes.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from webdataset.shardlists import expand_urls
 
-from nas.data.imageset import IGNORE_LABEL, DataError
-from nas.data.remote import is_remote, public
+from nas.data.dataset import IGNORE_LABEL, DataError
+from nas.data.download import is_remote, public
 
 
 def sources(pattern: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas.data.imageset import DataError, Split
+from nas.data.dataset import DataError, Split
 
 # Colour photographs, then gray ones (surfaces, a person with a camera), which get a random tint.
 PHOTOGRAPHS: tuple[tuple[str, str], ...] = (

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from nas.data.imageset import CorruptImage, Pixels
+from nas.data.dataset import CorruptImage, Pixels
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from nas.cache.arrays import publish, temporary
 from nas.cache.parts import CacheError
 from nas.cache.targets import Targets, read_set
-from nas.data.imageset import Progress, digest
-from nas.teachers.teacher import TeacherError, TeacherSpec
+from nas.data.dataset import Progress, digest
+from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
 CONTRASTIVE = ("clip", "siglip", "pe_core")  # in timm's names

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import PurePath
 
-from nas.data.remote import public
+from nas.data.download import public
 
 _URL = re.compile(r"(.*?)(https?://.*)", re.DOTALL)
 _PATH = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)

@@ -24,8 +24,8 @@ from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0
 from nas.teachers.timm_names import parse
-from nas.teachers.timm_teacher import create, features, layout
-from nas.teachers.weight_files import TIMM_FILE, given
+from nas.teachers.timm_networks import create, features, layout
+from nas.teachers.weights import TIMM_FILE, given
 from nas.teachers.wheels import HED, LITE0, XFEAT, locate
 from nas.teachers.xfeat import XFeat
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
-from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
-from nas.teachers.timm_teacher import timm_spec
-from nas.teachers.weight_files import given
+from nas.teachers.timm_networks import timm_spec
+from nas.teachers.weights import given
 from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]

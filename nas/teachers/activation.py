@@ -5,7 +5,7 @@ colours, another resize, another activation function or a changed library all mo
 features on a fixed pattern of signs, in units of the features' own size, so a difference of 0.01 says that the features
 moved by about a hundredth of their length.
 
-The embedded teachers' numbers are recorded in a JSON file beside this module (``python -m nas.teachers.record`` writes
+The embedded teachers' numbers are recorded in a JSON file beside this module (``python -m nas.teachers`` writes
 it) and compared whenever they are loaded, which takes 3 to 16 ms a teacher.
 """
 
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.teachers.teacher import Teacher, TeacherError
+from nas.teachers.base import Teacher, TeacherError
 
 RECORDED = Path(__file__).with_name("activations.json")
 NUMBERS = 16

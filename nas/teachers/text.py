@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.teachers.teacher import TeacherError, TeacherSpec
+from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.timm_names import parse
-from nas.teachers.weight_files import OPEN_CLIP_FILE, given, hub_file, local_file
+from nas.teachers.weights import OPEN_CLIP_FILE, given, hub_file, local_file
 
 TEMPLATES = ("a photo of a {}.",)
 TEXT_BATCH = 256

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from timm.models import get_pretrained_cfg, is_model, list_pretrained
 
-from nas.teachers.teacher import TeacherError
+from nas.teachers.base import TeacherError
 
 SYNTAX = re.compile(r"(?P<network>[^@]*)(@(?P<px>\d+)(/(?P<tiles>\d+))?)?")
 LABEL_TAGS = ("_ft_in1k", "_ft_in12k", "_ft_in22k")  # CLIPs fine-tuned on labels: their head is a classifier

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from nas.teachers.teacher import TeacherError
+from nas.teachers.base import TeacherError
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.teachers.activation import checked
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, at_least
 from nas.teachers.fold import fold_batchnorms
-from nas.teachers.teacher import Teacher, TeacherOutput, TeacherSpec, at_least
 from nas.teachers.wheels import XFEAT, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")

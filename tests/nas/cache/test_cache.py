@@ -19,7 +19,7 @@ from nas.cache.parts import shards_of
 from nas.cache.statistics import HEADS, calibrate, vectors
 from nas.cache.targets import read_set
 from nas.data import open_images
-from nas.data.imageset import DataError
+from nas.data.dataset import DataError
 from nas.teachers import TeacherOutput, specs
 
 

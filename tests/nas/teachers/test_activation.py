@@ -15,7 +15,7 @@ from nas.teachers.activation import (
     recorded_activations,
     same_activations,
 )
-from nas.teachers.teacher import Teacher
+from nas.teachers.base import Teacher
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import saved
 

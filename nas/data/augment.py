@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from nas.data.imageset import ImageSet, Pixels, Sample, digest
+from nas.data.dataset import ImageSet, Pixels, Sample, digest
 from nas.data.pixels import Box
 
 VERSION = 1  # raise it when views change

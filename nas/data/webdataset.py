@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas.data.imageset import (
+from nas.data.dataset import (
     IGNORE_LABEL,
     CorruptImage,
     DataError,
@@ -36,10 +36,10 @@ from nas.data.imageset import (
     shuffled,
     spread,
 )
+from nas.data.download import fetch, is_remote, public
 from nas.data.names import count_classes, read_names, sibling
 from nas.data.patterns import expand, parse_ignored, sources
 from nas.data.pixels import decode, decode_mask, square, square_mask
-from nas.data.remote import fetch, is_remote, public
 from nas.data.tars import IMAGE_FIELDS, TarSample, read_index
 
 MOST_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly

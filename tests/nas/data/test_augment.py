@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas.data import DataError, Sample, open_images, views
-from nas.data.views import AREA, JITTER, PLAIN, RATIO, View, Views, apply, random_view
+from nas.data import DataError, Sample, augment, open_images
+from nas.data.augment import AREA, JITTER, PLAIN, RATIO, View, Views, apply, random_view
 from tests.nas.data.builders import SHARED, png, write_shard
 
 COLOURLESS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
@@ -72,7 +72,7 @@ def test_fingerprint_tells_sets_apart(images, other):
 )
 def test_fingerprint_follows_the_recipe(images, monkeypatch, constant, value):
     before = images.fingerprint
-    monkeypatch.setattr(views, constant, value)
+    monkeypatch.setattr(augment, constant, value)
     assert opened().fingerprint != before
 
 

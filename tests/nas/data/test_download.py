@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from nas.data import DataError, open_images, remote
+from nas.data import DataError, download, open_images
 from tests.nas.data.builders import encoded, write_shard
 
 IMAGES = 12  # of a shard
@@ -68,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Six shards of twelve noisy images each, and their classes' names."""
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
     noise = np.random.default_rng(0).integers(0, 256, (6, IMAGES, 24, 24, 3), dtype=np.uint8)
     with Server() as running:
         for shard, images in enumerate(noise):
@@ -151,7 +151,7 @@ def test_a_killed_download_is_continued_by_the_next_process(server, tmp_path):
 
 
 def test_a_connection_that_breaks_often_but_brings_something_gets_there(server, tmp_path):
-    server.breaks, server.after = remote.ATTEMPTS + 2, 1500
+    server.breaks, server.after = download.ATTEMPTS + 2, 1500
     shard = opened(server, tmp_path, count=3).paths[0]
     assert shard.read_bytes() == server.files[shard.name.partition("-")[2]]
 
@@ -170,7 +170,7 @@ def test_a_server_that_cannot_continue_starts_again(server, tmp_path, flag, valu
 
 
 def test_a_file_that_changed_in_between_is_not_patched_together(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.breaks = 1
     with pytest.raises(DataError, match="after 1 attempts: the connection ended after 5000 of"):
         opened(server, tmp_path, count=3)
@@ -191,7 +191,7 @@ def test_nobody_there_is_one_line(server, tmp_path):
     server.files["classes.json"] = b"null"
     opened(server, tmp_path, count=1)
     with pytest.raises(DataError, match=r"cannot fetch '.*:1/a.tar' after 6 attempts: .*refused"):
-        remote.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
+        download.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
 
 
 def test_a_missing_shard_is_not_asked_for_twice(server, tmp_path):
@@ -252,8 +252,8 @@ def test_progress_ends_at_its_end_even_if_later_shards_hold_more(server, tmp_pat
 
 
 def test_more_than_fits_is_refused_before_it_is_fetched(server, tmp_path, monkeypatch):
-    usage = remote.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    usage = download.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage._replace(free=100))
     with pytest.raises(DataError, match=r"needs 0 MiB more, but only 0 MiB are free in .*; ask for fewer images"):
         opened(server, tmp_path, count=3)
 

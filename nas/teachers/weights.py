@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from nas.teachers.teacher import TeacherError
+from nas.teachers.base import TeacherError
 
 SAFE = ".safetensors"
 TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg, list_pretrained
 from nas.teachers import SETS, TeacherError, load_teachers, specs
 from nas.teachers.mosaic import cut, tile
 from nas.teachers.timm_names import parse
-from nas.teachers.timm_teacher import layout, resize
+from nas.teachers.timm_networks import layout, resize
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import full_name, saved, seeded
 

@@ -27,10 +27,10 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.mosaic import cut, tile
-from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.timm_names import TimmName, parse
-from nas.teachers.weight_files import hub_file, local_file, tensor_names
+from nas.teachers.weights import hub_file, local_file, tensor_names
 from nas.teachers.wheels import file_sha256
 
 SUMMARIES: dict[str, Callable[[Any, Tensor], Tensor | None]] = {

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from nas.data.imageset import DataError
+from nas.data.dataset import DataError
 from nas.disclosure import public_url
 
 SCHEMES = ("http://", "https://")
