@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from nas.data.dataset import ImageSet, Pixels, Sample, digest
-from nas.data.pixels import Box
+from nas.data.dataset import Box, ImageSet, Pixels, Sample, digest
 
 VERSION = 1  # raise it when views change
 AREA = (0.4, 1.0)  # of the image, in a crop

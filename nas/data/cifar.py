@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
-from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity
-from nas.data.pixels import square
+from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity, square
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the download

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nas.data.dataset import DataError, Sample, Split, digest, held_out, identities, shuffled
-from nas.data.pixels import decode, square
+from nas.data.dataset import DataError, Sample, Split, decode, digest, held_out, identities, shuffled, square
 
 SPLITS = ("train", "val")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})

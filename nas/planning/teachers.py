@@ -23,10 +23,8 @@ from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0
-from nas.teachers.timm_names import parse
-from nas.teachers.timm_networks import create, features, layout
-from nas.teachers.weights import TIMM_FILE, given
-from nas.teachers.wheels import HED, LITE0, XFEAT, locate
+from nas.teachers.timm_networks import create, features, layout, parse
+from nas.teachers.weights import HED, LITE0, TIMM_FILE, XFEAT, given, locate
 from nas.teachers.xfeat import XFeat
 
 _EMBEDDED = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from nas.teachers import TEACHERS
-from nas.teachers.activation import RECORDED, activation_fingerprint
+from nas.teachers.base import RECORDED, activation_fingerprint
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.teachers.base import TeacherError, TeacherSpec
-from nas.teachers.timm_names import parse
+from nas.teachers.timm_networks import parse
 from nas.teachers.weights import OPEN_CLIP_FILE, given, hub_file, local_file
 
 TEMPLATES = ("a photo of a {}.",)

@@ -134,7 +134,7 @@ def test_a_teacher_that_computes_something_else_is_refused(tmp_path, opened, tea
         opened(tmp_path, progress=interrupt)
     original = type(teachers["xfeat"]).forward
     monkeypatch.setattr(type(teachers["xfeat"]), "forward", lambda self, images: original(self, images.flip(2)))
-    monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+    monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     with pytest.raises(CacheError, match=r"xfeat computes something else now .*normalisation\? version\?.*delete it"):
         opened(tmp_path)
 

@@ -56,7 +56,7 @@ def test_verify_finds_what_is_not_as_it_was(cache, what, capsys, monkeypatch):
 
         original = XFeat.forward
         monkeypatch.setattr(XFeat, "forward", lambda self, images: original(self, images.flip(2)))
-        monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+        monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     else:
         np.save(path, rows[::-1])
     if what == "targets":

@@ -5,9 +5,7 @@ import pytest
 from PIL import Image
 
 from nas.data import DataError, open_images
-from nas.data.composites import Composites
-from nas.data.glyphs import CLASSES, characters, draw, objects
-from nas.data.photographs import backgrounds, paths
+from nas.data.composites import CLASSES, Composites, backgrounds, characters, draw, objects, paths
 
 
 @pytest.fixture(scope="module")

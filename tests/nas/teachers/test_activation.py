@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nas.teachers import TEACHERS, TeacherError, activation, load_teachers
-from nas.teachers.activation import (
+from nas.teachers import TEACHERS, TeacherError, base, load_teachers
+from nas.teachers.base import (
+    Teacher,
     activation_fingerprint,
     distance,
     fixed_image,
     recorded_activations,
     same_activations,
 )
-from nas.teachers.base import Teacher
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import saved
 
@@ -121,10 +121,10 @@ def test_embedded_teachers_are_recorded_and_still_the_same(teachers):
 
 
 def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monkeypatch, tmp_path):
-    entries = json.loads(activation.RECORDED.read_text())
+    entries = json.loads(base.RECORDED.read_text())
     entries["xfeat"]["numbers"][3] += 0.01
     (tmp_path / "a.json").write_text(json.dumps(entries))
-    monkeypatch.setattr(activation, "RECORDED", tmp_path / "a.json")
+    monkeypatch.setattr(base, "RECORDED", tmp_path / "a.json")
     recorded_activations.cache_clear()
     try:
         load_teachers("hed")

@@ -10,9 +10,7 @@ from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.mosaic import cut, tile
-from nas.teachers.timm_names import parse
-from nas.teachers.timm_networks import layout, resize
+from nas.teachers.timm_networks import cut, layout, parse, resize, tile
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import full_name, saved, seeded
 
