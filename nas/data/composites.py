@@ -166,7 +166,7 @@ def paths() -> list[Path]:
         folders = list(spec.submodule_search_locations or ()) if spec else []
         path = Path(folders[0], relative) if folders else Path(relative)
         if not path.is_file():
-            raise DataError(f"--data embedded: the installed {package} has no {relative}; install the pinned release")
+            raise DataError(f"--data builtin: the installed {package} has no {relative}; install the pinned release")
         found.append(path)
     return found
 
@@ -202,7 +202,7 @@ class Composites:
     count: int
     seed: int
     size_px: int
-    uri: str = "embedded"
+    uri: str = "builtin"
     num_classes: int = len(CLASSES)
     class_names: tuple[str, ...] = tuple(CLASSES)
     has_masks: bool = True
@@ -210,7 +210,7 @@ class Composites:
 
     def __post_init__(self) -> None:
         if self.size_px < MIN_SIZE_PX:
-            raise DataError(f"--data embedded: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
+            raise DataError(f"--data builtin: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
 
     def __len__(self) -> int:
         return self.count
@@ -221,6 +221,7 @@ class Composites:
         sources = [file_identity(path) for path in [font_path(), *paths()]]
         drawn = [self.read(i) for i in range(min(PROBED, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
+        # The first word is older than the name of the set: what is drawn is the same, so its identity stays.
         return digest(["embedded", VERSION, self.split, self.count, self.seed, self.size_px, sources, pixels])
 
     def read(self, i: int) -> Sample:

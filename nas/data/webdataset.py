@@ -307,21 +307,23 @@ def open_shards(
     own = val if separated and split == "val" else train
     shelf = cache_dir / "shards"
     names = read_names(sibling(expand(train)[0]), shelf)
-    taken = Taken(split, bool(separated), seed, count, shelf)
-    taken.collect(shuffled(sources(own), seed, lambda source: public(source).rpartition("/")[2]), progress)
-    if not taken.samples:
-        raise DataError(f"--data webdataset: no {split} images in '{own}' ({taken.seen} in all; fields {IMAGE_FIELDS})")
-    chosen = shuffled(taken.samples[:count], seed, key_of)
+    selection = ShardSelection(split, bool(separated), seed, count, shelf)
+    selection.collect(shuffled(sources(own), seed, lambda source: public(source).rpartition("/")[2]), progress)
+    if not selection.samples:
+        raise DataError(
+            f"--data webdataset: no {split} images in '{own}' ({selection.seen} in all; fields {IMAGE_FIELDS})"
+        )
+    chosen = shuffled(selection.samples[:count], seed, key_of)
     for what in ("label", "mask"):
         without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
         if without and any(getattr(sample, what) is not None for sample in chosen):
             warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
-    classes, void = count_classes(taken.samples, names), parse_ignored(ignored)
+    classes, void = count_classes(selection.samples, names), parse_ignored(ignored)
     uri = f"webdataset:{'::'.join(public(part) for part in pattern.split('::'))}"  # manifests and reports show it
-    return Shards(tuple(chosen), tuple(taken.paths), size_px, uri, classes, names, void)
+    return Shards(tuple(chosen), tuple(selection.paths), size_px, uri, classes, names, void)
 
 
-class Taken:
+class ShardSelection:
     """Samples of one split, shard by shard, until there are `count`; remote shards come to `shelf`."""
 
     def __init__(self, split: Split, whole: bool, seed: int, count: int | None, shelf: Path) -> None:

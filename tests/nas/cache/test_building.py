@@ -35,7 +35,7 @@ def alone(tmp_path_factory, teachers):
     from nas.cache import open_targets
     from tests.nas.cache.conftest import SIZES
 
-    return open_targets("embedded", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
+    return open_targets("builtin", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):

@@ -77,7 +77,7 @@ def test_ls_lists_what_is_there(cache, capsys):
     (cache / "targets-0123456789abcdef" / "manifest.json").write_text('{"format": 1}')
     assert main(["ls", "--cache", str(cache)]) == 0
     out = capsys.readouterr().out
-    assert "embedded images" in out
+    assert "builtin images" in out
     assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
     assert "half built" in out
     assert "older format" in out

@@ -98,7 +98,7 @@ def test_a_truncated_image_is_named(folder):
     [
         ("imagefolder:/no/such", "no such folder '/no/such'"),
         ("webdataset:/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
-        ("imagenet", "unknown source 'imagenet'; choices: embedded, imagefolder:PATH"),
+        ("imagenet", "unknown source 'imagenet'; choices: builtin, imagefolder:PATH"),
         ("imagefolder:", "unknown source"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_one_line(uri, message):
 
 def test_counts_must_be_positive():
     with pytest.raises(DataError, match="count 0 is not positive"):
-        open_images("embedded", "train", 0, 0, 64, Path("unused"))
+        open_images("builtin", "train", 0, 0, 64, Path("unused"))
 
 
 def test_an_empty_folder_is_refused(tmp_path):

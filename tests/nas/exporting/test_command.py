@@ -88,7 +88,7 @@ def test_a_card_tells_no_secret_of_an_url_and_no_place_of_this_machine() -> None
     url = "webdataset:https://me:word@host/{00..09}.tar?X-Sig=abc::/home/me/val.tar"
     assert public_name(url) == "webdataset:https://host/{00..09}.tar::.../val.tar"
     assert public_name("imagefolder:/home/me/photos") == "imagefolder:.../photos"
-    assert public_name("embedded") == "embedded"
+    assert public_name("builtin") == "builtin"
     command = (
         f"python -m nas.search --data '{url}' --cache /home/me/cache --run=/home/me/r --teacher hed=/home/me/h.pth"
     )

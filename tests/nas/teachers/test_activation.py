@@ -25,7 +25,7 @@ SMALL = ("small_dinov2@224", "small_clip", "samvit_small@256/4")
 
 @pytest.fixture(scope="module")
 def everyone(teachers, tmp_path_factory):
-    """Embedded teachers and small ones of timm's."""
+    """Built-in teachers and small ones of timm's."""
     small_networks.register()
     folder = tmp_path_factory.mktemp("weights")
     files = {name: saved(name.partition("@")[0], folder) for name in SMALL}
@@ -115,7 +115,7 @@ def test_teachers_are_told_apart(everyone):
     assert not any(same_activations(found[a], found[b]) for a in found for b in found if a != b)
 
 
-def test_embedded_teachers_are_recorded_and_still_the_same(teachers):
+def test_builtin_teachers_are_recorded_and_still_the_same(teachers):
     for name, spec in TEACHERS.items():
         assert distance(recorded_activations()[spec.fingerprint], activation_fingerprint(teachers[name])) < 1e-4
 

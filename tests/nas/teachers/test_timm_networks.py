@@ -193,7 +193,7 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
         ("small_dinov2,small_dinov2.lvd142m@518", "names a teacher twice"),
-        ("embedded,lite0", "names a teacher twice"),
+        ("builtin,lite0", "names a teacher twice"),
         ("lite0,", "unknown teacher ''"),
     ],
 )
@@ -204,7 +204,7 @@ def test_what_cannot_be_is_refused_in_one_line(names, message):
 
 
 def test_sets_and_names_mix():
-    names = [spec.name for spec in specs("embedded, small_dinov2@224,small_clip")]
+    names = [spec.name for spec in specs("builtin, small_dinov2@224,small_clip")]
     assert names == ["lite0", "hed", "xfeat", "small_dinov2@224", "small_clip"]
 
 

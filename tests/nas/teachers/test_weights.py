@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from nas.teachers import TeacherError, weights
-from nas.teachers.weights import EMBEDDED, REQUIREMENTS, WeightFile, locate, weight_path
+from nas.teachers.weights import BUILTIN, REQUIREMENTS, WeightFile, locate, weight_path
 
 
 def test_locating_imports_nothing():
     code = (
-        "import sys; from nas.teachers.weights import EMBEDDED, locate; [locate(w) for w in EMBEDDED];"
-        "print([w.package for w in EMBEDDED if w.package in sys.modules], 'tensorflow' in sys.modules)"
+        "import sys; from nas.teachers.weights import BUILTIN, locate; [locate(w) for w in BUILTIN];"
+        "print([w.package for w in BUILTIN if w.package in sys.modules], 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "False"]
@@ -20,8 +20,8 @@ def test_locating_imports_nothing():
 
 def test_requirements_pin_one_hash_for_every_package():
     text = REQUIREMENTS.read_text()
-    assert text.count("--hash=sha256:") == len(EMBEDDED) == text.count("==")
-    for file in EMBEDDED:
+    assert text.count("--hash=sha256:") == len(BUILTIN) == text.count("==")
+    for file in BUILTIN:
         assert file.package.replace("_", "-") in text
 
 
