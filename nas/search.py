@@ -19,7 +19,6 @@ from nas.arguments import new_config, parser, wishes
 from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
-from nas.disclosure import public_text
 from nas.ending import LiveReport, end
 from nas.modes import check_flags
 from nas.objectives import objectives
@@ -27,6 +26,7 @@ from nas.places import cache_root, checkpoint_interval_s
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
+from nas.redaction import public_word
 from nas.replay.arguments import check_bench
 from nas.running.places import Places
 from nas.samplers import make_sampler
@@ -84,7 +84,7 @@ def _hide_password(arguments: dict[str, Any], console: Console) -> None:
     if "database" not in arguments or (password := password_of(arguments["database"])) is None:
         return
     os.environ["PGPASSWORD"] = password
-    (arguments["database"],) = without_password([arguments["database"]])
+    arguments["database"] = without_password(arguments["database"])
     advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
     console.print(f"the password in --database is not stored: {advice}", highlight=False, markup=False)
 
@@ -230,14 +230,14 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
     return StudyInfo(
         name=run_dir.name,
         created=_now(),
-        command=public_text("python -m nas.search " + shlex.join(without_password(sys.argv[1:]))),
+        command="python -m nas.search " + shlex.join(map(public_word, sys.argv[1:])),
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=objectives(config.objectives, config.distill.score),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,
         teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},
-        data={"name": public_text(config.data), "fingerprint": targets.data_fingerprint},
+        data={"name": public_word(config.data), "fingerprint": targets.data_fingerprint},
         reference=config.reference,
         baselines=config.baselines,
         ledger={"teachers": targets.build_seconds},

@@ -18,8 +18,8 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
-from nas.disclosure import disclosed
 from nas.records import Measurement, Study
+from nas.redaction import public_info
 from nas.reranking.wording import DISTURBED
 from nas.store import read_study
 from reports import captions, finals, sentences
@@ -77,7 +77,7 @@ def render(
     study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page. `finalists`: as `nas.finals` tells them."""
-    study = replace(study, info=disclosed(study.info))
+    study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
     datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}

@@ -26,8 +26,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from braceexpand import braceexpand
 from PIL import Image
-from webdataset.shardlists import expand_urls
+from webdataset.shardlists import envsubst
 
 from nas.data.dataset import (
     IGNORE_LABEL,
@@ -47,7 +48,8 @@ from nas.data.dataset import (
     square,
     square_mask,
 )
-from nas.data.download import Absent, fetch, is_remote, local_path, public
+from nas.data.download import Absent, fetch, is_remote, local_path
+from nas.redaction import public_word, split_patterns
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 MASK_FIELDS = ("mask.png", "seg.png")
@@ -82,12 +84,34 @@ def expand(pattern: str) -> list[str]:
     if "://" in pattern and not is_remote(pattern):
         raise DataError(f"--data webdataset: '{scheme}://' cannot be read; allowed: paths, http:// and https://")
     if is_remote(pattern) and "*" in pattern:
-        raise DataError(f"--data webdataset: '*' in '{public(pattern)}': a server lists no files; use {{0000..0099}}")
+        raise DataError(
+            f"--data webdataset: '*' in '{public_word(pattern)}': a server lists no files; use {{0000..0099}}"
+        )
     try:
-        parts: list[str] = expand_urls(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))
+        parts = list(braceexpand(envsubst(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))))
     except (ValueError, AssertionError) as error:  # unbalanced braces, an unset ${variable}
-        raise DataError(f"--data webdataset: cannot read the pattern '{public(pattern)}': {error}") from error
+        raise DataError(f"--data webdataset: cannot read the pattern '{public_word(pattern)}': {error}") from error
+    for url in filter(is_remote, parts):
+        check_url(url)
     return parts
+
+
+def check_url(url: str) -> None:
+    """Raise DataError where the host of a URL cannot be read."""
+    try:
+        readable = bool(urlsplit(url).hostname and urlsplit(url).port != 0)
+    except ValueError:  # an open bracket, a port that is no number; the message may repeat a secret
+        readable = False
+    if not readable:
+        raise DataError(f"--data webdataset: '{public_word(url)}' is no URL of a file; an IPv6 host needs brackets")
+
+
+def train_and_val(pattern: str) -> tuple[str, str | None]:
+    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two."""
+    train, *val = split_patterns(pattern)
+    if len(val) > 1:
+        raise DataError(f"--data webdataset: '{public_word(pattern)}': allowed: PATTERN or TRAIN::VAL")
+    return train, val[0] if val else None
 
 
 def parse_ignored(text: str) -> tuple[int, ...]:
@@ -303,15 +327,16 @@ def open_shards(
     the split is empty.
     """
     bare, _, ignored = pattern.partition("#ignore=")
-    train, separated, val = bare.partition("::")
-    own = val if separated and split == "val" else train
+    train, val = train_and_val(bare)
+    own = val if val is not None and split == "val" else train
     shelf = cache_dir / "shards"
     names = read_names(sibling(expand(train)[0]), shelf)
-    selection = ShardSelection(split, bool(separated), seed, count, shelf)
-    selection.collect(shuffled(sources(own), seed, lambda source: public(source).rpartition("/")[2]), progress)
+    selection = ShardSelection(split, val is not None, seed, count, shelf)
+    selection.collect(shuffled(sources(own), seed, lambda source: public_word(source).rpartition("/")[2]), progress)
     if not selection.samples:
         raise DataError(
-            f"--data webdataset: no {split} images in '{own}' ({selection.seen} in all; fields {IMAGE_FIELDS})"
+            f"--data webdataset: no {split} images in '{public_word(own)}'"
+            f" ({selection.seen} in all; fields {IMAGE_FIELDS})"
         )
     chosen = shuffled(selection.samples[:count], seed, key_of)
     for what in ("label", "mask"):
@@ -319,7 +344,7 @@ def open_shards(
         if without and any(getattr(sample, what) is not None for sample in chosen):
             warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
     classes, void = count_classes(selection.samples, names), parse_ignored(ignored)
-    uri = f"webdataset:{'::'.join(public(part) for part in pattern.split('::'))}"  # manifests and reports show it
+    uri = f"webdataset:{public_word(pattern)}"  # manifests and reports show it
     return Shards(tuple(chosen), tuple(selection.paths), size_px, uri, classes, names, void)
 
 
@@ -337,7 +362,7 @@ class ShardSelection:
         """Reads the indices of as many of the shards as it takes."""
         stage = f"{self.split} shards, MiB"
         for number, shard in enumerate(shards):
-            name, path = public(shard), Path(shard)
+            name, path = public_word(shard), Path(shard)
             if is_remote(shard):
                 path = self.fetch(shard, self.expected(len(shards) - number), partial(progress, stage))
             index = read_index(path, name)
@@ -356,7 +381,7 @@ class ShardSelection:
         def report(here: int, total: int) -> None:
             progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
 
-        path = fetch(url, self.shelf, partial(read_index, name=public(url)), report)
+        path = fetch(url, self.shelf, partial(read_index, name=public_word(url)), report)
         self.fetched += path.stat().st_size
         return path
 

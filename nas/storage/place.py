@@ -6,7 +6,6 @@ The folder never holds a password: libpq takes it from ~/.pgpass or PGPASSWORD, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,13 +116,6 @@ def public(url: URL) -> str:
     return bare.render_as_string(hide_password=False)
 
 
-def without_password(words: Sequence[str]) -> list[str]:
-    """A command line in which no database URL tells a secret."""
-    return [_clean(word) for word in words]
-
-
-def _clean(word: str) -> str:
-    flag, equals, text = word.partition("=") if word.startswith("--") else ("", "", word)
-    if not text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES)):
-        return word
-    return f"{flag}{equals}{public(database_url(text))}"
+def without_password(text: str) -> str:
+    """Return the URL of a database without its secrets; StoreError as `database_url`."""
+    return public(database_url(text))

@@ -40,16 +40,16 @@ def test_plain_images_come_first_then_one_view_of_each_after_the_other(images):
     plain = open_images("builtin", "train", 6, 1, 64, Path("unused"))
     assert len(images) == 18
     for i in range(6):
-        assert images.view(i) == PLAIN
+        assert images.augmentation(i) == PLAIN
         np.testing.assert_array_equal(images.read(i).image, plain.read(i).image)
         np.testing.assert_array_equal(images.read(i).mask, plain.read(i).mask)
         assert [images.read(i + 6 * number).label for number in range(3)] == [plain.read(i).label] * 3
-    assert len({images.view(i) for i in range(18)}) == 13
+    assert len({images.augmentation(i) for i in range(18)}) == 13
 
 
 def test_a_view_does_not_depend_on_how_many_there_are(images):
     many = opened(number=5)
-    assert [many.view(i) for i in range(18)] == [images.view(i) for i in range(18)]
+    assert [many.augmentation(i) for i in range(18)] == [images.augmentation(i) for i in range(18)]
     for i in (7, 17):
         np.testing.assert_array_equal(many.read(i).image, images.read(i).image)
 
@@ -152,8 +152,8 @@ def test_a_crop_keeps_the_resolution_of_a_large_image(tmp_path):
         Image.fromarray(stripes).save(tmp_path / f"{i}.png")
     images = open_images(f"imagefolder:{tmp_path}", "train", 1, 0, 64, tmp_path, views=9)
     small = AugmentedSet(images.plain, images.plain, 9, 0)
-    closest = min(range(1, 9), key=lambda i: images.view(i).box[2] - images.view(i).box[0])
-    flat = images.view(closest)._replace(**COLOURLESS)
+    closest = min(range(1, 9), key=lambda i: images.augmentation(i).box[2] - images.augmentation(i).box[0])
+    flat = images.augmentation(closest)._replace(**COLOURLESS)
     sharp, blurred = (apply(flat, base.read(0), 64).image.std() for base in (images.enlarged, small.enlarged))
     assert sharp > 1.15 * blurred
 
