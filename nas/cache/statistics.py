@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.cache.arrays import Rows, publish, temporary
+from nas.cache.arrays import Rows
 from nas.cache.standardise import Moments, Standardiser, choose_dims, fit, spectrum
+from nas.files import atomic_path
 
 HEADS = ("summary", "spatial")
 FILE = "statistics.npz"
@@ -56,10 +57,8 @@ def save_statistics(folder: Path, fitted: Mapping[str, Fitted]) -> None:
     for head, (standardiser, largest) in fitted.items():
         arrays |= {f"{head}-mean": standardiser.mean, f"{head}-forward": standardiser.forward.astype(np.float32)}
         arrays |= {f"{head}-kept": np.array(standardiser.kept), f"{head}-largest": largest}
-    written = temporary(folder / FILE)
-    with written.open("wb") as file:
+    with atomic_path(folder / FILE) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    publish(written, folder / FILE)
 
 
 def load_statistics(folder: Path) -> dict[str, Fitted]:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from math import ceil
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -49,6 +48,7 @@ from nas.data.dataset import (
     square_mask,
 )
 from nas.data.download import Absent, fetch, is_remote, local_path
+from nas.files import atomic_write
 from nas.redaction import public_word, split_patterns
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
@@ -224,9 +224,7 @@ def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
             path = fetch(source, shelf, parse_names, lambda here, total: None)
         except Absent:  # remembered, so that what is here can be read again without a network
             path = local_path(source, shelf)
-            with NamedTemporaryFile("w", dir=shelf, prefix=".", delete=False) as scratch:
-                scratch.write("null")
-            Path(scratch.name).rename(path)
+            atomic_write(path, "null")
     return parse_names(path) if path.is_file() else None
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.arrays import publish, temporary
 from nas.cache.parts import CacheError
 from nas.cache.targets import Targets, read_set
 from nas.data.dataset import Progress, digest
+from nas.files import atomic_path
 from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
@@ -90,7 +90,5 @@ def words(targets: Targets) -> list[str]:
 
 def _save(path: Path, texts: Tensor) -> None:
     """Whole or not at all."""
-    written = temporary(path)
-    with written.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, texts.numpy(), allow_pickle=False)
-    publish(written, path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from nas.files import atomic_write
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
@@ -78,9 +79,7 @@ class Place:
         """Makes the folder, with its note."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.note:
-            whole = self.run_dir / f".{PLACE_FILE}"
-            whole.write_text(self.note)
-            whole.replace(self.run_dir / PLACE_FILE)
+            atomic_write(self.run_dir / PLACE_FILE, self.note, sync=True)
 
     def __str__(self) -> str:
         return str(self.run_dir / STUDY_FILE) if self.url is None else public(self.url)

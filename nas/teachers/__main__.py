@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from nas.files import atomic_write
 from nas.teachers import TEACHERS
 from nas.teachers.base import RECORDED, activation_fingerprint
 
@@ -15,7 +16,7 @@ def main() -> int:
         name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}
         for name, spec in TEACHERS.items()
     }
-    RECORDED.write_text(json.dumps(entries, indent=1) + "\n")
+    atomic_write(RECORDED, json.dumps(entries, indent=1) + "\n")
     print(RECORDED)
     return 0
 
