@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backbones import resolve
 from nas.bench import Bench
-from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
+from nas.command import FAILED, INTERRUPTED, exit_code, report_error
 from nas.profiling.arguments import SAMPLES, SPACE_REFERENCES, arm_settings, options, settings
 from nas.profiling.arm_table import show_arms
 from nas.profiling.arms import ArmsProfile, comparing
@@ -31,25 +31,20 @@ from nas.profiling.tables import show
 
 Found = TypeVar("Found")
 
-UNMEASURED = 1
 
-
-@interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; what was found until it ends is shown.
+    """Run the command and return its exit code, see `nas.command`; what was found before an error is shown.
 
-    0, 1 where a network could not be measured, 2 after one line of error, 130 after Ctrl-C.
+    1 also where a network could not be measured.
     """
-    try:
-        given = options(argv)
-        if given.space:
-            return _space(given)
-        return _networks(given) if given.arms is None else _arms(given)
-    except KeyboardInterrupt:
-        print("interrupted before anything was known", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, RuntimeError, OverflowError, RecursionError, OSError) as error:  # RuntimeError: out of memory
-        return _failed(error)
+    return exit_code(lambda: _command(argv), "nothing was known yet")
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    given = options(argv)
+    if given.space:
+        return _space(given)
+    return _networks(given) if given.arms is None else _arms(given)
 
 
 def _networks(given: argparse.Namespace) -> int:
@@ -73,7 +68,7 @@ def _networks(given: argparse.Namespace) -> int:
         from nas.profiling.plots import plot_networks  # matplotlib takes a second to import
 
         plot_networks(profiles, Path(given.plot))
-    return code or (UNMEASURED if any(p.failure for p in profiles) else 0)
+    return code or (FAILED if any(p.failure for p in profiles) else 0)
 
 
 def _arms(given: argparse.Namespace) -> int:
@@ -97,7 +92,7 @@ def _arms(given: argparse.Namespace) -> int:
         from nas.profiling.arm_plot import plot_arms
 
         plot_arms(profiles, chosen.base, Path(given.plot))
-    return code or (UNMEASURED if any(p.failed for p in profiles) else 0)
+    return code or (FAILED if any(p.failed for p in profiles) else 0)
 
 
 def _space(given: argparse.Namespace) -> int:
@@ -133,7 +128,7 @@ def _space(given: argparse.Namespace) -> int:
 
         plot_space(profiles[0], Path(given.plot))
     nothing = profiles[0].failed and not profiles[0].values("ratio")
-    return code or (UNMEASURED if nothing else 0)
+    return code or (FAILED if nothing else 0)
 
 
 def _one_by_one(
@@ -169,13 +164,8 @@ def _run(work: Callable[[ProfileProgress], None], found: Sequence[object]) -> in
     except (ValueError, RuntimeError) as error:
         if not found:
             raise
-        return _failed(error)
+        return report_error(error)
     return 0
-
-
-def _failed(error: Exception) -> int:
-    print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-    return BAD_INPUT
 
 
 def _warn(missing: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nas import changes
 from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
+from nas.command import exit_code
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.ending import LiveReport, end
@@ -36,32 +36,37 @@ from nas.study import StudyLoop
 from search_space import SPACES
 
 
-@interrupted_by_signals()
+class SearchFailed(RuntimeError):
+    """A search that cannot go on; one line that says why."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = vars(parser().parse_args(argv))
+    """Run the command and return its exit code, see `nas.command`."""
+    run_dirs: list[Path] = []
+    return exit_code(lambda: _command(vars(parser().parse_args(argv)), run_dirs), lambda: _left(run_dirs))
+
+
+def _command(arguments: dict[str, Any], run_dirs: list[Path]) -> int:
+    """Do what the arguments ask for; the run folder goes into `run_dirs` as soon as it is known."""
     console = stderr_console()
-    run_dir: Path | None = None
-    try:
-        check_flags(arguments)
-        check_plan(arguments)
-        check_bench(arguments)
-        if "bench" in arguments:
-            return _replay(arguments, console)
-        if arguments.get("plan"):
-            return _plan(arguments, console)
-        _hide_password(arguments, console)
-        config, run_dir, resume = wishes(arguments)
-        return _search(config, run_dir, resume, arguments, console)
-    except KeyboardInterrupt:
-        seconds = checkpoint_interval_s()
-        print(f"interrupted; lost were at most the last {seconds:g} s of each training under way", file=sys.stderr)
-        if run_dir is not None and holds_study(run_dir):
-            print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    check_flags(arguments)
+    check_plan(arguments)
+    check_bench(arguments)
+    if "bench" in arguments:
+        return _replay(arguments, console)
+    if arguments.get("plan"):
+        return _plan(arguments, console)
+    _hide_password(arguments, console)
+    config, run_dir, resume = wishes(arguments)
+    run_dirs.append(run_dir)
+    return _search(config, run_dir, resume, arguments, console)
+
+
+def _left(run_dirs: Sequence[Path]) -> str:
+    """Say what an interruption lost and how the search goes on."""
+    lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
+    resumes = [f"\ngo on with: python -m nas.search --resume {shlex.quote(str(d))}" for d in run_dirs if holds_study(d)]
+    return lost + "".join(resumes)
 
 
 def _replay(arguments: dict[str, Any], console: Console) -> int:
@@ -193,7 +198,7 @@ def _run(
     ending = "gave up" if loop.gave_up else loop.exhausted or "done"
     end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
     if loop.gave_up:
-        raise ConfigError(loop.gave_up)
+        raise SearchFailed(loop.gave_up)
     return 0
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from nas.command import OperationFailed
+
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -30,6 +32,10 @@ Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 
 class DataError(ValueError):
     """Images that cannot be had. One line that names the field, the value and what is allowed."""
+
+
+class DataUnavailable(DataError, OperationFailed):
+    """Images that cannot be fetched or stored now: a server, a network or a disk refuses."""
 
 
 class CorruptImage(DataError):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from nas.data.dataset import DataError
+from nas.data.dataset import DataError, DataUnavailable
 from nas.redaction import public_word
 
 SCHEMES = ("http://", "https://")
@@ -72,7 +72,9 @@ def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Byt
                 partial.discard()
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"--data webdataset: cannot store '{public_word(url)}' in '{folder}': {reason}") from error
+        raise DataUnavailable(
+            f"--data webdataset: cannot store '{public_word(url)}' in '{folder}': {reason}"
+        ) from error
     return target
 
 
@@ -104,7 +106,7 @@ class Partial:
             failures = 1 if self.here() > before else failures + 1
             if failures == ATTEMPTS:
                 reason = " ".join(str(last).split()) or type(last).__name__
-                raise DataError(
+                raise DataUnavailable(
                     f"--data webdataset: cannot fetch '{public_word(self.url)}' after {ATTEMPTS} attempts: {reason}"
                 ) from last
             time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
@@ -142,7 +144,7 @@ class Partial:
                 self.tag.write_text(version)
         free = shutil.disk_usage(self.path.parent).free
         if total - here > free:
-            raise DataError(
+            raise DataUnavailable(
                 f"--data webdataset: '{public_word(self.url)}' needs {(total - here) >> 20} MiB more, but only "
                 f"{free >> 20} MiB are free in '{self.path.parent}'; ask for fewer images"
             )

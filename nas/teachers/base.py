@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nas.command import OperationFailed
+
 RECORDED = Path(__file__).with_name("activations.json")
 NUMBERS = 16
 TOLERANCE = 5e-4  # see `same_activations`
@@ -35,6 +37,10 @@ TOLERANCE = 5e-4  # see `same_activations`
 
 class TeacherError(ValueError):
     """A teacher that cannot be had: unknown name, missing or altered weights. One line, names the choices."""
+
+
+class TeacherUnavailable(TeacherError, OperationFailed):
+    """Weights that cannot be fetched now; the message says how to get them by hand."""
 
 
 class TeacherOutput(NamedTuple):

