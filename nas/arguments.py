@@ -98,7 +98,8 @@ def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
     if "extend" in arguments and more < 1:
         raise ConfigError(f"--extend: {more}: must be 1 or more")
     run_dir = Path(arguments["resume"])
-    info = Store.open(run_dir, database=arguments.get("database")).info
+    with Store.open(run_dir, database=arguments.get("database")) as store:
+        info = store.info
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
     changed = stored.differences(_config(arguments, stored))

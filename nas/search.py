@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,18 +123,20 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     sought = objectives(config.objectives, config.distill.score)
     sampler = make_sampler(config, SPACES[config.space], sought)
     database = arguments.get("database")
-    began = Store.open(run_dir, sampler, database) if resume else None
-    if began is not None:
-        _refuse_changes(began.info, targets, sought)
+    with ExitStack() as stores:
+        began = stores.enter_context(Store.open(run_dir, sampler, database)) if resume else None
+        if began is not None:
+            _refuse_changes(began.info, targets, sought)
 
-    def begin() -> Store:
-        if began is None:
-            return Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
-        began.patiently(began.join)  # refuses drivers of two machines on one file
-        _extend(began, arguments.get("extend", 0))
-        return began
+        def begin() -> Store:
+            if began is None:
+                info = _info(config, run_dir, targets, facts)
+                return stores.enter_context(Store.create(run_dir, info, sampler, database))
+            began.patiently(began.join)  # refuses drivers of two machines on one file
+            _extend(began, arguments.get("extend", 0))
+            return began
 
-    return _run(begin, None if began is None else began.info, config, run_dir, targets, arguments, console)
+        return _run(begin, None if began is None else began.info, config, run_dir, targets, arguments, console)
 
 
 def _embed_class_names(
