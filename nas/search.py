@@ -23,7 +23,7 @@ from nas.contact_sheet import FOLDER as PICTURES
 from nas.ending import LiveReport, end
 from nas.modes import check_flags
 from nas.objectives import objectives
-from nas.places import cache_root, checkpoint_interval_s
+from nas.places import cache_root, checkpoint_interval_s, cpu_count
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
@@ -271,11 +271,6 @@ def _extend(store: Store, more: int) -> None:
 
     if more:
         store.update_info(extended)
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_workers(config: SearchConfig) -> int:

@@ -31,7 +31,7 @@ from nas.files import atomic_write
 from nas.finals.crew import MEMORY, ctrl_c_is_ours, how_it_ended
 from nas.finals.worker import Places
 from nas.measure.environment import torch_device
-from nas.places import checkpoint_interval_s, checkpoint_path, lock_dir
+from nas.places import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir
 from nas.progress import StageProgress
 from nas.records import RungResult, Study, TrialRecord
 
@@ -161,7 +161,7 @@ def _places(longer: Longer, targets: Path, ranks: int) -> Places:
         targets=str(targets.resolve()),
         lock_dir=str(lock_dir()),
         folder=str(longer.folder.resolve()),
-        threads=max(1, _cpus() // ranks),
+        threads=max(1, cpu_count() // ranks),
         checkpoint_s=checkpoint_interval_s(),
     )
 
@@ -183,7 +183,3 @@ def _cards(device: str) -> int:
     import torch
 
     return torch.cuda.device_count() if device == "cuda" else 1
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

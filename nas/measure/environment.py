@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from nas.places import cpu_count
+
 
 class DeviceError(ValueError):
     """A device that was asked for and is not there."""
@@ -57,11 +59,6 @@ def kind_of(environment: Mapping[str, Any]) -> str | None:
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment["device_name"])
     return f"{environment['cpu']}, {environment['cpus']} CPUs" if "cpus" in environment else None
-
-
-def cpu_count() -> int | None:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def cpu_model() -> str:
