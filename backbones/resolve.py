@@ -28,5 +28,7 @@ def resolve(arch: str) -> tuple[str, Backbone | TimmBackbone]:
         return path.stem, build(ArchSpec.from_json(path.read_text()))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or 'not text'})") from None
+    except (RecursionError, OverflowError) as error:
+        raise SpecError(f"arch: cannot read {arch!r} ({error})") from None
     except SpecError as error:
         raise SpecError(f"arch: {arch}: {error}") from None

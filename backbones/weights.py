@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,15 @@ def save(model: Backbone, path: Path) -> None:
     if misfit:
         raise _refusal(path, f"the model is fused or altered ({misfit}); save it before fuse(), in float32")
     metadata = {"format": FORMAT, "num_classes": str(model.num_classes), "spec": model.spec.to_json()}
-    part = path.with_name(path.name + ".part")
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # another process may write the same one
     try:
-        save_file(state, part, metadata | {"sha256": digest(metadata, state)})
-        part.replace(path)
+        save_file(state, unfinished, metadata | {"sha256": digest(metadata, state)})
+        unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"cannot be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path, spec: ArchSpec | None = None) -> Backbone:

@@ -30,7 +30,7 @@ from nas.store import Store, StoreError
 from search_space import SPACES, preset
 
 _EXAMPLES = """examples:
-  python -m nas.search --budget 200                      the whole job on this machine, embedded images and teachers
+  python -m nas.search --budget 200                      the whole job on this machine, built-in images and teachers
   python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
   python -m nas.search --objectives quality,throughput,params
@@ -43,14 +43,14 @@ _EXAMPLES = """examples:
   python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a Ray cluster that is there
 """
 
-TEACHERS_HELP = "comma list of embedded, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
+TEACHERS_HELP = "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
 _DATABASE_HELP = (
     "keep the study in PostgreSQL, as postgresql://USER@HOST:PORT/NAME, so that several machines can work on it"
     " (default: the file study.db in the run folder); the password from ~/.pgpass or PGPASSWORD"
 )
 _DATA_HELP = (
-    "embedded, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
-    "cifar10 (default embedded)"
+    "builtin, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
+    "cifar10 (default builtin)"
 )
 _ARM_HELP = (
     "how nets run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or nchw "
@@ -99,7 +99,8 @@ def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
     if "extend" in arguments and more < 1:
         raise ConfigError(f"--extend: {more}: must be 1 or more")
     run_dir = Path(arguments["resume"])
-    info = Store.open(run_dir, database=arguments.get("database")).info
+    with Store.open(run_dir, database=arguments.get("database")) as store:
+        info = store.info
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
     changed = stored.differences(_config(arguments, stored))
@@ -265,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
     add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
     add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
     add("--data", metavar="URI", help=_DATA_HELP)
-    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default embedded)")
+    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default builtin)")
     add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
     add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU; of a cluster, all)")

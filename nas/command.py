@@ -1,4 +1,13 @@
-"""What commands share: bad input is one line on stderr and exit code 2, an interruption one line and 130."""
+"""What commands share: parsers, consoles, signals and exit codes.
+
+Every command ends with one of these codes, and an error is one line on stderr:
+
+- 0: done.
+- 1: failed, and the command is not to blame: a full disk, a dead cluster, a database or a server that cannot be
+  reached, no memory left; or the command's answer is no.
+- 2: wrong use: an option, a file or a study that this command cannot work with.
+- 130: interrupted by Ctrl-C, SIGTERM or SIGHUP.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +23,15 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+EXIT_CODES = """exit codes:
+  0    done
+  1    failed: a full disk, no memory left, a database or cluster that is gone, or the answer is no
+  2    wrong use: an option, a file or a study that this command cannot work with
+  130  interrupted
+"""
+# Paths that a person named; other OSErrors are the machine's.
+_WRONG_PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 PICTURES = (".png", ".svg", ".pdf")
 FILE_COLUMNS, LONGEST = 130, 500  # characters; the second of an error
 DEVICES = ("auto", "cpu", "cuda")
@@ -22,7 +39,11 @@ TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm'
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line; the usage is in ``--help``."""
+    """An ArgumentParser whose errors are one line; ``--help`` has the usage, and at its end the exit codes."""
+
+    def format_help(self) -> str:
+        """Return the help of argparse and the exit codes."""
+        return f"{super().format_help().rstrip()}\n\n{EXIT_CODES}"
 
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
@@ -49,20 +70,35 @@ class NamedFile(argparse.Action):
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
 
 
-def exit_code(work: Callable[[], int], interrupted: str = "the same command goes on") -> int:
-    """What `work` returns; 2 after the line of its error, 130 after one that says what an interruption left."""
+class OperationFailed(Exception):
+    """A mix-in of errors that another input would not have avoided: the command ends with exit code 1, not 2."""
+
+
+def exit_code(work: Callable[[], int], interrupted: str | Callable[[], str] = "the same command goes on") -> int:
+    """Return what `work` returns, or the code of its error after one line on stderr; see the module for the codes.
+
+    Args:
+        work: the command.
+        interrupted: what an interruption left, in words.
+    """
     with interrupted_by_signals():
         try:
             return work()
         except KeyboardInterrupt:
-            print(f"interrupted; {interrupted}", file=sys.stderr)
+            print(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", file=sys.stderr)
             return INTERRUPTED
-        except (NotImplementedError, RecursionError):  # RuntimeErrors that are nobody's input
+        except (NotImplementedError, RecursionError):  # RuntimeErrors that are faults of ours
             raise
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # RuntimeError: a card's memory, for one
-            told = one_line(error)
-            print(f"error: {told if len(told) <= LONGEST else told[: LONGEST - 1] + '…'}", file=sys.stderr)
-            return BAD_INPUT
+        except (ValueError, OverflowError, OSError, RuntimeError, MemoryError) as error:
+            return report_error(error)
+
+
+def report_error(error: Exception) -> int:
+    """Print the error as one line on stderr and return its exit code."""
+    message = one_line(error)
+    print(f"error: {message if len(message) <= LONGEST else message[: LONGEST - 1] + '…'}", file=sys.stderr)
+    failed = isinstance(error, OperationFailed | RuntimeError | MemoryError | OSError)
+    return FAILED if failed and not isinstance(error, _WRONG_PATHS) else BAD_INPUT
 
 
 def add_training_options(add: Callable[..., object], device: str) -> None:

@@ -144,8 +144,8 @@ class SearchConfig:
     seed: int = 0
     sampler: str = "known-cost"
     space: str = "micro"
-    data: str = "embedded"
-    teachers: str = "embedded"
+    data: str = "builtin"
+    teachers: str = "builtin"
     train_images: int = 3000
     val_images: int = 600
     views: int = 1  # stored augmentations of each train image

@@ -6,7 +6,6 @@ Searches write them (`nas.distill.pictures`), reports cut them up again; labels 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
+
+from nas.files import atomic_path
 
 # Kinds of rows: the images, a teacher's maps, a student's prediction of them, the student's own maps.
 IMAGE, TEACHER, STUDENT, OWN = "image", "teacher", "student", "own"
@@ -37,17 +38,13 @@ class ContactSheet:
     tiles: NDArray[np.uint8]
 
     def write(self, path: Path) -> None:
-        """As PNG, in place only once it is whole."""
+        """Write the sheet as PNG, whole or not at all."""
         rows, columns = self.tiles.shape[:2]
         pixels = self.tiles.swapaxes(1, 2).reshape(rows * TILE_PX, columns * TILE_PX, 3)
         words = PngImagePlugin.PngInfo()
         words.add_text(_KEY, json.dumps({"rows": self.rows, "columns": self.columns}))
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with atomic_path(path) as unfinished:
             Image.fromarray(pixels).save(unfinished, "PNG", optimize=True, pnginfo=words)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> ContactSheet:

@@ -1,4 +1,4 @@
-"""Where commands keep what outlives them: the cache of a user, and the locks of a device."""
+"""What this machine gives the commands: a cache and lock folder for what outlives them, and its CPUs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def lock_dir() -> Path:
     that two commands do not measure beside each other.
     """
     return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}"
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use: of its affinity, where the system knows one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def checkpoint_interval_s() -> float:

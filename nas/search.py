@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +17,17 @@ from rich.console import Console
 
 from nas import changes
 from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
+from nas.command import exit_code
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
-from nas.disclosure import public_text
 from nas.ending import LiveReport, end
 from nas.modes import check_flags
 from nas.objectives import objectives
-from nas.places import cache_root, checkpoint_interval_s
+from nas.places import cache_root, checkpoint_interval_s, cpu_count
 from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
+from nas.redaction import public_word
 from nas.replay.arguments import check_bench
 from nas.running.places import Places
 from nas.samplers import make_sampler
@@ -36,32 +37,37 @@ from nas.study import StudyLoop
 from search_space import SPACES
 
 
-@interrupted_by_signals()
+class SearchFailed(RuntimeError):
+    """A search that cannot go on; one line that says why."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = vars(parser().parse_args(argv))
+    """Run the command and return its exit code, see `nas.command`."""
+    run_dirs: list[Path] = []
+    return exit_code(lambda: _command(vars(parser().parse_args(argv)), run_dirs), lambda: _left(run_dirs))
+
+
+def _command(arguments: dict[str, Any], run_dirs: list[Path]) -> int:
+    """Do what the arguments ask for; the run folder goes into `run_dirs` as soon as it is known."""
     console = stderr_console()
-    run_dir: Path | None = None
-    try:
-        check_flags(arguments)
-        check_plan(arguments)
-        check_bench(arguments)
-        if "bench" in arguments:
-            return _replay(arguments, console)
-        if arguments.get("plan"):
-            return _plan(arguments, console)
-        _hide_password(arguments, console)
-        config, run_dir, resume = wishes(arguments)
-        return _search(config, run_dir, resume, arguments, console)
-    except KeyboardInterrupt:
-        seconds = checkpoint_interval_s()
-        print(f"interrupted; lost were at most the last {seconds:g} s of each training under way", file=sys.stderr)
-        if run_dir is not None and holds_study(run_dir):
-            print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+    check_flags(arguments)
+    check_plan(arguments)
+    check_bench(arguments)
+    if "bench" in arguments:
+        return _replay(arguments, console)
+    if arguments.get("plan"):
+        return _plan(arguments, console)
+    _hide_password(arguments, console)
+    config, run_dir, resume = wishes(arguments)
+    run_dirs.append(run_dir)
+    return _search(config, run_dir, resume, arguments, console)
+
+
+def _left(run_dirs: Sequence[Path]) -> str:
+    """Say what an interruption lost and how the search goes on."""
+    lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
+    resumes = [f"\ngo on with: python -m nas.search --resume {shlex.quote(str(d))}" for d in run_dirs if holds_study(d)]
+    return lost + "".join(resumes)
 
 
 def _replay(arguments: dict[str, Any], console: Console) -> int:
@@ -84,7 +90,7 @@ def _hide_password(arguments: dict[str, Any], console: Console) -> None:
     if "database" not in arguments or (password := password_of(arguments["database"])) is None:
         return
     os.environ["PGPASSWORD"] = password
-    (arguments["database"],) = without_password([arguments["database"]])
+    arguments["database"] = without_password(arguments["database"])
     advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
     console.print(f"the password in --database is not stored: {advice}", highlight=False, markup=False)
 
@@ -109,18 +115,20 @@ def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[s
     sought = objectives(config.objectives, config.distill.score)
     sampler = make_sampler(config, SPACES[config.space], sought)
     database = arguments.get("database")
-    began = Store.open(run_dir, sampler, database) if resume else None
-    if began is not None:
-        _refuse_changes(began.info, targets, sought)
+    with ExitStack() as stores:
+        began = stores.enter_context(Store.open(run_dir, sampler, database)) if resume else None
+        if began is not None:
+            _refuse_changes(began.info, targets, sought)
 
-    def begin() -> Store:
-        if began is None:
-            return Store.create(run_dir, _info(config, run_dir, targets, facts), sampler, database)
-        began.patiently(began.join)  # refuses drivers of two machines on one file
-        _extend(began, arguments.get("extend", 0))
-        return began
+        def begin() -> Store:
+            if began is None:
+                info = _info(config, run_dir, targets, facts)
+                return stores.enter_context(Store.create(run_dir, info, sampler, database))
+            began.patiently(began.join)  # refuses drivers of two machines on one file
+            _extend(began, arguments.get("extend", 0))
+            return began
 
-    return _run(begin, None if began is None else began.info, config, run_dir, targets, arguments, console)
+        return _run(begin, None if began is None else began.info, config, run_dir, targets, arguments, console)
 
 
 def _embed_class_names(
@@ -185,7 +193,7 @@ def _run(
     ending = "gave up" if loop.gave_up else loop.exhausted or "done"
     end(loop, at_a_time, targets.build_seconds, run_dir, ending, console)
     if loop.gave_up:
-        raise ConfigError(loop.gave_up)
+        raise SearchFailed(loop.gave_up)
     return 0
 
 
@@ -222,14 +230,14 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
     return StudyInfo(
         name=run_dir.name,
         created=_now(),
-        command=public_text("python -m nas.search " + shlex.join(without_password(sys.argv[1:]))),
+        command="python -m nas.search " + shlex.join(map(public_word, sys.argv[1:])),
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=objectives(config.objectives, config.distill.score),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,
         teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},
-        data={"name": public_text(config.data), "fingerprint": targets.data_fingerprint},
+        data={"name": public_word(config.data), "fingerprint": targets.data_fingerprint},
         reference=config.reference,
         baselines=config.baselines,
         ledger={"teachers": targets.build_seconds},
@@ -255,11 +263,6 @@ def _extend(store: Store, more: int) -> None:
 
     if more:
         store.update_info(extended)
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_workers(config: SearchConfig) -> int:

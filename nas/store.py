@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -37,16 +39,30 @@ Result = TypeVar("Result")
 
 
 class Store(Trials):
-    """Reads and writes one study. Not shared between processes: each driver opens its own."""
+    """Reads and writes one study. Not shared between processes: each driver opens its own, and closes it."""
+
+    def close(self) -> None:
+        """Leave the study and close every connection to its database."""
+        self.leave()
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @classmethod
     def create(cls, run_dir: Path, info: StudyInfo, sampler: BaseSampler, database: str | None = None) -> Store:
         """A new study in `run_dir`/study.db or `database`; StoreError where there is one already."""
         place = Place.new(run_dir, database)
         _check_room(place)
-        with speaking(f"cannot write a study in {str(place.run_dir if place.url is None else place)!r}"):
+        with (
+            ExitStack() as stack,
+            speaking(f"cannot write a study in {str(run_dir if place.url is None else place)!r}"),
+        ):
             place.write()
-            opened = Database(place)
+            opened = stack.enter_context(Database(place))
             directions = [StudyDirection.MAXIMIZE] * len(info.objectives)
             with opened.transaction():
                 study = optuna.create_study(
@@ -56,6 +72,7 @@ class Store(Trials):
                     study.set_metric_names([objective.name for objective in info.objectives])
                 store = cls(place, opened, study)
                 store.save_info(info)
+            stack.pop_all()
             return store
 
     @classmethod
@@ -67,15 +84,18 @@ class Store(Trials):
     def open(cls, run_dir: Path, sampler: BaseSampler | None = None, database: str | None = None) -> Store:
         """The study of `run_dir`; StoreError where there is none or it cannot be read."""
         place = Place.of(run_dir, database)
-        with speaking(f"{place} is not a readable study" if place.url is None else f"{place} cannot be read"):
-            opened = Database(place)
+        failed = f"{place} is not a readable study" if place.url is None else f"{place} cannot be read"
+        with ExitStack() as stack, speaking(failed):
+            opened = stack.enter_context(Database(place))
             names = optuna.get_all_study_names(opened)
             if place.url is None and len(names) != 1:
                 raise StoreError(f"{place} holds {len(names)} studies, expected one")
             name = place.study or names[0]
             if name not in names:
                 raise StoreError(f"{place} holds no study {name!r}")
-            return cls(place, opened, optuna.load_study(study_name=name, storage=opened, sampler=sampler))
+            store = cls(place, opened, optuna.load_study(study_name=name, storage=opened, sampler=sampler))
+            stack.pop_all()
+            return store
 
     @property
     def info(self) -> StudyInfo:
@@ -142,8 +162,8 @@ def _check_room(place: Place) -> None:
     """StoreError where a study is; what a kill left of the beginning of one is none."""
     if place.url is None and not (place.run_dir / STUDY_FILE).exists():
         return
-    with speaking(f"{place} cannot be used"):
-        names = optuna.get_all_study_names(Database(place))
+    with speaking(f"{place} cannot be used"), Database(place) as database:
+        names = optuna.get_all_study_names(database)
     if place.study in names or (place.url is None and names):
         raise StoreError(f"{place} already holds a study{f' {place.study!r}' * bool(place.study)}; {place.ways_out}")
 
@@ -168,4 +188,5 @@ def _record_of(trial: FrozenTrial) -> TrialRecord:
 
 def read_study(run_dir: Path) -> Study:
     """The study in `run_dir`, for reports; StoreError where it cannot be read."""
-    return Store.open(run_dir).read()
+    with Store.open(run_dir) as store:
+        return store.read()

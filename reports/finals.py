@@ -17,8 +17,8 @@ def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
     """As ``nas.finals --json`` says it; None where nothing was trained again. StoreError where it cannot be read."""
     if not holds_study(run_dir):
         return None
-    store = Store.open(run_dir)
-    found = standings(study, store.finals(), store.reranks())
+    with Store.open(run_dir) as store:
+        found = standings(study, store.finals(), store.reranks())
     return None if found is None else to_json(study, found)
 
 

@@ -18,12 +18,13 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
-from nas.disclosure import disclosed
+from nas.files import atomic_write
 from nas.records import Measurement, Study
+from nas.redaction import public_info
 from nas.reranking.wording import DISTURBED
 from nas.store import read_study
 from reports import captions, finals, sentences
-from reports.document import asset, flat, policy, templates, write_whole
+from reports.document import asset, flat, policy, templates
 from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
@@ -70,14 +71,14 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     """
     summary = summarize(study)
     page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
-    write_whole(page, out)
+    atomic_write(out, page)
 
 
 def render(
     study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page. `finalists`: as `nas.finals` tells them."""
-    study = replace(study, info=disclosed(study.info))
+    study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
     datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.cached_steps
 
 One thread, steps of the four kinds interleaved in random order, medians. "Student alone" is the same student and heads
-on one batch that lies in memory. Live teachers are the embedded ones on batches of 256 images that lie in memory at the
+on one batch that lies in memory. Live teachers are the built-in ones on batches of 256 images that lie in memory at the
 size they want: decoding is not counted against them.
 """
 
@@ -85,13 +85,13 @@ def main() -> None:
     torch.set_num_threads(1)
     default = SearchConfig()
     targets = open_targets(
-        "embedded", "embedded", root=args.cache, train_images=default.train_images, val_images=default.val_images,
+        "builtin", "builtin", root=args.cache, train_images=default.train_images, val_images=default.val_images,
         image_px=64, grid=4, seed=0,
     )  # fmt: skip
-    images = open_images("embedded", "train", 256, 0, 128, args.cache)
+    images = open_images("builtin", "train", 256, 0, 128, args.cache)
     stacked = np.stack([images.read(i).image for i in range(len(images))])
     sources = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-    teachers = load_teachers("embedded")
+    teachers = load_teachers("builtin")
     rows = [compare(arch, targets, sources, teachers, args.rounds) for arch in args.archs.split(",")]
     RESULTS.write_text(json.dumps(rows, indent=1))
 

@@ -86,7 +86,7 @@ def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> d
     rng, done, run = random.Random(seed), Counter[str](), folder / "run"
     run.mkdir()
     targets = open_targets(
-        "embedded", "xfeat", root=folder / "cache", train_images=24, val_images=8, image_px=64, grid=4, seed=0
+        "builtin", "xfeat", root=folder / "cache", train_images=24, val_images=8, image_px=64, grid=4, seed=0
     )
     with RayNodes() as nodes:
         nodes.add()

@@ -32,6 +32,7 @@ from torch import nn
 
 from backbones import build, fuse, resolve
 from experiments.benchmarks.predictor_models import BATCH, MODELS, RESOLUTION_PX, SPACE, Fit, ours
+from nas.files import atomic_write
 from nas.latency import HeldOut, LatencyPredictor, Observation, held_out
 from nas.measure import environment
 from nas.measure.device_lock import measuring
@@ -148,9 +149,7 @@ def save(scale: Scale, rows: Sequence[Row]) -> None:
     setting = {name: getattr(scale, name) for name in ("space", "reference", "batch", "resolution")}
     setting |= {name: environment("cpu")[name] for name in names}
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    partial = scale.results.with_suffix(".partial")
-    partial.write_text(f'{{"setting": {json.dumps(setting)},\n"rows": [\n{lines}\n]}}\n')
-    partial.replace(scale.results)
+    atomic_write(scale.results, f'{{"setting": {json.dumps(setting)},\n"rows": [\n{lines}\n]}}\n')
 
 
 def observed(rows: Sequence[Row]) -> list[Observation]:

@@ -3,7 +3,7 @@
     python -m experiments.distillation.teachers --seeds 3 --workers 2
     python -m experiments.distillation.teachers --report
 
-Distils a small E-RADIO from the embedded teachers on unlabelled CIFAR-10 (WebDataset shards of ../shared/data) under
+Distils a small E-RADIO from the built-in teachers on unlabelled CIFAR-10 (WebDataset shards of ../shared/data) under
 every recipe of `RECIPES` and prints the probes of each. Rows are kept in experiments/results; those there are not run
 again.
 """
@@ -120,7 +120,7 @@ def scenes_miou(net: Any, cache: Path) -> float:
 
 def cifar(cache: Path) -> Any:
     uri = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
-    return open_targets(uri, "embedded", root=cache, train_images=10_000, val_images=2000, image_px=32, grid=4, seed=0)
+    return open_targets(uri, "builtin", root=cache, train_images=10_000, val_images=2000, image_px=32, grid=4, seed=0)
 
 
 def report(rows: list[dict[str, Any]]) -> None:

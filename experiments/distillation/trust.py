@@ -3,7 +3,7 @@
     python -m experiments.distillation.trust --archs 30 --seeds 2 --workers 2
     python -m experiments.distillation.trust --report
 
-Trains random architectures of space "micro" on the embedded images and teachers under the default recipe, scores them
+Trains random architectures of space "micro" on the built-in images and teachers under the default recipe, scores them
 at every rung, and prints Kendall tau between rungs, between seeds (the ceiling) and with the probes. Rows are kept in
 experiments/results; those there are not run again.
 """

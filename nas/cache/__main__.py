@@ -156,7 +156,7 @@ def parser() -> OneLineParser:
 def add_build_arguments(building: argparse.ArgumentParser) -> None:
     defaults = SearchConfig()
     add = building.add_argument
-    add("--data", metavar="URI", default=defaults.data, help="embedded, imagefolder:PATH, webdataset:PATTERN, cifar10")
+    add("--data", metavar="URI", default=defaults.data, help="builtin, imagefolder:PATH, webdataset:PATTERN, cifar10")
     add("--teachers", metavar="NAMES", default=defaults.teachers, help="comma list of teachers or sets")
     add_weights(building)
     add("--train-images", type=positive, metavar="N", default=defaults.train_images, help="(default %(default)s)")

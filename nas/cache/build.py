@@ -12,7 +12,7 @@ from nas.cache.images import ImageCacheBuilder, ImageSource, Progress
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.config import SearchConfig
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 from nas.records import StudyInfo
 from nas.teachers import specs
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from nas.cache.shards import publish, temporary
 from nas.data import Split
+from nas.files import atomic_write
 
 FORMAT = 2  # raise it when the files change meaning
 SHARD = 256  # items: a multiple of the images in a mosaic
@@ -156,7 +157,7 @@ class CacheEntry:
                     listed |= record.pop("files")
                 write_json(self.manifest_path, {"format": FORMAT, **about(records), "shards": records, "files": listed})
         # The folder stays: another builder may be about to make a lock in it.
-        for rest in [*self.working.iterdir(), *self.folder.glob(".*.tmp")]:
+        for rest in [*self.working.iterdir(), *self.folder.glob("*.tmp")]:
             rest.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:
@@ -192,9 +193,7 @@ def identity(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    written = temporary(path)
-    written.write_text(json.dumps(content, indent=1))
-    publish(written, path)
+    atomic_write(path, json.dumps(content, indent=1))
 
 
 _held: dict[Path, BinaryIO] = {}
@@ -226,7 +225,8 @@ def remove(folder: Path, dry_run: bool = False) -> bool:
             except BlockingIOError:
                 return False
         if not dry_run:
-            leaving = temporary(folder)  # out of the way first: a builder may come while files go one by one
+            # Out of the way first: a builder may come while the files go one by one.
+            leaving = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
             folder.rename(leaving)
             shutil.rmtree(leaving)
     return True

@@ -17,7 +17,7 @@ import torch
 from nas.cache.entry import FORMAT, CacheEntry, Done, Record, Shard, shards_of
 from nas.cache.shards import Rows, ShardWriter
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-import secrets
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nas.cache.codecs import Codec
+from nas.files import atomic_path
 
 Rows = dict[str, NDArray[Any]]  # array -> rows
 Index = slice | NDArray[np.integer[Any]]
@@ -95,9 +96,11 @@ class ArrayWriter:
     def __init__(self, path: Path, dtype: DTypeLike, row_shape: tuple[int, ...]) -> None:
         self.path, self.dtype, self.row_shape = path, np.dtype(dtype), row_shape
         self.count = 0
-        self.temporary = temporary(path)
-        self.file: BinaryIO = self.temporary.open("wb")
+        self.stack = ExitStack()
+        unfinished = self.stack.enter_context(atomic_path(path))
+        self.file: BinaryIO = self.stack.enter_context(unfinished.open("wb"))
         self.write_header()
+        self.stack.callback(self.complete_header)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Rows (N, *row_shape), converted to the file's dtype."""
@@ -110,19 +113,17 @@ class ArrayWriter:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.row_shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
 
+    def complete_header(self) -> None:
+        self.file.seek(0)
+        self.write_header()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.seek(0)
-        self.write_header()
-        self.file.close()
-        if kind is None:
-            publish(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+        self.stack.__exit__(kind, error, trace)
 
 
 class ShardWriter:
@@ -131,6 +132,7 @@ class ShardWriter:
     def __init__(self, folder: Path, prefix: str, suffix: str = "") -> None:
         self.folder, self.prefix, self.suffix = folder, prefix, suffix
         self.writers: dict[str, ArrayWriter] = {}
+        self.stack = ExitStack()
 
     @property
     def paths(self) -> list[Path]:
@@ -145,7 +147,7 @@ class ShardWriter:
         for name, values in rows.items():
             if name not in self.writers:
                 path = self.folder / f"{self.prefix}-{name}{self.suffix}.npy"
-                self.writers[name] = ArrayWriter(path, values.dtype, values.shape[1:])
+                self.writers[name] = self.stack.enter_context(ArrayWriter(path, values.dtype, values.shape[1:]))
             self.writers[name].append(values)
 
     def __enter__(self) -> Self:
@@ -154,19 +156,4 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self.writers.values():
-            writer.__exit__(kind, error, trace)
-
-
-def temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def publish(written: Path, path: Path) -> None:
-    """Give a finished file its name. Who lost a race finds the other's file there, of the same content."""
-    try:
-        written.replace(path)
-    except FileNotFoundError:
-        if not path.exists():
-            raise
+        self.stack.__exit__(kind, error, trace)

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from nas.cache.codecs import CODECS, Codes
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
-from nas.cache.shards import Rows, publish, temporary
-from nas.teachers.teacher import TeacherError
+from nas.cache.shards import Rows
+from nas.files import atomic_path
+from nas.teachers.base import TeacherError
 
 NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding
 
@@ -170,10 +171,8 @@ def save_statistics(folder: Path, fitted: Mapping[str, Fitted]) -> None:
     for head, (standardiser, largest) in fitted.items():
         arrays |= {f"{head}-mean": standardiser.mean, f"{head}-forward": standardiser.forward.astype(np.float32)}
         arrays |= {f"{head}-kept": np.array(standardiser.kept), f"{head}-largest": largest}
-    written = temporary(folder / FILE)
-    with written.open("wb") as file:
+    with atomic_path(folder / FILE) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    publish(written, folder / FILE)
 
 
 def load_statistics(folder: Path) -> dict[str, Fitted]:

@@ -32,9 +32,9 @@ from nas.cache.standardise import (
     to_grid,
 )
 from nas.data import ImageSet, Split
-from nas.data.imageset import digest
+from nas.data.dataset import digest
 from nas.teachers import Teacher, TeacherSpec
-from nas.teachers.activation import activation_fingerprint, same_activations
+from nas.teachers.base import activation_fingerprint, same_activations
 
 CALIBRATION_SHARDS = 8  # 2,048 images: covariances of 1,280 channels need more than a thousand
 RAW = ".raw"

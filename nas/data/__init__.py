@@ -1,4 +1,4 @@
-"""Images by URI: `embedded`, `imagefolder:PATH`, `webdataset:PATTERN`, `cifar10`.
+"""Images by URI: `builtin`, `imagefolder:PATH`, `webdataset:PATTERN`, `cifar10`.
 
 Labels and masks serve evaluation only; distillation never sees them.
 """
@@ -8,35 +8,35 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from nas.data.augment import ENLARGED, Augmentation, AugmentedSet
 from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites
+from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
 from nas.data.folder import ImageFolder, open_folder
-from nas.data.imageset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
-from nas.data.shards import Shards, open_shards
-from nas.data.views import ENLARGED, View, Views
+from nas.data.webdataset import Shards, open_shards
 
 __all__ = [
     "FORMS",
     "IGNORE_LABEL",
+    "Augmentation",
+    "AugmentedSet",
     "CorruptImage",
     "DataError",
     "ImageSet",
     "Sample",
     "Split",
-    "View",
-    "Views",
     "open_images",
 ]
 
 FORMS = (
-    "embedded",
+    "builtin",
     "imagefolder:PATH",
     "webdataset:PATTERN",
     "webdataset:TRAIN::VAL",
     "webdataset:PATTERN#ignore=11",
     "cifar10",
 )
-EMBEDDED_COUNT: dict[Split, int] = {"train": 3000, "val": 600}  # composites where no count is asked for
+BUILTIN_COUNT: dict[Split, int] = {"train": 3000, "val": 600}  # composites where no count is asked for
 
 
 def open_images(
@@ -49,10 +49,15 @@ def open_images(
     views: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> ImageSet:
-    """The images of one split as `size_px` squares: at most `count`, chosen and ordered by the seed alone.
+    """Open one split's images as `size_px` squares: at most `count`, chosen and ordered by the seed alone.
 
-    With `views` > 1, train images come that many times (see `Views`). `cache_dir` is where downloads go; `progress`
-    hears of them. DataError for an unknown URI, a missing folder or shard, or an empty split.
+    Args:
+        views: how many times each train image comes, see `AugmentedSet`.
+        cache_dir: folder of downloads.
+        progress: told of downloads.
+
+    Raises:
+        DataError: unknown URI, missing folder or shard, or empty split.
     """
     if count is not None and count < 1:
         raise DataError(f"--data: {split} image count {count} is not positive; allowed: 1 or more")
@@ -63,7 +68,7 @@ def open_images(
     plain = open_plain(uri, split, count, seed, size_px, cache_dir, progress)
     if views == 1:
         return plain
-    return Views(plain, replace(plain, size_px=round(ENLARGED * size_px)), views, seed)
+    return AugmentedSet(plain, replace(plain, size_px=round(ENLARGED * size_px)), views, seed)
 
 
 def open_plain(
@@ -71,8 +76,8 @@ def open_plain(
 ) -> Composites | Cifar10 | ImageFolder | Shards:
     """The images as they are, one view each."""
     form, _, argument = uri.partition(":")
-    if uri == "embedded":
-        return Composites(split, count or EMBEDDED_COUNT[split], seed, size_px)
+    if uri == "builtin":
+        return Composites(split, count or BUILTIN_COUNT[split], seed, size_px)
     if uri == "cifar10":
         return open_cifar10(cache_dir, split, count, seed, size_px)
     if form == "imagefolder" and argument:

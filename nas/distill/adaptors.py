@@ -22,6 +22,7 @@ from nas.cache.targets import TeacherTargets
 from nas.distill.adaptor import Adaptor, described, mlp, module_name
 from nas.distill.heads import TeacherHeads
 from nas.distill.losses import Space
+from nas.files import atomic_path
 
 FORMAT = "backbone-nas-heads/1"
 
@@ -101,9 +102,8 @@ def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
         for name, adaptor in adaptors.items()
         for key, value in adaptor.state_dict().items()
     }
-    part = path.with_name(path.name + ".part")
-    save_file(state, part, {"format": FORMAT, "teachers": json.dumps(about)})
-    part.replace(path)
+    with atomic_path(path) as unfinished:
+        save_file(state, unfinished, {"format": FORMAT, "teachers": json.dumps(about)})
 
 
 def describe(adaptor: Adaptor) -> dict[str, Any]:

@@ -5,13 +5,14 @@ A checkpoint is read with ``weights_only``: tensors and plain containers, nothin
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from nas.files import atomic_path
 
 
 class Checkpoint:
@@ -32,12 +33,8 @@ class Checkpoint:
     def save(self, content: dict[str, Any]) -> None:
         """Writes tensors and plain values beside the old checkpoint, then in its place."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with atomic_path(self._path, sync=True) as unfinished:
             torch.save({"identity": self._identity, "content": content}, unfinished)
-            unfinished.replace(self._path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

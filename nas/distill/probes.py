@@ -4,7 +4,7 @@ Labels and masks are only used here. Probes are fitted on the first train images
 and have no randomness of their own. A number that cannot be had (no labels, one class only, features that are not
 finite) is left out.
 
-Accuracies are to be read beside the teachers' own, see `teacher_metrics`. On the embedded composites they are near
+Accuracies are to be read beside the teachers' own, see `teacher_metrics`. On the built-in composites they are near
 chance because the class (a glyph's category: "objects", "flags") is hardly visible, not because the student is bad:
 with 1,500 images to vote and 600 held out, kNN is 0.347 for EfficientNet-Lite0, 0.133 for HED and 0.080 for XFeat at
 a chance of 0.067. On CIFAR-10 (4,000 and 2,000 images) the same teachers reach 0.701, 0.463 and 0.320, and a student

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.cache.targets import SplitTargets, Targets, read_cache_set
-from nas.data.imageset import Progress
+from nas.data.dataset import Progress
 from nas.distill.probes import HELD_OUT, teacher_metrics
 from nas.records import HeadFacts, TeacherFacts
 

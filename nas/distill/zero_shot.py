@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from nas.cache.entry import CacheError
-from nas.cache.shards import publish, temporary
 from nas.cache.targets import Targets, read_cache_set
-from nas.data.imageset import Progress, digest
-from nas.teachers.teacher import TeacherError, TeacherSpec
+from nas.data.dataset import Progress, digest
+from nas.files import atomic_path
+from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
 CONTRASTIVE = ("clip", "siglip", "pe_core")  # in timm's names
@@ -90,7 +90,5 @@ def words(targets: Targets) -> list[str]:
 
 def _save(path: Path, texts: Tensor) -> None:
     """Whole or not at all."""
-    written = temporary(path)
-    with written.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, texts.numpy(), allow_pickle=False)
-    publish(written, path)

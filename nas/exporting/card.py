@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nas.exporting.kept import Kept
-from nas.exporting.public import public_command, public_name
 from nas.exporting.subject import Written
 from nas.finals.scatter import TYPICAL, Scatter
 from nas.finals.standing import Standings
 from nas.querying.limits import median_interval
 from nas.records import Measurement, Study, TrialRecord
+from nas.redaction import card_command, card_name
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -170,9 +170,9 @@ def _origin(told: Told, heads: Sequence[str]) -> str:
         f"weights: averaged (EMA), {kept.origin}, {kept.result.steps} steps, seed {kept.seed}",
         *(f"teacher {code(name)}: {code(_what(told, name))}" for name in info.teachers),
         f"heads of teachers in this folder: {_names(heads) + '; a cell of their maps is 16 px' if heads else 'none'}",
-        f"data: {code(public_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
-        f"search: {code(public_command(info.command))}, created {code(info.created)}",
-        f"export: {code(public_command(told.command))}",
+        f"data: {code(card_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
+        f"search: {code(card_command(info.command))}, created {code(info.created)}",
+        f"export: {code(card_command(told.command))}",
         f"versions: {code(versions)}",
     ]
     return "\n".join(f"- {line}" for line in lines)

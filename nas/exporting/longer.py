@@ -27,10 +27,11 @@ from nas.config import ConfigError, SearchConfig
 from nas.exporting.choice import ExportError
 from nas.exporting.kept import Kept
 from nas.exporting.longer_worker import Job, train
+from nas.files import atomic_write
 from nas.finals.crew import MEMORY, ctrl_c_is_ours, how_it_ended
 from nas.finals.worker import Places
 from nas.measure.environment import torch_device
-from nas.places import checkpoint_interval_s, checkpoint_path, lock_dir
+from nas.places import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir
 from nas.progress import StageProgress
 from nas.records import RungResult, Study, TrialRecord
 
@@ -100,9 +101,7 @@ def distil(longer: Longer, targets: Path, progress: StageProgress) -> Kept:
     longer.folder.mkdir(parents=True, exist_ok=True)
     with _alone(longer.folder), tempfile.TemporaryDirectory(prefix="backbone-nas-") as scratch:
         result = _heard(_started(longer, _places(longer, targets, ranks), Path(scratch)), longer.steps, progress)
-    unfinished = longer.told.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result.to_dict()))
-    unfinished.replace(longer.told)
+    atomic_write(longer.told, json.dumps(result.to_dict()), sync=True)
     checkpoint_path(longer.kept.parent.with_name("checkpoints"), longer.trial.arch_id).unlink(missing_ok=True)
     found = longer.done()
     assert found is not None
@@ -162,7 +161,7 @@ def _places(longer: Longer, targets: Path, ranks: int) -> Places:
         targets=str(targets.resolve()),
         lock_dir=str(lock_dir()),
         folder=str(longer.folder.resolve()),
-        threads=max(1, _cpus() // ranks),
+        threads=max(1, cpu_count() // ranks),
         checkpoint_s=checkpoint_interval_s(),
     )
 
@@ -184,7 +183,3 @@ def _cards(device: str) -> int:
     import torch
 
     return torch.cuda.device_count() if device == "cuda" else 1
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

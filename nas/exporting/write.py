@@ -12,8 +12,8 @@ from typing import Any
 from nas.exporting import hf_format, onnx_format, timm_format, torchscript_format
 from nas.exporting.card import Told, card
 from nas.exporting.folder import ABOUT, FORMAT, check_room, files, whole
-from nas.exporting.public import public_command
 from nas.exporting.subject import Subject, Written, preprocessing, subject
+from nas.redaction import card_command
 
 WRITERS: dict[str, Callable[[Subject, Path, bool], Written]] = {
     "timm": timm_format.write,
@@ -58,7 +58,7 @@ def _about(told: Told, written: Written, kind: str, names: Sequence[str]) -> dic
         "params": told.trial.params,
         "macs": told.trial.macs,
         "found": dict(written.about),
-        "command": public_command(told.command),
+        "command": card_command(told.command),
         "versions": told.versions,
     }
 

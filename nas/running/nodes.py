@@ -23,6 +23,7 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.command import OperationFailed
 from nas.running.places import Places
 
 _EVERY_S = 2.0  # between looks at who is there
@@ -33,7 +34,11 @@ Say = Callable[[str], None]
 
 
 class NodesError(ValueError):
-    """No node can take a trial; the message is one line."""
+    """A study and a device that do not go together; the message is one line."""
+
+
+class ClusterError(NodesError, OperationFailed):
+    """A cluster that cannot be joined, or has no node that can take a trial; the message is one line."""
 
 
 class Nodes:
@@ -66,7 +71,7 @@ class Nodes:
         if not self._room:
             reasons = "; ".join(f"{where}: {reason}" for where, reason in self._refused.items())
             self._forget_files()
-            raise NodesError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
+            raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

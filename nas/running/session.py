@@ -22,12 +22,13 @@ from ray import tune
 from ray._private import services
 from ray.tune.error import TuneError
 
+from nas.command import OperationFailed
 from nas.measure.environment import device_kind
 from nas.places import checkpoint_path
 from nas.running import OF_WORKERS
 from nas.running.bridge import Asker, Gate, Room
 from nas.running.head import watched_head
-from nas.running.nodes import Nodes, NodesError, Say
+from nas.running.nodes import ClusterError, Nodes, NodesError, Say
 from nas.running.places import Places
 from nas.running.watch import Watch
 from nas.running.worker import ArchTrainable, Stages, arch_stages
@@ -39,7 +40,7 @@ _WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRE
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 
 
-class RayError(ValueError):
+class RayError(ValueError, OperationFailed):
     """Ray came to its end before the study did; the message is one line."""
 
 
@@ -149,7 +150,7 @@ def _joined(address: str, run_dir: Path) -> Iterator[str]:
                 socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
             _init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT | OF_WORKERS})
         except (OSError, RuntimeError, ValueError) as error:
-            raise NodesError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
+            raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
         try:
             yield scratch
         finally:

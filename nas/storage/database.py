@@ -14,11 +14,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from sqlalchemy import Executable, Row, text
+from sqlalchemy import Engine, Executable, Row, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
@@ -43,9 +44,22 @@ _SERVER_OPTIONS = (
 
 
 class Database(RDBStorage):
-    """An RDBStorage whose calls can be joined into one transaction. For one thread."""
+    """An RDBStorage whose calls can be joined into one transaction. For one thread.
+
+    A context manager; `close` gives all connections back, and a later call would open one anew.
+    """
 
     def __init__(self, place: Place) -> None:
+        try:
+            self._connect(place)
+        except BaseException:  # Optuna reads the database before it is done
+            if isinstance(engine := getattr(self, "engine", None), Engine):
+                engine.dispose()
+            raise
+        self._own_sessions = self.scoped_session
+        self.scoped_session = self._session  # type: ignore[assignment]
+
+    def _connect(self, place: Place) -> None:
         self._joined: _Joined | None = None
         self._params: list[dict[str, Any]] = []
         self._turns: Path | None = None
@@ -58,8 +72,17 @@ class Database(RDBStorage):
             url = place.url.update_query_dict({"connect_timeout": "10", "options": _SERVER_OPTIONS, **place.url.query})
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             super().__init__(template)
-        self._own_sessions = self.scoped_session
-        self.scoped_session = self._session  # type: ignore[assignment]
+
+    def close(self) -> None:
+        """Close every connection to the database."""
+        self._own_sessions.remove()
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @property
     def in_transaction(self) -> bool:

@@ -11,6 +11,8 @@ from typing import TypeVar
 import optuna
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
+from nas.command import OperationFailed
+
 PATIENCE_S = 120.0  # a database that is away for longer ends the session
 Result = TypeVar("Result")
 
@@ -19,7 +21,11 @@ class StoreError(ValueError):
     """A study that is missing, unreadable or cannot be written; the message is one line for people."""
 
 
-class Outage(StoreError):
+class StoreFailure(StoreError, OperationFailed):
+    """A study that is as it should be and still cannot be read or written: a full disk, a database that is gone."""
+
+
+class Outage(StoreFailure):
     """The database could not be reached; it may be there again in a moment."""
 
 
@@ -42,8 +48,7 @@ def speaking(what: str) -> Iterator[None]:
         RuntimeError,
         AssertionError,
     ) as error:
-        kind = Outage if _is_outage(error) else StoreError
-        raise kind(f"{what}: {_cause(error)}") from error
+        raise _kind(error)(f"{what}: {_cause(error)}") from error
     except (KeyError, TypeError, ValueError) as error:  # records of another version or of another hand
         raise StoreError(f"{what}: {type(error).__name__} {_cause(error)}") from error
 
@@ -59,13 +64,31 @@ def patiently(work: Callable[[], Result], say: Callable[[str], None], advice: st
                 began = time.monotonic()
                 say(f"the database is away, waiting for it for {PATIENCE_S:g} s at most: {error}")
             if time.monotonic() - began > PATIENCE_S:
-                raise StoreError(f"the database was away for {PATIENCE_S:g} s ({error}); {advice}") from error
+                raise StoreFailure(f"the database was away for {PATIENCE_S:g} s ({error}); {advice}") from error
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
             continue
         if began is not None:
             say(f"the database is there again after {time.monotonic() - began:.0f} s")
         return result
+
+
+def _kind(error: BaseException) -> type[StoreError]:
+    """Return Outage, StoreFailure where the disk or the database refuses, or StoreError where the study is no study."""
+    if _is_outage(error):
+        return Outage
+    causes = list(_causes(error))
+    refused = any(isinstance(cause, sqlite3.OperationalError | OSError | MemoryError) for cause in causes)
+    return StoreFailure if refused and not any(isinstance(c, FileNotFoundError) for c in causes) else StoreError
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it came from, and what the database's driver raised."""
+    while error is not None:
+        yield error
+        if isinstance(origin := getattr(error, "orig", None), BaseException):
+            yield origin
+        error = _before(error)
 
 
 def _is_outage(error: BaseException | None) -> bool:

@@ -6,7 +6,6 @@ The folder never holds a password: libpq takes it from ~/.pgpass or PGPASSWORD, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from nas.files import atomic_write
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
@@ -79,9 +79,7 @@ class Place:
         """Makes the folder, with its note."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.note:
-            whole = self.run_dir / f".{PLACE_FILE}"
-            whole.write_text(self.note)
-            whole.replace(self.run_dir / PLACE_FILE)
+            atomic_write(self.run_dir / PLACE_FILE, self.note, sync=True)
 
     def __str__(self) -> str:
         return str(self.run_dir / STUDY_FILE) if self.url is None else public(self.url)
@@ -117,13 +115,6 @@ def public(url: URL) -> str:
     return bare.render_as_string(hide_password=False)
 
 
-def without_password(words: Sequence[str]) -> list[str]:
-    """A command line in which no database URL tells a secret."""
-    return [_clean(word) for word in words]
-
-
-def _clean(word: str) -> str:
-    flag, equals, text = word.partition("=") if word.startswith("--") else ("", "", word)
-    if not text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES)):
-        return word
-    return f"{flag}{equals}{public(database_url(text))}"
+def without_password(text: str) -> str:
+    """Return the URL of a database without its secrets; StoreError as `database_url`."""
+    return public(database_url(text))

@@ -1,6 +1,6 @@
 """Teachers by name: frozen pretrained networks that a student is distilled from.
 
-Beside the embedded ones, any pretrained network of timm is a teacher by its name, ``NAME[@PX[/N]]``: PX is the side of
+Beside the built-in ones, any pretrained network of timm is a teacher by its name, ``NAME[@PX[/N]]``: PX is the side of
 its input, N x N images of PX / N px make one input (a mosaic, for networks of large inputs without a summary). Sets are
 short for several names and mix with them in a comma list.
 
@@ -16,18 +16,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
-from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
-from nas.teachers.timm_teacher import timm_spec
-from nas.teachers.weight_files import given
+from nas.teachers.timm_networks import timm_spec
+from nas.teachers.weights import file_for
 from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]
 
 TEACHERS: dict[str, TeacherSpec] = {"lite0": LITE0_TEACHER, "hed": HED_TEACHER, "xfeat": XFEAT_TEACHER}
 SETS: dict[str, tuple[str, ...]] = {
-    "embedded": ("lite0", "hed", "xfeat"),
+    "builtin": ("lite0", "hed", "xfeat"),
     "am_radio": (
         "vit_huge_patch14_clip_224.laion2b",
         "vit_giant_patch14_reg4_dinov2.lvd142m@224",
@@ -64,7 +64,7 @@ def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
     """One teacher by its name."""
     if name in TEACHERS:
         return TEACHERS[name]
-    return timm_spec(name, given(name, files), (*SETS, *TEACHERS))
+    return timm_spec(name, file_for(name, files), (*SETS, *TEACHERS))
 
 
 def load_teachers(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher]:

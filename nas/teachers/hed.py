@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.activation import checked
-from nas.teachers.teacher import Teacher, TeacherOutput, TeacherSpec, at_least
-from nas.teachers.wheels import HED, weight_path
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, at_least, checked
+from nas.teachers.weights import HED, weight_path
 
 WIDTHS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 FEATURE_BLOCKS = 4

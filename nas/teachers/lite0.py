@@ -12,10 +12,8 @@ import timm
 import torch
 from torch import Tensor
 
-from nas.teachers.activation import checked
-from nas.teachers.fold import fold_batchnorms
-from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec, at_least
-from nas.teachers.wheels import LITE0, weight_path
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, at_least, checked, fold_batchnorms
+from nas.teachers.weights import LITE0, weight_path
 
 MAP_STAGE = 4  # its 112 channels at stride 16 are the last map that still has a layout at 128 px
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.teachers.teacher import TeacherError, TeacherSpec
-from nas.teachers.timm_names import parse
-from nas.teachers.weight_files import OPEN_CLIP_FILE, given, hub_file, local_file
+from nas.teachers.base import TeacherError, TeacherSpec
+from nas.teachers.timm_networks import parse
+from nas.teachers.weights import OPEN_CLIP_FILE, file_for, hub_file, local_file
 
 TEMPLATES = ("a photo of a {}.",)
 TEXT_BATCH = 256
@@ -88,7 +88,7 @@ def text_embeddings(
     weights aren't there.
     """
     name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
-    tower, tokenize = text_tower(name, given(name, weights or {}))
+    tower, tokenize = text_tower(name, file_for(name, weights or {}))
     prompts = [template.format(label) for label in class_names for template in templates]
     parts = []
     for i in range(0, len(prompts), TEXT_BATCH):

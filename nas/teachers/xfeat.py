@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.activation import checked
-from nas.teachers.fold import fold_batchnorms
-from nas.teachers.teacher import Teacher, TeacherOutput, TeacherSpec, at_least
-from nas.teachers.wheels import XFEAT, weight_path
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, at_least, checked, fold_batchnorms
+from nas.teachers.weights import XFEAT, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nas.files import atomic_write
 from nas.records import StudyInfo
 from reports.compare import sentences
 from reports.compare.charts import pictures
 from reports.compare.sides import Side, SideBySide
-from reports.document import asset, flat, policy, templates, write_whole
+from reports.document import asset, flat, policy, templates
 
 MOST_SHARED = 25  # nets in a table
 
@@ -28,7 +29,7 @@ class Difference:
 
 def write_comparison(comparison: SideBySide, out: Path) -> None:
     """Write the page to `out`, replacing it only once the whole page is there. Raises OSError."""
-    write_whole(render(comparison, pictures(comparison)), out)
+    atomic_write(out, render(comparison, pictures(comparison)))
 
 
 def render(comparison: SideBySide, drawn: Mapping[str, Markup]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from nas.disclosure import disclosed
 from nas.records import Objective, Study, TrialRecord
+from nas.redaction import public_info
 from reports.compare.agreement import LETTERS, Agreement, agreement
 from reports.summary import CurvePoint, Scored, StudySummary, summarize
 from reports.tallies import kendall
@@ -72,7 +72,7 @@ class SideBySide:
 def side_by_side(studies: Sequence[Study]) -> SideBySide:
     """Compare two to six studies. Raises ValueError where one has other objectives than two."""
     _check_objectives(studies)
-    studies = [replace(study, info=disclosed(study.info)) for study in studies]
+    studies = [replace(study, info=public_info(study.info)) for study in studies]
     own = [summarize(study) for study in studies]
     agreed = agreement(studies)
     lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]

@@ -76,6 +76,14 @@ def test_round_trip(model, path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half-written file stays behind
 
 
+def test_an_unfinished_file_of_another_writer_is_left_alone(model, path):
+    theirs = path.with_name(path.name + ".part")
+    theirs.write_text("theirs")
+    save(model, path)
+    assert theirs.read_text() == "theirs"
+    assert {file.name for file in path.parent.iterdir()} == {path.name, theirs.name}
+
+
 def test_another_architecture_is_refused(path):
     assert load(path, FEMTO).spec == FEMTO
     assert PRESETS["eradio_pico"].arch_id in refusal(path, PRESETS["eradio_pico"])

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from nas.command import report_error
 from nas.config import DistillConfig
 from nas.measure import environment
 from nas.measure.environment import kind_of
@@ -97,4 +98,4 @@ if __name__ == "__main__":
         drive(json.loads(sys.argv[1]))
     except ValueError as error:
         print(f"error: {error}")
-        sys.exit(2)
+        sys.exit(report_error(error))

@@ -40,7 +40,7 @@ def study_info(config: SearchConfig) -> StudyInfo:
     return StudyInfo(
         name="test", created="2026-11-24T00:00:00+00:00", command="test", config=config.to_dict(), environment={},
         objectives=OBJECTIVES, rung_steps=config.distill.rung_steps, limits=config.limits, teachers={"lite0": "f"},
-        data={"name": "embedded", "fingerprint": "f"}, reference=config.reference, baselines=config.baselines,
+        data={"name": "builtin", "fingerprint": "f"}, reference=config.reference, baselines=config.baselines,
         sessions=({"started": "2026-11-24T00:00:00+00:00", "wall_s": 0.0},),
     )  # fmt: skip
 

@@ -244,6 +244,6 @@ def test_a_head_that_answers_no_more_ends_the_process_with_one_line(
         address = f"127.0.0.1:{server.getsockname()[1]}"
         threading.Timer(0.6, over.set).start()
         head._watch(address, "go on", over)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="1"):
         head._watch(address, "go on", threading.Event())
     assert capsys.readouterr().err == f"error: the head of Ray at {address} is gone; go on\n"

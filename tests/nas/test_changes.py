@@ -48,5 +48,5 @@ def test_teachers_and_images_are_compared_by_fingerprint() -> None:
     assert changes.of_targets(INFO, {"xfeat": "a" * 64}, "b" * 64) == [
         "teacher lite0: f -> none",
         "teacher xfeat: none -> aaaaaaaaaaaa",
-        "images embedded: f -> bbbbbbbbbbbb",
+        "images builtin: f -> bbbbbbbbbbbb",
     ]

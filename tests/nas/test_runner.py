@@ -46,7 +46,7 @@ FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
     root = tmp_path_factory.mktemp("cache")
     try:
-        return open_targets("embedded", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
+        return open_targets("builtin", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
     except TeacherError as error:
         pytest.skip(f"no teacher weights: {error}")
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from sqlalchemy import event, text
+from sqlalchemy.pool import Pool
 
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.config import SearchConfig
+from nas.ending import LiveReport
 from nas.records import FORMAT, TrialState
 from nas.samplers import make_sampler
 from nas.storage import errors, place, presence
@@ -105,14 +107,12 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
     ("given", "clean"),
     [
         ("postgres://u:s3cret@h:1/n", "postgresql://u@h:1/n"),
-        ("--database=postgresql://u:s3cret@h/n?sslmode=require", "--database=postgresql://u@h/n?sslmode=require"),
+        ("postgresql://u:s3cret@h/n?sslmode=require", "postgresql://u@h/n?sslmode=require"),
         ("postgresql+psycopg://u@h/n?password=s3cret", "postgresql://u@h/n"),
-        ("--budget=3", "--budget=3"),
-        ("runs/postgresql", "runs/postgresql"),
     ],
 )
-def test_a_command_line_is_kept_without_passwords(given: str, clean: str) -> None:
-    assert place.without_password(["--run", given]) == ["--run", clean]
+def test_a_database_is_named_without_passwords(given: str, clean: str) -> None:
+    assert place.without_password(given) == clean
 
 
 @pytest.mark.parametrize(
@@ -292,3 +292,57 @@ def test_new_store_is_a_file_by_default(tmp_path: Path) -> None:
     new_store(tmp_path, search_config())
     assert (tmp_path / "study.db").is_file()
     assert not (tmp_path / "study.json").exists()
+
+
+@pytest.fixture
+def connections() -> Iterator[list[int]]:
+    """The number of connections to databases that are open, as the one item of a list."""
+    count = [0]
+
+    def opened(*_: object) -> None:
+        count[0] += 1
+
+    def closed(*_: object) -> None:
+        count[0] -= 1
+
+    events = {"connect": opened, "close": closed, "close_detached": closed}
+    for name, heard in events.items():
+        event.listen(Pool, name, heard)
+    yield count
+    for name, heard in events.items():
+        event.remove(Pool, name, heard)
+
+
+def test_no_connection_stays_open(tmp_path: Path, database: str | None, connections: list[int]) -> None:
+    folder = tmp_path / "connections"
+    with create(folder, database) as store:
+        store.join()
+        assert connections[0] > 0
+    assert connections == [0]
+    read_study(folder)
+    with pytest.raises(StoreError):
+        Store.find_room(folder, database)
+    with pytest.raises(StoreError):
+        create(folder, database)
+    assert connections == [0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database"])
+def test_no_connection_stays_open_to_what_is_no_study(tmp_path: Path, content: bytes, connections: list[int]) -> None:
+    (tmp_path / "study.db").write_bytes(content)
+    with pytest.raises(StoreError):
+        read_study(tmp_path)
+    assert connections == [0]
+
+
+def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path, connections: list[int]) -> None:
+    with create(tmp_path / "run", None) as store:
+        loop = StudyLoop(store)
+        record = loop.next_trial()
+        assert record is not None
+        times = iter(range(0, 10_000, 1000))
+        live = LiveReport(tmp_path / "run", lambda loop, record: None, lambda line: None, lambda: next(times))
+        before = connections[0]
+        for _ in range(3):
+            live(loop, replace(record, state=TrialState.COMPLETE))
+        assert connections[0] == before

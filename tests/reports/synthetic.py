@@ -53,7 +53,7 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
         rung_steps=RUNG_STEPS,
         limits={"max_params": 2e6},
         teachers={name: f"{i:064x}" for i, name in enumerate(TEACHERS)},
-        data={"name": "embedded", "fingerprint": "f" * 64},
+        data={"name": "builtin", "fingerprint": "f" * 64},
         reference=REFERENCE,
         baselines=BASELINES,
         ledger={

@@ -51,7 +51,7 @@ def test_out_chooses_the_file_and_leaves_no_scraps(run, tmp_path, capsys):
     assert out.is_file()
     assert not (run / "report.html").exists()
     assert build_report(run) == run / "report.html"
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "garbage"])

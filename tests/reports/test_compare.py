@@ -151,7 +151,7 @@ def other_objective(info: StudyInfo) -> dict:
             "quality",
         ),
         (lambda i: {"teachers": i.teachers | {"hed": f"{2:064x}"}}, "The teachers differ", "quality"),
-        (lambda i: {"data": {"name": "embedded", "fingerprint": "0" * 64}}, "The images differ", "quality"),
+        (lambda i: {"data": {"name": "builtin", "fingerprint": "0" * 64}}, "The images differ", "quality"),
         (
             lambda i: {"rung_steps": (60, 180, 541)},
             "trained to different lengths: A: 540 steps; B: 541 steps",

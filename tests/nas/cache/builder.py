@@ -28,7 +28,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     entry.CacheEntry.record = told
-    open_targets("embedded", "xfeat", root=Path(root), progress=progress, **SIZES)
+    open_targets("builtin", "xfeat", root=Path(root), progress=progress, **SIZES)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def teachers():
 def opened(teachers):
     """Function (root, **changes) -> targets of XFeat on 48 + 20 composites."""
 
-    def call(root, uri="embedded", names="xfeat", **changes):
+    def call(root, uri="builtin", names="xfeat", **changes):
         return open_targets(uri, names, root=root, **{**SIZES, **changes})
 
     return call
@@ -38,4 +38,4 @@ def built(tmp_path_factory, teachers):
     """A cache of Lite0 and XFeat that tests don't touch, and what was announced while it was built."""
     announced = []
     root = tmp_path_factory.mktemp("cache")
-    return open_targets("embedded", "lite0,xfeat", root=root, announce=announced.append, **SIZES), announced
+    return open_targets("builtin", "lite0,xfeat", root=root, announce=announced.append, **SIZES), announced

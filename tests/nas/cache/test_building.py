@@ -36,7 +36,7 @@ def alone(tmp_path_factory, teachers):
     from nas.cache import open_targets
     from tests.nas.cache.conftest import SIZES
 
-    return open_targets("embedded", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
+    return open_targets("builtin", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path, opened, alone):
@@ -135,7 +135,7 @@ def test_a_teacher_that_computes_something_else_is_refused(tmp_path, opened, tea
         opened(tmp_path, progress=interrupt)
     original = type(teachers["xfeat"]).forward
     monkeypatch.setattr(type(teachers["xfeat"]), "forward", lambda self, images: original(self, images.flip(2)))
-    monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+    monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     with pytest.raises(CacheError, match=r"xfeat computes something else now .*normalisation\? version\?.*delete it"):
         opened(tmp_path)
 

@@ -17,7 +17,7 @@ from nas.cache.standardise import HEADS, calibrate, to_grid, vectors
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import open_images
-from nas.data.imageset import DataError
+from nas.data.dataset import DataError
 from nas.teachers import TeacherOutput, specs
 
 
@@ -33,7 +33,7 @@ def live(teacher, images, grid=4):
 
 
 def pixels(split, count, size_px):
-    images = open_images("embedded", split, count, 0, size_px, None)
+    images = open_images("builtin", split, count, 0, size_px, None)
     return torch.from_numpy(np.stack([images.read(i).image for i in range(count)])).permute(0, 3, 1, 2)
 
 
@@ -171,7 +171,7 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, share
     """Only the names are wanted, so nothing is built. Images are shared as far as they are the same."""
 
     def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):
-        source = ImageSource("embedded", {"train": train_images, "val": 20}, seed, views, tmp_path)
+        source = ImageSource("builtin", {"train": train_images, "val": 20}, seed, views, tmp_path)
         return CachePlan(source, names, {}, image_px, Compression(grid, storage, share))
 
     before, after = plan(), plan(**change)
@@ -204,7 +204,7 @@ def test_a_teacher_without_summary(tmp_path, teachers):
         def forward(self, images):
             return TeacherOutput(None, self.inner(images).spatial)
 
-    source = ImageSource("embedded", {"train": 20, "val": 20}, 0, 1, tmp_path)
+    source = ImageSource("builtin", {"train": 20, "val": 20}, 0, 1, tmp_path)
     images = ImageCacheBuilder(source, 64)
     images.build(lambda *call: None)
     features = TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
@@ -264,7 +264,7 @@ def test_the_manifest_lists_every_file(targets):
 
 def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
     """Shards keep their place: the others' rows stay with their images."""
-    images = open_images("embedded", "train", 60, 0, 64, None)
+    images = open_images("builtin", "train", 60, 0, 64, None)
     source = tmp_path / "images"
     source.mkdir()
     for i in range(60):

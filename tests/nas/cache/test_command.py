@@ -56,7 +56,7 @@ def test_verify_finds_what_is_not_as_it_was(cache, what, capsys, monkeypatch):
 
         original = XFeat.forward
         monkeypatch.setattr(XFeat, "forward", lambda self, images: original(self, images.flip(2)))
-        monkeypatch.setattr("nas.teachers.activation.recorded_activations", dict)  # as for teachers not recorded there
+        monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     else:
         np.save(path, rows[::-1])
     if what == "targets":
@@ -77,7 +77,7 @@ def test_ls_lists_what_is_there(cache, capsys):
     (cache / "targets-0123456789abcdef" / "manifest.json").write_text('{"format": 1}')
     assert main(["ls", "--cache", str(cache)]) == 0
     out = capsys.readouterr().out
-    assert "embedded images" in out
+    assert "builtin images" in out
     assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
     assert "half built" in out
     assert "older format" in out

@@ -1,22 +1,20 @@
-"""The embedded images: deterministic, balanced, exact masks, and nothing shared between the splits."""
+"""The built-in images: deterministic, balanced, exact masks, and nothing shared between the splits."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nas.data import DataError, open_images
-from nas.data.composites import Composites
-from nas.data.glyphs import CLASSES, characters, draw, objects
-from nas.data.photographs import backgrounds, paths
+from nas.data.composites import CLASSES, Composites, backgrounds, characters, draw, objects, paths
 
 
 @pytest.fixture(scope="module")
 def images():
-    return open_images("embedded", "train", 60, seed=3, size_px=96, cache_dir=None)
+    return open_images("builtin", "train", 60, seed=3, size_px=96, cache_dir=None)
 
 
 def test_same_seed_and_index_give_the_same_bytes(images):
-    again = open_images("embedded", "train", 60, seed=3, size_px=96, cache_dir=None)
+    again = open_images("builtin", "train", 60, seed=3, size_px=96, cache_dir=None)
     for i in (0, 17, 59):
         np.testing.assert_array_equal(images.read(i).image, again.read(i).image)
         np.testing.assert_array_equal(images.read(i).mask, again.read(i).mask)
@@ -99,7 +97,7 @@ def test_validation_photograph_parts_are_unseen():
 
 def test_too_small_a_size_is_an_error():
     with pytest.raises(DataError, match="16 px is too small; at least 32"):
-        open_images("embedded", "train", 4, seed=0, size_px=16, cache_dir=None)
+        open_images("builtin", "train", 4, seed=0, size_px=16, cache_dir=None)
 
 
 def test_a_set_of_one_image_has_an_identity():

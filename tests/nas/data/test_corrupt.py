@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.data import CorruptImage, DataError, open_images
-from nas.data.pixels import decode, decode_mask
+from nas.data.dataset import decode, decode_mask
 from tests.nas.data.builders import encoded, png, write_shard
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

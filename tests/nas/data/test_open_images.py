@@ -69,6 +69,39 @@ def test_imagefolder_without_subfolders_has_no_labels(tmp_path):
     assert train.read(0).label is None
 
 
+def test_imagefolder_follows_links_to_class_folders_and_images(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "dog").rename(elsewhere / "hounds")
+    (folder / "dog").symlink_to(elsewhere / "hounds")
+    (folder / "cat" / "00.png").rename(elsewhere / "0.png")
+    (folder / "cat" / "00.png").symlink_to(elsewhere / "0.png")
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == 60
+    assert train.class_names == ("cat", "dog")
+
+
+def test_imagefolder_ends_at_links_that_lead_around_it(folder):
+    (folder / "cat" / "all").symlink_to(folder)
+    (folder / "dog" / "cats").symlink_to(folder / "cat")
+    train, val = both(f"imagefolder:{folder}")
+    assert sorted({*train.names, *val.names})[:30] == [f"cat/{i:02}.png" for i in range(30)]
+    assert len(train) + len(val) == 90  # the cats are seen as dogs too, as the link says
+
+
+def test_a_folder_named_as_an_image_is_none(folder):
+    (folder / "cat" / "album.png").mkdir()
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == 60
+
+
+def test_an_image_outside_of_the_class_folders_is_named(folder):
+    (folder / "stray.png").write_bytes(png(0))
+    with pytest.warns(UserWarning, match=r"imagefolder:.*: 'stray.png' lies in no class folder") as caught:
+        train, _ = both(f"imagefolder:{folder}")
+    assert train.num_classes is None
+    assert len({str(warning.message) for warning in caught}) == 1
+
+
 def test_imagefolder_with_train_and_val_folders(folder):
     """Validation labels follow the training folder's classes, even where validation lacks one."""
     for split, classes in (("train", ("cat", "dog", "fox")), ("val", ("dog", "fox"))):
@@ -98,7 +131,7 @@ def test_a_truncated_image_is_named(folder):
     [
         ("imagefolder:/no/such", "no such folder '/no/such'"),
         ("webdataset:/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
-        ("imagenet", "unknown source 'imagenet'; choices: embedded, imagefolder:PATH"),
+        ("imagenet", "unknown source 'imagenet'; choices: builtin, imagefolder:PATH"),
         ("imagefolder:", "unknown source"),
     ],
 )
@@ -110,7 +143,7 @@ def test_what_is_not_there_is_one_line(uri, message):
 
 def test_counts_must_be_positive():
     with pytest.raises(DataError, match="count 0 is not positive"):
-        open_images("embedded", "train", 0, 0, 64, Path("unused"))
+        open_images("builtin", "train", 0, 0, 64, Path("unused"))
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -169,3 +169,12 @@ def test_heads_of_other_teachers_are_not_unfolded() -> None:
     other = {**TEACHERS, SAM: TeacherTargets("c" * 16, None, TEACHERS[SAM].spatial)}
     with pytest.raises(HeadsError, match="another version"):
         unfold(adaptors, heads, other)
+
+
+def test_an_unfinished_file_of_another_writer_is_left_alone(tmp_path: Path) -> None:
+    """A worker that outlives its driver and the successor's worker may write the same heads."""
+    theirs = tmp_path / "heads.safetensors.part"
+    theirs.write_text("theirs")
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), tmp_path / "heads.safetensors")
+    assert theirs.read_text() == "theirs"
+    assert {path.name for path in tmp_path.iterdir()} == {"heads.safetensors", theirs.name}

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
 from nas.export import main
-from nas.exporting.public import public_command, public_name
 from nas.records import Study
 from tests.nas.exporting.conftest import SPEC, TIMM, Made, refusal
 from tests.nas.reranking.builders import new_store
@@ -82,21 +81,6 @@ def test_a_trial_that_says_another_architectures_id_is_refused(
     trials[1] = replace(trials[1], arch_id="../../elsewhere")
     run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
     assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
-
-
-def test_a_card_tells_no_secret_of_an_url_and_no_place_of_this_machine() -> None:
-    url = "webdataset:https://me:word@host/{00..09}.tar?X-Sig=abc::/home/me/val.tar"
-    assert public_name(url) == "webdataset:https://host/{00..09}.tar::.../val.tar"
-    assert public_name("imagefolder:/home/me/photos") == "imagefolder:.../photos"
-    assert public_name("embedded") == "embedded"
-    command = (
-        f"python -m nas.search --data '{url}' --cache /home/me/cache --run=/home/me/r --teacher hed=/home/me/h.pth"
-    )
-    assert public_command(command) == (
-        "python -m nas.search --data 'webdataset:https://host/{00..09}.tar::.../val.tar' --cache .../cache "
-        "--run=.../r --teacher hed=.../h.pth"
-    )
-    assert public_command("an 'open quote https://a:b@c") == "an ''\"'\"'open' quote https://c"
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     assert any("noise of the same shapes" in note for note in plan["notes"])
     assert list(elsewhere.iterdir()) == [], "a plan leaves nothing where runs are kept"
     images = {"train_images": 64, "val_images": 32, "image_px": 64, "grid": 4, "seed": 0}
-    open_targets("embedded", "embedded", root=cache, **images)
+    open_targets("builtin", "builtin", root=cache, **images)
     progress = StageProgress(stderr_console())
     built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
     assert built.targets is not None

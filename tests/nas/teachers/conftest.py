@@ -11,7 +11,7 @@ from nas.teachers import TeacherError, load_teachers
 @pytest.fixture(scope="session")
 def teachers():
     try:
-        return {teacher.name: teacher for teacher in load_teachers("embedded")}
+        return {teacher.name: teacher for teacher in load_teachers("builtin")}
     except TeacherError as error:
         pytest.skip(f"no teacher weights: {error}")
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nas.teachers import TEACHERS, TeacherError, activation, load_teachers
-from nas.teachers.activation import (
+from nas.teachers import TEACHERS, TeacherError, base, load_teachers
+from nas.teachers.base import (
+    Teacher,
     activation_fingerprint,
     distance,
     fixed_image,
     recorded_activations,
     same_activations,
 )
-from nas.teachers.teacher import Teacher
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import saved
 
@@ -25,7 +25,7 @@ SMALL = ("small_dinov2@224", "small_clip", "samvit_small@256/4")
 
 @pytest.fixture(scope="module")
 def everyone(teachers, tmp_path_factory):
-    """Embedded teachers and small ones of timm's."""
+    """Built-in teachers and small ones of timm's."""
     small_networks.register()
     folder = tmp_path_factory.mktemp("weights")
     files = {name: saved(name.partition("@")[0], folder) for name in SMALL}
@@ -115,16 +115,16 @@ def test_teachers_are_told_apart(everyone):
     assert not any(same_activations(found[a], found[b]) for a in found for b in found if a != b)
 
 
-def test_embedded_teachers_are_recorded_and_still_the_same(teachers):
+def test_builtin_teachers_are_recorded_and_still_the_same(teachers):
     for name, spec in TEACHERS.items():
         assert distance(recorded_activations()[spec.fingerprint], activation_fingerprint(teachers[name])) < 1e-4
 
 
 def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monkeypatch, tmp_path):
-    entries = json.loads(activation.RECORDED.read_text())
+    entries = json.loads(base.RECORDED.read_text())
     entries["xfeat"]["numbers"][3] += 0.01
     (tmp_path / "a.json").write_text(json.dumps(entries))
-    monkeypatch.setattr(activation, "RECORDED", tmp_path / "a.json")
+    monkeypatch.setattr(base, "RECORDED", tmp_path / "a.json")
     recorded_activations.cache_clear()
     try:
         load_teachers("hed")

@@ -96,7 +96,7 @@ def test_a_comma_list_keeps_its_order():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("dino", "unknown teacher 'dino'; choices: embedded, am_radio, c_radio_v4, lite0, hed, xfeat"),
+        ("dino", "unknown teacher 'dino'; choices: builtin, am_radio, c_radio_v4, lite0, hed, xfeat"),
         ("", "unknown teacher ''"),
         ("hed,hed", "twice"),
     ],

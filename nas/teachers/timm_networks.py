@@ -1,4 +1,4 @@
-"""Any pretrained network of timm as a teacher.
+"""Any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
 
 The summary is what the network was trained to summarise with: the class token (DINOv2, DINOv3), the embedding shared
 with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM has none. The
@@ -6,14 +6,17 @@ map is the last stage's, after the final norm, without class and register tokens
 network's square input, with its own interpolation, mean and deviation; its centre crop is left out, as the student
 sees the whole image too.
 
+N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px).
 In a mosaic, global attention sees the other images: features depend a little on the neighbours in the batch, as in
 RADIOv2.5 (arXiv 2412.07679), so a fixed order of images is part of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,17 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import get_pretrained_cfg
+from timm.models import get_pretrained_cfg, is_model, list_pretrained
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.mosaic import cut, tile
-from nas.teachers.teacher import Teacher, TeacherError, TeacherOutput, TeacherSpec
-from nas.teachers.timm_names import TimmName, parse
-from nas.teachers.weight_files import hub_file, local_file, tensor_names
-from nas.teachers.wheels import file_sha256
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
+from nas.teachers.weights import file_sha256, hub_file, local_file, tensor_names
+
+SYNTAX = re.compile(r"(?P<network>[^@]*)(@(?P<px>\d+)(/(?P<tiles>\d+))?)?")
+LABEL_TAGS = ("_ft_in1k", "_ft_in12k", "_ft_in22k")  # CLIPs fine-tuned on labels: their head is a classifier
 
 SUMMARIES: dict[str, Callable[[Any, Tensor], Tensor | None]] = {
     "none": lambda net, final: None,
@@ -43,6 +46,83 @@ SEGMENT_ANYTHING = (VisionTransformerSAM, HieraDet)
 # timm fills these without insisting on every tensor, because their heads aren't in the files.
 LOOSE = ("siglip_gap", "dla", "davit", "mobilenetv5", "fcmae")
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class TimmName:
+    """A pretrained network of timm and how it is fed.
+
+    `px` is the side of its square input, which holds `tiles` x `tiles` images.
+    """
+
+    text: str
+    architecture: str
+    tag: str
+    px: int
+    tiles: int
+
+    @property
+    def network(self) -> str:
+        """timm's full name, as ``vit_base_patch14_dinov2.lvd142m``."""
+        return f"{self.architecture}.{self.tag}" if self.tag else self.architecture
+
+    @property
+    def projected(self) -> bool:
+        """Whether its head projects into the space that a contrastive image-text model shares with its text tower."""
+        clip = "clip" in self.network or "pe_core" in self.architecture
+        return clip and not any(tag in self.tag for tag in LABEL_TAGS)
+
+
+def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
+    """The network that `text` names; `ours` are names that aren't timm's, for the list of near choices.
+
+    Raises TeacherError where timm has no such pretrained network, or the size cannot be.
+    """
+    match = SYNTAX.fullmatch(text)
+    if not match:
+        raise TeacherError(f"--teachers: {text!r}: must be NAME, NAME@PX or NAME@PX/N, as samvit_base_patch16@1024/4")
+    network = match["network"]
+    architecture = network.partition(".")[0]
+    try:
+        config = get_pretrained_cfg(network) if is_model(architecture) else None
+    except RuntimeError:  # a tag that this architecture doesn't have
+        config = None
+    if config is None:
+        raise TeacherError(f"--teachers: unknown teacher {network!r}; {choices(network, ours)}")
+    if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
+        native = architecture.replace("_clip_", "_clip_quickgelu_")
+        raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")
+    px, tiles = int(match["px"] or max(config.input_size[1:])), int(match["tiles"] or 1)
+    if not 32 <= px <= 4096 or tiles < 1 or px % tiles:
+        raise TeacherError(f"--teachers: {text}: PX must be 32 to 4096, and N divide it")
+    return TimmName(text, architecture, config.tag or "", px, tiles)
+
+
+def choices(network: str, ours: Iterable[str]) -> str:
+    """What could have been meant."""
+    near = get_close_matches(network, [*ours, *list_pretrained()], n=5, cutoff=0.5)
+    ending = "any pretrained timm network" + (f"; nearest: {', '.join(near)}" if near else "")
+    return f"choices: {', '.join(ours)}, a comma list of these, or {ending}"
+
+
+def tile(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) as mosaics (M, C, side H, side W) of side x side, row by row.
+
+    The last mosaic is filled up with images of the batch from its start, which look more like images than grey does.
+    """
+    tiles = side * side
+    count = -(-len(images) // tiles) * tiles
+    filled = images[torch.arange(count, device=images.device) % len(images)] if count > len(images) else images
+    _, channels, height, width = images.shape
+    grid = filled.reshape(-1, side, side, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, channels, side * height, side * width)
+
+
+def cut(maps: Tensor, side: int, count: int) -> Tensor:
+    """Inverse of `tile`, of maps (M, C, side h, side w): the first `count` tiles (count, C, h, w) in the same order."""
+    _, channels, height, width = maps.shape
+    grid = maps.reshape(-1, channels, side, height // side, side, width // side).permute(0, 2, 4, 1, 3, 5)
+    return grid.reshape(-1, channels, height // side, width // side)[:count]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stored augmentations: every image several times, plain first, then cropped, mirrored and recoloured.
+"""Stored augmentations: every image several times, first plain, then cropped, mirrored and recolored.
 
 Teachers run once on what is stored, so augmentation must be part of it: features of a mirrored image are not the
 mirrored features (a ViT's position embedding is not symmetric), nor those of a crop the crop of features.
@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from nas.data.imageset import ImageSet, Pixels, Sample, digest
-from nas.data.pixels import Box
+from nas.data.dataset import Box, ImageSet, Pixels, Sample, digest
 
 VERSION = 1  # raise it when views change
 AREA = (0.4, 1.0)  # of the image, in a crop
@@ -26,8 +25,8 @@ ENLARGED = 1.5  # side of the image that crops are cut from, in sides of a view:
 PROBED = 8  # views in the fingerprint: it tells versions of the random generator apart
 
 
-class View(NamedTuple):
-    """What is done to an image: cut out `box` (shares of the sides), mirror, scale the colours."""
+class Augmentation(NamedTuple):
+    """What is done to an image: cut out `box` (shares of the sides), mirror, scale the colors."""
 
     box: Box
     flipped: bool
@@ -36,11 +35,11 @@ class View(NamedTuple):
     saturation: float
 
 
-PLAIN = View((0.0, 0.0, 1.0, 1.0), False, 1.0, 1.0, 1.0)
+PLAIN = Augmentation((0.0, 0.0, 1.0, 1.0), False, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentedSet:
     """`views` views of each image of `plain`; `enlarged` holds the same images at `ENLARGED` times the size.
 
     All plain images come first, then all second views, and so on: every prefix shows as many images as it can. Item i
@@ -79,26 +78,28 @@ class Views:
     @cached_property
     def fingerprint(self) -> str:
         recipe = [VERSION, AREA, RATIO, FLIPPED, JITTER, self.enlarged.size_px, self.views, self.seed]
-        drawn = [random_view(self.seed, image, 1) for image in range(PROBED)]
+        drawn = [tuple(random_augmentation(self.seed, image, 1)) for image in range(PROBED)]
         return digest(["views", recipe, drawn, self.plain.fingerprint])
 
     def __len__(self) -> int:
         return len(self.plain) * self.views
 
-    def view(self, i: int) -> View:
+    def augmentation(self, i: int) -> Augmentation:
         """What item i shows of image ``i % len(plain)``."""
         number, image = divmod(i, len(self.plain))
         if not 0 <= number < self.views:
             raise IndexError(i)
-        return random_view(self.seed, image, number) if number else PLAIN
+        return random_augmentation(self.seed, image, number) if number else PLAIN
 
     def read(self, i: int) -> Sample:
-        view, image = self.view(i), i % len(self.plain)
-        return self.plain.read(image) if view == PLAIN else apply(view, self.enlarged.read(image), self.size_px)
+        augmentation, image = self.augmentation(i), i % len(self.plain)
+        if augmentation == PLAIN:
+            return self.plain.read(image)
+        return apply(augmentation, self.enlarged.read(image), self.size_px)
 
 
-def random_view(seed: int, image: int, number: int) -> View:
-    """View `number` of an image: a random resized crop, a flip and colours; a pure function of its arguments."""
+def random_augmentation(seed: int, image: int, number: int) -> Augmentation:
+    """Draw augmentation `number` of an image: a resized crop, a flip and colors; a pure function of its arguments."""
     rng = np.random.default_rng([seed, image, number])
     area, ratio = rng.uniform(*AREA), math.exp(rng.uniform(*np.log(RATIO)))
     # Of a square, a long crop of a large area sticks out: it is cut to the side.
@@ -106,21 +107,23 @@ def random_view(seed: int, image: int, number: int) -> View:
     left, upper = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
     flipped = bool(rng.random() < FLIPPED)
     brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3).tolist()
-    return View((left, upper, left + width, upper + height), flipped, brightness, contrast, saturation)
+    return Augmentation((left, upper, left + width, upper + height), flipped, brightness, contrast, saturation)
 
 
-def apply(view: View, sample: Sample, size_px: int) -> Sample:
-    """The view of a sample as a `size_px` square."""
-    image = cut(view, sample.image, size_px, Image.Resampling.BILINEAR)
-    image = ImageEnhance.Brightness(image).enhance(view.brightness)
-    image = ImageEnhance.Contrast(image).enhance(view.contrast)
-    image = ImageEnhance.Color(image).enhance(view.saturation)
-    mask = None if sample.mask is None else np.asarray(cut(view, sample.mask, size_px, Image.Resampling.NEAREST))
+def apply(augmentation: Augmentation, sample: Sample, size_px: int) -> Sample:
+    """Return the augmented sample as a `size_px` square."""
+    image = cut(augmentation, sample.image, size_px, Image.Resampling.BILINEAR)
+    image = ImageEnhance.Brightness(image).enhance(augmentation.brightness)
+    image = ImageEnhance.Contrast(image).enhance(augmentation.contrast)
+    image = ImageEnhance.Color(image).enhance(augmentation.saturation)
+    mask = sample.mask
+    if mask is not None:
+        mask = np.asarray(cut(augmentation, mask, size_px, Image.Resampling.NEAREST))
     return Sample(np.asarray(image), sample.label, mask)
 
 
-def cut(view: View, pixels: Pixels, size_px: int, resampling: Image.Resampling) -> Image.Image:
-    """The view's box of a square image or mask, resized and mirrored."""
-    left, upper, right, lower = (share * len(pixels) for share in view.box)
+def cut(augmentation: Augmentation, pixels: Pixels, size_px: int, resampling: Image.Resampling) -> Image.Image:
+    """Cut the augmentation's box out of a square image or mask, resized and mirrored."""
+    left, upper, right, lower = (share * len(pixels) for share in augmentation.box)
     image = Image.fromarray(pixels).resize((size_px, size_px), resampling, (left, upper, right, lower))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flipped else image
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if augmentation.flipped else image

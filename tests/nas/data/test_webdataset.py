@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import IGNORE_LABEL, DataError, open_images, shards
+from nas.data import IGNORE_LABEL, DataError, open_images, webdataset
 from tests.nas.data.builders import SHARED, encoded, png, write_shard
 
 
@@ -172,9 +172,9 @@ def test_names_without_labels_bound_the_masks(masked, tmp_path):
 def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(masked, monkeypatch):
     assert both(f"{masked}#ignore=9")[0].mask_classes == 4
     read = []
-    decode_mask = shards.decode_mask
-    monkeypatch.setattr(shards, "MOST_MASKS", 5)
-    monkeypatch.setattr(shards, "decode_mask", lambda source, name: read.append(name) or decode_mask(source, name))
+    decode_mask = webdataset.decode_mask
+    monkeypatch.setattr(webdataset, "MOST_MASKS", 5)
+    monkeypatch.setattr(webdataset, "decode_mask", lambda source, name: read.append(name) or decode_mask(source, name))
     assert both(masked)[0].mask_classes == 10
     assert len(read) == 5
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas.data import DataError, Sample, open_images, views
-from nas.data.views import AREA, JITTER, PLAIN, RATIO, View, Views, apply, random_view
+from nas.data import DataError, Sample, augment, open_images
+from nas.data.augment import AREA, JITTER, PLAIN, RATIO, Augmentation, AugmentedSet, apply, random_augmentation
 from tests.nas.data.builders import SHARED, png, write_shard
 
 COLOURLESS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def opened(count=6, number=3, seed=1, size_px=64):
-    return open_images("embedded", "train", count, seed, size_px, Path("unused"), views=number)
+    return open_images("builtin", "train", count, seed, size_px, Path("unused"), views=number)
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,19 @@ def scene(size_px=96):
 
 
 def test_plain_images_come_first_then_one_view_of_each_after_the_other(images):
-    plain = open_images("embedded", "train", 6, 1, 64, Path("unused"))
+    plain = open_images("builtin", "train", 6, 1, 64, Path("unused"))
     assert len(images) == 18
     for i in range(6):
-        assert images.view(i) == PLAIN
+        assert images.augmentation(i) == PLAIN
         np.testing.assert_array_equal(images.read(i).image, plain.read(i).image)
         np.testing.assert_array_equal(images.read(i).mask, plain.read(i).mask)
         assert [images.read(i + 6 * number).label for number in range(3)] == [plain.read(i).label] * 3
-    assert len({images.view(i) for i in range(18)}) == 13
+    assert len({images.augmentation(i) for i in range(18)}) == 13
 
 
 def test_a_view_does_not_depend_on_how_many_there_are(images):
     many = opened(number=5)
-    assert [many.view(i) for i in range(18)] == [images.view(i) for i in range(18)]
+    assert [many.augmentation(i) for i in range(18)] == [images.augmentation(i) for i in range(18)]
     for i in (7, 17):
         np.testing.assert_array_equal(many.read(i).image, images.read(i).image)
 
@@ -72,14 +72,14 @@ def test_fingerprint_tells_sets_apart(images, other):
 )
 def test_fingerprint_follows_the_recipe(images, monkeypatch, constant, value):
     before = images.fingerprint
-    monkeypatch.setattr(views, constant, value)
+    monkeypatch.setattr(augment, constant, value)
     assert opened().fingerprint != before
 
 
 @given(seeds, st.integers(0, 10**9), st.integers(1, 100))
-def test_a_random_view_lies_in_its_bounds_and_is_pure(seed, image, number):
-    view = random_view(seed, image, number)
-    assert view == random_view(seed, image, number)
+def test_a_random_augmentation_lies_in_its_bounds_and_is_pure(seed, image, number):
+    view = random_augmentation(seed, image, number)
+    assert view == random_augmentation(seed, image, number)
     left, upper, right, lower = view.box
     width, height = right - left, lower - upper
     assert 0 <= left < right <= 1 + 1e-12
@@ -90,7 +90,7 @@ def test_a_random_view_lies_in_its_bounds_and_is_pure(seed, image, number):
 
 
 def test_views_use_the_whole_of_their_ranges():
-    drawn = [random_view(0, image, 1) for image in range(400)]
+    drawn = [random_augmentation(0, image, 1) for image in range(400)]
     assert 0.4 < np.mean([view.flipped for view in drawn]) < 0.6
     centres = np.array([(view.box[0] + view.box[2], view.box[1] + view.box[3]) for view in drawn]) / 2
     np.testing.assert_allclose(centres.mean(0), 0.5, atol=0.02)
@@ -109,7 +109,7 @@ def test_views_use_the_whole_of_their_ranges():
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(0, 1000))
 def test_image_and_mask_move_together(seed, image):
-    view = random_view(seed, image, 1)._replace(**COLOURLESS)
+    view = random_augmentation(seed, image, 1)._replace(**COLOURLESS)
     seen = apply(view, scene(), 64)
     clear = np.abs(seen.image[..., 0].astype(int) - seen.image[..., 2]) > 150  # the borders are blended
     assert clear.mean() > 0.85
@@ -120,7 +120,7 @@ def test_image_and_mask_move_together(seed, image):
 def test_box_and_flip_are_what_the_record_says():
     """The left half, mirrored: expected pixels by slicing."""
     sample = scene(64)
-    view = View((0.0, 0.25, 0.5, 0.75), True, **COLOURLESS)
+    view = Augmentation((0.0, 0.25, 0.5, 0.75), True, **COLOURLESS)
     seen = apply(view, sample, 32)
     np.testing.assert_array_equal(seen.mask, sample.mask[16:48, 0:32][:, ::-1])
     np.testing.assert_array_equal(seen.image, sample.image[16:48, 0:32][:, ::-1])
@@ -151,9 +151,9 @@ def test_a_crop_keeps_the_resolution_of_a_large_image(tmp_path):
     for i in range(20):
         Image.fromarray(stripes).save(tmp_path / f"{i}.png")
     images = open_images(f"imagefolder:{tmp_path}", "train", 1, 0, 64, tmp_path, views=9)
-    small = Views(images.plain, images.plain, 9, 0)
-    closest = min(range(1, 9), key=lambda i: images.view(i).box[2] - images.view(i).box[0])
-    flat = images.view(closest)._replace(**COLOURLESS)
+    small = AugmentedSet(images.plain, images.plain, 9, 0)
+    closest = min(range(1, 9), key=lambda i: images.augmentation(i).box[2] - images.augmentation(i).box[0])
+    flat = images.augmentation(closest)._replace(**COLOURLESS)
     sharp, blurred = (apply(flat, base.read(0), 64).image.std() for base in (images.enlarged, small.enlarged))
     assert sharp > 1.15 * blurred
 
@@ -170,7 +170,7 @@ def test_shards_and_folders_have_views_too(tmp_path):
 @pytest.mark.parametrize(("split", "number"), [("val", 2), ("train", 0), ("train", -1), ("val", 0)])
 def test_views_of_validation_images_or_none_at_all_are_refused(split, number):
     with pytest.raises(DataError, match=rf"--views: {number} of each {split} image; allowed: 1 or more of train"):
-        open_images("embedded", split, 4, 0, 64, Path("unused"), views=number)
+        open_images("builtin", split, 4, 0, 64, Path("unused"), views=number)
 
 
 @pytest.mark.parametrize("i", [-1, 18])

@@ -1,14 +1,21 @@
-"""What a set of images is: square uint8 RGB samples by index, perhaps with labels and masks, and an identity."""
+"""Datasets: square uint8 RGB samples by index, perhaps with labels and masks, and an identity.
+
+Decoders read what a user downloaded, so nothing that they raise is trusted to have a common base.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from nas.command import OperationFailed
 
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
@@ -20,9 +27,15 @@ VAL_SHARE = 5  # one image in five is held out where a source has no split of it
 SAMPLED_BYTES = 65536
 MOST_HASHED = 4096  # files whose content goes into a set's identity: a larger set is not read through to be opened
 
+Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
+
 
 class DataError(ValueError):
     """Images that cannot be had. One line that names the field, the value and what is allowed."""
+
+
+class DataUnavailable(DataError, OperationFailed):
+    """Images that cannot be fetched or stored now: a server, a network or a disk refuses."""
 
 
 class CorruptImage(DataError):
@@ -118,3 +131,51 @@ def spread(total: int, most: int) -> list[int]:
 def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
     """Items in an order that depends on the seed and their names only, so that a prefix of it stays when some go."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
+
+
+def decode(source: Path | BinaryIO, name: str) -> Image.Image:
+    """An RGB image, all its pixels read; CorruptImage if they can't be."""
+    with named(name), Image.open(source) as image:
+        image.load()
+        if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
+    """A mask of class indices, one channel of 8 bits; CorruptImage if it is none."""
+    with named(f"{name} (mask)"), Image.open(source) as mask:
+        mask.load()
+        values = np.asarray(mask)
+        if values.ndim != 2 or values.min() < 0 or values.max() > 255:
+            raise ValueError(f"mode {mask.mode} with values up to {values.max()}; allowed: one channel, 0 to 255")
+        return Image.fromarray(values.astype(np.uint8))
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """CorruptImage with the image's name for whatever a decoder raises: there are many, with no common base."""
+    try:
+        yield
+    except UnidentifiedImageError:  # its message holds a memory address
+        raise CorruptImage(f"--data: cannot decode image {name}: it is no image that Pillow knows") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CorruptImage(f"--data: cannot decode image {name}: {reason}") from error
+
+
+def square(image: Image.Image, size_px: int) -> Pixels:
+    """Central square of an RGB image, resized with antialiasing, as (S, S, 3)."""
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR, central_box(image)))
+
+
+def square_mask(mask: Image.Image, size_px: int) -> Pixels:
+    """Central square of a class mask, resized by nearest neighbour, as (S, S) class indices."""
+    return np.asarray(mask.resize((size_px, size_px), Image.Resampling.NEAREST, central_box(mask)))
+
+
+def central_box(image: Image.Image) -> Box:
+    """Box of the largest central square."""
+    side = min(image.size)
+    left, upper = (image.width - side) // 2, (image.height - side) // 2
+    return left, upper, left + side, upper + side

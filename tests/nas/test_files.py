@@ -1,0 +1,59 @@
+"""Files are there whole or not at all, and no two writers share an unfinished one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.files import atomic_path, atomic_write
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_text_and_bytes_replace_what_is_there(tmp_path: Path, sync: bool) -> None:
+    path = tmp_path / "a.json"
+    atomic_write(path, "first\n", sync=sync)
+    atomic_write(path, "zwölf\n", sync=sync)
+    assert path.read_bytes() == "zwölf\n".encode()
+    atomic_write(path, b"\x00\xff", sync=sync)
+    assert path.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(path) as unfinished:
+            unfinished.write_text("ne")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with atomic_path(path) as slow:
+        slow.write_text("slow")
+        with atomic_path(path) as fast:
+            assert fast.parent == slow.parent == tmp_path
+            fast.write_text("fast")
+        assert path.read_text() == "fast"
+    assert path.read_text() == "slow"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unfinished_file_that_was_swept_counts_where_the_finished_one_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(FileNotFoundError), atomic_path(path):
+        pass
+    with atomic_path(path) as unfinished:
+        unfinished.write_text("mine")
+        path.write_text("theirs")
+        unfinished.unlink()
+    assert path.read_text() == "theirs"
