@@ -34,7 +34,7 @@ class DistillConfig:
     standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
-    architecture together (nas.distill.parallel); each step's gradients come from `accumulate` parts of its batch.
+    architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
     `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries
     after a few hundred steps is mostly that of the seed (experiments/LOG.md).
     """

@@ -26,8 +26,8 @@ from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig
 from nas.data import open_images
-from nas.distill import probes
-from nas.distill.evaluate import explained_variance
+from nas.distill.evaluation import probes
+from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.heads import normalise
 from nas.distill.segmentation import SegmentationProbe
 from nas.distill.trainer import Distiller

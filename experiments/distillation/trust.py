@@ -27,8 +27,8 @@ from scipy.stats import kendalltau
 from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig, SearchConfig
-from nas.distill.evaluate import explained_variance
-from nas.distill.probes import probe_metrics, student_features
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.probes import probe_metrics, student_features
 from nas.distill.segmentation import tokens
 from nas.distill.trainer import Distiller
 from search_space import SPACES

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from nas.distill import parallel
+from nas.distill import distributed
 
 PerImage = Mapping[str, Tensor]  # "teacher/head" -> loss of each image (B,)
 
@@ -65,7 +65,7 @@ class AdaLoss(Balance):
         terms = []
         for key, loss in losses.items():
             i, mean = self.keys.index(key), loss.mean()
-            old, new = float(self.running[i]), parallel.mean_of_ranks(mean.detach())
+            old, new = float(self.running[i]), distributed.mean_of_ranks(mean.detach())
             self.running[i] = self.memory * old + (1 - self.memory) * new if old else new
             terms.append(self.weights[key] * mean / self.running[i].clamp(min=1e-12))
         return torch.stack(terms).sum() / self._total(losses)
@@ -86,8 +86,8 @@ class Dropping(Balance):
         shares = torch.tensor([sum(self.weights[key] for key in keys) for keys in mine])
         sums = [torch.stack([self.weights[key] * losses[key] for key in keys]).sum(0) for keys in mine]
         table = torch.stack(sums)  # (teachers, B)
-        draws = torch.rand(len(mine), table.shape[1] * parallel.world())  # for all ranks' images, the same on each
-        kept = draws[:, parallel.rank() :: parallel.world()].to(table.device) >= self.probability
+        draws = torch.rand(len(mine), table.shape[1] * distributed.world())  # for all ranks' images, the same on each
+        kept = draws[:, distributed.rank() :: distributed.world()].to(table.device) >= self.probability
         kept.scatter_(0, table.detach().argmax(0, keepdim=True), True)
         shares = shares.to(table.device)[:, None]
         return ((table * kept).sum(0) / (shares * kept).sum(0)).mean()

@@ -1,4 +1,4 @@
-"""Distils one backbone from cached teachers, rung by rung; in one process, or in the ranks of nas.distill.parallel."""
+"""Distils one backbone from cached teachers, rung by rung; in one process, or in the ranks of nas.distill.distributed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
-from nas.distill import parallel
+from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import unfold
 from nas.distill.balance import BALANCES, Balance
+from nas.distill.batches import Batch, Loader
 from nas.distill.comparison import Comparison
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.loader import Batch, Loader
 from nas.distill.schedule import Group, Schedule
 
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
@@ -81,12 +81,12 @@ class Distiller:
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
-        parallel.synchronise_norms(self.student, self.device)
-        self._statistics = parallel.RankStatistics(self.student)
+        distributed.synchronise_norms(self.student, self.device)
+        self._statistics = distributed.RankStatistics(self.student)
         self._balance = BALANCES[config.balance](compare.weights).to(self.device)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.image_px,)),)
-        self._objective = parallel.distributed(
+        self._objective = distributed.distributed(
             Objective(self.student, compare, self._balance, autocast),
             self.device,
             some_unused=_some_unused(groups, targets),
@@ -106,7 +106,7 @@ class Distiller:
         """Trains on to step `to_step`, calling `between` every few steps; TrainingError where a loss is not finite."""
         while self.step < to_step:
             with self._slot():
-                parallel.meet()  # no rank computes before rank 0, which queues for all, has the device
+                distributed.meet()  # no rank computes before rank 0, which queues for all, has the device
                 for _ in range(min(_STEPS_PER_SLOT, to_step - self.step)):
                     self._one_step()
             between()
@@ -153,11 +153,11 @@ class Distiller:
             group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
         self._optimizer.zero_grad(set_to_none=True)
         parts = self._loader[self.step].micro(self.config.accumulate)
-        with parallel.gradients_stay_here(self._objective):
+        with distributed.gradients_stay_here(self._objective):
             means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
         means.append(self._backward(parts[-1], 1 / len(parts)))
         stacked = torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
-        values = parallel.mean_of_ranks(stacked).tolist()
+        values = distributed.mean_of_ranks(stacked).tolist()
         if not all(map(math.isfinite, values)):
             raise TrainingError(f"the loss is not finite at step {self.step + 1}")
         self._optimizer.step()

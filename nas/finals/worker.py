@@ -53,7 +53,7 @@ def _train(pipe: Connection, record: TrialRecord, seed: int, places: Places) -> 
     import torch
 
     from backbones import build
-    from nas.training import Training
+    from nas.distill.run import Training
     from search_space import ArchSpec
 
     torch.set_num_threads(places.threads)

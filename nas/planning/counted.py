@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nas.config import SearchConfig
 from nas.counters import totals
-from nas.distill.probes import HELD_OUT, PROBE_IMAGES
+from nas.distill.evaluation.probes import HELD_OUT, PROBE_IMAGES
 from nas.planning.probe import Probed
 from search_space import ArchSpec
 

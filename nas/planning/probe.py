@@ -16,15 +16,15 @@ from nas.bench import Bench, setting_of
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
 from nas.counters import totals
-from nas.distill.evaluate import explained_variance
-from nas.distill.pictures import contact_sheet
-from nas.distill.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.pictures import contact_sheet
+from nas.distill.evaluation.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
+from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
-from nas.training import TimedSlot
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones import Features
 from nas.cache.targets import Targets
 from nas.distill.adaptor import module_name
-from nas.distill.evaluate import read
+from nas.distill.evaluation.explained_variance import read
 from nas.distill.heads import HeadDims, Student, TeacherHeads, normalise
 
 Look = Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""What two processes train together, for test_parallel; a module of its own so that fresh processes can import it."""
+"""What two processes train together, for test_distributed; a module of its own so that fresh processes can import it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from backbones import build
 from nas.config import DistillConfig
-from nas.distill import parallel
+from nas.distill import distributed
 from nas.distill.schedule import Group
 from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
@@ -53,10 +53,10 @@ def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: Stat
 def everything(folder: Path) -> dict[str, Any]:
     """What every rank finds: each recipe in one go, one in two, BatchNorm's statistics, a loss that is not finite."""
     found: dict[str, Any] = {name: trained(folder, recipe) for name, recipe in RECIPES.items()}
-    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{parallel.rank()}.pt")
-    parallel.meet()
+    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{distributed.rank()}.pt")
+    distributed.meet()
     half = torch.load(folder / "half0.pt", weights_only=True)  # every rank goes on from what rank 0 saved
-    torch.manual_seed(99 + parallel.rank())
+    torch.manual_seed(99 + distributed.rank())
     found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
     found["norms"] = _with_norms(folder)
     found["broken"] = _broken(folder)
@@ -75,7 +75,7 @@ def _with_norms(folder: Path) -> State:
 def _broken(folder: Path) -> str:
     """One rank's images are spoilt; all must stop, at the same step."""
     run = made(folder, PLAIN)
-    if parallel.rank() == 1:
+    if distributed.rank() == 1:
         with torch.no_grad():
             run.student.heads.spatial["colour"][-1].bias.fill_(float("inf"))
     try:
@@ -89,5 +89,5 @@ def _broken(folder: Path) -> str:
 
 def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:
     """Body of a process: joins the others and leaves what it found in `folder`."""
-    with parallel.joined(number, world, folder / "meeting"):
+    with distributed.joined(number, world, folder / "meeting"):
         torch.save(work(folder), folder / f"rank{number}.pt")

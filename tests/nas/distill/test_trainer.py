@@ -15,7 +15,7 @@ from backbones import build
 from nas.config import DistillConfig
 from nas.distill.adaptors import fold
 from nas.distill.checkpoint import Checkpoint
-from nas.distill.evaluate import explained_variance
+from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.heads import normalise, resize
 from nas.distill.schedule import Group
 from nas.distill.trainer import Distiller, TrainingError

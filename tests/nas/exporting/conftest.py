@@ -12,9 +12,9 @@ import torch
 from backbones import build
 from nas.bench import Bench
 from nas.config import DistillConfig
+from nas.distill.run import Training
 from nas.export import main
 from nas.records import Study, TrialState
-from nas.training import Training
 from nas.workbench import Workbench
 from search_space import ArchSpec, StageSpec
 from tests.nas.real_targets import opened, taught_by

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from backbones import build, save
 from nas.config import DistillConfig
 from nas.distill.adaptors import fold, load_heads, save_heads
-from nas.distill.evaluate import explained_variance
+from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.trainer import Distiller
 from nas.exporting import onnx_format, torchscript_format
 from nas.exporting.deployed import Deployed, outputs

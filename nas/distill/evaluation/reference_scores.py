@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.cache.targets import SplitTargets, Targets, read_set
 from nas.data.imageset import Progress
-from nas.distill.probes import HELD_OUT, teacher_metrics
+from nas.distill.evaluation.probes import HELD_OUT, teacher_metrics
 from nas.records import HeadFacts, TeacherFacts
 
 KNOWN = ("channels", "dims", "kept", "cosine")  # of a head in the cache's manifest

@@ -13,7 +13,7 @@ from PIL import Image
 from backbones import build
 from nas.config import DistillConfig
 from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
-from nas.distill.pictures import IMAGES, Colours, contact_sheet
+from nas.distill.evaluation.pictures import IMAGES, Colours, contact_sheet
 from nas.distill.trainer import Distiller
 from search_space import preset
 from tests.nas.distill.targets_builder import targets

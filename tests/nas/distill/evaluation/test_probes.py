@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from nas.cache.arrays import ShardedArray
 from nas.cache.storage import Int8
 from nas.cache.targets import SplitTargets, Targets
-from nas.distill import probes
-from nas.distill.evaluate import explained_variance, predict, total_variance
-from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.probes import (
+from nas.distill.evaluation import probes
+from nas.distill.evaluation.explained_variance import explained_variance, predict, total_variance
+from nas.distill.evaluation.probes import (
     class_metrics,
     knn_classify,
     linear_classify,
@@ -27,6 +26,7 @@ from nas.distill.probes import (
     retrieval,
     teacher_metrics,
 )
+from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.ridge import Ridge, with_bias
 from nas.distill.segmentation import SegmentationProbe, confusion, mean_iou
 from tests.nas.distill.known import Known, recalling

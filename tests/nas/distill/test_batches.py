@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from nas.cache.targets import SplitTargets
+from nas.distill.batches import Loader
 from nas.distill.heads import normalise
-from nas.distill.loader import Loader
 from nas.distill.schedule import Group, Schedule
 
 GROUPS = (Group(("a",), 4, (32,)),)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.cache.targets import SplitTargets
-from nas.distill import parallel
+from nas.distill import distributed
 from nas.distill.heads import normalise
 from nas.distill.schedule import Group, Indices, Plan, Schedule
 
@@ -59,7 +59,7 @@ class Loader:
         self._ahead.clear()
 
     def _read(self, plan: Plan) -> Batch:
-        rows = plan.rows[parallel.rank() :: parallel.world()]
+        rows = plan.rows[distributed.rank() :: distributed.world()]
         images = resized(normalise(self._rows(self._split.images, rows)), plan.image_px)
         return Batch(images, {key: self._rows(array, rows) for key, array in self._arrays(plan.group)})
 

@@ -16,13 +16,13 @@ from backbones import Backbone, build
 from backbones.weights import save as save_weights
 from nas.config import DIRECTIONS
 from nas.contact_sheet import sheet_path
-from nas.distill import parallel
+from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import fold, save_heads
 from nas.distill.checkpoint import Checkpoint
-from nas.distill.evaluate import explained_variance
-from nas.distill.pictures import contact_sheet
-from nas.distill.probes import probe_metrics
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.pictures import contact_sheet
+from nas.distill.evaluation.probes import probe_metrics
 from nas.distill.trainer import Distiller, TrainingError
 from nas.measure.exclusive import training
 from nas.places import checkpoint_path
@@ -49,7 +49,7 @@ class Training:
         self._arch_id, self._bench, self._tell = arch_id, bench, tell
         self._slot = TimedSlot(bench.lock_dir)
         # One hold for all ranks: one that has the device and one behind a waiting measurement would wait for ever.
-        slot = self._slot if parallel.rank() == 0 else nullcontext
+        slot = self._slot if distributed.rank() == 0 else nullcontext
         self._distiller = Distiller(
             backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot
         )
@@ -68,10 +68,10 @@ class Training:
         if rung == len(self._done):
             steps = self._bench.config.distill.rung_steps
             self._distiller.advance(steps[rung], self._between)
-            if parallel.rank() > 0:
+            if distributed.rank() > 0:
                 return None
             self._done.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
-            if parallel.world() > 1:
+            if distributed.world() > 1:
                 self._save()  # the next rung begins in other processes
         return self._done[rung]
 
@@ -109,7 +109,7 @@ class Training:
 
     def _between(self) -> None:
         self._tell(self._distiller.step)
-        if self._checkpoint.due and parallel.rank() == 0:
+        if self._checkpoint.due and distributed.rank() == 0:
             self._save()
 
     def _save(self) -> None:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.cache.targets import SplitTargets, Targets
-from nas.distill.evaluate import batches, predict, read
+from nas.distill.evaluation.explained_variance import batches, predict, read
+from nas.distill.evaluation.zero_shot import zero_shot_accuracy
 from nas.distill.heads import Student, resize
 from nas.distill.ridge import Ridge, with_bias
 from nas.distill.segmentation import SegmentationProbe
-from nas.distill.zero_shot import zero_shot_accuracy
 
 PROBE_IMAGES = 1500
 HELD_OUT = 2000  # retrieval compares each with each
