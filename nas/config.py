@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from nas.distill.schedule import Group
 from nas.objectives import GOALS
 
 LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
@@ -24,6 +23,32 @@ DIRECTIONS = ("cosine", "angle")  # losses that leave a prediction's length free
 
 class ConfigError(ValueError):
     """A setting that cannot be; the message names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Teachers that are distilled together, with their own batch size, student sizes in px and share of the steps.
+
+    A student that meets a teacher at one size only changes its features with the size. Sources: the partitions of
+    AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679).
+    """
+
+    teachers: tuple[str, ...]
+    batch_size: int
+    image_px: tuple[int, ...]
+    rate: float = 1.0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a group from the plain data of ``dataclasses.asdict``, in which lists may stand for tuples.
+
+        Raises:
+            KeyError, TypeError, ValueError: `data` is something else.
+        """
+        if isinstance(data["teachers"], str):
+            raise TypeError("teachers are a list")
+        sizes = tuple(int(px) for px in data["image_px"])
+        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
 
 
 @dataclass(frozen=True)

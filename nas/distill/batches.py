@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.cache.targets import SplitTargets
+from nas.config import Group
 from nas.distill import distributed
 from nas.distill.heads import normalise
-from nas.distill.schedule import Group, Indices, Plan, Schedule
+from nas.distill.schedule import Indices, Plan, Schedule
 
 _AHEAD = 3  # one would do if every read took the same time; the first touch of a mapped file does not
 _READERS = 2

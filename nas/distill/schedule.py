@@ -5,36 +5,15 @@ All architectures of a study so see the same batches, and a run that goes on see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from nas.config import Group
+
 WINDOW = 65_536  # images
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Teachers that are distilled together, with their own batch size, student sizes in px and share of the steps.
-
-    Source: the partitions of AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679): a
-    student that meets a teacher at one size only changes its features with the size.
-    """
-
-    teachers: tuple[str, ...]
-    batch_size: int
-    image_px: tuple[int, ...]
-    rate: float = 1.0
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """From the plain data of ``dataclasses.asdict``, lists allowed; KeyError, TypeError or ValueError for other."""
-        if isinstance(data["teachers"], str):
-            raise TypeError("teachers are a list")
-        sizes = tuple(int(px) for px in data["image_px"])
-        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
 
 
 class Plan(NamedTuple):

@@ -1,4 +1,4 @@
-"""Distils one backbone from cached teachers, rung by rung; in one process, or in the ranks of nas.distill.distributed."""
+"""Distil one backbone from cached teachers, in one process or in the ranks of nas.distill.distributed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.cache.targets import Targets
-from nas.config import DistillConfig
+from nas.config import DistillConfig, Group
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import unfold
@@ -22,7 +22,7 @@ from nas.distill.balance import BALANCES, Balance
 from nas.distill.batches import Batch, Loader
 from nas.distill.comparison import Comparison
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.schedule import Group, Schedule
+from nas.distill.schedule import Schedule
 
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
 Slot = Callable[[], AbstractContextManager[Any]]

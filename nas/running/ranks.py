@@ -19,7 +19,7 @@ from nas.running.places import Places
 
 
 class _RankBackend(Backend):  # type: ignore[misc]
-    """Nothing to set up: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
+    """Set up nothing: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
 
     share_cuda_visible_devices = True
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from nas.config import ConfigError, DistillConfig, SearchConfig
-from nas.distill.schedule import Group
+from nas.config import ConfigError, DistillConfig, Group, SearchConfig
 
 
 @pytest.mark.parametrize(

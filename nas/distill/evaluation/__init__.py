@@ -1,1 +1,1 @@
-"""Scores of a student: explained variance, probes, zero-shot accuracy, pictures, and the reference scores beside them."""
+"""Scores and pictures of a student, and the reference scores to compare them with."""

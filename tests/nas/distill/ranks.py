@@ -1,4 +1,4 @@
-"""What two processes train together, for test_distributed; a module of its own so that fresh processes can import it."""
+"""Trainings that two processes share, for test_distributed; a module that fresh processes can import."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.config import DistillConfig
+from nas.config import DistillConfig, Group
 from nas.distill import distributed
-from nas.distill.schedule import Group
 from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
 from tests.nas.distill.targets_builder import two_teachers

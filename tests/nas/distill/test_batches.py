@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from nas.cache.targets import SplitTargets
+from nas.config import Group
 from nas.distill.batches import Loader
 from nas.distill.heads import normalise
-from nas.distill.schedule import Group, Schedule
+from nas.distill.schedule import Schedule
 
 GROUPS = (Group(("a",), 4, (32,)),)
 

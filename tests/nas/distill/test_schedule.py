@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.distill.schedule import WINDOW, Group, Schedule, shuffled
+from nas.config import Group
+from nas.distill.schedule import WINDOW, Schedule, shuffled
 
 ONE = (Group(("a",), 16, (64,)),)
 
