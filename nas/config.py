@@ -57,7 +57,7 @@ class DistillConfig:
 
     AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
     standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
-    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
+    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
     architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
     `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries

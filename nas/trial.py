@@ -13,12 +13,11 @@ from nas.bench import save_samples, setting_of
 from nas.config import SearchConfig
 from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
-from nas.distill.run import Training, kept_rungs
+from nas.distill.run import Training, Workbench, kept_rungs
 from nas.limits import limited
 from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring, training
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
-from nas.workbench import Workbench
 from search_space import ArchSpec
 
 

@@ -28,8 +28,8 @@ from nas.config import DistillConfig
 from nas.data import open_images
 from nas.distill.evaluation import probes
 from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.probes import SegmentationProbe
 from nas.distill.heads import normalise
-from nas.distill.segmentation import SegmentationProbe
 from nas.distill.trainer import Distiller
 from search_space import ArchSpec, StageSpec
 

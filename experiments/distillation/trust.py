@@ -28,8 +28,7 @@ from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig, SearchConfig
 from nas.distill.evaluation.explained_variance import explained_variance
-from nas.distill.evaluation.probes import probe_metrics, student_features
-from nas.distill.segmentation import tokens
+from nas.distill.evaluation.probes import probe_metrics, student_features, tokens
 from nas.distill.trainer import Distiller
 from search_space import SPACES
 

@@ -1,25 +1,29 @@
-"""The distillation of one architecture, rung by rung: checkpoints on the way, weights and pictures at the end."""
+"""Train one architecture rung by rung: checkpoints on the way, weights and pictures at the end."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from backbones import Backbone, build
 from backbones.weights import save as save_weights
-from nas.config import DIRECTIONS
+from nas.bench import Bench
+from nas.cache.targets import Targets
+from nas.config import DIRECTIONS, SearchConfig
 from nas.contact_sheet import sheet_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import fold, save_heads
-from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.probes import probe_metrics
@@ -27,8 +31,67 @@ from nas.distill.trainer import Distiller, TrainingError
 from nas.measure.exclusive import training
 from nas.places import checkpoint_path
 from nas.records import RungResult, TrialRecord
-from nas.workbench import Workbench
 from search_space import ArchSpec
+
+Together = Callable[[TrialRecord, int], RungResult]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a worker process keeps from trial to trial.
+
+    `bench` measures, in processes of its own. `lock_dir` holds the device's locks; `samples_dir` takes the raw samples
+    of measurements, `weights_dir` and `pictures_dir` the averaged weights and the contact sheets of trials that reach
+    the last rung, `checkpoint_dir` the state of those that are under way. `together` trains one rung of a record in
+    several processes, each of which calls `train_rank`; without it this process trains.
+    """
+
+    config: SearchConfig
+    targets: Targets
+    bench: Bench
+    lock_dir: Path
+    samples_dir: Path
+    weights_dir: Path
+    pictures_dir: Path
+    checkpoint_dir: Path
+    checkpoint_s: float = 30.0
+    together: Together | None = None
+
+
+class Checkpoint:
+    """The one checkpoint of a training, at `path`, for whoever shows the same `identity`.
+
+    A file that is damaged or of another identity counts as none: the training begins anew.
+    """
+
+    def __init__(self, path: Path, identity: str, every_s: float = 30.0) -> None:
+        self._path, self._identity, self._every_s = path, identity, every_s
+        self._written = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough to write another."""
+        return time.monotonic() - self._written >= self._every_s
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Writes tensors and plain values beside the old checkpoint, then in its place."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            torch.save({"identity": self._identity, "content": content}, unfinished)
+            unfinished.replace(self._path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        self._written = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, or None."""
+        try:
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            return None
+        known = isinstance(saved, dict) and saved.get("identity") == self._identity
+        return dict(saved["content"]) if known else None
 
 
 class Training:

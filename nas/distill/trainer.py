@@ -19,10 +19,9 @@ from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import unfold
 from nas.distill.balance import BALANCES, Balance
-from nas.distill.batches import Batch, Loader
-from nas.distill.comparison import Comparison
+from nas.distill.batches import Batch, Loader, Schedule
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.schedule import Schedule
+from nas.distill.losses import Comparison
 
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
 Slot = Callable[[], AbstractContextManager[Any]]

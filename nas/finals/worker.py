@@ -79,8 +79,8 @@ def workbench(seed: int, places: Places) -> Any:
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
+    from nas.distill.run import Workbench
     from nas.measure.environment import device_key
-    from nas.workbench import Workbench
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)
     own = places.of_seed(seed)

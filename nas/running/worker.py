@@ -88,8 +88,8 @@ def workbench(places: Places) -> Any:
     from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
+    from nas.distill.run import Workbench
     from nas.measure.environment import device_key
-    from nas.workbench import Workbench
 
     threads = max(1, places.train_threads // places.ranks)
     torch.set_num_threads(threads)

@@ -22,6 +22,7 @@ from nas.cache.targets import Targets
 from nas.config import DistillConfig
 from nas.counters import side_by_side
 from nas.distill.adaptors import load_heads
+from nas.distill.run import Workbench
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
 from nas.records import TrialRecord, TrialState
@@ -31,7 +32,6 @@ from nas.store import Store
 from nas.study import StudyLoop
 from nas.teachers import TeacherError
 from nas.trial import run_trial
-from nas.workbench import Workbench
 from search_space import SPACES, ArchSpec
 from tests.nas.sockets import is_loopback, listening_addresses
 from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from nas import trial
+from nas.distill.run import Workbench
 from nas.failures import Failure
 from nas.measure import Measured, Setting, Unmeasured
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.running.worker import ArchTrainable
 from nas.trial import broken_limit, run_trial
-from nas.workbench import Workbench
 from search_space import SPACES
 from tests.nas.study_builders import measurement, rung, search_config
 

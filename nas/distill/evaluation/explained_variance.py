@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nas.cache.arrays import Array
 from nas.cache.targets import SplitTargets
-from nas.distill.comparison import array_of
 from nas.distill.heads import normalise
+from nas.distill.losses import array_of
 
 ROWS = 256  # read at a time
 _variances: dict[int, float] = {}  # id of an array that lives -> its total variance

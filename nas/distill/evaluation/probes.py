@@ -28,8 +28,118 @@ from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation.explained_variance import batches, predict, read
 from nas.distill.evaluation.zero_shot import zero_shot_accuracy
 from nas.distill.heads import Student, resize
-from nas.distill.ridge import Ridge, with_bias
-from nas.distill.segmentation import SegmentationProbe
+
+PENALTY = 1e-2  # against channels of variance 1
+CONSTANT = 1e-9  # a channel whose variance is below this share of its mean square says nothing
+
+
+class Ridge:
+    """Least squares from features (N, C) to values (N, k), penalised on standardised features.
+
+    So neither a channel's scale nor its mean changes what comes out. Sums are float64, and all that is kept.
+    """
+
+    def __init__(self) -> None:
+        self._moments = torch.zeros(())  # of (features, 1)
+        self._products = torch.zeros(())
+
+    def add(self, features: Tensor, values: Tensor, weights: Tensor | None = None) -> None:
+        """More samples, perhaps with weights (N,)."""
+        x, y = with_bias(features), values.double()
+        weighted = x if weights is None else x * weights.double()[:, None]
+        self._moments = self._moments + weighted.T @ x
+        self._products = self._products + weighted.T @ y
+
+    def solve(self) -> Tensor:
+        """Weights (C + 1, k) in float64, the bias last: values are about ``with_bias(features) @ weights``."""
+        count = self._moments[-1, -1]
+        means = self._moments / count
+        mean, square = means[-1, :-1], means.diagonal()[:-1]
+        varies = square - mean**2 > CONSTANT * square
+        scale = torch.where(varies, (square - mean**2).clamp(min=0).sqrt(), 1.0)
+        covariance = (means[:-1, :-1] - torch.outer(mean, mean)) / torch.outer(scale, scale)
+        covariance = torch.where(torch.outer(varies, varies), covariance, 0.0)
+        wanted = self._products / count
+        right = (wanted[:-1] - torch.outer(mean, wanted[-1])) / scale[:, None]
+        right = torch.where(varies[:, None], right, 0.0)
+        penalty = PENALTY * torch.eye(len(covariance), dtype=covariance.dtype)
+        slopes = torch.linalg.solve(covariance + penalty, right) / scale[:, None]
+        return torch.cat([slopes, (wanted[-1] - mean @ slopes)[None]])
+
+
+def with_bias(features: Tensor) -> Tensor:
+    """(N, C) as (N, C + 1) in float64, the last column 1."""
+    return torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
+
+
+ENLARGED = 8  # images whose scores are as large as the image at a time: they are classes x S x S numbers each
+
+
+class SegmentationProbe:
+    """Ridge regression from the features of a cell to each class's share of its pixels, then mean IoU.
+
+    Masks are (N, S, S) class indices; those >= `classes` are void: they count neither in fitting nor in scoring.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._ridge = Ridge()
+        self._weights: Tensor | None = None
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)  # truth x prediction, in pixels
+
+    def fit(self, spatial: Tensor, masks: Tensor) -> None:
+        """More to learn from: features (N, C, h, w) and their masks."""
+        counts = class_shares(masks, self.classes, (spatial.shape[-2], spatial.shape[-1]))
+        valid = counts.sum(1, keepdim=True)  # share of a cell that isn't void
+        self._ridge.add(tokens(spatial), tokens(counts / valid.clamp(min=1e-6)), tokens(valid)[:, 0])
+
+    def predict(self, spatial: Tensor, size_px: int) -> Tensor:
+        """Class of every pixel (N, size, size): scores of the cells, enlarged bilinearly."""
+        if self._weights is None:
+            self._weights = self._ridge.solve()
+        n, _, h, w = spatial.shape
+        scores = (with_bias(tokens(spatial)) @ self._weights).float().view(n, h, w, -1).permute(0, 3, 1, 2)
+        enlarged = (
+            F.interpolate(some, size=(size_px, size_px), mode="bilinear", align_corners=False)
+            for some in torch.split(scores, ENLARGED)
+        )
+        return torch.cat([some.argmax(1) for some in enlarged])
+
+    def score(self, spatial: Tensor, masks: Tensor) -> None:
+        """More to be judged by, once fitted."""
+        self.confusion += confusion(self.predict(spatial, masks.shape[-1]), masks, self.classes)
+
+    @property
+    def miou(self) -> float:
+        """Over all that was scored; NaN where nothing was learnt, or the truth holds less than two classes."""
+        learnt = self._weights is not None and bool(self._weights.isfinite().all())
+        return mean_iou(self.confusion) if learnt and (self.confusion.sum(1) > 0).sum() > 1 else math.nan
+
+
+def class_shares(masks: Tensor, classes: int, cells: tuple[int, int]) -> Tensor:
+    """Share of each class (N, classes, h, w) in every cell; void takes the rest."""
+    shares = [F.adaptive_avg_pool2d((masks == label).float()[:, None], cells) for label in range(classes)]
+    return torch.cat(shares, dim=1)
+
+
+def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Pixels (classes, classes) by truth and prediction; void ones (>= classes) are left out."""
+    valid = truth < classes
+    pairs = truth[valid].long() * classes + predicted[valid]
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def mean_iou(table: Tensor) -> float:
+    """Mean of intersection / union over the classes that occur in the truth; NaN where that is none."""
+    counts = table.double()
+    intersection, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
+    return float((intersection / union.clamp(min=1))[counts.sum(1) > 0].mean())
+
+
+def tokens(spatial: Tensor) -> Tensor:
+    """(N, C, h, w) as (N h w, C)."""
+    return spatial.flatten(2).transpose(1, 2).flatten(0, 1)
+
 
 PROBE_IMAGES = 1500
 HELD_OUT = 2000  # retrieval compares each with each

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from backbones import build
 from nas.config import DistillConfig, Group
 from nas.distill.adaptors import fold
-from nas.distill.checkpoint import Checkpoint
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.heads import normalise, resize
+from nas.distill.run import Checkpoint
 from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers

@@ -12,10 +12,9 @@ import torch
 from backbones import build
 from nas.bench import Bench
 from nas.config import DistillConfig
-from nas.distill.run import Training
+from nas.distill.run import Training, Workbench
 from nas.export import main
 from nas.records import Study, TrialState
-from nas.workbench import Workbench
 from search_space import ArchSpec, StageSpec
 from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study

@@ -19,16 +19,19 @@ from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation import probes
 from nas.distill.evaluation.explained_variance import explained_variance, predict, total_variance
 from nas.distill.evaluation.probes import (
+    Ridge,
+    SegmentationProbe,
     class_metrics,
+    confusion,
     knn_classify,
     linear_classify,
+    mean_iou,
     probe_metrics,
     retrieval,
     teacher_metrics,
+    with_bias,
 )
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.ridge import Ridge, with_bias
-from nas.distill.segmentation import SegmentationProbe, confusion, mean_iou
 from tests.nas.distill.known import Known, recalling
 from tests.nas.distill.targets_builder import targets, two_teachers
 
