@@ -13,7 +13,7 @@ from nas.bench import save_samples, setting_of
 from nas.config import SearchConfig
 from nas.counters import side_by_side, totals
 from nas.diagnosis import diagnose
-from nas.distill.run import Training, Workbench, kept_rungs
+from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.limits import limited
 from nas.measure import Unmeasured
 from nas.measure.exclusive import measuring, training
@@ -21,7 +21,7 @@ from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
 
 
-def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
+def run_trial(record: TrialRecord, bench: TrialContext) -> Iterator[TrialRecord]:
     """Yields the record after the measurement and after every rung; the last one is no longer running.
 
     The caller ends the trial early by not asking for the next rung. An error of the trial ends up in the
@@ -36,7 +36,7 @@ def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
         yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
-def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
+def _stages(record: TrialRecord, bench: TrialContext) -> Iterator[TrialRecord]:
     config = bench.config
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.image_px)
@@ -84,7 +84,7 @@ def _not_as_asked(record: TrialRecord) -> str | None:
     return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
 
 
-def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
+def _measure(record: TrialRecord, bench: TrialContext) -> Measurement:
     """Throughput beside the reference, while nothing trains on the device."""
     config = bench.config
     setting = setting_of(config)
@@ -97,11 +97,11 @@ def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
     return measured.record
 
 
-def _train(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
+def _train(record: TrialRecord, bench: TrialContext) -> Iterator[RungResult]:
     rungs = range(len(bench.config.distill.rung_steps))
-    if bench.together is not None:
-        yield from (done := kept_rungs(record.arch_id, bench))
-        yield from (bench.together(record, rung) for rung in rungs[len(done) :])
+    if bench.train_in_ranks is not None:
+        yield from (done := saved_rungs(record.arch_id, bench))
+        yield from (bench.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
     torch.manual_seed(bench.config.seed)
     net = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)

@@ -53,7 +53,7 @@ def run(
     distiller = Distiller(build(spec), targets, config, seed=seed)
     rungs, since, began = [], 0, time.perf_counter()
     for step in steps:
-        distiller.advance(step)
+        distiller.train_until(step)
         teachers = explained_variance(distiller.averaged, targets.val, "cpu")
         rungs.append(
             {

@@ -33,17 +33,25 @@ from nas.places import checkpoint_path
 from nas.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
-Together = Callable[[TrialRecord, int], RungResult]
+TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """What a worker process keeps from trial to trial.
+class TrialContext:
+    """All that the trials of one worker process share.
 
-    `bench` measures, in processes of its own. `lock_dir` holds the device's locks; `samples_dir` takes the raw samples
-    of measurements, `weights_dir` and `pictures_dir` the averaged weights and the contact sheets of trials that reach
-    the last rung, `checkpoint_dir` the state of those that are under way. `together` trains one rung of a record in
-    several processes, each of which calls `train_rank`; without it this process trains.
+    Attributes:
+        config: settings of the search.
+        targets: the cached teachers.
+        bench: measures, in processes of its own.
+        lock_dir: holds the device's locks.
+        samples_dir: takes the raw samples of measurements.
+        weights_dir: takes the averaged weights and heads of trials that reach the last rung.
+        pictures_dir: takes their contact sheets.
+        checkpoint_dir: takes the state of trials under way.
+        checkpoint_s: shortest time between two checkpoints of a training.
+        train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
+            process trains.
     """
 
     config: SearchConfig
@@ -55,13 +63,18 @@ class Workbench:
     pictures_dir: Path
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
-    together: Together | None = None
+    train_in_ranks: TrainInRanks | None = None
 
 
 class Checkpoint:
-    """The one checkpoint of a training, at `path`, for whoever shows the same `identity`.
+    """The one checkpoint of a training, from which it resumes to the same numbers.
 
-    A file that is damaged or of another identity counts as none: the training begins anew.
+    It is read with ``weights_only``: tensors and plain containers, nothing that runs.
+
+    Args:
+        path: its file.
+        identity: all that the training's numbers depend on; a damaged file or one of another identity counts as none.
+        every_s: `due` after this time.
     """
 
     def __init__(self, path: Path, identity: str, every_s: float = 30.0) -> None:
@@ -70,11 +83,11 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the last one is old enough to write another."""
+        """Return whether the last checkpoint is old enough to write another."""
         return time.monotonic() - self._written >= self._every_s
 
     def save(self, content: dict[str, Any]) -> None:
-        """Writes tensors and plain values beside the old checkpoint, then in its place."""
+        """Replace the checkpoint as a whole by tensors and plain values."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -85,65 +98,70 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last, or None."""
+        """Return what was saved last, or None."""
         try:
             saved = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
             return None
-        known = isinstance(saved, dict) and saved.get("identity") == self._identity
-        return dict(saved["content"]) if known else None
+        ours = isinstance(saved, dict) and saved.get("identity") == self._identity
+        return dict(saved["content"]) if ours else None
 
 
 class Training:
-    """The rungs of one architecture; what was trained before the process died is not trained again.
+    """The rungs of one architecture; a process that resumes it trains no step twice.
 
-    adaptors: heads to begin with, of an earlier training; None: fresh ones. tell: hears of the steps trained, often.
+    Args:
+        arch_id: names the files that the training leaves.
+        backbone: trained in place.
+        context: settings, targets and folders.
+        adaptors: heads of an earlier training to start from; None: fresh heads.
+        on_steps: gets the number of steps done, every few steps.
     """
 
     def __init__(
         self,
         arch_id: str,
         backbone: Backbone,
-        bench: Workbench,
+        context: TrialContext,
         adaptors: Mapping[str, Adaptor] | None = None,
-        tell: Callable[[int], None] = lambda steps: None,
+        on_steps: Callable[[int], None] = lambda steps: None,
     ) -> None:
-        config = bench.config
-        self._arch_id, self._bench, self._tell = arch_id, bench, tell
-        self._slot = TimedSlot(bench.lock_dir)
-        # One hold for all ranks: one that has the device and one behind a waiting measurement would wait for ever.
+        config = context.config
+        self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
+        self._slot = TimedSlot(context.lock_dir)
+        # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
         slot = self._slot if distributed.rank() == 0 else nullcontext
         self._distiller = Distiller(
-            backbone, bench.targets, config.distill, seed=config.seed, device=config.device, slot=slot
+            backbone, context.targets, config.distill, seed=config.seed, device=config.device, slot=slot
         )
         if adaptors is not None:
-            self._distiller.begin_with(adaptors)
-        self._checkpoint = _checkpoint(arch_id, bench)
-        self._done: list[RungResult] = []
+            self._distiller.load_heads(adaptors)
+        self._checkpoint = _checkpoint(arch_id, context)
+        self._rungs: list[RungResult] = []
         saved = self._checkpoint.load()
         if saved is not None:
-            self._distiller.restore(saved["distiller"])
-            self._done = [RungResult.from_dict(rung) for rung in saved["rungs"]]
+            self._distiller.load_state_dict(saved["distiller"])
+            self._rungs = [RungResult.from_dict(rung) for rung in saved["rungs"]]
             self._slot.busy_s = saved["busy_s"]
 
     def rung(self, rung: int) -> RungResult | None:
-        """The result of the next rung or of an earlier one, trained here or before; None in all ranks but the first."""
-        if rung == len(self._done):
-            steps = self._bench.config.distill.rung_steps
-            self._distiller.advance(steps[rung], self._between)
+        """Return the result of the next rung, which is trained now, or of an earlier one; None in ranks above 0."""
+        if rung == len(self._rungs):
+            steps = self._context.config.distill.rung_steps
+            self._distiller.train_until(steps[rung], self._between)
             if distributed.rank() > 0:
                 return None
-            self._done.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
-            if distributed.world() > 1:
+            self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
+            if distributed.world_size() > 1:
                 self._save()  # the next rung begins in other processes
-        return self._done[rung]
+        return self._rungs[rung]
 
     def close(self) -> None:
-        """Ends the reading ahead."""
+        """End the reading ahead."""
         self._distiller.close()
 
     def _evaluate(self, rung: int, since: int) -> RungResult:
-        config, averaged, targets = self._bench.config, self._distiller.averaged, self._bench.targets
+        config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
         with self._slot():
             teachers = explained_variance(averaged, targets.val, config.device)
@@ -151,15 +169,12 @@ class Training:
                 teachers = {name: {"spatial": heads["spatial"]} for name, heads in teachers.items()}
             metrics = probe_metrics(averaged, targets, config.device) if last else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
-        score = quality(teachers, config.distill.score)
+        score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):
-            raise TrainingError(f"the quality is not finite after {self._distiller.step} steps")
+            raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
         if sheet is not None:
-            sheet.write(sheet_path(self._bench.pictures_dir, self._arch_id))
-            net = cast(Backbone, averaged.backbone)
-            save_weights(net, self._bench.weights_dir / f"{self._arch_id}.safetensors")
-            heads = fold(averaged.heads, targets.teachers, net.spatial_stride)
-            save_heads(heads, self._bench.weights_dir / f"{self._arch_id}.heads.safetensors")
+            sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
+            self._save_model()
         return RungResult(
             rung=rung,
             steps=self._distiller.step,
@@ -167,34 +182,42 @@ class Training:
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,
-            seconds=self._slot.busy_s - sum(done.seconds for done in self._done),
+            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs),
         )
 
+    def _save_model(self) -> None:
+        """Write the averaged weights and the folded heads."""
+        averaged, folder = self._distiller.averaged, self._context.weights_dir
+        backbone = cast(Backbone, averaged.backbone)
+        save_weights(backbone, folder / f"{self._arch_id}.safetensors")
+        heads = fold(averaged.heads, self._context.targets.teachers, backbone.spatial_stride)
+        save_heads(heads, folder / f"{self._arch_id}.heads.safetensors")
+
     def _between(self) -> None:
-        self._tell(self._distiller.step)
+        self._on_steps(self._distiller.step)
         if self._checkpoint.due and distributed.rank() == 0:
             self._save()
 
     def _save(self) -> None:
-        rungs = [rung.to_dict() for rung in self._done]
-        self._checkpoint.save({"distiller": self._distiller.state(), "rungs": rungs, "busy_s": self._slot.busy_s})
+        rungs = [rung.to_dict() for rung in self._rungs]
+        self._checkpoint.save({"distiller": self._distiller.state_dict(), "rungs": rungs, "busy_s": self._slot.busy_s})
 
 
-def kept_rungs(arch_id: str, bench: Workbench) -> list[RungResult]:
-    """What was trained before, as the checkpoint of a training under way tells."""
-    saved = _checkpoint(arch_id, bench).load()
+def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
+    """Return the rungs that the checkpoint of a training under way holds."""
+    saved = _checkpoint(arch_id, context).load()
     return [] if saved is None else [RungResult.from_dict(rung) for rung in saved["rungs"]]
 
 
-def _checkpoint(arch_id: str, bench: Workbench) -> Checkpoint:
-    path = checkpoint_path(bench.checkpoint_dir, arch_id)
-    return Checkpoint(path, _identity(arch_id, bench), bench.checkpoint_s)
+def _checkpoint(arch_id: str, context: TrialContext) -> Checkpoint:
+    path = checkpoint_path(context.checkpoint_dir, arch_id)
+    return Checkpoint(path, _identity(arch_id, context), context.checkpoint_s)
 
 
-def _identity(arch_id: str, bench: Workbench) -> str:
-    """All that a training's numbers depend on."""
-    config = bench.config
-    return json.dumps([arch_id, bench.targets.fingerprint, config.seed, config.to_dict()["distill"]], sort_keys=True)
+def _identity(arch_id: str, context: TrialContext) -> str:
+    """Return all that a training's numbers depend on."""
+    config = context.config
+    return json.dumps([arch_id, context.targets.fingerprint, config.seed, config.to_dict()["distill"]], sort_keys=True)
 
 
 class TimedSlot:
@@ -206,6 +229,7 @@ class TimedSlot:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        """Hold the lock within the block."""
         with training(self._lock_dir):
             began = time.perf_counter()
             try:
@@ -214,17 +238,17 @@ class TimedSlot:
                 self.busy_s += time.perf_counter() - began
 
 
-def quality(teachers: dict[str, dict[str, float]], score: str) -> float:
-    """Explained variance of the teachers' maps ("both": mean over each one's heads), each teacher weighing the same."""
+def distillation_score(teachers: Mapping[str, Mapping[str, float]], score: str) -> float:
+    """Return the mean explained variance over teachers, of their maps or ("both") of the mean over each one's heads."""
     means = [sum(heads.values()) / len(heads) if score == "both" else heads["spatial"] for heads in teachers.values()]
     return sum(means) / len(means)
 
 
-def train_rank(record: TrialRecord, rung: int, bench: Workbench) -> RungResult | None:
-    """The part of this rank in one rung of a record; the result in rank 0, None in the others."""
-    torch.manual_seed(bench.config.seed)
-    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)
+def train_rank(record: TrialRecord, rung: int, context: TrialContext) -> RungResult | None:
+    """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
+    torch.manual_seed(context.config.seed)
+    run = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
     try:
-        return training.rung(rung)
+        return run.rung(rung)
     finally:
-        training.close()
+        run.close()

@@ -57,7 +57,7 @@ def _train(job: Job, rank: int, pipe: Connection | None) -> RungResult | None:
     if job.weights is not None:
         net, adaptors = load(Path(job.weights), spec), load_heads(Path(job.weights).with_suffix(".heads.safetensors"))
     together = job.ranks > 1
-    with distributed.joined(rank, job.ranks, Path(job.meeting_point), device) if together else nullcontext():
+    with distributed.process_group(rank, job.ranks, Path(job.meeting_point), device) if together else nullcontext():
         training = Training(job.trial.arch_id, net, bench, adaptors, pipe.send if pipe else lambda steps: None)
         try:
             return training.rung(0)

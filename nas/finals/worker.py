@@ -79,7 +79,7 @@ def workbench(seed: int, places: Places) -> Any:
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
-    from nas.distill.run import Workbench
+    from nas.distill.run import TrialContext
     from nas.measure.environment import device_key
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)
@@ -87,7 +87,7 @@ def workbench(seed: int, places: Places) -> Any:
     folders = {name: own / name for name in ("weights", FOLDER, "checkpoints")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return Workbench(
+    return TrialContext(
         config=config,
         targets=load_targets(Path(places.targets)),
         bench=Bench(places.threads),  # starts nothing until it is asked, which a training does not

@@ -70,6 +70,8 @@ def _rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     context, bench = train.get_context(), workbench(Places.from_json(settings["places"]))
     record = TrialRecord.from_dict(json.loads(settings["record"]))
     meeting_point = Path(settings["meeting_point"])
-    with distributed.joined(context.get_world_rank(), context.get_world_size(), meeting_point, bench.config.device):
+    with distributed.process_group(
+        context.get_world_rank(), context.get_world_size(), meeting_point, bench.config.device
+    ):
         result = train_rank(record, settings["rung"], bench)
     return None if result is None else result.to_dict()

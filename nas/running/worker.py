@@ -73,7 +73,7 @@ def arch_stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
 
         bench = workbench(replace(places, node_ids=()))
         if places.ranks > 1:
-            bench = replace(bench, together=partial(in_ranks, places))
+            bench = replace(bench, train_in_ranks=partial(in_ranks, places))
     except Exception as error:
         reason = f"the worker could not start: {type(error).__name__}: {error}"
         return iter([replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)])
@@ -88,13 +88,13 @@ def workbench(places: Places) -> Any:
     from nas.bench import Bench
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
-    from nas.distill.run import Workbench
+    from nas.distill.run import TrialContext
     from nas.measure.environment import device_key
 
     threads = max(1, places.train_threads // places.ranks)
     torch.set_num_threads(threads)
     config = SearchConfig.from_dict(json.loads(places.config))
-    return Workbench(
+    return TrialContext(
         config=config,
         targets=load_targets(Path(places.targets_dir)),
         bench=Bench(places.measure_threads),

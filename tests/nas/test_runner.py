@@ -22,7 +22,7 @@ from nas.cache.targets import Targets
 from nas.config import DistillConfig
 from nas.counters import side_by_side
 from nas.distill.adaptors import load_heads
-from nas.distill.run import Workbench
+from nas.distill.run import TrialContext
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
 from nas.records import TrialRecord, TrialState
@@ -79,7 +79,7 @@ def losses_of_an_undisturbed_training(trial: TrialRecord, targets: Targets) -> l
     run = Distiller(build(ArchSpec.from_dict(trial.spec)), targets, RECIPE, seed=0)
     losses = []
     for since, steps in zip((0, *RECIPE.rung_steps), RECIPE.rung_steps, strict=False):
-        run.advance(steps)
+        run.train_until(steps)
         losses.append(run.mean_losses(since))
     run.close()
     torch.set_num_threads(threads)
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, tar
     folders = {name: tmp_path / name for name in FOLDERS}
     config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
     with Bench(threads=1) as bench:
-        *_, last = run_trial(asked, Workbench(config=config, targets=targets, bench=bench, **folders))
+        *_, last = run_trial(asked, TrialContext(config=config, targets=targets, bench=bench, **folders))
     assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
     assert "not finite" in (last.reason or "")
 

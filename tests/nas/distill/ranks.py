@@ -43,17 +43,17 @@ def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: Stat
     """The state after `steps` steps, begun anew or from a state."""
     run = made(folder, config)
     if state is not None:
-        run.restore(state)
-    run.advance(steps)
+        run.load_state_dict(state)
+    run.train_until(steps)
     run.close()
-    return run.state()
+    return run.state_dict()
 
 
 def everything(folder: Path) -> dict[str, Any]:
     """What every rank finds: each recipe in one go, one in two, BatchNorm's statistics, a loss that is not finite."""
     found: dict[str, Any] = {name: trained(folder, recipe) for name, recipe in RECIPES.items()}
     torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{distributed.rank()}.pt")
-    distributed.meet()
+    distributed.barrier()
     half = torch.load(folder / "half0.pt", weights_only=True)  # every rank goes on from what rank 0 saved
     torch.manual_seed(99 + distributed.rank())
     found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
@@ -66,7 +66,7 @@ def _with_norms(folder: Path) -> State:
     """All savings of memory together, which no sum of two batches would equal."""
     run = made(folder, replace(PLAIN, precision="bf16", accumulate=2, grad_checkpointing=True))
     run.student.train()
-    run.advance(2)
+    run.train_until(2)
     run.close()
     return run.averaged.state_dict()
 
@@ -78,7 +78,7 @@ def _broken(folder: Path) -> str:
         with torch.no_grad():
             run.student.heads.spatial["colour"][-1].bias.fill_(float("inf"))
     try:
-        run.advance(2)
+        run.train_until(2)
     except TrainingError as error:
         return str(error)
     finally:
@@ -88,5 +88,5 @@ def _broken(folder: Path) -> str:
 
 def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:
     """Body of a process: joins the others and leaves what it found in `folder`."""
-    with distributed.joined(number, world, folder / "meeting"):
+    with distributed.process_group(number, world, folder / "meeting"):
         torch.save(work(folder), folder / f"rank{number}.pt")

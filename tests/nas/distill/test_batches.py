@@ -15,8 +15,8 @@ import torch
 
 from nas.cache.targets import SplitTargets
 from nas.config import Group
-from nas.distill.batches import WINDOW, Loader, Schedule, shuffled
-from nas.distill.heads import normalise
+from nas.distill.batches import WINDOW, BatchLoader, Schedule, shuffled
+from nas.distill.heads import normalize
 
 ONE = (Group(("a",), 16, (64,)),)
 
@@ -96,22 +96,22 @@ def spatial() -> Rows:
 
 
 @pytest.fixture
-def loader(spatial: Rows) -> Iterator[Loader]:
+def loader(spatial: Rows) -> Iterator[BatchLoader]:
     split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": spatial})
-    made = Loader(split, Schedule(GROUPS, 16, 0), torch.device("cpu"))
+    made = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu"))
     yield made
     made.close()
 
 
-def test_batches_are_those_of_the_schedule_from_any_step_on(loader: Loader) -> None:
+def test_batches_are_those_of_the_schedule_from_any_step_on(loader: BatchLoader) -> None:
     for step in (0, 1, 2, 9, 10, 3):
         rows = torch.from_numpy(Schedule(GROUPS, 16, 0)[step].rows)
         batch = loader[step]
-        assert batch.truth["a/spatial"][:, 0, 0, 0].tolist() == rows.tolist()
-        assert torch.equal(batch.images, normalise(rows.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)))
+        assert batch.targets["a/spatial"][:, 0, 0, 0].tolist() == rows.tolist()
+        assert torch.equal(batch.images, normalize(rows.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)))
 
 
-def test_reading_goes_on_while_the_student_works(loader: Loader, spatial: Rows) -> None:
+def test_reading_goes_on_while_the_student_works(loader: BatchLoader, spatial: Rows) -> None:
     spatial.seconds = 0.02
     assert len(loader[0].images) == 4
     deadline = time.monotonic() + 20
@@ -123,7 +123,9 @@ def test_reading_goes_on_while_the_student_works(loader: Loader, spatial: Rows) 
     assert spatial.reads <= before + 2, "no further than a few batches"
 
 
-def test_what_a_reading_thread_raises_reaches_the_step_that_wanted_the_batch(loader: Loader, spatial: Rows) -> None:
+def test_an_error_of_a_reading_thread_reaches_the_step_that_asks_for_the_batch(
+    loader: BatchLoader, spatial: Rows
+) -> None:
     spatial.broken_from = 2
     loader[0]
     with pytest.raises(OSError, match="shard 3 is gone"):
@@ -136,7 +138,7 @@ def test_a_closed_loader_keeps_neither_threads_nor_arrays() -> None:
 
     before, array = reading(), Rows(16, (2, 1, 1))
     split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": array})
-    loader, gone = Loader(split, Schedule(GROUPS, 16, 0), torch.device("cpu")), weakref.ref(array)
+    loader, gone = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu")), weakref.ref(array)
     loader[0]
     assert reading() - before
     loader.close()

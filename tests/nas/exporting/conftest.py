@@ -12,7 +12,7 @@ import torch
 from backbones import build
 from nas.bench import Bench
 from nas.config import DistillConfig
-from nas.distill.run import Training, Workbench
+from nas.distill.run import Training, TrialContext
 from nas.export import main
 from nas.records import Study, TrialState
 from search_space import ArchSpec, StageSpec
@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
     for place in places.values():
         place.mkdir(parents=True)
-    bench = Workbench(
+    bench = TrialContext(
         config=c, targets=targets, bench=Bench(), lock_dir=folder / "locks", checkpoint_dir=folder, **places
     )
     torch.manual_seed(0)

@@ -81,7 +81,7 @@ def test_the_linear_probe_separates_what_is_separable_whatever_the_scale() -> No
 
 def test_the_linear_probe_repeats_itself_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where it stops before it has converged."""
-    monkeypatch.setattr(probes, "ROUNDS", 3)
+    monkeypatch.setattr(probes, "MAX_ITERATIONS", 3)
     features, labels = drawn(200, 40), torch.arange(200) % 7
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -316,12 +316,11 @@ def renamed(whole: Targets, teacher: str) -> Targets:
     return replace(whole, train=train, val=val, teachers={teacher: whole.teachers["colour"]})
 
 
-class Guess(nn.Module):
+class Guess:
     def __init__(self, teacher: str) -> None:
-        super().__init__()
         self.teacher = teacher
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         made = cells(images).mean((2, 3))
         return {self.teacher: {"summary": made.repeat(1, 3)[:, :8], "spatial": made.repeat(1, 3)[:, :8, None, None]}}
 
@@ -331,7 +330,7 @@ def test_explained_variance_by_hand(tmp_path: Path, teacher: str) -> None:
     """1 - (mean squared error) / variance; a name with a slash is a name (timm's mosaics)."""
     val = renamed(targets(tmp_path, val=300), teacher).val
     images = torch.from_numpy(np.asarray(val.images[:]))
-    guess = Guess(teacher)((images.float() - 127.5) / 63.75)[teacher]
+    guess = Guess(teacher).predict_targets((images.float() - 127.5) / 63.75)[teacher]
     found = explained_variance(Guess(teacher), val, "cpu")[teacher]
     for head, array in (("summary", val.summary[teacher]), ("spatial", val.spatial[teacher])):
         truth = array[:].astype(np.float64)
