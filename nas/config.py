@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -80,6 +81,7 @@ class DistillConfig:
     score: str = "spatial"
     weights: dict[str, float] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
+    max_grad_norm: float = 0.0  # the gradient is clipped to this norm; 0: no clipping
     accumulate: int = 1
     grad_checkpointing: bool = False
     ranks: int = 1
@@ -109,6 +111,8 @@ class DistillConfig:
             raise ConfigError(
                 f"learning_rate, weight_decay: {self.learning_rate}, {self.weight_decay}: must be over 0, and 0 or more"
             )
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise ConfigError(f"max_grad_norm: {self.max_grad_norm}: must be over 0, or 0 for no clipping")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay: {self.ema_decay}: must be at least 0 and below 1")
         self._check_batch("batch_size", self.batch_size)

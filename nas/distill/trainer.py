@@ -23,6 +23,7 @@ from nas.distill.batches import Batch, BatchLoader, Schedule
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
 
+_GRAD_NORM = "gradient norm"  # among a step's values
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement, and read from, this often
 Slot = Callable[[], AbstractContextManager[Any]]
 
@@ -88,6 +89,7 @@ class Distiller:
         averaged: their EMA, in evaluation mode.
         step: number of steps done.
         losses: "teacher/head" -> loss, one entry a step; complete whenever `train_until` returns or calls `between`.
+        grad_norms: the gradient's norm before clipping, one entry a step; empty without clipping.
     """
 
     def __init__(
@@ -119,12 +121,14 @@ class Distiller:
             self.device,
             find_unused_parameters=_may_leave_unused(groups, targets),
         )
-        self._optimizer = _adamw([self.student, self._balance], config)
+        self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
+        self._optimizer = _adamw(self._parameters, config)
         self._ema_pairs = _float_pairs(self.averaged, self.student)
         self._loader = BatchLoader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
         self._unread = StepValues()
         self.step = 0
         self.losses: list[dict[str, float]] = []
+        self.grad_norms: list[float] = []
 
     def load_heads(self, adaptors: Mapping[str, Adaptor]) -> None:
         """Start from the heads of an earlier training on the same targets; call it before the first step.
@@ -158,7 +162,11 @@ class Distiller:
         with distributed.no_gradient_sync(self._module):
             means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
         means.append(self._backward(parts[-1], 1 / len(parts)))
-        self._unread.append(list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0))
+        names, values = list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
+        if self.config.max_grad_norm:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+            names, values = [*names, _GRAD_NORM], torch.cat([values, norm[None]])
+        self._unread.append(names, values)
         self._optimizer.step()
         self._statistics.average()
         self.step += 1
@@ -185,6 +193,7 @@ class Distiller:
         state = {
             "step": self.step,
             "losses": self.losses,
+            "grad_norms": self.grad_norms,
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
             "balance": self._balance.state_dict(),
@@ -197,7 +206,7 @@ class Distiller:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the `state_dict` of a distiller that was made with the same arguments."""
-        self.step, self.losses = int(state["step"]), list(state["losses"])
+        self.step, self.losses, self.grad_norms = int(state["step"]), list(state["losses"]), list(state["grad_norms"])
         self.student.load_state_dict(state["student"])
         self.averaged.load_state_dict(state["averaged"])
         self._balance.load_state_dict(state["balance"])
@@ -219,8 +228,12 @@ class Distiller:
     def _read_losses(self) -> None:
         """Fetch the losses of the steps since the last call; TrainingError names the first that is not finite."""
         for losses in self._unread.read():
-            if not all(map(math.isfinite, losses.values())):
-                raise TrainingError(f"the loss is not finite at step {len(self.losses) + 1}")
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    what = name if name == _GRAD_NORM else "loss"
+                    raise TrainingError(f"the {what} is not finite at step {len(self.losses) + 1}")
+            if _GRAD_NORM in losses:
+                self.grad_norms.append(losses.pop(_GRAD_NORM))
             self.losses.append(losses)
 
 
@@ -244,9 +257,8 @@ def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, loss: D
     return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid, loss.transforms)
 
 
-def _adamw(modules: list[nn.Module], config: DistillConfig) -> torch.optim.AdamW:
+def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.optim.AdamW:
     """Build AdamW without weight decay on vectors (norms, biases, layer scales)."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -27,7 +27,9 @@ from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 
 CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
-EVERYTHING = replace(CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global")
+EVERYTHING = replace(
+    CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global", max_grad_norm=0.1
+)
 
 
 def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Distiller:
@@ -158,7 +160,7 @@ class ScalarReads(TorchDispatchMode):
 
 @pytest.mark.parametrize("balance", BALANCES)
 def test_the_host_reads_from_the_device_once_in_five_steps(tmp_path: Path, balance: str) -> None:
-    run = distiller(tmp_path, replace(EVERYTHING, balance=balance, accumulate=2))
+    run = distiller(tmp_path, replace(EVERYTHING, balance=balance, accumulate=2, max_grad_norm=1.0))
     run.train_until(1)  # the optimizer makes its state
     with HostReads() as reads, ScalarReads() as scalars:
         run.train_until(11)
@@ -175,9 +177,32 @@ def test_the_counters_of_reads_see_every_way_to_read() -> None:
         assert reads.count + scalars.count > 0
 
 
+def gradient(run: Distiller) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in run.student.parameters() if p.grad is not None])
+
+
+def test_clipping_scales_the_gradient_to_its_limit_and_keeps_the_norms(tmp_path: Path) -> None:
+    free, clipped = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, max_grad_norm=0.01))
+    for run in (free, clipped):
+        run.train_until(1)
+    norm = float(gradient(free).norm())
+    assert norm > 0.02
+    torch.testing.assert_close(gradient(clipped), gradient(free) * 0.01 / norm, rtol=1e-3, atol=1e-8)
+    assert clipped.grad_norms == [pytest.approx(norm, rel=1e-4)]
+    assert free.grad_norms == []
+
+
+def test_a_limit_that_no_gradient_reaches_changes_no_bit(tmp_path: Path) -> None:
+    free, clipped = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, max_grad_norm=1e6))
+    for run in (free, clipped):
+        run.train_until(7)
+    assert free.losses == clipped.losses
+    assert len(clipped.grad_norms) == 7
+
+
 @pytest.mark.parametrize("kind", ["global", "raw"])
 def test_heads_answer_in_the_space_of_their_loss(tmp_path: Path, kind: str) -> None:
-    """So the loss is of the answer itself, and the targets' inverse of it is what is scored."""
+    """The loss is of the answer itself; scoring brings the answer back to PHI-S."""
     whole = stretched(targets(tmp_path))
     torch.manual_seed(0)
     run = Distiller(build(preset("eradio_femto")), whole, replace(CONFIG, standardisation=kind), seed=0)
@@ -231,7 +256,7 @@ def test_a_run_restored_in_the_middle_goes_on_as_if_never_stopped(tmp_path: Path
     assert saved is not None
     again.load_state_dict(saved["distiller"])
     again.train_until(9)
-    assert again.losses == whole.losses
+    assert (again.losses, again.grad_norms) == (whole.losses, whole.grad_norms)
     theirs, mine = whole.averaged.state_dict(), again.averaged.state_dict()
     assert all(torch.equal(theirs[name], mine[name]) for name in theirs)
 
