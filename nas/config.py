@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from nas.distill.schedule import Group
 from nas.limits import check_bounds
 from nas.objectives import GOALS
 
@@ -26,14 +26,40 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class Group:
+    """Teachers that are distilled together, with their own batch size, student sizes in px and share of the steps.
+
+    A student that meets a teacher at one size only changes its features with the size. Sources: the partitions of
+    AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679).
+    """
+
+    teachers: tuple[str, ...]
+    batch_size: int
+    image_px: tuple[int, ...]
+    rate: float = 1.0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a group from the plain data of ``dataclasses.asdict``, in which lists may stand for tuples.
+
+        Raises:
+            KeyError, TypeError, ValueError: `data` is something else.
+        """
+        if isinstance(data["teachers"], str):
+            raise TypeError("teachers are a list")
+        sizes = tuple(int(px) for px in data["image_px"])
+        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The recipe under which every architecture of a study is trained.
 
     AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
     standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
-    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.schedule),
+    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
-    architecture together (nas.distill.parallel); each step's gradients come from `accumulate` parts of its batch.
+    architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
     `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries
     after a few hundred steps is mostly that of the seed (experiments/LOG.md).
     """
@@ -54,6 +80,7 @@ class DistillConfig:
     score: str = "spatial"
     weights: dict[str, float] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
+    max_grad_norm: float = 0.0  # the gradient is clipped to this norm; 0: no clipping
     accumulate: int = 1
     grad_checkpointing: bool = False
     ranks: int = 1
@@ -83,6 +110,8 @@ class DistillConfig:
             raise ConfigError(
                 f"learning_rate, weight_decay: {self.learning_rate}, {self.weight_decay}: must be over 0, and 0 or more"
             )
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise ConfigError(f"max_grad_norm: {self.max_grad_norm}: must be over 0, or 0 for no clipping")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay: {self.ema_decay}: must be at least 0 and below 1")
         self._check_batch("batch_size", self.batch_size)

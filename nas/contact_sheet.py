@@ -1,6 +1,7 @@
 """A contact sheet: rows and columns of small square pictures in one PNG that says itself what is where.
 
-Searches write them (`nas.distill.pictures`), reports cut them up again; labels are words, so they are not drawn.
+Searches write them (`nas.distill.evaluation.pictures`), reports cut them up again; labels are words, so they are
+not drawn.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _embed_class_names(
     config: SearchConfig, arguments: dict[str, Any], targets: Any, progress: StageProgress, console: Console
 ) -> None:
     """For zero-shot accuracies, where a teacher has a text tower; one line says what is missing for them."""
-    from nas.distill.zero_shot import embed_class_names
+    from nas.distill.evaluation.zero_shot import embed_class_names
     from nas.teachers import specs
 
     def say(line: str) -> None:
@@ -216,7 +216,7 @@ def _places(config: SearchConfig, run_dir: Path, targets: Any, beside: int) -> P
 def _teacher_facts(
     config: SearchConfig, arguments: dict[str, Any], targets: Any, progress: StageProgress
 ) -> dict[str, TeacherFacts]:
-    from nas.distill.yardsticks import teacher_facts
+    from nas.distill.evaluation.reference_scores import teacher_facts
     from nas.teachers import specs
 
     chosen = specs(config.teachers, arguments.get("teacher"))
@@ -224,7 +224,7 @@ def _teacher_facts(
 
 
 def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, TeacherFacts]) -> StudyInfo:
-    from nas.distill.yardsticks import chance
+    from nas.distill.evaluation.reference_scores import chance
     from nas.measure import environment
 
     return StudyInfo(

@@ -11,18 +11,17 @@ import torch
 from backbones import build
 from nas.config import SearchConfig
 from nas.diagnosis import diagnose
+from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.limits import broken_limit
-from nas.measure import MeasurementError
+from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import side_by_side, totals
 from nas.measure.device_lock import measuring, training
 from nas.measure.service import save_samples
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
-from nas.training import Training, kept_rungs
-from nas.workbench import Workbench, setting_of
 from search_space import ArchSpec
 
 
-def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
+def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     """Yields the record after the measurement and after every rung; the last one is no longer running.
 
     The caller ends the trial early by not asking for the next rung. An error of the trial ends up in the
@@ -30,31 +29,31 @@ def run_trial(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     """
     last = record
     try:
-        for last in _stages(record, bench):
+        for last in _stages(record, context):
             yield last
     except Exception as error:
-        failure, reason = diagnose(error, bench.config.device)
+        failure, reason = diagnose(error, context.config.device)
         yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
-def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
-    config = bench.config
+def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+    config = context.config
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.image_px)
     record = replace(record, params=counted.params, macs=counted.macs)
     limits = {} if record.baseline else config.limits  # baselines are there to be compared with
     broken = broken_limit(record, limits)
     if not broken:
-        record = replace(record, measurement=record.measurement or _measure(record, bench))
+        record = replace(record, measurement=record.measurement or _measure(record, context))
         broken = broken_limit(record, limits) or _not_as_asked(record)
     if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
     yield record
-    rungs = _train(record, bench)
+    rungs = _train(record, context)
     for left in reversed(range(len(config.distill.rung_steps))):
         if not left:  # before what is trained could be lost by it
-            with training(bench.lock_dir):  # who measures has the machine alone
+            with training(context.lock_dir):  # who measures has the machine alone
                 record = replace(record, counters=_counters(spec, config))
         record = replace(record, rungs=(*record.rungs, next(rungs)))
         yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
@@ -75,28 +74,40 @@ def _not_as_asked(record: TrialRecord) -> str | None:
     return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
 
 
-def _measure(record: TrialRecord, bench: Workbench) -> Measurement:
+def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
     """Throughput beside the reference, while nothing trains on the device."""
-    config = bench.config
+    config = context.config
     setting = setting_of(config)
-    with measuring(bench.lock_dir):
-        measured = bench.bench.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
-    save_samples(measured, bench.samples_dir / f"{record.arch_id}.json")
+    with measuring(context.lock_dir):
+        measured = context.service.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
+    save_samples(measured, context.samples_dir / f"{record.arch_id}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
         raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
     return measured.record
 
 
-def _train(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
-    rungs = range(len(bench.config.distill.rung_steps))
-    if bench.together is not None:
-        yield from (done := kept_rungs(record.arch_id, bench))
-        yield from (bench.together(record, rung) for rung in rungs[len(done) :])
+def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
+    rungs = range(len(context.config.distill.rung_steps))
+    if context.train_in_ranks is not None:
+        yield from (done := saved_rungs(record.arch_id, context))
+        yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
-    torch.manual_seed(bench.config.seed)
-    net = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), bench)
+    torch.manual_seed(context.config.seed)
+    net = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
     try:
         yield from (cast(RungResult, net.rung(rung)) for rung in rungs)
     finally:
         net.close()
+
+
+def setting_of(config: SearchConfig) -> Setting:
+    """Return how a search measures: its device, batch, resolution, runtime and budget."""
+    return Setting(
+        device=config.device,
+        batch=config.measure_batch,
+        resolution=config.distill.image_px,
+        arm=Arm.parse(config.measure_arm),
+        budget_s=config.measure_seconds,
+        seed=config.seed,
+    )

@@ -25,7 +25,7 @@ from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig, SearchConfig
 from nas.data import open_images
-from nas.distill.loader import Batch
+from nas.distill.batches import Batch
 from nas.distill.trainer import Distiller
 from nas.teachers import load_teachers
 from search_space import preset
@@ -109,10 +109,10 @@ def compare(arch: str, targets: Any, sources: torch.Tensor, teachers: list[Any],
                 continue
             distiller._loader = kinds[kind]  # type: ignore[assignment]
             repeats = 1 if kind == "live" else 4
-            distiller._one_step()  # what was read ahead for another kind of step is of no use
+            distiller.train_step()  # what was read ahead for another kind of step is of no use
             began = time.perf_counter()
             for _ in range(repeats):
-                distiller._one_step()
+                distiller.train_step()
             times[kind].append((time.perf_counter() - began) / repeats * 1e3)
     cached.close()
     ms = {kind: round(median(values[2:]), 2) for kind, values in times.items()}

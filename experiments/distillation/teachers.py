@@ -26,10 +26,10 @@ from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig
 from nas.data import open_images
-from nas.distill import probes
-from nas.distill.evaluate import explained_variance
-from nas.distill.heads import normalise
-from nas.distill.segmentation import SegmentationProbe
+from nas.distill.evaluation import probes
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.probes import SegmentationProbe
+from nas.distill.heads import normalize
 from nas.distill.trainer import Distiller
 from search_space import ArchSpec, StageSpec
 
@@ -90,7 +90,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
     torch.manual_seed(seed)
     distiller = Distiller(build(student(width)), only(targets, names), config, seed=seed)
     began = time.perf_counter()
-    distiller.advance(steps)
+    distiller.train_until(steps)
     seconds = time.perf_counter() - began
     distiller.close()
     net = distiller.averaged
@@ -114,7 +114,7 @@ def scenes_miou(net: Any, cache: Path) -> float:
         pixels = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
         for rows, part in zip(masks.split(20), pixels.split(20), strict=True):
             with torch.inference_mode():
-                use(net.backbone.encode(normalise(part)).spatial.float(), rows)
+                use(net.backbone.encode(normalize(part)).spatial.float(), rows)
     return probe.miou
 
 

@@ -27,9 +27,8 @@ from scipy.stats import kendalltau
 from backbones import build
 from nas.cache import open_targets
 from nas.config import DistillConfig, SearchConfig
-from nas.distill.evaluate import explained_variance
-from nas.distill.probes import probe_metrics, student_features
-from nas.distill.segmentation import tokens
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.probes import probe_metrics, student_features, tokens
 from nas.distill.trainer import Distiller
 from search_space import SPACES
 
@@ -54,7 +53,7 @@ def run(
     distiller = Distiller(build(spec), targets, config, seed=seed)
     rungs, since, began = [], 0, time.perf_counter()
     for step in steps:
-        distiller.advance(step)
+        distiller.train_until(step)
         teachers = explained_variance(distiller.averaged, targets.val, "cpu")
         rungs.append(
             {

@@ -1,4 +1,4 @@
-"""What leads from a student's features to a teacher's own. Imports torch alone: exports carry this file with them."""
+"""Adaptors from a student's features to a teacher's own. Imports torch alone, because exports copy this file."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GRID_PX = 16  # of the image, that a cell of the teachers' grid stands for
+GRID_PX = 16  # side of a cell of the teachers' grid, in pixels of the image
 
 
 def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    """Two linear layers with LayerNorm and GELU between them, on the last dimension. Source: AM-RADIO."""
+    """Build two linear layers with LayerNorm and GELU between them, on the last dimension. Source: AM-RADIO."""
     return nn.Sequential(nn.Linear(width_in, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, width_out))
 
 
 def module_name(teacher: str) -> str:
-    """A teacher's name as PyTorch allows it for a module."""
+    """Return a teacher's name as PyTorch allows it for a module."""
     return teacher.replace(".", "_")
 
 
 class Adaptor(nn.Module):
-    """A student's features to one teacher's own: `summary` is None for a teacher without one.
+    """The map from a student's features to one teacher's own.
 
-    Both heads are MLPs on the last dimension; `fingerprint` is of the teacher's weights and preprocessing. `stride` is
-    of the student's map, a power of two in px: the heads were trained on the map resized to a cell every GRID_PX.
+    Args:
+        summary: MLP on the last dimension; None for a teacher without a summary.
+        spatial: MLP on the last dimension, trained on the student's map resized to a cell every GRID_PX.
+        fingerprint: of the teacher's weights and preprocessing.
+        stride: of the student's map in px, a power of two.
     """
 
     def __init__(
@@ -35,15 +38,15 @@ class Adaptor(nn.Module):
         self.summary, self.spatial, self.fingerprint, self.stride = summary, spatial, fingerprint, stride
 
     def forward(self, summary: Tensor, spatial: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(B, Cs) and (B, C, h, w) of the student, any h and w, to the teacher's widths, at a stride of GRID_PX."""
+        """Map the student's (B, Cs) and (B, C, h, w), any h and w, to the teacher's widths at a stride of GRID_PX."""
         mapped = self.spatial(on_grid(spatial, self.stride).movedim(1, -1)).movedim(-1, 1)
         return None if self.summary is None else self.summary(summary), mapped
 
 
 def on_grid(spatial: Tensor, stride: int) -> Tensor:
-    """(B, C, h, w) at a stride in px, resized to GRID_PX: as `nas.distill.heads.resize`, but by a constant factor.
+    """Resize (B, C, h, w) from `stride` px to GRID_PX, as `nas.distill.heads.resize` does, but by a constant factor.
 
-    A graph has no size of the image to keep, and exporters can't follow adaptive pooling.
+    Exporters cannot follow adaptive pooling, and a graph must not fix the size of the image.
     """
     if stride < GRID_PX:
         return F.avg_pool2d(spatial, GRID_PX // stride)
@@ -53,12 +56,13 @@ def on_grid(spatial: Tensor, stride: int) -> Tensor:
 
 
 def described(about: Mapping[str, Any]) -> Adaptor:
-    """The adaptor, its weights yet to be filled in, that `nas.distill.adaptors.describe` tells of.
+    """Build an adaptor, its weights yet to be loaded, from what `nas.distill.adaptors.describe` returned.
 
-    Where no stride is told, as until 2026-11-25, the map is taken as it is. ValueError where it can't be one.
+    Raises:
+        ValueError: the stride neither divides GRID_PX nor is a multiple of it.
     """
     heads = {head: mlp(*about[head]) for head in ("summary", "spatial") if head in about}
-    stride = int(about.get("stride", GRID_PX))
+    stride = int(about["stride"])
     if stride < 1 or (GRID_PX % stride and stride % GRID_PX):
         raise ValueError(f"stride: {stride}: must divide {GRID_PX} or be a multiple of it")
     return Adaptor(heads.get("summary"), heads["spatial"], str(about["fingerprint"]), stride)

@@ -1,8 +1,7 @@
-"""Heads for use without us: from a student's features to a teacher's own, what undoes PHI-S and PCA folded in.
+"""Fold trained heads into adaptors that give a teacher's own features, keep them in a file, and load them back.
 
-PHI-S and PCA are linear maps of a head's outputs, and so is what leads out of another loss space: all three go into
-the head's last layer, which then gives the teacher's own C channels (arXiv 2410.01680). Nothing of the cache is needed
-to use them.
+PHI-S, PCA and a `TargetTransform` are linear maps of a head's outputs. Their inverses are folded into the head's last
+layer, which then gives the teacher's own C channels (arXiv 2410.01680), so that using an adaptor needs no cache.
 """
 
 from __future__ import annotations
@@ -21,38 +20,44 @@ from nas.cache.standardise import Standardiser
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptor import Adaptor, described, mlp, module_name
 from nas.distill.heads import TeacherHeads
-from nas.distill.losses import Space
+from nas.distill.losses import TargetTransform
 from nas.files import atomic_path
 
 FORMAT = "backbone-nas-heads/1"
 
 
 class HeadsError(ValueError):
-    """A file of heads that cannot be used; one line that names it and what is wrong."""
+    """Heads that cannot be used; the message is one line that names the file or teacher and the fault."""
 
 
 def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: int) -> dict[str, Adaptor]:
-    """Teacher -> its adaptor, on the CPU in float32; `heads` stay as they are. stride: of the student's map, px."""
+    """Return every teacher's adaptor, on the CPU in float32; `heads` stay as they are.
+
+    Args:
+        heads: trained heads.
+        teachers: how each teacher's targets were made.
+        stride: of the student's map in px.
+    """
     adaptors = {}
     for name in heads.names:
         key, about = module_name(name), teachers[name]
         summary = None
         if about.summary is not None:
-            summary = folded(heads.summary[key], about.summary, heads.spaces.get(f"{name}/summary"))
-        spatial = folded(heads.spatial[key], about.spatial, heads.spaces.get(f"{name}/spatial"))
+            summary = _folded(heads.summary[key], about.summary, heads.transforms[f"{name}/summary"])
+        spatial = _folded(heads.spatial[key], about.spatial, heads.transforms[f"{name}/spatial"])
         adaptors[name] = Adaptor(summary, spatial, about.fingerprint, stride).requires_grad_(False).eval()
     return adaptors
 
 
-def folded(head: nn.Module, standardiser: Standardiser, space: Space | None) -> nn.Sequential:
-    """A copy of a head whose last layer (k outputs) gives the teacher's own C channels; computed in float64.
+def _folded(head: nn.Module, standardiser: Standardiser, transform: TargetTransform) -> nn.Sequential:
+    """Copy a head so that its last layer (k outputs) gives the teacher's own C channels; computed in float64.
 
-    y = (x - offset) / scale leaves the loss's space, inverse y + mean leaves PHI-S, and x = W h + b.
+    With x = W h + b, y = (x - offset) / scale inverts the transform, and inverse y + mean inverts PHI-S.
     """
     first, norm, _, last = cast(Iterable[Any], head)
     weight, bias = (p.detach().double().cpu() for p in (last.weight, last.bias))
-    if space is not None:
-        weight, bias = weight / space.scale, (bias - space.offset.double()) / space.scale
+    if transform.offset is not None:
+        weight, bias = weight / transform.scale, (bias - transform.offset.double().cpu()) / transform.scale
     inverse = torch.from_numpy(standardiser.inverse).double()
     made = mlp(first.in_features, last.in_features, len(inverse))
     made[0].load_state_dict(first.state_dict())
@@ -65,9 +70,10 @@ def folded(head: nn.Module, standardiser: Standardiser, space: Space | None) -> 
 
 
 def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> None:
-    """Inverse of `fold`: fills `heads` with what was folded, exact to rounding, so that a training goes on with them.
+    """Fill `heads` with the weights of adaptors: the inverse of `fold`, exact to rounding, for a training to continue.
 
-    HeadsError where they are not heads of these teachers' targets.
+    Raises:
+        HeadsError: an adaptor is missing, or of another version of its teacher.
     """
     for name in heads.names:
         if name not in adaptors:
@@ -76,25 +82,27 @@ def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mappi
         if adaptor.fingerprint != about.fingerprint:
             raise HeadsError(f"the heads of teacher {name!r} are of another version of it")
         if about.summary is not None and adaptor.summary is not None:
-            _unfolded(adaptor.summary, heads.summary[key], about.summary, heads.spaces.get(f"{name}/summary"))
-        _unfolded(adaptor.spatial, heads.spatial[key], about.spatial, heads.spaces.get(f"{name}/spatial"))
+            _unfold_head(adaptor.summary, heads.summary[key], about.summary, heads.transforms[f"{name}/summary"])
+        _unfold_head(adaptor.spatial, heads.spatial[key], about.spatial, heads.transforms[f"{name}/spatial"])
 
 
-def _unfolded(folded: nn.Sequential, head: nn.Module, standardiser: Standardiser, space: Space | None) -> None:
-    """Fills a head: what the inverse of PHI-S did is taken back, for forward @ inverse is the identity."""
+def _unfold_head(
+    folded: nn.Sequential, head: nn.Module, standardiser: Standardiser, transform: TargetTransform
+) -> None:
+    """Fill one head; forward @ inverse is the identity, so forward takes the inverse of PHI-S back."""
     final = cast(nn.Linear, folded[-1])
     forward, mean = torch.from_numpy(standardiser.forward), torch.from_numpy(standardiser.mean)
     weight, bias = forward @ final.weight.double(), forward @ (final.bias.double() - mean)
-    if space is not None:
-        weight, bias = weight * space.scale, bias * space.scale + space.offset.double()
+    if transform.offset is not None:
+        weight, bias = weight * transform.scale, bias * transform.scale + transform.offset.double().cpu()
     state = folded.state_dict() | {"3.weight": weight.float(), "3.bias": bias.float()}
     head.load_state_dict(state)
 
 
 def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
-    """One safetensors file; its metadata tell every teacher's name, widths and fingerprint.
+    """Write all adaptors to one safetensors file, whose metadata hold every teacher's name, widths and fingerprint.
 
-    A file that is there is replaced as a whole or not at all.
+    An existing file is replaced as a whole or not at all.
     """
     about = {name: describe(adaptor) for name, adaptor in adaptors.items()}
     state = {
@@ -107,7 +115,7 @@ def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
 
 
 def describe(adaptor: Adaptor) -> dict[str, Any]:
-    """Fingerprint, stride of the student's map, and by head the widths of input, hidden layer and output."""
+    """Return fingerprint, stride of the student's map, and by head the widths of input, hidden layer and output."""
     heads = {"summary": adaptor.summary, "spatial": adaptor.spatial}
     widths = {
         head: [layers[0].in_features, layers[0].out_features, layers[-1].out_features]
@@ -118,7 +126,11 @@ def describe(adaptor: Adaptor) -> dict[str, Any]:
 
 
 def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, Adaptor]:
-    """The adaptors of all teachers in a file, or of those named. HeadsError says in one line what is wrong."""
+    """Load the adaptors of all teachers in a file, or of those named.
+
+    Raises:
+        HeadsError: the file cannot be read, is of another format, or lacks a teacher.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -131,7 +143,7 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, A
             for name in wanted:
                 if name not in about:
                     raise HeadsError(f"{path}: no heads for teacher {name!r}; it holds: {', '.join(about)}")
-            return {name: _loaded(file, name, about[name]) for name in wanted}
+            return {name: _load_adaptor(file, name, about[name]) for name in wanted}
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, HeadsError):
             raise
@@ -139,8 +151,8 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, A
         raise HeadsError(f"{path}: no readable file of heads ({reason})") from error
 
 
-def _loaded(file: Any, name: str, about: Mapping[str, Any]) -> Adaptor:
-    """One teacher's; the tensors must be those that the widths say."""
+def _load_adaptor(file: Any, name: str, about: Mapping[str, Any]) -> Adaptor:
+    """Load one teacher's adaptor; the tensors must have the widths that the metadata say."""
     with torch.device("meta"):
         adaptor = described(about)
     # Cloned: safetensors maps the file, and one that shrinks under a map kills the process.

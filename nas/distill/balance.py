@@ -1,4 +1,4 @@
-"""How the teachers' losses become one: what keeps a student from following a single teacher."""
+"""Balances: how the teachers' losses become one, so that no single teacher leads the student."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from nas.distill import parallel
+from nas.distill import distributed
 
 PerImage = Mapping[str, Tensor]  # "teacher/head" -> loss of each image (B,)
 
 
 class Balance(nn.Module):
-    """Weighs losses; base class: the fixed weights alone.
+    """Fixed weights, and the base class of balances that learn or draw.
 
     Args:
         weights: "teacher/head" -> its share; a plain mean where all are 1. Losses of one teacher share its weight.
@@ -24,7 +24,7 @@ class Balance(nn.Module):
         self.weights = dict(weights)
 
     def forward(self, losses: PerImage) -> Tensor:
-        """One scalar to minimise."""
+        """Return one scalar to minimize."""
         terms = [self.weights[key] * loss.mean() for key, loss in losses.items()]
         return torch.stack(terms).sum() / self._total(losses)
 
@@ -41,7 +41,7 @@ class Uncertainty(Balance):
         self.log_variance = nn.Parameter(torch.zeros(len(self.keys)))
 
     def forward(self, losses: PerImage) -> Tensor:
-        """One scalar to minimise, s included."""
+        """Return one scalar to minimize, s included."""
         terms = []
         for key, loss in losses.items():
             s = self.log_variance[self.keys.index(key)]
@@ -61,35 +61,39 @@ class AdaLoss(Balance):
         self.register_buffer("running", torch.zeros(len(self.keys)))
 
     def forward(self, losses: PerImage) -> Tensor:
-        """One scalar to minimise; the running means advance by one step."""
+        """Return one scalar to minimize; the running means advance by one step."""
         terms = []
         for key, loss in losses.items():
             i, mean = self.keys.index(key), loss.mean()
-            old, new = float(self.running[i]), parallel.mean_of_ranks(mean.detach())
-            self.running[i] = self.memory * old + (1 - self.memory) * new if old else new
+            old, new = self.running[i], distributed.all_reduce_mean(mean.detach())
+            # In float64, or 0.98 would be rounded before the product. A running mean of 0 has not seen a loss yet.
+            remembered = (self.memory * old.double()).float()
+            self.running[i] = torch.where(old != 0, remembered + (1 - self.memory) * new, new)
             terms.append(self.weights[key] * mean / self.running[i].clamp(min=1e-12))
         return torch.stack(terms).sum() / self._total(losses)
 
 
 class Dropping(Balance):
-    """For each image the teacher with the largest loss stays, any other is left out half of the time.
+    """Teacher dropping of UNIC (arXiv 2408.05088).
 
-    Teacher dropping of UNIC (arXiv 2408.05088).
+    For each image the teacher with the largest loss stays; any other is left out half of the time.
     """
 
     probability = 0.5
 
     def forward(self, losses: PerImage) -> Tensor:
-        """One scalar to minimise; which teachers stay is drawn from torch's generator."""
-        names = list(dict.fromkeys(key.rpartition("/")[0] for key in losses))
-        mine = [[key for key in losses if key.rpartition("/")[0] == name] for name in names]
-        shares = torch.tensor([sum(self.weights[key] for key in keys) for keys in mine])
-        sums = [torch.stack([self.weights[key] * losses[key] for key in keys]).sum(0) for keys in mine]
+        """Return one scalar to minimize; which teachers stay is drawn from torch's CPU generator."""
+        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in losses))
+        keys_of = [[key for key in losses if key.rpartition("/")[0] == teacher] for teacher in teachers]
+        sums = [torch.stack([self.weights[key] * losses[key] for key in keys]).sum(0) for keys in keys_of]
         table = torch.stack(sums)  # (teachers, B)
-        draws = torch.rand(len(mine), table.shape[1] * parallel.world())  # for all ranks' images, the same on each
-        kept = draws[:, parallel.rank() :: parallel.world()].to(table.device) >= self.probability
+        shares = torch.tensor([sum(self.weights[key] for key in keys) for keys in keys_of])[:, None]
+        ranks = distributed.world_size()
+        draws = torch.rand(len(teachers), table.shape[1] * ranks)  # for all ranks' images, the same on each
+        kept = draws[:, distributed.rank() :: ranks] >= self.probability
+        # Without non_blocking a copy to a GPU would wait for all that is queued there.
+        kept, shares = (values.to(table.device, non_blocking=True) for values in (kept, shares))
         kept.scatter_(0, table.detach().argmax(0, keepdim=True), True)
-        shares = shares.to(table.device)[:, None]
         return ((table * kept).sum(0) / (shares * kept).sum(0)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Adaptor heads: from the student's features to one teacher's. Dropped after distillation."""
+"""The student: a backbone with adaptor heads for every teacher. Heads are dropped after distillation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from backbones import Features
 from nas.distill.adaptor import mlp, module_name
-from nas.distill.losses import Space
+from nas.distill.losses import TargetTransform
+
+Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}
 
 
 class HeadDims(NamedTuple):
-    """Widths of one teacher's standardised targets; `summary` is 0 for a teacher without one (SAM)."""
+    """Widths of one teacher's standardized targets; `summary` is 0 for a teacher without one (SAM)."""
 
     summary: int
     spatial: int
@@ -25,11 +27,12 @@ class TeacherHeads(nn.Module):
     """A summary head (where the teacher has a summary) and a spatial head for every teacher.
 
     Args:
-        summary_dim, spatial_dim: the student's widths.
+        summary_dim: width of the student's summary.
+        spatial_dim: width of the student's map.
         teachers: teacher name -> widths of its targets.
         hidden: hidden width of every head.
         grid: side of the targets' spatial grid; the student's map is resized to it.
-        spaces: "teacher/head" -> what the head's last layer works in, where that is not PHI-S.
+        transforms: "teacher/head" -> the space in which the head answers (default: PHI-S, as targets are stored).
     """
 
     def __init__(
@@ -39,11 +42,10 @@ class TeacherHeads(nn.Module):
         teachers: Mapping[str, HeadDims],
         hidden: int,
         grid: int,
-        spaces: Mapping[str, Space] | None = None,
+        transforms: Mapping[str, TargetTransform] | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.spaces = dict(spaces or {})
         self.names = tuple(teachers)  # a teacher's name may hold dots, a module's may not
         self.summary = nn.ModuleDict(
             {module_name(name): mlp(summary_dim, hidden, d.summary) for name, d in teachers.items() if d.summary}
@@ -51,32 +53,38 @@ class TeacherHeads(nn.Module):
         self.spatial = nn.ModuleDict(
             {module_name(name): mlp(spatial_dim, hidden, d.spatial) for name, d in teachers.items()}
         )
+        keys = [f"{name}/{head}" for name in teachers for head in ("summary", "spatial")]
+        self.transforms = dict.fromkeys(keys, TargetTransform()) | dict(transforms or {})
 
-    def forward(self, features: Features, teachers: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
-        """PHI-S features of all or the named teachers: {"summary": (B, k), "spatial": (B, k, grid, grid)} each."""
+    def forward(self, features: Features, teachers: Sequence[str] | None = None) -> Predictions:
+        """Return what the heads of all or the named teachers answer, each in its own space."""
         tokens = resize(features.spatial, self.grid).flatten(2).transpose(1, 2)  # (B, grid^2, C)
-        predictions: dict[str, dict[str, Tensor]] = {}
+        predictions: Predictions = {}
         for name in self.names if teachers is None else teachers:
             key = module_name(name)
-            made = {"spatial": self._to_phi_s(f"{name}/spatial", self._map(self.spatial[key](tokens)))}
-            predictions[name] = (
-                {"summary": self.summarise(features.summary, name), **made} if key in self.summary else made
-            )
+            spatial = self.spatial[key](tokens).transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
+            predictions[name] = {"spatial": spatial}
+            if key in self.summary:
+                predictions[name] = {"summary": self.summary[key](features.summary), "spatial": spatial}
         return predictions
 
-    def summarise(self, summary: Tensor, teacher: str) -> Tensor:
-        """The student's summary (B, C) to PHI-S features (B, k) of a teacher that has one."""
-        return self._to_phi_s(f"{teacher}/summary", self.summary[module_name(teacher)](summary))
+    def predict_targets(self, features: Features) -> Predictions:
+        """Return the heads' answers as PHI-S targets, as the cache stores them, in float32."""
+        return {
+            teacher: {
+                head: self.transforms[f"{teacher}/{head}"].invert(values.float()) for head, values in heads.items()
+            }
+            for teacher, heads in self(features).items()
+        }
 
-    def _to_phi_s(self, key: str, values: Tensor) -> Tensor:
-        return self.spaces[key].leave(values.float()) if key in self.spaces else values
-
-    def _map(self, tokens: Tensor) -> Tensor:
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
+    def predict_summary(self, summary: Tensor, teacher: str) -> Tensor:
+        """Map the student's summary (B, C) to the PHI-S targets (B, k) of a teacher that has a summary."""
+        answer = self.summary[module_name(teacher)](summary)
+        return self.transforms[f"{teacher}/summary"].invert(answer.float())
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller."""
+    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller."""
     if spatial.shape[-2:] == (grid, grid):
         return spatial
     if min(spatial.shape[-2:]) >= grid:
@@ -92,13 +100,17 @@ class Student(nn.Module):
         self.backbone = backbone
         self.heads = heads
 
-    def forward(self, images: Tensor, teachers: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
-        """(B, 3, S, S) normalised images to the output of `TeacherHeads`."""
+    def forward(self, images: Tensor, teachers: Sequence[str] | None = None) -> Predictions:
+        """Map (B, 3, S, S) normalized images to the heads' answers, each in its own space."""
         features = self.backbone.encode(images)  # type: ignore[operator]
-        predictions: dict[str, dict[str, Tensor]] = self.heads(features, teachers)
+        predictions: Predictions = self.heads(features, teachers)
         return predictions
 
+    def predict_targets(self, images: Tensor) -> Predictions:
+        """Map (B, 3, S, S) normalized images to PHI-S targets, as the cache stores them."""
+        return self.heads.predict_targets(self.backbone.encode(images))  # type: ignore[operator]
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) to channels-last float in about [-2, 2]: (x / 255 - 0.5) / 0.25, the students' convention."""
+
+def normalize(images: Tensor) -> Tensor:
+    """Convert uint8 (B, 3, S, S) to channels-last float in about [-2, 2] by the students' (x / 255 - 0.5) / 0.25."""
     return images.to(torch.float32, memory_format=torch.channels_last).sub_(127.5).div_(63.75)

@@ -1,107 +1,133 @@
-"""How far a prediction is from a teacher: the losses of AM-RADIO, PHI-S and C-RADIOv4, one value an image.
+"""Distillation losses of AM-RADIO, PHI-S and C-RADIOv4: predictions against a teacher's targets, one value an image.
 
-Targets are stored as PHI-S features (nas.cache). Another standardisation of the same kept directions is a scale and an
-offset of those, in the orthonormal basis that PHI-S turns into, so none needs a cache of its own.
+The cache stores PHI-S targets. Every other standardization of the same kept directions is a scale and an offset of
+those, in the orthonormal basis that PHI-S rotates to, so that no standardization needs a cache of its own. A head
+answers in the space of its loss: targets are brought there by a `TargetTransform`, and only an evaluation brings
+predictions back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # prediction and truth (B, k) or (B, k, g, g) to (B,)
+from nas.cache.standardise import Standardiser
+from nas.cache.targets import SplitTargets, Targets
+from nas.config import DIRECTIONS, DistillConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # prediction and target (B, k) or (B, k, g, g) to (B,)
+
+_DISPERSION_IMAGES = 2048
 
 
 @dataclass(frozen=True)
-class Space:
-    """targets = scale * (PHI-S targets) + offset (k,). `weight` makes a sum of squares the mean over C channels."""
+class TargetTransform:
+    """The map from PHI-S targets to the space in which a head answers: scale * targets + offset.
 
-    scale: float
-    offset: Tensor
+    Args:
+        scale: of all channels.
+        offset: (k,); None for PHI-S itself, which leaves targets as they are.
+        weight: factor that makes a mean of squares over the k channels one over the teacher's C channels.
+    """
+
+    scale: float = 1.0
+    offset: Tensor | None = None
     weight: float = 1.0
 
-    def enter(self, targets: Tensor) -> Tensor:
-        """PHI-S targets (B, k) or (B, k, g, g) in this space."""
-        return targets * self.scale + self._along(targets)
+    def apply(self, targets: Tensor) -> Tensor:
+        """Bring PHI-S targets (B, k) or (B, k, g, g) to the head's space."""
+        return targets if self.offset is None else targets * self.scale + self._broadcast(self.offset, targets)
 
-    def leave(self, targets: Tensor) -> Tensor:
-        """Inverse of `enter`."""
-        return (targets - self._along(targets)) / self.scale
+    def invert(self, predictions: Tensor) -> Tensor:
+        """Bring predictions of a head back to PHI-S; the inverse of `apply`."""
+        if self.offset is None:
+            return predictions
+        return (predictions - self._broadcast(self.offset, predictions)) / self.scale
 
-    def _along(self, targets: Tensor) -> Tensor:
-        return self.offset.to(targets.device).view(1, -1, *[1] * (targets.ndim - 2))
+    def to(self, device: torch.device) -> TargetTransform:
+        """Return the same transform with its offset on `device`."""
+        return self if self.offset is None else replace(self, offset=self.offset.to(device))
+
+    @staticmethod
+    def _broadcast(offset: Tensor, values: Tensor) -> Tensor:
+        return offset.to(values.device).view(1, -1, *[1] * (values.ndim - 2))
 
 
-def phi_s(standardiser: Any) -> Space:
-    """The stored form: every channel of mean 0 and variance 1 (arXiv 2410.01680)."""
-    return Space(1.0, torch.zeros(standardiser.dims))
+def phi_s(standardiser: Standardiser) -> TargetTransform:
+    """Return the transform to the stored form: channels of mean 0 and variance 1 (PHI-S, arXiv 2410.01680)."""
+    return TargetTransform()
 
 
-def raw(standardiser: Any) -> Space:
-    """The teacher's own features; errors are means over its C channels, as AM-RADIO computes them."""
+def raw(standardiser: Standardiser) -> TargetTransform:
+    """Return the transform to the teacher's own features; errors are means over C channels, as in AM-RADIO."""
     basis, phi = _basis(standardiser)
-    return Space(phi, basis.T @ _mean(standardiser), standardiser.dims / len(standardiser.mean))
+    return TargetTransform(phi, basis.T @ _mean(standardiser), standardiser.dims / len(standardiser.mean))
 
 
-def one_scale(standardiser: Any) -> Space:
-    """Global standardisation: one mean and one deviation for all of a teacher's channels."""
+def global_standardisation(standardiser: Standardiser) -> TargetTransform:
+    """Return the transform to one mean and one deviation for all of a teacher's channels."""
     basis, phi = _basis(standardiser)
     mean = _mean(standardiser)
     channels = len(mean)
     variance = phi**2 * standardiser.dims / standardiser.kept / channels + mean.var(correction=0)
     deviation = float(variance.sqrt())
     offset = basis.T @ (mean - mean.mean()) / deviation
-    return Space(phi / deviation, offset, standardiser.dims / channels)
+    return TargetTransform(phi / deviation, offset, standardiser.dims / channels)
 
 
-SPACES: dict[str, Callable[[Any], Space]] = {"phi_s": phi_s, "global": one_scale, "raw": raw}
+TRANSFORMS: dict[str, Callable[[Standardiser], TargetTransform]] = {
+    "phi_s": phi_s,
+    "global": global_standardisation,
+    "raw": raw,
+}
 
 
-def _basis(standardiser: Any) -> tuple[Tensor, float]:
-    """Orthonormal (C, k) basis of the kept directions, and phi, its scale."""
+def _basis(standardiser: Standardiser) -> tuple[Tensor, float]:
+    """Return the orthonormal (C, k) basis of the kept directions, and phi, its scale."""
     inverse = torch.from_numpy(standardiser.inverse).float()
     phi = float(inverse[:, 0].norm())
     return inverse / phi, phi
 
 
-def _mean(standardiser: Any) -> Tensor:
+def _mean(standardiser: Standardiser) -> Tensor:
     return torch.from_numpy(standardiser.mean).float()
 
 
-def squared_error(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error of each image (B,)."""
-    return _per_image((prediction - truth).square())
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of each image (B,)."""
+    return _per_image((prediction - target).square())
 
 
-def cosine_distance(prediction: Tensor, truth: Tensor) -> Tensor:
-    """1 - cosine over the channels, averaged over positions (B,)."""
-    return 1 - _per_image(F.cosine_similarity(prediction, truth, dim=1))
+def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - cosine over the channels, averaged over positions (B,)."""
+    return 1 - _per_image(F.cosine_similarity(prediction, target, dim=1))
 
 
-def hybrid(prediction: Tensor, truth: Tensor) -> Tensor:
-    """0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,)."""
-    smooth = F.smooth_l1_loss(prediction, truth, reduction="none")
-    return 0.9 * cosine_distance(prediction, truth) + 0.1 * _per_image(smooth)
+def hybrid(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,)."""
+    smooth = F.smooth_l1_loss(prediction, target, reduction="none")
+    return 0.9 * cosine_distance(prediction, target) + 0.1 * _per_image(smooth)
 
 
-def squared_angle(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Squared angle in rad^2 over the channels, averaged over positions (B,).
+def squared_angle(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the squared angle in rad^2 over the channels, averaged over positions (B,).
 
-    By the half-angle's tangent, whose gradient stays finite where arccos' does not (Kahan).
+    The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
     """
-    u, v = F.normalize(prediction, dim=1), F.normalize(truth, dim=1)
+    u, v = F.normalize(prediction, dim=1), F.normalize(target, dim=1)
     difference, total = (u - v).square().sum(1), (u + v).square().sum(1)
     angle = 2 * torch.atan2((difference + 1e-12).sqrt(), (total + 1e-12).sqrt())
     return _per_image(angle.square())
 
 
 def _per_image(values: Tensor) -> Tensor:
-    """(B, ...) to the means (B,)."""
+    """Average (B, ...) to (B,)."""
     return values.reshape(len(values), -1).mean(1)
 
 
@@ -113,11 +139,79 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def angular_dispersion(truth: Tensor) -> float:
-    """Mean squared angle in rad^2 between targets and their mean direction: how wide a teacher's cone is.
+def angular_dispersion(targets: Tensor) -> float:
+    """Return the mean squared angle in rad^2 between targets and their mean direction: the width of a teacher's cone.
 
     C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate.
     """
-    tokens = truth if truth.ndim == 2 else truth.flatten(2).transpose(1, 2).flatten(0, 1)
-    centre = F.normalize(tokens, dim=1).mean(0, keepdim=True)
-    return float(squared_angle(centre.expand_as(tokens), tokens).mean())
+    tokens = targets if targets.ndim == 2 else targets.flatten(2).transpose(1, 2).flatten(0, 1)
+    center = F.normalize(tokens, dim=1).mean(0, keepdim=True)
+    return float(squared_angle(center.expand_as(tokens), tokens).mean())
+
+
+class DistillationLoss:
+    """The losses of a recipe, by head: predictions in the head's own space against targets brought there.
+
+    Args:
+        targets: the cached teachers.
+        config: the recipe.
+        device: where predictions will be.
+
+    Attributes:
+        weights: "teacher/head" -> its weight.
+        transforms: "teacher/head" -> the transform to the space in which the head answers.
+    """
+
+    def __init__(self, targets: Targets, config: DistillConfig, device: torch.device) -> None:
+        self.weights = head_weights(targets.train, config.weights)
+        self.transforms: dict[str, TargetTransform] = {}
+        self._losses: dict[str, Loss] = {}
+        self._divisors: dict[str, float] = {}
+        for key in self.weights:
+            teacher, head = key.rsplit("/", 1)
+            name = config.summary_loss if head == "summary" else config.spatial_loss
+            # Directions are those of the teacher's own, uncentered features.
+            kind = "raw" if name in DIRECTIONS else config.standardisation
+            transform = TRANSFORMS[kind](getattr(targets.teachers[teacher], head))
+            self._losses[key] = LOSSES[name]
+            self._divisors[key] = 1 / transform.weight if name == "mse" else 1.0
+            if name == "angle":
+                some = np.array(array_of(targets.train, key)[:_DISPERSION_IMAGES])
+                self._divisors[key] = angular_dispersion(transform.apply(torch.from_numpy(some).float()))
+            self.transforms[key] = transform.to(device)
+
+    def __call__(
+        self, predictions: Mapping[str, Mapping[str, Tensor]], targets: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return "teacher/head" -> loss of each image (B,).
+
+        Args:
+            predictions: teacher -> head -> what the head answers.
+            targets: "teacher/head" -> PHI-S targets.
+        """
+        losses = {}
+        for teacher, heads in predictions.items():
+            for head, prediction in heads.items():
+                key = f"{teacher}/{head}"
+                target = self.transforms[key].apply(targets[key])
+                losses[key] = self._losses[key](prediction.float(), target) / self._divisors[key]
+        return losses
+
+
+def head_weights(split: SplitTargets, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the weight of every "teacher/head".
+
+    It is the teacher's weight in `given`, shared by the teacher's heads, times the head's own; both are 1 by default.
+    """
+    weights = {}
+    for teacher in split.spatial:
+        heads = ["summary", "spatial"] if teacher in split.summary else ["spatial"]
+        for head in heads:
+            weights[f"{teacher}/{head}"] = given.get(teacher, 1.0) * given.get(f"{teacher}/{head}", 1.0) / len(heads)
+    return weights
+
+
+def array_of(split: SplitTargets, key: str) -> Any:
+    """Return the stored targets of "teacher/head"."""
+    teacher, head = key.rsplit("/", 1)
+    return split.summary[teacher] if head == "summary" else split.spatial[teacher]

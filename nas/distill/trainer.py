@@ -1,4 +1,4 @@
-"""Distils one backbone from cached teachers, rung by rung; in one process, or in the ranks of nas.distill.parallel."""
+"""Distil one backbone from cached teachers, in one process or in the ranks of nas.distill.distributed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from nas.cache.targets import Targets
-from nas.config import DistillConfig
-from nas.distill import parallel
+from nas.config import DistillConfig, Group
+from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import unfold
 from nas.distill.balance import BALANCES, Balance
-from nas.distill.comparison import Comparison
+from nas.distill.batches import Batch, BatchLoader, Schedule
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.loader import Batch, Loader
-from nas.distill.schedule import Group, Schedule
+from nas.distill.losses import DistillationLoss
 
-_STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement this often
+_GRAD_NORM = "gradient norm"  # among a step's values
+_STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement, and read from, this often
 Slot = Callable[[], AbstractContextManager[Any]]
 
 
@@ -32,25 +32,47 @@ class TrainingError(RuntimeError):
     """The training broke down, e.g. its loss is no longer finite."""
 
 
-class Objective(nn.Module):
+class DistillationModule(nn.Module):
     """Student, losses and their balance in one module: everything whose gradients the ranks share."""
 
-    def __init__(self, student: Student, compare: Comparison, balance: Balance, autocast: Slot) -> None:
+    def __init__(self, student: Student, loss: DistillationLoss, balance: Balance, autocast: Slot) -> None:
         super().__init__()
         self.student, self.balance = student, balance
-        self._compare, self._autocast = compare, autocast
+        self._loss, self._autocast = loss, autocast
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What to minimise, and the mean of each loss, detached."""
-        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.truth))
+        """Return the scalar to minimize, and the mean of each loss, detached."""
+        teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.targets))
         with self._autocast():
             predictions = self.student(batch.images, teachers)
-        losses = self._compare(predictions, batch.truth)
+        losses = self._loss(predictions, batch.targets)
         return self.balance(losses), {key: loss.detach().mean() for key, loss in losses.items()}
 
 
+class StepValues:
+    """Scalars of the steps since the last read, kept on the device: reading one makes the host wait for the device."""
+
+    def __init__(self) -> None:
+        self._names: list[tuple[str, ...]] = []
+        self._values: list[Tensor] = []
+
+    def append(self, names: Sequence[str], values: Tensor) -> None:
+        """Keep the values (n,) of one step."""
+        self._names.append(tuple(names))
+        self._values.append(values)
+
+    def read(self) -> list[dict[str, float]]:
+        """Return every step's values, as means over the ranks, in one transfer, and forget them."""
+        if not self._values:
+            return []
+        values = iter(distributed.all_reduce_mean(torch.cat(self._values)).tolist())
+        steps = [{name: next(values) for name in names} for names in self._names]
+        self._names, self._values = [], []
+        return steps
+
+
 class Distiller:
-    """Trains a student on one split and keeps an exponential average of its weights.
+    """Trains a student on one split and keeps an exponential moving average (EMA) of its weights.
 
     The order of the images depends on `seed` alone, so all architectures of a study see the same batches.
 
@@ -59,7 +81,15 @@ class Distiller:
         targets: the cached teachers.
         config: the recipe.
         seed: of the heads' initial weights and of the order of the images.
+        device: "cpu" or "cuda".
         slot: context manager in which every few steps run, e.g. a lock that a measurement can take.
+
+    Attributes:
+        student: backbone and heads under training.
+        averaged: their EMA, in evaluation mode.
+        step: number of steps done.
+        losses: "teacher/head" -> loss, one entry a step; complete whenever `train_until` returns or calls `between`.
+        grad_norms: the gradient's norm before clipping, one entry a step; empty without clipping.
     """
 
     def __init__(
@@ -72,57 +102,98 @@ class Distiller:
         device: str = "cpu",
         slot: Slot = nullcontext,
     ) -> None:
-        self.config, self.device, self._slot = config, _numbered(device), slot
+        self.config, self.device, self._slot = config, _indexed_device(device), slot
         self._teachers = targets.teachers
         torch.manual_seed(seed)
-        compare = Comparison(targets, config)
-        self.student = Student(backbone, _heads(backbone, targets, config, compare))
+        loss = DistillationLoss(targets, config, self.device)
+        self.student = Student(backbone, _heads(backbone, targets, config, loss))
         self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
-        parallel.synchronise_norms(self.student, self.device)
-        self._statistics = parallel.RankStatistics(self.student)
-        self._balance = BALANCES[config.balance](compare.weights).to(self.device)
+        distributed.convert_sync_batchnorm(self.student, self.device)
+        self._statistics = distributed.RunningStatistics(self.student)
+        self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.image_px,)),)
-        self._objective = parallel.distributed(
-            Objective(self.student, compare, self._balance, autocast),
+        self._module = distributed.data_parallel(
+            DistillationModule(self.student, loss, self._balance, autocast),
             self.device,
-            some_unused=_some_unused(groups, targets),
+            find_unused_parameters=_may_leave_unused(groups, targets),
         )
-        self._optimizer = _adamw([self.student, self._balance], config)
-        self._pairs = _float_pairs(self.averaged, self.student)
-        self._loader = Loader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
+        self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
+        self._optimizer = _adamw(self._parameters, config)
+        self._ema_pairs = _float_pairs(self.averaged, self.student)
+        self._loader = BatchLoader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
+        self._unread = StepValues()
         self.step = 0
-        self.losses: list[dict[str, float]] = []  # one entry a step: "teacher/head" -> loss
+        self.losses: list[dict[str, float]] = []
+        self.grad_norms: list[float] = []
 
-    def begin_with(self, adaptors: Mapping[str, Adaptor]) -> None:
-        """Takes the heads that an earlier training on the same targets left, before the first step."""
+    def load_heads(self, adaptors: Mapping[str, Adaptor]) -> None:
+        """Start from the heads of an earlier training on the same targets; call it before the first step.
+
+        Raises:
+            HeadsError: an adaptor is missing, or of another version of its teacher.
+        """
         for student in (self.student, self.averaged):
             unfold(adaptors, student.heads, self._teachers)
 
-    def advance(self, to_step: int, between: Callable[[], None] = lambda: None) -> None:
-        """Trains on to step `to_step`, calling `between` every few steps; TrainingError where a loss is not finite."""
-        while self.step < to_step:
+    def train_until(self, step: int, between: Callable[[], None] = lambda: None) -> None:
+        """Train until `step` steps are done; call `between` every few steps.
+
+        Raises:
+            TrainingError: a loss is not finite; the message names the step.
+        """
+        while self.step < step:
             with self._slot():
-                parallel.meet()  # no rank computes before rank 0, which queues for all, has the device
-                for _ in range(min(_STEPS_PER_SLOT, to_step - self.step)):
-                    self._one_step()
+                distributed.barrier()  # no rank computes before rank 0, which queues for all, has the device
+                for _ in range(min(_STEPS_PER_SLOT, step - self.step)):
+                    self.train_step()
+                self._read_losses()
             between()
 
+    def train_step(self) -> None:
+        """Take one step; no value leaves the device."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
+        self._optimizer.zero_grad(set_to_none=True)
+        parts = self._loader[self.step].micro_batches(self.config.accumulate)
+        with distributed.no_gradient_sync(self._module):
+            means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
+        means.append(self._backward(parts[-1], 1 / len(parts)))
+        names, values = list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
+        if self.config.max_grad_norm:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+            names, values = [*names, _GRAD_NORM], torch.cat([values, norm[None]])
+        self._unread.append(names, values)
+        self._optimizer.step()
+        self._statistics.average()
+        self.step += 1
+        self.update_ema()
+
+    def update_ema(self) -> None:
+        """Move the averaged weights towards the student's by one step.
+
+        The decay starts low, so that the initial weights do not weigh down early rungs.
+        """
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        averaged, current = self._ema_pairs
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
     def mean_losses(self, since: int) -> dict[str, float]:
-        """Mean of each loss over the last third of the steps since `since`; steadier than the last value."""
+        """Return the mean of each loss over the last third of the steps since `since`; steadier than the last value."""
         recent = self.losses[since:]
         recent = recent[-max(1, len(recent) // 3) :]
         keys = dict.fromkeys(key for entry in recent for key in entry)
         return {key: float(np.mean([entry[key] for entry in recent if key in entry])) for key in keys}
 
-    def state(self) -> dict[str, Any]:
-        """All that a run needs to go on as if it had never stopped: tensors and plain values."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that resuming needs to give the same numbers: tensors and plain values."""
         state = {
             "step": self.step,
             "losses": self.losses,
+            "grad_norms": self.grad_norms,
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
             "balance": self._balance.state_dict(),
@@ -133,9 +204,9 @@ class Distiller:
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`, for a distiller made with the same arguments."""
-        self.step, self.losses = int(state["step"]), list(state["losses"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from the `state_dict` of a distiller that was made with the same arguments."""
+        self.step, self.losses, self.grad_norms = int(state["step"]), list(state["losses"]), list(state["grad_norms"])
         self.student.load_state_dict(state["student"])
         self.averaged.load_state_dict(state["averaged"])
         self._balance.load_state_dict(state["balance"])
@@ -145,63 +216,49 @@ class Distiller:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
 
     def close(self) -> None:
-        """Ends the reading ahead."""
+        """End the reading ahead."""
         self._loader.close()
 
-    def _one_step(self) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
-        self._optimizer.zero_grad(set_to_none=True)
-        parts = self._loader[self.step].micro(self.config.accumulate)
-        with parallel.gradients_stay_here(self._objective):
-            means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
-        means.append(self._backward(parts[-1], 1 / len(parts)))
-        stacked = torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
-        values = parallel.mean_of_ranks(stacked).tolist()
-        if not all(map(math.isfinite, values)):
-            raise TrainingError(f"the loss is not finite at step {self.step + 1}")
-        self._optimizer.step()
-        self._statistics.average()
-        self.step += 1
-        self._average()
-        self.losses.append(dict(zip(means[0], values, strict=True)))
-
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Adds the gradients of a batch, times `share`; returns the mean of each loss."""
-        total, means = self._objective(batch)
+        """Add the gradients of a batch, times `share`; return the mean of each loss."""
+        total, means = self._module(batch)
         (total * share).backward()
         return dict(means)
 
-    def _average(self) -> None:
-        """One EMA step; the decay starts low so that early rungs are not weighed down by the initial weights."""
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = self._pairs
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+    def _read_losses(self) -> None:
+        """Fetch the losses of the steps since the last call; TrainingError names the first that is not finite."""
+        for losses in self._unread.read():
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    what = name if name == _GRAD_NORM else "loss"
+                    raise TrainingError(f"the {what} is not finite at step {len(self.losses) + 1}")
+            if _GRAD_NORM in losses:
+                self.grad_norms.append(losses.pop(_GRAD_NORM))
+            self.losses.append(losses)
 
 
-def _numbered(device: str) -> torch.device:
-    """The device with its number: which one is current belongs to a thread, and batches are read in others."""
+def _indexed_device(device: str) -> torch.device:
+    """Return the device with its index: which GPU is current belongs to a thread, and batches are read in others."""
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
-def _some_unused(groups: Sequence[Group], targets: Targets) -> bool:
-    """Whether a step can leave a head, or the student's summary, without a gradient."""
+def _may_leave_unused(groups: Sequence[Group], targets: Targets) -> bool:
+    """Return whether a step can leave a head, or the student's summary, without a gradient."""
     return not targets.train.summary or any(set(group.teachers) != set(targets.teachers) for group in groups)
 
 
-def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, compare: Comparison) -> TeacherHeads:
+def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, loss: DistillationLoss) -> TeacherHeads:
     dims = {}
     for name, teacher in targets.teachers.items():
         summary = targets.train.summary[name].shape[1] if name in targets.train.summary else 0
         dims[name] = HeadDims(summary, teacher.spatial.dims)
     grid = next(iter(targets.train.spatial.values())).shape[-1]
     summary_dim, spatial_dim = int(backbone.summary_dim), int(backbone.spatial_dim)  # type: ignore[arg-type]
-    return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid, compare.spaces)
+    return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid, loss.transforms)
 
 
-def _adamw(modules: list[nn.Module], config: DistillConfig) -> torch.optim.AdamW:
-    """AdamW without weight decay on vectors (norms, biases, layer scales)."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.optim.AdamW:
+    """Build AdamW without weight decay on vectors (norms, biases, layer scales)."""
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -210,7 +267,7 @@ def _adamw(modules: list[nn.Module], config: DistillConfig) -> torch.optim.AdamW
 
 
 def _float_pairs(averaged: nn.Module, current: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order."""
-    mine = [t.detach() for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
-    theirs = [t.detach() for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
-    return mine, theirs
+    """Return the floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order."""
+    averages = [t.detach() for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    currents = [t.detach() for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    return averages, currents

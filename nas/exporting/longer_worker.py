@@ -42,9 +42,9 @@ def _train(job: Job, rank: int, pipe: Connection | None) -> RungResult | None:
     import torch
 
     from backbones import build, load
-    from nas.distill import parallel
+    from nas.distill import distributed
     from nas.distill.adaptors import load_heads
-    from nas.training import Training
+    from nas.distill.run import Training
     from search_space import ArchSpec
 
     bench, spec = workbench(job.seed, job.places), ArchSpec.from_dict(job.trial.spec)
@@ -57,7 +57,7 @@ def _train(job: Job, rank: int, pipe: Connection | None) -> RungResult | None:
     if job.weights is not None:
         net, adaptors = load(Path(job.weights), spec), load_heads(Path(job.weights).with_suffix(".heads.safetensors"))
     together = job.ranks > 1
-    with parallel.joined(rank, job.ranks, Path(job.meeting_point), device) if together else nullcontext():
+    with distributed.process_group(rank, job.ranks, Path(job.meeting_point), device) if together else nullcontext():
         training = Training(job.trial.arch_id, net, bench, adaptors, pipe.send if pipe else lambda steps: None)
         try:
             return training.rung(0)

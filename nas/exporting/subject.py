@@ -14,7 +14,7 @@ from nas.exporting.kept import Kept
 from nas.records import TrialRecord
 from search_space import ArchSpec
 
-# Of `nas.distill.heads.normalise`, the students' convention.
+# Of `nas.distill.heads.normalize`, the students' convention.
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
 

@@ -53,7 +53,7 @@ def _train(pipe: Connection, record: TrialRecord, seed: int, places: Places) -> 
     import torch
 
     from backbones import build
-    from nas.training import Training
+    from nas.distill.run import Training
     from search_space import ArchSpec
 
     torch.set_num_threads(places.threads)
@@ -78,19 +78,19 @@ def workbench(seed: int, places: Places) -> Any:
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
     from nas.contact_sheet import FOLDER
+    from nas.distill.run import TrialContext
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
-    from nas.workbench import Workbench
 
     config = replace(SearchConfig.from_dict(json.loads(places.config)), seed=seed)
     own = places.of_seed(seed)
     folders = {name: own / name for name in ("weights", FOLDER, "checkpoints")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return Workbench(
+    return TrialContext(
         config=config,
         targets=load_targets(Path(places.targets)),
-        bench=MeasurementService(places.threads),  # starts nothing until it is asked, which a training does not
+        service=MeasurementService(places.threads),  # starts nothing until it is asked, which a training does not
         lock_dir=Path(places.lock_dir) / device_key(config.device),
         samples_dir=own,
         weights_dir=folders["weights"],

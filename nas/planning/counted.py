@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.config import SearchConfig
-from nas.distill.probes import HELD_OUT, PROBE_IMAGES
+from nas.distill.evaluation.probes import HELD_OUT_IMAGES, PROBE_IMAGES
 from nas.measure.counts import totals
 from nas.planning.probe import Probed
 from search_space import ArchSpec
@@ -36,7 +36,7 @@ def counted(config: SearchConfig, named: Sequence[tuple[str, ArchSpec]], device:
     rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
     batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
     passes = 4 if recipe.grad_checkpointing else 3
-    probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT, config.val_images)
+    probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
     found = []
     for name, spec in named:
         macs, params = totals(spec, recipe.image_px)

@@ -14,9 +14,10 @@ import torch
 from backbones import build
 from nas.cache.targets import Targets
 from nas.config import SearchConfig
-from nas.distill.evaluate import explained_variance
-from nas.distill.pictures import contact_sheet
-from nas.distill.probes import HELD_OUT, PROBE_IMAGES, probe_metrics
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.pictures import contact_sheet
+from nas.distill.evaluation.probes import HELD_OUT_IMAGES, PROBE_IMAGES, probe_metrics
+from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
@@ -24,8 +25,6 @@ from nas.measure.device_lock import measuring
 from nas.measure.service import MeasurementService
 from nas.planning.standin import first_rows
 from nas.planning.workload import TrialTimes
-from nas.training import TimedSlot
-from nas.workbench import setting_of
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
@@ -116,10 +115,10 @@ def _measure(config: SearchConfig, arch: Any, bench: MeasurementService, desk: D
 
 
 def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
-    distiller.advance(WARM_UP)
+    distiller.train_until(WARM_UP)
     before, done = slot.busy_s, distiller.step
     while distiller.step - done < STEPS:
-        distiller.advance(distiller.step + LEAST_STEPS)
+        distiller.train_until(distiller.step + LEAST_STEPS)
         if slot.busy_s - before >= ENOUGH_S:
             break
     return (slot.busy_s - before) / (distiller.step - done)
@@ -137,8 +136,8 @@ def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) 
     probe_metrics(student, few, config.device)
     contact_sheet(student, few, config.device)
     rows = max(ROWS, int(ENOUGH_S / each_s))
-    some = first_rows(targets, min(rows, PROBE_IMAGES), min(rows, HELD_OUT))
-    wanted = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT, config.val_images)
+    some = first_rows(targets, min(rows, PROBE_IMAGES), min(rows, HELD_OUT_IMAGES))
+    wanted = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
     metrics_s = _seconds(lambda: probe_metrics(student, some, config.device)) * wanted
     sheet_s = _seconds(lambda: contact_sheet(student, few, config.device))
     return each_s * config.val_images, metrics_s / (len(some.train) + len(some.val)) + sheet_s

@@ -19,7 +19,7 @@ from nas.running.places import Places
 
 
 class _RankBackend(Backend):  # type: ignore[misc]
-    """Nothing to set up: ranks join by themselves (nas.distill.parallel). Each sees the others' GPUs, as NCCL wants."""
+    """Set up nothing: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
 
     share_cuda_visible_devices = True
 
@@ -63,13 +63,15 @@ def in_ranks(places: Places, record: TrialRecord, rung: int) -> RungResult:
 
 def _rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """One rank: its part of a rung; rank 0 has the result."""
-    from nas.distill import parallel
+    from nas.distill import distributed
+    from nas.distill.run import train_rank
     from nas.running.worker import workbench
-    from nas.training import train_rank
 
     context, bench = train.get_context(), workbench(Places.from_json(settings["places"]))
     record = TrialRecord.from_dict(json.loads(settings["record"]))
     meeting_point = Path(settings["meeting_point"])
-    with parallel.joined(context.get_world_rank(), context.get_world_size(), meeting_point, bench.config.device):
+    with distributed.process_group(
+        context.get_world_rank(), context.get_world_size(), meeting_point, bench.config.device
+    ):
         result = train_rank(record, settings["rung"], bench)
     return None if result is None else result.to_dict()

@@ -73,7 +73,7 @@ def arch_stages(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
 
         bench = workbench(replace(places, node_ids=()))
         if places.ranks > 1:
-            bench = replace(bench, together=partial(in_ranks, places))
+            bench = replace(bench, train_in_ranks=partial(in_ranks, places))
     except Exception as error:
         reason = f"the worker could not start: {type(error).__name__}: {error}"
         return iter([replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)])
@@ -87,17 +87,17 @@ def workbench(places: Places) -> Any:
 
     from nas.cache.targets import load_targets
     from nas.config import SearchConfig
+    from nas.distill.run import TrialContext
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
-    from nas.workbench import Workbench
 
     threads = max(1, places.train_threads // places.ranks)
     torch.set_num_threads(threads)
     config = SearchConfig.from_dict(json.loads(places.config))
-    return Workbench(
+    return TrialContext(
         config=config,
         targets=load_targets(Path(places.targets_dir)),
-        bench=MeasurementService(places.measure_threads),
+        service=MeasurementService(places.measure_threads),
         lock_dir=Path(places.lock_dir or lock_dir()) / device_key(config.device),
         samples_dir=Path(places.samples_dir),
         weights_dir=Path(places.weights_dir),

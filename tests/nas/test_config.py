@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from nas.config import ConfigError, DistillConfig, SearchConfig
-from nas.distill.schedule import Group
+from nas.config import ConfigError, DistillConfig, Group, SearchConfig
 from nas.limits import LimitError
 
 
@@ -68,6 +67,8 @@ def test_json_round_trip_and_differences() -> None:
         ({"summary_loss": "angle", "score": "both"}, "summary_loss: 'angle' trains directions only"),
         ({"warmup_steps": 0}, "warmup_steps: 0: must be 1 or more"),
         ({"learning_rate": 0}, "must be over 0"),
+        ({"max_grad_norm": -1}, "max_grad_norm: -1: must be over 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
         ({"ema_decay": 1}, "ema_decay: 1: must be at least 0 and below 1"),
         ({"groups": [{"teachers": "lite0", "batch_size": 8, "image_px": [64]}]}, "groups: .* must be like"),
         ({"groups": [{"teachers": ["a"], "batch_size": "many", "image_px": [64]}]}, "groups: .* must be like"),

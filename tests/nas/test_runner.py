@@ -20,6 +20,7 @@ from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.config import DistillConfig
 from nas.distill.adaptors import load_heads
+from nas.distill.run import TrialContext
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
 from nas.measure.counts import side_by_side
@@ -31,7 +32,6 @@ from nas.store import Store
 from nas.study import StudyLoop
 from nas.teachers import TeacherError
 from nas.trial import run_trial
-from nas.workbench import Workbench
 from search_space import SPACES, ArchSpec
 from tests.nas.sockets import is_loopback, listening_addresses
 from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info
@@ -81,7 +81,7 @@ def losses_of_an_undisturbed_training(trial: TrialRecord, targets: Targets) -> l
     run = Distiller(build(ArchSpec.from_dict(trial.spec)), targets, RECIPE, seed=0)
     losses = []
     for since, steps in zip((0, *RECIPE.rung_steps), RECIPE.rung_steps, strict=False):
-        run.advance(steps)
+        run.train_until(steps)
         losses.append(run.mean_losses(since))
     run.close()
     torch.set_num_threads(threads)
@@ -143,8 +143,8 @@ def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, tar
     asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(1.0))
     folders = {name: tmp_path / name for name in FOLDERS}
     config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
-    with MeasurementService(threads=1) as bench:
-        *_, last = run_trial(asked, Workbench(config=config, targets=targets, bench=bench, **folders))
+    with MeasurementService(threads=1) as service:
+        *_, last = run_trial(asked, TrialContext(config=config, targets=targets, service=service, **folders))
     assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
     assert "not finite" in (last.reason or "")
 

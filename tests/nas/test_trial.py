@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from nas import trial
+from nas.distill.run import TrialContext
 from nas.failures import Failure
 from nas.measure import Measured, MeasurementError, Setting
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.running.worker import ArchTrainable
 from nas.trial import run_trial
-from nas.workbench import Workbench
 from search_space import SPACES
 from tests.nas.study_builders import measurement, rung, search_config
 
@@ -43,7 +43,7 @@ def records(bench: Bench, folder: Path, baseline: str | None = None, **settings:
     places = {
         name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     }
-    workbench = Workbench(config=search_config(**settings), targets=None, bench=bench, **places)  # type: ignore[arg-type]
+    workbench = TrialContext(config=search_config(**settings), targets=None, service=bench, **places)  # type: ignore[arg-type]
     return run_trial(asked, workbench)
 
 
@@ -85,7 +85,7 @@ def test_what_is_too_large_is_not_even_measured(tmp_path):
 
 
 def test_a_failure_keeps_what_was_known_before(tmp_path, monkeypatch):
-    def ends_early(record: TrialRecord, bench: Workbench) -> Iterator[RungResult]:
+    def ends_early(record: TrialRecord, bench: TrialContext) -> Iterator[RungResult]:
         yield rung(0, 0.5)
         raise ValueError("no memory")
 

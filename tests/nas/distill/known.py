@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from backbones import Features
 from nas.cache.targets import Targets
 from nas.distill.adaptor import module_name
-from nas.distill.evaluate import read
-from nas.distill.heads import HeadDims, Student, TeacherHeads, normalise
+from nas.distill.evaluation.explained_variance import read
+from nas.distill.heads import HeadDims, Student, TeacherHeads, normalize
 
 Look = Callable[[Tensor], Tensor]
 
 
 class Known(nn.Module):
-    """A backbone whose features are functions of the normalised images."""
+    """A backbone whose features are functions of the normalized images."""
 
     def __init__(self, summary: Look, spatial: Look) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ def recalling(whole: Targets, teacher: str) -> Student:
     known: dict[bytes, tuple[Tensor, Tensor]] = {}
     for split in (whole.train, whole.val):
         rows = slice(0, len(split))
-        images = normalise(read(split.images, rows))
+        images = normalize(read(split.images, rows))
         pairs = zip(read(split.summary[teacher], rows).float(), read(split.spatial[teacher], rows).float(), strict=True)
         known |= dict(zip(map(_key, images), pairs, strict=True))
 

@@ -1,4 +1,4 @@
-"""What two processes train together, for test_parallel; a module of its own so that fresh processes can import it."""
+"""Trainings that two processes share, for test_distributed; a module that fresh processes can import."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.config import DistillConfig
-from nas.distill import parallel
-from nas.distill.schedule import Group
+from nas.config import DistillConfig, Group
+from nas.distill import distributed
 from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
 from tests.nas.distill.targets_builder import two_teachers
@@ -44,19 +43,19 @@ def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: Stat
     """The state after `steps` steps, begun anew or from a state."""
     run = made(folder, config)
     if state is not None:
-        run.restore(state)
-    run.advance(steps)
+        run.load_state_dict(state)
+    run.train_until(steps)
     run.close()
-    return run.state()
+    return run.state_dict()
 
 
 def everything(folder: Path) -> dict[str, Any]:
     """What every rank finds: each recipe in one go, one in two, BatchNorm's statistics, a loss that is not finite."""
     found: dict[str, Any] = {name: trained(folder, recipe) for name, recipe in RECIPES.items()}
-    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{parallel.rank()}.pt")
-    parallel.meet()
+    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{distributed.rank()}.pt")
+    distributed.barrier()
     half = torch.load(folder / "half0.pt", weights_only=True)  # every rank goes on from what rank 0 saved
-    torch.manual_seed(99 + parallel.rank())
+    torch.manual_seed(99 + distributed.rank())
     found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
     found["norms"] = _with_norms(folder)
     found["broken"] = _broken(folder)
@@ -67,7 +66,7 @@ def _with_norms(folder: Path) -> State:
     """All savings of memory together, which no sum of two batches would equal."""
     run = made(folder, replace(PLAIN, precision="bf16", accumulate=2, grad_checkpointing=True))
     run.student.train()
-    run.advance(2)
+    run.train_until(2)
     run.close()
     return run.averaged.state_dict()
 
@@ -75,11 +74,11 @@ def _with_norms(folder: Path) -> State:
 def _broken(folder: Path) -> str:
     """One rank's images are spoilt; all must stop, at the same step."""
     run = made(folder, PLAIN)
-    if parallel.rank() == 1:
+    if distributed.rank() == 1:
         with torch.no_grad():
             run.student.heads.spatial["colour"][-1].bias.fill_(float("inf"))
     try:
-        run.advance(2)
+        run.train_until(2)
     except TrainingError as error:
         return str(error)
     finally:
@@ -89,5 +88,5 @@ def _broken(folder: Path) -> str:
 
 def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:
     """Body of a process: joins the others and leaves what it found in `folder`."""
-    with parallel.joined(number, world, folder / "meeting"):
+    with distributed.process_group(number, world, folder / "meeting"):
         torch.save(work(folder), folder / f"rank{number}.pt")

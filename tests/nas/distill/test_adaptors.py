@@ -17,7 +17,7 @@ from nas.cache.standardise import Moments, Standardiser, fit, spectrum
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads, unfold
 from nas.distill.heads import HeadDims, TeacherHeads
-from nas.distill.losses import SPACES
+from nas.distill.losses import TRANSFORMS
 
 SAM = "samvit_base.sa1b@1024/4"
 CLIP = "vit_base_patch16_clip_224.openai"
@@ -39,15 +39,15 @@ TEACHERS = {
 
 
 def trained_heads(kind: str) -> TeacherHeads:
-    spaces = {
-        f"{name}/{head}": SPACES[kind](getattr(about, head))
+    transforms = {
+        f"{name}/{head}": TRANSFORMS[kind](getattr(about, head))
         for name, about in TEACHERS.items()
         for head in ("summary", "spatial")
-        if getattr(about, head) is not None and kind != "phi_s"
+        if getattr(about, head) is not None
     }
     dims = {name: HeadDims(about.summary_dim, about.spatial_dim) for name, about in TEACHERS.items()}
     torch.manual_seed(0)
-    heads = TeacherHeads(20, 14, dims, 16, 4, spaces)
+    heads = TeacherHeads(20, 14, dims, 16, 4, transforms)
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return heads
@@ -59,9 +59,10 @@ def features() -> Features:
 
 
 def unfolded(heads: TeacherHeads, name: str) -> dict[str, np.ndarray]:
-    """Predictions in PHI-S, inverted by the standardisers, in float64."""
+    """The heads' answers, brought to the teacher's own space by transform and standardiser in float64."""
     exact = copy.deepcopy(heads).double()
-    made = exact(Features(*(f.double() for f in features())))[name]
+    answers = exact(Features(*(f.double() for f in features())))[name]
+    made = {head: heads.transforms[f"{name}/{head}"].invert(values) for head, values in answers.items()}
     result = {"spatial": np.moveaxis(TEACHERS[name].spatial.invert(np.moveaxis(_array(made["spatial"]), 1, -1)), -1, 1)}
     summary = TEACHERS[name].summary
     return result if summary is None else {**result, "summary": summary.invert(_array(made["summary"]))}
@@ -150,7 +151,7 @@ def test_adaptors_are_for_use_not_for_training() -> None:
         assert not adaptor.training
 
 
-@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("kind", TRANSFORMS)
 def test_unfolded_heads_train_on_as_they_were(kind: str) -> None:
     heads = trained_heads(kind)
     fresh = copy.deepcopy(heads)

@@ -13,7 +13,7 @@ from nas.cache.standardise import Moments, fit, spectrum
 from nas.config import BALANCES as BALANCE_NAMES
 from nas.config import SPATIAL_LOSSES, STANDARDISATIONS, SUMMARY_LOSSES
 from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
-from nas.distill.losses import LOSSES, SPACES, angular_dispersion, squared_angle
+from nas.distill.losses import LOSSES, TRANSFORMS, angular_dispersion, squared_angle
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((400, 16)) @ RNG.standard_normal((16, 16)) * 3 + RNG.standard_normal(16) * 5
@@ -32,31 +32,33 @@ def as_targets(features: np.ndarray) -> torch.Tensor:
 
 def test_names_of_the_config_are_those_of_the_code() -> None:
     assert set(SUMMARY_LOSSES) | set(SPATIAL_LOSSES) == set(LOSSES)
-    assert set(STANDARDISATIONS) == set(SPACES)
+    assert set(STANDARDISATIONS) == set(TRANSFORMS)
     assert set(BALANCE_NAMES) == set(BALANCES)
 
 
 @pytest.mark.parametrize("name", ["raw", "global", "phi_s"])
-def test_a_space_gives_the_error_of_the_features_themselves(name: str) -> None:
+def test_a_transform_gives_the_error_of_the_features_themselves(name: str) -> None:
     """Rotations change no squared error: with all directions kept it is that of the C channels."""
-    space = SPACES[name](fitted())
-    error = (space.enter(as_targets(FEATURES)) - space.enter(as_targets(ESTIMATES))).square().mean(1) * space.weight
+    transform = TRANSFORMS[name](fitted())
+    error = (transform.apply(as_targets(FEATURES)) - transform.apply(as_targets(ESTIMATES))).square().mean(
+        1
+    ) * transform.weight
     scale = {"raw": 1.0, "global": FEATURES.std(), "phi_s": math.sqrt(FEATURES.var(0).mean())}[name]
     expected = ((FEATURES - ESTIMATES) ** 2).mean(1) / scale**2
     np.testing.assert_allclose(error.numpy(), expected, rtol=1e-3)
 
 
-def test_the_raw_space_has_the_features_own_angles() -> None:
-    space = SPACES["raw"](fitted())
-    mine = F.cosine_similarity(space.enter(as_targets(FEATURES)), space.enter(as_targets(ESTIMATES)))
+def test_the_raw_transform_keeps_the_features_own_angles() -> None:
+    transform = TRANSFORMS["raw"](fitted())
+    mine = F.cosine_similarity(transform.apply(as_targets(FEATURES)), transform.apply(as_targets(ESTIMATES)))
     theirs = F.cosine_similarity(torch.from_numpy(FEATURES), torch.from_numpy(ESTIMATES))
     torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=1e-4)
 
 
-def test_leaving_a_space_undoes_entering_it_for_maps_too() -> None:
-    space = SPACES["global"](fitted(8))
+def test_a_transform_is_inverted_for_maps_too() -> None:
+    transform = TRANSFORMS["global"](fitted(8))
     maps = torch.randn(2, 8, 3, 3)
-    torch.testing.assert_close(space.leave(space.enter(maps)), maps, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(transform.invert(transform.apply(maps)), maps, rtol=1e-4, atol=1e-4)
 
 
 def test_losses_by_hand() -> None:

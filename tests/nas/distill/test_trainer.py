@@ -5,24 +5,31 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import build
-from nas.config import DistillConfig
+from nas.cache.standardise import Standardiser
+from nas.cache.targets import Targets, TeacherTargets
+from nas.config import BALANCES, DistillConfig, Group
 from nas.distill.adaptors import fold
-from nas.distill.checkpoint import Checkpoint
-from nas.distill.evaluate import explained_variance
-from nas.distill.heads import normalise, resize
-from nas.distill.schedule import Group
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.heads import normalize, resize
+from nas.distill.run import Checkpoint
 from nas.distill.trainer import Distiller, TrainingError
 from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 
 CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
+EVERYTHING = replace(
+    CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global", max_grad_norm=0.1
+)
 
 
 def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Distiller:
@@ -33,7 +40,7 @@ def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Di
 def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
     run = distiller(tmp_path)
     before = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
-    run.advance(60)
+    run.train_until(60)
     after = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
     assert after["spatial"] > 0.5 > before["spatial"]
     assert after["summary"] > 0.5 > before["summary"]
@@ -41,9 +48,9 @@ def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
 
 def test_same_seed_same_losses_and_in_one_go_or_in_two(tmp_path: Path) -> None:
     one, two = distiller(tmp_path), distiller(tmp_path)
-    one.advance(8)
-    two.advance(3)
-    two.advance(8)
+    one.train_until(8)
+    two.train_until(3)
+    two.train_until(8)
     assert one.losses == two.losses
     assert one.losses != distiller(tmp_path, seed=1).losses
 
@@ -52,7 +59,7 @@ def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
     run = distiller(tmp_path, replace(CONFIG, warmup_steps=4))
     rates = []
     for step in range(1, 6):
-        run.advance(step)
+        run.train_until(step)
         rates.append(run._optimizer.param_groups[0]["lr"] / CONFIG.learning_rate)
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
@@ -60,14 +67,15 @@ def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
 def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
     """From what a study keeps: averaged weights and folded heads."""
     ended = distiller(tmp_path)
-    ended.advance(20)
+    ended.train_until(20)
     teachers = targets(tmp_path).teachers
     backbone = copy.deepcopy(ended.averaged.backbone).requires_grad_(True)
     begun = Distiller(backbone, targets(tmp_path), CONFIG, seed=5)
-    begun.begin_with(fold(ended.averaged.heads, teachers, 16))
-    wanted, found = (explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"] for run in (ended, begun))
+    begun.load_heads(fold(ended.averaged.heads, teachers, 16))
+    val = targets(tmp_path).val
+    wanted, found = (explained_variance(run.averaged, val, "cpu")["colour"] for run in (ended, begun))
     assert found == pytest.approx(wanted, abs=1e-4)
-    begun.advance(1)
+    begun.train_until(1)
 
 
 def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
@@ -76,7 +84,7 @@ def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
         n for n, p in run.student.named_parameters() if p.ndim == 4)  # fmt: skip
     expected = copy.deepcopy(run.student.state_dict()[name])
     for step in range(1, 4):
-        run.advance(step)
+        run.train_until(step)
         decay = min(CONFIG.ema_decay, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * run.student.state_dict()[name]
     torch.testing.assert_close(run.averaged.state_dict()[name], expected)
@@ -85,12 +93,11 @@ def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
 def test_explained_variance_of_the_mean_is_zero_and_of_the_truth_one(tmp_path: Path) -> None:
     split = targets(tmp_path).val
 
-    class Oracle(nn.Module):
+    class Oracle:
         def __init__(self, share: float) -> None:
-            super().__init__()
             self.share, self.row = share, 0
 
-        def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
             truth = torch.from_numpy(split.spatial["colour"][self.row : self.row + len(images)].astype(np.float32))
             mean = torch.from_numpy(split.spatial["colour"].astype(np.float32)).mean((0, 2, 3), keepdim=True)
             self.row += len(images)
@@ -106,7 +113,114 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     with torch.no_grad():
         next(run.student.parameters()).fill_(float("inf"))
     with pytest.raises(TrainingError, match="step 1"):
-        run.advance(1)
+        run.train_until(1)
+
+
+def test_the_step_of_a_loss_that_is_not_finite_is_named_inside_a_slot_too(tmp_path: Path) -> None:
+    """Losses are read every five steps; the eighth step is neither the first nor the last of its five."""
+    run, calls = distiller(tmp_path), iter(range(1, 100))
+    run.student.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0] * float("nan"), *inputs[1:]) if next(calls) == 8 else None
+    )
+    with pytest.raises(TrainingError, match=r"step 8$"):
+        run.train_until(20)
+    assert len(run.losses) == 7
+
+
+class HostReads(TorchFunctionMode):
+    """Counts calls that make the host wait for a value of the device."""
+
+    CALLS = (
+        Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.nonzero, Tensor.__bool__, Tensor.__float__,
+        Tensor.__int__, Tensor.__index__, Tensor.__contains__,
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.CALLS
+        return func(*args, **(kwargs or {}))
+
+
+class ScalarReads(TorchDispatchMode):
+    """Counts the scalars that operators read, those inside PyTorch's own functions included."""
+
+    CALLS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.CALLS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_the_host_reads_from_the_device_once_in_five_steps(tmp_path: Path, balance: str) -> None:
+    run = distiller(tmp_path, replace(EVERYTHING, balance=balance, accumulate=2, max_grad_norm=1.0))
+    run.train_until(1)  # the optimizer makes its state
+    with HostReads() as reads, ScalarReads() as scalars:
+        run.train_until(11)
+    assert len(run.losses) == 11
+    assert (reads.count, scalars.count) == (2, 0)
+
+
+def test_the_counters_of_reads_see_every_way_to_read() -> None:
+    value = torch.ones(2)
+    ways = (value.tolist, value[0].item, lambda: float(value[0]), lambda: bool(value.any()), value.cpu, value.nonzero)
+    for way in ways:
+        with HostReads() as reads, ScalarReads() as scalars:
+            way()
+        assert reads.count + scalars.count > 0
+
+
+def gradient(run: Distiller) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in run.student.parameters() if p.grad is not None])
+
+
+def test_clipping_scales_the_gradient_to_its_limit_and_keeps_the_norms(tmp_path: Path) -> None:
+    free, clipped = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, max_grad_norm=0.01))
+    for run in (free, clipped):
+        run.train_until(1)
+    norm = float(gradient(free).norm())
+    assert norm > 0.02
+    torch.testing.assert_close(gradient(clipped), gradient(free) * 0.01 / norm, rtol=1e-3, atol=1e-8)
+    assert clipped.grad_norms == [pytest.approx(norm, rel=1e-4)]
+    assert free.grad_norms == []
+
+
+def test_a_limit_that_no_gradient_reaches_changes_no_bit(tmp_path: Path) -> None:
+    free, clipped = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, max_grad_norm=1e6))
+    for run in (free, clipped):
+        run.train_until(7)
+    assert free.losses == clipped.losses
+    assert len(clipped.grad_norms) == 7
+
+
+@pytest.mark.parametrize("kind", ["global", "raw"])
+def test_heads_answer_in_the_space_of_their_loss(tmp_path: Path, kind: str) -> None:
+    """The loss is of the answer itself; scoring brings the answer back to PHI-S."""
+    whole = stretched(targets(tmp_path))
+    torch.manual_seed(0)
+    run = Distiller(build(preset("eradio_femto")), whole, replace(CONFIG, standardisation=kind), seed=0)
+    transform = run.student.heads.transforms["colour/spatial"]
+    images = normalize(torch.from_numpy(whole.val.images[:8]))
+    with torch.no_grad():
+        answer = run.averaged(images)["colour"]["spatial"]
+        predicted = run.averaged.predict_targets(images)["colour"]["spatial"]
+    torch.testing.assert_close(transform.apply(predicted), answer, rtol=1e-4, atol=1e-4)
+    assert (predicted - answer).abs().max() > 0.1, "the spaces differ"
+    run.train_until(60)
+    assert explained_variance(run.averaged, whole.val, "cpu")["colour"]["spatial"] > 0.4
+
+
+def stretched(whole: Targets) -> Targets:
+    """The same targets, of a teacher whose own features have a mean of 0.5 to 1.2 and deviations of 3."""
+    own = Standardiser(np.linspace(0.5, 1.2, 8), np.eye(8) / 3, np.eye(8) * 3, 1.0)
+    return replace(whole, teachers={"colour": TeacherTargets("fingerprint", own, own)})
 
 
 def test_mean_losses_cover_the_last_third(tmp_path: Path) -> None:
@@ -123,29 +237,26 @@ def test_resize_averages_down_and_interpolates_up() -> None:
     assert resize(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
 
 
-def test_normalise_centres_bytes() -> None:
+def test_normalize_centres_bytes() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    assert normalise(images).flatten().tolist() == [-2.0, 2.0]
-
-
-EVERYTHING = replace(CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global")
+    assert normalize(images).flatten().tolist() == [-2.0, 2.0]
 
 
 @pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["plain", "dropping"])
 def test_a_run_restored_in_the_middle_goes_on_as_if_never_stopped(tmp_path: Path, config: DistillConfig) -> None:
     whole = distiller(tmp_path, config)
-    whole.advance(9)
+    whole.train_until(9)
     broken = distiller(tmp_path, config)
-    broken.advance(4)
+    broken.train_until(4)
     file = Checkpoint(tmp_path / "c.pt", "me")
-    file.save({"distiller": broken.state()})
+    file.save({"distiller": broken.state_dict()})
     torch.manual_seed(99)  # another process stands elsewhere
     again = distiller(tmp_path, config)
     saved = Checkpoint(tmp_path / "c.pt", "me").load()
     assert saved is not None
-    again.restore(saved["distiller"])
-    again.advance(9)
-    assert again.losses == whole.losses
+    again.load_state_dict(saved["distiller"])
+    again.train_until(9)
+    assert (again.losses, again.grad_norms) == (whole.losses, whole.grad_norms)
     theirs, mine = whole.averaged.state_dict(), again.averaged.state_dict()
     assert all(torch.equal(theirs[name], mine[name]) for name in theirs)
 
@@ -179,7 +290,7 @@ def test_accumulated_halves_give_the_gradient_of_the_whole(tmp_path: Path) -> No
     two = distiller(tmp_path, replace(CONFIG, accumulate=2))
     for run in (one, two):
         run.student.eval()
-        run.advance(1)
+        run.train_until(1)
     assert one.losses[0] == pytest.approx(two.losses[0], rel=1e-5)
     for p, q in zip(one.student.parameters(), two.student.parameters(), strict=True):
         if p.grad is not None:
@@ -188,8 +299,8 @@ def test_accumulated_halves_give_the_gradient_of_the_whole(tmp_path: Path) -> No
 
 def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> None:
     plain, frugal = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, grad_checkpointing=True))
-    plain.advance(3)
-    frugal.advance(3)
+    plain.train_until(3)
+    frugal.train_until(3)
     assert [list(e.values()) for e in frugal.losses] == [
         pytest.approx(list(e.values()), rel=1e-4) for e in plain.losses
     ]
@@ -203,7 +314,7 @@ def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) ->
     run = Distiller(build(preset("eradio_femto")), two, config, seed=0)
     seen = []
     run.student.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    run.advance(40)
+    run.train_until(40)
     plans = [run._loader._schedule[step] for step in range(40)]
     assert seen == [(p.group.batch_size, 3, p.image_px, p.image_px) for p in plans]
     assert {p.image_px for p in plans} == {32, 64}

@@ -11,11 +11,10 @@ import torch
 
 from backbones import build
 from nas.config import DistillConfig
+from nas.distill.run import Training, TrialContext
 from nas.export import main
 from nas.measure.service import MeasurementService
 from nas.records import Study, TrialState
-from nas.training import Training
-from nas.workbench import Workbench
 from search_space import ArchSpec, StageSpec
 from tests.nas.real_targets import opened, taught_by
 from tests.nas.reranking.builders import REFERENCE, new_store, small_study
@@ -69,10 +68,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
     for place in places.values():
         place.mkdir(parents=True)
-    bench = Workbench(
+    bench = TrialContext(
         config=c,
         targets=targets,
-        bench=MeasurementService(),
+        service=MeasurementService(),
         lock_dir=folder / "locks",
         checkpoint_dir=folder,
         **places,

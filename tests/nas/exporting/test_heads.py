@@ -8,12 +8,12 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones import build, save
 from nas.config import DistillConfig
 from nas.distill.adaptors import fold, load_heads, save_heads
-from nas.distill.evaluate import explained_variance
+from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.trainer import Distiller
 from nas.exporting import onnx_format, torchscript_format
 from nas.exporting.deployed import Deployed, outputs
@@ -34,7 +34,7 @@ def trained(
     distiller = Distiller(
         build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
     )
-    distiller.advance(20)
+    distiller.train_until(20)
     net = distiller.averaged.backbone
     save(net, folder / "x.safetensors")
     heads = fold(distiller.averaged.heads, targets(folder).teachers, net.spatial_stride)
@@ -44,12 +44,11 @@ def trained(
     return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")
 
 
-class AsStudent(nn.Module):
+class AsStudent:
     def __init__(self, run) -> None:  # type: ignore[no-untyped-def]
-        super().__init__()
         self.run = run
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         _, _, summary, spatial = self.run(images.contiguous())
         return {"colour": {"summary": summary, "spatial": spatial}}
 

@@ -1,7 +1,7 @@
-"""What spatial features look like: a teacher's map, what a student makes of it, and the student's own.
+"""Pictures of spatial features: a teacher's map, a student's prediction of it, and the student's own map.
 
-Three principal directions become red, green and blue. A teacher's are fitted on its targets alone, so they are the
-same for every student of a study, and a student's prediction is coloured with the same directions and limits.
+Three principal directions become red, green and blue. A teacher's directions are fitted on its targets alone, so they
+are the same for every student of a study, and a student's prediction is colored with the same directions and limits.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from nas.cache.targets import SplitTargets, Targets
 from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet
-from nas.distill.heads import Student, normalise
+from nas.distill.heads import Student, normalize
 
 IMAGES = 6
-FITTED = 192  # held-out images that the directions are fitted on
-LIMITS = (2.0, 98.0)  # percentiles that become 0 and 255
+FITTED_IMAGES = 192  # held-out images that the directions are fitted on
+PERCENTILES = (2.0, 98.0)  # become 0 and 255
 
 
 @dataclass(frozen=True)
-class Colours:
-    """mean (C,), directions (C, 3), and what of each becomes 0 and 255: low and high (3,)."""
+class Colors:
+    """Mean (C,), directions (C, 3), and the coordinates on them that become 0 and 255: low and high (3,)."""
 
     mean: Tensor
     directions: Tensor
@@ -34,8 +34,8 @@ class Colours:
     high: Tensor
 
     @classmethod
-    def fit(cls, maps: Tensor) -> Colours:
-        """Of maps (N, C, h, w)."""
+    def fit(cls, maps: Tensor) -> Colors:
+        """Fit the directions on maps (N, C, h, w)."""
         tokens = _tokens(maps)
         mean = tokens.mean(0)
         centred = tokens - mean
@@ -43,11 +43,11 @@ class Colours:
         directions = vectors[:, -3:].flip(1)
         # An eigenvector's sign is arbitrary: its largest entry is made positive.
         directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-        low, high = np.percentile((centred @ directions).numpy(), LIMITS, axis=0)
+        low, high = np.percentile((centred @ directions).numpy(), PERCENTILES, axis=0)
         return cls(mean, directions, torch.from_numpy(low), torch.from_numpy(high))
 
     def paint(self, maps: Tensor) -> NDArray[np.uint8]:
-        """Maps (N, C, h, w) as pictures (N, h, w, 3); grey where there are fewer directions than colours."""
+        """Paint maps (N, C, h, w) as pictures (N, h, w, 3); gray where there are fewer directions than colors."""
         n, _, h, w = maps.shape
         values = (_tokens(maps) - self.mean) @ self.directions
         shares = (values - self.low) / (self.high - self.low).clamp(min=1e-9)
@@ -57,45 +57,45 @@ class Colours:
 
 
 def contact_sheet(student: Student, targets: Targets, device: str | torch.device) -> ContactSheet:
-    """The pictures of a student on a few held-out images, the same ones for every student of a study."""
+    """Paint a student's maps of a few held-out images, the same images for every student of a study."""
     split = targets.val
     chosen, fitted = _chosen(split)
     position = {row: i for i, row in enumerate(fitted)}
     shown = [position[row] for row in chosen]
     images = torch.from_numpy(np.array(split.images[np.array(fitted)]))
     with torch.inference_mode():
-        features = student.backbone.encode(normalise(images.to(device)))  # type: ignore[operator]
-        predictions = student.heads(features)
+        features = student.backbone.encode(normalize(images.to(device)))  # type: ignore[operator]
+        predictions = student.heads.predict_targets(features)
     own = features.spatial.float().cpu()
     rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]
     for teacher in targets.teachers:
-        truth = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
-        colours = Colours.fit(truth)
-        predicted = predictions[teacher]["spatial"].float().cpu()
+        target = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
+        colors = Colors.fit(target)
+        predicted = predictions[teacher]["spatial"].cpu()
         rows += [
-            ((TEACHER, teacher), colours.paint(truth[shown])),
-            ((STUDENT, teacher), colours.paint(predicted[shown])),
+            ((TEACHER, teacher), colors.paint(target[shown])),
+            ((STUDENT, teacher), colors.paint(predicted[shown])),
         ]
-    rows.append(((OWN, ""), Colours.fit(own).paint(own[shown])))
+    rows.append(((OWN, ""), Colors.fit(own).paint(own[shown])))
     tiles = np.stack([np.stack([_tile(picture) for picture in pictures]) for _, pictures in rows])
     return ContactSheet(tuple(label for label, _ in rows), _names(targets, chosen), tiles)
 
 
 def _chosen(split: SplitTargets) -> tuple[list[int], list[int]]:
-    """Images to show, spread evenly over the classes where there are any, and those to fit on, which hold them."""
+    """Choose images to show, spread evenly over any classes, and images to fit on, which include those."""
     count = len(split)
     order = np.arange(count) if split.labels is None else np.argsort(np.asarray(split.labels[:]), kind="stable")
     chosen = [int(order[i]) for i in _spread(count, IMAGES)]
-    return chosen, sorted({*chosen, *(int(order[i]) for i in _spread(count, FITTED))})
+    return chosen, sorted({*chosen, *(int(order[i]) for i in _spread(count, FITTED_IMAGES))})
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """`most` indices below `count` in the middle of equal parts, or all."""
+    """Return `most` indices below `count` in the middle of equal parts, or all."""
     return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
 
 
 def _names(targets: Targets, chosen: list[int]) -> tuple[str, ...]:
-    """Class names of the images shown, where they are known."""
+    """Return class names of the images shown, empty where they are unknown."""
     labels, names = targets.val.labels, targets.class_names
     if labels is None or names is None:
         return ("",) * len(chosen)
@@ -103,11 +103,11 @@ def _names(targets: Targets, chosen: list[int]) -> tuple[str, ...]:
 
 
 def _tile(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """A picture (h, w, 3) as a tile: photographs are averaged down, a map's cells stay squares with edges."""
-    way = Image.Resampling.BOX if len(picture) > TILE_PX else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(picture).resize((TILE_PX, TILE_PX), way))
+    """Resize a picture (h, w, 3) to a tile: photographs are averaged down, a map's cells stay squares with edges."""
+    resampling = Image.Resampling.BOX if len(picture) > TILE_PX else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize((TILE_PX, TILE_PX), resampling))
 
 
 def _tokens(maps: Tensor) -> Tensor:
-    """(N, C, h, w) as (N h w, C) in float64."""
+    """Flatten (N, C, h, w) to (N h w, C) in float64."""
     return maps.double().movedim(1, -1).flatten(0, 2)

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from nas.cache import open_targets
 from nas.cache.targets import Targets
-from nas.distill.probes import probe_metrics, teacher_metrics
-from nas.distill.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
+from nas.distill.evaluation.probes import probe_metrics, teacher_metrics
+from nas.distill.evaluation.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
 from nas.teachers import load_teachers, spec_of, specs
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
 from tests.nas.distill.known import recalling

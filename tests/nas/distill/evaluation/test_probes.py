@@ -16,19 +16,22 @@ from torch import Tensor, nn
 from nas.cache.codecs import Int8
 from nas.cache.shards import ShardedArray
 from nas.cache.targets import SplitTargets, Targets
-from nas.distill import probes
-from nas.distill.evaluate import explained_variance, predict, total_variance
-from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.distill.probes import (
+from nas.distill.evaluation import probes
+from nas.distill.evaluation.explained_variance import explained_variance, predict, total_variance
+from nas.distill.evaluation.probes import (
+    Ridge,
+    SegmentationProbe,
     class_metrics,
+    confusion,
     knn_classify,
     linear_classify,
+    mean_iou,
     probe_metrics,
     retrieval,
     teacher_metrics,
+    with_bias,
 )
-from nas.distill.ridge import Ridge, with_bias
-from nas.distill.segmentation import SegmentationProbe, confusion, mean_iou
+from nas.distill.heads import HeadDims, Student, TeacherHeads
 from tests.nas.distill.known import Known, recalling
 from tests.nas.distill.targets_builder import targets, two_teachers
 
@@ -78,7 +81,7 @@ def test_the_linear_probe_separates_what_is_separable_whatever_the_scale() -> No
 
 def test_the_linear_probe_repeats_itself_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where it stops before it has converged."""
-    monkeypatch.setattr(probes, "ROUNDS", 3)
+    monkeypatch.setattr(probes, "MAX_ITERATIONS", 3)
     features, labels = drawn(200, 40), torch.arange(200) % 7
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -313,12 +316,11 @@ def renamed(whole: Targets, teacher: str) -> Targets:
     return replace(whole, train=train, val=val, teachers={teacher: whole.teachers["colour"]})
 
 
-class Guess(nn.Module):
+class Guess:
     def __init__(self, teacher: str) -> None:
-        super().__init__()
         self.teacher = teacher
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         made = cells(images).mean((2, 3))
         return {self.teacher: {"summary": made.repeat(1, 3)[:, :8], "spatial": made.repeat(1, 3)[:, :8, None, None]}}
 
@@ -328,7 +330,7 @@ def test_explained_variance_by_hand(tmp_path: Path, teacher: str) -> None:
     """1 - (mean squared error) / variance; a name with a slash is a name (timm's mosaics)."""
     val = renamed(targets(tmp_path, val=300), teacher).val
     images = torch.from_numpy(np.asarray(val.images[:]))
-    guess = Guess(teacher)((images.float() - 127.5) / 63.75)[teacher]
+    guess = Guess(teacher).predict_targets((images.float() - 127.5) / 63.75)[teacher]
     found = explained_variance(Guess(teacher), val, "cpu")[teacher]
     for head, array in (("summary", val.summary[teacher]), ("spatial", val.spatial[teacher])):
         truth = array[:].astype(np.float64)

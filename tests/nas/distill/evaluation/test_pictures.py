@@ -13,7 +13,7 @@ from PIL import Image
 from backbones import build
 from nas.config import DistillConfig
 from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
-from nas.distill.pictures import IMAGES, Colours, contact_sheet
+from nas.distill.evaluation.pictures import IMAGES, Colors, contact_sheet
 from nas.distill.trainer import Distiller
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
@@ -33,7 +33,7 @@ def test_the_better_a_teacher_is_learnt_the_closer_are_the_colours(tmp_path: Pat
     torch.manual_seed(0)
     run = Distiller(build(preset("eradio_femto")), known, CONFIG, seed=0)
     before = contact_sheet(run.averaged, known, "cpu")
-    run.advance(60)
+    run.train_until(60)
     run.close()
     after = contact_sheet(run.averaged, known, "cpu")
     assert distance(after) < distance(before) / 2
@@ -63,7 +63,7 @@ def test_colours_are_the_same_for_any_rotation_of_the_channels() -> None:
     maps = torch.randn(20, 6, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7).view(1, 6, 1, 1)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
     turned = torch.einsum("kc,nchw->nkhw", rotation, maps)
-    plain, other = Colours.fit(maps).paint(maps).astype(int), Colours.fit(turned).paint(turned).astype(int)
+    plain, other = Colors.fit(maps).paint(maps).astype(int), Colors.fit(turned).paint(turned).astype(int)
     for colour in range(3):  # a direction's sign is a convention, which turns with the channels
         ours, theirs = plain[..., colour], other[..., colour]
         same, flipped = np.abs(ours - theirs).max(), np.abs(ours - (255 - theirs)).max()
@@ -72,7 +72,7 @@ def test_colours_are_the_same_for_any_rotation_of_the_channels() -> None:
 
 def test_two_channels_leave_the_third_colour_grey() -> None:
     maps = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    painted = Colours.fit(maps).paint(maps)
+    painted = Colors.fit(maps).paint(maps)
     assert (painted[..., 2] == 128).all()
     assert painted[..., 0].std() > 30
 

@@ -1,7 +1,7 @@
-"""Zero-shot classes through a teacher's text tower: a student that predicts a CLIP's summaries knows its words.
+"""Zero-shot accuracy through a teacher's text tower, for a student that predicts the summaries of a CLIP or SigLIP.
 
-The class names are embedded once, by the driver, into the teacher's part of the cache; a worker finds them there. A
-prediction is brought from PHI-S to the teacher's own space and compared with them, as the teacher's own summaries are.
+The driver embeds the class names once, into the teacher's entry of the cache, where a worker reads them. A prediction
+is brought from PHI-S to the teacher's own space and compared with them, as the teacher's own summaries are.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def embed_class_names(
     say: Callable[[str], None],
     progress: Progress = lambda stage, done, total: None,
 ) -> None:
-    """Embeds the images' class names for every CLIP and SigLIP among the teachers, unless that was done before.
+    """Embed the images' class names for every CLIP and SigLIP among the teachers, unless the cache holds them.
 
-    `weights` are local files as for `nas.teachers.specs`. Where something is missing, `say` is told in one line.
+    Args:
+        targets: the cached teachers.
+        teachers: specs of the teachers.
+        weights: local files as for `nas.teachers.specs`.
+        say: gets one line for each teacher whose text tower, labels or class names are missing.
+        progress: gets the progress of a download.
     """
     for spec in teachers:
         if not contrastive(spec) or spec.name not in targets.teachers:
@@ -53,14 +58,20 @@ def embed_class_names(
 
 
 def contrastive(teacher: TeacherSpec) -> bool:
-    """Whether a text tower was trained beside it, known here or not; fine-tuned on labels it has lost that."""
+    """Return whether a teacher was trained with a text tower, supported or not, and not fine-tuned on labels since."""
     return any(word in teacher.network for word in CONTRASTIVE) and "_ft_" not in teacher.network
 
 
 def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> float | None:
-    """Share of the first held-out images whose class is the nearest to `predicted` (N, k), in PHI-S, of all names.
+    """Return the share of the first held-out images whose class name is the nearest of all to their predicted summary.
 
-    None where the teacher has no embedded names, see `embed_class_names`.
+    Args:
+        targets: the cached teachers.
+        teacher: name of the teacher whose text tower is used.
+        predicted: PHI-S targets (N, k) of its summary.
+
+    Returns:
+        The accuracy; None where the teacher has no embedded names (`embed_class_names`).
     """
     path = texts_path(targets, teacher)
     standardiser = targets.teachers[teacher].summary
@@ -73,7 +84,7 @@ def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> flo
 
 
 def texts_path(targets: Targets, teacher: str) -> Path | None:
-    """Where the embedded names are or would be; None without names or cache."""
+    """Return the path of the embedded names, written or not; None without names or cache."""
     if targets.class_names is None:
         return None
     try:
@@ -84,11 +95,11 @@ def texts_path(targets: Targets, teacher: str) -> Path | None:
 
 
 def words(targets: Targets) -> list[str]:
-    """The class names as they are said."""
+    """Return the class names as words: underscores become spaces."""
     return [name.replace("_", " ") for name in targets.class_names or ()]
 
 
 def _save(path: Path, texts: Tensor) -> None:
-    """Whole or not at all."""
+    """Write the file as a whole or not at all."""
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, texts.numpy(), allow_pickle=False)

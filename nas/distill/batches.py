@@ -1,0 +1,160 @@
+"""Batches of a training: which images, sizes and teachers in which step, read and decoded ahead of the student.
+
+The schedule is a pure function of the seed: all architectures of a study see the same batches, and a resumed training
+sees those that it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.cache.targets import SplitTargets
+from nas.config import Group
+from nas.distill import distributed
+from nas.distill.heads import normalize
+
+WINDOW = 65_536  # images
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+_READ_AHEAD = 3  # batches; one would do if every read took the same time, but the first touch of a mapped file does not
+_READERS = 2
+
+
+class BatchPlan(NamedTuple):
+    """One step: its group, the rows of its images (rising), and the student's input side in px."""
+
+    group: Group
+    rows: Indices
+    image_px: int
+
+
+class Schedule:
+    """The plan of every step.
+
+    Args:
+        groups: drawn for each step in proportion to their rates; each goes through the images at its own pace.
+        count: number of images.
+        seed: of everything that is drawn here.
+    """
+
+    def __init__(self, groups: Sequence[Group], count: int, seed: int) -> None:
+        self._groups, self._count, self._seed = tuple(groups), count, seed
+        rates = np.array([group.rate for group in groups], dtype=np.float64)
+        self._edges = np.cumsum(rates / rates.sum())[:-1]
+        self._drawn = np.zeros(0, dtype=np.int64)
+        self._orders: dict[int, tuple[int, Indices]] = {}  # group -> the epoch it is in, and its order
+
+    def __getitem__(self, step: int) -> BatchPlan:
+        """Return the plan of step 0, 1, ..."""
+        drawn = self._groups_until(step)
+        number = int(drawn[step])
+        group = self._groups[number]
+        earlier = int((drawn[:step] == number).sum())
+        epoch, position = divmod(earlier, max(1, self._count // group.batch_size))
+        order = self._order(number, epoch)
+        rows = np.sort(order[position * group.batch_size : (position + 1) * group.batch_size])
+        sizes = group.image_px
+        size = sizes[int(np.random.default_rng((self._seed, 2, step)).integers(len(sizes)))]
+        return BatchPlan(group, rows, size)
+
+    def _groups_until(self, step: int) -> Indices:
+        """Draw the group of every step up to `step`; a longer draw begins with a shorter one."""
+        if step >= len(self._drawn):
+            draws = np.random.default_rng((self._seed, 1)).random(max(1024, 2 * step))
+            self._drawn = np.searchsorted(self._edges, draws, side="right").astype(np.int64)
+        return self._drawn
+
+    def _order(self, number: int, epoch: int) -> Indices:
+        drawn_epoch, order = self._orders.get(number, (-1, np.zeros(0, dtype=np.int64)))
+        if drawn_epoch != epoch:
+            order = shuffled(self._count, np.random.default_rng((self._seed, epoch, *([number] if number else []))))
+            self._orders[number] = (epoch, order)
+        return order
+
+
+def shuffled(count: int, rng: np.random.Generator) -> Indices:
+    """Return 0 to count - 1 in random order; more than a window is shuffled window by window.
+
+    A cache of millions of images is thus read from a few hundred of its files at a time. The windows begin elsewhere in
+    every epoch.
+    """
+    if count <= WINDOW:
+        return rng.permutation(count)
+    starts = rng.permutation(np.arange(0, count, WINDOW))
+    order = np.concatenate([start + rng.permutation(min(WINDOW, count - start)) for start in starts])
+    return np.asarray((order + rng.integers(count)) % count)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images (B, 3, S, S), normalized; targets: "teacher/head" -> PHI-S targets (B, k) or (B, k, g, g)."""
+
+    images: Tensor
+    targets: dict[str, Tensor]
+
+    def micro_batches(self, parts: int) -> list[Self]:
+        """Split the batch into `parts` equal ones, for gradient accumulation."""
+        images = self.images.chunk(parts)
+        targets = {key: value.chunk(parts) for key, value in self.targets.items()}
+        return [type(self)(part, {key: value[i] for key, value in targets.items()}) for i, part in enumerate(images)]
+
+
+class BatchLoader:
+    """Reads this rank's slice of every batch of a schedule, some batches ahead, for one consumer.
+
+    An error of a reading thread is raised in the step that asks for the batch.
+    """
+
+    def __init__(self, split: SplitTargets, schedule: Schedule, device: torch.device) -> None:
+        self._split, self._schedule, self._device = split, schedule, device
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="batches")
+        self._ahead: dict[int, Future[Batch]] = {}
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step and begin to read those after it."""
+        wanted = range(step, step + 1 + _READ_AHEAD)
+        self._ahead = {begun: future for begun, future in self._ahead.items() if begun in wanted}
+        for missing in wanted:
+            if missing not in self._ahead:
+                self._ahead[missing] = self._readers.submit(self._read, self._schedule[missing])
+        return self._ahead.pop(step).result()
+
+    def close(self) -> None:
+        """End the reading threads and forget what they have read."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._ahead.clear()
+
+    def _read(self, plan: BatchPlan) -> Batch:
+        rows = plan.rows[distributed.rank() :: distributed.world_size()]
+        images = resize_images(normalize(self._rows(self._split.images, rows)), plan.image_px)
+        return Batch(images, {key: self._rows(array, rows) for key, array in self._arrays(plan.group)})
+
+    def _arrays(self, group: Group) -> list[tuple[str, Any]]:
+        arrays = []
+        for teacher in group.teachers:
+            if teacher in self._split.summary:
+                arrays.append((f"{teacher}/summary", self._split.summary[teacher]))
+            arrays.append((f"{teacher}/spatial", self._split.spatial[teacher]))
+        return arrays
+
+    def _rows(self, array: Any, index: Indices) -> Tensor:
+        rows = torch.from_numpy(array[index])
+        if rows.dtype == torch.float16:
+            rows = rows.float()
+        return rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
+
+
+def resize_images(images: Tensor, side_px: int) -> Tensor:
+    """Resize (B, 3, S, S) to (B, 3, side, side), antialiased; the same tensor where it has that size."""
+    if images.shape[-1] == side_px:
+        return images
+    smaller = F.interpolate(images, (side_px, side_px), mode="bilinear", antialias=True)
+    return smaller.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,113 @@
+"""Data-parallel training of one student: every rank takes its slice of a batch, DDP averages the gradients.
+
+A step of any number of ranks equals the step of one process with the whole batch, up to rounding and BatchNorm. On
+CUDA, BatchNorm normalizes over the whole batch (SyncBatchNorm). On CPU, where PyTorch has no SyncBatchNorm, a rank
+normalizes over its own slice, and the running statistics are averaged. Without a process group, no function here has an
+effect.
+
+Ranks meet through a file and talk over the loopback interface, because PyTorch's own rendezvous would listen on the
+network.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "cpu") -> Iterator[None]:
+    """Make this process one of `world_size` ranks within the block.
+
+    Args:
+        rank: 0, 1, ... below `world_size`.
+        world_size: number of processes.
+        rendezvous: path of a file that does not exist yet, the same for all ranks.
+        device: "cuda" needs the rank's own GPU as the current device.
+    """
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
+
+
+def rank() -> int:
+    """Return the number of this process among those that train the student."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return how many processes train the student."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """Return the mean of every rank's `values`, the same on all ranks."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def barrier() -> None:
+    """Wait until all ranks have arrived here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class RunningStatistics:
+    """The running statistics of a module's BatchNorms, as far as each rank keeps its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        unsynchronized = [] if world_size() == 1 else [m for m in norms if not isinstance(m, nn.SyncBatchNorm)]
+        self._buffers = [b for m in unsynchronized for b in m.buffers() if b.is_floating_point()]
+
+    def average(self) -> None:
+        """Replace every rank's statistics by their mean over the ranks."""
+        if self._buffers:
+            means = all_reduce_mean(torch.cat([b.flatten() for b in self._buffers]))
+            parts = torch.split(means, [b.numel() for b in self._buffers])
+            torch._foreach_copy_(self._buffers, [p.view_as(b) for p, b in zip(parts, self._buffers, strict=True)])
+
+
+def convert_sync_batchnorm(student: nn.Module, device: torch.device) -> None:
+    """Make BatchNorms normalize over all ranks' images where the device supports it."""
+    if world_size() > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+
+
+def data_parallel(module: nn.Module, device: torch.device, *, find_unused_parameters: bool) -> nn.Module:
+    """Return a module whose gradients are the means over the ranks.
+
+    Args:
+        module: returned as it is without a process group.
+        device: where its parameters are.
+        find_unused_parameters: whether a step can leave parameters without a gradient.
+    """
+    if world_size() == 1:
+        return module
+    devices: Sequence[int] | None = [torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=find_unused_parameters)
+
+
+@contextmanager
+def no_gradient_sync(module: nn.Module) -> Iterator[None]:
+    """Keep gradients on this rank within the block, which leaves one exchange for an accumulated batch."""
+    if isinstance(module, DistributedDataParallel):
+        with module.no_sync():
+            yield
+    else:
+        yield

@@ -1,0 +1,108 @@
+"""Explained variance (R²): how much of the teachers' features a student predicts on held-out images."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.cache.shards import TargetArray
+from nas.cache.targets import SplitTargets
+from nas.distill.heads import Predictions, normalize
+from nas.distill.losses import array_of
+
+_ROWS = 256  # read at a time
+_variances: dict[int, float] = {}  # id of a living array -> its total variance
+
+
+class TargetPredictor(Protocol):
+    """A model that predicts every teacher's targets; a `Student` is one."""
+
+    def predict_targets(self, images: Tensor) -> Predictions:
+        """Map (B, 3, S, S) normalized images to PHI-S targets."""
+
+
+def predict(
+    model: Callable[[Tensor], Any],
+    split: SplitTargets,
+    device: str | torch.device,
+    batch: int = 100,
+    images: int | None = None,
+) -> Iterator[tuple[slice, Any]]:
+    """Run `model` on the first `images` of a split (default: all) without gradients; yield (rows, its output)."""
+    count = len(split.images) if images is None else min(images, len(split.images))
+    with torch.inference_mode():
+        for rows in slices(count, batch):
+            yield rows, model(normalize(read(split.images, rows).to(device)))
+
+
+def explained_variance(
+    model: TargetPredictor, split: SplitTargets, device: str | torch.device
+) -> dict[str, dict[str, float]]:
+    """Return teacher -> head -> 1 - (squared error) / (variance of the teacher's targets), over the whole split.
+
+    1 is a perfect copy, 0 is as good as the constant mean, negative is worse. Any rotation and any common scale of the
+    targets leave it as it is, so PHI-S and a global standardization give the same number.
+
+    Args:
+        model: a student, or another model that predicts PHI-S targets.
+        split: held-out images with their targets.
+        device: where the model is.
+
+    Raises:
+        ValueError: a teacher's targets are the same for all images.
+    """
+    errors: dict[tuple[str, str], Tensor] = {}
+    for rows, predictions in predict(model.predict_targets, split, device):
+        for teacher, heads in predictions.items():
+            for head, prediction in heads.items():
+                target = read(array_of(split, f"{teacher}/{head}"), rows).float().to(prediction.device)
+                squared = ((prediction.float() - target) ** 2).sum().double()
+                errors[teacher, head] = errors[teacher, head] + squared if (teacher, head) in errors else squared
+    scores: dict[str, dict[str, float]] = {}
+    for (teacher, head), error in zip(errors, torch.stack(list(errors.values())).tolist(), strict=True):
+        variance = total_variance(array_of(split, f"{teacher}/{head}"))
+        if variance == 0:
+            raise ValueError(f"{teacher}/{head} is the same on all held-out images: no variance to explain")
+        scores.setdefault(teacher, {})[head] = 1.0 - error / variance
+    return scores
+
+
+def total_variance(array: TargetArray) -> float:
+    """Return the sum of squared distances of all targets (N, k, ...) from their mean over images and positions.
+
+    It is computed once in the life of an array, because every rung of every trial asks for it.
+    """
+    key = id(array)
+    if key not in _variances:
+        _variances[key] = _scatter(array)
+        weakref.finalize(array, _variances.pop, key, None)  # another array may get the same id
+    return _variances[key]
+
+
+def _scatter(array: TargetArray) -> float:
+    """Merge the centered sums of pieces (Chan et al. 1979): no difference of large numbers, whatever the mean."""
+    count, mean, scatter = 0, np.zeros(array.shape[1]), 0.0
+    for rows in slices(len(array), _ROWS):
+        values = np.moveaxis(np.asarray(array[rows], dtype=np.float64), 1, -1).reshape(-1, len(mean))
+        piece_mean = values.mean(0)
+        shift, total = piece_mean - mean, count + len(values)
+        scatter += float(((values - piece_mean) ** 2).sum() + (shift**2).sum() * count * len(values) / total)
+        mean += shift * len(values) / total
+        count = total
+    return scatter
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Cut 0 to `count` into slices of `size`, the last one shorter."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def read(array: TargetArray, rows: slice) -> Tensor:
+    """Copy some rows of a stored array to a tensor."""
+    return torch.from_numpy(np.array(array[rows]))

@@ -1,0 +1,250 @@
+"""Train one architecture rung by rung: checkpoints on the way, weights and pictures at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from backbones import Backbone, build
+from backbones.weights import save as save_weights
+from nas.cache.targets import Targets
+from nas.config import DIRECTIONS, SearchConfig
+from nas.contact_sheet import sheet_path
+from nas.distill import distributed
+from nas.distill.adaptor import Adaptor
+from nas.distill.adaptors import fold, save_heads
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.pictures import contact_sheet
+from nas.distill.evaluation.probes import probe_metrics
+from nas.distill.trainer import Distiller, TrainingError
+from nas.files import atomic_path
+from nas.measure.device_lock import training
+from nas.measure.service import MeasurementService
+from nas.places import checkpoint_path
+from nas.records import RungResult, TrialRecord
+from search_space import ArchSpec
+
+TrainInRanks = Callable[[TrialRecord, int], RungResult]
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """All that the trials of one worker process share.
+
+    Attributes:
+        config: settings of the search.
+        targets: the cached teachers.
+        service: measures, in processes of its own.
+        lock_dir: holds the device's locks.
+        samples_dir: takes the raw samples of measurements.
+        weights_dir: takes the averaged weights and heads of trials that reach the last rung.
+        pictures_dir: takes their contact sheets.
+        checkpoint_dir: takes the state of trials under way.
+        checkpoint_s: shortest time between two checkpoints of a training.
+        train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
+            process trains.
+    """
+
+    config: SearchConfig
+    targets: Targets
+    service: MeasurementService
+    lock_dir: Path
+    samples_dir: Path
+    weights_dir: Path
+    pictures_dir: Path
+    checkpoint_dir: Path
+    checkpoint_s: float = 30.0
+    train_in_ranks: TrainInRanks | None = None
+
+
+class Checkpoint:
+    """The one checkpoint of a training, from which it resumes to the same numbers.
+
+    It is read with ``weights_only``: tensors and plain containers, nothing that runs.
+
+    Args:
+        path: its file.
+        identity: all that the training's numbers depend on; a damaged file or one of another identity counts as none.
+        every_s: `due` after this time.
+    """
+
+    def __init__(self, path: Path, identity: str, every_s: float = 30.0) -> None:
+        self._path, self._identity, self._every_s = path, identity, every_s
+        self._written = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Return whether the last checkpoint is old enough to write another."""
+        return time.monotonic() - self._written >= self._every_s
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replace the checkpoint as a whole by tensors and plain values."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self._path, sync=True) as unfinished:
+            torch.save({"identity": self._identity, "content": content}, unfinished)
+        self._written = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return what was saved last, or None."""
+        try:
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            return None
+        ours = isinstance(saved, dict) and saved.get("identity") == self._identity
+        return dict(saved["content"]) if ours else None
+
+
+class Training:
+    """The rungs of one architecture; a process that resumes it trains no step twice.
+
+    Args:
+        arch_id: names the files that the training leaves.
+        backbone: trained in place.
+        context: settings, targets and folders.
+        adaptors: heads of an earlier training to start from; None: fresh heads.
+        on_steps: gets the number of steps done, every few steps.
+    """
+
+    def __init__(
+        self,
+        arch_id: str,
+        backbone: Backbone,
+        context: TrialContext,
+        adaptors: Mapping[str, Adaptor] | None = None,
+        on_steps: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        config = context.config
+        self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
+        self._slot = TimedSlot(context.lock_dir)
+        # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
+        slot = self._slot if distributed.rank() == 0 else nullcontext
+        self._distiller = Distiller(
+            backbone, context.targets, config.distill, seed=config.seed, device=config.device, slot=slot
+        )
+        if adaptors is not None:
+            self._distiller.load_heads(adaptors)
+        self._checkpoint = _checkpoint(arch_id, context)
+        self._rungs: list[RungResult] = []
+        saved = self._checkpoint.load()
+        if saved is not None:
+            self._distiller.load_state_dict(saved["distiller"])
+            self._rungs = [RungResult.from_dict(rung) for rung in saved["rungs"]]
+            self._slot.busy_s = saved["busy_s"]
+
+    def rung(self, rung: int) -> RungResult | None:
+        """Return the result of the next rung, which is trained now, or of an earlier one; None in ranks above 0."""
+        if rung == len(self._rungs):
+            steps = self._context.config.distill.rung_steps
+            self._distiller.train_until(steps[rung], self._between)
+            if distributed.rank() > 0:
+                return None
+            self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
+            if distributed.world_size() > 1:
+                self._save()  # the next rung begins in other processes
+        return self._rungs[rung]
+
+    def close(self) -> None:
+        """End the reading ahead."""
+        self._distiller.close()
+
+    def _evaluate(self, rung: int, since: int) -> RungResult:
+        config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
+        last = rung == len(config.distill.rung_steps) - 1
+        with self._slot():
+            teachers = explained_variance(averaged, targets.val, config.device)
+            if config.distill.summary_loss in DIRECTIONS:
+                teachers = {name: {"spatial": heads["spatial"]} for name, heads in teachers.items()}
+            metrics = probe_metrics(averaged, targets, config.device) if last else {}
+            sheet = contact_sheet(averaged, targets, config.device) if last else None
+        score = distillation_score(teachers, config.distill.score)
+        if not math.isfinite(score):
+            raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
+        if sheet is not None:
+            sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
+            self._save_model()
+        return RungResult(
+            rung=rung,
+            steps=self._distiller.step,
+            quality=score,
+            teachers=teachers,
+            losses=self._distiller.mean_losses(since),
+            metrics=metrics,
+            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs),
+        )
+
+    def _save_model(self) -> None:
+        """Write the averaged weights and the folded heads."""
+        averaged, folder = self._distiller.averaged, self._context.weights_dir
+        backbone = cast(Backbone, averaged.backbone)
+        save_weights(backbone, folder / f"{self._arch_id}.safetensors")
+        heads = fold(averaged.heads, self._context.targets.teachers, backbone.spatial_stride)
+        save_heads(heads, folder / f"{self._arch_id}.heads.safetensors")
+
+    def _between(self) -> None:
+        self._on_steps(self._distiller.step)
+        if self._checkpoint.due and distributed.rank() == 0:
+            self._save()
+
+    def _save(self) -> None:
+        rungs = [rung.to_dict() for rung in self._rungs]
+        self._checkpoint.save({"distiller": self._distiller.state_dict(), "rungs": rungs, "busy_s": self._slot.busy_s})
+
+
+def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
+    """Return the rungs that the checkpoint of a training under way holds."""
+    saved = _checkpoint(arch_id, context).load()
+    return [] if saved is None else [RungResult.from_dict(rung) for rung in saved["rungs"]]
+
+
+def _checkpoint(arch_id: str, context: TrialContext) -> Checkpoint:
+    path = checkpoint_path(context.checkpoint_dir, arch_id)
+    return Checkpoint(path, _identity(arch_id, context), context.checkpoint_s)
+
+
+def _identity(arch_id: str, context: TrialContext) -> str:
+    """Return all that a training's numbers depend on."""
+    config = context.config
+    return json.dumps([arch_id, context.targets.fingerprint, config.seed, config.to_dict()["distill"]], sort_keys=True)
+
+
+class TimedSlot:
+    """The device's lock for training; `busy_s` adds up the seconds in it, without those spent waiting for it."""
+
+    def __init__(self, lock_dir: Path) -> None:
+        self._lock_dir = lock_dir
+        self.busy_s = 0.0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the lock within the block."""
+        with training(self._lock_dir):
+            began = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.busy_s += time.perf_counter() - began
+
+
+def distillation_score(teachers: Mapping[str, Mapping[str, float]], score: str) -> float:
+    """Return the mean explained variance over teachers, of their maps or ("both") of the mean over each one's heads."""
+    means = [sum(heads.values()) / len(heads) if score == "both" else heads["spatial"] for heads in teachers.values()]
+    return sum(means) / len(means)
+
+
+def train_rank(record: TrialRecord, rung: int, context: TrialContext) -> RungResult | None:
+    """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
+    torch.manual_seed(context.config.seed)
+    run = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
+    try:
+        return run.rung(rung)
+    finally:
+        run.close()

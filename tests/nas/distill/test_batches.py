@@ -1,0 +1,146 @@
+"""Batches are a pure function of seed and step, read ahead; nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.cache.targets import SplitTargets
+from nas.config import Group
+from nas.distill.batches import WINDOW, BatchLoader, Schedule, shuffled
+from nas.distill.heads import normalize
+from tests.waiting import until
+
+ONE = (Group(("a",), 16, (64,)),)
+
+
+def test_every_epoch_sees_every_image_once() -> None:
+    schedule = Schedule(ONE, 96, 0)
+    epochs = [np.concatenate([schedule[epoch * 6 + step].rows for step in range(6)]) for epoch in range(2)]
+    assert all(sorted(epoch) == list(range(96)) for epoch in epochs)
+    assert not np.array_equal(*epochs)
+
+
+def test_the_order_is_the_seed_s() -> None:
+    orders = [Schedule(ONE, 96, seed)[0].rows.tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_any_step_can_be_asked_first() -> None:
+    groups = (Group(("a",), 16, (32, 64), 1.0), Group(("b",), 8, (64,), 2.0))
+    forward, backward = Schedule(groups, 96, 3), Schedule(groups, 96, 3)
+    steps = [*range(60), 3000]
+    there = {step: forward[step] for step in steps}
+    for step in reversed(steps):
+        plan = backward[step]
+        assert plan.group is there[step].group
+        assert plan.rows.tolist() == there[step].rows.tolist()
+        assert plan.image_px == there[step].image_px
+
+
+def test_groups_come_at_their_rates_and_each_sees_every_image() -> None:
+    groups = (Group(("a",), 16, (64,), 1.0), Group(("b",), 8, (64,), 3.0))
+    schedule = Schedule(groups, 48, 0)
+    plans = [schedule[step] for step in range(2000)]
+    share = sum(plan.group is groups[1] for plan in plans) / len(plans)
+    assert abs(share - 0.75) < 0.04
+    for group in groups:
+        mine = [plan.rows for plan in plans if plan.group is group][: 48 // group.batch_size]
+        assert sorted(np.concatenate(mine)) == list(range(48))
+
+
+def test_many_images_come_window_after_window_and_each_once() -> None:
+    count = 3 * WINDOW + 1000
+    orders = [shuffled(count, np.random.default_rng(seed)) for seed in (0, 1)]
+    for order in orders:
+        assert np.array_equal(np.sort(order), np.arange(count))
+        batches = order[: WINDOW // 32 * 32].reshape(-1, 32)
+        spread = [len(np.unique(batch // 256)) for batch in batches]
+        assert np.mean(spread) > 25, "a batch comes from many places"
+        assert len(np.unique(order[:WINDOW] // 256)) <= 2 * WINDOW // 256, "and a window from few files"
+    assert not np.array_equal(*orders)
+
+
+GROUPS = (Group(("a",), 4, (32,)),)
+
+
+class Rows:
+    """Rows that hold their own number, as an array of targets; counts reads and can be slow or broken."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], dtype: type = np.float32) -> None:
+        self.values = np.arange(count, dtype=dtype).reshape(count, *[1] * len(shape)) * np.ones(shape, dtype)
+        self.shape = self.values.shape
+        self.reads, self.seconds, self.broken_from = 0, 0.0, 10**9
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.reads += 1
+        time.sleep(self.seconds)
+        if self.reads > self.broken_from:
+            raise OSError("shard 3 is gone")
+        return self.values[index]
+
+
+@pytest.fixture
+def spatial() -> Rows:
+    return Rows(16, (2, 1, 1))
+
+
+@pytest.fixture
+def loader(spatial: Rows) -> Iterator[BatchLoader]:
+    split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": spatial})
+    made = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu"))
+    yield made
+    made.close()
+
+
+def test_batches_are_those_of_the_schedule_from_any_step_on(loader: BatchLoader) -> None:
+    for step in (0, 1, 2, 9, 10, 3):
+        rows = torch.from_numpy(Schedule(GROUPS, 16, 0)[step].rows)
+        batch = loader[step]
+        assert batch.targets["a/spatial"][:, 0, 0, 0].tolist() == rows.tolist()
+        assert torch.equal(batch.images, normalize(rows.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)))
+
+
+def test_reading_goes_on_while_the_student_works(loader: BatchLoader, spatial: Rows) -> None:
+    spatial.seconds = 0.02
+    assert len(loader[0].images) == 4
+    until(lambda: spatial.reads >= 3)
+    before = spatial.reads
+    time.sleep(0.3)
+    assert spatial.reads <= before + 2, "no further than a few batches"
+
+
+def test_an_error_of_a_reading_thread_reaches_the_step_that_asks_for_the_batch(
+    loader: BatchLoader, spatial: Rows
+) -> None:
+    spatial.broken_from = 2
+    loader[0]
+    with pytest.raises(OSError, match="shard 3 is gone"):
+        [loader[step] for step in range(1, 9)]
+
+
+def test_a_closed_loader_keeps_neither_threads_nor_arrays() -> None:
+    def reading() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("batches")}
+
+    before, array = reading(), Rows(16, (2, 1, 1))
+    split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": array})
+    loader, gone = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu")), weakref.ref(array)
+    loader[0]
+    assert reading() - before
+    loader.close()
+    assert not reading() - before
+    del loader, split, array
+    gc.collect()
+    assert gone() is None
