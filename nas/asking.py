@@ -68,7 +68,7 @@ class Asker:
                 fixed = self._space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
         return asked, "the sampler finds no new architecture"
 
-    def _unseen_neighbour(self, spec: Architecture, seen: Collection[str], rng: random.Random) -> Architecture:
+    def _unseen_neighbour(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
         for _ in range(1000):
             spec = self._space.mutate(spec, rng)
             if spec.arch_id not in seen:

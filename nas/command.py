@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 PICTURES = (".png", ".svg", ".pdf")
 FILE_COLUMNS, LONGEST = 130, 500  # characters; the second of an error
 DEVICES = ("auto", "cpu", "cuda")
@@ -75,6 +75,11 @@ def add_training_options(add: Callable[..., object], device: str) -> None:
 def stdout_console() -> Console:
     """For tables: as wide as the terminal; a file or pipe has no width of its own."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS)
+
+
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -15,19 +15,16 @@ from typing import Any
 from rich.console import Console
 
 from nas import changes
-from nas.arguments import new_config, parser, wishes
-from nas.command import BAD_INPUT, INTERRUPTED, interrupted_by_signals, one_line
+from nas.arguments import check_flags, default_workers, parser, wishes
+from nas.command import BAD_INPUT, FAILED, INTERRUPTED, cpu_count, interrupted_by_signals, one_line
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.disclosure import public_text
 from nas.ending import LiveReport, end
-from nas.modes import check_flags
 from nas.objectives import objectives
 from nas.places import cache_root, checkpoint_interval_s
-from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
-from nas.replay.arguments import check_bench
 from nas.running.places import Places
 from nas.samplers import make_sampler
 from nas.storage.place import holds_study, password_of, without_password
@@ -38,18 +35,17 @@ from search_space import SPACES
 
 @interrupted_by_signals()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = vars(parser().parse_args(argv))
+    """Run the command; return 0, 1 where it failed, 2 for bad input, 130 where it was interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--plan" in words:
+        from nas.plan.__main__ import main as plan
+
+        return plan([word for word in words if word != "--plan"])
+    arguments = vars(parser().parse_args(words))
     console = stderr_console()
     run_dir: Path | None = None
     try:
         check_flags(arguments)
-        check_plan(arguments)
-        check_bench(arguments)
-        if "bench" in arguments:
-            return _replay(arguments, console)
-        if arguments.get("plan"):
-            return _plan(arguments, console)
         _hide_password(arguments, console)
         config, run_dir, resume = wishes(arguments)
         return _search(config, run_dir, resume, arguments, console)
@@ -59,24 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run_dir is not None and holds_study(run_dir):
             print(f"go on with: python -m nas.search --resume {shlex.quote(str(run_dir))}", file=sys.stderr)
         return INTERRUPTED
+    except (NotImplementedError, RecursionError):  # faults of ours
+        raise
+    except (RuntimeError, MemoryError) as error:  # no memory for a teacher, for one
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return FAILED
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
-
-
-def _replay(arguments: dict[str, Any], console: Console) -> int:
-    from nas.replay import command
-    from reports.page import build_report
-
-    return command.run(arguments, console, cpu_count(), build_report)
-
-
-def _plan(arguments: dict[str, Any], console: Console) -> int:
-    from nas.planning import command
-
-    config = new_config(arguments)
-    workers = arguments.get("workers", _default_workers(config))
-    return command.run(config, arguments, workers, objectives(config.objectives, config.distill.score), console)
 
 
 def _hide_password(arguments: dict[str, Any], console: Console) -> None:
@@ -171,9 +157,9 @@ def _run(
         console.print(line, highlight=False, markup=False)
 
     address = arguments.get("address")
-    workers = arguments.get("workers") or (None if address else _default_workers(config))
-    at_a_time = workers or _default_workers(config)  # of a cluster whose nodes come and go, this machine's part
-    places = _places(config, run_dir, targets, _default_workers(config) if address else at_a_time)
+    workers = arguments.get("workers") or (None if address else default_workers(config))
+    at_a_time = workers or default_workers(config)  # of a cluster whose nodes come and go, this machine's part
+    places = _places(config, run_dir, targets, default_workers(config) if address else at_a_time)
     kind = None if began is None else kind_of(began.environment)
     shown = SearchProgress(console)
     loop: StudyLoop | None = None
@@ -263,19 +249,6 @@ def _extend(store: Store, more: int) -> None:
 
     if more:
         store.update_info(extended)
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _default_workers(config: SearchConfig) -> int:
-    if config.device.startswith("cuda"):
-        import torch
-
-        return max(1, torch.cuda.device_count() // config.distill.ranks)
-    return max(1, cpu_count() // config.distill.ranks)
 
 
 def _made(folder: Path) -> Path:

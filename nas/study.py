@@ -37,7 +37,7 @@ Listener = Callable[["StudyLoop", TrialRecord], None]
 
 
 class StudyStore(TrialStore, Protocol):
-    """The study that a `StudyLoop` works on: `nas.store.Store` in a database, `nas.simulated.MemoryStore` for a plan."""
+    """The study that a `StudyLoop` works on: `nas.store.Store`, or `nas.simulated.MemoryStore` for a plan."""
 
     say: Callable[[str], None]
 
@@ -331,10 +331,14 @@ class StudyLoop:
         self.trials[record.number] = record
         if record.state is not TrialState.RUNNING:
             self._running.discard(record.number)
-            self._count_fruitless(record)
+        self._count_fruitless(record)
         self._listener(self, record)
 
     def _count_fruitless(self, record: TrialRecord) -> None:
+        if record.state is TrialState.RUNNING:
+            if record.measurement:  # it is within the limits: many workers may end none for long
+                del self._in_a_row[TrialState.INFEASIBLE]
+            return
         if record.counts:
             self._in_a_row.clear()
         self._in_a_row[record.state] += 1

@@ -42,6 +42,8 @@ def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsy
 
 COMMANDS = (
     "nas.search",
+    "nas.plan.__main__",
+    "nas.replay.__main__",
     "nas.profile",
     "nas.rerank",
     "nas.finals.__main__",

@@ -1,0 +1,53 @@
+"""``python -m nas.plan``: what a search would cost, from a short probe and a simulation; nothing is run or kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from nas.command import BAD_INPUT, FAILED, INTERRUPTED, interrupted_by_signals, one_line
+from nas.plan.arguments import PlanSettings, plan_settings
+from nas.progress import StageProgress, stderr_console
+
+
+@interrupted_by_signals()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 where the probe failed, 2 for bad input, 130 where it was interrupted."""
+    try:
+        return _plan(plan_settings(argv))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except (NotImplementedError, RecursionError):  # faults of ours
+        raise
+    except (RuntimeError, MemoryError) as error:  # no memory for a teacher, no network that can be measured
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return FAILED
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _plan(settings: PlanSettings) -> int:
+    from nas.plan.search_plan import plan_search  # torch takes seconds: not before the input is known to be good
+    from nas.plan.tables import as_json, show
+
+    progress = StageProgress(stderr_console())
+    with progress.showing():
+        plan = plan_search(settings, progress)
+    if settings.plot is not None:
+        from nas.plan.plots import gantt  # matplotlib takes a second to import
+
+        gantt(plan.own.simulated, settings.plot)
+    if settings.json:
+        print(json.dumps(as_json(plan, settings.config.to_dict())))
+    else:
+        show(plan, Console(soft_wrap=False))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
