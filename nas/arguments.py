@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import changes
-from nas.command import TEACHER_HELP, NamedFile, OneLineParser
+from nas.command import TEACHER_HELP, NamedFile, OneLineParser, cpu_count
 from nas.config import (
     BALANCES,
     SCORES,
@@ -23,8 +23,6 @@ from nas.config import (
 )
 from nas.limits import add_limit_flags, check_knowable, given_limits
 from nas.objectives import GOALS
-from nas.planning.arguments import PLAN_EXAMPLES, add_plan
-from nas.replay.arguments import BENCH_EXAMPLES, add_bench
 from nas.samplers import SAMPLERS, check_objectives, takes
 from nas.store import Store, StoreError
 from search_space import SPACES, preset
@@ -41,6 +39,7 @@ _EXAMPLES = """examples:
   python -m nas.search --database postgresql://nas@db.example.org/nas --run /shared/runs/big
   python -m nas.search --resume /shared/runs/big         on another machine: both work on it
   python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a Ray cluster that is there
+  python -m nas.search --budget 500 --plan               what it would cost, as python -m nas.plan says; nothing is run
 """
 
 TEACHERS_HELP = "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
@@ -56,6 +55,7 @@ _ARM_HELP = (
     "how nets run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or nchw "
     "(default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
 )
+LIMITS_HELP = "An architecture that is not within them is never trained."
 _ADDRESS_HELP = (
     "of a running Ray cluster, or auto: its nodes take the trials (default: this machine alone). They need the run "
     "folder and the cache under the same paths, and the same code; start them with RAY_worker_niceness=0 ray start"
@@ -84,11 +84,38 @@ def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
     return config, _new_folder(arguments, config), False
 
 
-def new_config(arguments: dict[str, Any]) -> SearchConfig:
-    """The config of a new study. With --assume-tflops its device need not be here."""
+def new_config(arguments: dict[str, Any], here: bool = True) -> SearchConfig:
+    """Return the config of a new study; `here` says whether its device has to be there.
+
+    Raises:
+        ConfigError: a name is unknown or a number out of its range.
+    """
     config = _config(arguments, _defaults(arguments))
-    _check_names(config, here="assume_tflops" not in arguments)
+    _check_names(config, here)
     return config
+
+
+def default_workers(config: SearchConfig) -> int:
+    """Return how many trials this machine takes at a time."""
+    if config.device.startswith("cuda"):
+        import torch
+
+        return max(1, torch.cuda.device_count() // config.distill.ranks)
+    return max(1, cpu_count() // config.distill.ranks)
+
+
+def check_flags(arguments: dict[str, Any]) -> None:
+    """Raise ConfigError for a flag that would be ignored, or a number of no meaning."""
+    if "plan" in arguments:
+        raise ConfigError("--plan: has to be written in full")
+    if "resume" in arguments and "run" in arguments:
+        raise ConfigError("--run: does not go with --resume")
+    if "extend" in arguments and "resume" not in arguments:
+        raise ConfigError("--extend: only with --resume")
+    if arguments.get("workers", 1) < 1:
+        raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
+    if not arguments.get("time_limit", 1) > 0:
+        raise ConfigError(f"--time-limit: {arguments['time_limit']}: must be over 0")
 
 
 def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
@@ -247,20 +274,32 @@ def _kinds(default: Any) -> tuple[type, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults = SearchConfig()
+    """Return the parser of ``nas.search``. An absent flag leaves no trace in the namespace."""
     made = OneLineParser(
         prog="python -m nas.search",
         description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
-        epilog=_EXAMPLES + PLAN_EXAMPLES + BENCH_EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     add = made.add_argument
-    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
+    add_settings(add)
     add("--run", metavar="DIR", help="folder of the study (default runs/<date>-<sampler>-s<seed>)")
     add("--resume", metavar="DIR", help="go on with the study in DIR, or share its work with a driver that is at it")
     add("--extend", type=int, metavar="M", help="with --resume: evaluate M more architectures than the study was to")
     add("--database", metavar="URL", help=_DATABASE_HELP)
+    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU; of a cluster, all)")
+    add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
+    add("--time-limit", type=float, metavar="S", help=_TIME_LIMIT_HELP)
+    add("--plan", action="store_true", help="run nothing and print what it would cost, as nas.plan with the same flags")
+    add_limit_flags(made, LIMITS_HELP)
+    return made
+
+
+def add_settings(add: Callable[..., object]) -> None:
+    """Add what a search's numbers depend on, and where its images and teachers come from."""
+    defaults = SearchConfig()
+    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
     add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
     add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
@@ -269,9 +308,6 @@ def parser() -> argparse.ArgumentParser:
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default builtin)")
     add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
-    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU; of a cluster, all)")
-    add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
-    add("--time-limit", type=float, metavar="S", help=_TIME_LIMIT_HELP)
     rungs = ",".join(map(str, defaults.distill.rung_steps))
     add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
@@ -289,7 +325,3 @@ def parser() -> argparse.ArgumentParser:
     most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 %% is reached)"
     add("--measure-seconds", type=float, metavar="S", help=most)
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    add_limit_flags(made, "An architecture that is not within them is never trained.")
-    add_plan(made)
-    add_bench(made)
-    return made

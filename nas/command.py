@@ -113,6 +113,11 @@ def stdout_console() -> Console:
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_COLUMNS)
 
 
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does; what the caller ignores, as nohup does, stays ignored.

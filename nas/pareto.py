@@ -31,9 +31,11 @@ def ranks(points: ArrayLike) -> list[int]:
 
     Equal points share their rank. Source: NSGA-II (Deb et al. 2002).
     """
-    if len(np.atleast_1d(np.asarray(points))) == 0:
+    rows = np.asarray(points, dtype=np.float64)
+    if len(np.atleast_1d(rows)) == 0:
         return []
-    return [int(r) for r in moocore.pareto_rank(_as_rows(points), maximise=True)]
+    layer: list[int] = np.asarray(moocore.pareto_rank(_as_rows(rows), maximise=True)).tolist()
+    return layer
 
 
 def front(points: ArrayLike) -> list[int]:

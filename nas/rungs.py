@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from nas.pareto import Point, crowding, ranks
 
 
@@ -23,11 +25,11 @@ def goes_on(point: Point, others: Sequence[Point], eta: int) -> bool:
 
     `others` are the points at this rung of the trials that came before; the first trials always go on.
     """
-    points = [*others, point]
+    points = np.array([*others, point])
     allowed = math.ceil(len(points) / eta)
-    layer = ranks(points)
-    ahead = sum(rank < layer[-1] for rank in layer)
-    peers = [p for p, rank in zip(points, layer, strict=True) if rank == layer[-1]]
+    layer = np.array(ranks(points))
+    ahead = int((layer < layer[-1]).sum())
+    peers = points[layer == layer[-1]]
     if not ahead < allowed < ahead + len(peers):  # the cut does not go through its layer: how crowded it is is moot
         return ahead < allowed
     *theirs, own = crowding(peers)

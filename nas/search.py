@@ -16,19 +16,16 @@ from typing import Any
 from rich.console import Console
 
 from nas import changes
-from nas.arguments import new_config, parser, wishes
+from nas.arguments import check_flags, default_workers, parser, wishes
 from nas.command import exit_code
 from nas.config import ConfigError, SearchConfig
 from nas.contact_sheet import FOLDER as PICTURES
 from nas.ending import LiveReport, end
-from nas.modes import check_flags
 from nas.objectives import objectives
 from nas.places import cache_root, checkpoint_interval_s, cpu_count
-from nas.planning.arguments import check_plan
 from nas.progress import SearchProgress, StageProgress, stderr_console
 from nas.records import FORMAT, Objective, StudyInfo, TeacherFacts
 from nas.redaction import public_word
-from nas.replay.arguments import check_bench
 from nas.running.places import Places
 from nas.samplers import make_sampler
 from nas.storage.place import holds_study, password_of, without_password
@@ -43,20 +40,19 @@ class SearchFailed(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.command`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--plan" in words:
+        from nas.plan.__main__ import main as plan
+
+        return plan([word for word in words if word != "--plan"])
     run_dirs: list[Path] = []
-    return exit_code(lambda: _command(vars(parser().parse_args(argv)), run_dirs), lambda: _left(run_dirs))
+    return exit_code(lambda: _command(vars(parser().parse_args(words)), run_dirs), lambda: _left(run_dirs))
 
 
 def _command(arguments: dict[str, Any], run_dirs: list[Path]) -> int:
     """Do what the arguments ask for; the run folder goes into `run_dirs` as soon as it is known."""
     console = stderr_console()
     check_flags(arguments)
-    check_plan(arguments)
-    check_bench(arguments)
-    if "bench" in arguments:
-        return _replay(arguments, console)
-    if arguments.get("plan"):
-        return _plan(arguments, console)
     _hide_password(arguments, console)
     config, run_dir, resume = wishes(arguments)
     run_dirs.append(run_dir)
@@ -68,21 +64,6 @@ def _left(run_dirs: Sequence[Path]) -> str:
     lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
     resumes = [f"\ngo on with: python -m nas.search --resume {shlex.quote(str(d))}" for d in run_dirs if holds_study(d)]
     return lost + "".join(resumes)
-
-
-def _replay(arguments: dict[str, Any], console: Console) -> int:
-    from nas.replay import command
-    from reports.page import build_report
-
-    return command.run(arguments, console, cpu_count(), build_report)
-
-
-def _plan(arguments: dict[str, Any], console: Console) -> int:
-    from nas.planning import command
-
-    config = new_config(arguments)
-    workers = arguments.get("workers", _default_workers(config))
-    return command.run(config, arguments, workers, objectives(config.objectives, config.distill.score), console)
 
 
 def _hide_password(arguments: dict[str, Any], console: Console) -> None:
@@ -171,9 +152,9 @@ def _run(
         console.print(line, highlight=False, markup=False)
 
     address = arguments.get("address")
-    workers = arguments.get("workers") or (None if address else _default_workers(config))
-    at_a_time = workers or _default_workers(config)  # of a cluster whose nodes come and go, this machine's part
-    places = _places(config, run_dir, targets, _default_workers(config) if address else at_a_time)
+    workers = arguments.get("workers") or (None if address else default_workers(config))
+    at_a_time = workers or default_workers(config)  # of a cluster whose nodes come and go, this machine's part
+    places = _places(config, run_dir, targets, default_workers(config) if address else at_a_time)
     kind = None if began is None else kind_of(began.environment)
     shown = SearchProgress(console)
     loop: StudyLoop | None = None
@@ -263,14 +244,6 @@ def _extend(store: Store, more: int) -> None:
 
     if more:
         store.update_info(extended)
-
-
-def _default_workers(config: SearchConfig) -> int:
-    if config.device.startswith("cuda"):
-        import torch
-
-        return max(1, torch.cuda.device_count() // config.distill.ranks)
-    return max(1, cpu_count() // config.distill.ranks)
 
 
 def _made(folder: Path) -> Path:

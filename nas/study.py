@@ -12,11 +12,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from nas.asking import Asker
+from nas.asking import Asker, TrialStore
 from nas.config import SearchConfig
 from nas.failures import Failure, Then, then
 from nas.objectives import unknown_before_training
@@ -25,15 +26,52 @@ from nas.records import StudyInfo, TrialRecord, TrialState
 from nas.rungs import goes_on
 from nas.spaces import Architectures
 from nas.standing import Standing
-from nas.store import Store
 from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
 _LOOK_S = 1.0  # how often a driver with nothing to start looks for work that others leave
-_MOMENT_S = 0.05
 
+Result = TypeVar("Result")
 Listener = Callable[["StudyLoop", TrialRecord], None]
+
+
+class StudyStore(TrialStore, Protocol):
+    """The study that a `StudyLoop` works on: `nas.store.Store`, or `nas.simulated.MemoryStore` for a plan."""
+
+    say: Callable[[str], None]
+
+    @property
+    def driver(self) -> str:
+        """Return this driver's name among those that work on the study."""
+
+    @property
+    def info(self) -> StudyInfo:
+        """Return what the study is about."""
+
+    def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
+        """Store what `change` makes of the study's description, and return it."""
+
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`, called again while the database is away."""
+
+    def join(self) -> None:
+        """Tell other drivers that this one is alive."""
+
+    def leave(self) -> None:
+        """Leave the running trials of this driver to others."""
+
+    def may_take(self, driver: str | None) -> bool:
+        """Return whether the running trials of `driver` may be taken over."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other drivers out, and write everything at the end or nothing."""
+
+    def claim(self, number: int) -> bool:
+        """Make a running trial this driver's; return False where it is over."""
+
+    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
+        """Return trials, with their drivers, that are new since the last call or among `running`."""
 
 
 class StudyLoop:
@@ -43,12 +81,12 @@ class StudyLoop:
         store: the study; trials that this process or a dead driver left running are run again.
         listener: called after every record that this driver stored.
         space: where it is none of `SPACES`.
-        clock: tells seconds; a replay has its own.
+        clock: returns seconds; every decision about time uses it. A simulation has its own.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: StudyStore,
         listener: Listener = lambda loop, record: None,
         *,
         space: Architectures | None = None,
@@ -61,7 +99,7 @@ class StudyLoop:
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: Architectures = space or SPACES[self.config.space]
         self._clock = clock
-        self._asker = Asker(store, self.space)
+        self._asker = Asker(store, self.space, self.config.baselines)
         self.trials = Standing(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
         self._running: set[int] = set()
@@ -120,9 +158,9 @@ class StudyLoop:
         return self.trials.front_summary()
 
     def next_trial(self) -> TrialRecord | None:
-        """The next trial to run, already stored as running; None while there is nothing to start.
+        """Return the next trial to run, already stored as running; None while there is nothing to start.
 
-        With nothing to do but to wait for other drivers, this waits a moment, and looks what they did now and then.
+        While other drivers have trials under way, it looks once a second for work that they leave.
         """
         if self.gave_up:
             return None
@@ -134,7 +172,7 @@ class StudyLoop:
                 self._running.add(record.number)
                 self._put_off.discard(record.number)
                 return replace(record, rungs=())  # they come again: from a checkpoint, or trained anew
-        self._found_nothing = time.monotonic()
+        self._found_nothing = self._clock()
         return None
 
     def take(self, record: TrialRecord) -> bool:
@@ -247,15 +285,13 @@ class StudyLoop:
         return max((s["began_s"] + _seconds_since(s["started"]) for s in begun), default=0.0)
 
     def _may_find(self) -> bool:
-        """Whether it is time to look for work that others leave; waits a moment where there is nothing else to do."""
+        """Return whether it is time to look for work that other drivers leave."""
         if not self.trials.running - self._running:
             return False
-        if not self._running:
-            if not self._waits:
-                self._waits = True
-                self._store.say("nothing is left to start here: waiting for the trials of other drivers")
-            time.sleep(_MOMENT_S)
-        return time.monotonic() - self._found_nothing >= _LOOK_S
+        if not self._running and not self._waits:
+            self._waits = True
+            self._store.say("nothing is left to start here: waiting for the trials of other drivers")
+        return self._clock() - self._found_nothing >= _LOOK_S
 
     def _wants_more(self) -> bool:
         wanted = self.evaluated + self.trials.under_way < self.config.budget
@@ -295,10 +331,14 @@ class StudyLoop:
         self.trials[record.number] = record
         if record.state is not TrialState.RUNNING:
             self._running.discard(record.number)
-            self._count_fruitless(record)
+        self._count_fruitless(record)
         self._listener(self, record)
 
     def _count_fruitless(self, record: TrialRecord) -> None:
+        if record.state is TrialState.RUNNING:
+            if record.measurement:  # it is within the limits: many workers may end none for long
+                del self._in_a_row[TrialState.INFEASIBLE]
+            return
         if record.counts:
             self._in_a_row.clear()
         self._in_a_row[record.state] += 1

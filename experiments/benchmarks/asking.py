@@ -24,10 +24,8 @@ from nas.config import DistillConfig, SearchConfig
 from nas.knowledge import Knowledge
 from nas.records import Measurement, Objective, RungResult, TrialRecord
 from nas.records import TrialState as State
-from nas.replay.cells import CellSpace
-from nas.replay.names import KNOWN_BY_DEFAULT
-from nas.replay.session import _measurement, sampler_of
-from nas.replay.table import load_table
+from nas.replay.nasbench201 import KNOWN_BY_DEFAULT, CellSpace, load_table
+from nas.replay.published_study import published_measurement, sampler_of
 from nas.samplers import make_sampler
 from search_space import SPACES
 
@@ -71,7 +69,7 @@ def of_cells(latency: str, count: int) -> list[float]:
     places = random.Random(0).sample(range(len(table.cells)), count)
     accuracy = [float(table.accuracy[i]) for i in places]
     records = [
-        record(n, table.cells[i], _measurement(table, i), a)
+        record(n, table.cells[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
     return asked(sampler_of("known-cost", table, 0, KNOWN_BY_DEFAULT, None), space, records)

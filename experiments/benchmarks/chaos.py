@@ -72,6 +72,7 @@ def drive(run_dir: Path, stage_s: float) -> int:
     while not loop.finished:
         record = loop.next_trial()
         if record is None:
+            time.sleep(0.05)
             continue
         note(run_dir, "runs", number=record.number)
         for stage in stages(record):

@@ -1,8 +1,8 @@
-"""How close the simulation of `nas.search --plan` comes to real searches, from the records of those searches.
+"""How close the simulation of `nas.plan` comes to real searches, from the records of those searches.
 
     python -m experiments.benchmarks.simulated_wall                   the stored example: real and simulated
     python -m experiments.benchmarks.simulated_wall --run runs/mine   another study, all of it in one session
-    python -m experiments.benchmarks.simulated_wall --fit             how fast a sampler learns (nas.planning.workload)
+    python -m experiments.benchmarks.simulated_wall --fit             how fast a sampler learns (nas.plan.forecast)
     python -m experiments.benchmarks.simulated_wall --run runs/mine --keep    becomes the stored example
 
 Every architecture keeps its recorded seconds and values; who trains on and when is decided anew. Where the simulation
@@ -18,15 +18,16 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from nas.config import SearchConfig
 from nas.pareto import coordinate
-from nas.planning.simulate import Candidate, Cluster, Simulated, simulate
-from nas.planning.workload import LEARNING, TrialTimes, Workload
+from nas.plan.forecast import LEARNING, Candidate, TrialTimes, Workload, simulate_candidates
 from nas.records import Study
+from nas.simulated import Cluster, SimulatedSearch
 from nas.store import read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"
-ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.planning
+ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.plan
 
 
 def recorded(study: Study, workers: int) -> dict[str, Any]:
@@ -69,30 +70,33 @@ def start_s(of: dict[str, Any]) -> float:
     return max(0.0, min(t["finished_s"] - t["measure_s"] - sum(t["rung_s"]) for t in firsts))
 
 
-def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> Simulated:
+def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> SimulatedSearch:
     """The recorded search, simulated: all workers on one device."""
     whole = [t["rung_s"] for t in of["trials"] if len(t["rung_s"]) == of["rungs"]]
     growth = [median(later[i + 1] / later[i] for later in whole) for i in range(of["rungs"] - 1)]
 
     def candidate(trial: dict[str, Any]) -> Candidate:
-        seconds, points = list(trial["rung_s"]), [tuple(point) for point in trial["points"]]
+        seconds, qualities = list(trial["rung_s"]), [quality for quality, _ in trial["points"]]
         for i in range(len(seconds) - 1, of["rungs"] - 1):
             seconds.append(seconds[i] * growth[i])
-            points.append(points[i])
-        return Candidate(trial["measure_s"], tuple(seconds), tuple(points))
+            qualities.append(qualities[i])
+        return Candidate(trial["measure_s"], tuple(seconds), tuple(qualities), speed=trial["points"][0][1])
 
     baselines = [candidate(t) for t in of["trials"] if t["baseline"]]
     sampled = [candidate(t) for t in of["trials"] if not t["baseline"]]
     cluster = Cluster(1, of["workers"], start_s(of), ask_s, tell_s)
-    return simulate(lambda asked, over: sampled[asked], len(sampled), of["eta"], cluster, baselines)
+    names = SearchConfig().baselines[: len(baselines)]
+    config = SearchConfig(budget=len(sampled), eta=of["eta"], baselines=names)
+    return simulate_candidates(config, lambda asked, over: sampled[asked], cluster, baselines)
 
 
 def fit() -> None:
     """Trials that reach each rung of 200, mean of ten seeds, beside those of the recorded searches."""
     times = [TrialTimes(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
+    config, cluster = SearchConfig(budget=200, baselines=()), Cluster(1, 2, 5.0, ASK_S, TELL_S)
     for learning in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8):
         runs = [
-            simulate(Workload(times, learning=learning, seed=seed).draw, 200, 3, Cluster(1, 2, 5.0, ASK_S, TELL_S))
+            simulate_candidates(config, Workload(times, learning=learning, seed=seed).draw, cluster)
             for seed in range(10)
         ]
         means = " ".join(f"{mean(run.reached[rung] for run in runs):5.0f}" for rung in range(3))

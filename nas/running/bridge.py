@@ -8,6 +8,7 @@ new trials. Nothing here grows with the number of trials that are over.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,8 @@ from nas.running.places import Places
 from nas.running.worker import Stages
 from nas.store import StoreError
 from nas.study import StudyLoop
+
+_MOMENT_S = 0.05  # between two questions of a driver that only waits for others: Tune asks without a pause
 
 WhyLost = Callable[[Any], tuple[Failure, str]]
 
@@ -70,12 +73,16 @@ class Asker(Live, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with _noted(self._errors):
+            finished: str = Searcher.FINISHED
             if self._loop.finished:
-                finished: str = Searcher.FINISHED
                 return finished
             record = self._loop.next_trial() if self._loop.running < self._room.workers() else None
             if record is None:
-                return Searcher.FINISHED if self._loop.finished else None
+                if self._loop.finished:
+                    return finished
+                if not self._loop.running:
+                    time.sleep(_MOMENT_S)
+                return None
         places = replace(self._places, node_ids=self._room.node_ids())
         return {"record": json.dumps(record.to_dict()), "places": places.to_json(), "stages": self._stages}
 

@@ -51,6 +51,8 @@ def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsy
 COMMANDS = (
     "nas.search",
     "nas.profile.__main__",
+    "nas.plan.__main__",
+    "nas.replay.__main__",
     "nas.rerank",
     "nas.finals.__main__",
     "nas.query",

@@ -16,6 +16,7 @@ from nas.samplers import SAMPLERS, make_sampler
 from nas.store import Store, StoreError, read_study
 from nas.study import StudyLoop
 from search_space import SPACES, preset
+from search_space.genes import StageChoices
 from tests.nas.study_builders import OBJECTIVES, measurement, rung, search_config, study_info
 
 
@@ -271,6 +272,25 @@ def test_store_that_cannot_be_written_says_so_in_a_line(tmp_path: Path) -> None:
         connection.execute("DROP TABLE trial_user_attributes")
     with pytest.raises(StoreError, match="cannot be written: no such table"):
         loop.take(replace(record, state=TrialState.FAILED, reason="x"))
+
+
+@pytest.mark.parametrize("baselines", [(), ("eradio_xt", "eradio_t")])
+def test_a_small_space_is_searched_to_its_end_whatever_baselines_lie_outside(
+    tmp_path: Path, baselines: tuple[str, ...]
+) -> None:
+    micro = SPACES["micro"]
+    stages = tuple(replace(stage, **{name: values[:1] for name, values in choices(stage)}) for stage in micro.stages)
+    small = replace(micro, stages=stages, stems=("conv",), downsamplings=micro.downsamplings[:1], necks=("none",))
+    assert 2 <= small.count() <= 6
+    config = search_config(budget=30, baselines=baselines)
+    sampler = make_sampler(replace(config, sampler="random"), small, OBJECTIVES)
+    loop = StudyLoop(Store.create(tmp_path, study_info(config), sampler), space=small)
+    drive(loop)
+    assert loop.evaluated == small.count()
+
+
+def choices(stage: StageChoices) -> list[tuple[str, tuple[object, ...]]]:
+    return [(name, values) for name, values in vars(stage).items() if isinstance(values, tuple)]
 
 
 def test_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:

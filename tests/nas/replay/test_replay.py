@@ -16,12 +16,11 @@ import pytest
 from nas.config import ConfigError
 from nas.pareto import hypervolume
 from nas.records import TrialState
-from nas.replay.cells import EDGES, Cell, CellSpace
-from nas.replay.command import Job, play
-from nas.replay.curves import shares, told, whole_volume
-from nas.replay.session import replay, sampler_of
-from nas.replay.table import Table, knowledge, load_table
-from nas.search import main
+from nas.replay.__main__ import main
+from nas.replay.arguments import ReplaySettings
+from nas.replay.nasbench201 import EDGES, Cell, CellSpace, PublishedTable, knowledge, load_table
+from nas.replay.published_study import ReplayJob, play, replay, sampler_of
+from nas.replay.tables import quantiles, shares, whole_volume
 from nas.store import read_study
 from search_space.checks import SpecError
 from tests.waiting import until
@@ -44,7 +43,7 @@ def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(latency_csv: Path) -> Table:
+def table(latency_csv: Path) -> PublishedTable:
     return load_table("cifar10", f"{latency_csv}:gpu_ms")
 
 
@@ -77,7 +76,7 @@ def test_structure_counts_what_reaches_the_output() -> None:
     assert cell(conv, "none", pool, "none", "none", conv).structure()[3] == 1.0  # the pool between, on 0->1->2->3
 
 
-def test_accuracies_are_those_of_the_cells(table: Table) -> None:
+def test_accuracies_are_those_of_the_cells(table: PublishedTable) -> None:
     """Of the published table: the best cell, and that a cell without any path is chance."""
     best = table.cells[int(np.argmax(table.accuracy))]
     assert table.accuracy.max() == pytest.approx(91.61, abs=0.01)
@@ -98,12 +97,12 @@ def test_share_is_hypervolume_by_evaluations() -> None:
 
 
 def test_quantiles_are_over_seeds() -> None:
-    result = told([np.array([0.0, 0.5]), np.array([0.2, 0.7]), np.array([1.0, 0.9, 1.0])])
+    result = quantiles([np.array([0.0, 0.5]), np.array([0.2, 0.7]), np.array([1.0, 0.9, 1.0])])
     assert result == {"evaluations": [1, 2], "median": [0.2, 0.7], "p5": [0.02, 0.52], "p95": [0.92, 0.88]}
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_known_cost_beats_random_and_repeats_nothing(table: Table, tmp_path: Path, workers: int) -> None:
+def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_path: Path, workers: int) -> None:
     found = {}
     for name in ("known-cost", "random"):
         sampler = sampler_of(name, table, 0, ("cost", "structure"), None)
@@ -115,14 +114,14 @@ def test_known_cost_beats_random_and_repeats_nothing(table: Table, tmp_path: Pat
     assert found["known-cost"] > 1.1 * found["random"]
 
 
-def test_clock_is_the_published_training_time(table: Table, tmp_path: Path) -> None:
+def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: Path) -> None:
     sampler = sampler_of("random", table, 0, (), None)
     ended = replay(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
     seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
-def test_rungs_are_emulated_and_stop_trials(table: Table, tmp_path: Path) -> None:
+def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
     sampler = sampler_of("known-cost", table, 0, ("structure",), None, rungs=3)
     ended = replay(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
     states = Counter(t.state for t in ended)
@@ -140,12 +139,11 @@ def test_rungs_are_emulated_and_stop_trials(table: Table, tmp_path: Path) -> Non
     assert np.std(short) > 0.2, "and not by the same for all"
 
 
-def test_only_what_was_trained_to_its_end_has_found_anything(table: Table, latency_csv: Path, tmp_path: Path) -> None:
-    job = Job(
-        sampler="random", seed=0, run_dir=str(tmp_path / "a"), dataset="cifar10", latency=f"{latency_csv}:gpu_ms",
-        sources=(), proxies_csv=None, budget=40, rungs=3, workers=1, command="",
-    )  # fmt: skip
-    curve, trained = play(job)
+def test_only_what_was_trained_to_its_end_has_found_anything(
+    table: PublishedTable, latency_csv: Path, tmp_path: Path
+) -> None:
+    settings = ReplaySettings(f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
+    curve, trained = play(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
     ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
     assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
     complete = [t for t in ended if t.state is TrialState.COMPLETE]
@@ -156,7 +154,7 @@ def test_only_what_was_trained_to_its_end_has_found_anything(table: Table, laten
     assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / whole)
 
 
-def test_emulated_rungs_differ_between_seeds(table: Table, tmp_path: Path) -> None:
+def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Path) -> None:
     first = []
     for seed in (0, 1):
         sampler = sampler_of("random", table, 0, (), None)  # the same cells
@@ -166,7 +164,7 @@ def test_emulated_rungs_differ_between_seeds(table: Table, tmp_path: Path) -> No
     assert all(first[0][name] != first[1][name] for name in first[0])
 
 
-def test_a_cell_has_the_proxies_of_what_computes_the_same(table: Table, tmp_path: Path) -> None:
+def test_a_cell_has_the_proxies_of_what_computes_the_same(table: PublishedTable, tmp_path: Path) -> None:
     kinds: dict[tuple[str, ...], Cell] = {}
     for c in table.cells:
         kinds[c.live] = c
@@ -185,20 +183,19 @@ def test_a_cell_has_the_proxies_of_what_computes_the_same(table: Table, tmp_path
         knowledge(table, ("proxies",), str(path))
 
 
-def test_knowledge_is_scaled_and_needs_its_file(table: Table) -> None:
+def test_knowledge_is_scaled_and_needs_its_file(table: PublishedTable) -> None:
     rows = knowledge(table, ("cost", "size", "structure"), None)
     assert rows.shape == (15625, 12)
     assert rows.std(axis=0) == pytest.approx(np.ones(12))
-    with pytest.raises(ConfigError, match="--bench-proxies"):
+    with pytest.raises(ConfigError, match="--proxies"):
         knowledge(table, ("proxies",), None)
 
 
 def test_command_leaves_a_report_and_prints_one_object(
-    latency_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    latency_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["nas.search", "--database", "postgresql://u:s3cret@h/n"])
     run = tmp_path / "run"
-    arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--bench-dataset", "cifar100"]
+    arguments = ["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--dataset", "cifar100"]
     assert main([*arguments, "--budget", "14", "--seeds", "2", "--json", "--run", str(run)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["samplers"]) == {"known-cost", "random", "nsga2", "tpe"}
@@ -207,7 +204,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         assert curve["evaluations"] == list(range(1, 15))
         assert all(low <= middle <= high for low, middle, high in zip(curve["p5"], curve["median"], curve["p95"]))  # noqa: B905
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
-    assert read_study(run).info.command == "python -m nas.search --database postgresql://u@h/n"
+    assert read_study(run).info.command.startswith("python -m nas.replay nasbench201 --latency ")
     assert main([*arguments, "--run", str(run)]) == 2
     assert "already holds a study" in capsys.readouterr().err
 
@@ -215,16 +212,17 @@ def test_command_leaves_a_report_and_prints_one_object(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bench", "nasbench301"], "choose one of nasbench201"),
-        (["--bench", "nasbench201"], "--bench-latency"),
-        (["--bench", "nasbench201", "--bench-latency", "missing.csv:a"], "no such file"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:other"], "no column 'other'"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--bench-dataset", "mnist"], "'mnist'"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--bench-knowledge", "luck"], "'luck'"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--seeds", "0"], "--seeds"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png, .svg, .pdf"),
-        (["--bench", "nasbench201", "--bench-latency", "CSV:gpu_ms", "--plot", "no/c.png"], "no such folder 'no'"),
-        (["--seeds", "3"], "only with --bench"),
+        (["nasbench301", "--latency", "CSV:gpu_ms"], "choose one of: nasbench201"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--sampler", "luck"], "'luck'"),
+        (["nasbench201"], "--latency"),
+        (["nasbench201", "--latency", "missing.csv:a"], "no such file"),
+        (["nasbench201", "--latency", "CSV:other"], "no column 'other'"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--dataset", "mnist"], "'mnist'"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--knowledge", "luck"], "'luck'"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--seeds", "0"], "--seeds"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png, .svg, .pdf"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "no/c.png"], "no such folder 'no'"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--database", "URL"], "unrecognized arguments: --database URL"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -249,8 +247,8 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_replay_leaves_nobody_behind(latency_csv: Path, tmp_path: Path) -> None:
-    arguments = ["--bench", "nasbench201", "--bench-latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
-    with subprocess.Popen([sys.executable, "-m", "nas.search", *arguments], start_new_session=True) as command:
+    arguments = ["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
+    with subprocess.Popen([sys.executable, "-m", "nas.replay", *arguments], start_new_session=True) as command:
         while len(children := _children(command.pid)) < 2:  # the resource tracker and a worker
             assert command.poll() is None
             time.sleep(0.1)

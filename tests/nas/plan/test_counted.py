@@ -9,9 +9,8 @@ import pytest
 
 from nas.config import SearchConfig
 from nas.measure.counts import totals
-from nas.planning.counted import AssumedDevice, counted
-from nas.planning.probe import Probed
-from nas.planning.teachers import material_counted, pass_macs, weights_here, widths
+from nas.plan.probe import AssumedDevice, Probed, counted
+from nas.plan.teacher_costs import material_counted, pass_macs, weights_here, widths
 from search_space import preset
 
 CLIP, SAM = "vit_huge_patch14_clip_224.laion2b", "samvit_huge_patch16.sa1b@1024/4"

@@ -1,11 +1,11 @@
-"""One search replayed: the loop, store, rungs and samplers of a real one; only results and clock are the table's."""
+"""One search replayed: loop, store, rungs and samplers are those of a real search, results and seconds the table's."""
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,60 @@ from optuna.trial import FrozenTrial
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.replay.cells import EDGES, CellSpace
-from nas.replay.table import Table, knowledge
+from nas.replay.arguments import ReplaySettings
+from nas.replay.nasbench201 import EDGES, KNOWN_COST, CellSpace, PublishedTable, knowledge, load_table
+from nas.replay.tables import Array, shares, whole_volume
 from nas.samplers import make_sampler
 from nas.sampling import KnownCostSampler, Observed
+from nas.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
 from nas.spaces import varied
 from nas.store import Store
 from nas.study import StudyLoop
 
-Array = NDArray[np.float64]
-
-KNOWN_COST = "known-cost"
 # Of an emulated rung: by how much the accuracy falls short, and the deviation of what else it differs by, in units of
 # the deviation of accuracies over the reference, both in proportion to the training that is missing.
 _SHORTFALL, _SCATTER = 2.0, 0.6
 
 
-def objectives(table: Table, rungs: int = 1) -> tuple[Objective, Objective]:
+@dataclass(frozen=True)
+class ReplayJob:
+    """One search of a replay: a sampler with a seed, and the folder of its study."""
+
+    settings: ReplaySettings
+    sampler: str
+    seed: int
+    run_dir: Path
+    command: str = ""
+
+
+def play(job: ReplayJob) -> tuple[Array, float]:
+    """Return the share of the true hypervolume by evaluations, and full trainings' worth of training.
+
+    Runs in a worker process.
+    """
+    settings = job.settings
+    table = load_table(settings.dataset, settings.latency)
+    sampler = sampler_of(job.sampler, table, job.seed, settings.knowledge, settings.proxies_csv, settings.rungs)
+    ended = replay(
+        table,
+        job.sampler,
+        sampler,
+        job.run_dir,
+        budget=min(settings.budget, len(table.cells)),
+        seed=job.seed,
+        rungs=settings.rungs,
+        workers=settings.workers,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=job.command,
+    )
+    accuracy = [t.rungs[-1].quality if t.state is TrialState.COMPLETE else -np.inf for t in ended]
+    latency = [t.measurement.latency_ms for t in ended if t.measurement]
+    whole = whole_volume(table.accuracy, table.latency_ms, table.reference)
+    last = max(r.steps for t in ended for r in t.rungs)
+    return shares(accuracy, latency, table.reference, whole), sum(t.rungs[-1].steps / last for t in ended)
+
+
+def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Objective]:
     """For the study and its report; the throughput is relative to the slowest cell's."""
     accuracy, _ = table.reference
     label = f"{table.dataset} validation accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
@@ -51,7 +88,7 @@ def config_of(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
 
 
 def sampler_of(
-    name: str, table: Table, seed: int, sources: Sequence[str], proxies_csv: str | None, rungs: int = 1
+    name: str, table: PublishedTable, seed: int, sources: Sequence[str], proxies_csv: str | None, rungs: int = 1
 ) -> BaseSampler:
     """By name; the known-cost sampler knows the latency of every cell and what `sources` say of it."""
     space = CellSpace()
@@ -87,7 +124,7 @@ def sampler_of(
 
 
 def replay(
-    table: Table,
+    table: PublishedTable,
     name: str,
     sampler: BaseSampler,
     run_dir: Path,
@@ -98,44 +135,31 @@ def replay(
     workers: int = 1,
     created: str = "",
     command: str = "",
-    told: Callable[[int], None] = lambda evaluated: None,
+    listener: Callable[[int], None] = lambda evaluated: None,
 ) -> list[TrialRecord]:
-    """A whole study in `run_dir`; its trials that count, in the order in which they ended on a simulated clock.
+    """Replay a whole study in `run_dir`; return its trials that count, in the order of their simulated ends.
 
     Each of `workers` takes the published training time, or its part of a rung.
     """
     config = config_of(budget, seed, name, rungs)
     store = Store.create(run_dir, _info(table, config, run_dir.name, created, command), sampler)
-    clock = _Clock()
-    loop = StudyLoop(store, lambda loop, record: told(loop.evaluated), space=CellSpace(), clock=lambda: clock.now_s)
+    clock = SimulatedClock()
+    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=CellSpace(), clock=clock)
     position = {cell.arch_id: i for i, cell in enumerate(table.cells)}
-    under_way: list[tuple[float, int, Iterator[tuple[float, TrialRecord]], TrialRecord]] = []
 
-    def go_on(stages: Iterator[tuple[float, TrialRecord]]) -> None:
-        seconds, record = next(stages)
-        heapq.heappush(under_way, (clock.now_s + seconds, record.number, stages, record))
+    def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
+        return _stages(record, table, position[record.arch_id], config)
 
-    while not loop.finished:
-        while len(under_way) < workers and (asked := loop.next_trial()) is not None:
-            go_on(_stages(asked, table, position[asked.arch_id], config))
-        if not under_way:
-            break
-        clock.now_s, _, stages, record = heapq.heappop(under_way)
-        if loop.take(record):
-            go_on(stages)
+    simulate(loop, clock, Cluster(devices=workers), stages)
     ended = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
     loop.close({"train": float(sum(r.seconds for t in ended for r in t.rungs))}, workers)
     return ended
 
 
-class _Clock:
-    now_s = 0.0
-
-
-def _stages(record: TrialRecord, table: Table, i: int, config: SearchConfig) -> Iterator[tuple[float, TrialRecord]]:
-    """The record after each rung, and the seconds that it took."""
+def _stages(record: TrialRecord, table: PublishedTable, i: int, config: SearchConfig) -> Iterator[Stage]:
+    """Yield the published training, rung by rung; what is measured is known and takes no time."""
     steps = config.distill.rung_steps
-    record = replace(record, params=round(1e6 * table.millions[i]), measurement=_measurement(table, i))
+    record = replace(record, params=round(1e6 * table.millions[i]), measurement=published_measurement(table, i))
     spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
     for rung, until in enumerate(steps):
         missing = 1 - until / steps[-1]
@@ -146,10 +170,11 @@ def _stages(record: TrialRecord, table: Table, i: int, config: SearchConfig) -> 
         last = rung == len(steps) - 1
         state = TrialState.COMPLETE if last else TrialState.RUNNING
         record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield seconds, record
+        yield Stage(Doing.TRAINING, seconds, record)
 
 
-def _measurement(table: Table, i: int) -> Measurement:
+def published_measurement(table: PublishedTable, i: int) -> Measurement:
+    """Return the published latency of cell `i` as a measurement."""
     latency = float(table.latency_ms[i])
     ratio, speed = float(table.latency_ms.max()) / latency, 1e3 / latency
     return Measurement(
@@ -174,7 +199,7 @@ def _measurement(table: Table, i: int) -> Measurement:
     )
 
 
-def _info(table: Table, config: SearchConfig, name: str, created: str, command: str) -> StudyInfo:
+def _info(table: PublishedTable, config: SearchConfig, name: str, created: str, command: str) -> StudyInfo:
     return StudyInfo(
         name=f"{name}: a replay of published results",
         created=created,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nas.planning.simulate import Doing, Simulated
+from nas.simulated import Doing, SimulatedSearch
 
 _COLOURS = {
     Doing.TRAINING: "#4477aa",
@@ -18,7 +18,7 @@ _COLOURS = {
 _MOST = 64  # rows that can be told apart
 
 
-def gantt(run: Simulated, path: Path) -> None:
+def gantt(run: SimulatedSearch, path: Path) -> None:
     """Writes the first workers' rows; the file's ending says how."""
     workers = min(_MOST, run.cluster.workers)
     figure = Figure(figsize=(10, 1.5 + 0.14 * workers), layout="constrained")

@@ -18,7 +18,7 @@ from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.config import SearchConfig
 from nas.measure.counts.macs import MacCountingMode
-from nas.planning.figures import Basis
+from nas.plan.forecast import Basis
 from nas.progress import StageProgress
 from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed

@@ -7,49 +7,47 @@ from dataclasses import replace
 import pytest
 
 from nas.config import SearchConfig
-from nas.planning.figures import Basis, weaker
-from nas.planning.plan import Costs, outlooks, search_figures, searched
-from nas.planning.simulate import Cluster
-from nas.planning.table import bar, seconds
-from nas.planning.workload import TrialTimes
+from nas.plan.forecast import Basis, PlanCosts, TrialTimes, forecasts, search_figures, simulate_search, weaker
+from nas.plan.tables import bar, seconds
+from nas.simulated import Cluster
 
 TIMES = (TrialTimes(2.0, (10.0, 20.0, 60.0)), TrialTimes(2.0, (20.0, 40.0, 120.0)))
-COSTS = Costs(TIMES, TIMES[:1], 1e6, 0.0, Basis.MEASURED, 3600.0, Basis.MEASURED)
+COSTS = PlanCosts(TIMES, TIMES[:1], 1e6, 0.0, Basis.MEASURED, 3600.0, Basis.MEASURED)
 CONFIG = SearchConfig(budget=60)
 
 
 def test_deadline_takes_the_teachers_first() -> None:
-    (own, *_) = outlooks(CONFIG, COSTS, Cluster(1), (), deadline_h=2.0)
-    (late, *_) = outlooks(CONFIG, replace(COSTS, teachers_s=7200.0), Cluster(1), (), deadline_h=2.0)
+    (own, *_) = forecasts(CONFIG, COSTS, Cluster(1), (), deadline_h=2.0)
+    (late, *_) = forecasts(CONFIG, replace(COSTS, teachers_s=7200.0), Cluster(1), (), deadline_h=2.0)
     assert late.fits == 0
     assert own.fits is not None
-    exact = searched(replace(CONFIG, budget=own.fits), COSTS, Cluster(1)).wall_s
-    more = searched(replace(CONFIG, budget=own.fits + 3), COSTS, Cluster(1)).wall_s
+    exact = simulate_search(replace(CONFIG, budget=own.fits), COSTS, Cluster(1)).wall_s
+    more = simulate_search(replace(CONFIG, budget=own.fits + 3), COSTS, Cluster(1)).wall_s
     assert exact <= 3600 < more
 
 
 def test_extrapolated_budget_is_near_the_simulated_one() -> None:
-    found = outlooks(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=5.0)
+    found = forecasts(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=5.0)
     assert [o.devices for o in found] == [1, 8, 64]
     assert [o.own for o in found] == [True, False, False]
     eight = found[1]
     assert eight.about
     assert eight.fits is not None
-    wall_s = searched(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
+    wall_s = simulate_search(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
     assert wall_s == pytest.approx(5 * 3600 - 3600 / 8, rel=0.1)
 
 
 def test_ranks_take_devices_together() -> None:
     config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=4))
-    found = outlooks(config, COSTS, Cluster(1), (2, 8), None)
+    found = forecasts(config, COSTS, Cluster(1), (2, 8), None)
     assert [(o.devices, o.simulated.cluster.workers) for o in found] == [(4, 1), (8, 2)]
     assert found[0].device_hours == pytest.approx((found[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
 
 
 def test_random_search_is_assumed_to_learn_nothing() -> None:
-    chance = searched(replace(CONFIG, sampler="random", budget=200), COSTS, Cluster(1))
-    some = searched(replace(CONFIG, budget=200, sampler="known-cost"), COSTS, Cluster(1))
-    learning = searched(replace(CONFIG, budget=200, sampler="evolution"), COSTS, Cluster(1))
+    chance = simulate_search(replace(CONFIG, sampler="random", budget=200), COSTS, Cluster(1))
+    some = simulate_search(replace(CONFIG, budget=200, sampler="known-cost"), COSTS, Cluster(1))
+    learning = simulate_search(replace(CONFIG, budget=200, sampler="evolution"), COSTS, Cluster(1))
     assert chance.complete * 2 < learning.complete
     assert chance.complete < some.complete < learning.complete
     figures = {f.key: f for f in search_figures(replace(CONFIG, budget=200), COSTS, learning)}
@@ -72,5 +70,5 @@ def test_a_number_is_as_well_known_as_its_worst_part(bases: tuple[Basis, ...], r
 
 
 def test_wording() -> None:
-    assert len(bar(searched(CONFIG, COSTS, Cluster(64, start_s=5, ask_s=0.1)))) == 32
+    assert len(bar(simulate_search(CONFIG, COSTS, Cluster(64, start_s=5, ask_s=0.1)))) == 32
     assert [seconds(s) for s in (0.0123, 4.567, 3725, 44280)] == ["12.3 ms", "4.57 s", "1:02:05", "12.3 h"]

@@ -9,10 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nas.planning.figures import Figure
-from nas.planning.plan import Outlook, Plan
-from nas.planning.simulate import Doing, Simulated
+from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
 from nas.progress import clock
+from nas.simulated import Doing, SimulatedSearch
 
 _MARKS = {
     Doing.TRAINING: "█",
@@ -26,7 +25,7 @@ _BAR = 32
 _WIDTH = 150  # where no terminal says
 
 
-def show(plan: Plan, console: Console) -> None:
+def show(plan: SearchPlan, console: Console) -> None:
     """Prints figures, clusters, notes."""
     if not console.is_terminal:
         console.width = _WIDTH
@@ -43,34 +42,34 @@ def show(plan: Plan, console: Console) -> None:
         console.print(f"- {note}", highlight=False, markup=False)
 
 
-def _clusters(plan: Plan) -> Table:
+def _clusters(plan: SearchPlan) -> Table:
     table = Table(title="simulated clusters", title_justify="left", box=SIMPLE_HEAD)
     for column in ("devices", "workers", "teachers", "search", "device-hours", "used", "trials at each rung"):
         table.add_column(column, justify="right")
     table.add_column("where the time goes", no_wrap=True)
     if plan.deadline_h is not None:
         table.add_column(f"fits in {plan.deadline_h:g} h", justify="right")
-    for outlook in plan.outlooks:
-        run = outlook.simulated
+    for forecast in plan.forecasts:
+        run = forecast.simulated
         row = [
-            f"{outlook.devices}" + (" (here)" if outlook.own and plan.here else ""),
+            f"{forecast.devices}" + (" (here)" if forecast.own and plan.here else ""),
             str(run.cluster.workers),
-            "unknown" if outlook.teachers_s is None else seconds(outlook.teachers_s),
+            "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
             seconds(run.wall_s),
-            f"{outlook.device_hours:.3g}",
+            f"{forecast.device_hours:.3g}",
             f"{run.utilisation:.0%}",
             " ".join(map(str, run.reached)),
             bar(run),
         ]
-        table.add_row(*row, *([_fits(outlook)] if plan.deadline_h is not None else []))
+        table.add_row(*row, *([_fits(forecast)] if plan.deadline_h is not None else []))
     return table
 
 
-def _fits(outlook: Outlook) -> str:
-    return f"{'about ' if outlook.about else ''}{outlook.fits:,}"
+def _fits(forecast: Forecast) -> str:
+    return f"{'about ' if forecast.about else ''}{forecast.fits:,}"
 
 
-def bar(run: Simulated) -> str:
+def bar(run: SimulatedSearch) -> str:
     """The workers' time in marks, each thing rounded so that the whole is `_BAR` long."""
     whole, done, marks = sum(run.spent.values()), 0.0, ""
     for doing, mark in _MARKS.items():
@@ -79,7 +78,7 @@ def bar(run: Simulated) -> str:
     return marks
 
 
-def text(figure: Figure) -> str:
+def text(figure: PlanFigure) -> str:
     """The value with its unit, and its spread."""
     if figure.value is None:
         return "unknown"
@@ -107,36 +106,36 @@ def seconds(value: float) -> str:
     return clock(value) if value < 36000 else f"{value / 3600:,.3g} h"
 
 
-def as_json(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
     """One object: `settings` of the search, `figures` by key, `clusters`, `deadline_h`, `notes`. Seconds and bytes."""
     return {
         "settings": settings,
         "device": plan.device,
         "here": plan.here,
         "figures": {figure.key: _plain(figure) for figure in plan.figures},
-        "clusters": [_cluster(outlook) for outlook in plan.outlooks],
+        "clusters": [_cluster(forecast) for forecast in plan.forecasts],
         "deadline_h": plan.deadline_h,
         "notes": list(plan.notes),
     }
 
 
-def _plain(figure: Figure) -> dict[str, Any]:
+def _plain(figure: PlanFigure) -> dict[str, Any]:
     return {key: value for key, value in asdict(figure).items() if key != "key"}
 
 
-def _cluster(outlook: Outlook) -> dict[str, Any]:
-    run = outlook.simulated
+def _cluster(forecast: Forecast) -> dict[str, Any]:
+    run = forecast.simulated
     return {
-        "devices": outlook.devices,
-        "own": outlook.own,
+        "devices": forecast.devices,
+        "own": forecast.own,
         "workers": run.cluster.workers,
-        "teachers_s": outlook.teachers_s,
+        "teachers_s": forecast.teachers_s,
         "search_s": run.wall_s,
-        "device_hours": outlook.device_hours,
+        "device_hours": forecast.device_hours,
         "utilisation": run.utilisation,
         "reached": list(run.reached),
         "worker_seconds": {doing.value: spent for doing, spent in run.spent.items()},
         "driver_s": run.driver_s,
-        "fits": outlook.fits,
-        "fits_is_extrapolated": outlook.about,
+        "fits": forecast.fits,
+        "fits_is_extrapolated": forecast.about,
     }

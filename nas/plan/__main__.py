@@ -1,0 +1,39 @@
+"""``python -m nas.plan``: what a search would cost, from a short probe and a simulation; nothing is run or kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from nas.command import exit_code
+from nas.plan.arguments import PlanSettings, plan_settings
+from nas.progress import StageProgress, stderr_console
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, see `nas.command`."""
+    return exit_code(lambda: _plan(plan_settings(argv)), "nothing was written")
+
+
+def _plan(settings: PlanSettings) -> int:
+    from nas.plan.search_plan import plan_search  # torch takes seconds: not before the input is known to be good
+    from nas.plan.tables import as_json, show
+
+    progress = StageProgress(stderr_console())
+    with progress.showing():
+        plan = plan_search(settings, progress)
+    if settings.plot is not None:
+        from nas.plan.plots import gantt  # matplotlib takes a second to import
+
+        gantt(plan.own.simulated, settings.plot)
+    if settings.json:
+        print(json.dumps(as_json(plan, settings.config.to_dict())))
+    else:
+        show(plan, Console(soft_wrap=False))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,313 @@
+"""What a trial and the driver cost: measured in a short probe on this machine, or counted for a device elsewhere.
+
+The probe trains a few architectures for some steps, evaluates and measures them, as a trial would. Where the cache is
+not built it trains on noise of the right shapes: what a training step costs depends on shapes alone. For a device that
+is not here, seconds = 2 FLOP x MACs x images / (peak x MFU); a training step is three forward passes (the backward pass
+is two), or four with gradient checkpointing. Heads, reading and launching are not counted: `mfu` has to stand for them.
+Source of the formula: MFU as in PaLM (arXiv 2204.02311, appendix B), with counted in place of estimated FLOPs.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones import build
+from nas.cache.standardise import Standardiser
+from nas.cache.targets import SplitTargets, Targets, TeacherTargets
+from nas.config import SearchConfig
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.pictures import contact_sheet
+from nas.distill.evaluation.probes import HELD_OUT_IMAGES, PROBE_IMAGES, probe_metrics
+from nas.distill.run import TimedSlot
+from nas.distill.trainer import Distiller
+from nas.measure import MeasurementError
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
+from nas.measure.service import MeasurementService
+from nas.plan.forecast import TrialTimes, study_info
+from nas.records import Measurement, Objective, RungResult, TrialRecord, TrialState
+from nas.samplers import make_sampler
+from nas.store import Store
+from nas.study import StudyLoop
+from nas.trial import setting_of
+from search_space import SPACES, ArchSpec
+
+ROWS = 128  # held-out images on which evaluation is timed
+STEPS, MIN_STEPS, ENOUGH_S = 20, 3, 5.0  # timed steps of an architecture: at most, at least, and when it will do
+WARM_UP = 2
+TUNE_S = 0.028  # of Ray Tune for a new trial in a reused process, measured once (issue 6); not part of what is timed
+MAX_TRIALS, MIN_TRIALS = 30, 14  # of the driver's probe; after the second a model has been asked a few times
+PATIENCE_S = 4.0  # of the driver's probe, once it has its fewest trials
+
+Progress = Callable[[str, int, int], None]
+NamedSpecs = list[tuple[str, ArchSpec]]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Seconds of one architecture: a step, the evaluation at a rung, what the last rung adds, the measurement."""
+
+    name: str
+    macs: int
+    params: int
+    step_s: float
+    evaluate_s: float
+    last_s: float
+    measure_s: float
+
+    def times(self, rung_steps: Sequence[int], ranks: int = 1) -> TrialTimes:
+        """Of a trial; `ranks` processes share its steps without loss."""
+        own = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
+        seconds = [steps * self.step_s / ranks + self.evaluate_s for steps in own]
+        return TrialTimes(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What probing needs: threads of a training worker and of a measurement, and the device's locks."""
+
+    train_threads: int
+    measure_threads: int
+    lock_dir: Path
+
+
+def probe(
+    config: SearchConfig, named: NamedSpecs, targets: Targets, settings: ProbeSettings, progress: Progress
+) -> list[Probed]:
+    """Times of every named architecture; MeasurementError where none can be measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.train_threads)
+    found, problem = [], ""
+    try:
+        with MeasurementService(settings.measure_threads) as bench:
+            progress("probing architectures", 0, len(named))
+            _measure(config, config.reference, bench, settings)  # starts the measuring process, which trials keep
+            for done, (name, spec) in enumerate(named):
+                try:
+                    found.append(_probe(config, name, spec, targets, bench, settings))
+                except MeasurementError as error:
+                    problem = f"{name}: {error.verdict}: {error}"
+                progress("probing architectures", done + 1, len(named))
+    finally:
+        torch.set_num_threads(threads)
+    if not found:
+        raise MeasurementError("failed", f"no architecture could be probed; the last: {problem}")
+    return found
+
+
+def _probe(
+    config: SearchConfig,
+    name: str,
+    spec: ArchSpec,
+    targets: Targets,
+    bench: MeasurementService,
+    settings: ProbeSettings,
+) -> Probed:
+    counted = totals(spec, config.distill.image_px)
+    measure_s = _measure(config, spec.to_dict(), bench, settings)
+    torch.manual_seed(config.seed)
+    slot = TimedSlot(settings.lock_dir)
+    distiller = Distiller(
+        build(spec), targets, config.distill, seed=config.seed, device=config.device, slot=slot
+    )  # fmt: skip
+    try:
+        step_s = _step_s(distiller, slot)
+        with slot():
+            evaluate_s, last_s = _evaluation_s(config, distiller, targets)
+    finally:
+        distiller.close()
+    return Probed(name, counted.macs, counted.params, step_s, evaluate_s, last_s, measure_s)
+
+
+def _measure(config: SearchConfig, arch: Any, bench: MeasurementService, settings: ProbeSettings) -> float:
+    """Seconds of a whole measurement, its process included."""
+    setting = setting_of(config)
+    with measuring(settings.lock_dir):
+        began = time.perf_counter()
+        bench.measure(arch, config.reference, setting, name_of_reference=config.reference)
+        return time.perf_counter() - began
+
+
+def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
+    distiller.train_until(WARM_UP)
+    before, done = slot.busy_s, distiller.step
+    while distiller.step - done < STEPS:
+        distiller.train_until(distiller.step + MIN_STEPS)
+        if slot.busy_s - before >= ENOUGH_S:
+            break
+    return (slot.busy_s - before) / (distiller.step - done)
+
+
+def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) -> tuple[float, float]:
+    """Of a rung and, beside it, of the last one: on some of the images, in proportion to those of a trial.
+
+    Everything runs once before it is timed: a worker imports, and computes the targets' own variance, once.
+    """
+    student, few = distiller.averaged, first_rows(targets, ROWS, ROWS)
+    evaluate = partial(explained_variance, student, few.val, config.device)
+    evaluate()
+    each_s = _timed(evaluate) / len(few.val)
+    probe_metrics(student, few, config.device)
+    contact_sheet(student, few, config.device)
+    rows = max(ROWS, int(ENOUGH_S / each_s))
+    some = first_rows(targets, min(rows, PROBE_IMAGES), min(rows, HELD_OUT_IMAGES))
+    wanted = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
+    metrics_s = _timed(lambda: probe_metrics(student, some, config.device)) * wanted
+    sheet_s = _timed(lambda: contact_sheet(student, few, config.device))
+    return each_s * config.val_images, metrics_s / (len(some.train) + len(some.val)) + sheet_s
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class AssumedDevice:
+    """Peak in TFLOP/s, the share of it that is reached, and seconds of one measurement."""
+
+    tflops: float
+    mfu: float
+    measure_s: float
+
+    @property
+    def seconds_per_mac(self) -> float:
+        return 2.0 / (self.tflops * 1e12 * self.mfu)
+
+
+def counted(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[Probed]:
+    """Times of every named architecture."""
+    recipe = config.distill
+    rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
+    batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
+    passes = 4 if recipe.grad_checkpointing else 3
+    probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
+    found = []
+    for name, spec in named:
+        macs, params = totals(spec, recipe.image_px)
+        forward_s = macs * device.seconds_per_mac
+        step_s, evaluate_s, last_s = (n * forward_s for n in (passes * batch, config.val_images, probed))
+        found.append(Probed(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
+    return found
+
+
+def first_rows(targets: Targets, train: int, val: int) -> Targets:
+    """The same targets with fewer images."""
+    return replace(targets, train=_first_rows(targets.train, train), val=_first_rows(targets.val, val))
+
+
+def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]], share: float, rows: int) -> Targets:
+    """`rows` images of noise in each split, and targets of noise from teachers of these (summary, spatial) widths.
+
+    No labels, no masks. `share` of each head's channels is kept.
+    """
+    rng = np.random.default_rng(0)
+    px, grid = config.distill.image_px, config.grid
+    kept = {
+        name: (max(1, round(share * summary)) if summary else 0, max(1, round(share * spatial)))
+        for name, (summary, spatial) in widths.items()
+    }
+
+    def split() -> SplitTargets:
+        return SplitTargets(
+            images=rng.integers(0, 256, (rows, 3, px, px), dtype=np.uint8),
+            labels=None,
+            masks=None,
+            summary={name: rng.standard_normal((rows, s), dtype=np.float32) for name, (s, _) in kept.items() if s},
+            spatial={
+                name: rng.standard_normal((rows, m, grid, grid), dtype=np.float32) for name, (_, m) in kept.items()
+            },
+        )
+
+    def standardiser(channels: int, dims: int) -> Standardiser:
+        forward = rng.standard_normal((dims, channels)) / channels**0.5
+        return Standardiser(np.zeros(channels), forward, np.linalg.pinv(forward), 1.0)
+
+    teachers = {
+        name: TeacherTargets(
+            "synthetic",
+            standardiser(summary, kept[name][0]) if summary else None,
+            standardiser(spatial, kept[name][1]),
+        )
+        for name, (summary, spatial) in widths.items()
+    }
+    nothing = Path("synthetic")
+    return Targets(nothing, "synthetic", "synthetic", split(), split(), teachers, None, None, px, grid, 0.0, ())
+
+
+def _first_rows(split: SplitTargets, rows: int) -> SplitTargets:
+    return SplitTargets(
+        images=split.images[:rows],
+        labels=None if split.labels is None else split.labels[:rows],
+        masks=None if split.masks is None else split.masks[:rows],
+        summary={name: array[:rows] for name, array in split.summary.items()},
+        spatial={name: array[:rows] for name, array in split.spatial.items()},
+    )
+
+
+@dataclass(frozen=True)
+class DriverTimes:
+    """Median seconds of one ask among the later ones, Tune's share included, and of one result."""
+
+    ask_s: float
+    tell_s: float
+
+
+def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
+    """Asks for some trials with the search's own sampler and storage, and tells what became of them."""
+    small = replace(config, budget=MAX_TRIALS, baselines=(), limits={})
+    asks: list[float] = []
+    tells: list[float] = []
+    rng = random.Random(config.seed)
+    with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
+        sampler = make_sampler(config, SPACES[config.space], objectives)
+        loop = StudyLoop(Store.create(Path(folder) / "study", study_info(small, objectives), sampler))
+        end = time.perf_counter() + PATIENCE_S
+        while not loop.finished and (len(asks) < MIN_TRIALS or time.perf_counter() < end):
+            began = time.perf_counter()
+            record = loop.next_trial()
+            asks.append(time.perf_counter() - began)
+            while record is not None:
+                record = _driver_record(record, small, rng)
+                began = time.perf_counter()
+                goes_on = loop.take(record)
+                tells.append(time.perf_counter() - began)
+                if not goes_on:
+                    break
+    return DriverTimes(TUNE_S + median(asks[len(asks) // 2 :]), median(tells))
+
+
+def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:
+    """What a worker would send next, with random numbers in it."""
+    if record.measurement is None:
+        size = int(10 ** rng.gauss(6, 0.5))
+        return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))
+    quality = rng.random()
+    rung = RungResult(
+        len(record.rungs), config.distill.rung_steps[len(record.rungs)], quality, {"t": {"spatial": quality}}, {}, {}, 0
+    )
+    last = rung.rung + 1 == len(config.distill.rung_steps)
+    return replace(
+        record, rungs=(*record.rungs, rung), state=TrialState.COMPLETE if last else TrialState.RUNNING
+    )  # fmt: skip
+
+
+def _measurement(ratio: float, config: SearchConfig) -> Measurement:
+    return Measurement(
+        config.device, config.measure_arm, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0,
+        1 / ratio, 10 / ratio, 1, 0.0, "ok",
+    )  # fmt: skip

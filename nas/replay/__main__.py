@@ -1,0 +1,115 @@
+"""``python -m nas.replay``: searches replayed on published results, seed by seed, one sampler beside the other."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nas.command import cpu_count, exit_code
+from nas.config import ConfigError
+from nas.orphans import end_with_parent
+from nas.progress import stderr_console
+from nas.replay.arguments import ReplaySettings, replay_settings
+from nas.replay.nasbench201 import PublishedTable, load_table
+from nas.replay.plots import draw
+from nas.replay.published_study import ReplayJob, play
+from nas.replay.tables import Array, quantiles, show
+from reports.page import build_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 2 for bad input, 130 where it was interrupted."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    return exit_code(lambda: _replay(replay_settings(words), "python -m nas.replay " + shlex.join(words)))
+
+
+def _replay(settings: ReplaySettings, command: str) -> int:
+    """Print table or JSON; leave a run folder with the first search's study, its report and the picture."""
+    console = stderr_console()
+    table = load_table(settings.dataset, settings.latency)
+    run_dir = settings.folder()
+    if (run_dir / "study.db").exists():
+        raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
+    with tempfile.TemporaryDirectory(prefix="nas-replay-") as scratch:
+        jobs = _jobs(settings, run_dir, Path(scratch), command)
+        found = _play_all(jobs, console)
+    curves = {name: [found[job][0] for job in jobs if job.sampler == name] for name in settings.samplers}
+    trained = {
+        name: float(np.mean([found[job][1] for job in jobs if job.sampler == name])) for name in settings.samplers
+    }
+    result = _result(table, settings, curves, trained)
+    (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
+    picture = settings.plot or run_dir / "replay.png"
+    draw(result, picture)
+    for path in (picture, build_report(run_dir)):
+        console.print(str(path), highlight=False, markup=False)
+    if settings.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return 0
+
+
+def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:
+    """Return every search; the first one's study is kept."""
+    searches = [
+        (name, seed) for name in settings.samplers for seed in range(settings.seed, settings.seed + settings.seeds)
+    ]
+    folders = [run_dir, *(scratch / f"{name}-{seed}" for name, seed in searches[1:])]
+    return [
+        ReplayJob(settings, name, seed, folder, command) for (name, seed), folder in zip(searches, folders, strict=True)
+    ]
+
+
+def _play_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tuple[Array, float]]:
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    processes = min(cpu_count(), len(jobs))
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
+    ):
+        task = progress.add_task("", total=len(jobs))
+        futures = {pool.submit(play, job): job for job in jobs}
+        found = {}
+        try:
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return found
+
+
+def _result(
+    table: PublishedTable, settings: ReplaySettings, curves: dict[str, list[Array]], trained: dict[str, float]
+) -> dict[str, Any]:
+    accuracy, slowest = table.reference
+    return {
+        "bench": settings.bench,
+        "dataset": table.dataset,
+        "latency": table.device,
+        "reference": {"accuracy": accuracy, "latency_ms": slowest},
+        "seeds": settings.seeds,
+        "workers": settings.workers,
+        "rungs": settings.rungs,
+        "emulated_rungs": settings.rungs > 1,
+        "knowledge": list(settings.knowledge),
+        "samplers": {name: quantiles(found) for name, found in curves.items()},
+        "full_trainings": trained,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

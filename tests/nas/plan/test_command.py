@@ -1,0 +1,163 @@
+"""``nas.plan`` as a person uses it, with real teachers, real steps and real measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nas.cache import open_targets
+from nas.config import SearchConfig
+from nas.measure.verdicts import MeasurementError as MeasurementError
+from nas.plan import search_plan
+from nas.plan.__main__ import main
+from nas.plan.arguments import PlanSettings, parser, plan_settings
+from nas.plan.teacher_costs import material_here
+from nas.progress import StageProgress, stderr_console
+from nas.search import main as search
+
+SMALL = ["--budget", "6", "--steps", "4,8", "--train-images", "64", "--val-images", "32", "--measure-seconds", "0.3"]
+ASSUMED = ["--assume-tflops", "989", "--device", "cuda", "--space", "full", "--sampler", "random"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    plan: dict[str, object] = json.loads(capsys.readouterr().out)
+    return plan
+
+
+@pytest.mark.slow
+def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    arguments = [*SMALL, "--cache", str(cache), "--probe", "1", "--gpus", "3"]
+    plan = planned(arguments, capsys)
+    figures = plan["figures"]
+    for key in ("step_s", "evaluate_s", "measure_s", "ask_s", "tell_s", "teacher_s.lite0"):
+        assert figures[key]["basis"] == "measured"
+        assert figures[key]["value"] > 0
+    assert figures["teacher_s.hed"]["note"].startswith("96 passes")
+    assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
+    assert [c["devices"] for c in plan["clusters"]] == [1, 3, 8, 64, 1024]
+    assert all(c["reached"][0] == 6 and c["fits"] is None for c in plan["clusters"])
+    assert any("noise of the same shapes" in note for note in plan["notes"])
+    assert list(elsewhere.iterdir()) == [], "a plan leaves nothing where runs are kept"
+    images = {"train_images": 64, "val_images": 32, "image_px": 64, "grid": 4, "seed": 0}
+    open_targets("builtin", "builtin", root=cache, **images)
+    progress = StageProgress(stderr_console())
+    built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
+    assert built.targets is not None
+    assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "in the cache already: free")] * 3
+
+
+def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    am_radio = [*ASSUMED, "--teachers", "am_radio", "--budget", "50"]
+    plan = planned([*am_radio, "--mfu", "0.5", "--assume-measure-seconds", "9"], capsys)
+    figures = plan["figures"]
+    assert figures["step_s"]["basis"] == figures["teachers_s"]["basis"] == figures["busy_s"]["basis"] == "assumed"
+    assert figures["ask_s"]["basis"] == "measured"
+    assert figures["measure_s"]["value"] == 9
+    twice = planned([*am_radio, "--mfu", "0.25"], capsys)["figures"]
+    assert twice["teachers_s"]["value"] == pytest.approx(2 * figures["teachers_s"]["value"])
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--budget", "20", "--gpus", "2", "--deadline", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
+    assert main([*ASSUMED, *more]) == 0
+    out = capsys.readouterr().out
+    for words in ("how known", "assumed", "simulated", "fits in 0.1 h", "architectures over a limit", "█"):
+        assert words in out
+    assert "<svg" in Path("plan.svg").read_text()
+
+
+def test_unknown_seconds_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(["--assume-tflops", "100", "--budget", "9"], capsys)
+    assert plan["figures"]["teachers_s"]["basis"] == "unknown"
+    assert plan["figures"]["teachers_s"]["value"] is None
+    assert plan["clusters"][0]["teachers_s"] is None
+
+
+def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*ASSUMED, "--budget", "9", "--ask-seconds", "0.5", "--json"]
+    assert search([*flags, "--plan"]) == 0
+    from_search = json.loads(capsys.readouterr().out)
+    plan = planned(flags[:-1], capsys)
+    assert from_search["settings"] == plan["settings"]
+    assert from_search["figures"].keys() == plan["figures"].keys()
+
+
+def test_every_flag_is_a_setting() -> None:
+    """A flag that nothing reads would be ignored."""
+    given = ["--budget", "9", "--workers", "3", "--gpus", "4", "5", "--deadline", "2", "--probe", "7", "--json"]
+    given += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c", "--teacher", "lite0=f"]
+    settings = plan_settings(given)
+    assert settings == PlanSettings(
+        settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, json=True,
+        plot=Path("p.svg"),
+    )  # fmt: skip
+    assert settings.config.budget == 9
+    elsewhere = plan_settings(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
+    assert (elsewhere.assume_tflops, elsewhere.mfu, elsewhere.assume_measure_s, elsewhere.workers) == (9, 0.2, 4, 6)
+    assert {action.dest for action in parser()._actions} >= {"distill_settings", "max_params", "teachers"}
+
+
+@pytest.mark.parametrize("error", [MeasurementError("failed", "two\nlines"), RuntimeError("no\nmemory"), MemoryError()])
+@pytest.mark.parametrize("command", [main, lambda words: search([*words, "--plan"])])
+def test_a_probe_that_fails_is_one_line_and_a_failure(
+    command: Callable[[list[str]], int],
+    error: Exception,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(search_plan, "material_here", fail)  # where teachers are built
+    assert command(["--budget", "9"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--resume", "somewhere"], "--resume"),
+        (["--run", "somewhere"], "--run"),
+        (["--database", "URL"], "--database"),
+        (["--time-limit", "5"], "--time-limit"),
+        (["--gpus", "0"], "--gpus: 0: must be 1 or more"),
+        (["--workers", "-1"], "--workers: -1: must be 1 or more"),
+        (["--probe", "0"], "--probe: 0: must be 1 or more"),
+        (["--deadline", "-1"], "--deadline: -1.0: must be over 0"),
+        (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be 0 or more"),
+        (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
+        (["--assume-measure-seconds", "3"], "--assume-measure-seconds: only with --assume-tflops"),
+        (["--assume-tflops", "9", "--mfu", "2"], "up to 1"),
+        (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
+        (["--device", "tpu"], "--device"),
+        (["--assume-tflops", "9", "--max-params", "10"], "random architectures"),
+        (["--teachers", "nobody"], "nobody"),
+        (["--plot", "plan.gif"], ".png, .svg, .pdf"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(arguments)
+    except SystemExit as ended:  # what the parser itself refuses
+        code = ended.code
+    assert code == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
