@@ -15,8 +15,8 @@ from nas.measure import Arm, ArmError, Setting, environment
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
-from nas.profile.network import checked_count, default_batch, default_resolution
-from nas.profile.records import FAILURES, reason
+from nas.profile.network import default_batch, default_resolution
+from nas.profile.records import FAILURES, checked_count, reason
 from nas.records import Measurement
 
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes from now on)
