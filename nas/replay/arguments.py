@@ -85,7 +85,7 @@ def replay_settings(argv: Sequence[str] | None = None) -> ReplaySettings:
     if "sampler" in given:
         given["samplers"] = (given.pop("sampler"),)
     paths = {name: Path(given.pop(name)) for name in ("run_dir", "plot") if name in given}
-    return ReplaySettings(**given, **paths)
+    return ReplaySettings(**given | paths)
 
 
 def parser() -> argparse.ArgumentParser:
