@@ -21,6 +21,8 @@ from tests.nas.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 from tests.waiting import PATIENCE_S, until
 
+pytestmark = pytest.mark.machine
+
 # What known-cost asks for hangs on measured times once eight are known, and these differ from run to run.
 SAME = ["--sampler", "evolution"]
 SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--measure-seconds", "0.3"]
