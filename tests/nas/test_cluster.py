@@ -25,6 +25,8 @@ from nas.teachers import TeacherError
 from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.waiting import PATIENCE_S
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
