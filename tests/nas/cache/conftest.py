@@ -8,7 +8,7 @@ from nas.teachers import TeacherError, specs
 SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed": 0}
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.cache.parts.SHARD", 16)
@@ -33,7 +33,7 @@ def opened(teachers):
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def built(tmp_path_factory, teachers):
     """A cache of Lite0 and XFeat that tests don't touch, and what was announced while it was built."""
     announced = []
