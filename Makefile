@@ -6,8 +6,7 @@ ARGS   ?=
 JOBS   ?= logical
 PY     := $(VENV)/bin/python
 
-# Each file's tests run in one process, in the order that tests/conftest.py gives them.
-PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
 
 .PHONY: help setup search test test-slow lint clean
 

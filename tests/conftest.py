@@ -1,9 +1,9 @@
 """What holds for every test: one thread a process, and which tests share a process of pytest-xdist.
 
-`make test` runs several pytest processes, one a core. The tests of a group run one after the other in one of them:
-those of one file, so that its fixtures are made once; those of a folder with a conftest.py, for the same reason; and
-those of the group "machine", which measure times or keep all cores busy, so that they do not disturb each other.
-Groups start in the order in which the tests are collected, "machine" first, because it takes longest.
+`pytest -n 2` runs two pytest processes. The tests of a group run one after the other in one of them: those of one file,
+so that its fixtures are made once; those of a folder with a conftest.py, for the same reason; and those of all files
+with a test marked `machine`, which starts Ray or keeps all cores busy, so that they do not disturb each other. Groups
+start in the order in which the tests are collected, `machine` first, because it takes longest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,14 +28,35 @@ TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its group, and put the group "machine" in front."""
-    groups: dict[pytest.Item, str] = {}
-    for item in items:
-        marker = item.get_closest_marker("xdist_group")
-        groups[item] = str(marker.args[0]) if marker else _shared_fixtures(item.path)
-        if marker is None:
-            item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] != MACHINE)
+    """Put the group "machine" in front."""
+    items.sort(key=lambda item: group(item.nodeid) != MACHINE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler that knows our groups; pytest-xdist's own `loadgroup` groups nothing with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def group(nodeid: str) -> str:
+    """Return the name of a test's group."""
+    return _group_of_file(nodeid.partition("::")[0])
+
+
+@cache
+def _group_of_file(file: str) -> str:
+    path = TESTS.parent / file
+    if "pytest.mark.machine" in path.read_text():
+        return MACHINE
+    folders = [folder for folder in path.parents if TESTS in folder.parents and (folder / "conftest.py").exists()]
+    return str((folders or [path])[-1].relative_to(TESTS))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,6 +67,7 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         tempfile.TemporaryDirectory(prefix="nt-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
+        Path(folder).chmod(0o711)  # PostgreSQL's server runs as another user where the tests run as root
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
@@ -55,9 +79,3 @@ def _one_torch_thread() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-
-
-def _shared_fixtures(file: Path) -> str:
-    """Return the file, or the outermost folder below `tests` with a conftest.py that it lies in."""
-    folders = [folder for folder in file.parents if TESTS in folder.parents and (folder / "conftest.py").exists()]
-    return str((folders or [file])[-1].relative_to(TESTS))

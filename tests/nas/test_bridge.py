@@ -36,7 +36,7 @@ from search_space import SPACES
 from tests.nas.study_builders import OBJECTIVES, measurement, record, search_config, study_info
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = pytest.mark.machine
 
 LIMIT_S = 8.0  # of stages that take milliseconds
 

@@ -25,7 +25,7 @@ from nas.teachers import TeacherError
 from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = pytest.mark.machine
 
 
 @pytest.fixture(scope="module")

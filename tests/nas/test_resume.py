@@ -30,7 +30,7 @@ from tests.nas.postgres import running_server
 from tests.nas.study_builders import OBJECTIVES, search_config, study_info
 from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = pytest.mark.machine
 
 SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
 

@@ -36,7 +36,7 @@ from search_space import SPACES, ArchSpec
 from tests.nas.sockets import is_loopback, listening_addresses
 from tests.nas.study_builders import OBJECTIVES, measurement, search_config, study_info
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = pytest.mark.machine
 
 RECIPE = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
 FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")

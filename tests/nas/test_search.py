@@ -21,7 +21,7 @@ from tests.nas.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 from tests.waiting import PATIENCE_S, until
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = pytest.mark.machine
 
 # What known-cost asks for hangs on measured times once eight are known, and these differ from run to run.
 SAME = ["--sampler", "evolution"]

@@ -174,7 +174,7 @@ def test_waiting_for_a_core_is_contention(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
-@pytest.mark.xdist_group("machine")
+@pytest.mark.machine
 def test_the_real_proc_tells_of_processes_that_share_the_cores():
     spin = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
     others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2 * len(os.sched_getaffinity(0)))]
