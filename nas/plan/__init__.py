@@ -1,1 +1,1 @@
-"""What a search will cost, told before anything runs: measured by a probe, simulated for clusters that are not here."""
+"""The cost of a search before anything runs: measured by a probe, simulated for clusters that are not here."""

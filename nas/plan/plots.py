@@ -1,4 +1,4 @@
-"""The simulated search as a picture: every worker's time as a row."""
+"""The simulated search as a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 64  # rows that can be told apart
 
 
 def gantt(run: SimulatedSearch, path: Path) -> None:
-    """Writes the first workers' rows; the file's ending says how."""
+    """Draw the time of the first workers, a row each; the file's ending says the format."""
     workers = min(_MOST, run.cluster.workers)
     figure = Figure(figsize=(10, 1.5 + 0.14 * workers), layout="constrained")
     axes = figure.add_subplot()

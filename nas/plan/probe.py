@@ -56,7 +56,14 @@ NamedSpecs = list[tuple[str, ArchSpec]]
 
 @dataclass(frozen=True)
 class Probed:
-    """Seconds of one architecture: a step, the evaluation at a rung, what the last rung adds, the measurement."""
+    """Seconds of one architecture.
+
+    Args:
+        step_s: a training step.
+        evaluate_s: the evaluation at a rung.
+        last_s: what the last rung adds: probes and pictures.
+        measure_s: the measurement beside the reference.
+    """
 
     name: str
     macs: int
@@ -67,7 +74,7 @@ class Probed:
     measure_s: float
 
     def times(self, rung_steps: Sequence[int], ranks: int = 1) -> TrialTimes:
-        """Of a trial; `ranks` processes share its steps without loss."""
+        """Return the times of its trial; `ranks` processes share the steps without loss."""
         own = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
         seconds = [steps * self.step_s / ranks + self.evaluate_s for steps in own]
         return TrialTimes(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
@@ -75,7 +82,7 @@ class Probed:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """What probing needs: threads of a training worker and of a measurement, and the device's locks."""
+    """Threads of a training worker and of a measurement, and the folder of the device's locks."""
 
     train_threads: int
     measure_threads: int
@@ -85,7 +92,11 @@ class ProbeSettings:
 def probe(
     config: SearchConfig, named: NamedSpecs, targets: Targets, settings: ProbeSettings, progress: Progress
 ) -> list[Probed]:
-    """Times of every named architecture; MeasurementError where none can be measured."""
+    """Time every named architecture on this machine; those that cannot be measured are left out.
+
+    Raises:
+        MeasurementError: none could be measured.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.train_threads)
     found, problem = [], ""
@@ -114,7 +125,7 @@ def _probe(
     bench: MeasurementService,
     settings: ProbeSettings,
 ) -> Probed:
-    counted = totals(spec, config.distill.image_px)
+    counts = totals(spec, config.distill.image_px)
     measure_s = _measure(config, spec.to_dict(), bench, settings)
     torch.manual_seed(config.seed)
     slot = TimedSlot(settings.lock_dir)
@@ -127,11 +138,11 @@ def _probe(
             evaluate_s, last_s = _evaluation_s(config, distiller, targets)
     finally:
         distiller.close()
-    return Probed(name, counted.macs, counted.params, step_s, evaluate_s, last_s, measure_s)
+    return Probed(name, counts.macs, counts.params, step_s, evaluate_s, last_s, measure_s)
 
 
 def _measure(config: SearchConfig, arch: Any, bench: MeasurementService, settings: ProbeSettings) -> float:
-    """Seconds of a whole measurement, its process included."""
+    """Return the seconds of a whole measurement, its process included."""
     setting = setting_of(config)
     with measuring(settings.lock_dir):
         began = time.perf_counter()
@@ -150,9 +161,10 @@ def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
 
 
 def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) -> tuple[float, float]:
-    """Of a rung and, beside it, of the last one: on some of the images, in proportion to those of a trial.
+    """Return seconds of a rung's evaluation and of what the last rung adds.
 
-    Everything runs once before it is timed: a worker imports, and computes the targets' own variance, once.
+    Timed on some of the images, in proportion to those of a trial. Everything runs once before it is timed: a worker
+    imports, and computes the targets' own variance, once.
     """
     student, few = distiller.averaged, first_rows(targets, ROWS, ROWS)
     evaluate = partial(explained_variance, student, few.val, config.device)
@@ -178,7 +190,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class AssumedDevice:
-    """Peak in TFLOP/s, the share of it that is reached, and seconds of one measurement."""
+    """A device that is not here: peak in TFLOP/s, share of it that is reached, seconds of one measurement."""
 
     tflops: float
     mfu: float
@@ -190,7 +202,7 @@ class AssumedDevice:
 
 
 def counted(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[Probed]:
-    """Times of every named architecture."""
+    """Count the times of every named architecture."""
     recipe = config.distill
     rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
     batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
@@ -206,12 +218,12 @@ def counted(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> l
 
 
 def first_rows(targets: Targets, train: int, val: int) -> Targets:
-    """The same targets with fewer images."""
+    """Return the same targets with fewer images."""
     return replace(targets, train=_first_rows(targets.train, train), val=_first_rows(targets.val, val))
 
 
 def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]], share: float, rows: int) -> Targets:
-    """`rows` images of noise in each split, and targets of noise from teachers of these (summary, spatial) widths.
+    """Return `rows` images of noise a split, with targets of noise from teachers of (summary, spatial) `widths`.
 
     No labels, no masks. `share` of each head's channels is kept.
     """
@@ -261,14 +273,14 @@ def _first_rows(split: SplitTargets, rows: int) -> SplitTargets:
 
 @dataclass(frozen=True)
 class DriverTimes:
-    """Median seconds of one ask among the later ones, Tune's share included, and of one result."""
+    """Median seconds of the driver: of a late ask, Ray Tune's share included, and of a result."""
 
     ask_s: float
     tell_s: float
 
 
 def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
-    """Asks for some trials with the search's own sampler and storage, and tells what became of them."""
+    """Time asks and results of a short study with the search's own sampler and storage, whose workers make up numbers."""
     small = replace(config, budget=MAX_TRIALS, baselines=(), limits={})
     asks: list[float] = []
     tells: list[float] = []
@@ -292,7 +304,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
 
 
 def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:
-    """What a worker would send next, with random numbers in it."""
+    """Return the record that a worker would send next, with random numbers in it."""
     if record.measurement is None:
         size = int(10 ** rng.gauss(6, 0.5))
         return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))

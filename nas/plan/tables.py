@@ -26,7 +26,7 @@ _WIDTH = 150  # where no terminal says
 
 
 def show(plan: SearchPlan, console: Console) -> None:
-    """Prints figures, clusters, notes."""
+    """Print figures, clusters and notes."""
     if not console.is_terminal:
         console.width = _WIDTH
     figures = Table(title=f"plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
@@ -70,7 +70,7 @@ def _fits(forecast: Forecast) -> str:
 
 
 def bar(run: SimulatedSearch) -> str:
-    """The workers' time in marks, each thing rounded so that the whole is `_BAR` long."""
+    """Return the workers' time in marks, rounded so that the whole is `_BAR` long."""
     whole, done, marks = sum(run.spent.values()), 0.0, ""
     for doing, mark in _MARKS.items():
         done += run.spent[doing]
@@ -79,7 +79,7 @@ def bar(run: SimulatedSearch) -> str:
 
 
 def text(figure: PlanFigure) -> str:
-    """The value with its unit, and its spread."""
+    """Return the value with its unit and its spread."""
     if figure.value is None:
         return "unknown"
     value = _value(figure.value, figure.unit)
@@ -98,7 +98,7 @@ def _value(value: float, unit: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """As people read them: 12.3 ms, 4.56 s, 1:23:45, 12.3 h."""
+    """Return seconds as people read them: 12.3 ms, 4.56 s, 1:23:45, 12.3 h."""
     if value < 1:
         return f"{value * 1e3:.3g} ms"
     if value < 120:
@@ -107,7 +107,7 @@ def seconds(value: float) -> str:
 
 
 def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
-    """One object: `settings` of the search, `figures` by key, `clusters`, `deadline_h`, `notes`. Seconds and bytes."""
+    """Return one JSON object; times are in seconds, sizes in bytes."""
     return {
         "settings": settings,
         "device": plan.device,

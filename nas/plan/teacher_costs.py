@@ -32,8 +32,14 @@ _BUILTIN = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """Of one teacher: images that it has yet to see, seconds for all of them on one device (None: unknown), bytes that
-    stay and bytes that go again."""
+    """What one teacher will cost.
+
+    Args:
+        passes: images that it has yet to see.
+        seconds: of all passes on one device, None where unknown.
+        stays: bytes that are kept.
+        goes: bytes that are needed only while the cache is built.
+    """
 
     name: str
     passes: int
@@ -46,8 +52,12 @@ class TeacherCost:
 
 @dataclass(frozen=True)
 class Material:
-    """What trials are fed with. `targets` are the real ones where they are built already; `widths` are each teacher's
-    (summary, spatial) channels."""
+    """Images and targets of the trials.
+
+    Args:
+        widths: each teacher's (summary, spatial) channels.
+        targets: the real ones, where they are built already.
+    """
 
     teachers: tuple[TeacherCost, ...]
     images: BuildEstimate
@@ -56,7 +66,7 @@ class Material:
 
 
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
-    """Opens the images, and shows a few of them to every teacher whose weights are here and whose part isn't built."""
+    """Open the images, and show a few to every teacher whose weights are here and whose outputs are not cached."""
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.image_px, _compression(config)
@@ -89,7 +99,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
 
 
 def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
-    """Nothing is opened or run: images are as many as asked for, passes cost their counted operations."""
+    """Count the passes over as many images as asked for; nothing is opened or run."""
     passes = config.train_images * config.views + config.val_images
     share, bits = _compression(config).share, CODECS[config.storage].bits
     chosen = specs(config.teachers, weights)
@@ -108,7 +118,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
 
 
 def weights_here(name: str, files: Mapping[str, Path]) -> bool:
-    """Whether a teacher can be loaded without a network."""
+    """Return whether a teacher can be loaded without a network."""
     if name in _BUILTIN:
         return locate(_BUILTIN[name][1]) is not None
     if file_for(name, files):
@@ -118,13 +128,13 @@ def weights_here(name: str, files: Mapping[str, Path]) -> bool:
 
 
 def widths(name: str) -> tuple[int, int]:
-    """Channels of the summary (0: none) and of the map, known without weights."""
+    """Return the channels of the summary (0: none) and of the map, known without weights."""
     found = _BUILTIN[name][0] if name in _BUILTIN else layout(parse(name, TEACHERS))
     return found.summary_dim, found.spatial_dim
 
 
 def pass_macs(name: str) -> float | None:
-    """MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
+    """Return the MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
     if name in _BUILTIN:
         return None
     parsed, tally = parse(name, TEACHERS), MacCountingMode()

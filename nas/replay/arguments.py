@@ -84,8 +84,8 @@ def replay_settings(argv: Sequence[str] | None = None) -> ReplaySettings:
     given: dict[str, Any] = vars(parser().parse_args(argv))
     if "sampler" in given:
         given["samplers"] = (given.pop("sampler"),)
-    paths = {name: Path(given.pop(name)) for name in ("run_dir", "plot") if name in given}
-    return ReplaySettings(**given | paths)
+    paths: dict[str, Any] = {name: Path(given.pop(name)) for name in ("run_dir", "plot") if name in given}
+    return ReplaySettings(**given, **paths)
 
 
 def parser() -> argparse.ArgumentParser:

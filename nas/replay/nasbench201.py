@@ -51,12 +51,12 @@ class Cell:
         return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return plain JSON data."""
         return {"cell": self.arch_id}
 
     @classmethod
     def of(cls, arch_id: str) -> Self:
-        """Inverse of `arch_id`."""
+        """Return the cell of an `arch_id`."""
         return cls(tuple(part.partition("~")[0] for part in arch_id.replace("+", "").split("|") if part))
 
     @property
@@ -69,7 +69,7 @@ class Cell:
         return [path for path in PATHS if all(self.operations[edge] != "none" for edge in path)]
 
     def structure(self) -> tuple[float, ...]:
-        """What the cell computes, as numbers: edges that no path to the output uses don't count.
+        """Return what the cell computes as numbers; edges that no path to the output uses do not count.
 
         Of the live edges, how many have each operation; live paths; most, fewest and mean convolutions on one of them;
         most 3x3 convolutions; fewest poolings.
@@ -96,19 +96,19 @@ class CellSpace:
     name: str = "nasbench201"
 
     def choices(self) -> dict[str, tuple[str, ...]]:
-        """Parameter name -> its choices."""
+        """Return the choices of each parameter."""
         return dict.fromkeys(EDGES, OPERATIONS)
 
     def count(self) -> int:
-        """Number of cells, equivalent ones counted apart."""
+        """Return the number of cells, equivalent ones counted apart."""
         return int(len(OPERATIONS) ** len(EDGES))
 
     def all(self) -> list[Cell]:
-        """Every cell, in the order of its operations."""
+        """Return every cell, in the order of its operations."""
         return [Cell(operations) for operations in product(OPERATIONS, repeat=len(EDGES))]
 
     def decode(self, params: Mapping[str, Any]) -> Cell:
-        """The cell that `params` describe. Raises SpecError for what is no cell."""
+        """Return the cell that `params` describe; SpecError where there is none."""
         found = tuple(params.get(edge) for edge in EDGES)
         for edge, operation in zip(EDGES, found, strict=True):
             if operation not in OPERATIONS:
@@ -116,36 +116,36 @@ class CellSpace:
         return Cell(found)  # type: ignore[arg-type]
 
     def encode(self, spec: Cell) -> dict[str, str]:
-        """Inverse of `decode`."""
+        """Return the parameters of a cell."""
         return dict(zip(EDGES, spec.operations, strict=True))
 
     def parse(self, plain: Mapping[str, Any]) -> Cell:
-        """Inverse of `Cell.to_dict`."""
+        """Return the cell of its plain data."""
         return Cell.of(plain["cell"])
 
     def contains(self, spec: Any) -> bool:
-        """Whether it is a cell at all."""
+        """Return whether `spec` is a cell."""
         return isinstance(spec, Cell)
 
     def sample(self, rng: random.Random) -> Cell:
-        """Any cell, all equally likely."""
+        """Return any cell, all equally likely."""
         return Cell(tuple(rng.choice(OPERATIONS) for _ in EDGES))
 
     def mutate(self, spec: Cell, rng: random.Random) -> Cell:
-        """Another operation on one edge or two."""
+        """Return the cell with another operation on one edge or two."""
         operations = list(spec.operations)
         for edge in rng.sample(range(len(EDGES)), rng.choice((1, 2))):
             operations[edge] = rng.choice([kind for kind in OPERATIONS if kind != operations[edge]])
         return Cell(tuple(operations))
 
     def crossover(self, a: Cell, b: Cell, rng: random.Random) -> Cell:
-        """Each edge's operation from either parent."""
+        """Return a cell with each edge's operation from either parent."""
         return Cell(tuple(rng.choice(pair) for pair in zip(a.operations, b.operations, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
 class PublishedTable:
-    """Row i of everything is of `cells[i]`."""
+    """Published results of every cell; row i of each array is of `cells[i]`."""
 
     dataset: str
     device: str  # the latency's column
@@ -162,7 +162,7 @@ class PublishedTable:
 
 
 def load_table(dataset: str, latency: str) -> PublishedTable:
-    """Of a data set, with the latency from "FILE.csv:COLUMN", keyed by its column `arch`.
+    """Read the results on a data set, with the latency from "FILE.csv:COLUMN", keyed by its column `arch`.
 
     Raises ConfigError for an unknown data set, a package that is missing, and a file without every cell.
     """
@@ -202,7 +202,7 @@ def _column(flag: str, path: str, column: str, cells: Sequence[Cell]) -> Array:
 
 
 def _read(flag: str, path: str) -> pd.DataFrame:
-    """A CSV by its column `arch`."""
+    """Read a CSV, indexed by its column `arch`."""
     if not Path(path).is_file():
         raise ConfigError(f"{flag}: no such file: {path!r}; expected FILE.csv:COLUMN")
     try:
@@ -215,7 +215,7 @@ def _read(flag: str, path: str) -> pd.DataFrame:
 
 
 def proxies(path: str, cells: Sequence[Cell]) -> Array:
-    """Training-free proxies of each cell, (n, k), about unit scale.
+    """Read the training-free proxies of each cell, (n, k), about unit scale.
 
     The file may hold one cell of each kind that computes the same, which all of its kind then have the proxies of.
     """
@@ -233,14 +233,14 @@ def proxies(path: str, cells: Sequence[Cell]) -> Array:
 
 
 def standardised(columns: Array) -> Array:
-    """Each column with mean 0 and variance 1; constant ones are 0."""
+    """Scale each column to mean 0 and variance 1; constant ones become 0."""
     deviations = columns.std(axis=0)
     scaled: Array = (columns - columns.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0)
     return scaled
 
 
 def knowledge(table: PublishedTable, sources: Sequence[str], proxies_csv: str | None) -> Array:
-    """What is known of each cell before it is trained, by the names in `SOURCES` but "parameters": (n, k)."""
+    """Return what `sources` but "parameters" say of each cell before it is trained, (n, k)."""
     made: list[Array] = []
     for source in sources:
         if source == "cost":

@@ -18,7 +18,7 @@ LOWEST = 0.6  # of the axis
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Writes PNG, SVG or PDF by the suffix. ConfigError where it cannot."""
+    """Write PNG, SVG or PDF by the suffix; ConfigError where it cannot be written."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         FigureCanvasAgg(figure)

@@ -71,7 +71,7 @@ def play(job: ReplayJob) -> tuple[Array, float]:
 
 
 def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Objective]:
-    """For the study and its report; the throughput is relative to the slowest cell's."""
+    """Return the objectives of a replayed study; the throughput is relative to the slowest cell's."""
     accuracy, _ = table.reference
     label = f"{table.dataset} validation accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
     return (
@@ -81,7 +81,7 @@ def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Object
 
 
 def config_of(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
-    """Of a replayed study; steps are relative: the published training is the last rung."""
+    """Return the config of a replayed study; steps are relative: the published training is the last rung."""
     steps = tuple(3**rung for rung in range(rungs))
     known = {"space": "nasbench201", "data": "published", "teachers": "none", "baselines": ()}
     return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **known)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def config_of(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
 def sampler_of(
     name: str, table: PublishedTable, seed: int, sources: Sequence[str], proxies_csv: str | None, rungs: int = 1
 ) -> BaseSampler:
-    """By name; the known-cost sampler knows the latency of every cell and what `sources` say of it."""
+    """Return a sampler by name; known-cost is told the latency of every cell and what `sources` say of it."""
     space = CellSpace()
     if name != KNOWN_COST:
         return make_sampler(config_of(1, seed, name, rungs), space, objectives(table))

@@ -22,7 +22,7 @@ SHOWN = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)  # evaluations
 def shares(
     accuracy: Sequence[float], latency_ms: Sequence[float], reference: tuple[float, float], whole: float
 ) -> Array:
-    """(n,) after 1, 2, ... n evaluations in that order; accuracy is maximised, latency minimised, both linear.
+    """Return the share found after 1, 2, ... n evaluations, (n,); more accuracy and less latency are better, both linear.
 
     What was not trained to its end found nothing: its accuracy is -inf.
     """
@@ -39,13 +39,13 @@ def shares(
 
 
 def whole_volume(accuracy: ArrayLike, latency_ms: ArrayLike, reference: tuple[float, float]) -> float:
-    """The hypervolume of all cells."""
+    """Return the hypervolume of all cells."""
     points = np.column_stack([np.asarray(accuracy), -np.asarray(latency_ms)])
     return hypervolume(points, (reference[0], -reference[1]))
 
 
 def quantiles(curves: Sequence[Array]) -> dict[str, list[float]]:
-    """Median and 5th and 95th percentile over seeds, by number of evaluations: plain JSON data."""
+    """Return median, 5th and 95th percentile over seeds by number of evaluations, as plain JSON data."""
     length = min(map(len, curves))
     rows = np.array([curve[:length] for curve in curves])
     low, middle, high = np.percentile(rows, [5, 50, 95], axis=0)
