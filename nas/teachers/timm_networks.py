@@ -2,9 +2,9 @@
 
 The summary is the output that the network was trained to summarize with: the class token (DINOv2, DINOv3), the
 embedding shared with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM
-has none. The map is the last stage's, after the final norm, without class and register tokens. Images are resized whole to the
-network's square input, with its own interpolation, mean and deviation; its center crop is left out, as the student
-sees the whole image too.
+has none. The map is the last stage's, after the final norm, without class and register tokens. Images are resized whole
+to the network's square input, with its own interpolation, mean and deviation; its center crop is left out, as the
+student sees the whole image too.
 
 N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px).
 In a mosaic, global attention sees the other images: features depend a little on the neighbours in the batch, as in
