@@ -13,6 +13,7 @@ from nas.cache import CacheError
 from nas.cache.features import Features
 from nas.cache.parts import Part, Shard
 from nas.cache.targets import read_set
+from nas.files import atomic_path
 
 
 def start(root, *fatal):
@@ -148,3 +149,14 @@ def test_a_teacher_is_loaded_only_where_it_has_something_to_say(tmp_path, opened
             opened(tmp_path)
     monkeypatch.setattr(Features, "teacher", property(lambda features: pytest.fail("loaded")))
     assert len(opened(tmp_path).train) == 48
+
+
+def test_a_finished_part_keeps_nothing_of_killed_writers(tmp_path):
+    part = Part(tmp_path / "part")
+    part.open()
+    killed = [atomic_path(part.folder / "a.npy"), atomic_path(part.working / "b.npy")]
+    for writer in killed:
+        writer.__enter__().touch()
+    part.finish([], [], lambda records: {})
+    assert sorted(path.name for path in part.folder.iterdir()) == ["manifest.json", "used", "working"]
+    assert not list(part.working.iterdir())
