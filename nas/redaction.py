@@ -25,12 +25,13 @@ _FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
 
 
 def _url_pattern(end: str) -> re.Pattern[str]:
-    """Compile the pattern of an http(s) URL, which ends at one of the characters `end`; its groups are public."""
-    host, path, query = (rf"(?:(?!{stop})[^{out}{end}])*" for stop, out in _PIECES)
+    """Compile the pattern of an http(s) URL that a character of `end` ends too; its groups are what may be shown."""
+    host = rf"(?:(?!https?://)[^/?#{end}])*"
+    path = rf"(?:(?!::|https?://)[^?#{end}])*"
+    query = rf"(?:(?!::)[^#{end}])*"
     return re.compile(rf"(https?://)(?:[^/?#]*@)?({host}{path})(?:\?{query})?", re.IGNORECASE)
 
 
-_PIECES = (("https?://", "/?#"), ("::|https?://", "?#"), ("::|https?://", "#"))  # what ends them; outside: characters
 _URL_OF_A_WORD = _url_pattern("")
 _URL_IN_A_TEXT = _url_pattern(r"\s'\"")
 

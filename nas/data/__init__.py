@@ -74,7 +74,7 @@ def open_images(
 def open_plain(
     uri: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
 ) -> Composites | Cifar10 | ImageFolder | Shards:
-    """The images as they are, one view each."""
+    """Open the images without augmentation."""
     form, _, argument = uri.partition(":")
     if uri == "builtin":
         return Composites(split, count or BUILTIN_COUNT[split], seed, size_px)

@@ -26,7 +26,7 @@ PROBED = 8  # views in the fingerprint: it tells versions of the random generato
 
 
 class Augmentation(NamedTuple):
-    """What is done to an image: cut out `box` (shares of the sides), mirror, scale the colors."""
+    """The operations on an image: cut out `box` (shares of the sides), mirror, scale the colors."""
 
     box: Box
     flipped: bool
@@ -85,7 +85,7 @@ class AugmentedSet:
         return len(self.plain) * self.views
 
     def augmentation(self, i: int) -> Augmentation:
-        """What item i shows of image ``i % len(plain)``."""
+        """Return what is done to image ``i % len(plain)`` for item i."""
         number, image = divmod(i, len(self.plain))
         if not 0 <= number < self.views:
             raise IndexError(i)

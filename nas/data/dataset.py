@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 
 
 class DataError(ValueError):
-    """Images that cannot be had. One line that names the field, the value and what is allowed."""
+    """Images that cannot be read. One line that names the field, the value and what is allowed."""
 
 
 class DataUnavailable(DataError, OperationFailed):
@@ -39,7 +39,7 @@ class DataUnavailable(DataError, OperationFailed):
 
 
 class CorruptImage(DataError):
-    """One image that cannot be decoded, by name: whoever reads a set skips and counts it."""
+    """One image that cannot be decoded, by name; readers of a set skip and count it."""
 
 
 class Sample(NamedTuple):
@@ -88,12 +88,12 @@ class ImageSet(Protocol):
 
 
 def held_out(name: str) -> bool:
-    """Whether an image belongs to the validation split: by a hash of its name, so it never changes sides."""
+    """Tell whether an image belongs to the validation split: by a hash of its name, so it never changes sides."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % VAL_SHARE == 0
 
 
 def digest(parts: Iterable[object]) -> str:
-    """16 hex digits over the parts' representations."""
+    """Return 16 hex digits over the parts' representations."""
     hashed = hashlib.sha256()
     for part in parts:
         hashed.update(f"{part!r}\n".encode())
@@ -101,7 +101,7 @@ def digest(parts: Iterable[object]) -> str:
 
 
 def file_identity(path: Path) -> str:
-    """Hash of a file's size, first and last 64 KiB: compressed images that differ anywhere differ there or in size."""
+    """Hash a file's size, first and last 64 KiB: compressed images that differ anywhere differ there or in size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         content = file.read(SAMPLED_BYTES)
@@ -112,7 +112,7 @@ def file_identity(path: Path) -> str:
 
 
 def identities(paths: Sequence[Path]) -> list[str]:
-    """What tells files apart from others of the same names: content, or the size alone for some of very many."""
+    """Return an identity for every file: of its content, or of its size alone for some of very many files."""
     hashed = set(spread(len(paths), MOST_HASHED))
     found = []
     for i, path in enumerate(paths):
@@ -124,17 +124,17 @@ def identities(paths: Sequence[Path]) -> list[str]:
 
 
 def spread(total: int, most: int) -> list[int]:
-    """Indices below `total`: all of them, or `most` spread evenly where there are more."""
+    """Return the indices below `total`: all of them, or `most` spread evenly where there are more."""
     return list(range(total)) if total <= most else [i * total // most for i in range(most)]
 
 
 def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
-    """Items in an order that depends on the seed and their names only, so that a prefix of it stays when some go."""
+    """Order items by the seed and their names alone, so that the order of the others stays when some go."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
 
 
 def decode(source: Path | BinaryIO, name: str) -> Image.Image:
-    """An RGB image, all its pixels read; CorruptImage if they can't be."""
+    """Decode an RGB image with all its pixels; CorruptImage if that fails."""
     with named(name), Image.open(source) as image:
         image.load()
         if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
@@ -143,7 +143,7 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
-    """A mask of class indices, one channel of 8 bits; CorruptImage if it is none."""
+    """Decode a mask of class indices, one channel of 8 bits; CorruptImage if it is none."""
     with named(f"{name} (mask)"), Image.open(source) as mask:
         mask.load()
         values = np.asarray(mask)
@@ -154,7 +154,7 @@ def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """CorruptImage with the image's name for whatever a decoder raises: there are many, with no common base."""
+    """Raise CorruptImage with the image's name for every error of a decoder: there are many, with no common base."""
     try:
         yield
     except UnidentifiedImageError:  # its message holds a memory address
@@ -165,17 +165,17 @@ def named(name: str) -> Iterator[None]:
 
 
 def square(image: Image.Image, size_px: int) -> Pixels:
-    """Central square of an RGB image, resized with antialiasing, as (S, S, 3)."""
+    """Return the central square of an RGB image, resized with antialiasing, as (S, S, 3)."""
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR, central_box(image)))
 
 
 def square_mask(mask: Image.Image, size_px: int) -> Pixels:
-    """Central square of a class mask, resized by nearest neighbour, as (S, S) class indices."""
+    """Return the central square of a class mask, resized by nearest neighbor, as (S, S) class indices."""
     return np.asarray(mask.resize((size_px, size_px), Image.Resampling.NEAREST, central_box(mask)))
 
 
 def central_box(image: Image.Image) -> Box:
-    """Box of the largest central square."""
+    """Return the box of the largest central square."""
     side = min(image.size)
     left, upper = (image.width - side) // 2, (image.height - side) // 2
     return left, upper, left + side, upper + side

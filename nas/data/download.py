@@ -1,4 +1,4 @@
-"""Shards over HTTP: fetched one at a time, resumed where a connection broke, whole or not there at all.
+"""Downloads over HTTP: one at a time, resumed where a connection broke, whole or not there at all.
 
 What stays on disk: every fetched shard, until somebody deletes the folder, and at most one partial file a URL.
 """
@@ -38,18 +38,18 @@ class Absent(DataError):
 
 
 def is_remote(source: str) -> bool:
-    """Whether a shard has to be fetched."""
+    """Tell whether a shard has to be fetched."""
     return source.startswith(SCHEMES)
 
 
 def local_path(url: str, folder: Path) -> Path:
-    """Where a URL's content lies in `folder` once it is there."""
+    """Return the path of a URL's content in `folder`."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
 
 
 def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Bytes) -> Path:
-    """The file of a URL in `folder`, downloaded unless it is there. `check` raises DataError on a file that is no good.
+    """Return the file of a URL in `folder`, downloaded if missing. `check` raises DataError on a file that is no good.
 
     A partial file is continued with a Range request if the server still has the same version. DataError once
     retries are used up; Absent at once where there is no such file.
@@ -79,13 +79,13 @@ def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Byt
 
 
 class Partial:
-    """A file on its way. Beside it lies the version (ETag or date) its bytes belong to."""
+    """An unfinished download. A second file holds the version (ETag or date) that its bytes belong to."""
 
     def __init__(self, url: str, path: Path) -> None:
         self.url, self.path, self.tag = url, path, path.with_suffix(".tag")
 
     def complete(self, progress: Bytes) -> None:
-        """Requests, as many as it takes, until the file has the length the server tells."""
+        """Send requests until the file has the length that the server tells."""
         failures = 0
         while True:
             before = self.here()
@@ -112,7 +112,7 @@ class Partial:
             time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
     def request(self, progress: Bytes) -> None:
-        """One request, continued where the file ends; what it brings stays, even if the connection breaks."""
+        """Send one request from the file's end on; the received bytes stay, even if the connection breaks."""
         headers = {}
         if self.here() and self.tag.is_file():
             headers = {"Range": f"bytes={self.here()}-", "If-Range": self.tag.read_text()}
@@ -126,7 +126,7 @@ class Partial:
             raise ConnectionError(f"the connection ended after {self.here()} of {total} bytes")
 
     def accept(self, response: HTTPResponse) -> int:
-        """Prepares the file for a response's body; returns the whole length, 0 where it is unknown."""
+        """Prepare the file for a response's body and return the whole length, 0 where it is unknown."""
         here = self.here()
         continued = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if response.status == 206:
@@ -151,10 +151,10 @@ class Partial:
         return total
 
     def here(self) -> int:
-        """Bytes of the file that are on disk."""
+        """Return the number of bytes on disk."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def discard(self) -> None:
-        """Forgets the file and its version."""
+        """Remove the file and its version."""
         self.path.unlink(missing_ok=True)
         self.tag.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class ImageFolder:
 
 
 def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: int) -> ImageFolder:
-    """Images under `path`. DataError where there is no such folder or no image on this side of the split.
+    """Open the images under `path`. DataError where there is no such folder or no image on this side of the split.
 
     Where it has folders ``train`` and ``val``, these are the splits. Else an image is a validation image by the hash of
     its relative path, so adding images moves none.

@@ -62,7 +62,7 @@ MOST_MASKS = 1000  # masks read to count their classes; a larger set is sampled 
 
 
 def sources(pattern: str) -> list[str]:
-    """Shards, paths or URLs, of a pattern; DataError for a local one that is missing."""
+    """Return the shards of a pattern, paths or URLs; DataError for a local one that is missing."""
     shards: list[str] = []
     for part in expand(pattern):
         if is_remote(part):
@@ -77,7 +77,7 @@ def sources(pattern: str) -> list[str]:
 
 
 def expand(pattern: str) -> list[str]:
-    """The pattern's braces written out. DataError for what cannot be read or must not be run."""
+    """Expand the pattern's braces. DataError for sources that cannot be read or must not be run."""
     scheme = pattern.partition(":")[0]
     if scheme == "pipe":
         raise DataError("--data webdataset: 'pipe:' would run a shell command; allowed: paths, http:// and https://")
@@ -115,7 +115,7 @@ def train_and_val(pattern: str) -> tuple[str, str | None]:
 
 
 def parse_ignored(text: str) -> tuple[int, ...]:
-    """Mask values of ``11`` or ``0,255``; none of an empty text."""
+    """Parse the mask values of ``11`` or ``0,255``; an empty text has none."""
     values = [part.strip() for part in text.split(",")] if text else []
     for value in values:
         if not (value.isascii() and value.isdigit() and int(value) <= IGNORE_LABEL):
@@ -124,7 +124,7 @@ def parse_ignored(text: str) -> tuple[int, ...]:
 
 
 class Member(NamedTuple):
-    """Where one file's bytes lie inside a shard."""
+    """The place of one file's bytes inside a shard."""
 
     shard: Path
     offset: int
@@ -149,7 +149,7 @@ class TarSample(NamedTuple):
 
 
 def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
-    """Samples that have an image, in the order of an uncompressed tar file; `name` stands for it in keys and messages.
+    """Index the samples with an image of an uncompressed tar file; `name` stands for it in keys and messages.
 
     Pixels stay on disk; labels are read on the way. DataError where the file is no tar or ends too early.
     """
@@ -162,7 +162,7 @@ def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
 
 @cache  # a build opens the same shards once for every size that a teacher or the student wants
 def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
-    """The index of one version of a file."""
+    """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
     labels: dict[str, int | None] = {}
     short = name.rpartition("/")[2]
@@ -192,12 +192,12 @@ def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample
 
 
 def first(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
-    """The first of the named fields that is there."""
+    """Return the first of the named fields that is there."""
     return next((fields[name] for name in names if name in fields), None)
 
 
 def label_in(content: bytes, field: str, key: str) -> int | None:
-    """The class index a ``cls`` file holds, or a ``json`` file under "label" or "cls"; None where JSON has neither.
+    """Return the class index of a ``cls`` file, or of "label" or "cls" in JSON; None where JSON has neither.
 
     DataError if it is no non-negative integer.
     """
@@ -217,7 +217,7 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
 
 
 def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
-    """The classes' names, None where there is no such file; DataError for one that is no list of strings."""
+    """Read the classes' names, None where there is no such file; DataError for one that is no list of strings."""
     path = Path(source)
     if is_remote(source):
         try:
@@ -229,7 +229,7 @@ def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
 
 
 def parse_names(path: Path) -> tuple[str, ...] | None:
-    """Names in a JSON file; None for null."""
+    """Return the names in a JSON file; None for null."""
     try:
         names = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -240,7 +240,7 @@ def parse_names(path: Path) -> tuple[str, ...] | None:
 
 
 def sibling(shard: str) -> str:
-    """Path or URL of the classes' names for a shard."""
+    """Return the path or URL of the classes' names for a shard."""
     if not is_remote(shard):
         return str(Path(shard).parent / NAMES_FILE)
     parts = urlsplit(shard)
@@ -248,7 +248,7 @@ def sibling(shard: str) -> str:
 
 
 def count_classes(samples: list[TarSample], names: tuple[str, ...] | None) -> int | None:
-    """How many classes the names or, without names, the labels tell; None unless every sample has a label."""
+    """Count the classes by the names or, without names, by the labels; None unless every sample has a label."""
     labels = [sample.label for sample in samples if sample.label is not None]
     if len(labels) < len(samples):
         return None
@@ -289,7 +289,7 @@ class Shards:
         return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MOST_MASKS))
 
     def largest(self, sample: TarSample) -> int:
-        """Largest class in a whole mask; 0 where it cannot be read."""
+        """Return the largest class in a whole mask; 0 where it cannot be read."""
         try:
             mask = self.voided(np.asarray(mask_of(sample)))
         except CorruptImage:
@@ -297,7 +297,7 @@ class Shards:
         return int(mask[mask != IGNORE_LABEL].max(initial=0))
 
     def voided(self, mask: Pixels) -> Pixels:
-        """The mask with ignored values as IGNORE_LABEL."""
+        """Return the mask with ignored values as IGNORE_LABEL."""
         return np.where(np.isin(mask, self.ignored), np.uint8(IGNORE_LABEL), mask)
 
     @cached_property
@@ -319,7 +319,7 @@ class Shards:
 def open_shards(
     pattern: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
 ) -> Shards:
-    """Samples of the shards of a pattern; remote ones are kept in `cache_dir`/shards.
+    """Open the shards of a pattern; remote ones are kept in `cache_dir`/shards.
 
     With a single pattern the hash of a key decides on the split. DataError where a shard is missing, unreadable, or
     the split is empty.
@@ -347,7 +347,7 @@ def open_shards(
 
 
 class ShardSelection:
-    """Samples of one split, shard by shard, until there are `count`; remote shards come to `shelf`."""
+    """The samples of one split, shard by shard, until there are `count`; remote shards are kept in `shelf`."""
 
     def __init__(self, split: Split, whole: bool, seed: int, count: int | None, shelf: Path) -> None:
         self.split, self.whole, self.seed, self.count, self.shelf = split, whole, seed, count, shelf
@@ -357,7 +357,7 @@ class ShardSelection:
         self.fetched = 0  # bytes
 
     def collect(self, shards: list[str], progress: Progress) -> None:
-        """Reads the indices of as many of the shards as it takes."""
+        """Index as many of the shards as `count` needs."""
         stage = f"{self.split} shards, MiB"
         for number, shard in enumerate(shards):
             name, path = public_word(shard), Path(shard)
@@ -374,7 +374,7 @@ class ShardSelection:
             progress(stage, self.fetched >> 20, self.fetched >> 20)
 
     def fetch(self, url: str, expected: int, progress: Callable[[int, int], None]) -> Path:
-        """One remote shard; progress in MiB as if `expected` shards of its size were to come, it included."""
+        """Fetch a remote shard; progress in MiB as if `expected` shards of its size were to come, it included."""
 
         def report(here: int, total: int) -> None:
             progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
@@ -384,7 +384,7 @@ class ShardSelection:
         return path
 
     def expected(self, left: int) -> int:
-        """How many of the shards that are left it takes, if they are like those before."""
+        """Estimate how many of the shards that are left will be needed, if they are like those before."""
         if self.count is None:
             return left
         if not self.samples:
@@ -393,10 +393,10 @@ class ShardSelection:
 
 
 def key_of(sample: TarSample) -> str:
-    """What an order of samples follows."""
+    """Return the name by which samples are ordered."""
     return sample.key
 
 
 def mask_of(sample: TarSample) -> Image.Image:
-    """A sample's whole mask; CorruptImage if it cannot be decoded."""
+    """Decode a sample's whole mask; CorruptImage if that fails."""
     return decode_mask(io.BytesIO(sample.mask.read() if sample.mask else b""), sample.key)

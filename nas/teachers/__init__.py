@@ -42,7 +42,7 @@ SETS: dict[str, tuple[str, ...]] = {
 
 
 def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:
-    """Specs of a comma list of teachers and sets, in the given order; weights are not read.
+    """Return the specs of a comma list of teachers and sets, in its order; weights are not read.
 
     `weights` are safetensors files for timm's networks, by the teacher's name with or without its ``@PX/N``. Raises
     TeacherError for an unknown, repeated or empty name, a size that cannot be, or a file that is not there.
@@ -61,12 +61,12 @@ def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher
 
 
 def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
-    """One teacher by its name."""
+    """Return the spec of one teacher."""
     if name in TEACHERS:
         return TEACHERS[name]
     return timm_spec(name, file_for(name, files), (*SETS, *TEACHERS))
 
 
 def load_teachers(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher]:
-    """The named teachers with their pretrained weights, on the CPU; see `specs`. Fetches missing weights once."""
+    """Load the named teachers, pretrained, on the CPU; see `specs`. It fetches missing weights once."""
     return [spec.load() for spec in specs(names, weights)]

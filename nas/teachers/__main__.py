@@ -10,7 +10,7 @@ from nas.teachers.base import RECORDED, activation_fingerprint
 
 
 def main() -> int:
-    """Writes the file; returns the exit code."""
+    """Write the file and return the exit code."""
     RECORDED.write_text("{}")  # nothing to compare with while they are loaded
     entries = {
         name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}

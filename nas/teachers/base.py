@@ -36,7 +36,7 @@ TOLERANCE = 5e-4  # see `same_activations`
 
 
 class TeacherError(ValueError):
-    """A teacher that cannot be had: unknown name, missing or altered weights. One line, names the choices."""
+    """A teacher that cannot be loaded: unknown name, missing or altered weights. One line, names the choices."""
 
 
 class TeacherUnavailable(TeacherError, OperationFailed):
@@ -51,7 +51,7 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """Base of the teachers: eval mode, no gradients, own resizing and normalisation.
+    """Base of the teachers: eval mode, no gradients, own resizing and normalization.
 
     ``forward`` takes float images (B, 3, H, W), RGB in [0, 1], any square size. `source_px` is the side it wants to be
     fed; `summary_dim` is 0 where it has no summary.
@@ -67,7 +67,7 @@ class Teacher(nn.Module):
         raise NotImplementedError
 
     def freeze(self) -> None:
-        """Eval mode, no gradients; kernels channels-last, which convolves faster on CPUs and GPUs."""
+        """Set eval mode without gradients; kernels channels-last, which convolves faster on CPUs and GPUs."""
         self.eval().requires_grad_(False)
         for parameter in self.parameters():
             if parameter.ndim == 4:
@@ -91,17 +91,17 @@ class TeacherSpec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over the weights' hash and the preprocessing."""
+        """Return 16 hex digits over the weights' hash and the preprocessing."""
         return hashlib.sha256(f"{self.network}|{self.sha256()}|{self.preprocessing}".encode()).hexdigest()[:16]
 
     @property
     def slug(self) -> str:
-        """The name as a file name: letters, digits and ``._-``."""
+        """Return the name as a file name: letters, digits and ``._-``."""
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
 def at_least(images: Tensor, min_px: int) -> Tensor:
-    """Images (B, 3, H, W) scaled up bilinearly so that the shorter side is `min_px`; larger ones as they are."""
+    """Scale images (B, 3, H, W) up bilinearly so that the shorter side is `min_px`; larger ones stay."""
     side = min(images.shape[-2:])
     if side >= min_px:
         return images
@@ -111,7 +111,7 @@ def at_least(images: Tensor, min_px: int) -> Tensor:
 
 @torch.no_grad()
 def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
-    """16 numbers from the teacher's outputs on the fixed image, in fp32 on the device that the teacher is on.
+    """Return 16 numbers from the teacher's outputs on the fixed image, in fp32 on the teacher's device.
 
     The image is smaller than the teacher's own size, so that its resize is part of it. Half of the numbers are the
     summary's where there is one.
@@ -126,10 +126,10 @@ def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
 
 
 def same_activations(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two fingerprints are of the same features: root mean square difference up to 0.0005.
+    """Tell whether two fingerprints are of the same features: root mean square difference up to 0.0005.
 
     Measured on the built-in teachers and small timm networks: thread count and memory format move it by 1e-6,
-    OpenAI's mean and deviation for ImageNet's by 0.0009 to 0.08, another resize by 0.0005 to 0.6, swapped colours by
+    OpenAI's mean and deviation for ImageNet's by 0.0009 to 0.08, another resize by 0.0005 to 0.6, swapped colors by
     0.01 to 0.7 (XFeat sees grey: not at all). Rounding weights to bf16 moves it by 0.001 to 0.05, as much as mistakes
     do, so it counts as another teacher: the fingerprint is taken in fp32, whatever precision the features are then
     computed in.
@@ -138,12 +138,12 @@ def same_activations(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Root mean square difference of two fingerprints."""
+    """Return the root mean square difference of two fingerprints."""
     return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a))
 
 
 def checked(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
-    """`make` with its teacher's activations compared to the recorded ones: TeacherError where they differ."""
+    """Wrap `make` to compare its teacher's activations with the recorded ones: TeacherError where they differ."""
 
     def load() -> Teacher:
         teacher = make()
@@ -161,12 +161,12 @@ def checked(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
 
 @cache
 def recorded_activations() -> dict[str, tuple[float, ...]]:
-    """Teacher fingerprint -> its recorded numbers."""
+    """Return the recorded numbers by the teacher's fingerprint."""
     return {entry["fingerprint"]: tuple(entry["numbers"]) for entry in json.loads(RECORDED.read_text()).values()}
 
 
 def described(features: Tensor, count: int) -> tuple[float, ...]:
-    """`count` numbers of features (1, ...): the log of their root mean square, and `count` - 1 signed sums of them.
+    """Project features (1, ...) to `count` numbers: the log of their root mean square, and signed sums of them.
 
     A signed sum is divided by the features' length: about normal, with deviation 1.
     """
@@ -178,12 +178,12 @@ def described(features: Tensor, count: int) -> tuple[float, ...]:
 
 @cache
 def signs(length: int, count: int) -> NDArray[np.int8]:
-    """A fixed (count, length) of -1 and 1. RandomState's stream is frozen for good (NEP 19), a Generator's isn't."""
+    """Draw fixed signs (count, length). RandomState's stream is frozen for good (NEP 19), a Generator's isn't."""
     return (2 * np.random.RandomState(length % 2**31).randint(0, 2, (count, length), dtype=np.int8) - 1).astype(np.int8)
 
 
 def fixed_image(side_px: int) -> Tensor:
-    """An image (1, 3, side, side) in [0, 1] with structure at every scale and other colours in every channel."""
+    """Make an image (1, 3, side, side) in [0, 1] with structure at every scale and other colors in every channel."""
     draw = np.random.RandomState(0)
     image = np.zeros((3, side_px, side_px))
     for block in (1, 4, 16, 64):

@@ -58,7 +58,7 @@ class Hed(Teacher):
         return TeacherOutput(spatial.mean((2, 3)), spatial)
 
     def pyramid(self, images: Tensor, blocks: int) -> list[Tensor]:
-        """The first blocks' outputs, strides 1, 2, 4, 8, 16."""
+        """Return the first blocks' outputs, strides 1, 2, 4, 8, 16."""
         x = 255 * at_least(images, self.source_px).flip(1) - self.mean
         x = x.contiguous(memory_format=torch.channels_last)
         maps = []
@@ -68,7 +68,7 @@ class Hed(Teacher):
         return maps
 
     def edges(self, images: Tensor) -> Tensor:
-        """Fused edge probability (B, 1, H, W) in [0, 1]: only to verify that the weights are understood."""
+        """Return the fused edge probability (B, 1, H, W) in [0, 1]: only to verify that the weights are understood."""
         sides = [
             F.interpolate(side(features), images.shape[-2:], mode="bilinear")
             for side, features in zip(self.sides, self.pyramid(images, len(self.blocks)), strict=True)
@@ -77,7 +77,7 @@ class Hed(Teacher):
 
 
 def vgg_block(index: int) -> nn.Sequential:
-    """Block `index` of VGG16; all but the first halve the resolution first."""
+    """Build block `index` of VGG16; all but the first halve the resolution first."""
     layers: list[nn.Module] = [nn.MaxPool2d(2, ceil_mode=True)] if index else []
     for width_in, width_out in zip(WIDTHS[index], WIDTHS[index][1:], strict=False):
         layers += [nn.Conv2d(width_in, width_out, 3, padding=1), nn.ReLU(inplace=True)]

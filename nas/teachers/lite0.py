@@ -47,7 +47,7 @@ class Lite0(Teacher):
         return TeacherOutput(x.mean((2, 3)), spatial)
 
     def classify(self, images: Tensor) -> Tensor:
-        """ImageNet-1k logits (B, 1000): only to verify that the weights are understood."""
+        """Return ImageNet-1k logits (B, 1000): only to verify that the weights are understood."""
         return cast(Tensor, self.net.classifier(self(images).summary))
 
 

@@ -69,7 +69,7 @@ TEXT_TOWERS: dict[str, tuple[str, str]] = {
 
 
 def has_text(teacher: TeacherSpec | str) -> bool:
-    """Whether the teacher's text tower is known; its weights and open_clip may still be missing."""
+    """Tell whether the teacher's text tower is known; its weights and open_clip may still be missing."""
     return (teacher.network if isinstance(teacher, TeacherSpec) else parse(teacher).network) in TEXT_TOWERS
 
 
@@ -81,7 +81,7 @@ def text_embeddings(
     templates: Sequence[str] = TEMPLATES,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Tensor:
-    """Unit-length embeddings (classes, k) in the space of the teacher's summary, averaged over the templates.
+    """Embed class names as unit vectors (classes, k) in the space of the teacher's summary, averaged over templates.
 
     A template holds ``{}`` for the class. Weights come from `weights` by the teacher's name, or from the hub.
     `progress` hears (stage, done, total). Raises TeacherError where the teacher has no text tower, or open_clip or the
@@ -99,12 +99,12 @@ def text_embeddings(
 
 
 def zero_shot(image_embeddings: Tensor, texts: Tensor) -> Tensor:
-    """The nearest class by cosine: embeddings (N, k) and `text_embeddings` (classes, k) to classes (N,), int64."""
+    """Find the nearest class by cosine: embeddings (N, k) and `text_embeddings` (classes, k) to classes (N,)."""
     return (F.normalize(image_embeddings.float(), dim=-1) @ texts.to(image_embeddings.device).T).argmax(-1)
 
 
 def text_tower(name: str, file: Path | None) -> tuple[Any, Any]:
-    """open_clip's model, in eval mode on the CPU, and its tokenizer, for the teacher of this name."""
+    """Load open_clip's model, in eval mode on the CPU, and its tokenizer, for the teacher of this name."""
     network = parse(name).network
     if network not in TEXT_TOWERS:
         raise TeacherError(f"teacher {name}: no text tower of {network} is known; zero-shot needs a CLIP or SigLIP")

@@ -1,10 +1,10 @@
 """Any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
 
-The summary is what the network was trained to summarise with: the class token (DINOv2, DINOv3), the embedding shared
-with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM has none. The
-map is the last stage's, after the final norm, without class and register tokens. Images are resized whole to the
-network's square input, with its own interpolation, mean and deviation; its centre crop is left out, as the student
-sees the whole image too.
+The summary is the output that the network was trained to summarize with: the class token (DINOv2, DINOv3), the
+embedding shared with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM
+has none. The map is the last stage's, after the final norm, without class and register tokens. Images are resized whole
+to the network's square input, with its own interpolation, mean and deviation; its center crop is left out, as the
+student sees the whole image too.
 
 N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px).
 In a mosaic, global attention sees the other images: features depend a little on the neighbours in the batch, as in
@@ -63,18 +63,18 @@ class TimmName:
 
     @property
     def network(self) -> str:
-        """timm's full name, as ``vit_base_patch14_dinov2.lvd142m``."""
+        """Return timm's full name, as ``vit_base_patch14_dinov2.lvd142m``."""
         return f"{self.architecture}.{self.tag}" if self.tag else self.architecture
 
     @property
     def projected(self) -> bool:
-        """Whether its head projects into the space that a contrastive image-text model shares with its text tower."""
+        """Tell whether its head projects into the space that a contrastive model shares with its text tower."""
         clip = "clip" in self.network or "pe_core" in self.architecture
         return clip and not any(tag in self.tag for tag in LABEL_TAGS)
 
 
 def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
-    """The network that `text` names; `ours` are names that aren't timm's, for the list of near choices.
+    """Parse the name of a network; `ours` are names that aren't timm's, for the list of near choices.
 
     Raises TeacherError where timm has no such pretrained network, or the size cannot be.
     """
@@ -99,14 +99,14 @@ def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
 
 
 def choices(network: str, ours: Iterable[str]) -> str:
-    """What could have been meant."""
+    """List the names that could have been meant."""
     near = get_close_matches(network, [*ours, *list_pretrained()], n=5, cutoff=0.5)
     ending = "any pretrained timm network" + (f"; nearest: {', '.join(near)}" if near else "")
     return f"choices: {', '.join(ours)}, a comma list of these, or {ending}"
 
 
 def tile(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, H, W) as mosaics (M, C, side H, side W) of side x side, row by row.
+    """Lay images (B, C, H, W) out as mosaics (M, C, side H, side W) of side x side, row by row.
 
     The last mosaic is filled up with images of the batch from its start, which look more like images than grey does.
     """
@@ -119,7 +119,7 @@ def tile(images: Tensor, side: int) -> Tensor:
 
 
 def cut(maps: Tensor, side: int, count: int) -> Tensor:
-    """Inverse of `tile`, of maps (M, C, side h, side w): the first `count` tiles (count, C, h, w) in the same order."""
+    """Cut the first `count` tiles (count, C, h, w) out of maps (M, C, side h, side w), as `tile` ordered them."""
     _, channels, height, width = maps.shape
     grid = maps.reshape(-1, channels, side, height // side, side, width // side).permute(0, 2, 4, 1, 3, 5)
     return grid.reshape(-1, channels, height // side, width // side)[:count]
@@ -127,7 +127,7 @@ def cut(maps: Tensor, side: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a network gives for one input: which summary, widths, side of the map; whether its map can be normed."""
+    """A network's outputs for one input: kind of summary, widths, side of the map, whether the map can be normed."""
 
     summary: str
     summary_dim: int
@@ -137,7 +137,7 @@ class Layout:
 
 
 class TimmTeacher(Teacher):
-    """A pretrained timm network; see the module for what its summary and map are."""
+    """A pretrained timm network; the module's docstring describes its summary and map."""
 
     mean: Tensor
     std: Tensor
@@ -164,7 +164,7 @@ class TimmTeacher(Teacher):
 
 
 def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()) -> TeacherSpec:
-    """The teacher ``NAME[@PX[/N]]`` with weights from a local safetensors file, or from timm's hub.
+    """Return the teacher ``NAME[@PX[/N]]`` with weights from a local safetensors file, or from timm's hub.
 
     Raises TeacherError for a name, size or file that cannot be; the hub isn't asked before `sha256` or `load`.
     """
@@ -193,7 +193,7 @@ def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()
 
 @cache
 def layout(name: TimmName) -> Layout:
-    """Runs the network without weights or numbers (meta device); TeacherError where it cannot take that input."""
+    """Run the network without weights or numbers (meta device); TeacherError where it cannot take that input."""
     try:
         with torch.device("meta"):
             net = create(name).eval()
@@ -219,7 +219,7 @@ def layout(name: TimmName) -> Layout:
 
 
 def create(name: TimmName, file: Path | None = None) -> nn.Module:
-    """The network, with the weights of `file` or random ones. timm's own filter maps the file's names to its own."""
+    """Build the network with the weights of `file` or random ones. timm's filter maps the file's names to its own."""
     config = get_pretrained_cfg(name.network)
     resized = config.fixed_input_size and tuple(config.input_size[1:]) != (name.px, name.px)
     # SAM resamples its positions in every pass, and timm's filter for its files doesn't.
@@ -230,7 +230,7 @@ def create(name: TimmName, file: Path | None = None) -> nn.Module:
 
 
 def filled(name: TimmName, file: Path) -> nn.Module:
-    """The network with the weights of a safetensors file; TeacherError where they aren't this network's."""
+    """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's."""
     present = set(tensor_names(name.text, file))
     try:
         net = create(name, file)
@@ -246,13 +246,13 @@ def filled(name: TimmName, file: Path) -> nn.Module:
 
 
 def features(net: Any, inputs: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
-    """Final features in the network's own form, and the last map (B, C, h, w)."""
+    """Return the final features in the network's own form, and the last map (B, C, h, w)."""
     final, maps = net.forward_intermediates(inputs, indices=1, norm=norm, output_fmt="NCHW")
     return final, maps[-1]
 
 
 def can_norm(net: nn.Module, image: Tensor) -> bool:
-    """Whether timm can put the final norm on the last map; a few networks refuse."""
+    """Tell whether timm can put the final norm on the last map; a few networks refuse."""
     try:
         features(net, image, norm=True)
     except AssertionError:
@@ -261,12 +261,12 @@ def can_norm(net: nn.Module, image: Tensor) -> bool:
 
 
 def summary_kind(net: Any, name: TimmName) -> str:
-    """Which of SUMMARIES is this network's."""
+    """Return which of SUMMARIES is this network's."""
     if isinstance(net, SEGMENT_ANYTHING):
         return "none"
     if name.projected and net.num_classes > 0:
         return "projected"
-    # DINOv3's head in timm averages the patches; what it was trained to summarise with is the class token.
+    # DINOv3's head in timm averages the patches; it was trained to summarize with the class token.
     attention_pooled = getattr(net, "attn_pool", None) is not None
     if net.num_classes == 0 and getattr(net, "cls_token", None) is not None and not attention_pooled:
         return "class token"
@@ -274,7 +274,7 @@ def summary_kind(net: Any, name: TimmName) -> str:
 
 
 def resize(images: Tensor, side_px: int, interpolation: str) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as side_px squares, antialiased; bicubic's overshoots are clipped as in bytes."""
+    """Resize images (B, 3, H, W) in [0, 1] to side_px squares, antialiased; bicubic's overshoots are clipped."""
     if images.shape[-2:] == (side_px, side_px):
         return images
     return F.interpolate(images, (side_px, side_px), mode=interpolation, antialias=True).clamp(0, 1)

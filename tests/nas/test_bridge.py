@@ -21,6 +21,7 @@ import ray
 from ray.tune.error import TuneError
 
 from nas.failures import Failure
+from nas.files import atomic_path
 from nas.records import RungResult, TrialRecord, TrialState
 from nas.runner import Places, Site, open_site, run_study
 from nas.running import head, session, worker
@@ -153,8 +154,10 @@ def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> Non
     assert under_way is not None
     kept = {f"{under_way.arch_id}.pt", ".node-of-another"}
     (tmp_path / "checkpoints").mkdir()
-    for name in (*kept, "over.pt", f"{under_way.arch_id}.1.tmp"):
+    for name in (*kept, "over.pt"):
         (tmp_path / "checkpoints" / name).touch()
+    killed = atomic_path(tmp_path / "checkpoints" / f"{under_way.arch_id}.pt")
+    killed.__enter__().touch()
     _sweep(loop, tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == kept
 

@@ -30,6 +30,7 @@ TRICKY = st.lists(
             "https://[2001:db8::1]:80/a.tar::http://[::1]/b.tar",
         ),
         ("http://me:a::b@host/a.tar", "http://host/a.tar"),
+        ("https://h/a.tar?next=https://u:p@g/b&sig=s3cret", "https://h/a.tar"),
         ("https://https://u:p@h/a", "https://https://h/a"),
         ("HTTPS://me:pw@h/a?s=1", "HTTPS://h/a"),
         ("http://u:p@[::1/no-end?s=1", "http://[::1/no-end"),

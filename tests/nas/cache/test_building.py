@@ -13,6 +13,7 @@ from nas.cache import CacheError
 from nas.cache.entry import CacheEntry, Shard
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import TeacherCacheBuilder
+from nas.files import atomic_path
 from tests.waiting import PATIENCE_S
 
 
@@ -149,3 +150,14 @@ def test_a_teacher_is_loaded_only_where_it_has_something_to_say(tmp_path, opened
             opened(tmp_path)
     monkeypatch.setattr(TeacherCacheBuilder, "teacher", property(lambda features: pytest.fail("loaded")))
     assert len(opened(tmp_path).train) == 48
+
+
+def test_a_finished_part_keeps_nothing_of_killed_writers(tmp_path):
+    part = CacheEntry(tmp_path / "part")
+    part.open()
+    killed = [atomic_path(part.folder / "a.npy"), atomic_path(part.working / "b.npy")]
+    for writer in killed:
+        writer.__enter__().touch()
+    part.finish([], [], lambda records: {})
+    assert sorted(path.name for path in part.folder.iterdir()) == ["manifest.json", "used", "working"]
+    assert not list(part.working.iterdir())
