@@ -13,7 +13,7 @@ from nas.objectives import GOALS
 LIMITS = ("max_params", "max_gmacs", "max_latency_ms", "max_memory_mib", "min_throughput_img_s")
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.distill's LOSSES, SPACES and BALANCES, here so that a command need not import torch to know them.
+# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, here so that a command need not import torch to know them.
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDISATIONS = ("phi_s", "global", "raw")
