@@ -12,7 +12,7 @@ from nas.limits import check_bounds
 from nas.objectives import GOALS
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.distill's LOSSES, SPACES and BALANCES, here so that a command need not import torch to know them.
+# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, here so that a command need not import torch to know them.
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDISATIONS = ("phi_s", "global", "raw")
