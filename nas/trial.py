@@ -9,12 +9,11 @@ from typing import cast
 import torch
 
 from backbones import build
-from nas.config import SearchConfig
 from nas.diagnosis import diagnose
 from nas.limits import limited
 from nas.measure import MeasurementError
-from nas.measure.counts import side_by_side, totals
-from nas.measure.device_lock import measuring, training
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
 from nas.measure.service import save_samples
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from nas.training import Training, kept_rungs
@@ -53,18 +52,8 @@ def _stages(record: TrialRecord, bench: Workbench) -> Iterator[TrialRecord]:
     yield record
     rungs = _train(record, bench)
     for left in reversed(range(len(config.distill.rung_steps))):
-        if not left:  # before what is trained could be lost by it
-            with training(bench.lock_dir):  # who measures has the machine alone
-                record = replace(record, counters=_counters(spec, config))
         record = replace(record, rungs=(*record.rungs, next(rungs)))
         yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
-
-
-def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:
-    """MACs of one image by those who count them otherwise than we do. A training's random numbers stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        _, *others = side_by_side(build(spec), config.distill.image_px)
-    return {counter.name: counter.macs for counter in others}
 
 
 def broken_limit(record: TrialRecord, limits: dict[str, float]) -> str | None:

@@ -13,9 +13,10 @@ from torch import nn
 from backbones import resolve
 from nas.measure import Arm, ArmError, Setting, environment
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
-from nas.profile.network import checked_count, default_batch, default_resolution
+from nas.profile.network import default_batch, default_resolution
 from nas.profile.records import FAILURES, reason
 from nas.records import Measurement
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from backbones import resolve
 from nas.measure import Setting, environment
-from nas.measure.counts import CounterResult, Counts, count, side_by_side
+from nas.measure.counts import CounterResult, checked_count, side_by_side
 from nas.measure.counts.compare import amount
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
@@ -25,19 +25,6 @@ from search_space import SPACES, ArchSpec
 
 MICRO_PX, FULL_PX = 64, 224
 TIMING, PARTS = "timing", "stages and layers"
-
-
-def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
-    """Count a network.
-
-    Raises:
-        ValueError: The network cannot take the resolution; the message is one line.
-    """
-    try:
-        return count(model, resolution)
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm's ways to say that a network is bound to a size
-        summary = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None
 
 
 def fused_counter(macs: int, ours: int) -> CounterResult:
