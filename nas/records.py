@@ -131,9 +131,6 @@ class TrialRecord(Record):
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     tries: int = 1  # times that it was begun; a driver that was killed and went on does not count
     failure: Failure | None = None  # the last one, also of a trial that is run again
-    counters: dict[str, int | None] = field(
-        default_factory=dict
-    )  # of who else counts `macs`; of nets trained to the end
 
     @property
     def name(self) -> str:

@@ -9,13 +9,12 @@ from typing import cast
 import torch
 
 from backbones import build
-from nas.config import SearchConfig
 from nas.diagnosis import diagnose
 from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.limits import broken_limit
 from nas.measure import Arm, MeasurementError, Setting
-from nas.measure.counts import side_by_side, totals
-from nas.measure.device_lock import measuring, training
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
 from nas.measure.service import save_samples
 from nas.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -52,18 +51,8 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     yield record
     rungs = _train(record, context)
     for left in reversed(range(len(config.distill.rung_steps))):
-        if not left:  # before what is trained could be lost by it
-            with training(context.lock_dir):  # who measures has the machine alone
-                record = replace(record, counters=_counters(spec, config))
         record = replace(record, rungs=(*record.rungs, next(rungs)))
         yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
-
-
-def _counters(spec: ArchSpec, config: SearchConfig) -> dict[str, int | None]:
-    """MACs of one image by those who count them otherwise than we do. A training's random numbers stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        _, *others = side_by_side(build(spec), config.distill.image_px)
-    return {counter.name: counter.macs for counter in others}
 
 
 def _not_as_asked(record: TrialRecord) -> str | None:

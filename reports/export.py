@@ -80,7 +80,6 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "params": trial.params,
         "macs": trial.macs,
         "spec_json": json.dumps(trial.spec, sort_keys=True),
-        **{f"macs/{counter}": macs for counter, macs in trial.counters.items()},
         **_quality(trial),
         **(_measurement(trial.measurement) if trial.measurement else {}),
     }

@@ -22,7 +22,7 @@ import torch
 
 from backbones import Backbone, build
 from backbones.hollow import hollow
-from nas.measure.counts.macs import MacCountingMode, ModuleMacCounter, evaluating
+from nas.measure.counts.macs import MacCountingMode, evaluating
 from nas.measure.counts.totals import totals
 from nas.progress import clock
 from search_space import SPACES, ArchSpec, Space
@@ -53,8 +53,7 @@ def check(model: Backbone, resolution: int) -> int:
     """MACs of one call. Raises ValueError for a map whose shape isn't as declared."""
     shapes: list[tuple[int, ...]] = []
     hooks = [stage.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape))) for stage in model.stages]
-    tally = MacCountingMode()
-    with evaluating(model), tally, ModuleMacCounter(model, tally).open():
+    with evaluating(model), MacCountingMode() as mode:
         summary, spatial = model.encode(torch.empty(1, 3, resolution, resolution, device="meta"))
     for hook in hooks:
         hook.remove()
@@ -64,7 +63,7 @@ def check(model: Backbone, resolution: int) -> int:
     found = [tuple(summary.shape), *shapes, tuple(spatial.shape)]
     if found != expected:
         raise ValueError(f"shapes {found}, declared {expected}")
-    return tally.macs
+    return mode.macs
 
 
 def run(space: Space, specs: int, seed: int) -> Outcome:

@@ -13,10 +13,11 @@ from torch import nn
 from backbones import resolve
 from nas.measure import Arm, ArmError, Setting, environment
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
 from nas.profile.network import default_batch, default_resolution
-from nas.profile.records import FAILURES, checked_count, reason
+from nas.profile.records import FAILURES, reason
 from nas.records import Measurement
 
 Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes from now on)

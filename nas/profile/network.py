@@ -11,24 +11,16 @@ from torch import nn
 
 from backbones import resolve
 from nas.measure import Setting, environment
-from nas.measure.counts import CounterResult, side_by_side
+from nas.measure.counts import CounterResult, checked_count, side_by_side
 from nas.measure.counts.compare import amount
+from nas.measure.counts.macs import checked_count
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.prepare import in_arm
 from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_parts, own_times, stage_times
-from nas.profile.records import (
-    FAILURES,
-    PARTS_SHARE,
-    NetworkSettings,
-    PartRow,
-    Profile,
-    Roofline,
-    checked_count,
-    reason,
-)
+from nas.profile.records import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nas.command import one_line
 from nas.measure import Arm, MeasurementError
-from nas.measure.counts import CounterResult, Counts, count
+from nas.measure.counts import CounterResult, Counts
 from nas.measure.roofline import Ceilings
 from nas.records import Measurement
 
@@ -27,19 +26,6 @@ def reason(error: Exception) -> str:
     said = one_line(error)[:LONGEST].removeprefix("arm: ")
     verdict = error.verdict if isinstance(error, MeasurementError) else ""
     return said if said.startswith(verdict) else f"{verdict}: {said}"
-
-
-def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
-    """Count a network.
-
-    Raises:
-        ValueError: The network cannot take the resolution; the message is one line.
-    """
-    try:
-        return count(model, resolution)
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm's ways to say that a network is bound to a size
-        summary = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None
 
 
 @dataclass(frozen=True)

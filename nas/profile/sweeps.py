@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
+from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
 from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
 from nas.measure.timers import Call, timer_for
-from nas.profile.records import NetworkSettings, Point, Profile, Sweep, WindowCost, checked_count
+from nas.profile.records import NetworkSettings, Point, Profile, Sweep, WindowCost
 
 BUFFERS = 2
 

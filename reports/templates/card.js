@@ -41,12 +41,6 @@ function stageTimes(m) {
     element('p', { class: 'muted' }, `of a batch of ${m.batch}, ${fixed(whole * 1e3, 2)} ms in all, run eagerly to tell the parts apart; "rest" is what lies between them.`)];
 }
 
-// Rows of who else counts the MACs.
-const counted = t => Object.entries(t.counters || {}).map(([name, macs]) => [`MACs by ${brief(name, 20)}`,
-  known(macs) ? `${scaled(macs, 1e6, 1)} M${t.macs > 0 ? ` (${macs < t.macs ? '−' : '+'}${fixed(100 * Math.abs(macs / t.macs - 1), 1)} %)` : ''}` : 'cannot count this net']);
-const WHY_COUNTERS_DIFFER = 'MACs are those of all matrix products, convolutions and attention, exactly. Where a net has such parts, fvcore leaves out attention’s products and adds normalisation and resizing; '
-  + 'thop leaves out functions and subclasses of its modules, adds normalisation and average pooling, and counts transposed convolutions stride² times.';
-
 function commands(t) {
   if (!stagesOf(t).length) return [];
   const m = t.measurement, file = `${t.arch_id}.json`;
@@ -78,14 +72,14 @@ function neighbour(number, by, words) {
 function openCard(number) {
   const t = byNumber.get(number), card = byId('card');
   pick(number);
-  const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ...counted(t), ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
+  const size = facts([['parameters', known(t.params) ? `${scaled(t.params, 1e6, 3)} M` : null], ['MACs', known(t.macs) ? `${scaled(t.macs, 1e6, 1)} M` : null], ['arch id', t.arch_id], ['state', standing(t) === t.state ? t.state : `${t.state}, ${standing(t)}`], ['tries', t.tries > 1 ? t.tries : null]]);
   card.replaceChildren(element('header', {}, element('h2', { id: 'card-title' }, brief(netName(t), 120)),
     element('div', { class: 'actions' }, neighbour(number, -1, 'Faster'), neighbour(number, 1, 'Slower'), element('button', { type: 'button', 'data-close': true, onclick: () => card.close() }, 'Close'))));
   if (!card.open) card.showModal();
   const room = getComputedStyle(card), wide = Math.max(220, Math.floor(card.clientWidth - parseFloat(room.paddingLeft) - parseFloat(room.paddingRight)));
   card.append(
     ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []),
-    ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size, ...(counted(t).length ? [element('p', { class: 'muted' }, WHY_COUNTERS_DIFFER)] : []),
+    ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size,
     ...(t.measurement ? section('Speed', measured(t.measurement), ...stageTimes(t.measurement)) : []),
     ...(t.rungs.length ? section('Quality', ...(t.rungs.length > 1 ? [learningCurve(t, wide)] : []), qualityTable(t)) : []),
     ...pictures(t), ...commands(t), ...section('Spec', copyable(spec(t))));

@@ -23,7 +23,6 @@ from nas.distill.adaptors import load_heads
 from nas.distill.run import TrialContext
 from nas.distill.trainer import Distiller
 from nas.failures import Failure
-from nas.measure.counts import side_by_side
 from nas.measure.service import MeasurementService
 from nas.records import TrialRecord, TrialState
 from nas.runner import Places, open_site, run_study
@@ -129,10 +128,6 @@ def test_a_killed_worker_is_started_again_and_goes_on_in_the_middle_of_the_rung(
     assert sum(rung.seconds for rung in trial.rungs) > 1000, "it began anew"
     assert [rung.losses for rung in trial.rungs] == losses_of_an_undisturbed_training(trial, targets)
     assert not list((tmp_path / "checkpoint_dir").iterdir())
-    _, *others = side_by_side(build(ArchSpec.from_dict(trial.spec)), RECIPE.image_px)
-    assert trial.counters == {counter.name: counter.macs for counter in others}
-    assert list(trial.counters) == ["fvcore", "thop"]
-    assert None not in trial.counters.values()
     heads = load_heads(tmp_path / "weights_dir" / f"{trial.arch_id}.heads.safetensors")
     assert {a.stride for a in heads.values()} == {build(ArchSpec.from_dict(trial.spec)).spatial_stride}
 

@@ -146,7 +146,6 @@ def spoil(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
         and replace(
             m, device=attack, arm=attack, reference=attack, verdict=attack, stages_s={attack: 1.0, "stage1": 2.0}
         ),
-        counters={attack: 7, attack * 2: None},
         rungs=tuple(
             replace(r, teachers={attack: {attack: r.quality}}, losses={attack: 1.0}, metrics={attack: 1.0})
             for r in trial.rungs

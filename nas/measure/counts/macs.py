@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from nas.measure.counts.shapes import result
@@ -135,138 +135,34 @@ class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-# What nn.Module itself keeps that has no part in what a module computes. Modules with hooks are always run.
-BOOKKEEPING = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"} | {"forward"}
-BY_VALUE = frozenset({type(None), bool, int, float, str, bytes, torch.dtype, torch.device})
-
-
-class Run(NamedTuple):
-    """What one call of a module did. `macs`: one number for each of its modules(), itself first."""
-
-    macs: list[int]
-    elements: Counter[str]
-    output: Any
-
-
 class ModuleMacCounter:
-    """Books the MACs of `tally` to the modules of `model` that run; what a part does counts for the whole as well.
+    """Adds up the MACs of `mode` by module of `model`; a module's MACs include those of the modules inside it."""
 
-    A block in a list of blocks is booked without being run where one like it has run on inputs of the same shapes.
-    Alike means: of one type, with equal attributes and parts and tensors of equal layout, by `signature`. Blocks that
-    change themselves or their arguments, that have hooks, or that take or return anything but tensors, numbers and
-    text are always run.
-    """
-
-    def __init__(self, model: nn.Module, tally: MacCountingMode) -> None:
-        self._tally = tally
+    def __init__(self, model: nn.Module, mode: MacCountingMode) -> None:
+        self._mode = mode
         self._modules = list(model.named_modules())
-        self.macs = {name: 0 for name, _ in self._modules}  # module name -> MACs inside it
-        self._names = {id(module): name for name, module in self._modules}
-        self._single = {id(module) for _, module in self._modules if _has_its_own_ways(module)}
-        self._repeated = set(_repeated(module for _, module in self._modules))
-        self._runs: dict[Hashable, Run] = {}
+        self.macs = {name: 0 for name, _ in self._modules}
 
     @contextmanager
-    def open(self) -> Iterator[ModuleMacCounter]:
-        """Books while the body runs."""
+    def counting(self) -> Iterator[None]:
+        """Count while the body runs."""
         own = [(module, vars(module).get("forward")) for _, module in self._modules]
         for name, module in self._modules:
-            # Beside the class's method: what a module calls as `part.forward(x)` is booked as well.
-            vars(module)["forward"] = partial(self._call, name, module, module.forward)
+            # Over the class's method, not by hooks: what a module calls as `part.forward(x)` counts as well.
+            vars(module)["forward"] = partial(self._call, name, module.forward)
         try:
-            yield self
+            yield
         finally:
             for module, forward in own:
                 del vars(module)["forward"]
                 if forward is not None:
                     vars(module)["forward"] = forward
 
-    def _call(self, name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if id(module) in self._repeated and _is_plain((args, kwargs)):
-            return self._once(name, module, forward, args, kwargs)
-        before = self._tally.macs
+    def _call(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        before = self._mode.macs
         output = forward(*args, **kwargs)
-        self.macs[name] += self._tally.macs - before
+        self.macs[name] += self._mode.macs - before
         return output
-
-    def _once(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        key = self._key(module, args, kwargs)
-        if run := self._runs.get(key):
-            return self._book(module, run)
-        books = [self._names[id(part)] for part in module.modules()]
-        earlier, macs, elements = [self.macs[book] for book in books], self._tally.macs, self._tally.elements.copy()
-        output = forward(*args, **kwargs)
-        self.macs[name] += self._tally.macs - macs
-        if _is_plain(output) and key == self._key(module, args, kwargs):
-            inside = [self.macs[book] - before for book, before in zip(books, earlier, strict=True)]
-            produced = self._tally.elements.copy()
-            produced.subtract(elements)
-            self._runs[key] = Run(inside, produced, output)
-        return output
-
-    def _book(self, module: nn.Module, run: Run) -> Any:
-        for part, macs in zip(module.modules(), run.macs, strict=True):
-            self.macs[self._names[id(part)]] += macs
-        self._tally.macs += run.macs[0]
-        self._tally.elements.update(run.elements)
-        return tree_map_only(Tensor, _again, run.output)
-
-    def _key(self, module: nn.Module, args: Any, kwargs: Any) -> Hashable:
-        return signature((module, args, kwargs), {}, self._single)
-
-
-def signature(value: Any, seen: dict[int, int], single: set[int]) -> Hashable:
-    """Equal for values that make a module do the same work.
-
-    Modules by type, attributes and parts, but those in `single` equal nothing; tensors by type and layout; plain values
-    and containers by content; everything else by identity. What occurs twice must do so in both: `seen` holds where.
-    """
-    kind = type(value)
-    if kind in BY_VALUE:
-        return kind, value  # 1, 1.0 and True are equal, but don't compute alike
-    if isinstance(value, dict):
-        return kind, *[(k, signature(v, seen, single)) for k, v in value.items()]
-    if isinstance(value, list | tuple):
-        return kind, *[signature(v, seen, single) for v in value]
-    if isinstance(value, Tensor | nn.Module):
-        if id(value) in seen:
-            return "seen", seen[id(value)]
-        seen[id(value)] = len(seen)
-        if isinstance(value, Tensor):
-            return kind, value.shape, value.stride(), value.dtype, value.device
-        if id(value) in single:
-            return object()
-        return kind, *[(k, signature(v, seen, single)) for k, v in vars(value).items() if k not in BOOKKEEPING]
-    return "identity", id(value)
-
-
-def _again(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-
-
-def _is_plain(value: Any) -> bool:
-    return all(leaf is None or isinstance(leaf, Tensor | bool | int | float | str) for leaf in tree_leaves(value))
-
-
-def _has_its_own_ways(module: nn.Module) -> bool:
-    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
-
-
-def _repeated(modules: Iterable[nn.Module]) -> Iterator[int]:
-    """Ids of the modules in a list that another one there is like at first sight."""
-    looks: dict[int, Hashable] = {}
-    for holder in modules:
-        if isinstance(holder, nn.ModuleList | nn.Sequential):
-            often = Counter(_look(part, looks) for part in holder.children())
-            yield from (id(part) for part in holder.children() if part._modules and often[looks[id(part)]] > 1)
-
-
-def _look(module: nn.Module, looks: dict[int, Hashable]) -> Hashable:
-    """Type and parameters' shapes of a module and its parts, by id in `looks`."""
-    if id(module) not in looks:
-        shapes = [None if p is None else p.shape for p in module._parameters.values()]
-        looks[id(module)] = (type(module), *shapes, *[_look(part, looks) for part in module.children()])
-    return looks[id(module)]
 
 
 @dataclass(frozen=True)
@@ -317,24 +213,37 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def count(model: nn.Module, resolution: int) -> Counts:
-    """Counts of one image (1, 3, resolution, resolution) in eval mode; the model is left as it was.
+    """Count one image (1, 3, resolution, resolution) in eval mode; the model is left as it was.
 
     Per-module numbers are MACs executed inside the module, so that parents include their children. A model that lies
-    on the meta device is run itself, any other as a copy; either way equal blocks in a row are run once.
+    on the meta device is run itself, any other as a copy.
     """
     encoder = EncodeModule(model if _is_hollow(model) else meta_copy(model))
-    tally = MacCountingMode()
-    ledger = ModuleMacCounter(encoder.model, tally)
-    with evaluating(encoder), tally, ledger.open():
+    mode = MacCountingMode()
+    counter = ModuleMacCounter(encoder.model, mode)
+    with evaluating(encoder), mode, counter.counting():
         encoder(torch.empty(1, 3, resolution, resolution, device="meta"))
     return Counts(
-        macs=tally.macs,
+        macs=mode.macs,
         params=sum(p.numel() for p in model.parameters()),
-        module_macs={**ledger.macs, "": tally.macs},
-        uncounted=dict(tally.elements.most_common()),
+        module_macs={**counter.macs, "": mode.macs},
+        uncounted=dict(mode.elements.most_common()),
     )
 
 
 def _is_hollow(model: nn.Module) -> bool:
     own = chain.from_iterable((*module._parameters.values(), *module._buffers.values()) for module in model.modules())
     return all(tensor is None or tensor.is_meta for tensor in own)
+
+
+def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
+    """Count a network.
+
+    Raises:
+        ValueError: The network cannot take the resolution; the message is one line.
+    """
+    try:
+        return count(model, resolution)
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm's ways to say that a network is bound to a size
+        summary = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None

@@ -15,7 +15,7 @@ from backbones import InputSizeError
 from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
 from backbones.hollow import hollow
 from backbones.layers.neck import Neck
-from nas.measure.counts.macs import MacCountingMode, ModuleMacCounter, evaluating
+from nas.measure.counts.macs import MacCountingMode, evaluating
 from search_space import ArchSpec, StageSpec
 from search_space.arch import STRIDE
 
@@ -72,8 +72,7 @@ def _part(reads: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bo
         with hollow():
             part = make()
             images: list[Tensor] = [torch.empty(b, c, side, side) for b, c, side in maps]
-        tally = MacCountingMode()
-        with evaluating(part), tally, ModuleMacCounter(part, tally).open():
+        with evaluating(part), MacCountingMode() as mode:
             part(images) if listed else part(*images)
-        _PARTS[key] = Totals(tally.macs, sum(p.numel() for p in part.parameters()))
+        _PARTS[key] = Totals(mode.macs, sum(p.numel() for p in part.parameters()))
     return _PARTS[key]
