@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from backbones import build
+from nas.config import SearchConfig
 from nas.diagnosis import diagnose
 from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.limits import broken_limit
