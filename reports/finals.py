@@ -1,4 +1,4 @@
-"""What `nas.finals` found about a study, for its page: the finalists trained again, longer and with other seeds."""
+"""Results of retraining a study's models, longer and with several seeds, for its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from nas.store import Store
 
 
 def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
-    """As ``nas.finals --json`` says it; None where nothing was trained again. StoreError where it cannot be read."""
+    """Read the results as ``nas.finals --json`` prints them; None where nothing was retrained.
+
+    Raises:
+        StoreError: the study cannot be read.
+    """
     if not holds_study(run_dir):
         return None
     store = Store.open(run_dir)
@@ -23,14 +27,14 @@ def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
 
 
 def points(finals: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Quality in the study against the mean of the longer trainings with its 95 % interval, by net."""
+    """Return each model's score in the study, and the mean of its longer trainings with its 95 % interval."""
     if finals is None:
         return []
     return [
         {
             "number": net["trial"],
-            "net": net["net"],
-            "kind": "baseline" if net["fate"] == "baseline" else "finalist",
+            "name": net["net"],
+            "kind": "baseline" if net["fate"] == "baseline" else "retrained",
             "short": net["quality_of_study"],
             "long": net["quality"],
             "low": net["quality"] - net["half_width"],
