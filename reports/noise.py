@@ -35,7 +35,7 @@ def noise_floor(self_comparison: ScoredTrial | None) -> float:
 
 
 def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:
-    """Count the neighbors on the front, fastest first, whose throughputs differ by no more than intervals or `floor`."""
+    """Count the neighbors on the front, fastest first, that differ by no more than their intervals or `floor`."""
     return sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front))
 
 

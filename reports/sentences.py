@@ -11,7 +11,7 @@ from reports.formatting import brief, plural
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import disturbance, disturbances
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.statistics import is_open
+from reports.statistics import SearchState, search_state
 from reports.summary import BaselineComparison, StudySummary
 
 CONTROL = (
@@ -152,16 +152,18 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     """
     budget = info.config.get("budget")
     running = summary.counts.get(TrialState.RUNNING, 0)
-    short = isinstance(budget, int) and summary.evaluated < budget
-    if not short and not running:
+    search = search_state(info, summary.evaluated, running)
+    if search is SearchState.FINISHED:
         return None
+    short = isinstance(budget, int) and summary.evaluated < budget
     done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
     state = f"{done} evaluations were complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
-    if is_open(info) or not info.sessions:
+    if search is SearchState.RUNNING:
         return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
-    if (why := info.sessions[-1].get("ending")) is not None and not running:
-        return f"Ended early: {state}. The search could not continue: {brief(why, 300)}."
+    if search is SearchState.ENDED_EARLY:
+        reason = brief(info.sessions[-1].get("ending"), 300)
+        return f"Ended early: {state}. The search could not continue: {reason}."
     return f"Unfinished: {state}. No search was running; --resume continues it."
 
 

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median
 
 from scipy.stats import kendalltau
@@ -89,6 +90,32 @@ def time_spent(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[TimeSpen
     total = sum(seconds.values())
     rows = sorted(((PURPOSES.get(purpose, purpose), s) for purpose, s in seconds.items()), key=lambda item: -item[1])
     return tuple(TimeSpent(purpose, s, s / total if total > 0 else 0.0) for purpose, s in rows)
+
+
+class SearchState(StrEnum):
+    """Whether a search is over, and why not."""
+
+    FINISHED = "finished"  # the budget is spent and no trial runs
+    RUNNING = "running"  # a session runs, or was killed and could not record its end
+    ENDED_EARLY = "ended early"  # the search gave up; its last session recorded the reason
+    INTERRUPTED = "interrupted"  # no session runs, and the search can be continued
+
+
+def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
+    """Return the state of a search.
+
+    Args:
+        info: description of the study.
+        evaluated: trials that count against the budget.
+        running: trials that run.
+    """
+    budget = info.config.get("budget")
+    if not running and not (isinstance(budget, int) and evaluated < budget):
+        return SearchState.FINISHED
+    if is_open(info) or not info.sessions:
+        return SearchState.RUNNING
+    gave_up = info.sessions[-1].get("ending") is not None
+    return SearchState.ENDED_EARLY if gave_up and not running else SearchState.INTERRUPTED
 
 
 def is_open(info: StudyInfo) -> bool:

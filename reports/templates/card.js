@@ -25,7 +25,7 @@ function measured(m) {
     ['peak memory', memory || 'unknown'],
     ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ per image, whole GPU`]] : [],
     ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (requested: ${m.requested_batch})` : ''}, ${m.resolution} px`],
-    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${distrusted.includes(m.verdict) ? ': the intervals cannot be trusted' : ''}`],
+    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${disturbedVerdicts.includes(m.verdict) ? ': the intervals cannot be trusted' : ''}`],
     ...known(m.output_error) ? [['against fp32 eager', `relative output error ${m.output_error.toExponential(1)}`]] : [],
     ...(m.notes || []).map(note => ['note', note])]);
 }
