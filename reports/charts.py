@@ -188,7 +188,7 @@ def _front_axes(data: FigureData) -> tuple[Any, Any]:
     )
     y = alt.Y(
         "quality:Q",
-        title=f"{brief(data.quality.label, 52)}, higher is better",
+        title=f"{SCORE}, higher is better",
         scale=alt.Scale(domain=list(data.quality_range), nice=False, zero=False),
     )
     return x, y
@@ -222,7 +222,7 @@ def _front_tooltip(data: FigureData) -> list[Any]:
     return [
         _tip("name", "candidate"),
         _tip("kind", "status"),
-        _tip("quality", data.quality.label, ".3f"),
+        _tip("quality", SCORE, ".3f"),
         _tip("ratio", data.throughput.label, ".3f"),
         _tip("ratio_low", "95 % from", ".3f"),
         _tip("ratio_high", "95 % to", ".3f"),

@@ -282,6 +282,6 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
         )
     return (
         f"The sampler, {sampler}, drew the first {len(start.trials)} evaluations at random. They are a control for as "
-        f"many trainings and reached a hypervolume of {start.expected[-1]:.4f}. This study contains no longer random "
-        f"search. {CONTROL}"
+        f"many trainings and reached a hypervolume of {start.expected[-1]:.4f}. This study contains no random search "
+        f"of more trainings. {CONTROL}"
     )

@@ -73,9 +73,9 @@ function blank(id) {
 
 function drawLines() {
   const shown = new Set(selection.shown), style = getComputedStyle(document.documentElement);
-  const colour = name => style.getPropertyValue(`--${name}`).trim();
-  const looks = { front: [colour('front'), 1.6, 0.9], baseline: [colour('baseline'), 1.8, 0.95], infeasible: [colour('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
-  const faint = [colour('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
+  const color = name => style.getPropertyValue(`--${name}`).trim();
+  const looks = { front: [color('front'), 1.6, 0.9], baseline: [color('baseline'), 1.8, 0.95], infeasible: [color('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
+  const faint = [color('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
   const context = blank('lines');
   for (const line of parallel.lines) {
     if (!shown.has(line.t)) continue;
