@@ -52,11 +52,11 @@ def small_charts(data: FigureData) -> dict[str, Specification]:
     return {name: _specification(chart) for name, chart in built.items()}
 
 
-def finals_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specification]:
+def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specification]:
     """Return the chart of retrained models: score in the study against the mean of the longer trainings."""
     if not rows:
         return {}
-    points = alt.Chart(alt.NamedData(name="finals"))
+    points = alt.Chart(alt.NamedData(name="retraining"))
     x = alt.X("short:Q", title="score in the study", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8))
     y = alt.Y("long:Q", title=RETRAINED_SCORE, scale=alt.Scale(zero=False))
     kinds, styles = ["retrained", BASELINE], [MARKS[FRONT], MARKS[BASELINE]]
@@ -70,7 +70,7 @@ def finals_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specification]:
     )
     bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=RETRAINED_SCORE), y2="high:Q")
     labels = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
-    return {"finals": _specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
+    return {"retraining": _specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
 
 
 def importance_rows(importances: Sequence[Importance]) -> list[dict[str, Any]]:

@@ -16,13 +16,13 @@ from nas.disclosure import disclosed
 from nas.records import Measurement, Study
 from nas.reranking.wording import DISTURBED
 from nas.store import read_study
-from reports import finals, sentences
+from reports import sentences
 from reports.charts import (
     Specification,
-    finals_chart,
     importance_charts,
     importance_rows,
     page_charts,
+    retraining_chart,
     small_charts,
 )
 from reports.document import asset, chart_svg, policy, templates, vega_bundle, write_document
@@ -39,6 +39,7 @@ from reports.metrics import (
     trained_models,
 )
 from reports.noise import disturbances
+from reports.retraining import read_retraining, retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
@@ -83,12 +84,12 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
         run_dir: folder that may hold contact sheets and the records of retraining.
     """
     summary = summarize(study)
-    page = render(study, summary, read_gallery(run_dir, summary), finals.read_finals(run_dir, study))
+    page = render(study, summary, read_gallery(run_dir, summary), read_retraining(run_dir, study))
     write_document(page, out)
 
 
 def render(
-    study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
+    study: Study, summary: StudySummary, pictures: Gallery | None = None, retraining: Mapping[str, Any] | None = None
 ) -> str:
     """Render the report as HTML.
 
@@ -96,13 +97,13 @@ def render(
         study: records of the study.
         summary: numbers of the study.
         pictures: feature maps of its models, if there are any.
-        finalists: results of retraining, as `reports.finals.read_finals` returns them.
+        retraining: results, as `reports.retraining.read_retraining` returns them.
     """
     study = replace(study, info=disclosed(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
-    datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}
-    large = page_charts(data) | finals_chart(datasets["finals"])
+    datasets = data.datasets() | {"retraining": retraining_points(retraining), "importances": importance_rows(choices)}
+    large = page_charts(data) | retraining_chart(datasets["retraining"])
     small = small_charts(data) | importance_charts(datasets["importances"])
     stills = {name: _still(chart, datasets, STATIC_WIDTH_PX) for name, chart in large.items()}
     stills |= {name: _still(chart, datasets, STATIC_SMALL_PX) for name, chart in small.items()}
@@ -113,7 +114,7 @@ def render(
         summary=summary,
         figures=data,
         gallery=pictures,
-        finals=finalists,
+        retraining=retraining,
         importances=choices,
         objective_words=OBJECTIVE_WORDS,
         **_tables(study, summary),

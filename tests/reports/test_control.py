@@ -8,8 +8,8 @@ import pytest
 from nas.records import Finalist, Objective, Study, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
-from reports.finals import points, read_finals
 from reports.page import render
+from reports.retraining import read_retraining, retraining_points
 from reports.sentences import curve_caption, footer, front_caption, random_control
 from reports.statistics import limit_misses
 from reports.summary import summarize
@@ -114,19 +114,19 @@ def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
     assert 'id="chart-front"' in render(with_info(study, objectives=(quality, speed, KNN)), three)
 
 
-def test_results_of_retraining_are_on_the_page(stored_with_finals):
-    folder, study = stored_with_finals
-    finals = read_finals(folder, study)
-    assert finals is not None
-    assert [p["long"] for p in points(finals)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
-    page = render(study, summarize(study), None, finals)
+def test_results_of_retraining_are_on_the_page(retrained_study):
+    folder, study = retrained_study
+    retraining = read_retraining(folder, study)
+    assert retraining is not None
+    assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    page = render(study, summarize(study), None, retraining)
     rows = Page(page).table("Retrained models").body()
     assert sorted(row["after 1620 steps"].split()[0] for row in rows) == ["0.410", "0.510", "0.610"]
-    assert 'id="chart-finals"' in page
+    assert 'id="chart-retraining"' in page
 
 
 @pytest.fixture
-def stored_with_finals(tmp_path):
+def retrained_study(tmp_path):
     study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
     store = synthetic.store_study(study, tmp_path / "run")
     for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
@@ -137,4 +137,4 @@ def stored_with_finals(tmp_path):
 
 
 def test_without_retraining_there_is_none(tmp_path):
-    assert read_finals(tmp_path, synthetic.study(3)) is None
+    assert read_retraining(tmp_path, synthetic.study(3)) is None

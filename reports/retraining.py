@@ -13,7 +13,7 @@ from nas.storage.place import holds_study
 from nas.store import Store
 
 
-def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
+def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
     """Read the results as ``nas.finals --json`` prints them; None where nothing was retrained.
 
     Raises:
@@ -22,13 +22,13 @@ def read_finals(run_dir: Path, study: Study) -> dict[str, Any] | None:
     if not holds_study(run_dir):
         return None
     store = Store.open(run_dir)
-    found = standings(study, store.finals(), store.reranks())
-    return None if found is None else to_json(study, found)
+    summary = standings(study, store.finals(), store.reranks())
+    return None if summary is None else to_json(study, summary)
 
 
-def points(finals: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return each model's score in the study, and the mean of its longer trainings with its 95 % interval."""
-    if finals is None:
+    if retraining is None:
         return []
     return [
         {
@@ -40,6 +40,6 @@ def points(finals: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             "low": net["quality"] - net["half_width"],
             "high": net["quality"] + net["half_width"],
         }
-        for net in finals["nets"]
+        for net in retraining["nets"]
         if net["quality"] is not None and net["quality_of_study"] is not None
     ]
