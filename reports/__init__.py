@@ -1,4 +1,4 @@
-"""The report of a study: numbers first (`summary`), then pictures (`figures`, `plates`), then one HTML file (`page`).
+"""Reports of studies: numbers (`summary`), then charts (`charts`, `paper_figures`), then one HTML file (`page`).
 
-Reads a study's records only: neither torch nor ray is needed, so last year's study opens on a laptop.
+Reports read a study's records and nothing else. They need neither torch nor ray, so a study opens on any laptop.
 """

@@ -1,10 +1,12 @@
-"""What matters: how much of each objective's variance a choice of the space accounts for, on nets not fitted to.
+"""Importance of the choices of the search space: the share of each objective's variance that a choice explains.
 
-The model is linear in the choices (one column a choice and value, ridge): from 230 specs it explains 82 % of unseen
-speeds, a random forest 57 % (`experiments/results/predictor_micro.json`). It sees no choice that matters only together
-with another; `Importance.explained` says how much all of it is worth. Share: permutation importance over twice the
-variance, which is a choice's total-effect index (Jansen 1999); for a linear model its mean over all permutations has a
-closed form. Interval: nets are drawn again with replacement, the model is fitted to these and judged on the others.
+A ridge regression on one column per choice and value predicts the objective of held-out models. From 230 specs it
+explains 82 % of the variance of unseen throughputs, a random forest 57 % (`experiments/results/predictor_micro.json`).
+It cannot see choices that matter only in combination; `Importance.explained` is the R² of the whole regression.
+
+The share of a choice is its permutation importance over twice the variance, which is its total-effect index (Jansen
+1999). For a linear model the mean over all permutations has a closed form. The intervals are from a bootstrap: the
+regression is fitted to models drawn with replacement and evaluated on the models that were not drawn.
 """
 
 from __future__ import annotations
@@ -20,31 +22,34 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 
-from nas import pareto
 from nas.records import Objective, StudyInfo
-from reports.objectives import value_of
-from reports.summary import Scored, StudySummary
+from reports.scored_trials import ScoredTrial, coordinate_of
+from reports.summary import StudySummary
 from search_space.arch import OPTIONAL
 
-FEWEST_NETS = 30
-LEARNT = 0.1  # R2 from which shares mean something
-MOST_NETS = 4000  # evenly over the study's time; more cost seconds and narrow intervals that are narrow already
-DRAWS = 60
+MIN_MODELS = 30
+MIN_EXPLAINED = 0.1  # R² below which the shares mean nothing
+MAX_MODELS = 4000  # spread evenly over the study; more take seconds and hardly narrow the intervals
+DRAWS = 60  # of the bootstrap
 PERCENTILES = 2.5, 97.5
-LEVELS = 24  # values of one choice that get a column, the most frequent ones
+MAX_VALUES = 24  # values of one choice that get a column, the most frequent ones
 PENALTIES = np.logspace(-1, 4, 11)
-PARENTS = {"stem_width": "stem", "neck_dim": "neck", **dict.fromkeys(OPTIONAL, "block")}  # what an option belongs to
+PARENTS = {
+    "stem_width": "stem",
+    "neck_dim": "neck",
+    **dict.fromkeys(OPTIONAL, "block"),
+}  # the choice that an option depends on
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """A choice's share of an objective's variance, with its 95 % interval; below 0 by chance alone.
+    """A choice's share of an objective's variance, with its 95 % interval; shares below 0 are chance.
 
-    An option of a block, stem or neck counts for what it adds among nets with the same one. A share is what could be
-    learnt from these nets: fewer than 100 show less of it than there is. Nets are those trained to the end: under
-    successive halving these are the better ones, which makes all choices look alike.
+    An option of a block, stem or neck counts for its effect among models with the same block, stem or neck. Fewer than
+    100 models show less of a share than there is. Only models trained to the last rung count: successive halving keeps
+    the better ones, which makes all choices look alike.
     """
 
     objective: str
@@ -52,46 +57,38 @@ class Importance:
     share: float
     low: float
     high: float
-    explained: float  # R2 of all choices together, on nets not fitted to
-    nets: int
+    explained: float  # R² of all choices together on held-out models
+    models: int
 
     @property
-    def learnt(self) -> bool:
-        """Whether these nets show at all what their choices do to the objective; if not, no share means anything."""
-        return self.explained >= LEARNT
+    def meaningful(self) -> bool:
+        """Tell whether the choices explain enough of the objective for the shares to mean anything."""
+        return self.explained >= MIN_EXPLAINED
 
 
 def importances(info: StudyInfo, summary: StudySummary) -> tuple[Importance, ...]:
-    """All choices that varied, objective by objective, largest first; none for fewer than `FEWEST_NETS` nets."""
-    with threadpool_limits(1):  # sums in the same order on every machine, and the matrices are small
+    """Rank the choices that varied by their share, objective by objective; none for fewer than `MIN_MODELS` models."""
+    with threadpool_limits(1):  # one thread sums in the same order on every machine, and the matrices are small
         return tuple(row for objective in info.objectives for row in _of_objective(objective, summary.complete))
 
 
-def _of_objective(objective: Objective, nets: Sequence[Scored]) -> list[Importance]:
-    found = [(net, y) for net in nets if (y := _value(net, objective)) is not None]
-    found = found[:: -(-len(found) // MOST_NETS) or 1]
-    values = np.array([y for _, y in found])
-    columns, owners = _columns([_choices(net.trial.spec) for net, _ in found])
-    if len(found) < FEWEST_NETS or not owners or np.ptp(values) == 0:
+def _of_objective(objective: Objective, models: Sequence[ScoredTrial]) -> list[Importance]:
+    data = [(model, y) for model in models if (y := coordinate_of(model.trial, objective)) is not None]
+    data = data[:: -(-len(data) // MAX_MODELS) or 1]
+    values = np.array([y for _, y in data])
+    columns, owners = _columns([_choices(model.trial.spec) for model, _ in data])
+    if len(data) < MIN_MODELS or not owners or np.ptp(values) == 0:
         return []
     explained, shares = _shares(columns, owners, values)
     rows = [
-        Importance(objective.name, _said(choice), float(drawn.mean()), *_interval(drawn), explained, len(found))
+        Importance(objective.name, _label(choice), float(drawn.mean()), *_interval(drawn), explained, len(data))
         for choice, drawn in shares.items()
     ]
     return sorted(rows, key=lambda row: (-row.share, row.choice))
 
 
-def _value(net: Scored, objective: Objective) -> float | None:
-    """Where the net stands on the objective's axis."""
-    value = value_of(net.trial, objective.name)
-    if value is None or (objective.log and value <= 0):
-        return None
-    return pareto.coordinate(objective, value)
-
-
 def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A spec as readable flat choices: "stage 1 block", "stem"."""
+    """Flatten a spec into choices with readable names: "stage 1 block", "stem"."""
     flat: dict[str, Any] = {}
     for name, value in spec.items():
         if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
@@ -103,9 +100,10 @@ def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:
-    """(rows, columns) of zeros and ones less their means, and the choice that each column belongs to.
+    """Return centered indicator columns (rows, columns), and the choice that each column belongs to.
 
-    An option's means are those of its parent's value, so that it can explain nothing that the parent does.
+    An option is centered within each value of the choice it depends on, so that it explains nothing that the other
+    choice explains.
     """
     columns, owners = [], []
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -113,27 +111,27 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:
         stage, _, field = name.rpartition(" ")
         parent = f"{stage} {PARENTS[field]}".strip() if field in PARENTS else None
         within = _coded(row.get(parent) for row in rows) if parent else np.zeros(len(rows), dtype=np.int64)
-        for level in range(min(int(levels.max()) + 1, LEVELS)) if levels.any() else ():
-            is_so = (levels == level).astype(np.float64)
-            centred = is_so - (np.bincount(within, is_so) / np.maximum(np.bincount(within), 1))[within]
-            if np.abs(centred).max() > 1e-9:
-                columns.append(centred)
+        for level in range(min(int(levels.max()) + 1, MAX_VALUES)) if levels.any() else ():
+            indicator = (levels == level).astype(np.float64)
+            centered = indicator - (np.bincount(within, indicator) / np.maximum(np.bincount(within), 1))[within]
+            if np.abs(centered).max() > 1e-9:
+                columns.append(centered)
                 owners.append(name)
     return np.array(columns).T, owners
 
 
 def _coded(values: Iterable[Any]) -> NDArray[np.int64]:
-    """Values as numbers, the most frequent one 0."""
+    """Number the distinct values, the most frequent one 0."""
     keys = [json.dumps(value, sort_keys=True) for value in values]
     rank = {key: i for i, (key, _) in enumerate(sorted(Counter(keys).items(), key=lambda item: (-item[1], item[0])))}
     return np.array([rank[key] for key in keys], dtype=np.int64)
 
 
 def _shares(columns: Array, owners: Sequence[str], values: Array) -> tuple[float, dict[str, Array]]:
-    """R2 over the draws, and each choice's shares, one a draw.
+    """Return the mean R² over the draws, and each choice's share in every draw.
 
     With c a choice's part of the prediction and e the error, permuting the choice raises the mean squared error by
-    2 (cov(e, c) + var(c)) in the mean over all permutations.
+    2 (cov(e, c) + var(c)), averaged over all permutations.
     """
     penalty = RidgeCV(PENALTIES).fit(columns, values).alpha_
     member = np.array([[owner == name for name in dict.fromkeys(owners)] for owner in owners], dtype=np.float64)
@@ -141,11 +139,11 @@ def _shares(columns: Array, owners: Sequence[str], values: Array) -> tuple[float
     explained, shares = [], []
     for _ in range(DRAWS):
         drawn = rng.integers(len(values), size=len(values))
-        left = np.setdiff1d(np.arange(len(values)), drawn)
+        held_out = np.setdiff1d(np.arange(len(values)), drawn)
         model = Ridge(penalty, solver="cholesky").fit(columns[drawn], values[drawn])
-        parts = (columns[left] * model.coef_) @ member
-        errors = values[left] - parts.sum(1) - model.intercept_
-        variance = values[left].var()
+        parts = (columns[held_out] * model.coef_) @ member
+        errors = values[held_out] - parts.sum(1) - model.intercept_
+        variance = values[held_out].var()
         if variance > 0:
             about = parts - parts.mean(0)
             shares.append((about * (errors[:, None] + about)).mean(0) / variance)
@@ -153,7 +151,7 @@ def _shares(columns: Array, owners: Sequence[str], values: Array) -> tuple[float
     return float(np.mean(explained)), dict(zip(dict.fromkeys(owners), np.array(shares).T, strict=True))
 
 
-def _said(choice: str) -> str:
+def _label(choice: str) -> str:
     return choice.replace("_", " ")
 
 

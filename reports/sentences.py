@@ -1,207 +1,287 @@
-"""What a study found, in plain sentences that carry their numbers and say what the noise does not allow."""
+"""The report's sentences and captions: what a study found, with its numbers, and what the noise does not allow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.records import StudyInfo, TrialState
-from reports.meaning import MetricRow, near_chance
-from reports.summary import Comparison, Scored, StudySummary
-from reports.tallies import is_open
-from reports.ties import disturbance, disturbances
-from reports.wording import brief
+from nas.records import Objective, StudyInfo, TrialState
+from reports.figure_data import FigureData
+from reports.formatting import brief, plural
+from reports.metrics import MetricSummary, scores_spatial
+from reports.noise import disturbance, disturbances
+from reports.scored_trials import OBJECTIVE_WORDS
+from reports.statistics import SearchState, search_state
+from reports.summary import BaselineComparison, StudySummary
+
+CONTROL = (
+    "A control of the same length is a second study with the sampler “random”; reports.compare shows both side by side."
+)
+
+
+def score_definition(info: StudyInfo) -> str:
+    """Define the distillation score of a study."""
+    features = "their spatial features" if scores_spatial(info) else "their features, averaged over heads"
+    return (
+        f"The distillation score, or score, is the mean over teachers of the explained variance (R²) of {features}, "
+        "on held-out images. At 1 a model copies the distillation targets exactly; at 0 it predicts no better than "
+        "their mean."
+    )
 
 
 def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
-    """Three sentences: the front, the fastest at the best baseline's quality, the best at its speed."""
+    """Say in three paragraphs what the front is, and how it compares with the best baseline in speed and score."""
     first = _front_sentence(info, summary)
-    if not summary.complete or summary.best_baseline is None:
-        missing = "No baseline was trained to the last rung, so there is nothing to compare with."
-        return (first,) if summary.best_baseline is not None else (first, missing)
-    return first, _speed_sentence(summary), _quality_sentence(summary)
-
-
-def noise(info: StudyInfo, summary: StudySummary) -> str:
-    """What the measured intervals allow to say about a front of quality and throughput; "" of any other."""
-    plane = {o.name for o in info.objectives} == {"quality", "throughput"}
-    if not summary.front or not plane or summary.half_width is None:
-        return ""
-    width = f" (95 % intervals, half-width {summary.half_width:.2%} in the median)"
-    ties = "no two neighbours on the front have overlapping intervals"
-    if len(summary.front) == 1:
-        ties = "the front has no two neighbours to be told apart"
-    if summary.tied_neighbours:
-        pairs = _plural(summary.tied_neighbours, "pair", "pairs")
-        ties = f"{pairs} of neighbours on the front cannot be told apart in speed"
-    near = _plural(len(summary.near), "dominated net is", "dominated nets are")
-    return (
-        f"{floor(summary.itself)}By the throughput measurements{width}, {ties}, and {near} within the "
-        "noise of the front. Each net was trained once: quality has no interval here, so small differences in "
-        "quality prove nothing."
-    )
-
-
-def floor(itself: Scored | None) -> str:
-    """What two equal nets differ by here."""
-    if itself is None:
-        return ""
-    disturbed = (
-        f" That measurement was disturbed ({d}): its interval cannot be trusted." if (d := disturbance(itself)) else ""
-    )
-    return (
-        f"Measured against itself (A/A), {brief(itself.name)} came to {itself.ratio:.3f} times its own throughput "
-        f"({itself.ratio_low:.3f} to {itself.ratio_high:.3f}): differences within that are ties.{disturbed} "
-    )
-
-
-def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | None:
-    """A sentence for a study that has not spent its budget or still has trials running; None for a finished one."""
-    budget = info.config.get("budget")
-    running = summary.counts.get(TrialState.RUNNING, 0)
-    short = isinstance(budget, int) and summary.evaluated < budget
-    if not short and not running:
-        return None
-    done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
-    open_trials = f", {_plural(running, 'trial was', 'trials were')} running when this was written" if running else ""
-    on = f"This page was made at {made:%Y-%m-%d %H:%M:%S} UTC"
-    if is_open(info) or not info.sessions:
-        return (
-            f"Unfinished: {done} evaluations are in{open_trials}. {on}; "
-            "while the search runs its file is written again, and reloading shows more."
-        )
-    if (why := info.sessions[-1].get("ending")) is not None and not running:
-        return f"Ended early: {done} evaluations are in, and the search could not go on: {brief(why, 300)}. {on}."
-    return f"Unfinished: {done} evaluations are in{open_trials}. {on}, when no search was at it; one can go on with it."
-
-
-def meaning(rows: Sequence[MetricRow]) -> tuple[str, ...]:
-    """What the quality says about the further metrics, and which of those say little themselves."""
-    known = [row for row in rows if row.tau is not None]
-    if not known:
-        return ("Too few nets were trained to the end to compare their quality with anything.",) if rows else ()
-    agrees = [row for row in known if row.agrees]
-    against = [row for row in known if row.contradicts]
-    weakly = [row for row in known if row.agrees_weakly]
-    silent = [row for row in known if row not in (*agrees, *weakly, *against)]
-    said = []
-    if agrees:
-        said.append(f"Quality ranks the nets as these do: {_taus(agrees)}.")
-    if weakly:
-        said.append(f"It ranks them weakly as these do, surely but not by much: {_taus(weakly)}.")
-    if against:
-        said.append(f"Beware: quality ranks the nets against these: {_taus(against)}.")
-    if silent:
-        said.append(
-            f"About these it says nothing that {max(row.nets for row in silent)} nets could show: {_taus(silent)}."
-        )
-    return (*said, *_near_chance(rows))
-
-
-def _taus(rows: Sequence[MetricRow]) -> str:
-    return ", ".join(f"{brief(row.label)} (τ {row.tau:.2f})" for row in rows)
-
-
-def _near_chance(rows: Sequence[MetricRow]) -> tuple[str, ...]:
-    """Metrics in which the best net, or even the best teacher, hardly differs from a constant guess."""
-    said = []
-    for row in rows:
-        if near_chance(row.teachers, row.chance):
-            said.append(
-                f"In {brief(row.label)} even the best teacher itself, {brief(row.teacher)}, is near chance "
-                f"({row.teachers:.3f} against {row.chance:.3f}) on these images."
-            )
-        elif near_chance(row.best, row.chance):
-            teacher = (
-                ""
-                if row.teacher is None
-                else f"; the best teacher itself, {brief(row.teacher)}, has {row.teachers:.3f}"
-            )
-            said.append(
-                f"In {brief(row.label)} all nets stay near chance (at most {row.best:.3f} against "
-                f"{row.chance:.3f}){teacher}."
-            )
-    return tuple(said)
-
-
-def one_line(summary: StudySummary) -> str:
-    """For the terminal."""
-    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
-    best = summary.fastest_as_good
-    if best is not None:
-        text += (
-            f"; {brief(best.found.name)}: {brief(best.baseline.name)}'s quality at {best.speedup:.2f}x its throughput"
-        )
-    return text
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count or 'no'} {one if count == 1 else many}"
+    if summary.best_baseline is None:
+        return first, "No baseline was trained to the last rung, so there is no comparison."
+    if not summary.complete:
+        return (first,)
+    return first, _speed_sentence(summary), _score_sentence(summary)
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     stopped = summary.counts.get(TrialState.STOPPED, 0)
-    evaluated = _plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
+    evaluated = plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
     if not summary.front:
-        lost = [f"{n} {state.value}" for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
-        none = (
-            ", none of them to the last rung"
-            if summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
-            else ""
-        )
-        return f"There is no front: {evaluated}{none} ({', '.join(lost) or 'no trials'})."
-    stopping = f", {stopped} of them stopped early" if stopped else ""
+        return _no_front_sentence(summary, evaluated)
+    early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
+    start = f"{evaluated[0].upper()}{evaluated[1:]}{early}."
+    reference = f"the throughput of {brief(info.reference)}"
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
     if len(info.objectives) == 1:
+        label = brief(info.objectives[0].label)
         return (
-            f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; the best in {brief(info.objectives[0].label)} is "
-            f"{brief(best.name)}: quality {best.quality:.3f} at {best.ratio:.2f} times the speed "
-            f"of {brief(info.reference)}."
+            f"{start} The best by {label} is {brief(best.name)}, with a score of {best.quality:.3f} at "
+            f"{best.ratio:.2f} times {reference}."
         )
-    size = _plural(len(summary.front), "net forms", "nets form")
     return (
-        f"{evaluated[0].upper()}{evaluated[1:]}{stopping}; {size} the front, from {fastest.ratio:.2f} times the speed "
-        f"of {brief(info.reference)} at quality {fastest.quality:.3f} to {best.ratio:.2f} times at {best.quality:.3f}."
+        f"{start} The Pareto front has {plural(len(summary.front), 'model', 'models')}. The fastest reaches "
+        f"{fastest.ratio:.2f} times {reference} at a score of {fastest.quality:.3f}; the highest score is "
+        f"{best.quality:.3f}, at {best.ratio:.2f} times {reference}."
     )
+
+
+def _no_front_sentence(summary: StudySummary, evaluated: str) -> str:
+    words = {TrialState.STOPPED: "early-stopped"}
+    others = [
+        f"{n} {words.get(state, state.value)}"
+        for state, n in summary.counts.items()
+        if n and state is not TrialState.COMPLETE
+    ]
+    untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
+    none = ", none of them to the last rung" if untrained else ""
+    return f"There is no Pareto front: {evaluated}{none} ({', '.join(others) or 'no trials'})."
 
 
 def _speed_sentence(summary: StudySummary) -> str:
     result, baseline = summary.fastest_as_good, summary.best_baseline
     assert baseline is not None
+    name = brief(baseline.name)
     if result is None:
-        return f"No net found is as good as {brief(baseline.name)}, the best baseline (quality {baseline.quality:.3f})."
+        return f"No model scores as high as the best baseline, {name} ({baseline.quality:.3f})."
     return (
-        f"{_start(result)} is at least as good as the best baseline, {brief(baseline.name)} "
-        f"({result.found.quality:.3f} against {baseline.quality:.3f}), "
-        f"{_times(result, 'its')}."
+        f"The fastest model that scores at least as high as the best baseline, {name}, is {brief(result.found.name)} "
+        f"({result.found.quality:.3f} against {baseline.quality:.3f}). It has {_speedup(result)}."
     )
 
 
-def _quality_sentence(summary: StudySummary) -> str:
+def _score_sentence(summary: StudySummary) -> str:
     result, baseline = summary.best_as_fast, summary.best_baseline
     assert baseline is not None
+    name = brief(baseline.name)
     if result is None:
-        return f"No net found is as fast as {brief(baseline.name)}."
-    gain = "better" if result.quality_gain >= 0 else "worse"
+        return f"No model is as fast as {name}."
+    gain = "higher" if result.score_gain >= 0 else "lower"
     return (
-        f"At {brief(baseline.name)}'s speed or above, {brief(result.found.name)} is the best: quality "
-        f"{result.found.quality:.3f}, {abs(result.quality_gain):.3f} {gain}, "
-        f"{_times(result, 'the')}."
+        f"The highest score at the throughput of {name} or above is {result.found.quality:.3f}, by "
+        f"{brief(result.found.name)}, which is {abs(result.score_gain):.3f} {gain} than that of the baseline. "
+        f"This model has {_speedup(result)}."
     )
 
 
-def _start(result: Comparison) -> str:
-    name = brief(result.found.name)
-    return name[0].upper() + name[1:]
-
-
-def _times(result: Comparison, whose: str) -> str:
-    """The speed-up with its interval, and whether that can be trusted."""
+def _speedup(result: BaselineComparison) -> str:
     text = (
-        f"at {result.speedup:.2f} times {whose} throughput "
+        f"{result.speedup:.2f} times the throughput of the baseline "
         f"(95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f})"
     )
     disturbed = disturbances((result.found, result.baseline))
-    return text + (
-        f"; measurements were disturbed ({brief(disturbed)}): this interval cannot be trusted" if disturbed else ""
+    if not disturbed:
+        return text
+    return f"{text}. Measurements were disturbed ({brief(disturbed)}): this interval cannot be trusted"
+
+
+def noise(info: StudyInfo, summary: StudySummary) -> str:
+    """Say what the measured intervals allow to conclude about a front of score and throughput; "" of any other."""
+    two_axes = {o.name for o in info.objectives} == {"quality", "throughput"}
+    if not summary.front or not two_axes or summary.half_width is None:
+        return ""
+    ties = "No two neighbors on the front have overlapping intervals."
+    if len(summary.front) == 1:
+        ties = "The front has no neighbors to compare."
+    if summary.tied_neighbors:
+        pairs = plural(summary.tied_neighbors, "pair", "pairs")
+        ties = f"{pairs} of neighbors on the front cannot be told apart by throughput."
+    near = plural(len(summary.near), "dominated model is", "dominated models are")
+    return (
+        f"{noise_floor_sentence(summary)}The 95 % intervals of the throughput have a median half-width of "
+        f"{100 * summary.half_width:.2f} %. {ties} {near[0].upper()}{near[1:]} within the noise of the front. "
+        "Each model was trained once, so scores have no interval, and small differences in score prove nothing."
+    )
+
+
+def noise_floor_sentence(summary: StudySummary) -> str:
+    """Say how far apart two equal models are measured; "" where the reference was not measured against itself."""
+    aa = summary.self_comparison
+    if aa is None:
+        return ""
+    verdict = disturbance(aa)
+    disturbed = f" That measurement was disturbed ({verdict}): its interval cannot be trusted." if verdict else ""
+    return (
+        f"Measured against itself (A/A), {brief(aa.name)} reached {aa.ratio:.3f} times its own throughput "
+        f"({aa.ratio_low:.3f} to {aa.ratio_high:.3f}): differences within this range are ties.{disturbed} "
+    )
+
+
+def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | None:
+    """Say how far an unfinished study is; None for a study that has spent its budget and runs no trial.
+
+    Args:
+        info: description of the study.
+        summary: numbers of the study.
+        made: UTC time of the report.
+    """
+    budget = info.config.get("budget")
+    running = summary.counts.get(TrialState.RUNNING, 0)
+    search = search_state(info, summary.evaluated, running)
+    if search is SearchState.FINISHED:
+        return None
+    short = isinstance(budget, int) and summary.evaluated < budget
+    done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
+    trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
+    state = f"{done} evaluations were complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
+    if search is SearchState.RUNNING:
+        return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
+    if search is SearchState.ENDED_EARLY:
+        reason = brief(info.sessions[-1].get("ending"), 300)
+        return f"Ended early: {state}. The search could not continue: {reason}."
+    return f"Unfinished: {state}. No search was running; --resume continues it."
+
+
+def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
+    """Say which metrics the distillation score agrees with, and which metrics are too close to chance to tell."""
+    known = [m for m in metrics if m.tau is not None]
+    if not known:
+        return (
+            ("Too few models were trained to the last rung to compare their scores with metrics.",) if metrics else ()
+        )
+    agreeing = [m for m in known if m.agrees]
+    weak = [m for m in known if m.agrees_weakly]
+    opposed = [m for m in known if m.contradicts]
+    unclear = [m for m in known if m not in (*agreeing, *weak, *opposed)]
+    sentences = []
+    if agreeing:
+        sentences.append(f"The score ranks the models as these metrics do: {_taus(agreeing)}.")
+    if weak:
+        sentences.append(f"It agrees weakly, but by more than chance, with these: {_taus(weak)}.")
+    if opposed:
+        sentences.append(f"Warning: it ranks the models in the opposite order of these: {_taus(opposed)}.")
+    if unclear:
+        most = max(m.models for m in unclear)
+        sentences.append(f"From {most} models no agreement can be shown with these: {_taus(unclear)}.")
+    return (*sentences, *(sentence for m in metrics if (sentence := _chance_sentence(m))))
+
+
+def _taus(metrics: Sequence[MetricSummary]) -> str:
+    return ", ".join(f"{brief(m.label)} (τ {m.tau:.2f})" for m in metrics)
+
+
+def _chance_sentence(metric: MetricSummary) -> str:
+    label, teacher = brief(metric.label), brief(metric.teacher)
+    if metric.teacher_near_chance:
+        values = f"{metric.teacher_value:.3f} against {metric.chance:.3f}"
+        return f"For {label}, even the best teacher, {teacher}, is near chance on these images ({values})."
+    if metric.models_near_chance:
+        values = f"at most {metric.best:.3f} against {metric.chance:.3f}"
+        best = "" if metric.teacher is None else f" The best teacher, {teacher}, reaches {metric.teacher_value:.3f}."
+        return f"For {label}, all models are near chance ({values}).{best}"
+    return ""
+
+
+def result_line(summary: StudySummary) -> str:
+    """Return the result in one line for the terminal."""
+    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
+    best = summary.fastest_as_good
+    if best is None:
+        return text
+    return (
+        f"{text}; {brief(best.found.name)}: score of {brief(best.baseline.name)} at {best.speedup:.2f}x its throughput"
+    )
+
+
+def front_caption(data: FigureData) -> str:
+    """Explain the marks in the chart of the Pareto front."""
+    third = ""
+    if data.third:
+        better = " (lower is better)" if data.third.minimise else ""
+        third = f" The size of a mark shows its {brief(data.third.label)}{better}."
+    return (
+        "Each point is a candidate; bars are 95 % intervals of the relative throughput. Early-stopped candidates are "
+        "drawn at the score of the rung they reached and cannot be compared with the others. Crosses at the bottom "
+        "broke a hard limit or could not be measured, and were never trained."
+        f"{third} Click a point to open its card."
+    )
+
+
+def curve_caption(info: StudyInfo, data: FigureData) -> str:
+    """Explain the lines in the charts of the hypervolume."""
+    if data.single is not None:
+        text = f"The best {brief(data.single.label)} above the reference ({data.single.reference:g}), "
+    else:
+        axes = ", ".join(f"{_word(o)} {o.reference:g}" for o in info.objectives)
+        doublings = f"; {_logarithmic(info)} in doublings" if _logarithmic(info) else ""
+        text = f"Hypervolume above the reference point ({axes}{doublings}), "
+    text += "in the order in which evaluations finished."
+    return text + (" Dotted: the expectation of random search." if data.random_start else "")
+
+
+def learning_caption(info: StudyInfo) -> str:
+    """Explain the lines in the charts of explained variance by steps."""
+    features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
+    return (
+        f"Explained variance of each teacher’s {features} at every rung, for models on the Pareto front and baselines."
+    )
+
+
+def footer(info: StudyInfo, summary: StudySummary) -> str:
+    """Say how throughput was measured, if it was, and which objectives the hypervolume counts in doublings."""
+    timed = f"Relative throughput is the ratio of interleaved timings of a model and of {brief(info.reference)}. "
+    counted = f"The hypervolume counts {_logarithmic(info)} in doublings. "
+    doublings = len(info.objectives) > 1 and _logarithmic(info)
+    return ("" if summary.half_width is None else timed) + (counted if doublings else "")
+
+
+def _logarithmic(info: StudyInfo) -> str:
+    return " and ".join(_word(o) for o in info.objectives if o.log)
+
+
+def _word(objective: Objective) -> str:
+    names = {"throughput": "throughput", **OBJECTIVE_WORDS}
+    return names.get(objective.name) or brief(objective.label)
+
+
+def random_control(info: StudyInfo, summary: StudySummary) -> str:
+    """Say which part of the hypervolume curve is a control by random search."""
+    sampler = brief(info.config.get("sampler", "unknown"))
+    if sampler == "random":
+        return "This study is a random search: its curve is the control for other searches."
+    start = summary.random_start
+    if start is None:
+        return (
+            f"This study contains no random control: its sampler, {sampler}, drew no trial at random, or has drawn "
+            f"nothing else yet. {CONTROL}"
+        )
+    return (
+        f"The sampler, {sampler}, drew the first {len(start.trials)} evaluations at random. They are a control for as "
+        f"many trainings and reached a hypervolume of {start.expected[-1]:.4f}. This study contains no random search "
+        f"of more trainings. {CONTROL}"
     )

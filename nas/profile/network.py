@@ -13,7 +13,6 @@ from backbones import resolve
 from nas.measure import Setting, environment
 from nas.measure.counts import CounterResult, checked_count, side_by_side
 from nas.measure.counts.compare import amount
-from nas.measure.counts.macs import checked_count
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.prepare import in_arm

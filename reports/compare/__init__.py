@@ -1,1 +1,1 @@
-"""Studies side by side: what compares, the numbers, the pictures, one page. `python -m reports.compare RUN_A RUN_B`."""
+"""Compare studies on one page: which numbers share a scale (`comparability`), the numbers, and the page."""

@@ -1,4 +1,4 @@
-// The Vega charts, in the place of the pictures that stand there without JavaScript.
+// The Vega charts, which replace the static pictures.
 const views = {};
 const tip = byId('tip');
 
@@ -10,29 +10,29 @@ function showTip(rows, x, y) {
   tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 8))}px`;
 }
 
-// The small pictures of quality against a metric, by its place among them: too many rows to be in the file twice. Of
-// thousands of dots not all are drawn: each is an element of the page, and an open card makes all of them inert.
+// Rows of the small charts of score against metrics, derived here because they would double the size of the file. Of
+// thousands of dominated models only some are drawn: each is an element of the page, which an open card makes inert.
 const kinds = new Map(datasets.points.map(p => [p.number, p.kind]));
 datasets.metrics = scattered.flatMap(([name, step], which) => {
   let others = 0;
   return trials.filter(t => t.state === 'complete' && kinds.has(t.number) && Number.isFinite(metric(t, name)))
-    .filter(t => ['front', 'baseline'].includes(standing(t)) || others++ % step === 0)
-    .map(t => ({ which, number: t.number, net: netName(t), kind: kinds.get(t.number), quality: quality(t), value: metric(t, name) }));
+    .filter(t => ['front', 'baseline'].includes(status(t)) || others++ % step === 0)
+    .map(t => ({ which, number: t.number, name: trialName(t), kind: kinds.get(t.number), quality: score(t), value: metric(t, name) }));
 });
 
 async function drawChart(name) {
-  const place = byId(`chart-${name}`), still = [...place.childNodes];
+  const place = byId(`chart-${name}`), picture = [...place.childNodes];
   const tooltip = (handler, event, item, value) => showTip(value && typeof value === 'object' ? Object.entries(value) : null, event.clientX, event.clientY);
   try {
-    // ast: vega-embed then runs Vega's expression interpreter, so that no unsafe-eval is needed.
+    // ast: vega-embed runs Vega's expression interpreter, which needs no unsafe-eval.
     const result = await vegaEmbed(place, { ...charts[name], datasets }, { ast: true, actions: false, renderer: 'svg', defaultStyle: false, tooltip, mode: 'vega-lite' });
     place.dataset.live = '';
-    for (const drawing of place.querySelectorAll('svg')) drawing.setAttribute('aria-hidden', 'true'); // the place is the image, with its caption
+    for (const drawing of place.querySelectorAll('svg')) drawing.setAttribute('aria-hidden', 'true'); // the parent is the image, with its caption
     views[name] = result.view;
     result.view.addEventListener('click', (event, item) => item && item.datum && byNumber.has(item.datum.number) && openCard(item.datum.number));
   } catch (error) {
     console.warn(`chart ${name} stays a picture:`, error.message);
-    place.replaceChildren(...still);
+    place.replaceChildren(...picture);
   }
 }
 

@@ -1,8 +1,8 @@
-// The study, unpacked, and how its values are read, written and shown.
+// Unpack the study; read, format and show its values.
 const FIRST_ROWS = 300;
 const byId = id => document.getElementById(id);
 
-// Inverse of reports/pack.py: an object is [index into keys, ...values], an array is [-1, ...items].
+// Inverse of reports.formatting.packed_json: an object is [index into keys, ...values], an array is [-1, ...items].
 const packed = JSON.parse(byId('data').textContent);
 const unpack = value => {
   if (!Array.isArray(value)) return value;
@@ -10,11 +10,11 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
 };
-const { info, trials, front, metrics, charts, datasets, floor, scattered, distrusted } = unpack(packed.data);
+const { info, trials, front, metrics, charts, datasets, floor, scattered, disturbed_verdicts: disturbedVerdicts, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 
-// Everything that is shown goes through textContent or setAttribute: no text of a study is ever parsed as markup.
+// All text goes through textContent or setAttribute: no text of a study is ever parsed as markup.
 const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 const fill = (node, attributes, children) => {
@@ -33,24 +33,25 @@ const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / u
 const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 const sum = values => values.reduce((a, b) => a + b, 0);
 const mean = values => sum(values) / values.length;
-// What of a teacher's heads is in the quality: "spatial" the maps' alone, else their mean.
+// A teacher's part of the distillation score: its spatial features alone, or the mean over its heads.
 const bySpatial = Boolean(info.config.distill) && info.config.distill.score === 'spatial';
-const scored = heads => bySpatial && known(heads.spatial) ? heads.spatial : mean(Object.values(heads));
+const teacherScore = heads => bySpatial && known(heads.spatial) ? heads.spatial : mean(Object.values(heads));
 const percent = share => Number.isFinite(share) ? `${fixed(100 * share, 0)} %` : '–';
 const isBaseline = t => t.baseline !== null;
-const netName = t => t.baseline ?? `trial ${t.number}`;
-const standing = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state;
+const trialName = t => t.baseline ?? `trial ${t.number}`;
+const status = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state; // a key: also a CSS class
+const statusWord = t => stateWords[status(t)] || status(t);
 const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
-const quality = t => lastRung(t) ? lastRung(t).quality : null;
+const score = t => lastRung(t) ? lastRung(t).quality : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
-const disturbed = t => distrusted.includes(of(t, 'verdict'));
+const disturbed = t => disturbedVerdicts.includes(of(t, 'verdict'));
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];
 const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');
 const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
-const inWords = t => `${brief(netName(t), 60)}, ${standing(t) === 'front' ? 'on the front' : standing(t)}`
+const describe = t => `${brief(trialName(t), 60)}, ${statusWord(t)}`
   + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), 3)} times ${brief(info.reference, 40)}` : '')
-  + (Number.isFinite(quality(t)) ? `, quality ${fixed(quality(t), 3)}` : '');
+  + (Number.isFinite(score(t)) ? `, score ${fixed(score(t), 3)}` : '');
 const narrow = () => innerWidth < 560;

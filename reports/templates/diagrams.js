@@ -1,8 +1,8 @@
-// What a card draws: the net's stages, and its quality by steps. In real pixels, so that text stays text on a phone.
+// Drawings of a card: the stages of an architecture, and its score by steps. One unit is one pixel, so text stays legible on a phone.
 const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, patch16: 16 };
 const label = (x, y, text, attributes = {}) => svg('text', { x, y, ...attributes }, text);
 const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} heads`], ['window', v => `window ${v}`], ['pre_conv', v => v === 'none' ? '' : `${v} conv before`], ['squeeze', v => `squeeze ${v}`],
-  ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `coarser by ${v}`], ['mlp', v => v]];
+  ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v]];
 
 function parts(t) {
   const { stem, stem_width, neck, neck_dim, downsampling } = t.spec, stride = STEM_STRIDES[stem] || 4;
@@ -12,13 +12,13 @@ function parts(t) {
     name: `stage ${i + 1}`, at: map(stride * 2 ** i), slabs: s.depth, width: s.width, words: `${s.block} ×${s.depth}, ${s.width} channels`,
     more: DETAILS.filter(([key]) => known(s[key])).map(([key, say]) => say(s[key])).filter(Boolean).join(', '),
   }));
-  const first = { name: 'stem', at: map(stride), slabs: 1, width: stem_width || (stages[0] && stages[0].width), words: `${stem}${stem_width ? `, ${stem_width} channels inside` : ''}`, more: downsampling ? `downsampling by ${downsampling} between stages` : '' };
+  const first = { name: 'stem', at: map(stride), slabs: 1, width: stem_width || (stages[0] && stages[0].width), words: `${stem}${stem_width ? `, ${stem_width} inner channels` : ''}`, more: downsampling ? `downsampling by ${downsampling} between stages` : '' };
   const from = /^stage(\d+)$/.exec(neck || '');
-  const last = from ? [{ name: 'neck', at: map(stride * 2 ** (from[1] - 1)), slabs: 1, width: neck_dim, words: `stages ${from[1]} to ${stages.length} fused, ${neck_dim} channels`, more: 'the dense features; the summary is taken from the last stage' }] : [];
+  const last = from ? [{ name: 'neck', at: map(stride * 2 ** (from[1] - 1)), slabs: 1, width: neck_dim, words: `stages ${from[1]} to ${stages.length} fused, ${neck_dim} channels`, more: 'gives the spatial features; the summary is from the last stage' }] : [];
   return [first, ...stages, ...last];
 }
 
-// "stage 1" here, "stage1" as it is timed: eagerly, also where something else runs the net.
+// Stages are named "stage 1" here and "stage1" in the measurement. They are timed eagerly, whatever runtime the trial uses.
 function sharesOfTime(t) {
   const m = t.measurement || {}, times = m.stages_s || {}, whole = sum(Object.values(times));
   const of = m.arm && m.arm.split(', ').includes('eager') ? 'of time' : 'of eager time';
@@ -45,7 +45,7 @@ function stageDiagram(t, wide) {
 
 function learningCurve(t, wide) {
   const names = Object.keys(t.rungs[0].teachers);
-  const lines = [t.rungs.map(r => r.quality), ...names.map(n => t.rungs.map(r => scored(r.teachers[n] || {})))];
+  const lines = [t.rungs.map(r => r.quality), ...names.map(n => t.rungs.map(r => teacherScore(r.teachers[n] || {})))];
   const values = lines.flat().filter(Number.isFinite), low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
   const steps = t.rungs.map(r => Math.log(r.steps)), from = steps[0], reach = steps[steps.length - 1] - from || 1, right = wide - 130;
   const x = i => 44 + (right - 44) * (steps[i] - from) / reach, y = v => 150 - 125 * (v - low) / span;
@@ -54,11 +54,11 @@ function learningCurve(t, wide) {
   steps.forEach((_, i) => nodes.push(label(x(i), 176, `${t.rungs[i].steps}`, { 'text-anchor': 'middle', class: 'faint' }), svg('circle', { class: 'dot', cx: x(i), cy: y(t.rungs[i].quality), r: 3 })));
   nodes.push(label(36, y(low) + 4, low.toFixed(2), { 'text-anchor': 'end', class: 'faint' }), label(36, y(high) + 4, high.toFixed(2), { 'text-anchor': 'end', class: 'faint' }));
   lines.forEach((line, k) => nodes.push(svg('polyline', { class: k ? `part c${(k - 1) % 5 + 1}` : 'total', points: path(line) })));
-  const ends = lines.map((line, k) => [y(line[line.length - 1]), k ? names[k - 1] : 'quality', k]).sort((a, b) => a[0] - b[0]);
+  const ends = lines.map((line, k) => [y(line[line.length - 1]), k ? names[k - 1] : 'score', k]).sort((a, b) => a[0] - b[0]);
   ends.forEach(([at, text, k], i) => {
     if (i && at < ends[i - 1][0] + 14) ends[i][0] = ends[i - 1][0] + 14;
     nodes.push(label(right + 10, ends[i][0] + 4, brief(text, 18), { class: k ? `c${(k - 1) % 5 + 1}` : null }));
   });
   const height = Math.max(198, ends[ends.length - 1][0] + 12);
-  return svg('svg', { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: 'img', 'aria-label': `Quality and ${bySpatial ? 'spatial features' : 'the mean of the heads'} of each teacher by distillation steps; the numbers are in the table below` }, ...nodes);
+  return svg('svg', { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: 'img', 'aria-label': `Score, and ${bySpatial ? 'spatial features' : 'mean over the heads'} of each teacher, by training steps; the table below has the numbers` }, ...nodes);
 }

@@ -1,19 +1,19 @@
-// Parallel coordinates: a line a net. Canvases, for ten thousand lines; what is picked lies on a canvas of its own.
+// Parallel coordinates, a line per candidate. Canvases draw ten thousand lines; the picked line has a canvas of its own.
 const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16, PRINTED = 800;
 const total = (t, key) => stagesOf(t).length ? sum(stagesOf(t).map(s => s[key])) : null;
 const teachers = Object.keys(info.teachers).length ? Object.keys(info.teachers) : [...new Set(trials.flatMap(t => Object.keys((lastRung(t) || { teachers: {} }).teachers)))];
-const taught = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? scored(heads) : null; };
-const doubled = value => value > 0 ? Math.log2(value) : null;
+const scoreOn = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? teacherScore(heads) : null; };
+const log2 = value => value > 0 ? Math.log2(value) : null;
 const linear = (title, value, digits) => ({ title, value, digits, place: value, back: p => p });
-const log = (title, value, digits) => ({ title, value, digits, place: t => doubled(value(t)), back: p => 2 ** p });
+const log = (title, value, digits) => ({ title, value, digits, place: t => log2(value(t)), back: p => 2 ** p });
 const category = (title, value) => ({ title, value, category: true });
-const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('quality', quality, 3)];
+const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('score', score, 3)];
 const SETS = {
-  'speed and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
+  'throughput and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
     log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
   'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
     category('neck', t => t.spec.neck), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
-  'teachers and probes': [...objectives, ...teachers.map(name => linear(bySpatial ? `${name} maps` : name, t => taught(t, name), 3)),
+  'teachers and metrics': [...objectives, ...teachers.map(name => linear(bySpatial ? `${name} spatial` : name, t => scoreOn(t, name), 3)),
     ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
 };
 
@@ -33,7 +33,7 @@ function prepare(axis) {
 const parallel = { axes: [], width: 0, lines: [] };
 const yOf = (axis, place) => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (place - axis.low) / (axis.high - axis.low);
 const placeAt = (axis, y) => axis.low + (axis.high - axis.low) * (HEIGHT - BOTTOM - y) / (HEIGHT - TOP - BOTTOM);
-const said = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : fixed(axis.back(place), axis.digits);
+const valueText = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : fixed(axis.back(place), axis.digits);
 
 function layOut() {
   const wanted = Math.max(byId('parallel').clientWidth, parallel.axes.length * AXIS_PX);
@@ -43,7 +43,7 @@ function layOut() {
   parallel.lines = trials.map(t => ({ t, y: parallel.axes.map(axis => { const p = axis.place(t); return Number.isFinite(p) ? yOf(axis, p) : null; }) }))
     .filter(line => line.y.filter(y => y !== null).length > 1);
   const order = { front: 2, baseline: 3 };
-  parallel.lines.sort((a, b) => (order[standing(a.t)] || 0) - (order[standing(b.t)] || 0));
+  parallel.lines.sort((a, b) => (order[status(a.t)] || 0) - (order[status(b.t)] || 0));
   for (const canvas of byId('parallel').querySelectorAll('canvas')) {
     canvas.width = wanted * devicePixelRatio;
     canvas.height = HEIGHT * devicePixelRatio;
@@ -73,13 +73,13 @@ function blank(id) {
 
 function drawLines() {
   const shown = new Set(selection.shown), style = getComputedStyle(document.documentElement);
-  const colour = name => style.getPropertyValue(`--${name}`).trim();
-  const looks = { front: [colour('front'), 1.6, 0.9], baseline: [colour('baseline'), 1.8, 0.95], infeasible: [colour('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
-  const faint = [colour('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
+  const color = name => style.getPropertyValue(`--${name}`).trim();
+  const looks = { front: [color('front'), 1.6, 0.9], baseline: [color('baseline'), 1.8, 0.95], infeasible: [color('infeasible'), 1, Math.max(0.3, Math.min(0.9, 30 / selection.shown.length))] };
+  const faint = [color('dominated'), 1, Math.max(0.07, Math.min(0.55, 60 / selection.shown.length))];
   const context = blank('lines');
   for (const line of parallel.lines) {
     if (!shown.has(line.t)) continue;
-    [context.strokeStyle, context.lineWidth, context.globalAlpha] = looks[standing(line.t)] || faint;
+    [context.strokeStyle, context.lineWidth, context.globalAlpha] = looks[status(line.t)] || faint;
     context.beginPath();
     trace(context, line);
     context.stroke();
@@ -114,7 +114,7 @@ function drawAxes() {
     const range = selection.ranges.get(axis);
     return [
       svg('line', { class: 'axis', x1: axis.x, x2: axis.x, y1: TOP, y2: HEIGHT - BOTTOM }), title,
-      ...ticks(axis).map(p => svg('text', { x: axis.x + 5, y: yOf(axis, p) + 3.5, class: 'tick' }, brief(said(axis, p), 12))),
+      ...ticks(axis).map(p => svg('text', { x: axis.x + 5, y: yOf(axis, p) + 3.5, class: 'tick' }, brief(valueText(axis, p), 12))),
       range ? svg('rect', { class: 'brush', x: axis.x - 7, width: 14, rx: 2, y: yOf(axis, range[1]), height: Math.max(2, yOf(axis, range[0]) - yOf(axis, range[1])) }) : null,
       svg('rect', { class: 'grab', x: axis.x - GRAB_PX, width: 2 * GRAB_PX, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16 }),
     ].filter(Boolean);
@@ -125,13 +125,13 @@ function drawAxes() {
   byId('axes').setAttribute('viewBox', `0 0 ${parallel.width} ${HEIGHT}`);
 }
 
-// On paper a canvas is blank or coarse: there the lines are drawings, of ten thousand nets not all.
+// A printed canvas is blank or coarse: for printing, lines are drawn as SVG, at most a few hundred of the dominated ones.
 function printedLines() {
   const shown = new Set(selection.shown), lines = parallel.lines.filter(line => shown.has(line.t)), step = Math.ceil(lines.length / PRINTED);
-  return lines.filter((line, i) => i % step === 0 || ['front', 'baseline'].includes(standing(line.t))).map(line => {
+  return lines.filter((line, i) => i % step === 0 || ['front', 'baseline'].includes(status(line.t))).map(line => {
     let d = '', pen = 'M';
     line.y.forEach((y, i) => { d += y === null ? '' : `${pen}${parallel.axes[i].x.toFixed(1)},${y.toFixed(1)}`; pen = y === null ? 'M' : 'L'; });
-    return svg('path', { d, class: `line ${standing(line.t)}` });
+    return svg('path', { d, class: `line ${status(line.t)}` });
   });
 }
 
@@ -143,13 +143,13 @@ function nearest(x, y) {
   for (const line of parallel.lines) {
     const [a, b] = [line.y[i], line.y[i + 1]];
     if (a === null || b === null || !shown.has(line.t)) continue;
-    const off = Math.abs(a + (b - a) * part - y) - (standing(line.t) === 'front' ? 2 : 0);
+    const off = Math.abs(a + (b - a) * part - y) - (status(line.t) === 'front' ? 2 : 0);
     if (off < least) [best, least] = [line, off];
   }
   return best;
 }
 
-// Dragging on an axis keeps what lies between; a click on it lets go of that.
+// Dragging along an axis filters by a range; a click on the axis removes the filter.
 function startBrush(event) {
   const at = e => { const box = byId('axes').getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; };
   const [x, y] = at(event), axis = parallel.axes.find(a => Math.abs(a.x - x) <= GRAB_PX);
@@ -174,11 +174,11 @@ function setRange(axis, range) {
   brushing = requestAnimationFrame(refilter);
 }
 
-// The same limits as numbers, for who does not drag.
+// The same filters as numbers, for use without dragging.
 function drawLimits() {
   byId('limits').replaceChildren(...parallel.axes.filter(axis => !axis.category).map(axis => {
     const range = selection.ranges.get(axis);
-    const input = end => element('input', { type: 'number', step: 'any', 'aria-label': `${axis.title}, ${end ? 'at most' : 'at least'}`, placeholder: said(axis, end ? axis.high : axis.low),
+    const input = end => element('input', { type: 'number', step: 'any', 'aria-label': `${axis.title}, ${end ? 'at most' : 'at least'}`, placeholder: valueText(axis, end ? axis.high : axis.low),
       value: range && range[end] !== (end ? axis.high : axis.low) ? Number(axis.back(range[end]).toPrecision(4)) : null, onchange: event => limit(axis, end, event.target.value) });
     return element('div', {}, element('span', {}, axis.title), input(0), input(1));
   }));
@@ -186,7 +186,7 @@ function drawLimits() {
 
 function limit(axis, end, text) {
   const range = [...selection.ranges.get(axis) || [axis.low, axis.high]], value = Number(text), whole = [axis.low, axis.high];
-  range[end] = text.trim() === '' ? whole[end] : axis.back(1) === 1 ? value : doubled(value) ?? axis.low;
+  range[end] = text.trim() === '' ? whole[end] : axis.back(1) === 1 ? value : log2(value) ?? axis.low;
   setRange(axis, range[0] <= axis.low && range[1] >= axis.high ? null : range);
 }
 
@@ -205,7 +205,7 @@ function startParallel() {
   }
   const names = Object.keys(SETS);
   if (!names.length) return;
-  byId('nets').hidden = false;
+  byId('candidates').hidden = false;
   byId('axis-sets').append(...names.map((name, i) => element('label', {}, element('input', { type: 'radio', name: 'axes', checked: !i, onchange: () => chooseAxes(name) }), ` ${name}`)));
   const axes = byId('axes');
   const under = event => { const box = axes.getBoundingClientRect(); return nearest(event.clientX - box.left, event.clientY - box.top); };
@@ -215,7 +215,7 @@ function startParallel() {
     const line = event.buttons || event.target.matches('.grab, .brush') ? null : under(event);
     axes.classList.toggle('clickable', Boolean(line));
     drawPicked(line);
-    showTip(line && [['net', netName(line.t)], ['state', standing(line.t)], ['quality', fixed(quality(line.t), 3)], [`× ${info.reference}`, fixed(of(line.t, 'ratio'), 3)]], event.clientX, event.clientY);
+    showTip(line && [['candidate', trialName(line.t)], ['status', statusWord(line.t)], ['score', fixed(score(line.t), 3)], [`× ${info.reference}`, fixed(of(line.t, 'ratio'), 3)]], event.clientX, event.clientY);
   });
   axes.addEventListener('pointerleave', () => { drawPicked(); showTip(null); });
   listeners.picked.push(() => drawPicked());

@@ -1,22 +1,22 @@
-// Copying, downloading, addresses; then everything starts.
-const offer = (link, type, text) => { // made from the embedded study when it is asked for
+// Copying, downloading, addresses; the start of all views.
+const offer = (link, type, text) => { // made from the embedded study on demand
   const url = URL.createObjectURL(new Blob([text], { type }));
   link.href = url;
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 };
 const csvCell = value => {
   if (!known(value)) return '';
-  // A leading =, +, - or @ would run as a formula in a spreadsheet.
+  // A spreadsheet runs a text that begins with =, +, - or @ as a formula.
   const text = typeof value === 'number' ? String(value) : (typeof value === 'object' ? JSON.stringify(value) : String(value)).replace(/^([=+\-@\t\r])/, "'$1");
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 
 function csv() {
   const rows = trials.map(t => {
-    const { teachers: taughtBy, losses, metrics: probes, ...rung } = lastRung(t) || {};
+    const { teachers, losses, metrics: probes, ...rung } = lastRung(t) || {};
     const { seconds, stages_s: times, ...numbers } = t.measurement || {};
     const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
-    const heads = Object.entries(taughtBy || {}).flatMap(([n, h]) => Object.entries(h).map(([k, v]) => [`${n}/${k}`, v]));
+    const heads = Object.entries(teachers || {}).flatMap(([n, h]) => Object.entries(h).map(([k, v]) => [`${n}/${k}`, v]));
     return { number: t.number, arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...numbers, ...named('stage/', times, '_s'), rung: rung.rung, steps: rung.steps, quality: rung.quality, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
   });
   const names = [...new Set(rows.flatMap(Object.keys))];
@@ -37,9 +37,9 @@ async function copy(text, button) {
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 }
 
-// The open card is in the address: it can be sent, and it is there again after a reload.
+// The address names the open card, so a link or a reload opens it again.
 function remember(fragment) {
-  try { history.replaceState(null, '', fragment || location.pathname + location.search); } catch { /* an address of this kind cannot change */ }
+  try { history.replaceState(null, '', fragment || location.pathname + location.search); } catch { /* addresses of this scheme cannot change */ }
 }
 
 function openFromAddress() {

@@ -1,8 +1,8 @@
-// One net is picked and some are shown, on the whole page at once. Views listen; none of them changes another.
+// One trial is picked and some are shown, in all views of the page. Views listen; none of them changes another.
 const listeners = { picked: [], shown: [] };
 const selection = { picked: null, shown: trials, hidden: new Set(), find: '', ranges: new Map() };
-const haystacks = new WeakMap(); // beside the trials: these are what is downloaded
-const textOf = t => `${netName(t)} #${t.number} ${t.arch_id} ${standing(t)} ${blocks(t)} ${t.reason || ''}`.toLowerCase();
+const haystacks = new WeakMap(); // kept apart from the trials, which can be downloaded
+const textOf = t => `${trialName(t)} #${t.number} ${t.arch_id} ${statusWord(t)} ${blocks(t)} ${t.reason || ''}`.toLowerCase();
 const haystack = t => haystacks.get(t) ?? haystacks.set(t, textOf(t)).get(t);
 
 function pick(number) {
@@ -20,7 +20,7 @@ const within = t => {
 };
 
 function refilter() {
-  selection.shown = trials.filter(t => !selection.hidden.has(standing(t)) && within(t) && (!selection.find || haystack(t).includes(selection.find)));
+  selection.shown = trials.filter(t => !selection.hidden.has(status(t)) && within(t) && (!selection.find || haystack(t).includes(selection.find)));
   for (const listener of listeners.shown) listener(selection.shown);
 }
 
@@ -35,9 +35,9 @@ function clearFilters() {
   refilter();
 }
 
-// --- the readout: the nets by speed, one at a time. A list box whose only option in the document is the picked one.
-const bySpeed = trials.filter(t => Number.isFinite(of(t, 'ratio'))).sort((a, b) => of(b, 'ratio') - of(a, 'ratio') || a.number - b.number);
-let walked = bySpeed;
+// The readout: the candidates by throughput, one at a time. It is a list box that contains the picked option alone.
+const byThroughput = trials.filter(t => Number.isFinite(of(t, 'ratio'))).sort((a, b) => of(b, 'ratio') - of(a, 'ratio') || a.number - b.number);
+let walked = byThroughput;
 
 function walk(event) {
   const at = walked.findIndex(t => t.number === selection.picked), last = walked.length - 1;
@@ -52,9 +52,9 @@ function drawReadouts() {
   const t = byNumber.get(selection.picked), at = walked.indexOf(t);
   for (const [i, box] of document.querySelectorAll('.readout').entries()) {
     const list = box.querySelector('[role=listbox]'), option = box.querySelector('[role=option]');
-    option.id = `picked-${i}-${selection.picked}`; // a new one is read aloud
+    option.id = `picked-${i}-${selection.picked}`; // a new id makes screen readers read it
     list.setAttribute('aria-activedescendant', option.id);
-    option.textContent = t ? inWords(t) : 'No net is picked. Click one, or come here by keyboard: arrow keys go by speed, Enter opens a card.';
+    option.textContent = t ? describe(t) : 'No candidate is picked. Click one, or use the keyboard here: arrow keys move by throughput, Enter opens a card.';
     option.setAttribute('aria-selected', t ? 'true' : 'false');
     option.setAttribute('aria-setsize', Math.max(1, walked.length));
     option.setAttribute('aria-posinset', at < 0 ? 1 : at + 1);
@@ -62,7 +62,7 @@ function drawReadouts() {
     box.querySelector('[data-card]').hidden = !t;
     const note = box.querySelector('.filtered');
     note.hidden = !filtered();
-    note.firstElementChild.textContent = `${selection.shown.length} of ${trials.length} nets pass the filters. `;
+    note.firstElementChild.textContent = `${selection.shown.length} of ${trials.length} trials pass the filters. `;
   }
 }
 
@@ -74,6 +74,6 @@ function startSelection() {
     box.querySelector('[data-clear]').addEventListener('click', clearFilters);
   }
   listeners.picked.push(drawReadouts);
-  listeners.shown.push(shown => { const set = new Set(shown); walked = bySpeed.filter(t => set.has(t)); drawReadouts(); });
+  listeners.shown.push(shown => { const set = new Set(shown); walked = byThroughput.filter(t => set.has(t)); drawReadouts(); });
   drawReadouts();
 }

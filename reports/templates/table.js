@@ -1,9 +1,9 @@
-// The table of all trials. Arrow keys go from row to row; who tabs passes it with one stop.
+// The table of all trials. Arrow keys move between rows; the tab key stops in it once.
 const COLUMNS = [
-  ['net', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(netName(t), 40))],
-  ['state', t => standing(t), t => element('span', {}, element('span', { class: `mark ${standing(t)}`, 'aria-hidden': 'true' }, MARKS[standing(t)] || ''), ` ${standing(t)}`)],
-  ['quality', quality, t => fixed(quality(t), 3)],
-  [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => element('span', {}, fixed(of(t, 'ratio'), 3), disturbed(t) ? element('abbr', { title: `${of(t, 'verdict')}: not even the interval can be trusted` }, ' †') : null)],
+  ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40))],
+  ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`)],
+  ['score', score, t => fixed(score(t), 3)],
+  [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => element('span', {}, fixed(of(t, 'ratio'), 3), disturbed(t) ? element('abbr', { title: `${of(t, 'verdict')}: the interval cannot be trusted` }, ' †') : null)],
   ['95 %', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), 3)} to ${fixed(of(t, 'ratio_high'), 3)}` : '–'],
   ['images/s', t => of(t, 'throughput_img_s'), t => fixed(of(t, 'throughput_img_s'), 1)],
   ['latency ms', t => of(t, 'latency_ms'), t => fixed(of(t, 'latency_ms'), 2)],
@@ -15,7 +15,7 @@ const COLUMNS = [
   ['blocks', blocks, t => brief(blocks(t), 80)],
 ];
 const view = { sort: 0, down: false, from: 0, found: [], rows: new Map() };
-const AROUND = 25; // rows before and after one that was far away: more than the frame shows
+const AROUND = 25; // rows before and after a distant row that is picked: more than the frame shows
 
 function compare(a, b) {
   const [x, y] = [COLUMNS[view.sort][1](a), COLUMNS[view.sort][1](b)];
@@ -46,7 +46,7 @@ function drawRows() {
   show(at >= FIRST_ROWS ? at - AROUND : 0, at >= FIRST_ROWS ? 2 * AROUND : FIRST_ROWS);
 }
 
-// Of ten thousand rows a window is in the document: what is picked is in it, and the rest is a button away.
+// The document holds a window of the rows, of which there can be ten thousand. It contains the picked row; buttons extend it.
 function show(from, count) {
   view.from = Math.max(0, from);
   const shown = view.found.slice(view.from, view.from + count);
@@ -62,7 +62,7 @@ function show(from, count) {
 
 const linkOf = row => row && row.querySelector('a');
 
-// The picked row, or the first one, is where the tab key comes in.
+// The tab key enters at the picked row, or at the first one.
 function mark(number) {
   for (const old of byId('all').querySelectorAll('[aria-current]')) old.removeAttribute('aria-current');
   for (const old of byId('all').querySelectorAll('a[tabindex="0"]')) old.setAttribute('tabindex', -1);
@@ -93,9 +93,9 @@ function walkRows(event) {
 
 function startTable() {
   byId('all').append(element('thead', {}, element('tr')), element('tbody'));
-  for (const state of [...new Set(trials.map(standing))].sort()) {
+  for (const state of [...new Set(trials.map(status))].sort()) {
     const box = element('input', { type: 'checkbox', checked: true, onchange: () => { box.checked ? selection.hidden.delete(state) : selection.hidden.add(state); refilter(); } });
-    byId('states').append(element('label', {}, box, ` ${state} (${trials.filter(t => standing(t) === state).length})`));
+    byId('states').append(element('label', {}, box, ` ${stateWords[state] || state} (${trials.filter(t => status(t) === state).length})`));
   }
   byId('find').addEventListener('input', event => { selection.find = event.target.value.trim().toLowerCase(); refilter(); });
   byId('more').addEventListener('click', () => show(view.from, view.rows.size + 2 * FIRST_ROWS));

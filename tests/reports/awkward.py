@@ -1,10 +1,12 @@
-"""Studies that are hard on a report's numbers."""
+"""Studies that are hard for a report: a recorded search, ties, hostile text; and one with known causes."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from nas.records import Measurement, RungResult, Study, TrialRecord, TrialState
@@ -15,7 +17,7 @@ RECORDED = Path(__file__).parents[2] / "experiments/results/recorded_search.json
 
 
 def recorded() -> Study:
-    """The recorded search of 200: its qualities, speeds and seconds; what was not recorded (specs, ...) is invented."""
+    """Return the recorded search of 200 with its scores, throughputs and seconds; unrecorded fields are invented."""
     told = json.loads(RECORDED.read_text())
     rng = random.Random(0)
     trials = []
@@ -50,9 +52,9 @@ def recorded() -> Study:
 
 
 def tied(seed: int) -> Study:
-    """Rounded to a few levels, so that nets tie in quality, speed, both and bounds; finished out of order.
+    """Make a study rounded to a few levels: trials tie in score, throughput, both and bounds, and finish out of order.
 
-    The reference beside itself is off by 5.3 % one way and 2 % the other.
+    The reference against itself (A/A) is off by 5.3 % one way and 2 % the other.
     """
     rng = random.Random(seed)
     study = synthetic.study(50, seed=seed)
@@ -76,25 +78,86 @@ def tied(seed: int) -> Study:
     return replace(study, trials=(*trials, *_edges([t for t in trials if t.state is TrialState.COMPLETE and t.counts])))
 
 
-def _edges(nets: list[TrialRecord]) -> list[TrialRecord]:
-    """Nets at the edges of what is counted as near, tied and trained.
+def _edges(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Make trials at the edges of what counts as near, tied and trained.
 
-    One as good as the best, whose interval ends where the best's begins; two faster than all others, 4 % apart without
-    an interval, and one 3 % slower and worse than them; one that was called complete before its last rung.
+    One scores as high as the best, and its interval ends where that of the best begins. Two are faster than all others
+    and 4 % apart without an interval; one is 3 % slower and worse than them. One is complete before its last rung.
     """
-    best = max(nets, key=lambda t: t.quality).measurement
-    last = nets[0].rungs[-1]
-    low, fast = best.ratio_low, max(t.measurement.ratio_high for t in nets) * 1.5
+    best = max(trials, key=lambda t: t.quality).measurement
+    last = trials[0].rungs[-1]
+    low, fast = best.ratio_low, max(t.measurement.ratio_high for t in trials) * 1.5
     return [
-        _net(nets[0], 995, (fast * 0.97,) * 3, replace(last, quality=0.015)),
-        _net(nets[0], 996, (low - 0.05, low - 0.1, low), replace(last, quality=max(t.quality for t in nets))),
-        _net(nets[0], 997, (fast, fast, fast), replace(last, quality=0.02)),
-        _net(nets[0], 998, (fast * 1.04,) * 3, replace(last, quality=0.01)),
-        replace(nets[0], number=999, rungs=tuple(replace(r, quality=0.99) for r in nets[0].rungs[:2])),
+        _variant(trials[0], 995, (fast * 0.97,) * 3, replace(last, quality=0.015)),
+        _variant(trials[0], 996, (low - 0.05, low - 0.1, low), replace(last, quality=max(t.quality for t in trials))),
+        _variant(trials[0], 997, (fast, fast, fast), replace(last, quality=0.02)),
+        _variant(trials[0], 998, (fast * 1.04,) * 3, replace(last, quality=0.01)),
+        replace(trials[0], number=999, rungs=tuple(replace(r, quality=0.99) for r in trials[0].rungs[:2])),
     ]
 
 
-def _net(t: TrialRecord, number: int, speed: tuple[float, float, float], last: RungResult) -> TrialRecord:
+def _variant(t: TrialRecord, number: int, speed: tuple[float, float, float], last: RungResult) -> TrialRecord:
     ratio, low, high = speed
     measured = replace(t.measurement, ratio=ratio, ratio_low=low, ratio_high=high)
     return replace(t, number=number, measurement=measured, rungs=(*t.rungs[:-1], last))
+
+
+@cache
+def planted(trials: int) -> Study:
+    """Make a study whose score depends on stage 3, and throughput on stage 4's width and stage 2's expansion."""
+    rng = random.Random(5)
+    study = synthetic.study(trials, only=TrialState.COMPLETE, baselines=False)
+    records = []
+    for t in study.trials:
+        _, two, three, four = t.spec["stages"]
+        attends = three["block"] in ("window", "mr_window", "attention")
+        quality = 0.05 * math.log2(three["width"]) + 0.08 * attends + rng.gauss(0, 0.02)
+        speed = -0.5 * math.log2(four["width"]) - 0.3 * math.log2(two["expansion"]) + rng.gauss(0, 0.05)
+        rungs = (*t.rungs[:-1], replace(t.rungs[-1], quality=quality))
+        records.append(replace(t, rungs=rungs, measurement=replace(t.measurement, ratio=2**speed)))
+    return replace(study, trials=tuple(records))
+
+
+ATTACKS = (
+    "<script>document.title='owned'</script>",
+    "</script><script>document.title='owned'</script>",
+    "\"'><img src=x onerror=\"document.title='owned'\">",
+    "<svg onload=\"document.title='owned'\"></svg>",
+    "]]><!--<iframe srcdoc='<b>owned</b>'>",
+    "$x^{2$ {{7*7}} {% raw %} __proto__",
+    "\u2028\u2029",
+)
+
+
+def hostile(attack: str, trials: int = 40) -> Study:
+    """Make a study in which everything that a user or a third party can name is `attack`."""
+    study = synthetic.study(trials)
+    info = replace(
+        study.info, name=attack, command=attack, created=attack,
+        environment={attack: attack, "device": attack}, config={attack: [attack]},
+        teachers={attack: attack}, data={attack: attack}, reference=attack, ledger={attack: 3.0}, limits={attack: 1.0},
+        objectives=tuple(replace(o, label=attack, unit=attack) for o in study.info.objectives),
+        teacher_facts={attack: replace(synthetic.facts(0), what=attack)}, chance={attack: 0.5},
+        sessions=({"started": attack, "wall_s": 1.0},),
+    )  # fmt: skip
+    return Study(info, tuple(_spoiled(t, attack, keep_id=t.number == 7) for t in study.trials))
+
+
+def _spoiled(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
+    stages = [{**s, "block": attack} for s in trial.spec["stages"]]
+    m = trial.measurement
+    return replace(
+        trial,
+        arch_id=trial.arch_id if keep_id else attack,
+        spec={**trial.spec, "stages": stages, "stem": attack, attack: attack},
+        baseline=f"{attack}{trial.number}" if trial.baseline else None,
+        reason=attack * (10_000 // len(attack)),
+        measurement=m
+        and replace(
+            m, device=attack, arm=attack, reference=attack, verdict=attack, stages_s={attack: 1.0, "stage1": 2.0}
+        ),
+        rungs=tuple(
+            replace(r, teachers={attack: {attack: r.quality}}, losses={attack: 1.0}, metrics={attack: 1.0})
+            for r in trial.rungs
+        ),
+    )

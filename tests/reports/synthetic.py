@@ -1,10 +1,15 @@
-"""Random studies for tests of the report: realistic shapes and sizes, invented numbers. Never shown as results."""
+"""Random studies for tests of the report: realistic shapes and sizes, invented numbers."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
 
 from nas.records import (
     HeadFacts,
@@ -17,6 +22,7 @@ from nas.records import (
     TrialRecord,
     TrialState,
 )
+from nas.store import Store
 from search_space import SPACES, ArchSpec, preset
 
 TEACHERS = ("efficientnet_lite0", "hed", "xfeat")
@@ -28,7 +34,7 @@ REFERENCE = "eradio_pico"
 def study(
     trials: int, *, seed: int = 0, baselines: bool = True, only: TrialState | None = None, budget: int | None = None
 ) -> Study:
-    """A finished study of `trials` sampler trials, or one in which every trial ends in state `only`."""
+    """Make a finished study of `trials` sampler trials, or one in which every trial ends in state `only`."""
     rng = random.Random(seed)
     records = []
     if baselines:
@@ -38,8 +44,23 @@ def study(
     return Study(info(budget=budget or trials), tuple(records))
 
 
+def with_info(study: Study, **changes: Any) -> Study:
+    """Return the study with another description."""
+    return replace(study, info=replace(study.info, **changes))
+
+
+def store_study(study: Study, folder: Path) -> Store:
+    """Store a study of the space "micro" in `folder`, as `nas.search` stores it."""
+    space = SPACES["micro"]
+    store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
+    for trial in study.trials:
+        store.ask(space.choices(), fixed=space.encode(ArchSpec.from_dict(trial.spec)))
+        store.save(trial, (trial.quality or 0.0, trial.measurement.ratio if trial.measurement else 0.0))
+    return store
+
+
 def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
-    """A description as `nas.search` writes it."""
+    """Make a description as `nas.search` writes it."""
     return StudyInfo(
         name=name,
         created="2025-01-31T12:00:00Z",
@@ -70,7 +91,7 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
 
 
 def facts(i: int) -> TeacherFacts:
-    """Invented facts of a teacher."""
+    """Invent the facts of a teacher."""
     heads = {"summary": HeadFacts(1280 >> i, 112 >> i, 0.75 + 0.05 * i, 0.86 + 0.04 * i),
              "spatial": HeadFacts(512 >> i, 132 >> i, 0.74 + 0.05 * i, 0.88 + 0.04 * i)}  # fmt: skip
     return TeacherFacts(f"an invented network {i}", heads, {"knn": 0.5 - 0.1 * i, "probe": 0.6 - 0.1 * i})
@@ -79,7 +100,7 @@ def facts(i: int) -> TeacherFacts:
 def record(
     number: int, rng: random.Random, spec: ArchSpec, state: TrialState, baseline: str | None = None
 ) -> TrialRecord:
-    """One invented trial; quality falls with speed, with noise."""
+    """Invent a trial; the score falls with throughput, with noise."""
     speed = 2 ** rng.gauss(0.1, 0.6)
     level = 0.52 - 0.07 * math.log2(speed) + rng.gauss(0, 0.03)
     reached = {TrialState.COMPLETE: 3, TrialState.STOPPED: rng.choice((1, 2))}.get(state, 0)
@@ -104,13 +125,13 @@ def record(
 
 
 def stages(spec: ArchSpec) -> list[str]:
-    """As `Backbone.stage_modules` names them."""
+    """Name the stages as `Backbone.stage_modules` does."""
     named = [name for i in range(1, len(spec.stages) + 1) for name in (f"stage{i}", f"down{i}")]
     return ["stem", *named[:-1], "norm", *(["neck"] if spec.neck_dim else []), "rest"]
 
 
 def measurement(rng: random.Random, speed: float, parts: Sequence[str] = ()) -> Measurement:
-    """An invented measurement with an interval of about one percent."""
+    """Invent a measurement with an interval of about one percent."""
     half = speed * rng.uniform(0.003, 0.015)
     return Measurement(
         device="synthetic CPU", arm="fp32, channels-last, fused, eager", batch=16, resolution=64,
@@ -124,7 +145,7 @@ def measurement(rng: random.Random, speed: float, parts: Sequence[str] = ()) -> 
 
 
 def rung(rng: random.Random, index: int, level: float) -> RungResult:
-    """An invented result of one rung; later rungs are better and less noisy."""
+    """Invent the result of a rung; later rungs are better and less noisy."""
     quality = level - 0.12 * (2 - index) + rng.gauss(0, 0.02 / (index + 1))
     offsets = {name: 0.1 * (i - 1) for i, name in enumerate(TEACHERS)}
     heads = {n: {"summary": quality + o + 0.03, "spatial": quality + o - 0.03} for n, o in offsets.items()}

@@ -1,4 +1,4 @@
-"""What a page may say beside its curves: the random start, misses of limits, further objectives, finals."""
+"""The random start, misses of limits, further objectives, retraining."""
 
 import json
 from dataclasses import replace
@@ -6,49 +6,50 @@ from dataclasses import replace
 import pytest
 
 from nas.records import Finalist, Objective, Study, TrialState
-from reports.captions import control, curve_caption, footer, front_caption
-from reports.figures import charts
-from reports.finals import points, read_finals
-from reports.misses import misses
+from reports.charts import page_charts
+from reports.figure_data import prepare
 from reports.page import render
-from reports.points import prepare
+from reports.retraining import read_retraining, retraining_points
+from reports.sentences import curve_caption, footer, front_caption, random_control
+from reports.statistics import limit_misses
 from reports.summary import summarize
-from tests.reports import synthetic
-from tests.reports.plainly import Page
-from tests.reports.test_summary import brute_hypervolume, complete
-
-
-def of(study: Study, **changes) -> Study:
-    return Study(replace(study.info, **changes), study.trials)
+from tests.reports import brute_force, synthetic
+from tests.reports.brute_force import Page
+from tests.reports.synthetic import with_info
 
 
 def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
     study = synthetic.study(80)
-    start = summarize(study).chance_start
+    summary = summarize(study)
+    start = summary.random_start
     assert start is not None
     first = Study(study.info, tuple(t for t in study.trials if t.number in start.trials))
     drawn = [t for t in study.trials if not t.baseline][:32]
     assert set(start.trials) == {t.number for t in drawn if t.counts}
-    assert start.expected[-1] == pytest.approx(brute_hypervolume(complete(first), 0.0, 0.25))
+    places = [brute_force.place(t) for t in brute_force.trained(first, baselines=False)]
+    assert start.expected[-1] == pytest.approx(brute_force.hypervolume(places, (0.0, 0.25)))
     assert list(start.expected) == sorted(start.expected)
+    sentence = random_control(study.info, summary)
+    assert f" {len(start.trials)} " in sentence
+    assert f"{start.expected[-1]:.4f}" in sentence
 
 
-@pytest.mark.parametrize(("sampler", "words"), [("random", "is a random search itself"), ("known-cost", "no random")])
-def test_no_control_is_invented(sampler, words):
+@pytest.mark.parametrize("sampler", ["random", "known-cost"])
+def test_no_control_is_invented(sampler):
     study = synthetic.study(80)
-    study = of(study, config={**study.info.config, "sampler": sampler})
+    study = with_info(study, config={**study.info.config, "sampler": sampler})
     summary = summarize(study)
-    assert summary.chance_start is None
-    assert words in control(study.info, summary)
+    assert summary.random_start is None
+    assert sampler in random_control(study.info, summary)
 
 
 def test_misses_name_the_limit_and_by_how_much():
     study = synthetic.study(20, only=TrialState.INFEASIBLE, baselines=False)
     trials = tuple(replace(t, params=2_000_000 + 100_000 * t.number) for t in study.trials)
-    (miss,) = misses(Study(study.info, trials))
-    assert (miss.limit, len(miss.numbers), miss.numbers[0]) == ("max_params", 19, 1)  # trial 0 is on the limit: within
-    assert miss.narrowest == pytest.approx(0.05)
-    assert miss.middle == pytest.approx(0.5)
+    (row,) = limit_misses(Study(study.info, trials))
+    assert (row.limit, len(row.numbers), row.numbers[0]) == ("max_params", 19, 1)  # trial 0 is on the limit: within
+    assert row.narrowest == pytest.approx(0.05)
+    assert row.median == pytest.approx(0.5)
 
 
 PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimise=True)
@@ -57,34 +58,36 @@ PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimise=Tr
 def test_captions_name_the_objectives_that_the_study_has():
     study = synthetic.study(40)
     quality, speed = study.info.objectives
-    said = {}
+    texts = {}
     for objectives in ((quality, speed), (quality, PARAMS), (quality, speed, PARAMS), (quality,)):
-        other = of(study, objectives=objectives)
+        other = with_info(study, objectives=objectives)
         summary = summarize(other)
         data = prepare(other, summary)
-        said[objectives] = curve_caption(other.info, data), footer(other.info, summary), front_caption(data)
-    curve, foot, _ = said[quality, speed]
-    assert "(quality 0, speed 0.25; speed in doublings)" in curve
-    assert "hypervolume counts speed in doublings" in foot
-    curve, foot, front = said[quality, PARAMS]
-    assert "(quality 0, parameters 1e+09; parameters in doublings)" in curve
-    assert "hypervolume counts parameters in doublings" in foot
-    assert "the larger its parameters (lower is better)" in front
-    assert "counts speed and parameters in doublings" in said[quality, speed, PARAMS][1]
-    assert "doublings" not in said[quality,][1]
+        texts[objectives] = curve_caption(other.info, data), footer(other.info, summary), front_caption(data)
+    curve, foot, _ = texts[quality, speed]
+    assert "throughput 0.25" in curve
+    assert "throughput in doublings" in foot
+    curve, foot, front = texts[quality, PARAMS]
+    assert "parameters 1e+09" in curve
+    assert "parameters in doublings" in foot
+    assert "parameters" in front
+    assert "throughput and parameters in doublings" in texts[quality, speed, PARAMS][1]
+    assert "doublings" not in texts[quality,][1]
 
 
 def test_a_third_objective_has_its_unit_its_direction_and_no_exponent():
     study = synthetic.study(40)
-    other = of(study, objectives=(*study.info.objectives, PARAMS))
+    other = with_info(study, objectives=(*study.info.objectives, PARAMS))
     page = render(other, summarize(other))
-    head = Page(page).table("Nets on the front and baselines")
-    assert head.head[1] == "parameters weights lower is better"
+    table = Page(page).table("Pareto front and baselines")
+    assert table.head[1].startswith("parameters weights ")
     params = {f"{t.params:,}" for t in study.trials}
-    assert {row[1] for row in head.rows[1:]} <= params
+    assert {row[1] for row in table.rows[1:]} <= params
     assert (
         '"type":"log"'
-        in json.dumps(charts(prepare(other, summarize(other)))["front"], separators=(",", ":")).split('"size":{')[-1]
+        in json.dumps(page_charts(prepare(other, summarize(other)))["front"], separators=(",", ":")).split('"size":{')[
+            -1
+        ]
     )
 
 
@@ -94,39 +97,38 @@ KNN = Objective("knn", "kNN accuracy", "", 0.0)
 def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
     study = synthetic.study(60)
     quality, speed = study.info.objectives
-    one = summarize(of(study, objectives=(quality,)))
+    one = summarize(with_info(study, objectives=(quality,)))
     first = max(one.complete, key=lambda s: s.quality)
     assert one.front == (first,)
     assert one.hypervolume == pytest.approx(first.quality)
-    page = render(of(study, objectives=(quality,)), one)
-    assert "The ranking" in page
+    page = render(with_info(study, objectives=(quality,)), one)
+    assert "Pareto front, fastest first" not in page
     assert 'id="chart-front"' not in page
-    three = summarize(of(study, objectives=(quality, speed, KNN)))
+    three = summarize(with_info(study, objectives=(quality, speed, KNN)))
 
-    def beaten(a, b):
+    def dominated(a, b):
         return a.values != b.values and all(y >= x for x, y in zip(a.values, b.values, strict=True))
 
-    best = {a.trial.number for a in three.complete if not any(beaten(a, b) for b in three.complete)}
+    best = {a.trial.number for a in three.complete if not any(dominated(a, b) for b in three.complete)}
     assert {s.trial.number for s in three.front} == best
-    assert 'id="chart-front"' in render(of(study, objectives=(quality, speed, KNN)), three)
+    assert 'id="chart-front"' in render(with_info(study, objectives=(quality, speed, KNN)), three)
 
 
-def test_finals_that_are_there_are_on_the_page(stored_with_finals):
-    folder, study = stored_with_finals
-    finals = read_finals(folder, study)
-    assert finals is not None
-    assert [p["long"] for p in points(finals)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
-    page = render(study, summarize(study), None, finals)
-    assert "3 nets were trained to 1620 steps with 2 seeds" in page
-    assert 'id="chart-finals"' in page
+def test_results_of_retraining_are_on_the_page(retrained_study):
+    folder, study = retrained_study
+    retraining = read_retraining(folder, study)
+    assert retraining is not None
+    assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    page = render(study, summarize(study), None, retraining)
+    rows = Page(page).table("Retrained models").body()
+    assert sorted(row["after 1620 steps"].split()[0] for row in rows) == ["0.410", "0.510", "0.610"]
+    assert 'id="chart-retraining"' in page
 
 
 @pytest.fixture
-def stored_with_finals(tmp_path):
-    from tests.reports.test_command import store_study
-
+def retrained_study(tmp_path):
     study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
-    store = store_study(study, tmp_path / "run")
+    store = synthetic.store_study(study, tmp_path / "run")
     for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
         for seed in (0, 1):
             rung = replace(study.trials[number].rungs[-1], steps=1620, quality=mean + 0.02 * seed)
@@ -134,5 +136,5 @@ def stored_with_finals(tmp_path):
     return tmp_path / "run", study
 
 
-def test_without_finals_there_is_none(tmp_path):
-    assert read_finals(tmp_path, synthetic.study(3)) is None
+def test_without_retraining_there_is_none(tmp_path):
+    assert read_retraining(tmp_path, synthetic.study(3)) is None

@@ -1,28 +1,11 @@
 import math
-import random
 from dataclasses import replace
-from functools import cache
 
 from nas.records import Objective, Study, TrialState
-from reports.importance import FEWEST_NETS, MOST_NETS, Importance, importances
+from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
 from reports.summary import summarize
 from tests.reports import synthetic
-
-
-@cache
-def known(nets: int) -> Study:
-    """Quality by stage 3's block and width and stage 1's depth, speed by stage 4's width and stage 2's expansion."""
-    rng = random.Random(5)
-    study = synthetic.study(nets, only=TrialState.COMPLETE, baselines=False)
-    trials = []
-    for t in study.trials:
-        _, two, three, four = t.spec["stages"]
-        attends = three["block"] in ("window", "mr_window", "attention")
-        quality = 0.05 * math.log2(three["width"]) + 0.08 * attends + rng.gauss(0, 0.02)
-        speed = -0.5 * math.log2(four["width"]) - 0.3 * math.log2(two["expansion"]) + rng.gauss(0, 0.05)
-        rungs = (*t.rungs[:-1], replace(t.rungs[-1], quality=quality))
-        trials.append(replace(t, rungs=rungs, measurement=replace(t.measurement, ratio=2**speed)))
-    return replace(study, trials=tuple(trials))
+from tests.reports.awkward import planted
 
 
 def of(study: Study, objective: str) -> dict[str, Importance]:
@@ -38,7 +21,7 @@ def variance_share(study: Study, part, whole) -> float:
 
 
 def test_choices_that_matter_are_found_with_their_share_and_no_others():
-    study = known(400)
+    study = planted(400)
     quality, speed = of(study, "quality"), of(study, "throughput")
     width = variance_share(study, lambda t: 0.05 * math.log2(t.spec["stages"][2]["width"]), lambda t: t.quality)
     wide = variance_share(
@@ -48,36 +31,37 @@ def test_choices_that_matter_are_found_with_their_share_and_no_others():
     assert quality["stage 3 width"].low < width < quality["stage 3 width"].high
     assert next(iter(speed)) == "stage 4 width"
     assert speed["stage 4 width"].low < wide < speed["stage 4 width"].high
-    # Stage 3's heads exist in attention blocks alone: were they not held against the block, they would seem to matter.
+    # Stage 3's heads exist in attention blocks alone: not centered within the block, they would seem to matter.
     assert all(r.share < 0.02 for r in list(quality.values())[2:])
     assert {c for c, r in speed.items() if r.low > 0.02} == {"stage 4 width", "stage 2 block", "stage 2 expansion"}
-    assert all(r.explained > 0.75 and r.nets == 400 for r in quality.values())
-    assert all(r.explained > 0.97 for r in speed.values())  # of its logarithm, in which the parts add up
+    assert all(r.explained > 0.75 and r.models == 400 for r in quality.values())
+    assert all(r.explained > 0.97 for r in speed.values())  # of its logarithm, in which the effects add up
 
 
-def test_nothing_can_be_learnt_from_noise_and_it_says_so():
+def test_choices_explain_nothing_of_noise():
     studies = [synthetic.study(60, seed=seed, only=TrialState.COMPLETE) for seed in range(2)]
     rows = [of(study, objective) for study in studies for objective in ("quality", "throughput")]
     assert sum(next(iter(row.values())).explained for row in rows) / len(rows) < 0.02
+    assert not any(r.meaningful for row in rows for r in row.values())
     assert all(min(r.share for r in row.values()) < 0 and max(r.share for r in row.values()) < 0.2 for row in rows)
 
 
-def test_too_few_nets_and_constant_objectives_say_nothing():
+def test_too_few_models_and_constant_objectives_have_no_importances():
     assert importances(synthetic.info(), summarize(synthetic.study(0))) == ()
-    assert of(known(FEWEST_NETS - 1), "quality") == {}
-    assert of(known(FEWEST_NETS), "quality")
+    assert of(planted(MIN_MODELS - 1), "quality") == {}
+    assert of(planted(MIN_MODELS), "quality")
     study = synthetic.study(60, only=TrialState.COMPLETE)
     same = tuple(replace(t, measurement=replace(t.measurement, ratio=1.0)) for t in study.trials)
     assert of(replace(study, trials=same), "throughput") == {}
 
 
 def test_the_same_study_gives_the_same_numbers_and_a_large_one_a_sample():
-    study = known(60)
+    study = planted(60)
     summary = summarize(study)
     assert importances(study.info, summary) == importances(study.info, summary)
-    many = replace(summary, complete=summary.complete * (2 * MOST_NETS // 60))
+    many = replace(summary, complete=summary.complete * (2 * MAX_MODELS // 60))
     quality = replace(study.info, objectives=study.info.objectives[:1])
-    assert 0.9 * MOST_NETS < importances(quality, many)[0].nets <= MOST_NETS
+    assert 0.9 * MAX_MODELS < importances(quality, many)[0].models <= MAX_MODELS
 
 
 def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():

@@ -1,20 +1,20 @@
-"""What the noise of the timings forbids to say: disturbed measurements, ties by the A/A pair, speeds never timed."""
+"""The noise of the timings: disturbed measurements, ties by the A/A pair, throughputs that were never timed."""
 
 from dataclasses import replace
 
 import pytest
 
 from nas.records import Measurement, Study, TrialRecord, TrialState
-from reports import captions, sentences
+from reports import sentences
+from reports.noise import disturbance
 from reports.page import render
 from reports.summary import summarize
-from tests.reports import synthetic
-from tests.reports.plainly import Page
-from tests.reports.test_summary import complete
+from tests.reports import brute_force, synthetic
+from tests.reports.brute_force import Page
 
 
 def timed(study: Study, change) -> Study:
-    """The study with `change` made to the measurement of each trial; it takes the trial and says what is other."""
+    """Return the study with changed measurements; `change` takes a trial and returns the fields that differ."""
 
     def changed(t: TrialRecord) -> Measurement | None:
         return t.measurement and replace(t.measurement, **change(t))
@@ -27,35 +27,39 @@ def study() -> Study:
     return synthetic.study(60)
 
 
+@pytest.fixture(scope="module")
+def page_of_study(study) -> Page:
+    return Page(render(study, summarize(study)))
+
+
 @pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])
-def test_a_disturbed_measurement_is_said_wherever_its_number_is(study, verdict):
+def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of_study, verdict):
     summary = summarize(study)
-    best, itself = summary.best_baseline, summary.itself
-    of_best, of_itself = (f"{n.name} {verdict}): this interval cannot be trusted" for n in (best, itself))
-    floor = f"was disturbed ({verdict}): its interval cannot be trusted"
-    found = {n.trial.number for n in (best, itself, summary.front[0])}
-    bad = timed(study, lambda t: {"verdict": verdict if t.number in found else t.measurement.verdict})
+    best, itself = summary.best_baseline, summary.self_comparison
+    numbers = {n.trial.number for n in (best, itself, summary.front[0])}
+    bad = timed(study, lambda t: {"verdict": verdict if t.number in numbers else t.measurement.verdict})
+    assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
+            if disturbance(s)} == numbers  # fmt: skip
     words, rows, tiles = {}, {}, {}
-    for which, s in (("good", study), ("bad", bad)):
-        page = Page(render(s, summarize(s)))
+    for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
         words[which], tiles[which] = page.words, page.tiles
-        rows[which] = [cell for row in page.table("Nets on the front and baselines").body() for cell in row.values()]
-    assert of_best in words["bad"]
-    assert of_best not in words["good"]
-    assert of_itself not in words["good"]
-    assert words["bad"].count(floor) == 2, "beside the noise, and where trust is spoken of"
-    assert floor not in words["good"]
-    assert "† The measurement was disturbed" in words["bad"]
+        rows[which] = [cell for row in page.table("Pareto front and baselines").body() for cell in row.values()]
+    assert f"{best.name} {verdict}" in words["bad"]
+    assert verdict not in words["good"]
+    floor = sentences.noise_floor_sentence(summarize(bad)).strip()
+    assert verdict in floor
+    assert words["bad"].count(floor) == 2, "in the summary and in the section on noise"
+    assert "†" in words["bad"]
     assert "†" not in words["good"]
-    assert sum("†" in cell for cell in rows["bad"]) == len(found)
+    assert sum("†" in cell for cell in rows["bad"]) == len(numbers)
     assert tiles["good"] == {name: tile.removesuffix(" †") for name, tile in tiles["bad"].items()}
     marked = {name for name, tile in tiles["bad"].items() if "†" in tile}
-    assert marked == {f"speed at {best.name}’s quality", "quality at its speed"}
+    assert marked == {f"throughput at the score of {best.name}", "score at its throughput"}
 
 
-def test_a_dominated_net_within_what_the_reference_is_off_itself_ties_with_the_front():
+def test_a_dominated_model_within_the_noise_floor_ties_with_the_front():
     study = synthetic.study(40)
-    best = max(complete(study), key=lambda t: t.rungs[-1].quality)
+    best = max(brute_force.trained(study, baselines=False), key=lambda t: t.rungs[-1].quality)
     fast = best.measurement.ratio
     aa = study.info.reference
 
@@ -77,27 +81,27 @@ def test_a_dominated_net_within_what_the_reference_is_off_itself_ties_with_the_f
     assert not near(1.07, off=0.05)
 
 
-def test_published_speeds_have_no_noise_and_nobody_timed_them(study):
+def test_published_throughputs_have_no_noise(study):
     replayed = timed(study, lambda t: {"arm": "published", "ratio_low": t.measurement.ratio})
     summary = summarize(replayed)
     assert summary.half_width is None
     assert sentences.noise(replayed.info, summary) == ""
-    assert "interleaved" not in captions.footer(replayed.info, summary)
+    assert "interleaved" not in sentences.footer(replayed.info, summary)
     page = Page(render(replayed, summary)).words
     assert "half-width" not in page
-    assert "No throughput was timed in this study." in page
-    assert "interleaved" in captions.footer(study.info, summarize(study))
+    assert "interleaved" in sentences.footer(study.info, summarize(study))
 
 
-def test_the_noise_of_speed_is_no_word_on_a_front_without_it(study):
+def test_a_front_without_throughput_has_no_sentence_about_noise(study):
     quality, speed = study.info.objectives
     small = replace(speed, name="params", label="parameters", unit="", reference=1e9, minimise=True)
     for objectives, said in (((quality, speed), True), ((quality, small), False), ((quality,), False)):
         other = replace(study, info=replace(study.info, objectives=objectives))
-        assert ("dominated net" in sentences.noise(other.info, summarize(other))) is said
+        assert bool(sentences.noise(other.info, summarize(other))) is said
 
 
-def test_no_front_is_not_called_trained_to_the_end():
+def test_a_study_without_a_front_lists_what_became_of_its_trials():
     study = synthetic.study(6, only=TrialState.STOPPED, baselines=False)
-    said = sentences.headline(study.info, summarize(study))[0]
-    assert said == ("There is no front: 6 architectures were evaluated, none of them to the last rung (6 stopped).")
+    summary = summarize(study)
+    assert summary.front == ()
+    assert "6 early-stopped" in sentences.headline(study.info, summary)[0]

@@ -1,6 +1,5 @@
 import base64
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -12,8 +11,9 @@ from nas.records import Study, TrialRecord, TrialState
 from reports.page import render, write_page
 from reports.summary import summarize
 from tests.reports import synthetic
-from tests.reports.browser import needs_chromium, open_page
-from tests.reports.test_summary import brute_front, brute_hypervolume, complete
+from tests.reports.awkward import ATTACKS, hostile
+from tests.reports.browser import needs_chromium
+from tests.reports.brute_force import payload
 
 STUDIES = {
     "one": lambda: synthetic.study(1, only=TrialState.COMPLETE),
@@ -30,31 +30,14 @@ def page_of(study: Study) -> str:
     return render(study, summarize(study))
 
 
-def unpack(text: str) -> dict:
-    packed = json.loads(text)
-
-    def whole(value):
-        if not isinstance(value, list):
-            return value
-        head, *rest = value
-        values = [whole(v) for v in rest]
-        return values if head < 0 else dict(zip(packed["keys"][head], values, strict=True))
-
-    return whole(packed["data"])
-
-
-def payload(page: str) -> dict:
-    return unpack(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-
-
 @needs_chromium
 @pytest.mark.parametrize("name", STUDIES)
-def test_page_opens_without_a_word_on_the_console(name, tmp_path):
+def test_page_opens_without_a_word_on_the_console(name, tmp_path, browser):
     study = STUDIES[name]()
     write_page(study, tmp_path / "report.html", tmp_path)
-    document, console = open_page(tmp_path / "report.html", tmp_path)
-    assert console == []
-    assert 'data-charts="ready"' in document
+    browser.open(tmp_path / "report.html")
+    document = browser.document()
+    assert browser.console == []
     assert len(re.findall(r'<div class="chart[^>]*data-live', document)) == len(
         re.findall(r'<div class="chart', document)
     )
@@ -62,14 +45,22 @@ def test_page_opens_without_a_word_on_the_console(name, tmp_path):
     assert rows == len(study.trials)
 
 
-def test_front_and_hypervolume_on_the_page_equal_a_brute_force():
-    study = synthetic.study(200)
-    page = page_of(study)
-    volume = float(re.search(r"<dt>hypervolume</dt><dd>([\d.]+)</dd>", page)[1])
-    assert volume == pytest.approx(brute_hypervolume(complete(study), 0.0, 0.25), abs=6e-5)
-    table = re.search(r"Nets on the front, fastest first.*?</table>", page, re.S)[0]
-    front = {int(n) for n in re.findall(r">trial (\d+)</a>", table)}
-    assert front == brute_front(study) == set(payload(page)["front"])
+@needs_chromium
+@pytest.mark.parametrize(
+    "script",
+    [
+        "console.log('a word')",
+        "fetch('https://example.com').catch(() => null)",  # the policy forbids it
+        "document.body.append(Object.assign(document.createElement('img'), {src: 'https://example.com/a.png'}))",
+        "setTimeout(() => { throw new Error('uncaught'); })",
+    ],
+)
+def test_the_console_of_a_page_that_complains_is_not_empty(script, tmp_path, browser):
+    write_page(STUDIES["one"](), tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    browser.evaluate(f"{script}, null")
+    browser.evaluate("new Promise(resolve => setTimeout(resolve, 100))")
+    assert browser.console
 
 
 def test_the_study_can_be_read_back_from_its_page():
@@ -108,59 +99,15 @@ def test_policy_names_every_script_and_style_by_hash_and_nothing_else():
     assert not re.search(r'\sstyle="|\son\w+="|(src|href)="(?!#|data:,)', markup)
 
 
-ATTACKS = (
-    "<script>document.title='owned'</script>",
-    "</script><script>document.title='owned'</script>",
-    "\"'><img src=x onerror=\"document.title='owned'\">",
-    "<svg onload=\"document.title='owned'\"></svg>",
-    "]]><!--<iframe srcdoc='<b>owned</b>'>",
-    "$x^{2$ {{7*7}} {% raw %} __proto__",
-    "\u2028\u2029",
-)
-
-
-def hostile(attack: str, trials: int = 40) -> Study:
-    """A study in which everything that a user or a third party names is `attack`."""
-    study = synthetic.study(trials)
-    info = replace(
-        study.info, name=attack, command=attack, created=attack,
-        environment={attack: attack, "device": attack}, config={attack: [attack]},
-        teachers={attack: attack}, data={attack: attack}, reference=attack, ledger={attack: 3.0}, limits={attack: 1.0},
-        objectives=tuple(replace(o, label=attack, unit=attack) for o in study.info.objectives),
-        teacher_facts={attack: replace(synthetic.facts(0), what=attack)}, chance={attack: 0.5},
-        sessions=({"started": attack, "wall_s": 1.0},),
-    )  # fmt: skip
-    return Study(info, tuple(spoil(t, attack, keep_id=t.number == 7) for t in study.trials))
-
-
-def spoil(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
-    stages = [{**s, "block": attack} for s in trial.spec["stages"]]
-    m = trial.measurement
-    return replace(
-        trial,
-        arch_id=trial.arch_id if keep_id else attack,
-        spec={**trial.spec, "stages": stages, "stem": attack, attack: attack},
-        baseline=trial.baseline and f"{attack}{trial.number}",
-        reason=attack * (10_000 // len(attack)),
-        measurement=m
-        and replace(
-            m, device=attack, arm=attack, reference=attack, verdict=attack, stages_s={attack: 1.0, "stage1": 2.0}
-        ),
-        rungs=tuple(
-            replace(r, teachers={attack: {attack: r.quality}}, losses={attack: 1.0}, metrics={attack: 1.0})
-            for r in trial.rungs
-        ),
-    )
-
-
 @needs_chromium
 @pytest.mark.parametrize("attack", ["".join(ATTACKS), "".join(reversed(ATTACKS))], ids=["forwards", "backwards"])
-def test_hostile_text_is_shown_and_never_runs(attack, tmp_path):
+def test_hostile_text_is_shown_and_never_runs(attack, tmp_path, browser):
     study = hostile(attack)
     write_page(study, tmp_path / "report.html", tmp_path)
-    document, console = open_page(tmp_path / "report.html", tmp_path, "#" + study.trials[7].arch_id)
-    assert console == []
-    assert 'data-charts="ready"' in document
+    browser.open(tmp_path / "report.html", "#" + study.trials[7].arch_id)
+    browser.wait("document.querySelector('dialog[open]') !== null")
+    document = browser.document()
+    assert browser.console == []
     assert re.search(r'<dialog id="card"[^>]* open', document)
     assert not re.search(
         r"<title>owned|<img|<iframe|<svg onload", re.sub(r"<script.*?</script>", "", document, flags=re.S)

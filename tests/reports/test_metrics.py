@@ -4,15 +4,15 @@ import pytest
 
 from nas.records import Study, StudyInfo, TrialState
 from reports import sentences
-from reports.meaning import head_rows, metric_rows
+from reports.figure_data import prepare
+from reports.metrics import summarize_heads, summarize_metrics
 from reports.page import render
-from reports.points import prepare
 from reports.summary import summarize
 from tests.reports import synthetic
 
 
 def with_metrics(study: Study, metrics) -> Study:
-    """The study with `metrics` (of a trial's quality and place) at every last rung."""
+    """Return the study with `metrics` (of a trial's score and index) at every last rung."""
     trials = []
     for i, trial in enumerate(study.trials):
         if trial.state is TrialState.COMPLETE:
@@ -23,7 +23,7 @@ def with_metrics(study: Study, metrics) -> Study:
 
 
 def rows_of(study: Study):
-    return {row.name: row for row in metric_rows(study.info, summarize(study))}
+    return {row.name: row for row in summarize_metrics(study.info, summarize(study))}
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +39,27 @@ def test_tau_is_one_minus_one_or_undefined_where_it_must_be(study):
     rows = rows_of(study)
     assert list(rows) == ["knn", "miou", "retrieval/hed", "zz"], "known metrics first, by name"
     assert (rows["knn"].tau, rows["miou"].tau, rows["retrieval/hed"].tau) == (pytest.approx(1), pytest.approx(-1), None)
-    assert rows["knn"].nets == 62, "three baselines and 60 nets, one of them without a finite number"
+    assert rows["knn"].models == 62, "three baselines and 60 trials, one of them without a finite number"
     assert rows["retrieval/hed"].label == "retrieval, hed"
     qualities = [t.quality for t in study.trials[1:]]
     assert rows["knn"].best == pytest.approx(2 * max(qualities))
-    assert (rows["knn"].teacher, rows["knn"].teachers) == (synthetic.TEACHERS[0], 0.5)
+    assert (rows["knn"].teacher, rows["knn"].teacher_value) == (synthetic.TEACHERS[0], 0.5)
     assert rows["retrieval/hed"].chance == pytest.approx(1 / 600)
 
 
-def test_words_say_what_agrees_what_contradicts_and_what_is_silent(study):
-    said = " ".join(sentences.meaning(list(rows_of(study).values())))
-    assert "Quality ranks the nets as these do: kNN (τ 1.00)." in said
-    assert "against these: mIoU (τ -1.00)." in said
-    assert "says nothing that 63 nets could show: zz (τ " in said
+def test_metrics_agree_contradict_or_show_nothing(study):
+    rows = rows_of(study)
+    kinds = {name: (r.agrees, r.agrees_weakly, r.contradicts) for name, r in rows.items()}
+    nothing = (False, False, False)
+    assert kinds == {
+        "knn": (True, False, False),
+        "miou": (False, False, True),
+        "retrieval/hed": nothing,
+        "zz": nothing,
+    }
+    text = sentences.agreement(list(rows.values()))
+    assert [s for s in text if "kNN (τ 1.00)" in s] != [s for s in text if "mIoU (τ -1.00)" in s]
+    assert len([s for s in text if "zz (τ " in s]) == 1
 
 
 def test_a_weak_order_that_is_no_chance_is_called_weak():
@@ -63,40 +71,43 @@ def test_a_weak_order_that_is_no_chance_is_called_weak():
     (row,) = rows_of(with_metrics(study, metrics)).values()
     assert 0 < row.tau < 0.3
     assert row.p_value < 0.05
-    said = " ".join(sentences.meaning([row]))
-    assert "ranks them weakly as these do" in said
-    assert "says nothing" not in said
+    assert (row.agrees, row.agrees_weakly, row.contradicts) == (False, True, False)
 
 
-def test_near_chance_is_said_with_what_the_teachers_reach():
+def test_near_chance_is_told_for_models_and_for_teachers():
     study = synthetic.study(30, only=TrialState.COMPLETE)
     low = with_metrics(study, lambda quality, i: {"knn": 0.08 + i / 1e4, "retrieval/hed": 0.05 + i / 1e4})
-    said = sentences.meaning(list(rows_of(low).values()))
-    assert [s for s in said if "kNN all nets stay near chance (at most 0.083 against 0.067)" in s]
-    assert not [s for s in said if "retrieval" in s and "chance" in s], "0.05 is thirty times a chance of 1 in 600"
+    rows = rows_of(low)
+    assert (rows["knn"].models_near_chance, rows["knn"].teacher_near_chance) == (True, False)
+    assert not rows["retrieval/hed"].models_near_chance, "0.05 is thirty times a chance of 1 in 600"
+    (sentence,) = [s for s in sentences.agreement(list(rows.values())) if "0.083" in s]
+    assert "0.067" in sentence
     weak = {name: replace(facts, metrics={"knn": 0.09}) for name, facts in low.info.teacher_facts.items()}
-    said = sentences.meaning(list(rows_of(replace(low, info=replace(low.info, teacher_facts=weak))).values()))
-    (sentence,) = [s for s in said if "kNN even the best teacher itself" in s]
-    assert sentence.endswith("is near chance (0.090 against 0.067) on these images.")
+    rows = rows_of(synthetic.with_info(low, teacher_facts=weak))
+    assert rows["knn"].teacher_near_chance
+    assert [s for s in sentences.agreement(list(rows.values())) if "0.090" in s and "0.067" in s]
 
 
-def test_few_nets_prove_nothing_and_none_say_nothing():
+def test_few_models_have_no_correlation():
     few = synthetic.study(1, only=TrialState.COMPLETE, baselines=False)
-    assert sentences.meaning(list(rows_of(few).values()))[0].startswith("Too few nets")
-    assert sentences.meaning(list(rows_of(with_metrics(few, lambda quality, i: {})).values())) == ()
+    rows = rows_of(few)
+    assert rows
+    assert {row.tau for row in rows.values()} == {None}
+    assert len(sentences.agreement(list(rows.values()))) == 1
+    assert sentences.agreement(list(rows_of(with_metrics(few, lambda quality, i: {})).values())) == ()
 
 
 def test_heads_carry_what_is_kept_and_the_best_that_was_reached():
     study = synthetic.study(40)
     complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
-    rows = {(row.teacher, row.head): row for row in head_rows(study.info, summarize(study))}
+    rows = {(row.teacher, row.head): row for row in summarize_heads(study.info, summarize(study))}
     assert len(rows) == 2 * len(synthetic.TEACHERS)
     row = rows["hed", "spatial"]
     assert row.facts == study.info.teacher_facts["hed"].heads["spatial"]
     assert row.best == pytest.approx(max(t.rungs[-1].teachers["hed"]["spatial"] for t in complete))
 
 
-def test_a_study_of_before_is_read_and_shown_without_what_it_did_not_record():
+def test_a_study_without_facts_of_teachers_and_chance_has_a_report():
     study = synthetic.study(40)
     plain = study.info.to_dict()
     assert StudyInfo.from_dict(plain) == study.info
@@ -104,34 +115,36 @@ def test_a_study_of_before_is_read_and_shown_without_what_it_did_not_record():
     old = replace(study, info=StudyInfo.from_dict(plain))
     page = render(old, summarize(old))
     assert "variance kept" in page
-    assert "Does the quality mean something?" in page
-    assert "near chance" not in page
-    assert "What the features look like" not in page
+    assert 'id="metrics"' in page
+    assert not any(row.teacher_near_chance or row.models_near_chance for row in rows_of(old).values())
+    assert 'class="sheet"' not in page
 
 
 @pytest.mark.parametrize("score", ["spatial", "both"])
-def test_a_teacher_rises_by_what_of_it_is_in_the_quality(score):
+def test_a_learning_curve_is_of_the_heads_in_the_score(score):
     study = synthetic.study(20)
     info = replace(study.info, config={**study.info.config, "distill": {"score": score}})
     study = replace(study, info=info)
     summary = summarize(study)
-    rises = {rise.teacher: rise.points for rise in prepare(study, summary).rises}
-    assert list(rises) == list(synthetic.TEACHERS)
+    curves = {each.teacher: each.points for each in prepare(study, summary).learning_curves}
+    assert list(curves) == list(synthetic.TEACHERS)
     seen = set()
-    for teacher, points in rises.items():
+    for teacher, points in curves.items():
         for number, _, _, steps, value in points:
             (heads,) = [r.teachers[teacher] for r in study.trials[number].rungs if r.steps == steps]
             assert value == pytest.approx(heads["spatial"] if score == "spatial" else sum(heads.values()) / 2)
             seen.add(number)
     assert seen == {s.trial.number for s in (*summary.front, *(b.scored for b in summary.baselines))}
-    page = render(study, summary)
-    assert ("each teacher’s maps after the steps" in page) == (score == "spatial")
-    assert ("mean of its heads" in page) == (score == "both")
+    definition, caption = sentences.score_definition(study.info), sentences.learning_caption(study.info)
+    assert [("spatial" in text, "heads" in text) for text in (definition, caption)] == [
+        (score == "spatial", score == "both")
+    ] * 2
+    assert render(study, summary).count(caption) == 1
 
 
-def test_of_thousands_of_nets_the_pictures_of_metrics_draw_some():
+def test_of_thousands_of_models_the_charts_of_metrics_draw_some():
     study = synthetic.study(2600, only=TrialState.COMPLETE)
     summary = summarize(study)
     data = prepare(study, summary)
     assert {scatter.step for scatter in data.metrics} == {3}
-    assert all(len(scatter.points) == 2603 for scatter in data.metrics), "what the numbers are of"
+    assert all(len(scatter.points) == 2603 for scatter in data.metrics), "the numbers are of all"

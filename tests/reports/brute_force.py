@@ -1,21 +1,24 @@
-"""The report's numbers once more by plain loops, and a reader of its pages. Shares no code with `reports`."""
+"""The report's numbers by plain loops, and a reader of its pages. Shares no code with `reports`."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from math import erfc, factorial, log2
+from typing import Any
 
 import numpy as np
 
 from nas.records import Study, TrialRecord, TrialState
 
-Net = tuple[float, float]  # quality, speed as a ratio
+Place = tuple[float, float]  # score, relative throughput
 
 
 def trained(study: Study, baselines: bool) -> list[TrialRecord]:
-    """Trials that were trained to the last rung and measured."""
+    """Return the trials, or the baselines, that were trained to the last rung and measured."""
     last = len(study.info.rung_steps) - 1
     return [
         t
@@ -28,45 +31,45 @@ def trained(study: Study, baselines: bool) -> list[TrialRecord]:
     ]
 
 
-def place(trial: TrialRecord) -> Net:
+def place(trial: TrialRecord) -> Place:
     return trial.rungs[-1].quality, trial.measurement.ratio
 
 
-def beats(a: Net, b: Net) -> bool:
+def beats(a: Place, b: Place) -> bool:
     return a[0] >= b[0] and a[1] >= b[1] and a != b
 
 
 def front(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Fastest first."""
+    """Return the Pareto front, fastest first."""
     found = [t for t in trials if not any(beats(place(other), place(t)) for other in trials)]
     return sorted(found, key=lambda t: (-t.measurement.ratio, -t.rungs[-1].quality, t.number))
 
 
-def hypervolume(nets: list[Net], reference: Net) -> float:
-    """By a sweep from the fastest net to the slowest; speed in doublings."""
+def hypervolume(places: list[Place], reference: Place) -> float:
+    """Sweep from the fastest to the slowest; throughput counts in doublings."""
     area, height = 0.0, reference[0]
-    for quality, speed in sorted(nets, key=lambda net: (-net[1], -net[0])):
+    for quality, speed in sorted(places, key=lambda place: (-place[1], -place[0])):
         if speed > reference[1] and quality > height:
             area += (log2(speed) - log2(reference[1])) * (quality - height)
             height = quality
     return area
 
 
-def hypervolume_by_chance(nets: list[Net], reference: Net, darts: int = 4000) -> tuple[float, float]:
-    """By darts into the box above the reference point: estimate and standard error."""
+def hypervolume_by_chance(places: list[Place], reference: Place, darts: int = 4000) -> tuple[float, float]:
+    """Throw darts into the box above the reference point; return the estimate and its standard error."""
     rng = random.Random(0)
-    width = max(log2(speed / reference[1]) for _, speed in nets)
-    height = max(quality - reference[0] for quality, _ in nets)
+    width = max(log2(speed / reference[1]) for _, speed in places)
+    height = max(quality - reference[0] for quality, _ in places)
     hits = 0
     for _ in range(darts):
         speed, quality = reference[1] * 2 ** (rng.random() * width), reference[0] + rng.random() * height
-        hits += any(q >= quality and s >= speed for q, s in nets)
+        hits += any(q >= quality and s >= speed for q, s in places)
     share = hits / darts
     return share * width * height, width * height * (share * (1 - share) / darts) ** 0.5
 
 
 def tau(pairs: list[tuple[float, float]]) -> float | None:
-    """Kendall's tau-b by counting pairs; None where it is undefined or fewer than three say nothing."""
+    """Count pairs for Kendall's tau-b; None where it is undefined, or for fewer than three pairs."""
     agree = against = only_first = only_second = 0
     for i, (a, b) in enumerate(pairs):
         for c, d in pairs[:i]:
@@ -80,10 +83,10 @@ def tau(pairs: list[tuple[float, float]]) -> float | None:
 
 
 def chance_of_tau(pairs: list[tuple[float, float]], shuffles: int = 4000) -> tuple[float, float]:
-    """The p value of an order that agrees or disagrees as much by chance, and how far off that may be, as a share.
+    """Return the p value of a rank correlation and its relative error.
 
-    By counting, of few nets without ties; by shuffling; where that hardly ever comes to it, by the normal distribution,
-    its variance taken from the shuffles.
+    Few pairs without ties are counted exactly, others are shuffled. If shuffling hardly ever reaches the correlation,
+    the normal distribution gives the p value, with the variance of the shuffles.
     """
     if all(len(set(values)) == len(pairs) for values in zip(*pairs, strict=True)):
         if abs(tau(pairs) or 0) == 1:
@@ -104,8 +107,8 @@ def chance_of_tau(pairs: list[tuple[float, float]], shuffles: int = 4000) -> tup
 
 
 def chance_of_order(pairs: list[tuple[float, float]]) -> float:
-    """Of all orders without ties, how many have as few pairs one way or the other."""
-    orders = [1]  # of 1, 2, ... nets, by pairs that disagree
+    """Return the share of all orders without ties that have as few concordant or discordant pairs."""
+    orders = [1]  # of 1, 2, ... items, by discordant pairs
     for n in range(2, len(pairs) + 1):
         orders = [sum(orders[max(0, k - n + 1) : k + 1]) for k in range(len(orders) + n - 1)]
     against = sum((a - c) * (b - d) < 0 for i, (a, b) in enumerate(pairs) for c, d in pairs[:i])
@@ -113,7 +116,7 @@ def chance_of_order(pairs: list[tuple[float, float]]) -> float:
     return min(1.0, 2 * sum(orders[: fewer + 1]) / sum(orders))
 
 
-def coverage(covering: list[Net], covered: list[Net]) -> float:
+def coverage(covering: list[Place], covered: list[Place]) -> float:
     return sum(any(a[0] >= b[0] and a[1] >= b[1] for a in covering) for b in covered) / len(covered)
 
 
@@ -125,7 +128,7 @@ def median(values: list[float]) -> float:
 
 @dataclass
 class Table:
-    """Texts of a page's table; `label` is the accessible name of the region around it."""
+    """The texts of a page's table; `label` is the accessible name of the region around it."""
 
     label: str
     caption: str = ""
@@ -136,12 +139,12 @@ class Table:
         return self.rows[0]
 
     def body(self) -> list[dict[str, str]]:
-        """Rows by column heading; the first column is ""."""
+        """Return the rows by column heading; the first column is ""."""
         return [dict(zip(["", *self.head[1:]], row, strict=True)) for row in self.rows[1:]]
 
 
 class Page(HTMLParser):
-    """Tables, tiles and the words of everything else."""
+    """The tables, tiles and remaining words of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -190,3 +193,17 @@ class Page(HTMLParser):
             self._term = text
         elif tag == "dd":
             self.tiles[self._term] = text
+
+
+def payload(page: str) -> dict[str, Any]:
+    """Unpack the study and the data sets inside a report."""
+    packed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+
+    def whole(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        head, *rest = value
+        values = [whole(v) for v in rest]
+        return values if head < 0 else dict(zip(packed["keys"][head], values, strict=True))
+
+    return whole(packed["data"])

@@ -10,11 +10,11 @@ from PIL import Image
 
 from nas.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
 from nas.records import Study
+from reports.gallery import GAP_PX, MAX_MODELS, read_gallery
 from reports.page import render
-from reports.pictures import GAP_PX, MOST_NETS, gallery
 from reports.summary import summarize
 from tests.reports import synthetic
-from tests.reports.test_page import ATTACKS
+from tests.reports.awkward import ATTACKS
 
 SHARED = (("image", ""), ("teacher", "hed"))
 OWN = (("student", "hed"), ("own", ""))
@@ -22,7 +22,7 @@ COLUMNS = ("animal", "tool", "sky")
 
 
 def sheet(seed: int, rows=SHARED + OWN, columns=COLUMNS) -> ContactSheet:
-    """Noise as images, 4 x 4 squares as maps; the first two rows are the same for every seed."""
+    """Make a sheet of noise as images and 4 x 4 squares as maps; the first two rows are the same for every seed."""
     tiles = []
     for i in range(len(rows)):
         rng = np.random.default_rng(i if i < len(SHARED) else [seed, i])
@@ -38,7 +38,7 @@ def study() -> Study:
 
 
 def pictured(study: Study, folder: Path, **made) -> Path:
-    """The folder of a run in which every net that was trained to the end has its pictures."""
+    """Fill the folder of a run with the sheet of every model that was trained to the last rung."""
     (folder / FOLDER).mkdir()
     for trial in study.trials:
         if len(trial.rungs) == 3:
@@ -53,11 +53,11 @@ def run(study, tmp_path_factory) -> Path:
 
 def test_front_and_best_baseline_are_shown_and_shared_strips_are_there_once(study, run):
     summary = summarize(study)
-    shown = gallery(run, summary)
-    nets = [p.net.trial.number for p in (*shown.first, *shown.more)]
+    shown = read_gallery(run, summary)
+    shown_numbers = [p.model.trial.number for p in (*shown.first, *shown.more)]
     wanted = [*(s.trial.number for s in summary.front), summary.best_baseline.trial.number]
-    assert sorted(nets) == sorted(wanted)
-    assert len(wanted) <= MOST_NETS
+    assert sorted(shown_numbers) == sorted(wanted)
+    assert len(wanted) <= MAX_MODELS
     assert len(shown.first) == 4
     assert len(shown.strips) == 2 + 2 * len(wanted)
     page = render(study, summary, shown)
@@ -68,11 +68,11 @@ def test_front_and_best_baseline_are_shown_and_shared_strips_are_there_once(stud
 
 
 def test_a_strip_shows_its_tiles_with_gaps_and_maps_exactly(study, run):
-    shown = gallery(run, summarize(study))
-    net = shown.first[0]
-    uri = shown.strips[net.rows[2].strip].uri
+    shown = read_gallery(run, summarize(study))
+    first = shown.first[0]
+    uri = shown.strips[first.rows[2].strip].uri
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,")))))
-    tiles = sheet(net.net.trial.number).tiles[2]
+    tiles = sheet(first.model.trial.number).tiles[2]
     pitch = TILE_PX + GAP_PX
     assert pixels.shape == (TILE_PX, 3 * pitch - GAP_PX, 4)
     assert (pixels[:, pitch : pitch + TILE_PX, :3] == tiles[1]).all()
@@ -81,14 +81,14 @@ def test_a_strip_shows_its_tiles_with_gaps_and_maps_exactly(study, run):
 
 def test_missing_and_broken_pictures_leave_no_hole(study, tmp_path):
     summary = summarize(study)
-    assert gallery(tmp_path, summary) is None
+    assert read_gallery(tmp_path, summary) is None
     (tmp_path / FOLDER).mkdir()
     one, two = (s.trial.arch_id for s in summary.front[:2])
     sheet_path(tmp_path / FOLDER, one).write_bytes(b"\x89PNG broken")
-    assert gallery(tmp_path, summary) is None
+    assert read_gallery(tmp_path, summary) is None
     sheet(0).write(sheet_path(tmp_path / FOLDER, two))
-    shown = gallery(tmp_path, summary)
-    assert [p.net.trial.arch_id for p in shown.first + shown.more] == [two]
+    shown = read_gallery(tmp_path, summary)
+    assert [p.model.trial.arch_id for p in shown.first + shown.more] == [two]
     assert render(study, summary, shown).count('class="sheet"') == 1
 
 
@@ -96,7 +96,7 @@ def test_words_of_a_picture_never_become_markup(study, tmp_path):
     attack = "".join(ATTACKS)
     rows = ((attack, attack), ("teacher", attack), ("student", attack), ("own", ""))
     summary = summarize(study)
-    page = render(study, summary, gallery(pictured(study, tmp_path, rows=rows, columns=(attack,) * 3), summary))
+    page = render(study, summary, read_gallery(pictured(study, tmp_path, rows=rows, columns=(attack,) * 3), summary))
     found = Tags(page)
     assert not found.tags & {"img", "iframe"}
     assert not [name for name in found.attributes if name.startswith("on")]
@@ -104,7 +104,7 @@ def test_words_of_a_picture_never_become_markup(study, tmp_path):
 
 
 class Tags(HTMLParser):
-    """All that is markup on a page."""
+    """The tags and attributes of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -121,4 +121,4 @@ def test_a_name_that_leads_elsewhere_finds_nothing(study, tmp_path):
     sheet(0).write(outside)
     (tmp_path / "run" / FOLDER).mkdir(parents=True)
     trials = tuple(replace(t, arch_id="../../secret") for t in study.trials)
-    assert gallery(tmp_path / "run", summarize(replace(study, trials=trials))) is None
+    assert read_gallery(tmp_path / "run", summarize(replace(study, trials=trials))) is None

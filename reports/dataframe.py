@@ -1,4 +1,4 @@
-"""A study as one flat table for pandas, R and spreadsheets: a row a trial, typed columns, units in their names."""
+"""Export a study as one flat table for pandas, R and spreadsheets: one row per trial, typed columns, units in names."""
 
 from __future__ import annotations
 
@@ -13,62 +13,69 @@ import pandas as pd
 from nas.records import Measurement, RungResult, Study, TrialRecord
 from reports.summary import StudySummary
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of a text that a spreadsheet would run (OWASP, CSV injection)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that make a spreadsheet run a text (OWASP, CSV injection)
 UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "resolution": "resolution_px",
          "seconds": "measuring_s", "ratio": "times_reference", "ratio_low": "times_reference_low",
          "ratio_high": "times_reference_high", "notes": "notes_json", "conditions": "conditions_json"}  # fmt: skip
-TEXT, WHOLE, NUMBER, YES_NO = "string", "Int64", "float64", "boolean"
-OF_TRIAL = {
-    "number": WHOLE, "net": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": YES_NO, "reason": TEXT,
-    "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE, "spec_json": TEXT,
+TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
+TRIAL_COLUMNS = {
+    "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": BOOLEAN,
+    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE, "spec_json": TEXT,
     "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
 }  # fmt: skip
-OF_MEASUREMENT = {
+MEASUREMENT_COLUMNS = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
     for f in fields(Measurement)
-    if f.name != "stages_s"  # a column each
+    if f.name != "stages_s"  # each stage has a column
 }
 
 
-class ExportError(ValueError):
+class DataFrameError(ValueError):
     """The table cannot be written; the message is for people."""
 
 
-def table(study: Study, summary: StudySummary) -> pd.DataFrame:
-    """One row a trial, in the order of their numbers; what a trial does not have is missing.
+def trial_frame(study: Study, summary: StudySummary) -> pd.DataFrame:
+    """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
-    Quality is that of the last rung reached (`quality_rung`): compare it only between trials of the same rung. Columns
-    by teacher and head (`quality/hed/spatial`), loss, metric, measurement, stage and other counter of MACs carry a
-    prefix; lists and specs are JSON.
+    `quality` is the distillation score at the last rung reached (`quality_rung`): compare it only between trials of the
+    same rung. Columns by teacher and head (`quality/hed/spatial`), loss, metric, measurement, stage and MAC counter
+    have a prefix. Lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
     rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
-    types = OF_TRIAL | OF_MEASUREMENT
-    others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in their order
+    types = TRIAL_COLUMNS | MEASUREMENT_COLUMNS
+    others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in order of appearance
     types |= {name: WHOLE if name.endswith("/steps") or name.startswith("macs/") else NUMBER for name in others}
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
 
 
 def save_csv(frame: pd.DataFrame, file: Path) -> Path:
-    """UTF-8, comma, texts in quotes; a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    """Write the table as CSV (UTF-8, commas, quoted texts) and return the path.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     texts = {name: column.map(_harmless, na_action="ignore") for name, column in frame.select_dtypes("string").items()}
     frame.assign(**texts).to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     return file
 
 
 def save_parquet(frame: pd.DataFrame, file: Path) -> Path:
-    """Exact, with types. Raises ExportError where pyarrow is missing."""
+    """Write the table as Parquet, exact and with types, and return the path.
+
+    Raises:
+        DataFrameError: pyarrow is missing.
+    """
     try:
         frame.to_parquet(file, engine="pyarrow", index=False)
     except ImportError as error:
-        raise ExportError("--parquet: needs pyarrow: pip install 'backbone-nas[parquet]'") from error
+        raise DataFrameError("--parquet: needs pyarrow: pip install 'backbone-nas[parquet]'") from error
     return file
 
 
 def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "net": trial.name,
+        "name": trial.name,
         "arch_id": trial.arch_id,
         "baseline": trial.baseline,
         "state": trial.state.value,

@@ -7,7 +7,7 @@ import pytest
 
 from nas.failures import Failure
 from nas.records import Study, TrialState
-from reports.export import ExportError, save_csv, save_parquet, table
+from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
 from reports.summary import summarize
 from search_space import ArchSpec
 from tests.reports import synthetic
@@ -17,7 +17,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    """With a text of every dangerous kind."""
+    """Make a study with a text of every dangerous kind."""
     made = synthetic.study(60)
     texts = [f"{c}1+1|cmd" for c in FORMULA] + ['say "no", or\nnot', "-0.5 is no number"]
     bad = [replace(t, reason=text) for t, text in zip(made.trials, texts, strict=False)]
@@ -27,7 +27,9 @@ def study() -> Study:
 
 
 def test_parquet_gives_back_every_number_of_the_records(study, tmp_path):
-    back = pd.read_parquet(save_parquet(table(study, summarize(study)), tmp_path / "t.parquet")).set_index("number")
+    back = pd.read_parquet(save_parquet(trial_frame(study, summarize(study)), tmp_path / "t.parquet")).set_index(
+        "number"
+    )
     assert list(back.index) == [t.number for t in study.trials]
     for t in study.trials:
         row = back.loc[t.number]
@@ -58,7 +60,7 @@ def same(shown, recorded) -> bool:
 
 
 def test_csv_gives_back_the_table_but_for_what_a_spreadsheet_would_run(study, tmp_path):
-    frame = table(study, summarize(study))
+    frame = trial_frame(study, summarize(study))
     back = pd.read_csv(save_csv(frame, tmp_path / "t.csv"), dtype=dict(frame.dtypes))
     assert list(back.columns) == list(frame.columns)
     for name in frame.columns:
@@ -73,20 +75,20 @@ def test_csv_gives_back_the_table_but_for_what_a_spreadsheet_would_run(study, tm
 
 
 def test_no_cell_of_the_file_begins_a_formula(study, tmp_path):
-    text = save_csv(table(study, summarize(study)), tmp_path / "t.csv").read_text()
+    text = save_csv(trial_frame(study, summarize(study)), tmp_path / "t.csv").read_text()
     assert not any(f'"{c}' in text for c in FORMULA)
 
 
 @pytest.mark.parametrize("trials", [0, 1])
 def test_columns_keep_their_types_where_nothing_is_known(trials):
     small = synthetic.study(trials, baselines=False, only=TrialState.RUNNING)
-    frame, full = (table(s, summarize(s)) for s in (small, synthetic.study(5)))
+    frame, full = (trial_frame(s, summarize(s)) for s in (small, synthetic.study(5)))
     assert len(frame) == trials
     assert all(full.dtypes[name] == dtype for name, dtype in frame.dtypes.items())
     assert "measurement/latency_ms" in frame
 
 
-def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkeypatch):
     def without(name, *args, **kwargs):
         if name.partition(".")[0] == "pyarrow":
             raise ImportError(name)
@@ -95,5 +97,5 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
     real = builtins.__import__
     frame = pd.DataFrame({"number": [1]})
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ExportError, match=r"^--parquet: needs pyarrow: pip install 'backbone-nas\[parquet\]'$"):
+    with pytest.raises(DataFrameError, match=r"^--parquet: needs pyarrow: pip install 'backbone-nas\[parquet\]'$"):
         save_parquet(frame, tmp_path / "t.parquet")

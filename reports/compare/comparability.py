@@ -1,0 +1,122 @@
+"""Which numbers of several studies share a scale: scores, throughputs, and dominance between models of two studies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.records import Study, StudyInfo
+from nas.reranking.wording import MEASURED_WITH
+
+LETTERS = "ABCDEF"  # names of the studies on the page
+_FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
+_SHORTENED = r"\1…"
+
+Aspect = tuple[str, Callable[[StudyInfo], str]]  # a sentence about a difference, and the value; "" is unknown
+
+
+def _version(name: str) -> Aspect:
+    return f"Throughput was measured with different {name}", lambda i: str(i.environment.get(name) or "")
+
+
+SCORE_ASPECTS: tuple[Aspect, ...] = (
+    ("The scores are different quantities", lambda i: f"{i.objectives[0].label}{' (log)' * i.objectives[0].log}"),
+    ("The teachers differ", lambda i: _fingerprints(i.teachers)),
+    ("The images differ", lambda i: f"{i.data.get('name')} {i.data.get('fingerprint')}"),
+    ("Models are trained to different lengths", lambda i: f"{i.rung_steps[-1]} steps" if i.rung_steps else "none"),
+)
+THROUGHPUT_ASPECTS: tuple[Aspect, ...] = (
+    ("Throughput is relative to different reference models", lambda i: i.reference),
+    ("Throughput is not the same quantity", lambda i: f"{i.objectives[1].name}{' (log)' * i.objectives[1].log}"),
+)
+MEASUREMENT_ASPECTS: tuple[Aspect, ...] = (
+    ("Throughput was measured on different machines", lambda i: _machine(i.environment)),
+    *(_version(name) for name in MEASURED_WITH),
+)
+SEARCH_ASPECTS: tuple[Aspect, ...] = (
+    ("The search spaces differ", lambda i: str(i.config.get("space", "unknown"))),
+    ("The lower rungs differ", lambda i: f"{', '.join(map(str, i.rung_steps[:-1])) or 'none'} steps"),
+    ("Different shares continue at a rung", lambda i: f"1/{i.config['eta']}" if "eta" in i.config else ""),
+    ("The distillation targets are stored differently", lambda i: str(i.config.get("storage", ""))),
+    ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
+)
+
+
+@dataclass(frozen=True)
+class Comparability:
+    """Reasons why numbers of studies cannot be compared, in sentences; empty where they can."""
+
+    score: tuple[str, ...]
+    throughput: tuple[str, ...]
+    measurement: tuple[str, ...]  # the reference is the same, the device or the way of measuring is not
+    cautions: tuple[str, ...]  # the numbers compare, but more than the search differs
+
+    @property
+    def same_axes(self) -> bool:
+        """Tell whether one chart can show all fronts, and hypervolumes compare."""
+        return not self.score and not self.throughput
+
+    @property
+    def dominance(self) -> bool:
+        """Tell whether a model of one study can dominate a model of another."""
+        return self.same_axes and not self.measurement
+
+
+def comparability(studies: Sequence[Study]) -> Comparability:
+    """Find the reasons why numbers of two or more studies cannot be compared."""
+    infos = [study.info for study in studies]
+    return Comparability(
+        score=_differences(SCORE_ASPECTS, infos),
+        throughput=_differences(THROUGHPUT_ASPECTS, infos),
+        measurement=(
+            *_difference("Throughput was measured differently", [_setting(study) for study in studies]),
+            *_differences(MEASUREMENT_ASPECTS, infos),
+        ),
+        cautions=(
+            *_difference("The distillation recipes differ", _recipes(infos)),
+            *_differences(SEARCH_ASPECTS, infos),
+        ),
+    )
+
+
+def _differences(aspects: Sequence[Aspect], infos: Sequence[StudyInfo]) -> tuple[str, ...]:
+    return tuple(
+        sentence for words, value in aspects for sentence in _difference(words, [value(info) for info in infos])
+    )
+
+
+def _difference(words: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence with the value of each study if the known values differ."""
+    known = {letter: value for letter, value in zip(LETTERS, values, strict=False) if value}
+    if len(set(known.values())) < 2:
+        return ()
+    listed = "; ".join(f"{letter}: {value}" for letter, value in known.items())
+    return (f"{words}: {_FINGERPRINT.sub(_SHORTENED, listed)}.",)
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """Name the GPU, or the CPU with its cores, as `nas.measure.environment.kind_of` does, which needs torch."""
+    if str(environment.get("device", "")).startswith("cuda"):
+        return str(environment.get("device_name", ""))
+    return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else ""
+
+
+def _fingerprints(fingerprints: dict[str, str]) -> str:
+    return ", ".join(f"{name} {fingerprint}" for name, fingerprint in sorted(fingerprints.items())) or "none"
+
+
+def _recipes(infos: Sequence[StudyInfo]) -> list[str]:
+    """List for each study the distillation settings that differ, without the rungs, which have their own aspects."""
+    recipes = [dict(i.config.get("distill") or {}) for i in infos]
+    names = sorted({name for recipe in recipes for name in recipe} - {"rung_steps"})
+    differing = [name for name in names if len({str(recipe.get(name)) for recipe in recipes}) > 1]
+    return [", ".join(f"{name} {recipe.get(name, 'unknown')}" for name in differing) for recipe in recipes]
+
+
+def _setting(study: Study) -> str:
+    """Return the most frequent device, runtime, batch size and resolution of the measurements; "" without any."""
+    measurements = [t.measurement for t in study.trials if t.measurement is not None]
+    settings = [f"{m.device}, {m.arm}, {m.batch} images of {m.resolution} px" for m in measurements]
+    return max(sorted(set(settings)), key=settings.count, default="")

@@ -1,0 +1,267 @@
+"""The comparison of studies as one HTML file: its charts, its sentences, its settings.
+
+The page has no script. Its policy allows its own style sheet and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+from markupsafe import Markup
+
+from nas.files import atomic_write
+from nas.records import Objective, StudyInfo
+from reports.charts import FAINT, FONT, GRID, INK, TEXT_STYLE
+from reports.compare.comparison import ComparedStudy, StudyComparison, StudyPair
+from reports.document import asset, chart_svg, policy, templates
+from reports.figure_data import SERIES
+from reports.formatting import flat
+from reports.scored_trials import ScoredTrial
+
+MAX_SHARED = 25  # architectures in a table
+MIN_SHARED = 10  # architectures for a sentence about their rank correlation
+SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross")
+SIZES_PX = {"wide": (860, 400), "narrow": (330, 300)}
+FIT = {"type": "fit", "contains": "padding"}
+MAX_DOMINATED = 1500  # points drawn for a study
+ONE_SEARCH = (
+    "Each study is one search: another seed would have found another front, so a small difference proves nothing about "
+    "samplers or settings."
+)
+
+
+@dataclass(frozen=True)
+class SettingDifference:
+    """A setting that is not the same in all studies, with its values in their order."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def write_comparison(comparison: StudyComparison, out: Path) -> None:
+    """Write the page to `out`, replacing an old one only once the new one is complete. Raises OSError."""
+    atomic_write(out, render(comparison, draw_charts(comparison)))
+
+
+def render(comparison: StudyComparison, charts: Mapping[str, Markup]) -> str:
+    """Render the page as HTML.
+
+    Args:
+        comparison: numbers of the studies.
+        charts: as `draw_charts` returns them; a missing one leaves no gap.
+    """
+    style = asset("report.css") + asset("compare.css")
+    return (
+        templates()
+        .get_template("compare.html.j2")
+        .render(
+            comparison=comparison,
+            studies=comparison.studies,
+            headline=headline(comparison),
+            refusals=refusals(comparison),
+            cautions=cautions(comparison),
+            pictures=charts,
+            differences=setting_differences(comparison.studies),
+            max_shared=MAX_SHARED,
+            style=Markup(style),
+            policy=policy(style),
+        )
+    )
+
+
+def headline(comparison: StudyComparison) -> tuple[str, ...]:
+    """Say the outcome in a few sentences per pair of studies."""
+    sentences = [sentence for pair in comparison.pairs for sentence in _pair_sentences(comparison, pair)]
+    return (*sentences, ONE_SEARCH) if comparison.comparability.same_axes else tuple(sentences)
+
+
+def refusals(comparison: StudyComparison) -> tuple[str, ...]:
+    """Give each reason why numbers do not compare, and what is therefore left out."""
+    reasons = comparison.comparability
+    sentences = []
+    if reasons.score:
+        sentences.append(f"{' '.join(reasons.score)} So scores, fronts and hypervolumes are not compared.")
+    if reasons.throughput:
+        sentences.append(f"{' '.join(reasons.throughput)} So throughputs, fronts and hypervolumes are not compared.")
+    if reasons.measurement:
+        rest = " Dominance and coverage between studies are left out." if reasons.same_axes else ""
+        text = "Each throughput is relative to the reference model on its own device."
+        sentences.append(f"{' '.join(reasons.measurement)} {text}{rest}")
+    return tuple(sentences)
+
+
+def cautions(comparison: StudyComparison) -> tuple[str, ...]:
+    """Name the differences besides the search, for studies whose numbers compare."""
+    if not comparison.comparability.same_axes:
+        return ()
+    known = comparison.comparability.cautions
+    if len({len(study.summary.curve) for study in comparison.studies}) < 2:
+        return known
+    lengths = "; ".join(f"{study.letter}: {len(study.summary.curve)}" for study in comparison.studies)
+    return (*known, f"The searches evaluated different numbers of architectures: {lengths}.")
+
+
+def setting_differences(studies: Sequence[ComparedStudy]) -> list[SettingDifference]:
+    """Return the settings and the environment where they differ."""
+    settings = [dict(flat(_settings(each.study.info))) for each in studies]
+    names = dict.fromkeys(name for each in settings for name in each)
+    rows = [SettingDifference(name, tuple(each.get(name, "–") for each in settings)) for name in names]
+    return [row for row in rows if len(set(row.values)) > 1]
+
+
+def _settings(info: StudyInfo) -> dict[str, Any]:
+    objectives = {f"{o.name} {key}": value for o in info.objectives for key, value in o.to_dict().items()}
+    return {
+        "command": info.command, "objective": objectives, "reference": info.reference, "baselines": info.baselines,
+        "rung_steps": info.rung_steps, "limits": info.limits, "teachers": info.teachers, "data": info.data,
+        "config": info.config, "environment": info.environment, "space": info.space,
+    }  # fmt: skip
+
+
+def _pair_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
+    sentences = []
+    if comparison.comparability.same_axes:
+        sentences += [_volume_sentence(pair), *_reached_sentences(pair)]
+    return [*sentences, *_rank_sentences(comparison, pair)]
+
+
+def _volume_sentence(pair: StudyPair) -> str:
+    a, b = pair.first, pair.other
+    final = f"The final hypervolume is {a.summary.hypervolume:.4f} for {a.letter} and "
+    final += f"{b.summary.hypervolume:.4f} for {b.letter}, above one common reference point."
+    if not pair.trainings:
+        return final
+    then = f"After {pair.trainings} trainings, the length of the shorter search, it is "
+    return f"{final} {then}{pair.volumes[0]:.4f} for {a.letter} and {pair.volumes[1]:.4f} for {b.letter}."
+
+
+def _reached_sentences(pair: StudyPair) -> list[str]:
+    studies = (pair.first, pair.other)
+    sentences = []
+    for study, rival, reached in zip(studies, studies[::-1], pair.reached, strict=True):
+        if reached is not None:
+            count = f"{reached} trainings; {rival.letter} made {len(rival.summary.curve)}"
+            sentences.append(f"{study.letter} reached the final hypervolume of {rival.letter} after {count}.")
+    return sentences
+
+
+def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
+    a, b, reasons = pair.first.letter, pair.other.letter, comparison.comparability
+    if not pair.shared:
+        return [f"{a} and {b} measured no architecture in common."]
+    sentences = []
+    for what, count, tau, other_scale in (
+        ("throughput", pair.measured, pair.throughput_tau, reasons.throughput or reasons.measurement),
+        ("score", pair.trained, pair.score_tau, reasons.score),
+    ):
+        if count < MIN_SHARED or tau is None:
+            sentences.append(f"{a} and {b} share {count} architectures with a {what}: too few to compare their ranks.")
+        else:
+            though = ", though the numbers do not compare" if other_scale else ""
+            sentences.append(f"{a} and {b} rank their {count} shared architectures by {what} with τ {tau:.2f}{though}.")
+    return sentences
+
+
+def draw_charts(comparison: StudyComparison) -> dict[str, Markup]:
+    """Draw each chart as SVG, once wide and once for narrow screens; charts without data are left out."""
+    charts: dict[str, Any] = {}
+    studies = comparison.studies
+    if comparison.reference is not None:
+        charts["fronts"] = _fronts(studies, studies)
+        charts["curve"] = _hypervolume_curves(studies)
+    else:
+        charts |= {f"front-{each.letter}": _fronts(studies, [each]) for each in studies}
+    return {name: _svgs(chart) for name, chart in charts.items() if chart is not None}
+
+
+def _fronts(studies: Sequence[ComparedStudy], shown: Sequence[ComparedStudy]) -> Any:
+    """Draw throughput against score: each study's front in steps, its dominated models faintly."""
+    fronts = [_row(each, model, order) for each in shown for order, model in enumerate(each.summary.front)]
+    if not fronts:
+        return None
+    score, throughput = shown[0].study.info.objectives
+    axis = alt.Axis(format=".3~g", labelOverlap=True)
+    x = alt.X("ratio:Q", title=_title(throughput), scale=_scale(throughput), axis=axis)
+    y = alt.Y("score:Q", title=_title(score), scale=_scale(score))
+    color, shape = _by_study(studies, shown)
+    front = alt.Chart(alt.Data(values=fronts))
+    dominated = alt.Chart(alt.Data(values=[_row(each, model, 0) for each in shown for model in _dominated(each)]))
+    layers = [
+        dominated.mark_point(size=14, opacity=0.35, filled=True).encode(x=x, y=y, color=color, shape=shape),
+        front.mark_line(interpolate="step-after", strokeWidth=1.5).encode(x=x, y=y, color=color, order="order:O"),
+        front.mark_rule(opacity=0.6).encode(x="low:Q", x2="high:Q", y=y, color=color),
+        front.mark_point(size=60, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape),
+    ]
+    return alt.layer(*layers)
+
+
+def _hypervolume_curves(studies: Sequence[ComparedStudy]) -> Any:
+    """Draw the hypervolume above the common reference point by trainings."""
+    rows = [
+        {"study": each.name, "trainings": n, "volume": volume}
+        for each in studies
+        for n, volume in [(0, 0.0), *((c.evaluations, c.hypervolume) for c in each.summary.curve)]
+    ]
+    if not any(row["volume"] for row in rows):
+        return None
+    color, dash = _by_study(studies, studies)[0], alt.StrokeDash("study:N", sort=None, legend=None)
+    line = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after", strokeWidth=2)
+    return line.encode(
+        x=alt.X("trainings:Q", title="architectures trained", axis=alt.Axis(tickMinStep=1, format="d")),
+        y=alt.Y("volume:Q", title="hypervolume, higher is better"),
+        color=color,
+        strokeDash=dash,
+    )
+
+
+def _row(study: ComparedStudy, model: ScoredTrial, order: int) -> dict[str, Any]:
+    return {
+        "study": study.name, "ratio": model.ratio, "low": model.ratio_low, "high": model.ratio_high,
+        "score": model.quality, "order": order,
+    }  # fmt: skip
+
+
+def _dominated(study: ComparedStudy) -> list[ScoredTrial]:
+    front = {model.trial.number for model in study.summary.front}
+    models = [model for model in study.summary.complete if model.trial.number not in front]
+    return models[:: -(-len(models) // MAX_DOMINATED) or 1]
+
+
+def _by_study(studies: Sequence[ComparedStudy], shown: Sequence[ComparedStudy]) -> tuple[Any, Any]:
+    """Encode the study by color and shape, the same in every chart."""
+    place = {each.name: i for i, each in enumerate(studies)}
+    names = [each.name for each in shown]
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=320) if len(shown) > 1 else None
+    colors, shapes = [SERIES[place[n]][0] for n in names], [SHAPES[place[n]] for n in names]
+    return (
+        alt.Color("study:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
+        alt.Shape("study:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+    )
+
+
+def _title(objective: Objective) -> str:
+    unit = f" ({objective.unit})" if objective.unit else ""
+    return f"{objective.label}{unit}"
+
+
+def _scale(objective: Objective) -> Any:
+    return alt.Scale(type="log", base=2, nice=False, padding=12) if objective.log else alt.Scale(zero=False, padding=12)
+
+
+def _svgs(chart: Any) -> Markup:
+    drawn = []
+    for size, (width, height) in SIZES_PX.items():
+        specification = (
+            chart.properties(width=width, height=height, background="transparent", autosize=FIT)
+            .configure(font=FONT, aria=False)
+            .configure_view(stroke=None)
+            .configure_axis(gridColor=GRID, domainColor=FAINT, tickColor=FAINT, titleLimit=height - 60, **TEXT_STYLE)
+            .configure_legend(symbolBaseFillColor=INK, **TEXT_STYLE)
+            .to_dict()
+        )
+        drawn.append(f'<div class="chart {size}">{chart_svg(specification)}</div>')
+    return Markup("".join(drawn))

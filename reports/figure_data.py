@@ -1,0 +1,296 @@
+"""The rows that figures draw, prepared once for the interactive charts (`charts`) and for `paper_figures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nas.records import Objective, Study, StudyInfo, TrialRecord, TrialState
+from reports.formatting import brief
+from reports.metrics import metric_label, metric_names, metrics_of, teacher_score, trained_models
+from reports.scored_trials import ScoredTrial, axis, value_of
+from reports.summary import StudySummary
+
+FRONT, DOMINATED, STOPPED = "Pareto front", "dominated", "early-stopped"
+INFEASIBLE, BASELINE = "infeasible", "baseline"
+DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # the last one is drawn on top
+MAX_LABELS = 40  # of trials on the front; with more, hardly a label can be read
+MAX_TEACHER_ROWS = 16
+MIN_SCATTERED = 10  # models in a scatter chart; fewer show no correlation
+MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page slow
+CHART_PX = 820, 370  # inside the axes, on a desktop
+LETTER_PX = 6.6, 13
+
+
+@dataclass(frozen=True)
+class MarkStyle:
+    """Shape and color of one kind of point, from the colorblind-safe palette of Okabe and Ito."""
+
+    css: str  # custom property that the page's light and dark themes set
+    paper: str  # color on white
+    vega_shape: str
+    matplotlib_marker: str
+    filled: bool
+
+
+MARKS = {
+    FRONT: MarkStyle("var(--front)", "#0072b2", "circle", "o", True),
+    DOMINATED: MarkStyle("var(--dominated)", "#8a9099", "circle", "o", True),
+    STOPPED: MarkStyle("var(--stopped)", "#8a9099", "triangle-down", "v", False),
+    INFEASIBLE: MarkStyle("var(--infeasible)", "#b8470b", "M-0.7,-0.7L0.7,0.7M0.7,-0.7L-0.7,0.7", "x", False),
+    BASELINE: MarkStyle("var(--baseline)", "#c77a00", "diamond", "D", True),
+}
+SERIES = (("var(--s1)", "#0072b2"), ("var(--s2)", "#c77a00"), ("var(--s3)", "#007f5f"), ("var(--s4)", "#a8557f"),
+          ("var(--s5)", "#4b5563"), ("var(--s6)", "#b8470b"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CandidatePoint:
+    """One trial in the plane of throughput and score; `quality` is None for a candidate that was never trained."""
+
+    number: int
+    name: str
+    kind: str
+    quality: float | None
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    img_s: float
+    rung: int | None
+    label: str
+    third: float | None = None  # value of a third objective, where the study has one
+
+
+@dataclass(frozen=True)
+class MetricScatter:
+    """The distillation score against one metric; a point is (number, name, kind, score, value)."""
+
+    name: str
+    label: str
+    points: tuple[tuple[int, str, str, float, float], ...]
+
+    @property
+    def step(self) -> int:
+        """Return n, where the page draws every n-th model that is neither on the front nor a baseline."""
+        others = sum(kind not in (FRONT, BASELINE) for _, _, kind, _, _ in self.points)
+        return max(1, -(-others // MAX_SCATTERED))
+
+
+@dataclass(frozen=True)
+class LearningCurves:
+    """A teacher's explained variance by training steps; a point is (number, name, kind, steps, `teacher_score`)."""
+
+    teacher: str
+    points: tuple[tuple[int, str, str, int, float], ...]
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Rows of all figures, plain enough for JSON."""
+
+    quality: Objective
+    throughput: Objective
+    points: tuple[CandidatePoint, ...]
+    staircase: tuple[tuple[float, float], ...]  # `attainment_line` of (ratio, score)
+    quality_range: tuple[float, float]
+    ratio_range: tuple[float, float]
+    reference_inside: bool  # whether the ranges hold the hypervolume's reference point
+    curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
+    baseline_hypervolume: float
+    time_spent: tuple[tuple[str, float], ...]  # (purpose, seconds), largest first
+    teachers: tuple[tuple[str, str, str, float], ...]  # (name, teacher, head, explained variance), best model first
+    metrics: tuple[MetricScatter, ...]
+    learning_curves: tuple[LearningCurves, ...]
+    third: Objective | None = None
+    single: Objective | None = None  # the objective of a study with only one, which has no chart of a front
+    random_start: tuple[float, ...] = ()  # expected hypervolume of the first 1, 2, ... random trainings
+
+    def datasets(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the named data sets of the interactive charts."""
+        return {
+            "points": [asdict(p) for p in self.points],
+            "picked": [],  # filled by the page's script
+            "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
+            "staircase": [{"ratio": x, "quality": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
+            "curve": [
+                {"evaluations": n, "seconds": s, "hypervolume": v, "improved": v > before}
+                for (n, s, v), before in zip(self.curve, [0.0, *(c[2] for c in self.curve)], strict=False)
+            ],
+            "time-spent": [{"purpose": p, "seconds": s} for p, s in self.time_spent],
+            "teachers": [{"name": n, "teacher": t, "head": h, "quality": q} for n, t, h, q in self.teachers],
+            "metrics": [
+                {"which": i, "number": number, "name": name, "kind": kind, "quality": quality, "value": value}
+                for i, scatter in enumerate(self.metrics)
+                for number, name, kind, quality, value in scatter.points
+            ],
+            "learning-curves": [
+                {"which": i, "number": number, "name": name, "kind": kind, "steps": steps, "quality": quality}
+                for i, curves in enumerate(self.learning_curves)
+                for number, name, kind, steps, quality in curves.points
+            ],
+        }
+
+
+def prepare(study: Study, summary: StudySummary) -> FigureData:
+    """Prepare the rows of every figure of a study."""
+    info = study.info
+    quality, throughput = (_shortened(axis(info, name)) for name in ("quality", "throughput"))
+    third = next((_shortened(o) for o in info.objectives if o.name not in ("quality", "throughput")), None)
+    two_axes = third is None and len(info.objectives) == 2  # else the front is no line in this plane
+    front = {s.trial.number for s in summary.front}
+    points = sorted(
+        (p for t in study.trials if (p := _point(t, front, third)) is not None),
+        key=lambda p: DRAWING_ORDER.index(p.kind),
+    )
+    reference = (throughput.reference, quality.reference)
+    ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
+    ratio_range, has_ratio = axis_range([*(p.ratio for p in points), *ends], reference[0], log=throughput.log)
+    quality_range, has_quality = axis_range([p.quality for p in points if p.quality is not None], reference[1])
+    corner = max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
+    return FigureData(
+        quality=quality,
+        throughput=throughput,
+        points=_without_overlapping_labels(points, ratio_range, quality_range),
+        staircase=attainment_line(summary.front if two_axes else (), *corner),
+        quality_range=quality_range,
+        ratio_range=ratio_range,
+        reference_inside=two_axes and has_ratio and has_quality,
+        curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
+        baseline_hypervolume=summary.baseline_hypervolume,
+        time_spent=tuple((brief(row.purpose, 100), row.seconds) for row in summary.time_spent),
+        teachers=_teacher_rows(summary),
+        metrics=_scatters(summary, front),
+        learning_curves=_learning_curves(info, summary, front),
+        third=third,
+        single=_shortened(info.objectives[0]) if len(info.objectives) == 1 else None,
+        random_start=() if summary.random_start is None else summary.random_start.expected,
+    )
+
+
+def axis_range(values: Sequence[float], reference: float, log: bool = False) -> tuple[tuple[float, float], bool]:
+    """Return an axis range with a margin, and whether it holds the reference point.
+
+    A reference further away than the span of the values is left outside.
+    """
+    if log:
+        (low, high), inside = axis_range([math.log2(v) for v in values], math.log2(reference))
+        return (2**low, 2**high), inside
+    low, high = min(values, default=reference), max(values, default=reference + 1)
+    span = max(high - low, 0.05)
+    inside = low - span <= reference <= high + span
+    if inside:
+        low, high = min(low, reference), max(high, reference)
+    margin = 0.06 * max(high - low, 0.05)
+    return (low - margin, high + margin), inside
+
+
+def attainment_line(front: Iterable[ScoredTrial], ratio: float, quality: float) -> tuple[tuple[float, float], ...]:
+    """Return the front's attainment line as (ratio, score) points, slowest first.
+
+    It is drawn in steps that drop before the next point, and ends at the reference (`ratio`, `quality`) on both sides.
+    """
+    points = sorted((s.ratio, s.quality) for s in front)
+    if not points:
+        return ()
+    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(quality, points[-1][1]))
+    return (start, *points, end)
+
+
+def _without_overlapping_labels(
+    points: Sequence[CandidatePoint], ratios: tuple[float, float], qualities: tuple[float, float]
+) -> tuple[CandidatePoint, ...]:
+    """Remove the labels that would cover others: baselines keep theirs first, then both ends of the front."""
+    front = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
+    ends_first = [*front[:1], *front[-1:], *front[1:-1]]
+    labeled = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
+    across = CHART_PX[0] / math.log2(ratios[1] / ratios[0])
+    up = CHART_PX[1] / (qualities[1] - qualities[0])
+    taken: list[tuple[float, float, float]] = []  # left, right, height
+    covering = []
+    for p in labeled:
+        left, height = across * math.log2(p.ratio), up * (p.quality or 0.0)
+        right = left + LETTER_PX[0] * len(p.label) + 10
+        if any(left < r and right > a and abs(height - h) < LETTER_PX[1] for a, r, h in taken):
+            covering.append(p)
+        else:
+            taken.append((left, right, height))
+    return tuple(replace(p, label="") if p in covering else p for p in points)
+
+
+def _shortened(objective: Objective) -> Objective:
+    return replace(objective, label=brief(objective.label), unit=brief(objective.unit, 40))
+
+
+def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> CandidatePoint | None:
+    m, kind = trial.measurement, _kind(trial, front)
+    if kind is None or m is None or not m.ratio > 0 or not math.isfinite(m.ratio):
+        return None
+    quality = None if kind == INFEASIBLE else trial.quality
+    if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
+        return None
+    labeled = kind == BASELINE or (kind == FRONT and len(front) <= MAX_LABELS)
+    name = brief(trial.name, 100)
+    label = "" if not labeled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
+    rung = trial.rungs[-1].rung if trial.rungs else None
+    return CandidatePoint(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+                          rung, label, _value_on_axis(trial, third) if third else None)  # fmt: skip
+
+
+def _value_on_axis(trial: TrialRecord, objective: Objective) -> float | None:
+    value = value_of(trial, objective.name)
+    return None if value is None or (objective.log and value <= 0) else value
+
+
+def _kind(trial: TrialRecord, front: set[int]) -> str | None:
+    if trial.baseline:
+        return BASELINE if trial.state is TrialState.COMPLETE else None
+    if trial.state is TrialState.COMPLETE:
+        return FRONT if trial.number in front else DOMINATED
+    return {TrialState.STOPPED: STOPPED, TrialState.INFEASIBLE: INFEASIBLE}.get(trial.state)
+
+
+def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
+    return tuple(
+        (brief(model.name, 100), brief(teacher, 100), brief(head, 60), value)
+        for model in _front_and_baselines(summary)
+        for teacher, heads in model.trial.rungs[-1].teachers.items()
+        for head, value in heads.items()
+    )
+
+
+def _front_and_baselines(summary: StudySummary) -> list[ScoredTrial]:
+    """Return the baselines and at most `MAX_TEACHER_ROWS` models of the front, best first."""
+    front = sorted(summary.front, key=lambda s: -s.quality)
+    step = max(1, math.ceil(len(front) / MAX_TEACHER_ROWS))
+    return sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.quality)
+
+
+def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ...]:
+    models = trained_models(summary)
+    scatters = []
+    for name in metric_names(models):
+        points = tuple(
+            (model.trial.number, brief(model.name, 100), kind, model.quality, metrics_of(model)[name])
+            for model in models
+            if name in metrics_of(model) and (kind := _kind(model.trial, front)) is not None
+        )
+        if len(points) >= MIN_SCATTERED:
+            scatters.append(MetricScatter(name, brief(metric_label(name), 60), points))
+    return tuple(scatters)
+
+
+def _learning_curves(info: StudyInfo, summary: StudySummary, front: set[int]) -> tuple[LearningCurves, ...]:
+    """Return the learning curves of `_front_and_baselines` by teacher; none for a study with one rung."""
+    points: dict[str, list[tuple[int, str, str, int, float]]] = {}
+    for model in _front_and_baselines(summary):
+        number, name, kind = model.trial.number, brief(model.name, 100), _kind(model.trial, front)
+        if kind is None or len(model.trial.rungs) < 2:
+            continue
+        for rung in model.trial.rungs:
+            for teacher, heads in rung.teachers.items():
+                value = teacher_score(heads, info)
+                if math.isfinite(value):
+                    points.setdefault(teacher, []).append((number, name, kind, rung.steps, value))
+    return tuple(LearningCurves(brief(teacher, 60), tuple(rows)) for teacher, rows in points.items())

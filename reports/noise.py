@@ -1,0 +1,63 @@
+"""What the noise of the throughput measurements leaves open: ties, and measurements that were disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from nas.records import StudyInfo
+from nas.reranking.wording import DISTURBED
+from reports.formatting import brief
+from reports.scored_trials import ScoredTrial
+
+
+def disturbance(scored: ScoredTrial) -> str | None:
+    """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
+    m = scored.trial.measurement
+    return m.verdict if m is not None and m.verdict in DISTURBED else None
+
+
+def disturbances(trials: Iterable[ScoredTrial]) -> str:
+    """List the disturbed measurements: "trial 3 contended, trial 5 throttled"; "" where there are none."""
+    verdicts = {brief(t.name, 40): disturbance(t) for t in trials}
+    return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
+
+
+def noise_floor(self_comparison: ScoredTrial | None) -> float:
+    """Return the relative throughput difference of two equal models.
+
+    Args:
+        self_comparison: the reference measured against itself (A/A); without it the floor is 0.
+    """
+    if self_comparison is None or self_comparison.ratio_low <= 0:
+        return 0.0
+    return max(self_comparison.ratio_high, 1 / self_comparison.ratio_low) - 1
+
+
+def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:
+    """Count the neighbors on the front, fastest first, that differ by no more than their intervals or `floor`."""
+    return sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front))
+
+
+def near_front(
+    complete: Sequence[ScoredTrial], front: Sequence[ScoredTrial], info: StudyInfo, floor: float
+) -> tuple[ScoredTrial, ...]:
+    """Return the dominated trials that the noise of the throughput could put on the front.
+
+    A trial is left out where some trial of the front dominates it by more than both the intervals and `floor`. A study
+    without the objective throughput has no such trials.
+    """
+    throughput = next((i for i, o in enumerate(info.objectives) if o.name == "throughput"), None)
+    if throughput is None:
+        return ()
+    others = {s.trial.number: s.values[:throughput] + s.values[throughput + 1 :] for s in (*complete, *front)}
+    on_front = {s.trial.number for s in front}
+
+    def surely_dominates(f: ScoredTrial, s: ScoredTrial) -> bool:
+        a, b = others[f.trial.number], others[s.trial.number]
+        apart, gap = f.ratio_low - s.ratio_high, f.ratio / s.ratio - 1 - floor
+        faster = (apart > 0 and gap > 0) or (a != b and apart >= 0 and gap >= 0)
+        return faster and all(x >= y for x, y in zip(a, b, strict=True))
+
+    candidates = (s for s in complete if s.trial.number not in on_front)
+    return tuple(s for s in candidates if not any(surely_dominates(f, s) for f in front))

@@ -1,0 +1,239 @@
+"""Statistics of a study that need no Pareto front.
+
+They are the time spent by purpose, the reasons of failures, the misses of hard limits, the rank correlations between
+rungs, the noise of the timings, and the random start of the sampler.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from scipy.stats import kendalltau
+
+from nas import pareto
+from nas.ledger import spent
+from nas.limits import LIMITS, Compliance
+from nas.records import Measurement, Study, StudyInfo, TrialRecord, TrialState
+
+PUBLISHED = "published"  # the runtime that nas.replay records for values of a table: nothing was timed
+PURPOSES = {"teachers": "teachers, when their cache was built"}  # possibly for another study, long ago
+REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
+MIN_CORRELATED = 3  # pairs
+# Trials that each sampler draws at random: nas.evolution's population, and the settings of nas.samplers for Optuna's.
+RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20}
+LEARNS_FROM_BASELINES = ("nsga2", "tpe")  # baselines count as random trials for these
+ORDERS = 200  # that the hypervolume of a random start is averaged over
+
+
+@dataclass(frozen=True)
+class TimeSpent:
+    """Seconds spent on one purpose, and their share of all recorded time."""
+
+    purpose: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class RungCorrelation:
+    """Kendall's tau-b between the distillation scores at two rungs, over the trials that reached both."""
+
+    low: int
+    high: int
+    trials: int
+    tau: float | None  # None where fewer than three trials, or equal scores, leave it undefined
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class FailureReason:
+    """Trials of one state that ended for the same reason, shortened to one line."""
+
+    state: TrialState
+    reason: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LimitMisses:
+    """Trials that broke one hard limit.
+
+    An excess is the share of the bound by which a trial missed it: 0.1 is 10 % too much, or too little.
+    """
+
+    limit: str
+    bound: float
+    numbers: tuple[int, ...]  # of the trials, the narrowest miss first
+    narrowest: float
+    median: float
+
+
+@dataclass(frozen=True)
+class RandomStart:
+    """Expected hypervolume of the first 1, 2, ... random trainings: the mean over orders of the same trials."""
+
+    trials: tuple[int, ...]  # numbers
+    expected: tuple[float, ...]
+
+
+def time_spent(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[TimeSpent, ...]:
+    """Return the seconds by purpose, largest first.
+
+    A session that runs, or was killed, has not recorded its own seconds: those of its trials stand in for them.
+    """
+    seconds = info.ledger | (spent(trials, info.rung_steps) if is_open(info) else {})
+    total = sum(seconds.values())
+    rows = sorted(((PURPOSES.get(purpose, purpose), s) for purpose, s in seconds.items()), key=lambda item: -item[1])
+    return tuple(TimeSpent(purpose, s, s / total if total > 0 else 0.0) for purpose, s in rows)
+
+
+class SearchState(StrEnum):
+    """Whether a search is over, and why not."""
+
+    FINISHED = "finished"  # the budget is spent and no trial runs
+    RUNNING = "running"  # a session runs, or was killed and could not record its end
+    ENDED_EARLY = "ended early"  # the search gave up; its last session recorded the reason
+    INTERRUPTED = "interrupted"  # no session runs, and the search can be continued
+
+
+def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
+    """Return the state of a search.
+
+    Args:
+        info: description of the study.
+        evaluated: trials that count against the budget.
+        running: trials that run.
+    """
+    budget = info.config.get("budget")
+    if not running and not (isinstance(budget, int) and evaluated < budget):
+        return SearchState.FINISHED
+    if is_open(info) or not info.sessions:
+        return SearchState.RUNNING
+    gave_up = info.sessions[-1].get("ending") is not None
+    return SearchState.ENDED_EARLY if gave_up and not running else SearchState.INTERRUPTED
+
+
+def is_open(info: StudyInfo) -> bool:
+    """Tell whether a session runs or was killed: neither has recorded its length."""
+    return any(session.get("wall_s") == 0 for session in info.sessions)
+
+
+def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[RungCorrelation, ...]:
+    """Correlate neighboring rungs, then every lower rung with the last."""
+    scores = [{r.rung: r.quality for r in t.rungs if math.isfinite(r.quality)} for t in trials]
+    neighbors = [(low, low + 1) for low in range(rungs - 1)]
+    to_last = [(low, rungs - 1) for low in range(rungs - 2)]
+    return tuple(_correlation(scores, low, high) for low, high in (*neighbors, *to_last))
+
+
+def _correlation(scores: Sequence[dict[int, float]], low: int, high: int) -> RungCorrelation:
+    pairs = [(q[low], q[high]) for q in scores if low in q and high in q]
+    return RungCorrelation(low, high, len(pairs), *kendall(pairs))
+
+
+def kendall(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
+    """Return Kendall's tau-b and its p value; None where they are undefined.
+
+    Fewer than three pairs, or equal values, leave them undefined.
+    """
+    if len(pairs) < MIN_CORRELATED:
+        return None, None
+    result = kendalltau([a for a, _ in pairs], [b for _, b in pairs])
+    tau, p_value = float(result.statistic), float(result.pvalue)
+    return (tau, p_value) if math.isfinite(tau) else (None, None)
+
+
+def failure_reasons(trials: Iterable[TrialRecord]) -> tuple[FailureReason, ...]:
+    """Group failed and infeasible trials by the first line of their reason, most frequent first."""
+    groups: dict[tuple[TrialState, str], list[int]] = {}
+    for trial in trials:
+        if trial.state in (TrialState.FAILED, TrialState.INFEASIBLE):
+            groups.setdefault((trial.state, _first_line(trial.reason)), []).append(trial.number)
+    rows = [FailureReason(state, reason, tuple(numbers)) for (state, reason), numbers in groups.items()]
+    return tuple(sorted(rows, key=lambda row: (row.state.value, -len(row.numbers))))
+
+
+def _first_line(reason: str | None) -> str:
+    first = next(iter((reason or "").strip().splitlines()), "no reason recorded")
+    return first if len(first) <= REASON_CHARACTERS else first[:REASON_CHARACTERS] + " …"
+
+
+def limit_misses(study: Study) -> tuple[LimitMisses, ...]:
+    """Group infeasible trials by the hard limit they broke, most frequent first.
+
+    A trial that broke two limits is in both groups.
+    """
+    rows: list[LimitMisses] = []
+    infeasible = [t for t in study.trials if t.state is TrialState.INFEASIBLE]
+    for name, bound in study.info.limits.items():
+        misses = sorted((e, t.number) for t in infeasible if (e := _excess(t, name, bound)) is not None)
+        if misses:
+            excesses = [e for e, _ in misses]
+            rows.append(LimitMisses(name, bound, tuple(n for _, n in misses), excesses[0], median(excesses)))
+    return tuple(sorted(rows, key=lambda row: -len(row.numbers)))
+
+
+def _excess(trial: TrialRecord, name: str, bound: float) -> float | None:
+    limit = LIMITS.get(name)
+    value = limit.value(trial) if limit else None
+    if limit is None or value is None or bound <= 0 or limit.compliance(value, bound) is not Compliance.BROKEN:
+        return None
+    return abs(value / bound - 1)
+
+
+def timing_half_width(measured: Iterable[Measurement]) -> float | None:
+    """Return the median relative half-width of the 95 % intervals of relative throughput; None if nothing was timed.
+
+    A difference in throughput must exceed it to mean anything.
+    """
+    widths = [(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured if m.ratio > 0 and m.arm != PUBLISHED]
+    return median(widths) if widths else None
+
+
+def random_start(
+    sampled: Sequence[TrialRecord], points: Mapping[int, Sequence[float]], info: StudyInfo
+) -> RandomStart | None:
+    """Return the random search inside a study: the trials its sampler drew before it learned from any.
+
+    They are a control for as many trainings as they are, and for no more. A control of the whole length is another
+    study, with the sampler "random".
+
+    Args:
+        sampled: the study's trials without baselines.
+        points: coordinates of the complete trials by number, on the axes of `pareto.coordinate`.
+        info: description of the study.
+
+    Returns:
+        None where the sampler drew no trial at random, or has drawn nothing else yet.
+    """
+    sampler = str(info.config.get("sampler"))
+    start = RANDOM_TRIALS.get(sampler, 0) - len(info.baselines) * (sampler in LEARNS_FROM_BASELINES)
+    drawn = sorted(sampled, key=lambda t: t.number)[: max(start, 0)]
+    numbers = [t.number for t in drawn if t.counts]
+    if len(numbers) < 2 or len(drawn) == len(sampled):
+        return None
+    rng, reference = random.Random(0), pareto.reference_point(info.objectives)
+    sums = [0.0] * len(numbers)
+    for _ in range(ORDERS):
+        order = rng.sample(numbers, len(numbers))
+        for i, volume in enumerate(_hypervolumes([points.get(n) for n in order], reference)):
+            sums[i] += volume
+    return RandomStart(tuple(numbers), tuple(s / ORDERS for s in sums))
+
+
+def _hypervolumes(points: Sequence[Sequence[float] | None], reference: Sequence[float]) -> list[float]:
+    """Return the hypervolume after each of `points`; an early-stopped trial is None and adds nothing."""
+    volumes: list[float] = []
+    known: list[Sequence[float]] = []
+    volume = 0.0
+    for point in points:
+        if point is not None:
+            known.append(point)
+            volume = pareto.hypervolume(known, reference)
+        volumes.append(volume)
+    return volumes

@@ -1,0 +1,57 @@
+"""Searches that run, were killed, or ended before their budget was spent."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from nas.records import Study
+from reports.sentences import progress
+from reports.statistics import SearchState, search_state
+from reports.summary import summarize
+from tests.reports import synthetic
+
+OPEN = {"started": "2025-01-31T12:00:00Z", "wall_s": 0.0}
+OVER = {**OPEN, "wall_s": 60.0}
+WHY = "300 infeasible architectures in a row; the last: too large"
+GAVE_UP = {**OVER, "ending": WHY}
+
+
+@pytest.mark.parametrize(
+    ("sessions", "state"),
+    [
+        ((OPEN,), SearchState.RUNNING),
+        ((OVER, GAVE_UP), SearchState.ENDED_EARLY),
+        ((GAVE_UP, OPEN), SearchState.RUNNING),  # it was extended
+        ((OVER,), SearchState.INTERRUPTED),
+    ],
+)
+def test_a_search_that_cannot_continue_is_told_from_one_that_runs(sessions, state):
+    study = synthetic.with_info(synthetic.study(8, budget=100), sessions=sessions)
+    summary = summarize(study)
+    assert search_state(study.info, summary.evaluated, running=0) is state
+    sentence = progress(study.info, summary, datetime(2025, 1, 31, tzinfo=UTC))
+    assert f"{summary.evaluated} of 100" in sentence
+    assert (WHY in sentence) is (state is SearchState.ENDED_EARLY)
+
+
+def test_a_finished_search_has_no_progress():
+    study = synthetic.study(8, budget=1)
+    assert search_state(study.info, evaluated=1, running=0) is SearchState.FINISHED
+    assert search_state(study.info, evaluated=1, running=1) is not SearchState.FINISHED
+    assert progress(study.info, summarize(study), datetime(2025, 1, 31, tzinfo=UTC)) is None
+
+
+def test_the_time_of_an_open_session_is_that_of_its_trials():
+    study = synthetic.study(40)
+    written = {"teachers": 343.0, "measure": 1.0}
+    live = Study(replace(study.info, sessions=(OVER, OPEN), ledger=written), study.trials)
+    rows = {row.purpose: row for row in summarize(live).time_spent}
+    measured = sum(t.measurement.seconds for t in study.trials if t.measurement)
+    assert rows["measure"].seconds == pytest.approx(measured)
+    for rung, steps in enumerate(synthetic.RUNG_STEPS):
+        trained = sum(t.rungs[rung].seconds for t in study.trials if len(t.rungs) > rung)
+        assert rows[f"train to {steps} steps"].seconds == pytest.approx(trained)
+    assert rows["teachers, when their cache was built"].share < 0.5
+    closed = summarize(Study(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
+    assert {row.seconds for row in closed} == set(written.values())
