@@ -20,8 +20,8 @@ UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "
 TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
 TRIAL_COLUMNS = {
     "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": BOOLEAN,
-    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE, "spec_json": TEXT,
-    "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
+    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE,
+    "spec_json": TEXT, "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
 }  # fmt: skip
 MEASUREMENT_COLUMNS = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
