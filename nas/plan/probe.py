@@ -280,7 +280,7 @@ class DriverTimes:
 
 
 def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
-    """Time asks and results of a short made-up study with the search's own sampler and storage."""
+    """Time asks and results of a short study with the search's own sampler and storage, on made-up numbers."""
     small = replace(config, budget=MAX_TRIALS, baselines=(), limits={})
     asks: list[float] = []
     tells: list[float] = []

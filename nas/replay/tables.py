@@ -22,7 +22,7 @@ SHOWN = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)  # evaluations
 def shares(
     accuracy: Sequence[float], latency_ms: Sequence[float], reference: tuple[float, float], whole: float
 ) -> Array:
-    """Return the share found after 1, 2, ... n evaluations, (n,); both objectives are linear.
+    """Return the share found after 1, 2, ... n evaluations, (n,); accuracy is maximized, latency minimized.
 
     What was not trained to its end found nothing: its accuracy is -inf.
     """
