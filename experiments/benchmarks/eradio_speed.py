@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone, eradio_from_public, fuse
+from nas.measure.arms import PRECISIONS
 from nas.measure.environment import device_name, torch_device
 from nas.measure.interleave import compare
-from nas.measure.pair import PRECISIONS
 from nas.measure.timers import Call, timer_for
 from nas.measure.verdicts import PairTimes
 from tests.backbones.straight_port import StraightPort
