@@ -15,7 +15,7 @@ from reports.wording import brief
 
 SMALL_HEIGHT_PX = 170
 CURVE_HEIGHT_PX = 240
-WHAT_FINALS_REACH = "mean of the longer trainings"
+RETRAINED_QUALITY = "mean of the longer trainings"
 MATTERING = 12  # choices in the picture of what matters
 IMPORTANCE_TIPS = (("share", "share"), ("low", "95 % from"), ("high", "95 % to"))
 
@@ -143,14 +143,14 @@ def teacher_chart(data: FigureData) -> Any:
     )
 
 
-def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the finalists: quality in the study against the mean of longer trainings."""
+def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of the retrained candidates: quality in the study against the mean of longer trainings."""
     if not rows:
         return {}
-    points = alt.Chart(alt.NamedData(name="finals"))
+    points = alt.Chart(alt.NamedData(name="retraining"))
     x = alt.X("short:Q", title="quality in the study", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8))
-    y = alt.Y("long:Q", title=WHAT_FINALS_REACH, scale=alt.Scale(zero=False))
-    names, looks = ["finalist", "baseline"], [LOOKS[FRONT], LOOKS[BASELINE]]
+    y = alt.Y("long:Q", title=RETRAINED_QUALITY, scale=alt.Scale(zero=False))
+    names, looks = ["retrained", "baseline"], [LOOKS[FRONT], LOOKS[BASELINE]]
     legend = alt.Legend(title=None, orient="top")
     marks = points.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
@@ -159,9 +159,11 @@ def trained_again(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=names, range=[k.vega_shape for k in looks]), legend=legend),
         tooltip=[tip("net", "net"), tip("short", "in the study", ".3f"), tip("long", "trained again", ".3f")],
     )
-    bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=WHAT_FINALS_REACH), y2="high:Q")
+    bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=RETRAINED_QUALITY), y2="high:Q")
     words = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
-    return {"finals": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict(validate=False)}
+    return {
+        "retraining": themed(alt.layer(bars, marks, words).properties(height=CURVE_HEIGHT_PX)).to_dict(validate=False)
+    }
 
 
 def importance_charts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nas.analysis.agreement import kendall
 from nas.records import HeadFacts, StudyInfo
 from reports.summary import Scored, StudySummary
-from reports.tallies import kendall
 
 LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU", "zero_shot": "zero-shot", "retrieval": "retrieval"}
 IN_TABLES = ("knn", "probe", "miou", "zero_shot")  # retrieval has a number a teacher: those are in the cards

@@ -18,13 +18,13 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
+from nas.analysis.remeasuring import DISTURBED
 from nas.disclosure import disclosed
 from nas.records import Measurement, Study
-from nas.reranking.wording import DISTURBED
 from nas.store import read_study
-from reports import captions, finals, sentences
+from reports import captions, sentences
 from reports.document import asset, flat, policy, templates, write_whole
-from reports.figures import charts, importance_charts, importance_rows, multiples, trained_again
+from reports.figures import charts, importance_charts, importance_rows, multiples, retraining_chart
 from reports.importance import importances
 from reports.meaning import IN_TABLES, head_rows, metric_label, metric_names, metric_rows, trained
 from reports.misses import misses
@@ -32,6 +32,7 @@ from reports.objectives import value_of
 from reports.pack import packed_json, rounded
 from reports.pictures import Gallery, gallery
 from reports.points import BASELINE, FRONT, FigureData, prepare
+from reports.retraining import read_retraining, retraining_points
 from reports.summary import StudySummary, summarize
 from reports.ties import disturbances
 from reports.wording import brief, duration, significant
@@ -69,19 +70,19 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
     `run_dir` is where the study's pictures lie, if there are any.
     """
     summary = summarize(study)
-    page = render(study, summary, gallery(run_dir, summary), finals.read_finals(run_dir, study))
+    page = render(study, summary, gallery(run_dir, summary), read_retraining(run_dir, study))
     write_whole(page, out)
 
 
 def render(
-    study: Study, summary: StudySummary, pictures: Gallery | None = None, finalists: Mapping[str, Any] | None = None
+    study: Study, summary: StudySummary, pictures: Gallery | None = None, retraining: Mapping[str, Any] | None = None
 ) -> str:
-    """The whole page. `finalists`: as `nas.finals` tells them."""
+    """The whole page. `retraining`: results as `reports.retraining.read_retraining` returns them."""
     study = replace(study, info=disclosed(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
-    datasets = data.datasets() | {"finals": finals.points(finalists), "importances": importance_rows(choices)}
-    large = charts(data) | trained_again(datasets["finals"])
+    datasets = data.datasets() | {"retraining": retraining_points(retraining), "importances": importance_rows(choices)}
+    large = charts(data) | retraining_chart(datasets["retraining"])
     small = multiples(data) | importance_charts(datasets["importances"])
     stills = {name: static_svg(spec, datasets, STATIC_WIDTH_PX) for name, spec in large.items()}
     stills |= {name: static_svg(spec, datasets, STATIC_SMALL_PX) for name, spec in small.items()}
@@ -92,7 +93,7 @@ def render(
         summary=summary,
         figures=data,
         gallery=pictures,
-        finals=finalists,
+        retraining=retraining,
         importances=choices,
         **_tables(study, summary),
         **_words(study, summary, data),

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scipy.stats import kendalltau
-
+from nas.analysis.agreement import kendall
 from nas.ledger import spent
 from nas.records import Measurement, StudyInfo, TrialRecord, TrialState
 
@@ -70,15 +69,6 @@ def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[Correl
 def _correlation(known: Sequence[dict[int, float]], low: int, high: int) -> Correlation:
     pairs = [(q[low], q[high]) for q in known if low in q and high in q]
     return Correlation(low, high, len(pairs), *kendall(pairs))
-
-
-def kendall(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """Kendall's tau-b and its p value; None where fewer than three pairs, or a constant, leave them undefined."""
-    if len(pairs) < 3:
-        return None, None
-    result = kendalltau([a for a, _ in pairs], [b for _, b in pairs])
-    tau, p_value = float(result.statistic), float(result.pvalue)
-    return (tau, p_value) if math.isfinite(tau) else (None, None)
 
 
 def reasons(trials: Iterable[TrialRecord]) -> tuple[ReasonRow, ...]:

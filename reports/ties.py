@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from nas.analysis.remeasuring import DISTURBED
 from nas.records import StudyInfo
-from nas.reranking.wording import DISTURBED
 from reports.wording import brief
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How far two measurements of the same nets agree about their order. Pure."""
+"""Measure how far two rankings of the same candidates agree: Kendall's tau-b, its interval, swapped pairs. Pure."""
 
 from __future__ import annotations
 
@@ -10,74 +10,98 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from nas.reranking.plane import Spot
+from nas.analysis.front import FrontPoint
+from nas.analysis.noise import CONFIDENCE_LEVEL
 
 RESAMPLES = 1000
-LEVEL = 0.95
-FEW = 6  # nets: of fewer, every resample is nearly the same
+MIN_CANDIDATES = 3  # tau of two candidates is 1 or -1 whatever they are
+MIN_FOR_INTERVAL = 6  # candidates: of fewer, every resample is nearly the same
 
 Array = NDArray[np.float64]
+Pairs = Sequence[tuple[float, float]]  # of each candidate, its value in both rankings
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Kendall's tau-b of the ratios before and now, and what happened to the pairs of nets."""
+class RankCorrelation:
+    """Kendall's tau-b of two rankings with its 95 % interval."""
 
-    nets: int
-    tau: float | None  # None where fewer than three nets, or a constant, leave it undefined
-    low: float | None  # 95 % interval, by a bootstrap over the nets; None where they are few
+    candidates: int
+    tau: float | None  # None where too few candidates, or a constant ranking, leave it undefined
+    low: float | None  # by a bootstrap over the candidates; None where they are fewer than MIN_FOR_INTERVAL
     high: float | None
+
+
+def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
+    """Return Kendall's tau-b and its p value; None where `RankCorrelation.tau` is None."""
+    if len(pairs) < MIN_CANDIDATES:
+        return None, None
+    first, second = zip(*pairs, strict=True)
+    result = kendalltau(first, second)
+    tau, p_value = float(result.statistic), float(result.pvalue)
+    return (tau, p_value) if math.isfinite(tau) else (None, None)
+
+
+def rank_correlation(pairs: Pairs) -> RankCorrelation:
+    """Return Kendall's tau-b with an interval that is the same every time."""
+    if len(pairs) < MIN_CANDIDATES:
+        return RankCorrelation(len(pairs), None, None, None)
+    columns = np.asarray(pairs)
+    return RankCorrelation(len(pairs), _tau(columns), *_bootstrap_interval(columns))
+
+
+def _tau(columns: Array) -> float | None:
+    """Return tau-b alone: the exact p value would cost a bootstrap its time."""
+    tau = float(kendalltau(columns[:, 0], columns[:, 1], method="asymptotic").statistic)
+    return tau if math.isfinite(tau) else None
+
+
+def _bootstrap_interval(columns: Array) -> tuple[float | None, float | None]:
+    if len(columns) < MIN_FOR_INTERVAL:
+        return None, None
+    rng = np.random.default_rng(0)
+    resamples = (columns[rng.integers(0, len(columns), len(columns))] for _ in range(RESAMPLES))
+    taus = [tau for tau in map(_tau, resamples) if tau is not None]  # None: one candidate drawn again and again
+    if not taus:
+        return None, None
+    low, high = np.quantile(taus, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class SpeedAgreement:
+    """How two measurements of the same candidates order them by speed, and the pairs of candidates behind it."""
+
+    correlation: RankCorrelation
     pairs: int
-    turned: int  # pairs in the other order now
-    surely_turned: int  # and apart by their intervals both times
+    swapped: int  # pairs in the other order now
+    clearly_swapped: int  # and apart by their intervals both times
     tied: int  # pairs with equal ratios, before or now
-    close: int  # pairs whose intervals overlap, before or now
+    overlapping: int  # pairs whose intervals overlap, before or now
 
 
-def agreement(before: Sequence[Spot], now: Sequence[Spot], seed: int = 0) -> Agreement:
-    """Compare two measurements of the same nets, in the same order. `seed` is the bootstrap's."""
-    ratios = np.asarray([(b.ratio, n.ratio) for b, n in zip(before, now, strict=True)]).reshape(-1, 2)
-    low, high = interval(ratios, np.random.default_rng(seed))
-    order = _order(before) * _order(now)
-    close = _overlapping(before) | _overlapping(now)
-    return Agreement(
-        nets=len(before),
-        tau=tau_b(ratios) if len(before) >= 3 else None,
-        low=low,
-        high=high,
+def speed_agreement(before: Sequence[FrontPoint], now: Sequence[FrontPoint]) -> SpeedAgreement:
+    """Compare two measurements of the same candidates, given in the same order."""
+    order = _pair_order(before) * _pair_order(now)
+    overlapping = _overlapping(before) | _overlapping(now)
+    return SpeedAgreement(
+        correlation=rank_correlation([(b.ratio, n.ratio) for b, n in zip(before, now, strict=True)]),
         pairs=len(order),
-        turned=int((order < 0).sum()),
-        surely_turned=int(((order < 0) & ~close).sum()),
+        swapped=int((order < 0).sum()),
+        clearly_swapped=int(((order < 0) & ~overlapping).sum()),
         tied=int((order == 0).sum()),
-        close=int(close.sum()),
+        overlapping=int(overlapping.sum()),
     )
 
 
-def _order(spots: Sequence[Spot]) -> Array:
-    """Of each pair of nets: 1 where the first is faster, -1 where the second is, 0 for equals."""
-    ratios = np.asarray([s.ratio for s in spots])
-    first, second = np.triu_indices(len(spots), 1)
+def _pair_order(points: Sequence[FrontPoint]) -> Array:
+    """Return for each pair 1 where the first is faster, -1 where the second is, 0 where they are equal."""
+    ratios = np.asarray([p.ratio for p in points])
+    first, second = np.triu_indices(len(points), 1)
     signs: Array = np.sign(ratios[first] - ratios[second])
     return signs
 
 
-def _overlapping(spots: Sequence[Spot]) -> NDArray[np.bool_]:
-    low, high = np.asarray([s.low for s in spots]), np.asarray([s.high for s in spots])
-    first, second = np.triu_indices(len(spots), 1)
+def _overlapping(points: Sequence[FrontPoint]) -> NDArray[np.bool_]:
+    low, high = np.asarray([p.low for p in points]), np.asarray([p.high for p in points])
+    first, second = np.triu_indices(len(points), 1)
     return (low[first] <= high[second]) & (low[second] <= high[first])
-
-
-def tau_b(ratios: Array) -> float | None:
-    """Kendall's tau-b of the two columns; None where a constant leaves it undefined."""
-    tau = float(kendalltau(ratios[:, 0], ratios[:, 1], method="asymptotic").statistic)
-    return tau if math.isfinite(tau) else None
-
-
-def interval(ratios: Array, rng: np.random.Generator) -> tuple[float | None, float | None]:
-    """95 % interval of `tau_b` by a bootstrap over the rows; None where they are few."""
-    if len(ratios) < FEW:
-        return None, None
-    drawn = (ratios[rng.integers(0, len(ratios), len(ratios))] for _ in range(RESAMPLES))
-    taus = [tau for tau in map(tau_b, drawn) if tau is not None]  # None: one net drawn again and again
-    low, high = np.quantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if taus else (None, None)
-    return low if low is None else float(low), high if high is None else float(high)

@@ -1,157 +1,334 @@
-"""The best net of a study within limits, how sure that is, and what comes nearest where there is none. Pure.
+"""Find the best candidate of a study within limits, how sure that is, and the nearest where nothing fits. Pure.
 
-Only nets with the same training are compared: those of the study's last rung with each other, or finalists with each
-other, each by their own measurements.
+Only candidates with the same training are compared: those of the study's last rung with each other, or retrained ones
+with each other, each by its own measurement.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from nas.finals.chances import DRAWS, drawn_qualities
-from nas.finals.scatter import TYPICAL, Scatter
-from nas.finals.standing import Standings
-from nas.querying.limits import Quantity, chance_to_keep, quantities
+from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_qualities
+from nas.analysis.retraining import RetrainingSummary
+from nas.analysis.selection import (
+    NEGLIGIBLE_CHANCE,
+    NO_COMPLETE_TRIAL,
+    SelectionError,
+    complete,
+    is_baseline,
+    measurement,
+    net_name,
+    quality,
+)
+from nas.querying.limits import EXACT, Quantity, chance_to_keep, quantities
 from nas.records import Measurement, Study, TrialRecord, TrialState
-from nas.reranking.selection import SelectionError, complete, quality
+from search_space import ArchSpec
+from search_space.outline import outline
 
-FINALS, LAST_RUNG = "finals", "last rung"
-NEGLIGIBLE = 0.05  # chance: a net that is better with less is told apart
+RETRAINED, LAST_RUNG = "retraining", "last rung"  # what an answer is based on
+
+# By a limit's name: what it bounds, its unit, and what of the unit one is.
+WORDS: dict[str, tuple[str, str, float]] = {
+    "max_latency_ms": ("latency of one image", "ms", 1.0),
+    "min_throughput_img_s": ("throughput", "images/s", 1.0),
+    "max_params": ("parameters", "M", 1e6),
+    "max_gmacs": ("multiply-accumulates", "G", 1.0),
+    "max_memory_mib": ("peak memory", "MiB", 1.0),
+}
 
 Limits = Mapping[str, float]
 Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of calls with one image, as far as kept
 
 
 @dataclass(frozen=True)
-class Net:
-    """One that may be the answer. `chance_best`: of being the best of those that fit, whose values count as exact."""
+class MeasuredCandidate:
+    """A trial or baseline that may be the answer, with all that limits bound."""
 
     trial: TrialRecord
     measurement: Measurement
     quality: float  # mean over seeds
     seeds: int
-    known: Mapping[str, Quantity]
-    chance_best: float | None = None  # None for those that don't fit
+    quantities: Mapping[str, Quantity]
+    chance_best: float | None = None  # of those that fit, whose values count as exact; None for those that do not fit
     chance_to_keep: float | None = None  # None where no interval is known
 
     def fits(self, limits: Limits) -> bool:
-        """Whether it keeps all; what is unknown is not kept."""
-        return all(name in self.known and self.known[name].kept(bound) for name, bound in limits.items())
+        """Return whether it keeps all limits; an unknown quantity keeps none."""
+        return all(name in self.quantities and self.quantities[name].kept(bound) for name, bound in limits.items())
 
-    def gives(self, limits: Limits) -> dict[str, float]:
-        """The factor by which each limit would have to give, of those that it breaks."""
-        factors = {n: self.known[n].give(bound) if n in self.known else math.inf for n, bound in limits.items()}
+    def excess(self, limits: Limits) -> dict[str, float]:
+        """Return the factor by which each broken limit would have to be relaxed; infinite where unknown."""
+        own = self.quantities
+        factors = {n: own[n].give(bound) if n in own else math.inf for n, bound in limits.items()}
         return {name: factor for name, factor in factors.items() if factor > 1}
+
+    @property
+    def outline(self) -> str:
+        """Return the architecture on one line."""
+        return outline(ArchSpec.from_dict(self.trial.spec))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study says to limits. `nearest` and `alone` are there where nothing fits."""
+    """What a study answers to limits. `nearest` and `alone` are there where nothing fits."""
 
-    basis: str  # FINALS or LAST_RUNG
+    basis: str  # RETRAINED or LAST_RUNG
     steps: int  # of the trainings that are compared
-    scatter: Scatter
-    best: Net | None
-    runners_up: tuple[Net, ...]  # that cannot be told apart from the best in quality, the likeliest first
+    scatter: SeedScatter
+    best: MeasuredCandidate | None
+    runners_up: tuple[MeasuredCandidate, ...]  # not told apart from the best in quality, the likeliest first
     fitting: int
     compared: int
-    left_out: int  # nets within the limits whose training was stopped at a lower rung
-    beside: int  # further nets within the limits that are no finalists; 0 where the basis is the last rung
-    nearest: Net | None
-    alone: Mapping[str, Net | None]  # by limit, the best net that keeps this one
+    stopped_early: int  # candidates within the limits whose training was stopped at a lower rung
+    not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
+    nearest: MeasuredCandidate | None
+    alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate that keeps this one
 
 
 def answer(
-    study: Study, found: Standings | None, limits: Limits, latencies: Latencies = lambda basis, arch_id: ()
+    study: Study,
+    summary: RetrainingSummary | None,
+    limits: Limits,
+    latencies: Latencies = lambda basis, arch_id: (),
 ) -> Answer:
-    """The answer. SelectionError where the study has no complete net.
+    """Answer limits from a study; SelectionError where it has no complete trial.
 
-    Finalists answer where the best net by the last rung is one of them: they were trained longer and with more seeds.
+    Retrained candidates answer where the best one by the last rung is among them: they were trained longer and with
+    more seeds.
     """
-    able = complete(study)
-    if not able:
-        raise SelectionError("the study has no net that was measured and trained to its last rung")
-    last = [_net(t, t.measurement, quality(t), 1, latencies(LAST_RUNG, t.arch_id)) for t in able if t.measurement]
-    final = _finalists(found, latencies)
-    favourite = _best([n for n in last if n.fits(limits)])
-    numbers = {n.trial.number for n in final}
-    by_finals = any(n.fits(limits) for n in final) and (favourite is None or favourite.trial.number in numbers)
-    nets = final if by_finals else last
-    scatter = (found.scatter if by_finals else found.before or TYPICAL) if found else TYPICAL
-    fitting = _with_chances([n for n in nets if n.fits(limits)], scatter, limits)
+    trials = complete(study)
+    if not trials:
+        raise SelectionError(NO_COMPLETE_TRIAL)
+    last = [_candidate(t, measurement(t), quality(t), 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
+    retrained = _retrained(summary, latencies)
+    favourite = _best([c for c in last if c.fits(limits)])
+    numbers = {c.trial.number for c in retrained}
+    by_retraining = any(c.fits(limits) for c in retrained) and (favourite is None or favourite.trial.number in numbers)
+    candidates = retrained if by_retraining else last
+    scatter = TYPICAL_SCATTER
+    if summary is not None:
+        scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or TYPICAL_SCATTER
+    fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)
     return Answer(
-        basis=FINALS if by_finals else LAST_RUNG,
-        steps=found.steps if found and by_finals else study.info.rung_steps[-1],
+        basis=RETRAINED if by_retraining else LAST_RUNG,
+        steps=summary.steps if summary and by_retraining else study.info.rung_steps[-1],
         scatter=scatter,
         best=best,
         runners_up=_runners_up(fitting, best, scatter),
         fitting=len(fitting),
-        compared=len(nets),
-        left_out=sum(_stopped_within(t, limits) for t in study.trials),
-        beside=sum(n.fits(limits) and n.trial.number not in numbers for n in last) if by_finals else 0,
-        nearest=None if best else _nearest(nets, limits),
-        alone={} if best else {n: _best([net for net in nets if net.fits({n: b})]) for n, b in limits.items()},
+        compared=len(candidates),
+        stopped_early=sum(_stopped_within(t, limits) for t in study.trials),
+        not_retrained=sum(c.fits(limits) and c.trial.number not in numbers for c in last) if by_retraining else 0,
+        nearest=None if best else _nearest(candidates, limits),
+        alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
     )
 
 
-def _net(trial: TrialRecord, m: Measurement, mean: float, seeds: int, latencies_s: Sequence[float]) -> Net:
-    return Net(trial, m, mean, seeds, quantities(trial, m, latencies_s))
+def _candidate(
+    trial: TrialRecord, m: Measurement, mean: float, seeds: int, latencies_s: Sequence[float]
+) -> MeasuredCandidate:
+    return MeasuredCandidate(trial, m, mean, seeds, quantities(trial, m, latencies_s))
 
 
-def _finalists(found: Standings | None, latencies: Latencies) -> list[Net]:
+def _retrained(summary: RetrainingSummary | None, latencies: Latencies) -> list[MeasuredCandidate]:
     return [
-        _net(row.trial, row.measurement, row.mean, len(row.qualities), latencies(FINALS, row.trial.arch_id))
-        for row in (found.both if found else ())
-        if row.measurement is not None and row.mean is not None
+        _candidate(c.trial, c.measurement, c.mean, len(c.qualities), latencies(RETRAINED, c.trial.arch_id))
+        for c in (summary.complete if summary else ())
+        if c.measurement is not None and c.mean is not None
     ]
 
 
-def _best(nets: Sequence[Net]) -> Net | None:
-    """By quality; of equals the fastest, then the earliest."""
-    return max(nets, key=lambda n: (n.quality, n.measurement.ratio, -n.trial.number), default=None)
+def _best(candidates: Sequence[MeasuredCandidate]) -> MeasuredCandidate | None:
+    """Return the best by quality; of equals the fastest, then the earliest."""
+    return max(candidates, key=lambda c: (c.quality, c.measurement.ratio, -c.trial.number), default=None)
 
 
-def _with_chances(nets: Sequence[Net], scatter: Scatter, limits: Limits) -> list[Net]:
-    if not nets:
+def _with_chances(
+    candidates: Sequence[MeasuredCandidate], scatter: SeedScatter, limits: Limits
+) -> list[MeasuredCandidate]:
+    if not candidates:
         return []
-    drawn = _drawn(nets, scatter)
-    best = np.bincount(drawn.argmax(axis=1), minlength=len(nets)) / len(drawn)
+    drawn = _draw(candidates, scatter)
+    best = np.bincount(drawn.argmax(axis=1), minlength=len(candidates)) / len(drawn)
     return [
-        replace(net, chance_best=float(share), chance_to_keep=chance_to_keep(net.known, limits))
-        for net, share in zip(nets, best, strict=True)
+        replace(c, chance_best=float(share), chance_to_keep=chance_to_keep(c.quantities, limits))
+        for c, share in zip(candidates, best, strict=True)
     ]
 
 
-def _runners_up(nets: Sequence[Net], best: Net | None, scatter: Scatter) -> tuple[Net, ...]:
-    """Those whose chance to be truly better than the best, in a comparison of two, is not negligible."""
+def _runners_up(
+    candidates: Sequence[MeasuredCandidate], best: MeasuredCandidate | None, scatter: SeedScatter
+) -> tuple[MeasuredCandidate, ...]:
+    """Return those whose chance to be truly better than the best, compared in pairs, is not negligible."""
     if best is None:
         return ()
-    drawn = _drawn(nets, scatter)
-    own = drawn[:, nets.index(best)]
-    close = [n for n, other in zip(nets, drawn.T, strict=True) if n is not best and (other > own).mean() > NEGLIGIBLE]
-    return tuple(sorted(close, key=lambda n: (-(n.chance_best or 0.0), -n.quality, n.trial.number)))
+    drawn = _draw(candidates, scatter)
+    own = drawn[:, candidates.index(best)]
+    close = [
+        c
+        for c, other in zip(candidates, drawn.T, strict=True)
+        if c is not best and (other > own).mean() > NEGLIGIBLE_CHANCE
+    ]
+    return tuple(sorted(close, key=lambda c: (-(c.chance_best or 0.0), -c.quality, c.trial.number)))
 
 
-def _drawn(nets: Sequence[Net], scatter: Scatter) -> np.ndarray:
-    return drawn_qualities([n.quality for n in nets], [n.seeds for n in nets], scatter, DRAWS, np.random.default_rng(0))
+def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.ndarray:
+    qualities, seeds = [c.quality for c in candidates], [c.seeds for c in candidates]
+    return draw_qualities(qualities, seeds, scatter, DRAWS, np.random.default_rng(0))
 
 
 def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
     m = trial.measurement
-    return trial.state is TrialState.STOPPED and m is not None and _net(trial, m, math.nan, 0, ()).fits(limits)
+    return trial.state is TrialState.STOPPED and m is not None and _candidate(trial, m, math.nan, 0, ()).fits(limits)
 
 
-def _nearest(nets: Sequence[Net], limits: Limits) -> Net | None:
-    """The net for which the limit that gives most gives least; then the least in all, then the best."""
+def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> MeasuredCandidate | None:
+    """Return the one whose worst excess is least; then the one with the least excess in all, then the best."""
 
-    def distance(net: Net) -> tuple[float, float, float]:
-        gives = net.gives(limits).values()
-        return max(gives), math.prod(gives), -net.quality
+    def distance(candidate: MeasuredCandidate) -> tuple[float, float, float]:
+        excess = candidate.excess(limits).values()
+        return max(excess), math.prod(excess), -candidate.quality
 
-    nearest = min(nets, key=distance)
+    nearest = min(candidates, key=distance)
     return nearest if math.isfinite(distance(nearest)[0]) else None
+
+
+def nothing_fits_line(a: Answer, limits: Limits) -> str:
+    """Tell that nothing fits, and by how much limits would have to be relaxed."""
+    line = f"none of {a.compared} candidates keeps the limits"
+    if a.nearest is None:
+        return f"{line}, and what they bound is not known of any candidate"
+    relaxed = ", ".join(
+        f"{flag(name)} by {100 * (factor - 1):.1f} % ({_with_unit(name, a.nearest.quantities[name].value)})"
+        for name, factor in a.nearest.excess(limits).items()
+    )
+    return f"{line}; the nearest would fit if you relaxed: {relaxed}"
+
+
+def confidence_line(a: Answer) -> str:
+    """Tell how sure the answer is."""
+    assert a.best is not None
+    best, keeps = percent(a.best.chance_best), percent(a.best.chance_to_keep)
+    return f"confidence: {best} that it is the best of the {a.fitting} that fit; {keeps} that it keeps the limits"
+
+
+def answer_notes(a: Answer, limits: Limits) -> list[str]:
+    """Tell in a phrase each what a reader should know beside the numbers."""
+    basis = "the means of retrainings" if a.basis == RETRAINED else "one training each"
+    notes = [f"compared by {basis} after {a.steps} steps; candidates of other lengths of training are not compared"]
+    source = "taken from another study; nas.retrain measures it"
+    if a.scatter.measured:
+        source = f"measured here, {a.scatter.degrees} degrees of freedom"
+    notes.append(f"a seed moves quality by {a.scatter.sd:.4f} (standard deviation; {source})")
+    if a.stopped_early:
+        notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, stopped at lower rungs")
+    if a.not_retrained:
+        were = "was" if a.not_retrained == 1 else "were"
+        notes.append(f"left out: {_candidates(a.not_retrained)} within the limits that {were} not retrained")
+    notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
+    if a.best is not None and a.best.chance_to_keep is None:
+        unknown = [n for n, b in limits.items() if n not in EXACT and a.best.quantities[n].chance(b) is None]
+        notes.append(f"no interval is known of: {', '.join(WORDS[n][0] for n in unknown)}")
+    if (shown := a.best or a.nearest) is not None:
+        m = shown.measurement
+        doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
+        notes.append(f"measured on {m.device}, {m.arm}, batch {m.batch}{doubt}")
+    return notes
+
+
+def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) -> str:
+    limit = f"{flag(name)} {in_unit(name, bound)} alone"
+    if candidate is None:
+        return f"{limit}: no candidate keeps it"
+    value = _with_unit(name, candidate.quantities[name].value)
+    return f"{limit}: trial {candidate.trial.number}, quality {candidate.quality:.4f}, {value}"
+
+
+def flag(name: str) -> str:
+    """Return a limit's option."""
+    return "--" + name.removesuffix("_img_s").replace("_", "-")
+
+
+def in_unit(name: str, value: float) -> str:
+    """Return a limited quantity's value in the unit that people read it in, without the unit."""
+    return f"{value / WORDS[name][2]:.4g}"
+
+
+def _with_unit(name: str, value: float) -> str:
+    return f"{in_unit(name, value)} {WORDS[name][1]}"
+
+
+def percent(chance: float | None) -> str:
+    """Return a chance in percent; only what is certain is 0 or 100 %."""
+    if chance is None:
+        return "unknown"
+    whole = f"{chance:.0%}"
+    if whole == "100%" and chance < 1:
+        return ">99%"
+    return "<1%" if whole == "0%" and chance > 0 else whole
+
+
+def _candidates(n: int) -> str:
+    return f"{n} candidate" if n == 1 else f"{n} candidates"
+
+
+WeightFiles = Callable[[MeasuredCandidate], Sequence[Path]]
+
+
+def answer_json(study: Study, a: Answer, limits: Limits, weights: WeightFiles) -> dict[str, Any]:
+    """Return the answer as plain data, with the weight files of each candidate."""
+
+    def plain(candidate: MeasuredCandidate | None) -> dict[str, Any] | None:
+        if candidate is None:
+            return None
+        return _candidate_json(a, candidate, limits) | {"weights": [str(path) for path in weights(candidate)]}
+
+    return {
+        "study": study.info.name,
+        "limits": dict(limits),
+        "basis": a.basis,
+        "steps": a.steps,
+        "seed_scatter": asdict(a.scatter),
+        "fitting": a.fitting,
+        "compared": a.compared,
+        "stopped_early": a.stopped_early,
+        "not_retrained": a.not_retrained,
+        "best": plain(a.best),
+        "runners_up": [plain(candidate) for candidate in a.runners_up],
+        "nearest": plain(a.nearest),
+        "alone": {name: plain(candidate) for name, candidate in a.alone.items()},
+        "notes": answer_notes(a, limits),
+    }
+
+
+def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str, Any]:
+    return {
+        "trial": c.trial.number,
+        "arch_id": c.trial.arch_id,
+        "name": net_name(c.trial),
+        "baseline": is_baseline(c.trial),
+        "outline": c.outline,
+        "spec": c.trial.spec,
+        "quality": c.quality,
+        "half_width": a.scatter.half_width(c.seeds),
+        "seeds": c.seeds,
+        "measurement": c.measurement.to_dict(),
+        "limits": {name: _limit_json(c, name, bound) for name, bound in limits.items()},
+        "chance_best": c.chance_best,
+        "chance_to_keep": c.chance_to_keep,
+    }
+
+
+def _limit_json(c: MeasuredCandidate, name: str, bound: float) -> Mapping[str, float | bool | None]:
+    q = c.quantities.get(name)
+    if q is None:
+        return {"bound": bound, "value": None, "low": None, "high": None, "chance": None, "excess": None}
+    known = {"bound": bound, "value": q.value, "low": q.low, "high": q.high}
+    return known | {"chance": q.chance(bound), "excess": q.give(bound)}

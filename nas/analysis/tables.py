@@ -1,230 +1,197 @@
-"""An answer for the terminal, and as one JSON object."""
+"""Print what was retrained, what was measured again, and answers to limits as tables of a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from nas.querying.answer import FINALS, Answer, Limits, Net
-from nas.querying.limits import EXACT
-from nas.records import Study
-from nas.reranking.selection import is_baseline, net_name
-from search_space import ArchSpec
-from search_space.outline import outline
+from nas.analysis.agreement import RankCorrelation
+from nas.analysis.answer import (
+    WORDS,
+    Answer,
+    Limits,
+    MeasuredCandidate,
+    WeightFiles,
+    answer_notes,
+    confidence_line,
+    in_unit,
+    nothing_fits_line,
+    percent,
+)
+from nas.analysis.front import FrontStatus
+from nas.analysis.remeasuring import (
+    RemeasuredCandidate,
+    RemeasuringComparison,
+    conclusion,
+    front_line,
+    hypervolume_line,
+    order_line,
+    remeasuring_notes,
+)
+from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
+from nas.analysis.selection import is_baseline, net_name, quality
+from nas.records import Measurement, Remeasurement, Study, TrialRecord
 
-# By a limit's name: what it bounds, its unit, and what of the unit one is.
-WORDS: dict[str, tuple[str, str, float]] = {
-    "max_latency_ms": ("latency of one image", "ms", 1.0),
-    "min_throughput_img_s": ("throughput", "images/s", 1.0),
-    "max_params": ("parameters", "M", 1e6),
-    "max_gmacs": ("multiply-accumulates", "G", 1.0),
-    "max_memory_mib": ("peak memory", "MiB", 1.0),
-}
-ROWS = 12  # runners-up in the table; the JSON has all
-
-Weights = Callable[[Net], Sequence[Path]]
-
-
-def show(a: Answer, limits: Limits, weights: Weights, console: Console) -> None:
-    """The answer, or what comes nearest; runners-up; notes."""
-    net = a.best or a.nearest
-    if a.best is None:
-        console.print(nothing(a, limits), style="bold", highlight=False, markup=False)
-    if net is not None:
-        _show_net(a, net, limits, console)
-        for path in weights(net):
-            console.print(f"weights: {path}", highlight=False, markup=False, soft_wrap=True)
-    if a.best is not None:
-        console.print(confidence(a), highlight=False, markup=False)
-    if a.runners_up:
-        console.print(_rivals(a))
-    for line in notes(a, limits):
-        console.print(line, highlight=False, markup=False)
+LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
+TEXT_COLUMNS = ("", "between", "front", "verdict")  # they wrap where a terminal is narrow
+MAX_RUNNERS_UP = 12  # in the table; the JSON has all
 
 
-def to_json(study: Study, a: Answer, limits: Limits, weights: Weights) -> dict[str, Any]:
-    """All that `show` says, as plain data."""
-
-    def told(net: Net | None) -> dict[str, Any] | None:
-        if net is None:
-            return None
-        return _plain(a, net, limits) | {"weights": [str(path) for path in weights(net)]}
-
-    return {
-        "study": study.info.name,
-        "limits": dict(limits),
-        "basis": a.basis,
-        "steps": a.steps,
-        "seed_scatter": asdict(a.scatter),
-        "fitting": a.fitting,
-        "compared": a.compared,
-        "left_out_at_lower_rungs": a.left_out,
-        "best": told(a.best),
-        "runners_up": [told(net) for net in a.runners_up],
-        "nearest": told(a.nearest),
-        "alone": {name: told(net) for name, net in a.alone.items()},
-        "notes": notes(a, limits),
-    }
-
-
-def nothing(a: Answer, limits: Limits) -> str:
-    """That nothing fits, and what would."""
-    said = f"none of {a.compared} nets keeps the limits"
-    if a.nearest is None:
-        return f"{said}, and what they bound is not known of any net"
-    gives = ", ".join(
-        f"{flag(name)} by {100 * (factor - 1):.1f} % ({_shown(name, a.nearest.known[name].value)})"
-        for name, factor in a.nearest.gives(limits).items()
-    )
-    return f"{said}; the nearest would if this gave: {gives}"
-
-
-def confidence(a: Answer) -> str:
-    """How sure the answer is."""
-    assert a.best is not None
-    best, keeps = _percent(a.best.chance_best), _percent(a.best.chance_to_keep)
-    return f"confidence: {best} that it is the best of the {a.fitting} that fit; {keeps} that it keeps the limits"
-
-
-def notes(a: Answer, limits: Limits) -> list[str]:
-    """What a reader should know beside the numbers."""
-    who = "finalists' means" if a.basis == FINALS else "one training a net"
-    said = [f"compared by {who} after {a.steps} steps; no net is compared across lengths of training"]
-    source = "taken over from another study; nas.finals measures it"
-    if a.scatter.measured:
-        source = f"measured here, {a.scatter.degrees} degrees of freedom"
-    said.append(f"a seed moves quality by {a.scatter.sd:.4f} (standard deviation; {source})")
-    if a.left_out:
-        said.append(f"left out: {_nets(a.left_out)} within the limits, stopped at lower rungs")
-    if a.beside:
-        said.append(f"not asked: {_nets(a.beside)} within the limits that {_are(a.beside)} no finalist")
-    said += [_alone_line(name, limits[name], net) for name, net in a.alone.items() if len(limits) > 1]
-    if a.best is not None and a.best.chance_to_keep is None:
-        unknown = [n for n, b in limits.items() if n not in EXACT and a.best.known[n].chance(b) is None]
-        said.append(f"no interval is kept of: {', '.join(WORDS[n][0] for n in unknown)}")
-    if (net := a.best or a.nearest) is not None:
-        m = net.measurement
-        doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
-        said.append(f"measured on {m.device}, {m.arm}, batch {m.batch}{doubt}")
-    return said
-
-
-def flag(name: str) -> str:
-    """The option of a limit."""
-    return "--" + name.removesuffix("_img_s").replace("_", "-")
-
-
-def _show_net(a: Answer, net: Net, limits: Limits, console: Console) -> None:
-    title = f"trial {net.trial.number}, {net.trial.arch_id}"
-    if is_baseline(net.trial):
-        title += f": the baseline {net_name(net.trial)}"
-    console.print(title, style="bold", highlight=False, markup=False)
-    console.print(_outline(net), highlight=False, markup=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("", "value", "95 % interval", "limit", "keeps it"):
-        table.add_column(name, justify="left" if not name else "right")
-    half, m = a.scatter.half_width(net.seeds), net.measurement
-    seeds = f" (mean of {net.seeds} seeds)" if net.seeds > 1 else ""
-    table.add_row(f"quality{seeds}", f"{net.quality:.4f}", f"{net.quality - half:.4f} to {net.quality + half:.4f}")
-    table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
-    for name, (what, unit, _) in WORDS.items():
-        if name in net.known or name in limits:
-            table.add_row(f"{what}, {unit}", *_row(net, name, limits.get(name)))
+def show_retraining(study: Study, summary: RetrainingSummary, console: Console) -> None:
+    """Print the retrained candidates, fastest first; rank correlations; notes."""
+    title = f"retrained: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
+    table = _table(title, "trial", "<architecture", "study", "seeds", "mean quality", "ratio", "chance", "<front")
+    for candidate in summary.candidates:
+        table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
     console.print(table)
+    console.print(_correlations(rank_correlations(summary, study.info.rung_steps[-1])))
+    _print_lines(console, retraining_notes(study, summary))
 
 
-def _row(net: Net, name: str, bound: float | None) -> tuple[str, ...]:
-    q = net.known.get(name)
-    if q is None:
-        return "unknown", "", "" if bound is None else _number(name, bound), ""
-    interval = "" if q.low is None or q.high is None else f"{_number(name, q.low)} to {_number(name, q.high)}"
-    if bound is None:
-        return _number(name, q.value), interval, "", ""
-    chance = q.chance(bound)
-    kept = ("yes" if q.kept(bound) else "no") if chance is None else _percent(chance)
-    return _number(name, q.value), interval, _number(name, bound), kept
+def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
+    seeds = len(c.qualities)
+    return (
+        str(c.trial.number),
+        _short_name(c.trial),
+        f"{quality(c.trial):.3f}",
+        str(seeds),
+        "-" if c.mean is None else f"{c.mean:.4f} ± {summary.scatter.half_width(seeds):.4f}",
+        _ratio(c.measurement),
+        "" if c.chance is None else f"{c.chance:.2f}",
+        c.fate,
+    )
 
 
-def _rivals(a: Answer) -> Table:
-    title = f"not told apart from it in quality: {len(a.runners_up)}"
-    if len(a.runners_up) > ROWS:
-        title += f", the likeliest {ROWS}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("trial", "net", "quality", "ratio", "best", "keeps"):
-        table.add_column(name, justify="left" if name == "net" else "right")
-    for net in a.runners_up[:ROWS]:
-        name = net_name(net.trial) if is_baseline(net.trial) else net.trial.arch_id
-        chances = _percent(net.chance_best), _percent(net.chance_to_keep)
-        table.add_row(str(net.trial.number), name, f"{net.quality:.4f}", f"{net.measurement.ratio:.2f}", *chances)
+def _retraining_style(c: RetrainedCandidate) -> str:
+    if is_baseline(c.trial) or c.chance is None or not (c.was_on_front or c.on_front):
+        return ASIDE
+    return LOST if not c.on_front else "" if c.was_on_front else JOINED
+
+
+def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
+    table = _table("order by quality", "<between", "candidates", "Kendall's tau-b", "95 % interval")
+    for between, c in correlations.items():
+        tau = "-" if c.tau is None else f"{c.tau:.2f}"
+        table.add_row(between, str(c.candidates), tau, "-" if c.low is None else f"{c.low:.2f} to {c.high:.2f}")
     return table
 
 
-def _plain(a: Answer, net: Net, limits: Limits) -> dict[str, Any]:
-    t = net.trial
-    return {
-        "trial": t.number,
-        "arch_id": t.arch_id,
-        "net": net_name(t),
-        "baseline": is_baseline(t),
-        "outline": _outline(net),
-        "spec": t.spec,
-        "quality": net.quality,
-        "half_width": a.scatter.half_width(net.seeds),
-        "seeds": net.seeds,
-        "measurement": net.measurement.to_dict(),
-        "limits": {name: _against(net, name, bound) for name, bound in limits.items()},
-        "chance_best": net.chance_best,
-        "chance_to_keep": net.chance_to_keep,
-    }
+def show_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
+    """Print the candidates, fastest before first; notes; the conclusion last."""
+    title = f"{again.name}: throughput over {again.setting['reference']}'s, before and now"
+    table = _table(
+        title, "trial", "<architecture", "quality", "ratio before", "ratio now", "rank", "<front", "<verdict"
+    )
+    for candidate in c.candidates:
+        table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
+    console.print(table)
+    summary = order_line(c.agreement), front_line(c), hypervolume_line(c)
+    _print_lines(console, [*summary, *remeasuring_notes(study, again, c)])
+    console.print(Text(conclusion(c), style="bold"))
 
 
-def _against(net: Net, name: str, bound: float) -> Mapping[str, float | bool | None]:
-    q = net.known.get(name)
+def _remeasuring_cells(c: RemeasuredCandidate) -> tuple[str, ...]:
+    return (
+        str(c.trial.number),
+        _short_name(c.trial),
+        f"{quality(c.trial):.3f}",
+        _ratio(c.trial.measurement),
+        _ratio(c.measurement),
+        "" if c.now is None else f"{c.rank_before} → {c.rank_now}",
+        c.change,
+        c.reason or (c.measurement.verdict if c.measurement else ""),
+    )
+
+
+def _remeasuring_style(c: RemeasuredCandidate) -> str:
+    """Color a row by what became of its place on the front."""
+    was, now = c.before.status is FrontStatus.FRONT, c.now.status if c.now else None
+    if is_baseline(c.trial) or (not was and now is not FrontStatus.FRONT):
+        return ASIDE
+    if now is FrontStatus.FRONT:
+        return "" if was else JOINED
+    return TIED if now is FrontStatus.TIED else LOST
+
+
+def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Console) -> None:
+    """Print the answer, or the candidate that comes nearest; runners-up; notes."""
+    shown = a.best or a.nearest
+    if a.best is None:
+        console.print(nothing_fits_line(a, limits), style="bold", highlight=False, markup=False)
+    if shown is not None:
+        _print_candidate(a, shown, limits, console)
+        for path in weights(shown):
+            console.print(f"weights: {path}", highlight=False, markup=False, soft_wrap=True)
+    if a.best is not None:
+        _print_lines(console, [confidence_line(a)])
+    if a.runners_up:
+        console.print(_runners_up(a))
+    _print_lines(console, answer_notes(a, limits))
+
+
+def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
+    title = f"trial {c.trial.number}, {c.trial.arch_id}"
+    if is_baseline(c.trial):
+        title += f": the baseline {net_name(c.trial)}"
+    console.print(title, style="bold", highlight=False, markup=False)
+    console.print(c.outline, highlight=False, markup=False)
+    table = _table(None, "<", "value", "95 % interval", "limit", "keeps it")
+    half, m = a.scatter.half_width(c.seeds), c.measurement
+    seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
+    table.add_row(f"quality{seeds}", f"{c.quality:.4f}", f"{c.quality - half:.4f} to {c.quality + half:.4f}")
+    table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
+    for name, (what, unit, _) in WORDS.items():
+        if name in c.quantities or name in limits:
+            table.add_row(f"{what}, {unit}", *_limit_cells(c, name, limits.get(name)))
+    console.print(table)
+
+
+def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[str, ...]:
+    q = c.quantities.get(name)
     if q is None:
-        return {"bound": bound, "value": None, "low": None, "high": None, "chance": None, "gives": None}
-    known = {"bound": bound, "value": q.value, "low": q.low, "high": q.high}
-    return known | {"chance": q.chance(bound), "gives": q.give(bound)}
+        return "unknown", "", "" if bound is None else in_unit(name, bound), ""
+    interval = "" if q.low is None or q.high is None else f"{in_unit(name, q.low)} to {in_unit(name, q.high)}"
+    if bound is None:
+        return in_unit(name, q.value), interval, "", ""
+    chance = q.chance(bound)
+    kept = ("yes" if q.kept(bound) else "no") if chance is None else percent(chance)
+    return in_unit(name, q.value), interval, in_unit(name, bound), kept
 
 
-def _alone_line(name: str, bound: float, net: Net | None) -> str:
-    limit = f"{flag(name)} {_number(name, bound)} alone"
-    if net is None:
-        return f"{limit}: no net keeps it"
-    value = _shown(name, net.known[name].value)
-    return f"{limit}: trial {net.trial.number}, quality {net.quality:.4f}, {value}"
+def _runners_up(a: Answer) -> Table:
+    title = f"not told apart from it in quality: {len(a.runners_up)}"
+    if len(a.runners_up) > MAX_RUNNERS_UP:
+        title += f", the likeliest {MAX_RUNNERS_UP}"
+    table = _table(title, "trial", "<architecture", "quality", "ratio", "best", "keeps")
+    for c in a.runners_up[:MAX_RUNNERS_UP]:
+        chances = percent(c.chance_best), percent(c.chance_to_keep)
+        numbers = f"{c.quality:.4f}", f"{c.measurement.ratio:.2f}"
+        table.add_row(str(c.trial.number), net_name(c.trial), *numbers, *chances)
+    return table
 
 
-def _outline(net: Net) -> str:
-    return outline(ArchSpec.from_dict(net.trial.spec))
+def _table(title: str | None, *columns: str) -> Table:
+    """Return an empty table; columns are aligned to the right, but for those that begin with "<"."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        name = column.removeprefix("<")
+        left = name != column
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in TEXT_COLUMNS)
+    return table
 
 
-def _number(name: str, value: float) -> str:
-    return f"{value / WORDS[name][2]:.4g}"
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{_number(name, value)} {WORDS[name][1]}"
+def _short_name(trial: TrialRecord) -> str:
+    return net_name(trial) if is_baseline(trial) else trial.arch_id[:8]
 
 
-def _percent(chance: float | None) -> str:
-    """Only what is certain is 0 or 100 %."""
-    if chance is None:
-        return "unknown"
-    whole = f"{chance:.0%}"
-    if whole == "100%" and chance < 1:
-        return ">99%"
-    return "<1%" if whole == "0%" and chance > 0 else whole
-
-
-def _nets(n: int) -> str:
-    return f"{n} net" if n == 1 else f"{n} nets"
-
-
-def _are(n: int) -> str:
-    return "is" if n == 1 else "are"
+def _ratio(m: Measurement | None) -> str:
+    return "-" if m is None else f"{m.ratio:.2f} [{m.ratio_low:.2f}, {m.ratio_high:.2f}]"

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from nas.profiling.labels import label_points
+from nas.analysis.point_labels import label_points
 from nas.profiling.records import Profile, Sweep
 from nas.profiling.space import OF_LIMIT, QUANTITIES, SpaceProfile
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
+from nas.analysis.agreement import kendall
 from nas.disclosure import disclosed
 from nas.records import Objective, Study, TrialRecord
 from reports.compare.agreement import LETTERS, Agreement, agreement
 from reports.summary import CurvePoint, Scored, StudySummary, net_name, summarize
-from reports.tallies import kendall
 
 MOST_STUDIES = len(LETTERS)
 
