@@ -49,7 +49,7 @@ class NamedFile(argparse.Action):
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
 
 
-def exit_code(work: Callable[[], int], interrupted: str = "the same command goes on") -> int:
+def exit_code(work: Callable[[], int], interrupted: str = "the same command continues") -> int:
     """What `work` returns; 2 after the line of its error, 130 after one that says what an interruption left."""
     with interrupted_by_signals():
         try:
@@ -68,8 +68,9 @@ def exit_code(work: Callable[[], int], interrupted: str = "the same command goes
 def add_training_options(add: Callable[..., object], device: str) -> None:
     """--device (`device` says what for), --cache and --teacher, of commands that train a study's nets."""
     add("--device", metavar="NAME", choices=DEVICES, help=f"{device}auto, cpu or cuda (default: the study's)")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")
+    files = {"dest": "teacher_files", "default": {}, "metavar": "NAME=FILE", "help": TEACHER_HELP}
+    add("--teacher", action=NamedFile, **files)
 
 
 def stdout_console() -> Console:

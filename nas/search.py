@@ -90,26 +90,18 @@ def _hide_password(arguments: dict[str, Any], console: Console) -> None:
 
 
 def _search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
-    from nas.cache import open_targets
+    from nas.cache import open_config_targets
     from nas.teachers import specs
 
     config.distill.check_teachers([spec.name for spec in specs(config.teachers, arguments.get("teacher"))])
     progress = StageProgress(console)
     with progress.showing():
-        targets = open_targets(
-            config.data,
-            config.teachers,
-            root=cache_root(arguments.get("cache")),
-            train_images=config.train_images,
-            val_images=config.val_images,
-            image_px=config.distill.image_px,
-            grid=config.grid,
-            seed=0,  # of the generated images: the same for every study, so that studies can be compared
-            views=config.views,
-            storage=config.storage,
-            weights=arguments.get("teacher"),
-            progress=progress,
-            announce=lambda line: console.print(line, highlight=False),
+        targets = open_config_targets(
+            config,
+            cache_root(arguments.get("cache")),
+            arguments.get("teacher"),
+            progress,
+            lambda line: console.print(line, highlight=False),
         )
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)

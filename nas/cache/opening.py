@@ -11,7 +11,9 @@ from nas.cache.images import Images, Progress, Source
 from nas.cache.parts import FORMAT, CacheError, write_json
 from nas.cache.storage import CODECS
 from nas.cache.targets import Targets, load_targets
+from nas.config import SearchConfig
 from nas.data.imageset import digest
+from nas.records import StudyInfo
 from nas.teachers import specs
 
 
@@ -93,3 +95,49 @@ def open_targets(
         except OSError as error:
             raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
     return load_targets(plan.path, verify)
+
+
+def open_config_targets(
+    config: SearchConfig,
+    root: Path,
+    teacher_files: Mapping[str, Path] | None,
+    progress: Progress,
+    announce: Callable[[str], None],
+) -> Targets:
+    """Open the targets that a search with this configuration distils from; errors as `open_targets`."""
+    return open_targets(
+        config.data,
+        config.teachers,
+        root=root,
+        train_images=config.train_images,
+        val_images=config.val_images,
+        image_px=config.distill.image_px,
+        grid=config.grid,
+        seed=0,  # of the generated images: the same for every study, so that studies can be compared
+        views=config.views,
+        storage=config.storage,
+        weights=teacher_files,
+        progress=progress,
+        announce=announce,
+    )
+
+
+def open_study_targets(
+    info: StudyInfo,
+    root: Path,
+    teacher_files: Mapping[str, Path] | None,
+    progress: Progress,
+    announce: Callable[[str], None],
+) -> Targets:
+    """Open the targets that a study was distilled from, to train its candidates further.
+
+    Raises:
+        CacheError: the teachers or the images are not those of the study; further errors as `open_targets`.
+    """
+    targets = open_config_targets(SearchConfig.from_dict(info.config), root, teacher_files, progress, announce)
+    now = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
+    if now != info.teachers:
+        raise CacheError(f"the study was trained with teachers {info.teachers}, now they are {now}")
+    if targets.data_fingerprint != info.data["fingerprint"]:
+        raise CacheError(f"the images of {info.data['name']!r} are not those of the study")
+    return targets

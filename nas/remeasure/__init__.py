@@ -1,5 +1,1 @@
-"""Parts of ``nas.rerank``.
-
-What chooses, compares and words (`selection`, `plane`, `agreement`, `comparison`, `wording`) knows no torch, so that a
-report may use it.
-"""
+"""``python -m nas.remeasure``: measure candidates of a study again, and show what that changes."""

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from nas.config import ConfigError
-from nas.orphans import end_with_parent
+from nas.pool import end_with_parent
 from nas.records import TrialState
 from nas.replay.curves import Array, shares, told, whole_volume
 from nas.replay.names import COMPARED, KNOWN_BY_DEFAULT

@@ -1,123 +1,60 @@
-"""From what a person asked for and what a study holds to what is trained: settings, teachers, tasks."""
+"""Decide from a study and a user's settings what is retrained and how: configuration, seeds, jobs."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nas.analysis.run_files import retraining_folder
 from nas.config import ConfigError, SearchConfig
-from nas.finals.crew import Task
-from nas.finals.worker import Places
-from nas.places import cache_root, checkpoint_interval_s, lock_dir
-from nas.progress import StageProgress
-from nas.records import Finalist, Study, TrialRecord
-from nas.store import StoreError
+from nas.measure.environment import cpu_count, torch_device
+from nas.pool import TrainingJob, visible_gpus
+from nas.records import Retraining, Study, TrialRecord
+from nas.retrain.arguments import RetrainSettings
 
-LONGER = 3  # times the study's last rung
-FOLDER = "finals"  # in the run's folder
+LENGTHENING = 3  # times the study's last rung
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All finalists with all seeds, and how they are trained."""
+class RetrainingPlan:
+    """All candidates with all seeds, and how they are trained."""
 
     config: SearchConfig  # the study's, but for device, rungs and ranks
+    run_dir: Path
     trials: tuple[TrialRecord, ...]
     seeds: tuple[int, ...]
     workers: int
-    cards: tuple[str, ...]  # on CUDA, what CUDA_VISIBLE_DEVICES says of each
+    gpus: tuple[str, ...]  # what CUDA_VISIBLE_DEVICES calls them; empty on a CPU
 
     @property
     def steps(self) -> int:
-        """Of each training."""
+        """Return the steps of each training."""
         return self.config.distill.rung_steps[-1]
 
-    def left(self, finals: Iterable[Finalist]) -> list[Task]:
-        """What was not trained to its end yet, failures included; seed by seed, so that all nets have one soon."""
-        done = {(f.number, f.seed) for f in finals if f.steps == self.steps and f.quality is not None}
-        tasks = [Task(trial, seed) for seed in self.seeds for trial in self.trials]
-        return [task for task in tasks if (task.trial.number, task.seed) not in done]
+    def remaining(self, retrainings: Iterable[Retraining]) -> list[TrainingJob]:
+        """Return what has not trained to its end, failures included, seed by seed, so that all have one seed soon."""
+        done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.quality is not None}
+        return [
+            TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, seed))
+            for seed in self.seeds
+            for trial in self.trials
+            if (trial.number, seed) not in done
+        ]
 
 
-def planned(study: Study, trials: Sequence[TrialRecord], given: Namespace) -> Plan:
-    """The plan; what was not given is as in the study. ConfigError where it cannot be."""
+def plan_retraining(study: Study, trials: Sequence[TrialRecord], settings: RetrainSettings) -> RetrainingPlan:
+    """Return the plan; ConfigError where the trainings would be shorter than the study's."""
     own = SearchConfig.from_dict(study.info.config)
     last = study.info.rung_steps[-1]
-    steps = given.steps or LONGER * last
+    steps = settings.steps or LENGTHENING * last
     if steps < last:
         raise ConfigError(f"--steps: {steps}: must be {last} or more, where the study's last rung is")
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)
     # One process a training: the ranks of a study share batches and their statistics, so one is worth as much.
     distill = replace(own.distill, rung_steps=rungs, ranks=1)
-    config = replace(own, distill=distill, device=_device(given.device or own.device))
-    cards = _cards() if config.device == "cuda" else ()
-    seeds = tuple(own.seed + 1 + i for i in range(given.seeds))  # the study's own is not among them
-    return Plan(config, tuple(trials), seeds, given.workers or len(cards) or _cpus(), cards)
-
-
-def places(plan: Plan, run_dir: Path, targets: Path) -> Places:
-    """What the processes need to know."""
-    folder = run_dir / FOLDER
-    folder.mkdir(exist_ok=True)
-    return Places(
-        config=json.dumps(plan.config.to_dict()),
-        targets=str(targets.resolve()),
-        lock_dir=str(lock_dir()),
-        folder=str(folder.resolve()),
-        threads=max(1, _cpus() // plan.workers),
-        checkpoint_s=checkpoint_interval_s(),
-    )
-
-
-def opened_targets(study: Study, given: Namespace, progress: StageProgress) -> Path:
-    """The study's teachers and images in the cache, built where they are missing; the path of their set.
-
-    StoreError where they are not those of the study.
-    """
-    from nas.cache import open_targets
-
-    config = SearchConfig.from_dict(study.info.config)
-    targets = open_targets(
-        config.data,
-        config.teachers,
-        root=cache_root(given.cache),
-        train_images=config.train_images,
-        val_images=config.val_images,
-        image_px=config.distill.image_px,
-        grid=config.grid,
-        seed=0,  # of the generated images, as in every search
-        views=config.views,
-        storage=config.storage,
-        weights=given.teacher,
-        progress=progress,
-        announce=lambda line: print(line, file=sys.stderr),
-    )
-    now = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    if now != study.info.teachers:
-        raise StoreError(f"the study was trained with teachers {study.info.teachers}, now they are {now}")
-    if targets.data_fingerprint != study.info.data["fingerprint"]:
-        raise StoreError(f"the images of {study.info.data['name']!r} are not those of the study")
-    return targets.path
-
-
-def _device(name: str) -> str:
-    """ "cpu" or "cuda"."""
-    from nas.measure.environment import torch_device
-
-    return torch_device(name).type
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cards() -> tuple[str, ...]:
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(visible.split(",")) if visible else tuple(str(i) for i in range(torch.cuda.device_count()))
+    config = replace(own, distill=distill, device=torch_device(settings.device or own.device).type)
+    gpus = visible_gpus() if config.device == "cuda" else ()
+    seeds = tuple(own.seed + 1 + i for i in range(settings.seeds))  # the study's own is not among them
+    workers = settings.workers or len(gpus) or cpu_count() or 1
+    return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)
