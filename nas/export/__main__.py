@@ -1,174 +1,123 @@
-"""``python -m nas.export RUN --format timm``: a trained net of a study as a folder that others can use."""
+"""``python -m nas.export RUN --format timm``: write a trained model of a study as a folder that others can use."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
-from nas.command import OneLineParser, add_training_options, exit_code
-from nas.exporting.choice import ALL_HEADS, BEST, ExportError, chosen, standing
-from nas.exporting.folder import check_room, check_writable
-from nas.exporting.kept import Kept, kept_weights
-from nas.finals.standing import standings
-from nas.query import latencies_s
-from nas.querying.answer import LAST_RUNG
-from nas.records import Finalist, Study, TrialRecord
+from nas.analysis.retraining import summarize_retraining
+from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
+from nas.analysis.selection import find_trial, net_name
+from nas.command import exit_code
+from nas.export import ExportError
+from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
+from nas.export.bundle import check_room, check_writable, write_bundle
+from nas.export.card import REPORT, CardData
+from nas.places import cache_root
+from nas.records import Retraining, Study, TrialRecord, TrialState
 from nas.store import Store
 from search_space import ArchSpec
 
-FORMATS = ("timm", "hf", "onnx", "torchscript")
-GRAPHS = ("onnx", "torchscript")  # keep the fused net; the others keep what can be trained on
-FOLDER = "exports"  # in the run's folder
-
-_EXAMPLES = """examples:
-  python -m nas.export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
-  python -m nas.export runs/mine --format hf --heads all          transformers.AutoModel, called as the RADIO models are
-  python -m nas.export runs/mine --trial 17 --format onnx --out winner
-  python -m nas.export runs/mine --trial 3fa9 --format torchscript --heads lite0
-  python -m nas.export runs/mine --format timm --train-longer 5000
-
-The folder has weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card with
-what was measured. It appears when all is written and checked; a folder that is no export, or that has files which no
-export wrote, is not replaced.
-Of a net that nas.finals trained again, the longest trained weights are taken; all are averaged ones (EMA).
-
---train-longer goes on from the kept weights and heads, not from nothing: the recipe's learning rate is constant, so
-there is no decayed rate to be raised again, and nothing that the study has learned is thrown away. The optimizer's
-moments were not kept and start anew behind the recipe's warm-up; the images come in another order. A net without
-weights is trained from nothing. As many GPUs take part as divide the batch. After Ctrl-C the same command
-goes on where it was.
-"""
-
-_TRIAL_HELP = (
-    "a trial's number, the beginning of an arch_id (8 characters at least where all are digits), or best (default): "
-    "the fastest net at least as good as the best baseline, as the report headlines; where none is, or throughput was "
-    "no objective, the net of the highest quality"
-)
+MAX_NAMED_TRIALS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0, 2 after a line of error, 130 after Ctrl-C."""
+    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _export(_options(words), f"python -m nas.export {shlex.join(words)}"))
+    return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"))
 
 
-def _export(given: argparse.Namespace, command: str) -> int:
-    run_dir = Path(given.run)
-    store = Store.open(run_dir)
-    study, finals = store.read(), store.finals()
-    trial = chosen(study, given.trial)
+def export(settings: ExportSettings, command: str) -> int:
+    """Write and check the folder; `command` is told on the model card."""
+    store = Store.open(settings.run)
+    study, retrainings = store.read(), store.retrainings()
+    trial = find_trial(study, settings.trial)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
-    out = Path(given.out or run_dir / FOLDER / f"{trial.arch_id}-{given.format}")
-    if out.name in ("", ".."):  # a path, but no name to write beside
-        out = out.resolve()
-    check_room(out, run_dir, given.force)
-    check_writable(out)
-    if given.format == "onnx":
-        from nas.exporting.onnx_format import check_installed
+    out = _free_folder(settings, trial)
+    if settings.format == "onnx":
+        from nas.export.to_onnx import check_installed
 
         check_installed()
-    _check_heads(given.heads, study.info.teachers)
-    kept = kept_weights(run_dir, study, trial, finals)
-    if kept is None and given.train_longer is None:
+    _check_heads(settings.heads, study.info.teachers)
+    own = trained_weights(settings.run, study, trial, retrainings)
+    if own is None and settings.train_longer is None:
         raise ExportError(
-            f"{standing(trial, study.info.rung_steps)} and has no weights: --train-longer STEPS trains it, "
-            f"or choose another --trial: {_with_weights(run_dir, study, finals)}"
+            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: --train-longer STEPS trains it, "
+            f"or choose another --trial: {_with_weights(settings.run, study, retrainings)}"
         )
-    weights = kept if given.train_longer is None else _longer(run_dir, study, trial, kept, given)
+    weights = own if settings.train_longer is None else _continued(settings, study, trial, own, settings.train_longer)
     assert weights is not None
-    from nas.exporting.card import REPORT, Told  # torch takes seconds to import: not for --help or a wrong folder
-    from nas.exporting.write import write
-    from nas.measure.environment import versions
+    from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
 
-    told = Told(
+    data = CardData(
         study=study,
         trial=trial,
-        finals=standings(study, finals, store.reranks()),
-        kept=weights,
-        search=None if given.train_longer is None else kept,
-        latencies_s=latencies_s(run_dir, LAST_RUNG, trial.arch_id),
+        retraining=summarize_retraining(study, retrainings, store.remeasurements()),
+        weights=weights,
+        continued_from=None if settings.train_longer is None else own,
+        latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
         command=command,
         versions=versions(),
-        report=run_dir / REPORT,
+        report=settings.run / REPORT,
     )
-    for line in write(told, given, out):
+    for line in write_bundle(data, settings, out):
         print(line)
     return 0
 
 
+def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
+    """Return the folder to write; ExportError where it cannot be written or is not to be replaced."""
+    out = settings.out or settings.run / FOLDER / f"{trial.arch_id}-{settings.format}"
+    if out.name in ("", ".."):  # a path, but no name to write beside
+        out = out.resolve()
+    check_room(out, settings.run, settings.force)
+    check_writable(out)
+    return out
+
+
 def _check_heads(names: Sequence[str], teachers: Collection[str]) -> None:
-    """Before a training of hours rather than after it."""
+    """Refuse unknown teachers before a training of hours rather than after it."""
     if unknown := [name for name in names if name not in (*teachers, ALL_HEADS)]:
         known = ", ".join(teachers)
         raise ExportError(f"--heads: the study has no teacher {unknown[0]!r}; choose from {known}, {ALL_HEADS}")
 
 
-def _with_weights(run_dir: Path, study: Study, finals: Sequence[Finalist]) -> str:
-    able = [str(t.number) for t in study.trials if kept_weights(run_dir, study, t, finals)]
-    return ", ".join([*able[:8], *["..."] * (len(able) > 8)]) or "none has weights"
+def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
+    name = f"trial {trial.number} ({net_name(trial)})"
+    if trial.state is TrialState.STOPPED and trial.rungs:
+        return f"{name} was stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
+    if trial.state is TrialState.COMPLETE:
+        return f"{name} is complete, but its file is gone"
+    return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
 
 
-def _longer(run_dir: Path, study: Study, trial: TrialRecord, kept: Kept | None, given: argparse.Namespace) -> Kept:
-    from nas.exporting.longer import distil, planned
-    from nas.finals.plan import opened_targets
+def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]) -> str:
+    able = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
+    return ", ".join([*able[:MAX_NAMED_TRIALS], *["..."] * (len(able) > MAX_NAMED_TRIALS)]) or "none has weights"
+
+
+def _continued(
+    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int
+) -> TrainedWeights:
+    """Train for `steps` steps more, and return the weights; at once where that was done before."""
+    from nas.cache import open_study_targets
+    from nas.export.continue_training import continue_training, plan_continued
     from nas.progress import StageProgress, stderr_console
 
-    longer = planned(run_dir, study, trial, kept, given)
-    if known := longer.done():
-        return known
-    ranks = longer.config.distill.ranks
-    source = "nothing" if kept is None else f"{kept.origin} ({kept.result.steps} steps)"
-    print(f"trial {trial.number}: {longer.steps} steps from {source}, {ranks} process(es)", file=sys.stderr)
+    training = plan_continued(settings.run, study, trial, start, steps, settings.device)
+    if (weights := training.result()) is not None:
+        return weights
+    source = "nothing" if start is None else f"{start.origin} ({start.result.steps} steps)"
+    print(f"trial {trial.number}: {steps} steps from {source}, {training.ranks} process(es)", file=sys.stderr)
     progress = StageProgress(stderr_console())
     with progress.showing():
-        return distil(longer, opened_targets(study, given, progress), progress)
-
-
-def _options(words: Sequence[str]) -> argparse.Namespace:
-    """What a person asked for. ValueError or SystemExit(2), one line, where it cannot be."""
-    given = _parser().parse_args(words)
-    if given.train_longer is not None and given.train_longer < 1:
-        raise ValueError(f"--train-longer: {given.train_longer}: must be 1 or more")
-    alone = [name for name in ("device", "cache", "teacher") if getattr(given, name)]
-    if given.train_longer is None and alone:
-        raise ValueError(f"--{alone[0]}: is for training; give --train-longer STEPS too, or leave it out")
-    if given.fuse and given.format not in GRAPHS:
-        raise ValueError(
-            f"--fuse: {given.format} keeps weights that can be trained on; fuse what was loaded: "
-            "timm.utils.reparameterize_model(model), or model.switch_to_deploy() of hf"
-        )
-    given.fuse = given.format in GRAPHS if given.fuse is None else given.fuse
-    given.heads = [name for name in given.heads.split(",") if name]
-    return given
-
-
-def _parser() -> OneLineParser:
-    made = OneLineParser(
-        prog="python -m nas.export",
-        description="Writes a trained net of a study as a folder that others can use, with a model card.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = made.add_argument
-    add("run", metavar="RUN", help="folder of the study")
-    add("--trial", default=BEST, metavar="WHICH", help=_TRIAL_HELP)
-    add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript")
-    add("--out", metavar="DIR", help=f"folder to write (default RUN/{FOLDER}/ARCH_ID-FORMAT)")
-    fuse = "fold BatchNorm (default: in onnx and torchscript, which alone can)"
-    add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
-    add("--heads", default="", metavar="NAMES", help="teachers whose adaptor heads go along, with commas, or all")
-    add("--train-longer", type=int, metavar="STEPS", help="distil so many steps more before the export")
-    add_training_options(add, "that trains: ")
-    add(
-        "--force",
-        action="store_true",
-        help="replace a folder that is no export or has other files, and lose what it holds",
-    )
-    return made
+        root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
+        targets = open_study_targets(study.info, root, settings.teacher_files, progress, announce)
+        return continue_training(training, targets.path, progress)
 
 
 if __name__ == "__main__":

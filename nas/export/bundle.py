@@ -1,24 +1,88 @@
-"""A folder that appears whole or not at all, and takes no other folder's place."""
+"""Write an export: a folder that appears whole or not at all, and takes no other folder's place.
+
+What all formats share is written here; `to_timm`, `to_hf`, `to_onnx` and `to_torchscript` write the rest.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nas.exporting.choice import ExportError
+from nas.export import ExportError
+from nas.export.arguments import ExportSettings
+from nas.export.card import CardData, model_card
+from nas.export.public import public_command
+
+if TYPE_CHECKING:
+    from nas.export.source import FormatReport
 
 ABOUT = "export.json"  # in every export, with its format and files
 FORMAT = "backbone-nas-export/1"
 
 
-def check_room(out: Path, run_dir: Path, force: bool) -> None:
-    """ExportError unless `out` is free, empty or an earlier export; with `force`, whatever it holds may go.
+def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[str]:
+    """Write the folder `out`.
 
-    What belongs to the study may not, nor the folder that the command is called in.
+    Returns:
+        Lines that a person should read.
+
+    Raises:
+        ExportError: weights or heads are not what they should be, or the folder would not compute the model.
+    """
+    from nas.export.source import open_source, preprocessing  # torch takes seconds to import
+
+    trial, weights, kind = data.trial, data.weights, settings.format
+    image_px = int(data.study.info.config["distill"]["image_px"])
+    source = open_source(trial, weights, settings.heads, image_px)
+    write_format = import_module(f"nas.export.to_{kind}").write
+    with whole(out, partial(check_room, out, settings.run, settings.force)) as folder:
+        _write_json(folder / "spec.json", trial.spec)
+        _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalised=kind != "hf"))
+        report: FormatReport = write_format(source, folder, settings.fused)
+        card = model_card(data, kind, report, list(source.adaptors), image_px, out)
+        (folder / "README.md").write_text(card)
+        _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
+    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, quality {weights.result.quality:.4f}"
+    return [first, *report.lines]
+
+
+def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the card tells, for programs."""
+    weights, measured = data.weights, data.trial.measurement
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "files": list(names),
+        "arch_id": data.trial.arch_id,
+        "trial": data.trial.number,
+        "study": data.study.info.name,
+        "teachers": data.study.info.teachers,
+        "weights": {"origin": weights.origin, "seed": weights.seed, "result": weights.result.to_dict()},
+        "before": None if data.continued_from is None else data.continued_from.result.to_dict(),
+        "measurement": None if measured is None else measured.to_dict(),
+        "params": data.trial.params,
+        "macs": data.trial.macs,
+        "checks": dict(report.about),
+        "command": public_command(data.command),
+        "versions": data.versions,
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_room(out: Path, run_dir: Path, force: bool) -> None:
+    """Raise ExportError unless `out` is free, empty or an earlier export; with `force`, it may hold anything else.
+
+    What belongs to the study is never replaced, nor the folder that the command is called in.
     """
     run, place = run_dir.resolve(), out.resolve()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
@@ -39,7 +103,7 @@ def check_room(out: Path, run_dir: Path, force: bool) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """ExportError where no folder can be made at `out`: found out before the work, by making one nearby."""
+    """Raise ExportError where no folder can be made at `out`: before the work, by making one nearby."""
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent):
@@ -50,9 +114,11 @@ def check_writable(out: Path) -> None:
 
 @contextmanager
 def whole(out: Path, check: Callable[[], None]) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its place where the body ends, and is gone where it raises.
+    """Give a folder beside `out` to write into, which takes its place when the body ends, and is gone where it raises.
 
-    check: raises where `out` may not be replaced; asked at the end, for a folder may have come while one trained.
+    Args:
+        out: the folder to be.
+        check: raises where `out` may not be replaced; called at the end, for a folder may have come meanwhile.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -80,17 +146,17 @@ def _exchange(out: Path, made: Path, old: Path) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    """What lies in a folder and below it, but for what Python makes of code that it runs."""
+    """Return the files in a folder and below it, but for what Python makes of code that it runs."""
     found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     return sorted(str(path.relative_to(folder)) for path in found if path.parent.name != "__pycache__")
 
 
 def _added(export: Path) -> list[str]:
-    """Files that somebody put beside an export."""
+    """Return the files that somebody put beside an export."""
     if not _is_export(export):
         return []
-    told = json.loads((export / ABOUT).read_text()).get("files")
-    own = {ABOUT, *(told if isinstance(told, list) else ())}
+    listed = json.loads((export / ABOUT).read_text()).get("files")
+    own = {ABOUT, *(listed if isinstance(listed, list) else ())}
     return [name for name in files(export) if name not in own]
 
 

@@ -1,7 +1,7 @@
-"""The model card: what a net is worth, how that was measured, from what it was made, and how it is used. Markdown.
+"""Write the model card in Markdown: what a model is worth, how that was measured, what it was made from, how to use it.
 
-Teachers' and data sets' names and the command come from whoever ran the search: all are shown as code, so that they can
-be neither markup nor HTML.
+Names of teachers and data sets and the command come from whoever ran the search: all are shown as code, so that they
+can be neither markup nor HTML.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from nas.exporting.kept import Kept
-from nas.exporting.public import public_command, public_name
-from nas.exporting.subject import Written
-from nas.finals.scatter import TYPICAL, Scatter
-from nas.finals.standing import Standings
+from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
+from nas.analysis.retraining import RetrainingSummary
+from nas.analysis.run_files import TrainedWeights
+from nas.analysis.selection import net_name
+from nas.export.public import public_command, public_name
 from nas.querying.limits import median_interval
 from nas.records import Measurement, Study, TrialRecord
-from nas.reranking.selection import net_name
 from search_space import ArchSpec
 from search_space.outline import outline
+
+if TYPE_CHECKING:
+    from nas.export.source import FormatReport
 
 REPORT = "report.html"
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
@@ -31,53 +34,55 @@ UNKNOWN_LICENCE = "not known to this project: see where its weights come from"
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a card tells beside what its format found."""
+class CardData:
+    """What a card tells beside the report of its format."""
 
     study: Study
     trial: TrialRecord
-    finals: Standings | None
-    kept: Kept  # the weights that are exported
-    search: Kept | None  # what they were distilled on from, where `kept` was trained longer
+    retraining: RetrainingSummary | None
+    weights: TrainedWeights  # that are exported
+    continued_from: TrainedWeights | None  # where `weights` were trained longer
     latencies_s: Sequence[float]  # of the search's calls with one image
     command: str
     versions: dict[str, str]
     report: Path  # of the study
 
 
-def card(told: Told, kind: str, written: Written, heads: Sequence[str], image_px: int, folder: Path) -> str:
-    """README.md of an export that will lie at `folder`."""
-    trial = told.trial
+def model_card(
+    data: CardData, kind: str, report: FormatReport, heads: Sequence[str], image_px: int, folder: Path
+) -> str:
+    """Return README.md of an export that will lie at `folder`."""
+    trial = data.trial
     parts = [
         f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n---",
         f"# {code(net_name(trial))}",
-        f"A vision backbone found by backbone-nas and distilled from {_names(told.study.info.teachers)}: "
-        f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(told.study.info.name)}; "
-        f"{_link(told, folder)}.",
+        f"A vision backbone found by backbone-nas and distilled from {_names(data.study.info.teachers)}: "
+        f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
+        f"{_link(data, folder)}.",
         "## Use",
-        f"```python\n{written.usage.replace('FOLDER', _quoted(folder.name))}\n```",
+        f"```python\n{report.usage.replace('FOLDER', _quoted(folder.name))}\n```",
         _input(image_px, kind),
-        "\n".join(f"- {code(line)}" for line in written.lines),
+        "\n".join(f"- {code(line)}" for line in report.lines),
         "## Quality",
-        _quality(told),
+        _quality(data),
         "## Speed and size",
-        _speed(told),
+        _speed(data),
         "## Made from",
-        _origin(told, heads),
+        _origin(data, heads),
         "## Licence",
-        _licence(told),
+        _licence(data),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def code(text: str) -> str:
-    """Any text as code on one line of Markdown, also in a table."""
+    """Return any text as code on one line of Markdown, also in a table."""
     plain = " ".join(text.replace("`", "'").replace("|", "/").split())
     return f"`{plain}`"
 
 
 def _quoted(text: str) -> str:
-    """Any text as it stands between double quotes in Python."""
+    """Return any text as it stands between double quotes in Python."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
@@ -85,17 +90,17 @@ def _names(teachers: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(code(name) for name in teachers)
 
 
-def _link(told: Told, folder: Path) -> str:
-    if not told.report.is_file():
-        return f"the study's report shows it under {code(f'#{told.trial.arch_id}')}"
-    where = os.path.relpath(told.report.resolve(), folder.resolve()).replace(os.sep, "/")
-    return f"[its place in the study's report](<{quote(where)}#{told.trial.arch_id}>)"
+def _link(data: CardData, folder: Path) -> str:
+    if not data.report.is_file():
+        return f"the study's report shows it under {code(f'#{data.trial.arch_id}')}"
+    where = os.path.relpath(data.report.resolve(), folder.resolve()).replace(os.sep, "/")
+    return f"[its place in the study's report](<{quote(where)}#{data.trial.arch_id}>)"
 
 
 def _input(image_px: int, kind: str) -> str:
-    scaled = "Values are normalised: (x - 0.5) / 0.25 for x in [0, 1]"
+    scaled = "Values are normalized: (x - 0.5) / 0.25 for x in [0, 1]"
     if kind == "hf":
-        scaled = "The model takes values in [0, 1] and normalises them itself"
+        scaled = "The model takes values in [0, 1] and normalizes them itself"
     return (
         f"Input: RGB, (B, 3, H, W). {scaled}. Distilled on the central square of each image, resized bilinearly with "
         f"antialiasing to {image_px} x {image_px} px; what it is worth at other sizes was not measured. "
@@ -103,27 +108,29 @@ def _input(image_px: int, kind: str) -> str:
     )
 
 
-def _quality(told: Told) -> str:
-    """Explained variance: of the exported weights, of those before, of the finals' mean; by teacher and head."""
-    scatter, metrics = told.finals.scatter if told.finals else TYPICAL, told.kept.result.metrics
-    source = "measured in this study" if scatter.measured else "taken over from another study"
+def _quality(data: CardData) -> str:
+    """Tell the explained variance of the exported weights and of other trainings, by teacher and head."""
+    scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
+    source = "measured in this study" if scatter.measured else "taken from another study"
     said = (
         "Quality is the explained variance of the teachers' features on held-out images, mean over teachers. A seed "
         f"moves it by {scatter.sd:.4f} (standard deviation, {source})."
     )
     probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
     further = f"Further, by probes on held-out images: {probes}." if probes else ""
-    return "\n\n".join(part for part in (said, _trainings(told, scatter), _by_teacher(told), further) if part)
+    return "\n\n".join(part for part in (said, _trainings(data, scatter), _by_teacher(data), further) if part)
 
 
-def _trainings(told: Told, scatter: Scatter) -> str:
-    rows = [(f"exported weights: {told.kept.origin}", told.kept.result.steps, told.kept.result.quality, 1)]
-    if told.search is not None:
-        rows.append((f"before: {told.search.origin}", told.search.result.steps, told.search.result.quality, 1))
-    for row in told.finals.rows if told.finals else ():
-        if row.trial.number == told.trial.number and row.mean is not None:
-            seeds = len(row.qualities)
-            rows.append((f"mean of {seeds} seed{'s' * (seeds > 1)}, nas.finals", row.steps, row.mean, seeds))
+def _trainings(data: CardData, scatter: SeedScatter) -> str:
+    trained = [(f"exported weights: {data.weights.origin}", data.weights)]
+    if data.continued_from is not None:
+        trained.append((f"before: {data.continued_from.origin}", data.continued_from))
+    rows = [(name, weights.result.steps, weights.result.quality, 1) for name, weights in trained]
+    for candidate in data.retraining.candidates if data.retraining else ():
+        if candidate.trial.number == data.trial.number and candidate.mean is not None:
+            seeds = len(candidate.qualities)
+            name = f"mean of {seeds} seed{'s' * (seeds > 1)}, nas.retrain"
+            rows.append((name, candidate.steps, candidate.mean, seeds))
     lines = ["| weights | steps | quality | 95 % interval over seeds |", "|---|---:|---:|---|"]
     for name, steps, quality, seeds in rows:
         half = scatter.half_width(seeds)
@@ -131,22 +138,22 @@ def _trainings(told: Told, scatter: Scatter) -> str:
     return "\n".join(lines)
 
 
-def _by_teacher(told: Told) -> str:
+def _by_teacher(data: CardData) -> str:
     lines = ["| teacher | head | explained variance |", "|---|---|---:|"]
-    for teacher, heads in told.kept.result.teachers.items():
+    for teacher, heads in data.weights.result.teachers.items():
         lines += [f"| {code(teacher)} | {code(head)} | {value:.4f} |" for head, value in heads.items()]
     return "\n".join(lines)
 
 
-def _speed(told: Told) -> str:
-    trial, rows = told.trial, ["| | value | 95 % interval |", "|---|---:|---|"]
+def _speed(data: CardData) -> str:
+    trial, rows = data.trial, ["| | value | 95 % interval |", "|---|---:|---|"]
     said = "Not measured."
     if (m := trial.measurement) is not None:
         said = (
             f"Measured by the search on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
             f"verdict {code(m.verdict)}. The ratio is from timings in turns with the reference, on the same machine."
         )
-        rows += _measured(m, told.latencies_s)
+        rows += _measured(m, data.latencies_s)
     for name, value in (("parameters", trial.params), ("multiply-accumulates an image", trial.macs)):
         rows += [f"| {name} | {value:,} | exact |"] if value is not None else []
     return said + "\n\n" + "\n".join(rows)
@@ -164,32 +171,32 @@ def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
     return rows + ([f"| peak memory, MiB | {m.peak_memory_mib:.1f} | |"] if m.peak_memory_mib is not None else [])
 
 
-def _origin(told: Told, heads: Sequence[str]) -> str:
-    info, kept = told.study.info, told.kept
-    versions = ", ".join(f"{name} {version}" for name, version in told.versions.items())
+def _origin(data: CardData, heads: Sequence[str]) -> str:
+    info, weights = data.study.info, data.weights
+    versions = ", ".join(f"{name} {version}" for name, version in data.versions.items())
     lines = [
-        f"weights: averaged (EMA), {kept.origin}, {kept.result.steps} steps, seed {kept.seed}",
-        *(f"teacher {code(name)}: {code(_what(told, name))}" for name in info.teachers),
+        f"weights: averaged (EMA), {weights.origin}, {weights.result.steps} steps, seed {weights.seed}",
+        *(f"teacher {code(name)}: {code(_what(data, name))}" for name in info.teachers),
         f"heads of teachers in this folder: {_names(heads) + '; a cell of their maps is 16 px' if heads else 'none'}",
         f"data: {code(public_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
         f"search: {code(public_command(info.command))}, created {code(info.created)}",
-        f"export: {code(public_command(told.command))}",
+        f"export: {code(public_command(data.command))}",
         f"versions: {code(versions)}",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _what(told: Told, teacher: str) -> str:
-    facts = told.study.info.teacher_facts.get(teacher)
-    return f"{facts.what if facts else 'not described'}; fingerprint {told.study.info.teachers[teacher]}"
+def _what(data: CardData, teacher: str) -> str:
+    facts = data.study.info.teacher_facts.get(teacher)
+    return f"{facts.what if facts else 'not described'}; fingerprint {data.study.info.teachers[teacher]}"
 
 
-def _licence(told: Told) -> str:
-    """What is known; whoever passes weights on has to know the rest."""
-    lines = [f"- {code(name)}: {_teacher_licence(name)}" for name in told.study.info.teachers]
+def _licence(data: CardData) -> str:
+    """Tell what is known; whoever passes weights on has to know the rest."""
+    lines = [f"- {code(name)}: {_teacher_licence(name)}" for name in data.study.info.teachers]
     said = (
         "The code is Apache-2.0. The weights were distilled from these teachers, on the data named above; what their "
-        "licences ask of a student is for who passes it on to judge."
+        "licences ask of a student is for whoever passes it on to judge."
     )
     return said + "\n\n" + "\n".join(lines)
 

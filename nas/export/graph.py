@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from backbones import Backbone, fuse
 from backbones.backbone import SIZE_MULTIPLE_PX
 from nas.distill.adaptor import module_name
-from nas.exporting.choice import ExportError
-from nas.exporting.subject import Subject
+from nas.export import ExportError
+from nas.export.source import ExportSource
 from nas.measure.environment import device_key, device_name
 from nas.measure.exclusive import measuring
 from nas.measure.interleave import compare
@@ -29,13 +29,13 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 Case = tuple[int, int, int]  # batch, height, width
 
 
-class Deployed(nn.Module):
+class DeployedModel(nn.Module):
     """Images (B, 3, H, W), normalised, to the tensors that `outputs` names."""
 
-    def __init__(self, given: Subject, fused: bool) -> None:
+    def __init__(self, source: ExportSource, fused: bool) -> None:
         super().__init__()
-        self.net = fuse(given.net) if fused else given.net
-        self.heads = nn.ModuleDict({module_name(name): adaptor for name, adaptor in given.adaptors.items()})
+        self.net = fuse(source.model) if fused else source.model
+        self.heads = nn.ModuleDict({module_name(name): adaptor for name, adaptor in source.adaptors.items()})
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -47,10 +47,10 @@ class Deployed(nn.Module):
         return tuple(found)
 
 
-def outputs(given: Subject) -> list[str]:
+def outputs(source: ExportSource) -> list[str]:
     """Names of the tensors in their order: of the net, then of the teachers' heads."""
     names = ["summary", "spatial"]
-    for teacher, adaptor in given.adaptors.items():
+    for teacher, adaptor in source.adaptors.items():
         heads = ("spatial",) if adaptor.summary is None else ("summary", "spatial")
         names += [f"{teacher}.{head}" for head in heads]
     return names
@@ -109,10 +109,10 @@ class Times:
         )
 
 
-def timed(run: Run, given: Subject, images: Tensor) -> Times:
+def timed(run: Run, source: ExportSource, images: Tensor) -> Times:
     """The graph beside the fused net in PyTorch, on this machine's CPU, one image, in random A B B A order."""
     device = torch.device("cpu")
-    reference = Deployed(given, fused=True)
+    reference = DeployedModel(source, fused=True)
     reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with measuring(lock_dir() / device_key("cpu")), torch.inference_mode():
         found = compare(

@@ -1,4 +1,4 @@
-"""What is exported, whatever the format."""
+"""The trained model that is exported, whatever the format, and what a format reports of what it wrote."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backbones import Backbone, WeightsError, load
+from nas.analysis.run_files import TrainedWeights
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import HeadsError, load_heads
-from nas.exporting.choice import ALL_HEADS, ExportError
-from nas.exporting.kept import Kept
+from nas.export import ExportError
+from nas.export.arguments import ALL_HEADS
 from nas.records import TrialRecord
 from search_space import ArchSpec
 
@@ -20,41 +21,47 @@ WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A trained net, in eval mode and as it was trained, with the heads of the teachers that were asked for."""
+class ExportSource:
+    """A trained model, in eval mode and as it was trained, with the heads of the teachers that were asked for."""
 
     trial: TrialRecord
-    kept: Kept
-    net: Backbone
-    adaptors: Mapping[str, Adaptor]
+    weights: TrainedWeights
+    model: Backbone
+    adaptors: Mapping[str, Adaptor]  # by teacher
     image_px: int  # side that it was distilled at
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a format has to say about what it wrote."""
+class FormatReport:
+    """What a format reports of what it wrote."""
 
     usage: str  # Python that uses the folder, FOLDER standing for its path
-    lines: tuple[str, ...] = ()  # what was checked and found
+    lines: tuple[str, ...] = ()  # what was checked, and the outcome
     about: Mapping[str, Any] = field(default_factory=dict)  # the same as plain data
 
 
-def subject(trial: TrialRecord, kept: Kept, heads: Sequence[str], image_px: int) -> Subject:
-    """The net from its files. ExportError where they are damaged, of another net, or lack heads that are wanted."""
+def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str], image_px: int) -> ExportSource:
+    """Load the model from its files.
+
+    Raises:
+        ExportError: the files are damaged, of another architecture, or lack heads that are asked for.
+    """
     try:
-        net = load(kept.weights, ArchSpec.from_dict(trial.spec))
-        adaptors = {} if not heads else load_heads(kept.heads, None if ALL_HEADS in heads else heads)
+        model = load(weights.weights, ArchSpec.from_dict(trial.spec))
+        adaptors = {} if not heads else load_heads(weights.heads, None if ALL_HEADS in heads else heads)
     except (WeightsError, HeadsError) as error:
         raise ExportError(str(error)) from None
-    for adaptor in adaptors.values():  # until 2026-11-25 a training's file said nothing of the net's map
-        adaptor.stride = net.spatial_stride
-    return Subject(trial, kept, net.eval().requires_grad_(False), adaptors, image_px)
+    for adaptor in adaptors.values():  # until 2026-11-25 a training's file said nothing of the model's map
+        adaptor.stride = model.spatial_stride
+    return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
 
 
 def preprocessing(image_px: int, *, normalised: bool) -> dict[str, Any]:
-    """preprocessor_config.json, which transformers' AutoImageProcessor reads: the central square, resized bilinearly.
+    """Return preprocessor_config.json, for transformers' AutoImageProcessor: the central square, resized bilinearly.
 
-    normalised: the net expects (x - mean) / std; else x in [0, 1], and does the rest itself.
+    Args:
+        image_px: side that the model was distilled at.
+        normalised: whether the model expects (x - mean) / std; else it takes x in [0, 1] and normalizes it itself.
     """
     return {
         "image_processor_type": "CLIPImageProcessor",

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from nas.exporting.choice import ExportError
-from nas.exporting.deployed import BATCHES, Deployed, cases, checked, outputs, size_step, timed
-from nas.exporting.subject import Subject, Written
+from nas.export import ExportError
+from nas.export.graph import BATCHES, DeployedModel, cases, checked, outputs, size_step, timed
+from nas.export.source import ExportSource, FormatReport
 from nas.measure.arms import ArmError
 from nas.measure.runtimes.contract import installed, refusing
 from nas.measure.runtimes.onnx_graph import INPUT, Exportable
@@ -37,23 +37,23 @@ def check_installed() -> None:
         raise ExportError(str(error).replace("arm:", "--format onnx:")) from None
 
 
-def write(given: Subject, folder: Path, fused: bool) -> Written:
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Writes the graph with any batch and, where its windows allow, any size; ExportError where it can't be."""
-    model, px, step = Deployed(given, fused), given.image_px, size_step(given.net)
+    model, px, step = DeployedModel(source, fused), source.image_px, size_step(source.model)
     path = folder / FILE
     dynamic: int | None = step if px % step == 0 else None
     reason = f"its windows fit multiples of {step} px only" if dynamic is None else ""
     if dynamic is not None:
         try:
-            run, error = _attempt(model, path, px, step, outputs(given))
+            run, error = _attempt(model, path, px, step, outputs(source))
         except (ArmError, ExportError) as refusal:
             dynamic, reason = None, str(refusal).partition("here: ")[2] or str(refusal)
     if dynamic is None:
         try:
-            run, error = _attempt(model, path, px, None, outputs(given))
+            run, error = _attempt(model, path, px, None, outputs(source))
         except ArmError as refusal:
             raise ExportError(f"--format onnx: {refusal}") from None
-    times = timed(run, given, torch.randn(1, 3, px, px))
+    times = timed(run, source, torch.randn(1, 3, px, px))
     sizes = (
         f"any size in multiples of {dynamic} px"
         if dynamic
@@ -65,8 +65,14 @@ def write(given: Subject, folder: Path, fused: bool) -> Written:
         f"{', '.join(map(str, BATCHES))}, sizes {_sizes(px, dynamic)}",
         times.line("ONNX Runtime"),
     )
-    about = {"size_step_px": dynamic, "error": error, "outputs": outputs(given), "fused": fused, "times": asdict(times)}
-    return Written(USAGE, lines, about)
+    about = {
+        "size_step_px": dynamic,
+        "error": error,
+        "outputs": outputs(source),
+        "fused": fused,
+        "times": asdict(times),
+    }
+    return FormatReport(USAGE, lines, about)
 
 
 def _sizes(px: int, step: int | None) -> str:

@@ -11,8 +11,8 @@ import torch
 from backbones import save
 from backbones.entrypoints import default_cfg
 from nas.distill.adaptors import save_heads
-from nas.exporting.choice import ExportError
-from nas.exporting.subject import HEADS, MEAN, STD, WEIGHTS, Subject, Written
+from nas.export import ExportError
+from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
 USAGE = """import backbones  # makes the architecture known to timm
 import timm
@@ -30,19 +30,19 @@ for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
     of_teacher_summary, of_teacher_spatial = adaptor(summary, spatial)"""
 
 
-def write(given: Subject, folder: Path, fused: bool) -> Written:
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Writes weights, heads and timm's config.json, and opens them again."""
-    save(given.net, folder / WEIGHTS)
-    if given.adaptors:
-        save_heads(given.adaptors, folder / HEADS)
-    (folder / "config.json").write_text(json.dumps(_config(given), indent=2) + "\n")
-    _check(given, folder)
-    usage = USAGE + HEADS_USAGE * bool(given.adaptors)
-    return Written(usage, ("opened by timm: the same features, and a map of each stage",))
+    save(source.model, folder / WEIGHTS)
+    if source.adaptors:
+        save_heads(source.adaptors, folder / HEADS)
+    (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
+    _check(source, folder)
+    usage = USAGE + HEADS_USAGE * bool(source.adaptors)
+    return FormatReport(usage, ("opened by timm: the same features, and a map of each stage",))
 
 
-def _config(given: Subject) -> dict[str, object]:
-    px, spec = given.image_px, given.net.spec
+def _config(source: ExportSource) -> dict[str, object]:
+    px, spec = source.image_px, source.model.spec
     pool = px // spec.strides[-1]
     ours = {
         "input_size": [3, px, px],
@@ -58,18 +58,18 @@ def _config(given: Subject) -> dict[str, object]:
     return {
         "architecture": "backbone_nas",
         "num_classes": 0,
-        "num_features": given.net.num_features,
+        "num_features": source.model.num_features,
         "model_args": {"spec": spec.to_dict(), "neck": True},
         "pretrained_cfg": ours | known,
     }
 
 
-def _check(given: Subject, folder: Path) -> None:
+def _check(source: ExportSource, folder: Path) -> None:
     opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     maps = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
-    images = torch.randn(2, 3, given.image_px, given.image_px)
+    images = torch.randn(2, 3, source.image_px, source.image_px)
     with torch.inference_mode():
         found = [*opened.encode(images), *maps(images)]
-        wanted = [*given.net.encode(images), *given.net.forward_intermediates(images, intermediates_only=True)]
+        wanted = [*source.model.encode(images), *source.model.forward_intermediates(images, intermediates_only=True)]
     if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
         raise ExportError("--format timm: what timm opens does not compute the net")

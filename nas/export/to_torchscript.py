@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from backbones.backbone import SIZE_MULTIPLE_PX
-from nas.exporting.deployed import (
+from nas.export.graph import (
     BATCHES,
     TOLERANCE,
-    Deployed,
+    DeployedModel,
     cases,
     checked,
     largest_error,
@@ -22,7 +22,7 @@ from nas.exporting.deployed import (
     size_step,
     timed,
 )
-from nas.exporting.subject import Subject, Written
+from nas.export.source import ExportSource, FormatReport
 
 FILE = "model.pt"
 USAGE = """import torch
@@ -31,9 +31,9 @@ model = torch.jit.load("FOLDER/model.pt")
 summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalised"""
 
 
-def write(given: Subject, folder: Path, fused: bool) -> Written:
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Traces, writes and checks the file; ExportError where it does not compute the net."""
-    model, px, path = Deployed(given, fused), given.image_px, folder / FILE
+    model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         # The tracer warns of each choice by size: which sizes hold is found out below. With gradients a stage takes
         # its batch whole, and the trace keeps no number of images.
@@ -42,16 +42,16 @@ def write(given: Subject, folder: Path, fused: bool) -> Written:
         traced.save(str(path))
         run: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     error = checked("the TorchScript file", run, model, cases(px, None))
-    step, sized = _sizes(run, model, px, size_step(given.net))
-    times = timed(run, given, torch.randn(1, 3, px, px))
+    step, sized = _sizes(run, model, px, size_step(source.model))
+    times = timed(run, source, torch.randn(1, 3, px, px))
     batches = ", ".join(map(str, BATCHES))
     lines = (
         f"batch: any; size: {sized}",
         f"TorchScript against PyTorch: {error:.1e} of the largest output at most, batches {batches}",
         times.line("TorchScript"),
     )
-    about = {"size_step_px": step, "error": error, "outputs": outputs(given), "fused": fused, "times": asdict(times)}
-    return Written(USAGE, lines, about)
+    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": asdict(times)}
+    return FormatReport(USAGE, lines, about)
 
 
 def _sizes(run: Any, model: torch.nn.Module, px: int, step: int) -> tuple[int | None, str]:
