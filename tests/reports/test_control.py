@@ -1,17 +1,17 @@
-"""What a page may say beside its curves: the random start, misses of limits, further objectives, finals."""
+"""What a page may say beside its curves: the random start, misses of limits, further objectives, retraining."""
 
 import json
 from dataclasses import replace
 
 import pytest
 
-from nas.records import Finalist, Objective, Study, TrialState
+from nas.records import Objective, Retraining, Study, TrialState
 from reports.captions import control, curve_caption, footer, front_caption
 from reports.figures import charts
-from reports.finals import points, read_finals
 from reports.misses import misses
 from reports.page import render
 from reports.points import prepare
+from reports.retraining import read_retraining, retraining_points
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.plainly import Page
@@ -111,18 +111,18 @@ def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
     assert 'id="chart-front"' in render(of(study, objectives=(quality, speed, KNN)), three)
 
 
-def test_finals_that_are_there_are_on_the_page(stored_with_finals):
-    folder, study = stored_with_finals
-    finals = read_finals(folder, study)
-    assert finals is not None
-    assert [p["long"] for p in points(finals)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
-    page = render(study, summarize(study), None, finals)
+def test_retrainings_are_on_the_page(retrained_study):
+    folder, study = retrained_study
+    retraining = read_retraining(folder, study)
+    assert retraining is not None
+    assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    page = render(study, summarize(study), None, retraining)
     assert "3 nets were trained to 1620 steps with 2 seeds" in page
-    assert 'id="chart-finals"' in page
+    assert 'id="chart-retraining"' in page
 
 
 @pytest.fixture
-def stored_with_finals(tmp_path):
+def retrained_study(tmp_path):
     from tests.reports.test_command import store_study
 
     study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
@@ -130,9 +130,9 @@ def stored_with_finals(tmp_path):
     for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
         for seed in (0, 1):
             rung = replace(study.trials[number].rungs[-1], steps=1620, quality=mean + 0.02 * seed)
-            store.save_finalist(Finalist(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
+            store.save_retraining(Retraining(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
     return tmp_path / "run", study
 
 
-def test_without_finals_there_is_none(tmp_path):
-    assert read_finals(tmp_path, synthetic.study(3)) is None
+def test_without_retrainings_there_is_none(tmp_path):
+    assert read_retraining(tmp_path, synthetic.study(3)) is None

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.finals.scatter import TYPICAL
-from nas.finals.standing import Standings, standings
-from nas.querying.answer import FINALS, LAST_RUNG, Answer, answer
+from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer
+from nas.analysis.noise import TYPICAL_SCATTER
+from nas.analysis.retraining import RetrainingSummary, summarize_retraining
+from nas.analysis.selection import SelectionError
 from nas.records import Study, TrialRecord, TrialState
-from nas.reranking.selection import SelectionError
-from tests.nas.finals.builders import measured, trained
-from tests.nas.reranking.builders import small_study
+from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 from tests.nas.study_builders import measurement, record, rung
 
 
@@ -32,7 +31,7 @@ def study() -> Study:
     return replace(made, trials=tuple(sized(t, 100_000 * (t.number + 1)) for t in made.trials))
 
 
-def asked(limits: Mapping[str, float], found: Standings | None = None, of: Study | None = None) -> Answer:
+def asked(limits: Mapping[str, float], found: RetrainingSummary | None = None, of: Study | None = None) -> Answer:
     return answer(of or study(), found, limits)
 
 
@@ -45,7 +44,7 @@ def test_the_best_by_quality_of_those_that_fit() -> None:
     assert told.best is not None
     assert told.best.trial.number == 2
     assert (told.fitting, told.compared, told.basis, told.steps) == (3, 6, LAST_RUNG, 30)
-    assert told.scatter == TYPICAL
+    assert told.scatter == TYPICAL_SCATTER
     assert (told.nearest, told.alone) == (None, {})
     # 0.02 ahead of net 5: 0.02 / (0.0075 * sqrt(2)) = 1.886, Student's t of 30 degrees of freedom.
     assert told.best.chance_best == pytest.approx(0.966, abs=0.008)
@@ -83,7 +82,7 @@ def test_where_nothing_fits_the_nearest_needs_least() -> None:
     assert told.nearest is not None
     assert told.nearest.trial.number == 1
     limits = {"min_throughput_img_s": 2100.0, "max_params": 190_000.0}
-    assert told.nearest.gives(limits) == {"max_params": pytest.approx(200 / 190)}
+    assert told.nearest.excess(limits) == {"max_params": pytest.approx(200 / 190)}
     assert told.nearest.chance_best is None
     alone = {name: net and net.trial.number for name, net in told.alone.items()}
     assert alone == {"min_throughput_img_s": 1, "max_params": 0}
@@ -106,46 +105,46 @@ def test_nets_stopped_at_a_lower_rung_are_left_out_however_good() -> None:
     told = asked({"min_throughput_img_s": 1900}, of=replace(made, trials=(*made.trials, stopped, slow)))
     assert told.best is not None
     assert told.best.trial.number == 2
-    assert told.left_out == 1
+    assert told.stopped_early == 1
 
 
 def test_a_study_without_complete_nets_has_no_answer() -> None:
     made = study()
-    with pytest.raises(SelectionError, match="no net that was measured"):
+    with pytest.raises(SelectionError, match="no trial that was measured"):
         asked({}, of=replace(made, trials=()))
 
 
-def finalists(qualities: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> Standings:
-    again = [f for n, values in qualities.items() for f in trained(n, dict(enumerate(values, 1)))]
-    found = standings(study(), again, [measured(ratios)])
+def summary_of(qualities: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> RetrainingSummary:
+    again = [f for n, values in qualities.items() for f in retrained(n, dict(enumerate(values, 1)))]
+    found = summarize_retraining(study(), again, [remeasured_for_retraining(ratios)])
     assert found is not None
     return found
 
 
 def test_finalists_answer_by_their_means_and_measurements() -> None:
-    found = finalists({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0})
+    found = summary_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0})
     told = asked({"max_params": 500_000}, found)
     assert told.best is not None
-    assert (told.basis, told.steps) == (FINALS, 90)
+    assert (told.basis, told.steps) == (RETRAINED, 90)
     assert told.best.trial.number == 4  # 3 is ahead in the study
     assert told.best.quality == pytest.approx(0.755)
     assert told.best.seeds == 2
     assert told.scatter == found.scatter
-    assert (told.compared, told.fitting, told.beside) == (3, 3, 2)  # 0 and 1 fit, too
+    assert (told.compared, told.fitting, told.not_retrained) == (3, 3, 2)  # 0 and 1 fit, too
     # It has 1200 images/s now and had 1100 in the study, where 2 is the favourite under this limit.
     told = asked({"min_throughput_img_s": 1150}, found)
     assert told.best is not None
-    assert (told.basis, told.best.trial.number) == (FINALS, 4)
+    assert (told.basis, told.best.trial.number) == (RETRAINED, 4)
     assert asked({"min_throughput_img_s": 1250}, found).best.trial.number == 2  # type: ignore[union-attr]
 
 
-def test_a_favourite_that_is_no_finalist_keeps_the_answer_to_the_last_rung() -> None:
-    found = finalists({2: (0.5, 0.51), 1: (0.3, 0.31)}, {1: 4.0, 2: 2.0})
+def test_a_favourite_that_is_not_retrained_keeps_the_answer_to_the_last_rung() -> None:
+    found = summary_of({2: (0.5, 0.51), 1: (0.3, 0.31)}, {1: 4.0, 2: 2.0})
     told = asked({}, found)
     assert told.best is not None
     assert (told.basis, told.best.trial.number, told.best.quality) == (LAST_RUNG, 3, 0.60)
-    assert told.scatter == found.before  # measured by the finals after the study's last rung
-    assert told.beside == 0
+    assert told.scatter == found.scatter_at_last_rung  # measured by the retrainings after the study's last rung
+    assert told.not_retrained == 0
 
 
 @settings(max_examples=30, deadline=None)
@@ -169,7 +168,7 @@ def test_the_answer_fits_and_nothing_that_fits_is_better(
     if told.best is None:
         assert not fit
         assert told.nearest is not None
-        worst = max(told.nearest.gives(limits).values())
+        worst = max(told.nearest.excess(limits).values())
         assert all(
             max(speed / t.measurement.throughput_img_s, (t.params or 0) / params) >= worst * (1 - 1e-9)
             for t in made.trials

@@ -11,15 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas import pareto
-from nas.finals.chances import Estimate, _non_dominated, drawn_qualities, front_chances
-from nas.finals.scatter import TYPICAL, Scatter, pooled
+from nas.analysis.noise import (
+    TYPICAL_SCATTER,
+    CandidateEstimate,
+    SeedScatter,
+    _non_dominated,
+    draw_qualities,
+    front_chances,
+    pooled_scatter,
+)
 
-SURE = Scatter(0.0, 10)
-KNOWN = Scatter(0.01, 10_000)  # so many degrees of freedom that it is normal
+SURE = SeedScatter(0.0, 10)
+KNOWN = SeedScatter(0.01, 10_000)  # so many degrees of freedom that it is normal
 
 
-def net(quality: float, ratio: float, off: float = 0.0, seeds: int = 1) -> Estimate:
-    return Estimate(quality, seeds, ratio, ratio * (1 - off), ratio * (1 + off))
+def net(quality: float, ratio: float, off: float = 0.0, seeds: int = 1) -> CandidateEstimate:
+    return CandidateEstimate(quality, seeds, ratio, ratio * (1 - off), ratio * (1 + off))
 
 
 def test_without_noise_a_chance_is_one_or_zero_and_equal_nets_share_the_front() -> None:
@@ -51,14 +58,15 @@ def test_a_speed_counts_with_its_interval() -> None:
 
 
 def test_each_side_of_an_interval_counts_by_itself() -> None:
-    other = Estimate(0.5, 1, 1.1, 1.1, 1.1)
-    upwards, downwards = Estimate(0.3, 1, 1.0, 1.0, 1.2), Estimate(0.3, 1, 1.0, 0.8, 1.0)
+    other = CandidateEstimate(0.5, 1, 1.1, 1.1, 1.1)
+    upwards, downwards = CandidateEstimate(0.3, 1, 1.0, 1.0, 1.2), CandidateEstimate(0.3, 1, 1.0, 0.8, 1.0)
     assert front_chances([downwards, other], SURE)[0] == 0
     assert 0.1 < front_chances([upwards, other], SURE)[0] < 0.2
 
 
 def test_few_degrees_of_freedom_make_heavier_tails() -> None:
-    drawn = {df: drawn_qualities([0.0], [1], Scatter(1.0, df), 20_000, np.random.default_rng(0)) for df in (2, 10_000)}
+    rng = np.random.default_rng(0)
+    drawn = {df: draw_qualities([0.0], [1], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
     beyond = {df: float((np.abs(values) > 1.96).mean()) for df, values in drawn.items()}
     assert beyond[10_000] == pytest.approx(0.05, abs=0.006)
     assert beyond[2] == pytest.approx(0.189, abs=0.012)  # Student's t with 2 degrees of freedom
@@ -66,8 +74,8 @@ def test_few_degrees_of_freedom_make_heavier_tails() -> None:
 
 def test_the_same_nets_have_the_same_chances_every_time() -> None:
     nets = [net(0.5, 1.0, 0.01), net(0.49, 1.02, 0.01), net(0.505, 0.99, 0.01)]
-    assert front_chances(nets, TYPICAL) == front_chances(nets, TYPICAL)
-    assert front_chances([], TYPICAL) == []
+    assert front_chances(nets, TYPICAL_SCATTER) == front_chances(nets, TYPICAL_SCATTER)
+    assert front_chances([], TYPICAL_SCATTER) == []
 
 
 few_values = st.integers(0, 3).map(float)  # few, so that ties are frequent
@@ -91,19 +99,19 @@ nets_of_any_kind = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(nets_of_any_kind, min_size=1, max_size=6))
-def test_in_every_draw_somebody_is_on_the_front_and_the_fastest_alone_is_always(nets: list[Estimate]) -> None:
-    chances = front_chances(nets, TYPICAL, draws=200)
+def test_in_every_draw_somebody_is_on_the_front_and_the_fastest_alone_is_always(nets: list[CandidateEstimate]) -> None:
+    chances = front_chances(nets, TYPICAL_SCATTER, draws=200)
     assert all(0 <= chance <= 1 for chance in chances)
     assert sum(chances) >= 1
-    beyond = Estimate(0.0, 1, 100.0, 100.0, 100.0)
-    assert front_chances([*nets, beyond], TYPICAL, draws=200)[-1] == 1
+    beyond = CandidateEstimate(0.0, 1, 100.0, 100.0, 100.0)
+    assert front_chances([*nets, beyond], TYPICAL_SCATTER, draws=200)[-1] == 1
 
 
 def test_pooled_scatter_by_hand() -> None:
     # Squares 0.02 + 0.08 = 0.10 over 1 + 2 degrees of freedom; the third net has one seed and nothing to say.
-    found = pooled([[0.4, 0.6], [0.1, 0.3, 0.5], [0.9]])
+    found = pooled_scatter([[0.4, 0.6], [0.1, 0.3, 0.5], [0.9]])
     assert found is not None
     assert found.degrees == 3
     assert found.sd == pytest.approx(math.sqrt(0.10 / 3))
     assert found.half_width(4) == pytest.approx(3.182446 * found.sd / 2)  # t of 3 degrees of freedom
-    assert pooled([[0.4], []]) is None
+    assert pooled_scatter([[0.4], []]) is None

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from nas.profiling.labels import label_points
+from nas.analysis.point_labels import label_points
 
 
 def test_names_keep_off_each_other_and_points_and_whiskers():

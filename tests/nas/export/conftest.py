@@ -12,13 +12,13 @@ import torch
 from backbones import build
 from nas.bench import Bench
 from nas.config import DistillConfig
-from nas.export import main
+from nas.export.__main__ import main
 from nas.records import Study, TrialState
 from nas.training import Training
 from nas.workbench import Workbench
 from search_space import ArchSpec, StageSpec
+from tests.nas.analysis.builders import REFERENCE, new_store, small_study
 from tests.nas.real_targets import opened, taught_by
-from tests.nas.reranking.builders import REFERENCE, new_store, small_study
 from tests.nas.study_builders import search_config
 
 POINTS = {0: (-9.0, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}
@@ -87,4 +87,4 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(autouse=True)
 def timed_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.exporting.deployed.TIMING_S", 0.2)
+    monkeypatch.setattr("nas.export.graph.TIMING_S", 0.2)

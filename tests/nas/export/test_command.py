@@ -15,17 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
-from nas.export import main
-from nas.exporting.public import public_command, public_name
+from nas.export.__main__ import main
+from nas.export.public import public_command, public_name
 from nas.records import Study
-from tests.nas.exporting.conftest import SPEC, TIMM, Made, refusal
-from tests.nas.reranking.builders import new_store
+from tests.nas.analysis.builders import new_store
+from tests.nas.export.conftest import SPEC, TIMM, Made, refusal
 
 
 def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
     """The run, to be spoilt."""
     run = folder / "run"
-    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "longer"))
+    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "continued"))
     if study is not None:
         (run / "study.db").unlink()
         new_store(run, study)
@@ -146,7 +146,7 @@ def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys
         (["--trial", "99", *TIMM], "the study has no trial '99'"),
         (["--format", "coreml"], "invalid choice: 'coreml'"),
         ([], "the following arguments are required: --format"),
-        ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained on"),
+        ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained further"),
         ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
         ([*TIMM, "--device", "tpu"], "invalid choice"),
         ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +16,19 @@ import pytest
 import torch
 
 from backbones import build, load
+from nas.analysis.run_files import trained_weights
 from nas.config import DistillConfig
-from nas.export import main
-from nas.exporting import longer
-from nas.exporting.kept import kept_weights
+from nas.export import continue_training
+from nas.export.__main__ import main
 from nas.progress import StageProgress, stderr_console
-from tests.nas.exporting.conftest import CONFIG, SPEC, Made
+from tests.nas.export.conftest import CONFIG, SPEC, Made
 
 WEIGHTS = f"{SPEC.arch_id}.safetensors"
 
 
 def copy_of(made: Made, folder: Path) -> Path:
     run = folder / "run"
-    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "longer"))
+    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "continued"))
     return run
 
 
@@ -61,13 +60,13 @@ def test_a_net_is_distilled_on_from_its_weights_and_only_once(
     assert f"| before: the search's last rung | 4 | {before['quality']:.4f} |" in card
 
     start, end = vector(run / "weights" / WEIGHTS), vector(exported / "model.safetensors")
-    torch.manual_seed(CONFIG.seed + longer.OTHER_ORDER)
+    torch.manual_seed(CONFIG.seed + continue_training.SEED_OFFSET)
     fresh = torch.cat([p.detach().flatten() for p in build(SPEC).parameters()])
     assert 0 < (end - start).norm() < 0.5 * (end - fresh).norm()
-    assert not list(run.glob("longer/*/seed-*/checkpoints/*"))
+    assert not list(run.glob("continued/*/seed-*/checkpoints/*"))
 
-    monkeypatch.setattr(longer, "_started", None)  # nothing trains again
-    monkeypatch.setattr("nas.finals.plan.opened_targets", None)
+    monkeypatch.setattr(continue_training, "TrainingPool", None)  # nothing trains again
+    monkeypatch.setattr("nas.cache.open_study_targets", None)
     assert main(words(run, made, 3)) == 0
     assert vector(exported / "model.safetensors").equal(end)
 
@@ -75,25 +74,26 @@ def test_a_net_is_distilled_on_from_its_weights_and_only_once(
 def test_ranks_are_as_many_as_divide_the_batch() -> None:
     def ranks(batch: int, most: int) -> int:
         config = replace(CONFIG, distill=DistillConfig(batch_size=batch, rung_steps=(2,)))
-        return longer.with_ranks(config, most).distill.ranks
+        return continue_training.with_ranks(config, most).distill.ranks
 
     assert [ranks(*case) for case in ((32, 1), (32, 2), (32, 3), (32, 8), (6, 8), (2, 8))] == [1, 2, 2, 8, 3, 1]
 
 
-def plan(made: Made, run: Path, steps: int) -> longer.Longer:
+def plan(made: Made, run: Path, steps: int) -> continue_training.ContinuedTraining:
     trial = made.study.trials[1]
-    given = Namespace(train_longer=steps, device="cpu")
-    return longer.planned(run, made.study, trial, kept_weights(run, made.study, trial, ()), given)
+    weights = trained_weights(run, made.study, trial, ())
+    return continue_training.plan_continued(run, made.study, trial, weights, steps, "cpu")
 
 
 def test_from_nothing_is_said(made: Made, tmp_path: Path) -> None:
     for start, words in ((True, "distilled 5 steps longer"), (False, "distilled 5 steps from nothing")):
         planned = plan(made, made.run, 5)
-        planned = replace(planned, folder=tmp_path / words, start=planned.start if start else None)
-        planned.kept.parent.mkdir(parents=True)
-        planned.kept.touch()
-        planned.told.write_text(json.dumps(made.study.trials[1].rungs[-1].to_dict()))
-        found = planned.done()
+        job = replace(planned.job, folder=tmp_path / words)
+        planned = replace(planned, job=job, start=planned.start if start else None)
+        planned.weights.parent.mkdir(parents=True)
+        planned.weights.touch()
+        planned.result_file.write_text(json.dumps(made.study.trials[1].rungs[-1].to_dict()))
+        found = planned.result()
         assert found is not None
         assert found.origin == words
 
@@ -117,10 +117,12 @@ def test_what_breaks_in_the_training_is_one_line(made: Made, tmp_path: Path, cap
 def test_two_processes_distil_together(made: Made, tmp_path: Path) -> None:
     alone = plan(made, copy_of(made, tmp_path), 4)
     progress = StageProgress(stderr_console())
-    one = longer.distil(alone, targets(made), progress)
-    both = replace(alone, config=longer.with_ranks(alone.config, 2), folder=tmp_path / "two")
-    assert both.config.distill.ranks == 2
-    two = longer.distil(both, targets(made), progress)
+    one = continue_training.continue_training(alone, targets(made), progress)
+    job = alone.job
+    two_ranks = continue_training.with_ranks(job.config, 2)
+    both = replace(alone, job=replace(job, config=two_ranks, folder=tmp_path / "two"))
+    assert both.ranks == 2
+    two = continue_training.continue_training(both, targets(made), progress)
     assert two.result.quality == pytest.approx(one.result.quality, abs=0.05)
     assert one.weights != two.weights
 
@@ -134,14 +136,14 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 240
-    while not list(run.glob("longer/*/seed-*/checkpoints/*.pt")):
+    while not list(run.glob("continued/*/seed-*/checkpoints/*.pt")):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted; the same command goes on")
-    (checkpoint,) = run.glob("longer/*/seed-*/checkpoints/*.pt")
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted; the same command continues")
+    (checkpoint,) = run.glob("continued/*/seed-*/checkpoints/*.pt")
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["content"]["distiller"]["step"] > 0
     saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.export import main
-from nas.exporting import timm_format, write
-from nas.exporting.folder import whole
-from tests.nas.exporting.conftest import TIMM, Made, refusal
+from nas.export import to_timm
+from nas.export.__main__ import main
+from nas.export.bundle import whole
+from tests.nas.export.conftest import TIMM, Made, refusal
 
 
 def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,11 +38,13 @@ def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, caps
 def test_a_folder_appears_whole_or_not_at_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write = to_timm.write
+
     def breaks(*given: object) -> None:
-        timm_format.write(*given)  # type: ignore[arg-type]
+        write(*given)  # type: ignore[arg-type]
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(write.WRITERS, "timm", breaks)  # type: ignore[arg-type]
+    monkeypatch.setattr(to_timm, "write", breaks)
     words = [str(made.run), *TIMM, "--out", str(tmp_path / "out")]
     assert "No space left" in refusal(words, capsys)
     assert not list(tmp_path.iterdir())
@@ -84,12 +86,14 @@ def test_ctrl_c_as_folders_change_places_loses_none(at: int, tmp_path: Path, mon
 def test_a_folder_that_came_while_one_trained_is_kept(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write = to_timm.write
+
     def meanwhile(*given: object) -> object:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis").touch()
-        return timm_format.write(*given)  # type: ignore[arg-type]
+        return write(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setitem(write.WRITERS, "timm", meanwhile)  # type: ignore[arg-type]
+    monkeypatch.setattr(to_timm, "write", meanwhile)
     assert "is not empty and no export" in refusal([str(made.run), *TIMM, "--out", str(tmp_path / "out")], capsys)
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "thesis"]
 
@@ -100,7 +104,7 @@ def test_the_current_folder_and_one_that_cannot_be_made_are_refused_before_any_w
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path / "a" / "b")
-    monkeypatch.setattr("nas.export.kept_weights", None)
+    monkeypatch.setattr("nas.export.__main__.trained_weights", None)
     for where in (".", "..", str(tmp_path / "a" / "b")):
         assert "is the current folder, or holds it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
     for where in (tmp_path / "file" / "out", Path("/proc/out")):

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from backbones import load
 from nas.distill.adaptors import load_heads
-from nas.export import main
-from nas.exporting import hf_format, onnx_format
-from nas.exporting.sources import copied
+from nas.export import to_hf, to_onnx
+from nas.export.__main__ import main
+from nas.export.to_hf import copied_modules
 from nas.teachers import TEACHERS
-from tests.nas.exporting.conftest import SPEC, Made
+from tests.nas.export.conftest import SPEC, Made
 
 ALONE = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "backbones", "search_space", "reports")))\n'
 BESIDE_TIMM = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "reports")))\n'
@@ -141,7 +141,7 @@ with torch.no_grad():
 
 
 def test_transformers_that_never_end_are_one_line(made: Made, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(hf_format, "LIMIT_S", 0.05)  # a start of Python and its imports take longer
+    monkeypatch.setattr(to_hf, "LIMIT_S", 0.05)  # a start of Python and its imports take longer
     assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "late")]) == 2
     told = capsys.readouterr().err
     assert told == "error: --format hf: transformers did not open what was written in 0.05 s\n"
@@ -154,7 +154,7 @@ def test_what_transformers_will_open_is_opened_before_it_is_handed_out(
 ) -> None:
     export(made, tmp_path, "--format", "hf")
     assert "opened by transformers in a process without this project: " in capsys.readouterr().out
-    monkeypatch.setattr(hf_format, "MEAN", (0.4, 0.5, 0.5))
+    monkeypatch.setattr(to_hf, "MEAN", (0.4, 0.5, 0.5))
     assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "wrong")]) == 2
     assert "error: --format hf: what transformers opens is " in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
@@ -167,7 +167,7 @@ def test_transformers_opens_the_folder_and_a_language_model_sees_through_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hf_format, "find_spec", lambda name: None)  # as where it is not installed: nothing is tried
+    monkeypatch.setattr(to_hf, "find_spec", lambda name: None)  # as where it is not installed: nothing is tried
     folder = export(made, tmp_path, "--format", "hf", "--heads", "all")
     assert "not checked: transformers is not installed" in capsys.readouterr().out
     found = elsewhere(LLAVA, tmp_path, x=images())
@@ -197,7 +197,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def test_copied_code_imports_none_of_this_project() -> None:
-    files = copied("nas.exporting.radio", hf_format.MODULE)
+    files = copied_modules("nas.export.radio", to_hf.MODULE)
     assert len(files) > 10
     assert not [name for name, source in files.items() if PACKAGES & set(imported(source))]
 
@@ -228,7 +228,7 @@ def test_onnx_runs_at_other_batches(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onnx_format, "size_step", lambda net: 96)  # as of windows that 64 px are no multiple of
+    monkeypatch.setattr(to_onnx, "size_step", lambda net: 96)  # as of windows that 64 px are no multiple of
     folder = export(made, tmp_path, "--format", "onnx", "--heads", "lite0")
     told = capsys.readouterr().out
     assert "batch: any; size: 64 x 64 px only (its windows fit multiples of 96 px only)" in told

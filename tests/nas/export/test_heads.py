@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build, save
+from nas.analysis.run_files import TrainedWeights
 from nas.config import DistillConfig
 from nas.distill.adaptors import fold, load_heads, save_heads
 from nas.distill.evaluate import explained_variance
 from nas.distill.trainer import Distiller
-from nas.exporting import onnx_format, torchscript_format
-from nas.exporting.deployed import Deployed, outputs
-from nas.exporting.kept import Kept
-from nas.exporting.subject import Subject, subject
+from nas.export import to_onnx, to_torchscript
+from nas.export.graph import DeployedModel, outputs
+from nas.export.source import ExportSource, open_source
 from search_space import StageSpec
+from tests.nas.analysis.builders import small_study
 from tests.nas.distill.targets_builder import targets
-from tests.nas.exporting.conftest import SPEC
-from tests.nas.reranking.builders import small_study
+from tests.nas.export.conftest import SPEC
 
 
 def trained(
     folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
-) -> tuple[Subject, dict[str, dict[str, float]]]:
+) -> tuple[ExportSource, dict[str, dict[str, float]]]:
     """A net from its files, with heads, and what it was worth in the training that left them."""
     spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def trained(
     heads = fold(distiller.averaged.heads, targets(folder).teachers, net.spatial_stride)
     save_heads(heads, folder / "x.heads.safetensors")
     trial = replace(small_study().trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
-    opened = subject(trial, Kept(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
+    opened = open_source(trial, TrainedWeights(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
     return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")
 
 
@@ -57,13 +57,13 @@ class AsStudent(nn.Module):
 @pytest.mark.parametrize(("neck", "stride"), [("stage1", 4), ("stage2", 8), ("stage3", 16), ("none", 32)])
 def test_exported_heads_explain_what_they_explained_in_training(neck: str, stride: int, tmp_path: Path) -> None:
     given, wanted = trained(tmp_path, neck)
-    assert given.net.spatial_stride == stride
+    assert given.model.spatial_stride == stride
     save_heads(given.adaptors, tmp_path / "exported.safetensors")
     again = replace(given, adaptors=load_heads(tmp_path / "exported.safetensors"))
     for one in (given, again):
-        found = explained_variance(AsStudent(Deployed(one, fused=False)), targets(tmp_path).val, "cpu")
+        found = explained_variance(AsStudent(DeployedModel(one, fused=False)), targets(tmp_path).val, "cpu")
         assert found["colour"] == pytest.approx(wanted["colour"], abs=1e-4)
-    _, mapped = again.adaptors["colour"](*again.net.encode(torch.randn(1, 3, 64, 96)))
+    _, mapped = again.adaptors["colour"](*again.model.encode(torch.randn(1, 3, 64, 96)))
     assert mapped.shape[2:] == (4, 6)
 
 
@@ -73,8 +73,8 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
     windowless = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])  # a trace keeps windows' number
     given, _ = trained(tmp_path, neck, windowless)
     assert outputs(given)[-1] == "colour.spatial"
-    traced = torchscript_format.write(given, tmp_path, fused=True)
-    graph = onnx_format.write(given, tmp_path, fused=True)
+    traced = to_torchscript.write(given, tmp_path, fused=True)
+    graph = to_onnx.write(given, tmp_path, fused=True)
     images = torch.randn(2, 3, 64, 96)
     found = [
         torch.jit.load(tmp_path / "model.pt")(images)[-1],
@@ -82,7 +82,7 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
             onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]
         ),
     ]
-    wanted = Deployed(given, fused=False)(images)[-1]
+    wanted = DeployedModel(given, fused=False)(images)[-1]
     assert wanted.shape == (2, 8, 4, 6)
     for one in found:
         torch.testing.assert_close(one, wanted, atol=1e-3, rtol=1e-3)

@@ -11,10 +11,10 @@ import pytest
 
 from nas.bench import Bench
 from nas.measure import Measured
-from nas.rerank import main
-from nas.reranking import measuring
+from nas.remeasure import measuring
+from nas.remeasure.__main__ import main
 from nas.store import Store
-from tests.nas.reranking.builders import POINTS, new_store, small_study
+from tests.nas.analysis.builders import POINTS, new_store, small_study
 
 
 @pytest.fixture(autouse=True)
@@ -89,20 +89,22 @@ def test_a_study_measured_again_for_real(
         patch.setattr(measuring, "save_samples", lambda m, path: third_is_cut_off(m, path, saved))
         assert main(words) == 130
     out, err = capsys.readouterr()
-    assert "interrupted; 2 of 4 nets are left; the same command goes on" in err
-    assert "order by speed: 2 nets measured both times" in out
-    (kept,) = Store.open(run).reranks()
+    assert "interrupted; 2 of 4 candidates are left; the same command continues" in err
+    assert "order by speed: 2 candidates measured both times" in out
+    (kept,) = Store.open(run).remeasurements()
     assert (kept.name, len(kept.measurements)) == ("cpu-b2-64px-eager+fp32+channels-last+fused", 2)
 
     assert main([*words, "--json", "--plot", str(tmp_path / "fronts.png")]) == 0
     told = json.loads(capsys.readouterr().out)
-    (whole,) = Store.open(run).reranks()
+    (whole,) = Store.open(run).remeasurements()
     assert {n: whole.measurements[n] for n in kept.measurements} == kept.measurements  # not measured twice
     assert set(whole.measurements) == set(range(4))
-    assert {p.stem for p in (run / "samples" / f"rerank-{whole.name}").iterdir()} == {t.arch_id for t in study.trials}
+    assert {p.stem for p in (run / "samples" / f"remeasurement-{whole.name}").iterdir()} == {
+        t.arch_id for t in study.trials
+    }
     assert whole.measurements[0] == whole.floor
     assert whole.measurements[1].batch == 2
-    assert [net["trial"] for net in told["nets"]] == [1, 2, 0, 3]
+    assert [candidate["trial"] for candidate in told["candidates"]] == [1, 2, 0, 3]
     assert told["setting"]["arm"] == "eager+fp32+channels-last+fused"
     assert (tmp_path / "fronts.png").stat().st_size > 10_000
 

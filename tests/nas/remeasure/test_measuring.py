@@ -1,4 +1,4 @@
-"""From the plan to what is kept: where a rerank goes on, what has a reason instead of a number."""
+"""From the plan to what is kept: where a remeasurement is continued, what has a reason instead of a number."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import optuna
 import pytest
 
 from nas.measure import Arm, ArmError, Measured, Setting, Unmeasured
-from nas.records import Rerank, Study, TrialRecord
-from nas.reranking.measuring import Measuring
-from nas.reranking.plan import Plan, begun, study_arm
+from nas.records import Remeasurement, Study, TrialRecord
+from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, study_arm
 from nas.store import Store
-from tests.nas.reranking.builders import REFERENCE, measured_again, new_store, small_study
+from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
 from tests.nas.study_builders import measurement
 
 
@@ -49,9 +48,9 @@ def key_of(trial: TrialRecord) -> str:
     return json.dumps(trial.spec, sort_keys=True)
 
 
-def plan_of(study: Study, **settings: Any) -> Plan:
+def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
     setting = Setting("cpu", **{"batch": 2, "resolution": 64, "budget_s": 0.1, **settings})
-    return Plan("r", setting, 1, REFERENCE, study.trials, {"device_name": "here", "torch": "2"})
+    return RemeasuringPlan("r", setting, 1, REFERENCE, study.trials, {"device_name": "here", "torch": "2"})
 
 
 @pytest.mark.parametrize(
@@ -67,32 +66,32 @@ def test_the_arm_of_a_study_is_read_from_its_records(text: str, arm: Arm) -> Non
     assert study_arm([replace(measurement(1.0), arm=text)]) == arm
 
 
-def test_a_rerank_is_kept_in_the_study_as_text(tmp_path: Path) -> None:
+def test_a_remeasurement_is_kept_in_the_study_as_text(tmp_path: Path) -> None:
     store = new_store(tmp_path, small_study())
-    now = measured_again({0: 1.0, 1: 4.0}, n2="hang: no result after 9 s")
+    now = remeasured({0: 1.0, 1: 4.0}, {2: "hang: no result after 9 s"})
     plain = now.to_dict()
     for name in ("notes", "tries", "conditions", "energy_j"):
         del plain["measurements"]["1"][name]  # a record of an earlier version
-    assert Rerank.from_dict(plain) == now
-    store.save_rerank(replace(now, name="later", created="2026-01-02"))
-    store.save_rerank(now)
-    assert Store.open(tmp_path).reranks() == (now, replace(now, name="later", created="2026-01-02"))
+    assert Remeasurement.from_dict(plain) == now
+    store.save_remeasurement(replace(now, name="later", created="2026-01-02"))
+    store.save_remeasurement(now)
+    assert Store.open(tmp_path).remeasurements() == (now, replace(now, name="later", created="2026-01-02"))
     kept = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db").user_attrs
-    assert set(kept) == {"info", "rerank:r", "rerank:later"}
-    assert isinstance(kept["rerank:r"], str)  # a dict would be decoded and copied whenever `info` is read
+    assert set(kept) == {"info", "remeasurement:r", "remeasurement:later"}
+    assert isinstance(kept["remeasurement:r"], str)  # a dict would be decoded and copied whenever `info` is read
 
 
-def test_a_rerank_goes_on_only_as_it_began() -> None:
+def test_a_remeasurement_continues_only_as_it_began() -> None:
     plan = plan_of(small_study())
-    old = replace(measured_again({0: 1.0, 9: 1.0}), environment=plan.environment, setting=plan.identity)
-    assert begun([old], plan, "c", again=False) is old
+    old = replace(remeasured({0: 1.0, 9: 1.0}), environment=plan.environment, setting=plan.identity)
+    assert begin_remeasurement([old], plan, "c", anew=False) is old
     with pytest.raises(ValueError, match=r"measured otherwise \(batch: 2 -> 3\); choose another --name"):
-        begun([old], plan_of(small_study(), batch=3), "c", again=False)
+        begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=False)
     with pytest.raises(ValueError, match=r"torch: 1 -> 2"):
-        begun([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", again=False)
-    anew = begun([old], plan, "c", again=True)
+        begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", anew=False)
+    anew = begin_remeasurement([old], plan, "c", anew=True)
     assert (list(anew.measurements), anew.floor) == ([9], None)  # 9 was not asked for
-    assert begun([old], plan_of(small_study(), batch=3), "c", again=True).measurements == {}
+    assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=True).measurements == {}
 
 
 def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -104,7 +103,8 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
         KeyError("odd"),
     )
     bench = Bench({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
-    steps = list(Measuring(plan_of(study), tmp_path, bench).run(begun([], plan_of(study), "c", again=False)))  # type: ignore[arg-type]
+    again = begin_remeasurement([], plan_of(study), "c", anew=False)
+    steps = list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]
     assert steps[-1].unmeasured == {
         1: "crash: the process was ended by SIGKILL",
         2: "out of memory, even for one image",
@@ -122,5 +122,6 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
 def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
     study = small_study()
     bench = Bench({key_of(study.trials[0]): error})
+    again = begin_remeasurement([], plan_of(study), "c", anew=False)
     with pytest.raises(ValueError, match=str(error)):
-        list(Measuring(plan_of(study), tmp_path, bench).run(begun([], plan_of(study), "c", again=False)))  # type: ignore[arg-type]
+        list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]

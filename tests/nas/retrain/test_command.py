@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,14 +17,14 @@ import pytest
 import torch
 
 from nas.config import DistillConfig
-from nas.finals.__main__ import main
-from nas.finals.crew import Crew
-from nas.finals.plan import places, planned
-from nas.records import Finalist, Study, TrialState
+from nas.pool import TrainingJob
+from nas.records import Retraining, Study, TrialState
+from nas.retrain.__main__ import main
+from nas.retrain.arguments import RetrainSettings
+from nas.retrain.plan import plan_retraining
 from nas.store import Store
-from tests.nas.finals.builders import failed, measured, trained
+from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.real_targets import opened, taught_by
-from tests.nas.reranking.builders import REFERENCE, new_store, small_study
 from tests.nas.study_builders import search_config
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
@@ -50,7 +48,7 @@ def study(cache: Path) -> Study:
 
 
 def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
-    return [sys.executable, "-m", "nas.finals", str(run), *words, "--cache", str(cache)]
+    return [sys.executable, "-m", "nas.retrain", str(run), *words, "--cache", str(cache)]
 
 
 def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
@@ -87,30 +85,30 @@ def gone(pid: int) -> bool:
         return True
 
 
-def read(run: Path) -> dict[tuple[int, int], Finalist]:
-    return {(f.number, f.seed): f for f in Store.open(run).finals()}
+def read(run: Path) -> dict[tuple[int, int], Retraining]:
+    return {(f.number, f.seed): f for f in Store.open(run).retrainings()}
 
 
 @pytest.mark.slow
-def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, tmp_path: Path) -> None:
+def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: Path) -> None:
     run, locks = tmp_path / "run", tmp_path / "locks"
     new_store(run, study)
 
     # Killed in the middle of a training, after at least one was over.
     process = start(run, cache, locks)
-    checkpoints = run / "finals" / "seed-2" / "checkpoints"
+    checkpoints = run / "retraining" / "seed-2" / "checkpoints"
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, errors
-    assert "finalists: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
+    assert "retraining: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
     until(lambda: all(gone(pid) for pid in workers), 120)  # nobody trains on for a dead command
     kept = read(run)
     assert kept
-    (rerank,) = Store.open(run).reranks()
-    assert set(rerank.measurements) == {0, 1, 2}
+    (again,) = Store.open(run).remeasurements()
+    assert set(again.measurements) == {0, 1, 2}
     (checkpoint, *_) = checkpoints.glob("*.pt")
     saved = torch.load(checkpoint, weights_only=True)
     saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
@@ -122,7 +120,7 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert {key: final for key, final in read(run).items() if key in kept} == kept
 
     # To the end.
@@ -131,21 +129,21 @@ def test_finals_killed_interrupted_and_gone_on_with(study: Study, cache: Path, t
         env={**os.environ, "TMPDIR": str(locks)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    finals = read(run)
-    assert {key: final for key, final in finals.items() if key in kept} == kept  # never trained again
-    assert set(finals) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
-    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.quality is not None for f in finals.values())
-    assert Store.open(run).reranks() == (rerank,)  # nor measured
-    (cut_off,) = (f for f in finals.values() if sum(r.seconds for r in f.rungs) > 1000)
+    retrainings = read(run)
+    assert {key: final for key, final in retrainings.items() if key in kept} == kept  # never trained again
+    assert set(retrainings) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
+    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.quality is not None for f in retrainings.values())
+    assert Store.open(run).remeasurements() == (again,)  # nor measured
+    (cut_off,) = (f for f in retrainings.values() if sum(r.seconds for r in f.rungs) > 1000)
     assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
-    assert finals[1, 1].rungs != finals[1, 2].rungs
-    assert not list(run.glob("finals/*/checkpoints/*"))
-    assert len(list(run.glob("finals/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
-    assert (run / "finals.png").stat().st_size > 10_000
+    assert retrainings[1, 1].rungs != retrainings[1, 2].rungs
+    assert not list(run.glob("retraining/*/checkpoints/*"))
+    assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
+    assert (run / "retraining.png").stat().st_size > 10_000
 
     told = json.loads(result.stdout)
-    assert {net["trial"]: set(net["qualities"]) for net in told["nets"]} == {n: {"1", "2"} for n in (1, 2)}
-    assert sum(net["chance"] for net in told["nets"]) >= 1
+    assert {net["trial"]: set(net["qualities"]) for net in told["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert sum(net["chance"] for net in told["candidates"]) >= 1
     assert told["scatter"]["degrees"] == 2
 
 
@@ -155,14 +153,14 @@ def test_what_is_trained_only_shows(
     """All is there already, also where the cache, the device or torch's version are not."""
     run = tmp_path / "run"
     store = new_store(run, study)
-    store.save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
+    store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in POINTS.items()}))
     for number in (1, 2):
-        for final in trained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
-            store.save_finalist(final)
-    monkeypatch.setattr("nas.finals.plan.opened_targets", None)
+        for final in retrained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
+            store.save_retraining(final)
+    monkeypatch.setattr("nas.cache.open_study_targets", None)
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
-    assert "finalists: 12 steps, seeds 1, 2" in out
+    assert "retrained: 12 steps, seeds 1, 2" in out
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 
@@ -179,81 +177,35 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = tmp_path / "run"
     store = new_store(run, replace(study, trials=study.trials[:2]))
-    store.save_rerank(measured({0: 1.0, 1: 4.0}))
-    (run / "finals").mkdir()
-    blocked = run / "finals" / "seed-1"
+    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}))
+    (run / "retraining").mkdir()
+    blocked = run / "retraining" / "seed-1"
     blocked.write_text("a file where the folder should be")
     words = [str(run), "--seeds", "1", "--workers", "1", "--cache", str(cache)]
     assert main(words) == 0
     assert "trial 1, seed 1: " in capsys.readouterr().err
-    (final,) = store.finals()
+    (final,) = store.retrainings()
     assert final.quality is None
     assert "seed-1" in (final.reason or "")
     blocked.unlink()
     assert main(words) == 0
-    (final,) = store.finals()
+    (final,) = store.retrainings()
     assert final.reason is None
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
 
 
-def on_the_last_rung(run: Path) -> bool:
-    checkpoints = run.glob("finals/seed-1/checkpoints/*.pt")
-    return any(len(torch.load(path, weights_only=True)["content"]["rungs"]) == 2 for path in checkpoints)
+def numbers_and_seeds(jobs: Sequence[TrainingJob]) -> list[tuple[int, int]]:
+    return [(job.trial.number, job.config.seed) for job in jobs]
 
 
-@pytest.mark.slow
-def test_nobody_trains_on_for_a_command_that_was_killed(study: Study, tmp_path: Path, cache: Path) -> None:
-    run = tmp_path / "run"
-    new_store(run, study).save_rerank(measured({n: ratio for n, (_, ratio) in POINTS.items()}))
-    words = ["--seeds", "1", "--near", "0", "--workers", "1", "--steps", "1000000"]
-    process = start(run, cache, tmp_path / "locks", words)
-    until(lambda: on_the_last_rung(run) or process.poll() is not None)  # before, it would miss whom it tells of a rung
-    workers = children(process.pid)
-    process.kill()
-    process.wait(60)
-    assert workers
-    try:
-        until(lambda: all(gone(pid) for pid in workers), 20)
-    finally:
-        for pid in workers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def test_a_process_that_is_killed_is_a_failure_with_its_reason(
-    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "0")
-    given = Namespace(steps=10_000, device="cpu", seeds=1, workers=1)  # more than it will get to
-    plan = planned(study, study.trials[1:2], given)
-    (targets,) = cache.glob("set-*.json")
-    where = places(plan, tmp_path, targets)
-    where = replace(where, lock_dir=str(tmp_path / "locks"))
-
-    def kill_it() -> None:
-        until(lambda: list(tmp_path.glob("finals/seed-1/checkpoints/*.pt")))
-        for pid in children(os.getpid()):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_it)
-    killer.start()
-    *_, (final, over) = Crew(where, plan.steps, "cpu", 1).run(plan.left([]))
-    killer.join()
-    assert over
-    assert (final.number, final.seed, final.reason) == (1, 1, "the process was ended by SIGKILL")
-    assert final.quality is None
-
-
-def test_finals_of_the_study_at_its_own_length_are_possible_and_seeds_are_new(study: Study) -> None:
-    given = Namespace(steps=4, device=None, seeds=3, workers=5)
-    plan = planned(study, study.trials[1:3], given)
+def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> None:
+    plan = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run"), seeds=3, steps=4, workers=5))
     assert plan.config.distill.rung_steps == (2, 4)
     assert plan.seeds == (1, 2, 3)
     assert CONFIG.seed not in plan.seeds
-    assert [(t.trial.number, t.seed) for t in plan.left([])] == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
-    done = [*trained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *trained(2, {2: 0.5}, steps=90)]
-    assert [(t.trial.number, t.seed) for t in plan.left(done)] == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
+    assert numbers_and_seeds(plan.remaining([])) == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
+    done = [*retrained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *retrained(2, {2: 0.5}, steps=90)]
+    assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.query import main
+from nas.select.__main__ import main
 from search_space import ArchSpec
-from tests.nas.finals.builders import measured, trained
-from tests.nas.reranking.builders import new_store, small_study
+from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_the_answer_has_what_is_needed_to_use_the_net(run: Path, capsys: pytest.
     assert ArchSpec.from_dict(net["spec"]).arch_id == best.arch_id
     assert net["weights"] == [str(weights)]
     assert net["limits"]["min_throughput_img_s"] == {
-        "bound": 1500, "value": 2000, "low": 1980, "high": 2020, "chance": 1.0, "gives": 1.0
+        "bound": 1500, "value": 2000, "low": 1980, "high": 2020, "chance": 1.0, "excess": 1.0
     }  # fmt: skip
     assert 0.5 < net["chance_to_keep"] < 1  # 1.005 ms is within the latency's interval
 
@@ -61,7 +60,7 @@ def test_without_samples_nobody_knows_whether_a_latency_is_kept(run: Path, capsy
     assert main([str(run), "--max-latency-ms", "2"]) == 0
     out = capsys.readouterr().out
     assert "unknown that it keeps the limits" in out
-    assert "no interval is kept of: latency of one image" in out
+    assert "no interval is known of: latency of one image" in out
     (run / "samples").mkdir()
     (run / "samples" / f"{small_study().trials[3].arch_id}.json").write_text("[broken")
     assert main([str(run), "--max-latency-ms", "2"]) == 0
@@ -72,12 +71,12 @@ def test_nothing_fits_is_exit_code_1_with_the_nearest(run: Path, capsys: pytest.
     assert code == 1
     assert found["best"] is None
     assert found["nearest"]["trial"] == 1
-    assert found["nearest"]["limits"]["min_throughput_img_s"]["gives"] == pytest.approx(1.25)
+    assert found["nearest"]["limits"]["min_throughput_img_s"]["excess"] == pytest.approx(1.25)
     assert found["alone"]["min_throughput_img_s"] is None
     assert found["alone"]["max_latency_ms"]["trial"] == 3
     assert main([str(run), "--min-throughput", "5000"]) == 1
     out = capsys.readouterr().out
-    assert "none of 6 nets keeps the limits" in out
+    assert "none of 6 candidates keeps the limits" in out
     assert "--min-throughput by 25.0 %" in out
 
 
@@ -89,20 +88,20 @@ def test_a_baseline_is_called_one(run: Path, capsys: pytest.CaptureFixture[str])
     assert ": the baseline eradio_femto" in capsys.readouterr().out
 
 
-def test_finals_of_the_study_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retrainings_of_the_study_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from nas.store import Store
 
     store = Store.open(run)
-    store.save_rerank(measured({2: 2.0, 3: 1.0}))
-    for final in (*trained(2, {1: 0.8, 2: 0.81}), *trained(3, {1: 0.7, 2: 0.71})):
-        store.save_finalist(final)
+    store.save_remeasurement(remeasured_for_retraining({2: 2.0, 3: 1.0}))
+    for final in (*retrained(2, {1: 0.8, 2: 0.81}), *retrained(3, {1: 0.7, 2: 0.71})):
+        store.save_retraining(final)
     arch_id = small_study().trials[2].arch_id
-    kept = [run / "finals" / f"seed-{seed}" / "weights" / f"{arch_id}.safetensors" for seed in (1, 2)]
+    kept = [run / "retraining" / f"seed-{seed}" / "weights" / f"{arch_id}.safetensors" for seed in (1, 2)]
     for path in kept:
         path.parent.mkdir(parents=True)
         path.touch()
     code, found = told(run, capsys)
-    assert (code, found["basis"], found["best"]["trial"], found["best"]["seeds"]) == (0, "finals", 2, 2)
+    assert (code, found["basis"], found["best"]["trial"], found["best"]["seeds"]) == (0, "retraining", 2, 2)
     assert found["best"]["weights"] == [str(path) for path in kept]
 
 
@@ -115,7 +114,7 @@ def test_finals_of_the_study_answer(run: Path, capsys: pytest.CaptureFixture[str
         (["RUN", "--min-throughput", "nan"], "--min-throughput: nan"),
         (["RUN", "--max-latency-ms", "fast"], "--max-latency-ms"),
         (["RUN", "--max-weight", "3"], "--max-weight"),
-        (["EMPTY"], "no net that was measured and trained to its last rung"),
+        (["EMPTY"], "no trial that was measured and trained to its last rung"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +133,7 @@ def test_bad_input_is_one_line(words: list[str], error: str, run: Path, capsys: 
 
 def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
     code = f"""import sys
-from nas.query import main
+from nas.select.__main__ import main
 assert main([{str(run)!r}]) == 0
 print([name for name in ("torch", "ray", "timm", "matplotlib") if name in sys.modules])"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
