@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from nas.export import continue_training
 from nas.export.__main__ import main
 from nas.progress import StageProgress, stderr_console
 from tests.nas.export.conftest import CONFIG, SPEC, Made
+from tests.waiting import PATIENCE_S, until
 
 WEIGHTS = f"{SPEC.arch_id}.safetensors"
 
@@ -135,13 +135,9 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    end = time.monotonic() + 240
-    while not list(run.glob("continued/*/seed-*/checkpoints/*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: list(run.glob("continued/*/seed-*/checkpoints/*.pt")) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted; the same command continues")
     (checkpoint,) = run.glob("continued/*/seed-*/checkpoints/*.pt")
     saved = torch.load(checkpoint, weights_only=True)
@@ -149,7 +145,7 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
     saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
     torch.save(saved, checkpoint)
     assert not (run / "exports").exists()
-    assert subprocess.run(command, check=False, timeout=300).returncode == 0
+    assert subprocess.run(command, check=False, timeout=PATIENCE_S).returncode == 0
     about = json.loads((run / "exports" / f"{SPEC.arch_id}-timm" / "export.json").read_text())
     assert about["weights"]["result"]["seconds"] > 1000
     assert about["weights"]["result"]["steps"] == 64

@@ -22,6 +22,7 @@ from nas.export.__main__ import main
 from nas.export.to_hf import copied_modules
 from nas.teachers import TEACHERS
 from tests.nas.export.conftest import SPEC, Made
+from tests.waiting import PATIENCE_S
 
 ALONE = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "backbones", "search_space", "reports")))\n'
 BESIDE_TIMM = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "reports")))\n'
@@ -40,7 +41,13 @@ def elsewhere(script: str, folder: Path, **tensors: torch.Tensor) -> dict[str, t
     words = [sys.executable, "-c", "from safetensors.torch import load_file\ngiven = load_file('given')\n" + whole]
     settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
     done = subprocess.run(
-        words, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, timeout=240, check=False
+        words,
+        cwd=folder,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return load_file(folder / "out")

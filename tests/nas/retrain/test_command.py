@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +22,10 @@ from nas.retrain.arguments import RetrainSettings
 from nas.retrain.plan import plan_retraining
 from nas.store import Store
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
+from tests.nas.processes import children, gone
 from tests.nas.real_targets import opened, taught_by
 from tests.nas.study_builders import search_config
+from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
 CONFIG = search_config(
@@ -61,30 +61,6 @@ def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> 
     )  # fmt: skip
 
 
-def until(found: object, seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not found():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-
-
-def children(parent: int) -> list[int]:
-    """Processes that a process has started and that are not gone."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(folder.name))
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return "State:\tZ" in (Path("/proc") / str(pid) / "status").read_text()
-    except OSError:
-        return True
-
-
 def read(run: Path) -> dict[tuple[int, int], Retraining]:
     return {(f.number, f.seed): f for f in Store.open(run).retrainings()}
 
@@ -100,11 +76,11 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL, errors
     assert "retraining: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
-    until(lambda: all(gone(pid) for pid in workers), 120)  # nobody trains on for a dead command
+    until(lambda: all(gone(pid) for pid in workers))  # nobody trains on for a dead command
     kept = read(run)
     assert kept
     (again,) = Store.open(run).remeasurements()
@@ -118,14 +94,14 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     process = start(run, cache, locks)
     until(lambda: children(process.pid) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "the same command continues" in errors
     assert {key: final for key, final in read(run).items() if key in kept} == kept
 
     # To the end.
     result = subprocess.run(
-        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=400, check=False,
+        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env={**os.environ, "TMPDIR": str(locks)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -13,6 +13,7 @@ import pytest
 from nas.select.__main__ import main
 from search_space import ArchSpec
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -136,7 +137,9 @@ def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
 from nas.select.__main__ import main
 assert main([{str(run)!r}]) == 0
 print([name for name in ("torch", "ray", "timm", "matplotlib") if name in sys.modules])"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"
 
