@@ -1,4 +1,4 @@
-"""A net as one function of images, for formats that keep a graph; and whether a graph computes what the net does."""
+"""A model as one function of images, for formats that hold a graph; checks and times such a graph against PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Case = tuple[int, int, int]  # batch, height, width
 
 
 class DeployedModel(nn.Module):
-    """Images (B, 3, H, W), normalised, to the tensors that `outputs` names."""
+    """Maps normalized images, (B, 3, H, W), to the tensors that `outputs` names."""
 
     def __init__(self, source: ExportSource, fused: bool) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class DeployedModel(nn.Module):
 
 
 def outputs(source: ExportSource) -> list[str]:
-    """Names of the tensors in their order: of the net, then of the teachers' heads."""
+    """Return the names of the tensors in their order: the model's, then the teachers' heads'."""
     names = ["summary", "spatial"]
     for teacher, adaptor in source.adaptors.items():
         heads = ("spatial",) if adaptor.summary is None else ("summary", "spatial")
@@ -57,12 +57,12 @@ def outputs(source: ExportSource) -> list[str]:
 
 
 def size_step(net: Backbone) -> int:
-    """Sides that are multiples of it, in px, fit all windows: no stage resizes its map."""
+    """Return the px of which sides must be multiples to fit all windows, so that no stage resizes its map."""
     return math.lcm(SIZE_MULTIPLE_PX, *(int(s.step) * r for s, r in zip(net.stages, net.strides, strict=True)))  # type: ignore[arg-type]
 
 
 def cases(image_px: int, step: int | None) -> list[Case]:
-    """Batches and sizes to check; without a step, the one size in some batches."""
+    """Return batches and sizes to check; without a step, one size in some batches."""
     sizes = [(image_px, image_px)]
     if step is not None:
         sizes += [(image_px + step, image_px + step), (step, image_px + 2 * step)]
@@ -70,7 +70,10 @@ def cases(image_px: int, step: int | None) -> list[Case]:
 
 
 def largest_error(run: Run, model: nn.Module, tried: Iterable[Case]) -> float:
-    """Of all outputs, against `model`; infinite where shapes differ or a value is not finite."""
+    """Return the largest error of all outputs against `model`, as a share of the output's largest value.
+
+    It is infinite where shapes differ or a value is not finite.
+    """
     worst = 0.0
     for batch, height, width in tried:
         images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
@@ -83,8 +86,8 @@ def largest_error(run: Run, model: nn.Module, tried: Iterable[Case]) -> float:
     return worst
 
 
-def checked(what: str, run: Run, model: nn.Module, tried: Sequence[Case]) -> float:
-    """`largest_error`; ExportError where it is over TOLERANCE."""
+def check_graph(what: str, run: Run, model: nn.Module, tried: Sequence[Case]) -> float:
+    """Return `largest_error`; ExportError where it is over TOLERANCE."""
     error = largest_error(run, model, tried)
     if not error <= TOLERANCE:
         raise ExportError(f"{what} differs from PyTorch by {error:.2g} of the largest output; {TOLERANCE:g} is allowed")
@@ -92,7 +95,7 @@ def checked(what: str, run: Run, model: nn.Module, tried: Sequence[Case]) -> flo
 
 
 @dataclass(frozen=True)
-class Times:
+class GraphTimes:
     """Medians for one image, in ms, with 95 % intervals; `ratio` is PyTorch's over the other's, from pairs."""
 
     device: str
@@ -101,7 +104,7 @@ class Times:
     ratio: tuple[float, float, float]
 
     def line(self, name: str) -> str:
-        """For people."""
+        """Return the times on a line for people."""
         (own, low, high), (theirs, least, most), (ratio, *_) = self.own_ms, self.torch_ms, self.ratio
         return (
             f"one image: {name} {own:.3g} ms ({low:.3g} to {high:.3g}), PyTorch eager, fused, {theirs:.3g} ms "
@@ -109,8 +112,8 @@ class Times:
         )
 
 
-def timed(run: Run, source: ExportSource, images: Tensor) -> Times:
-    """The graph beside the fused net in PyTorch, on this machine's CPU, one image, in random A B B A order."""
+def time_graph(run: Run, source: ExportSource, images: Tensor) -> GraphTimes:
+    """Time the graph beside the fused model in PyTorch, on this machine's CPU, one image, in random A B B A order."""
     device = torch.device("cpu")
     reference = DeployedModel(source, fused=True)
     reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -119,7 +122,7 @@ def timed(run: Run, source: ExportSource, images: Tensor) -> Times:
             lambda: run(images), lambda: reference(images), timer_for(device), TIMING_S, np.random.default_rng(0), True
         )
     own, theirs, ratio = found.candidate, found.reference, found.ratio
-    return Times(
+    return GraphTimes(
         device_name(device),
         (1e3 * own.value, 1e3 * own.low, 1e3 * own.high),
         (1e3 * theirs.value, 1e3 * theirs.low, 1e3 * theirs.high),

@@ -1,4 +1,4 @@
-"""A backbone as transformers loads it, called and answering as the RADIO models do.
+"""A backbone that transformers loads, with the calls and outputs of the RADIO models.
 
 This file is copied into folders of ``nas.export --format hf``, with what it imports of this project.
 """
@@ -100,7 +100,7 @@ class BackboneNasModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:
-        """Summary and spatial features; with `adaptor_names`, by name, "backbone" first.
+        """Return summary and spatial features; with `adaptor_names`, by name, "backbone" first.
 
         A teacher's token stands for 16 px a side, whatever the backbone's does.
         feature_fmt: "NLC" for tokens (B, T, D), row by row; "NCHW" for maps (B, D, h, w).
@@ -117,41 +117,41 @@ class BackboneNasModel(PreTrainedModel):
 
     @property
     def patch_size(self) -> int:
-        """Side of a token in px."""
+        """Return the side of a token in px."""
         return int(self.config.patch_size)
 
     @property
     def summary_dim(self) -> int:
-        """Width of the summary."""
+        """Return the width of the summary."""
         return int(self.config.summary_size)
 
     @property
     def embed_dim(self) -> int:
-        """Width of a token."""
+        """Return the width of a token."""
         return int(self.config.hidden_size)
 
     @property
     def min_resolution_step(self) -> int:
-        """Sides are multiples of it, in px."""
+        """Return the px of which sides must be multiples."""
         return SIZE_MULTIPLE_PX
 
     @property
     def preferred_resolution(self) -> Resolution:
-        """What it was distilled at."""
+        """Return the resolution that it was distilled at."""
         return Resolution(self.config.image_size, self.config.image_size)
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
-        """The nearest multiples of 32, one of them at least."""
+        """Return the nearest multiples of 32 px, 32 at least."""
         step = SIZE_MULTIPLE_PX
         return Resolution(*(max(1, int(side / step + 0.5)) * step for side in (height, width)))
 
     def make_preprocessor_external(self) -> nn.Module:
-        """Takes the normalisation out of the model and returns it: for who wants to do it once for all."""
+        """Take the normalization out of the model and return it, to be done once for all."""
         external, self.input_conditioner = self.input_conditioner, nn.Identity()
         return external
 
     def switch_to_deploy(self) -> None:
-        """Folds BatchNorm into convolutions: faster, and not to be trained any more."""
+        """Fold BatchNorm into convolutions: faster, and not to be trained any more."""
         self.network = fuse(self.network)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -159,7 +159,7 @@ class BackboneNasModel(PreTrainedModel):
 
 
 def _keep_derived(network: nn.Module) -> None:
-    """Makes buffers that follow from the spec part of the weights: transformers leaves others empty when it loads.
+    """Make buffers that follow from the spec part of the weights: transformers leaves others empty when it loads.
 
     In the type that is the default here: transformers sets it to the one that was asked for, and fills what there is.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from nas.export import ExportError
-from nas.export.graph import BATCHES, DeployedModel, cases, checked, outputs, size_step, timed
+from nas.export.graph import BATCHES, DeployedModel, cases, check_graph, outputs, size_step, time_graph
 from nas.export.source import ExportSource, FormatReport
 from nas.measure.arms import ArmError
 from nas.measure.runtimes.contract import installed, refusing
@@ -29,7 +29,7 @@ summary, spatial, *heads = session.run(None, {"images": images})  # float32 (B, 
 
 
 def check_installed() -> None:
-    """ExportError where a library is missing."""
+    """Raise ExportError where a library is missing."""
     try:
         for name in ("onnx", "onnxscript", "onnxruntime"):
             installed(name, "onnx")
@@ -38,7 +38,7 @@ def check_installed() -> None:
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Writes the graph with any batch and, where its windows allow, any size; ExportError where it can't be."""
+    """Write the graph with any batch and, where its windows allow, any size; ExportError where that is impossible."""
     model, px, step = DeployedModel(source, fused), source.image_px, size_step(source.model)
     path = folder / FILE
     dynamic: int | None = step if px % step == 0 else None
@@ -53,7 +53,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
             run, error = _attempt(model, path, px, None, outputs(source))
         except ArmError as refusal:
             raise ExportError(f"--format onnx: {refusal}") from None
-    times = timed(run, source, torch.randn(1, 3, px, px))
+    times = time_graph(run, source, torch.randn(1, 3, px, px))
     sizes = (
         f"any size in multiples of {dynamic} px"
         if dynamic
@@ -80,12 +80,12 @@ def _sizes(px: int, step: int | None) -> str:
 
 
 def _attempt(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> tuple[Any, float]:
-    """Writes and checks: what runs the file, and its error."""
+    """Write and check the graph; return what runs the file, and its error."""
     with refusing("onnx", Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes to its own authors
         _write(model, path, px, step, names)
     run = session(path)
-    return run, checked("the ONNX graph", run, model, cases(px, step))
+    return run, check_graph("the ONNX graph", run, model, cases(px, step))
 
 
 def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Seque
 
 
 def session(path: Path) -> Any:
-    """What runs an ONNX file on the CPU, with torch's number of threads: images to tensors."""
+    """Return a function from images to tensors that runs an ONNX file on the CPU, with torch's number of threads."""
     library = installed("onnxruntime", "onnx")
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors

@@ -31,7 +31,7 @@ for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Writes weights, heads and timm's config.json, and opens them again."""
+    """Write weights, heads and timm's config.json, and open them again."""
     save(source.model, folder / WEIGHTS)
     if source.adaptors:
         save_heads(source.adaptors, folder / HEADS)
@@ -72,4 +72,4 @@ def _check(source: ExportSource, folder: Path) -> None:
         found = [*opened.encode(images), *maps(images)]
         wanted = [*source.model.encode(images), *source.model.forward_intermediates(images, intermediates_only=True)]
     if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
-        raise ExportError("--format timm: what timm opens does not compute the net")
+        raise ExportError("--format timm: what timm opens does not compute the model")

@@ -16,11 +16,11 @@ from nas.export.graph import (
     TOLERANCE,
     DeployedModel,
     cases,
-    checked,
+    check_graph,
     largest_error,
     outputs,
     size_step,
-    timed,
+    time_graph,
 )
 from nas.export.source import ExportSource, FormatReport
 
@@ -32,7 +32,7 @@ summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalised"""
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Traces, writes and checks the file; ExportError where it does not compute the net."""
+    """Trace, write and check the file; ExportError where it does not compute the model."""
     model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         # The tracer warns of each choice by size: which sizes hold is found out below. With gradients a stage takes
@@ -41,9 +41,9 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
         run: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    error = checked("the TorchScript file", run, model, cases(px, None))
+    error = check_graph("the TorchScript file", run, model, cases(px, None))
     step, sized = _sizes(run, model, px, size_step(source.model))
-    times = timed(run, source, torch.randn(1, 3, px, px))
+    times = time_graph(run, source, torch.randn(1, 3, px, px))
     batches = ", ".join(map(str, BATCHES))
     lines = (
         f"batch: any; size: {sized}",
@@ -55,7 +55,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
 
 
 def _sizes(run: Any, model: torch.nn.Module, px: int, step: int) -> tuple[int | None, str]:
-    """The step of sides, in px, at which the trace is right; a trace keeps the choices made at its example's size."""
+    """Return the step of sides, in px, at which the trace is right; it keeps the choices made at its example's size."""
     for tried in sorted({SIZE_MULTIPLE_PX, step}):
         with suppress(RuntimeError):
             if px % tried == 0 and largest_error(run, model, cases(px, tried)) <= TOLERANCE:

@@ -62,7 +62,7 @@ def test_who_fell_off_and_who_joined() -> None:
 
 def test_the_order_of_the_last_rung_is_held_against_the_means_each_seed_and_the_seeds_among_themselves() -> None:
     told = {label: c.tau for label, c in rank_correlations(found(), 30).items()}
-    # The study has 1 < 5 (0.38) < 2 (0.4) < 3, the finals 1 < 2 < 5 < 3: one pair of six is turned.
+    # The study has 1 < 5 (0.38) < 2 (0.4) < 3, the retrainings 1 < 2 < 5 < 3: one pair of six is swapped.
     study = "study at 30 steps, "
     assert told[study + "mean of 3 seeds at 90 steps"] == pytest.approx(4 / 6)
     assert told[study + "seed 2 at 90 steps"] == pytest.approx(4 / 6)

@@ -63,7 +63,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("exporting")
+    folder = tmp_path_factory.mktemp("export")
     run, cache, c = folder / "run", folder / "cache", CONFIG
     targets = opened(c, cache)
     places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
