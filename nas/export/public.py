@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import PurePath
 
-from nas.data.remote import public
+from nas.disclosure import public_url
 
 _URL = re.compile(r"(.*?)(https?://.*)", re.DOTALL)
 _PATH = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
@@ -28,7 +28,7 @@ def public_name(name: str) -> str:
 
 def _public(part: str) -> str:
     if found := _URL.fullmatch(part):
-        return found[1] + public(found[2])
+        return found[1] + public_url(found[2])
     if found := _PATH.fullmatch(part):
         return f"{found[1] or ''}.../{PurePath(found[2]).name}"
     return part
