@@ -74,7 +74,7 @@ class OperationFailed(Exception):
     """A mix-in of errors that another input would not have avoided: the command ends with exit code 1, not 2."""
 
 
-def exit_code(work: Callable[[], int], interrupted: str | Callable[[], str] = "the same command goes on") -> int:
+def exit_code(work: Callable[[], int], interrupted: str | Callable[[], str] = "the same command continues") -> int:
     """Return what `work` returns, or the code of its error after one line on stderr; see the module for the codes.
 
     Args:
@@ -104,8 +104,9 @@ def report_error(error: Exception) -> int:
 def add_training_options(add: Callable[..., object], device: str) -> None:
     """--device (`device` says what for), --cache and --teacher, of commands that train a study's nets."""
     add("--device", metavar="NAME", choices=DEVICES, help=f"{device}auto, cpu or cuda (default: the study's)")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
-    add("--teacher", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")
+    files = {"dest": "teacher_files", "default": {}, "metavar": "NAME=FILE", "help": TEACHER_HELP}
+    add("--teacher", action=NamedFile, **files)
 
 
 def stdout_console() -> Console:

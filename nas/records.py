@@ -249,10 +249,11 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Rerank(Record):
-    """Nets of a study measured again elsewhere: on another device, in another arm, batch or resolution.
+class Remeasurement(Record):
+    """Candidates of a study measured again: on another device, or in another runtime, batch or resolution.
 
-    `setting` is what one run needs to go on with another's work: batch, resolution, arm, seconds, threads, reference.
+    `setting` must be the same for a later run to continue this one: batch, resolution, arm, seconds, threads,
+    reference.
     """
 
     name: str
@@ -281,23 +282,23 @@ class Rerank(Record):
 
 
 @dataclass(frozen=True)
-class Finalist(Record):
-    """A net of a finished study trained again with one more seed: other initial weights, another order of the images.
+class Retraining(Record):
+    """A candidate of a study trained again with another seed: other initial weights, another order of the images.
 
-    Its rungs are those of the study that are shorter than `steps`, and one at `steps`, of the same training.
+    Its rungs are the study's rungs that are shorter than `steps`, and one at `steps`, of the same training.
     """
 
     number: int  # of its trial
     seed: int
-    steps: int  # that were to be trained
-    created: str  # ISO 8601, UTC
-    device: str  # that trained it
+    steps: int  # to be trained
+    created: str  # when it ended: ISO 8601, UTC
+    device: str  # name of the device that trained it
     rungs: tuple[RungResult, ...] = ()
-    reason: str | None = None  # why it did not get to the end
+    reason: str | None = None  # why it did not reach its last step
 
     @property
     def quality(self) -> float | None:
-        """Quality after `steps`; None where it did not get there."""
+        """Quality after `steps`; None where the training failed."""
         return self.rungs[-1].quality if self.rungs and self.reason is None else None
 
     @classmethod

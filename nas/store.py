@@ -2,10 +2,10 @@
 
 Beside `nas.samplers` and what lies below it in `nas.storage`, the one module that names optuna. Every trial carries its
 whole `TrialRecord` as the user attribute ``record`` and the driver that runs it as ``driver``; the study carries its
-`StudyInfo` as ``info``, what was measured again elsewhere as ``rerank:NAME`` and what was trained again as
-``final:STEPS:TRIAL:SEED``. Optuna's own trial state says what its samplers may learn from: COMPLETE with both values
-only for trials trained to the last rung, PRUNED for trials that were stopped, infeasible or asked twice, FAIL for
-failures. So optuna-dashboard opens our studies as they are.
+`StudyInfo` as ``info``, what was measured again as ``remeasurement:NAME`` and what was trained again as
+``retraining:STEPS:TRIAL:SEED``. Optuna's own trial state says what its samplers may learn from: COMPLETE with both
+values only for trials trained to the last rung, PRUNED for trials that were stopped, infeasible or asked twice, FAIL
+for failures. So optuna-dashboard opens our studies as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from nas.records import Finalist, Rerank, Study, StudyInfo, TrialRecord
+from nas.records import Remeasurement, Retraining, Study, StudyInfo, TrialRecord
 from nas.storage.database import Database
 from nas.storage.errors import StoreError, patiently, speaking
 from nas.storage.place import STUDY_FILE, Place
@@ -32,8 +32,8 @@ from nas.storage.trials import Trials
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "records"]
 
-_RERANK = "rerank:"
-_FINAL = "final:"
+_REMEASUREMENT = "remeasurement:"
+_RETRAINING = "retraining:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Result = TypeVar("Result")
 
@@ -126,32 +126,33 @@ class Store(Trials):
         """
         return patiently(work, self.say, f"nothing stored is lost; go on with --resume {self.place.run_dir}")
 
-    def reranks(self) -> tuple[Rerank, ...]:
-        """What was measured again elsewhere, oldest first."""
-        with speaking("the study's reranks cannot be read"):
-            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_RERANK)]
-            return tuple(sorted((Rerank.from_dict(json.loads(text)) for text in texts), key=lambda r: r.created))
+    def remeasurements(self) -> tuple[Remeasurement, ...]:
+        """Return what was measured again, oldest first."""
+        with speaking("the study's remeasurements cannot be read"):
+            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_REMEASUREMENT)]
+            found = (Remeasurement.from_dict(json.loads(text)) for text in texts)
+            return tuple(sorted(found, key=lambda r: r.created))
 
-    def save_rerank(self, rerank: Rerank) -> None:
-        """Writes what was measured again, in the place of an earlier one of this name.
+    def save_remeasurement(self, remeasurement: Remeasurement) -> None:
+        """Write a remeasurement in the place of an earlier one of this name.
 
         As JSON text: Optuna decodes and copies every attribute of a study, also when only `info` is asked for.
         """
         with speaking("the study cannot be written"):
-            self._study.set_user_attr(_RERANK + rerank.name, json.dumps(rerank.to_dict()))
+            self._study.set_user_attr(_REMEASUREMENT + remeasurement.name, json.dumps(remeasurement.to_dict()))
 
-    def finals(self) -> tuple[Finalist, ...]:
-        """What was trained again, by steps, trial and seed; failures too."""
-        with speaking("the study's finals cannot be read"):
-            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_FINAL)]
-            found = (Finalist.from_dict(json.loads(text)) for text in texts)
-            return tuple(sorted(found, key=lambda f: (f.steps, f.number, f.seed)))
+    def retrainings(self) -> tuple[Retraining, ...]:
+        """Return what was trained again, by steps, trial and seed; failures too."""
+        with speaking("the study's retrainings cannot be read"):
+            texts = [text for key, text in self._study.user_attrs.items() if key.startswith(_RETRAINING)]
+            found = (Retraining.from_dict(json.loads(text)) for text in texts)
+            return tuple(sorted(found, key=lambda r: (r.steps, r.number, r.seed)))
 
-    def save_finalist(self, finalist: Finalist) -> None:
-        """Writes one training, in the place of an earlier one of the same net, seed and steps; JSON text, as above."""
+    def save_retraining(self, retraining: Retraining) -> None:
+        """Write a retraining, as JSON text, in the place of an earlier one of the same trial, seed and steps."""
         with speaking("the study cannot be written"):
-            key = f"{_FINAL}{finalist.steps}:{finalist.number}:{finalist.seed}"
-            self._study.set_user_attr(key, json.dumps(finalist.to_dict()))
+            key = f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}"
+            self._study.set_user_attr(key, json.dumps(retraining.to_dict()))
 
     def read(self) -> Study:
         """The whole study as plain records."""

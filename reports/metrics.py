@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nas.analysis.agreement import kendall
 from nas.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
-from reports.statistics import kendall
 from reports.summary import StudySummary
 
 LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU", "zero_shot": "zero-shot", "retrieval": "retrieval"}

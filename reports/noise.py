@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from nas.analysis.remeasuring import DISTURBED
 from nas.records import StudyInfo
-from nas.reranking.wording import DISTURBED
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 

@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from nas.analysis.remeasuring import DISTURBED
 from nas.files import atomic_write
 from nas.records import Measurement, Study
 from nas.redaction import public_info
-from nas.reranking.wording import DISTURBED
 from nas.store import read_study
 from reports import sentences
 from reports.charts import (

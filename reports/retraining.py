@@ -1,4 +1,4 @@
-"""Results of retraining a study's models, longer and with several seeds, for its report."""
+"""Results of retraining a study's candidates, longer and with several seeds, for its report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.finals.standing import standings
-from nas.finals.table import to_json
+from nas.analysis.retraining import retraining_json, summarize_retraining
 from nas.records import Study
 from nas.storage.place import holds_study
 from nas.store import Store
 
 
 def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
-    """Read the results as ``nas.finals --json`` prints them; None where nothing was retrained.
+    """Read the results as ``nas.retrain --json`` prints them; None where nothing was retrained.
 
     Raises:
         StoreError: the study cannot be read.
@@ -22,24 +21,24 @@ def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
     if not holds_study(run_dir):
         return None
     with Store.open(run_dir) as store:
-        summary = standings(study, store.finals(), store.reranks())
-    return None if summary is None else to_json(study, summary)
+        summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
+    return None if summary is None else retraining_json(study, summary)
 
 
 def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return each model's score in the study, and the mean of its longer trainings with its 95 % interval."""
+    """Return each candidate's score in the study, and the mean of its longer trainings with its 95 % interval."""
     if retraining is None:
         return []
     return [
         {
-            "number": net["trial"],
-            "name": net["net"],
-            "kind": "baseline" if net["fate"] == "baseline" else "retrained",
-            "short": net["quality_of_study"],
-            "long": net["quality"],
-            "low": net["quality"] - net["half_width"],
-            "high": net["quality"] + net["half_width"],
+            "number": candidate["trial"],
+            "name": candidate["name"],
+            "kind": "baseline" if candidate["fate"] == "baseline" else "retrained",
+            "short": candidate["quality_of_study"],
+            "long": candidate["quality"],
+            "low": candidate["quality"] - candidate["half_width"],
+            "high": candidate["quality"] + candidate["half_width"],
         }
-        for net in retraining["nets"]
-        if net["quality"] is not None and net["quality_of_study"] is not None
+        for candidate in retraining["candidates"]
+        if candidate["quality"] is not None and candidate["quality_of_study"] is not None
     ]

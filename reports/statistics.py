@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from scipy.stats import kendalltau
-
 from nas import pareto
+from nas.analysis.agreement import kendall
 from nas.ledger import spent
 from nas.limits import LIMITS, Compliance
 from nas.records import Measurement, Study, StudyInfo, TrialRecord, TrialState
@@ -134,18 +133,6 @@ def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[RungCo
 def _correlation(scores: Sequence[dict[int, float]], low: int, high: int) -> RungCorrelation:
     pairs = [(q[low], q[high]) for q in scores if low in q and high in q]
     return RungCorrelation(low, high, len(pairs), *kendall(pairs))
-
-
-def kendall(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """Return Kendall's tau-b and its p value; None where they are undefined.
-
-    Fewer than three pairs, or equal values, leave them undefined.
-    """
-    if len(pairs) < MIN_CORRELATED:
-        return None, None
-    result = kendalltau([a for a, _ in pairs], [b for _, b in pairs])
-    tau, p_value = float(result.statistic), float(result.pvalue)
-    return (tau, p_value) if math.isfinite(tau) else (None, None)
 
 
 def failure_reasons(trials: Iterable[TrialRecord]) -> tuple[FailureReason, ...]:

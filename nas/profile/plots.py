@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from nas.analysis.point_labels import label_points
 from nas.limits import LIMITS
 from nas.measure import Arm
 from nas.measure.arms import RUNTIMES
 from nas.profile.arms import RuntimeRow, RuntimesProfile
-from nas.profile.labels import label_points
 from nas.profile.records import Profile, Sweep
 from nas.profile.space import QUANTITIES, SpaceProfile
 

@@ -1,1 +1,1 @@
-"""The parts of ``python -m nas.query``: candidates, the answer, and how it is told. No torch, no ray."""
+"""What limits mean for one candidate."""

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nas.command import cpu_count, exit_code
 from nas.config import ConfigError
-from nas.orphans import end_with_parent
+from nas.pool import end_with_parent
 from nas.progress import stderr_console
 from nas.replay.arguments import ReplaySettings, replay_settings
 from nas.replay.nasbench201 import PublishedTable, load_table

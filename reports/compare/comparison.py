@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
+from nas.analysis.agreement import kendall
 from nas.records import Objective, Study, TrialRecord
 from nas.redaction import public_info
 from reports.compare.comparability import LETTERS, Comparability, comparability
 from reports.scored_trials import ScoredTrial
-from reports.statistics import kendall
 from reports.summary import CurvePoint, StudySummary, summarize
 
 MAX_STUDIES = len(LETTERS)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nas import arguments, profile, query, search
+from nas import arguments, search
 from nas.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
+from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
+from nas.select.__main__ import _parser as select_parser
 from tests.nas.study_builders import measurement, record
 
 MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)
@@ -82,7 +84,7 @@ def test_a_limit_that_no_measurement_tells_is_refused() -> None:
         check_knowable(["max_params", "max_memory_mib"], {"peak_memory_mib"}, "here")
 
 
-@pytest.mark.parametrize("parser", [arguments.parser(), profile_parser(), query._parser()], ids=lambda p: p.prog)
+@pytest.mark.parametrize("parser", [arguments.parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
 def test_every_command_spells_the_limits_alike(parser: argparse.ArgumentParser) -> None:
     actions = {action.dest: action for action in parser._actions}
     for limit in LIMITS.values():
@@ -112,6 +114,6 @@ def test_a_profile_refuses_a_limit_that_its_runtime_cannot_tell(
     monkeypatch.setattr(profile, "_space", lambda given: 0)
     space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
     for more in (["--seconds", "9", "--arm", "compiled"], []):
-        assert profile.main([*space, *more]) == 2
+        assert profile_main([*space, *more]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: --max-memory-mib")

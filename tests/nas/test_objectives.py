@@ -133,7 +133,7 @@ def test_what_only_a_trained_net_has_is_not_asked_for_before(monkeypatch: pytest
     assert unknown_before_training(measured, objectives(("quality", "knn"), "spatial")) == []
 
 
-@pytest.mark.parametrize("command", ["nas.finals", "nas.rerank"])
+@pytest.mark.parametrize("command", ["nas.retrain", "nas.remeasure"])
 def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str) -> None:
     about = info(("quality", "params"))
     config = search_config(objectives=("quality", "params"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.records import Finalist, Objective, Study, TrialState
+from nas.records import Objective, Retraining, Study, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
@@ -127,12 +127,13 @@ def test_results_of_retraining_are_on_the_page(retrained_study):
 
 @pytest.fixture
 def retrained_study(tmp_path):
+
     study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
     store = synthetic.store_study(study, tmp_path / "run")
     for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
         for seed in (0, 1):
             rung = replace(study.trials[number].rungs[-1], steps=1620, quality=mean + 0.02 * seed)
-            store.save_finalist(Finalist(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
+            store.save_retraining(Retraining(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
     return tmp_path / "run", study
 
 

@@ -1,0 +1,318 @@
+"""Find the best candidate of a study within limits, how sure that is, and the nearest where nothing fits. Pure.
+
+Only candidates with the same training are compared: those of the study's last rung with each other, or retrained ones
+with each other, each by its own measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_qualities
+from nas.analysis.retraining import RetrainingSummary
+from nas.analysis.selection import (
+    NEGLIGIBLE_CHANCE,
+    NO_COMPLETE_TRIAL,
+    SelectionError,
+    complete,
+    measurement,
+)
+from nas.limits import LIMITS
+from nas.querying.limits import Quantity, chance_to_keep, quantities
+from nas.records import Measurement, Study, TrialRecord, TrialState
+from search_space import ArchSpec
+from search_space.outline import outline
+
+RETRAINED, LAST_RUNG = "retraining", "last rung"  # what an answer is based on
+
+Limits = Mapping[str, float]
+Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of calls with one image, as far as kept
+
+
+@dataclass(frozen=True)
+class MeasuredCandidate:
+    """A trial or baseline that may be the answer, with all that limits bound."""
+
+    trial: TrialRecord
+    measurement: Measurement
+    quality: float  # mean over seeds
+    seeds: int
+    quantities: Mapping[str, Quantity]
+    chance_best: float | None = None  # of those that fit, whose values count as exact; None for those that do not fit
+    chance_to_keep: float | None = None  # None where no interval is known
+
+    def fits(self, limits: Limits) -> bool:
+        """Return whether it keeps all limits; an unknown quantity keeps none."""
+        return all(name in self.quantities and self.quantities[name].kept(bound) for name, bound in limits.items())
+
+    def excess(self, limits: Limits) -> dict[str, float]:
+        """Return the factor by which each broken limit would have to be relaxed; infinite where unknown."""
+        own = self.quantities
+        factors = {n: own[n].give(bound) if n in own else math.inf for n, bound in limits.items()}
+        return {name: factor for name, factor in factors.items() if factor > 1}
+
+    @property
+    def outline(self) -> str:
+        """Return the architecture on one line."""
+        return outline(ArchSpec.from_dict(self.trial.spec))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study answers to limits. `nearest` and `alone` are there where nothing fits."""
+
+    basis: str  # RETRAINED or LAST_RUNG
+    steps: int  # of the trainings that are compared
+    scatter: SeedScatter
+    best: MeasuredCandidate | None
+    runners_up: tuple[MeasuredCandidate, ...]  # not told apart from the best in quality, the likeliest first
+    fitting: int
+    compared: int
+    stopped_early: int  # candidates within the limits whose training was stopped at a lower rung
+    not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
+    nearest: MeasuredCandidate | None
+    alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate that keeps this one
+
+
+def answer(
+    study: Study,
+    summary: RetrainingSummary | None,
+    limits: Limits,
+    latencies: Latencies = lambda basis, arch_id: (),
+) -> Answer:
+    """Answer limits from a study; SelectionError where it has no complete trial.
+
+    Retrained candidates answer where the best one by the last rung is among them: they were trained longer and with
+    more seeds.
+    """
+    trials = complete(study)
+    if not trials:
+        raise SelectionError(NO_COMPLETE_TRIAL)
+    last = [_candidate(t, measurement(t), t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
+    retrained = _retrained(summary, latencies)
+    favourite = _best([c for c in last if c.fits(limits)])
+    numbers = {c.trial.number for c in retrained}
+    by_retraining = any(c.fits(limits) for c in retrained) and (favourite is None or favourite.trial.number in numbers)
+    candidates = retrained if by_retraining else last
+    scatter = TYPICAL_SCATTER
+    if summary is not None:
+        scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or TYPICAL_SCATTER
+    fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
+    best = _best(fitting)
+    return Answer(
+        basis=RETRAINED if by_retraining else LAST_RUNG,
+        steps=summary.steps if summary and by_retraining else study.info.rung_steps[-1],
+        scatter=scatter,
+        best=best,
+        runners_up=_runners_up(fitting, best, scatter),
+        fitting=len(fitting),
+        compared=len(candidates),
+        stopped_early=sum(_stopped_within(t, limits) for t in study.trials),
+        not_retrained=sum(c.fits(limits) and c.trial.number not in numbers for c in last) if by_retraining else 0,
+        nearest=None if best else _nearest(candidates, limits),
+        alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
+    )
+
+
+def _candidate(
+    trial: TrialRecord, m: Measurement, mean: float, seeds: int, latencies_s: Sequence[float]
+) -> MeasuredCandidate:
+    return MeasuredCandidate(trial, m, mean, seeds, quantities(trial, m, latencies_s))
+
+
+def _retrained(summary: RetrainingSummary | None, latencies: Latencies) -> list[MeasuredCandidate]:
+    return [
+        _candidate(c.trial, c.measurement, c.mean, len(c.qualities), latencies(RETRAINED, c.trial.arch_id))
+        for c in (summary.complete if summary else ())
+        if c.measurement is not None and c.mean is not None
+    ]
+
+
+def _best(candidates: Sequence[MeasuredCandidate]) -> MeasuredCandidate | None:
+    """Return the best by quality; of equals the fastest, then the earliest."""
+    return max(candidates, key=lambda c: (c.quality, c.measurement.ratio, -c.trial.number), default=None)
+
+
+def _with_chances(
+    candidates: Sequence[MeasuredCandidate], scatter: SeedScatter, limits: Limits
+) -> list[MeasuredCandidate]:
+    if not candidates:
+        return []
+    drawn = _draw(candidates, scatter)
+    best = np.bincount(drawn.argmax(axis=1), minlength=len(candidates)) / len(drawn)
+    return [
+        replace(c, chance_best=float(share), chance_to_keep=chance_to_keep(c.quantities, limits))
+        for c, share in zip(candidates, best, strict=True)
+    ]
+
+
+def _runners_up(
+    candidates: Sequence[MeasuredCandidate], best: MeasuredCandidate | None, scatter: SeedScatter
+) -> tuple[MeasuredCandidate, ...]:
+    """Return those whose chance to be truly better than the best, compared in pairs, is not negligible."""
+    if best is None:
+        return ()
+    drawn = _draw(candidates, scatter)
+    own = drawn[:, candidates.index(best)]
+    close = [
+        c
+        for c, other in zip(candidates, drawn.T, strict=True)
+        if c is not best and (other > own).mean() > NEGLIGIBLE_CHANCE
+    ]
+    return tuple(sorted(close, key=lambda c: (-(c.chance_best or 0.0), -c.quality, c.trial.number)))
+
+
+def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.ndarray:
+    qualities, seeds = [c.quality for c in candidates], [c.seeds for c in candidates]
+    return draw_qualities(qualities, seeds, scatter, DRAWS, np.random.default_rng(0))
+
+
+def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
+    m = trial.measurement
+    return trial.state is TrialState.STOPPED and m is not None and _candidate(trial, m, math.nan, 0, ()).fits(limits)
+
+
+def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> MeasuredCandidate | None:
+    """Return the one whose worst excess is least; then the one with the least excess in all, then the best."""
+
+    def distance(candidate: MeasuredCandidate) -> tuple[float, float, float]:
+        excess = candidate.excess(limits).values()
+        return max(excess), math.prod(excess), -candidate.quality
+
+    nearest = min(candidates, key=distance)
+    return nearest if math.isfinite(distance(nearest)[0]) else None
+
+
+def nothing_fits_line(a: Answer, limits: Limits) -> str:
+    """Tell that nothing fits, and by how much limits would have to be relaxed."""
+    line = f"none of {a.compared} candidates keeps the limits"
+    if a.nearest is None:
+        return f"{line}, and what they bound is not known of any candidate"
+    relaxed = ", ".join(
+        f"{LIMITS[name].flag} by {100 * (factor - 1):.1f} % ({_with_unit(name, a.nearest.quantities[name].value)})"
+        for name, factor in a.nearest.excess(limits).items()
+    )
+    return f"{line}; the nearest would fit if you relaxed: {relaxed}"
+
+
+def confidence_line(a: Answer) -> str:
+    """Tell how sure the answer is."""
+    assert a.best is not None
+    best, keeps = percent(a.best.chance_best), percent(a.best.chance_to_keep)
+    return f"confidence: {best} that it is the best of the {a.fitting} that fit; {keeps} that it keeps the limits"
+
+
+def answer_notes(a: Answer, limits: Limits) -> list[str]:
+    """Tell in a phrase each what a reader should know beside the numbers."""
+    basis = "the means of retrainings" if a.basis == RETRAINED else "one training each"
+    notes = [f"compared by {basis} after {a.steps} steps; candidates of other lengths of training are not compared"]
+    source = "taken from another study; nas.retrain measures it"
+    if a.scatter.measured:
+        source = f"measured here, {a.scatter.degrees} degrees of freedom"
+    notes.append(f"a seed moves quality by {a.scatter.sd:.4f} (standard deviation; {source})")
+    if a.stopped_early:
+        notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, stopped at lower rungs")
+    if a.not_retrained:
+        were = "was" if a.not_retrained == 1 else "were"
+        notes.append(f"left out: {_candidates(a.not_retrained)} within the limits that {were} not retrained")
+    notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
+    if a.best is not None and a.best.chance_to_keep is None:
+        unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
+        notes.append(f"no interval is known of: {', '.join(LIMITS[n].label for n in unknown)}")
+    if (shown := a.best or a.nearest) is not None:
+        m = shown.measurement
+        doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
+        notes.append(f"measured on {m.device}, {m.arm}, batch {m.batch}{doubt}")
+    return notes
+
+
+def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) -> str:
+    limit = f"{LIMITS[name].flag} {in_unit(name, bound)} alone"
+    if candidate is None:
+        return f"{limit}: no candidate keeps it"
+    value = _with_unit(name, candidate.quantities[name].value)
+    return f"{limit}: trial {candidate.trial.number}, quality {candidate.quality:.4f}, {value}"
+
+
+def in_unit(name: str, value: float) -> str:
+    """Return a limited quantity's value in the unit that people read it in, without the unit."""
+    return f"{value / LIMITS[name].shown_per:.4g}"
+
+
+def _with_unit(name: str, value: float) -> str:
+    return f"{in_unit(name, value)} {LIMITS[name].unit}"
+
+
+def percent(chance: float | None) -> str:
+    """Return a chance in percent; only what is certain is 0 or 100 %."""
+    if chance is None:
+        return "unknown"
+    whole = f"{chance:.0%}"
+    if whole == "100%" and chance < 1:
+        return ">99%"
+    return "<1%" if whole == "0%" and chance > 0 else whole
+
+
+def _candidates(n: int) -> str:
+    return f"{n} candidate" if n == 1 else f"{n} candidates"
+
+
+WeightFiles = Callable[[MeasuredCandidate], Sequence[Path]]
+
+
+def answer_json(study: Study, a: Answer, limits: Limits, weights: WeightFiles) -> dict[str, Any]:
+    """Return the answer as plain data, with the weight files of each candidate."""
+
+    def plain(candidate: MeasuredCandidate | None) -> dict[str, Any] | None:
+        if candidate is None:
+            return None
+        return _candidate_json(a, candidate, limits) | {"weights": [str(path) for path in weights(candidate)]}
+
+    return {
+        "study": study.info.name,
+        "limits": dict(limits),
+        "basis": a.basis,
+        "steps": a.steps,
+        "seed_scatter": asdict(a.scatter),
+        "fitting": a.fitting,
+        "compared": a.compared,
+        "stopped_early": a.stopped_early,
+        "not_retrained": a.not_retrained,
+        "best": plain(a.best),
+        "runners_up": [plain(candidate) for candidate in a.runners_up],
+        "nearest": plain(a.nearest),
+        "alone": {name: plain(candidate) for name, candidate in a.alone.items()},
+        "notes": answer_notes(a, limits),
+    }
+
+
+def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str, Any]:
+    return {
+        "trial": c.trial.number,
+        "arch_id": c.trial.arch_id,
+        "name": c.trial.name,
+        "baseline": c.trial.baseline,
+        "outline": c.outline,
+        "spec": c.trial.spec,
+        "quality": c.quality,
+        "half_width": a.scatter.half_width(c.seeds),
+        "seeds": c.seeds,
+        "measurement": c.measurement.to_dict(),
+        "limits": {name: _limit_json(c, name, bound) for name, bound in limits.items()},
+        "chance_best": c.chance_best,
+        "chance_to_keep": c.chance_to_keep,
+    }
+
+
+def _limit_json(c: MeasuredCandidate, name: str, bound: float) -> Mapping[str, float | bool | None]:
+    q = c.quantities.get(name)
+    if q is None:
+        return {"bound": bound, "value": None, "low": None, "high": None, "chance": None, "excess": None}
+    known = {"bound": bound, "value": q.value, "low": q.low, "high": q.high}
+    return known | {"chance": q.chance(bound), "excess": q.give(bound)}

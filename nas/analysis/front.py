@@ -1,0 +1,86 @@
+"""Place candidates on the plane of quality and speed under one set of measurements. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nas import pareto
+from nas.objectives import GOALS
+from nas.records import Measurement, Objective, TrialRecord
+
+
+class FrontStatus(StrEnum):
+    """Where a candidate lies relative to the front of the searched candidates, under one set of measurements."""
+
+    FRONT = "front"  # no other is at least as good in both and better in one
+    TIED = "tied"  # another dominates it, but within the intervals of the speed
+    BEHIND = "behind"  # another dominates it beyond the intervals
+    OPEN = "open"  # those that dominated it before were not measured again
+
+
+@dataclass(frozen=True)
+class FrontPosition:
+    """A candidate's status, and the number of the fastest trial that it is tied with or behind."""
+
+    status: FrontStatus
+    by: int | None = None
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A candidate under one measurement: quality, and the ratio to the reference with its 95 % interval."""
+
+    number: int
+    quality: float
+    ratio: float
+    low: float
+    high: float
+
+    def dominates(self, other: FrontPoint) -> bool:
+        """Return whether it is at least as good in both and better in one."""
+        better = self.quality > other.quality or self.ratio > other.ratio
+        return better and self.quality >= other.quality and self.ratio >= other.ratio
+
+    def clearly_dominates(self, other: FrontPoint) -> bool:
+        """Return whether it dominates with its own speed at the interval's low end and the other's at the high end."""
+        if self.quality > other.quality:
+            return self.low >= other.high
+        return self.quality == other.quality and self.low > other.high
+
+
+class QualitySpeedPlane:
+    """The points of those `trials` that have a measurement in `measurements` (by trial number)."""
+
+    def __init__(self, trials: Sequence[TrialRecord], measurements: Mapping[int, Measurement]) -> None:
+        measured = [t for t in trials if t.number in measurements]
+        self.points = {t.number: _point(t, measurements[t.number]) for t in measured}
+        self._searched = [self.points[t.number] for t in measured if not t.baseline]
+
+    def position(self, number: int) -> FrontPosition:
+        """Return where a candidate or baseline lies relative to the front of the searched candidates."""
+        point = self.points[number]
+        dominating = [other for other in self._searched if other.dominates(point)]
+        if not dominating:
+            return FrontPosition(FrontStatus.FRONT)
+        clearly = [other for other in dominating if other.clearly_dominates(point)]
+        fastest = max(clearly or dominating, key=lambda other: other.ratio)
+        return FrontPosition(FrontStatus.BEHIND if clearly else FrontStatus.TIED, fastest.number)
+
+    def speed_ranks(self, numbers: Collection[int]) -> dict[int, int]:
+        """Rank these trials by ratio among themselves; the fastest is 1, equals share the better rank."""
+        ratios = {n: self.points[n].ratio for n in numbers}
+        return {n: 1 + sum(other > own for other in ratios.values()) for n, own in ratios.items()}
+
+    def hypervolume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
+        """Return the hypervolume of these trials, baselines left out, over the study's reference point."""
+        named = {objective.name: objective for objective in objectives}
+        plane = good, speed = [named.get(name, GOALS[name].objective) for name in ("quality", "throughput")]
+        points = [p for p in self._searched if p.number in numbers]
+        coordinates = [(pareto.coordinate(good, p.quality), pareto.coordinate(speed, p.ratio)) for p in points]
+        return pareto.hypervolume(coordinates, pareto.reference_point(plane))
+
+
+def _point(trial: TrialRecord, m: Measurement) -> FrontPoint:
+    return FrontPoint(trial.number, trial.final_score, m.ratio, m.ratio_low, m.ratio_high)

@@ -1,0 +1,122 @@
+"""Estimate what noise leaves of a ranking: the chance of each candidate to be on the front, or the best. Pure.
+
+Assumptions: quality is normal over seeds with one standard deviation for all candidates, which is itself known only as
+well as its degrees of freedom say (so means follow Student's t); the logarithm of a speed is normal with its 95 %
+interval, each side by itself; candidates are independent. Not modelled: that a process may start faster or slower than
+the last one (the A/A floor of `nas.remeasure`), and images other than the held-out ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from nas.records import Measurement
+
+Array = NDArray[np.float64]
+
+CONFIDENCE_LEVEL = 0.95
+DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
+Z_OF_INTERVAL = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class SeedScatter:
+    """Standard deviation of quality between training seeds, the same for all candidates."""
+
+    sd: float
+    degrees: int  # of freedom
+    measured: bool = True  # in the study itself; else taken from another one
+
+    def half_width(self, seeds: int) -> float:
+        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds."""
+        return float(stdtrit(self.degrees, (1 + CONFIDENCE_LEVEL) / 2)) * self.sd / math.sqrt(seeds)
+
+
+# 30 random architectures of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md).
+TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
+
+
+def pooled_scatter(qualities: Iterable[Sequence[float]]) -> SeedScatter | None:
+    """Pool the scatter between seeds over candidates.
+
+    Two or three seeds of one candidate say next to nothing about their scatter; ten candidates of three seeds do.
+
+    Args:
+        qualities: of each candidate, its quality by seed.
+
+    Returns:
+        The scatter; None where no candidate has two seeds.
+    """
+    repeated = [values for values in qualities if len(values) > 1]
+    degrees = sum(len(values) - 1 for values in repeated)
+    if not degrees:
+        return None
+    means = [math.fsum(values) / len(values) for values in repeated]
+    squares = (math.fsum((v - mean) ** 2 for v in values) for values, mean in zip(repeated, means, strict=True))
+    return SeedScatter(math.sqrt(math.fsum(squares) / degrees), degrees)
+
+
+@dataclass(frozen=True)
+class CandidateEstimate:
+    """A candidate's mean quality over its seeds, and its speed with the 95 % interval."""
+
+    quality: float
+    seeds: int
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, quality: float, seeds: int, m: Measurement) -> CandidateEstimate:
+        """Take the speed from a measurement."""
+        return cls(quality, seeds, m.ratio, m.ratio_low, m.ratio_high)
+
+
+def front_chances(
+    estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS, seed: int = 0
+) -> list[float]:
+    """Return the chance of each candidate to be on the Pareto front of quality and speed."""
+    if not estimates:
+        return []
+    rng = np.random.default_rng(seed)
+    quality = draw_qualities([e.quality for e in estimates], [e.seeds for e in estimates], scatter, draws, rng)
+    return [float(share) for share in _non_dominated(quality, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
+
+
+def draw_qualities(
+    means: Sequence[float], seeds: Sequence[int], scatter: SeedScatter, draws: int, rng: np.random.Generator
+) -> Array:
+    """Draw true mean qualities, (draws, candidates), given each candidate's mean over its number of seeds."""
+    sd = scatter.sd * np.sqrt(scatter.degrees / rng.chisquare(scatter.degrees, (draws, 1)))
+    noise = rng.standard_normal((draws, len(means)))
+    drawn: Array = np.asarray(means) + sd / np.sqrt(np.asarray(seeds)) * noise
+    return drawn
+
+
+def _draw_speeds(estimates: Sequence[CandidateEstimate], draws: int, rng: np.random.Generator) -> Array:
+    """Draw logarithms of speeds, (draws, candidates)."""
+    value, low, high = (np.log([getattr(e, name) for e in estimates]) for name in ("ratio", "low", "high"))
+    z = rng.standard_normal((draws, len(estimates))) / Z_OF_INTERVAL
+    drawn: Array = value + z * np.where(z > 0, np.maximum(high - value, 0), np.maximum(value - low, 0))
+    return drawn
+
+
+def _non_dominated(quality: Array, speed: Array) -> NDArray[np.bool_]:
+    """Mark the front of each draw, (draws, candidates); equal candidates do not dominate each other."""
+    order = np.lexsort((-quality, -speed), axis=-1)  # fastest first, of equally fast ones the best
+    q, s = np.take_along_axis(quality, order, axis=1), np.take_along_axis(speed, order, axis=1)
+    kept = np.empty(q.shape, dtype=bool)
+    best, its_speed = np.full(len(q), -np.inf), np.full(len(q), np.inf)
+    for i in range(q.shape[1]):
+        better = q[:, i] > best
+        kept[:, i] = better | ((q[:, i] == best) & (s[:, i] == its_speed))
+        best, its_speed = np.where(better, q[:, i], best), np.where(better, s[:, i], its_speed)
+    unsorted = np.empty_like(kept)
+    np.put_along_axis(unsorted, order, kept, axis=1)
+    return unsorted

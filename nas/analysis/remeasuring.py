@@ -1,0 +1,326 @@
+"""Compare a study's measurements with a second set: ranks, the front, how far both agree, and in words. Pure.
+
+The two sets never share a front: each candidate is compared with others under one of them, and the outcomes are laid
+side by side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
+from nas.analysis.front import FrontPosition, FrontStatus, QualitySpeedPlane
+from nas.analysis.noise import CONFIDENCE_LEVEL
+from nas.analysis.retraining import WRONG_OUTPUT
+from nas.analysis.selection import complete
+from nas.records import Measurement, Remeasurement, Study, TrialRecord
+
+MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
+OTHER_ORDER_TAU = 0.5  # from here down a quarter of the pairs is swapped, and a front is another's by luck
+DISTURBED = ("contended", "throttled", "clock changed")  # verdicts: not even the intervals can be trusted
+ARROW = " → "
+
+
+@dataclass(frozen=True)
+class RemeasuredCandidate:
+    """A trial before and now. Without a number now it has no position, no ranks, and a reason.
+
+    Ranks are by ratio among the trials with both numbers; the fastest is 1.
+    """
+
+    trial: TrialRecord
+    before: FrontPosition
+    now: FrontPosition | None
+    rank_before: int | None
+    rank_now: int | None
+    measurement: Measurement | None
+    reason: str | None
+
+    @property
+    def change(self) -> str:
+        """Tell what became of the candidate's position; baselines are no part of a front."""
+        baseline = self.trial.baseline
+        before = _position(self.before, baseline)
+        now = "no number" if self.now is None else _position(self.now, baseline)
+        if self.now and not baseline:
+            was, here = (position.status is FrontStatus.FRONT for position in (self.before, self.now))
+            if here and not was:
+                now = "front, new"
+            if was and self.now.status is FrontStatus.BEHIND:
+                now = f"left, by {self.now.by}"
+        return before if before == now else f"{before}{ARROW}{now}"
+
+
+@dataclass(frozen=True)
+class RemeasuringComparison:
+    """A study's measurements beside a remeasurement's."""
+
+    candidates: tuple[RemeasuredCandidate, ...]  # fastest before first; baselines too
+    agreement: SpeedAgreement
+    hypervolume_before: float  # of the candidates measured both times, in the study's own units
+    hypervolume_now: float
+    not_tried: int  # complete candidates that were not measured again
+
+    def moved(self, before: FrontStatus, now: FrontStatus | None) -> tuple[RemeasuredCandidate, ...]:
+        """Return the candidates that went from one status to another; None: those without a number now."""
+        searched = (c for c in self.candidates if not c.trial.baseline)
+        return tuple(c for c in searched if (c.before.status, c.now and c.now.status) == (before, now))
+
+    @property
+    def stayed(self) -> tuple[RemeasuredCandidate, ...]:
+        """Return who is on the front before and now."""
+        return self.moved(FrontStatus.FRONT, FrontStatus.FRONT)
+
+    @property
+    def tied(self) -> tuple[RemeasuredCandidate, ...]:
+        """Return who was on the front and is now behind others by less than the intervals."""
+        return self.moved(FrontStatus.FRONT, FrontStatus.TIED)
+
+    @property
+    def left(self) -> tuple[RemeasuredCandidate, ...]:
+        """Return who was on the front and is dominated now."""
+        return self.moved(FrontStatus.FRONT, FrontStatus.BEHIND)
+
+    @property
+    def lost(self) -> tuple[RemeasuredCandidate, ...]:
+        """Return who was on the front and has no number now."""
+        return self.moved(FrontStatus.FRONT, None)
+
+    @property
+    def joined(self) -> tuple[RemeasuredCandidate, ...]:
+        """Return who is on the front now and was not before."""
+        return self.moved(FrontStatus.TIED, FrontStatus.FRONT) + self.moved(FrontStatus.BEHIND, FrontStatus.FRONT)
+
+
+def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComparison:
+    """Lay the study's measurements and a remeasurement's side by side, for every trial that was tried again."""
+    trials = complete(study)
+    tried = [t for t in trials if t.number in again.measurements or t.number in again.unmeasured]
+    old = {t.number: t.measurement for t in trials if t.measurement}
+    before, before_of_tried = QualitySpeedPlane(trials, old), QualitySpeedPlane(tried, old)
+    now = QualitySpeedPlane(tried, {n: m for n, m in again.measurements.items() if m.verdict != WRONG_OUTPUT})
+    both = now.points.keys()
+    ranks_before, ranks_now = before.speed_ranks(both), now.speed_ranks(both)
+    candidates = [
+        RemeasuredCandidate(
+            trial=t,
+            before=before.position(t.number),
+            now=_position_now(t.number, before, before_of_tried, now) if t.number in both else None,
+            rank_before=ranks_before.get(t.number),
+            rank_now=ranks_now.get(t.number),
+            measurement=again.measurements.get(t.number),
+            reason=_reason(again, t.number),
+        )
+        for t in sorted(tried, key=lambda t: (-before.points[t.number].ratio, t.number))
+    ]
+    return RemeasuringComparison(
+        candidates=tuple(candidates),
+        agreement=speed_agreement([before.points[n] for n in both], list(now.points.values())),
+        hypervolume_before=before.hypervolume(both, study.info.objectives),
+        hypervolume_now=now.hypervolume(both, study.info.objectives),
+        not_tried=sum(not t.baseline for t in trials) - sum(not t.baseline for t in tried),
+    )
+
+
+def _position_now(
+    number: int, before: QualitySpeedPlane, before_of_tried: QualitySpeedPlane, now: QualitySpeedPlane
+) -> FrontPosition:
+    """Return the position now; it is OPEN where only candidates that nobody tried again had dominated this one."""
+    position, old = now.position(number), before.position(number)
+    dominated_before = old.status is not FrontStatus.FRONT
+    only_by_untried = before_of_tried.position(number).status is FrontStatus.FRONT
+    if position.status is FrontStatus.FRONT and dominated_before and only_by_untried:
+        return FrontPosition(FrontStatus.OPEN, old.by)
+    return position
+
+
+def _reason(again: Remeasurement, number: int) -> str | None:
+    m = again.measurements.get(number)
+    if m is not None and m.verdict == WRONG_OUTPUT:
+        return WRONG_OUTPUT if m.output_error is None else f"{WRONG_OUTPUT}: {m.output_error:.2g} off fp32 eager's"
+    return again.unmeasured.get(number)
+
+
+def _position(position: FrontPosition, baseline: bool) -> str:
+    return {
+        FrontStatus.FRONT: "undominated" if baseline else "front",
+        FrontStatus.TIED: f"ties with {position.by}",
+        FrontStatus.BEHIND: f"behind {position.by}",
+        FrontStatus.OPEN: f"open: {position.by} not measured",
+    }[position.status]
+
+
+def order_line(a: SpeedAgreement) -> str:
+    """Tell Kendall's tau with its interval, and the pairs behind it."""
+    c = a.correlation
+    if c.tau is None:
+        return f"order by speed: {_candidates(c.candidates)} measured both times, too few to compare or all equal"
+    interval = f"no interval of fewer than {MIN_FOR_INTERVAL}"
+    if c.low is not None:
+        interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {c.low:.2f} to {c.high:.2f}"
+    pairs = f"of {a.pairs} pairs {a.swapped} swapped ({a.clearly_swapped} beyond the intervals), {a.tied} tied"
+    within = f"{a.overlapping} within the intervals before or now"
+    tau = f"Kendall's tau-b {c.tau:.2f} of {_candidates(c.candidates)}"
+    return f"order by speed: {tau} ({interval}); {pairs}, {within}"
+
+
+def front_line(c: RemeasuringComparison) -> str:
+    """Tell what became of the front."""
+    parts = [
+        (c.stayed, "stayed"),
+        (c.tied, "within the intervals of staying"),
+        (c.left, "left"),
+        (c.lost, "without a number"),
+    ]
+    before = sum(len(candidates) for candidates, _ in parts)
+    words = [f"{len(candidates)} {what}{_numbers(candidates)}" for candidates, what in parts if candidates]
+    joined = f"{len(c.joined)} joined{_numbers(c.joined)}" if c.joined else "none joined"
+    return f"front: of {before} before {', '.join(words) or 'none was measured'}; {joined}"
+
+
+def hypervolume_line(c: RemeasuringComparison) -> str:
+    """Tell the hypervolumes of the candidates measured both times."""
+    return (
+        f"hypervolume of the candidates measured both times: {c.hypervolume_before:.3f} before, "
+        f"{c.hypervolume_now:.3f} now"
+    )
+
+
+def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparison) -> list[str]:
+    """Tell in a phrase each what a reader should know beside the numbers."""
+    before = [t.measurement for t in complete(study) if t.number in again.measurements and t.measurement]
+    changed = differences(study, again, before)
+    notes = [f"differs: {d}" for d in changed] or ["differs: nothing that is recorded"]
+    notes += _resolution_notes(before, again) + _floor_notes(again.floor) + _verdict_notes(again)
+    notes += _baseline_notes(c, FrontStatus.FRONT, "that no candidate dominates")
+    notes += _baseline_notes(c, FrontStatus.BEHIND, "dominated by a candidate")
+    if c.not_tried:
+        were = "was" if c.not_tried == 1 else "were"
+        trained = f"{_candidates(c.not_tried)} that trained to the end {were} not measured again"
+        notes.append(f"{trained}: which of them would join is unknown (--which near, --which all)")
+    return notes
+
+
+def _resolution_notes(before: Sequence[Measurement], again: Remeasurement) -> list[str]:
+    others = {m.resolution for m in again.measurements.values()} - {m.resolution for m in before}
+    return [f"quality is that of the study's resolution, not of {px} px" for px in sorted(others)]
+
+
+def _floor_notes(m: Measurement | None) -> list[str]:
+    if m is None:
+        return []
+    return [
+        f"{m.reference} beside itself: {m.ratio:.3f} [{m.ratio_low:.3f}, {m.ratio_high:.3f}]; "
+        "its distance from 1 is noise"
+    ]
+
+
+def _verdict_notes(again: Remeasurement) -> list[str]:
+    verdicts = Counter(m.verdict for m in again.measurements.values())
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
+    return [f"verdicts: {counts}"] if set(verdicts) - {"ok"} else []
+
+
+def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:
+    """Name the baselines that came to this status."""
+    baselines = [b for b in c.candidates if b.trial.baseline and b.now]
+    changed = [b for b in baselines if b.now and b.now.status is status and b.before.status is not status]
+    names = ", ".join((b.trial.baseline or b.trial.arch_id) for b in changed)
+    return [f"baselines {words} now, but not before: {names}"] if changed else []
+
+
+def differences(study: Study, again: Remeasurement, before: Sequence[Measurement]) -> list[str]:
+    """Tell in what the measurements differ, as "batch: 16 -> 1"; of each, what most were measured with."""
+    now = list(again.measurements.values())
+    changed = []
+    for name in ("device", "arm", "batch", "resolution", "reference"):
+        then, here = (_most_frequent(getattr(m, name) for m in ms) for ms in (before, now))
+        if then != here:
+            changed.append(f"{'runtime' if name == 'arm' else name}: {then}{ARROW}{here}")
+    old, new = study.info.environment, again.environment
+    changed += [f"{k}: {old[k]}{ARROW}{new[k]}" for k in MEASURED_WITH if k in old and k in new and old[k] != new[k]]
+    return changed
+
+
+def conclusion(c: RemeasuringComparison) -> str:
+    """Tell in a sentence what follows for somebody who chooses a candidate."""
+    before = len(c.stayed) + len(c.tied) + len(c.left)
+    gone, new, lost = len(c.left), len(c.joined), len(c.lost)
+    measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
+    if not before:
+        return "No candidate of the front has a number here, so nothing is known about the choice it offers."
+    if (disturbed := sum(_is_disturbed(r.measurement) for r in c.candidates)) > measured / 2:
+        return (
+            f"{disturbed} of {measured} measurements were disturbed: measure again (--again) when nothing else runs "
+            "here."
+        )
+    other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU
+    if gone > before / 2 or ((gone or new) and other_order):
+        return "The study's front says little about the choice here: search again on this device and runtime."
+    if gone or new or lost:
+        return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the new numbers."
+    if c.agreement.clearly_swapped:
+        pairs = "a pair of candidates"
+        if c.agreement.clearly_swapped > 1:
+            pairs = f"{c.agreement.clearly_swapped} pairs of candidates"
+        return f"The front holds here, but {pairs} changed places in speed: look at the new ranks."
+    return "The front and the order hold here: the study's choice is also the choice here."
+
+
+def _is_disturbed(m: Measurement | None) -> bool:
+    return m is not None and m.verdict in DISTURBED
+
+
+def _moves(gone: int, new: int, lost: int) -> str:
+    moves = ((gone, "dominated"), (new, "new on it"), (lost, "without a number"))
+    return " and ".join(f"{_candidates(n)} {'is' if n == 1 else 'are'} {what}" for n, what in moves if n)
+
+
+def _numbers(candidates: Sequence[RemeasuredCandidate]) -> str:
+    return f" ({', '.join(str(c.trial.number) for c in candidates)})"
+
+
+def _candidates(n: int) -> str:
+    return f"{n} candidate" if n == 1 else f"{n} candidates"
+
+
+def _most_frequent(values: Iterable[object]) -> str:
+    """Return the most frequent value; "?" where there is none."""
+    return next((str(value) for value, _ in Counter(values).most_common(1)), "?")
+
+
+def remeasuring_json(study: Study, again: Remeasurement, c: RemeasuringComparison) -> dict[str, Any]:
+    """Return the comparison as plain data, with every measurement whole."""
+    fronts = {name: getattr(c, name) for name in ("stayed", "tied", "left", "lost", "joined")}
+    about = {key: value for key, value in again.to_dict().items() if key not in ("measurements", "unmeasured")}
+    return {
+        "study": study.info.name,
+        **about,
+        "candidates": [_candidate_json(candidate) for candidate in c.candidates],
+        "agreement": asdict(c.agreement),
+        "front": {name: [r.trial.number for r in rows] for name, rows in fronts.items()},
+        "hypervolume": {"before": c.hypervolume_before, "now": c.hypervolume_now},
+        "not_tried": c.not_tried,
+        "notes": remeasuring_notes(study, again, c),
+        "conclusion": conclusion(c),
+    }
+
+
+def _candidate_json(c: RemeasuredCandidate) -> dict[str, Any]:
+    before, now = c.trial.measurement, c.measurement
+    return {
+        "trial": c.trial.number,
+        "arch_id": c.trial.arch_id,
+        "name": c.trial.name,
+        "origin": c.trial.origin,
+        "quality": c.trial.final_score,
+        "before": before and before.to_dict(),
+        "now": now and now.to_dict(),
+        "rank": {"before": c.rank_before, "now": c.rank_now},
+        "position": {"before": asdict(c.before), "now": c.now and asdict(c.now)},
+        "change": c.change,
+        "reason": c.reason,
+    }

@@ -1,0 +1,264 @@
+"""Summarise a study's retrainings: means over seeds, chances to be on the front, whether the order held. Pure.
+
+Retrained candidates are only compared with each other: all were trained for the same steps, and all were measured
+again in the remeasurement named REMEASUREMENT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from nas import pareto
+from nas.analysis.agreement import RankCorrelation, rank_correlation
+from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
+from nas.analysis.selection import complete, front_numbers
+from nas.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
+
+REMEASUREMENT = "retraining"  # under this name the store keeps what nas.retrain measured
+WRONG_OUTPUT = "wrong output"  # a verdict: what was timed does not compute the network
+ASSUMPTIONS = (
+    "chance: of being on the front of the retrained candidates, if quality is normal over seeds with one standard "
+    "deviation for all, the logarithm of a speed is normal with its interval, and candidates are independent; other "
+    "images are not in it"
+)
+
+
+@dataclass(frozen=True)
+class RetrainedCandidate:
+    """A trial with its retrainings and its new measurement.
+
+    `chance` is of being on the front of the retrained candidates; None without both numbers, and for baselines.
+    """
+
+    trial: TrialRecord
+    trainings: tuple[Retraining, ...]  # by seed; failures too
+    measurement: Measurement | None
+    reason: str | None  # why a number is missing
+    was_on_front: bool  # of the study
+    on_front: bool = False  # by mean qualities and measured ratios, as they are
+    chance: float | None = None
+
+    @property
+    def qualities(self) -> dict[int, float]:
+        """Return the quality by seed."""
+        return {t.seed: t.quality for t in self.trainings if t.quality is not None}
+
+    @property
+    def mean(self) -> float | None:
+        """Return the mean quality over the seeds."""
+        values = self.qualities.values()
+        return sum(values) / len(values) if values else None
+
+    @property
+    def steps(self) -> int:
+        """Return the steps of each training."""
+        return self.trainings[0].steps
+
+    @property
+    def fate(self) -> str:
+        """Tell in a word or two what became of the candidate's place on the front."""
+        if self.trial.baseline:
+            return "baseline"
+        if self.chance is None:
+            return self.reason or "not trained"
+        if self.was_on_front:
+            return "stayed" if self.on_front else "fell off"
+        return "joined" if self.on_front else "not on it"
+
+
+@dataclass(frozen=True)
+class RetrainingSummary:
+    """All candidates that were retrained for `steps` steps, the fastest first."""
+
+    steps: int
+    candidates: tuple[RetrainedCandidate, ...]
+    scatter: SeedScatter  # between seeds after `steps`
+    scatter_at_last_rung: SeedScatter | None  # the same after the study's last rung; None where none has two seeds
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds of all trainings."""
+        return tuple(sorted({t.seed for c in self.candidates for t in c.trainings}))
+
+    @property
+    def complete(self) -> tuple[RetrainedCandidate, ...]:
+        """Return the candidates with a quality and a measurement."""
+        return tuple(c for c in self.candidates if c.mean is not None and c.measurement is not None)
+
+
+def summarize_retraining(
+    study: Study, retrainings: Sequence[Retraining], remeasurements: Iterable[Remeasurement], steps: int | None = None
+) -> RetrainingSummary | None:
+    """Summarise the retrainings of one length; None where there are none.
+
+    Args:
+        study: whose trials were retrained.
+        retrainings: of all lengths.
+        remeasurements: of which the one named REMEASUREMENT is read.
+        steps: the length; by default the one that most candidates have, the longest of equals, so that a longer one
+            which has just begun hides nothing.
+    """
+    by_length: dict[int, dict[int, list[Retraining]]] = {}
+    for retraining in retrainings:
+        by_length.setdefault(retraining.steps, {}).setdefault(retraining.number, []).append(retraining)
+    steps = steps or max(by_length, key=lambda length: (len(by_length[length]), length), default=0)
+    by_number = by_length.get(steps, {})
+    trials = complete(study)
+    front = front_numbers([t for t in trials if not t.baseline])
+    again = next((r for r in remeasurements if r.name == REMEASUREMENT), None)
+    rows = [_candidate(t, by_number[t.number], again, t.number in front) for t in trials if t.number in by_number]
+    if not rows:
+        return None
+    scatter = pooled_scatter([list(c.qualities.values()) for c in rows]) or TYPICAL_SCATTER
+    last = study.info.rung_steps[-1]
+    at_last = [[r.quality for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
+    rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
+    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last))
+
+
+def _fastest_first(candidate: RetrainedCandidate) -> tuple[float, int]:
+    return -(candidate.measurement.ratio if candidate.measurement else 0.0), candidate.trial.number
+
+
+def _candidate(
+    trial: TrialRecord, trainings: Sequence[Retraining], again: Remeasurement | None, was_on_front: bool
+) -> RetrainedCandidate:
+    m = again.measurements.get(trial.number) if again else None
+    reason = next((f"seed {t.seed}: {t.reason}" for t in trainings if t.reason), None)
+    if m is not None and m.verdict == WRONG_OUTPUT:
+        m, reason = None, WRONG_OUTPUT
+    elif m is None:
+        reason = again.unmeasured.get(trial.number, "not measured again") if again else "not measured again"
+    return RetrainedCandidate(trial, tuple(trainings), m, reason, was_on_front)
+
+
+def _with_chances(rows: Sequence[RetrainedCandidate], scatter: SeedScatter) -> list[RetrainedCandidate]:
+    """Add front and chances, among the candidates that have both numbers."""
+    able = [c for c in rows if c.mean is not None and c.measurement is not None and not c.trial.baseline]
+    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.qualities), c.measurement) for c in able if c.measurement]
+    indices = pareto.front([(e.quality, e.ratio) for e in estimates]) if estimates else []
+    front = {able[i].trial.number for i in indices}
+    chances = dict(zip((c.trial.number for c in able), front_chances(estimates, scatter), strict=True))
+    return [replace(c, on_front=c.trial.number in front, chance=chances.get(c.trial.number)) for c in rows]
+
+
+Ranking = Callable[[RetrainedCandidate], float | None]
+
+
+def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, RankCorrelation]:
+    """Compare the order by quality of the study, of the means over seeds, and of each seed; by what is compared.
+
+    Where the retrainings were evaluated at the study's last rung too, the effect of the length and the effect of the
+    seed are told apart.
+    """
+    study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
+    compared: dict[str, tuple[Ranking, Ranking]] = {
+        f"{study}, mean of {len(summary.seeds)} seeds {longer}": (_of_study, _of_mean)
+    }
+    if summary.steps != last_rung:
+        compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)
+        compared[f"mean of the seeds at {last_rung}, {longer}"] = _of_mean_at(last_rung), _of_mean
+    compared |= {f"{study}, seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
+    for a, b in combinations(summary.seeds, 2):
+        compared[f"seeds {a} and {b} {longer}"] = _of_seed(a), _of_seed(b)
+    return {label: _correlation(summary.candidates, *rankings) for label, rankings in compared.items()}
+
+
+def _correlation(candidates: Sequence[RetrainedCandidate], first: Ranking, second: Ranking) -> RankCorrelation:
+    pairs = [(a, b) for c in candidates if (a := first(c)) is not None and (b := second(c)) is not None]
+    return rank_correlation(pairs)
+
+
+def _of_study(candidate: RetrainedCandidate) -> float | None:
+    return candidate.trial.final_score
+
+
+def _of_mean(candidate: RetrainedCandidate) -> float | None:
+    return candidate.mean
+
+
+def _of_seed(seed: int) -> Ranking:
+    return lambda candidate: candidate.qualities.get(seed)
+
+
+def _of_mean_at(steps: int) -> Ranking:
+    """Rank by the mean over the seeds after fewer steps than the last."""
+
+    def mean(candidate: RetrainedCandidate) -> float | None:
+        values = [rung.quality for t in candidate.trainings for rung in t.rungs if rung.steps == steps]
+        return sum(values) / len(values) if values else None
+
+    return mean
+
+
+def retraining_notes(study: Study, summary: RetrainingSummary) -> list[str]:
+    """Tell in a line each what became of the front, how sure it is, and what was assumed."""
+    searched = [c for c in summary.candidates if not c.trial.baseline]
+    expected = sum(c.chance or 0.0 for c in searched)
+    notes = [_front_note(searched), f"expected size of the front: {expected:.1f}", _scatter_note(summary)]
+    if summary.scatter_at_last_rung is not None:
+        last = study.info.rung_steps[-1]
+        notes.append(f"seed scatter at the study's last rung ({last} steps): {summary.scatter_at_last_rung.sd:.4f}")
+    settings = dict.fromkeys(f"{m.device}, {m.arm}, batch {m.batch}" for c in summary.complete if (m := c.measurement))
+    return [*notes, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
+
+
+def _front_note(searched: Sequence[RetrainedCandidate]) -> str:
+    fell = [c for c in searched if c.was_on_front and c.chance is not None and not c.on_front]
+    joined = [c for c in searched if not c.was_on_front and c.on_front]
+    unknown = [c for c in searched if c.chance is None]
+    before = sum(c.was_on_front for c in searched)
+    note = f"front: of {before} before {_count(fell, 'fell off')}; {_count(joined, 'joined')}"
+    return f"{note}; {_count(unknown, 'without a number')}" if unknown else note
+
+
+def _count(candidates: Sequence[RetrainedCandidate], what: str) -> str:
+    if not candidates:
+        return f"none {what}"
+    return f"{len(candidates)} {what} ({', '.join(map(str, sorted(c.trial.number for c in candidates)))})"
+
+
+def _scatter_note(summary: RetrainingSummary) -> str:
+    if not summary.scatter.measured:
+        return f"seed scatter: {summary.scatter.sd:.4f}, taken from another study: no candidate has two seeds here yet"
+    how = f"standard deviation, pooled, {summary.scatter.degrees} degrees of freedom"
+    return f"seed scatter after {summary.steps} steps: {summary.scatter.sd:.4f} ({how})"
+
+
+def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:
+    """Return the summary as plain data, for ``--json`` and for the report."""
+    before = summary.scatter_at_last_rung
+    correlations = rank_correlations(summary, study.info.rung_steps[-1])
+    return {
+        "study": study.info.name,
+        "steps": summary.steps,
+        "seeds": list(summary.seeds),
+        "candidates": [_candidate_json(c, summary.scatter) for c in summary.candidates],
+        "scatter": asdict(summary.scatter),
+        "scatter_at_last_rung": None if before is None else asdict(before),
+        "correlations": [{"between": label, **asdict(c)} for label, c in correlations.items()],
+        "notes": retraining_notes(study, summary),
+    }
+
+
+def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str, Any]:
+    seeds = len(c.qualities)
+    return {
+        "trial": c.trial.number,
+        "arch_id": c.trial.arch_id,
+        "name": c.trial.name,
+        "origin": c.trial.origin,
+        "quality_of_study": c.trial.final_score,
+        "qualities": {str(seed): value for seed, value in c.qualities.items()},
+        "quality": c.mean,
+        "half_width": scatter.half_width(seeds) if seeds else None,
+        "measurement": c.measurement and c.measurement.to_dict(),
+        "chance": c.chance,
+        "on_front": {"before": c.was_on_front, "now": c.on_front},
+        "fate": c.fate,
+        "failures": {str(t.seed): t.reason for t in c.trainings if t.reason},
+        "reason": c.reason,
+    }

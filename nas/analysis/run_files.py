@@ -1,0 +1,78 @@
+"""Find the weights and raw samples that a run folder holds: who writes them, and who reads them, asks here. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.records import Retraining, RungResult, Study, TrialRecord, TrialState
+
+WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last holds a folder a seed
+
+
+def weights_file(folder: Path, arch_id: str) -> Path:
+    """Return the path of averaged weights (EMA) in the folder of a run or of a retraining's seed."""
+    return folder / WEIGHTS / f"{arch_id}.safetensors"
+
+
+def retraining_folder(run_dir: Path, seed: int) -> Path:
+    """Return the folder of one seed's retrainings."""
+    return run_dir / RETRAINING / f"seed-{seed}"
+
+
+def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
+    """Return the folder of the search's raw samples, or of a remeasurement's by its name."""
+    samples = run_dir / SAMPLES
+    return samples if remeasurement is None else samples / f"remeasurement-{remeasurement}"
+
+
+def latencies_s(folder: Path, arch_id: str) -> list[float]:
+    """Read the seconds of the calls with one image that a latency is the median of; empty where the file is gone."""
+    try:
+        samples = json.loads((folder / f"{arch_id}.json").read_text())["latencies_s"]
+        return [float(sample) for sample in samples if sample > 0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """One training's averaged weights (EMA) on disk. `origin` tells people which training it was."""
+
+    weights: Path
+    result: RungResult  # of the same training, at its end
+    seed: int
+    origin: str
+
+    @property
+    def heads(self) -> Path:
+        """Return the file of the teachers' adaptor heads of the same training."""
+        return self.weights.with_suffix(".heads.safetensors")
+
+
+def trained_weights(
+    run_dir: Path, study: Study, trial: TrialRecord, retrainings: Sequence[Retraining]
+) -> TrainedWeights | None:
+    """Return the longest trained weights of a trial that exist; of equal length the best. None where there are none.
+
+    A later retraining with the same seed and other steps has overwritten the earlier one's file: the last one counts.
+    """
+    found = []
+    own = weights_file(run_dir, trial.arch_id)
+    if trial.state is TrialState.COMPLETE and trial.rungs and own.is_file():
+        seed = int(study.info.config.get("seed", 0))
+        found.append(TrainedWeights(own, trial.rungs[-1], seed, "the search's last rung"))
+    last = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
+    for seed, retraining in last.items():
+        file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
+        if retraining.quality is not None and file.is_file():
+            found.append(TrainedWeights(file, retraining.rungs[-1], seed, f"nas.retrain, seed {seed}"))
+    return max(found, key=lambda w: (w.result.steps, w.result.quality), default=None)
+
+
+def all_weight_files(run_dir: Path, arch_id: str, seeds: Iterable[int]) -> list[Path]:
+    """Return the weight files of an architecture that exist: the search's, then the retrainings' by seed."""
+    folders = [run_dir, *(retraining_folder(run_dir, seed) for seed in seeds)]
+    return [file for folder in folders if (file := weights_file(folder, arch_id)).is_file()]

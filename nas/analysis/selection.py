@@ -1,0 +1,150 @@
+"""Choose trials of a study: to be retrained, to be measured again, or the one that a user names. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nas import pareto
+from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
+from nas.records import Measurement, Study, TrialRecord, TrialState
+
+NEGLIGIBLE_CHANCE = 0.05  # a candidate with less is no near miss
+NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
+WHICH = ("front", "near", "all")
+BEST = "best"
+MIN_ID_DIGITS = 8  # digits alone are a trial's number, unless there are so many
+
+NO_COMPLETE_TRIAL = "the study has no trial that was measured and trained to its last rung"
+
+
+class SelectionError(ValueError):
+    """Nothing can be chosen, or what was asked for does not exist; the message is one line for people."""
+
+
+def complete(study: Study) -> tuple[TrialRecord, ...]:
+    """Return the trials and baselines with both objectives: trained to the last rung, measured, finite numbers."""
+    return tuple(t for t in study.trials if t.state is TrialState.COMPLETE and _has_both(t))
+
+
+def complete_candidates(study: Study) -> tuple[TrialRecord, ...]:
+    """Return the complete trials that are no baselines; SelectionError where there is none."""
+    candidates = tuple(t for t in complete(study) if not t.baseline)
+    if not candidates:
+        raise SelectionError(NO_COMPLETE_TRIAL)
+    return candidates
+
+
+def _has_both(trial: TrialRecord) -> bool:
+    m = trial.measurement
+    return m is not None and bool(trial.rungs) and math.isfinite(trial.final_score) and 0 < m.ratio < math.inf
+
+
+def ratio(trial: TrialRecord) -> float:
+    """Return the throughput ratio of a complete trial."""
+    return measurement(trial).ratio
+
+
+def measurement(trial: TrialRecord) -> Measurement:
+    """Return the measurement of a complete trial."""
+    assert trial.measurement is not None
+    return trial.measurement
+
+
+@dataclass(frozen=True)
+class FrontCandidate:
+    """A candidate at the study's last rung, with its chance to be on the front."""
+
+    trial: TrialRecord
+    on_front: bool
+    chance: float
+
+
+def front_candidates(study: Study, scatter: SeedScatter = TYPICAL_SCATTER) -> tuple[FrontCandidate, ...]:
+    """Return the complete candidates, the likeliest to be on the front first; SelectionError where there is none."""
+    trials = complete_candidates(study)
+    front = front_numbers(trials)
+    chances = front_chances([CandidateEstimate.of(t.final_score, 1, measurement(t)) for t in trials], scatter)
+    candidates = [FrontCandidate(t, t.number in front, chance) for t, chance in zip(trials, chances, strict=True)]
+    return tuple(sorted(candidates, key=lambda c: (-c.chance, c.trial.number)))
+
+
+def front_numbers(trials: Sequence[TrialRecord]) -> set[int]:
+    """Return the numbers of those complete trials that are on the front of quality and speed."""
+    return {trials[i].number for i in pareto.front([(t.final_score, ratio(t)) for t in trials])} if trials else set()
+
+
+def candidates_to_retrain(candidates: Sequence[FrontCandidate], near: int) -> tuple[FrontCandidate, ...]:
+    """Return the whole front, and at most `near` others whose chance is not negligible, the likeliest first."""
+    misses = [c for c in candidates if not c.on_front and c.chance >= NEGLIGIBLE_CHANCE]
+    return tuple(c for c in candidates if c.on_front or c in misses[:near])
+
+
+def trials_to_remeasure(study: Study, which: str) -> tuple[TrialRecord, ...]:
+    """Return the trials that `which` names (one of WHICH, or numbers with commas) and all baselines, in study order.
+
+    Raises:
+        SelectionError: the study has no complete candidate, or `which` names none.
+    """
+    candidates = complete_candidates(study)
+    trials = complete(study)
+    if which == "all":
+        return trials
+    numbers = _in_layers(candidates, NEAR_RANKS if which == "near" else 0) if which in WHICH else _named(trials, which)
+    return tuple(t for t in trials if t.baseline or t.number in numbers)
+
+
+def _in_layers(candidates: Sequence[TrialRecord], last: int) -> set[int]:
+    layers = pareto.ranks([(t.final_score, ratio(t)) for t in candidates])
+    return {t.number for t, rank in zip(candidates, layers, strict=True) if rank <= last}
+
+
+def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
+    try:
+        numbers = {int(part) for part in which.split(",")}
+    except ValueError:
+        raise SelectionError(f"--which: {which!r}: must be {', '.join(WHICH)} or trial numbers with commas") from None
+    if missing := sorted(numbers - {t.number for t in trials}):
+        raise SelectionError(f"--which: trial {missing[0]} was not measured and trained to the last rung")
+    return numbers
+
+
+def find_trial(study: Study, which: str) -> TrialRecord:
+    """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
+
+    Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.
+
+    Raises:
+        SelectionError: there is no such trial, or there are several.
+    """
+    if which == BEST:
+        return best_trial(study)
+    trials = [t for t in study.trials if t.state is not TrialState.DUPLICATE]
+    digits = which.isascii() and which.isdigit()
+    if digits and (numbered := [t for t in trials if t.number == int(which)]):
+        return numbered[0]
+    is_prefix = which and (not digits or len(which) >= MIN_ID_DIGITS)
+    matching = [t for t in trials if is_prefix and t.arch_id.startswith(which)]
+    if not matching:
+        raise SelectionError(
+            f"--trial: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
+        )
+    if len(ids := sorted({t.arch_id for t in matching})) > 1:
+        raise SelectionError(f"--trial: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
+    return max(matching, key=lambda t: len(t.rungs))
+
+
+def best_trial(study: Study) -> TrialRecord:
+    """Return the candidate that the report headlines: the fastest one at least as good as the best baseline.
+
+    Where none is, or there is no baseline, or throughput was no objective, it is the candidate of the highest quality.
+    SelectionError where no candidate is complete.
+    """
+    candidates = complete_candidates(study)
+    bar = max((t.final_score for t in complete(study) if t.baseline), default=None)
+    by_speed = any(objective.name == "throughput" for objective in study.info.objectives)
+    as_good = [t for t in candidates if by_speed and bar is not None and t.final_score >= bar]
+    if as_good:
+        return max(as_good, key=lambda t: (ratio(t), t.final_score))
+    return max(candidates, key=lambda t: (t.final_score, ratio(t)))

@@ -1,0 +1,196 @@
+"""Print what was retrained, what was measured again, and answers to limits as tables of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nas.analysis.agreement import RankCorrelation
+from nas.analysis.answer import (
+    Answer,
+    Limits,
+    MeasuredCandidate,
+    WeightFiles,
+    answer_notes,
+    confidence_line,
+    in_unit,
+    nothing_fits_line,
+    percent,
+)
+from nas.analysis.front import FrontStatus
+from nas.analysis.remeasuring import (
+    RemeasuredCandidate,
+    RemeasuringComparison,
+    conclusion,
+    front_line,
+    hypervolume_line,
+    order_line,
+    remeasuring_notes,
+)
+from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
+from nas.limits import LIMITS
+from nas.records import Measurement, Remeasurement, Study, TrialRecord
+
+LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
+TEXT_COLUMNS = ("", "between", "front", "verdict")  # they wrap where a terminal is narrow
+MAX_RUNNERS_UP = 12  # in the table; the JSON has all
+
+
+def show_retraining(study: Study, summary: RetrainingSummary, console: Console) -> None:
+    """Print the retrained candidates, fastest first; rank correlations; notes."""
+    title = f"retrained: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
+    table = _table(title, "trial", "<architecture", "study", "seeds", "mean quality", "ratio", "chance", "<front")
+    for candidate in summary.candidates:
+        table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
+    console.print(table)
+    console.print(_correlations(rank_correlations(summary, study.info.rung_steps[-1])))
+    _print_lines(console, retraining_notes(study, summary))
+
+
+def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
+    seeds = len(c.qualities)
+    return (
+        str(c.trial.number),
+        _short_name(c.trial),
+        f"{c.trial.final_score:.3f}",
+        str(seeds),
+        "-" if c.mean is None else f"{c.mean:.4f} ± {summary.scatter.half_width(seeds):.4f}",
+        _ratio(c.measurement),
+        "" if c.chance is None else f"{c.chance:.2f}",
+        c.fate,
+    )
+
+
+def _retraining_style(c: RetrainedCandidate) -> str:
+    if c.trial.baseline or c.chance is None or not (c.was_on_front or c.on_front):
+        return ASIDE
+    return LOST if not c.on_front else "" if c.was_on_front else JOINED
+
+
+def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
+    table = _table("order by quality", "<between", "candidates", "Kendall's tau-b", "95 % interval")
+    for between, c in correlations.items():
+        tau = "-" if c.tau is None else f"{c.tau:.2f}"
+        table.add_row(between, str(c.candidates), tau, "-" if c.low is None else f"{c.low:.2f} to {c.high:.2f}")
+    return table
+
+
+def show_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
+    """Print the candidates, fastest before first; notes; the conclusion last."""
+    title = f"{again.name}: throughput over {again.setting['reference']}'s, before and now"
+    table = _table(
+        title, "trial", "<architecture", "quality", "ratio before", "ratio now", "rank", "<front", "<verdict"
+    )
+    for candidate in c.candidates:
+        table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
+    console.print(table)
+    summary = order_line(c.agreement), front_line(c), hypervolume_line(c)
+    _print_lines(console, [*summary, *remeasuring_notes(study, again, c)])
+    console.print(Text(conclusion(c), style="bold"))
+
+
+def _remeasuring_cells(c: RemeasuredCandidate) -> tuple[str, ...]:
+    return (
+        str(c.trial.number),
+        _short_name(c.trial),
+        f"{c.trial.final_score:.3f}",
+        _ratio(c.trial.measurement),
+        _ratio(c.measurement),
+        "" if c.now is None else f"{c.rank_before} → {c.rank_now}",
+        c.change,
+        c.reason or (c.measurement.verdict if c.measurement else ""),
+    )
+
+
+def _remeasuring_style(c: RemeasuredCandidate) -> str:
+    """Color a row by what became of its place on the front."""
+    was, now = c.before.status is FrontStatus.FRONT, c.now.status if c.now else None
+    if c.trial.baseline or (not was and now is not FrontStatus.FRONT):
+        return ASIDE
+    if now is FrontStatus.FRONT:
+        return "" if was else JOINED
+    return TIED if now is FrontStatus.TIED else LOST
+
+
+def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Console) -> None:
+    """Print the answer, or the candidate that comes nearest; runners-up; notes."""
+    shown = a.best or a.nearest
+    if a.best is None:
+        console.print(nothing_fits_line(a, limits), style="bold", highlight=False, markup=False)
+    if shown is not None:
+        _print_candidate(a, shown, limits, console)
+        for path in weights(shown):
+            console.print(f"weights: {path}", highlight=False, markup=False, soft_wrap=True)
+    if a.best is not None:
+        _print_lines(console, [confidence_line(a)])
+    if a.runners_up:
+        console.print(_runners_up(a))
+    _print_lines(console, answer_notes(a, limits))
+
+
+def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
+    title = f"trial {c.trial.number}, {c.trial.arch_id}"
+    if c.trial.baseline:
+        title += f": the baseline {(c.trial.baseline or c.trial.arch_id)}"
+    console.print(title, style="bold", highlight=False, markup=False)
+    console.print(c.outline, highlight=False, markup=False)
+    table = _table(None, "<", "value", "95 % interval", "limit", "keeps it")
+    half, m = a.scatter.half_width(c.seeds), c.measurement
+    seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
+    table.add_row(f"quality{seeds}", f"{c.quality:.4f}", f"{c.quality - half:.4f} to {c.quality + half:.4f}")
+    table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
+    for name, limit in LIMITS.items():
+        if name in c.quantities or name in limits:
+            table.add_row(f"{limit.label}, {limit.unit}", *_limit_cells(c, name, limits.get(name)))
+    console.print(table)
+
+
+def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[str, ...]:
+    q = c.quantities.get(name)
+    if q is None:
+        return "unknown", "", "" if bound is None else in_unit(name, bound), ""
+    interval = "" if q.low is None or q.high is None else f"{in_unit(name, q.low)} to {in_unit(name, q.high)}"
+    if bound is None:
+        return in_unit(name, q.value), interval, "", ""
+    chance = q.chance(bound)
+    kept = ("yes" if q.kept(bound) else "no") if chance is None else percent(chance)
+    return in_unit(name, q.value), interval, in_unit(name, bound), kept
+
+
+def _runners_up(a: Answer) -> Table:
+    title = f"not told apart from it in quality: {len(a.runners_up)}"
+    if len(a.runners_up) > MAX_RUNNERS_UP:
+        title += f", the likeliest {MAX_RUNNERS_UP}"
+    table = _table(title, "trial", "<architecture", "quality", "ratio", "best", "keeps")
+    for c in a.runners_up[:MAX_RUNNERS_UP]:
+        chances = percent(c.chance_best), percent(c.chance_to_keep)
+        numbers = f"{c.quality:.4f}", f"{c.measurement.ratio:.2f}"
+        table.add_row(str(c.trial.number), (c.trial.baseline or c.trial.arch_id), *numbers, *chances)
+    return table
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    """Return an empty table; columns are aligned to the right, but for those that begin with "<"."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        name = column.removeprefix("<")
+        left = name != column
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in TEXT_COLUMNS)
+    return table
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def _short_name(trial: TrialRecord) -> str:
+    return trial.baseline or trial.arch_id[:8]
+
+
+def _ratio(m: Measurement | None) -> str:
+    return "-" if m is None else f"{m.ratio:.2f} [{m.ratio_low:.2f}, {m.ratio_high:.2f}]"

@@ -1,0 +1,124 @@
+"""``python -m nas.export RUN --format timm``: write a trained model of a study as a folder that others can use."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+
+from nas.analysis.retraining import summarize_retraining
+from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
+from nas.analysis.selection import find_trial
+from nas.command import exit_code
+from nas.export import ExportError
+from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
+from nas.export.bundle import check_room, check_writable, write_bundle
+from nas.export.card import REPORT, CardData
+from nas.places import cache_root
+from nas.records import Retraining, Study, TrialRecord, TrialState
+from nas.store import Store
+from search_space import ArchSpec
+
+MAX_NAMED_TRIALS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"))
+
+
+def export(settings: ExportSettings, command: str) -> int:
+    """Write and check the folder; `command` is told on the model card."""
+    with Store.open(settings.run) as store:
+        study, retrainings = store.read(), store.retrainings()
+    trial = find_trial(study, settings.trial)
+    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths
+        raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
+    out = _free_folder(settings, trial)
+    if settings.format == "onnx":
+        from nas.export.to_onnx import check_installed
+
+        check_installed()
+    _check_heads(settings.heads, study.info.teachers)
+    own = trained_weights(settings.run, study, trial, retrainings)
+    if own is None and settings.train_longer is None:
+        raise ExportError(
+            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: --train-longer STEPS trains it, "
+            f"or choose another --trial: {_with_weights(settings.run, study, retrainings)}"
+        )
+    weights = own if settings.train_longer is None else _continued(settings, study, trial, own, settings.train_longer)
+    assert weights is not None
+    from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
+
+    data = CardData(
+        study=study,
+        trial=trial,
+        retraining=summarize_retraining(study, retrainings, store.remeasurements()),
+        weights=weights,
+        continued_from=None if settings.train_longer is None else own,
+        latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
+        command=command,
+        versions=versions(),
+        report=settings.run / REPORT,
+    )
+    for line in write_bundle(data, settings, out):
+        print(line)
+    return 0
+
+
+def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
+    """Return the folder to write; ExportError where it cannot be written or is not to be replaced."""
+    out = settings.out or settings.run / FOLDER / f"{trial.arch_id}-{settings.format}"
+    if out.name in ("", ".."):  # a path, but no name to write beside
+        out = out.resolve()
+    check_room(out, settings.run, settings.force)
+    check_writable(out)
+    return out
+
+
+def _check_heads(names: Sequence[str], teachers: Collection[str]) -> None:
+    """Refuse unknown teachers before a training of hours rather than after it."""
+    if unknown := [name for name in names if name not in (*teachers, ALL_HEADS)]:
+        known = ", ".join(teachers)
+        raise ExportError(f"--heads: the study has no teacher {unknown[0]!r}; choose from {known}, {ALL_HEADS}")
+
+
+def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
+    name = f"trial {trial.number} ({(trial.baseline or trial.arch_id)})"
+    if trial.state is TrialState.STOPPED and trial.rungs:
+        return f"{name} was stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
+    if trial.state is TrialState.COMPLETE:
+        return f"{name} is complete, but its file is gone"
+    return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
+
+
+def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]) -> str:
+    able = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
+    return ", ".join([*able[:MAX_NAMED_TRIALS], *["..."] * (len(able) > MAX_NAMED_TRIALS)]) or "none has weights"
+
+
+def _continued(
+    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int
+) -> TrainedWeights:
+    """Train for `steps` steps more, and return the weights; at once where that was done before."""
+    from nas.cache import open_study_targets
+    from nas.export.continue_training import continue_training, plan_continued
+    from nas.progress import StageProgress, stderr_console
+
+    training = plan_continued(settings.run, study, trial, start, steps, settings.device)
+    if (weights := training.result()) is not None:
+        return weights
+    source = "nothing" if start is None else f"{start.origin} ({start.result.steps} steps)"
+    print(f"trial {trial.number}: {steps} steps from {source}, {training.ranks} process(es)", file=sys.stderr)
+    progress = StageProgress(stderr_console())
+    with progress.showing():
+        root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
+        targets = open_study_targets(study.info, root, settings.teacher_files, progress, announce)
+        return continue_training(training, targets.path, progress)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,167 @@
+"""Write an export: a folder that appears whole or not at all, and takes no other folder's place.
+
+What all formats share is written here; `to_timm`, `to_hf`, `to_onnx` and `to_torchscript` write the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.export import ExportError
+from nas.export.arguments import ExportSettings
+from nas.export.card import CardData, model_card
+from nas.redaction import card_command
+
+if TYPE_CHECKING:
+    from nas.export.source import FormatReport
+
+ABOUT = "export.json"  # in every export, with its format and files
+FORMAT = "backbone-nas-export/1"
+
+
+def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[str]:
+    """Write the folder `out`.
+
+    Returns:
+        Lines that a person should read.
+
+    Raises:
+        ExportError: weights or heads are not what they should be, or the folder would not compute the model.
+    """
+    from nas.export.source import open_source, preprocessing  # torch takes seconds to import
+
+    trial, weights, kind = data.trial, data.weights, settings.format
+    image_px = int(data.study.info.config["distill"]["image_px"])
+    source = open_source(trial, weights, settings.heads, image_px)
+    write_format = import_module(f"nas.export.to_{kind}").write
+    with whole(out, partial(check_room, out, settings.run, settings.force)) as folder:
+        _write_json(folder / "spec.json", trial.spec)
+        _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalised=kind != "hf"))
+        report: FormatReport = write_format(source, folder, settings.fused)
+        card = model_card(data, kind, report, list(source.adaptors), image_px, out)
+        (folder / "README.md").write_text(card)
+        _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
+    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, quality {weights.result.quality:.4f}"
+    return [first, *report.lines]
+
+
+def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the card tells, for programs."""
+    weights, measured = data.weights, data.trial.measurement
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "files": list(names),
+        "arch_id": data.trial.arch_id,
+        "trial": data.trial.number,
+        "study": data.study.info.name,
+        "teachers": data.study.info.teachers,
+        "weights": {"origin": weights.origin, "seed": weights.seed, "result": weights.result.to_dict()},
+        "before": None if data.continued_from is None else data.continued_from.result.to_dict(),
+        "measurement": None if measured is None else measured.to_dict(),
+        "params": data.trial.params,
+        "macs": data.trial.macs,
+        "checks": dict(report.about),
+        "command": card_command(data.command),
+        "versions": data.versions,
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_room(out: Path, run_dir: Path, force: bool) -> None:
+    """Raise ExportError unless `out` is free, empty or an earlier export; with `force`, it may hold anything else.
+
+    What belongs to the study is never replaced, nor the folder that the command is called in.
+    """
+    run, place = run_dir.resolve(), out.resolve()
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ExportError(f"--out: {str(out)!r} is no folder; choose another name")
+    if (here := Path.cwd()) == place or place in here.parents:
+        raise ExportError(f"--out: {str(out)!r} is the current folder, or holds it; choose another name")
+    foreign = out.is_dir() and any(out.iterdir()) and not _is_export(out)
+    if run == place or place in run.parents or (foreign and run in place.parents):
+        raise ExportError(f"--out: {str(out)!r} holds the study, or a part of it; choose another folder")
+    if foreign and not force:
+        raise ExportError(
+            f"--out: {str(out)!r} is not empty and no export; choose another folder, or --force to lose it"
+        )
+    if not foreign and not force and (added := _added(out)):
+        raise ExportError(
+            f"--out: {str(out)!r} has a file that no export wrote, {added[0]!r}; move it, or --force to lose it"
+        )
+
+
+def check_writable(out: Path) -> None:
+    """Raise ExportError where no folder can be made at `out`: before the work, by making one nearby."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent):
+            pass
+    except OSError as error:
+        raise ExportError(f"--out: cannot write into {str(parent)!r} ({error.strerror})") from None
+
+
+@contextmanager
+def whole(out: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Give a folder beside `out` to write into, which takes its place when the body ends, and is gone where it raises.
+
+    Args:
+        out: the folder to be.
+        check: raises where `out` may not be replaced; called at the end, for a folder may have come meanwhile.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        made = scratch / "new"
+        made.mkdir()
+        yield made
+        check()
+        if out.exists():
+            _exchange(out, made, scratch / "old")
+        else:
+            made.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _exchange(out: Path, made: Path, old: Path) -> None:
+    try:
+        out.rename(old)
+        made.rename(out)
+    except BaseException:  # Ctrl-C too: `old` goes with the scratch folder
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+
+
+def files(folder: Path) -> list[str]:
+    """Return the files in a folder and below it, but for what Python makes of code that it runs."""
+    found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(str(path.relative_to(folder)) for path in found if path.parent.name != "__pycache__")
+
+
+def _added(export: Path) -> list[str]:
+    """Return the files that somebody put beside an export."""
+    if not _is_export(export):
+        return []
+    listed = json.loads((export / ABOUT).read_text()).get("files")
+    own = {ABOUT, *(listed if isinstance(listed, list) else ())}
+    return [name for name in files(export) if name not in own]
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / ABOUT).read_text())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

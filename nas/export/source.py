@@ -1,0 +1,79 @@
+"""The trained model that is exported, whatever the format, and what a format reports of what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backbones import Backbone, WeightsError, load
+from nas.analysis.run_files import TrainedWeights
+from nas.distill.adaptor import Adaptor
+from nas.distill.adaptors import HeadsError, load_heads
+from nas.export import ExportError
+from nas.export.arguments import ALL_HEADS
+from nas.records import TrialRecord
+from search_space import ArchSpec
+
+# Of `nas.distill.heads.normalize`, the students' convention.
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A trained model, in eval mode and as it was trained, with the heads of the teachers that were asked for."""
+
+    trial: TrialRecord
+    weights: TrainedWeights
+    model: Backbone
+    adaptors: Mapping[str, Adaptor]  # by teacher
+    image_px: int  # side that it was distilled at
+
+
+@dataclass(frozen=True)
+class FormatReport:
+    """What a format reports of what it wrote."""
+
+    usage: str  # Python that uses the folder, FOLDER standing for its path
+    lines: tuple[str, ...] = ()  # what was checked, and the outcome
+    about: Mapping[str, Any] = field(default_factory=dict)  # the same as plain data
+
+
+def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str], image_px: int) -> ExportSource:
+    """Load the model from its files.
+
+    Raises:
+        ExportError: the files are damaged, of another architecture, or lack heads that are asked for.
+    """
+    try:
+        model = load(weights.weights, ArchSpec.from_dict(trial.spec))
+        adaptors = {} if not heads else load_heads(weights.heads, None if ALL_HEADS in heads else heads)
+    except (WeightsError, HeadsError) as error:
+        raise ExportError(str(error)) from None
+    for adaptor in adaptors.values():  # until 2026-11-25 a training's file said nothing of the model's map
+        adaptor.stride = model.spatial_stride
+    return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
+
+
+def preprocessing(image_px: int, *, normalised: bool) -> dict[str, Any]:
+    """Return preprocessor_config.json, for transformers' AutoImageProcessor: the central square, resized bilinearly.
+
+    Args:
+        image_px: side that the model was distilled at.
+        normalised: whether the model expects (x - mean) / std; else it takes x in [0, 1] and normalizes it itself.
+    """
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_px},
+        "resample": 2,  # bilinear, with antialiasing
+        "do_center_crop": True,
+        "crop_size": {"height": image_px, "width": image_px},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": normalised,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }

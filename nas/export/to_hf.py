@@ -1,0 +1,178 @@
+"""``--format hf``: a folder for ``transformers.AutoModel.from_pretrained(FOLDER, trust_remote_code=True)``.
+
+The code that it trusts is ours, copied into the folder: its users need transformers, torch and timm alone. transformers
+takes the code of a folder from flat files that import each other relatively: `backbones.layers.conv` becomes
+backbones_layers_conv.py. The copies are the sources as they are, but for the imports between our modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nas.distill.adaptor import module_name
+from nas.distill.adaptors import describe
+from nas.export import ExportError
+from nas.export.graph import TOLERANCE
+from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
+
+MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # here, and in the folder
+OUR_PACKAGES = ("search_space", "backbones", "nas")
+COPY_HEADER = "# Copied from {module} of backbone-nas (Apache-2.0); imports made relative.\n"
+LIMIT_S = 300
+USAGE = """from transformers import AutoImageProcessor, AutoModel  # pip install transformers torch timm
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
+pixel_values = processor(images=image, return_tensors="pt").pixel_values  # in [0, 1]; the model normalises
+summary, spatial_features = model(pixel_values)  # (B, C) and (B, T, D); feature_fmt="NCHW" for a map"""
+HEADS_USAGE = """
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True, adaptor_names=[{teacher}])
+summary, spatial_features = model(pixel_values)[{teacher}]  # in the teacher's own space"""
+
+_CHECK = """
+import sys
+for ours in ("backbones", "nas", "search_space"):
+    sys.modules[ours] = None  # as where this project is not installed
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+folder, images, out = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+with torch.inference_mode():
+    summary, features = model(load_file(images)["images"])
+save_file({"summary": summary.contiguous(), "features": features.contiguous()}, out)
+"""
+
+
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+    """Write weights, config and code, and open them in a process that has none of this project."""
+    for name, text in copied_modules(MODEL_MODULE, MODULE).items():
+        (folder / name).write_text(text)
+    (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
+    save_file(_state(source), folder / WEIGHTS, {"format": "pt"})
+    first = json.dumps(next(iter(source.adaptors), ""), ensure_ascii=False)
+    usage = USAGE + HEADS_USAGE.format(teacher=first) * bool(source.adaptors)
+    if find_spec("transformers") is None:
+        return FormatReport(usage, ("not checked: transformers is not installed (pip install 'backbone-nas[hf]')",))
+    error = _check(source, folder)
+    line = f"opened by transformers in a process without this project: {error:.1e} off PyTorch, of the largest output"
+    return FormatReport(usage, (line,), {"error": error})
+
+
+def _config(source: ExportSource) -> dict[str, Any]:
+    model = source.model
+    return {
+        "architectures": ["BackboneNasModel"],
+        "auto_map": {"AutoConfig": f"{MODULE}.BackboneNasConfig", "AutoModel": f"{MODULE}.BackboneNasModel"},
+        "model_type": "backbone_nas",
+        "spec": model.spec.to_dict(),
+        "image_size": source.image_px,
+        "hidden_size": model.spatial_dim,
+        "summary_size": model.summary_dim,
+        "patch_size": model.spatial_stride,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "adaptors": {name: describe(adaptor) for name, adaptor in source.adaptors.items()},
+        "adaptor_names": [],
+        "dtype": "float32",
+    }
+
+
+def _state(source: ExportSource) -> dict[str, Tensor]:
+    """Name tensors as `nas.export.radio` does; buffers that follow from the spec are kept as well."""
+    state = {
+        "input_conditioner.norm_mean": torch.tensor(MEAN).view(3, 1, 1),
+        "input_conditioner.norm_std": torch.tensor(STD).view(3, 1, 1),
+    }
+    named = [*source.model.named_parameters(), *source.model.named_buffers()]
+    state |= {f"network.{name}": tensor for name, tensor in named}
+    for teacher, adaptor in source.adaptors.items():
+        state |= {f"adaptors.{module_name(teacher)}.{name}": t for name, t in adaptor.state_dict().items()}
+    return {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+
+
+def _check(source: ExportSource, folder: Path) -> float:
+    px = source.image_px
+    images = torch.rand(2, 3, px, px, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory(prefix="backbone-nas-") as scratch:
+        save_file({"images": images}, f"{scratch}/images")
+        words = [sys.executable, "-c", _CHECK, str(folder.resolve()), f"{scratch}/images", f"{scratch}/out"]
+        settings = {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
+        try:
+            done = subprocess.run(
+                words, env={**os.environ, **settings}, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+                cwd=scratch,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ExportError(f"--format hf: transformers did not open what was written in {LIMIT_S} s") from None
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+            raise ExportError(f"--format hf: transformers cannot open what was written: {last[:300]}")
+        found = load_file(f"{scratch}/out")
+    with torch.inference_mode():
+        summary, spatial = source.model.encode((images - MEAN[0]) / STD[0])
+    wanted = {"summary": summary, "features": spatial.flatten(2).transpose(1, 2)}
+    error = max(float((found[k] - w).abs().max() / w.abs().max()) for k, w in wanted.items())
+    if not error <= TOLERANCE:
+        raise ExportError(f"--format hf: what transformers opens is {error:.2g} off PyTorch")
+    return error
+
+
+def copied_modules(module: str, name: str) -> dict[str, str]:
+    """Return by file name the source of `module`, as `name`.py, and of everything of ours that it needs."""
+    files: dict[str, str] = {}
+    waiting, seen = [module], {module}
+    while waiting:
+        current = waiting.pop()
+        source, needed = _relative(inspect.getsource(import_module(current)))
+        files[f"{name if current == module else _flat(current)}.py"] = COPY_HEADER.format(module=current) + source
+        waiting += sorted(needed - seen)
+        seen |= needed
+    return files
+
+
+def _relative(source: str) -> tuple[str, set[str]]:
+    """Return a module's source with its imports of ours made relative and flat, and the modules that it imports."""
+    lines = source.splitlines(keepends=True)
+    needed: set[str] = set()
+    for node in sorted(_our_imports(ast.parse(source)), key=lambda n: -n.lineno):
+        homes: dict[str, list[ast.alias]] = {}
+        for alias in node.names:
+            homes.setdefault(_defining_module(str(node.module), alias.name), []).append(alias)
+        needed |= set(homes)
+        made = [ast.unparse(ast.ImportFrom(_flat(home), names, 1)) for home, names in sorted(homes.items())]
+        indent = " " * node.col_offset
+        lines[node.lineno - 1 : node.end_lineno] = [f"{indent}{line}\n" for line in made]
+    return "".join(lines), needed
+
+
+def _flat(module: str) -> str:
+    """Return the name that a module's copy has, without .py."""
+    return module.replace(".", "_")
+
+
+def _our_imports(tree: ast.Module) -> Iterable[ast.ImportFrom]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OUR_PACKAGES:
+            yield node
+
+
+def _defining_module(module: str, name: str) -> str:
+    """Return the module that defines a name which a package re-exports."""
+    found = import_module(module)
+    return str(getattr(found, name).__module__) if hasattr(found, "__path__") else module

@@ -1,0 +1,124 @@
+"""``--format onnx``: model.onnx, checked by ONNX Runtime against PyTorch and timed beside it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from nas.export import ExportError
+from nas.export.graph import BATCHES, DeployedModel, cases, check_graph, outputs, size_step, time_graph
+from nas.export.source import ExportSource, FormatReport
+from nas.measure.arms import ArmError
+from nas.measure.runtimes.contract import installed, refusing
+from nas.measure.runtimes.onnx_graph import INPUT, Exportable
+
+FILE = "model.onnx"
+ONE_FILE = 1 << 30  # bytes of weights; protobuf ends at 2 GiB, and what is larger lies in model.onnx.data
+
+USAGE = """import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+summary, spatial, *heads = session.run(None, {"images": images})  # float32 (B, 3, H, W), normalised"""
+
+
+def check_installed() -> None:
+    """Raise ExportError where a library is missing."""
+    try:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            installed(name, "onnx")
+    except ArmError as error:
+        raise ExportError(str(error).replace("arm:", "--format onnx:")) from None
+
+
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+    """Write the graph with any batch and, where its windows allow, any size; ExportError where that is impossible."""
+    model, px, step = DeployedModel(source, fused), source.image_px, size_step(source.model)
+    path = folder / FILE
+    dynamic: int | None = step if px % step == 0 else None
+    reason = f"its windows fit multiples of {step} px only" if dynamic is None else ""
+    if dynamic is not None:
+        try:
+            run, error = _attempt(model, path, px, step, outputs(source))
+        except (ArmError, ExportError) as refusal:
+            dynamic, reason = None, str(refusal).partition("here: ")[2] or str(refusal)
+    if dynamic is None:
+        try:
+            run, error = _attempt(model, path, px, None, outputs(source))
+        except ArmError as refusal:
+            raise ExportError(f"--format onnx: {refusal}") from None
+    times = time_graph(run, source, torch.randn(1, 3, px, px))
+    sizes = (
+        f"any size in multiples of {dynamic} px"
+        if dynamic
+        else f"{px} x {px} px only ({' '.join(reason.split())[:160]})"
+    )
+    lines = (
+        f"batch: any; size: {sizes}",
+        f"ONNX Runtime against PyTorch: {error:.1e} of the largest output at most, batches "
+        f"{', '.join(map(str, BATCHES))}, sizes {_sizes(px, dynamic)}",
+        times.line("ONNX Runtime"),
+    )
+    about = {
+        "size_step_px": dynamic,
+        "error": error,
+        "outputs": outputs(source),
+        "fused": fused,
+        "times": asdict(times),
+    }
+    return FormatReport(USAGE, lines, about)
+
+
+def _sizes(px: int, step: int | None) -> str:
+    return ", ".join(dict.fromkeys(f"{height} x {width}" for _, height, width in cases(px, step)))
+
+
+def _attempt(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> tuple[Any, float]:
+    """Write and check the graph; return what runs the file, and its error."""
+    with refusing("onnx", Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes to its own authors
+        _write(model, path, px, step, names)
+    run = session(path)
+    return run, check_graph("the ONNX graph", run, model, cases(px, step))
+
+
+def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> None:
+    axes: dict[int, Any] = {0: Dim("batch")}
+    height = width = px
+    if step is not None:
+        # Two or more steps a side, and not a square: the exporter takes a 1 and equal sides for constants.
+        height, width = max(px, 2 * step), max(px, 2 * step) + step
+        axes |= {2: step * Dim("rows"), 3: step * Dim("columns")}
+    example = torch.randn(2, 3, height, width)
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    with torch.inference_mode(False), torch.no_grad():
+        traced = torch.export.export(
+            Exportable(model, channels_last=False).eval(), (example,), dynamic_shapes={INPUT: axes}, strict=False
+        )
+        torch.onnx.export(
+            traced, (), path, input_names=[INPUT], output_names=list(names), dynamo=True, verbose=False,
+            external_data=weights > ONE_FILE,
+        )  # fmt: skip
+
+
+def session(path: Path) -> Any:
+    """Return a function from images to tensors that runs an ONNX file on the CPU, with torch's number of threads."""
+    library = installed("onnxruntime", "onnx")
+    options = library.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as in nas.measure.runtimes
+    with refusing("onnxruntime", Exception):
+        made = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> list[Tensor]:
+        with refusing("onnxruntime", Exception):
+            return [torch.from_numpy(array) for array in made.run(None, {INPUT: images.numpy()})]
+
+    return run

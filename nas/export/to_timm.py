@@ -1,0 +1,75 @@
+"""``--format timm``: a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+
+from backbones import save
+from backbones.entrypoints import default_cfg
+from nas.distill.adaptors import save_heads
+from nas.export import ExportError
+from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
+
+USAGE = """import backbones  # makes the architecture known to timm
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True)
+summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w), as distilled; images normalised
+maps = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True)(images)  # a map a stage
+classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # to be fine-tuned
+deploy = timm.utils.reparameterize_model(model.eval())  # BatchNorm folded"""
+HEADS_USAGE = """
+from pathlib import Path
+from nas.distill.adaptors import load_heads
+
+for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
+    of_teacher_summary, of_teacher_spatial = adaptor(summary, spatial)"""
+
+
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+    """Write weights, heads and timm's config.json, and open them again."""
+    save(source.model, folder / WEIGHTS)
+    if source.adaptors:
+        save_heads(source.adaptors, folder / HEADS)
+    (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
+    _check(source, folder)
+    usage = USAGE + HEADS_USAGE * bool(source.adaptors)
+    return FormatReport(usage, ("opened by timm: the same features, and a map of each stage",))
+
+
+def _config(source: ExportSource) -> dict[str, object]:
+    px, spec = source.image_px, source.model.spec
+    pool = px // spec.strides[-1]
+    ours = {
+        "input_size": [3, px, px],
+        "pool_size": [pool, pool],
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "num_classes": 0,
+    }
+    known = {name: default_cfg(spec)[name] for name in ("first_conv", "classifier")}
+    return {
+        "architecture": "backbone_nas",
+        "num_classes": 0,
+        "num_features": source.model.num_features,
+        "model_args": {"spec": spec.to_dict(), "neck": True},
+        "pretrained_cfg": ours | known,
+    }
+
+
+def _check(source: ExportSource, folder: Path) -> None:
+    opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    maps = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
+    images = torch.randn(2, 3, source.image_px, source.image_px)
+    with torch.inference_mode():
+        found = [*opened.encode(images), *maps(images)]
+        wanted = [*source.model.encode(images), *source.model.forward_intermediates(images, intermediates_only=True)]
+    if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
+        raise ExportError("--format timm: what timm opens does not compute the model")

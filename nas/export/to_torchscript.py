@@ -1,0 +1,63 @@
+"""``--format torchscript``: model.pt, traced; ``torch.jit.load`` opens it without this project."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.backbone import SIZE_MULTIPLE_PX
+from nas.export.graph import (
+    BATCHES,
+    TOLERANCE,
+    DeployedModel,
+    cases,
+    check_graph,
+    largest_error,
+    outputs,
+    size_step,
+    time_graph,
+)
+from nas.export.source import ExportSource, FormatReport
+
+FILE = "model.pt"
+USAGE = """import torch
+
+model = torch.jit.load("FOLDER/model.pt")
+summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalised"""
+
+
+def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+    """Trace, write and check the file; ExportError where it does not compute the model."""
+    model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
+        # The tracer warns of each choice by size: which sizes hold is found out below. With gradients a stage takes
+        # its batch whole, and the trace keeps no number of images.
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
+        traced.save(str(path))
+        run: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    error = check_graph("the TorchScript file", run, model, cases(px, None))
+    step, sized = _sizes(run, model, px, size_step(source.model))
+    times = time_graph(run, source, torch.randn(1, 3, px, px))
+    batches = ", ".join(map(str, BATCHES))
+    lines = (
+        f"batch: any; size: {sized}",
+        f"TorchScript against PyTorch: {error:.1e} of the largest output at most, batches {batches}",
+        times.line("TorchScript"),
+    )
+    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": asdict(times)}
+    return FormatReport(USAGE, lines, about)
+
+
+def _sizes(run: Any, model: torch.nn.Module, px: int, step: int) -> tuple[int | None, str]:
+    """Return the step of sides, in px, at which the trace is right; it keeps the choices made at its example's size."""
+    for tried in sorted({SIZE_MULTIPLE_PX, step}):
+        with suppress(RuntimeError):
+            if px % tried == 0 and largest_error(run, model, cases(px, tried)) <= TOLERANCE:
+                return tried, f"any size in multiples of {tried} px"
+    return None, f"{px} x {px} px only; other sizes give errors or other numbers"

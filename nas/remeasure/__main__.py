@@ -1,0 +1,90 @@
+"""``python -m nas.remeasure RUN --device cuda:0``: measure candidates of a study again, and show what that changes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
+from nas.analysis.run_files import samples_folder
+from nas.analysis.tables import show_remeasuring
+from nas.command import INTERRUPTED, exit_code, stdout_console
+from nas.objectives import check_plane
+from nas.progress import StageProgress, stderr_console
+from nas.records import Remeasurement, Study
+from nas.remeasure.arguments import RemeasureSettings, parse
+from nas.store import Store
+
+if TYPE_CHECKING:
+    from nas.remeasure.measuring import Remeasuring
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C; what was measured is shown and kept."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = f"python -m nas.remeasure {shlex.join(words)}"
+    kept = "what was measured is kept; the same command, without --again, continues"
+    return exit_code(lambda: remeasure(parse(words), command), kept)
+
+
+def remeasure(settings: RemeasureSettings, command: str) -> int:
+    """Measure what is left, then show the comparison; `command` is written into the study."""
+    with Store.open(settings.run) as store:
+        return _remeasure(store, settings, command)
+
+
+def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
+    study = store.read()
+    check_plane(study.info.objectives, "nas.remeasure")
+    from nas.remeasure.measuring import (  # torch takes seconds to import: not for --help or a wrong folder
+        Remeasuring,
+        begin_remeasurement,
+        plan_remeasuring,
+    )
+
+    plan = plan_remeasuring(study, settings)
+    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.again)]
+    remeasuring = Remeasuring(plan, samples_folder(settings.run, plan.name))
+    try:
+        _measure(remeasuring, newest, store)
+        code = 0
+    except KeyboardInterrupt:
+        left = len(remeasuring.remaining(newest[0]))
+        if left == len(plan.trials):
+            raise
+        how = "the same command, without --again," if settings.again else "the same command"
+        print(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", file=sys.stderr)
+        code = INTERRUPTED
+    _show(study, newest[0], settings)
+    return code
+
+
+def _measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
+    """Keep the newest state in newest[0] and in the study."""
+    progress = StageProgress(stderr_console())
+    total = len(remeasuring.remaining(newest[0]))
+    with progress.showing():
+        for again in remeasuring.run(newest[0]):
+            store.save_remeasurement(again)
+            newest[0] = again
+            progress("measured", total - len(remeasuring.remaining(again)), total)
+
+
+def _show(study: Study, again: Remeasurement, settings: RemeasureSettings) -> None:
+    comparison = compare_remeasurement(study, again)
+    if settings.json:
+        print(json.dumps(remeasuring_json(study, again, comparison), indent=2))
+    else:
+        show_remeasuring(study, again, comparison, stdout_console())
+    if settings.plot:
+        from nas.analysis.plots import plot_remeasuring  # matplotlib takes a second to import
+
+        plot_remeasuring(study, again, comparison, Path(settings.plot))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,204 @@
+"""Measure trials of a study again, each beside the reference, and keep each at once.
+
+`plan_remeasuring` decides the setting and the trials, `begin_remeasurement` where an earlier run is continued,
+`Remeasuring` does the work.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.analysis.selection import trials_to_remeasure
+from nas.command import one_line
+from nas.measure import Arm, ArmError, Measured, Setting, environment, torch_device
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.measure.device_lock import exclusive_device
+from nas.measure.service import Arch, MeasurementService, save_samples
+from nas.measure.verdicts import MeasurementError as MeasurementError
+from nas.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.remeasure.arguments import RemeasureSettings
+
+ORDER_SEED = 0
+MAX_REASON_CHARACTERS = 300
+# What of an environment changes the numbers: a run continues only where all of it is the same.
+COMPARED_ENVIRONMENT = ("device_name", "cpu", "threads", "torch", "timm", "cuda", "cudnn", "driver")
+
+
+@dataclass(frozen=True)
+class RemeasuringPlan:
+    """What is measured again, and how. `threads`: CPU threads of the measuring process, None on a GPU."""
+
+    name: str
+    setting: Setting
+    threads: int | None
+    reference: str
+    trials: tuple[TrialRecord, ...]
+    environment: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what a `Remeasurement` keeps of the setting."""
+        s = self.setting
+        plain = {"batch": s.batch, "resolution": s.resolution, "arm": str(s.arm), "seconds": s.budget_s}
+        return plain | {"threads": self.threads, "reference": self.reference}
+
+
+def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPlan:
+    """Return the plan; what is not set is as the study measured, on this device. ValueError where it is impossible."""
+    trials = trials_to_remeasure(study, settings.which)
+    own = [t.measurement for t in trials if t.measurement]
+    device = torch_device(settings.device)
+    threads = _measuring_threads(device, settings.threads)
+    setting = Setting(
+        device=str(device),
+        batch=settings.batch or _most_frequent(m.requested_batch or m.batch for m in own),
+        resolution=settings.resolution or _most_frequent(m.resolution for m in own),
+        arm=Arm.parse(settings.arm, study_arm(own)) if settings.arm else study_arm(own),
+        budget_s=settings.seconds,
+    )
+    here = environment(str(device))
+    name = settings.name or _default_name(setting, here)
+    return RemeasuringPlan(name, setting, threads, study.info.reference, trials, here)
+
+
+def study_arm(own: Sequence[Measurement]) -> Arm:
+    """Return the arm of most measurements, from the words of their text; what it does not name is the default's."""
+    words = re.split(r"[\s,+]+", _most_frequent(m.arm for m in own).replace("_", "-"))
+    known = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
+    return Arm.parse("+".join(dict.fromkeys(word for word in words if word in known)))
+
+
+def begin_remeasurement(
+    existing: Iterable[Remeasurement], plan: RemeasuringPlan, command: str, anew: bool
+) -> Remeasurement:
+    """Return what exists under the plan's name, or a new one; with `anew` without what the plan measures.
+
+    ValueError where it was measured otherwise.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    new = Remeasurement(plan.name, created, command, plan.environment, plan.identity)
+    old = next((r for r in existing if r.name == plan.name), None)
+    if old is None:
+        return new
+    changed = _differences(old, plan)
+    if changed and not anew:
+        way_out = "choose another --name, or measure all anew with --again"
+        raise ValueError(f"remeasurement {plan.name!r} was measured otherwise ({'; '.join(changed)}); {way_out}")
+    if not anew:
+        return old
+    numbers = {t.number for t in plan.trials}
+    kept = {} if changed else {n: m for n, m in old.measurements.items() if n not in numbers}
+    reasons = {} if changed else {n: r for n, r in old.unmeasured.items() if n not in numbers}
+    return replace(new, measurements=kept, unmeasured=reasons)
+
+
+def _differences(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
+    """Return what differs, as "batch: 16 -> 1"."""
+    now = {k: plan.environment.get(k) for k in COMPARED_ENVIRONMENT} | plan.identity
+    then = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
+    return [f"{k}: {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+
+
+def _measuring_threads(device: torch.device, asked: int | None) -> int | None:
+    """Use all CPUs but one, as searches do: OpenMP waits for its slowest thread, and the system needs a CPU."""
+    if device.type != "cpu":
+        return asked
+    threads = asked or max(1, int(environment("cpu")["cpus"]) - 1)
+    torch.set_num_threads(threads)  # for `environment`; the measuring process has its own
+    return threads
+
+
+def _default_name(setting: Setting, here: dict[str, Any]) -> str:
+    """Return a name as cpu-b16-64px-eager+fp32+channels-last+fused."""
+    device = "cpu" if setting.device == "cpu" else str(here["device_name"])
+    kind = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return f"{kind}-b{setting.batch}-{setting.resolution}px-{setting.arm}"
+
+
+def _most_frequent(values: Iterable[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+class Remeasuring:
+    """Works through a plan. `samples_dir` takes the raw samples; `bench` opens one, again after each crash."""
+
+    def __init__(
+        self, plan: RemeasuringPlan, samples_dir: Path, bench: Callable[[int | None], MeasurementService] | None = None
+    ) -> None:
+        self._plan, self._samples_dir, self._open = plan, samples_dir, bench or MeasurementService
+        self._reference = next((t for t in plan.trials if t.baseline == plan.reference), None)
+
+    def remaining(self, again: Remeasurement) -> list[TrialRecord]:
+        """Return what is still to be measured, in random order, so that drift favors no part of the front."""
+        done = again.measurements.keys() | again.unmeasured.keys()
+        remaining = [t for t in self._plan.trials if t.number not in done]
+        random.Random(ORDER_SEED).shuffle(remaining)
+        return remaining
+
+    def run(self, again: Remeasurement) -> Iterator[Remeasurement]:
+        """Yield the remeasurement with each trial that was tried, the reference first.
+
+        ValueError where the reference cannot be measured: then no trial can.
+        """
+        if not self.remaining(again):
+            return
+        self._bench = self._open(self._plan.threads)
+        try:
+            if again.floor is None:
+                again = self._measure_reference(again)
+                yield again
+            for trial in self.remaining(again):
+                again = self._measure_trial(again, trial)
+                yield again
+        finally:
+            self._bench.close()
+
+    def _measure_reference(self, again: Remeasurement) -> Remeasurement:
+        own, name = self._reference, self._plan.reference
+        try:
+            measured = self._measure(self._reference_arch)
+        except ArmError:
+            raise
+        except Exception as error:
+            raise ValueError(f"the reference {name} cannot be measured here: {_reason(error)}") from error
+        self._keep_samples(measured, own.arch_id if own else name.replace("/", "-"))
+        numbers = {own.number: measured.record} if own else {}
+        return replace(again, floor=measured.record, measurements={**again.measurements, **numbers})
+
+    def _measure_trial(self, again: Remeasurement, trial: TrialRecord) -> Remeasurement:
+        try:
+            measured = self._measure(trial.spec)
+        except Exception as error:  # whatever it is, this candidate causes it: the reference has run
+            if isinstance(error, MeasurementError) and error.verdict == "crash":
+                self._bench.close()  # perhaps it was not the candidate's process that has ended
+                self._bench = self._open(self._plan.threads)
+            return replace(again, unmeasured={**again.unmeasured, trial.number: _reason(error)})
+        self._keep_samples(measured, trial.arch_id)
+        return replace(again, measurements={**again.measurements, trial.number: measured.record})
+
+    @property
+    def _reference_arch(self) -> Arch:
+        """Return the reference as the study trained it, where it did: a preset may have changed since."""
+        return self._reference.spec if self._reference else self._plan.reference
+
+    def _measure(self, arch: Arch) -> Measured:
+        setting, reference = self._plan.setting, self._plan.reference
+        with exclusive_device(setting.device):
+            return self._bench.measure(arch, self._reference_arch, setting, name_of_reference=reference)
+
+    def _keep_samples(self, measured: Measured, name: str) -> None:
+        save_samples(measured, self._samples_dir / f"{name}.json")
+
+
+def _reason(error: Exception) -> str:
+    text, verdict = one_line(error), error.verdict if isinstance(error, MeasurementError) else ""
+    return (text if text.startswith(verdict) else f"{verdict}: {text}")[:MAX_REASON_CHARACTERS]

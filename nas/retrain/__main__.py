@@ -1,0 +1,181 @@
+"""``python -m nas.retrain RUN``: train the front of a study again, and tell how sure it is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
+from nas.analysis.run_files import samples_folder
+from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
+from nas.analysis.tables import show_retraining
+from nas.command import INTERRUPTED, exit_code, one_line, stdout_console
+from nas.objectives import check_plane
+from nas.places import cache_root
+from nas.progress import StageProgress, stderr_console
+from nas.records import Retraining, Study
+from nas.retrain.arguments import PICTURE, RetrainSettings, parse
+from nas.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from nas.pool import TrainingProgress
+    from nas.retrain.plan import RetrainingPlan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C; what was done until then is kept and shown."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: retrain(parse(words), f"python -m nas.retrain {shlex.join(words)}"))
+
+
+def retrain(settings: RetrainSettings, command: str) -> int:
+    """Retrain and measure what is left of the plan, then show the outcome; `command` is written into the study."""
+    with Store.open(settings.run) as store:
+        return _retrain(store, settings, command)
+
+
+def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
+    study = store.read()
+    check_plane(study.info.objectives, "nas.retrain")
+    candidates = candidates_to_retrain(front_candidates(study), settings.near)
+    baselines = [t for t in complete(study) if settings.baselines and t.baseline]
+    from nas.retrain.plan import plan_retraining  # torch takes seconds to import: not for --help or a wrong folder
+
+    plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
+    _announce(candidates, plan)
+    code = 0
+    try:
+        with _only_command(settings.run):
+            _work(store, study, plan, settings, command)
+    except KeyboardInterrupt:
+        left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
+        print(f"interrupted; {left} of {total} trainings are left; the same command continues", file=sys.stderr)
+        code = INTERRUPTED
+    _show(store, study, plan.steps, settings)
+    return code
+
+
+def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> None:
+    front = sum(c.on_front for c in candidates)
+    counts = {
+        "front": front, "near misses": len(candidates) - front, "baselines": len(plan.trials) - len(candidates)
+    }  # fmt: skip
+    parts = ", ".join(f"{what} {count}" for what, count in counts.items())
+    print(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", file=sys.stderr)
+
+
+def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
+    from nas.cache import open_study_targets
+
+    progress = StageProgress(stderr_console())
+    with progress.showing():
+        targets = None
+        if plan.remaining(store.retrainings()):  # what is missing of teachers or images shows before all else
+            root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
+            targets = open_study_targets(study.info, root, settings.teacher_files, progress, announce).path
+        _measure(store, study, plan, settings, command, progress)
+        if targets is not None:
+            _train(store, plan, targets, progress)
+
+
+def _measure(
+    store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str, progress: StageProgress
+) -> None:
+    """Measure all candidates beside the reference, as nas.remeasure would.
+
+    Where some are missing and the others were measured otherwise, on another device for one, all are measured anew.
+    """
+    before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
+    if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
+        return
+    from nas.remeasure.arguments import RemeasureSettings
+    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
+
+    which = ",".join(str(t.number) for t in plan.trials)
+    device = settings.device or plan.config.device
+    asked = RemeasureSettings(settings.run, which=which, device=device, seconds=settings.seconds, name=REMEASUREMENT)
+    to_measure = plan_remeasuring(study, asked)
+    try:
+        newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=False)
+    except ValueError as error:
+        print(f"measured anew: {one_line(error).partition(';')[0]}", file=sys.stderr)
+        newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=True)
+    remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
+    total = len(remeasuring.remaining(newest))
+    for again in remeasuring.run(newest):
+        store.save_remeasurement(again)
+        progress("candidates measured", total - len(remeasuring.remaining(again)), total)
+
+
+def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
+    """Keep each training when it has ended. Progress is in steps: trainings may be few and long."""
+    from nas.measure.environment import device_name, torch_device
+    from nas.pool import TrainingPool
+
+    jobs = plan.remaining(store.retrainings())
+    device = device_name(torch_device(plan.config.device))
+    reached = {(job.trial.number, job.config.seed): 0 for job in jobs}
+    total = plan.steps * len(jobs)
+    with closing(TrainingPool(targets, plan.workers, plan.gpus).run(jobs)) as updates:
+        for update in updates:
+            key = update.job.trial.number, update.job.config.seed
+            if update.ended:
+                store.save_retraining(_retraining(update, device))
+            if update.reason:
+                print(f"trial {key[0]}, seed {key[1]}: {update.reason}", file=sys.stderr)
+            before = sum(reached.values())
+            reached[key] = plan.steps if update.ended else update.steps
+            if (done := sum(reached.values())) > before:
+                progress("steps trained", done, total)
+
+
+def _retraining(update: TrainingProgress, device: str) -> Retraining:
+    job, now = update.job, datetime.now(UTC).isoformat(timespec="seconds")
+    return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason)
+
+
+def _show(store: Store, study: Study, steps: int, settings: RetrainSettings) -> None:
+    summary = summarize_retraining(study, store.retrainings(), store.remeasurements(), steps)
+    if summary is None:
+        return
+    if settings.json:
+        print(json.dumps(retraining_json(study, summary), indent=2))
+    else:
+        show_retraining(study, summary, stdout_console())
+    _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
+
+
+def _draw(study: Study, summary: RetrainingSummary, path: Path) -> None:
+    if not summary.complete:
+        return
+    from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import
+
+    plot_retraining(study, summary, path)
+    print(f"picture: {path}", file=sys.stderr)
+
+
+@contextmanager
+def _only_command(run_dir: Path) -> Iterator[None]:
+    """Refuse a second command on the same study: both would train the same candidates."""
+    lock = FileLock(run_dir / "retraining.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"another nas.retrain works on {str(run_dir)!r}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

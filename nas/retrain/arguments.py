@@ -1,0 +1,82 @@
+"""Settings of ``python -m nas.retrain``, and its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas.command import OneLineParser, add_training_options, picture_file
+
+PICTURE = "retraining.png"  # in the run's folder
+
+_EXAMPLES = """examples:
+  python -m nas.retrain runs/mine                            3 seeds, 3 times as long as the study's last rung
+  python -m nas.retrain runs/mine --seeds 5 --steps 2700 --near 10
+  python -m nas.retrain runs/mine --baselines --plot retrained-front.pdf
+  python -m nas.retrain runs/mine --device cuda --json > retraining.json
+
+Retrained are the study's front and the near misses: candidates whose chance to be on the front is 5 % or more, given
+the noise of a seed and of a measurement. The study keeps what was trained and measured. The same command continues
+where it was stopped, in the middle of a training too; it tries failed trainings again; where all is done, it only shows
+the outcome. More --seeds or --near add to it; other --steps are separate trainings. Weights lie in
+RUN/retraining/seed-N/weights.
+"""
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """What a user asks of ``nas.retrain``; None is as in the study.
+
+    ValueError where a number is out of range.
+    """
+
+    run: Path
+    seeds: int = 3
+    steps: int | None = None  # None: three times the study's last rung
+    near: int = 6  # near misses beside the front, at most
+    baselines: bool = False
+    workers: int | None = None  # None: one a CPU or GPU
+    device: str | None = None
+    cache: str | None = None
+    teacher_files: Mapping[str, Path] = field(default_factory=dict)
+    seconds: float = 5.0  # timing budget of each candidate
+    plot: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("steps", 1), ("near", 0), ("workers", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name}: {value}: must be {least} or more")
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds: {self.seconds}: must be over 0")
+
+
+def parse(words: Sequence[str]) -> RetrainSettings:
+    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
+    return RetrainSettings(**vars(_parser().parse_args(words)))
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m nas.retrain",
+        description="Train the front of a study and its near misses again, longer and with new seeds, measure them "
+        "again, and tell how likely each is on the front.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of the study")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
+    add("--steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
+    add("--near", type=int, default=6, metavar="N", help="near misses beside the front, at most (default: 6)")
+    add("--baselines", action="store_true", help="retrain the study's baselines too; they are no part of the front")
+    add("--workers", type=int, metavar="N", help="trainings at a time (default: one a CPU or GPU)")
+    add_training_options(add, "")
+    add("--seconds", type=float, default=5.0, metavar="S", help="timing budget of each candidate (default: 5)")
+    picture = f"file of the picture: .png, .svg or .pdf (default: RUN/{PICTURE})"
+    add("--plot", type=picture_file, metavar="FILE", help=picture)
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    return parser

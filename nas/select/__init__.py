@@ -1,0 +1,1 @@
+"""``python -m nas.select``: the best candidate of a study within limits."""

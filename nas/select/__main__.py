@@ -1,0 +1,96 @@
+"""``python -m nas.select RUN --max-latency-ms 13``: show the best candidate within limits, and how sure it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas.analysis.answer import RETRAINED, MeasuredCandidate, answer, answer_json
+from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, summarize_retraining
+from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
+from nas.analysis.tables import show_answer
+from nas.command import OneLineParser, exit_code, stdout_console
+from nas.limits import add_limit_flags, given_limits
+from nas.store import Store
+
+NOTHING_FITS = 1  # exit code
+
+_EXAMPLES = """examples:
+  python -m nas.select runs/mine --max-latency-ms 13
+  python -m nas.select runs/mine --min-throughput 2000 --max-params 1e6
+  python -m nas.select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
+
+Quality is that of the study's last rung, or the mean over seeds where nas.retrain has trained the candidate again.
+Candidates that were stopped at lower rungs are not compared. Exit code: 0 found, 1 nothing fits (what comes nearest is
+shown), 2 bad input.
+"""
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """What a user asks of ``nas.select``."""
+
+    run: Path
+    limits: Mapping[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
+    json: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 1 where nothing fits, 2 after a line of error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: select(parse(words)))
+
+
+def select(settings: SelectSettings) -> int:
+    """Show the answer; 0, or NOTHING_FITS."""
+    with Store.open(settings.run) as store:
+        study = store.read()
+        summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
+
+    def latencies(basis: str, arch_id: str) -> list[float]:
+        return latencies_s(samples_folder(settings.run, REMEASUREMENT if basis == RETRAINED else None), arch_id)
+
+    def weights(candidate: MeasuredCandidate) -> list[Path]:
+        return all_weight_files(settings.run, candidate.trial.arch_id, _seeds(summary, candidate))
+
+    a = answer(study, summary, settings.limits, latencies)
+    if settings.json:
+        print(json.dumps(answer_json(study, a, settings.limits, weights), indent=2))
+    else:
+        show_answer(a, settings.limits, weights, stdout_console())
+    return 0 if a.best else NOTHING_FITS
+
+
+def _seeds(summary: RetrainingSummary | None, candidate: MeasuredCandidate) -> list[int]:
+    """Return the seeds that a candidate was retrained with."""
+    retrained = summary.candidates if summary else ()
+    return [seed for c in retrained if c.trial.number == candidate.trial.number for seed in c.qualities]
+
+
+def parse(words: Sequence[str]) -> SelectSettings:
+    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
+    options = vars(_parser().parse_args(words))
+    return SelectSettings(options["run"], given_limits(options), options["json"])
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m nas.select",
+        description="Show the best candidate of a study within limits, how sure that is, and which candidates cannot "
+        "be told apart from it; or what comes nearest.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of the study")
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    add_limit_flags(parser, "A candidate whose value is unknown is not within a limit.")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

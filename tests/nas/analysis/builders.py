@@ -1,0 +1,67 @@
+"""A study small enough to compare by hand, with made-up remeasurements and retrainings of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+
+from nas.analysis.retraining import REMEASUREMENT
+from nas.records import Remeasurement, Retraining, RungResult, Study, TrialState
+from nas.store import Store
+from search_space import preset
+from tests.nas.sampling.test_known_cost import quality
+from tests.nas.study_builders import measurement, record, rung, search_config, study_info
+
+REFERENCE = "eradio_femto"
+# By trial number, (quality, ratio): 0 is the reference; 1, 2, 3 are the front, 4 is behind 2, 5 within 2's interval.
+POINTS = {0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.38, 1.99)}
+
+
+def small_study(points: Mapping[int, tuple[float, float]] = POINTS) -> Study:
+    """Trial 0 is the baseline; the others are random architectures."""
+    trials = [record(n, (0.1, q), ratio) for n, (q, ratio) in points.items()]
+    spec = preset(REFERENCE)
+    trials[0] = replace(trials[0], origin=f"baseline:{REFERENCE}", arch_id=spec.arch_id, spec=spec.to_dict())
+    return Study(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
+
+
+def new_store(folder: Path, study: Study) -> Store:
+    store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
+    for trial in study.trials:
+        store.ask({})
+        done = trial.state is TrialState.COMPLETE and trial.measurement
+        store.save(trial, (quality(trial), done.ratio) if done else None)
+    return store
+
+
+def remeasured(
+    ratios: Mapping[int, float], unmeasured: Mapping[int, str] | None = None, *, name: str = "r"
+) -> Remeasurement:
+    """By trial number, the ratio now, or why there is none; the reference is trial 0."""
+    now = {number: measurement(ratio) for number, ratio in ratios.items()}
+    setting = {"batch": 1, "reference": REFERENCE}
+    return Remeasurement(name, "2026-01-01", "c", {}, setting, now.get(0), now, dict(unmeasured or {}))
+
+
+def remeasured_for_retraining(
+    ratios: Mapping[int, float], unmeasured: Mapping[int, str] | None = None
+) -> Remeasurement:
+    return remeasured(ratios, unmeasured, name=REMEASUREMENT)
+
+
+def retrained(
+    number: int, qualities: Mapping[int, float], steps: int = 90, at_30: float | None = None
+) -> list[Retraining]:
+    """By seed, the quality after `steps`; after 30 steps all have `at_30`, or half of it."""
+
+    def rungs(quality: float) -> tuple[RungResult, ...]:
+        return rung(1, quality / 2 if at_30 is None else at_30), replace(rung(2, quality), steps=steps)
+
+    return [Retraining(number, seed, steps, "2026-11-25", "cpu", rungs(q)) for seed, q in qualities.items()]
+
+
+def failed(number: int, seed: int, reason: str, steps: int = 90) -> Retraining:
+    return Retraining(number, seed, steps, "2026-11-25", "cpu", (rung(1, 0.1),), reason)

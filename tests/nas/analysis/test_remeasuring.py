@@ -1,0 +1,136 @@
+"""What a second measurement changes, on a study small enough to do it by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas import pareto
+from nas.analysis.plots import plot_remeasuring
+from nas.analysis.remeasuring import (
+    RemeasuredCandidate,
+    RemeasuringComparison,
+    compare_remeasurement,
+    conclusion,
+    front_line,
+    remeasuring_notes,
+)
+from nas.analysis.selection import complete
+from nas.records import Remeasurement
+from tests.nas.analysis.builders import POINTS, REFERENCE, remeasured, small_study
+from tests.nas.sampling.test_known_cost import quality
+from tests.reports.synthetic import study as random_study
+
+
+def changes(c: RemeasuringComparison) -> dict[int, str]:
+    return {candidate.trial.number: candidate.change for candidate in c.candidates}
+
+
+def numbers(rows: tuple[RemeasuredCandidate, ...]) -> list[int]:
+    return [row.trial.number for row in rows]
+
+
+def test_who_left_who_ties_who_joined() -> None:
+    now = remeasured({0: 1.0, 1: 4.0, 2: 1.0, 3: 1.2, 4: 3.0, 5: 1.19})
+    c = compare_remeasurement(small_study(), now)
+    assert changes(c) == {
+        0: "behind 2 → behind 4",
+        1: "front",
+        2: "front → left, by 3",
+        3: "front",
+        4: "behind 2 → front, new",
+        5: "ties with 2 → ties with 3",
+    }
+    assert front_line(c) == "front: of 3 before 2 stayed (1, 3), 1 left (2); 1 joined (4)"
+    assert {r.trial.number: (r.rank_before, r.rank_now) for r in c.candidates} == {
+        1: (1, 1), 2: (2, 5), 5: (3, 4), 4: (4, 2), 0: (5, 5), 3: (5, 3),
+    }  # fmt: skip
+    assert c.hypervolume_now == pytest.approx(0.2 * 5 + 0.15 * 4.585 + 0.25 * 3.263, abs=1e-3)  # log2(ratio / 0.125)
+
+
+def test_behind_by_less_than_the_intervals_is_not_left() -> None:
+    c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 2: 1.19, 3: 1.2, 4: 1.0, 5: 1.0}))
+    assert changes(c)[2] == "front → ties with 3"
+    assert (numbers(c.tied), numbers(c.left), numbers(c.joined)) == ([2], [], [])
+
+
+def test_most_of_a_front_holds_where_few_are_beaten() -> None:
+    c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 2: 1.8, 3: 1.0, 4: 1.5, 5: 1.99}))
+    assert changes(c)[5] == "ties with 2 → front, new"
+    assert "1 candidate is new on it: choose by the new numbers" in conclusion(c)
+
+
+def test_a_net_without_a_number_and_one_with_a_wrong_output_leave_the_comparison() -> None:
+    now = remeasured({0: 1.0, 1: 4.0, 3: 1.0, 4: 1.5, 5: 1.99}, {2: "out of memory: even for one image"})
+    wrong = replace(now.measurements[3], verdict="wrong output", output_error=0.5)
+    c = compare_remeasurement(small_study(), replace(now, measurements={**now.measurements, 3: wrong}))
+    assert (changes(c)[2], changes(c)[3]) == ("front → no number", "front → no number")
+    assert [r.reason for r in c.lost] == ["out of memory: even for one image", "wrong output: 0.5 off fp32 eager's"]
+    assert changes(c)[5] == "ties with 2 → front, new"  # 2 was tried
+    assert c.agreement.correlation.candidates == 4
+    assert "verdicts: 1 wrong output" in remeasuring_notes(small_study(), replace(now, measurements={3: wrong}), c)
+
+
+def test_nets_that_were_not_tried_make_no_other_new() -> None:
+    c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 4: 1.5}))
+    assert changes(c)[4] == "behind 2 → open: 2 not measured"
+    assert (numbers(c.joined), c.not_tried) == ([], 3)
+    (*_, last) = remeasuring_notes(small_study(), remeasured({0: 1.0}), c)
+    assert "3 candidates that trained to the end were not measured again" in last
+
+
+def test_baselines_stand_beside_the_front() -> None:
+    now = remeasured({0: 9.0, 1: 4.0, 2: 2.0, 3: 1.0, 4: 1.5, 5: 1.99})
+    c = compare_remeasurement(small_study(), now)
+    assert changes(c)[0] == "behind 2 → undominated"
+    assert numbers(c.stayed) == [1, 2, 3]
+    assert "changed places in speed" in conclusion(c)
+    notes = remeasuring_notes(small_study(), now, c)
+    assert f"baselines that no candidate dominates now, but not before: {REFERENCE}" in notes
+
+
+def test_the_same_numbers_again_change_nothing() -> None:
+    study = small_study()
+    now = remeasured({n: ratio for n, (_, ratio) in POINTS.items()})
+    c = compare_remeasurement(study, now)
+    assert [c.left, c.joined, c.tied, c.lost] == [()] * 4
+    assert c.hypervolume_before == c.hypervolume_now
+    assert conclusion(c) == "The front and the order hold here: the study's choice is also the choice here."
+    assert remeasuring_notes(study, now, c)[0] == "differs: nothing that is recorded"
+
+
+def test_disturbed_measurements_decide_nothing() -> None:
+    now = remeasured({0: 1.0, 1: 4.0, 2: 0.5, 3: 1.0})
+    disturbed = {n: replace(m, verdict="contended") for n, m in now.measurements.items() if n}
+    c = compare_remeasurement(small_study(), replace(now, measurements={0: now.measurements[0], **disturbed}))
+    assert conclusion(c).startswith("3 of 4 measurements were disturbed: measure again (--again)")
+
+
+def test_another_order_means_another_search() -> None:
+    c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 1.0, 2: 2.0, 3: 4.0, 4: 3.0, 5: 2.5}))
+    assert "search again" in conclusion(c)
+    now = remeasured({0: 1.0, 1: 1.0})
+    now = replace(now, measurements={n: replace(m, arm="bf16", batch=1) for n, m in now.measurements.items()})
+    told = remeasuring_notes(small_study(), now, compare_remeasurement(small_study(), now))
+    assert told[:2] == ["differs: runtime: fp32 → bf16", "differs: batch: 16 → 1"]
+
+
+def test_the_front_is_that_of_pareto(tmp_path: Path) -> None:
+    study = random_study(60)
+    now = Remeasurement(
+        "r",
+        "",
+        "",
+        {},
+        {"reference": "eradio_pico"},
+        None,
+        {t.number: t.measurement for t in complete(study) if t.measurement},
+    )
+    c = compare_remeasurement(study, now)
+    found = [t for t in complete(study) if not t.baseline]
+    front = pareto.front([(quality(t), t.measurement.ratio) for t in found if t.measurement])
+    assert sorted(numbers(c.stayed)) == sorted(found[i].number for i in front)
+    plot_remeasuring(study, now, c, tmp_path / "fronts.svg")
+    assert "stayed on the front" in (tmp_path / "fronts.svg").read_text()

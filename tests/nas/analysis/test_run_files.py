@@ -1,0 +1,41 @@
+"""Which of a trial's weights are taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nas.analysis.run_files import trained_weights
+from nas.records import TrialState
+from tests.nas.analysis.builders import failed, retrained, small_study
+
+
+def test_the_longest_trained_weights_that_are_there_are_taken(tmp_path: Path) -> None:
+    study = small_study()
+    trial = study.trials[2]
+
+    def put(folder: str) -> Path:
+        path = tmp_path / folder / "weights" / f"{trial.arch_id}.safetensors"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        return path
+
+    assert trained_weights(tmp_path, study, trial, ()) is None
+    own = put(".")
+    retrainings = [*retrained(2, {1: 0.5, 2: 0.7, 3: 0.9}), failed(2, 4, "nan"), *retrained(1, {5: 1.0})]
+    kept = trained_weights(tmp_path, study, trial, retrainings)
+    assert kept is not None
+    assert (kept.weights, kept.result, kept.seed) == (own, trial.rungs[-1], 0)
+    first, second = put("retraining/seed-1"), put("retraining/seed-2")
+    put("retraining/seed-4")
+    kept = trained_weights(tmp_path, study, trial, retrainings)
+    assert kept is not None
+    assert (kept.weights, kept.result.quality, kept.seed) == (second, 0.7, 2)
+    assert kept.heads == second.with_name(f"{trial.arch_id}.heads.safetensors")
+    # Trained again, shorter: its file has taken the place of the longer training's.
+    again = [*retrainings, *(replace(f, created="2026-11-26") for f in retrained(2, {2: 0.8}, steps=60))]
+    kept = trained_weights(tmp_path, study, trial, again)
+    assert kept is not None
+    assert kept.weights == first
+    stopped = replace(trial, state=TrialState.STOPPED)
+    assert trained_weights(tmp_path, study, stopped, ()) is None

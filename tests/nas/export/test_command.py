@@ -1,0 +1,160 @@
+"""The card; and what is refused, in one line."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from backbones import WeightsError
+from nas.export.__main__ import main
+from nas.records import Study
+from tests.nas.analysis.builders import new_store
+from tests.nas.export.conftest import SPEC, TIMM, Made, refusal
+
+
+def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
+    """The run, to be spoilt."""
+    run = folder / "run"
+    shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "continued"))
+    if study is not None:
+        (run / "study.db").unlink()
+        new_store(run, study)
+    return run
+
+
+def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
+    hostile = "a|b`<script>\n# c"
+    secret = "nas.search --data https://me:word@host/x?sig=1"
+    info = replace(made.study.info, name=hostile, command=secret, data={**made.study.info.data, "name": hostile})
+    run = copy_of(made, tmp_path, Study(info, made.study.trials))
+    assert main([str(run), *TIMM, "--heads", "all"]) == 0
+    out = run / "exports" / f"{SPEC.arch_id}-timm"
+    text, trial = (out / "README.md").read_text(), made.study.trials[1]
+    m, rung = trial.measurement, trial.rungs[-1]
+    assert m is not None
+    for words in (
+        f"| exported weights: the search's last rung | 4 | {rung.quality:.4f} | {rung.quality - 0.0153:.4f} to ",
+        f"| throughput / `{m.reference}`'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
+        f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
+        f"| parameters | {trial.params:,} |",
+        f"(<../../report.html#{SPEC.arch_id}>)",
+        "- `xfeat`: Apache-2.0",
+        "heads of teachers in this folder: `lite0`, `xfeat`",
+        f"local-dir:{out.name}",
+        "search: `nas.search --data https://host/x`",
+        f"export: `python -m nas.export .../{run.name} --format timm",
+        "`a/b'<script> # c`",
+    ):
+        assert words in text, words
+    assert (out / "../../report.html").resolve() == (run / "report.html").resolve()
+    assert {p.name for p in out.iterdir()} == {
+        *("README.md", "export.json", "spec.json", "preprocessor_config.json"),
+        *("config.json", "model.safetensors", "heads.safetensors"),
+    }
+    about = json.loads((out / "export.json").read_text())
+    assert about["weights"]["result"] == rung.to_dict()
+    assert sorted(about["files"]) == sorted(p.name for p in out.iterdir())
+    assert str(tmp_path) not in text + (out / "export.json").read_text()
+
+
+def test_a_folders_and_a_teachers_name_end_no_string(made: Made, tmp_path: Path) -> None:
+    name = 'a"b)\n```\n'
+    assert main([str(made.run), *TIMM, "--out", str(tmp_path / name)]) == 0
+    source = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("\n```")[0]
+    words = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    assert f"local-dir:{name}" in words
+
+
+def test_a_trial_that_says_another_architectures_id_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = list(made.study.trials)
+    trials[1] = replace(trials[1], arch_id="../../elsewhere")
+    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
+
+
+def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copy_of(made, tmp_path)
+    path = run / "weights" / f"{SPEC.arch_id}.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    state["norm.weight"][0] += 1
+    save_file(state, path, metadata)
+    assert "the file was altered" in refusal([str(run), *TIMM], capsys)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "truncated or not a safetensors file" in refusal([str(run), *TIMM], capsys)
+    assert not (run / "exports").exists() or not list((run / "exports").iterdir())
+
+
+def test_an_altered_export_is_refused_by_timm_and_nothing_is_unpickled(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([str(made.run), *TIMM, "--out", str(out)]) == 0
+    path = out / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"altered!")
+    with pytest.raises(WeightsError, match="altered"):
+        timm.create_model(f"local-dir:{out}", pretrained=True)
+    path.rename(out / "pytorch_model.bin")  # timm would unpickle it
+    with pytest.raises(WeightsError, match="no such file"):
+        timm.create_model(f"local-dir:{out}", pretrained=True)
+
+
+def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal([str(made.run), *TIMM, "--heads", "sam", "--out", str(tmp_path / "out")], capsys)
+    assert "--heads: the study has no teacher 'sam'; choose from lite0, xfeat, all" in told
+    run = copy_of(made, tmp_path)
+    (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
+    assert "heads.safetensors: no readable file of heads" in refusal([str(run), *TIMM, "--heads", "all"], capsys)
+    assert main([str(run), *TIMM]) == 0  # they are not needed without being asked for
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["--trial", "2", *TIMM],
+            "trial 2 (ID) was stopped after 10 of 4 steps and has no weights: --train-longer STEPS",
+        ),
+        (["--trial", "3", *TIMM], "is complete, but its file is gone and has no weights"),
+        (["--trial", "3", *TIMM], "or choose another --trial: 1"),
+        (["--trial", "99", *TIMM], "the study has no trial '99'"),
+        (["--format", "coreml"], "invalid choice: 'coreml'"),
+        ([], "the following arguments are required: --format"),
+        ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained further"),
+        ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
+        ([*TIMM, "--device", "tpu"], "invalid choice"),
+        ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),
+        ([*TIMM, "--device", "cpu"], "--device: is for training"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], error: str, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal([str(made.run), *words], capsys)
+    assert error.replace("ID", made.study.trials[2].arch_id) in told
+
+
+def test_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such run folder" in refusal([str(tmp_path / "nowhere"), *TIMM], capsys)
+
+
+def test_a_graph_that_computes_something_else_is_refused(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = torch.jit.load
+    monkeypatch.setattr(torch.jit, "load", lambda path, **rest: _shifted(opened(path, **rest)))
+    told = refusal([str(made.run), "--format", "torchscript", "--out", str(tmp_path / "out")], capsys)
+    assert "differs from PyTorch by 0.001" in told
+    assert not list(tmp_path.iterdir())
+
+
+def _shifted(model):  # type: ignore[no-untyped-def]
+    return lambda images: [output + 1e-3 * output.abs().max() for output in model(images)]

@@ -1,0 +1,112 @@
+"""A folder appears whole, and takes no other's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.export import to_timm
+from nas.export.__main__ import main
+from nas.export.bundle import whole
+from tests.nas.export.conftest import TIMM, Made, refusal
+
+
+def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = [str(made.run), *TIMM, "--out", str(out)]
+    out.mkdir()
+    assert main(words) == 0  # an empty folder is free
+    assert main(words) == 0
+    (out / "notes").mkdir()
+    (out / "notes" / "mine").touch()
+    assert "has a file that no export wrote, 'notes/mine'" in refusal(words, capsys)
+    assert main([*words, "--force"]) == 0
+    assert not (out / "notes").exists()
+    (out / "export.json").unlink()
+    assert "is not empty and no export" in refusal(words, capsys)
+    assert (out / "model.safetensors").exists()
+    assert main([*words, "--force"]) == 0
+    assert (out / "export.json").exists()
+    (tmp_path / "file").touch()
+    assert "is no folder" in refusal([*words[:-1], str(tmp_path / "file"), "--force"], capsys)
+    for holder in (made.run, made.run.parent, made.run / "weights"):
+        assert "holds the study" in refusal([*words[:-1], str(holder), "--force"], capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = to_timm.write
+
+    def breaks(*given: object) -> None:
+        write(*given)  # type: ignore[arg-type]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(to_timm, "write", breaks)
+    words = [str(made.run), *TIMM, "--out", str(tmp_path / "out")]
+    assert "No space left" in refusal(words, capsys)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "export.json").write_text('{"format": "backbone-nas-export/1"}')
+    assert "No space left" in refusal(words, capsys)
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "export.json"]
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def _interrupted(out: Path) -> None:
+    with whole(out, lambda: None) as folder:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_ctrl_c_as_folders_change_places_loses_none(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python hands Ctrl-C on right after a call of the system that it came in."""
+    out, renames, rename = tmp_path / "out", [0], Path.rename
+    out.mkdir()
+    (out / "old").touch()
+
+    def interrupted(path: Path, target: Path) -> None:
+        rename(path, target)
+        renames[0] += 1
+        if renames[0] == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole(out, lambda: None) as folder:
+        (folder / "new").touch()
+    assert [p.name for p in out.iterdir()] == ["old" if at == 1 else "new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_came_while_one_trained_is_kept(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = to_timm.write
+
+    def meanwhile(*given: object) -> object:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis").touch()
+        return write(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(to_timm, "write", meanwhile)
+    assert "is not empty and no export" in refusal([str(made.run), *TIMM, "--out", str(tmp_path / "out")], capsys)
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "thesis"]
+
+
+def test_the_current_folder_and_one_that_cannot_be_made_are_refused_before_any_work(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    monkeypatch.setattr("nas.export.__main__.trained_weights", None)
+    for where in (".", "..", str(tmp_path / "a" / "b")):
+        assert "is the current folder, or holds it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
+    for where in (tmp_path / "file" / "out", Path("/proc/out")):
+        assert "--out: cannot write into" in refusal([str(made.run), *TIMM, "--out", str(where)], capsys)
+    assert not list((tmp_path / "a" / "b").iterdir())

@@ -1,0 +1,265 @@
+"""What is written opens where this project is not installed, and computes what the net computes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backbones import load
+from nas.distill.adaptors import load_heads
+from nas.export import to_hf, to_onnx
+from nas.export.__main__ import main
+from nas.export.to_hf import copied_modules
+from nas.teachers import TEACHERS
+from tests.nas.export.conftest import SPEC, Made
+from tests.waiting import PATIENCE_S
+
+ALONE = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "backbones", "search_space", "reports")))\n'
+BESIDE_TIMM = 'import sys\nsys.modules.update(dict.fromkeys(("nas", "reports")))\n'
+
+
+def export(made: Made, folder: Path, *words: str) -> Path:
+    out = folder / "net"
+    assert main([str(made.run), "--out", str(out), *words]) == 0
+    return out
+
+
+def elsewhere(script: str, folder: Path, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What `script` leaves in `out`, of `given`, in a process that starts in `folder`."""
+    save_file(tensors, folder / "given")
+    whole = f"{script}\nfrom safetensors.torch import save_file\nsave_file(out, 'out')\n"
+    words = [sys.executable, "-c", "from safetensors.torch import load_file\ngiven = load_file('given')\n" + whole]
+    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "out")
+
+
+def images(batch: int = 2, height: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def net(made: Made) -> torch.nn.Module:
+    return load(made.run / "weights" / f"{SPEC.arch_id}.safetensors").eval()
+
+
+def features(net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode():
+        summary, spatial = net.encode((x - 0.5) / 0.25)  # type: ignore[operator]
+    return summary, spatial
+
+
+def test_timm_opens_the_folder(made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = export(made, tmp_path, "--format", "timm", "--heads", "xfeat")
+    assert capsys.readouterr().out.startswith(f"{folder}: trial 1, {SPEC.arch_id}, the search's last rung, quality ")
+    script = (
+        BESIDE_TIMM
+        + """
+import timm, torch
+import backbones
+net = timm.create_model("local-dir:net", pretrained=True).eval()
+maps = timm.create_model("local-dir:net", pretrained=True, features_only=True, out_indices=(1, 3)).eval()
+tuned = timm.create_model("local-dir:net", pretrained=True, num_classes=7)
+data = timm.data.resolve_data_config({}, model=net)
+assert (data["mean"], data["std"], data["interpolation"]) == ([0.5] * 3, [0.25] * 3, "bilinear"), data
+assert data["input_size"] == [3, 64, 64] and data["crop_pct"] == 1
+x = (given["x"] - 0.5) / 0.25
+with torch.no_grad():
+    summary, spatial = net.encode(x)
+    first, last = maps(x)
+    out = {"summary": summary, "spatial": spatial.contiguous(), "first": first.contiguous(), "last": last.contiguous()}
+    out |= {"pooled": net(x), "logits": tuned(x)}
+"""
+    )
+    found = elsewhere(script, tmp_path, x=images())
+    summary, spatial = features(net, images())
+    torch.testing.assert_close(found["summary"], summary)
+    torch.testing.assert_close(found["spatial"], spatial)
+    assert [found[name].shape[1] for name in ("first", "last", "pooled", "logits")] == [32, 96, 96, 7]
+    assert list(load_heads(folder / "heads.safetensors")) == ["xfeat"]
+    assert json.loads((folder / "spec.json").read_text()) == SPEC.to_dict()
+
+
+LLAVA = (
+    ALONE
+    + """
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, LlamaConfig, LlamaForCausalLM
+tower = AutoModel.from_pretrained("net", trust_remote_code=True)
+assert not tower.training
+processor = AutoImageProcessor.from_pretrained("net")
+picture = Image.fromarray((255 * given["x"][0].movedim(0, -1)).byte().numpy())
+pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+with torch.no_grad():
+    summary, tokens = tower(given["x"])
+    _, spatial = tower(given["x"], feature_fmt="NCHW")
+    out = {"summary": summary, "spatial": spatial.contiguous(), "tokens": tokens.contiguous(), "pixels": pixels}
+assert (tower.config.hidden_size, tower.patch_size) == (tokens.shape[2], 64 // spatial.shape[-1])
+assert tower.get_nearest_supported_resolution(70, 10) == (64, 32)
+assert tower.preferred_resolution == (64, 64)
+
+# As LLaVA: tokens of the image through a projector, before those of the text, in a language model.
+torch.manual_seed(0)
+language = LlamaForCausalLM(LlamaConfig(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                                        num_attention_heads=2, num_key_value_heads=2))
+projector = torch.nn.Linear(tower.config.hidden_size, 32)
+text = torch.arange(5).repeat(2, 1)
+seen = projector(tower(given["x"]).features)
+embedded = torch.cat([seen, language.get_input_embeddings()(text)], 1)
+labels = torch.cat([torch.full(seen.shape[:2], -100), text], 1)
+language(inputs_embeds=embedded, labels=labels).loss.backward()
+# The last norm makes the summary alone.
+unreached = [name for name, p in tower.network.named_parameters() if p.grad is None and not name.startswith("norm.")]
+assert not unreached and projector.weight.grad.abs().sum() > 0, unreached
+assert all(p.grad.isfinite().all() for p in tower.parameters() if p.grad is not None)
+
+named = AutoModel.from_pretrained("net", trust_remote_code=True, adaptor_names=["xfeat"])
+with torch.no_grad():
+    found = named(given["x"])
+out |= {"teacher": found["xfeat"].features.contiguous(), "of_teacher": found["xfeat"].summary}
+assert torch.equal(found["backbone"].summary, summary)
+half = AutoModel.from_pretrained("net", trust_remote_code=True, dtype=torch.bfloat16)
+assert half(given["x"]).summary.dtype == torch.bfloat16
+with torch.no_grad():
+    tower.switch_to_deploy()
+    torch.testing.assert_close(tower(given["x"]).summary, summary, atol=1e-4, rtol=1e-4)
+"""
+)
+
+
+def test_transformers_that_never_end_are_one_line(made: Made, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(to_hf, "LIMIT_S", 0.05)  # a start of Python and its imports take longer
+    assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "late")]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: --format hf: transformers did not open what was written in 0.05 s\n"
+    assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.slow
+def test_what_transformers_will_open_is_opened_before_it_is_handed_out(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(made, tmp_path, "--format", "hf")
+    assert "opened by transformers in a process without this project: " in capsys.readouterr().out
+    monkeypatch.setattr(to_hf, "MEAN", (0.4, 0.5, 0.5))
+    assert main([str(made.run), "--format", "hf", "--out", str(tmp_path / "wrong")]) == 2
+    assert "error: --format hf: what transformers opens is " in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_transformers_opens_the_folder_and_a_language_model_sees_through_it(
+    made: Made,
+    net: torch.nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(to_hf, "find_spec", lambda name: None)  # as where it is not installed: nothing is tried
+    folder = export(made, tmp_path, "--format", "hf", "--heads", "all")
+    assert "not checked: transformers is not installed" in capsys.readouterr().out
+    found = elsewhere(LLAVA, tmp_path, x=images())
+    summary, spatial = features(net, images())
+    torch.testing.assert_close(found["summary"], summary)
+    torch.testing.assert_close(found["spatial"], spatial)
+    torch.testing.assert_close(found["tokens"], spatial.flatten(2).transpose(1, 2))
+    assert found["pixels"].shape == (1, 3, 64, 64)
+    torch.testing.assert_close(found["pixels"][0], images()[0], atol=1 / 255, rtol=0)  # in [0, 1], not normalised
+    adaptor = load_heads(made.run / "weights" / f"{SPEC.arch_id}.heads.safetensors")["xfeat"]
+    of_teacher, mapped = adaptor(summary, spatial)
+    torch.testing.assert_close(found["of_teacher"], of_teacher)
+    torch.testing.assert_close(found["teacher"], mapped.flatten(2).transpose(1, 2))
+    assert not [path.name for path in folder.glob("*.py") if PACKAGES & set(imported(path.read_text()))]
+
+
+PACKAGES = {"backbones", "nas", "search_space"}
+
+
+def imported(source: str) -> Iterator[str]:
+    """Packages that are imported absolutely."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def test_copied_code_imports_none_of_this_project() -> None:
+    files = copied_modules("nas.export.radio", to_hf.MODULE)
+    assert len(files) > 10
+    assert not [name for name, source in files.items() if PACKAGES & set(imported(source))]
+
+
+IN_ONNX_RUNTIME = (
+    ALONE
+    + """
+import onnxruntime, torch
+session = onnxruntime.InferenceSession("net/model.onnx")
+found = session.run(None, {"images": given["x"].numpy()})
+out = {name: torch.from_numpy(array) for name, array in zip("abcd", found)}
+"""
+)
+
+
+def check_in_onnx_runtime(net: torch.nn.Module, folder: Path, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    found = elsewhere(IN_ONNX_RUNTIME, folder, x=(x - 0.5) / 0.25)
+    summary, spatial = features(net, x)
+    torch.testing.assert_close(found["a"], summary, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["b"], spatial, atol=1e-4, rtol=1e-4)
+    return found
+
+
+def test_onnx_runs_at_other_batches(
+    made: Made,
+    net: torch.nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(to_onnx, "size_step", lambda net: 96)  # as of windows that 64 px are no multiple of
+    folder = export(made, tmp_path, "--format", "onnx", "--heads", "lite0")
+    told = capsys.readouterr().out
+    assert "batch: any; size: 64 x 64 px only (its windows fit multiples of 96 px only)" in told
+    assert "PyTorch eager, fused" in told
+    graph = onnx.load(folder / "model.onnx")
+    assert [output.name for output in graph.graph.output] == ["summary", "spatial", "lite0.summary", "lite0.spatial"]
+    found = check_in_onnx_runtime(net, tmp_path, images(3))
+    assert found["c"].shape == (3, TEACHERS["lite0"].load().summary_dim)
+
+
+@pytest.mark.slow
+def test_onnx_runs_at_other_sizes(
+    made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(made, tmp_path, "--format", "onnx")
+    assert "batch: any; size: any size in multiples of 32 px" in capsys.readouterr().out
+    check_in_onnx_runtime(net, tmp_path, images(3, 96, 160))
+
+
+def test_torchscript_runs_without_this_project(made: Made, net: torch.nn.Module, tmp_path: Path) -> None:
+    export(made, tmp_path, "--format", "torchscript", "--no-fuse")
+    script = ALONE + 'import torch\nmodel = torch.jit.load("net/model.pt")\nout = dict(zip("ab", model(given["x"])))\n'
+    script += "out = {k: v.detach().contiguous() for k, v in out.items()}\n"
+    found = elsewhere(script, tmp_path, x=(images(5) - 0.5) / 0.25)
+    summary, spatial = features(net, images(5))
+    torch.testing.assert_close(found["a"], summary, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["b"], spatial, atol=1e-4, rtol=1e-4)

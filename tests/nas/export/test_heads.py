@@ -1,0 +1,88 @@
+"""Exported heads are worth what the card says they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from backbones import build, save
+from nas.analysis.run_files import TrainedWeights
+from nas.config import DistillConfig
+from nas.distill.adaptors import fold, load_heads, save_heads
+from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.trainer import Distiller
+from nas.export import to_onnx, to_torchscript
+from nas.export.graph import DeployedModel, outputs
+from nas.export.source import ExportSource, open_source
+from search_space import StageSpec
+from tests.nas.analysis.builders import small_study
+from tests.nas.distill.targets_builder import targets
+from tests.nas.export.conftest import SPEC
+
+
+def trained(
+    folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
+) -> tuple[ExportSource, dict[str, dict[str, float]]]:
+    """A net from its files, with heads, and what it was worth in the training that left them."""
+    spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
+    torch.manual_seed(0)
+    distiller = Distiller(
+        build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
+    )
+    distiller.train_until(20)
+    net = distiller.averaged.backbone
+    save(net, folder / "x.safetensors")
+    heads = fold(distiller.averaged.heads, targets(folder).teachers, net.spatial_stride)
+    save_heads(heads, folder / "x.heads.safetensors")
+    trial = replace(small_study().trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
+    opened = open_source(trial, TrainedWeights(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
+    return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")
+
+
+class AsStudent:
+    def __init__(self, run) -> None:  # type: ignore[no-untyped-def]
+        self.run = run
+
+    def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        _, _, summary, spatial = self.run(images.contiguous())
+        return {"colour": {"summary": summary, "spatial": spatial}}
+
+
+@pytest.mark.parametrize(("neck", "stride"), [("stage1", 4), ("stage2", 8), ("stage3", 16), ("none", 32)])
+def test_exported_heads_explain_what_they_explained_in_training(neck: str, stride: int, tmp_path: Path) -> None:
+    given, wanted = trained(tmp_path, neck)
+    assert given.model.spatial_stride == stride
+    save_heads(given.adaptors, tmp_path / "exported.safetensors")
+    again = replace(given, adaptors=load_heads(tmp_path / "exported.safetensors"))
+    for one in (given, again):
+        found = explained_variance(AsStudent(DeployedModel(one, fused=False)), targets(tmp_path).val, "cpu")
+        assert found["colour"] == pytest.approx(wanted["colour"], abs=1e-4)
+    _, mapped = again.adaptors["colour"](*again.model.encode(torch.randn(1, 3, 64, 96)))
+    assert mapped.shape[2:] == (4, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("neck", ["none", "stage2"])
+def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
+    windowless = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])  # a trace keeps windows' number
+    given, _ = trained(tmp_path, neck, windowless)
+    assert outputs(given)[-1] == "colour.spatial"
+    traced = to_torchscript.write(given, tmp_path, fused=True)
+    graph = to_onnx.write(given, tmp_path, fused=True)
+    images = torch.randn(2, 3, 64, 96)
+    found = [
+        torch.jit.load(tmp_path / "model.pt")(images)[-1],
+        torch.from_numpy(
+            onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]
+        ),
+    ]
+    wanted = DeployedModel(given, fused=False)(images)[-1]
+    assert wanted.shape == (2, 8, 4, 6)
+    for one in found:
+        torch.testing.assert_close(one, wanted, atol=1e-3, rtol=1e-3)
+    assert traced.about["size_step_px"] == graph.about["size_step_px"] == 32

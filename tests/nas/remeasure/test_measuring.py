@@ -1,0 +1,129 @@
+"""From the plan to what is kept: where a remeasurement is continued, what has a reason instead of a number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
+from nas.records import Remeasurement, Study, TrialRecord
+from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, study_arm
+from nas.store import Store
+from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
+from tests.nas.study_builders import measurement
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+class Bench:
+    """Gives a number to everything but what `raises` has by candidate's spec or name."""
+
+    def __init__(self, raises: dict[str, Exception]) -> None:
+        self.raises, self.opened, self.measured = raises, 0, []  # type: ignore[var-annotated]
+
+    def __call__(self, threads: int | None) -> Bench:
+        self.opened += 1
+        return self
+
+    def measure(self, candidate: Any, reference: Any, setting: Setting, *, name_of_reference: str) -> Measured:
+        key = json.dumps(candidate, sort_keys=True)
+        self.measured.append(key)
+        if key in self.raises:
+            raise self.raises[key]
+        return Measured(measurement(1.0), {"candidate_s": [1.0]})
+
+    def close(self) -> None:
+        pass
+
+
+def key_of(trial: TrialRecord) -> str:
+    return json.dumps(trial.spec, sort_keys=True)
+
+
+def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
+    setting = Setting("cpu", **{"batch": 2, "resolution": 64, "budget_s": 0.1, **settings})
+    return RemeasuringPlan("r", setting, 1, REFERENCE, study.trials, {"device_name": "here", "torch": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "arm"),
+    [
+        ("fp32", Arm()),  # made-up records
+        ("fp32 channels_last fused eager", Arm()),
+        ("fp32, channels-last, fused but for 3 BatchNorms, eager, 1 thread(s)", Arm()),
+        ("bf16, nchw, unfused, compiled", Arm("compiled", "bf16", "nchw", "unfused")),
+    ],
+)
+def test_the_arm_of_a_study_is_read_from_its_records(text: str, arm: Arm) -> None:
+    assert study_arm([replace(measurement(1.0), arm=text)]) == arm
+
+
+def test_a_remeasurement_is_kept_in_the_study_as_text(tmp_path: Path) -> None:
+    store = new_store(tmp_path, small_study())
+    now = remeasured({0: 1.0, 1: 4.0}, {2: "hang: no result after 9 s"})
+    plain = now.to_dict()
+    for name in ("notes", "tries", "conditions", "energy_j"):
+        del plain["measurements"]["1"][name]  # a record of an earlier version
+    assert Remeasurement.from_dict(plain) == now
+    store.save_remeasurement(replace(now, name="later", created="2026-01-02"))
+    store.save_remeasurement(now)
+    assert Store.open(tmp_path).remeasurements() == (now, replace(now, name="later", created="2026-01-02"))
+    kept = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db").user_attrs
+    assert set(kept) == {"info", "remeasurement:r", "remeasurement:later"}
+    assert isinstance(kept["remeasurement:r"], str)  # a dict would be decoded and copied whenever `info` is read
+
+
+def test_a_remeasurement_continues_only_as_it_began() -> None:
+    plan = plan_of(small_study())
+    old = replace(remeasured({0: 1.0, 9: 1.0}), environment=plan.environment, setting=plan.identity)
+    assert begin_remeasurement([old], plan, "c", anew=False) is old
+    with pytest.raises(ValueError, match=r"measured otherwise \(batch: 2 -> 3\); choose another --name"):
+        begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=False)
+    with pytest.raises(ValueError, match=r"torch: 1 -> 2"):
+        begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", anew=False)
+    anew = begin_remeasurement([old], plan, "c", anew=True)
+    assert (list(anew.measurements), anew.floor) == ([9], None)  # 9 was not asked for
+    assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=True).measurements == {}
+
+
+def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    study = small_study()
+    errors = (
+        MeasurementError("crash", "the process was ended by SIGKILL"),
+        MeasurementError("out of memory", "out of memory, even for one image"),
+        ArmError("arm: cannot run this"),
+        KeyError("odd"),
+    )
+    bench = Bench({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
+    again = begin_remeasurement([], plan_of(study), "c", anew=False)
+    steps = list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]
+    assert steps[-1].unmeasured == {
+        1: "crash: the process was ended by SIGKILL",
+        2: "out of memory, even for one image",
+        3: "arm: cannot run this",
+        4: "'odd'",
+    }
+    assert set(steps[-1].measurements) == {0, 5}
+    assert bench.measured[0] == key_of(study.trials[0])  # the reference first
+    assert len(steps) == len(bench.measured) == 6
+    assert bench.opened == 2  # the crash may have taken the first bench with it
+    assert {p.stem for p in tmp_path.iterdir() if p.suffix} == {study.trials[n].arch_id for n in (0, 5)}
+
+
+@pytest.mark.parametrize(
+    "error", [ArmError("arm: nothing was compiled"), MeasurementError("hang", "no result after 9 s")]
+)
+def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
+    study = small_study()
+    bench = Bench({key_of(study.trials[0]): error})
+    again = begin_remeasurement([], plan_of(study), "c", anew=False)
+    with pytest.raises(ValueError, match=str(error)):
+        list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]

@@ -1,0 +1,219 @@
+"""The command as a person uses it: real teachers, real trainings in processes of their own, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.config import DistillConfig
+from nas.pool import TrainingJob
+from nas.records import Retraining, Study, TrialState
+from nas.retrain.__main__ import main
+from nas.retrain.arguments import RetrainSettings
+from nas.retrain.plan import plan_retraining
+from nas.store import Store
+from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
+from tests.nas.processes import children, gone
+from tests.nas.real_targets import opened, taught_by
+from tests.nas.study_builders import search_config
+from tests.waiting import PATIENCE_S, until
+
+POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
+CONFIG = search_config(
+    reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch=2,
+    distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
+)  # fmt: skip
+WORDS = ["--seeds", "2", "--near", "0", "--workers", "2", "--seconds", "0.2"]
+STEPS = 12  # three times the last rung
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def study(cache: Path) -> Study:
+    """Made-up numbers of real architectures, for real teachers and images."""
+    return replace(small_study(POINTS), info=taught_by(opened(CONFIG, cache), CONFIG))
+
+
+def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
+    return [sys.executable, "-m", "nas.retrain", str(run), *words, "--cache", str(cache)]
+
+
+def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
+    """Under way, with a checkpoint every few steps."""
+    locks.mkdir(exist_ok=True)
+    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)}
+    return subprocess.Popen(
+        command(run, cache, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    )  # fmt: skip
+
+
+def read(run: Path) -> dict[tuple[int, int], Retraining]:
+    return {(f.number, f.seed): f for f in Store.open(run).retrainings()}
+
+
+@pytest.mark.slow
+def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: Path) -> None:
+    run, locks = tmp_path / "run", tmp_path / "locks"
+    new_store(run, study)
+
+    # Killed in the middle of a training, after at least one was over.
+    process = start(run, cache, locks)
+    checkpoints = run / "retraining" / "seed-2" / "checkpoints"
+    until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
+    workers = children(process.pid)
+    process.kill()
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert "retraining: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
+    assert workers
+    until(lambda: all(gone(pid) for pid in workers))  # nobody trains on for a dead command
+    kept = read(run)
+    assert kept
+    (again,) = Store.open(run).remeasurements()
+    assert set(again.measurements) == {0, 1, 2}
+    (checkpoint, *_) = checkpoints.glob("*.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    torch.save(saved, checkpoint)
+
+    # Interrupted as soon as it trains again.
+    process = start(run, cache, locks)
+    until(lambda: children(process.pid) or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, errors
+    assert "the same command continues" in errors
+    assert {key: final for key, final in read(run).items() if key in kept} == kept
+
+    # To the end.
+    result = subprocess.run(
+        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env={**os.environ, "TMPDIR": str(locks)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    retrainings = read(run)
+    assert {key: final for key, final in retrainings.items() if key in kept} == kept  # never trained again
+    assert set(retrainings) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
+    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.quality is not None for f in retrainings.values())
+    assert Store.open(run).remeasurements() == (again,)  # nor measured
+    (cut_off,) = (f for f in retrainings.values() if sum(r.seconds for r in f.rungs) > 1000)
+    assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
+    assert retrainings[1, 1].rungs != retrainings[1, 2].rungs
+    assert not list(run.glob("retraining/*/checkpoints/*"))
+    assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
+    assert (run / "retraining.png").stat().st_size > 10_000
+
+    told = json.loads(result.stdout)
+    assert {net["trial"]: set(net["qualities"]) for net in told["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert sum(net["chance"] for net in told["candidates"]) >= 1
+    assert told["scatter"]["degrees"] == 2
+
+
+def test_what_is_trained_only_shows(
+    study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is there already, also where the cache, the device or torch's version are not."""
+    run = tmp_path / "run"
+    store = new_store(run, study)
+    store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in POINTS.items()}))
+    for number in (1, 2):
+        for final in retrained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
+            store.save_retraining(final)
+    monkeypatch.setattr("nas.cache.open_study_targets", None)
+    assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
+    out, errors = capsys.readouterr()
+    assert "retrained: 12 steps, seeds 1, 2" in out
+    assert f"picture: {tmp_path / 'p.svg'}" in errors
+
+
+def test_other_teachers_are_refused(study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]):
+    other = replace(study, info=replace(study.info, teachers={"hed": "another"}))
+    new_store(tmp_path / "run", other)
+    assert main([str(tmp_path / "run"), *WORDS, "--cache", str(cache)]) == 2
+    assert "the study was trained with teachers {'hed': 'another'}" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
+    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = tmp_path / "run"
+    store = new_store(run, replace(study, trials=study.trials[:2]))
+    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}))
+    (run / "retraining").mkdir()
+    blocked = run / "retraining" / "seed-1"
+    blocked.write_text("a file where the folder should be")
+    words = [str(run), "--seeds", "1", "--workers", "1", "--cache", str(cache)]
+    assert main(words) == 0
+    assert "trial 1, seed 1: " in capsys.readouterr().err
+    (final,) = store.retrainings()
+    assert final.quality is None
+    assert "seed-1" in (final.reason or "")
+    blocked.unlink()
+    assert main(words) == 0
+    (final,) = store.retrainings()
+    assert final.reason is None
+    assert [r.steps for r in final.rungs] == [2, 4, STEPS]
+
+
+def numbers_and_seeds(jobs: Sequence[TrainingJob]) -> list[tuple[int, int]]:
+    return [(job.trial.number, job.config.seed) for job in jobs]
+
+
+def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> None:
+    plan = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run"), seeds=3, steps=4, workers=5))
+    assert plan.config.distill.rung_steps == (2, 4)
+    assert plan.seeds == (1, 2, 3)
+    assert CONFIG.seed not in plan.seeds
+    assert numbers_and_seeds(plan.remaining([])) == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
+    done = [*retrained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *retrained(2, {2: 0.5}, steps=90)]
+    assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "the following arguments are required: RUN"),
+        (["nowhere"], "no such run folder"),
+        (["RUN", "--seeds", "0"], "--seeds: 0: must be 1 or more"),
+        (["RUN", "--steps", "3"], "--steps: 3: must be 4 or more"),
+        (["RUN", "--near", "-1"], "--near: -1: must be 0 or more"),
+        (["RUN", "--workers", "0"], "--workers: 0: must be 1 or more"),
+        (["RUN", "--device", "cuda:1"], "invalid choice"),
+        (["RUN", "--seconds", "0"], "--seconds: 0.0: must be over 0"),
+        (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
+        (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
+        (["RUN", "--teacher", "hed"], "must be NAME=FILE"),
+        (["EMPTY"], "no trial that was measured and trained to its last rung"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], error: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_store(tmp_path / "run", study)
+    stopped = tuple(replace(t, state=TrialState.STOPPED) for t in study.trials)
+    new_store(tmp_path / "empty", replace(study, trials=stopped))
+    places = {"RUN": str(tmp_path / "run"), "EMPTY": str(tmp_path / "empty")}
+    try:
+        code = main([places.get(word, word) for word in words])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    told = capsys.readouterr().err
+    assert code == 2
+    assert told.startswith("error: ")
+    assert error in told
+    assert told.count("\n") == 1
