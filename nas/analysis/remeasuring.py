@@ -42,7 +42,7 @@ class RemeasuredCandidate:
     @property
     def change(self) -> str:
         """Tell what became of the candidate's position; baselines are no part of a front."""
-        baseline = self.trial.baseline
+        baseline = self.trial.baseline is not None
         before = _position(self.before, baseline)
         now = "no number" if self.now is None else _position(self.now, baseline)
         if self.now and not baseline:
@@ -315,7 +315,7 @@ def _candidate_json(c: RemeasuredCandidate) -> dict[str, Any]:
         "trial": c.trial.number,
         "arch_id": c.trial.arch_id,
         "name": c.trial.name,
-        "origin": c.trial.origin,
+        "baseline": c.trial.baseline,
         "quality": c.trial.final_score,
         "before": before and before.to_dict(),
         "now": now and now.to_dict(),

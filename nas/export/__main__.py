@@ -12,6 +12,7 @@ from nas.analysis.retraining import summarize_retraining
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
 from nas.analysis.selection import find_trial
 from nas.command import exit_code
+from nas.config import SearchConfig
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
 from nas.export.bundle import check_room, check_writable, write_bundle
@@ -116,7 +117,14 @@ def _continued(
     progress = StageProgress(stderr_console())
     with progress.showing():
         root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
-        targets = open_study_targets(study.info, root, settings.teacher_files, progress, announce)
+        targets = open_study_targets(
+            SearchConfig.from_dict(study.info.config),
+            root,
+            study=study.info,
+            weights=settings.teacher_files,
+            progress=progress,
+            announce=announce,
+        )
         return continue_training(training, targets.path, progress)
 
 

@@ -19,6 +19,7 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
 from nas.analysis.tables import show_retraining
 from nas.command import INTERRUPTED, exit_code, one_line, stdout_console
+from nas.config import SearchConfig
 from nas.objectives import check_plane
 from nas.places import cache_root
 from nas.progress import StageProgress, stderr_console
@@ -81,7 +82,14 @@ def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSet
         targets = None
         if plan.remaining(store.retrainings()):  # what is missing of teachers or images shows before all else
             root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
-            targets = open_study_targets(study.info, root, settings.teacher_files, progress, announce).path
+            targets = open_study_targets(
+                SearchConfig.from_dict(study.info.config),
+                root,
+                study=study.info,
+                weights=settings.teacher_files,
+                progress=progress,
+                announce=announce,
+            ).path
         _measure(store, study, plan, settings, command, progress)
         if targets is not None:
             _train(store, plan, targets, progress)

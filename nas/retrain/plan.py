@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nas.analysis.run_files import retraining_folder
 from nas.config import ConfigError, SearchConfig
-from nas.measure.environment import cpu_count, torch_device
+from nas.measure.environment import torch_device
+from nas.places import cpu_count
 from nas.pool import TrainingJob, visible_gpus
 from nas.records import Retraining, Study, TrialRecord
 from nas.retrain.arguments import RetrainSettings

@@ -111,7 +111,7 @@ def test_a_profile_refuses_a_limit_that_its_runtime_cannot_tell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
-    monkeypatch.setattr(profile, "_space", lambda given: 0)
+    monkeypatch.setattr("nas.profile.__main__._space", lambda command, request: 0)
     space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
     for more in (["--seconds", "9", "--arm", "compiled"], []):
         assert profile_main([*space, *more]) == 2
