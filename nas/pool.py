@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nas.analysis.run_files import WEIGHTS
 from nas.command import one_line
 from nas.config import SearchConfig
-from nas.places import checkpoint_interval_s, checkpoint_path, lock_dir
+from nas.places import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir
 from nas.records import RungResult, TrialRecord
 
 if TYPE_CHECKING:
@@ -131,8 +131,6 @@ class TrainingPool:
                     job.kill()
 
     def _start(self, job: TrainingJob, slot: int, meeting_point: Path) -> _RunningJob:
-        from nas.measure.environment import cpu_count  # torch takes seconds to import
-
         for name, value in MALLOC_SETTINGS.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
@@ -143,7 +141,7 @@ class TrainingPool:
             targets=self._targets,
             lock_dir=self._lock_dir,
             checkpoint_s=self._checkpoint_s,
-            threads=max(1, (cpu_count() or 1) // (self._workers * job.ranks)),
+            threads=max(1, cpu_count() // (self._workers * job.ranks)),
             gpus=self._gpus_of(slot, job.ranks),
             meeting_point=meeting_point,
         )
