@@ -146,7 +146,7 @@ def _run(
 ) -> int:
     """The search itself. `begin` creates or extends the study, once nothing can refuse the command any more."""
     from nas.measure.environment import kind_of
-    from nas.runner import open_site, run_study  # ray takes seconds to import: not before the input is known to be good
+    from nas.running.session import open_site, run_study  # ray takes seconds to import: not before the input is known to be good
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)

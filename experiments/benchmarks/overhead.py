@@ -23,7 +23,7 @@ from typing import Any
 
 from nas.config import DistillConfig, SearchConfig
 from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.runner import Places, open_site, run_study
+from nas.running.session import Places, open_site, run_study
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop

@@ -1,4 +1,4 @@
-"""The parts of `nas.runner`, and the only modules that name ray.
+"""The parts of `nas.running.session`, and the only modules that name ray.
 
 What Ray is to know before it is imported is set here, for this process and for the nodes that it starts itself.
 """

@@ -23,7 +23,7 @@ from nas.config import DistillConfig
 from nas.measure import environment
 from nas.measure.environment import kind_of
 from nas.records import TrialRecord, TrialState
-from nas.runner import Places, open_site, run_study
+from nas.running.session import Places, open_site, run_study
 from nas.running.worker import arch_stages
 from nas.samplers import make_sampler
 from nas.store import STUDY_FILE, Store

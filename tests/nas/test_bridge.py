@@ -23,7 +23,7 @@ from ray.tune.error import TuneError
 from nas.failures import Failure
 from nas.files import atomic_path
 from nas.records import RungResult, TrialRecord, TrialState
-from nas.runner import Places, Site, open_site, run_study
+from nas.running.session import Places, Site, open_site, run_study
 from nas.running import head, session, worker
 from nas.running.bridge import Asker, Gate
 from nas.running.nodes import NodesError

@@ -93,7 +93,7 @@ def test_a_refused_command_changes_nothing(
     Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
     before = Store.open(run).info
     assert "measured on Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
-    monkeypatch.setattr("nas.runner.open_site", lambda *words, **settings: nullcontext())
+    monkeypatch.setattr("nas.running.session.open_site", lambda *words, **settings: nullcontext())
     (run / "drivers").mkdir()
     with FileLock(run / "drivers" / "elsewhere:1:aa"):
         assert "elsewhere works on this study" in refused(["--resume", str(run), "--extend", "50"], capsys)

@@ -25,7 +25,7 @@ from nas.distill.trainer import Distiller
 from nas.failures import Failure
 from nas.measure.service import MeasurementService
 from nas.records import TrialRecord, TrialState
-from nas.runner import Places, open_site, run_study
+from nas.running.session import Places, open_site, run_study
 from nas.samplers import make_sampler
 from nas.store import Store
 from nas.study import StudyLoop
