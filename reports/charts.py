@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from nas.records import Objective
+from nas.study.records import Objective
 from reports.figure_data import BASELINE, FRONT, INFEASIBLE, MARKS, SERIES, FigureData, LearningCurves, MetricScatter
 from reports.formatting import brief
 from reports.importance import Importance

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.records import Measurement, RungResult, Study, TrialRecord
+from nas.study.records import Measurement, RungResult, Study, TrialRecord
 from reports.summary import StudySummary
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that make a spreadsheet run a text (OWASP, CSV injection)

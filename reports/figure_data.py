@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas.records import Objective, Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Objective, Study, StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief
 from reports.metrics import metric_label, metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of

@@ -1,4 +1,4 @@
-"""Feature maps of a study's models for its report, from the contact sheets of a run (`nas.contact_sheet`).
+"""Feature maps of a study's models for its report, from the contact sheets of a run (`nas.study.contact_sheet`).
 
 Each row of a sheet becomes a strip. All sheets of a study show the same images and teachers: the report embeds those
 strips once.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.contact_sheet import FOLDER, IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
+from nas.study.contact_sheet import FOLDER, IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
 from reports.figure_data import BASELINE, FRONT
 from reports.scored_trials import ScoredTrial
 from reports.summary import StudySummary

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 
-from nas.records import Objective, StudyInfo
+from nas.study.records import Objective, StudyInfo
 from reports.scored_trials import ScoredTrial, coordinate_of
 from reports.summary import StudySummary
 from search_space.arch import OPTIONAL

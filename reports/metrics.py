@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.analysis.agreement import kendall
-from nas.records import HeadFacts, StudyInfo
+from nas.study.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
 from reports.summary import StudySummary
 

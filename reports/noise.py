@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from nas.analysis.remeasuring import DISTURBED
-from nas.records import StudyInfo
+from nas.study.records import StudyInfo
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 

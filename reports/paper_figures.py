@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from nas.records import Study
+from nas.study.records import Study
 from reports.figure_data import (
     BASELINE,
     DOMINATED,

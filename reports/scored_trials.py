@@ -1,7 +1,7 @@
 """Trials with values of all objectives: the points of Pareto fronts and comparisons.
 
 A study's objectives are the distillation score and throughput by default. A study can also have the score alone, or
-further objectives: values from `nas.objectives`, metrics of the last rung, or fields of the measurement.
+further objectives: values from `nas.study.objectives`, metrics of the last rung, or fields of the measurement.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas import pareto
-from nas.objectives import GOALS
-from nas.records import Objective, StudyInfo, TrialRecord
+from nas.study import pareto
+from nas.study.objectives import OBJECTIVES
+from nas.study.records import Objective, StudyInfo, TrialRecord
 
 OBJECTIVE_WORDS = {"quality": "distillation score"}  # what the report calls an objective, where that is not its name
 
@@ -37,19 +37,19 @@ class ScoredTrial:
 
 def axis(info: StudyInfo, name: str) -> Objective:
     """Return the objective "quality" or "throughput", also for a study that measures it without optimizing it."""
-    return next((o for o in info.objectives if o.name == name), GOALS[name].objective)
+    return next((o for o in info.objectives if o.name == name), OBJECTIVES[name].objective)
 
 
 def value_of(trial: TrialRecord, name: str) -> float | None:
     """Return a trial's value of an objective at the highest rung reached; None where it has none.
 
-    A name that is not in `nas.objectives` is a metric of the rung or a field of the measurement.
+    A name that is not in `nas.study.objectives` is a metric of the rung or a field of the measurement.
     """
     if not trial.rungs or trial.measurement is None:
         return None
     rung = len(trial.rungs) - 1
-    if name in GOALS:
-        value: Any = GOALS[name].value(trial, rung)
+    if name in OBJECTIVES:
+        value: Any = OBJECTIVES[name].value(trial, rung)
     else:
         value = trial.rungs[rung].metrics.get(name, getattr(trial.measurement, name, None))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.records import Objective, StudyInfo, TrialState
+from nas.study.records import Objective, StudyInfo, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, plural
 from reports.metrics import MetricSummary, scores_spatial

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from nas import pareto
 from nas.analysis.agreement import kendall
-from nas.ledger import spent
-from nas.limits import LIMITS, Compliance
-from nas.records import Measurement, Study, StudyInfo, TrialRecord, TrialState
+from nas.study import pareto
+from nas.study.limits import LIMITS, Compliance
+from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, spent
 
 PUBLISHED = "published"  # the runtime that nas.replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teachers, when their cache was built"}  # possibly for another study, long ago
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_CORRELATED = 3  # pairs
-# Trials that each sampler draws at random: nas.evolution's population, and the settings of nas.samplers for Optuna's.
+# Trials that each sampler draws at random first, see `nas.samplers`.
 RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20}
 LEARNS_FROM_BASELINES = ("nsga2", "tpe")  # baselines count as random trials for these
 ORDERS = 200  # that the hypervolume of a random start is averaged over

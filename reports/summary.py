@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nas.records import Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Study, StudyInfo, TrialRecord, TrialState
 from reports.noise import count_ties, near_front, noise_floor
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
 from reports.statistics import (

@@ -63,7 +63,7 @@ class Carrier(nn.Module):
     """A whole stage, for its layers hand their carriers on. (B, C, H, W) -> same, H and W multiples of `window`.
 
     Carriers start as means of a depthwise convolution of the map, and at the end are added to their part of it.
-    Places are embedded once, at the start, and not in each layer. drop_path: a rate for each layer.
+    WorkerSpec are embedded once, at the start, and not in each layer. drop_path: a rate for each layer.
     """
 
     def __init__(

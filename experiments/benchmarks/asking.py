@@ -20,13 +20,13 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas.config import DistillConfig, SearchConfig
-from nas.knowledge import Knowledge
-from nas.records import Measurement, Objective, RungResult, TrialRecord
-from nas.records import TrialState as State
 from nas.replay.nasbench201 import KNOWN_BY_DEFAULT, CellSpace, load_table
 from nas.replay.published_study import published_measurement, sampler_of
 from nas.samplers import make_sampler
+from nas.samplers.cost_model import SpaceCostModel
+from nas.study.config import DistillConfig, SearchConfig
+from nas.study.records import Measurement, Objective, RungResult, TrialRecord
+from nas.study.records import TrialState as State
 from search_space import SPACES
 
 REPEATS = 5
@@ -81,7 +81,7 @@ def of_nets(name: str, count: int) -> list[float]:
     config = SearchConfig(space=name, distill=DistillConfig(image_px=PX[name], rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}
     chosen = list(specs.values())[:count]
-    costs = Knowledge(space, config).costs([space.encode(spec) for spec in chosen], [])
+    costs = SpaceCostModel(space, config).costs([space.encode(spec) for spec in chosen], [])
     made = []
     for number, (spec, cost) in enumerate(zip(chosen, costs, strict=True)):
         ratio = 2.0**cost * math.exp(rng.gauss(0, 0.05))

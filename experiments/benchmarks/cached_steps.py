@@ -23,10 +23,10 @@ import torch
 
 from backbones import build
 from nas.cache import open_targets
-from nas.config import DistillConfig, SearchConfig
 from nas.data import open_images
 from nas.distill.batches import Batch
 from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig, SearchConfig
 from nas.teachers import load_teachers
 from search_space import preset
 

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.postgres import Server, server
-from nas.config import DistillConfig, SearchConfig
-from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 from nas.samplers import make_sampler
-from nas.storage.errors import patiently
-from nas.store import Store, read_study
-from nas.study import StudyLoop
+from nas.study.config import DistillConfig, SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.storage.errors import retry_while_unavailable
+from nas.study.storage.store import Store, read_study
 from search_space import SPACES
 
 OBJECTIVES = (Objective("quality", "", "", reference=0.0), Objective("throughput", "", "x", reference=0.125, log=True))
@@ -61,8 +61,8 @@ def drive(run_dir: Path, stage_s: float) -> int:
     def say(line: str) -> None:
         note(run_dir, "says", line=line)
 
-    config = patiently(lambda: SearchConfig.from_dict(Store.open(run_dir).info.config), say, "")
-    store = patiently(lambda: Store.open(run_dir, _sampler(config)), say, "")
+    config = retry_while_unavailable(lambda: SearchConfig.from_dict(Store.open(run_dir).info.config), say, "")
+    store = retry_while_unavailable(lambda: Store.open(run_dir, _sampler(config)), say, "")
     store.say = say
     loop = StudyLoop(store)
     note(run_dir, "stands by")
@@ -77,7 +77,7 @@ def drive(run_dir: Path, stage_s: float) -> int:
         note(run_dir, "runs", number=record.number)
         for stage in stages(record):
             time.sleep(chance.uniform(0, 2 * stage_s))
-            if not loop.take(stage):
+            if not loop.report(stage):
                 break
         note(run_dir, "stored", number=record.number)
     loop.close({})

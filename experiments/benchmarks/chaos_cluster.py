@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.cache import open_targets
-from nas.failures import Failure
-from nas.records import TrialState
-from nas.store import STUDY_FILE, read_study
-from tests.nas.ray_nodes import ROOT, RayNodes, descendants, environment
-from tests.nas.test_cluster import begun_again, journal
+from nas.study.failures import Failure
+from nas.study.records import TrialState
+from nas.study.storage.store import STUDY_FILE, read_study
+from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.nas.backend.test_cluster import begun_again, journal
 
 
 def workers(nodes: RayNodes) -> list[int]:
@@ -47,7 +47,7 @@ class Driver:
     """The process that drives the study; a new one goes on where the last was killed."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._command = [sys.executable, "-m", "tests.nas.cluster_driver", json.dumps(settings)]
+        self._command = [sys.executable, "-m", "tests.nas.backend.cluster_driver", json.dumps(settings)]
         self.start()
 
     def start(self) -> None:

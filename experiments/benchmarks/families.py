@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from nas.cli import lock_dir
 from nas.measure import Arm, Setting, environment, torch_device
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
 from nas.measure.service import MeasurementService
-from nas.places import lock_dir
 
 REFERENCE = "timm:resnet50"
 NETS = (

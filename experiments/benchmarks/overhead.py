@@ -21,12 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.config import DistillConfig, SearchConfig
-from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.running.session import Places, open_site, run_study
+from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.samplers import make_sampler
-from nas.store import Store
-from nas.study import StudyLoop
+from nas.study.config import DistillConfig, SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.storage.store import Store
 from search_space import SPACES
 
 OBJECTIVES = (Objective("quality", "quality", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))
@@ -74,7 +74,7 @@ class Clock:
         self.spent = tuple(after - before for after, before in zip(now, self.at_first, strict=True))
 
 
-def sleeping(record: TrialRecord, places: Places) -> Iterator[TrialRecord]:
+def sleeping(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
     """The stages of a trial that does nothing: a measurement, then one rung."""
     half_s = float(places.targets_dir) / 2  # the one field that this trial has no other use for
     time.sleep(half_s)
@@ -111,7 +111,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
     store = Store.create(folder / "run", info(config), made)
     for name in FOLDERS:
         (folder / name).mkdir()
-    places = Places(
+    places = WorkerSpec(
         config=json.dumps(config.to_dict()),
         targets_dir=str(seconds),
         train_threads=1,
@@ -125,7 +125,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
 
     loop = StudyLoop(store, heard)
     clock.loop.count(loop, "next_trial", "take")
-    with open_site(places, workers) as site:
+    with open_cluster(places, workers) as site:
         run_study(loop, site, stages=sleeping)
     return clock
 

@@ -1,4 +1,4 @@
-"""How well latency is predicted for nets that were never timed, by `nas.latency` and by other ways.
+"""How well latency is predicted for nets that were never timed, by `nas.samplers.latency` and by other ways.
 
     python -m experiments.benchmarks.predictor --collect 200    time nets; goes on where it was left
     python -m experiments.benchmarks.predictor --report         the tables, from the rows that are there
@@ -32,15 +32,14 @@ from torch import nn
 
 from backbones import build, fuse, resolve
 from experiments.benchmarks.predictor_models import BATCH, MODELS, RESOLUTION_PX, SPACE, Fit, ours
+from nas.cli import clock, lock_dir
 from nas.files import atomic_write
-from nas.latency import HeldOut, LatencyPredictor, Observation, held_out
 from nas.measure import environment
 from nas.measure.device_lock import measuring
 from nas.measure.interleave import compare
 from nas.measure.stages import called_parts, stage_times
 from nas.measure.timers import HostTimer
-from nas.places import lock_dir
-from nas.progress import clock
+from nas.samplers.latency import HeldOut, LatencyPredictor, Observation, held_out
 from search_space import SPACES, ArchSpec
 
 BUFFERS = 3
@@ -208,7 +207,7 @@ def compared(rows: Sequence[Row]) -> None:
     print(f"{f'{len(second)} nets measured twice':36}{cells([twice])}\n")
     for stages in (True, False):
         for size in SIZES:
-            label = f"nas.latency, {size} nets" + ("" if stages else ", whole only")
+            label = f"nas.samplers.latency, {size} nets" + ("" if stages else ", whole only")
             print(f"{label:36}{errors(ours(stages), first, size)}", flush=True)
     print()
     for kind in SPACES[SPACE].choices()["stage3.block"]:

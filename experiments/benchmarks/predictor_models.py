@@ -1,4 +1,4 @@
-"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.latency`.
+"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.samplers.latency`.
 
 Each is fitted on observations, and then gives seconds for specs of space "micro".
 """
@@ -14,9 +14,9 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from nas.latency.network import StageCost, stage_costs
-from nas.latency.predictor import Array, LatencyModel, Observation, OperatorRates
 from nas.measure.counts import totals
+from nas.samplers.latency.predictor import Array, LatencyModel, Observation, OperatorRates
+from nas.samplers.latency.stage_costs import StageCost, stage_costs
 from search_space import SPACES, ArchSpec
 
 SPACE, BATCH, RESOLUTION_PX = "micro", 16, 64
@@ -100,7 +100,7 @@ def _by_shape(rows: list[tuple[tuple[float, ...], float]]) -> Callable[[tuple[fl
 
 
 def costs(with_stages: bool) -> Fit:
-    """What operators cost, by kind (`nas.latency.predictor`), without what parts of a kind share."""
+    """What operators cost, by kind (`nas.samplers.latency.predictor`), without what parts of a kind share."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         found = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).rates
@@ -118,7 +118,7 @@ def costs_and_process(seen: Sequence[Observation]) -> Seconds:
 
 
 def ours(with_stages: bool) -> Fit:
-    """`nas.latency` itself."""
+    """`nas.samplers.latency` itself."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         model = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
@@ -167,6 +167,6 @@ MODELS: dict[str, Fit] = {
     "operators' costs, whole nets": costs(False),
     "operators' costs, stages too": costs(True),
     "operators' costs x process of spec": costs_and_process,
-    "nas.latency, whole nets": ours(False),
-    "nas.latency, stages too": ours(True),
+    "nas.samplers.latency, whole nets": ours(False),
+    "nas.samplers.latency, stages too": ours(True),
 }

@@ -22,9 +22,9 @@ import torch
 
 from backbones import Backbone, build
 from backbones.hollow import hollow
+from nas.cli import clock
 from nas.measure.counts.macs import MacCountingMode, evaluating
 from nas.measure.counts.totals import totals
-from nas.progress import clock
 from search_space import SPACES, ArchSpec, Space
 
 RESOLUTIONS_PX = {"micro": 64, "full": 224}

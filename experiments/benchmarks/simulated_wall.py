@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from nas.config import SearchConfig
-from nas.pareto import coordinate
+from nas.backend.simulated import Cluster, SimulatedSearch
 from nas.plan.forecast import LEARNING, Candidate, TrialTimes, Workload, simulate_candidates
-from nas.records import Study
-from nas.simulated import Cluster, SimulatedSearch
-from nas.store import read_study
+from nas.study.config import SearchConfig
+from nas.study.pareto import coordinate
+from nas.study.records import Study
+from nas.study.storage.store import read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"

@@ -30,11 +30,11 @@ import torch
 from scipy.stats import kendalltau
 
 from backbones import build, fuse, resolve
+from nas.cli import lock_dir
 from nas.measure import Setting, environment, measure_pair
 from nas.measure.device_lock import measuring
 from nas.measure.forkserver import ForkServer
 from nas.measure.service import MeasurementService
-from nas.places import lock_dir
 from search_space import SPACES
 
 REFERENCE = "eradio_pico"

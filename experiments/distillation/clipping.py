@@ -25,9 +25,9 @@ from scipy.stats import kendalltau
 from backbones import build
 from nas.cache import open_targets
 from nas.cache.targets import Targets
-from nas.config import DistillConfig, SearchConfig
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES
 
 RESULTS = Path(__file__).parents[1] / "results" / "clipping.json"

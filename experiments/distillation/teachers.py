@@ -24,13 +24,13 @@ from scipy.stats import rankdata
 
 from backbones import build
 from nas.cache import open_targets
-from nas.config import DistillConfig
 from nas.data import open_images
 from nas.distill.evaluation import probes
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.probes import SegmentationProbe
 from nas.distill.heads import normalize
 from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig
 from search_space import ArchSpec, StageSpec
 
 HERE = Path(__file__).parent

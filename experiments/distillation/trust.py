@@ -26,10 +26,10 @@ from scipy.stats import kendalltau
 
 from backbones import build
 from nas.cache import open_targets
-from nas.config import DistillConfig, SearchConfig
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.probes import probe_metrics, student_features, tokens
 from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES
 
 STRENGTHS = (0.003, 0.03, 0.3)  # of the ridge penalty, against features of variance 1

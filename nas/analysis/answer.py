@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_qualities
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
@@ -23,9 +24,8 @@ from nas.analysis.selection import (
     complete,
     measurement,
 )
-from nas.limits import LIMITS
-from nas.querying.limits import Quantity, chance_to_keep, quantities
-from nas.records import Measurement, Study, TrialRecord, TrialState
+from nas.study.limits import LIMITS
+from nas.study.records import Measurement, Study, TrialRecord, TrialState
 from search_space import ArchSpec
 from search_space.outline import outline
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nas import pareto
-from nas.objectives import GOALS
-from nas.records import Measurement, Objective, TrialRecord
+from nas.study import pareto
+from nas.study.objectives import OBJECTIVES
+from nas.study.records import Measurement, Objective, TrialRecord
 
 
 class FrontStatus(StrEnum):
@@ -76,7 +76,7 @@ class QualitySpeedPlane:
     def hypervolume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
         """Return the hypervolume of these trials, baselines left out, over the study's reference point."""
         named = {objective.name: objective for objective in objectives}
-        plane = good, speed = [named.get(name, GOALS[name].objective) for name in ("quality", "throughput")]
+        plane = good, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("quality", "throughput")]
         points = [p for p in self._searched if p.number in numbers]
         coordinates = [(pareto.coordinate(good, p.quality), pareto.coordinate(speed, p.ratio)) for p in points]
         return pareto.hypervolume(coordinates, pareto.reference_point(plane))

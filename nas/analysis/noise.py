@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from nas.records import Measurement
+from nas.study.records import Measurement
 
 Array = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from nas.analysis.front import FrontStatus
 from nas.analysis.point_labels import label_points
 from nas.analysis.remeasuring import RemeasuredCandidate, RemeasuringComparison
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary
-from nas.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 DPI = 200
 TITLE_CHARACTERS, LABEL_CHARACTERS = 80, 56

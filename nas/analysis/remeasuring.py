@@ -16,7 +16,7 @@ from nas.analysis.front import FrontPosition, FrontStatus, QualitySpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
-from nas.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
 OTHER_ORDER_TAU = 0.5  # from here down a quarter of the pairs is swapped, and a front is another's by luck

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from nas import pareto
 from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers
-from nas.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
+from nas.study import pareto
+from nas.study.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
 
 REMEASUREMENT = "retraining"  # under this name the store keeps what nas.retrain measured
 WRONG_OUTPUT = "wrong output"  # a verdict: what was timed does not compute the network

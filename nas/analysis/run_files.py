@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.records import Retraining, RungResult, Study, TrialRecord, TrialState
+from nas.study.records import Retraining, RungResult, Study, TrialRecord, TrialState
 
 WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last holds a folder a seed
 

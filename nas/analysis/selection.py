@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas import pareto
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
-from nas.records import Measurement, Study, TrialRecord, TrialState
+from nas.study import pareto
+from nas.study.records import Measurement, Study, TrialRecord, TrialState
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with less is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device

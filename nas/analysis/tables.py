@@ -32,8 +32,8 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
-from nas.limits import LIMITS
-from nas.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.limits import LIMITS
+from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
 TEXT_COLUMNS = ("", "between", "front", "verdict")  # they wrap where a terminal is narrow

@@ -14,10 +14,17 @@ from nas.cache.entry import CacheError
 from nas.cache.estimate import size, summary
 from nas.cache.inventory import collect, list_entries
 from nas.cache.verify import MIN_COSINE, verify_set
-from nas.command import TEACHER_HELP, NamedFile, OneLineParser, exit_code, one_line
-from nas.config import SearchConfig
-from nas.places import cache_root
-from nas.progress import StageProgress, stderr_console
+from nas.cli import (
+    TEACHER_HELP,
+    NamedFile,
+    OneLineParser,
+    StageProgress,
+    cache_root,
+    exit_code,
+    one_line,
+    stderr_console,
+)
+from nas.study.config import SearchConfig
 
 EXAMPLES = """examples:
   python -m nas.cache build                                 what nas.search builds, before it is needed

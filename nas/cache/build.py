@@ -11,9 +11,9 @@ from nas.cache.estimate import estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource, Progress
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.config import SearchConfig
 from nas.data.dataset import digest
-from nas.records import StudyInfo
+from nas.study.config import SearchConfig
+from nas.study.records import StudyInfo
 from nas.teachers import specs
 
 STUDY_SEED = 0  # of the generated images: the same for every study, so that studies can be compared

@@ -19,9 +19,9 @@ from nas.cache.entry import SHARD, CacheEntry, Shard
 from nas.cache.images import ImageCacheBuilder
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder
-from nas.config import DistillConfig
+from nas.cli import clock
 from nas.data import CorruptImage, ImageSet
-from nas.progress import clock
+from nas.study.config import DistillConfig
 
 PROBED = 16  # images: a mosaic's worth
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from nas.command import OperationFailed
+from nas.cli import OperationFailed
 
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]

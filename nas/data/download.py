@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from nas.data.dataset import DataError, DataUnavailable
-from nas.redaction import public_word
+from nas.study.redaction import public_word
 
 SCHEMES = ("http://", "https://")
 ATTEMPTS = 6  # in a row that bring not a single byte; one that does starts the count again

@@ -49,7 +49,7 @@ from nas.data.dataset import (
 )
 from nas.data.download import Absent, fetch, is_remote, local_path
 from nas.files import atomic_write
-from nas.redaction import public_word, split_patterns
+from nas.study.redaction import public_word, split_patterns
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 MASK_FIELDS = ("mask.png", "seg.png")

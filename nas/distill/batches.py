@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.cache.targets import SplitTargets
-from nas.config import Group
 from nas.distill import distributed
 from nas.distill.heads import normalize
+from nas.study.config import Group
 
 WINDOW = 65_536  # images
 Indices = np.ndarray[Any, np.dtype[np.int64]]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nas.cache.standardise import Standardiser
 from nas.cache.targets import SplitTargets, Targets
-from nas.config import DIRECTIONS, DistillConfig
+from nas.study.config import DIRECTIONS, DistillConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # prediction and target (B, k) or (B, k, g, g) to (B,)
 

@@ -17,8 +17,7 @@ import torch
 from backbones import Backbone, build
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
-from nas.config import DIRECTIONS, SearchConfig
-from nas.contact_sheet import sheet_path
+from nas.cli import checkpoint_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import fold, save_heads
@@ -29,8 +28,9 @@ from nas.distill.trainer import Distiller, TrainingError
 from nas.files import atomic_path
 from nas.measure.device_lock import training
 from nas.measure.service import MeasurementService
-from nas.places import checkpoint_path
-from nas.records import RungResult, TrialRecord
+from nas.study.config import DIRECTIONS, SearchConfig
+from nas.study.contact_sheet import sheet_path
+from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
 TrainInRanks = Callable[[TrialRecord, int], RungResult]

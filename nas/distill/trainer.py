@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from nas.cache.targets import Targets
-from nas.config import DistillConfig, Group
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import unfold
@@ -22,6 +21,7 @@ from nas.distill.balance import BALANCES, Balance
 from nas.distill.batches import Batch, BatchLoader, Schedule
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
+from nas.study.config import DistillConfig, Group
 
 _GRAD_NORM = "gradient norm"  # among a step's values
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement, and read from, this often

@@ -11,15 +11,14 @@ from pathlib import Path
 from nas.analysis.retraining import summarize_retraining
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
 from nas.analysis.selection import find_trial
-from nas.command import exit_code
-from nas.config import SearchConfig
+from nas.cli import cache_root, exit_code
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
 from nas.export.bundle import check_room, check_writable, write_bundle
 from nas.export.card import REPORT, CardData
-from nas.places import cache_root
-from nas.records import Retraining, Study, TrialRecord, TrialState
-from nas.store import Store
+from nas.study.config import SearchConfig
+from nas.study.records import Retraining, Study, TrialRecord, TrialState
+from nas.study.storage.store import Store
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8
@@ -106,8 +105,8 @@ def _continued(
 ) -> TrainedWeights:
     """Train for `steps` steps more, and return the weights; at once where that was done before."""
     from nas.cache import open_study_targets
+    from nas.cli import StageProgress, stderr_console
     from nas.export.continue_training import continue_training, plan_continued
-    from nas.progress import StageProgress, stderr_console
 
     training = plan_continued(settings.run, study, trial, start, steps, settings.device)
     if (weights := training.result()) is not None:

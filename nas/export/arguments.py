@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.analysis.selection import BEST
-from nas.command import OneLineParser, add_training_options
+from nas.cli import OneLineParser, add_training_options
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # hold the fused model; the others hold what can be trained further

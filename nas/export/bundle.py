@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nas.export import ExportError
 from nas.export.arguments import ExportSettings
 from nas.export.card import CardData, model_card
-from nas.redaction import card_command
+from nas.study.redaction import card_command
 
 if TYPE_CHECKING:
     from nas.export.source import FormatReport

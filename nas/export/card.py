@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from nas.analysis.limit_chances import median_interval
 from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
-from nas.querying.limits import median_interval
-from nas.records import Measurement, Study, TrialRecord
-from nas.redaction import card_command, card_name
+from nas.study.records import Measurement, Study, TrialRecord
+from nas.study.redaction import card_command, card_name
 from search_space import ArchSpec
 from search_space.outline import outline
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nas.analysis.run_files import TrainedWeights, weights_file
-from nas.config import ConfigError, SearchConfig
+from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
+from nas.cli import StageProgress
 from nas.export import ExportError
 from nas.measure.environment import torch_device
-from nas.pool import TrainingJob, TrainingPool, visible_gpus
-from nas.progress import StageProgress
-from nas.records import RungResult, Study, TrialRecord
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.records import RungResult, Study, TrialRecord
 
 FOLDER = "continued"  # in the run's folder
 SEED_OFFSET = 1000  # to the seed of the training before: the images come in another order

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones import Backbone, fuse
 from backbones.backbone import SIZE_MULTIPLE_PX
+from nas.cli import lock_dir
 from nas.distill.adaptor import module_name
 from nas.export import ExportError
 from nas.export.source import ExportSource
@@ -19,7 +20,6 @@ from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
 from nas.measure.interleave import compare
 from nas.measure.timers import timer_for
-from nas.places import lock_dir
 
 TOLERANCE = 1e-4  # largest difference of an output, as a share of its largest value
 BATCHES = (1, 2, 5)

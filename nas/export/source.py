@@ -12,7 +12,7 @@ from nas.distill.adaptor import Adaptor
 from nas.distill.adaptors import HeadsError, load_heads
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS
-from nas.records import TrialRecord
+from nas.study.records import TrialRecord
 from search_space import ArchSpec
 
 # Of `nas.distill.heads.normalize`, the students' convention.

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nas import places
+from nas.cli import lock_dir
 from nas.measure.environment import device_key
 
 NOTICE_AFTER_S = 0.5
@@ -43,7 +43,7 @@ def exclusive_device(device: str) -> Iterator[None]:
     notice = threading.Timer(NOTICE_AFTER_S, _print_notice, [device])
     notice.start()
     try:
-        with measuring(places.lock_dir() / device_key(device)):
+        with measuring(lock_dir() / device_key(device)):
             notice.cancel()
             yield
     finally:

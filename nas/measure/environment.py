@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from nas.cli import cpu_count
 from nas.measure.conditions import nvml
-from nas.places import cpu_count
 
 
 class DeviceError(ValueError):

@@ -22,7 +22,7 @@ from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Timer, timer_for
 from nas.measure.verdicts import MeasurementError, PairTimes, notes, verdict
-from nas.records import Measurement
+from nas.study.records import Measurement
 
 LATENCY_SHARE, STAGES_SHARE = 0.15, 0.05  # of the budget; the second on top of it
 LATENCIES = (3, 600)  # calls with one image, at least and at most; a 99th percentile needs 299

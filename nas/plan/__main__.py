@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from nas.command import exit_code
+from nas.cli import StageProgress, exit_code, stderr_console
 from nas.plan.arguments import PlanSettings, plan_settings
-from nas.progress import StageProgress, stderr_console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code, see `nas.command`."""
+    """Run the command and return its exit code, see `nas.cli`."""
     return exit_code(lambda: _plan(plan_settings(argv)), "nothing was written")
 
 

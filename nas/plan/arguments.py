@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.arguments import LIMITS_HELP, add_settings, default_workers, new_config
-from nas.command import OneLineParser, picture_file
-from nas.config import ConfigError, SearchConfig
-from nas.limits import add_limit_flags
+from nas.cli import OneLineParser, picture_file
+from nas.search.arguments import LIMITS_HELP, add_settings, default_workers, new_config
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.limits import add_limit_flags
 
 _EXAMPLES = """examples:
   python -m nas.plan --budget 500 --deadline 8           what the search will cost; nothing is run or written

@@ -15,10 +15,19 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import median
 
-from nas.config import SearchConfig
-from nas.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.simulated import Cluster, Doing, MemoryStore, NumberedSpace, SimulatedClock, SimulatedSearch, Stage, simulate
-from nas.study import StudyLoop
+from nas.backend.simulated import (
+    Cluster,
+    Doing,
+    MemoryStore,
+    NumberedSpace,
+    SimulatedClock,
+    SimulatedSearch,
+    Stage,
+    simulate,
+)
+from nas.study.config import SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 
 # Standard deviations by which both objectives of new candidates rise for each e-fold of the trials that are over, so
 # that 200 trials end as the recorded searches did: python -m experiments.benchmarks.simulated_wall --fit. Of 200 of
@@ -37,7 +46,7 @@ class Basis(StrEnum):
 
     MEASURED = "measured"  # on this machine, a moment ago
     DERIVED = "derived"  # computed from settings, counted operations and measured numbers
-    SIMULATED = "simulated"  # by nas.simulated
+    SIMULATED = "simulated"  # by nas.backend.simulated
     ASSUMED = "assumed"  # given or taken for granted, and everything computed from it
     UNKNOWN = "unknown"
 
@@ -129,7 +138,7 @@ def simulate_candidates(
     baselines: Sequence[Candidate] = (),
     until_s: float = math.inf,
 ) -> SimulatedSearch:
-    """Simulate a search of `config.budget` drawn candidates; see `nas.simulated.simulate`.
+    """Simulate a search of `config.budget` drawn candidates; see `nas.backend.simulated.simulate`.
 
     Args:
         baselines: candidates in the place of `config.baselines`, which are asked for first.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nas.simulated import Doing, SimulatedSearch
+from nas.backend.simulated import Doing, SimulatedSearch
 
 _COLOURS = {
     Doing.TRAINING: "#4477aa",

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from backbones import build
+from nas.backend.trial import setting_of
 from nas.cache.standardise import Standardiser
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
-from nas.config import SearchConfig
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.probes import HELD_OUT_IMAGES, PROBE_IMAGES, probe_metrics
@@ -36,11 +36,11 @@ from nas.measure.counts import totals
 from nas.measure.device_lock import measuring
 from nas.measure.service import MeasurementService
 from nas.plan.forecast import TrialTimes, study_info
-from nas.records import Measurement, Objective, RungResult, TrialRecord, TrialState
 from nas.samplers import make_sampler
-from nas.store import Store
-from nas.study import StudyLoop
-from nas.trial import setting_of
+from nas.study.config import SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
+from nas.study.storage.store import Store
 from search_space import SPACES, ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
@@ -296,9 +296,9 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
             while record is not None:
                 record = _driver_record(record, small, rng)
                 began = time.perf_counter()
-                goes_on = loop.take(record)
+                should_continue = loop.report(record)
                 tells.append(time.perf_counter() - began)
-                if not goes_on:
+                if not should_continue:
                     break
     return DriverTimes(TUNE_S + median(asks[len(asks) // 2 :]), median(tells))
 

@@ -6,13 +6,11 @@ import random
 from collections.abc import Sequence
 from statistics import fmean
 
+from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.config import ConfigError, SearchConfig
-from nas.limits import LIMITS, CountedCosts, broken_limit
+from nas.cli import StageProgress, cache_root, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
-from nas.objectives import objectives
-from nas.places import cache_root, lock_dir
 from nas.plan.arguments import MFU, PlanSettings
 from nas.plan.forecast import (
     LEARNING,
@@ -42,8 +40,9 @@ from nas.plan.probe import (
     synthetic_targets,
 )
 from nas.plan.teacher_costs import Material, material_counted, material_here
-from nas.progress import StageProgress
-from nas.simulated import Cluster
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.limits import LIMITS, CountedCosts, broken_limit
+from nas.study.objectives import objectives
 from search_space import SPACES, preset
 
 _PROBED, _COUNTED = 3, 64  # random architectures

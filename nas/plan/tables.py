@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nas.backend.simulated import Doing, SimulatedSearch
+from nas.cli import clock
 from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
-from nas.progress import clock
-from nas.simulated import Doing, SimulatedSearch
 
 _MARKS = {
     Doing.TRAINING: "█",

@@ -16,10 +16,10 @@ from nas.cache.estimate import BuildEstimate, of_images, of_teacher
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.config import SearchConfig
+from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
-from nas.progress import StageProgress
+from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0

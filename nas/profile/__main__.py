@@ -18,22 +18,21 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.text import Text
 
 from backbones import resolve
-from nas.command import FAILED, INTERRUPTED, exit_code, report_error
+from nas.cli import FAILED, INTERRUPTED, clock, exit_code, report_error
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand, parse
-from nas.profile.arms import RuntimeSettings, RuntimesProfile, comparing
 from nas.profile.network import profiling
-from nas.profile.records import NetworkSettings, Profile
+from nas.profile.profiles import NetworkSettings, Profile
+from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, comparing
 from nas.profile.runtime_tables import show_runtimes
-from nas.profile.space import SpaceProfile, SpaceRequest, sampling
+from nas.profile.space_sample import SpaceProfile, SpaceRequest, sampling
 from nas.profile.tables import show, show_space
-from nas.progress import clock
 
 Found = TypeVar("Found")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code, see `nas.command`; what was found before an error is shown.
+    """Run the command and return its exit code, see `nas.cli`; what was found before an error is shown.
 
     1 also where a network could not be measured.
     """

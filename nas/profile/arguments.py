@@ -9,16 +9,15 @@ from pathlib import Path
 
 import torch
 
-from nas.command import OneLineParser, picture_file
-from nas.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
+from nas.cli import OneLineParser, cache_root, picture_file
 from nas.measure import Arm, default_arm, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
-from nas.places import cache_root
-from nas.profile.arms import RuntimeSettings, named_arms
 from nas.profile.network import default_batch
-from nas.profile.records import NetworkSettings
-from nas.profile.space import RESOLUTIONS as SPACE_RESOLUTIONS
-from nas.profile.space import SpaceRequest
+from nas.profile.profiles import NetworkSettings
+from nas.profile.runtime_comparison import RuntimeSettings, named_arms
+from nas.profile.space_sample import RESOLUTIONS as SPACE_RESOLUTIONS
+from nas.profile.space_sample import SpaceRequest
+from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
 
 REFERENCE = "timm:resnet18"

@@ -19,7 +19,7 @@ from nas.measure.prepare import in_arm
 from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_parts, own_times, stage_times
-from nas.profile.records import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
+from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
 

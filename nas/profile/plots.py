@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nas.analysis.point_labels import label_points
-from nas.limits import LIMITS
 from nas.measure import Arm
 from nas.measure.arms import RUNTIMES
-from nas.profile.arms import RuntimeRow, RuntimesProfile
-from nas.profile.records import Profile, Sweep
-from nas.profile.space import QUANTITIES, SpaceProfile
+from nas.profile.profiles import Profile, Sweep
+from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
+from nas.profile.space_sample import QUANTITIES, SpaceProfile
+from nas.study.limits import LIMITS
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.verdicts import MIN_BLOCKS
-from nas.profile.arms import RuntimeRow, RuntimeSettings, RuntimesProfile
+from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.tables import interval
-from nas.records import Measurement
+from nas.study.records import Measurement
 
 WITH_INTERVALS = 110  # columns of a terminal that has room for both ends of an interval
 NAME = 15  # columns that a runtime's name has at least, if it needs them

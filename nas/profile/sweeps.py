@@ -15,7 +15,7 @@ from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
 from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
 from nas.measure.timers import Call, timer_for
-from nas.profile.records import NetworkSettings, Point, Profile, Sweep, WindowCost
+from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
 
 BUFFERS = 2
 

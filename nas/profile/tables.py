@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.limits import LIMITS
 from nas.measure.counts.compare import amount
 from nas.measure.statistics import FEW
-from nas.profile.records import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
-from nas.profile.space import QUANTITIES, Shortlist, SpaceProfile
-from nas.records import Measurement
+from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
+from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
+from nas.study.limits import LIMITS
+from nas.study.records import Measurement
 
 BAR = 12
 WITH_BYTES, WITH_BARS = 90, 120  # columns of a terminal that has room for them

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
 from nas.analysis.run_files import samples_folder
 from nas.analysis.tables import show_remeasuring
-from nas.command import INTERRUPTED, exit_code, stdout_console
-from nas.objectives import check_plane
-from nas.progress import StageProgress, stderr_console
-from nas.records import Remeasurement, Study
+from nas.cli import INTERRUPTED, StageProgress, exit_code, stderr_console, stdout_console
 from nas.remeasure.arguments import RemeasureSettings, parse
-from nas.store import Store
+from nas.study.objectives import check_plane
+from nas.study.records import Remeasurement, Study
+from nas.study.storage.store import Store
 
 if TYPE_CHECKING:
     from nas.remeasure.measuring import Remeasuring

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.command import OneLineParser, picture_file
+from nas.cli import OneLineParser, picture_file
 
 SIZE_MULTIPLE_PX = 32
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from nas.analysis.selection import trials_to_remeasure
-from nas.command import one_line
+from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, environment, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
-from nas.records import Measurement, Remeasurement, Study, TrialRecord
 from nas.remeasure.arguments import RemeasureSettings
+from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 ORDER_SEED = 0
 MAX_REASON_CHARACTERS = 300

@@ -16,15 +16,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nas.command import cpu_count, exit_code
-from nas.config import ConfigError
-from nas.pool import end_with_parent
-from nas.progress import stderr_console
+from nas.backend.pool import end_with_parent
+from nas.cli import cpu_count, exit_code, stderr_console
 from nas.replay.arguments import ReplaySettings, replay_settings
 from nas.replay.nasbench201 import PublishedTable, load_table
 from nas.replay.plots import draw
 from nas.replay.published_study import ReplayJob, play
 from nas.replay.tables import Array, quantiles, show
+from nas.study.config import ConfigError
 from reports.page import build_report
 
 

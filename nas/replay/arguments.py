@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.command import OneLineParser, picture_file
-from nas.config import ConfigError
+from nas.cli import OneLineParser, picture_file
 from nas.replay.nasbench201 import KNOWN_BY_DEFAULT, REFERENCES, SOURCES
 from nas.samplers import SAMPLERS
+from nas.study.config import ConfigError
 
 BENCHES = ("nasbench201",)
 COMPARED = ("known-cost", "random", "nsga2", "tpe")

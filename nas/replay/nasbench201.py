@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.config import ConfigError
+from nas.study.config import ConfigError
 from search_space.checks import SpecError
 
 Array = NDArray[np.float64]

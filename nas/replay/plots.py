@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nas.config import ConfigError
+from nas.study.config import ConfigError
 
 # Okabe and Ito's colour-blind-safe palette, each with a line of its own.
 LOOKS = (("#0072b2", "-"), ("#8a9099", ":"), ("#c77a00", "--"), ("#007f5f", "-."), ("#b8470b", (0, (1, 1))))

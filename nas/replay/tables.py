@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nas.pareto import hypervolume
 from nas.replay.nasbench201 import KNOWN_COST
+from nas.study.pareto import hypervolume
 
 Array = NDArray[np.float64]
 

@@ -18,17 +18,15 @@ from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
 from nas.analysis.tables import show_retraining
-from nas.command import INTERRUPTED, exit_code, one_line, stdout_console
-from nas.config import SearchConfig
-from nas.objectives import check_plane
-from nas.places import cache_root
-from nas.progress import StageProgress, stderr_console
-from nas.records import Retraining, Study
+from nas.cli import INTERRUPTED, StageProgress, cache_root, exit_code, one_line, stderr_console, stdout_console
 from nas.retrain.arguments import PICTURE, RetrainSettings, parse
-from nas.store import Store, StoreError
+from nas.study.config import SearchConfig
+from nas.study.objectives import check_plane
+from nas.study.records import Retraining, Study
+from nas.study.storage.store import Store, StoreError
 
 if TYPE_CHECKING:
-    from nas.pool import TrainingProgress
+    from nas.backend.pool import TrainingProgress
     from nas.retrain.plan import RetrainingPlan
 
 
@@ -126,8 +124,8 @@ def _measure(
 
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
     """Keep each training when it has ended. Progress is in steps: trainings may be few and long."""
+    from nas.backend.pool import TrainingPool
     from nas.measure.environment import device_name, torch_device
-    from nas.pool import TrainingPool
 
     jobs = plan.remaining(store.retrainings())
     device = device_name(torch_device(plan.config.device))

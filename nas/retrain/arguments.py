@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.command import OneLineParser, add_training_options, picture_file
+from nas.cli import OneLineParser, add_training_options, picture_file
 
 PICTURE = "retraining.png"  # in the run's folder
 

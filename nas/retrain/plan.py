@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.analysis.run_files import retraining_folder
-from nas.config import ConfigError, SearchConfig
+from nas.backend.pool import TrainingJob, visible_gpus
+from nas.cli import cpu_count
 from nas.measure.environment import torch_device
-from nas.places import cpu_count
-from nas.pool import TrainingJob, visible_gpus
-from nas.records import Retraining, Study, TrialRecord
 from nas.retrain.arguments import RetrainSettings
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.records import Retraining, Study, TrialRecord
 
 LENGTHENING = 3  # times the study's last rung
 

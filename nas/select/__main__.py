@@ -13,9 +13,9 @@ from nas.analysis.answer import RETRAINED, MeasuredCandidate, answer, answer_jso
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, summarize_retraining
 from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
 from nas.analysis.tables import show_answer
-from nas.command import OneLineParser, exit_code, stdout_console
-from nas.limits import add_limit_flags, given_limits
-from nas.store import Store
+from nas.cli import OneLineParser, exit_code, stdout_console
+from nas.study.limits import add_limit_flags, given_limits
+from nas.study.storage.store import Store
 
 NOTHING_FITS = 1  # exit code
 

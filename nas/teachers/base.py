@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas.command import OperationFailed
+from nas.cli import OperationFailed
 
 RECORDED = Path(__file__).with_name("activations.json")
 NUMBERS = 16

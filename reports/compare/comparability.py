@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
-from nas.records import Study, StudyInfo
+from nas.study.records import Study, StudyInfo
 
 LETTERS = "ABCDEF"  # names of the studies on the page
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")

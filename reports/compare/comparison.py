@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nas.analysis.agreement import kendall
-from nas.records import Objective, Study, TrialRecord
-from nas.redaction import public_info
+from nas.study.records import Objective, Study, TrialRecord
+from nas.study.redaction import public_info
 from reports.compare.comparability import LETTERS, Comparability, comparability
 from reports.scored_trials import ScoredTrial
 from reports.summary import CurvePoint, StudySummary, summarize

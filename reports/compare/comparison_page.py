@@ -14,7 +14,7 @@ import altair as alt
 from markupsafe import Markup
 
 from nas.files import atomic_write
-from nas.records import Objective, StudyInfo
+from nas.study.records import Objective, StudyInfo
 from reports.charts import FAINT, FONT, GRID, INK, TEXT_STYLE
 from reports.compare.comparison import ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, chart_svg, policy, templates

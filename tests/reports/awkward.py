@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from nas.records import Measurement, RungResult, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, RungResult, Study, TrialRecord, TrialState
 from search_space import SPACES
 from tests.reports import synthetic
 

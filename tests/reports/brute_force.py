@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.records import Study, TrialRecord, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 
 Place = tuple[float, float]  # score, relative throughput
 

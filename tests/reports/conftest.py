@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.records import TrialState
+from nas.study.records import TrialState
 from tests.reports import synthetic
 from tests.reports.browser import CHROMIUM, Browser
 

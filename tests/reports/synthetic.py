@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from nas.records import (
+from nas.study.records import (
     HeadFacts,
     Measurement,
     Objective,
@@ -22,7 +22,7 @@ from nas.records import (
     TrialRecord,
     TrialState,
 )
-from nas.store import Store
+from nas.study.storage.store import Store
 from search_space import SPACES, ArchSpec, preset
 
 TEACHERS = ("efficientnet_lite0", "hed", "xfeat")

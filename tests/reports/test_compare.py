@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from nas.records import Study, StudyInfo, TrialState
+from nas.study.records import Study, StudyInfo, TrialState
 from reports.compare.__main__ import main
 from reports.compare.comparison import StudyComparison, compare_studies
 from reports.compare.comparison_page import draw_charts, render

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.records import Objective, Retraining, Study, TrialState
+from nas.study.records import Objective, Retraining, Study, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from nas.failures import Failure
-from nas.records import Study, TrialState
+from nas.study.failures import Failure
+from nas.study.records import Study, TrialState
 from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
 from reports.summary import summarize
 from search_space import ArchSpec

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
-from nas.records import Study
+from nas.study.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
+from nas.study.records import Study
 from reports.gallery import GAP_PX, MAX_MODELS, read_gallery
 from reports.page import render
 from reports.summary import summarize

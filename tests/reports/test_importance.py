@@ -1,7 +1,7 @@
 import math
 from dataclasses import replace
 
-from nas.records import Objective, Study, TrialState
+from nas.study.records import Objective, Study, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
 from reports.summary import summarize
 from tests.reports import synthetic

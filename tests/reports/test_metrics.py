@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.records import Study, StudyInfo, TrialState
+from nas.study.records import Study, StudyInfo, TrialState
 from reports import sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics

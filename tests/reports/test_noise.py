@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.records import Measurement, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, Study, TrialRecord, TrialState
 from reports import sentences
 from reports.noise import disturbance
 from reports.page import render

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.records import Study, TrialRecord, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic

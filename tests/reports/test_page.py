@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.records import Study, TrialRecord, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 from reports.page import render, write_page
 from reports.summary import summarize
 from tests.reports import synthetic

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.records import TrialRecord, TrialState
+from nas.study.records import TrialRecord, TrialState
 from reports import figure_data
 from reports.page import write_page
 from reports.summary import summarize

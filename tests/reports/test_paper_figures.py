@@ -5,7 +5,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from nas.records import TrialState
+from nas.study.records import TrialState
 from reports.paper_figures import COLUMN_INCHES, DPI, MIN_FONT_POINTS, draw, save
 from reports.summary import summarize
 from tests.reports import synthetic

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nas.records import Study
+from nas.study.records import Study
 from reports.sentences import progress
 from reports.statistics import SearchState, search_state
 from reports.summary import summarize

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.records import Study, TrialRecord, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 from reports.compare.comparison import compare_studies
 from reports.scored_trials import ScoredTrial
 from reports.statistics import rung_correlations

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from nas.cache.targets import SplitTargets, Targets
-from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet
 from nas.distill.heads import Student, normalize
+from nas.study.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet
 
 IMAGES = 6
 FITTED_IMAGES = 192  # held-out images that the directions are fitted on

@@ -9,7 +9,7 @@ import numpy as np
 from nas.cache.targets import SplitTargets, Targets, read_cache_set
 from nas.data.dataset import Progress
 from nas.distill.evaluation.probes import HELD_OUT_IMAGES, teacher_metrics
-from nas.records import HeadFacts, TeacherFacts
+from nas.study.records import HeadFacts, TeacherFacts
 
 _HEAD_FACTS = ("channels", "dims", "kept", "cosine")  # keys of a head in the cache's manifest
 

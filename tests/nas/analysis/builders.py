@@ -9,11 +9,11 @@ from pathlib import Path
 import optuna
 
 from nas.analysis.retraining import REMEASUREMENT
-from nas.records import Remeasurement, Retraining, RungResult, Study, TrialState
-from nas.store import Store
+from nas.study.records import Remeasurement, Retraining, RungResult, Study, TrialState
+from nas.study.storage.store import Store
 from search_space import preset
-from tests.nas.sampling.test_known_cost import quality
-from tests.nas.study_builders import measurement, record, rung, search_config, study_info
+from tests.nas.samplers.known_cost.test_known_cost import quality
+from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 
 REFERENCE = "eradio_femto"
 # By trial number, (quality, ratio): 0 is the reference; 1, 2, 3 are the front, 4 is behind 2, 5 within 2's interval.

@@ -13,9 +13,9 @@ from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer
 from nas.analysis.noise import TYPICAL_SCATTER
 from nas.analysis.retraining import RetrainingSummary, summarize_retraining
 from nas.analysis.selection import SelectionError
-from nas.records import Study, TrialRecord, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
-from tests.nas.study_builders import measurement, record, rung
+from tests.nas.study.builders import measurement, record, rung
 
 
 def sized(trial: TrialRecord, params: int) -> TrialRecord:

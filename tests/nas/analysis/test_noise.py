@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import pareto
 from nas.analysis.noise import (
     TYPICAL_SCATTER,
     CandidateEstimate,
@@ -20,6 +19,7 @@ from nas.analysis.noise import (
     front_chances,
     pooled_scatter,
 )
+from nas.study import pareto
 
 SURE = SeedScatter(0.0, 10)
 KNOWN = SeedScatter(0.01, 10_000)  # so many degrees of freedom that it is normal

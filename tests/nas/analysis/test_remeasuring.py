@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from nas import pareto
 from nas.analysis.plots import plot_remeasuring
 from nas.analysis.remeasuring import (
     RemeasuredCandidate,
@@ -18,9 +17,10 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.selection import complete
-from nas.records import Remeasurement
+from nas.study import pareto
+from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import POINTS, REFERENCE, remeasured, small_study
-from tests.nas.sampling.test_known_cost import quality
+from tests.nas.samplers.known_cost.test_known_cost import quality
 from tests.reports.synthetic import study as random_study
 
 

@@ -22,10 +22,10 @@ from nas.analysis.retraining import (
     summarize_retraining,
 )
 from nas.analysis.tables import show_retraining
-from nas.records import Retraining, Study
-from nas.store import Store
+from nas.study.records import Retraining, Study
+from nas.study.storage.store import Store
 from tests.nas.analysis.builders import failed, new_store, remeasured_for_retraining, retrained, small_study
-from tests.nas.study_builders import measurement
+from tests.nas.study.builders import measurement
 
 # After longer training net 5 is better than 2 for sure; 1 and 3 stay as they were.
 QUALITIES = {1: (0.30, 0.31, 0.32), 2: (0.50, 0.51, 0.52), 3: (0.70, 0.71, 0.72), 5: (0.60, 0.61, 0.62)}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.analysis.run_files import trained_weights
-from nas.records import TrialState
+from nas.study.records import TrialState
 from tests.nas.analysis.builders import failed, retrained, small_study
 
 

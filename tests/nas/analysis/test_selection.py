@@ -15,11 +15,11 @@ from nas.analysis.selection import (
     front_candidates,
     trials_to_remeasure,
 )
-from nas.objectives import objectives
-from nas.records import Study, TrialState
+from nas.study.objectives import objectives
+from nas.study.records import Study, TrialState
 from reports.summary import summarize
 from tests.nas.analysis.builders import POINTS, small_study
-from tests.nas.study_builders import record
+from tests.nas.study.builders import record
 
 
 def test_candidates_are_the_found_nets_with_their_chances_the_front_first() -> None:

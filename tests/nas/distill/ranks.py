@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from backbones import build
-from nas.config import DistillConfig, Group
 from nas.distill import distributed
 from nas.distill.trainer import Distiller, TrainingError
+from nas.study.config import DistillConfig, Group
 from search_space import preset
 from tests.nas.distill.targets_builder import two_teachers
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from nas.cache.targets import SplitTargets
-from nas.config import Group
 from nas.distill.batches import WINDOW, BatchLoader, Schedule, shuffled
 from nas.distill.heads import normalize
+from nas.study.config import Group
 from tests.waiting import until
 
 ONE = (Group(("a",), 16, (64,)),)

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from nas.cache.standardise import Moments, fit, spectrum
-from nas.config import BALANCES as BALANCE_NAMES
-from nas.config import SPATIAL_LOSSES, STANDARDISATIONS, SUMMARY_LOSSES
 from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
 from nas.distill.losses import LOSSES, TRANSFORMS, angular_dispersion, squared_angle
+from nas.study.config import BALANCES as BALANCE_NAMES
+from nas.study.config import SPATIAL_LOSSES, STANDARDISATIONS, SUMMARY_LOSSES
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((400, 16)) @ RNG.standard_normal((16, 16)) * 3 + RNG.standard_normal(16) * 5

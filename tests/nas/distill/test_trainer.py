@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backbones import build
 from nas.cache.standardise import Standardiser
 from nas.cache.targets import Targets, TeacherTargets
-from nas.config import BALANCES, DistillConfig, Group
 from nas.distill.adaptors import fold
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.heads import normalize, resize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint
 from nas.distill.trainer import Distiller, TrainingError
+from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 

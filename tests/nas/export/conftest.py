@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from backbones import build
-from nas.config import DistillConfig
 from nas.distill.run import Training, TrialContext
 from nas.export.__main__ import main
 from nas.measure.service import MeasurementService
-from nas.records import Study, TrialState
+from nas.study.config import DistillConfig
+from nas.study.records import Study, TrialState
 from search_space import ArchSpec, StageSpec
 from tests.nas.analysis.builders import REFERENCE, new_store, small_study
-from tests.nas.real_targets import opened, taught_by
-from tests.nas.study_builders import search_config
+from tests.nas.backend.real_targets import opened, taught_by
+from tests.nas.study.builders import search_config
 
 POINTS = {0: (-9.0, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}
 CONFIG = search_config(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
 from nas.export.__main__ import main
-from nas.records import Study
+from nas.study.records import Study
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.conftest import SPEC, TIMM, Made, refusal
 

@@ -16,10 +16,10 @@ import torch
 
 from backbones import build, load
 from nas.analysis.run_files import trained_weights
-from nas.config import DistillConfig
+from nas.cli import StageProgress, stderr_console
 from nas.export import continue_training
 from nas.export.__main__ import main
-from nas.progress import StageProgress, stderr_console
+from nas.study.config import DistillConfig
 from tests.nas.export.conftest import CONFIG, SPEC, Made
 from tests.waiting import PATIENCE_S, until
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from backbones import build, save
 from nas.analysis.run_files import TrainedWeights
-from nas.config import DistillConfig
 from nas.distill.adaptors import fold, load_heads, save_heads
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.trainer import Distiller
 from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, outputs
 from nas.export.source import ExportSource, open_source
+from nas.study.config import DistillConfig
 from search_space import StageSpec
 from tests.nas.analysis.builders import small_study
 from tests.nas.distill.targets_builder import targets

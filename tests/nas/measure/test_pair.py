@@ -11,7 +11,7 @@ from torch import nn
 from backbones import build
 from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
 from nas.measure.memory import peak_memory
-from nas.records import Measurement
+from nas.study.records import Measurement
 from search_space import preset
 from tests.nas.measure.test_runtimes import needs_onnxruntime
 

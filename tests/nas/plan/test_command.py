@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from nas.cache import open_targets
-from nas.config import SearchConfig
+from nas.cli import StageProgress, stderr_console
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parser, plan_settings
 from nas.plan.teacher_costs import material_here
-from nas.progress import StageProgress, stderr_console
-from nas.search import main as search
+from nas.search.__main__ import main as search
+from nas.study.config import SearchConfig
 
 SMALL = ["--budget", "6", "--steps", "4,8", "--train-images", "64", "--val-images", "32", "--measure-seconds", "0.3"]
 ASSUMED = ["--assume-tflops", "989", "--device", "cuda", "--space", "full", "--sampler", "random"]

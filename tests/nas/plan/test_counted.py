@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.config import SearchConfig
 from nas.measure.counts import totals
 from nas.plan.probe import AssumedDevice, Probed, counted
 from nas.plan.teacher_costs import material_counted, pass_macs, weights_here, widths
+from nas.study.config import SearchConfig
 from search_space import preset
 
 CLIP, SAM = "vit_huge_patch14_clip_224.laion2b", "samvit_huge_patch16.sa1b@1024/4"

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from nas.config import SearchConfig
+from nas.backend.simulated import Cluster
 from nas.plan.forecast import Basis, PlanCosts, TrialTimes, forecasts, search_figures, simulate_search, weaker
 from nas.plan.tables import bar, seconds
-from nas.simulated import Cluster
+from nas.study.config import SearchConfig
 
 TIMES = (TrialTimes(2.0, (10.0, 20.0, 60.0)), TrialTimes(2.0, (20.0, 40.0, 120.0)))
 COSTS = PlanCosts(TIMES, TIMES[:1], 1e6, 0.0, Basis.MEASURED, 3600.0, Basis.MEASURED)

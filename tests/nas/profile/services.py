@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from nas.measure import Measured, measure_pair
 from nas.measure.service import network
-from nas.records import Measurement
+from nas.study.records import Measurement
 
 KNOWN = Measurement(
     device="a card",

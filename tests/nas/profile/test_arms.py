@@ -8,7 +8,7 @@ from PIL import Image
 from nas.measure import Arm, ArmError, MeasurementError
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
-from nas.profile.arms import named_arms
+from nas.profile.runtime_comparison import named_arms
 from tests.nas.profile.services import scripted
 
 PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch", "2"]

@@ -14,15 +14,15 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from nas.cli import lock_dir
 from nas.measure import Arm, MeasurementError
 from nas.measure.device_lock import exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_parts, stage_times
-from nas.places import lock_dir
 from nas.profile import network
 from nas.profile.__main__ import ProfileProgress, main
 from nas.profile.network import default_resolution
-from nas.profile.records import NetworkSettings, Profile
+from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
 from search_space import PRESETS
 from tests.nas.profile.services import InProcess, scripted

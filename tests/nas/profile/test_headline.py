@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from nas.profile.records import NetworkSettings, Profile
+from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.tables import comparison_table, headline, show
 from tests.nas.profile.services import KNOWN
 

@@ -13,7 +13,7 @@ from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, kept_ceilings
 from nas.profile import network
 from nas.profile.network import PartWork, held_against_ceilings, layer_work, rows, stage_work
-from nas.profile.records import NetworkSettings, PartRow
+from nas.profile.profiles import NetworkSettings, PartRow
 from nas.profile.tables import parts_table
 
 CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, gbytes_s=((1, 1.0),))

@@ -2,9 +2,9 @@
 
 import random
 
-from nas.profile.space import MIN_TIMED, shortlist
+from nas.profile.space_sample import MIN_TIMED, shortlist
 from search_space import SPACES
-from tests.nas.study_builders import measurement
+from tests.nas.study.builders import measurement
 
 
 def speed(spec) -> float:

@@ -13,8 +13,8 @@ from backbones import build
 from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space import Sampled, SpaceProfile, SpaceRequest
-from nas.records import Measurement
+from nas.profile.space_sample import Sampled, SpaceProfile, SpaceRequest
+from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 from tests.nas.profile.services import scripted
 

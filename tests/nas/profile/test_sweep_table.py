@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from nas.measure import Arm
-from nas.profile.records import NetworkSettings, Point, Profile, Sweep
+from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep
 from nas.profile.tables import best_line, show_sweep
 
 COUNTS = type("Counts", (), {"macs": 7_000_000})

@@ -11,11 +11,11 @@ import optuna
 import pytest
 
 from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
-from nas.records import Remeasurement, Study, TrialRecord
 from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, study_arm
-from nas.store import Store
+from nas.study.records import Remeasurement, Study, TrialRecord
+from nas.study.storage.store import Store
 from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
-from tests.nas.study_builders import measurement
+from tests.nas.study.builders import measurement
 
 
 @pytest.fixture(autouse=True)

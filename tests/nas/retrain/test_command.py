@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.config import DistillConfig
-from nas.pool import TrainingJob
-from nas.records import Retraining, Study, TrialState
+from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.plan import plan_retraining
-from nas.store import Store
+from nas.study.config import DistillConfig
+from nas.study.records import Retraining, Study, TrialState
+from nas.study.storage.store import Store
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
-from tests.nas.processes import children, gone
-from tests.nas.real_targets import opened, taught_by
-from tests.nas.study_builders import search_config
+from tests.nas.backend.processes import children, gone
+from tests.nas.backend.real_targets import opened, taught_by
+from tests.nas.study.builders import search_config
 from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from backbones import build
-from nas.config import DistillConfig
-from nas.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
 from nas.distill.evaluation.pictures import IMAGES, Colors, contact_sheet
 from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig
+from nas.study.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
 

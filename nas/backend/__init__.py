@@ -1,0 +1,23 @@
+"""The parts of `nas.backend.ray_tune`, and the only modules that name ray.
+
+What Ray is to know before it is imported is set here, for this process and for the nodes that it starts itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: any other process would slow a measurement down
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one more process, for clouds
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often Train looks whether a rung is over
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a busy machine imports torch slowly
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
+os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "10000"  # else nodes start their workers one after the other
+
+OF_WORKERS = {key: os.environ[key] for key in os.environ if key.startswith(("RAY_ACCEL_", "RAY_TRAIN_"))}

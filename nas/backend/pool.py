@@ -1,0 +1,335 @@
+"""Train some candidates at a time on this machine, each in processes of its own.
+
+A training leaves checkpoints: killed or interrupted, it loses what came after the last one, and the same job continues
+from there. What it does to memory or to the device ends with its processes, and they end with this one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.analysis.run_files import WEIGHTS
+from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
+from nas.study.config import SearchConfig
+from nas.study.records import RungResult, TrialRecord
+
+if TYPE_CHECKING:
+    from nas.distill.run import TrialContext
+
+CHECKPOINTS = "checkpoints"  # in a job's folder
+MAX_REASON_CHARACTERS = 300
+# glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
+MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A candidate to be trained through all rungs of `config`, with its seed, by as many processes as it has ranks.
+
+    Several ranks train one rung only: those of a search train each rung in processes of its own.
+    """
+
+    trial: TrialRecord
+    config: SearchConfig
+    folder: Path  # takes weights, contact sheets and checkpoints
+    start: Path | None = None  # weights to continue from, with their heads beside them; None: from nothing
+
+    def __post_init__(self) -> None:
+        if self.ranks > 1 and len(self.config.distill.rung_steps) > 1:
+            raise ValueError("a training by several ranks has one rung")
+
+    @property
+    def steps(self) -> int:
+        """Return the steps that it is to reach."""
+        return self.config.distill.rung_steps[-1]
+
+    @property
+    def ranks(self) -> int:
+        """Return the number of its processes."""
+        return self.config.distill.ranks
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the file that an unfinished training continues from."""
+        return checkpoint_path(self.folder / CHECKPOINTS, self.trial.arch_id)
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a job has reached."""
+
+    job: TrainingJob
+    steps: int = 0
+    rungs: tuple[RungResult, ...] = ()
+    ended: bool = False
+    reason: str | None = None  # why it failed; None where it did not
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """What each process of a job is started with."""
+
+    job: TrainingJob
+    rank: int
+    targets: Path
+    lock_dir: Path
+    checkpoint_s: float
+    threads: int
+    gpus: str | None  # what CUDA_VISIBLE_DEVICES is to say; None leaves it
+    meeting_point: Path  # file by which the ranks find each other
+
+
+class TrainingPool:
+    """Runs jobs with `workers` at a time; on CUDA a job uses as many of `gpus` as it has ranks.
+
+    Args:
+        targets: file of the teachers' outputs, as `nas.cache.open_targets` leaves it.
+        workers: jobs at a time.
+        gpus: what CUDA_VISIBLE_DEVICES calls the devices to use; empty on a CPU.
+    """
+
+    def __init__(self, targets: Path, workers: int, gpus: Sequence[str] = ()) -> None:
+        self._targets, self._workers, self._gpus = targets.resolve(), workers, gpus
+        self._lock_dir, self._checkpoint_s = lock_dir(), checkpoint_interval_s()
+
+    def run(self, jobs: Sequence[TrainingJob]) -> Generator[TrainingProgress, None, None]:
+        """Yield the progress of each job, often; the last one of a job has `ended` set.
+
+        A job's checkpoint is removed when the caller, having kept the result, asks for what comes next. Closing the
+        iterator ends all processes; running the same jobs again continues from their checkpoints.
+        """
+        waiting, slots = list(jobs), list(range(self._workers))
+        running: list[_RunningJob] = []
+        with tempfile.TemporaryDirectory(prefix="backbone-nas-") as scratch:
+            try:
+                while waiting or running:
+                    while waiting and slots:
+                        meeting_point = Path(scratch) / f"job-{len(waiting)}"
+                        running.append(self._start(waiting.pop(0), slots.pop(0), meeting_point))
+                    ready = wait([source for job in running for source in job.sources])
+                    for job in [job for job in running if not job.sources.isdisjoint(ready)]:
+                        progress = job.receive(ready)
+                        if progress.ended:
+                            running.remove(job)
+                            slots.append(job.slot)
+                        yield progress
+                        if progress.ended and progress.reason is None:
+                            progress.job.checkpoint.unlink(missing_ok=True)
+            finally:
+                for job in running:
+                    job.kill()
+
+    def _start(self, job: TrainingJob, slot: int, meeting_point: Path) -> _RunningJob:
+        for name, value in MALLOC_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        spec = RankSpec(
+            job=replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve()),
+            rank=0,
+            targets=self._targets,
+            lock_dir=self._lock_dir,
+            checkpoint_s=self._checkpoint_s,
+            threads=max(1, cpu_count() // (self._workers * job.ranks)),
+            gpus=self._gpus_of(slot, job.ranks),
+            meeting_point=meeting_point,
+        )
+        specs = [replace(spec, rank=rank) for rank in range(job.ranks)]
+        processes = [
+            context.Process(target=_train_rank, args=(spec, None if spec.rank else sender), daemon=True)
+            for spec in specs
+        ]
+        with _sigint_blocked():
+            for process in processes:
+                process.start()
+        sender.close()
+        return _RunningJob(slot, processes, receiver, TrainingProgress(job))
+
+    def _gpus_of(self, slot: int, ranks: int) -> str | None:
+        if not self._gpus:
+            return None
+        return ",".join(self._gpus[(slot * ranks + rank) % len(self._gpus)] for rank in range(ranks))
+
+
+@dataclass
+class _RunningJob:
+    """The processes of a job, and what rank 0 has sent so far."""
+
+    slot: int
+    processes: list[Any]
+    receiver: Connection
+    progress: TrainingProgress
+    _finished_ranks: set[int] = field(default_factory=set)  # sentinels of ranks that ended as they should
+
+    @property
+    def sources(self) -> set[Any]:
+        """Return what to wait for: messages of rank 0, and the ends of the other ranks."""
+        return {self.receiver, *(p.sentinel for p in self.processes[1:] if p.sentinel not in self._finished_ranks)}
+
+    def receive(self, ready: Sequence[Any]) -> TrainingProgress:
+        """Take one message, or the end of a rank."""
+        if self.receiver in ready:
+            return self._update(*self._message())
+        for process in self.processes[1:]:
+            if process.sentinel in ready and process.sentinel in self.sources:
+                process.join()
+                if process.exitcode:
+                    return self._update(ended=True, reason=_exit_reason(process.exitcode))
+                self._finished_ranks.add(process.sentinel)
+        return self.progress
+
+    def _message(self) -> tuple[Any, bool, str | None]:
+        """Return what rank 0 has sent (steps or a rung's result), whether it has ended, and why it failed."""
+        try:
+            message = self.receiver.recv()
+        except EOFError:
+            self.processes[0].join()
+            return None, True, _exit_reason(self.processes[0].exitcode)
+        ended = message is None or isinstance(message, str)
+        return (None, True, message) if ended else (message, False, None)
+
+    def _update(
+        self, reached: int | RungResult | None = None, ended: bool = False, reason: str | None = None
+    ) -> TrainingProgress:
+        p = self.progress
+        if isinstance(reached, RungResult):
+            p = replace(p, rungs=(*p.rungs, reached), steps=max(p.steps, reached.steps))
+        elif reached is not None:
+            p = replace(p, steps=reached)
+        if ended:
+            if reason is not None:
+                self.kill()  # the other ranks would wait for the one that failed
+            for process in self.processes:
+                process.join()
+            self.receiver.close()
+        self.progress = replace(p, ended=ended, reason=reason)
+        return self.progress
+
+    def kill(self) -> None:
+        """End all processes."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES calls the GPUs of this process."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(visible.split(",")) if visible else tuple(str(i) for i in range(torch.cuda.device_count()))
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C, which reaches the whole group: the pool ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _exit_reason(code: int) -> str:
+    if code < 0:
+        return f"the process was ended by {signal.Signals(-code).name}"
+    return f"the process ended with exit code {code}"
+
+
+def end_with_parent() -> None:
+    """End this process, which `multiprocessing` has started, as soon as its parent has ended, however that was."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
+    """Live a process's whole life.
+
+    Rank 0 has the sender: it sends the steps trained, often, each RungResult, and None at the end; or a reason, a text.
+    """
+    if spec.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpus  # before anything initializes CUDA
+    end_with_parent()
+    try:
+        _train(spec, sender)
+        if sender is not None:
+            sender.send(None)
+    except Exception as error:
+        if sender is None:
+            raise
+        sender.send(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
+
+
+def _train(spec: RankSpec, sender: Connection | None) -> None:
+    import torch
+
+    from backbones import build, load
+    from nas.distill import distributed
+    from nas.distill.adaptors import load_heads
+    from nas.distill.run import Training
+    from search_space import ArchSpec
+
+    job, context = spec.job, _context(spec)
+    arch, device = ArchSpec.from_dict(job.trial.spec), job.config.device
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(job.config.seed)
+    if device == "cuda":
+        torch.cuda.set_device(spec.rank)
+    model, adaptors = build(arch), None
+    if job.start is not None:
+        model, adaptors = load(job.start, arch), load_heads(job.start.with_suffix(".heads.safetensors"))
+    ranks = (
+        distributed.process_group(spec.rank, job.ranks, spec.meeting_point, device) if job.ranks > 1 else nullcontext()
+    )
+    with ranks:
+        tell = sender.send if sender is not None else lambda steps: None
+        training = Training(job.trial.arch_id, model, context, adaptors, tell)
+        try:
+            for rung in range(len(job.config.distill.rung_steps)):
+                result = training.rung(rung)
+                if sender is not None:
+                    sender.send(result)
+        finally:
+            training.close()
+
+
+def _context(spec: RankSpec) -> TrialContext:
+    """Build what a training of this job needs: settings, targets, the folders that it writes into."""
+    from nas.cache.targets import load_targets
+    from nas.distill.run import TrialContext
+    from nas.measure.environment import device_key
+    from nas.measure.service import MeasurementService
+    from nas.study.contact_sheet import FOLDER
+
+    job = spec.job
+    folders = {name: job.folder / name for name in (WEIGHTS, FOLDER, CHECKPOINTS)}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return TrialContext(
+        config=job.config,
+        targets=load_targets(spec.targets),
+        service=MeasurementService(spec.threads),  # starts nothing until it is asked, which a training does not
+        lock_dir=spec.lock_dir / device_key(job.config.device),
+        samples_dir=job.folder,
+        weights_dir=folders[WEIGHTS],
+        pictures_dir=folders[FOLDER],
+        checkpoint_dir=folders[CHECKPOINTS],
+        checkpoint_s=spec.checkpoint_s,
+    )

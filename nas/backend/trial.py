@@ -1,0 +1,154 @@
+"""One architecture from its spec to its numbers: build, check limits, measure, train rung by rung.
+
+What an error of a trial means: its `Failure` and one line for the record.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from backbones import build
+from nas.distill.run import Training, TrialContext, saved_rungs
+from nas.distill.trainer import TrainingError
+from nas.measure import Arm, MeasurementError, Setting
+from nas.measure.counts import totals
+from nas.measure.device_lock import measuring
+from nas.measure.service import save_samples
+from nas.measure.sweep import out_of_memory
+from nas.study.config import SearchConfig
+from nas.study.failures import Failure
+from nas.study.limits import broken_limit
+from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
+from search_space import ArchSpec
+
+
+def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+    """Yields the record after the measurement and after every rung; the last one is no longer running.
+
+    The caller ends the trial early by not asking for the next rung. An error of the trial ends up in the
+    last record, which keeps what was known before.
+    """
+    last = record
+    try:
+        for last in _stages(record, context):
+            yield last
+    except Exception as error:
+        failure, reason = diagnose(error, context.config.device)
+        yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
+
+
+def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+    config = context.config
+    spec = ArchSpec.from_dict(record.spec)
+    counted = totals(spec, config.distill.image_px)
+    record = replace(record, params=counted.params, macs=counted.macs)
+    limits = {} if record.baseline else config.limits  # baselines are there to be compared with
+    broken = broken_limit(record, limits)
+    if not broken:
+        record = replace(record, measurement=record.measurement or _measure(record, context))
+        broken = broken_limit(record, limits) or _not_as_asked(record)
+    if broken:
+        yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
+        return
+    yield record
+    rungs = _train(record, context)
+    for left in reversed(range(len(config.distill.rung_steps))):
+        record = replace(record, rungs=(*record.rungs, next(rungs)))
+        yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
+
+
+def _not_as_asked(record: TrialRecord) -> str | None:
+    """Why a throughput can stand beside no other: it is of another batch, in words; None where it can."""
+    measured = record.measurement
+    if measured is None or measured.requested_batch in (None, measured.batch):
+        return None
+    return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
+
+
+def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
+    """Throughput beside the reference, while nothing trains on the device."""
+    config = context.config
+    setting = setting_of(config)
+    with measuring(context.lock_dir):
+        measured = context.service.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
+    save_samples(measured, context.samples_dir / f"{record.arch_id}.json")
+    if measured.record.verdict == "wrong output":
+        error = measured.record.output_error
+        raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
+    return measured.record
+
+
+def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
+    rungs = range(len(context.config.distill.rung_steps))
+    if context.train_in_ranks is not None:
+        yield from (done := saved_rungs(record.arch_id, context))
+        yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
+        return
+    torch.manual_seed(context.config.seed)
+    net = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
+    try:
+        yield from (cast(RungResult, net.rung(rung)) for rung in rungs)
+    finally:
+        net.close()
+
+
+def setting_of(config: SearchConfig) -> Setting:
+    """Return how a search measures: its device, batch, resolution, runtime and budget."""
+    return Setting(
+        device=config.device,
+        batch=config.measure_batch,
+        resolution=config.distill.image_px,
+        arm=Arm.parse(config.measure_arm),
+        budget_s=config.measure_seconds,
+        seed=config.seed,
+    )
+
+
+_OF_VERDICTS = {
+    "out of memory": Failure.OUT_OF_MEMORY,
+    "wrong output": Failure.WRONG_OUTPUT,
+    "hang": Failure.HANG,
+    "crash": Failure.LOST_WORKER,
+}
+# As the system says it, and torch.save, which has no errno.
+_FULL_DISK = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing")
+_OTHERS_SHARE = 0.05  # of a card's memory in other hands: enough to make the difference
+
+
+def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
+    """Failure and reason of what a trial on `device` raised."""
+    if isinstance(error, TrainingError):
+        return Failure.NOT_FINITE, str(error)
+    if isinstance(error, MeasurementError):
+        return _OF_VERDICTS.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
+    if out_of_memory(error):
+        failure = Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
+        return failure, f"{failure}: {_text(error)}"
+    if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK):
+        return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def shared(device: str) -> bool:
+    """Whether others have memory of the device, too; the host's memory is always everybody's."""
+    if not device.startswith("cuda"):
+        return True
+    free, whole = torch.cuda.mem_get_info()
+    return whole - free - torch.cuda.memory_reserved() > _OTHERS_SHARE * whole
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,1 +1,0 @@
-"""What limits mean for one candidate."""

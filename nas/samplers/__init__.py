@@ -1,0 +1,161 @@
+"""Samplers by name: ours and Optuna's own, all plain `optuna.samplers.BaseSampler`.
+
+Beside `nas.study.storage.store` the one module that names optuna.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.samplers.evolution import Evolution
+from nas.samplers.known_cost import KnownCostSampler
+from nas.study.architectures import Architecture, Architectures
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.pareto import reference_point
+from nas.study.records import Objective
+from nas.study.storage.store import records
+from search_space import Space
+
+KNOWN_COSTS = ("throughput", "params", "macs")  # keys of nas.samplers.cost_model.COSTS
+
+
+class SpaceSampler(BaseSampler):
+    """Samples whole architectures of `space` by `propose(trials, rng)`, so that its constraints always hold.
+
+    The random state is a function of `seed` and the trial's number: a resumed study asks what it would have asked.
+    """
+
+    def __init__(
+        self, space: Architectures, propose: Callable[[Sequence[Any], random.Random], Architecture], seed: int
+    ) -> None:
+        self._space = space
+        self._propose = propose
+        self._seed = seed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: CategoricalDistribution(choices) for name, choices in self._space.choices().items()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        rng = random.Random(f"{self._seed}/{trial.number}")
+        return dict(self._space.encode(self._propose(records(study.get_trials(deepcopy=False)), rng)))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"{param_name!r} is not a parameter of the search space {self._space.name!r}")
+
+
+class PerTrial(BaseSampler):
+    """One of Optuna's samplers, made anew for every trial with a seed from the trial's number.
+
+    What they learn they learn from the study; only their random state is their own, and would begin again on resume.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._current = make(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._current = self._make(random.Random(f"{self._seed}/{trial.number}").getrandbits(31))
+        self._current.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._current.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._current.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._current.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._current.after_trial(study, trial, state, values)
+
+
+def _known_cost(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    from nas.samplers.cost_model import SpaceCostModel, observe  # imports torch
+
+    if not isinstance(space, Space):
+        raise ValueError(
+            f"known-cost: what is known of the space {space.name!r} has to be told (nas.samplers.known_cost)"
+        )
+    check_objectives(config)
+    names = [objective.name for objective in objectives]
+    cost = names[1] if len(names) > 1 else "throughput"  # of quality alone nothing is traded
+    knowledge = SpaceCostModel(space, config, cost)
+    good, worth = (*reference_point(objectives), 0.0)[:2]
+    return KnownCostSampler(
+        knowledge.costs,
+        reference=(good, worth),
+        distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
+        candidates=knowledge.candidates,
+        features=knowledge.features,
+        observe=partial(observe, cost=cost),
+        rungs=len(config.distill.rung_steps),
+        seed=config.seed,
+    )
+
+
+def _evolution(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return SpaceSampler(space, Evolution(space, objectives).propose, config.seed)
+
+
+def _random(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return SpaceSampler(space, lambda trials, rng: space.sample(rng), config.seed)
+
+
+def _nsga2(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), config.seed)
+
+
+def _tpe(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return PerTrial(
+        lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), config.seed
+    )
+
+
+SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig], BaseSampler]] = {
+    "known-cost": _known_cost,
+    "evolution": _evolution,
+    "random": _random,
+    "nsga2": _nsga2,
+    "tpe": _tpe,
+}
+
+
+def takes(sampler: str, objectives: Sequence[str]) -> bool:
+    """Whether a sampler can search for these objectives, by their names."""
+    quality, *costs = objectives
+    return sampler != "known-cost" or (quality == "quality" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+
+
+def check_objectives(config: SearchConfig) -> None:
+    """Raises ConfigError where the sampler does not take the objectives."""
+    if not takes(config.sampler, config.objectives):
+        taken = f"takes quality alone, or quality and then one of {', '.join(KNOWN_COSTS)}"
+        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+        raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
+
+
+def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:
+    """The sampler that `config` names, for its seed; ValueError with the choices where there is none.
+
+    `config` tells also what is known before anything is measured: resolution, batch, reference, limits, rungs.
+    """
+    if config.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    return SAMPLERS[config.sampler](space, objectives, config)

@@ -1,0 +1,61 @@
+"""Evolution whose selection is successive halving: who trained longest is a parent. Pure, no optuna, no torch.
+
+The first `population` trials are random. After them a child is a mutation, or a crossover and a mutation, of parents
+drawn from the best `parents` trials: those that reached the highest rung come first, within a rung by non-domination
+rank and crowding. Comparing only within a rung means that a short-budget value is never mistaken for a long one.
+Source of the plan: regularised evolution (Real et al. 2019); of the selection: NSGA-II (Deb et al. 2002).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nas.study.architectures import Architecture, Architectures
+from nas.study.pareto import best_first, coordinates
+from nas.study.records import Objective, TrialRecord
+
+_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Proposes the next architecture from what the study knows."""
+
+    space: Architectures
+    objectives: Sequence[Objective]
+    population: int = 32
+    parents: int = 24
+    crossover_share: float = 0.3
+
+    def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> Architecture:
+        """A spec that the study does not have yet (after 200 tries, whatever came last)."""
+        seen = {t.arch_id for t in trials}
+        pool = self._parents(trials)
+        for _ in range(_TRIES):
+            spec = self._child(pool, rng) if pool else self.space.sample(rng)
+            if spec.arch_id not in seen:
+                break
+        return spec
+
+    def _child(self, pool: Sequence[Architecture], rng: random.Random) -> Architecture:
+        # Binary tournament: of two drawn, the better placed.
+        first, second = (pool[min(rng.randrange(len(pool)), rng.randrange(len(pool)))] for _ in range(2))
+        crossed = self.space.crossover(first, second, rng) if rng.random() < self.crossover_share else first
+        child: Architecture = self.space.mutate(crossed, rng)
+        return child
+
+    def _parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
+        """Best first; empty while the random population is not complete."""
+        # Baselines are comparisons, not parents: the random control does not get them either.
+        scored = [t for t in trials if t.rungs and t.measurement and not t.baseline]
+        if len(scored) < self.population:
+            return []
+        ordered: list[TrialRecord] = []
+        for rung in sorted({len(t.rungs) - 1 for t in scored}, reverse=True):
+            placed = [(t, coordinates(t, self.objectives, rung)) for t in scored if len(t.rungs) - 1 == rung]
+            members = [(t, point) for t, point in placed if point is not None]
+            ordered += [members[i][0] for i in best_first([point for _, point in members])]
+        specs = [self.space.parse(t.spec) for t in ordered]
+        return [s for s in specs if self.space.contains(s)][: self.parents]

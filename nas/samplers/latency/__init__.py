@@ -1,0 +1,13 @@
+"""Predict latency, to shortlist candidates before any is timed."""
+
+from nas.samplers.latency.predictor import (
+    MAX_MODELS,
+    HeldOut,
+    LatencyModel,
+    LatencyPredictor,
+    Observation,
+    Prediction,
+    held_out,
+)
+
+__all__ = ["MAX_MODELS", "HeldOut", "LatencyModel", "LatencyPredictor", "Observation", "Prediction", "held_out"]

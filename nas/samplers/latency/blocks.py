@@ -1,0 +1,216 @@
+"""Derive the operators of a stage's blocks from their numbers alone.
+
+Each block of `backbones.layers` is written down once more here, as the fused network runs it in eval mode: norms folded
+into convolutions, position biases constant. The tests hold all of them against `nas.measure.counts.operators`. Left
+out: copies of Swin's shifted windows, ViT's position embedding, what is not computed where a map was enlarged for a
+window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from nas.samplers.latency.operator_costs import (
+    FeatureMap,
+    Operators,
+    attention,
+    conv,
+    linear,
+    memory,
+    pooled,
+    transposed,
+)
+from search_space import StageSpec
+
+CARRIERS = 4  # of each window
+
+
+@lru_cache(maxsize=20_000)  # a search asks for the same stages again and again
+def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
+    """All that a stage runs on its map."""
+    if stage.block == "c2f":
+        return _c2f(stage, at)
+    if stage.block in ("window", "mr_window"):
+        ratios, windows = stage.resolutions
+        at = at.padded(max(ratios) * max(windows))
+    blocks = BLOCKS[stage.block](stage, at) * stage.depth
+    return (*blocks, *_entering_carriers(stage, at)) if stage.block == "carrier" else blocks
+
+
+def _c2f(stage: StageSpec, at: FeatureMap) -> Operators:
+    """The whole stage: one module, whatever the depth."""
+    c, h, n = stage.width, _hidden(stage), at.places
+    half, joined = (conv(at, h, h, 3), memory("silu", n * h)), (2 + stage.depth) * h
+    bottleneck = (*half, *half, memory("add", n * h, 3))
+    merge = memory("copy", n * joined), conv(at, joined, c), memory("silu", n * c)
+    return conv(at, c, 2 * h), memory("silu", n * 2 * h), *bottleneck * stage.depth, *merge
+
+
+def _basic(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h = stage.width, _hidden(stage)
+    return conv(at, c, h, 3), memory("relu", at.places * h), conv(at, h, c, 3), *_skip_relu(stage, at)
+
+
+def _bottleneck(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h = stage.width, _hidden(stage)
+    act, middle = memory("relu", at.places * h), conv(at, h, h, 3, groups=h // (stage.group_width or h))
+    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "relu"), conv(at, h, c), *_skip_relu(stage, at)
+
+
+def _mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h = stage.width, _hidden(stage)
+    act, middle = memory("silu", at.places * h), conv(at, h, h, 3, groups=h)
+    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "silu"), conv(at, h, c), *_skip(stage, at)
+
+
+def _fused_mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h = stage.width, _hidden(stage)
+    return conv(at, c, h, 3), memory("silu", at.places * h), conv(at, h, c), *_skip(stage, at)
+
+
+def _convnext(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, n = stage.width, at.places
+    return conv(at, c, c, 7, groups=c), memory("norm", n * c), *_mlp(n, stage), *_skip(stage, at)
+
+
+def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h, n = stage.width, _hidden(stage), at.places
+    mixing = memory("pool", n * c), memory("add", n * c, 3), memory("add", n * c), *_skip(stage, at)
+    return *mixing, conv(at, c, h), memory("gelu", n * h), conv(at, h, c), *_skip(stage, at)
+
+
+def _windowed(stage: StageSpec, at: FeatureMap) -> Operators:
+    """A block for each ratio, those on a coarser map between their resampling."""
+    found: Operators = ()
+    for ratio, window in zip(*stage.resolutions, strict=True):
+        coarse = at.shrunk(ratio).padded(window)
+        copies = () if coarse.side == window else (memory("copy", coarse.places * stage.width),)
+        inside = *copies, *_layer(coarse.places, window**2, stage), *copies
+        doubled = (memory("add", at.places * stage.width),)
+        before, after = (_pre_conv(stage, at) or doubled, ()) if ratio == 1 else _resampling(stage, at, ratio)
+        found += *before, *inside, *after, *_skip(stage, at)
+    return found
+
+
+def _attention(stage: StageSpec, at: FeatureMap) -> Operators:
+    return *_pre_conv(stage, at), *_layer(at.places, at.side**2, stage)
+
+
+def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
+    """At two scales, without logits: keys times values, the keys' sum, queries times either."""
+    c, n, heads = stage.width, at.places, stage.heads or 1
+    coarser = conv(at, 3 * c, 3 * c, 5, groups=3 * c), conv(at, 3 * c, 3 * c, groups=3 * heads)
+    between = *(memory("copy", 5 * n * c),) * 2, memory("relu", 4 * n * c), memory("add", 4 * n * c)
+    products = *(linear(n, 2 * c, c // heads),) * 2, linear(n, 2 * c, 1)
+    mixing = conv(at, c, 3 * c), *coarser, *between, *products, conv(at, 2 * c, c)
+    return *mixing, *_skip(stage, at), *_mbconv(stage, at)
+
+
+def _swin(stage: StageSpec, at: FeatureMap) -> Operators:
+    (window,) = stage.resolutions[1]
+    padded = at.padded(window)
+    copies = () if padded.side == window else (memory("copy", padded.places * stage.width),)
+    return *copies, *_layer(padded.places, window**2, stage), *copies
+
+
+def _maxvit(stage: StageSpec, at: FeatureMap) -> Operators:
+    return *_mbconv(stage, at), *_swin(stage, at) * 2
+
+
+def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
+    """Carriers of an image among each other, then each window with its own."""
+    (window,) = stage.resolutions[1]
+    tokens = at.padded(window).places
+    carriers = tokens // window**2 * CARRIERS
+    copies = (memory("copy", (tokens + carriers) * stage.width),) * 2
+    across = _layer(carriers, carriers // at.batch, stage)
+    return *across, *copies, *_layer(tokens + carriers, window**2 + CARRIERS, stage)
+
+
+def _entering_carriers(stage: StageSpec, at: FeatureMap) -> Operators:
+    """What the stage does once: embedding of places, carriers from the map and back into it."""
+    (window,) = stage.resolutions[1]
+    at, c, h = at.padded(window), stage.width, stage.cpb_hidden or 1
+    places = window**2 + at.places // at.batch // window**2 * CARRIERS
+    embedding = linear(places, 2, h), memory("relu", places * h), linear(places, h, c)
+    whole = at.places * c
+    moves = memory("pool", whole), *(memory("copy", whole),) * 3, *(memory("add", whole, 3),) * 2
+    return conv(at, c, c, 3, groups=c), *embedding, *moves
+
+
+def _vit(stage: StageSpec, at: FeatureMap) -> Operators:
+    return _layer(at.places, at.side**2, stage)
+
+
+def _hidden(stage: StageSpec) -> int:
+    hidden = int(stage.width * (stage.expansion or 1.0))
+    return hidden // 2 // 64 * 64 if stage.mlp == "swiglu" else hidden
+
+
+def _skip(stage: StageSpec, at: FeatureMap) -> Operators:
+    return (memory("add", at.places * stage.width, 3),)
+
+
+def _skip_relu(stage: StageSpec, at: FeatureMap) -> Operators:
+    return *_skip(stage, at), memory("relu", at.places * stage.width)
+
+
+def _squeeze(stage: StageSpec, at: FeatureMap, act: str) -> Operators:
+    """Squeeze-excitation of the hidden width."""
+    if stage.squeeze is None:
+        return ()
+    h, narrow = _hidden(stage), int(stage.width * stage.squeeze)
+    gates = linear(at.batch, h, narrow), memory(act, at.batch * narrow), linear(at.batch, narrow, h)
+    whole = at.places * h
+    return memory("pool", whole, 1), *gates, memory("sigmoid", at.batch * h), memory("add", whole)
+
+
+def _pre_conv(stage: StageSpec, at: FeatureMap) -> Operators:
+    c = stage.width
+    groups = {"depthwise": c, "dense": 1, "grouped": stage.pre_conv_groups or 1}.get(stage.pre_conv or "none")
+    return () if groups is None else (conv(at, c, c, 3, groups=groups),)
+
+
+def _resampling(stage: StageSpec, at: FeatureMap, ratio: int) -> tuple[Operators, Operators]:
+    """To a coarser map, and back."""
+    c, coarse = stage.width, at.shrunk(ratio)
+    if stage.subsampling == "conv":
+        return (conv(at, c, c, ratio, ratio),), (transposed(at, c, ratio),)
+    mixed = conv(coarse, c, c)
+    return (pooled(at, c, ratio), mixed), (mixed, memory("copy", (at.places + coarse.places) * c, 1))
+
+
+def _layer(tokens: int, seen: int, stage: StageSpec) -> Operators:
+    """A transformer layer in which each token sees `seen` tokens."""
+    c, norm, add = stage.width, memory("norm", tokens * stage.width), memory("add", tokens * stage.width, 3)
+    mixing = linear(tokens, c, 3 * c), *attention(tokens, seen, c, stage.heads or 1), linear(tokens, c, c)
+    return norm, *mixing, add, norm, *_mlp(tokens, stage), add
+
+
+def _mlp(tokens: int, stage: StageSpec) -> Operators:
+    c, h = stage.width, _hidden(stage)
+    if stage.mlp == "swiglu":
+        gate = memory("silu", tokens * h), memory("add", tokens * h, 3)
+        return linear(tokens, c, 2 * h), *gate, linear(tokens, h, c)
+    return linear(tokens, c, h), memory("gelu", tokens * h), linear(tokens, h, c)
+
+
+# One block or layer of each kind; "c2f" has all of its stage in one.
+BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
+    "c2f": _c2f,
+    "basic": _basic,
+    "bottleneck": _bottleneck,
+    "mbconv": _mbconv,
+    "fused_mbconv": _fused_mbconv,
+    "convnext": _convnext,
+    "pool": _pool,
+    "window": _windowed,
+    "mr_window": _windowed,
+    "attention": _attention,
+    "linear_attention": _linear_attention,
+    "swin": _swin,
+    "maxvit": _maxvit,
+    "carrier": _carrier,
+    "vit": _vit,
+}

@@ -1,0 +1,46 @@
+"""``python -m nas.search``: search a space of backbones; ends with a Pareto report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.cli import checkpoint_interval_s, exit_code, stderr_console
+from nas.search.arguments import check_flags, parser, wishes
+from nas.search.session import hide_password, search
+from nas.study.storage.location import holds_study
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, see `nas.cli`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--plan" in words:
+        from nas.plan.__main__ import main as plan
+
+        return plan([word for word in words if word != "--plan"])
+    run_dirs: list[Path] = []
+    return exit_code(lambda: _command(vars(parser().parse_args(words)), run_dirs), lambda: _left(run_dirs))
+
+
+def _command(arguments: dict[str, Any], run_dirs: list[Path]) -> int:
+    """Do what the arguments ask for; the run folder goes into `run_dirs` as soon as it is known."""
+    console = stderr_console()
+    check_flags(arguments)
+    hide_password(arguments, console)
+    config, run_dir, resume = wishes(arguments)
+    run_dirs.append(run_dir)
+    return search(config, run_dir, resume, arguments, console)
+
+
+def _left(run_dirs: Sequence[Path]) -> str:
+    """Say what an interruption lost and how the search goes on."""
+    lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
+    resumes = [f"\ngo on with: python -m nas.search --resume {shlex.quote(str(d))}" for d in run_dirs if holds_study(d)]
+    return lost + "".join(resumes)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,246 @@
+"""What a search is to do: one frozen value, stored with the study and compared when the study goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from nas.study.limits import check_bounds
+from nas.study.objectives import OBJECTIVES
+
+PRECISIONS = ("auto", "fp32", "bf16")
+# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, here so that a command need not import torch to know them.
+SUMMARY_LOSSES = ("mse", "cosine", "angle")
+SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
+STANDARDISATIONS = ("phi_s", "global", "raw")
+BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
+SCORES = ("spatial", "both")
+DIRECTIONS = ("cosine", "angle")  # losses that leave a prediction's length free: its squared error says nothing
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Teachers that are distilled together, with their own batch size, student sizes in px and share of the steps.
+
+    A student that meets a teacher at one size only changes its features with the size. Sources: the partitions of
+    AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679).
+    """
+
+    teachers: tuple[str, ...]
+    batch_size: int
+    image_px: tuple[int, ...]
+    rate: float = 1.0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a group from the plain data of ``dataclasses.asdict``, in which lists may stand for tuples.
+
+        Raises:
+            KeyError, TypeError, ValueError: `data` is something else.
+        """
+        if isinstance(data["teachers"], str):
+            raise TypeError("teachers are a list")
+        sizes = tuple(int(px) for px in data["image_px"])
+        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The recipe under which every architecture of a study is trained.
+
+    AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
+    standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
+    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
+    by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
+    architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
+    `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries
+    after a few hundred steps is mostly that of the seed (experiments/LOG.md).
+    """
+
+    image_px: int = 64
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 10
+    ema_decay: float = 0.98
+    head_width: int = 128
+    precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
+    rung_steps: tuple[int, ...] = (30, 90, 270)
+    summary_loss: str = "mse"
+    spatial_loss: str = "mse"
+    standardisation: str = "phi_s"
+    balance: str = "fixed"
+    score: str = "spatial"
+    weights: dict[str, float] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    max_grad_norm: float = 0.0  # the gradient is clipped to this norm; 0: no clipping
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
+        object.__setattr__(self, "groups", tuple(_group(group) for group in self.groups))
+        steps = self.rung_steps
+        if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
+            raise ConfigError(f"--steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
+        if self.image_px < 32 or self.image_px % 32:
+            raise ConfigError(f"--image-px: {self.image_px}: must be a positive multiple of 32")
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("summary_loss", SUMMARY_LOSSES),
+            ("spatial_loss", SPATIAL_LOSSES),
+            ("standardisation", STANDARDISATIONS),
+            ("balance", BALANCES),
+            ("score", SCORES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        for name in ("accumulate", "ranks", "warmup_steps", "head_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise ConfigError(
+                f"learning_rate, weight_decay: {self.learning_rate}, {self.weight_decay}: must be over 0, and 0 or more"
+            )
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise ConfigError(f"max_grad_norm: {self.max_grad_norm}: must be over 0, or 0 for no clipping")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: {self.ema_decay}: must be at least 0 and below 1")
+        self._check_batch("batch_size", self.batch_size)
+        for head in ("spatial", "summary") if self.score == "both" else ("spatial",):
+            if (loss := getattr(self, f"{head}_loss")) in DIRECTIONS:
+                raise ConfigError(
+                    f"{head}_loss: {loss!r} trains directions only, but score {self.score!r} needs lengths"
+                )
+        for key, weight in self.weights.items():
+            if not isinstance(weight, int | float) or not weight > 0:
+                raise ConfigError(f"weights: {key}: {weight}: must be a number over 0")
+        for group in self.groups:
+            self._check_group(group)
+
+    @property
+    def largest_batch(self) -> int:
+        """Images that a step can need."""
+        return max([self.batch_size, *(group.batch_size for group in self.groups)])
+
+    def _check_batch(self, name: str, size: int) -> None:
+        parts = self.accumulate * self.ranks
+        if size < 2 * parts or size % parts:
+            needed = f"a multiple of accumulate * ranks ({parts}), and two or more images in each part (BatchNorm)"
+            raise ConfigError(f"{name}: {size}: must be {needed}")
+
+    def check_teachers(self, names: Collection[str]) -> None:
+        """ConfigError where weights or groups name none of the teachers, or the groups leave one out."""
+        heads = {f"{name}/{head}" for name in names for head in ("summary", "spatial")}
+        grouped = {name for group in self.groups for name in group.teachers}
+        for what, given, allowed in (("weights", set(self.weights), {*names, *heads}), ("groups", grouped, set(names))):
+            if unknown := sorted(given - allowed):
+                raise ConfigError(f"{what}: no teacher {unknown[0]!r} in this study; choose from {', '.join(names)}")
+        if grouped and (missing := sorted(set(names) - grouped)):
+            raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
+
+    def _check_group(self, group: Group) -> None:
+        if not group.teachers or not group.image_px or not group.rate > 0:
+            raise ConfigError(f"groups: {group}: needs teachers, sizes and a rate over 0")
+        self._check_batch("groups: batch_size", group.batch_size)
+        for px in group.image_px:
+            if px < 32 or px % 32 or px > self.image_px:
+                raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
+
+
+def _group(given: Group | Mapping[str, Any]) -> Group:
+    try:
+        return given if isinstance(given, Group) else Group.from_dict(given)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(
+            f"groups: {given!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that a study's numbers depend on, and how much of it to do."""
+
+    budget: int = 200
+    seed: int = 0
+    sampler: str = "known-cost"
+    space: str = "micro"
+    data: str = "builtin"
+    teachers: str = "builtin"
+    train_images: int = 3000
+    val_images: int = 600
+    views: int = 1  # stored augmentations of each train image
+    storage: str = "int8"  # of each number of the teachers' targets
+    device: str = "cpu"
+    measure_batch: int = 16
+    measure_arm: str = "eager+fp32+channels-last+fused"  # words of nas.measure.arms
+    measure_seconds: float = 2.0  # at most: less where the ratio is known to 1 %
+    eta: int = 3
+    reference: str = "eradio_pico"
+    baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
+    limits: dict[str, float] = field(default_factory=dict)  # by the names of nas.study.limits
+    objectives: tuple[str, ...] = ("quality", "throughput")  # of nas.study.objectives
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("baselines", "objectives"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_objectives()
+        for name in ("budget", "train_images", "val_images", "views", "measure_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
+        if self.val_images < 2:
+            raise ConfigError(f"--val-images: {self.val_images}: must be 2 or more: a variance needs two")
+        if self.eta < 2:
+            raise ConfigError(f"eta: {self.eta}: must be 2 or more")
+        if self.measure_seconds <= 0:
+            raise ConfigError(f"measure_seconds: {self.measure_seconds}: must be over 0")
+        check_bounds(self.limits)
+        if self.train_images < self.distill.largest_batch:
+            raise ConfigError(
+                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch})"
+            )
+
+    def _check_objectives(self) -> None:
+        named = ",".join(self.objectives)
+        if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
+            raise ConfigError(f"--objectives: unknown {unknown[0]!r}; choose from: {', '.join(OBJECTIVES)}")
+        if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"--objectives: {named}: needs quality, and each but once")
+
+    @property
+    def grid(self) -> int:
+        """Side of the teachers' spatial targets: the student's map at stride 16."""
+        return self.distill.image_px // 16
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        if "measure_precision" in data:  # until 2026-11-25
+            arm = f"eager+{data['measure_precision']}+channels-last+fused"
+            data = {k: v for k, v in data.items() if k != "measure_precision"} | {"measure_arm": arm}
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")
+        try:
+            return cls(**{**data, "distill": DistillConfig(**data["distill"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"settings of another version: {error}") from None
+
+    def differences(self, other: SearchConfig) -> list[str]:
+        """Settings in which two configs differ, as "name: ours -> theirs"."""
+        ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], "distill": None} for c in (self, other))
+        return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]

@@ -1,0 +1,115 @@
+"""Pareto fronts, non-domination ranks, crowding and hypervolume.
+
+Pure functions over points (rows of objective values), of which more is better on every axis; numpy and moocore only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.study.objectives import OBJECTIVES
+from nas.study.records import Objective, TrialRecord, TrialState
+
+Point = tuple[float, ...]
+
+
+def _as_rows(points: ArrayLike) -> NDArray[np.float64]:
+    rows = np.asarray(points, dtype=np.float64)
+    if rows.ndim != 2 or np.isnan(rows).any():
+        raise ValueError("points must be rows of numbers without NaN, one column an objective")
+    return rows
+
+
+def ranks(points: ArrayLike) -> list[int]:
+    """Non-domination rank of each point: 0 for the front, 1 for the front without it, and so on.
+
+    Equal points share their rank. Source: NSGA-II (Deb et al. 2002).
+    """
+    rows = np.asarray(points, dtype=np.float64)
+    if len(np.atleast_1d(rows)) == 0:
+        return []
+    layer: list[int] = np.asarray(moocore.pareto_rank(_as_rows(rows), maximise=True)).tolist()
+    return layer
+
+
+def front(points: ArrayLike) -> list[int]:
+    """Indices of the non-dominated points, duplicates of a non-dominated point included."""
+    return [i for i, rank in enumerate(ranks(points)) if rank == 0]
+
+
+def crowding(points: ArrayLike) -> list[float]:
+    """Crowding distance of each point among all of `points`; infinite at the ends of each objective.
+
+    Source: NSGA-II (Deb et al. 2002).
+    """
+    rows = _as_rows(points)
+    distance = np.zeros(len(rows))
+    for column in rows.T:
+        order = np.argsort(column, kind="stable")
+        span = column[order[-1]] - column[order[0]]
+        distance[order[[0, -1]]] = math.inf
+        if span > 0 and len(rows) > 2:
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+    return [float(d) for d in distance]
+
+
+def best_first(points: Sequence[Point]) -> list[int]:
+    """Indices of `points` from best to worst: by non-domination rank, within a rank the least crowded first.
+
+    Deterministic: remaining ties keep their order.
+    """
+    layer = ranks(points)
+    distance = [0.0] * len(points)
+    of_rank: defaultdict[int, list[int]] = defaultdict(list)
+    for i, rank in enumerate(layer):
+        of_rank[rank].append(i)
+    for members in of_rank.values():
+        for i, d in zip(members, crowding([points[i] for i in members]), strict=True):
+            distance[i] = d
+    return sorted(range(len(points)), key=lambda i: (layer[i], -distance[i]))
+
+
+def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
+    """Volume dominated by `points` and above `reference`; points that do not exceed it add nothing."""
+    if len(np.atleast_1d(np.asarray(points))) == 0:
+        return 0.0
+    return float(moocore.hypervolume(_as_rows(points), ref=np.asarray(reference, dtype=np.float64), maximise=True))
+
+
+def coordinate(objective: Objective, value: float) -> float:
+    """`value` on the axis in which hypervolume is computed: log2 where the objective says so, and more is better."""
+    place = math.log2(value) if objective.log else value
+    return -place if objective.minimise else place
+
+
+def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """The declared reference point on the axes of `coordinate`."""
+    return tuple(coordinate(o, o.reference) for o in objectives)
+
+
+def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) -> Point | None:
+    """Values of all objectives, with the quality at `rung`, on the axes of `coordinate`; None where one is missing.
+
+    A trial that was not measured, or has not reached `rung`, is nowhere.
+    """
+    if trial.measurement is None or len(trial.rungs) <= rung:
+        return None
+    values = [OBJECTIVES[objective.name].value(trial, rung) for objective in objectives]
+    if any(value is None for value in values):
+        return None
+    return tuple(coordinate(o, v) for o, v in zip(objectives, values, strict=True) if v is not None)
+
+
+def finished_points(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> tuple[list[TrialRecord], list[Point]]:
+    """The complete trials that count against the budget, with their points at the last rung."""
+    done = [t for t in trials if t.counts and t.state is TrialState.COMPLETE]
+    points = [coordinates(t, objectives, len(t.rungs) - 1) for t in done]
+    return done, [p for p in points if p is not None]

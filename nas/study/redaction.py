@@ -1,0 +1,98 @@
+"""Redaction: commands, data sets and URLs without their secrets, for reports, cards, messages and stored studies.
+
+An http(s) URL loses its user, password and query, which may hold a signature; the URL of a PostgreSQL database loses
+its passwords. Nothing here raises an error, whatever the text, and nothing checks a URL: what cannot be parsed may hold
+a secret all the same.
+
+``TRAIN::VAL`` holds two patterns. ``::`` separates them, except inside the authority of a URL, from ``://`` to the next
+slash: ``https://[2001:db8::1]/a.tar::https://[::1]:8080/b.tar`` names two hosts by their IPv6 addresses.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas.study.records import StudyInfo
+
+_SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
+_DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?://)", re.IGNORECASE)
+_FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
+
+
+def _url_pattern(end: str) -> re.Pattern[str]:
+    """Compile the pattern of an http(s) URL that a character of `end` ends too; its groups are what may be shown."""
+    host = rf"(?:(?!https?://)[^/?#{end}])*"
+    path = rf"(?:(?!::|https?://)[^?#{end}])*"
+    query = rf"(?:(?!::)[^#{end}])*"
+    return re.compile(rf"(https?://)(?:[^/?#]*@)?({host}{path})(?:\?{query})?", re.IGNORECASE)
+
+
+_URL_OF_A_WORD = _url_pattern("")
+_URL_IN_A_TEXT = _url_pattern(r"\s'\"")
+
+
+def split_patterns(text: str) -> list[str]:
+    """Split ``TRAIN::VAL`` at its separators."""
+    parts, start = [], 0
+    for found in _SEPARATOR.finditer(text):
+        if found["separator"]:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def public_word(word: str) -> str:
+    """Remove the secrets from a URL, a data set's name or one word of a command, in which only ``::`` ends a URL."""
+    return _public(word, _URL_OF_A_WORD)
+
+
+def public_text(text: str) -> str:
+    """Remove the secrets from free text, in which white space or a quote ends a URL as well."""
+    return re.sub(r"\S+", lambda found: _public(found[0], _URL_IN_A_TEXT), text)
+
+
+def public_info(info: StudyInfo) -> StudyInfo:
+    """Remove the secrets from a study's description, for reports; the study itself keeps what a resume needs."""
+    config, data = dict(info.config), dict(info.data)
+    if isinstance(config.get("data"), str):
+        config["data"] = public_word(config["data"])
+    data = {key: public_word(value) if isinstance(value, str) else value for key, value in data.items()}
+    return replace(info, command=public_text(info.command), config=config, data=data)
+
+
+def card_command(command: str) -> str:
+    """Return a command line as a model card shows it: without secrets and without the folders of this machine."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # the command comes out of a study, which may hold anything
+        words = command.split()
+    return shlex.join(card_name(word) for word in words)
+
+
+def card_name(name: str) -> str:
+    """Return a data set's name or one word as a model card shows it: of absolute paths only the last part."""
+    return "::".join(_without_folders(public_word(part)) for part in split_patterns(name))
+
+
+def _without_folders(part: str) -> str:
+    found = None if "://" in part else _FILE.fullmatch(part)
+    return part if found is None else f"{found[1] or ''}.../{PurePath(found[2]).name}"
+
+
+def _public(text: str, url: re.Pattern[str]) -> str:
+    return "".join(map(_without_passwords, _DATABASE.split(url.sub(r"\1\2", text))))
+
+
+def _without_passwords(url: str) -> str:
+    """Remove the passwords from a database's URL and what follows it; its user stays."""
+    if not _DATABASE.match(url):
+        return url
+    scheme, _, rest = url.partition("://")
+    rest = re.sub(r"\A([^:/@]*):[^@]*@", r"\1@", rest)
+    rest = re.sub(r"(?<=[?&])(?:ssl)?password=[^&#]*(?:&|(?=#|\Z))", "", rest)
+    return f"{scheme}://{re.sub(r'[?&](?=#|$)', '', rest)}"

@@ -1,0 +1,101 @@
+"""Drive a small study on a cluster, in a process of its own: python -m tests.nas.backend.cluster_driver SETTINGS.
+
+SETTINGS is JSON: "run", "targets", "address", "budget", "steps" of the rungs, and whether it is all "made_up". Every
+start and end of a trial in a worker is a line of RUN/journal: architecture, try, Ray's node, process, what. The
+driver's own lines say what is "stored" as over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
+from nas.backend.worker import arch_stages
+from nas.cli import report_error
+from nas.measure import environment
+from nas.measure.environment import kind_of
+from nas.samplers import make_sampler
+from nas.study.config import DistillConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import TrialRecord, TrialState
+from nas.study.storage.store import STUDY_FILE, Store
+from search_space import SPACES
+from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info
+
+FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+
+
+def journal(run: Path, record: TrialRecord, what: str) -> None:
+    """One line, written at once."""
+    words = [record.arch_id, record.tries, ray.get_runtime_context().get_node_id(), os.getpid(), what]
+    with (run / "journal").open("a") as file:
+        file.write(" ".join(map(str, words)) + "\n")
+
+
+def noted(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+    """The real stages, with a journal."""
+    journal(Path(places.samples_dir).parent, record, "begins")
+    for found in arch_stages(record, places):
+        if found.state is not TrialState.RUNNING:
+            journal(Path(places.samples_dir).parent, record, found.state)
+        yield found
+
+
+def made_up(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+    """Stages of a second, without training."""
+    journal(Path(places.samples_dir).parent, record, "begins")
+    time.sleep(1)
+    record = replace(record, measurement=measurement(1.0))
+    yield record
+    yield replace(record, rungs=(rung(0, 0.5),), state=TrialState.COMPLETE)
+
+
+def drive(settings: dict[str, Any]) -> None:
+    """Runs the study to its end; one that is there already goes on."""
+    run = Path(settings["run"])
+    recipe = DistillConfig(
+        image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=tuple(settings["steps"])
+    )
+    small = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
+    config = search_config(budget=settings["budget"], distill=recipe, sampler="random", **small)
+    sampler = make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+    if (run / STUDY_FILE).exists():
+        store = Store.open(run, sampler)
+    else:
+        store = Store.create(run, replace(study_info(config), environment=environment("cpu")), sampler)
+    for name in FOLDERS:
+        (run / name).mkdir(exist_ok=True)
+    places = WorkerSpec(
+        config=json.dumps(config.to_dict()),
+        targets_dir=settings["targets"],
+        train_threads=1,
+        measure_threads=1,
+        checkpoint_s=0,
+        **{name: str(run / name) for name in FOLDERS},
+    )
+    stages = made_up if settings["made_up"] else noted
+
+    def stored(loop: StudyLoop, record: TrialRecord) -> None:
+        if record.state is not TrialState.RUNNING:
+            journal(run, record, "stored")
+
+    kind = kind_of(store.info.environment)
+    with open_cluster(places, None, address=settings["address"], kind=kind) as site:
+        run_study(StudyLoop(store, stored), site, stages=stages)
+
+
+if __name__ == "__main__":
+    try:
+        drive(json.loads(sys.argv[1]))
+    except ValueError as error:
+        print(f"error: {error}")
+        sys.exit(report_error(error))

@@ -1,0 +1,227 @@
+"""A study on a real Ray cluster of several nodes on this machine: who gets work, and what a killed node costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.cache import open_targets
+from nas.cache.targets import Targets
+from nas.study.failures import Failure
+from nas.study.records import TrialState
+from nas.study.storage.store import read_study
+from nas.teachers import TeacherError
+from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.waiting import PATIENCE_S
+
+pytestmark = pytest.mark.machine
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
+    root = tmp_path_factory.mktemp("cache")
+    try:
+        return open_targets("builtin", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
+    except TeacherError as error:
+        pytest.skip(f"no teacher weights: {error}")
+
+
+def driver(run: Path, targets: Targets, address: str, **settings: Any) -> subprocess.Popen[str]:
+    run.mkdir(exist_ok=True)
+    plain = {"run": str(run), "targets": str(targets.path), "address": address, "made_up": False, **settings}
+    command = [sys.executable, "-m", "tests.nas.backend.cluster_driver", json.dumps(plain)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=ROOT
+    )
+
+
+def journal(run: Path) -> list[list[str]]:
+    """architecture, try, node, process, what."""
+    path = run / "journal"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
+    """An architecture that trains on a node and has a checkpoint."""
+    workers = descendants(node.pid)
+    over = {arch_id for arch_id, _, _, _, what in journal(run) if what != "begins"}
+    for arch_id, _, _, worker, _ in journal(run):
+        saved = run / "checkpoint_dir" / f"{arch_id}.pt"
+        if int(worker) in workers and arch_id not in over and saved.exists():
+            return arch_id
+    return None
+
+
+def nodes_of(run: Path) -> set[str]:
+    """Where trials began."""
+    return {node for _, _, node, _, what in journal(run) if what == "begins"}
+
+
+def begun_again(run: Path) -> list[str]:
+    """Architectures that a worker began although they were over."""
+    over, found = set(), []
+    for arch_id, _, _, _, what in journal(run):
+        if what == "stored":
+            over.add(arch_id)
+        elif what == "begins" and arch_id in over:
+            found.append(arch_id)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        second = nodes.add()
+        process = driver(run, targets, nodes.address, budget=3, steps=[60, 120])
+        until(lambda: under_way_on(second, run) is not None, process)
+        cut_off = under_way_on(second, run)
+        nodes.kill(second)
+        assert cut_off is not None
+        path = run / "checkpoint_dir" / f"{cut_off}.pt"
+        saved = torch.load(path, weights_only=True)
+        saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+        torch.save(saved, path)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    trials = {trial.arch_id: trial for trial in read_study(run).trials}
+    assert sum(trial.counts for trial in trials.values()) == 3
+    assert not [trial.reason for trial in trials.values() if trial.state is TrialState.FAILED]
+    lost = trials[cut_off]
+    assert (lost.tries, lost.failure) == (2, Failure.LOST_WORKER)
+    assert sum(rung.seconds for rung in lost.rungs) > 1000, "it began anew"
+    assert len(nodes_of(run)) == 2, "work spreads over both nodes"
+    assert begun_again(run) == []
+    assert not list((run / "checkpoint_dir").iterdir())
+
+
+def with_mounts(commands: str) -> list[str]:
+    """A command that starts its command in a world where these mounts are made."""
+    return ["unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh"]
+
+
+@pytest.mark.slow
+def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targets) -> None:
+    """Half the CPUs (another kind of device), other code, another folder under the path of the run folder."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    (run / "checkpoint_dir").mkdir(parents=True)
+    shutil.copytree(ROOT / "nas", other, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "rungs.py").open("a") as file:
+        file.write("\n# changed\n")
+    expected = []
+    with RayNodes() as nodes:
+        if len(os.sched_getaffinity(0)) > 1:
+            nodes.add(before=["taskset", "-c", str(min(os.sched_getaffinity(0)))])
+            expected.append("device: ")
+        for mounts, reason in (
+            (f"mount --bind {other} {ROOT / 'nas'}", "code: "),
+            (f"mount -t tmpfs tmpfs {run}", "FileNotFoundError: "),
+        ):
+            if not subprocess.run([*with_mounts(mounts), "true"], check=False, capture_output=True).returncode:
+                nodes.add(before=with_mounts(mounts))
+                expected.append(reason)
+        if not expected:
+            pytest.skip("one CPU, and no right to mount: no node can be made to see something else")
+        process = driver(run, targets, nodes.address, budget=2, steps=[10], made_up=True)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, output
+        reasons = [line.partition(" is left out: ")[2] for line in output.splitlines() if " is left out: " in line]
+        assert len(reasons) == len(expected), output
+        assert all(any(found.startswith(reason) for found in reasons) for reason in expected), output
+        assert len(nodes_of(run)) == 1
+
+
+@pytest.mark.slow
+def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: Path, targets: Targets) -> None:
+    with RayNodes(cpus=0) as nodes:
+        process = driver(tmp_path / "a", targets, nodes.address, budget=1, steps=[10], made_up=True)
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert "no node of the cluster can take a trial" in process.stdout.read()  # type: ignore[union-attr]
+    process = driver(tmp_path / "b", targets, nodes.address, budget=1, steps=[10], made_up=True)
+    assert process.wait(timeout=PATIENCE_S) == 1
+    assert "--address: cannot join a Ray cluster" in process.stdout.read()  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        process = driver(run, targets, nodes.address, budget=2000, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
+        nodes.add()
+        until(lambda: len(nodes_of(run)) == 2, process)
+        at_once = len(journal(run))
+        until(lambda: len(journal(run)) > at_once + 20, process)
+        assert len({node for _, _, node, _, what in journal(run)[at_once:] if what == "begins"}) == 2, "both go on"
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes(cpus=0) as nodes:
+        only = nodes.add()
+        process = driver(run, targets, nodes.address, budget=8, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
+        nodes.kill(only)
+        time.sleep(3.5)
+        nodes.add()
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    trials = read_study(run).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
+    assert max(trial.tries for trial in trials) <= 2
+    assert len(nodes_of(run)) == 2
+
+
+@pytest.mark.slow
+def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        process = driver(run, targets, nodes.address, budget=2000, steps=[10], made_up=True)
+        until(lambda: journal(run) != [], process)
+        for child in descendants(nodes.nodes[0].pid):
+            if b"gcs_server" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
+                os.kill(child, signal.SIGKILL)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert f"error: the head of Ray at {nodes.address} is gone; nothing stored is lost; go on with" in output
+
+
+@pytest.mark.slow
+def test_the_command_itself_searches_on_a_cluster_and_goes_on_there(tmp_path: Path) -> None:
+    run, small = tmp_path / "run", ["--steps", "6,12", "--train-images", "256", "--val-images", "64"]
+
+    def search(*options: str) -> None:
+        command = [sys.executable, "-m", "nas.search", *options, "--cache", str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_S)
+        assert done.returncode == 0, done.stderr
+
+    with RayNodes() as nodes:
+        nodes.add()
+        search("--budget", "4", *small, "--run", str(run), "--address", nodes.address)
+        search("--resume", str(run), "--extend", "2", "--address", nodes.address)
+    study = read_study(run)
+    assert sum(trial.counts for trial in study.trials) == 6
+    assert not [trial.reason for trial in study.trials if trial.state is TrialState.FAILED]
+    assert len(study.info.sessions) == 2
+    assert all(trial.arch_id in (run / "report.html").read_text() for trial in study.trials)
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Waits while a driver is at work."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)

@@ -1,0 +1,130 @@
+"""Real trainings in processes of their own: what they tell, how they end, what is left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.cli import lock_dir
+from nas.measure.device_lock import measuring
+from nas.study.config import DistillConfig
+from tests.nas.backend.processes import children, gone, trainings
+from tests.nas.backend.real_targets import opened
+from tests.nas.study.builders import record, search_config
+from tests.waiting import until
+
+CONFIG = search_config(
+    train_images=64, val_images=32, teachers="hed", distill=DistillConfig(rung_steps=(2, 4), precision="fp32")
+)
+ENDLESS = replace(CONFIG, distill=replace(CONFIG.distill, rung_steps=(1_000_000,)))
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return opened(CONFIG, tmp_path_factory.mktemp("cache")).path
+
+
+@pytest.fixture(autouse=True)
+def own_locks_and_a_checkpoint_every_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "0")
+
+
+def test_a_job_tells_steps_and_rungs_and_keeps_its_checkpoint_until_its_result_is_kept(
+    targets: Path, tmp_path: Path
+) -> None:
+    job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
+    *updates, last = _with_checkpoints(TrainingPool(targets, workers=1).run([job]))
+    assert [update.ended for update, _ in updates] == [False] * len(updates)
+    assert [update.steps for update, _ in updates] == sorted(update.steps for update, _ in updates)
+    update, had_checkpoint = last
+    assert (update.ended, update.reason, update.steps) == (True, None, 4)
+    assert [rung.steps for rung in update.rungs] == [2, 4]
+    assert had_checkpoint
+    assert not job.checkpoint.exists()
+    assert len(list((tmp_path / "job" / "weights").glob("*.safetensors"))) == 2  # backbone and heads
+
+
+def _with_checkpoints(updates: Iterator[TrainingProgress]) -> list[tuple[TrainingProgress, bool]]:
+    """Each update, and whether there was a checkpoint when it came."""
+    return [(update, update.job.checkpoint.exists()) for update in updates]
+
+
+def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint_until_the_iterator_is_closed(
+    targets: Path, tmp_path: Path
+) -> None:
+    job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
+    killed_at = 0
+    for update in TrainingPool(targets, workers=1).run([job]):
+        if not update.ended and job.checkpoint.exists() and not killed_at:
+            killed_at = update.steps
+            (pid,) = trainings(os.getpid())
+            os.kill(pid, signal.SIGKILL)
+    assert update.reason == "the process was ended by SIGKILL"
+    assert update.steps >= killed_at > 0
+    with closing(TrainingPool(targets, workers=1).run([job])) as updates:
+        assert next(updates).steps >= killed_at
+        (pid,) = trainings(os.getpid())
+    assert gone(pid)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_job(targets: Path, tmp_path: Path) -> None:
+    config = replace(ENDLESS, distill=replace(ENDLESS.distill, ranks=2))
+    job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
+    updates = TrainingPool(targets, workers=1).run([job])
+    next(updates)
+    pids = trainings(os.getpid())
+    os.kill(max(pids), signal.SIGKILL)  # rank 1 was started last
+    *_, last = updates
+    assert len(pids) == 2
+    assert last.ended
+    assert last.reason
+    assert all(gone(pid) for pid in pids)
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from nas.study.config import SearchConfig
+from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.study.records import TrialRecord
+
+if __name__ == "__main__":
+    trial, config = (json.loads(text) for text in sys.argv[3:])
+    job = TrainingJob(TrialRecord.from_dict(trial), SearchConfig.from_dict(config), Path(sys.argv[2]))
+    list(TrainingPool(Path(sys.argv[1]), workers=1).run([job]))
+"""
+
+
+def test_nobody_trains_on_for_a_command_that_was_killed(targets: Path, tmp_path: Path) -> None:
+    """The training waits for the device, so that it cannot notice that nobody hears it any more."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    words = [str(targets), str(tmp_path / "job"), json.dumps(record(1, (), 1.0).to_dict())]
+    with measuring(lock_dir() / "cpu"):
+        command = subprocess.Popen(
+            [sys.executable, str(script), *words, json.dumps(ENDLESS.to_dict())],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        until(lambda: (tmp_path / "job" / "weights").exists() or command.poll() is not None)
+        workers = children(command.pid)
+        command.kill()
+        command.wait()
+        assert workers
+        try:
+            until(lambda: all(gone(pid) for pid in workers))
+        finally:
+            for pid in workers:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,255 @@
+"""Workers that misbehave on a real local Ray: stopped, hanging, dying, sending nonsense. No training, so no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray.tune.error import TuneError
+
+from nas.backend import cluster as head
+from nas.backend import ray_tune as session
+from nas.backend import worker
+from nas.backend.cluster import NodesError
+from nas.backend.ray_tune import LoopScheduler, LoopSearcher, RayCluster, WorkerSpec, _sweep, open_cluster, run_study
+from nas.backend.watchdog import Watch
+from nas.backend.worker import arch_stages
+from nas.files import atomic_path
+from nas.samplers import make_sampler
+from nas.study.failures import Failure
+from nas.study.loop import StudyLoop
+from nas.study.records import RungResult, TrialRecord, TrialState
+from nas.study.storage.store import Store
+from search_space import SPACES
+from tests.nas.study.builders import OBJECTIVES, measurement, record, search_config, study_info
+from tests.waiting import until
+
+pytestmark = pytest.mark.machine
+
+LIMIT_S = 8.0  # of stages that take milliseconds
+
+
+def rung_in(process: int) -> RungResult:
+    return RungResult(0, 10, 0.5, {"lite0": {"spatial": 0.5}}, {}, {"process": process}, 1.0)
+
+
+def misbehaving(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+    """Stages of a trial, by its number; "process" among the metrics is where they ran."""
+    match record.number, record.tries:
+        case 0, 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case 1, 1:
+            re.match(r"(a+)+$", "a" * 60 + "b")  # years in C, with the lock of the interpreter
+        case 2, _:
+            yield replace(record, measurement=measurement(1.0))
+            yield replace(record, rungs=(replace(rung_in(0), metrics={"knn": lambda: None}),))  # type: ignore[dict-item]
+        case 3, 1:
+            (Path(places.samples_dir) / "spoiled").write_text(str(os.getpid()))
+            yield replace(record, state=TrialState.FAILED, failure=Failure.MEMORY_SHARED, reason="no memory")
+            return
+        case 4, _:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 5, _:
+            raise ValueError("nobody expected this")
+    record = replace(record, measurement=record.measurement or measurement(1.0))
+    yield record
+    yield replace(record, rungs=(rung_in(os.getpid()),), state=TrialState.COMPLETE)
+
+
+def places_in(folder: Path, config: str) -> WorkerSpec:
+    names = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+    for name in names:
+        (folder / name).mkdir()
+    folders = {name: str(folder / name) for name in names}
+    return WorkerSpec(config=config, targets_dir="", train_threads=1, measure_threads=1, **folders)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialRecord], Path]:
+    folder = tmp_path_factory.mktemp("misbehaving")
+    config = search_config(budget=6, baselines=(), sampler="random", distill=search_config().distill)
+    store = Store.create(folder / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
+    places = places_in(folder, json.dumps(config.to_dict()))
+    with open_cluster(places, 2) as site:
+        run_study(StudyLoop(store), site, time_limit_s=LIMIT_S, stages=misbehaving)
+    return {trial.number: trial for trial in store.trials()}, folder
+
+
+Found = tuple[dict[int, TrialRecord], Path]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["stopped", "hanging in C"])
+def test_a_worker_that_hangs_is_killed_and_its_trial_run_once_more(study: Found, number: int) -> None:
+    trial = study[0][number]
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.COMPLETE, 2, Failure.HANG)
+
+
+def test_a_result_that_cannot_be_sent_is_a_record_and_is_not_tried_again(study: Found) -> None:
+    trial = study[0][2]
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.FAILED, 1, Failure.UNPICKLABLE)
+    assert "function" in (trial.reason or "")
+
+
+def test_a_process_that_ran_out_of_memory_is_not_used_again(study: Found) -> None:
+    trials, folder = study
+    trial, spoiled = trials[3], int((folder / "samples_dir" / "spoiled").read_text())
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.COMPLETE, 2, Failure.MEMORY_SHARED)
+    assert trial.rungs[-1].metrics["process"] != spoiled
+    assert spoiled not in {t.rungs[-1].metrics["process"] for t in trials.values() if t.number > 3 and t.rungs}
+
+
+def test_a_trial_that_kills_its_worker_twice_has_failed(study: Found) -> None:
+    trial = study[0][4]
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.FAILED, 2, Failure.LOST_WORKER)
+    assert (trial.reason or "").startswith("the worker process died: ")
+
+
+def test_an_error_that_nobody_caught_is_its_record(study: Found) -> None:
+    trial = study[0][5]
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.FAILED, 1, Failure.ERROR)
+    assert "nobody expected this" in (trial.reason or "")
+
+
+def test_the_study_goes_on_in_the_same_processes(study: Found) -> None:
+    trials, _ = study
+    assert sum(trial.counts for trial in trials.values()) == 6
+    last = [trial.rungs[-1].metrics["process"] for trial in trials.values() if trial.number > 5]
+    assert last, "more trials than misbehave"
+    for process in {trial.rungs[-1].metrics["process"] for trial in trials.values() if trial.rungs}:
+        assert not stopped_or_alive(int(process)), "a worker outlived its study"
+
+
+def stopped_or_alive(process: int) -> bool:
+    """Whether a process is there a while later."""
+    with suppress(TimeoutError):
+        until(lambda: not Path(f"/proc/{process}/cmdline").exists())
+        return False
+    return True
+
+
+def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> None:
+    places = places_in(tmp_path, json.dumps(search_config().to_dict()))
+    with (
+        pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "),
+        open_cluster(places, 1, kind="Z80, 1 CPUs"),
+    ):
+        pass
+
+
+def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), sampler="random")
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
+    loop = StudyLoop(store)
+    under_way = loop.next_trial()
+    assert under_way is not None
+    kept = {f"{under_way.arch_id}.pt", ".node-of-another"}
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*kept, "over.pt"):
+        (tmp_path / "checkpoints" / name).touch()
+    killed = atomic_path(tmp_path / "checkpoints" / f"{under_way.arch_id}.pt")
+    killed.__enter__().touch()
+    _sweep(loop, tmp_path / "checkpoints")
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == kept
+
+
+class TwoNodes:
+    """Both there, or both gone."""
+
+    there = True
+
+    def workers(self) -> int:
+        return 1
+
+    def node_ids(self) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def holds(self, node_ids: tuple[str, ...]) -> bool:
+        return self.there
+
+
+def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_handed_back(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), sampler="random")
+    store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
+    loop, room, places = StudyLoop(store), TwoNodes(), places_in(tmp_path, json.dumps(config.to_dict()))
+    gate = LoopScheduler(loop, places, room, lambda trial: (Failure.LOST_WORKER, ""), [])
+    given = LoopSearcher(loop, places, room, misbehaving, []).suggest("t")
+    trial = SimpleNamespace(trial_id="t", config=given, status="PENDING")
+    trial.temporary_state = SimpleNamespace(ray_actor=None)
+    controller = SimpleNamespace(stop_trial=lambda stopped: gate.on_trial_remove(None, stopped))
+    gate.on_trial_add(controller, trial)
+    gate.choose_trial_to_run(controller)
+    assert loop.running == 1
+    room.there = False
+    gate.choose_trial_to_run(controller)
+    again = loop.next_trial()
+    assert again is not None
+    assert json.loads(given["record"])["number"] == again.number
+    assert again.tries == 1
+    trial.status = "TERMINATED"
+    gate.choose_trial_to_run(controller)
+    assert loop.running == 1, "handed back once"
+
+
+def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
+    watch = Watch(None)
+    trial = SimpleNamespace(trial_id="t")
+    trial.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(_actor_id=b"a"))
+    watch.on_trial_start(0, [], trial)
+    watch._runs["t"].since -= 100
+    watch.on_trial_result(0, [], trial, {})
+    watch._runs["t"].since -= 10
+    watch.on_trial_result(0, [], trial, {})
+    assert [round(watch._earlier_s[stage][0]) for stage in (0, 1)] == [100, 10]
+    assert time.monotonic() - watch._runs["t"].since < 90
+
+
+def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So imports and opening the teachers' outputs count towards no stage's time limit."""
+    opened = []
+    monkeypatch.setattr(worker, "workbench", opened.append)
+    config = search_config(budget=1)
+    arch_stages(record(0, (), 1.0), places_in(tmp_path, json.dumps(config.to_dict())))
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("error", [TuneError("a\nb"), ray.exceptions.RaySystemError("a\nb")])
+def test_errors_of_ray_itself_are_one_line_with_a_way_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "_run", fails)
+    site = RayCluster(places_in(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1")
+    loop = SimpleNamespace(sweep=lambda forget: None)
+    with pytest.raises(ValueError, match=f"^Ray: .*a b.*; nothing stored is lost; go on with --resume {tmp_path}$"):
+        run_study(loop, site)  # type: ignore[arg-type]
+
+
+def test_a_head_that_answers_no_more_ends_the_process_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(head, "_EVERY_S", 0.05)
+    monkeypatch.setattr(head, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(head.os, "_exit", sys.exit)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        threading.Timer(0.6, over.set).start()
+        head._watch(address, "go on", over)
+    with pytest.raises(SystemExit, match="1"):
+        head._watch(address, "go on", threading.Event())
+    assert capsys.readouterr().err == f"error: the head of Ray at {address} is gone; go on\n"

@@ -1,0 +1,189 @@
+"""``--resume``, ``--extend`` and ``--database`` as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from filelock import FileLock
+
+from experiments.benchmarks.postgres import PASSWORD
+from nas.samplers import make_sampler
+from nas.search import session as search
+from nas.search.__main__ import main
+from nas.study.config import DistillConfig
+from nas.study.records import TrialState
+from nas.study.storage.location import holds_study
+from nas.study.storage.store import Store, read_study
+from search_space import SPACES
+from tests.nas.study.builders import OBJECTIVES, search_config, study_info
+from tests.nas.study.storage.postgres import running_server
+from tests.waiting import PATIENCE_S
+
+pytestmark = pytest.mark.machine
+
+SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A study that was begun."""
+    info = study_info(search_config(distill=DistillConfig(precision="fp32", rung_steps=(10, 30))))
+    info = replace(info, space={k: list(v) for k, v in SPACES["micro"].choices().items()})
+    Store.create(tmp_path / "run", info, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
+    return tmp_path / "run"
+
+
+def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that is refused; that a password is not stored is said before it."""
+    assert main(arguments) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(said) == 1 + said[0].startswith("the password in --database is not stored")
+    return said[-1]
+
+
+def test_other_settings_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["--resume", str(run), "--budget", "20", "--sampler", "tpe", "--steps", "5,9"], capsys)
+    assert (
+        "budget: 12 -> 20; sampler: evolution -> tpe; rung_steps: [10, 30] -> [5, 9] (--extend M raises the budget)"
+        in line
+    )
+
+
+def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def changed(info: object) -> object:
+        name, *_ = info.space
+        return replace(info, space={**info.space, name: ["unheard"]})
+
+    Store.open(run).update_info(changed)
+    assert 'space micro: stage1.block: ["unheard"] -> [' in refused(["--resume", str(run)], capsys)
+
+
+def test_other_versions_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store.open(run).update_info(lambda info: replace(info, environment={"torch": "0.4"}))
+    assert f"these differ: version of torch: 0.4 -> {torch.__version__}" in refused(["--resume", str(run)], capsys)
+
+
+def test_a_refused_command_changes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an old study, whose budget it was to raise, nor does it leave a new one behind."""
+    targets = SimpleNamespace(train=[0] * 256, val=[0] * 64, path=tmp_path, build_seconds=0.0, data_fingerprint="f")
+    targets.teachers = {"lite0": SimpleNamespace(fingerprint="f")}
+    monkeypatch.setattr("nas.cache.open_study_targets", lambda *words, **settings: targets)
+    monkeypatch.setattr(search, "_embed_class_names", lambda *words: None)
+    monkeypatch.setattr(search, "_teacher_facts", lambda *words: {})
+    before = Store.open(run).info
+    nobody = ["--address", "127.0.0.1:1"]
+    assert "cannot join a Ray cluster" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys)
+    assert Store.open(run).info == before
+    assert "cannot join a Ray cluster" in refused(["--run", str(tmp_path / "new"), *nobody], capsys)
+    assert not holds_study(tmp_path / "new")
+
+    Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
+    before = Store.open(run).info
+    assert "measured on Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *words, **settings: nullcontext())
+    (run / "drivers").mkdir()
+    with FileLock(run / "drivers" / "elsewhere:1:aa"):
+        assert "elsewhere works on this study" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    assert Store.open(run).info == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--extend", "5"], "--extend: only with --resume"),
+        (["--resume", "RUN", "--extend", "0"], "--extend: 0: must be 1 or more"),
+        (["--resume", "RUN", "--database", "postgresql://u:s3cret@h/n"], "not in postgresql://u@h/n"),
+        (["--run", "NEW", "--database", "s3cret"], "must be like postgresql://"),
+        (["--run", "NEW", "--database", "postgresql://u:s3cret@127.0.0.1:1/n"], "127.0.0.1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    words: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")  # put back after the command took one for itself
+    places = {"RUN": str(run), "NEW": str(tmp_path / "new")}
+    line = refused([places.get(word, word) for word in arguments], capsys)
+    assert words in line
+    assert "s3cret" not in line
+
+
+def test_a_password_in_the_url_is_used_by_the_whole_command(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server() as server:
+        sampler = make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+        Store.create(tmp_path / "taken", Store.open(run).info, sampler, server.url)
+        monkeypatch.setenv("PGPASSWORD", "wrong")
+        again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--database"]
+        assert "password authentication failed" in refused([*again, server.url], capsys)
+        assert "already holds a study 'taken'" in refused(
+            [*again, server.url.replace("nas@", f"nas:{PASSWORD}@")], capsys
+        )
+        assert len(read_study(tmp_path / "taken").trials) == 0, "and what comes after it reads the study"
+
+
+def command(arguments: Sequence[str], cache: Path) -> list[str]:
+    return [sys.executable, "-m", "nas.search", *arguments, "--cache", str(cache)]
+
+
+@pytest.mark.slow
+def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_path: Path) -> None:
+    """The first is killed with -9 on the way; at last other teachers are refused."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    resume = ["--resume", str(run), "--workers", "1"]
+    with running_server() as server:
+        secret = server.url.replace("nas@", f"nas:{PASSWORD}@")
+        begin = ["--budget", "5", *SMALL, "--run", str(run), "--database", secret]
+        bare = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
+        first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True, env=bare)
+        assert first.stderr is not None
+        said = []
+        while not any(" complete " in line for line in said[-1:]):
+            said.append(first.stderr.readline())
+            assert said[-1], "".join(said)
+        second = subprocess.Popen(command(resume, cache), stderr=subprocess.PIPE, text=True)
+        while sum(" complete " in line or " stopped " in line for line in said) < 4:
+            said.append(first.stderr.readline())
+        first.kill()
+        assert second.communicate(timeout=PATIENCE_S)[1]
+        assert second.returncode == 0
+        study = read_study(run)
+        assert sum(t.counts for t in study.trials) == 5
+        assert all(t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in study.trials)
+        assert Counter(t.baseline for t in study.trials if t.baseline).most_common()[0][1] == 1
+
+        third = subprocess.run(
+            command([*resume, "--extend", "1"], cache), capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert third.returncode == 0, third.stderr
+        again = read_study(run)
+        assert again.trials[: len(study.trials)] == study.trials
+        assert sum(t.counts for t in again.trials) == again.info.config["budget"] == 6
+        assert [session["budget"] for session in again.info.sessions] == [5, 5, 6]
+        assert "password in --database is not stored" in "".join(said)
+        assert PASSWORD not in json.dumps(again.info.to_dict()) + (run / "study.json").read_text() + "".join(said)
+        assert PASSWORD not in (run / "report.html").read_text()
+
+        Store.open(run).update_info(lambda info: replace(info, teachers={"xfeat": "another"}))
+        other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
+        assert other.returncode == 2
+        assert "teacher xfeat: another -> " in other.stderr
+        assert not list((run / "checkpoints").iterdir())

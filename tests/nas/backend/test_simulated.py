@@ -1,0 +1,247 @@
+"""The simulated cluster: by hand, on a real database, against a recorded search, and in general."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.benchmarks.simulated_wall import RECORDED, again
+from nas.backend.simulated import (
+    Cluster,
+    Doing,
+    MemoryStore,
+    NumberedSpace,
+    SimulatedClock,
+    SimulatedSearch,
+    simulate,
+)
+from nas.plan.forecast import Candidate, TrialTimes, Workload, candidate_stages, simulate_candidates, study_info
+from nas.samplers import make_sampler
+from nas.study.config import SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.records import Objective, TrialRecord, TrialState
+from nas.study.storage.store import Store
+from search_space import SPACES
+from tests.nas.study.builders import measurement, search_config
+
+TIMES = (TrialTimes(1.0, (2.0, 4.0, 12.0)), TrialTimes(1.5, (3.0, 6.0, 18.0)))
+
+
+def run(workers: int = 1, budget: int = 30, per_device: int = 1, seed: int = 0, **costs: float) -> SimulatedSearch:
+    cluster = Cluster(workers // per_device, per_device, **costs)
+    return simulate_candidates(config(budget), Workload(TIMES, seed=seed).draw, cluster)
+
+
+def config(budget: int, baselines: tuple[str, ...] = ()) -> SearchConfig:
+    return SearchConfig(budget=budget, baselines=baselines)
+
+
+def test_measurement_pauses_the_training_of_its_neighbour() -> None:
+    trials = [Candidate(2.0, (10.0,), (0.0,)), Candidate(3.0, (4.0,), (1.0,), speed=1.0)]
+    found = simulate_candidates(config(2), lambda asked, over: trials[asked], Cluster(1, 2))
+    # Worker 0 measures 0-2 while 1 waits, 1 measures 2-5 while 0 waits, both train from 5: to 15 and to 9.
+    assert found.wall_s == 15
+    assert found.spent[Doing.DEVICE] == 2 + 3
+    assert found.spent[Doing.TAIL] == 15 - 9
+    assert found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING] == 5 + 14
+
+
+def test_a_measurement_pauses_a_training_that_is_under_way() -> None:
+    trials = [Candidate(measure_s, (train_s,), (1.0,)) for measure_s, train_s in ((0.0, 1.0), (0.0, 10.0), (3.0, 1.0))]
+    found = simulate_candidates(config(3), lambda asked, over: trials[asked], Cluster(1, 2))
+    # Worker 1 trains from 0; worker 0 is through at 1 and measures its next trial 1-4.
+    assert found.wall_s == 13
+    assert found.spent[Doing.DEVICE] == 3
+    assert found.spent[Doing.TRAINING] == 12
+
+
+def test_workers_of_their_own_devices_do_not_wait() -> None:
+    assert run(workers=4).spent[Doing.DEVICE] == 0
+    assert run(workers=4, per_device=4).spent[Doing.DEVICE] > 0
+
+
+def test_one_driver_serves_one_after_the_other() -> None:
+    found = simulate_candidates(
+        config(100), lambda asked, over: Candidate(0.0, (1.0,), (0.0,)), Cluster(100, ask_s=1.0)
+    )
+    assert found.wall_s == 101
+    assert found.driver_s == 100
+    assert found.spent[Doing.DRIVER] == 100 * 100  # a first result waits until all have asked
+
+
+def test_alone_and_for_nothing_a_worker_is_never_idle() -> None:
+    found = run()
+    assert found.utilisation == 1
+    assert found.wall_s == pytest.approx(found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING])
+
+
+def test_baselines_train_to_the_end_and_do_not_count() -> None:
+    worst = Candidate(1.0, (1.0, 1.0, 1.0), (-9.0,) * 3, speed=-9.0)
+    three = config(1, SearchConfig().baselines)
+    found = simulate_candidates(three, Workload(TIMES).draw, Cluster(1), baselines=[worst] * 3)
+    assert found.reached[0] == 1
+    assert [counts for _, counts in found.over] == [False, False, False, True]
+    assert found.over[2][0] == 12
+
+
+def test_infeasible_architectures_are_beside_the_budget() -> None:
+    found = simulate_candidates(config(40), Workload(TIMES, infeasible=0.5).draw, Cluster(4))
+    assert found.reached[0] == 40
+    assert 20 <= found.infeasible <= 70
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    devices=st.integers(1, 9),
+    per_device=st.integers(1, 3),
+    budget=st.integers(1, 40),
+    costs=st.tuples(*[st.floats(0, 3)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_all_seconds_are_accounted_for(
+    devices: int, per_device: int, budget: int, costs: tuple[float, float, float], seed: int
+) -> None:
+    found = run(devices * per_device, budget, per_device, seed, start_s=costs[0], ask_s=costs[1], tell_s=costs[2])
+    assert sum(found.spent.values()) == pytest.approx(found.wall_s * devices * per_device)
+    assert min(found.spent.values()) >= -1e-9
+    assert found.reached[0] == sum(counts for _, counts in found.over) == budget
+    assert all(a >= b for a, b in pairwise(found.reached))
+    measuring = defaultdict(list)
+    for span in found.spans:
+        if span.doing is Doing.MEASURING:
+            measuring[span.worker // per_device].append((span.begin_s, span.end_s))
+    for spans in measuring.values():
+        spans.sort()
+        assert all(b[0] >= a[1] - 1e-9 for a, b in pairwise(spans)), "two at a time on a device"
+
+
+def test_the_same_again() -> None:
+    assert run(workers=7, ask_s=0.1, seed=3) == run(workers=7, ask_s=0.1, seed=3)
+    assert run(workers=7, ask_s=0.1, seed=3) != run(workers=7, ask_s=0.1, seed=4)
+
+
+def test_budget_that_fits_is_one_that_ends_in_time() -> None:
+    whole = run(workers=4, budget=60, ask_s=0.1)
+    half = whole.wall_s / 2
+    fits = run(workers=4, budget=2000, ask_s=0.1).within(half)
+    assert 20 < fits < 60
+    assert run(workers=4, budget=fits, ask_s=0.1).wall_s <= half * 1.05
+    assert run(workers=4, budget=fits + 3, ask_s=0.1).wall_s > half
+    broken_off = simulate_candidates(config(2000), Workload(TIMES).draw, Cluster(4, ask_s=0.1), until_s=half)
+    assert broken_off.within(half) == fits
+
+
+def test_no_worker_is_said() -> None:
+    with pytest.raises(ValueError, match="can't run a trial"):
+        simulate_candidates(config(1), Workload(TIMES).draw, Cluster(0))
+
+
+def test_where_nothing_is_learned_the_order_alone_decides_how_many_go_on() -> None:
+    reached = [run(budget=200, seed=seed).reached for seed in range(12)]
+    expected = sum(math.ceil(i / 3) / i for i in range(1, 201))
+    assert mean(r[1] for r in reached) == pytest.approx(expected, rel=0.06)
+    better = simulate_candidates(config(200), Workload(TIMES, learning=0.6).draw, Cluster(1))
+    assert better.reached[1] > 1.3 * expected
+
+
+def test_a_database_and_memory_give_the_same_search(tmp_path: Path) -> None:
+    small = search_config(budget=30, sampler="random")
+    rungs, rng = len(small.distill.rung_steps), random.Random(5)
+
+    def drawn() -> Candidate:
+        seconds = tuple(rng.uniform(1, 9) for _ in range(rungs))
+        return Candidate(rng.uniform(1, 2), seconds, tuple(rng.random() for _ in range(rungs)), rng.uniform(-1, 1))
+
+    baselines = [drawn() for _ in small.baselines]
+    sampled = [drawn() for _ in range(30)]
+    cluster = Cluster(2, 2, start_s=1.0, ask_s=0.1, tell_s=0.01)
+    in_memory = simulate_candidates(small, lambda asked, over: sampled[asked], cluster, baselines)
+    objectives = (Objective("quality", "quality", "", 0.0), Objective("throughput", "speed", "", 0.0))
+    sampler = make_sampler(small, SPACES["micro"], objectives)
+    store, clock = Store.create(tmp_path, study_info(small, objectives), sampler), SimulatedClock()
+    on_disk = simulate(
+        StudyLoop(store, clock=clock),
+        clock,
+        cluster,
+        lambda loop, record: candidate_stages(record, [*baselines, *sampled][record.number], small.distill.rung_steps),
+    )
+    assert on_disk == in_memory
+    assert 0 < on_disk.complete < 30
+
+
+def memory_loop(**shared: Any) -> StudyLoop:
+    store = shared.pop("store", MemoryStore)(
+        study_info(config(400), (Objective("quality", "", "", 0.0),)), lambda number: {"number": number}
+    )
+    return StudyLoop(store, space=NumberedSpace(), **shared)
+
+
+def test_many_workers_over_a_limit_do_not_end_a_search_that_has_measured_some() -> None:
+    """With 1,024 workers hundreds of candidates break a limit before the first trial ends."""
+    loop = memory_loop()
+    for number in range(320):
+        record = loop.next_trial()
+        assert record is not None
+        if number % 200 == 150:
+            loop.report(replace(record, measurement=measurement(1.0), params=1, macs=1))
+        else:
+            loop.report(replace(record, state=TrialState.INFEASIBLE, reason="max-params"))
+    assert loop.gave_up is None
+    for _ in range(300):
+        record = loop.next_trial()
+        if record is not None:
+            loop.report(replace(record, state=TrialState.INFEASIBLE, reason="max-params"))
+    assert loop.gave_up is not None
+
+
+class Beside(MemoryStore):
+    """A store on which another driver that lives has a trial under way."""
+
+    looks = 0
+
+    def may_take(self, driver: str | None) -> bool:
+        return driver != "other"
+
+    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
+        self.looks += 1
+        other = TrialRecord(10**6, "other", {}, "sampler", TrialState.RUNNING)
+        return [(other, "other")] if self.looks == 1 else []
+
+
+def test_a_driver_that_waits_looks_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a loop does not sleep"))
+    now_s, stores = 0.0, list[Beside]()
+
+    def store(*given: Any) -> Beside:
+        stores.append(Beside(*given))
+        return stores[-1]
+
+    loop = memory_loop(store=store, clock=lambda: now_s)
+    loop.exhausted = "nothing left to ask"
+    looks = []
+    for now_s in (0.0, 0.5, 0.9, 1.0, 1.5, 2.5):  # noqa: B007
+        assert loop.next_trial() is None
+        looks.append(stores[0].looks)
+    assert [later - earlier for earlier, later in pairwise(looks)] == [0, 0, 1, 0, 1]
+
+
+def test_a_recorded_search_comes_out_as_long_as_it_was() -> None:
+    """200 architectures on two CPUs: the README's search, with its own seconds."""
+    recorded = json.loads(RECORDED.read_text())
+    found = again(recorded)
+    assert found.wall_s == pytest.approx(recorded["wall_s"], rel=0.05)
+    assert found.reached[0] == recorded["reached"][0] == 200
+    for simulated, real in zip(found.reached[1:], recorded["reached"][1:], strict=True):
+        assert simulated == pytest.approx(real, rel=0.1)

@@ -1,0 +1,165 @@
+"""A study on a real local Ray, in this process: workers that die, and trials of several ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from backbones import build
+from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
+from nas.backend.trial import run_trial
+from nas.cache import open_targets
+from nas.cache.targets import Targets
+from nas.distill.adaptors import load_heads
+from nas.distill.run import TrialContext
+from nas.distill.trainer import Distiller
+from nas.measure.service import MeasurementService
+from nas.samplers import make_sampler
+from nas.study.config import DistillConfig
+from nas.study.failures import Failure
+from nas.study.loop import StudyLoop
+from nas.study.records import TrialRecord, TrialState
+from nas.study.storage.store import Store
+from nas.teachers import TeacherError
+from search_space import SPACES, ArchSpec
+from tests.nas.backend.sockets import is_loopback, listening_addresses
+from tests.nas.study.builders import OBJECTIVES, measurement, search_config, study_info
+
+pytestmark = pytest.mark.machine
+
+RECIPE = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
+FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
+    root = tmp_path_factory.mktemp("cache")
+    try:
+        return open_targets("builtin", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
+    except TeacherError as error:
+        pytest.skip(f"no teacher weights: {error}")
+
+
+def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> TrialRecord:
+    """The one trial of a study, after it ran in `folder`, with a checkpoint every few steps."""
+    settings = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
+    config = search_config(budget=1, distill=recipe, **settings)
+    for name in FOLDERS:
+        (folder / name).mkdir()
+    places = WorkerSpec(
+        config=json.dumps(config.to_dict()),
+        targets_dir=str(targets.path),
+        **{name: str(folder / name) for name in FOLDERS},  # type: ignore[arg-type]
+        train_threads=1,
+        measure_threads=1,
+        checkpoint_s=0,
+    )
+    store = Store.create(
+        folder / "run", study_info(config), make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
+    )
+    with open_cluster(places, 1) as site:
+        run_study(StudyLoop(store), site)
+    (trial,) = store.trials()
+    return trial
+
+
+def losses_of_an_undisturbed_training(trial: TrialRecord, targets: Targets) -> list[dict[str, float]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    run = Distiller(build(ArchSpec.from_dict(trial.spec)), targets, RECIPE, seed=0)
+    losses = []
+    for since, steps in zip((0, *RECIPE.rung_steps), RECIPE.rung_steps, strict=False):
+        run.train_until(steps)
+        losses.append(run.mean_losses(since))
+    run.close()
+    torch.set_num_threads(threads)
+    return losses
+
+
+def kill_worker() -> None:
+    """Kills the process that trains for the Ray of this one."""
+    parents, workers = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if (folder / "cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
+                workers.append(int(folder.name))
+    for worker in workers:
+        ancestor = worker
+        while ancestor not in (0, os.getpid()):
+            ancestor = parents.get(ancestor, 0)
+        if ancestor:
+            os.kill(worker, signal.SIGKILL)
+
+
+def strike(checkpoints: Path) -> None:
+    """Kills the worker when its first checkpoint is there, and marks that with 1000 s of training."""
+    while not list(checkpoints.glob("*.pt")):
+        time.sleep(0.01)
+    kill_worker()
+    (path,) = checkpoints.glob("*.pt")
+    saved = torch.load(path, weights_only=True)
+    saved["content"]["busy_s"] += 1000.0
+    torch.save(saved, path)
+
+
+def meanwhile(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, daemon=True).start()
+
+
+def test_a_killed_worker_is_started_again_and_goes_on_in_the_middle_of_the_rung(
+    tmp_path: Path, targets: Targets
+) -> None:
+    meanwhile(lambda: strike(tmp_path / "checkpoint_dir"))
+    trial = study_of_one(tmp_path, targets, RECIPE)
+    assert trial.state is TrialState.COMPLETE, trial.reason
+    assert (trial.tries, trial.failure) == (2, Failure.LOST_WORKER)
+    assert sum(rung.seconds for rung in trial.rungs) > 1000, "it began anew"
+    assert [rung.losses for rung in trial.rungs] == losses_of_an_undisturbed_training(trial, targets)
+    assert not list((tmp_path / "checkpoint_dir").iterdir())
+    heads = load_heads(tmp_path / "weights_dir" / f"{trial.arch_id}.heads.safetensors")
+    assert {a.stride for a in heads.values()} == {build(ArchSpec.from_dict(trial.spec)).spatial_stride}
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, targets: Targets) -> None:
+    wild = DistillConfig(**{**vars(RECIPE), "learning_rate": 1e30})
+    spec = SPACES["micro"].sample(random.Random(0))
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(1.0))
+    folders = {name: tmp_path / name for name in FOLDERS}
+    config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
+    with MeasurementService(threads=1) as service:
+        *_, last = run_trial(asked, TrialContext(config=config, targets=targets, service=service, **folders))
+    assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
+    assert "not finite" in (last.reason or "")
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_ranks_ends_like_any_other_and_nothing_listens_to_the_network(
+    tmp_path: Path, targets: Targets
+) -> None:
+    before, opened, over = listening_addresses(), set[str](), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            opened.update(listening_addresses() - before)
+
+    meanwhile(watch)
+    trial = study_of_one(tmp_path, targets, DistillConfig(**{**vars(RECIPE), "ranks": 2}))
+    over.set()
+    assert trial.state is TrialState.COMPLETE, trial.reason
+    assert all(is_loopback(address) for address in opened)
+    assert [rung.steps for rung in trial.rungs] == [6, 12]
+    assert trial.measurement is not None
+    assert (tmp_path / "weights_dir" / f"{trial.arch_id}.safetensors").is_file()
+    assert not list((tmp_path / "checkpoint_dir").iterdir())

@@ -1,0 +1,176 @@
+"""What the search knows of architectures before it trains them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState as OptunaState
+
+from nas.measure.counts.totals import totals
+from nas.samplers.cost_model import SpaceCostModel, observe
+from nas.study.failures import Failure
+from nas.study.loop import StudyLoop
+from nas.study.records import TrialRecord, TrialState
+from search_space import SPACES, ArchSpec
+from tests.nas.study.builders import measurement, record, rung, search_config
+from tests.nas.study.test_loop import drive, new_store
+
+MICRO = SPACES["micro"]
+
+
+def told(records: list[TrialRecord]) -> list[optuna.trial.FrozenTrial]:
+    made = [optuna.trial.create_trial(state=OptunaState.PRUNED, user_attrs={"record": r.to_dict()}) for r in records]
+    for trial, given in zip(made, records, strict=True):
+        trial.number = given.number
+    return made
+
+
+def timed(count: int) -> list[TrialRecord]:
+    """Nets whose throughput is in proportion to their MACs."""
+    specs = [MICRO.sample(random.Random(i)) for i in range(count)]
+    ratios = [2e7 / totals(spec, 64).macs for spec in specs]
+    return [
+        replace(record(i, (0.1,), ratio), spec=spec.to_dict(), arch_id=spec.arch_id)
+        for i, (spec, ratio) in enumerate(zip(specs, ratios, strict=True))
+    ]
+
+
+def test_candidates_are_of_the_space_and_near_their_parents() -> None:
+    knowledge, rng = SpaceCostModel(MICRO, search_config()), random.Random(0)
+    parent = MICRO.encode(MICRO.sample(rng))
+    made = knowledge.candidates([parent], 200, rng)
+    assert all(MICRO.encode(MICRO.decode(params)) == params for params in made)
+    near = sum(sum(params[name] != parent[name] for name in parent) <= 10 for params in made)
+    assert 80 <= near <= 160
+    assert len({tuple(params.values()) for params in knowledge.candidates([], 50, rng)}) == 50
+
+
+def test_predicted_costs_are_the_measured_ones() -> None:
+    knowledge = SpaceCostModel(MICRO, search_config())
+    known = timed(60)
+    unseen = timed(90)[60:]
+    costs = knowledge.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen], told(known))
+    truth = np.log2([t.measurement.ratio for t in unseen if t.measurement])
+    assert np.median(np.abs(costs - truth)) < 0.15
+    assert np.corrcoef(costs, truth)[0, 1] > 0.95
+
+
+def test_without_measurements_costs_go_by_multiply_accumulates() -> None:
+    knowledge = SpaceCostModel(MICRO, search_config())
+    specs = [MICRO.sample(random.Random(i)) for i in range(30)]
+    costs = knowledge.costs([MICRO.encode(spec) for spec in specs], [])
+    by_macs = sorted(range(30), key=lambda i: -totals(specs[i], 64).macs)
+    agree = np.corrcoef(np.argsort(np.argsort(costs)), np.argsort(by_macs))[0, 1]
+    assert agree > 0.95
+
+
+def test_the_same_trials_give_the_same_costs_whatever_was_asked_before() -> None:
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20)]
+    used, fresh = SpaceCostModel(MICRO, search_config()), SpaceCostModel(MICRO, search_config())
+    used.costs(asked, told(timed(11)))
+    trials = told(timed(25))
+    assert list(used.costs(asked, trials)) == list(fresh.costs(asked, trials))
+
+
+def test_what_breaks_a_counted_limit_has_no_cost() -> None:
+    knowledge = SpaceCostModel(MICRO, search_config(limits={"max_params": 5e5}))
+    specs = [MICRO.sample(random.Random(i)) for i in range(40)]
+    costs = knowledge.costs([MICRO.encode(spec) for spec in specs], [])
+    assert list(np.isnan(costs)) == [totals(spec, 64).params > 5e5 for spec in specs]
+    assert 0 < np.isnan(costs).sum() < 40
+
+
+def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
+    """Latency as the inverse of the ratio, to a tenth; a third of all nets are within the limit."""
+    rng = random.Random(0)
+    known = [
+        replace(t, measurement=replace(t.measurement, latency_ms=5 / t.measurement.ratio * rng.uniform(0.9, 1.1)))
+        for t in timed(60)
+        if t.measurement
+    ]
+    unseen = timed(120)[60:]
+    latencies = np.array([5 / t.measurement.ratio for t in unseen if t.measurement])
+    limit = float(np.quantile(latencies, 1 / 3))
+    knowledge = SpaceCostModel(MICRO, search_config(limits={"max_latency_ms": limit}))
+    asked = [MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen]
+    left_out = np.isnan(knowledge.costs(asked, told(known)))
+    assert left_out[latencies > 1.3 * limit].all()
+    assert not left_out[latencies < limit].any()
+    assert not np.isnan(knowledge.costs(asked, told(known[:5]))).any()
+
+
+def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -> None:
+    """One net in ten is fast enough; where more MACs mean more quality the sampler is drawn to the others."""
+    infeasible = {}
+    for sampler in ("known-cost", "random"):
+        config = search_config(budget=10, sampler=sampler, baselines=(), limits={"max_latency_ms": 0.7})
+        loop = StudyLoop(new_store(tmp_path / sampler, config))
+        while (trial := loop.next_trial()) is not None:
+            macs = totals(ArchSpec.from_dict(trial.spec), 64).macs
+            numbers = replace(measurement(1e7 / macs), latency_ms=macs / 1e7)
+            trial = replace(trial, params=1, macs=macs, measurement=numbers)
+            if numbers.latency_ms > 0.7:
+                loop.report(replace(trial, state=TrialState.INFEASIBLE, reason="latency"))
+                continue
+            for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
+                trial = replace(trial, rungs=(*trial.rungs, rung(index, math.log(macs) / 20)), state=state)
+                if not loop.report(trial):
+                    break
+        infeasible[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
+    assert infeasible["random"] > 30
+    assert infeasible["known-cost"] < infeasible["random"] / 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"baseline": "eradio_pico"},
+        {"state": TrialState.FAILED, "failure": Failure.LOST_WORKER},
+        {"state": TrialState.INFEASIBLE},
+        {"rungs": ()},
+    ],
+)
+def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
+    (trial,) = told([replace(record(0, (0.2, 0.3), 2.0), **changes)])  # type: ignore[arg-type]
+    assert observe(trial) is None
+
+
+@pytest.mark.parametrize("rungs", [(), (0.2,)])
+def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
+    failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
+    (trial,) = told([failed])
+    assert observe(trial) == ((-math.inf,), 1.0)
+
+
+def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20)]
+    trials = told(timed(13))
+    resumed = SpaceCostModel(MICRO, search_config())
+    begun = SpaceCostModel(MICRO, search_config())
+    begun.costs(asked, trials[:4] + trials[5:])
+    assert list(begun.costs(asked, trials)) == list(resumed.costs(asked, trials))
+
+
+def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:
+    stopped = replace(record(0, (0.2,), 2.0), state=TrialState.STOPPED, measurement=measurement(4.0))
+    (trial,) = told([stopped])
+    assert observe(trial) == ((0.2,), 2.0)
+
+
+@pytest.mark.slow
+def test_known_cost_finds_more_than_random(tmp_path: Path) -> None:
+    """On the made-up landscape of the study's tests, through loop, rungs and store."""
+    volume = Counter[str]()
+    for sampler in ("known-cost", "random"):
+        config = search_config(budget=45, sampler=sampler, baselines=())
+        loop = StudyLoop(new_store(tmp_path / sampler, config))
+        drive(loop)
+        volume[sampler] = loop.front_summary()[1]  # type: ignore[assignment]
+    assert volume["known-cost"] > 1.3 * volume["random"]

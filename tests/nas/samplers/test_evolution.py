@@ -1,0 +1,44 @@
+"""Parents are those that trained longest; children are new."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from nas.samplers.evolution import Evolution
+from nas.study.records import TrialState
+from search_space import SPACES
+from tests.nas.study.builders import OBJECTIVES, record
+
+SPACE = SPACES["micro"]
+
+
+def test_random_until_the_population_is_there() -> None:
+    evolution = Evolution(SPACE, OBJECTIVES, population=4)
+    trials = [record(i, (0.1,), 1.0) for i in range(3)]
+    assert evolution._parents(trials) == []
+    assert len(evolution._parents([*trials, record(3, (0.1,), 1.0)])) == 4
+
+
+def test_rung_reached_comes_before_quality() -> None:
+    evolution = Evolution(SPACE, OBJECTIVES, population=2, parents=2)
+    short = [replace(record(i, (0.9,), 4.0), state=TrialState.STOPPED) for i in range(3)]
+    long = [record(10, (0.2, 0.3), 1.0), record(11, (0.2, 0.4), 2.0)]
+    parents = [spec.arch_id for spec in evolution._parents([*short, *long])]
+    assert parents == [long[1].arch_id, long[0].arch_id]
+
+
+def test_children_are_new_and_in_the_space() -> None:
+    evolution = Evolution(SPACE, OBJECTIVES, population=5)
+    trials = [record(i, (0.1 * i,), 1.0 + i) for i in range(8)]
+    seen = {t.arch_id for t in trials}
+    for seed in range(50):
+        child = evolution.propose(trials, random.Random(seed))
+        assert SPACE.contains(child)
+        assert child.arch_id not in seen
+
+
+def test_same_random_state_same_child() -> None:
+    evolution = Evolution(SPACE, OBJECTIVES, population=5)
+    trials = [record(i, (0.1 * i,), 1.0 + i) for i in range(8)]
+    assert evolution.propose(trials, random.Random(3)) == evolution.propose(trials, random.Random(3))

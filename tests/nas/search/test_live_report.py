@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from nas.search.session import REPORT_EVERY_S, REST, LiveReport, end
+from nas.study.loop import StudyLoop
+from nas.study.records import TrialState
+from nas.study.storage.store import read_study
+from tests.nas.study.builders import search_config
+from tests.nas.study.test_loop import drive, new_store
+from tests.reports import synthetic
+from tests.reports.synthetic import store_study
+
+
+@pytest.fixture
+def study():
+    return synthetic.study(3, baselines=False, only=TrialState.COMPLETE, budget=8)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_the_report_is_written_while_the_search_runs_and_then_rests(study, tmp_path):
+    store_study(study, tmp_path / "run")
+    clock, heard, said = Clock(), [], []
+    page = tmp_path / "run" / "report.html"
+    live = LiveReport(tmp_path / "run", lambda loop, record: heard.append(record.number), said.append, clock)
+
+    def tell(now_s: float, state: TrialState = TrialState.COMPLETE) -> bool:
+        """Whether a page was written, of a record that comes at this time."""
+        clock.now_s = now_s
+        page.unlink(missing_ok=True)
+        live(None, replace(study.trials[0], state=state))
+        return page.exists()
+
+    assert not tell(REPORT_EVERY_S - 1)
+    assert not tell(REPORT_EVERY_S, TrialState.RUNNING)
+    assert tell(REPORT_EVERY_S)
+    assert "3 of 8 evaluations" in page.read_text()
+    assert not tell(2 * REPORT_EVERY_S - 1)
+    assert tell(2 * REPORT_EVERY_S)
+    assert heard == [0] * 5
+    assert said == []
+
+
+def test_a_slow_report_rests_longer_and_one_that_fails_stops_nothing(tmp_path, study):
+    times = iter([0.0, 60.0, 64.0, 64.0 + 4 * REST - 1, 64.0 + 4 * REST, 400.0])
+    said: list[str] = []
+    live = LiveReport(tmp_path / "nowhere", lambda loop, record: None, said.append, lambda: next(times))
+    live(None, study.trials[0])  # takes four seconds to fail
+    assert len(said) == 1
+    live(None, study.trials[0])
+    assert len(said) == 1
+    live(None, study.trials[0])
+    assert len(said) == 2
+
+
+@pytest.fixture
+def loop(tmp_path):
+    loop = StudyLoop(new_store(tmp_path / "run", search_config(budget=2, baselines=())))
+    drive(loop)
+    return loop
+
+
+def test_a_last_report_that_fails_is_said_and_hides_nothing(loop, tmp_path, capsys):
+    (tmp_path / "run" / "report.html").mkdir()  # nothing can be written there
+    end(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
+    said = capsys.readouterr().out
+    assert "the report could not be written" in said
+    assert f"python -m reports {tmp_path / 'run'}" in said
+    assert read_study(tmp_path / "run").info.ledger
+
+
+@pytest.mark.parametrize("why", ["20 failed architectures in a row", None])
+def test_a_session_says_why_it_ended_before_its_budget(loop, tmp_path, why):
+    loop.gave_up = why
+    end(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
+    assert read_study(tmp_path / "run").info.sessions[-1].get("ending") == why

@@ -1,0 +1,261 @@
+"""The command as a person uses it: real teachers, a real Ray, a real study, a real report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.search.__main__ import main
+from nas.study.records import Study, TrialState
+from nas.study.storage.store import read_study
+from tests.nas.backend.sockets import is_loopback, listening_addresses
+from tests.reports.browser import needs_chromium, open_page
+from tests.waiting import PATIENCE_S, until
+
+pytestmark = pytest.mark.machine
+
+# What known-cost asks for hangs on measured times once eight are known, and these differ from run to run.
+SAME = ["--sampler", "evolution"]
+SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--measure-seconds", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(arguments: Sequence[str], cache: Path) -> list[str]:
+    return [sys.executable, "-m", "nas.search", *arguments, "--cache", str(cache)]
+
+
+def search(arguments: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(arguments, cache), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+@pytest.fixture(scope="module")
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with a budget of 4."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    result = search(["--budget", "4", *SAME, *SMALL, "--run", str(run)], cache)
+    assert result.returncode == 0, result.stderr
+    assert str(run / "report.html") in result.stdout
+    return run
+
+
+def losses(study: Study) -> dict[str, list[dict[str, float]]]:
+    """Losses of every rung that a trial reached, by architecture."""
+    return {t.arch_id: [r.losses for r in t.rungs] for t in study.trials if t.rungs}
+
+
+def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> None:
+    study = read_study(whole)
+    counted = [t for t in study.trials if t.counts]
+    assert len(counted) == len({t.arch_id for t in counted}) == 4
+    baselines = [t for t in study.trials if t.baseline]
+    assert [t.state for t in baselines] == [TrialState.COMPLETE] * 3
+    assert all(t.measurement and t.measurement.throughput_img_s > 0 and t.macs and t.params for t in counted)
+    complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    asked = {"knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in study.info.teachers)}
+    assert all(set(t.rungs[-1].metrics) == asked for t in complete)
+    kept = {f"{t.arch_id}{which}.safetensors" for t in complete for which in ("", ".heads")}
+    assert {path.name for path in (whole / "weights").iterdir()} == kept
+    assert study.info.ledger["measure"] > 0
+
+
+def test_report_of_the_real_search_shows_its_numbers(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    for trial in read_study(whole).trials:
+        assert trial.arch_id in page
+
+
+@needs_chromium
+def test_report_of_the_real_search_opens_in_a_browser_without_complaint(whole: Path, tmp_path: Path) -> None:
+    document, complaints = open_page(whole / "report.html", tmp_path)
+    assert complaints == []
+    assert "4 architectures were evaluated" in document
+    assert document.count("<svg") >= 3, "the charts were not drawn"
+
+
+def start(arguments: Sequence[str], cache: Path) -> subprocess.Popen[str]:
+    """The command under way, with a checkpoint every few steps."""
+    return subprocess.Popen(
+        command(arguments, cache),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    )
+
+
+def until_a_trial_ends(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " complete " in line or " stopped " in line:
+            return
+
+
+def until_a_checkpoint(run: Path, since: float = 0.0) -> Path:
+    """The checkpoint that is written first after `since`, seconds of the clock."""
+    found: list[Path] = []
+
+    def written() -> list[Path]:
+        for path in (run / "checkpoints").glob("*.pt"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime > since:
+                    found.append(path)
+        return found
+
+    until(written, every_s=0.01)
+    return found[0]
+
+
+def end(process: subprocess.Popen[str], ending: signal.Signals, run: Path) -> None:
+    """Interrupts the command, which says how to go on."""
+    process.send_signal(ending)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, errors
+    assert f"--resume {run}" in errors
+
+
+@pytest.mark.slow
+def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses(
+    whole: Path, cache: Path, tmp_path: Path
+) -> None:
+    """By Ctrl-C after a trial, and by SIGTERM in the middle of a rung, which goes on where its checkpoint stands."""
+    run = tmp_path / "run"
+    resume = ["--resume", str(run), "--workers", "1"]
+    before = listening_addresses()
+    process = start(["--budget", "4", *SAME, *SMALL, "--run", str(run)], cache)
+    until_a_trial_ends(process)
+    opened = listening_addresses() - before
+    assert opened, "Ray listens somewhere"
+    assert all(is_loopback(address) for address in opened)
+    end(process, signal.SIGINT, run)
+    finished = {t.number: t for t in read_study(run).trials if t.state is not TrialState.RUNNING}
+    assert finished
+
+    process = start(resume, cache)
+    until_a_checkpoint(run, since=time.time())
+    end(process, signal.SIGTERM, run)
+    (checkpoint,) = (run / "checkpoints").glob("*.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    torch.save(saved, checkpoint)
+    stale = checkpoint.with_suffix(".1.tmp")
+    stale.touch()
+
+    result = search(resume, cache)
+    assert result.returncode == 0, result.stderr
+    study = read_study(run)
+    assert {n: t for n, t in enumerate(study.trials) if n in finished} == finished
+    assert [t.arch_id for t in study.trials] == [t.arch_id for t in read_study(whole).trials]
+    (cut_off,) = (t for t in study.trials if t.arch_id == checkpoint.stem)
+    assert sum(rung.seconds for rung in cut_off.rungs) > 1000
+    assert not list((run / "checkpoints").iterdir())
+    # How far a trial gets also hangs on its measured speed; what it does on the way does not.
+    other = losses(read_study(whole))
+    assert losses(study).keys() == other.keys()
+    for arch_id, mine in losses(study).items():
+        common = min(len(mine), len(other[arch_id]))
+        assert mine[:common] == other[arch_id][:common]
+    assert len(study.info.sessions) == 3
+
+
+@pytest.mark.slow
+def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limited = ["--budget", "3", "--max-params", "6e5", "--sampler", "random", *SMALL, "--run", str(run)]
+    result = search(limited, cache)
+    assert result.returncode == 0, result.stderr
+    study = read_study(run)
+    infeasible = [t for t in study.trials if t.state is TrialState.INFEASIBLE]
+    assert infeasible
+    assert all(not t.rungs and "max-params" in (t.reason or "") for t in infeasible)
+    assert all(t.params and t.params <= 6e5 for t in study.trials if t.counts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget", "0"], "--budget"),
+        (["--budget", "-5"], "--budget"),
+        (["--sampler", "magic"], "evolution"),
+        (["--space", "giant"], "micro"),
+        (["--teachers", "nobody"], "lite0"),
+        (["--data", "imagefolder:/no/such/folder"], "/no/such/folder"),
+        (["--data", "pictures"], "imagefolder"),
+        (["--steps", "30,10"], "rising"),
+        (["--image-px", "50"], "multiple of 32"),
+        pytest.param(
+            ["--device", "cuda"], "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+        ),
+        (["--device", "cuda:1"], "cpu"),
+        (["--workers", "0"], "--workers"),
+        (["--time-limit", "0"], "--time-limit"),
+        (["--budget", "many"], "--budget"),
+        (["--steps", "a,b"], "--steps"),
+        (["--colour", "red"], "--colour"),
+        (["--val-images", "1"], "--val-images"),
+        (["--device", "tpu"], "cpu"),
+        (["--max-params", "-1"], "--max-params"),
+        (["--resume", "/no/such/run"], "/no/such/run"),
+        (["--run", "/proc/nowhere/run"], "/proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str],
+    words: str,
+    cache: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = {"--resume", "--val-images"} & set(arguments)
+    small = [] if given else ["--train-images", "256", "--val-images", "64"]
+    run = [] if {"--resume", "--run"} & set(arguments) else ["--run", str(tmp_path / "run")]
+    try:
+        code = main([*arguments, *small, *run, "--cache", str(cache)])
+    except SystemExit as stop:  # as argparse ends the program
+        code = stop.code
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert words in errors
+    assert len([line for line in errors.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_resume_with_other_settings_is_refused_with_the_difference(whole: Path, cache: Path) -> None:
+    result = search(["--resume", str(whole), "--seed", "3"], cache)
+    assert result.returncode == 2
+    assert "seed: 0 -> 3" in result.stderr
+
+
+def test_existing_study_is_not_overwritten(whole: Path, cache: Path) -> None:
+    result = search(["--run", str(whole)], cache)
+    assert result.returncode == 2
+    assert "--resume" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.slow
+def test_full_disk_is_one_line_and_keeps_what_was_finished(cache: Path, whole: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("this machine does not allow a mount")
+    try:
+        result = search(["--budget", "8", *SMALL, "--run", str(disk / "run")], cache)
+        assert result.returncode == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        assert "full" in result.stderr or "No space left" in result.stderr
+        assert any(t.state is TrialState.COMPLETE for t in read_study(disk / "run").trials)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

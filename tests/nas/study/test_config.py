@@ -1,0 +1,108 @@
+"""Settings that cannot be are refused by name; settings survive their JSON form."""
+
+import json
+
+import pytest
+
+from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.limits import LimitError
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": 0}, "--budget: 0"),
+        ({"budget": -3}, "--budget: -3"),
+        ({"eta": 1}, "eta: 1"),
+        ({"measure_seconds": 0}, "measure_seconds"),
+        ({"train_images": 4}, "at least a batch"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        SearchConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{"max_params": 0}, {"max_flops": 1}])
+def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(LimitError, match=r"max.params"):
+        SearchConfig(limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ranks": 0}, "ranks: 0"),
+        ({"batch_size": 1}, "batch_size: 1"),
+        ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
+        ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
+        ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
+        ({"groups": (Group((), 8, (64,)),)}, "needs teachers"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DistillConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [(), (0, 10), (30, 10), (10, 10)])
+def test_rungs_must_rise(steps: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="rising"):
+        DistillConfig(rung_steps=steps)
+
+
+def test_json_round_trip_and_differences() -> None:
+    config = SearchConfig(budget=7, limits={"max_params": 1e6}, distill=DistillConfig(rung_steps=(5, 15)))
+    again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.differences(SearchConfig.from_dict({**config.to_dict(), "seed": 3})) == ["seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"balance": "magic"}, "balance: 'magic': choose one of fixed"),
+        ({"accumulate": 5}, "batch_size: 32: must be a multiple of accumulate"),
+        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine' trains directions only"),
+        ({"summary_loss": "angle", "score": "both"}, "summary_loss: 'angle' trains directions only"),
+        ({"warmup_steps": 0}, "warmup_steps: 0: must be 1 or more"),
+        ({"learning_rate": 0}, "must be over 0"),
+        ({"max_grad_norm": -1}, "max_grad_norm: -1: must be over 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
+        ({"ema_decay": 1}, "ema_decay: 1: must be at least 0 and below 1"),
+        ({"groups": [{"teachers": "lite0", "batch_size": 8, "image_px": [64]}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": "many", "image_px": [64]}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": []}]}, "needs teachers, sizes and a rate"),
+        ({"weights": {"lite0": 0}}, "weights: lite0: 0"),
+        ({"weights": {"lite0": "much"}}, "weights: lite0: much"),
+        ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [96]}]}, "groups: 96 px: .* at most image_px"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [64], "rate": 0}]}, "rate over 0"),
+    ],
+)
+def test_impossible_recipes_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DistillConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_recipes_name_the_teachers_of_their_study() -> None:
+    group = {"teachers": ["a"], "batch_size": 8, "image_px": [64]}
+    DistillConfig(weights={"a": 2, "b/spatial": 1}).check_teachers(["a", "b"])
+    with pytest.raises(ConfigError, match="weights: no teacher 'c'"):
+        DistillConfig(weights={"c": 2}).check_teachers(["a", "b"])
+    with pytest.raises(ConfigError, match="groups: teacher 'b' is in none"):
+        DistillConfig(groups=(group,)).check_teachers(["a", "b"])  # type: ignore[arg-type]
+
+
+def test_recipes_with_groups_survive_json() -> None:
+    group = Group(("a",), 8, (32, 64), 0.5)
+    config = SearchConfig(distill=DistillConfig(groups=(group,), weights={"a": 2.0}, balance="drop"))
+    again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert not again.differences(config)
+
+
+def test_a_study_from_before_arms_goes_on():
+    old = SearchConfig().to_dict()
+    del old["measure_arm"]
+    assert SearchConfig.from_dict({**old, "measure_precision": "bf16"}).measure_arm == "eager+bf16+channels-last+fused"

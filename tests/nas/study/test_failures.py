@@ -1,0 +1,70 @@
+"""What becomes of a trial that failed."""
+
+from __future__ import annotations
+
+import errno
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.backend.trial import diagnose
+from nas.distill.trainer import TrainingError
+from nas.measure import MeasurementError
+from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_s
+
+
+@given(st.sampled_from(Failure), st.integers(1, 5))
+def test_nothing_is_run_a_third_time(failure: Failure, tries: int) -> None:
+    assert not (tries >= 2 and decide_retry(failure, tries) is RetryDecision.AGAIN)
+
+
+def test_once_more_only_where_that_can_help() -> None:
+    again = {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.AGAIN}
+    assert again == {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER}
+    assert {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.END} == {Failure.FULL_DISK}
+    assert decide_retry(Failure.FULL_DISK, 2) is RetryDecision.END
+    assert decide_retry(None, 1) is RetryDecision.FAILED, "a record of before"
+
+
+def test_a_time_limit_follows_the_median_of_enough_earlier_trials() -> None:
+    assert time_limit_s([], 7.0) == time_limit_s([900.0] * 9, 7.0) == 7.0
+    assert time_limit_s([100.0] * 4) == math.inf
+    assert time_limit_s([100.0, 100.0, 100.0, 100.0, 9000.0]) == 1000.0
+    assert time_limit_s([1.0] * 5) == 600.0, "short stages are not worth a risk"
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as found:
+        return found
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "reason"),
+    [
+        (TrainingError("the loss is not finite at step 3"), Failure.NOT_FINITE, "the loss is not finite at step 3"),
+        (MeasurementError("hang", "no result after 5 s"), Failure.HANG, "measuring: hang: no result after 5 s"),
+        (MeasurementError("crash", "SIGSEGV"), Failure.LOST_WORKER, "measuring: crash: SIGSEGV"),
+        (MeasurementError("wrong output", "not finite"), Failure.WRONG_OUTPUT, "measuring: wrong output: not finite"),
+        (OSError(errno.ENOSPC, "No space left on device"), Failure.FULL_DISK, "the disk is full: "),
+        (RuntimeError("PytorchStreamWriter failed writing file data/1"), Failure.FULL_DISK, "the disk is full: "),
+        (OSError(errno.EACCES, "Permission denied"), Failure.ERROR, "PermissionError: "),
+        (ValueError("no such block"), Failure.ERROR, "ValueError: no such block (test_failures.py:"),
+    ],
+)
+def test_errors_are_told_apart(error: Exception, failure: Failure, reason: str) -> None:
+    found, words = diagnose(raised(error), "cpu")
+    assert found is failure
+    assert words.startswith(reason)
+
+
+def test_an_allocation_that_fails_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**56)
+    failure, reason = diagnose(caught.value, "cpu")
+    assert failure is Failure.MEMORY_SHARED, "a host's memory is everybody's"
+    assert "memory" in reason

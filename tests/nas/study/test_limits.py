@@ -1,0 +1,120 @@
+"""The one table of hard limits: how they are read off, judged, spelt, and refused where nobody could tell."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.profile.__main__ import main as profile_main
+from nas.profile.arguments import parser as profile_parser
+from nas.search import arguments
+from nas.search.__main__ import main as search_main
+from nas.select.__main__ import _parser as select_parser
+from nas.study.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
+from tests.nas.study.builders import measurement, record
+
+MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)
+TRIAL = replace(record(1, (0.1, 0.2), 2.0), params=2_000_000, macs=30_000_000, measurement=MEASURED)
+
+
+def test_values_are_in_the_unit_of_the_bound() -> None:
+    assert {name: limit.value(TRIAL) for name, limit in LIMITS.items()} == {
+        "max_params": 2e6,
+        "max_gmacs": 0.03,
+        "max_latency_ms": 3.0,
+        "max_memory_mib": 5.0,
+        "min_throughput_img_s": 2000.0,
+    }
+
+
+def test_a_value_is_known_only_where_it_was_counted_or_measured() -> None:
+    bare = replace(TRIAL, params=None, measurement=None)
+    known = {name for name, limit in LIMITS.items() if limit.value(bare) is not None}
+    assert known == {"max_gmacs"}
+    assert {name for name, limit in LIMITS.items() if limit.measured} == {
+        "max_latency_ms", "max_memory_mib", "min_throughput_img_s",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "answer"),
+    [
+        ("max_latency_ms", 9.9, Compliance.KEPT),
+        ("max_latency_ms", 10.0, Compliance.KEPT),
+        ("max_latency_ms", 10.1, Compliance.BROKEN),
+        ("min_throughput_img_s", 9.9, Compliance.BROKEN),
+        ("min_throughput_img_s", 10.0, Compliance.KEPT),
+        ("min_throughput_img_s", 10.1, Compliance.KEPT),
+        ("max_params", None, Compliance.UNKNOWN),
+        ("min_throughput_img_s", None, Compliance.UNKNOWN),
+        ("max_latency_ms", math.nan, Compliance.UNKNOWN),
+        ("min_throughput_img_s", math.nan, Compliance.UNKNOWN),
+    ],
+)
+def test_a_limit_is_kept_broken_or_unknown(name: str, value: float | None, answer: Compliance) -> None:
+    assert LIMITS[name].compliance(value, 10.0) is answer
+
+
+def test_measured_limits_wait_for_the_measurement_and_counted_ones_do_not() -> None:
+    limits = {"max_latency_ms": 1.0, "max_params": 1e6}
+    assert (broken_limit(CountedCosts(2_000_000, 1), limits) or "").startswith("max-params")
+    assert broken_limit(CountedCosts(1_000_000, 1), limits) is None
+    assert (broken_limit(replace(TRIAL, params=1), limits) or "").startswith("max-latency-ms")
+    assert broken_limit(TRIAL, {"max_latency_ms": 3.0, "max_params": 2e6, "min_throughput_img_s": 2000.0}) is None
+
+
+def test_memory_is_that_of_tensors_and_what_is_unknown_is_not_kept() -> None:
+    assert broken_limit(TRIAL, {"max_memory_mib": 5.0}) is None  # the driver's 500 MiB are none of it
+    blind = replace(TRIAL, measurement=replace(MEASURED, peak_memory_mib=None))
+    assert (broken_limit(blind, {"max_memory_mib": 1000.0}) or "").startswith("max-memory-mib: unknown")
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_a_bound_is_a_positive_number(bound: float) -> None:
+    with pytest.raises(LimitError, match="--min-throughput: "):
+        check_bounds({"min_throughput_img_s": bound})
+
+
+def test_a_limit_that_no_measurement_tells_is_refused() -> None:
+    check_knowable(["max_latency_ms", "max_params"], {"peak_memory_mib"}, "here")
+    with pytest.raises(LimitError, match=r"--max-memory-mib: .* here"):
+        check_knowable(["max_params", "max_memory_mib"], {"peak_memory_mib"}, "here")
+
+
+@pytest.mark.parametrize("parser", [arguments.parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
+def test_every_command_spells_the_limits_alike(parser: argparse.ArgumentParser) -> None:
+    actions = {action.dest: action for action in parser._actions}
+    for limit in LIMITS.values():
+        assert actions[limit.name].option_strings == [limit.flag]
+        assert actions[limit.name].help.startswith(limit.help)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("arm", ["compiled", "onnxruntime", "reduce-overhead"])
+def test_a_search_refuses_a_limit_that_its_runtime_cannot_tell(
+    arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr("nas.search.__main__.search", lambda *_: 0)  # what is not refused ends here
+    refused = ["--max-memory-mib", "100", "--device", "cpu", "--arm", arm]
+    assert search_main([*refused, "--run", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --max-memory-mib")
+    assert not run.exists()
+    with pytest.raises(LimitError, match="--max-memory-mib"):  # a plan's config is made by the same function
+        arguments.new_config(vars(arguments.parser().parse_args([*refused, "--plan"])))
+
+
+def test_a_profile_refuses_a_limit_that_its_runtime_cannot_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
+    monkeypatch.setattr("nas.profile.__main__._space", lambda command, request: 0)
+    space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
+    for more in (["--seconds", "9", "--arm", "compiled"], []):
+        assert profile_main([*space, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --max-memory-mib")

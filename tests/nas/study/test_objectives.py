@@ -1,0 +1,155 @@
+"""What a search can optimise: one objective, the usual two, or more."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.samplers import make_sampler
+from nas.samplers.cost_model import SpaceCostModel
+from nas.search.__main__ import main
+from nas.search.arguments import new_config, parser
+from nas.study.config import ConfigError
+from nas.study.loop import StudyLoop
+from nas.study.objectives import OBJECTIVES, ObjectiveSpec, objectives, unknown_before_training
+from nas.study.pareto import coordinates, front, hypervolume, reference_point
+from nas.study.records import Objective, StudyInfo, TrialState
+from nas.study.storage.store import Store, read_study
+from search_space import SPACES, ArchSpec
+from tests.nas.study.builders import measurement, record, rung, search_config, study_info
+from tests.waiting import PATIENCE_S
+
+THREE = ("quality", "throughput", "params")
+MICRO = SPACES["micro"]
+
+
+def info(names: tuple[str, ...], **settings: object) -> StudyInfo:
+    config = search_config(objectives=names, baselines=(), **settings)
+    return replace(study_info(config), objectives=objectives(names, "spatial"))
+
+
+def test_coordinates_are_in_doublings_and_more_is_better() -> None:
+    trial = replace(record(0, (0.2, 0.4), 2.0), params=2**20, macs=2**25)
+    sought = objectives(("throughput", "quality", "latency", "memory", "params", "macs"), "spatial")
+    assert coordinates(trial, sought, 1) == (1.0, 0.4, 0.0, -math.log2(10), -20.0, -25.0)
+    assert coordinates(trial, sought, 0) == (1.0, 0.2, 0.0, -math.log2(10), -20.0, -25.0)
+    assert coordinates(trial, sought, 2) is None
+    assert trial.measurement is not None
+    blind = replace(trial, measurement=replace(trial.measurement, peak_memory_mib=None))
+    assert coordinates(blind, sought, 1) is None
+
+
+def test_every_objective_has_its_own_name_and_a_reference_that_counts() -> None:
+    for name, goal in OBJECTIVES.items():
+        assert goal.objective.name == name
+        assert all(math.isfinite(value) for value in reference_point([goal.objective]))
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "random", "nsga2", "tpe"])
+def test_a_study_of_three_objectives_has_their_front_and_their_hypervolume(tmp_path: Path, sampler: str) -> None:
+    about = info(THREE, budget=24, sampler=sampler)
+    config = search_config(objectives=THREE, budget=24, sampler=sampler)
+    loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
+    while (trial := loop.next_trial()) is not None:
+        net = int(trial.arch_id[:8], 16)
+        known = {"params": 10**5 + net % 10**5, "macs": 1, "measurement": measurement(1.0 + net % 7)}
+        trial = replace(trial, rungs=(rung(0, net % 11 / 11),), **known)  # type: ignore[arg-type]
+        if loop.report(trial):
+            loop.report(replace(trial, rungs=(*trial.rungs, rung(1, net % 13 / 13)), state=TrialState.COMPLETE))
+    done = [t for t in read_study(tmp_path).trials if t.state is TrialState.COMPLETE]
+    rows = [(t.rungs[1].quality, math.log2(t.measurement.ratio), -math.log2(t.params)) for t in done]  # type: ignore
+    behind = [any(all(x >= y for x, y in zip(a, b, strict=True)) and a != b for a in rows) for b in rows]
+    assert loop.front_summary() == (behind.count(False), pytest.approx(hypervolume(rows, (0, -3, -math.log2(1e9)))))
+    assert sorted(front(rows)) == [i for i, over in enumerate(behind) if not over]
+    assert 0 < sum(t.state is TrialState.STOPPED for t in loop.trials.values()) < 24
+
+
+def test_quality_alone_is_a_search_too(tmp_path: Path) -> None:
+    about, config = info(("quality",), budget=14), search_config(objectives=("quality",), budget=14)
+    config = replace(config, sampler="known-cost")
+    loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
+    while (trial := loop.next_trial()) is not None:
+        trial = replace(trial, params=1, macs=1, measurement=measurement(1.0), rungs=(rung(0, trial.number / 20),))
+        if loop.report(trial):
+            loop.report(replace(trial, rungs=(*trial.rungs, rung(1, trial.number / 20)), state=TrialState.COMPLETE))
+    assert loop.front_summary() == (1, pytest.approx(13 / 20))
+
+
+def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
+    about = info(("quality", "memory"), budget=4)
+    config = search_config(objectives=("quality", "memory"), budget=4)
+    loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
+    trial = loop.next_trial()
+    assert trial is not None
+    blind = replace(measurement(1.0), peak_memory_mib=None)
+    assert not loop.report(replace(trial, params=1, macs=1, measurement=blind))
+    kept = loop.trials[trial.number]
+    assert (kept.state, kept.reason) == (TrialState.INFEASIBLE, "unknown of this device: peak memory")
+
+
+@pytest.mark.parametrize("cost", ["params", "macs"])
+def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
+    trials = [record(number, (0.1,), 1.0) for number in range(3)]
+    knowledge = SpaceCostModel(MICRO, search_config(), cost)
+    from nas.measure.counts.totals import totals
+
+    wanted = [-math.log2(getattr(totals(ArchSpec.from_dict(t.spec), 64), cost)) for t in trials]
+    assert list(knowledge.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])) == wanted
+
+
+def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
+    asked = vars(parser().parse_args(["--objectives", "quality, throughput,params"]))
+    assert new_config(asked).objectives == THREE
+    assert new_config(asked).sampler == "evolution"
+    assert new_config(vars(parser().parse_args([]))).sampler == "known-cost"
+    for others in ("quality,latency", "throughput,quality"):
+        assert new_config(vars(parser().parse_args(["--objectives", others]))).sampler == "evolution"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--objectives", "quality,speed"], "error: --objectives: unknown 'speed'; choose from: quality, throughput"),
+        (["--objectives", "throughput"], "error: --objectives: throughput: needs quality"),
+        (["--objectives", "quality,quality"], "error: --objectives: quality,quality: needs quality, and each but once"),
+        (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost takes quality alone, or quality"),
+        (["--objectives", "quality,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_what_only_a_trained_net_has_is_not_asked_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    goal = ObjectiveSpec(
+        Objective("knn", "", "", 0.0), lambda trial, rung: trial.rungs[rung].metrics["knn"], trained=True
+    )
+    monkeypatch.setitem(OBJECTIVES, "knn", goal)
+    measured = replace(record(0, (), 1.0), rungs=())
+    assert unknown_before_training(measured, objectives(("quality", "knn"), "spatial")) == []
+
+
+@pytest.mark.parametrize("command", ["nas.retrain", "nas.remeasure"])
+def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str) -> None:
+    about = info(("quality", "params"))
+    config = search_config(objectives=("quality", "params"))
+    Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives))
+    words = [sys.executable, "-m", command, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    line = f"error: {command}: the study's objectives are quality, params; it takes quality and throughput"
+    assert (done.returncode, done.stderr.strip()) == (2, line)
+
+
+def test_a_resumed_study_keeps_its_objectives() -> None:
+    config = search_config()
+    assert config.differences(replace(config, objectives=THREE)) == [
+        "objectives: ['quality', 'throughput'] -> ['quality', 'throughput', 'params']"
+    ]
+    with pytest.raises(ConfigError, match="unknown 'size'"):
+        search_config(objectives=("quality", "size"))

@@ -1,0 +1,203 @@
+"""What the commands share: ``--help``, repeatable ``NAME=FILE`` options."""
+
+import errno
+import importlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nas.cli import EXIT_CODES, exit_code
+from nas.data.dataset import DataError, DataUnavailable
+from nas.search.arguments import parser
+from nas.study.storage.errors import DatabaseUnavailable, StoreError, translate_errors
+from nas.teachers.base import TeacherError, TeacherUnavailable
+
+
+def test_named_files_are_gathered() -> None:
+    given = ["--teachers", "a.x@224,b", "--teacher", "a.x@224=one.safetensors", "--teacher", "b=~/two=2.safetensors"]
+    arguments = vars(parser().parse_args(given))
+    assert arguments["teachers"] == "a.x@224,b"
+    assert arguments["teacher"] == {
+        "a.x@224": Path("one.safetensors"),
+        "b": Path("~/two=2.safetensors").expanduser(),
+    }
+    assert "teacher" not in vars(parser().parse_args([]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--teacher", "a"], "'a': must be NAME=FILE"),
+        (["--teacher", "=f"], "must be NAME=FILE"),
+        (["--teacher", "a="], "must be NAME=FILE"),
+        (["--teacher", "a=f", "--teacher", "a=g"], "a: a file was given twice"),
+    ],
+)
+def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(given)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+COMMANDS = (
+    "nas.search",
+    "nas.profile.__main__",
+    "nas.plan.__main__",
+    "nas.replay.__main__",
+    "nas.retrain.__main__",
+    "nas.remeasure.__main__",
+    "nas.select.__main__",
+    "nas.export.__main__",
+    "nas.cache.__main__",
+    "reports.__main__",
+    "reports.compare.__main__",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single % in a help text is enough to break it."""
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(name).main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "\nexamples:\n  python -m " in shown
+    assert shown.endswith(EXIT_CODES)
+
+
+def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), interrupted="all is well") == 130
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "interrupted; all is well\n"
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7) == 7
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_of_a_program_can_run_a_command() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3)))
+    thread.start()
+    thread.join()
+    assert codes == [3]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError, 2),
+        (OverflowError, 2),
+        (FileNotFoundError, 2),
+        (StoreError, 2),
+        (DataError, 2),
+        (TeacherError, 2),
+        (OSError, 1),
+        (RuntimeError, 1),
+        (MemoryError, 1),
+        (DatabaseUnavailable, 1),
+        (DataUnavailable, 1),
+        (TeacherUnavailable, 1),
+    ],
+)
+def test_an_error_is_one_line_that_says_where_it_was_cut(
+    error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error("a\nb " + 600 * "c")
+
+    assert exit_code(fail) == code
+    told = capsys.readouterr().err
+    assert told.startswith("error: a b ccc")
+    assert told.endswith("c…\n")
+    assert len(told) == len("error: \n") + 500
+
+
+def test_a_full_disk_is_a_failure_and_a_file_that_is_not_there_is_not(tmp_path: Path) -> None:
+    def fill() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "study.db")
+
+    assert exit_code(fill) == 1
+    assert exit_code(lambda: len((tmp_path / "no").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (sqlite3.OperationalError("database or disk is full"), 1),
+        (sqlite3.OperationalError("disk I/O error"), 1),
+        (OSError(errno.EIO, "Input/output error"), 1),
+        (sqlite3.DatabaseError("file is not a database"), 2),
+        (KeyError("info"), 2),
+    ],
+)
+def test_a_study_that_cannot_be_written_is_a_failure_and_one_that_is_none_is_not(cause: Exception, code: int) -> None:
+    def work() -> int:
+        with translate_errors("the study cannot be written"):
+            raise cause
+
+    assert exit_code(work) == code
+
+
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_networks")])
+def test_memory_that_runs_out_is_one_line_and_code_1(
+    command: str, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(command)
+
+    def fail(*given: object) -> int:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(module, work, fail)
+    words = {"nas.search": ["--run", str(tmp_path / "run")], "nas.profile": ["--arch", "eradio_femto"]}
+    assert module.main(words[command]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: [enforce fail")
+
+
+@pytest.mark.parametrize("command", ["nas.search", "nas.profile"])
+def test_every_command_is_ended_by_signals_in_one_way(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(command)
+    monkeypatch.setattr(module, "_command", lambda *given: signal.raise_signal(signal.SIGTERM))
+    assert module.main(["--arch", "eradio_femto"] if command == "nas.profile" else []) == 130
+    assert capsys.readouterr().err.startswith("interrupted; ")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RecursionError, TypeError])
+def test_a_fault_of_ours_is_not_called_bad_input(error: type[Exception]) -> None:
+    def fail() -> int:
+        raise error("ours")
+
+    with pytest.raises(error):
+        exit_code(fail)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
+def test_a_process_counts_the_cpus_that_it_may_use() -> None:
+    code = (
+        "import os, sys; from nas.cli import cpu_count; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        " print(cpu_count(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
