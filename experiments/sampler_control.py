@@ -18,9 +18,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.storage.store import read_study
 from nas.study.pareto import coordinates, finished_points, front, hypervolume, reference_point
 from nas.study.records import Study, TrialRecord, TrialState
-from nas.study.storage.store import read_study
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.storage.store import StoreError, read_study
 from nas.study.pareto import coordinates, hypervolume, reference_point
 from nas.study.records import Study, TrialState
-from nas.study.storage.store import StoreError, read_study
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.cli import OneLineParser, exit_code
-from nas.study.storage.store import read_study
+from nas.storage.store import read_study
 from reports.dataframe import save_csv, save_parquet, trial_frame
 from reports.page import REPORT_FILE, write_page
 from reports.paper_figures import draw, save

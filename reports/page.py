@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from nas.analysis.remeasuring import DISTURBED
 from nas.files import atomic_write
+from nas.storage.store import read_study
 from nas.study.records import Measurement, Study
 from nas.study.redaction import public_info
-from nas.study.storage.store import read_study
 from reports import sentences
 from reports.charts import (
     Specification,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.analysis.retraining import retraining_json, summarize_retraining
+from nas.storage.location import holds_study
+from nas.storage.store import Store
 from nas.study.records import Study
-from nas.study.storage.location import holds_study
-from nas.study.storage.store import Store
 
 
 def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:

@@ -29,11 +29,11 @@ from typing import Any
 
 from experiments.benchmarks.postgres import Server, server
 from nas.samplers import make_sampler
+from nas.storage.errors import retry_while_unavailable
+from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.study.storage.errors import retry_while_unavailable
-from nas.study.storage.store import Store, read_study
 from search_space import SPACES
 
 OBJECTIVES = (Objective("quality", "", "", reference=0.0), Objective("throughput", "", "x", reference=0.125, log=True))

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.cache import open_targets
+from nas.storage.store import STUDY_FILE, read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
-from nas.study.storage.store import STUDY_FILE, read_study
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.nas.backend.test_cluster import begun_again, journal
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import SPACES
 
 OBJECTIVES = (Objective("quality", "quality", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))

@@ -23,8 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.storage.store import read_study
 from nas.study.records import Objective, Study, TrialState
-from nas.study.storage.store import read_study
 from reports.page import write_page
 from tests.reports import synthetic
 

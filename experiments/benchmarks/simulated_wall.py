@@ -20,10 +20,10 @@ from typing import Any
 
 from nas.backend.simulated import Cluster, SimulatedSearch
 from nas.plan.forecast import LEARNING, Candidate, TrialTimes, Workload, simulate_candidates
+from nas.storage.store import read_study
 from nas.study.config import SearchConfig
 from nas.study.pareto import coordinate
 from nas.study.records import Study
-from nas.study.storage.store import read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"

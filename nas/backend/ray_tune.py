@@ -1,8 +1,9 @@
 """Run a `StudyLoop` with Ray Tune, on this machine or on a cluster.
 
 The loop decides, Tune places the work. `LoopSearcher` hands the loop's next trial to Tune. `LoopScheduler` reports
-every result to the loop and stops the trials that the loop stops, so that their workers take the next trial at once. The loop
-also decides on retries: a retry is a new trial to Tune. No data structure here grows with the number of ended trials.
+every result to the loop and stops the trials that the loop stops, so that their workers take the next trial at once.
+The loop also decides on retries: a retry is a new trial to Tune. No data structure here grows with the number of ended
+trials. Everything worth keeping is in the study's store before Tune hears of it, so Tune's own files are scratch.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed, checkpoint_path
 from nas.measure.environment import device_kind
+from nas.storage.store import StoreError
 from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
-from nas.study.storage.store import StoreError
 
 _MOMENT_S = 0.05  # between two questions of a driver that only waits for others: Tune asks without a pause
 

@@ -16,9 +16,9 @@ from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
 from nas.export.bundle import check_room, check_writable, write_bundle
 from nas.export.card import REPORT, CardData
+from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, Study, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8

@@ -37,10 +37,10 @@ from nas.measure.device_lock import measuring
 from nas.measure.service import MeasurementService
 from nas.plan.forecast import TrialTimes, study_info
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import SPACES, ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed

@@ -14,9 +14,9 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.tables import show_remeasuring
 from nas.cli import INTERRUPTED, StageProgress, exit_code, stderr_console, stdout_console
 from nas.remeasure.arguments import RemeasureSettings, parse
+from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Study
-from nas.study.storage.store import Store
 
 if TYPE_CHECKING:
     from nas.remeasure.measuring import Remeasuring

@@ -21,11 +21,11 @@ from nas.replay.nasbench201 import EDGES, KNOWN_COST, CellSpace, PublishedTable,
 from nas.replay.tables import Array, shares, whole_volume
 from nas.samplers import make_sampler
 from nas.samplers.known_cost import KnownCostSampler, Observed
+from nas.storage.store import Store
 from nas.study.architectures import varied
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
-from nas.study.storage.store import Store
 
 # Of an emulated rung: by how much the accuracy falls short, and the deviation of what else it differs by, in units of
 # the deviation of accuracies over the reference, both in proportion to the training that is missing.

@@ -20,10 +20,10 @@ from nas.analysis.selection import FrontCandidate, candidates_to_retrain, comple
 from nas.analysis.tables import show_retraining
 from nas.cli import INTERRUPTED, StageProgress, cache_root, exit_code, one_line, stderr_console, stdout_console
 from nas.retrain.arguments import PICTURE, RetrainSettings, parse
+from nas.storage.store import Store, StoreError
 from nas.study.config import SearchConfig
 from nas.study.objectives import check_plane
 from nas.study.records import Retraining, Study
-from nas.study.storage.store import Store, StoreError
 
 if TYPE_CHECKING:
     from nas.backend.pool import TrainingProgress

@@ -1,6 +1,6 @@
 """Samplers by name: ours and Optuna's own, all plain `optuna.samplers.BaseSampler`.
 
-Beside `nas.study.storage.store` the one module that names optuna.
+Beside `nas.storage.store` the one module that names optuna.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
+from nas.storage.store import records
 from nas.study.architectures import Architecture, Architectures
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.pareto import reference_point
 from nas.study.records import Objective
-from nas.study.storage.store import records
 from search_space import Space
 
 KNOWN_COSTS = ("throughput", "params", "macs")  # keys of nas.samplers.cost_model.COSTS

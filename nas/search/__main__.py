@@ -11,7 +11,7 @@ from typing import Any
 from nas.cli import checkpoint_interval_s, exit_code, stderr_console
 from nas.search.arguments import check_flags, parser, wishes
 from nas.search.session import hide_password, search
-from nas.study.storage.location import holds_study
+from nas.storage.location import holds_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:

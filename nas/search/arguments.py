@@ -12,6 +12,7 @@ from typing import Any
 
 from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count
 from nas.samplers import SAMPLERS, check_objectives, takes
+from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import (
     BALANCES,
@@ -25,7 +26,6 @@ from nas.study.config import (
 )
 from nas.study.limits import add_limit_flags, check_knowable, given_limits
 from nas.study.objectives import OBJECTIVES
-from nas.study.storage.store import Store, StoreError
 from search_space import SPACES, preset
 
 _EXAMPLES = """examples:

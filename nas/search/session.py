@@ -31,6 +31,8 @@ from nas.cli import (
 from nas.samplers import make_sampler
 from nas.search.arguments import default_workers
 from nas.search.progress import SearchProgress
+from nas.storage.location import password_of, without_password
+from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
@@ -38,8 +40,6 @@ from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialRecord, TrialState, spent
 from nas.study.redaction import public_word
-from nas.study.storage.location import password_of, without_password
-from nas.study.storage.store import Store, StoreError
 from search_space import SPACES
 
 REPORT_EVERY_S = 60.0  # at most, while the search runs

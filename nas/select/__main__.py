@@ -14,8 +14,8 @@ from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, summarize_
 from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
 from nas.analysis.tables import show_answer
 from nas.cli import OneLineParser, exit_code, stdout_console
+from nas.storage.store import Store
 from nas.study.limits import add_limit_flags, given_limits
-from nas.study.storage.store import Store
 
 NOTHING_FITS = 1  # exit code
 

@@ -1,9 +1,9 @@
 """The loop of a search, free of Ray and torch: which trial runs next, which trial continues, when the search ends.
 
 A driver calls `next_trial` when a worker is free, `report` with every record that a worker sends, and `report_lost`
-when a worker died. `nas.study.failures` decides whether a failed trial is run again. Every call stores its outcome before it
-returns, so a killed driver loses nothing. Several drivers may work on one study: one asks at a time, and each reads
-what the others have stored.
+when a worker died. `nas.study.failures` decides whether a failed trial is run again. Every call stores its outcome
+before it returns, so a killed driver loses nothing. Several drivers may work on one study: one asks at a time, and each
+reads what the others have stored.
 """
 
 from __future__ import annotations

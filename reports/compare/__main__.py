@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.cli import OneLineParser, exit_code
-from nas.study.storage.store import read_study
+from nas.storage.store import read_study
 from reports.compare.comparison import MAX_STUDIES, compare_studies
 from reports.compare.comparison_page import write_comparison
 

@@ -15,7 +15,7 @@ import pytest
 from nas.cli import EXIT_CODES, exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.arguments import parser
-from nas.study.storage.errors import DatabaseUnavailable, StoreError, translate_errors
+from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.teachers.base import TeacherError, TeacherUnavailable
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from nas.storage.store import Store
 from nas.study.records import (
     HeadFacts,
     Measurement,
@@ -22,7 +23,6 @@ from nas.study.records import (
     TrialRecord,
     TrialState,
 )
-from nas.study.storage.store import Store
 from search_space import SPACES, ArchSpec, preset
 
 TEACHERS = ("efficientnet_lite0", "hed", "xfeat")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.study.storage.store import read_study
+from nas.storage.store import read_study
 from reports.__main__ import main
 from reports.page import build_report
 from reports.summary import summarize

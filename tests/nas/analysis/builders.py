@@ -9,8 +9,8 @@ from pathlib import Path
 import optuna
 
 from nas.analysis.retraining import REMEASUREMENT
+from nas.storage.store import Store
 from nas.study.records import Remeasurement, Retraining, RungResult, Study, TrialState
-from nas.study.storage.store import Store
 from search_space import preset
 from tests.nas.samplers.known_cost.test_known_cost import quality
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info

@@ -22,8 +22,8 @@ from nas.analysis.retraining import (
     summarize_retraining,
 )
 from nas.analysis.tables import show_retraining
+from nas.storage.store import Store
 from nas.study.records import Retraining, Study
-from nas.study.storage.store import Store
 from tests.nas.analysis.builders import failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement
 

@@ -24,10 +24,10 @@ from nas.cli import report_error
 from nas.measure import environment
 from nas.measure.environment import kind_of
 from nas.samplers import make_sampler
+from nas.storage.store import STUDY_FILE, Store
 from nas.study.config import DistillConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
-from nas.study.storage.store import STUDY_FILE, Store
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info
 

@@ -18,9 +18,9 @@ import torch
 
 from nas.cache import open_targets
 from nas.cache.targets import Targets
+from nas.storage.store import read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
-from nas.study.storage.store import read_study
 from nas.teachers import TeacherError
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.waiting import PATIENCE_S

@@ -29,10 +29,10 @@ from nas.backend.watchdog import Watch
 from nas.backend.worker import arch_stages
 from nas.files import atomic_path
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import RungResult, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, record, search_config, study_info
 from tests.waiting import until

@@ -21,13 +21,13 @@ from experiments.benchmarks.postgres import PASSWORD
 from nas.samplers import make_sampler
 from nas.search import session as search
 from nas.search.__main__ import main
+from nas.storage.location import holds_study
+from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig
 from nas.study.records import TrialState
-from nas.study.storage.location import holds_study
-from nas.study.storage.store import Store, read_study
 from search_space import SPACES
+from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import OBJECTIVES, search_config, study_info
-from tests.nas.study.storage.postgres import running_server
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.machine

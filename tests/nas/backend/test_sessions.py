@@ -12,10 +12,10 @@ import pytest
 from filelock import FileLock
 
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import StudyInfo, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config
 from tests.nas.study.test_loop import new_store, work

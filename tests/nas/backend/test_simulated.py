@@ -29,10 +29,10 @@ from nas.backend.simulated import (
 )
 from nas.plan.forecast import Candidate, TrialTimes, Workload, candidate_stages, simulate_candidates, study_info
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Objective, TrialRecord, TrialState
-from nas.study.storage.store import Store
 from search_space import SPACES
 from tests.nas.study.builders import measurement, search_config
 

@@ -25,11 +25,11 @@ from nas.distill.run import TrialContext
 from nas.distill.trainer import Distiller
 from nas.measure.service import MeasurementService
 from nas.samplers import make_sampler
+from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
-from nas.study.storage.store import Store
 from nas.teachers import TeacherError
 from search_space import SPACES, ArchSpec
 from tests.nas.backend.sockets import is_loopback, listening_addresses

@@ -13,7 +13,7 @@ from nas.measure import Measured
 from nas.measure.service import MeasurementService
 from nas.remeasure import measuring
 from nas.remeasure.__main__ import main
-from nas.study.storage.store import Store
+from nas.storage.store import Store
 from tests.nas.analysis.builders import POINTS, new_store, small_study
 
 

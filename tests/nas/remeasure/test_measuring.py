@@ -12,8 +12,8 @@ import pytest
 
 from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
 from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, study_arm
+from nas.storage.store import Store
 from nas.study.records import Remeasurement, Study, TrialRecord
-from nas.study.storage.store import Store
 from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
 from tests.nas.study.builders import measurement
 

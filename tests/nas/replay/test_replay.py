@@ -18,10 +18,10 @@ from nas.replay.arguments import ReplaySettings
 from nas.replay.nasbench201 import EDGES, Cell, CellSpace, PublishedTable, knowledge, load_table
 from nas.replay.published_study import ReplayJob, play, replay, sampler_of
 from nas.replay.tables import quantiles, shares, whole_volume
+from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
 from nas.study.records import TrialState
-from nas.study.storage.store import read_study
 from search_space.checks import SpecError
 from tests.waiting import until
 

@@ -18,9 +18,9 @@ from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.plan import plan_retraining
+from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import Retraining, Study, TrialState
-from nas.study.storage.store import Store
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import opened, taught_by

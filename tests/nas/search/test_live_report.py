@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from nas.search.session import REPORT_EVERY_S, REST, LiveReport, end
+from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
-from nas.study.storage.store import read_study
 from tests.nas.study.builders import search_config
 from tests.nas.study.test_loop import drive, new_store
 from tests.reports import synthetic

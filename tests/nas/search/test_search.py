@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from nas.search.__main__ import main
+from nas.storage.store import read_study
 from nas.study.records import Study, TrialState
-from nas.study.storage.store import read_study
 from tests.nas.backend.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 from tests.waiting import PATIENCE_S, until

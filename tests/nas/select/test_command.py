@@ -90,7 +90,7 @@ def test_a_baseline_is_called_one(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_retrainings_of_the_study_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nas.study.storage.store import Store
+    from nas.storage.store import Store
 
     store = Store.open(run)
     store.save_remeasurement(remeasured_for_retraining({2: 2.0, 3: 1.0}))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from nas.samplers import SAMPLERS, make_sampler
+from nas.storage.store import Store, StoreError, read_study
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
-from nas.study.storage.store import Store, StoreError, read_study
 from search_space import SPACES, preset
 from search_space.genes import StageChoices
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info

@@ -14,12 +14,12 @@ from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
 from nas.search.__main__ import main
 from nas.search.arguments import new_config, parser
+from nas.storage.store import Store, read_study
 from nas.study.config import ConfigError
 from nas.study.loop import StudyLoop
 from nas.study.objectives import OBJECTIVES, ObjectiveSpec, objectives, unknown_before_training
 from nas.study.pareto import coordinates, front, hypervolume, reference_point
 from nas.study.records import Objective, StudyInfo, TrialState
-from nas.study.storage.store import Store, read_study
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 from tests.waiting import PATIENCE_S

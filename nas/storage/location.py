@@ -14,7 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from nas.files import atomic_write
-from nas.study.storage.errors import StoreError
+from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
 PLACE_FILE = "study.json"

@@ -18,17 +18,17 @@ from sqlalchemy.pool import Pool
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.samplers import make_sampler
 from nas.search.session import LiveReport
+from nas.storage import errors
+from nas.storage import liveness as presence
+from nas.storage import location as place
+from nas.storage.database import Database
+from nas.storage.store import Store, StoreError, read_study
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import FORMAT, TrialState
-from nas.study.storage import errors
-from nas.study.storage import liveness as presence
-from nas.study.storage import location as place
-from nas.study.storage.database import Database
-from nas.study.storage.store import Store, StoreError, read_study
 from search_space import SPACES
+from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import OBJECTIVES, search_config, study_info
-from tests.nas.study.storage.postgres import running_server
 from tests.nas.study.test_loop import drive, new_store, work
 
 

@@ -3,8 +3,8 @@
 Only this package and `nas.samplers` import Optuna. Every trial carries its `TrialRecord` as the user attribute
 ``record`` and the name of the driver that runs it as ``driver``. The study carries its `StudyInfo` as ``info``, every
 `Remeasurement` as ``remeasurement:NAME`` and every `Retraining` as ``retraining:STEPS:TRIAL:SEED``. Optuna's own trial
-state says what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung;
-PRUNED for early-stopped, infeasible and duplicate trials; FAIL for failures. So optuna-dashboard opens our studies as they are.
+state says what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED
+for early-stopped, infeasible and duplicate trials; FAIL for failures. optuna-dashboard therefore opens our studies.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import bindparam, text
 
+from nas.storage.database import Database
+from nas.storage.errors import StoreError, retry_while_unavailable, translate_errors
+from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, myself
+from nas.storage.location import STUDY_FILE, StudyLocation
 from nas.study.records import Remeasurement, Retraining, Study, StudyInfo, TrialRecord, TrialState
-from nas.study.storage.database import Database
-from nas.study.storage.errors import StoreError, retry_while_unavailable, translate_errors
-from nas.study.storage.liveness import DriverLiveness, FileLocks, ServerLocks, myself
-from nas.study.storage.location import STUDY_FILE, StudyLocation
 
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -48,7 +48,7 @@ _SOME = text(f"{_ROWS} WHERE t.trial_id IN :some ORDER BY t.trial_id").bindparam
 
 
 class Trials:
-    """The part of `nas.study.storage.store.Store` that a driver works with.
+    """The part of `nas.storage.store.Store` that a driver works with.
 
     Args:
         place: where the study lies.

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.study.storage.errors import StoreError
+from nas.storage.errors import StoreError
 
 GRACE_S = 15.0  # a driver without its lock is believed dead after this time
 _LOOK_S = 2.0  # how often a driver looks whether its lock is still there

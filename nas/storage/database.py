@@ -23,8 +23,8 @@ from sqlalchemy import Engine, Executable, Row, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from nas.study.storage.errors import RolledBack
-from nas.study.storage.location import STUDY_FILE, StudyLocation
+from nas.storage.errors import RolledBack
+from nas.storage.location import STUDY_FILE, StudyLocation
 
 _LOCK_STUDY = "SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE"
 _LOCK_TRIAL = "SELECT 1 FROM trials WHERE trial_id = :id FOR UPDATE"

@@ -1,0 +1,1 @@
+"""Below `nas.storage.store`: where a study lies, transactions on its database, and which drivers are alive."""

@@ -1,1 +1,0 @@
-"""Below `nas.study.storage.store`: where a study lies, transactions on its database, and which drivers are alive."""
