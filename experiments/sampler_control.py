@@ -33,9 +33,9 @@ class Row:
     complete: int
     front_size: int
     hypervolume: float
-    best_quality: float
+    best_score: float
     baseline: str
-    baseline_quality: float
+    baseline_score: float
     speedup: float | None
     wall_s: float
 
@@ -54,9 +54,9 @@ def summarise(study: Study) -> Row:
         complete=len(complete),
         front_size=len(front(points)),
         hypervolume=round(hypervolume(points, reference_point(objectives)), 4),
-        best_quality=round(max(t.final_score for t in complete), 4),
+        best_score=round(max(t.final_score for t in complete), 4),
         baseline=best.baseline,
-        baseline_quality=round(best.final_score, 4),
+        baseline_score=round(best.final_score, 4),
         speedup=round(max(as_good) / ratio(best), 2) if as_good else None,
         wall_s=round(sum(session["wall_s"] for session in study.info.sessions)),
     )

@@ -29,7 +29,7 @@ TITLE_LIMIT_PX = FRONT_HEIGHT_PX
 THIRD_FORMAT = ",.4~r"  # four digits, no exponent
 MANY_POINTS = 1500  # the intervals of more dominated trials would hide everything else
 MAX_CHOICES = 12  # in a chart of importance
-SCORE, VARIANCE_EXPLAINED = OBJECTIVE_WORDS["quality"], "explained variance"
+SCORE, VARIANCE_EXPLAINED = OBJECTIVE_WORDS["score"], "explained variance"
 RETRAINED_SCORE = "mean score of the longer trainings"
 
 
@@ -142,9 +142,9 @@ def _front_chart(data: FigureData) -> Any:
     """Draw throughput against score: points by kind, intervals, the front's steps, the reference point."""
     x, y = _front_axes(data)
     points = alt.Chart(alt.NamedData(name="points"))
-    trained = points.transform_filter("isValid(datum.quality)")
+    trained = points.transform_filter("isValid(datum.score)")
     never_trained = _by_kind(
-        points.transform_filter("!isValid(datum.quality)").mark_point(strokeWidth=1.5, size=80)
+        points.transform_filter("!isValid(datum.score)").mark_point(strokeWidth=1.5, size=80)
     ).encode(x=x, y=alt.value(FRONT_HEIGHT_PX - 6), tooltip=_front_tooltip(data))
     with_intervals = trained
     if len(data.points) > MANY_POINTS:
@@ -187,9 +187,9 @@ def _front_axes(data: FigureData) -> tuple[Any, Any]:
         ),
     )
     y = alt.Y(
-        "quality:Q",
+        "score:Q",
         title=f"{SCORE}, higher is better",
-        scale=alt.Scale(domain=list(data.quality_range), nice=False, zero=False),
+        scale=alt.Scale(domain=list(data.score_range), nice=False, zero=False),
     )
     return x, y
 
@@ -222,7 +222,7 @@ def _front_tooltip(data: FigureData) -> list[Any]:
     return [
         _tip("name", "candidate"),
         _tip("kind", "status"),
-        _tip("quality", SCORE, ".3f"),
+        _tip("score", SCORE, ".3f"),
         _tip("ratio", data.throughput.label, ".3f"),
         _tip("ratio_low", "95 % from", ".3f"),
         _tip("ratio_high", "95 % to", ".3f"),
@@ -233,13 +233,13 @@ def _front_tooltip(data: FigureData) -> list[Any]:
 
 def _front_directions(data: FigureData, x: Any, y: Any) -> list[Any]:
     """Mark the direction of improvement, and the hypervolume's reference point where it is in range."""
-    corner = {"ratio": data.ratio_range[1], "quality": data.quality_range[1], "text": "better ↗"}
+    corner = {"ratio": data.ratio_range[1], "score": data.score_range[1], "text": "better ↗"}
     better = alt.Chart(alt.Data(values=[corner])).mark_text(
         align="right", dx=-8, dy=14, color=FAINT, fontStyle="italic"
     )
     layers = [better.encode(x=x, y=y, text="text:N")]
     if data.reference_inside:
-        point = {"ratio": data.throughput.reference, "quality": data.quality.reference, "text": "reference point"}
+        point = {"ratio": data.throughput.reference, "score": data.score.reference, "text": "reference point"}
         chart = alt.Chart(alt.Data(values=[point]))
         layers.append(chart.mark_point(shape="square", size=50, color=FAINT, filled=False).encode(x=x, y=y))
         layers.append(chart.mark_text(align="left", dx=8, dy=-8, color=FAINT).encode(x=x, y=y, text="text:N"))
@@ -257,7 +257,7 @@ def _teacher_chart(data: FigureData) -> Any:
         alt.Chart(alt.NamedData(name="teachers"))
         .mark_point(filled=True, size=64, opacity=0.85)
         .encode(
-            x=alt.X("quality:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8)),
+            x=alt.X("score:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8)),
             y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(grid=True, labelLimit=150)),
             color=alt.Color("teacher:N", scale=alt.Scale(domain=teachers, range=colors), legend=legend),
             shape=alt.Shape("head:N", legend=alt.Legend(title=None, orient="bottom")),
@@ -265,7 +265,7 @@ def _teacher_chart(data: FigureData) -> Any:
                 _tip("name", "model"),
                 _tip("teacher", "teacher"),
                 _tip("head", "head"),
-                _tip("quality", VARIANCE_EXPLAINED, ".3f"),
+                _tip("score", VARIANCE_EXPLAINED, ".3f"),
             ],
         )
         .properties(height=24 * len(names))
@@ -289,9 +289,9 @@ def _metric_chart(which: int, scatter: MetricScatter) -> Any:
     """Draw the distillation score against one metric."""
     points = alt.Chart(alt.NamedData(name="metrics"), title=scatter.label).transform_filter(f"datum.which == {which}")
     return _by_kind(points.mark_point(strokeWidth=1.2, size=30), legend=False).encode(
-        x=alt.X("quality:Q", title=SCORE, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        x=alt.X("score:Q", title=SCORE, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
-        tooltip=[_tip("name", "model"), _tip("quality", SCORE, ".3f"), _tip("value", scatter.label, ".3f")],
+        tooltip=[_tip("name", "model"), _tip("score", SCORE, ".3f"), _tip("value", scatter.label, ".3f")],
     )
 
 
@@ -311,10 +311,10 @@ def _learning_chart(which: int, curves: LearningCurves) -> Any:
                 scale=alt.Scale(type="log", domain=domain, nice=False),
                 axis=alt.Axis(values=steps, format="d"),
             ),
-            y=alt.Y("quality:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+            y=alt.Y("score:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
             detail="number:N",
             color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[MARKS[k].css for k in kinds]), legend=None),
-            tooltip=[_tip("name", "model"), _tip("steps", "steps", "d"), _tip("quality", VARIANCE_EXPLAINED, ".3f")],
+            tooltip=[_tip("name", "model"), _tip("steps", "steps", "d"), _tip("score", VARIANCE_EXPLAINED, ".3f")],
         )
     )
 

@@ -21,7 +21,7 @@ TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
 TRIAL_COLUMNS = {
     "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": BOOLEAN,
     "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE,
-    "spec_json": TEXT, "quality": NUMBER, "quality_rung": WHOLE, "quality_steps": WHOLE,
+    "spec_json": TEXT, "score": NUMBER, "score_rung": WHOLE, "score_steps": WHOLE,
 }  # fmt: skip
 MEASUREMENT_COLUMNS = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
@@ -37,8 +37,8 @@ class DataFrameError(ValueError):
 def trial_frame(study: Study, summary: StudySummary) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
-    `quality` is the distillation score at the last rung reached (`quality_rung`): compare it only between trials of the
-    same rung. Columns by teacher and head (`quality/hed/spatial`), loss, metric, measurement, stage and MAC counter
+    `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
+    same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and MAC counter
     have a prefix. Lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
@@ -87,26 +87,26 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "params": trial.params,
         "macs": trial.macs,
         "spec_json": json.dumps(trial.spec, sort_keys=True),
-        **_quality(trial),
+        **_score(trial),
         **(_measurement(trial.measurement) if trial.measurement else {}),
     }
 
 
-def _quality(trial: TrialRecord) -> dict[str, Any]:
+def _score(trial: TrialRecord) -> dict[str, Any]:
     if not trial.rungs:
         return {}
     last = trial.rungs[-1]
-    row: dict[str, Any] = {"quality": last.quality, "quality_rung": last.rung, "quality_steps": last.steps}
+    row: dict[str, Any] = {"score": last.score, "score_rung": last.rung, "score_steps": last.steps}
     for rung in trial.rungs:
         row |= _rung(rung)
-    row |= {f"quality/{teacher}/{head}": v for teacher, heads in last.teachers.items() for head, v in heads.items()}
+    row |= {f"score/{teacher}/{head}": v for teacher, heads in last.teachers.items() for head, v in heads.items()}
     row |= {f"loss/{name}": value for name, value in last.losses.items()}
     return row | {f"metric/{name}": value for name, value in last.metrics.items()}
 
 
 def _rung(rung: RungResult) -> dict[str, Any]:
     prefix = f"rung{rung.rung}/"
-    return {f"{prefix}steps": rung.steps, f"{prefix}quality": rung.quality, f"{prefix}train_s": rung.seconds}
+    return {f"{prefix}steps": rung.steps, f"{prefix}score": rung.score, f"{prefix}train_s": rung.seconds}
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:

@@ -48,12 +48,12 @@ SERIES = (("var(--s1)", "#0072b2"), ("var(--s2)", "#c77a00"), ("var(--s3)", "#00
 
 @dataclass(frozen=True)
 class CandidatePoint:
-    """One trial in the plane of throughput and score; `quality` is None for a candidate that was never trained."""
+    """One trial in the plane of throughput and score; `score` is None for a candidate that was never trained."""
 
     number: int
     name: str
     kind: str
-    quality: float | None
+    score: float | None
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -90,11 +90,11 @@ class LearningCurves:
 class FigureData:
     """Rows of all figures, plain enough for JSON."""
 
-    quality: Objective
+    score: Objective
     throughput: Objective
     points: tuple[CandidatePoint, ...]
     staircase: tuple[tuple[float, float], ...]  # `attainment_line` of (ratio, score)
-    quality_range: tuple[float, float]
+    score_range: tuple[float, float]
     ratio_range: tuple[float, float]
     reference_inside: bool  # whether the ranges hold the hypervolume's reference point
     curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
@@ -113,22 +113,22 @@ class FigureData:
             "points": [asdict(p) for p in self.points],
             "picked": [],  # filled by the page's script
             "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
-            "staircase": [{"ratio": x, "quality": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
+            "staircase": [{"ratio": x, "score": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
             "curve": [
                 {"evaluations": n, "seconds": s, "hypervolume": v, "improved": v > before}
                 for (n, s, v), before in zip(self.curve, [0.0, *(c[2] for c in self.curve)], strict=False)
             ],
             "time-spent": [{"purpose": p, "seconds": s} for p, s in self.time_spent],
-            "teachers": [{"name": n, "teacher": t, "head": h, "quality": q} for n, t, h, q in self.teachers],
+            "teachers": [{"name": n, "teacher": t, "head": h, "score": q} for n, t, h, q in self.teachers],
             "metrics": [
-                {"which": i, "number": number, "name": name, "kind": kind, "quality": quality, "value": value}
+                {"which": i, "number": number, "name": name, "kind": kind, "score": score, "value": value}
                 for i, scatter in enumerate(self.metrics)
-                for number, name, kind, quality, value in scatter.points
+                for number, name, kind, score, value in scatter.points
             ],
             "learning-curves": [
-                {"which": i, "number": number, "name": name, "kind": kind, "steps": steps, "quality": quality}
+                {"which": i, "number": number, "name": name, "kind": kind, "steps": steps, "score": score}
                 for i, curves in enumerate(self.learning_curves)
-                for number, name, kind, steps, quality in curves.points
+                for number, name, kind, steps, score in curves.points
             ],
         }
 
@@ -136,27 +136,27 @@ class FigureData:
 def prepare(study: Study, summary: StudySummary) -> FigureData:
     """Prepare the rows of every figure of a study."""
     info = study.info
-    quality, throughput = (_shortened(axis(info, name)) for name in ("quality", "throughput"))
-    third = next((_shortened(o) for o in info.objectives if o.name not in ("quality", "throughput")), None)
+    score, throughput = (_shortened(axis(info, name)) for name in ("score", "throughput"))
+    third = next((_shortened(o) for o in info.objectives if o.name not in ("score", "throughput")), None)
     two_axes = third is None and len(info.objectives) == 2  # else the front is no line in this plane
     front = {s.trial.number for s in summary.front}
     points = sorted(
         (p for t in study.trials if (p := _point(t, front, third)) is not None),
         key=lambda p: DRAWING_ORDER.index(p.kind),
     )
-    reference = (throughput.reference, quality.reference)
+    reference = (throughput.reference, score.reference)
     ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
     ratio_range, has_ratio = axis_range([*(p.ratio for p in points), *ends], reference[0], log=throughput.log)
-    quality_range, has_quality = axis_range([p.quality for p in points if p.quality is not None], reference[1])
-    corner = max(reference[0], ratio_range[0]), max(reference[1], quality_range[0])
+    score_range, has_score = axis_range([p.score for p in points if p.score is not None], reference[1])
+    corner = max(reference[0], ratio_range[0]), max(reference[1], score_range[0])
     return FigureData(
-        quality=quality,
+        score=score,
         throughput=throughput,
-        points=_without_overlapping_labels(points, ratio_range, quality_range),
+        points=_without_overlapping_labels(points, ratio_range, score_range),
         staircase=attainment_line(summary.front if two_axes else (), *corner),
-        quality_range=quality_range,
+        score_range=score_range,
         ratio_range=ratio_range,
-        reference_inside=two_axes and has_ratio and has_quality,
+        reference_inside=two_axes and has_ratio and has_score,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
         time_spent=tuple((brief(row.purpose, 100), row.seconds) for row in summary.time_spent),
@@ -186,31 +186,31 @@ def axis_range(values: Sequence[float], reference: float, log: bool = False) -> 
     return (low - margin, high + margin), inside
 
 
-def attainment_line(front: Iterable[ScoredTrial], ratio: float, quality: float) -> tuple[tuple[float, float], ...]:
+def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) -> tuple[tuple[float, float], ...]:
     """Return the front's attainment line as (ratio, score) points, slowest first.
 
-    It is drawn in steps that drop before the next point, and ends at the reference (`ratio`, `quality`) on both sides.
+    It is drawn in steps that drop before the next point, and ends at the reference (`ratio`, `score`) on both sides.
     """
-    points = sorted((s.ratio, s.quality) for s in front)
+    points = sorted((s.ratio, s.score) for s in front)
     if not points:
         return ()
-    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(quality, points[-1][1]))
+    start, end = (min(ratio, points[0][0]), points[0][1]), (points[-1][0], min(score, points[-1][1]))
     return (start, *points, end)
 
 
 def _without_overlapping_labels(
-    points: Sequence[CandidatePoint], ratios: tuple[float, float], qualities: tuple[float, float]
+    points: Sequence[CandidatePoint], ratios: tuple[float, float], scores: tuple[float, float]
 ) -> tuple[CandidatePoint, ...]:
     """Remove the labels that would cover others: baselines keep theirs first, then both ends of the front."""
     front = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
     ends_first = [*front[:1], *front[-1:], *front[1:-1]]
     labeled = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
     across = CHART_PX[0] / math.log2(ratios[1] / ratios[0])
-    up = CHART_PX[1] / (qualities[1] - qualities[0])
+    up = CHART_PX[1] / (scores[1] - scores[0])
     taken: list[tuple[float, float, float]] = []  # left, right, height
     covering = []
     for p in labeled:
-        left, height = across * math.log2(p.ratio), up * (p.quality or 0.0)
+        left, height = across * math.log2(p.ratio), up * (p.score or 0.0)
         right = left + LETTER_PX[0] * len(p.label) + 10
         if any(left < r and right > a and abs(height - h) < LETTER_PX[1] for a, r, h in taken):
             covering.append(p)
@@ -227,14 +227,14 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Cand
     m, kind = trial.measurement, _kind(trial, front)
     if kind is None or m is None or not m.ratio > 0 or not math.isfinite(m.ratio):
         return None
-    quality = None if kind == INFEASIBLE else trial.quality
-    if kind != INFEASIBLE and (quality is None or not math.isfinite(quality)):
+    score = None if kind == INFEASIBLE else trial.score
+    if kind != INFEASIBLE and (score is None or not math.isfinite(score)):
         return None
     labeled = kind == BASELINE or (kind == FRONT and len(front) <= MAX_LABELS)
     name = brief(trial.name, 100)
     label = "" if not labeled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
-    return CandidatePoint(trial.number, name, kind, quality, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+    return CandidatePoint(trial.number, name, kind, score, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
                           rung, label, _value_on_axis(trial, third) if third else None)  # fmt: skip
 
 
@@ -262,9 +262,9 @@ def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], .
 
 def _front_and_baselines(summary: StudySummary) -> list[ScoredTrial]:
     """Return the baselines and at most `MAX_TEACHER_ROWS` models of the front, best first."""
-    front = sorted(summary.front, key=lambda s: -s.quality)
+    front = sorted(summary.front, key=lambda s: -s.score)
     step = max(1, math.ceil(len(front) / MAX_TEACHER_ROWS))
-    return sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.quality)
+    return sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.score)
 
 
 def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ...]:
@@ -272,7 +272,7 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ..
     scatters = []
     for name in metric_names(models):
         points = tuple(
-            (model.trial.number, brief(model.name, 100), kind, model.quality, metrics_of(model)[name])
+            (model.trial.number, brief(model.name, 100), kind, model.score, metrics_of(model)[name])
             for model in models
             if name in metrics_of(model) and (kind := _kind(model.trial, front)) is not None
         )

@@ -102,7 +102,7 @@ def _models(summary: StudySummary) -> list[tuple[ScoredTrial, str]]:
 
 def _first_shown(sheets: Sequence[ModelSheet]) -> set[int]:
     """Return the numbers of the best, a middle and the fastest model of the front, and of the baseline."""
-    front = sorted((s for s in sheets if s.status == FRONT), key=lambda s: -s.model.quality)
+    front = sorted((s for s in sheets if s.status == FRONT), key=lambda s: -s.model.score)
     places = {i * (len(front) - 1) // (FIRST_SHOWN - 1) for i in range(FIRST_SHOWN)} if front else set()
     return {front[i].model.trial.number for i in places} | {s.model.trial.number for s in sheets if s.status != FRONT}
 

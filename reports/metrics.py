@@ -130,7 +130,7 @@ def _metric_summary(
 ) -> MetricSummary:
     measured = [(metrics_of(model)[name], model) for model in models if name in metrics_of(model)]
     best, best_model = max(measured, key=lambda pair: pair[0])
-    tau, p_value = kendall([(model.quality, value) for value, model in measured])
+    tau, p_value = kendall([(model.score, value) for value, model in measured])
     teachers = {teacher: facts.metrics[name] for teacher, facts in info.teacher_facts.items() if name in facts.metrics}
     strongest = max(teachers, key=lambda teacher: teachers[teacher], default=None)
     return MetricSummary(

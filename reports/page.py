@@ -185,7 +185,7 @@ def _payload(
         "charts": dict(charts),
         "datasets": rounded({**datasets, "metrics": []}),  # the script derives these from the trials
         "scattered": [[scatter.name, scatter.step] for scatter in data.metrics],
-        "floor": data.quality_range[0],
+        "floor": data.score_range[0],
         "disturbed_verdicts": DISTURBED,
         "state_words": {"front": FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }

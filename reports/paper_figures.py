@@ -153,17 +153,17 @@ def _front_figure(data: FigureData) -> Figure | None:
         axes.xaxis.set_major_locator(LogLocator(2, subs=next(subs for above, subs in TICKS if doublings > above)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlim=data.ratio_range, ylim=data.quality_range)
+    axes.set(xlim=data.ratio_range, ylim=data.score_range)
     unit = f" ({data.throughput.unit})" if data.throughput.unit else ""
     axes.set_xlabel(_wrapped(f"{data.throughput.label}{unit}", AXES_WIDTH_INCHES))
-    axes.set_ylabel(_wrapped(data.quality.label, AXES_HEIGHT_INCHES))
+    axes.set_ylabel(_wrapped(data.score.label, AXES_HEIGHT_INCHES))
     if data.staircase:
         x, y = zip(*data.staircase, strict=True)
         axes.plot(x, y, drawstyle="steps-pre", color=MARKS[FRONT].paper, linewidth=1, alpha=0.8, zorder=2)
     for kind in MARKS:
         _draw_kind(axes, data, kind)
     if data.reference_inside:
-        place = data.throughput.reference, data.quality.reference
+        place = data.throughput.reference, data.score.reference
         axes.plot(*place, "s", markerfacecolor="none", color="0.4", markersize=4, label="reference point")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.1, columnspacing=1)
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
@@ -178,8 +178,8 @@ def _draw_kind(axes: Any, data: FigureData, kind: str) -> None:
     points = [p for p in data.points if p.kind == kind]
     if not points:
         return
-    bottom = data.quality_range[0] + 0.015 * (data.quality_range[1] - data.quality_range[0])
-    y = [bottom if p.quality is None else p.quality for p in points]
+    bottom = data.score_range[0] + 0.015 * (data.score_range[1] - data.score_range[0])
+    y = [bottom if p.score is None else p.score for p in points]
     x = [p.ratio for p in points]
     many = len(points) > MAX_VECTOR_POINTS
     if kind != INFEASIBLE:
@@ -197,11 +197,11 @@ def _label(figure: Figure, axes: Any, points: Sequence[CandidatePoint]) -> None:
     """Label the points where a label covers no mark and no other label; crowded points stay without."""
     figure.draw_without_rendering()  # lays the figure out: the extents of texts are unknown before
     radius = figure.dpi * MARK_POINTS / 72 / 2
-    marks = axes.transData.transform([(p.ratio, p.quality) for p in points]) if points else []
+    marks = axes.transData.transform([(p.ratio, p.score) for p in points]) if points else []
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
     for p in points:
         for (dx, dy), (ha, va) in LABEL_PLACES:
-            label = axes.annotate(p.label, (p.ratio, p.quality), (dx, dy), textcoords="offset points", ha=ha, va=va)
+            label = axes.annotate(p.label, (p.ratio, p.score), (dx, dy), textcoords="offset points", ha=ha, va=va)
             label.set(fontsize=MIN_FONT_POINTS, path_effects=HALO, zorder=4, in_layout=False)
             extent = label.get_window_extent()
             across = axes.bbox.x0 <= extent.x0 and extent.x1 <= figure.bbox.x1
@@ -245,7 +245,7 @@ def _rung_figure(study: Study, summary: StudySummary) -> Figure | None:
         return None
     figure, panels = _empty_figure(len(lower), HEIGHT_INCHES if len(lower) == 1 else PANEL_HEIGHT_INCHES)
     reached = [
-        ({r.rung: r.quality for r in t.rungs if math.isfinite(r.quality)}, t.number in front)
+        ({r.rung: r.score for r in t.rungs if math.isfinite(r.score)}, t.number in front)
         for t in study.trials
         if not t.baseline
     ]

@@ -34,11 +34,11 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
             "number": candidate["trial"],
             "name": candidate["name"],
             "kind": "baseline" if candidate["fate"] == "baseline" else "retrained",
-            "short": candidate["quality_of_study"],
-            "long": candidate["quality"],
-            "low": candidate["quality"] - candidate["half_width"],
-            "high": candidate["quality"] + candidate["half_width"],
+            "short": candidate["score_of_study"],
+            "long": candidate["score"],
+            "low": candidate["score"] - candidate["half_width"],
+            "high": candidate["score"] + candidate["half_width"],
         }
         for candidate in retraining["candidates"]
-        if candidate["quality"] is not None and candidate["quality_of_study"] is not None
+        if candidate["score"] is not None and candidate["score_of_study"] is not None
     ]

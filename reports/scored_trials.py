@@ -15,7 +15,7 @@ from nas.study import pareto
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, StudyInfo, TrialRecord
 
-OBJECTIVE_WORDS = {"quality": "distillation score"}  # what the report calls an objective, where that is not its name
+OBJECTIVE_WORDS = {"score": "distillation score"}  # what the report calls an objective, where that is not its name
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ScoredTrial:
     """A trial that was trained to the last rung and measured."""
 
     trial: TrialRecord
-    quality: float  # distillation score at the last rung
+    score: float  # distillation score at the last rung
     ratio: float  # throughput relative to the reference backbone, timed in pairs
     ratio_low: float
     ratio_high: float
@@ -36,7 +36,7 @@ class ScoredTrial:
 
 
 def axis(info: StudyInfo, name: str) -> Objective:
-    """Return the objective "quality" or "throughput", also for a study that measures it without optimizing it."""
+    """Return the objective "score" or "throughput", also for a study that measures it without optimizing it."""
     return next((o for o in info.objectives if o.name == name), OBJECTIVES[name].objective)
 
 
@@ -83,7 +83,7 @@ def pareto_front(scored: Sequence[ScoredTrial]) -> tuple[ScoredTrial, ...]:
     With one objective these are its best.
     """
     on_front = [scored[i] for i in pareto.front([s.values for s in scored])]
-    return tuple(sorted(on_front, key=lambda s: (-s.ratio, -s.quality, s.trial.number)))
+    return tuple(sorted(on_front, key=lambda s: (-s.ratio, -s.score, s.trial.number)))
 
 
 def dominators(point: ScoredTrial, front: Sequence[ScoredTrial]) -> tuple[int, ...]:

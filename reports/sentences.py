@@ -47,17 +47,17 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
     start = f"{evaluated[0].upper()}{evaluated[1:]}{early}."
     reference = f"the throughput of {brief(info.reference)}"
-    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.quality)
+    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
     if len(info.objectives) == 1:
         label = brief(info.objectives[0].label)
         return (
-            f"{start} The best by {label} is {brief(best.name)}, with a score of {best.quality:.3f} at "
+            f"{start} The best by {label} is {brief(best.name)}, with a score of {best.score:.3f} at "
             f"{best.ratio:.2f} times {reference}."
         )
     return (
         f"{start} The Pareto front has {plural(len(summary.front), 'model', 'models')}. The fastest reaches "
-        f"{fastest.ratio:.2f} times {reference} at a score of {fastest.quality:.3f}; the highest score is "
-        f"{best.quality:.3f}, at {best.ratio:.2f} times {reference}."
+        f"{fastest.ratio:.2f} times {reference} at a score of {fastest.score:.3f}; the highest score is "
+        f"{best.score:.3f}, at {best.ratio:.2f} times {reference}."
     )
 
 
@@ -78,10 +78,10 @@ def _speed_sentence(summary: StudySummary) -> str:
     assert baseline is not None
     name = brief(baseline.name)
     if result is None:
-        return f"No model scores as high as the best baseline, {name} ({baseline.quality:.3f})."
+        return f"No model scores as high as the best baseline, {name} ({baseline.score:.3f})."
     return (
         f"The fastest model that scores at least as high as the best baseline, {name}, is {brief(result.found.name)} "
-        f"({result.found.quality:.3f} against {baseline.quality:.3f}). It has {_speedup(result)}."
+        f"({result.found.score:.3f} against {baseline.score:.3f}). It has {_speedup(result)}."
     )
 
 
@@ -93,7 +93,7 @@ def _score_sentence(summary: StudySummary) -> str:
         return f"No model is as fast as {name}."
     gain = "higher" if result.score_gain >= 0 else "lower"
     return (
-        f"The highest score at the throughput of {name} or above is {result.found.quality:.3f}, by "
+        f"The highest score at the throughput of {name} or above is {result.found.score:.3f}, by "
         f"{brief(result.found.name)}, which is {abs(result.score_gain):.3f} {gain} than that of the baseline. "
         f"This model has {_speedup(result)}."
     )
@@ -112,7 +112,7 @@ def _speedup(result: BaselineComparison) -> str:
 
 def noise(info: StudyInfo, summary: StudySummary) -> str:
     """Say what the measured intervals allow to conclude about a front of score and throughput; "" of any other."""
-    two_axes = {o.name for o in info.objectives} == {"quality", "throughput"}
+    two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
     ties = "No two neighbors on the front have overlapping intervals."

@@ -123,7 +123,7 @@ def is_open(info: StudyInfo) -> bool:
 
 def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[RungCorrelation, ...]:
     """Correlate neighboring rungs, then every lower rung with the last."""
-    scores = [{r.rung: r.quality for r in t.rungs if math.isfinite(r.quality)} for t in trials]
+    scores = [{r.rung: r.score for r in t.rungs if math.isfinite(r.score)} for t in trials]
     neighbors = [(low, low + 1) for low in range(rungs - 1)]
     to_last = [(low, rungs - 1) for low in range(rungs - 2)]
     return tuple(_correlation(scores, low, high) for low, high in (*neighbors, *to_last))

@@ -93,7 +93,7 @@ def summarize(study: Study) -> StudySummary:
     complete = score_trials((t for t in sampled if t.counts), study.info)
     baselines = score_trials((t for t in study.trials if t.baseline), study.info)
     front = pareto_front(complete)
-    best = max(baselines, key=lambda b: b.quality, default=None)
+    best = max(baselines, key=lambda b: b.score, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     self_comparison = next((b for b in baselines if b.name == study.info.reference), None)
     floor = noise_floor(self_comparison)
@@ -107,8 +107,8 @@ def summarize(study: Study) -> StudySummary:
         self_comparison=self_comparison,
         baselines=tuple(BaselineResult(b.name, b, dominators(b, front)) for b in baselines),
         best_baseline=best,
-        fastest_as_good=_compare(complete, best, lambda s: (s.quality, s.ratio)),
-        best_as_fast=_compare(complete, best, lambda s: (s.ratio, s.quality)),
+        fastest_as_good=_compare(complete, best, lambda s: (s.score, s.ratio)),
+        best_as_fast=_compare(complete, best, lambda s: (s.ratio, s.score)),
         hypervolume=hypervolume(front, study.info),
         baseline_hypervolume=hypervolume(baselines, study.info),
         curve=_curve(sampled, complete, study.info),
@@ -139,7 +139,7 @@ def _compare(
         speedup=found.ratio / baseline.ratio,
         speedup_low=found.ratio_low / baseline.ratio_high if baseline.ratio_high > 0 else math.nan,
         speedup_high=found.ratio_high / baseline.ratio_low if baseline.ratio_low > 0 else math.nan,
-        score_gain=found.quality - baseline.quality,
+        score_gain=found.score - baseline.score,
     )
 
 

@@ -31,7 +31,7 @@ from search_space import SPACES
 
 REPEATS = 5
 PX = {"micro": 64, "full": 224}
-OBJECTIVES = (Objective("quality", "", "", 0.0), Objective("throughput", "", "", 0.125, log=True))
+OBJECTIVES = (Objective("score", "", "", 0.0), Objective("throughput", "", "", 0.125, log=True))
 
 
 def asked(sampler, space, records) -> list[float]:
@@ -42,7 +42,7 @@ def asked(sampler, space, records) -> list[float]:
         [
             create_trial(
                 state=TrialState.COMPLETE,
-                values=[r.rungs[-1].quality, math.log2(r.measurement.ratio)],
+                values=[r.rungs[-1].score, math.log2(r.measurement.ratio)],
                 params=space.encode(space.parse(r.spec)),
                 distributions=distributions,
                 user_attrs={"record": r.to_dict()},
@@ -58,8 +58,8 @@ def asked(sampler, space, records) -> list[float]:
     return seconds
 
 
-def record(number: int, spec, measurement: Measurement, quality: float) -> TrialRecord:
-    rung = RungResult(0, 1, quality, {}, {}, {}, 0.0)
+def record(number: int, spec, measurement: Measurement, score: float) -> TrialRecord:
+    rung = RungResult(0, 1, score, {}, {}, {}, 0.0)
     known = {"measurement": measurement, "rungs": (rung,)}
     return TrialRecord(number, spec.arch_id, spec.to_dict(), State.COMPLETE, **known)
 
@@ -76,7 +76,7 @@ def of_cells(latency: str, count: int) -> list[float]:
 
 
 def of_nets(name: str, count: int) -> list[float]:
-    """Records whose throughput and quality go by the work of the net."""
+    """Records whose throughput and score go by the work of the net."""
     space, rng = SPACES[name], random.Random(0)
     config = SearchConfig(space=name, distill=DistillConfig(image_px=PX[name], rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}

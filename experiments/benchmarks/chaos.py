@@ -36,7 +36,7 @@ from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 from search_space import SPACES
 
-OBJECTIVES = (Objective("quality", "", "", reference=0.0), Objective("throughput", "", "x", reference=0.125, log=True))
+OBJECTIVES = (Objective("score", "", "", reference=0.0), Objective("throughput", "", "x", reference=0.125, log=True))
 RUNG_STEPS = (10, 30)
 
 
@@ -87,7 +87,7 @@ def drive(run_dir: Path, stage_s: float) -> int:
 def stages(record: TrialRecord) -> Iterator[TrialRecord]:
     """What a worker would send: a measurement, then rung after rung. The numbers depend on the architecture alone."""
     draw = random.Random(record.arch_id)
-    ratio, quality = draw.uniform(0.3, 3), draw.uniform(0.1, 0.6)
+    ratio, score = draw.uniform(0.3, 3), draw.uniform(0.1, 0.6)
     measured = Measurement(
         device="cpu", arm="", batch=1, resolution=64, throughput_img_s=ratio, throughput_low_img_s=ratio,
         throughput_high_img_s=ratio, ratio=ratio, ratio_low=ratio, ratio_high=ratio, reference="", reference_img_s=1.0,
@@ -95,7 +95,7 @@ def stages(record: TrialRecord) -> Iterator[TrialRecord]:
     )  # fmt: skip
     yield (record := replace(record, measurement=measured, params=1, macs=1))
     for rung, steps in enumerate(RUNG_STEPS):
-        result = RungResult(rung, steps, quality * (rung + 1) / 2, {}, {}, {}, 0.0)
+        result = RungResult(rung, steps, score * (rung + 1) / 2, {}, {}, {}, 0.0)
         state = TrialState.COMPLETE if rung + 1 == len(RUNG_STEPS) else TrialState.RUNNING
         yield (record := replace(record, rungs=(*record.rungs, result), state=state))
 

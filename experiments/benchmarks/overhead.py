@@ -29,7 +29,7 @@ from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 from search_space import SPACES
 
-OBJECTIVES = (Objective("quality", "quality", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))
+OBJECTIVES = (Objective("score", "score", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))
 FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 

@@ -57,7 +57,7 @@ def _shaped(study: Study, *objectives: Objective) -> Study:
     return Study(replace(study.info, objectives=objectives), study.trials)
 
 
-_QUALITY, _SPEED = synthetic.info().objectives
+_SCORE, _SPEED = synthetic.info().objectives
 SYNTHETIC: dict[str, Callable[[], Study]] = {
     "1": lambda: synthetic.study(1, only=TrialState.COMPLETE),
     "200": lambda: synthetic.study(200),
@@ -66,8 +66,8 @@ SYNTHETIC: dict[str, Callable[[], Study]] = {
     "infeasible": lambda: synthetic.study(12, only=TrialState.INFEASIBLE, baselines=False),
     "failed": lambda: synthetic.study(12, only=TrialState.FAILED, baselines=False),
     "empty": lambda: synthetic.study(0, baselines=False, budget=8),
-    "one objective": lambda: _shaped(synthetic.study(80), _QUALITY),
-    "three objectives": lambda: _shaped(synthetic.study(80), _QUALITY, _SPEED, Objective("knn", "kNN", "", 0.0)),
+    "one objective": lambda: _shaped(synthetic.study(80), _SCORE),
+    "three objectives": lambda: _shaped(synthetic.study(80), _SCORE, _SPEED, Objective("knn", "kNN", "", 0.0)),
 }
 
 

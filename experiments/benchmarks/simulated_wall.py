@@ -32,7 +32,7 @@ ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.p
 
 def recorded(study: Study, workers: int) -> dict[str, Any]:
     """What the simulation needs of a study, as plain data."""
-    quality, throughput = study.info.objectives
+    score, throughput = study.info.objectives
     trials = []
     for trial in study.trials:
         if trial.measurement is None or not trial.rungs:
@@ -43,7 +43,7 @@ def recorded(study: Study, workers: int) -> dict[str, Any]:
                 "baseline": trial.baseline is not None,
                 "measure_s": round(trial.measurement.seconds, 3),
                 "rung_s": [round(rung.seconds, 3) for rung in trial.rungs],
-                "points": [[round(coordinate(quality, r.quality), 5), round(speed, 5)] for r in trial.rungs],
+                "points": [[round(coordinate(score, r.score), 5), round(speed, 5)] for r in trial.rungs],
                 "finished_s": round(trial.finished_s or 0.0, 2),
             }
         )
@@ -76,11 +76,11 @@ def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> S
     growth = [median(later[i + 1] / later[i] for later in whole) for i in range(of["rungs"] - 1)]
 
     def candidate(trial: dict[str, Any]) -> Candidate:
-        seconds, qualities = list(trial["rung_s"]), [quality for quality, _ in trial["points"]]
+        seconds, scores = list(trial["rung_s"]), [score for score, _ in trial["points"]]
         for i in range(len(seconds) - 1, of["rungs"] - 1):
             seconds.append(seconds[i] * growth[i])
-            qualities.append(qualities[i])
-        return Candidate(trial["measure_s"], tuple(seconds), tuple(qualities), speed=trial["points"][0][1])
+            scores.append(scores[i])
+        return Candidate(trial["measure_s"], tuple(seconds), tuple(scores), speed=trial["points"][0][1])
 
     baselines = [candidate(t) for t in of["trials"] if t["baseline"]]
     sampled = [candidate(t) for t in of["trials"] if not t["baseline"]]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
-from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_qualities
+from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_scores
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
@@ -41,7 +41,7 @@ class MeasuredCandidate:
 
     trial: TrialRecord
     measurement: Measurement
-    quality: float  # mean over seeds
+    score: float  # mean over seeds
     seeds: int
     quantities: Mapping[str, Quantity]
     chance_best: float | None = None  # of those that fit, whose values count as exact; None for those that do not fit
@@ -71,7 +71,7 @@ class Answer:
     steps: int  # of the trainings that are compared
     scatter: SeedScatter
     best: MeasuredCandidate | None
-    runners_up: tuple[MeasuredCandidate, ...]  # not told apart from the best in quality, the likeliest first
+    runners_up: tuple[MeasuredCandidate, ...]  # not told apart from the best in score, the likeliest first
     fitting: int
     compared: int
     stopped_early: int  # candidates within the limits whose training was stopped at a lower rung
@@ -128,15 +128,15 @@ def _candidate(
 
 def _retrained(summary: RetrainingSummary | None, latencies: Latencies) -> list[MeasuredCandidate]:
     return [
-        _candidate(c.trial, c.measurement, c.mean, len(c.qualities), latencies(RETRAINED, c.trial.arch_id))
+        _candidate(c.trial, c.measurement, c.mean, len(c.scores), latencies(RETRAINED, c.trial.arch_id))
         for c in (summary.complete if summary else ())
         if c.measurement is not None and c.mean is not None
     ]
 
 
 def _best(candidates: Sequence[MeasuredCandidate]) -> MeasuredCandidate | None:
-    """Return the best by quality; of equals the fastest, then the earliest."""
-    return max(candidates, key=lambda c: (c.quality, c.measurement.ratio, -c.trial.number), default=None)
+    """Return the best by score; of equals the fastest, then the earliest."""
+    return max(candidates, key=lambda c: (c.score, c.measurement.ratio, -c.trial.number), default=None)
 
 
 def _with_chances(
@@ -165,12 +165,12 @@ def _runners_up(
         for c, other in zip(candidates, drawn.T, strict=True)
         if c is not best and (other > own).mean() > NEGLIGIBLE_CHANCE
     ]
-    return tuple(sorted(close, key=lambda c: (-(c.chance_best or 0.0), -c.quality, c.trial.number)))
+    return tuple(sorted(close, key=lambda c: (-(c.chance_best or 0.0), -c.score, c.trial.number)))
 
 
 def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.ndarray:
-    qualities, seeds = [c.quality for c in candidates], [c.seeds for c in candidates]
-    return draw_qualities(qualities, seeds, scatter, DRAWS, np.random.default_rng(0))
+    scores, seeds = [c.score for c in candidates], [c.seeds for c in candidates]
+    return draw_scores(scores, seeds, scatter, DRAWS, np.random.default_rng(0))
 
 
 def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
@@ -183,7 +183,7 @@ def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> Measure
 
     def distance(candidate: MeasuredCandidate) -> tuple[float, float, float]:
         excess = candidate.excess(limits).values()
-        return max(excess), math.prod(excess), -candidate.quality
+        return max(excess), math.prod(excess), -candidate.score
 
     nearest = min(candidates, key=distance)
     return nearest if math.isfinite(distance(nearest)[0]) else None
@@ -215,7 +215,7 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     source = "taken from another study; nas.retrain measures it"
     if a.scatter.measured:
         source = f"measured here, {a.scatter.degrees} degrees of freedom"
-    notes.append(f"a seed moves quality by {a.scatter.sd:.4f} (standard deviation; {source})")
+    notes.append(f"a seed moves score by {a.scatter.sd:.4f} (standard deviation; {source})")
     if a.stopped_early:
         notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, stopped at lower rungs")
     if a.not_retrained:
@@ -237,7 +237,7 @@ def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) ->
     if candidate is None:
         return f"{limit}: no candidate keeps it"
     value = _with_unit(name, candidate.quantities[name].value)
-    return f"{limit}: trial {candidate.trial.number}, quality {candidate.quality:.4f}, {value}"
+    return f"{limit}: trial {candidate.trial.number}, score {candidate.score:.4f}, {value}"
 
 
 def in_unit(name: str, value: float) -> str:
@@ -300,7 +300,7 @@ def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str
         "baseline": c.trial.baseline,
         "outline": c.outline,
         "spec": c.trial.spec,
-        "quality": c.quality,
+        "score": c.score,
         "half_width": a.scatter.half_width(c.seeds),
         "seeds": c.seeds,
         "measurement": c.measurement.to_dict(),

@@ -1,4 +1,4 @@
-"""Place candidates on the plane of quality and speed under one set of measurements. Pure."""
+"""Place candidates on the plane of score and speed under one set of measurements. Pure."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class FrontPosition:
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A candidate under one measurement: quality, and the ratio to the reference with its 95 % interval."""
+    """A candidate under one measurement: score, and the ratio to the reference with its 95 % interval."""
 
     number: int
-    quality: float
+    score: float
     ratio: float
     low: float
     high: float
 
     def dominates(self, other: FrontPoint) -> bool:
         """Return whether it is at least as good in both and better in one."""
-        better = self.quality > other.quality or self.ratio > other.ratio
-        return better and self.quality >= other.quality and self.ratio >= other.ratio
+        better = self.score > other.score or self.ratio > other.ratio
+        return better and self.score >= other.score and self.ratio >= other.ratio
 
     def clearly_dominates(self, other: FrontPoint) -> bool:
         """Return whether it dominates with its own speed at the interval's low end and the other's at the high end."""
-        if self.quality > other.quality:
+        if self.score > other.score:
             return self.low >= other.high
-        return self.quality == other.quality and self.low > other.high
+        return self.score == other.score and self.low > other.high
 
 
-class QualitySpeedPlane:
+class ScoreSpeedPlane:
     """The points of those `trials` that have a measurement in `measurements` (by trial number)."""
 
     def __init__(self, trials: Sequence[TrialRecord], measurements: Mapping[int, Measurement]) -> None:
@@ -76,9 +76,9 @@ class QualitySpeedPlane:
     def hypervolume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
         """Return the hypervolume of these trials, baselines left out, over the study's reference point."""
         named = {objective.name: objective for objective in objectives}
-        plane = good, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("quality", "throughput")]
+        plane = good, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
         points = [p for p in self._searched if p.number in numbers]
-        coordinates = [(pareto.coordinate(good, p.quality), pareto.coordinate(speed, p.ratio)) for p in points]
+        coordinates = [(pareto.coordinate(good, p.score), pareto.coordinate(speed, p.ratio)) for p in points]
         return pareto.hypervolume(coordinates, pareto.reference_point(plane))
 
 

@@ -1,6 +1,6 @@
 """Estimate what noise leaves of a ranking: the chance of each candidate to be on the front, or the best. Pure.
 
-Assumptions: quality is normal over seeds with one standard deviation for all candidates, which is itself known only as
+Assumptions: score is normal over seeds with one standard deviation for all candidates, which is itself known only as
 well as its degrees of freedom say (so means follow Student's t); the logarithm of a speed is normal with its 95 %
 interval, each side by itself; candidates are independent. Not modelled: that a process may start faster or slower than
 the last one (the A/A floor of `nas.remeasure`), and images other than the held-out ones.
@@ -27,7 +27,7 @@ Z_OF_INTERVAL = 1.959964  # of a 95 % interval
 
 @dataclass(frozen=True)
 class SeedScatter:
-    """Standard deviation of quality between training seeds, the same for all candidates."""
+    """Standard deviation of score between training seeds, the same for all candidates."""
 
     sd: float
     degrees: int  # of freedom
@@ -42,18 +42,18 @@ class SeedScatter:
 TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
 
 
-def pooled_scatter(qualities: Iterable[Sequence[float]]) -> SeedScatter | None:
+def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
     """Pool the scatter between seeds over candidates.
 
     Two or three seeds of one candidate say next to nothing about their scatter; ten candidates of three seeds do.
 
     Args:
-        qualities: of each candidate, its quality by seed.
+        scores: of each candidate, its score by seed.
 
     Returns:
         The scatter; None where no candidate has two seeds.
     """
-    repeated = [values for values in qualities if len(values) > 1]
+    repeated = [values for values in scores if len(values) > 1]
     degrees = sum(len(values) - 1 for values in repeated)
     if not degrees:
         return None
@@ -64,35 +64,35 @@ def pooled_scatter(qualities: Iterable[Sequence[float]]) -> SeedScatter | None:
 
 @dataclass(frozen=True)
 class CandidateEstimate:
-    """A candidate's mean quality over its seeds, and its speed with the 95 % interval."""
+    """A candidate's mean score over its seeds, and its speed with the 95 % interval."""
 
-    quality: float
+    score: float
     seeds: int
     ratio: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, quality: float, seeds: int, m: Measurement) -> CandidateEstimate:
+    def of(cls, score: float, seeds: int, m: Measurement) -> CandidateEstimate:
         """Take the speed from a measurement."""
-        return cls(quality, seeds, m.ratio, m.ratio_low, m.ratio_high)
+        return cls(score, seeds, m.ratio, m.ratio_low, m.ratio_high)
 
 
 def front_chances(
     estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS, seed: int = 0
 ) -> list[float]:
-    """Return the chance of each candidate to be on the Pareto front of quality and speed."""
+    """Return the chance of each candidate to be on the Pareto front of score and speed."""
     if not estimates:
         return []
     rng = np.random.default_rng(seed)
-    quality = draw_qualities([e.quality for e in estimates], [e.seeds for e in estimates], scatter, draws, rng)
-    return [float(share) for share in _non_dominated(quality, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
+    score = draw_scores([e.score for e in estimates], [e.seeds for e in estimates], scatter, draws, rng)
+    return [float(share) for share in _non_dominated(score, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
 
 
-def draw_qualities(
+def draw_scores(
     means: Sequence[float], seeds: Sequence[int], scatter: SeedScatter, draws: int, rng: np.random.Generator
 ) -> Array:
-    """Draw true mean qualities, (draws, candidates), given each candidate's mean over its number of seeds."""
+    """Draw true mean scores, (draws, candidates), given each candidate's mean over its number of seeds."""
     sd = scatter.sd * np.sqrt(scatter.degrees / rng.chisquare(scatter.degrees, (draws, 1)))
     noise = rng.standard_normal((draws, len(means)))
     drawn: Array = np.asarray(means) + sd / np.sqrt(np.asarray(seeds)) * noise
@@ -107,10 +107,10 @@ def _draw_speeds(estimates: Sequence[CandidateEstimate], draws: int, rng: np.ran
     return drawn
 
 
-def _non_dominated(quality: Array, speed: Array) -> NDArray[np.bool_]:
+def _non_dominated(score: Array, speed: Array) -> NDArray[np.bool_]:
     """Mark the front of each draw, (draws, candidates); equal candidates do not dominate each other."""
-    order = np.lexsort((-quality, -speed), axis=-1)  # fastest first, of equally fast ones the best
-    q, s = np.take_along_axis(quality, order, axis=1), np.take_along_axis(speed, order, axis=1)
+    order = np.lexsort((-score, -speed), axis=-1)  # fastest first, of equally fast ones the best
+    q, s = np.take_along_axis(score, order, axis=1), np.take_along_axis(speed, order, axis=1)
     kept = np.empty(q.shape, dtype=bool)
     best, its_speed = np.full(len(q), -np.inf), np.full(len(q), np.inf)
     for i in range(q.shape[1]):

@@ -77,7 +77,7 @@ UNDOMINATED = (FrontStatus.FRONT, FrontStatus.OPEN)  # among the candidates that
 
 
 def plot_retraining(study: Study, summary: RetrainingSummary, path: Path) -> None:
-    """Write a picture of mean qualities and measured ratios with error bars; its type is the path's suffix.
+    """Write a picture of mean scores and measured ratios with error bars; its type is the path's suffix.
 
     At least one candidate has both numbers.
     """
@@ -103,7 +103,7 @@ def _mean_point(c: RetrainedCandidate) -> tuple[float, float]:
 
 
 def _seed_bar(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[float, float]:
-    half = summary.scatter.half_width(len(c.qualities))
+    half = summary.scatter.half_width(len(c.scores))
     return _mean_point(c)[1] - half, _mean_point(c)[1] + half
 
 
@@ -131,7 +131,7 @@ def _label_retraining(axes: Any, study: Study, summary: RetrainingSummary) -> No
     axes.set_title(title, fontsize=8, color="0.25", loc="left")
     measured = [c.measurement for c in summary.complete if c.measurement]
     _label_speed(axes, measured, measured[0].reference)
-    _label_quality(axes, study)
+    _label_score(axes, study)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class PanelPoint:
 
     @property
     def xy(self) -> tuple[float, float]:
-        """Return ratio and quality."""
+        """Return ratio and score."""
         return self.measurement.ratio, self.candidate.trial.final_score
 
 
@@ -161,7 +161,7 @@ def plot_remeasuring(study: Study, again: Remeasurement, c: RemeasuringCompariso
             _draw_panel(axes, points)
             axes.set_title(_panel_title(title, points), fontsize=8, color="0.25", loc="left")
             _label_speed(axes, measured, again.setting["reference"])
-        _label_quality(left, study)
+        _label_score(left, study)
         _legend(figure, REMEASURING_LOOKS, {_remeasuring_look(p.candidate) for p in before})
         for axes, points in ((left, before), (right, now)):
             crowded = len(points) > MAX_LABELED
@@ -232,7 +232,7 @@ def _legend(figure: Any, looks: Sequence[PointLook], drawn: set[PointLook]) -> N
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
-def _label_quality(axes: Any, study: Study) -> None:
+def _label_score(axes: Any, study: Study) -> None:
     axes.set_ylabel(_folded(study.info.objectives[0].label, LABEL_CHARACTERS) + "\nhigher is better")
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
-from nas.analysis.front import FrontPosition, FrontStatus, QualitySpeedPlane
+from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
@@ -100,8 +100,8 @@ def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComp
     trials = complete(study)
     tried = [t for t in trials if t.number in again.measurements or t.number in again.unmeasured]
     old = {t.number: t.measurement for t in trials if t.measurement}
-    before, before_of_tried = QualitySpeedPlane(trials, old), QualitySpeedPlane(tried, old)
-    now = QualitySpeedPlane(tried, {n: m for n, m in again.measurements.items() if m.verdict != WRONG_OUTPUT})
+    before, before_of_tried = ScoreSpeedPlane(trials, old), ScoreSpeedPlane(tried, old)
+    now = ScoreSpeedPlane(tried, {n: m for n, m in again.measurements.items() if m.verdict != WRONG_OUTPUT})
     both = now.points.keys()
     ranks_before, ranks_now = before.speed_ranks(both), now.speed_ranks(both)
     candidates = [
@@ -126,7 +126,7 @@ def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComp
 
 
 def _position_now(
-    number: int, before: QualitySpeedPlane, before_of_tried: QualitySpeedPlane, now: QualitySpeedPlane
+    number: int, before: ScoreSpeedPlane, before_of_tried: ScoreSpeedPlane, now: ScoreSpeedPlane
 ) -> FrontPosition:
     """Return the position now; it is OPEN where only candidates that nobody tried again had dominated this one."""
     position, old = now.position(number), before.position(number)
@@ -206,7 +206,7 @@ def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparis
 
 def _resolution_notes(before: Sequence[Measurement], again: Remeasurement) -> list[str]:
     others = {m.resolution for m in again.measurements.values()} - {m.resolution for m in before}
-    return [f"quality is that of the study's resolution, not of {px} px" for px in sorted(others)]
+    return [f"score is that of the study's resolution, not of {px} px" for px in sorted(others)]
 
 
 def _floor_notes(m: Measurement | None) -> list[str]:
@@ -316,7 +316,7 @@ def _candidate_json(c: RemeasuredCandidate) -> dict[str, Any]:
         "arch_id": c.trial.arch_id,
         "name": c.trial.name,
         "baseline": c.trial.baseline,
-        "quality": c.trial.final_score,
+        "score": c.trial.final_score,
         "before": before and before.to_dict(),
         "now": now and now.to_dict(),
         "rank": {"before": c.rank_before, "now": c.rank_now},

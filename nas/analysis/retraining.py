@@ -20,7 +20,7 @@ from nas.study.records import Measurement, Remeasurement, Retraining, Study, Tri
 REMEASUREMENT = "retraining"  # under this name the store keeps what nas.retrain measured
 WRONG_OUTPUT = "wrong output"  # a verdict: what was timed does not compute the network
 ASSUMPTIONS = (
-    "chance: of being on the front of the retrained candidates, if quality is normal over seeds with one standard "
+    "chance: of being on the front of the retrained candidates, if score is normal over seeds with one standard "
     "deviation for all, the logarithm of a speed is normal with its interval, and candidates are independent; other "
     "images are not in it"
 )
@@ -38,18 +38,18 @@ class RetrainedCandidate:
     measurement: Measurement | None
     reason: str | None  # why a number is missing
     was_on_front: bool  # of the study
-    on_front: bool = False  # by mean qualities and measured ratios, as they are
+    on_front: bool = False  # by mean scores and measured ratios, as they are
     chance: float | None = None
 
     @property
-    def qualities(self) -> dict[int, float]:
-        """Return the quality by seed."""
-        return {t.seed: t.quality for t in self.trainings if t.quality is not None}
+    def scores(self) -> dict[int, float]:
+        """Return the score by seed."""
+        return {t.seed: t.score for t in self.trainings if t.score is not None}
 
     @property
     def mean(self) -> float | None:
-        """Return the mean quality over the seeds."""
-        values = self.qualities.values()
+        """Return the mean score over the seeds."""
+        values = self.scores.values()
         return sum(values) / len(values) if values else None
 
     @property
@@ -85,7 +85,7 @@ class RetrainingSummary:
 
     @property
     def complete(self) -> tuple[RetrainedCandidate, ...]:
-        """Return the candidates with a quality and a measurement."""
+        """Return the candidates with a score and a measurement."""
         return tuple(c for c in self.candidates if c.mean is not None and c.measurement is not None)
 
 
@@ -112,9 +112,9 @@ def summarize_retraining(
     rows = [_candidate(t, by_number[t.number], again, t.number in front) for t in trials if t.number in by_number]
     if not rows:
         return None
-    scatter = pooled_scatter([list(c.qualities.values()) for c in rows]) or TYPICAL_SCATTER
+    scatter = pooled_scatter([list(c.scores.values()) for c in rows]) or TYPICAL_SCATTER
     last = study.info.rung_steps[-1]
-    at_last = [[r.quality for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
+    at_last = [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
     return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last))
 
@@ -138,8 +138,8 @@ def _candidate(
 def _with_chances(rows: Sequence[RetrainedCandidate], scatter: SeedScatter) -> list[RetrainedCandidate]:
     """Add front and chances, among the candidates that have both numbers."""
     able = [c for c in rows if c.mean is not None and c.measurement is not None and not c.trial.baseline]
-    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.qualities), c.measurement) for c in able if c.measurement]
-    indices = pareto.front([(e.quality, e.ratio) for e in estimates]) if estimates else []
+    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.scores), c.measurement) for c in able if c.measurement]
+    indices = pareto.front([(e.score, e.ratio) for e in estimates]) if estimates else []
     front = {able[i].trial.number for i in indices}
     chances = dict(zip((c.trial.number for c in able), front_chances(estimates, scatter), strict=True))
     return [replace(c, on_front=c.trial.number in front, chance=chances.get(c.trial.number)) for c in rows]
@@ -149,7 +149,7 @@ Ranking = Callable[[RetrainedCandidate], float | None]
 
 
 def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, RankCorrelation]:
-    """Compare the order by quality of the study, of the means over seeds, and of each seed; by what is compared.
+    """Compare the order by score of the study, of the means over seeds, and of each seed; by what is compared.
 
     Where the retrainings were evaluated at the study's last rung too, the effect of the length and the effect of the
     seed are told apart.
@@ -181,14 +181,14 @@ def _of_mean(candidate: RetrainedCandidate) -> float | None:
 
 
 def _of_seed(seed: int) -> Ranking:
-    return lambda candidate: candidate.qualities.get(seed)
+    return lambda candidate: candidate.scores.get(seed)
 
 
 def _of_mean_at(steps: int) -> Ranking:
     """Rank by the mean over the seeds after fewer steps than the last."""
 
     def mean(candidate: RetrainedCandidate) -> float | None:
-        values = [rung.quality for t in candidate.trainings for rung in t.rungs if rung.steps == steps]
+        values = [rung.score for t in candidate.trainings for rung in t.rungs if rung.steps == steps]
         return sum(values) / len(values) if values else None
 
     return mean
@@ -245,15 +245,15 @@ def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:
 
 
 def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str, Any]:
-    seeds = len(c.qualities)
+    seeds = len(c.scores)
     return {
         "trial": c.trial.number,
         "arch_id": c.trial.arch_id,
         "name": c.trial.name,
         "baseline": c.trial.baseline,
-        "quality_of_study": c.trial.final_score,
-        "qualities": {str(seed): value for seed, value in c.qualities.items()},
-        "quality": c.mean,
+        "score_of_study": c.trial.final_score,
+        "scores": {str(seed): value for seed, value in c.scores.items()},
+        "score": c.mean,
         "half_width": scatter.half_width(seeds) if seeds else None,
         "measurement": c.measurement and c.measurement.to_dict(),
         "chance": c.chance,

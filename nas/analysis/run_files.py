@@ -67,9 +67,9 @@ def trained_weights(
     last = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
     for seed, retraining in last.items():
         file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
-        if retraining.quality is not None and file.is_file():
+        if retraining.score is not None and file.is_file():
             found.append(TrainedWeights(file, retraining.rungs[-1], seed, f"nas.retrain, seed {seed}"))
-    return max(found, key=lambda w: (w.result.steps, w.result.quality), default=None)
+    return max(found, key=lambda w: (w.result.steps, w.result.score), default=None)
 
 
 def all_weight_files(run_dir: Path, arch_id: str, seeds: Iterable[int]) -> list[Path]:

@@ -71,7 +71,7 @@ def front_candidates(study: Study, scatter: SeedScatter = TYPICAL_SCATTER) -> tu
 
 
 def front_numbers(trials: Sequence[TrialRecord]) -> set[int]:
-    """Return the numbers of those complete trials that are on the front of quality and speed."""
+    """Return the numbers of those complete trials that are on the front of score and speed."""
     return {trials[i].number for i in pareto.front([(t.final_score, ratio(t)) for t in trials])} if trials else set()
 
 
@@ -138,7 +138,7 @@ def find_trial(study: Study, which: str) -> TrialRecord:
 def best_trial(study: Study) -> TrialRecord:
     """Return the candidate that the report headlines: the fastest one at least as good as the best baseline.
 
-    Where none is, or there is no baseline, or throughput was no objective, it is the candidate of the highest quality.
+    Where none is, or there is no baseline, or throughput was no objective, it is the candidate of the highest score.
     SelectionError where no candidate is complete.
     """
     candidates = complete_candidates(study)

@@ -43,7 +43,7 @@ MAX_RUNNERS_UP = 12  # in the table; the JSON has all
 def show_retraining(study: Study, summary: RetrainingSummary, console: Console) -> None:
     """Print the retrained candidates, fastest first; rank correlations; notes."""
     title = f"retrained: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
-    table = _table(title, "trial", "<architecture", "study", "seeds", "mean quality", "ratio", "chance", "<front")
+    table = _table(title, "trial", "<architecture", "study", "seeds", "mean score", "ratio", "chance", "<front")
     for candidate in summary.candidates:
         table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
     console.print(table)
@@ -52,7 +52,7 @@ def show_retraining(study: Study, summary: RetrainingSummary, console: Console) 
 
 
 def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
-    seeds = len(c.qualities)
+    seeds = len(c.scores)
     return (
         str(c.trial.number),
         _short_name(c.trial),
@@ -72,7 +72,7 @@ def _retraining_style(c: RetrainedCandidate) -> str:
 
 
 def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
-    table = _table("order by quality", "<between", "candidates", "Kendall's tau-b", "95 % interval")
+    table = _table("order by score", "<between", "candidates", "Kendall's tau-b", "95 % interval")
     for between, c in correlations.items():
         tau = "-" if c.tau is None else f"{c.tau:.2f}"
         table.add_row(between, str(c.candidates), tau, "-" if c.low is None else f"{c.low:.2f} to {c.high:.2f}")
@@ -82,9 +82,7 @@ def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
 def show_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
     """Print the candidates, fastest before first; notes; the conclusion last."""
     title = f"{again.name}: throughput over {again.setting['reference']}'s, before and now"
-    table = _table(
-        title, "trial", "<architecture", "quality", "ratio before", "ratio now", "rank", "<front", "<verdict"
-    )
+    table = _table(title, "trial", "<architecture", "score", "ratio before", "ratio now", "rank", "<front", "<verdict")
     for candidate in c.candidates:
         table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
     console.print(table)
@@ -141,7 +139,7 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     table = _table(None, "<", "value", "95 % interval", "limit", "keeps it")
     half, m = a.scatter.half_width(c.seeds), c.measurement
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"quality{seeds}", f"{c.quality:.4f}", f"{c.quality - half:.4f} to {c.quality + half:.4f}")
+    table.add_row(f"score{seeds}", f"{c.score:.4f}", f"{c.score - half:.4f} to {c.score + half:.4f}")
     table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
     for name, limit in LIMITS.items():
         if name in c.quantities or name in limits:
@@ -162,13 +160,13 @@ def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[
 
 
 def _runners_up(a: Answer) -> Table:
-    title = f"not told apart from it in quality: {len(a.runners_up)}"
+    title = f"not told apart from it in score: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
         title += f", the likeliest {MAX_RUNNERS_UP}"
-    table = _table(title, "trial", "<architecture", "quality", "ratio", "best", "keeps")
+    table = _table(title, "trial", "<architecture", "score", "ratio", "best", "keeps")
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         chances = percent(c.chance_best), percent(c.chance_to_keep)
-        numbers = f"{c.quality:.4f}", f"{c.measurement.ratio:.2f}"
+        numbers = f"{c.score:.4f}", f"{c.measurement.ratio:.2f}"
         table.add_row(str(c.trial.number), (c.trial.baseline or c.trial.arch_id), *numbers, *chances)
     return table
 

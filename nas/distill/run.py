@@ -174,7 +174,7 @@ class Training:
         return RungResult(
             rung=rung,
             steps=self._distiller.step,
-            quality=score,
+            score=score,
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,

@@ -37,7 +37,7 @@ where it was stopped.
 _TRIAL_HELP = (
     "a trial's number, the beginning of an arch_id (8 characters at least where all are digits), or best: the fastest "
     "candidate at least as good as the best baseline, as the report headlines; where none is, or throughput was no "
-    "objective, the candidate of the highest quality (default: best)"
+    "objective, the candidate of the highest score (default: best)"
 )
 
 

@@ -49,7 +49,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
         card = model_card(data, kind, report, list(source.adaptors), image_px, out)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
-    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, quality {weights.result.quality:.4f}"
+    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {weights.result.score:.4f}"
     return [first, *report.lines]
 
 

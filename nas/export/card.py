@@ -62,8 +62,8 @@ def model_card(
         f"```python\n{report.usage.replace('FOLDER', _quoted(folder.name))}\n```",
         _input(image_px, kind),
         "\n".join(f"- {code(line)}" for line in report.lines),
-        "## Quality",
-        _quality(data),
+        "## Score",
+        _score(data),
         "## Speed and size",
         _speed(data),
         "## Made from",
@@ -107,12 +107,12 @@ def _input(image_px: int, kind: str) -> str:
     )
 
 
-def _quality(data: CardData) -> str:
+def _score(data: CardData) -> str:
     """Tell the explained variance of the exported weights and of other trainings, by teacher and head."""
     scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
     source = "measured in this study" if scatter.measured else "taken from another study"
     said = (
-        "Quality is the explained variance of the teachers' features on held-out images, mean over teachers. A seed "
+        "Score is the explained variance of the teachers' features on held-out images, mean over teachers. A seed "
         f"moves it by {scatter.sd:.4f} (standard deviation, {source})."
     )
     probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
@@ -124,16 +124,16 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
     trained = [(f"exported weights: {data.weights.origin}", data.weights)]
     if data.continued_from is not None:
         trained.append((f"before: {data.continued_from.origin}", data.continued_from))
-    rows = [(name, weights.result.steps, weights.result.quality, 1) for name, weights in trained]
+    rows = [(name, weights.result.steps, weights.result.score, 1) for name, weights in trained]
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
-            seeds = len(candidate.qualities)
+            seeds = len(candidate.scores)
             name = f"mean of {seeds} seed{'s' * (seeds > 1)}, nas.retrain"
             rows.append((name, candidate.steps, candidate.mean, seeds))
-    lines = ["| weights | steps | quality | 95 % interval over seeds |", "|---|---:|---:|---|"]
-    for name, steps, quality, seeds in rows:
+    lines = ["| weights | steps | score | 95 % interval over seeds |", "|---|---:|---:|---|"]
+    for name, steps, score, seeds in rows:
         half = scatter.half_width(seeds)
-        lines.append(f"| {name} | {steps} | {quality:.4f} | {quality - half:.4f} to {quality + half:.4f} |")
+        lines.append(f"| {name} | {steps} | {score:.4f} | {score - half:.4f} to {score + half:.4f} |")
     return "\n".join(lines)
 
 

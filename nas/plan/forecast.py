@@ -38,7 +38,7 @@ SIZES = (8, 64, 1024)  # devices
 MAX_SIMULATED = 1000  # trials that are simulated for a deadline; more are extrapolated
 
 # The points of candidates are given on the axes on which the loop compares them.
-_OBJECTIVES = (Objective("quality", "quality", "", reference=0.0), Objective("throughput", "speed", "", reference=0.0))
+_OBJECTIVES = (Objective("score", "score", "", reference=0.0), Objective("throughput", "speed", "", reference=0.0))
 
 
 class Basis(StrEnum):
@@ -92,13 +92,13 @@ class Candidate:
 
     Args:
         rung_s: seconds of training and evaluation from rung to rung.
-        qualities: quality at each rung; more is better.
+        scores: score at each rung; more is better.
         speed: the other objective, known once it is measured; more is better.
     """
 
     measure_s: float
     rung_s: tuple[float, ...] = ()
-    qualities: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
     speed: float = 0.0
 
 
@@ -127,8 +127,8 @@ class Workload:
             return Candidate(0.0)
         times = rng.choice(self.times)
         rise = self.learning * math.log1p(over)
-        quality, speed = rng.gauss(rise, 1.0), rng.gauss(rise, 1.0)
-        return Candidate(times.measure_s, times.rung_s, (quality,) * len(times.rung_s), speed)
+        score, speed = rng.gauss(rise, 1.0), rng.gauss(rise, 1.0)
+        return Candidate(times.measure_s, times.rung_s, (score,) * len(times.rung_s), speed)
 
 
 def simulate_candidates(
@@ -171,8 +171,8 @@ def candidate_stages(record: TrialRecord, candidate: Candidate, rung_steps: Sequ
         return
     record = replace(record, measurement=_measurement(candidate.speed), params=1, macs=1)
     yield Stage(Doing.MEASURING, candidate.measure_s, record)
-    for rung, (seconds, quality) in enumerate(zip(candidate.rung_s, candidate.qualities, strict=True)):
-        result = RungResult(rung, rung_steps[rung], quality, {}, {}, {}, seconds)
+    for rung, (seconds, score) in enumerate(zip(candidate.rung_s, candidate.scores, strict=True)):
+        result = RungResult(rung, rung_steps[rung], score, {}, {}, {}, seconds)
         last = rung + 1 == len(candidate.rung_s)
         state = TrialState.COMPLETE if last else TrialState.RUNNING
         record = replace(record, rungs=(*record.rungs, result), state=state)

@@ -308,9 +308,9 @@ def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random
     if record.measurement is None:
         size = int(10 ** rng.gauss(6, 0.5))
         return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))
-    quality = rng.random()
+    score = rng.random()
     rung = RungResult(
-        len(record.rungs), config.distill.rung_steps[len(record.rungs)], quality, {"t": {"spatial": quality}}, {}, {}, 0
+        len(record.rungs), config.distill.rung_steps[len(record.rungs)], score, {"t": {"spatial": score}}, {}, {}, 0
     )
     last = rung.rung + 1 == len(config.distill.rung_steps)
     return replace(

@@ -63,7 +63,7 @@ def play(job: ReplayJob) -> tuple[Array, float]:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=job.command,
     )
-    accuracy = [t.rungs[-1].quality if t.state is TrialState.COMPLETE else -np.inf for t in ended]
+    accuracy = [t.rungs[-1].score if t.state is TrialState.COMPLETE else -np.inf for t in ended]
     latency = [t.measurement.latency_ms for t in ended if t.measurement]
     whole = whole_volume(table.accuracy, table.latency_ms, table.reference)
     last = max(r.steps for t in ended for r in t.rungs)
@@ -75,7 +75,7 @@ def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Object
     accuracy, _ = table.reference
     label = f"{table.dataset} validation accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
     return (
-        Objective("quality", label, "%", reference=accuracy),
+        Objective("score", label, "%", reference=accuracy),
         Objective("throughput", f"throughput over the slowest cell's, {table.device}", "x", reference=1.0, log=True),
     )
 
@@ -107,7 +107,7 @@ def sampler_of(
         record = trial.user_attrs.get("record")
         if not record or not record["rungs"]:
             return None
-        return Observed(tuple(rung["quality"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
+        return Observed(tuple(rung["score"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
 
     accuracy, slowest = table.reference
     return KnownCostSampler(

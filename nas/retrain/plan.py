@@ -35,7 +35,7 @@ class RetrainingPlan:
 
     def remaining(self, retrainings: Iterable[Retraining]) -> list[TrainingJob]:
         """Return what has not trained to its end, failures included, seed by seed, so that all have one seed soon."""
-        done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.quality is not None}
+        done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.score is not None}
         return [
             TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, seed))
             for seed in self.seeds

@@ -95,7 +95,7 @@ def _known_cost(space: Architectures, objectives: Sequence[Objective], config: S
         )
     check_objectives(config)
     names = [objective.name for objective in objectives]
-    cost = names[1] if len(names) > 1 else "throughput"  # of quality alone nothing is traded
+    cost = names[1] if len(names) > 1 else "throughput"  # of score alone nothing is traded
     knowledge = SpaceCostModel(space, config, cost)
     good, worth = (*reference_point(objectives), 0.0)[:2]
     return KnownCostSampler(
@@ -139,14 +139,14 @@ SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig],
 
 def takes(sampler: str, objectives: Sequence[str]) -> bool:
     """Whether a sampler can search for these objectives, by their names."""
-    quality, *costs = objectives
-    return sampler != "known-cost" or (quality == "quality" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+    score, *costs = objectives
+    return sampler != "known-cost" or (score == "score" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_objectives(config: SearchConfig) -> None:
     """Raises ConfigError where the sampler does not take the objectives."""
     if not takes(config.sampler, config.objectives):
-        taken = f"takes quality alone, or quality and then one of {', '.join(KNOWN_COSTS)}"
+        taken = f"takes score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
         others = ", ".join(name for name in SAMPLERS if name != "known-cost")
         raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
 

@@ -171,7 +171,7 @@ def _work_of(spec: ArchSpec, px: int) -> Work:
 
 
 def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
-    """Qualities rung by rung and one of `COSTS`; None for baselines, which are no part of the search.
+    """Scores rung by rung and one of `COSTS`; None for baselines, which are no part of the search.
 
     What failed for its own sake has -inf.
     """
@@ -182,7 +182,7 @@ def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
         return Observed((-math.inf,), COSTS[cost](record))
     if record["state"] in _NO_MORE or not record["rungs"]:
         return None
-    return Observed(tuple(rung["quality"] for rung in record["rungs"]), COSTS[cost](record))
+    return Observed(tuple(rung["score"] for rung in record["rungs"]), COSTS[cost](record))
 
 
 def _log_ratio(record: Mapping[str, Any]) -> float | None:

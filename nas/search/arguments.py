@@ -32,7 +32,7 @@ _EXAMPLES = """examples:
   python -m nas.search --budget 200                      the whole job on this machine, built-in images and teachers
   python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
-  python -m nas.search --objectives quality,throughput,params
+  python -m nas.search --objectives score,throughput,params
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   python -m nas.search --resume runs/photos              goes on where a study was left
@@ -66,8 +66,8 @@ _TIME_LIMIT_HELP = (
     "(default: ten times the median of earlier trials, never under 600)"
 )
 _OBJECTIVES_HELP = (
-    f"what is traded off: quality, and any of {', '.join(name for name in OBJECTIVES if name != 'quality')} "
-    "(default quality,throughput; where known-cost does not take them the default sampler is evolution)"
+    f"what is traded off: score, and any of {', '.join(name for name in OBJECTIVES if name != 'score')} "
+    "(default score,throughput; where known-cost does not take them the default sampler is evolution)"
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.study.config.DistillConfig), may be given several times: learning_rate, batch_size, "
@@ -278,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``nas.search``. An absent flag leaves no trace in the namespace."""
     made = OneLineParser(
         prog="python -m nas.search",
-        description="Searches hybrid CNN-transformer backbones: measured throughput against distilled quality.",
+        description="Searches hybrid CNN-transformer backbones: measured throughput against distilled score.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

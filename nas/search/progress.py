@@ -78,7 +78,7 @@ def describe(record: TrialRecord) -> str:
     if record.measurement:
         words.append(f"{record.measurement.throughput_img_s:.0f} img/s ({record.measurement.ratio:.2f}x)")
     if record.rungs:
-        words.append(f"quality {record.rungs[-1].quality:.3f} after {record.rungs[-1].steps} steps")
+        words.append(f"score {record.rungs[-1].score:.3f} after {record.rungs[-1].steps} steps")
     if record.reason and record.state is not TrialState.STOPPED:
         words.append(record.reason)
     return " ".join(words)

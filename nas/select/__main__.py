@@ -24,7 +24,7 @@ _EXAMPLES = """examples:
   python -m nas.select runs/mine --min-throughput 2000 --max-params 1e6
   python -m nas.select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
-Quality is that of the study's last rung, or the mean over seeds where nas.retrain has trained the candidate again.
+Score is that of the study's last rung, or the mean over seeds where nas.retrain has trained the candidate again.
 Candidates that were stopped at lower rungs are not compared. Exit code: 0 found, 1 nothing fits (what comes nearest is
 shown), 2 bad input.
 """
@@ -68,7 +68,7 @@ def select(settings: SelectSettings) -> int:
 def _seeds(summary: RetrainingSummary | None, candidate: MeasuredCandidate) -> list[int]:
     """Return the seeds that a candidate was retrained with."""
     retrained = summary.candidates if summary else ()
-    return [seed for c in retrained if c.trial.number == candidate.trial.number for seed in c.qualities]
+    return [seed for c in retrained if c.trial.number == candidate.trial.number for seed in c.scores]
 
 
 def parse(words: Sequence[str]) -> SelectSettings:

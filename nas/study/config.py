@@ -60,7 +60,7 @@ class DistillConfig:
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
     architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
-    `score` says which heads make an architecture's quality: the maps', or both heads' mean. The ranking by summaries
+    `score` says which heads make an architecture's score: the maps', or both heads' mean. The ranking by summaries
     after a few hundred steps is mostly that of the seed (experiments/LOG.md).
     """
 
@@ -187,7 +187,7 @@ class SearchConfig:
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
     limits: dict[str, float] = field(default_factory=dict)  # by the names of nas.study.limits
-    objectives: tuple[str, ...] = ("quality", "throughput")  # of nas.study.objectives
+    objectives: tuple[str, ...] = ("score", "throughput")  # of nas.study.objectives
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
@@ -213,8 +213,8 @@ class SearchConfig:
         named = ",".join(self.objectives)
         if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
             raise ConfigError(f"--objectives: unknown {unknown[0]!r}; choose from: {', '.join(OBJECTIVES)}")
-        if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ConfigError(f"--objectives: {named}: needs quality, and each but once")
+        if "score" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"--objectives: {named}: needs score, and each but once")
 
     @property
     def grid(self) -> int:

@@ -21,7 +21,7 @@ class Failure(StrEnum):
 
     OUT_OF_MEMORY = "out of memory"  # all of the device was its own
     MEMORY_SHARED = "out of memory that others used too"
-    NOT_FINITE = "not finite"  # a loss or a quality; the same seed gives the same
+    NOT_FINITE = "not finite"  # a loss or a score; the same seed gives the same
     WRONG_OUTPUT = "wrong output"  # measured as it runs, it computes something else than in fp32
     HANG = "hang"
     LOST_WORKER = "lost worker"  # its process, or the whole node

@@ -23,8 +23,8 @@ class ObjectiveSpec(NamedTuple):
     trained: bool = False
 
 
-def _quality(trial: TrialRecord, rung: int) -> float | None:
-    return trial.rungs[rung].quality if len(trial.rungs) > rung else None
+def _score(trial: TrialRecord, rung: int) -> float | None:
+    return trial.rungs[rung].score if len(trial.rungs) > rung else None
 
 
 def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRecord, int], float | None]:
@@ -34,8 +34,8 @@ def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRec
 
 # References are where hypervolume begins to count: what is beyond is worth nothing to anybody.
 OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "quality": ObjectiveSpec(
-        Objective("quality", "explained variance of the teachers' features", "", 0.0), _quality, trained=True
+    "score": ObjectiveSpec(
+        Objective("score", "explained variance of the teachers' features", "", 0.0), _score, trained=True
     ),
     "throughput": ObjectiveSpec(
         Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),
@@ -57,23 +57,23 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         lambda trial, rung: trial.macs,
     ),
 }
-QUALITIES = {  # by DistillConfig.score
+SCORE_LABELS = {  # by DistillConfig.score
     "spatial": "explained variance of the teachers' spatial features",
     "both": "explained variance of the teachers' features",
 }
 
 
 def check_plane(sought: Sequence[Objective], command: str) -> None:
-    """Raises ValueError where a study's front is not one of quality and throughput, which `command` works with."""
+    """Raises ValueError where a study's front is not one of score and throughput, which `command` works with."""
     names = [objective.name for objective in sought]
-    if sorted(names) != ["quality", "throughput"]:
-        raise ValueError(f"{command}: the study's objectives are {', '.join(names)}; it takes quality and throughput")
+    if sorted(names) != ["score", "throughput"]:
+        raise ValueError(f"{command}: the study's objectives are {', '.join(names)}; it takes score and throughput")
 
 
 def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
-    """The objectives of a search, in the order of `names`; `score` says what quality is."""
+    """The objectives of a search, in the order of `names`; `score` says what score is."""
     found = [OBJECTIVES[name].objective for name in names]
-    return tuple(replace(o, label=QUALITIES[score]) if o.name == "quality" else o for o in found)
+    return tuple(replace(o, label=SCORE_LABELS[score]) if o.name == "score" else o for o in found)
 
 
 def unknown_before_training(trial: TrialRecord, sought: Sequence[Objective]) -> list[str]:

@@ -94,7 +94,7 @@ def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
 
 
 def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) -> Point | None:
-    """Values of all objectives, with the quality at `rung`, on the axes of `coordinate`; None where one is missing.
+    """Values of all objectives, with the score at `rung`, on the axes of `coordinate`; None where one is missing.
 
     A trial that was not measured, or has not reached `rung`, is nowhere.
     """

@@ -109,7 +109,7 @@ class RungResult(Record):
 
     rung: int
     steps: int
-    quality: float  # explained variance of the teachers' held-out maps (or all features), averaged over teachers
+    score: float  # explained variance of the teachers' held-out maps (or all features), averaged over teachers
     teachers: dict[str, dict[str, float]]  # teacher -> head ("summary", "spatial") -> explained variance
     losses: dict[str, float]  # "teacher/head" -> mean training loss over the last third of the rung's steps
     metrics: dict[str, float]  # further metrics, e.g. "knn" (accuracy), "miou"; empty where not evaluated
@@ -140,14 +140,14 @@ class TrialRecord(Record):
         return self.baseline or f"trial {self.number}"
 
     @property
-    def quality(self) -> float | None:
-        """Quality at the highest rung reached. Compare only between trials of the same rung."""
-        return self.rungs[-1].quality if self.rungs else None
+    def score(self) -> float | None:
+        """Score at the highest rung reached. Compare only between trials of the same rung."""
+        return self.rungs[-1].score if self.rungs else None
 
     @property
     def final_score(self) -> float:
-        """The quality at the study's last rung; NaN unless the trial is complete."""
-        return self.rungs[-1].quality if self.state is TrialState.COMPLETE and self.rungs else math.nan
+        """The score at the study's last rung; NaN unless the trial is complete."""
+        return self.rungs[-1].score if self.state is TrialState.COMPLETE and self.rungs else math.nan
 
     @property
     def counts(self) -> bool:
@@ -170,7 +170,7 @@ class TrialRecord(Record):
 class Objective(Record):
     """One axis of the search. `reference` is the hypervolume's reference coordinate."""
 
-    name: str  # of nas.study.objectives: "quality", "throughput", ...
+    name: str  # of nas.study.objectives: "score", "throughput", ...
     label: str  # for axes and tables
     unit: str
     reference: float
@@ -212,7 +212,7 @@ class StudyInfo(Record):
     command: str
     config: dict[str, Any]
     environment: dict[str, Any]  # device, CPU, threads, library versions
-    objectives: tuple[Objective, ...]  # (quality, throughput)
+    objectives: tuple[Objective, ...]  # (score, throughput)
     rung_steps: tuple[int, ...]
     limits: dict[str, float]  # hard limits, e.g. {"max_params": 2e6}
     teachers: dict[str, str]  # name -> fingerprint of its weights and pre-processing
@@ -299,9 +299,9 @@ class Retraining(Record):
     reason: str | None = None  # why it did not reach its last step
 
     @property
-    def quality(self) -> float | None:
-        """Quality after `steps`; None where the training failed."""
-        return self.rungs[-1].quality if self.rungs and self.reason is None else None
+    def score(self) -> float | None:
+        """Score after `steps`; None where the training failed."""
+        return self.rungs[-1].score if self.rungs and self.reason is None else None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

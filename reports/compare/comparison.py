@@ -95,9 +95,9 @@ def compare_studies(studies: Sequence[Study]) -> StudyComparison:
 
 def _check_objectives(studies: Sequence[Study]) -> None:
     for info in (study.info for study in studies):
-        if [objective.name for objective in info.objectives] != ["quality", "throughput"]:
+        if [objective.name for objective in info.objectives] != ["score", "throughput"]:
             names = ", ".join(o.name for o in info.objectives) or "none"
-            raise ValueError(f"{info.name}: its objectives are {names}: a comparison needs quality and throughput")
+            raise ValueError(f"{info.name}: its objectives are {names}: a comparison needs score and throughput")
 
 
 def _with_references(study: Study, references: Sequence[float]) -> Study:
@@ -117,7 +117,7 @@ def coverage(covering: Sequence[ScoredTrial], covered: Sequence[ScoredTrial]) ->
     """
     if not covered or not covering:
         return None
-    count = sum(any(a.quality >= b.quality and a.ratio >= b.ratio for a in covering) for b in covered)
+    count = sum(any(a.score >= b.score and a.ratio >= b.ratio for a in covering) for b in covered)
     return count / len(covered)
 
 
@@ -187,4 +187,4 @@ def _ratio(trial: TrialRecord) -> float | None:
 
 def _scores(summary: StudySummary) -> dict[str, float]:
     models = (*summary.complete, *(b.scored for b in summary.baselines))
-    return {model.trial.arch_id: model.quality for model in reversed(models)}
+    return {model.trial.arch_id: model.score for model in reversed(models)}

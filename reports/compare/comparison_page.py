@@ -221,7 +221,7 @@ def _hypervolume_curves(studies: Sequence[ComparedStudy]) -> Any:
 def _row(study: ComparedStudy, model: ScoredTrial, order: int) -> dict[str, Any]:
     return {
         "study": study.name, "ratio": model.ratio, "low": model.ratio_low, "high": model.ratio_high,
-        "score": model.quality, "order": order,
+        "score": model.score, "order": order,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ function scoreTable(t) {
   const names = Object.keys(lastRung(t).teachers);
   const rows = names.flatMap(n => heads.map(h => [`${n}, ${h}`, ...t.rungs.map(r => (r.teachers[n] || {})[h])])).filter(([, ...values]) => values.some(known));
   const probes = [...new Set(t.rungs.flatMap(r => Object.keys(r.metrics)))].map(m => [metricLabels.get(m) || m, ...t.rungs.map(r => r.metrics[m])]);
-  const all = [['score', ...t.rungs.map(r => r.quality)], ...rows, ...probes];
+  const all = [['score', ...t.rungs.map(r => r.score)], ...rows, ...probes];
   return element('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Score by teacher' }, element('table', {},
     element('thead', {}, element('tr', {}, element('th', { scope: 'col' }, 'steps'), ...t.rungs.map(r => element('th', { scope: 'col' }, String(r.steps))))),
     element('tbody', {}, ...all.map(([name, ...values]) => element('tr', {}, element('th', { scope: 'row' }, brief(name, 60)), ...values.map(v => element('td', {}, fixed(v, 3))))))));

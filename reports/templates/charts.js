@@ -17,7 +17,7 @@ datasets.metrics = scattered.flatMap(([name, step], which) => {
   let others = 0;
   return trials.filter(t => t.state === 'complete' && kinds.has(t.number) && Number.isFinite(metric(t, name)))
     .filter(t => ['front', 'baseline'].includes(status(t)) || others++ % step === 0)
-    .map(t => ({ which, number: t.number, name: trialName(t), kind: kinds.get(t.number), quality: score(t), value: metric(t, name) }));
+    .map(t => ({ which, number: t.number, name: trialName(t), kind: kinds.get(t.number), score: score(t), value: metric(t, name) }));
 });
 
 async function drawChart(name) {
@@ -45,7 +45,7 @@ async function drawCharts() {
 
 function ringInFront(number) {
   const point = datasets.points.find(p => p.number === number);
-  if (views.front) views.front.data('picked', point ? [{ number, ratio: point.ratio, quality: point.quality ?? floor }] : []).runAsync();
+  if (views.front) views.front.data('picked', point ? [{ number, ratio: point.ratio, score: point.score ?? floor }] : []).runAsync();
 }
 
 let refilling = 0;

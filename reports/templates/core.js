@@ -42,7 +42,7 @@ const trialName = t => t.baseline ?? `trial ${t.number}`;
 const status = t => isBaseline(t) ? 'baseline' : onFront.has(t.number) ? 'front' : t.state; // a key: also a CSS class
 const statusWord = t => stateWords[status(t)] || status(t);
 const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
-const score = t => lastRung(t) ? lastRung(t).quality : null;
+const score = t => lastRung(t) ? lastRung(t).score : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
 const disturbed = t => disturbedVerdicts.includes(of(t, 'verdict'));

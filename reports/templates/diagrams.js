@@ -45,13 +45,13 @@ function stageDiagram(t, wide) {
 
 function learningCurve(t, wide) {
   const names = Object.keys(t.rungs[0].teachers);
-  const lines = [t.rungs.map(r => r.quality), ...names.map(n => t.rungs.map(r => teacherScore(r.teachers[n] || {})))];
+  const lines = [t.rungs.map(r => r.score), ...names.map(n => t.rungs.map(r => teacherScore(r.teachers[n] || {})))];
   const values = lines.flat().filter(Number.isFinite), low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
   const steps = t.rungs.map(r => Math.log(r.steps)), from = steps[0], reach = steps[steps.length - 1] - from || 1, right = wide - 130;
   const x = i => 44 + (right - 44) * (steps[i] - from) / reach, y = v => 150 - 125 * (v - low) / span;
   const path = line => line.map((v, i) => Number.isFinite(v) ? `${x(i)},${y(v)}` : '').join(' ');
   const nodes = [svg('line', { class: 'axis', x1: 44, x2: right, y1: 160, y2: 160 }), label((44 + right) / 2, 192, 'steps', { 'text-anchor': 'middle', class: 'faint' })];
-  steps.forEach((_, i) => nodes.push(label(x(i), 176, `${t.rungs[i].steps}`, { 'text-anchor': 'middle', class: 'faint' }), svg('circle', { class: 'dot', cx: x(i), cy: y(t.rungs[i].quality), r: 3 })));
+  steps.forEach((_, i) => nodes.push(label(x(i), 176, `${t.rungs[i].steps}`, { 'text-anchor': 'middle', class: 'faint' }), svg('circle', { class: 'dot', cx: x(i), cy: y(t.rungs[i].score), r: 3 })));
   nodes.push(label(36, y(low) + 4, low.toFixed(2), { 'text-anchor': 'end', class: 'faint' }), label(36, y(high) + 4, high.toFixed(2), { 'text-anchor': 'end', class: 'faint' }));
   lines.forEach((line, k) => nodes.push(svg('polyline', { class: k ? `part c${(k - 1) % 5 + 1}` : 'total', points: path(line) })));
   const ends = lines.map((line, k) => [y(line[line.length - 1]), k ? names[k - 1] : 'score', k]).sort((a, b) => a[0] - b[0]);

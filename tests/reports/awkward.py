@@ -26,8 +26,8 @@ def recorded() -> Study:
         spec = SPACES["micro"].sample(rng)
         names = synthetic.BASELINES
         rungs = tuple(
-            RungResult(i, (30, 90, 270)[i], quality, {"hed": {"spatial": quality}}, {}, {}, row["rung_s"][i])
-            for i, (quality, _) in enumerate(row["points"])
+            RungResult(i, (30, 90, 270)[i], score, {"hed": {"spatial": score}}, {}, {}, row["rung_s"][i])
+            for i, (score, _) in enumerate(row["points"])
         )
         measured = replace(
             synthetic.measurement(rng, speed),
@@ -70,7 +70,7 @@ def tied(seed: int) -> Study:
         replace(
             t,
             measurement=level(t),
-            rungs=tuple(replace(r, quality=round(r.quality, 2)) for r in t.rungs),
+            rungs=tuple(replace(r, score=round(r.score, 2)) for r in t.rungs),
             finished_s=t.finished_s and rng.random() * 500,
         )
         for t in study.trials
@@ -84,15 +84,15 @@ def _edges(trials: list[TrialRecord]) -> list[TrialRecord]:
     One scores as high as the best, and its interval ends where that of the best begins. Two are faster than all others
     and 4 % apart without an interval; one is 3 % slower and worse than them. One is complete before its last rung.
     """
-    best = max(trials, key=lambda t: t.quality).measurement
+    best = max(trials, key=lambda t: t.score).measurement
     last = trials[0].rungs[-1]
     low, fast = best.ratio_low, max(t.measurement.ratio_high for t in trials) * 1.5
     return [
-        _variant(trials[0], 995, (fast * 0.97,) * 3, replace(last, quality=0.015)),
-        _variant(trials[0], 996, (low - 0.05, low - 0.1, low), replace(last, quality=max(t.quality for t in trials))),
-        _variant(trials[0], 997, (fast, fast, fast), replace(last, quality=0.02)),
-        _variant(trials[0], 998, (fast * 1.04,) * 3, replace(last, quality=0.01)),
-        replace(trials[0], number=999, rungs=tuple(replace(r, quality=0.99) for r in trials[0].rungs[:2])),
+        _variant(trials[0], 995, (fast * 0.97,) * 3, replace(last, score=0.015)),
+        _variant(trials[0], 996, (low - 0.05, low - 0.1, low), replace(last, score=max(t.score for t in trials))),
+        _variant(trials[0], 997, (fast, fast, fast), replace(last, score=0.02)),
+        _variant(trials[0], 998, (fast * 1.04,) * 3, replace(last, score=0.01)),
+        replace(trials[0], number=999, rungs=tuple(replace(r, score=0.99) for r in trials[0].rungs[:2])),
     ]
 
 
@@ -111,9 +111,9 @@ def planted(trials: int) -> Study:
     for t in study.trials:
         _, two, three, four = t.spec["stages"]
         attends = three["block"] in ("window", "mr_window", "attention")
-        quality = 0.05 * math.log2(three["width"]) + 0.08 * attends + rng.gauss(0, 0.02)
+        score = 0.05 * math.log2(three["width"]) + 0.08 * attends + rng.gauss(0, 0.02)
         speed = -0.5 * math.log2(four["width"]) - 0.3 * math.log2(two["expansion"]) + rng.gauss(0, 0.05)
-        rungs = (*t.rungs[:-1], replace(t.rungs[-1], quality=quality))
+        rungs = (*t.rungs[:-1], replace(t.rungs[-1], score=score))
         records.append(replace(t, rungs=rungs, measurement=replace(t.measurement, ratio=2**speed)))
     return replace(study, trials=tuple(records))
 
@@ -157,7 +157,7 @@ def _spoiled(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:
             m, device=attack, arm=attack, reference=attack, verdict=attack, stages_s={attack: 1.0, "stage1": 2.0}
         ),
         rungs=tuple(
-            replace(r, teachers={attack: {attack: r.quality}}, losses={attack: 1.0}, metrics={attack: 1.0})
+            replace(r, teachers={attack: {attack: r.score}}, losses={attack: 1.0}, metrics={attack: 1.0})
             for r in trial.rungs
         ),
     )

@@ -32,7 +32,7 @@ def trained(study: Study, baselines: bool) -> list[TrialRecord]:
 
 
 def place(trial: TrialRecord) -> Place:
-    return trial.rungs[-1].quality, trial.measurement.ratio
+    return trial.rungs[-1].score, trial.measurement.ratio
 
 
 def beats(a: Place, b: Place) -> bool:
@@ -42,16 +42,16 @@ def beats(a: Place, b: Place) -> bool:
 def front(trials: list[TrialRecord]) -> list[TrialRecord]:
     """Return the Pareto front, fastest first."""
     found = [t for t in trials if not any(beats(place(other), place(t)) for other in trials)]
-    return sorted(found, key=lambda t: (-t.measurement.ratio, -t.rungs[-1].quality, t.number))
+    return sorted(found, key=lambda t: (-t.measurement.ratio, -t.rungs[-1].score, t.number))
 
 
 def hypervolume(places: list[Place], reference: Place) -> float:
     """Sweep from the fastest to the slowest; throughput counts in doublings."""
     area, height = 0.0, reference[0]
-    for quality, speed in sorted(places, key=lambda place: (-place[1], -place[0])):
-        if speed > reference[1] and quality > height:
-            area += (log2(speed) - log2(reference[1])) * (quality - height)
-            height = quality
+    for score, speed in sorted(places, key=lambda place: (-place[1], -place[0])):
+        if speed > reference[1] and score > height:
+            area += (log2(speed) - log2(reference[1])) * (score - height)
+            height = score
     return area
 
 
@@ -59,11 +59,11 @@ def hypervolume_by_chance(places: list[Place], reference: Place, darts: int = 40
     """Throw darts into the box above the reference point; return the estimate and its standard error."""
     rng = random.Random(0)
     width = max(log2(speed / reference[1]) for _, speed in places)
-    height = max(quality - reference[0] for quality, _ in places)
+    height = max(score - reference[0] for score, _ in places)
     hits = 0
     for _ in range(darts):
-        speed, quality = reference[1] * 2 ** (rng.random() * width), reference[0] + rng.random() * height
-        hits += any(q >= quality and s >= speed for q, s in places)
+        speed, score = reference[1] * 2 ** (rng.random() * width), reference[0] + rng.random() * height
+        hits += any(q >= score and s >= speed for q, s in places)
     share = hits / darts
     return share * width * height, width * height * (share * (1 - share) / darts) ** 0.5
 

@@ -55,7 +55,7 @@ def store_study(study: Study, folder: Path) -> Store:
     store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
     for trial in study.trials:
         store.ask(space.choices(), fixed=space.encode(ArchSpec.from_dict(trial.spec)))
-        store.save(trial, (trial.quality or 0.0, trial.measurement.ratio if trial.measurement else 0.0))
+        store.save(trial, (trial.score or 0.0, trial.measurement.ratio if trial.measurement else 0.0))
     return store
 
 
@@ -68,7 +68,7 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
         config={"budget": budget, "seed": 0, "device": "cpu", "sampler": "evolution", "distill": {"batch_size": 32}},
         environment={"device": "synthetic CPU", "threads": 2, "libraries": {"torch": "2.6.0", "optuna": "4.4.0"}},
         objectives=(
-            Objective("quality", "explained variance of the teachers' features", "share", 0.0),
+            Objective("score", "explained variance of the teachers' features", "share", 0.0),
             Objective("throughput", "throughput", f"times {REFERENCE}", 0.25, log=True),
         ),
         rung_steps=RUNG_STEPS,
@@ -146,14 +146,14 @@ def measurement(rng: random.Random, speed: float, parts: Sequence[str] = ()) -> 
 
 def rung(rng: random.Random, index: int, level: float) -> RungResult:
     """Invent the result of a rung; later rungs are better and less noisy."""
-    quality = level - 0.12 * (2 - index) + rng.gauss(0, 0.02 / (index + 1))
+    score = level - 0.12 * (2 - index) + rng.gauss(0, 0.02 / (index + 1))
     offsets = {name: 0.1 * (i - 1) for i, name in enumerate(TEACHERS)}
-    heads = {n: {"summary": quality + o + 0.03, "spatial": quality + o - 0.03} for n, o in offsets.items()}
+    heads = {n: {"summary": score + o + 0.03, "spatial": score + o - 0.03} for n, o in offsets.items()}
     losses = {f"{n}/{h}": 1 - v for n, values in heads.items() for h, v in values.items()}
-    metrics = {"knn": 0.4 + quality / 3, "probe": 0.5 + rng.gauss(0, 0.02), "miou": 0.2 + quality / 4}
-    metrics |= {f"retrieval/{n}": 0.1 + quality / 5 + rng.gauss(0, 0.02) for n in TEACHERS}
+    metrics = {"knn": 0.4 + score / 3, "probe": 0.5 + rng.gauss(0, 0.02), "miou": 0.2 + score / 4}
+    metrics |= {f"retrieval/{n}": 0.1 + score / 5 + rng.gauss(0, 0.02) for n in TEACHERS}
     last = metrics if index == len(RUNG_STEPS) - 1 else {}
-    return RungResult(index, RUNG_STEPS[index], quality, heads, losses, last, seconds=2.0 * 3**index)
+    return RungResult(index, RUNG_STEPS[index], score, heads, losses, last, seconds=2.0 * 3**index)
 
 
 def _state(rng: random.Random) -> TrialState:

@@ -74,7 +74,7 @@ def test_numbers_are_those_of_plain_loops_over_one_reference_point():
         assert shown["training steps"][i] == f"{sum(t.rungs[-1].steps for t in counted):,}"
         assert shown["on the Pareto front"][i] == str(len(front))
         assert shown["fastest on the front, × reference"][i] == f"{front[0].measurement.ratio:.3f}"
-        assert shown["best score on the front"][i] == f"{max(t.rungs[-1].quality for t in front):.3f}"
+        assert shown["best score on the front"][i] == f"{max(t.rungs[-1].score for t in front):.3f}"
         assert shown["hypervolume"][i] == f"{brute_force.hypervolume(places(study), REFERENCE):.4f}"
         baselines = brute_force.hypervolume(places(study, True), REFERENCE)
         assert shown["hypervolume of the baselines alone"][i] == f"{baselines:.4f}"
@@ -117,7 +117,7 @@ def test_shared_architectures_and_how_alike_they_rank():
     a, b = known_cost(), control()
     ratios = [{t.arch_id: t.measurement.ratio for t in reversed(s.trials) if t.measurement} for s in (a, b)]
     scores = [
-        {t.arch_id: t.rungs[-1].quality for t in brute_force.trained(s, False) + brute_force.trained(s, True)}
+        {t.arch_id: t.rungs[-1].score for t in brute_force.trained(s, False) + brute_force.trained(s, True)}
         for s in (a, b)
     ]
     rows = page_of_both().table("Rank correlations of A and B").body()

@@ -57,22 +57,22 @@ PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimise=Tr
 
 def test_captions_name_the_objectives_that_the_study_has():
     study = synthetic.study(40)
-    quality, speed = study.info.objectives
+    score, speed = study.info.objectives
     texts = {}
-    for objectives in ((quality, speed), (quality, PARAMS), (quality, speed, PARAMS), (quality,)):
+    for objectives in ((score, speed), (score, PARAMS), (score, speed, PARAMS), (score,)):
         other = with_info(study, objectives=objectives)
         summary = summarize(other)
         data = prepare(other, summary)
         texts[objectives] = curve_caption(other.info, data), footer(other.info, summary), front_caption(data)
-    curve, foot, _ = texts[quality, speed]
+    curve, foot, _ = texts[score, speed]
     assert "throughput 0.25" in curve
     assert "throughput in doublings" in foot
-    curve, foot, front = texts[quality, PARAMS]
+    curve, foot, front = texts[score, PARAMS]
     assert "parameters 1e+09" in curve
     assert "parameters in doublings" in foot
     assert "parameters" in front
-    assert "throughput and parameters in doublings" in texts[quality, speed, PARAMS][1]
-    assert "doublings" not in texts[quality,][1]
+    assert "throughput and parameters in doublings" in texts[score, speed, PARAMS][1]
+    assert "doublings" not in texts[score,][1]
 
 
 def test_a_third_objective_has_its_unit_its_direction_and_no_exponent():
@@ -96,22 +96,22 @@ KNN = Objective("knn", "kNN accuracy", "", 0.0)
 
 def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
     study = synthetic.study(60)
-    quality, speed = study.info.objectives
-    one = summarize(with_info(study, objectives=(quality,)))
-    first = max(one.complete, key=lambda s: s.quality)
+    score, speed = study.info.objectives
+    one = summarize(with_info(study, objectives=(score,)))
+    first = max(one.complete, key=lambda s: s.score)
     assert one.front == (first,)
-    assert one.hypervolume == pytest.approx(first.quality)
-    page = render(with_info(study, objectives=(quality,)), one)
+    assert one.hypervolume == pytest.approx(first.score)
+    page = render(with_info(study, objectives=(score,)), one)
     assert "Pareto front, fastest first" not in page
     assert 'id="chart-front"' not in page
-    three = summarize(with_info(study, objectives=(quality, speed, KNN)))
+    three = summarize(with_info(study, objectives=(score, speed, KNN)))
 
     def dominated(a, b):
         return a.values != b.values and all(y >= x for x, y in zip(a.values, b.values, strict=True))
 
     best = {a.trial.number for a in three.complete if not any(dominated(a, b) for b in three.complete)}
     assert {s.trial.number for s in three.front} == best
-    assert 'id="chart-front"' in render(with_info(study, objectives=(quality, speed, KNN)), three)
+    assert 'id="chart-front"' in render(with_info(study, objectives=(score, speed, KNN)), three)
 
 
 def test_results_of_retraining_are_on_the_page(retrained_study):
@@ -132,7 +132,7 @@ def retrained_study(tmp_path):
     store = synthetic.store_study(study, tmp_path / "run")
     for number, mean in ((0, 0.4), (1, 0.5), (2, 0.6)):
         for seed in (0, 1):
-            rung = replace(study.trials[number].rungs[-1], steps=1620, quality=mean + 0.02 * seed)
+            rung = replace(study.trials[number].rungs[-1], steps=1620, score=mean + 0.02 * seed)
             store.save_retraining(Retraining(number, seed, 1620, "2025-02-01T12:00:00Z", "synthetic CPU", (rung,)))
     return tmp_path / "run", study
 

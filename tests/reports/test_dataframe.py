@@ -38,7 +38,7 @@ def test_parquet_gives_back_every_number_of_the_records(study, tmp_path):
         assert same(row["baseline"], t.baseline)
         assert same(row["reason"], t.reason)
         assert same(row["failure"], t.failure)
-        assert same(row["quality"], t.quality)
+        assert same(row["score"], t.score)
         m = t.measurement
         assert same(row["measurement/times_reference_low"], m and m.ratio_low)
         assert same(row["measurement/latency_ms"], m and m.latency_ms)
@@ -46,10 +46,10 @@ def test_parquet_gives_back_every_number_of_the_records(study, tmp_path):
         assert same(row["stage/stage1_s"], m and m.stages_s["stage1"])
         for rung in range(3):
             reached = t.rungs[rung] if len(t.rungs) > rung else None
-            assert same(row[f"rung{rung}/quality"], reached and reached.quality)
+            assert same(row[f"rung{rung}/score"], reached and reached.score)
             assert same(row[f"rung{rung}/steps"], reached and reached.steps)
         for head in ("summary", "spatial"):
-            assert same(row[f"quality/hed/{head}"], t.rungs[-1].teachers["hed"][head] if t.rungs else None)
+            assert same(row[f"score/hed/{head}"], t.rungs[-1].teachers["hed"][head] if t.rungs else None)
         assert same(row["metric/knn"], t.rungs[-1].metrics.get("knn") if t.rungs else None)
     front = {s.trial.number for s in summarize(study).front}
     assert {n for n, on in back["on_front"].items() if on} == front

@@ -22,25 +22,25 @@ def variance_share(study: Study, part, whole) -> float:
 
 def test_choices_that_matter_are_found_with_their_share_and_no_others():
     study = planted(400)
-    quality, speed = of(study, "quality"), of(study, "throughput")
-    width = variance_share(study, lambda t: 0.05 * math.log2(t.spec["stages"][2]["width"]), lambda t: t.quality)
+    score, speed = of(study, "score"), of(study, "throughput")
+    width = variance_share(study, lambda t: 0.05 * math.log2(t.spec["stages"][2]["width"]), lambda t: t.score)
     wide = variance_share(
         study, lambda t: 0.5 * math.log2(t.spec["stages"][3]["width"]), lambda t: math.log2(t.measurement.ratio)
     )
-    assert list(quality)[:2] == ["stage 3 block", "stage 3 width"]
-    assert quality["stage 3 width"].low < width < quality["stage 3 width"].high
+    assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
+    assert score["stage 3 width"].low < width < score["stage 3 width"].high
     assert next(iter(speed)) == "stage 4 width"
     assert speed["stage 4 width"].low < wide < speed["stage 4 width"].high
     # Stage 3's heads exist in attention blocks alone: not centered within the block, they would seem to matter.
-    assert all(r.share < 0.02 for r in list(quality.values())[2:])
+    assert all(r.share < 0.02 for r in list(score.values())[2:])
     assert {c for c, r in speed.items() if r.low > 0.02} == {"stage 4 width", "stage 2 block", "stage 2 expansion"}
-    assert all(r.explained > 0.75 and r.models == 400 for r in quality.values())
+    assert all(r.explained > 0.75 and r.models == 400 for r in score.values())
     assert all(r.explained > 0.97 for r in speed.values())  # of its logarithm, in which the effects add up
 
 
 def test_choices_explain_nothing_of_noise():
     studies = [synthetic.study(60, seed=seed, only=TrialState.COMPLETE) for seed in range(2)]
-    rows = [of(study, objective) for study in studies for objective in ("quality", "throughput")]
+    rows = [of(study, objective) for study in studies for objective in ("score", "throughput")]
     assert sum(next(iter(row.values())).explained for row in rows) / len(rows) < 0.02
     assert not any(r.meaningful for row in rows for r in row.values())
     assert all(min(r.share for r in row.values()) < 0 and max(r.share for r in row.values()) < 0.2 for row in rows)
@@ -48,8 +48,8 @@ def test_choices_explain_nothing_of_noise():
 
 def test_too_few_models_and_constant_objectives_have_no_importances():
     assert importances(synthetic.info(), summarize(synthetic.study(0))) == ()
-    assert of(planted(MIN_MODELS - 1), "quality") == {}
-    assert of(planted(MIN_MODELS), "quality")
+    assert of(planted(MIN_MODELS - 1), "score") == {}
+    assert of(planted(MIN_MODELS), "score")
     study = synthetic.study(60, only=TrialState.COMPLETE)
     same = tuple(replace(t, measurement=replace(t.measurement, ratio=1.0)) for t in study.trials)
     assert of(replace(study, trials=same), "throughput") == {}
@@ -60,8 +60,8 @@ def test_the_same_study_gives_the_same_numbers_and_a_large_one_a_sample():
     summary = summarize(study)
     assert importances(study.info, summary) == importances(study.info, summary)
     many = replace(summary, complete=summary.complete * (2 * MAX_MODELS // 60))
-    quality = replace(study.info, objectives=study.info.objectives[:1])
-    assert 0.9 * MAX_MODELS < importances(quality, many)[0].models <= MAX_MODELS
+    score = replace(study.info, objectives=study.info.objectives[:1])
+    assert 0.9 * MAX_MODELS < importances(score, many)[0].models <= MAX_MODELS
 
 
 def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():

@@ -16,7 +16,7 @@ def with_metrics(study: Study, metrics) -> Study:
     trials = []
     for i, trial in enumerate(study.trials):
         if trial.state is TrialState.COMPLETE:
-            last = replace(trial.rungs[-1], metrics=metrics(trial.quality, i))
+            last = replace(trial.rungs[-1], metrics=metrics(trial.score, i))
             trial = replace(trial, rungs=(*trial.rungs[:-1], last))
         trials.append(trial)
     return replace(study, trials=tuple(trials))
@@ -28,8 +28,8 @@ def rows_of(study: Study):
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    def metrics(quality: float, i: int) -> dict[str, float]:
-        known = {"miou": -quality, "knn": 2 * quality, "retrieval/hed": 0.5, "zz": (i * 7919) % 101 / 500}
+    def metrics(score: float, i: int) -> dict[str, float]:
+        known = {"miou": -score, "knn": 2 * score, "retrieval/hed": 0.5, "zz": (i * 7919) % 101 / 500}
         return known if i else {**known, "knn": float("nan")}
 
     return with_metrics(synthetic.study(60, only=TrialState.COMPLETE), metrics)
@@ -41,8 +41,8 @@ def test_tau_is_one_minus_one_or_undefined_where_it_must_be(study):
     assert (rows["knn"].tau, rows["miou"].tau, rows["retrieval/hed"].tau) == (pytest.approx(1), pytest.approx(-1), None)
     assert rows["knn"].models == 62, "three baselines and 60 trials, one of them without a finite number"
     assert rows["retrieval/hed"].label == "retrieval, hed"
-    qualities = [t.quality for t in study.trials[1:]]
-    assert rows["knn"].best == pytest.approx(2 * max(qualities))
+    scores = [t.score for t in study.trials[1:]]
+    assert rows["knn"].best == pytest.approx(2 * max(scores))
     assert (rows["knn"].teacher, rows["knn"].teacher_value) == (synthetic.TEACHERS[0], 0.5)
     assert rows["retrieval/hed"].chance == pytest.approx(1 / 600)
 
@@ -65,8 +65,8 @@ def test_metrics_agree_contradict_or_show_nothing(study):
 def test_a_weak_order_that_is_no_chance_is_called_weak():
     study = synthetic.study(300, only=TrialState.COMPLETE)
 
-    def metrics(quality: float, i: int) -> dict[str, float]:
-        return {"zz": (i * 7919) % 1009 / 1009 + 0.5 * quality}
+    def metrics(score: float, i: int) -> dict[str, float]:
+        return {"zz": (i * 7919) % 1009 / 1009 + 0.5 * score}
 
     (row,) = rows_of(with_metrics(study, metrics)).values()
     assert 0 < row.tau < 0.3
@@ -76,7 +76,7 @@ def test_a_weak_order_that_is_no_chance_is_called_weak():
 
 def test_near_chance_is_told_for_models_and_for_teachers():
     study = synthetic.study(30, only=TrialState.COMPLETE)
-    low = with_metrics(study, lambda quality, i: {"knn": 0.08 + i / 1e4, "retrieval/hed": 0.05 + i / 1e4})
+    low = with_metrics(study, lambda score, i: {"knn": 0.08 + i / 1e4, "retrieval/hed": 0.05 + i / 1e4})
     rows = rows_of(low)
     assert (rows["knn"].models_near_chance, rows["knn"].teacher_near_chance) == (True, False)
     assert not rows["retrieval/hed"].models_near_chance, "0.05 is thirty times a chance of 1 in 600"
@@ -94,7 +94,7 @@ def test_few_models_have_no_correlation():
     assert rows
     assert {row.tau for row in rows.values()} == {None}
     assert len(sentences.agreement(list(rows.values()))) == 1
-    assert sentences.agreement(list(rows_of(with_metrics(few, lambda quality, i: {})).values())) == ()
+    assert sentences.agreement(list(rows_of(with_metrics(few, lambda score, i: {})).values())) == ()
 
 
 def test_heads_carry_what_is_kept_and_the_best_that_was_reached():

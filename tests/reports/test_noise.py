@@ -59,7 +59,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
 
 def test_a_dominated_model_within_the_noise_floor_ties_with_the_front():
     study = synthetic.study(40)
-    best = max(brute_force.trained(study, baselines=False), key=lambda t: t.rungs[-1].quality)
+    best = max(brute_force.trained(study, baselines=False), key=lambda t: t.rungs[-1].score)
     fast = best.measurement.ratio
     aa = study.info.reference
 
@@ -93,9 +93,9 @@ def test_published_throughputs_have_no_noise(study):
 
 
 def test_a_front_without_throughput_has_no_sentence_about_noise(study):
-    quality, speed = study.info.objectives
+    score, speed = study.info.objectives
     small = replace(speed, name="params", label="parameters", unit="", reference=1e9, minimise=True)
-    for objectives, said in (((quality, speed), True), ((quality, small), False), ((quality,), False)):
+    for objectives, said in (((score, speed), True), ((score, small), False), ((score,), False)):
         other = replace(study, info=replace(study.info, objectives=objectives))
         assert bool(sentences.noise(other.info, summarize(other))) is said
 

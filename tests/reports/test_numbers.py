@@ -72,15 +72,15 @@ def test_comparison_with_the_best_baseline(name):
     if not baselines(s):
         assert not [tile for tile in tiles if "throughput" in tile]
         return
-    best = max(baselines(s), key=lambda t: t.rungs[-1].quality)
+    best = max(baselines(s), key=lambda t: t.rungs[-1].score)
     nets = brute_force.trained(s, False)
-    good = [t for t in nets if t.rungs[-1].quality >= best.rungs[-1].quality]
+    good = [t for t in nets if t.rungs[-1].score >= best.rungs[-1].score]
     fast = [t for t in nets if t.measurement.ratio >= best.measurement.ratio]
-    fastest = max(good, key=lambda t: (t.measurement.ratio, t.rungs[-1].quality))
-    strongest = max(fast, key=lambda t: (t.rungs[-1].quality, t.measurement.ratio))
+    fastest = max(good, key=lambda t: (t.measurement.ratio, t.rungs[-1].score))
+    strongest = max(fast, key=lambda t: (t.rungs[-1].score, t.measurement.ratio))
     (tile,) = [value for tile, value in tiles.items() if tile == f"throughput at the score of {called(best)}"]
     assert tile == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}×"
-    assert tiles["score at its throughput"] == f"{strongest.rungs[-1].quality - best.rungs[-1].quality:+.3f}"
+    assert tiles["score at its throughput"] == f"{strongest.rungs[-1].score - best.rungs[-1].score:+.3f}"
     for net in (fastest, strongest):
         m, b = net.measurement, best.measurement
         assert f"{m.ratio_low / b.ratio_high:.2f} to {m.ratio_high / b.ratio_low:.2f})" in words
@@ -95,7 +95,7 @@ def test_table_of_the_front_and_the_baselines(name):
     assert [row[""] for row in rows] == [called(t) for t in nets]
     for row, t in zip(rows, nets, strict=True):
         m = t.measurement
-        assert row["score"] == f"{t.rungs[-1].quality:.3f}"
+        assert row["score"] == f"{t.rungs[-1].score:.3f}"
         assert row[f"× {s.info.reference} 95 %"] == f"{m.ratio:.3f} {m.ratio_low:.3f} to {m.ratio_high:.3f}"
         assert row["images/s"] == f"{m.throughput_img_s:,.1f}"
         assert row["latency ms"] == f"{m.latency_ms:.2f}"
@@ -126,10 +126,10 @@ def test_what_the_noise_allows(name):
     assert summary.tied_neighbors == pairs
     near = set()
     for t in nets:
-        own, own_speed = (t.rungs[-1].quality, t.measurement.ratio_high), t.measurement.ratio
+        own, own_speed = (t.rungs[-1].score, t.measurement.ratio_high), t.measurement.ratio
         if t not in best and not any(
-            brute_force.beats((f.rungs[-1].quality, f.measurement.ratio_low), own)
-            and brute_force.beats((f.rungs[-1].quality, f.measurement.ratio / own_speed - 1), (own[0], floor))
+            brute_force.beats((f.rungs[-1].score, f.measurement.ratio_low), own)
+            and brute_force.beats((f.rungs[-1].score, f.measurement.ratio / own_speed - 1), (own[0], floor))
             for f in best
         ):
             near.add(t.number)
@@ -161,9 +161,7 @@ def test_rank_correlations_between_rungs(name):
         (f"{steps[a]} steps", f"{steps[b]} steps") for a, b in ((0, 1), (1, 2), (0, 2))
     ]
     for row, (low, high) in zip(rows, ((0, 1), (1, 2), (0, 2)), strict=True):
-        pairs = [
-            (t.rungs[low].quality, t.rungs[high].quality) for t in s.trials if not t.baseline and len(t.rungs) > high
-        ]
+        pairs = [(t.rungs[low].score, t.rungs[high].score) for t in s.trials if not t.baseline and len(t.rungs) > high]
         assert int(row["candidates"]) == len(pairs)
         assert row["τ"] == f"{brute_force.tau(pairs):.2f}"
         assert as_by_chance(row["p"], pairs)
@@ -191,12 +189,12 @@ def test_points_of_the_pictures(name):
         assert (point["kind"] == "baseline") is (t.baseline is not None)
         for key, value in (("ratio", m.ratio), ("ratio_low", m.ratio_low), ("ratio_high", m.ratio_high)):
             assert point[key] == pytest.approx(value, rel=1e-5)
-        assert point["quality"] == (pytest.approx(t.rungs[-1].quality, rel=1e-5) if t.rungs else None)
+        assert point["score"] == (pytest.approx(t.rungs[-1].score, rel=1e-5) if t.rungs else None)
     nets = {called(t): t for t in (*front, *baselines(s))}
     rows = data["teachers"]
     for row in rows:
         value = nets[row["name"]].rungs[-1].teachers[row["teacher"]][row["head"]]
-        assert row["quality"] == pytest.approx(value, rel=1e-5)
+        assert row["score"] == pytest.approx(value, rel=1e-5)
     assert len({(r["name"], r["teacher"], r["head"]) for r in rows}) == len(rows)
     if len(front) <= 16:  # of more models every n-th is drawn
         assert {row["name"] for row in rows} == set(nets)
@@ -205,14 +203,14 @@ def test_points_of_the_pictures(name):
 def test_metrics_and_heads(name):
     s = study(name)
     nets = brute_force.trained(s, False) + baselines(s)
-    best = max(baselines(s), key=lambda t: t.rungs[-1].quality, default=None)
+    best = max(baselines(s), key=lambda t: t.rungs[-1].score, default=None)
     rows = (
         {row[""]: row for row in read(name).table("Score and downstream metrics").body()}
         if nets[0].rungs[-1].metrics
         else {}
     )
     for metric, label in LABELS.items():
-        values = [(t.rungs[-1].quality, t.rungs[-1].metrics[metric], t) for t in nets if metric in t.rungs[-1].metrics]
+        values = [(t.rungs[-1].score, t.rungs[-1].metrics[metric], t) for t in nets if metric in t.rungs[-1].metrics]
         assert (label in rows) is bool(values)
         if not values:
             continue

@@ -69,7 +69,7 @@ def test_the_study_can_be_read_back_from_its_page():
     assert [t.spec for t in trials] == [t.spec for t in study.trials]
     for ours, theirs in zip(trials, study.trials, strict=True):
         assert ours.state is theirs.state
-        assert (ours.quality or 0) == pytest.approx(theirs.quality or 0, rel=1e-5)
+        assert (ours.score or 0) == pytest.approx(theirs.score or 0, rel=1e-5)
 
 
 def test_what_a_device_does_not_tell_can_be_read_back_too():

@@ -170,10 +170,10 @@ def test_brushing_an_axis_filters_the_table_and_the_front(tab, study):
     tab.evaluate("document.querySelector('#parallel').scrollIntoView({block: 'center', behavior: 'instant'})")
     place = "(() => { const b = document.querySelectorAll('#axes .grab')[1].getBoundingClientRect();"
     x, top, bottom = tab.evaluate(f"{place} return [b.x + b.width / 2, b.top + 8, b.bottom - 8]; }})()")
-    tab.drag((x, top), (x, top + 20), (x, (top + bottom) / 2))  # the upper half of the qualities
-    qualities = [t.quality for t in study.trials if t.quality is not None]
-    middle = (min(qualities) + max(qualities)) / 2
-    wanted = {t.number for t in study.trials if t.quality is not None and t.quality >= middle}
+    tab.drag((x, top), (x, top + 20), (x, (top + bottom) / 2))  # the upper half of the scores
+    scores = [t.score for t in study.trials if t.score is not None]
+    middle = (min(scores) + max(scores)) / 2
+    wanted = {t.number for t in study.trials if t.score is not None and t.score >= middle}
     tab.wait(f"{ROWS} < {len(study.trials)}")
     shown = tab.evaluate("[...document.querySelectorAll('#all tbody tr')].map(row => Number(row.dataset.row))")
     assert len(set(shown) ^ wanted) <= 2  # a pixel is a pixel

@@ -50,24 +50,22 @@ def test_curve_counts_evaluations_in_the_order_they_finished():
 def test_comparisons_are_with_the_best_baseline():
     study = synthetic.study(150, seed=3)
     summary = summarize(study)
-    best = max((t for t in study.trials if t.baseline), key=lambda t: t.rungs[-1].quality)
-    as_good = [t for t in complete(study) if t.rungs[-1].quality >= best.rungs[-1].quality]
+    best = max((t for t in study.trials if t.baseline), key=lambda t: t.rungs[-1].score)
+    as_good = [t for t in complete(study) if t.rungs[-1].score >= best.rungs[-1].score]
     as_fast = [t for t in complete(study) if t.measurement.ratio >= best.measurement.ratio]
     fastest = max(as_good, key=lambda t: t.measurement.ratio)
-    strongest = max(as_fast, key=lambda t: t.rungs[-1].quality)
+    strongest = max(as_fast, key=lambda t: t.rungs[-1].score)
     faster, better = summary.fastest_as_good, summary.best_as_fast
     assert faster.found.trial == fastest
     assert faster.speedup == pytest.approx(fastest.measurement.ratio / best.measurement.ratio)
     assert faster.speedup_low < faster.speedup < faster.speedup_high
     assert better.found.trial == strongest
-    assert better.score_gain == pytest.approx(strongest.quality - best.quality)
+    assert better.score_gain == pytest.approx(strongest.score - best.score)
 
 
 def test_no_model_may_score_as_high_as_the_best_baseline():
     study = synthetic.study(40)
-    strong = replace(
-        study.trials[0], rungs=(*study.trials[0].rungs[:2], replace(study.trials[0].rungs[2], quality=0.99))
-    )
+    strong = replace(study.trials[0], rungs=(*study.trials[0].rungs[:2], replace(study.trials[0].rungs[2], score=0.99)))
     summary = summarize(replace(study, trials=(strong, *study.trials[1:])))
     assert summary.fastest_as_good is None
     assert summary.best_as_fast.score_gain < 0
@@ -75,7 +73,7 @@ def test_no_model_may_score_as_high_as_the_best_baseline():
 
 def test_equal_models_are_all_on_the_front():
     study = synthetic.study(30)
-    best = max(complete(study), key=lambda t: t.rungs[-1].quality)
+    best = max(complete(study), key=lambda t: t.rungs[-1].score)
     twin = replace(best, number=9999)
     front = numbers(summarize(replace(study, trials=(*study.trials, twin))).front)
     assert {best.number, twin.number} <= front
@@ -83,7 +81,7 @@ def test_equal_models_are_all_on_the_front():
 
 def test_near_models_are_those_whose_interval_reaches_the_front():
     study = synthetic.study(40, baselines=False)
-    best = max(complete(study), key=lambda t: t.rungs[-1].quality)
+    best = max(complete(study), key=lambda t: t.rungs[-1].score)
     m = best.measurement
     slower = replace(m, ratio=m.ratio * 0.99, ratio_low=m.ratio * 0.98, ratio_high=m.ratio * 1.01)
     far = replace(m, ratio=m.ratio * 0.8, ratio_low=m.ratio * 0.79, ratio_high=m.ratio * 0.81)
@@ -99,10 +97,10 @@ def test_near_models_are_those_whose_interval_reaches_the_front():
 
 def test_rank_correlation_of_the_same_and_the_opposite_order():
     trials = [t for t in synthetic.study(80).trials if t.state is TrialState.COMPLETE][:20]
-    same = [replace(t, rungs=tuple(replace(r, quality=i / 100) for r in t.rungs)) for i, t in enumerate(trials)]
+    same = [replace(t, rungs=tuple(replace(r, score=i / 100) for r in t.rungs)) for i, t in enumerate(trials)]
     signs = (1, -1, 1)
     opposite = [
-        replace(t, rungs=tuple(replace(r, quality=s * i) for r, s in zip(t.rungs, signs, strict=True)))
+        replace(t, rungs=tuple(replace(r, score=s * i) for r, s in zip(t.rungs, signs, strict=True)))
         for i, t in enumerate(trials)
     ]
     assert [(c.low, c.high, c.tau) for c in rung_correlations(same, 3)] == [(0, 1, 1.0), (1, 2, 1.0), (0, 2, 1.0)]
@@ -113,7 +111,7 @@ def test_rank_correlation_of_the_same_and_the_opposite_order():
 def test_not_finite_and_half_trained_trials_reach_no_front():
     study = synthetic.study(20)
     trial = complete(study)[0]
-    poisoned = replace(trial, number=901, rungs=(*trial.rungs[:2], replace(trial.rungs[2], quality=float("nan"))))
+    poisoned = replace(trial, number=901, rungs=(*trial.rungs[:2], replace(trial.rungs[2], score=float("nan"))))
     short = replace(trial, number=902, rungs=trial.rungs[:2])
     summary = summarize(replace(study, trials=(*study.trials, poisoned, short)))
     assert not {901, 902} & numbers(summary.complete)
@@ -152,7 +150,7 @@ def test_the_reference_against_itself_is_the_least_difference_that_counts():
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_comparison_refuses_other_objectives(count):
     study = synthetic.study(3)
-    quality, speed = study.info.objectives
-    info = replace(study.info, objectives=(quality, speed, replace(speed, name="memory"))[:count])
-    with pytest.raises(ValueError, match=r"^synthetic study: .*quality"):
+    score, speed = study.info.objectives
+    info = replace(study.info, objectives=(score, speed, replace(speed, name="memory"))[:count])
+    with pytest.raises(ValueError, match=r"^synthetic study: .*score"):
         compare_studies([study, replace(study, info=info)])

@@ -12,11 +12,10 @@ from nas.analysis.retraining import REMEASUREMENT
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, Retraining, RungResult, Study, TrialState
 from search_space import preset
-from tests.nas.samplers.known_cost.test_known_cost import quality
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 
 REFERENCE = "eradio_femto"
-# By trial number, (quality, ratio): 0 is the reference; 1, 2, 3 are the front, 4 is behind 2, 5 within 2's interval.
+# By trial number, (score, ratio): 0 is the reference; 1, 2, 3 are the front, 4 is behind 2, 5 within 2's interval.
 POINTS = {0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.38, 1.99)}
 
 
@@ -33,7 +32,7 @@ def new_store(folder: Path, study: Study) -> Store:
     for trial in study.trials:
         store.ask({})
         done = trial.state is TrialState.COMPLETE and trial.measurement
-        store.save(trial, (quality(trial), done.ratio) if done else None)
+        store.save(trial, (trial.final_score, done.ratio) if done else None)
     return store
 
 
@@ -53,14 +52,14 @@ def remeasured_for_retraining(
 
 
 def retrained(
-    number: int, qualities: Mapping[int, float], steps: int = 90, at_30: float | None = None
+    number: int, scores: Mapping[int, float], steps: int = 90, at_30: float | None = None
 ) -> list[Retraining]:
-    """By seed, the quality after `steps`; after 30 steps all have `at_30`, or half of it."""
+    """By seed, the score after `steps`; after 30 steps all have `at_30`, or half of it."""
 
-    def rungs(quality: float) -> tuple[RungResult, ...]:
-        return rung(1, quality / 2 if at_30 is None else at_30), replace(rung(2, quality), steps=steps)
+    def rungs(score: float) -> tuple[RungResult, ...]:
+        return rung(1, score / 2 if at_30 is None else at_30), replace(rung(2, score), steps=steps)
 
-    return [Retraining(number, seed, steps, "2026-11-25", "cpu", rungs(q)) for seed, q in qualities.items()]
+    return [Retraining(number, seed, steps, "2026-11-25", "cpu", rungs(q)) for seed, q in scores.items()]
 
 
 def failed(number: int, seed: int, reason: str, steps: int = 90) -> Retraining:

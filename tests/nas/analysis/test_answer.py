@@ -22,7 +22,7 @@ def sized(trial: TrialRecord, params: int) -> TrialRecord:
     return replace(trial, params=params)
 
 
-# By trial (quality, ratio); throughput is 1000 times the ratio. 0 is the baseline.
+# By trial (score, ratio); throughput is 1000 times the ratio. 0 is the baseline.
 POINTS = {0: (0.30, 1.0), 1: (0.20, 4.0), 2: (0.40, 2.0), 3: (0.60, 1.0), 4: (0.595, 1.1), 5: (0.38, 1.99)}
 
 
@@ -39,7 +39,7 @@ def numbers(told: Answer) -> list[int]:
     return [net.trial.number for net in told.runners_up]
 
 
-def test_the_best_by_quality_of_those_that_fit() -> None:
+def test_the_best_by_score_of_those_that_fit() -> None:
     told = asked({"min_throughput_img_s": 1900})
     assert told.best is not None
     assert told.best.trial.number == 2
@@ -114,8 +114,8 @@ def test_a_study_without_complete_nets_has_no_answer() -> None:
         asked({}, of=replace(made, trials=()))
 
 
-def summary_of(qualities: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> RetrainingSummary:
-    again = [f for n, values in qualities.items() for f in retrained(n, dict(enumerate(values, 1)))]
+def summary_of(scores: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> RetrainingSummary:
+    again = [f for n, values in scores.items() for f in retrained(n, dict(enumerate(values, 1)))]
     found = summarize_retraining(study(), again, [remeasured_for_retraining(ratios)])
     assert found is not None
     return found
@@ -127,7 +127,7 @@ def test_finalists_answer_by_their_means_and_measurements() -> None:
     assert told.best is not None
     assert (told.basis, told.steps) == (RETRAINED, 90)
     assert told.best.trial.number == 4  # 3 is ahead in the study
-    assert told.best.quality == pytest.approx(0.755)
+    assert told.best.score == pytest.approx(0.755)
     assert told.best.seeds == 2
     assert told.scatter == found.scatter
     assert (told.compared, told.fitting, told.not_retrained) == (3, 3, 2)  # 0 and 1 fit, too
@@ -142,7 +142,7 @@ def test_a_favourite_that_is_not_retrained_keeps_the_answer_to_the_last_rung() -
     found = summary_of({2: (0.5, 0.51), 1: (0.3, 0.31)}, {1: 4.0, 2: 2.0})
     told = asked({}, found)
     assert told.best is not None
-    assert (told.basis, told.best.trial.number, told.best.quality) == (LAST_RUNG, 3, 0.60)
+    assert (told.basis, told.best.trial.number, told.best.score) == (LAST_RUNG, 3, 0.60)
     assert told.scatter == found.scatter_at_last_rung  # measured by the retrainings after the study's last rung
     assert told.not_retrained == 0
 
@@ -175,6 +175,6 @@ def test_the_answer_fits_and_nothing_that_fits_is_better(
             if t.measurement
         )
     else:
-        assert told.best.quality == max(t.rungs[-1].quality for t in fit)
+        assert told.best.score == max(t.rungs[-1].score for t in fit)
         assert 0 < (told.best.chance_best or 0) <= 1
         assert told.best.trial.number not in numbers(told)

@@ -15,7 +15,7 @@ from nas.analysis.noise import (
     CandidateEstimate,
     SeedScatter,
     _non_dominated,
-    draw_qualities,
+    draw_scores,
     front_chances,
     pooled_scatter,
 )
@@ -25,8 +25,8 @@ SURE = SeedScatter(0.0, 10)
 KNOWN = SeedScatter(0.01, 10_000)  # so many degrees of freedom that it is normal
 
 
-def net(quality: float, ratio: float, off: float = 0.0, seeds: int = 1) -> CandidateEstimate:
-    return CandidateEstimate(quality, seeds, ratio, ratio * (1 - off), ratio * (1 + off))
+def net(score: float, ratio: float, off: float = 0.0, seeds: int = 1) -> CandidateEstimate:
+    return CandidateEstimate(score, seeds, ratio, ratio * (1 - off), ratio * (1 + off))
 
 
 def test_without_noise_a_chance_is_one_or_zero_and_equal_nets_share_the_front() -> None:
@@ -50,7 +50,7 @@ def test_a_difference_of_one_standard_deviation_counts_for_what_the_normal_distr
 
 
 def test_a_speed_counts_with_its_interval() -> None:
-    # Worse in quality for sure: on the front only if it is the faster. The ends of 95 % intervals meet half-way.
+    # Worse in score for sure: on the front only if it is the faster. The ends of 95 % intervals meet half-way.
     apart, close = (front_chances([net(0.3, 1.0, 0.02), net(0.5, other, 0.02)], SURE)[0] for other in (1.04, 1.01))
     sd = math.sqrt(2) * 0.02 / 1.96
     assert apart == pytest.approx(statistics.NormalDist().cdf(-math.log(1.04) / sd), abs=0.01)
@@ -66,7 +66,7 @@ def test_each_side_of_an_interval_counts_by_itself() -> None:
 
 def test_few_degrees_of_freedom_make_heavier_tails() -> None:
     rng = np.random.default_rng(0)
-    drawn = {df: draw_qualities([0.0], [1], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
+    drawn = {df: draw_scores([0.0], [1], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
     beyond = {df: float((np.abs(values) > 1.96).mean()) for df, values in drawn.items()}
     assert beyond[10_000] == pytest.approx(0.05, abs=0.006)
     assert beyond[2] == pytest.approx(0.189, abs=0.012)  # Student's t with 2 degrees of freedom

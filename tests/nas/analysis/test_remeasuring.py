@@ -20,7 +20,6 @@ from nas.analysis.selection import complete
 from nas.study import pareto
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import POINTS, REFERENCE, remeasured, small_study
-from tests.nas.samplers.known_cost.test_known_cost import quality
 from tests.reports.synthetic import study as random_study
 
 
@@ -130,7 +129,7 @@ def test_the_front_is_that_of_pareto(tmp_path: Path) -> None:
     )
     c = compare_remeasurement(study, now)
     found = [t for t in complete(study) if not t.baseline]
-    front = pareto.front([(quality(t), t.measurement.ratio) for t in found if t.measurement])
+    front = pareto.front([(t.final_score, t.measurement.ratio) for t in found if t.measurement])
     assert sorted(numbers(c.stayed)) == sorted(found[i].number for i in front)
     plot_remeasuring(study, now, c, tmp_path / "fronts.svg")
     assert "stayed on the front" in (tmp_path / "fronts.svg").read_text()

@@ -28,12 +28,14 @@ from tests.nas.analysis.builders import failed, new_store, remeasured_for_retrai
 from tests.nas.study.builders import measurement
 
 # After longer training net 5 is better than 2 for sure; 1 and 3 stay as they were.
-QUALITIES = {1: (0.30, 0.31, 0.32), 2: (0.50, 0.51, 0.52), 3: (0.70, 0.71, 0.72), 5: (0.60, 0.61, 0.62)}
+SCORE_LABELS = {1: (0.30, 0.31, 0.32), 2: (0.50, 0.51, 0.52), 3: (0.70, 0.71, 0.72), 5: (0.60, 0.61, 0.62)}
 RATIOS = {0: 1.0, 1: 4.0, 2: 2.0, 3: 1.0, 5: 2.1}
 
 
 def retrainings() -> list[Retraining]:
-    return [f for n, values in QUALITIES.items() for f in retrained(n, dict(enumerate(values, 1)), at_30=0.2 + n / 100)]
+    return [
+        f for n, values in SCORE_LABELS.items() for f in retrained(n, dict(enumerate(values, 1)), at_30=0.2 + n / 100)
+    ]
 
 
 def found(study: Study | None = None, again: list[Retraining] | None = None) -> RetrainingSummary:
@@ -99,7 +101,7 @@ def test_a_failure_leaves_the_other_seeds_and_a_net_without_a_number_no_chance()
     )
     assert s is not None
     rows = {row.trial.number: row for row in s.candidates}
-    assert rows[3].qualities == {1: 0.70, 3: 0.72}
+    assert rows[3].scores == {1: 0.70, 3: 0.72}
     assert (rows[3].chance, rows[3].reason) == (1, "seed 2: nan")
     assert (rows[2].mean, rows[2].chance, rows[2].fate) == (None, None, "seed 1: out of memory")
     assert (rows[1].chance, rows[1].fate) == (None, "crash")
@@ -138,10 +140,10 @@ def test_the_store_keeps_retrainings_and_reads_them_back(tmp_path: Path) -> None
 
 
 @given(st.lists(st.floats(0, 1), max_size=3), st.none() | st.text(max_size=9))
-def test_a_retraining_is_json_and_back(qualities: list[float], reason: str | None) -> None:
+def test_a_retraining_is_json_and_back(scores: list[float], reason: str | None) -> None:
     final = replace(retrained(7, {3: 0.5})[0], reason=reason)
     assert Retraining.from_dict(json.loads(json.dumps(final.to_dict()))) == final
-    assert final.quality == (0.5 if reason is None else None)
+    assert final.score == (0.5 if reason is None else None)
 
 
 def test_table_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +154,7 @@ def test_table_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> Non
     assert "0.5100 ± 0.0133" in out  # 2.306 * 0.01 / sqrt(3)
     told = json.loads(json.dumps(retraining_json(study, s)))
     (two,) = (net for net in told["candidates"] if net["trial"] == 2)
-    assert two["qualities"] == {"1": 0.50, "2": 0.51, "3": 0.52}
+    assert two["scores"] == {"1": 0.50, "2": 0.51, "3": 0.52}
     assert two["half_width"] == pytest.approx(0.0133, abs=1e-4)
     assert two["on_front"] == {"before": True, "now": False}
     for note in told["notes"]:
@@ -165,7 +167,7 @@ def test_the_picture_names_every_net(suffix: str, tmp_path: Path) -> None:
     plot_retraining(small_study(), found(again=again), tmp_path / f"retraining.{suffix}")
     if suffix == "svg":
         text = (tmp_path / "retraining.svg").read_text()
-        assert all(f">{n}</text>" in text for n in QUALITIES)
+        assert all(f">{n}</text>" in text for n in SCORE_LABELS)
         assert "eradio_femto" in text
         assert "fell off" in text
     else:

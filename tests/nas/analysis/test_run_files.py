@@ -30,7 +30,7 @@ def test_the_longest_trained_weights_that_are_there_are_taken(tmp_path: Path) ->
     put("retraining/seed-4")
     kept = trained_weights(tmp_path, study, trial, retrainings)
     assert kept is not None
-    assert (kept.weights, kept.result.quality, kept.seed) == (second, 0.7, 2)
+    assert (kept.weights, kept.result.score, kept.seed) == (second, 0.7, 2)
     assert kept.heads == second.with_name(f"{trial.arch_id}.heads.safetensors")
     # Trained again, shorter: its file has taken the place of the longer training's.
     again = [*retrainings, *(replace(f, created="2026-11-26") for f in retrained(2, {2: 0.8}, steps=60))]

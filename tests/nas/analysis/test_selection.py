@@ -75,7 +75,7 @@ def test_best_without_one_as_good_as_the_baseline_is_the_best() -> None:
     assert best_trial(Study(study.info, study.trials[1:])).number == 2
 
 
-@pytest.mark.parametrize("names", [("quality",), ("quality", "latency"), ("params", "quality")])
+@pytest.mark.parametrize("names", [("score",), ("score", "latency"), ("params", "score")])
 def test_best_where_throughput_was_no_objective_is_the_best(names: tuple[str, ...]) -> None:
     study = small_study({0: (0.1, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.5, 3.0)})
     assert best_trial(study).number == 1

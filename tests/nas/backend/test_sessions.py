@@ -43,18 +43,18 @@ def handed_out(loop: StudyLoop) -> TrialRecord:
     return record
 
 
-def begun(loop: StudyLoop, quality: float) -> TrialRecord:
+def begun(loop: StudyLoop, score: float) -> TrialRecord:
     """A trial that passed its first rung."""
     record = replace(handed_out(loop), measurement=measurement(1.0), params=1, macs=1)
     loop.report(record)
-    passed = replace(record, rungs=(rung(0, quality),))
+    passed = replace(record, rungs=(rung(0, score),))
     assert loop.report(passed), "the first trials always go on"
     return passed
 
 
-def should_continue(loop: StudyLoop, quality: float, ratio: float) -> bool:
+def should_continue(loop: StudyLoop, score: float, ratio: float) -> bool:
     """What the loop decides of another trial after its first rung."""
-    return loop.report(replace(handed_out(loop), measurement=measurement(ratio), rungs=(rung(0, quality),)))
+    return loop.report(replace(handed_out(loop), measurement=measurement(ratio), rungs=(rung(0, score),)))
 
 
 @pytest.mark.parametrize("killed", ["worker", "driver"])

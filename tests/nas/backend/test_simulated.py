@@ -168,7 +168,7 @@ def test_a_database_and_memory_give_the_same_search(tmp_path: Path) -> None:
     sampled = [drawn() for _ in range(30)]
     cluster = Cluster(2, 2, start_s=1.0, ask_s=0.1, tell_s=0.01)
     in_memory = simulate_candidates(small, lambda asked, over: sampled[asked], cluster, baselines)
-    objectives = (Objective("quality", "quality", "", 0.0), Objective("throughput", "speed", "", 0.0))
+    objectives = (Objective("score", "score", "", 0.0), Objective("throughput", "speed", "", 0.0))
     sampler = make_sampler(small, SPACES["micro"], objectives)
     store, clock = Store.create(tmp_path, study_info(small, objectives), sampler), SimulatedClock()
     on_disk = simulate(
@@ -183,7 +183,7 @@ def test_a_database_and_memory_give_the_same_search(tmp_path: Path) -> None:
 
 def memory_loop(**shared: Any) -> StudyLoop:
     store = shared.pop("store", MemoryStore)(
-        study_info(config(400), (Objective("quality", "", "", 0.0),)), lambda number: {"number": number}
+        study_info(config(400), (Objective("score", "", "", 0.0),)), lambda number: {"number": number}
     )
     return StudyLoop(store, space=NumberedSpace(), **shared)
 

@@ -42,7 +42,7 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     m, rung = trial.measurement, trial.rungs[-1]
     assert m is not None
     for words in (
-        f"| exported weights: the search's last rung | 4 | {rung.quality:.4f} | {rung.quality - 0.0153:.4f} to ",
+        f"| exported weights: the search's last rung | 4 | {rung.score:.4f} | {rung.score - 0.0153:.4f} to ",
         f"| throughput / `{m.reference}`'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",

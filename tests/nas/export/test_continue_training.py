@@ -56,8 +56,8 @@ def test_a_net_is_distilled_on_from_its_weights_and_only_once(
     assert after["steps"] == 4 + 3
     assert set(after["teachers"]) == {"lite0", "xfeat"}
     card = (exported / "README.md").read_text()
-    assert f"| exported weights: distilled 3 steps longer | 7 | {after['quality']:.4f} |" in card
-    assert f"| before: the search's last rung | 4 | {before['quality']:.4f} |" in card
+    assert f"| exported weights: distilled 3 steps longer | 7 | {after['score']:.4f} |" in card
+    assert f"| before: the search's last rung | 4 | {before['score']:.4f} |" in card
 
     start, end = vector(run / "weights" / WEIGHTS), vector(exported / "model.safetensors")
     torch.manual_seed(CONFIG.seed + continue_training.SEED_OFFSET)
@@ -123,7 +123,7 @@ def test_two_processes_distil_together(made: Made, tmp_path: Path) -> None:
     both = replace(alone, job=replace(job, config=two_ranks, folder=tmp_path / "two"))
     assert both.ranks == 2
     two = continue_training.continue_training(both, targets(made), progress)
-    assert two.result.quality == pytest.approx(one.result.quality, abs=0.05)
+    assert two.result.score == pytest.approx(one.result.score, abs=0.05)
     assert one.weights != two.weights
 
 

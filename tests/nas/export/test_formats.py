@@ -70,7 +70,7 @@ def features(net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch
 
 def test_timm_opens_the_folder(made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = export(made, tmp_path, "--format", "timm", "--heads", "xfeat")
-    assert capsys.readouterr().out.startswith(f"{folder}: trial 1, {SPEC.arch_id}, the search's last rung, quality ")
+    assert capsys.readouterr().out.startswith(f"{folder}: trial 1, {SPEC.arch_id}, the search's last rung, score ")
     script = (
         BESIDE_TIMM
         + """

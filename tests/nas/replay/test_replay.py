@@ -108,7 +108,7 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
         sampler = sampler_of(name, table, 0, ("cost", "structure"), None)
         ended = replay(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
         assert len({t.arch_id for t in ended}) == len(ended) == 40
-        points = [(t.rungs[-1].quality, -t.measurement.latency_ms) for t in ended if t.measurement]
+        points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in ended if t.measurement]
         accuracy, slowest = table.reference
         found[name] = hypervolume(points, (accuracy, -slowest))
     assert found["known-cost"] > 1.1 * found["random"]
@@ -128,13 +128,13 @@ def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Pat
     assert states[TrialState.STOPPED] >= 5
     assert states[TrialState.COMPLETE] >= 3
     accuracy = {c.arch_id: a for c, a in zip(table.cells, table.accuracy, strict=True)}
-    assert all(t.rungs[-1].quality == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
+    assert all(t.rungs[-1].score == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
     assert read_study(tmp_path / "a").info.rung_steps == (1, 3, 9)
     seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
     for trial in ended:
         part = trial.rungs[-1].steps / 9
         assert sum(r.seconds for r in trial.rungs) == pytest.approx(part * seconds[trial.arch_id])
-    short = [accuracy[t.arch_id] - t.rungs[0].quality for t in ended]
+    short = [accuracy[t.arch_id] - t.rungs[0].score for t in ended]
     assert np.mean(short) > 0, "a short training falls short"
     assert np.std(short) > 0.2, "and not by the same for all"
 
@@ -147,7 +147,7 @@ def test_only_what_was_trained_to_its_end_has_found_anything(
     ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
     assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
     complete = [t for t in ended if t.state is TrialState.COMPLETE]
-    points = [(t.rungs[-1].quality, -t.measurement.latency_ms) for t in complete if t.measurement]
+    points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in complete if t.measurement]
     accuracy, slowest = table.reference
     whole = whole_volume(table.accuracy, table.latency_ms, table.reference)
     assert len(curve) == len(ended) == 40 > len(complete)
@@ -159,7 +159,7 @@ def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Pa
     for seed in (0, 1):
         sampler = sampler_of("random", table, 0, (), None)  # the same cells
         ended = replay(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
-        first.append({t.arch_id: t.rungs[0].quality for t in ended})
+        first.append({t.arch_id: t.rungs[0].score for t in ended})
     assert first[0].keys() == first[1].keys()
     assert all(first[0][name] != first[1][name] for name in first[0])
 

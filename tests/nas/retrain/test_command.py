@@ -108,7 +108,7 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     retrainings = read(run)
     assert {key: final for key, final in retrainings.items() if key in kept} == kept  # never trained again
     assert set(retrainings) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
-    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.quality is not None for f in retrainings.values())
+    assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.score is not None for f in retrainings.values())
     assert Store.open(run).remeasurements() == (again,)  # nor measured
     (cut_off,) = (f for f in retrainings.values() if sum(r.seconds for r in f.rungs) > 1000)
     assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
@@ -118,7 +118,7 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     assert (run / "retraining.png").stat().st_size > 10_000
 
     told = json.loads(result.stdout)
-    assert {net["trial"]: set(net["qualities"]) for net in told["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert {net["trial"]: set(net["scores"]) for net in told["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
     assert sum(net["chance"] for net in told["candidates"]) >= 1
     assert told["scatter"]["degrees"] == 2
 
@@ -161,7 +161,7 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     assert main(words) == 0
     assert "trial 1, seed 1: " in capsys.readouterr().err
     (final,) = store.retrainings()
-    assert final.quality is None
+    assert final.score is None
     assert "seed-1" in (final.reason or "")
     blocked.unlink()
     assert main(words) == 0

@@ -107,7 +107,7 @@ def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
 
 
 def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -> None:
-    """One net in ten is fast enough; where more MACs mean more quality the sampler is drawn to the others."""
+    """One net in ten is fast enough; where more MACs mean more score the sampler is drawn to the others."""
     infeasible = {}
     for sampler in ("known-cost", "random"):
         config = search_config(budget=10, sampler=sampler, baselines=(), limits={"max_latency_ms": 0.7})

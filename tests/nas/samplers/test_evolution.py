@@ -20,7 +20,7 @@ def test_random_until_the_population_is_there() -> None:
     assert len(evolution._parents([*trials, record(3, (0.1,), 1.0)])) == 4
 
 
-def test_rung_reached_comes_before_quality() -> None:
+def test_rung_reached_comes_before_score() -> None:
     evolution = Evolution(SPACE, OBJECTIVES, population=2, parents=2)
     short = [replace(record(i, (0.9,), 4.0), state=TrialState.STOPPED) for i in range(3)]
     long = [record(10, (0.2, 0.3), 1.0), record(11, (0.2, 0.4), 2.0)]

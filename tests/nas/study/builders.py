@@ -9,7 +9,7 @@ from nas.study.records import Measurement, Objective, RungResult, StudyInfo, Tri
 from search_space import SPACES
 
 OBJECTIVES = (
-    Objective("quality", "quality", "", reference=0.0),
+    Objective("score", "score", "", reference=0.0),
     Objective("throughput", "throughput", "x", reference=0.125, log=True),
 )
 
@@ -23,15 +23,15 @@ def measurement(ratio: float) -> Measurement:
     )  # fmt: skip
 
 
-def rung(index: int, quality: float) -> RungResult:
-    teachers = {"lite0": {"summary": quality, "spatial": quality}}
-    return RungResult(index, 10 * 3**index, quality, teachers, {"lite0/summary": 1 - quality}, {}, 1.0)
+def rung(index: int, score: float) -> RungResult:
+    teachers = {"lite0": {"summary": score, "spatial": score}}
+    return RungResult(index, 10 * 3**index, score, teachers, {"lite0/summary": 1 - score}, {}, 1.0)
 
 
-def record(number: int, qualities: tuple[float, ...], ratio: float) -> TrialRecord:
+def record(number: int, scores: tuple[float, ...], ratio: float) -> TrialRecord:
     """A complete trial of a random architecture."""
     spec = SPACES["micro"].sample(random.Random(number))
-    rungs = tuple(rung(i, q) for i, q in enumerate(qualities))
+    rungs = tuple(rung(i, q) for i, q in enumerate(scores))
     known = {"params": 10**6, "macs": 10**7, "measurement": measurement(ratio), "rungs": rungs}
     return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.COMPLETE, **known)  # type: ignore[arg-type]
 

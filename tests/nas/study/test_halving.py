@@ -20,7 +20,7 @@ def test_dominated_trial_stops_and_dominating_trial_goes_on() -> None:
     assert should_continue((0.6, 1.1), others, eta=3)
 
 
-def test_slow_but_best_quality_goes_on() -> None:
+def test_slow_but_best_score_goes_on() -> None:
     others = [(0.5, float(i)) for i in range(8)]
     assert should_continue((0.9, -5.0), others, eta=3)
 

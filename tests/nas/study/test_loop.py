@@ -36,14 +36,14 @@ def numbers_of(record: TrialRecord) -> tuple[float, float]:
 
 def work(loop: StudyLoop, record: TrialRecord) -> None:
     """What a worker does: measure, then rung after rung until the loop says no."""
-    quality, ratio = numbers_of(record)
+    score, ratio = numbers_of(record)
     record = replace(record, measurement=measurement(ratio), params=1, macs=1)
     on = loop.report(record)
     for index in range(len(loop.info.rung_steps)):
         if not on:
             return
         last = index + 1 == len(loop.info.rung_steps)
-        record = replace(record, rungs=(*record.rungs, rung(index, quality * (index + 1) / 2)),
+        record = replace(record, rungs=(*record.rungs, rung(index, score * (index + 1) / 2)),
                          state=TrialState.COMPLETE if last else TrialState.RUNNING)  # fmt: skip
         on = loop.report(record)
 

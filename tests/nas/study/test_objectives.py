@@ -24,7 +24,7 @@ from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 from tests.waiting import PATIENCE_S
 
-THREE = ("quality", "throughput", "params")
+THREE = ("score", "throughput", "params")
 MICRO = SPACES["micro"]
 
 
@@ -35,7 +35,7 @@ def info(names: tuple[str, ...], **settings: object) -> StudyInfo:
 
 def test_coordinates_are_in_doublings_and_more_is_better() -> None:
     trial = replace(record(0, (0.2, 0.4), 2.0), params=2**20, macs=2**25)
-    sought = objectives(("throughput", "quality", "latency", "memory", "params", "macs"), "spatial")
+    sought = objectives(("throughput", "score", "latency", "memory", "params", "macs"), "spatial")
     assert coordinates(trial, sought, 1) == (1.0, 0.4, 0.0, -math.log2(10), -20.0, -25.0)
     assert coordinates(trial, sought, 0) == (1.0, 0.2, 0.0, -math.log2(10), -20.0, -25.0)
     assert coordinates(trial, sought, 2) is None
@@ -62,15 +62,15 @@ def test_a_study_of_three_objectives_has_their_front_and_their_hypervolume(tmp_p
         if loop.report(trial):
             loop.report(replace(trial, rungs=(*trial.rungs, rung(1, net % 13 / 13)), state=TrialState.COMPLETE))
     done = [t for t in read_study(tmp_path).trials if t.state is TrialState.COMPLETE]
-    rows = [(t.rungs[1].quality, math.log2(t.measurement.ratio), -math.log2(t.params)) for t in done]  # type: ignore
+    rows = [(t.rungs[1].score, math.log2(t.measurement.ratio), -math.log2(t.params)) for t in done]  # type: ignore
     behind = [any(all(x >= y for x, y in zip(a, b, strict=True)) and a != b for a in rows) for b in rows]
     assert loop.front_summary() == (behind.count(False), pytest.approx(hypervolume(rows, (0, -3, -math.log2(1e9)))))
     assert sorted(front(rows)) == [i for i, over in enumerate(behind) if not over]
     assert 0 < sum(t.state is TrialState.STOPPED for t in loop.trials.values()) < 24
 
 
-def test_quality_alone_is_a_search_too(tmp_path: Path) -> None:
-    about, config = info(("quality",), budget=14), search_config(objectives=("quality",), budget=14)
+def test_score_alone_is_a_search_too(tmp_path: Path) -> None:
+    about, config = info(("score",), budget=14), search_config(objectives=("score",), budget=14)
     config = replace(config, sampler="known-cost")
     loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
     while (trial := loop.next_trial()) is not None:
@@ -81,8 +81,8 @@ def test_quality_alone_is_a_search_too(tmp_path: Path) -> None:
 
 
 def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
-    about = info(("quality", "memory"), budget=4)
-    config = search_config(objectives=("quality", "memory"), budget=4)
+    about = info(("score", "memory"), budget=4)
+    config = search_config(objectives=("score", "memory"), budget=4)
     loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
     trial = loop.next_trial()
     assert trial is not None
@@ -103,22 +103,22 @@ def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
 
 
 def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
-    asked = vars(parser().parse_args(["--objectives", "quality, throughput,params"]))
+    asked = vars(parser().parse_args(["--objectives", "score, throughput,params"]))
     assert new_config(asked).objectives == THREE
     assert new_config(asked).sampler == "evolution"
     assert new_config(vars(parser().parse_args([]))).sampler == "known-cost"
-    for others in ("quality,latency", "throughput,quality"):
+    for others in ("score,latency", "throughput,score"):
         assert new_config(vars(parser().parse_args(["--objectives", others]))).sampler == "evolution"
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--objectives", "quality,speed"], "error: --objectives: unknown 'speed'; choose from: quality, throughput"),
-        (["--objectives", "throughput"], "error: --objectives: throughput: needs quality"),
-        (["--objectives", "quality,quality"], "error: --objectives: quality,quality: needs quality, and each but once"),
-        (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost takes quality alone, or quality"),
-        (["--objectives", "quality,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
+        (["--objectives", "score,speed"], "error: --objectives: unknown 'speed'; choose from: score, throughput"),
+        (["--objectives", "throughput"], "error: --objectives: throughput: needs score"),
+        (["--objectives", "score,score"], "error: --objectives: score,score: needs score, and each but once"),
+        (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost takes score alone, or score"),
+        (["--objectives", "score,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
     ],
 )
 def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,24 +132,24 @@ def test_what_only_a_trained_net_has_is_not_asked_for_before(monkeypatch: pytest
     )
     monkeypatch.setitem(OBJECTIVES, "knn", goal)
     measured = replace(record(0, (), 1.0), rungs=())
-    assert unknown_before_training(measured, objectives(("quality", "knn"), "spatial")) == []
+    assert unknown_before_training(measured, objectives(("score", "knn"), "spatial")) == []
 
 
 @pytest.mark.parametrize("command", ["nas.retrain", "nas.remeasure"])
 def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str) -> None:
-    about = info(("quality", "params"))
-    config = search_config(objectives=("quality", "params"))
+    about = info(("score", "params"))
+    config = search_config(objectives=("score", "params"))
     Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives))
     words = [sys.executable, "-m", command, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    line = f"error: {command}: the study's objectives are quality, params; it takes quality and throughput"
+    line = f"error: {command}: the study's objectives are score, params; it takes score and throughput"
     assert (done.returncode, done.stderr.strip()) == (2, line)
 
 
 def test_a_resumed_study_keeps_its_objectives() -> None:
     config = search_config()
     assert config.differences(replace(config, objectives=THREE)) == [
-        "objectives: ['quality', 'throughput'] -> ['quality', 'throughput', 'params']"
+        "objectives: ['score', 'throughput'] -> ['score', 'throughput', 'params']"
     ]
     with pytest.raises(ConfigError, match="unknown 'size'"):
-        search_config(objectives=("quality", "size"))
+        search_config(objectives=("score", "size"))
