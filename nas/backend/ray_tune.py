@@ -30,7 +30,7 @@ from ray.tune.search import Searcher
 
 from nas.backend import OF_WORKERS
 from nas.backend.cluster import ClusterError, Nodes, NodesError, Say, watched_head
-from nas.backend.watchdog import Watch
+from nas.backend.watchdog import NotPickled, Watch
 from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed, checkpoint_path
@@ -56,16 +56,6 @@ class WorkerSlots(Protocol):
 
     def holds(self, node_ids: tuple[str, ...]) -> bool:
         """Whether one of these nodes is there; of (), always."""
-
-
-class NotPickled:
-    """Mixin for what holds the live loop: Tune pickles its parts for a restore of its own, which we never do."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
 
 
 @contextmanager

@@ -16,11 +16,20 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nas.backend.ray_tune import NotPickled
 from nas.study.failures import Failure, time_limit_s
 
 _EVERY_S = 1.0  # between looks at who hangs
 _EARLIER = 99  # trials whose seconds are kept for each stage
+
+
+class NotPickled:
+    """Mixin for what holds the live loop: Tune pickles its parts for a restore of its own, which we never do."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
 @dataclass

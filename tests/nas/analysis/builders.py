@@ -23,7 +23,7 @@ def small_study(points: Mapping[int, tuple[float, float]] = POINTS) -> Study:
     """Trial 0 is the baseline; the others are random architectures."""
     trials = [record(n, (0.1, q), ratio) for n, (q, ratio) in points.items()]
     spec = preset(REFERENCE)
-    trials[0] = replace(trials[0], origin=f"baseline:{REFERENCE}", arch_id=spec.arch_id, spec=spec.to_dict())
+    trials[0] = replace(trials[0], baseline=REFERENCE, arch_id=spec.arch_id, spec=spec.to_dict())
     return Study(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
 
 
