@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-# Exactly these: convolutions that standardise their weight undo a fold, norms of other kinds have more to do.
+# Exactly these: convolutions that standardize their weight undo a fold, norms of other kinds have more to do.
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 

@@ -47,7 +47,7 @@ class OneBatch:
 
 
 class Live:
-    """Batches whose targets the teachers compute now, standardised as the cache does it."""
+    """Batches whose targets the teachers compute now, standardized as the cache does it."""
 
     def __init__(self, cached: Any, targets: Any, sources: torch.Tensor, teachers: list[Any]) -> None:
         self._cached, self._targets, self._sources, self._teachers = cached, targets, sources, teachers
@@ -62,15 +62,15 @@ class Live:
                 summary, spatial = teacher(source if teacher.source_px > 64 else student)
                 maps = torch.nn.functional.adaptive_avg_pool2d(spatial, self._targets.grid)
                 fitted = self._targets.teachers[teacher.name]
-                truth[f"{teacher.name}/summary"] = standardised(summary, fitted.summary)
-                truth[f"{teacher.name}/spatial"] = standardised(maps.movedim(1, -1), fitted.spatial).movedim(-1, 1)
+                truth[f"{teacher.name}/summary"] = standardized(summary, fitted.summary)
+                truth[f"{teacher.name}/spatial"] = standardized(maps.movedim(1, -1), fitted.spatial).movedim(-1, 1)
         return Batch(self._cached[step].images, {key: value.clone() for key, value in truth.items()})
 
     def close(self) -> None:
         """Nothing."""
 
 
-def standardised(features: torch.Tensor, fitted: Any) -> torch.Tensor:
+def standardized(features: torch.Tensor, fitted: Any) -> torch.Tensor:
     """PHI-S targets of features (..., C)."""
     mean, forward = (torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in (fitted.mean, fitted.forward))
     return (features - mean) @ forward.T

@@ -52,10 +52,10 @@ RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "all, summary cosine": (ALL, {"summary_loss": "cosine"}),
     "all, summary angle": (ALL, {"summary_loss": "angle"}),
     "all, spatial hybrid": (ALL, {"spatial_loss": "hybrid"}),
-    "all, AM-RADIO": (ALL, {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardisation": "raw"}),
+    "all, AM-RADIO": (ALL, {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardization": "raw"}),
     "all, summary cosine, lite0 x2": (ALL, {"summary_loss": "cosine", "weights": {"lite0": 2.0}}),
-    "all, global": (ALL, {"standardisation": "global"}),
-    "all, raw": (ALL, {"standardisation": "raw"}),
+    "all, global": (ALL, {"standardization": "global"}),
+    "all, raw": (ALL, {"standardization": "raw"}),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from nas.cache.codecs import CODECS, Codec
 from nas.cache.entry import FORMAT, CacheEntry, CacheError, hold
 from nas.cache.shards import ShardedArray, TargetArray
-from nas.cache.standardise import HEADS, Standardiser, load_statistics
+from nas.cache.standardize import HEADS, Standardizer, load_statistics
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """How a teacher's targets were made; the standardisers invert them. `summary` is None where it has none."""
+    """How a teacher's targets were made; the standardizers invert them. `summary` is None where it has none."""
 
     fingerprint: str
-    summary: Standardiser | None
-    spatial: Standardiser
+    summary: Standardizer | None
+    spatial: Standardizer
 
     @property
     def summary_dim(self) -> int:
@@ -131,8 +131,8 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
     teachers = {
         name: TeacherTargets(
             about[name]["teacher_fingerprint"],
-            heads["summary"].standardiser if "summary" in heads else None,
-            heads["spatial"].standardiser,
+            heads["summary"].standardizer if "summary" in heads else None,
+            heads["spatial"].standardizer,
         )
         for name, heads in fitted.items()
     }

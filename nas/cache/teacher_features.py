@@ -21,7 +21,7 @@ from torch import Tensor
 from nas.cache.entry import FORMAT, SHARD, CacheEntry, CacheError, Done, Record, Shard, write_json
 from nas.cache.images import ImageCacheBuilder, Progress, batches, good, in_order, stage
 from nas.cache.shards import Rows, ShardWriter, mapped
-from nas.cache.standardise import (
+from nas.cache.standardize import (
     FILE,
     HEADS,
     Compressed,
@@ -219,17 +219,17 @@ class TeacherCacheBuilder:
         """Return what the manifest says beside the shards."""
         val = [record for name, record in records.items() if name.startswith("val-")]
         heads = {}
-        for head, (standardiser, _) in load_statistics(self.entry.folder).items():
+        for head, (standardizer, _) in load_statistics(self.entry.folder).items():
             cells = 1 if head == "summary" else self.compression.grid**2
             vectors = cells * sum(record["rows"] for record in records.values())
             clipped = sum(record["heads"][head]["clipped"] for record in records.values())
             cosine = sum(record["heads"][head]["cosine"] for record in val)
             heads[head] = {
-                "channels": len(standardiser.mean),
-                "dims": standardiser.dims,
-                "kept": standardiser.kept,
+                "channels": len(standardizer.mean),
+                "dims": standardizer.dims,
+                "kept": standardizer.kept,
                 "cosine": cosine / (cells * sum(record["rows"] for record in val)),
-                "clipped": clipped / (vectors * standardiser.dims),
+                "clipped": clipped / (vectors * standardizer.dims),
             }
         return {
             "teacher": self.spec.name,

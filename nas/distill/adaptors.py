@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from nas.cache.standardise import Standardiser
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptor import Adaptor, described, mlp, module_name
 from nas.distill.heads import TeacherHeads
@@ -49,7 +49,7 @@ def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: in
     return adaptors
 
 
-def _folded(head: nn.Module, standardiser: Standardiser, transform: TargetTransform) -> nn.Sequential:
+def _folded(head: nn.Module, standardizer: Standardizer, transform: TargetTransform) -> nn.Sequential:
     """Copy a head so that its last layer (k outputs) gives the teacher's own C channels; computed in float64.
 
     With x = W h + b, y = (x - offset) / scale inverts the transform, and inverse y + mean inverts PHI-S.
@@ -58,14 +58,14 @@ def _folded(head: nn.Module, standardiser: Standardiser, transform: TargetTransf
     weight, bias = (p.detach().double().cpu() for p in (last.weight, last.bias))
     if transform.offset is not None:
         weight, bias = weight / transform.scale, (bias - transform.offset.double().cpu()) / transform.scale
-    inverse = torch.from_numpy(standardiser.inverse).double()
+    inverse = torch.from_numpy(standardizer.inverse).double()
     made = mlp(first.in_features, last.in_features, len(inverse))
     made[0].load_state_dict(first.state_dict())
     made[1].load_state_dict(norm.state_dict())
     final = cast(nn.Linear, made[-1])
     with torch.no_grad():
         final.weight.copy_(inverse @ weight)
-        final.bias.copy_(inverse @ bias + torch.from_numpy(standardiser.mean))
+        final.bias.copy_(inverse @ bias + torch.from_numpy(standardizer.mean))
     return made
 
 
@@ -87,11 +87,11 @@ def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mappi
 
 
 def _unfold_head(
-    folded: nn.Sequential, head: nn.Module, standardiser: Standardiser, transform: TargetTransform
+    folded: nn.Sequential, head: nn.Module, standardizer: Standardizer, transform: TargetTransform
 ) -> None:
     """Fill one head; forward @ inverse is the identity, so forward takes the inverse of PHI-S back."""
     final = cast(nn.Linear, folded[-1])
-    forward, mean = torch.from_numpy(standardiser.forward), torch.from_numpy(standardiser.mean)
+    forward, mean = torch.from_numpy(standardizer.forward), torch.from_numpy(standardizer.mean)
     weight, bias = forward @ final.weight.double(), forward @ (final.bias.double() - mean)
     if transform.offset is not None:
         weight, bias = weight * transform.scale, bias * transform.scale + transform.offset.double().cpu()

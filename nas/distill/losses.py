@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.cache.standardise import Standardiser
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets
 from nas.study.config import DIRECTIONS, DistillConfig
 
@@ -59,44 +59,44 @@ class TargetTransform:
         return offset.to(values.device).view(1, -1, *[1] * (values.ndim - 2))
 
 
-def phi_s(standardiser: Standardiser) -> TargetTransform:
+def phi_s(standardizer: Standardizer) -> TargetTransform:
     """Return the transform to the stored form: channels of mean 0 and variance 1 (PHI-S, arXiv 2410.01680)."""
     return TargetTransform()
 
 
-def raw(standardiser: Standardiser) -> TargetTransform:
+def raw(standardizer: Standardizer) -> TargetTransform:
     """Return the transform to the teacher's own features; errors are means over C channels, as in AM-RADIO."""
-    basis, phi = _basis(standardiser)
-    return TargetTransform(phi, basis.T @ _mean(standardiser), standardiser.dims / len(standardiser.mean))
+    basis, phi = _basis(standardizer)
+    return TargetTransform(phi, basis.T @ _mean(standardizer), standardizer.dims / len(standardizer.mean))
 
 
-def global_standardisation(standardiser: Standardiser) -> TargetTransform:
+def global_standardization(standardizer: Standardizer) -> TargetTransform:
     """Return the transform to one mean and one deviation for all of a teacher's channels."""
-    basis, phi = _basis(standardiser)
-    mean = _mean(standardiser)
+    basis, phi = _basis(standardizer)
+    mean = _mean(standardizer)
     channels = len(mean)
-    variance = phi**2 * standardiser.dims / standardiser.kept / channels + mean.var(correction=0)
+    variance = phi**2 * standardizer.dims / standardizer.kept / channels + mean.var(correction=0)
     deviation = float(variance.sqrt())
     offset = basis.T @ (mean - mean.mean()) / deviation
-    return TargetTransform(phi / deviation, offset, standardiser.dims / channels)
+    return TargetTransform(phi / deviation, offset, standardizer.dims / channels)
 
 
-TRANSFORMS: dict[str, Callable[[Standardiser], TargetTransform]] = {
+TRANSFORMS: dict[str, Callable[[Standardizer], TargetTransform]] = {
     "phi_s": phi_s,
-    "global": global_standardisation,
+    "global": global_standardization,
     "raw": raw,
 }
 
 
-def _basis(standardiser: Standardiser) -> tuple[Tensor, float]:
+def _basis(standardizer: Standardizer) -> tuple[Tensor, float]:
     """Return the orthonormal (C, k) basis of the kept directions, and phi, its scale."""
-    inverse = torch.from_numpy(standardiser.inverse).float()
+    inverse = torch.from_numpy(standardizer.inverse).float()
     phi = float(inverse[:, 0].norm())
     return inverse / phi, phi
 
 
-def _mean(standardiser: Standardiser) -> Tensor:
-    return torch.from_numpy(standardiser.mean).float()
+def _mean(standardizer: Standardizer) -> Tensor:
+    return torch.from_numpy(standardizer.mean).float()
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class DistillationLoss:
             teacher, head = key.rsplit("/", 1)
             name = config.summary_loss if head == "summary" else config.spatial_loss
             # Directions are those of the teacher's own, uncentered features.
-            kind = "raw" if name in DIRECTIONS else config.standardisation
+            kind = "raw" if name in DIRECTIONS else config.standardization
             transform = TRANSFORMS[kind](getattr(targets.teachers[teacher], head))
             self._losses[key] = LOSSES[name]
             self._divisors[key] = 1 / transform.weight if name == "mse" else 1.0

@@ -24,7 +24,7 @@ import torch
 
 from backbones import build
 from nas.backend.trial import setting_of
-from nas.cache.standardise import Standardiser
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
@@ -245,15 +245,15 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
             },
         )
 
-    def standardiser(channels: int, dims: int) -> Standardiser:
+    def standardizer(channels: int, dims: int) -> Standardizer:
         forward = rng.standard_normal((dims, channels)) / channels**0.5
-        return Standardiser(np.zeros(channels), forward, np.linalg.pinv(forward), 1.0)
+        return Standardizer(np.zeros(channels), forward, np.linalg.pinv(forward), 1.0)
 
     teachers = {
         name: TeacherTargets(
             "synthetic",
-            standardiser(summary, kept[name][0]) if summary else None,
-            standardiser(spatial, kept[name][1]),
+            standardizer(summary, kept[name][0]) if summary else None,
+            standardizer(spatial, kept[name][1]),
         )
         for name, (summary, spatial) in widths.items()
     }

@@ -229,10 +229,10 @@ def proxies(path: str, cells: Sequence[Cell]) -> Array:
         raise ConfigError(f"--proxies: {path} has no numbers for {lacking}, nor for what computes the same")
     for name in _LONG_TAILED:
         found[name] = np.sign(found[name]) * np.log1p(found[name].abs())
-    return standardised(found.to_numpy(dtype=float))
+    return standardized(found.to_numpy(dtype=float))
 
 
-def standardised(columns: Array) -> Array:
+def standardized(columns: Array) -> Array:
     """Scale each column to mean 0 and variance 1; constant ones become 0."""
     deviations = columns.std(axis=0)
     scaled: Array = (columns - columns.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0)
@@ -253,4 +253,4 @@ def knowledge(table: PublishedTable, sources: Sequence[str], proxies_csv: str | 
             if proxies_csv is None:
                 raise ConfigError("--knowledge: proxies need --proxies FILE.csv")
             made.append(proxies(proxies_csv, table.cells))
-    return standardised(np.hstack(made)) if made else np.empty((len(table.cells), 0))
+    return standardized(np.hstack(made)) if made else np.empty((len(table.cells), 0))

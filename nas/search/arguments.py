@@ -18,7 +18,7 @@ from nas.study.config import (
     BALANCES,
     SCORES,
     SPATIAL_LOSSES,
-    STANDARDISATIONS,
+    STANDARDIZATIONS,
     SUMMARY_LOSSES,
     ConfigError,
     DistillConfig,
@@ -71,8 +71,8 @@ _OBJECTIVES_HELP = (
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.study.config.DistillConfig), may be given several times: learning_rate, batch_size, "
-    f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardisation "
-    f"({', '.join(STANDARDISATIONS)}), balance ({', '.join(BALANCES)}), score ({', '.join(SCORES)}), "
+    f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardization "
+    f"({', '.join(STANDARDIZATIONS)}), balance ({', '.join(BALANCES)}), score ({', '.join(SCORES)}), "
     "weights, groups, ..."
 )
 

@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, here so that a command need not import torch to know them.
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
-STANDARDISATIONS = ("phi_s", "global", "raw")
+STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
 DIRECTIONS = ("cosine", "angle")  # losses that leave a prediction's length free: its squared error says nothing
@@ -56,7 +56,7 @@ class DistillConfig:
     """The recipe under which every architecture of a study is trained.
 
     AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
-    standardised targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
+    standardized targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
     `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
     by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
     architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
@@ -75,7 +75,7 @@ class DistillConfig:
     rung_steps: tuple[int, ...] = (30, 90, 270)
     summary_loss: str = "mse"
     spatial_loss: str = "mse"
-    standardisation: str = "phi_s"
+    standardization: str = "phi_s"
     balance: str = "fixed"
     score: str = "spatial"
     weights: dict[str, float] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class DistillConfig:
             ("precision", PRECISIONS),
             ("summary_loss", SUMMARY_LOSSES),
             ("spatial_loss", SPATIAL_LOSSES),
-            ("standardisation", STANDARDISATIONS),
+            ("standardization", STANDARDIZATIONS),
             ("balance", BALANCES),
             ("score", SCORES),
         ):

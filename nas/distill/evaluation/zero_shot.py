@@ -74,11 +74,11 @@ def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> flo
         The accuracy; None where the teacher has no embedded names (`embed_class_names`).
     """
     path = texts_path(targets, teacher)
-    standardiser = targets.teachers[teacher].summary
-    if path is None or not path.exists() or standardiser is None or targets.val.labels is None:
+    standardizer = targets.teachers[teacher].summary
+    if path is None or not path.exists() or standardizer is None or targets.val.labels is None:
         return None
     texts = torch.from_numpy(np.load(path, allow_pickle=False))
-    own = torch.from_numpy(standardiser.invert(predicted.double().numpy())).float()
+    own = torch.from_numpy(standardizer.invert(predicted.double().numpy())).float()
     truth = torch.from_numpy(np.asarray(targets.val.labels[: len(own)]))
     return float((zero_shot(own, texts) == truth).float().mean())
 

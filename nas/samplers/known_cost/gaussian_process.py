@@ -33,7 +33,7 @@ class GaussianProcess:
     scaling: Array  # (d,)
     shift: float
     unit: float
-    signal: float  # variances, of values that were standardised
+    signal: float  # variances, of values that were standardized
     nugget: float
     factor: Array  # (n, n) lower Cholesky factor of the covariance of the values
     weights: Array  # (n,)

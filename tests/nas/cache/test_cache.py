@@ -13,7 +13,7 @@ from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
 from nas.cache.entry import shards_of
 from nas.cache.images import ImageCacheBuilder, ImageSource
-from nas.cache.standardise import HEADS, calibrate, to_grid, vectors
+from nas.cache.standardize import HEADS, calibrate, to_grid, vectors
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import open_images
@@ -69,12 +69,12 @@ def test_what_is_decompressed_resembles_the_live_features_as_the_manifest_says(t
     found = live(teachers[name], pixels("val", 20, 128 if name == "lite0" else 64))
     heads = read_cache_set(targets.path).teachers[name].manifest["heads"]
     for head in HEADS:
-        standardiser = getattr(targets.teachers[name], head)
-        restored = standardiser.invert(vectors(getattr(targets.val, head)[name][:]))
+        standardizer = getattr(targets.teachers[name], head)
+        restored = standardizer.invert(vectors(getattr(targets.val, head)[name][:]))
         raw = vectors(found[head])
         cosine = (restored * raw).sum(1) / np.linalg.norm(restored, axis=1) / np.linalg.norm(raw, axis=1)
         assert heads[head]["cosine"] == pytest.approx(cosine.mean(), abs=1e-4)
-        assert heads[head]["dims"] == standardiser.dims
+        assert heads[head]["dims"] == standardizer.dims
         assert 0 <= heads[head]["clipped"] < 0.02
 
 
@@ -91,15 +91,15 @@ def test_targets_take_an_eighth_of_fp16_at_most(targets):
 def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(teachers):
     """To 1e-6, in every channel, and inverting gives what PCA kept."""
     found = live(teachers["xfeat"], pixels("train", 48, 64))
-    for head, (standardiser, largest) in calibrate(lambda: [found], 0.25).items():
+    for head, (standardizer, largest) in calibrate(lambda: [found], 0.25).items():
         raw = vectors(found[head])
-        values = standardiser.apply(raw)
+        values = standardizer.apply(raw)
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-6)
         np.testing.assert_allclose(values.var(0), 1, rtol=1e-6)
-        np.testing.assert_allclose(standardiser.apply(standardiser.invert(values)), values, atol=1e-9)
+        np.testing.assert_allclose(standardizer.apply(standardizer.invert(values)), values, atol=1e-9)
         np.testing.assert_allclose(largest, np.abs(values).max(0), rtol=1e-6)
-        lost = ((standardiser.invert(values) - raw) ** 2).sum() / ((raw - raw.mean(0)) ** 2).sum()
-        assert lost == pytest.approx(1 - standardiser.kept, abs=1e-6)
+        lost = ((standardizer.invert(values) - raw) ** 2).sum() / ((raw - raw.mean(0)) ** 2).sum()
+        assert lost == pytest.approx(1 - standardizer.kept, abs=1e-6)
 
 
 def test_statistics_do_not_depend_on_batches(teachers):
@@ -110,9 +110,9 @@ def test_statistics_do_not_depend_on_batches(teachers):
 
     ours, theirs = calibrate(batches(7), 0.25), calibrate(batches(48), 0.25)
     for head in HEADS:
-        np.testing.assert_allclose(ours[head].standardiser.mean, theirs[head].standardiser.mean, atol=1e-12)
-        assert ours[head].standardiser.kept == pytest.approx(theirs[head].standardiser.kept, abs=1e-12)
-        np.testing.assert_allclose(ours[head].standardiser.forward, theirs[head].standardiser.forward, atol=1e-6)
+        np.testing.assert_allclose(ours[head].standardizer.mean, theirs[head].standardizer.mean, atol=1e-12)
+        assert ours[head].standardizer.kept == pytest.approx(theirs[head].standardizer.kept, abs=1e-12)
+        np.testing.assert_allclose(ours[head].standardizer.forward, theirs[head].standardizer.forward, atol=1e-6)
 
 
 @pytest.mark.parametrize(("storage", "itemsize"), [("bf16", 2), ("fp32", 4)])

@@ -10,7 +10,7 @@ import torch
 from skimage import data
 from torch.nn import functional as F
 
-from nas.cache.standardise import Standardiser
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 
 
@@ -38,7 +38,7 @@ def split_of(count: int, seed: int, size: int = 32) -> SplitTargets:
 
 
 def targets(folder: Path, train: int = 96, val: int = 32) -> Targets:
-    none = Standardiser(np.zeros(8), np.eye(8), np.eye(8), 1.0)
+    none = Standardizer(np.zeros(8), np.eye(8), np.eye(8), 1.0)
     teacher = TeacherTargets("fingerprint", none, none)
     return Targets(
         folder, "all", "data", split_of(train, 0), split_of(val, 1), {"colour": teacher}, 2, 2, 32, 2, 0.0, ()
@@ -51,6 +51,6 @@ def two_teachers(folder: Path) -> Targets:
     train, val = split_of(96, 0, 64), split_of(32, 1, 64)
     for split in (train, val):
         split.spatial["mean"] = split.spatial["colour"][:, :4].copy()  # type: ignore[index]
-    few = Standardiser(np.zeros(4), np.eye(4), np.eye(4), 1.0)
+    few = Standardizer(np.zeros(4), np.eye(4), np.eye(4), 1.0)
     teachers = {**one.teachers, "mean": TeacherTargets("other", few, few)}
     return replace(one, train=train, val=val, teachers=teachers, image_px=64)

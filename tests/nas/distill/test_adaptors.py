@@ -1,4 +1,4 @@
-"""Folded heads give what the unfolded ones and the standardisers give, from a file too."""
+"""Folded heads give what the unfolded ones and the standardizers give, from a file too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from backbones import Features
-from nas.cache.standardise import Moments, Standardiser, fit, spectrum
+from nas.cache.standardize import Moments, Standardizer, fit, spectrum
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads, unfold
 from nas.distill.heads import HeadDims, TeacherHeads
@@ -23,7 +23,7 @@ SAM = "samvit_base.sa1b@1024/4"
 CLIP = "vit_base_patch16_clip_224.openai"
 
 
-def standardiser(channels: int, dims: int, seed: int) -> Standardiser:
+def standardizer(channels: int, dims: int, seed: int) -> Standardizer:
     """Fitted on features with a large mean and unequal, correlated channels."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(400, channels)) @ rng.normal(size=(channels, channels)) * 5 + rng.normal(size=channels) * 40
@@ -33,8 +33,8 @@ def standardiser(channels: int, dims: int, seed: int) -> Standardiser:
 
 
 TEACHERS = {
-    CLIP: TeacherTargets("a" * 16, standardiser(48, 12, 0), standardiser(40, 8, 1)),
-    SAM: TeacherTargets("b" * 16, None, standardiser(24, 24, 2)),
+    CLIP: TeacherTargets("a" * 16, standardizer(48, 12, 0), standardizer(40, 8, 1)),
+    SAM: TeacherTargets("b" * 16, None, standardizer(24, 24, 2)),
 }
 
 
@@ -59,7 +59,7 @@ def features() -> Features:
 
 
 def unfolded(heads: TeacherHeads, name: str) -> dict[str, np.ndarray]:
-    """The heads' answers, brought to the teacher's own space by transform and standardiser in float64."""
+    """The heads' answers, brought to the teacher's own space by transform and standardizer in float64."""
     exact = copy.deepcopy(heads).double()
     answers = exact(Features(*(f.double() for f in features())))[name]
     made = {head: heads.transforms[f"{name}/{head}"].invert(values) for head, values in answers.items()}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nas.cache.standardise import Moments, fit, spectrum
+from nas.cache.standardize import Moments, fit, spectrum
 from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
 from nas.distill.losses import LOSSES, TRANSFORMS, angular_dispersion, squared_angle
 from nas.study.config import BALANCES as BALANCE_NAMES
-from nas.study.config import SPATIAL_LOSSES, STANDARDISATIONS, SUMMARY_LOSSES
+from nas.study.config import SPATIAL_LOSSES, STANDARDIZATIONS, SUMMARY_LOSSES
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((400, 16)) @ RNG.standard_normal((16, 16)) * 3 + RNG.standard_normal(16) * 5
@@ -32,7 +32,7 @@ def as_targets(features: np.ndarray) -> torch.Tensor:
 
 def test_names_of_the_config_are_those_of_the_code() -> None:
     assert set(SUMMARY_LOSSES) | set(SPATIAL_LOSSES) == set(LOSSES)
-    assert set(STANDARDISATIONS) == set(TRANSFORMS)
+    assert set(STANDARDIZATIONS) == set(TRANSFORMS)
     assert set(BALANCE_NAMES) == set(BALANCES)
 
 

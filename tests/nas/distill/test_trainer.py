@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import build
-from nas.cache.standardise import Standardiser
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
 from nas.distill.adaptors import fold
 from nas.distill.evaluation.explained_variance import explained_variance
@@ -29,7 +29,7 @@ from tests.nas.distill.targets_builder import targets, two_teachers
 
 CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
 EVERYTHING = replace(
-    CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardisation="global", max_grad_norm=0.1
+    CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardization="global", max_grad_norm=0.1
 )
 
 
@@ -204,7 +204,7 @@ def test_a_limit_that_no_gradient_reaches_changes_no_bit(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["global", "raw"])
 def test_heads_answer_in_the_space_of_their_loss(tmp_path: Path, kind: str) -> None:
     """A head's answer is its last layer's output; scoring alone brings it back to PHI-S."""
-    whole, config = stretched(targets(tmp_path)), replace(CONFIG, standardisation=kind)
+    whole, config = stretched(targets(tmp_path)), replace(CONFIG, standardization=kind)
     run = Distiller(build(preset("eradio_femto")), whole, config, seed=0)
     heads = run.averaged.heads
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_heads_answer_in_the_space_of_their_loss(tmp_path: Path, kind: str) -> N
 
 def stretched(whole: Targets) -> Targets:
     """The same targets, of a teacher whose own features have a mean of 0.5 to 1.2 and deviations of 3."""
-    own = Standardiser(np.linspace(0.5, 1.2, 8), np.eye(8) / 3, np.eye(8) * 3, 1.0)
+    own = Standardizer(np.linspace(0.5, 1.2, 8), np.eye(8) / 3, np.eye(8) * 3, 1.0)
     return replace(whole, teachers={"colour": TeacherTargets("fingerprint", own, own)})
 
 

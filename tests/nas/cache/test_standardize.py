@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.cache.hadamard import hadamard, spreading_rotation
-from nas.cache.standardise import Moments, choose_dims, fit, spectrum
+from nas.cache.standardize import Moments, choose_dims, fit, spectrum
 from nas.teachers import TeacherError
 
 

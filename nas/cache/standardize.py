@@ -52,7 +52,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Standardiser:
+class Standardizer:
     """forward (k, C), inverse (C, k), mean (C,); `kept` is the share of variance the k directions hold."""
 
     mean: Matrix
@@ -118,13 +118,13 @@ def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: f
     return best
 
 
-def fit(principal: Spectrum, dims: int) -> Standardiser:
-    """The standardiser to `dims` channels."""
+def fit(principal: Spectrum, dims: int) -> Standardizer:
+    """The standardizer to `dims` channels."""
     mean, values, vectors = principal
     kept = values[:dims].sum()
     phi = np.sqrt(kept / dims)
     rotation = spreading_rotation(dims) @ vectors[:, :dims].T
-    return Standardiser(mean, rotation / phi, rotation.T * phi, float(kept / values.sum()))
+    return Standardizer(mean, rotation / phi, rotation.T * phi, float(kept / values.sum()))
 
 
 HEADS = ("summary", "spatial")
@@ -132,9 +132,9 @@ FILE = "statistics.npz"
 
 
 class Fitted(NamedTuple):
-    """A head's standardiser, and the largest absolute target (k,) seen."""
+    """A head's standardizer, and the largest absolute target (k,) seen."""
 
-    standardiser: Standardiser
+    standardizer: Standardizer
     largest: NDArray[np.float32]
 
 
@@ -151,13 +151,13 @@ def calibrate(batches: Callable[[], Iterable[Rows]], share: float) -> dict[str, 
             moments.setdefault(head, Moments(features.shape[1])).update(vectors(features))
     spectra = {head: spectrum(of_head) for head, of_head in moments.items()}
     dims = choose_dims({head: found.values for head, found in spectra.items()}, cells, share)
-    standardisers = {head: fit(found, dims[head]) for head, found in spectra.items()}
+    standardizers = {head: fit(found, dims[head]) for head, found in spectra.items()}
     largest = {head: np.zeros(k) for head, k in dims.items()}
     for batch in batches():
         for head, features in batch.items():
-            targets = standardisers[head].apply(vectors(features))
+            targets = standardizers[head].apply(vectors(features))
             largest[head] = np.maximum(largest[head], np.abs(targets).max(0))
-    return {head: Fitted(standardisers[head], largest[head].astype(np.float32)) for head in spectra}
+    return {head: Fitted(standardizers[head], largest[head].astype(np.float32)) for head in spectra}
 
 
 def vectors(features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -168,9 +168,9 @@ def vectors(features: NDArray[np.float32]) -> NDArray[np.float64]:
 def save_statistics(folder: Path, fitted: Mapping[str, Fitted]) -> None:
     """Write what `load_statistics` reads, whole or not at all."""
     arrays: Rows = {}
-    for head, (standardiser, largest) in fitted.items():
-        arrays |= {f"{head}-mean": standardiser.mean, f"{head}-forward": standardiser.forward.astype(np.float32)}
-        arrays |= {f"{head}-kept": np.array(standardiser.kept), f"{head}-largest": largest}
+    for head, (standardizer, largest) in fitted.items():
+        arrays |= {f"{head}-mean": standardizer.mean, f"{head}-forward": standardizer.forward.astype(np.float32)}
+        arrays |= {f"{head}-kept": np.array(standardizer.kept), f"{head}-largest": largest}
     with atomic_path(folder / FILE) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -184,8 +184,8 @@ def load_statistics(folder: Path) -> dict[str, Fitted]:
                 mean, forward = arrays[f"{head}-mean"], arrays[f"{head}-forward"].astype(np.float64)
                 # Rows of `forward` are orthogonal and of equal length: its inverse is its transpose, scaled.
                 inverse = forward.T / (forward**2).sum(1).mean()
-                standardiser = Standardiser(mean, forward, inverse, float(arrays[f"{head}-kept"]))
-                found[head] = Fitted(standardiser, arrays[f"{head}-largest"])
+                standardizer = Standardizer(mean, forward, inverse, float(arrays[f"{head}-kept"]))
+                found[head] = Fitted(standardizer, arrays[f"{head}-largest"])
     return found
 
 
@@ -201,10 +201,10 @@ class Compressor:
     """Features (N, C) or (N, C, g, g) to codes in `storage`."""
 
     def __init__(self, fitted: Fitted, storage: str, device: torch.device) -> None:
-        standardiser = fitted.standardiser
+        standardizer = fitted.standardizer
         self.mean, self.forward, self.inverse = (
             torch.from_numpy(matrix).to(device, torch.float32)
-            for matrix in (standardiser.mean, standardiser.forward, standardiser.inverse)
+            for matrix in (standardizer.mean, standardizer.forward, standardizer.inverse)
         )
         self.codec = CODECS[storage](fitted.largest)
 
