@@ -16,6 +16,7 @@ What a person sees while a search runs: a live panel on a terminal, one line an 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import signal
@@ -31,6 +32,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nas.command_log import CommandLog, VerboseAction, announce
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 EXIT_CODES = """exit codes:
   0    done
@@ -40,14 +43,22 @@ EXIT_CODES = """exit codes:
 """
 # Paths that a person named; other OSErrors are the machine's.
 _WRONG_PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_ONE_LINE_ERRORS = (ValueError, OverflowError, OSError, RuntimeError, MemoryError)
+_FAULTS = (NotImplementedError, RecursionError)  # RuntimeErrors that are faults of ours
 PICTURES = (".png", ".svg", ".pdf")
 FILE_COLUMNS, LONGEST = 130, 500  # characters; the second of an error
 DEVICES = ("auto", "cpu", "cuda")
+_LOG = logging.getLogger(__name__)
 TEACHER_HELP = "safetensors file with a timm teacher's weights, instead of timm's hub; may be given several times"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line; ``--help`` has the usage, and at its end the exit codes."""
+    """An ArgumentParser whose errors are one line, with ``--verbose``; ``--help`` ends with the exit codes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        shown = "show the log's lines on stderr, with time, level and module (default: progress only)"
+        self.add_argument("--verbose", action=VerboseAction, help=shown)
 
     def format_help(self) -> str:
         """Return the help of argparse and the exit codes."""
@@ -82,22 +93,30 @@ class OperationFailed(Exception):
     """A mix-in of errors that another input would not have avoided: the command ends with exit code 1, not 2."""
 
 
-def exit_code(work: Callable[[], int], interrupted: str | Callable[[], str] = "the same command continues") -> int:
+def exit_code(
+    work: Callable[[], int],
+    redact: Callable[[str], str],
+    interrupted: str | Callable[[], str] = "the same command continues",
+) -> int:
     """Return what `work` returns, or the code of its error after one line on stderr; see the module for the codes.
 
+    The traceback of an error is in the command's log, see `nas.command_log`.
+
     Args:
-        work: the command.
-        interrupted: what an interruption left, in words.
+        work: The command, from the parsing of its arguments on.
+        redact: Removes the secrets from a line of the log.
+        interrupted: Says what an interruption left.
     """
-    with interrupted_by_signals():
+    with CommandLog(redact), interrupted_by_signals():
         try:
             return work()
         except KeyboardInterrupt:
-            print(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", file=sys.stderr)
+            announce(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", _LOG)
             return INTERRUPTED
-        except (NotImplementedError, RecursionError):  # RuntimeErrors that are faults of ours
-            raise
-        except (ValueError, OverflowError, OSError, RuntimeError, MemoryError) as error:
+        except Exception as error:
+            _LOG.exception("the command ends with an error")
+            if isinstance(error, _FAULTS) or not isinstance(error, _ONE_LINE_ERRORS):
+                raise
             return report_error(error)
 
 
@@ -224,13 +243,16 @@ class StageProgress:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._bars.update(self._tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
-            return
         now = time.monotonic()
         if done >= total or now - self._last_line_s.get(stage, now - _LINE_EVERY_S) >= _LINE_EVERY_S:
             self._last_line_s[stage] = now
             began, before = self._began.setdefault(stage, (now, done))
             eta = f" ETA {clock((now - began) / (done - before) * (total - done))}" if before < done < total else ""
-            self._console.print(f"{stage}: {done}/{total}{eta}", highlight=False)
+            line = f"{stage}: {done}/{total}{eta}"
+            if self._console.is_terminal:
+                _LOG.info("%s", line)
+            else:
+                announce(line, _LOG, self._console)
 
 
 def clock(seconds: float) -> str:

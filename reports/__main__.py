@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nas.cli import OneLineParser, exit_code
 from nas.storage.store import read_study
+from nas.study.redaction import public_text
 from reports.dataframe import save_csv, save_parquet, trial_frame
 from reports.page import REPORT_FILE, write_page
 from reports.paper_figures import draw, save
@@ -31,8 +32,7 @@ class ReportOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    options = ReportOptions(**vars(_parser().parse_args(arguments)))
-    return exit_code(lambda: _report(options))
+    return exit_code(lambda: _report(ReportOptions(**vars(_parser().parse_args(arguments)))), public_text)
 
 
 def _report(options: ReportOptions) -> int:

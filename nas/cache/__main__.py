@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,7 +25,9 @@ from nas.cli import (
     one_line,
     stderr_console,
 )
+from nas.command_log import announce
 from nas.study.config import SearchConfig
+from nas.study.redaction import public_text
 
 EXAMPLES = """examples:
   python -m nas.cache build                                 what nas.search builds, before it is needed
@@ -36,15 +39,18 @@ EXAMPLES = """examples:
 Several builds of the same cache, on one machine or many, share the work.
 """
 DAY_S = 86400.0
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 1 a cache that is not what it should be, 2 bad input."""
+    return exit_code(lambda: _command(argv), public_text, "what is finished was kept, the same command continues")
+
+
+def _command(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
-    return exit_code(
-        lambda: run(arguments, cache_root(arguments.cache)), "what is finished was kept, the same command goes on"
-    )
+    return run(arguments, cache_root(arguments.cache))
 
 
 def build(arguments: argparse.Namespace, root: Path) -> int:
@@ -66,7 +72,7 @@ def build(arguments: argparse.Namespace, root: Path) -> int:
             share=arguments.share,
             weights=arguments.teacher,
             progress=progress,
-            announce=lambda line: console.print(line, highlight=False),
+            announce=lambda line: announce(line, _LOG, console),
         )
     print(summary(targets.path))
     return 0

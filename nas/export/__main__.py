@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -12,6 +13,7 @@ from nas.analysis.retraining import summarize_retraining
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
 from nas.analysis.selection import find_trial
 from nas.cli import cache_root, exit_code
+from nas.command_log import announce, log_to
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
 from nas.export.bundle import check_room, check_writable, write_bundle
@@ -19,15 +21,17 @@ from nas.export.card import REPORT, CardData
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, Study, TrialRecord, TrialState
+from nas.study.redaction import public_text
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 2 after a line of error, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"))
+    return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"), public_text)
 
 
 def export(settings: ExportSettings, command: str) -> int:
@@ -49,7 +53,8 @@ def export(settings: ExportSettings, command: str) -> int:
             f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: --train-longer STEPS trains it, "
             f"or choose another --trial: {_with_weights(settings.run, study, retrainings)}"
         )
-    weights = own if settings.train_longer is None else _continued(settings, study, trial, own, settings.train_longer)
+    more = settings.train_longer
+    weights = own if more is None else _continued(settings, study, trial, own, more, command)
     assert weights is not None
     from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
 
@@ -101,7 +106,7 @@ def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]
 
 
 def _continued(
-    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int
+    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, command: str
 ) -> TrainedWeights:
     """Train for `steps` steps more, and return the weights; at once where that was done before."""
     from nas.cache import open_study_targets
@@ -112,17 +117,18 @@ def _continued(
     if (weights := training.result()) is not None:
         return weights
     source = "nothing" if start is None else f"{start.origin} ({start.result.steps} steps)"
-    print(f"trial {trial.number}: {steps} steps from {source}, {training.ranks} process(es)", file=sys.stderr)
+    log_to(settings.run, "export", command)
+    announce(f"trial {trial.number}: {steps} steps from {source}, {training.ranks} process(es)", _LOG)
     progress = StageProgress(stderr_console())
     with progress.showing():
-        root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
+        root, show = cache_root(settings.cache), partial(announce, log=_LOG)
         targets = open_study_targets(
             SearchConfig.from_dict(study.info.config),
             root,
             study=study.info,
             weights=settings.teacher_files,
             progress=progress,
-            announce=announce,
+            announce=show,
         )
         return continue_training(training, targets.path, progress)
 

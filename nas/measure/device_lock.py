@@ -11,16 +11,18 @@ Holds do not nest: a second one in the same process waits for the first, for eve
 from __future__ import annotations
 
 import fcntl
-import sys
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nas.cli import lock_dir
+from nas.command_log import announce
 from nas.measure.environment import device_key
 
 NOTICE_AFTER_S = 0.5
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -70,4 +72,4 @@ def _flock(path: Path, mode: int) -> Iterator[int]:
 
 
 def _print_notice(device: str) -> None:
-    print(f"waiting for {device}: another process trains or measures on it", file=sys.stderr, flush=True)
+    announce(f"waiting for {device}: another process trains or measures on it", _LOG)

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from nas.cli import StageProgress, exit_code, stderr_console
 from nas.plan.arguments import PlanSettings, plan_settings
+from nas.study.redaction import public_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
-    return exit_code(lambda: _plan(plan_settings(argv)), "nothing was written")
+    return exit_code(lambda: _plan(plan_settings(argv)), public_text, "nothing was written")
 
 
 def _plan(settings: PlanSettings) -> int:

@@ -27,6 +27,7 @@ from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, com
 from nas.profile.runtime_tables import show_runtimes
 from nas.profile.space_sample import SpaceProfile, SpaceRequest, sampling
 from nas.profile.tables import show, show_space
+from nas.study.redaction import public_text
 
 Found = TypeVar("Found")
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     1 also where a network could not be measured.
     """
-    return exit_code(lambda: _command(argv), "nothing was known yet")
+    return exit_code(lambda: _command(argv), public_text, "nothing was known yet")
 
 
 def _command(argv: Sequence[str] | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,14 @@ from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
 from nas.analysis.run_files import samples_folder
 from nas.analysis.tables import show_remeasuring
 from nas.cli import INTERRUPTED, StageProgress, exit_code, stderr_console, stdout_console
+from nas.command_log import announce, log_to
 from nas.remeasure.arguments import RemeasureSettings, parse
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Study
+from nas.study.redaction import public_text
+
+_LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nas.remeasure.measuring import Remeasuring
@@ -27,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m nas.remeasure {shlex.join(words)}"
     kept = "what was measured is kept; the same command, without --again, continues"
-    return exit_code(lambda: remeasure(parse(words), command), kept)
+    return exit_code(lambda: remeasure(parse(words), command), public_text, kept)
 
 
 def remeasure(settings: RemeasureSettings, command: str) -> int:
@@ -37,6 +42,7 @@ def remeasure(settings: RemeasureSettings, command: str) -> int:
 
 
 def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
+    log_to(settings.run, "remeasure", command)
     study = store.read()
     check_plane(study.info.objectives, "nas.remeasure")
     from nas.remeasure.measuring import (  # torch takes seconds to import: not for --help or a wrong folder
@@ -56,7 +62,7 @@ def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
         if left == len(plan.trials):
             raise
         how = "the same command, without --again," if settings.again else "the same command"
-        print(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", file=sys.stderr)
+        announce(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", _LOG)
         code = INTERRUPTED
     _show(study, newest[0], settings)
     return code

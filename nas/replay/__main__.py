@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 import tempfile
@@ -18,19 +19,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nas.backend.pool import end_with_parent
 from nas.cli import cpu_count, exit_code, stderr_console
+from nas.command_log import announce, log_to
 from nas.replay.arguments import ReplaySettings, replay_settings
 from nas.replay.nasbench201 import PublishedTable, load_table
 from nas.replay.plots import draw
 from nas.replay.published_study import ReplayJob, play
 from nas.replay.tables import Array, quantiles, show
 from nas.study.config import ConfigError
+from nas.study.redaction import public_text
 from reports.page import build_report
+
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 for bad input, 130 where it was interrupted."""
     words = sys.argv[1:] if argv is None else list(argv)
-    return exit_code(lambda: _replay(replay_settings(words), "python -m nas.replay " + shlex.join(words)))
+    command = "python -m nas.replay " + shlex.join(words)
+    return exit_code(lambda: _replay(replay_settings(words), command), public_text)
 
 
 def _replay(settings: ReplaySettings, command: str) -> int:
@@ -40,6 +46,7 @@ def _replay(settings: ReplaySettings, command: str) -> int:
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():
         raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
+    log_to(run_dir, "replay", command)
     with tempfile.TemporaryDirectory(prefix="nas-replay-") as scratch:
         jobs = _jobs(settings, run_dir, Path(scratch), command)
         found = _play_all(jobs, console)
@@ -52,7 +59,7 @@ def _replay(settings: ReplaySettings, command: str) -> int:
     picture = settings.plot or run_dir / "replay.png"
     draw(result, picture)
     for path in (picture, build_report(run_dir)):
-        console.print(str(path), highlight=False, markup=False)
+        announce(str(path), _LOG, console)
     if settings.json:
         print(json.dumps(result))
     else:
@@ -83,7 +90,9 @@ def _play_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tu
         found = {}
         try:
             for future in as_completed(futures):
-                found[futures[future]] = future.result()
+                job = futures[future]
+                found[job] = future.result()
+                _LOG.info("replayed: %s, seed %d", job.sampler, job.seed)
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,15 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
 from nas.analysis.tables import show_retraining
 from nas.cli import INTERRUPTED, StageProgress, cache_root, exit_code, one_line, stderr_console, stdout_console
+from nas.command_log import announce, log_to
 from nas.retrain.arguments import PICTURE, RetrainSettings, parse
 from nas.storage.store import Store, StoreError
 from nas.study.config import SearchConfig
 from nas.study.objectives import check_plane
 from nas.study.records import Retraining, Study
+from nas.study.redaction import public_text
+
+_LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nas.backend.pool import TrainingProgress
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 2 after a line of error, 130 after Ctrl-C; what was done until then is kept and shown."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: retrain(parse(words), f"python -m nas.retrain {shlex.join(words)}"))
+    return exit_code(lambda: retrain(parse(words), f"python -m nas.retrain {shlex.join(words)}"), public_text)
 
 
 def retrain(settings: RetrainSettings, command: str) -> int:
@@ -43,6 +48,7 @@ def retrain(settings: RetrainSettings, command: str) -> int:
 
 
 def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
+    log_to(settings.run, "retrain", command)
     study = store.read()
     check_plane(study.info.objectives, "nas.retrain")
     candidates = candidates_to_retrain(front_candidates(study), settings.near)
@@ -57,7 +63,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
             _work(store, study, plan, settings, command)
     except KeyboardInterrupt:
         left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
-        print(f"interrupted; {left} of {total} trainings are left; the same command continues", file=sys.stderr)
+        announce(f"interrupted; {left} of {total} trainings are left; the same command continues", _LOG)
         code = INTERRUPTED
     _show(store, study, plan.steps, settings)
     return code
@@ -69,7 +75,7 @@ def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> Non
         "front": front, "near misses": len(candidates) - front, "baselines": len(plan.trials) - len(candidates)
     }  # fmt: skip
     parts = ", ".join(f"{what} {count}" for what, count in counts.items())
-    print(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", file=sys.stderr)
+    announce(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
 
 
 def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
@@ -79,14 +85,14 @@ def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSet
     with progress.showing():
         targets = None
         if plan.remaining(store.retrainings()):  # what is missing of teachers or images shows before all else
-            root, announce = cache_root(settings.cache), partial(print, file=sys.stderr)
+            root, show = cache_root(settings.cache), partial(announce, log=_LOG)
             targets = open_study_targets(
                 SearchConfig.from_dict(study.info.config),
                 root,
                 study=study.info,
                 weights=settings.teacher_files,
                 progress=progress,
-                announce=announce,
+                announce=show,
             ).path
         _measure(store, study, plan, settings, command, progress)
         if targets is not None:
@@ -113,7 +119,7 @@ def _measure(
     try:
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=False)
     except ValueError as error:
-        print(f"measured anew: {one_line(error).partition(';')[0]}", file=sys.stderr)
+        announce(f"measured anew: {one_line(error).partition(';')[0]}", _LOG)
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))
@@ -137,7 +143,7 @@ def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StagePro
             if update.ended:
                 store.save_retraining(_retraining(update, device))
             if update.reason:
-                print(f"trial {key[0]}, seed {key[1]}: {update.reason}", file=sys.stderr)
+                announce(f"trial {key[0]}, seed {key[1]}: {update.reason}", _LOG, level=logging.WARNING)
             before = sum(reached.values())
             reached[key] = plan.steps if update.ended else update.steps
             if (done := sum(reached.values())) > before:
@@ -166,7 +172,7 @@ def _draw(study: Study, summary: RetrainingSummary, path: Path) -> None:
     from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import
 
     plot_retraining(study, summary, path)
-    print(f"picture: {path}", file=sys.stderr)
+    announce(f"picture: {path}", _LOG)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nas.cli import checkpoint_interval_s, exit_code, stderr_console
+from nas.command_log import log_to
 from nas.search.arguments import check_flags, parser, wishes
 from nas.search.session import hide_password, search
 from nas.storage.location import holds_study
+from nas.study.redaction import public_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,16 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return plan([word for word in words if word != "--plan"])
     run_dirs: list[Path] = []
-    return exit_code(lambda: _command(vars(parser().parse_args(words)), run_dirs), lambda: _left(run_dirs))
+    return exit_code(lambda: _command(words, run_dirs), public_text, lambda: _left(run_dirs))
 
 
-def _command(arguments: dict[str, Any], run_dirs: list[Path]) -> int:
-    """Do what the arguments ask for; the run folder goes into `run_dirs` as soon as it is known."""
+def _command(words: Sequence[str], run_dirs: list[Path]) -> int:
+    """Run the command line; the run folder goes into `run_dirs` as soon as it is known."""
+    arguments = vars(parser().parse_args(words))
     console = stderr_console()
     check_flags(arguments)
     hide_password(arguments, console)
     config, run_dir, resume = wishes(arguments)
     run_dirs.append(run_dir)
+    log_to(run_dir, "search", shlex.join(["python", "-m", "nas.search", *words]))
     return search(config, run_dir, resume, arguments, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,8 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.cli import clock
+from nas.command_log import announce
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
+
+_LOG = logging.getLogger(__name__)
 
 
 class SearchProgress:
@@ -40,10 +44,11 @@ class SearchProgress:
         if record.state is not TrialState.RUNNING or record.reason:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
+            whole = f"[{clock(loop.elapsed_s)}] {self._headline(loop)} | {line}"
             if self._live is None:
-                self._console.print(
-                    f"[{clock(loop.elapsed_s)}] {self._headline(loop)} | {line}", highlight=False, markup=False
-                )
+                announce(whole, _LOG, self._console)
+            else:
+                _LOG.info("%s", whole)
         if self._live is not None:
             self._live.update(self._panel(loop))
 

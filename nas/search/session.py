@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from nas.cli import (
     cpu_count,
     one_line,
 )
+from nas.command_log import announce
 from nas.samplers import make_sampler
 from nas.search.arguments import default_workers
 from nas.search.progress import SearchProgress
@@ -42,6 +45,7 @@ from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialR
 from nas.study.redaction import public_word
 from search_space import SPACES
 
+_LOG = logging.getLogger(__name__)
 REPORT_EVERY_S = 60.0  # at most, while the search runs
 REST = 50  # times as long as the last report took: writing them costs 2 % of the time at most
 
@@ -106,10 +110,11 @@ def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> No
     counts = ", ".join(
         f"{loop.counts[s]} {s.value}" for s in TrialState if loop.counts[s] and s is not TrialState.RUNNING
     )
-    console.print(
+    announce(
         f"{ending} after {clock(loop.elapsed_s)}: {loop.evaluated} unique architectures evaluated ({counts}); "
         f"front of {size}, hypervolume {volume:.3f}",
-        highlight=False,
+        _LOG,
+        console,
     )
     if not loop.trials:
         return
@@ -117,7 +122,7 @@ def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> No
         print(build_report(run_dir))
     except Exception as error:  # the study is whole; and an interruption on its way must not be lost behind this
         again = f"the report could not be written: {one_line(error)}; for another try: python -m reports {run_dir}"
-        console.print(again, highlight=False, markup=False)
+        announce(again, _LOG, console, logging.WARNING)
 
 
 class SearchFailed(RuntimeError):
@@ -131,7 +136,7 @@ def hide_password(arguments: dict[str, Any], console: Console) -> None:
     os.environ["PGPASSWORD"] = password
     arguments["database"] = without_password(arguments["database"])
     advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
-    console.print(f"the password in --database is not stored: {advice}", highlight=False, markup=False)
+    announce(f"the password in --database is not stored: {advice}", _LOG, console)
 
 
 def search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[str, Any], console: Console) -> int:
@@ -146,7 +151,7 @@ def search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[st
             cache_root(arguments.get("cache")),
             weights=arguments.get("teacher"),
             progress=progress,
-            announce=lambda line: console.print(line, highlight=False),
+            announce=partial(announce, log=_LOG, console=console),
         )
         _check_enough(targets, config)
         _embed_class_names(config, arguments, targets, progress, console)
@@ -177,9 +182,7 @@ def _embed_class_names(
     from nas.distill.evaluation.zero_shot import embed_class_names
     from nas.teachers import specs
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
+    say = partial(announce, log=_LOG, console=console)
     weights = arguments.get("teacher")
     embed_class_names(targets, specs(config.teachers, weights), weights, say=say, progress=progress)
 
@@ -209,9 +212,7 @@ def _run(
     )
     from nas.measure.environment import kind_of
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
+    say = partial(announce, log=_LOG, console=console)
     address = arguments.get("address")
     workers = arguments.get("workers") or (None if address else default_workers(config))
     at_a_time = workers or default_workers(config)  # of a cluster whose nodes come and go, this machine's part

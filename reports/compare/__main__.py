@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nas.cli import OneLineParser, exit_code
 from nas.storage.store import read_study
+from nas.study.redaction import public_text
 from reports.compare.comparison import MAX_STUDIES, compare_studies
 from reports.compare.comparison_page import write_comparison
 
@@ -17,16 +18,16 @@ COMPARISON_FILE = "comparison.html"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
+    return exit_code(lambda: _compare(arguments), public_text)
+
+
+def _compare(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     runs: list[Path] = options.runs
     out: Path = options.out
     if not 2 <= len(runs) <= MAX_STUDIES:
         parser.error(f"RUN: {len(runs)} given: must be 2 to {MAX_STUDIES}")
-    return exit_code(lambda: _compare(runs, out))
-
-
-def _compare(runs: Sequence[Path], out: Path) -> int:
     write_comparison(compare_studies([read_study(run) for run in runs]), out)
     print(out)
     return 0

@@ -78,7 +78,7 @@ def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         ours = signal.getsignal(signal.SIGTERM)
-        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), interrupted="all is well") == 130
+        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), str, interrupted="all is well") == 130
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -88,14 +88,14 @@ def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.
 def test_what_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7) == 7
+        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7, str) == 7
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_thread_of_a_program_can_run_a_command() -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3)))
+    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3, str)))
     thread.start()
     thread.join()
     assert codes == [3]
@@ -124,7 +124,7 @@ def test_an_error_is_one_line_that_says_where_it_was_cut(
     def fail() -> int:
         raise error("a\nb " + 600 * "c")
 
-    assert exit_code(fail) == code
+    assert exit_code(fail, str) == code
     told = capsys.readouterr().err
     assert told.startswith("error: a b ccc")
     assert told.endswith("c…\n")
@@ -135,8 +135,8 @@ def test_a_full_disk_is_a_failure_and_a_file_that_is_not_there_is_not(tmp_path: 
     def fill() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "study.db")
 
-    assert exit_code(fill) == 1
-    assert exit_code(lambda: len((tmp_path / "no").read_text())) == 2
+    assert exit_code(fill, str) == 1
+    assert exit_code(lambda: len((tmp_path / "no").read_text()), str) == 2
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_study_that_cannot_be_written_is_a_failure_and_one_that_is_none_is_not
         with translate_errors("the study cannot be written"):
             raise cause
 
-    assert exit_code(work) == code
+    assert exit_code(work, str) == code
 
 
 @pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_networks")])
@@ -190,7 +190,7 @@ def test_a_fault_of_ours_is_not_called_bad_input(error: type[Exception]) -> None
         raise error("ours")
 
     with pytest.raises(error):
-        exit_code(fail)
+        exit_code(fail, str)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")

@@ -1,0 +1,143 @@
+"""The log of a command: a file in its run folder and, with ``--verbose``, the same lines on stderr.
+
+Library code logs through ``logging.getLogger(__name__)``. `CommandLog` attaches handlers to the logger ``nas`` while a
+command runs, and detaches them when it ends. Every line passes the redaction of the command, so that no password and no
+signature of a URL is written. A line has the time in UTC, the level, the logger's name and the message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+
+FOLDER = "logs"  # in the run folder
+_PACKAGE = logging.getLogger("nas")
+_LOG = logging.getLogger(__name__)
+
+
+class CommandLog:
+    """The handlers of the running command; the innermost open log is the current one.
+
+    Args:
+        redact: Removes the secrets from a text.
+    """
+
+    current: CommandLog | None = None
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._formatter = _RedactingFormatter(redact)
+        self._handlers: list[logging.Handler] = []
+        self._outer: CommandLog | None = None
+        self.verbose = False
+
+    def __enter__(self) -> Self:
+        self._outer, CommandLog.current = CommandLog.current, self
+        self._level, self._show_warning = _PACKAGE.level, warnings.showwarning
+        _PACKAGE.setLevel(logging.INFO)
+        warnings.showwarning = self._log_warning
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        CommandLog.current = self._outer
+        _PACKAGE.setLevel(self._level)
+        warnings.showwarning = self._show_warning
+        for handler in self._handlers:
+            _PACKAGE.removeHandler(handler)
+            with suppress(OSError):  # the disk is full
+                handler.close()
+
+    def write_to(self, path: Path) -> None:
+        """Append the lines to a file from now on."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._attach(_FileHandler(path, encoding="utf-8"))
+
+    def show(self) -> None:
+        """Show the lines on stderr from now on."""
+        if not self.verbose:
+            self.verbose = True
+            self._attach(_StderrHandler())
+
+    def _attach(self, handler: logging.Handler) -> None:
+        handler.setFormatter(self._formatter)
+        self._handlers.append(handler)
+        _PACKAGE.addHandler(handler)
+
+    def _log_warning(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        self._show_warning(message, category, filename, lineno, file, line)
+        _LOG.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+
+class VerboseAction(argparse.Action):
+    """The option ``--verbose``, which leaves no trace in the namespace."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str, **parser_defaults: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, *words: Any) -> None:
+        """Show the lines of the current command's log."""
+        if CommandLog.current is not None:
+            CommandLog.current.show()
+
+
+def log_to(run_dir: Path, name: str, command: str) -> None:
+    """Log the current command into RUN/logs/NAME.log from now on, first its command line."""
+    if CommandLog.current is not None:
+        CommandLog.current.write_to(run_dir / FOLDER / f"{name}.log")
+        _LOG.info("%s", command)
+
+
+def announce(line: str, log: logging.Logger, console: Console | None = None, level: int = logging.INFO) -> None:
+    """Show a line to a person on stderr, and log it; with ``--verbose`` the line of the log is what is shown."""
+    log.log(level, "%s", line)
+    if CommandLog.current is not None and CommandLog.current.verbose:
+        return
+    if console is None:
+        print(line, file=sys.stderr)
+    else:
+        console.print(line, highlight=False, markup=False)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats a record as "TIME LEVEL LOGGER: MESSAGE", with the traceback of its error."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._redact = redact
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the time in UTC, to the millisecond."""
+        return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03d}Z"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without secrets."""
+        return self._redact(super().format(record))
+
+
+class _FileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the line: a full disk ends the command where its result cannot be kept, not here."""
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what is `sys.stderr` at the time: a live panel replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
