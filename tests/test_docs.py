@@ -1,4 +1,4 @@
-"""What the docs show works: every command of the tutorial, every line of code, every link."""
+"""The docs are true: every command of the tutorial and every line of code runs, links and the file tree lead to files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
+    """Return the fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def run(command: list[str], folder: Path) -> None:
-    """As a person who stands in `folder` would, with a cache of its own."""
+    """Run a command in `folder` as a user would, with a cache of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BACKBONE_NAS_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, (command, done.stderr[-2000:])
@@ -42,8 +42,29 @@ def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     assert (tmp_path / "runs/first/report.html").stat().st_size > 100_000
 
 
-def test_code_that_shows_how_to_extend_runs(tmp_path: Path) -> None:
-    run([sys.executable, "-c", "\n".join(blocks(ROOT / "docs" / "extending.md", "python"))], tmp_path)
+@pytest.mark.parametrize(
+    "page", [pytest.param("README.md", marks=pytest.mark.slow), "docs/extending.md"], ids=lambda page: page
+)
+def test_code_runs(page: str, tmp_path: Path) -> None:
+    run([sys.executable, "-c", "\n".join(blocks(ROOT / page, "python"))], tmp_path)
+
+
+def paths_of_tree(tree: str) -> list[str]:
+    """Return the paths in a file tree whose entries are indented by two spaces a level."""
+    paths, folders = [], [""]
+    for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
+        del folders[len(indent) // 2 + 1 :]
+        paths.append(folders[-1] + name)
+        folders.append(folders[-1] + name)
+    return paths
+
+
+def test_file_tree_has_every_package_and_no_file_that_is_gone() -> None:
+    section = (ROOT / "README.md").read_text().partition("## File tree")[2]
+    paths = paths_of_tree(section.split("```\n")[1])
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    packages = {f"{path.parent.relative_to(ROOT)}/" for path in (ROOT / "nas").rglob("__init__.py")}
+    assert packages - set(paths) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
