@@ -10,11 +10,11 @@ from pathlib import Path
 import nas
 
 LIBRARIES = {"optuna", "ray"}
-NAMED_TUPLES = {"_asdict", "_replace"}  # public in spite of their names
+DOCUMENTED = {"_asdict", "_replace", "_exit"}  # of named tuples and of os: public in spite of their names
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES
+    return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
