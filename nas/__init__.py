@@ -1,11 +1,11 @@
 """Neural architecture search for vision backbones under multi-teacher distillation.
 
-Any release of Optuna and Ray may change their private names, so `pyproject.toml` bounds both from above. These are used:
+Any release of Optuna or Ray may change their private names, so `pyproject.toml` bounds both. These names are used:
 
 - Optuna: `BaseStorage._set_trial_param`, `Study._storage`, `Study._study_id`, `Study._thread_local` (its cache of all
   trials), `Trial._trial_id`, `BaseDistribution._contains`.
-- Ray: `ray._private.services`, `ray._private.state`, `_node_ip_address` and `_temp_dir` of `ray.init`, `_actor_id` of an
-  actor's handle.
+- Ray: `ray._private.services`, `ray._private.state`, `_node_ip_address` and `_temp_dir` of `ray.init`, `_actor_id` of
+  an actor's handle.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The docs are true: every command of the tutorial and every line of code runs, links and the file tree lead to files."""
+"""The docs are true: commands of the tutorial and all code run; links and the file tree lead to files."""
 
 from __future__ import annotations
 
