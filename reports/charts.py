@@ -215,7 +215,7 @@ def _front_marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
 
 def _third_title(third: Objective) -> str:
     unit = f" ({third.unit})" if third.unit else ""
-    return f"{brief(third.label)}{unit}, {'lower' if third.minimise else 'higher'} is better"
+    return f"{brief(third.label)}{unit}, {'lower' if third.minimize else 'higher'} is better"
 
 
 def _front_tooltip(data: FigureData) -> list[Any]:

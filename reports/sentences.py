@@ -222,7 +222,7 @@ def front_caption(data: FigureData) -> str:
     """Explain the marks in the chart of the Pareto front."""
     third = ""
     if data.third:
-        better = " (lower is better)" if data.third.minimise else ""
+        better = " (lower is better)" if data.third.minimize else ""
         third = f" The size of a mark shows its {brief(data.third.label)}{better}."
     return (
         "Each point is a candidate; bars are 95 % intervals of the relative throughput. Early-stopped candidates are "

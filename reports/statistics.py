@@ -16,7 +16,7 @@ from statistics import median
 from nas.analysis.agreement import kendall
 from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
-from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, spent
+from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, trial_seconds
 
 PUBLISHED = "published"  # the runtime that nas.replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teachers, when their cache was built"}  # possibly for another study, long ago
@@ -84,7 +84,7 @@ def time_spent(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[TimeSpen
 
     A session that runs, or was killed, has not recorded its own seconds: those of its trials stand in for them.
     """
-    seconds = info.ledger | (spent(trials, info.rung_steps) if is_open(info) else {})
+    seconds = info.time_spent | (trial_seconds(trials, info.rung_steps) if is_open(info) else {})
     total = sum(seconds.values())
     rows = sorted(((PURPOSES.get(purpose, purpose), s) for purpose, s in seconds.items()), key=lambda item: -item[1])
     return tuple(TimeSpent(purpose, s, s / total if total > 0 else 0.0) for purpose, s in rows)

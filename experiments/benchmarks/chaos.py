@@ -63,7 +63,7 @@ def drive(run_dir: Path, stage_s: float) -> int:
 
     config = retry_while_unavailable(lambda: SearchConfig.from_dict(Store.open(run_dir).info.config), say, "")
     store = retry_while_unavailable(lambda: Store.open(run_dir, _sampler(config)), say, "")
-    store.say = say
+    store.notify = say
     loop = StudyLoop(store)
     note(run_dir, "stands by")
     while (run_dir / "hold").exists():

@@ -304,7 +304,7 @@ class MemoryStore:
     driver = "simulation"
 
     def __init__(self, info: StudyInfo, propose: Callable[[int], dict[str, Any]]) -> None:
-        self.say: Callable[[str], None] = lambda line: None
+        self.notify: Callable[[str], None] = lambda line: None
         self._info, self._propose = info, propose
         self._numbers = count()
 
@@ -322,17 +322,17 @@ class MemoryStore:
         """Return `work()`: memory is never away."""
         return work()
 
-    def join(self) -> None:
+    def register_driver(self) -> None:
         """Do nothing: there is no other driver."""
 
-    def leave(self) -> None:
+    def unregister_driver(self) -> None:
         """Do nothing: there is no other driver."""
 
-    def may_take(self, driver: str | None) -> bool:
+    def may_take_over(self, driver: str | None) -> bool:
         """Return True: every trial is this driver's."""
         return True
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Return a context that does nothing."""
         return nullcontext()
 

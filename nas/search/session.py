@@ -1,4 +1,4 @@
-"""The report of a session of ``nas.search``, while it runs and at its end; the ledger and a last line.
+"""The report of a session of ``nas.search``, while it runs and at its end; the time spent and a last line.
 
 ``python -m nas.search``: searches a space of backbones and ends with a Pareto report.
 """
@@ -41,7 +41,7 @@ from nas.study.config import ConfigError, SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
-from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialRecord, TrialState, spent
+from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts, TrialRecord, TrialState, trial_seconds
 from nas.study.redaction import public_word
 from search_space import SPACES
 
@@ -83,7 +83,7 @@ class LiveReport:
 
 
 def end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console) -> None:
-    """Writes the ledger, builds the report and says how the search ended.
+    """Write the time spent, build the report and say how the search ended.
 
     Args:
         workers: of this session, at a time.
@@ -95,15 +95,14 @@ def end(loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, en
 
 
 def _close(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
-    """Writes the ledger: where the workers' seconds went, over all sessions."""
-    ledger = {"teachers": loop.info.ledger.get("teachers", teacher_seconds)}
-    ledger |= spent(loop.trials.values(), loop.info.rung_steps)
-    ledger["waiting and start-up"] = max(0.0, loop.worker_seconds(workers) - sum(ledger.values()) + ledger["teachers"])
-    loop.close(ledger, workers)
+    """Write where the workers' seconds went, over all sessions."""
+    busy = trial_seconds(loop.trials.values(), loop.info.rung_steps)
+    idle = {"waiting and start-up": max(0.0, loop.worker_seconds(workers) - sum(busy.values()))}
+    loop.close({"teachers": loop.info.time_spent.get("teachers", teacher_seconds), **busy, **idle}, workers)
 
 
 def _report(loop: StudyLoop, run_dir: Path, ending: str, console: Console) -> None:
-    """Builds the HTML report and says how the search ended."""
+    """Builds the HTML report and say how the search ended."""
     from reports.page import build_report
 
     size, volume = loop.front_summary()
@@ -168,7 +167,7 @@ def search(config: SearchConfig, run_dir: Path, resume: bool, arguments: dict[st
             if began is None:
                 info = _info(config, run_dir, targets, facts)
                 return stores.enter_context(Store.create(run_dir, info, sampler, database))
-            began.retry_while_unavailable(began.join)  # refuses drivers of two machines on one file
+            began.retry_while_unavailable(began.register_driver)  # refuses drivers of two machines on one file
             _extend(began, arguments.get("extend", 0))
             return began
 
@@ -223,7 +222,7 @@ def _run(
     try:
         with open_cluster(places, workers, address=address, kind=kind, say=say) as site:
             store = begin()
-            store.say = say
+            store.notify = say
             loop = StudyLoop(store, LiveReport(run_dir, shown, say))
             with shown.showing():
                 run_study(loop, site, time_limit_s=arguments.get("time_limit"))
@@ -283,7 +282,7 @@ def _info(config: SearchConfig, run_dir: Path, targets: Any, facts: dict[str, Te
         data={"name": public_word(config.data), "fingerprint": targets.data_fingerprint},
         reference=config.reference,
         baselines=config.baselines,
-        ledger={"teachers": targets.build_seconds},
+        time_spent={"teachers": targets.build_seconds},
         teacher_facts=facts,
         chance=chance(targets),
         space={name: list(values) for name, values in SPACES[config.space].choices().items()},

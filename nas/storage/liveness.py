@@ -34,14 +34,14 @@ _TRY = text("SELECT pg_try_advisory_xact_lock(:key)")
 class DriverLiveness(Protocol):
     """The lock of this driver, and a look at others'."""
 
-    def gone(self, driver: str) -> bool:
+    def is_dead(self, driver: str) -> bool:
         """Whether another driver is dead."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Gives the lock back: what this driver left running may be taken over."""
 
 
-def myself() -> str:
+def this_driver() -> str:
     """This process as a driver: HOST:PID:RANDOM. A process that opens a study again is the same driver."""
     return _named(os.getpid())
 
@@ -57,18 +57,18 @@ class FileLocks:
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / _FOLDER
         self._folder.mkdir(exist_ok=True)
-        self._lock = FileLock(self._folder / myself(), is_singleton=True, thread_local=False)
+        self._lock = FileLock(self._folder / this_driver(), is_singleton=True, thread_local=False)
         self._lock.acquire()
-        others = [path.name for path in self._folder.iterdir() if path.name != myself()]
-        for driver in [driver for driver in others if not self.gone(driver)]:
+        others = [path.name for path in self._folder.iterdir() if path.name != this_driver()]
+        for driver in [driver for driver in others if not self.is_dead(driver)]:
             if driver.partition(":")[0] != socket.gethostname():
-                self.leave()
+                self.release()
                 raise StoreError(
                     f"{driver.partition(':')[0]} works on this study; for drivers on several machines it has to lie"
                     " in PostgreSQL (--database, when it is begun)"
                 )
 
-    def gone(self, driver: str) -> bool:
+    def is_dead(self, driver: str) -> bool:
         path = self._folder / driver
         if not path.exists():
             return True
@@ -79,10 +79,10 @@ class FileLocks:
             return False
         return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._lock.release()
         if not self._lock.is_locked:
-            (self._folder / myself()).unlink(missing_ok=True)
+            (self._folder / this_driver()).unlink(missing_ok=True)
 
 
 class ServerLocks:
@@ -97,7 +97,7 @@ class ServerLocks:
         self._thread = threading.Thread(target=self._keep, daemon=True, name="presence")
         self._thread.start()
 
-    def gone(self, driver: str) -> bool:
+    def is_dead(self, driver: str) -> bool:
         with self._engine.begin() as connection:
             free = bool(connection.execute(_TRY, {"key": _key(driver)}).scalar())
         if not free:
@@ -106,7 +106,7 @@ class ServerLocks:
         since = self._unseen.setdefault(driver, time.monotonic())
         return _ended_here(driver) or time.monotonic() - since >= GRACE_S
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._over.set()
         self._thread.join()
         self._drop()
@@ -125,7 +125,7 @@ class ServerLocks:
             return
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         connection.detach()  # never back into the pool with the lock
-        connection.execute(_HOLD, {"key": _key(myself())})
+        connection.execute(_HOLD, {"key": _key(this_driver())})
         self._connection = connection
 
     def _drop(self) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import bindparam, text
 
 from nas.storage.database import Database
 from nas.storage.errors import StoreError, retry_while_unavailable, translate_errors
-from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, myself
+from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
 from nas.study.records import Remeasurement, Retraining, Study, StudyInfo, TrialRecord, TrialState
 
@@ -52,7 +52,7 @@ class Trials:
 
     Args:
         place: where the study lies.
-        say: called with a line when the database is away, and when it is back.
+        notify: called with a line when the database is away, and when it is back.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Trials:
         place: StudyLocation,
         database: Database,
         study: optuna.Study,
-        say: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.place = place
-        self.say = say
+        self.notify = notify
         self._database = database
         self._study = study
-        self._presence: DriverLiveness | None = None
+        self._liveness: DriverLiveness | None = None
         self._ids: dict[int, int] = {}  # number -> Optuna's id
         self._last = -1  # highest id that `changes` has told
         self._stale = False  # Optuna's cache may hold what was rolled back
@@ -74,30 +74,30 @@ class Trials:
     @property
     def driver(self) -> str:
         """A name for this process, among those that work on the study."""
-        return myself().rpartition(":")[2]
+        return this_driver().rpartition(":")[2]
 
-    def join(self) -> None:
+    def register_driver(self) -> None:
         """From here on other drivers know that this one is alive, and whose trials are whose."""
         with translate_errors("the study cannot be joined"):
-            if self._presence is None:
+            if self._liveness is None:
                 database = self._database
-                self._presence = FileLocks(self.place.run_dir) if database.is_file else ServerLocks(database.engine)
+                self._liveness = FileLocks(self.place.run_dir) if database.is_file else ServerLocks(database.engine)
 
-    def leave(self) -> None:
+    def unregister_driver(self) -> None:
         """What this driver left running may be taken over."""
-        if self._presence is not None:
-            self._presence.leave()
-            self._presence = None
+        if self._liveness is not None:
+            self._liveness.release()
+            self._liveness = None
 
-    def may_take(self, driver: str | None) -> bool:
+    def may_take_over(self, driver: str | None) -> bool:
         """Whether the running trials of `driver` are anybody's: it is dead, or this very process, or of before."""
-        if driver is None or driver == myself() or self._presence is None:
+        if driver is None or driver == this_driver() or self._liveness is None:
             return True
         with translate_errors("the study cannot be read"):
-            return self._presence.gone(driver)
+            return self._liveness.is_dead(driver)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """No other driver is in here at the same time; all that the body writes is written at its end, or nothing."""
         with translate_errors("the study cannot be written"), self._transaction(study=self._study._study_id):
             yield
@@ -123,7 +123,12 @@ class Trials:
                 rows = self._database.rows(_SOME, {"some": [trial_id]})  # none: it was asked a moment ago
                 if rows and rows[0].state != "RUNNING":  # stored before, and the database went away as it said so
                     return bool(json.loads(rows[0].record) == json.loads(json.dumps(record.to_dict())))
-                if rows and rows[0].driver is not None and json.loads(rows[0].driver) != myself() and self._presence:
+                if (
+                    rows
+                    and rows[0].driver is not None
+                    and json.loads(rows[0].driver) != this_driver()
+                    and self._liveness
+                ):
                     return False
                 self._database.put(trial_id, "record", record.to_dict())
                 if record.state is not TrialState.RUNNING:
@@ -138,7 +143,7 @@ class Trials:
             with self._transaction(trial=trial_id):
                 if self._database.rows(_SOME, {"some": [trial_id]})[0].state != "RUNNING":
                     return False
-                self._database.put(trial_id, "driver", myself())
+                self._database.put(trial_id, "driver", this_driver())
         return True
 
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
@@ -164,7 +169,7 @@ class Trials:
         self._study._thread_local.cached_all_trials = None  # of the last question, which TPE would learn from
         template = optuna.trial.create_trial(
             state=OptunaState.RUNNING,
-            user_attrs={} if self._presence is None else {"driver": myself()},
+            user_attrs={} if self._liveness is None else {"driver": this_driver()},
             system_attrs={} if fixed is None else {"fixed_params": dict(fixed)},
         )
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
@@ -213,7 +218,7 @@ class Store(Trials):
 
     def close(self) -> None:
         """Leave the study and close every connection to its database."""
-        self.leave()
+        self.unregister_driver()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -283,7 +288,7 @@ class Store(Trials):
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
         """Writes what `change` makes of the study's description, whoever else writes it."""
-        with self.alone():
+        with self.exclusive():
             info = change(self.info)
             self.save_info(info)
         return info
@@ -295,7 +300,7 @@ class Store(Trials):
             StoreError: the database was away for too long.
         """
         return retry_while_unavailable(
-            work, self.say, f"nothing stored is lost; go on with --resume {self.place.run_dir}"
+            work, self.notify, f"nothing stored is lost; go on with --resume {self.place.run_dir}"
         )
 
     def remeasurements(self) -> tuple[Remeasurement, ...]:

@@ -25,7 +25,7 @@ def of_versions(info: StudyInfo, versions: Mapping[str, str]) -> list[str]:
 
 def of_objectives(info: StudyInfo, objectives: Sequence[Objective]) -> list[str]:
     """What the search optimises; labels and units are only for readers."""
-    before, now = ({o.name: [o.reference, o.log, o.minimise] for o in some} for some in (info.objectives, objectives))
+    before, now = ({o.name: [o.reference, o.log, o.minimize] for o in some} for some in (info.objectives, objectives))
     return _differences("objective ", before, now)
 
 

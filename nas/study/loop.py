@@ -39,7 +39,7 @@ Listener = Callable[["StudyLoop", TrialRecord], None]
 class StudyStore(Protocol):
     """The study that a `StudyLoop` works on: a `Store`, or the `MemoryStore` of a simulated search."""
 
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
 
     @property
     def driver(self) -> str:
@@ -55,13 +55,13 @@ class StudyStore(Protocol):
     def retry_while_unavailable(self, work: Callable[[], Result]) -> Result:
         """Return `work()`, called again while the database is away."""
 
-    def join(self) -> None:
+    def register_driver(self) -> None:
         """Tell other drivers that this one is alive."""
 
-    def leave(self) -> None:
+    def unregister_driver(self) -> None:
         """Leave the running trials of this driver to others."""
 
-    def may_take(self, driver: str | None) -> bool:
+    def may_take_over(self, driver: str | None) -> bool:
         """Return whether the running trials of `driver` may be taken over."""
 
     def ask(
@@ -72,7 +72,7 @@ class StudyStore(Protocol):
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Write a trial and, where it is complete, its objectives; return False where it is another driver's."""
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Keep other drivers out, and write everything at the end or nothing."""
 
     def claim(self, number: int) -> bool:
@@ -102,7 +102,7 @@ class StudyLoop:
     ) -> None:
         self._store = store
         self._listener = listener
-        store.retry_while_unavailable(store.join)
+        store.retry_while_unavailable(store.register_driver)
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: Architectures = space or SPACES[self.config.space]
@@ -218,7 +218,7 @@ class StudyLoop:
         """
 
         def swept() -> None:
-            with self._store.alone():
+            with self._store.exclusive():
                 self._look()
                 if not self._beside():
                     forget({self.trials[number].arch_id for number in self.trials.running})
@@ -231,20 +231,20 @@ class StudyLoop:
         ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
         return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session wrote no length
 
-    def close(self, ledger: dict[str, float], workers: int = 1) -> None:
-        """Ends the session: writes its length and the ledger; what it left running is anybody's."""
+    def close(self, time_spent: dict[str, float], workers: int = 1) -> None:
+        """Ends the session: writes its length and the time_spent; what it left running is anybody's."""
         over = {**self._session, "wall_s": self.session_s, "workers": workers}
         if why := self.gave_up or self.exhausted:
             over["ending"] = why  # before the budget was spent
 
         def ended(info: StudyInfo) -> StudyInfo:
             return replace(
-                info, ledger=ledger, sessions=tuple(over if s == self._session else s for s in info.sessions)
+                info, time_spent=time_spent, sessions=tuple(over if s == self._session else s for s in info.sessions)
             )
 
         self.info = self._store.retry_while_unavailable(lambda: self._store.update_info(ended))
         self._session = over
-        self._store.leave()
+        self._store.unregister_driver()
 
     def _run_again(self, record: TrialRecord, what: RetryDecision) -> None:
         """A failed trial that runs once more, or in the next session where this one has to end."""
@@ -262,10 +262,10 @@ class StudyLoop:
 
     def _start(self) -> list[TrialRecord]:
         """Asks for a trial, alone; what was asked twice comes before it. Changes nothing but the store."""
-        with self._store.alone():
+        with self._store.exclusive():
             self._look()
             for number in sorted(self.trials.running - self._running):
-                if self._store.may_take(self._drivers.get(number)) and self._store.claim(number):
+                if self._store.may_take_over(self._drivers.get(number)) and self._store.claim(number):
                     asked = [replace(self.trials[number], reason=None)]
                     break
             else:
@@ -287,7 +287,7 @@ class StudyLoop:
     def _beside(self) -> set[str]:
         """Other drivers that live and have trials under way."""
         others = {self._drivers.get(number) for number in self.trials.running - self._running}
-        return {driver for driver in others if driver is not None and not self._store.may_take(driver)}
+        return {driver for driver in others if driver is not None and not self._store.may_take_over(driver)}
 
     def _reached_beside(self) -> float:
         """Seconds that the study has run, by the clocks of other drivers that live: they wrote no length yet."""
@@ -301,7 +301,7 @@ class StudyLoop:
             return False
         if not self._running and not self._waits:
             self._waits = True
-            self._store.say("nothing is left to start here: waiting for the trials of other drivers")
+            self._store.notify("nothing is left to start here: waiting for the trials of other drivers")
         return self._clock() - self._found_nothing >= _LOOK_S
 
     def _wants_more(self) -> bool:
@@ -381,7 +381,7 @@ _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repea
 
 
 class TrialProposer:
-    """Asks the store's sampler for a driver that is alone with the study (`StudyStore.alone`).
+    """Asks the store's sampler for a driver that is alone with the study (`StudyStore.exclusive`).
 
     Args:
         baselines: names of the study's reference backbones.

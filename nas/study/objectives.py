@@ -42,18 +42,18 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         _measured(lambda m: m.ratio),
     ),
     "latency": ObjectiveSpec(
-        Objective("latency", "latency of one image", "ms", 1000.0, log=True, minimise=True),
+        Objective("latency", "latency of one image", "ms", 1000.0, log=True, minimize=True),
         _measured(lambda m: m.latency_ms),
     ),
     "memory": ObjectiveSpec(
-        Objective("memory", "peak memory", "MiB", 80 * 1024.0, log=True, minimise=True),
+        Objective("memory", "peak memory", "MiB", 80 * 1024.0, log=True, minimize=True),
         _measured(lambda m: m.peak_memory_mib),
     ),
     "params": ObjectiveSpec(
-        Objective("params", "parameters", "", 1e9, log=True, minimise=True), lambda trial, rung: trial.params
+        Objective("params", "parameters", "", 1e9, log=True, minimize=True), lambda trial, rung: trial.params
     ),
     "macs": ObjectiveSpec(
-        Objective("macs", "multiply-accumulates of one image", "", 1e12, log=True, minimise=True),
+        Objective("macs", "multiply-accumulates of one image", "", 1e12, log=True, minimize=True),
         lambda trial, rung: trial.macs,
     ),
 }

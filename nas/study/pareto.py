@@ -85,7 +85,7 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
 def coordinate(objective: Objective, value: float) -> float:
     """`value` on the axis in which hypervolume is computed: log2 where the objective says so, and more is better."""
     place = math.log2(value) if objective.log else value
-    return -place if objective.minimise else place
+    return -place if objective.minimize else place
 
 
 def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:

@@ -175,7 +175,7 @@ class Objective(Record):
     unit: str
     reference: float
     log: bool = False  # hypervolume and plots use log2 of this axis
-    minimise: bool = False  # else more is better
+    minimize: bool = False  # else more is better
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class StudyInfo(Record):
     data: dict[str, str]  # "name", "fingerprint"
     reference: str  # arch name of the reference backbone
     baselines: tuple[str, ...]
-    ledger: dict[str, float] = field(
+    time_spent: dict[str, float] = field(
         default_factory=dict
     )  # where the seconds went: "teachers", "measure", "train rung 0", ...
     sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float, ...}
@@ -309,9 +309,9 @@ class Retraining(Record):
         return super().from_dict({**data, "rungs": tuple(RungResult.from_dict(r) for r in data["rungs"])})
 
 
-def spent(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:
+def trial_seconds(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:
     """Seconds of measuring, and of training to each rung."""
-    ledger = {"measure": sum(t.measurement.seconds for t in trials if t.measurement)}
+    time_spent = {"measure": sum(t.measurement.seconds for t in trials if t.measurement)}
     for rung, steps in enumerate(rung_steps):
-        ledger[f"train to {steps} steps"] = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
-    return ledger
+        time_spent[f"train to {steps} steps"] = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
+    return time_spent

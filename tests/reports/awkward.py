@@ -43,10 +43,10 @@ def recorded() -> Study:
                 finished_s=row["finished_s"],
             )
         )  # fmt: skip
-    ledger = {"measure": sum(r["measure_s"] for r in told["trials"])}
-    ledger |= {f"train {i}": sum(r["rung_s"][i] for r in told["trials"] if len(r["rung_s"]) > i) for i in range(3)}
+    time_spent = {"measure": sum(r["measure_s"] for r in told["trials"])}
+    time_spent |= {f"train {i}": sum(r["rung_s"][i] for r in told["trials"] if len(r["rung_s"]) > i) for i in range(3)}
     info = replace(
-        synthetic.info("recorded", 200), rung_steps=(30, 90, 270), ledger=ledger, chance={}, teacher_facts={}
+        synthetic.info("recorded", 200), rung_steps=(30, 90, 270), time_spent=time_spent, chance={}, teacher_facts={}
     )
     return Study(info, tuple(trials))
 
@@ -135,7 +135,8 @@ def hostile(attack: str, trials: int = 40) -> Study:
     info = replace(
         study.info, name=attack, command=attack, created=attack,
         environment={attack: attack, "device": attack}, config={attack: [attack]},
-        teachers={attack: attack}, data={attack: attack}, reference=attack, ledger={attack: 3.0}, limits={attack: 1.0},
+        teachers={attack: attack}, data={attack: attack}, reference=attack,
+        time_spent={attack: 3.0}, limits={attack: 1.0},
         objectives=tuple(replace(o, label=attack, unit=attack) for o in study.info.objectives),
         teacher_facts={attack: replace(synthetic.facts(0), what=attack)}, chance={attack: 0.5},
         sessions=({"started": attack, "wall_s": 1.0},),

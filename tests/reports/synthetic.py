@@ -77,7 +77,7 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
         data={"name": "builtin", "fingerprint": "f" * 64},
         reference=REFERENCE,
         baselines=BASELINES,
-        ledger={
+        time_spent={
             "teachers": 41.2,
             "measure": 203.5,
             "train rung 0": 310.1,

@@ -52,7 +52,7 @@ def test_misses_name_the_limit_and_by_how_much():
     assert row.median == pytest.approx(0.5)
 
 
-PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimise=True)
+PARAMS = Objective("params", "parameters", "weights", 1e9, log=True, minimize=True)
 
 
 def test_captions_name_the_objectives_that_the_study_has():

@@ -94,7 +94,7 @@ def test_published_throughputs_have_no_noise(study):
 
 def test_a_front_without_throughput_has_no_sentence_about_noise(study):
     score, speed = study.info.objectives
-    small = replace(speed, name="params", label="parameters", unit="", reference=1e9, minimise=True)
+    small = replace(speed, name="params", label="parameters", unit="", reference=1e9, minimize=True)
     for objectives, said in (((score, speed), True), ((score, small), False), ((score,), False)):
         other = replace(study, info=replace(study.info, objectives=objectives))
         assert bool(sentences.noise(other.info, summarize(other))) is said

@@ -232,12 +232,12 @@ def test_metrics_and_heads(name):
 
 def test_time_budget_and_failures(name):
     s = study(name)
-    total = sum(s.info.ledger.values())
+    total = sum(s.info.time_spent.values())
     rows = read(name).table("Time budget").body()
     purposes = [row[""].removesuffix(", when their cache was built") for row in rows]
-    assert purposes == sorted(s.info.ledger, key=lambda purpose: -s.info.ledger[purpose])
+    assert purposes == sorted(s.info.time_spent, key=lambda purpose: -s.info.time_spent[purpose])
     told = zip(rows, purposes, strict=True)
-    assert all(row["share"] == f"{100 * s.info.ledger[purpose] / total:.1f} %" for row, purpose in told)
+    assert all(row["share"] == f"{100 * s.info.time_spent[purpose] / total:.1f} %" for row, purpose in told)
     lost = [t for t in s.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)]
     if not lost:
         assert "Failed and infeasible trials" not in [t.label for t in read(name).tables]

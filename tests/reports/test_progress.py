@@ -45,7 +45,7 @@ def test_a_finished_search_has_no_progress():
 def test_the_time_of_an_open_session_is_that_of_its_trials():
     study = synthetic.study(40)
     written = {"teachers": 343.0, "measure": 1.0}
-    live = Study(replace(study.info, sessions=(OVER, OPEN), ledger=written), study.trials)
+    live = Study(replace(study.info, sessions=(OVER, OPEN), time_spent=written), study.trials)
     rows = {row.purpose: row for row in summarize(live).time_spent}
     measured = sum(t.measurement.seconds for t in study.trials if t.measurement)
     assert rows["measure"].seconds == pytest.approx(measured)

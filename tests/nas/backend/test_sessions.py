@@ -33,7 +33,7 @@ def resumed(folder: Path, clock: float = 0.0) -> StudyLoop:
 
 def given(store: Store, number: int, driver: str) -> None:
     """Makes a trial another driver's."""
-    with store.alone():
+    with store.exclusive():
         store._database.put(store._id(number), "driver", driver)
 
 

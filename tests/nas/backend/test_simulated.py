@@ -211,7 +211,7 @@ class Beside(MemoryStore):
 
     looks = 0
 
-    def may_take(self, driver: str | None) -> bool:
+    def may_take_over(self, driver: str | None) -> bool:
         return driver != "other"
 
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:

@@ -73,7 +73,7 @@ def test_a_last_report_that_fails_is_said_and_hides_nothing(loop, tmp_path, caps
     said = capsys.readouterr().out
     assert "the report could not be written" in said
     assert f"python -m reports {tmp_path / 'run'}" in said
-    assert read_study(tmp_path / "run").info.ledger
+    assert read_study(tmp_path / "run").info.time_spent
 
 
 @pytest.mark.parametrize("why", ["20 failed architectures in a row", None])

@@ -68,7 +68,7 @@ def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> Non
     assert all(set(t.rungs[-1].metrics) == asked for t in complete)
     kept = {f"{t.arch_id}{which}.safetensors" for t in complete for which in ("", ".heads")}
     assert {path.name for path in (whole / "weights").iterdir()} == kept
-    assert study.info.ledger["measure"] > 0
+    assert study.info.time_spent["measure"] > 0
 
 
 def test_report_of_the_real_search_shows_its_numbers(whole: Path) -> None:

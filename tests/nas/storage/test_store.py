@@ -57,7 +57,7 @@ def sampler_of(config: SearchConfig) -> object:
 
 
 def belongs_to(store: Store, number: int, driver: str) -> None:
-    with store.alone():
+    with store.exclusive():
         store._database.put(store._id(number), "driver", driver)
 
 
@@ -147,7 +147,7 @@ def test_what_fails_in_the_middle_is_not_written_at_all(tmp_path: Path, database
     choices = SPACES["micro"].choices()
 
     def fail() -> None:
-        with store.alone():
+        with store.exclusive():
             store.ask(choices)
             store.ask(choices)
             raise ZeroDivisionError
@@ -234,7 +234,7 @@ def test_a_database_that_stays_away_ends_the_session_in_one_line(
         loop = StudyLoop(store := create(tmp_path / "away", server.url, budget=3))
         record, said = loop.next_trial(), list[str]()
         assert record is not None
-        store.say = said.append
+        store.notify = said.append
         server.kill()
         with pytest.raises(StoreError, match=r"was away for 1 s .*; go on with --resume .*away") as failure:
             loop.report(replace(record, state=TrialState.FAILED, reason="x"))
@@ -264,7 +264,7 @@ def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries
                 other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": cut[0]})
 
     def cut_and_read() -> None:
-        with store.alone():
+        with store.exclusive():
             event.listen(store._database.engine, "before_cursor_execute", cutting)
             store._study.get_trials()
 
@@ -318,7 +318,7 @@ def connections() -> Iterator[list[int]]:
 def test_no_connection_stays_open(tmp_path: Path, database: str | None, connections: list[int]) -> None:
     folder = tmp_path / "connections"
     with create(folder, database) as store:
-        store.join()
+        store.register_driver()
         assert connections[0] > 0
     assert connections == [0]
     read_study(folder)
