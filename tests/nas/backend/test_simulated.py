@@ -216,7 +216,7 @@ class Beside(MemoryStore):
 
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
         self.looks += 1
-        other = TrialRecord(10**6, "other", {}, "sampler", TrialState.RUNNING)
+        other = TrialRecord(10**6, "other", {}, TrialState.RUNNING)
         return [(other, "other")] if self.looks == 1 else []
 
 
