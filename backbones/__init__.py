@@ -3,6 +3,7 @@
 Importing this package makes the presets known to timm.
 """
 
+from backbones import entrypoints
 from backbones.backbone import Backbone, Features, InputSizeError
 from backbones.build import build
 from backbones.eradio_public import eradio_from_public
