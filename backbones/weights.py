@@ -23,7 +23,7 @@ from torch import Tensor
 
 from backbones.backbone import Backbone
 from backbones.build import build
-from backbones.hollow import hollow
+from backbones.skip_init import skip_init
 from search_space import ArchSpec
 
 FORMAT = "backbone-nas/2"  # 1 had a checksum of the tensors only
@@ -46,7 +46,7 @@ def save(model: Backbone, path: Path) -> None:
     Raises WeightsError for a fused model, whose weights no longer fit its spec, and where it cannot write.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in _on_a_device(path, model).items()}
-    misfit = _misfit(_layout(state), _layout(_hollow(model.spec, model.num_classes).state_dict()))
+    misfit = _misfit(_layout(state), _layout(_meta_network(model.spec, model.num_classes).state_dict()))
     if misfit:
         raise _refusal(path, f"the model is fused or altered ({misfit}); save it before fuse(), in float32")
     metadata = {"format": FORMAT, "num_classes": str(model.num_classes), "spec": model.spec.to_json()}
@@ -72,7 +72,7 @@ def load(path: Path, spec: ArchSpec | None = None) -> Backbone:
                 raise _refusal(path, f"holds architecture {found.arch_id}, not {spec.arch_id}")
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             layout = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
-            _check_layout(path, layout, _hollow(found, num_classes))
+            _check_layout(path, layout, _meta_network(found, num_classes))
             state = {key: file.get_tensor(key) for key in layout}
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"truncated or not a safetensors file ({error})") from None
@@ -171,9 +171,9 @@ def _build(spec: ArchSpec, num_classes: int) -> Backbone:
     return model
 
 
-def _hollow(spec: ArchSpec, num_classes: int) -> Backbone:
+def _meta_network(spec: ArchSpec, num_classes: int) -> Backbone:
     """The network without memory: names, shapes and types of its tensors."""
-    with hollow():
+    with skip_init():
         return _build(spec, num_classes)
 
 

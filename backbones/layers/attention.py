@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from backbones.layers.attend import attend
 from backbones.layers.mlp import Mlp, SwiGlu
 
-Every = tuple[int, int]  # keep each that many-th row and column of tokens
+Subsample = tuple[int, int]  # keep each that many-th row and column of tokens
 
 
 class PositionBias(nn.Module):
@@ -71,7 +71,7 @@ def offset_index(window: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention, no biases in the linears but where `qkv_bias` is on. (B, N, C) -> (B, N, C).
 
-    `every`: only these tokens ask and are answered, all are seen; the tokens lie on a square then.
+    `stride`: only these tokens ask and are answered, all are seen; the tokens lie on a square then.
     window: side of the N = window^2 tokens for the position bias; None leaves positions out and N free.
     """
 
@@ -84,16 +84,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels, bias=False)
         self.position = None if window is None else PositionBias(window, heads, cpb_hidden)
 
-    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
+    def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
         bias = None if self.position is None else self.position()
-        if every == (1, 1):
+        if stride == (1, 1):
             q, k, v = self._by_head(self.qkv(x))
         else:
             weights = self.qkv.weight.split([x.shape[-1], 2 * x.shape[-1]])
             biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([x.shape[-1], 2 * x.shape[-1]])
-            (q,) = self._by_head(F.linear(thin(x, every), weights[0], biases[0]))
+            (q,) = self._by_head(F.linear(subsample_tokens(x, stride), weights[0], biases[0]))
             k, v = self._by_head(F.linear(x, weights[1], biases[1]))
-            bias = None if bias is None else thin(bias.flatten(0, 1), every).unsqueeze(0)
+            bias = None if bias is None else subsample_tokens(bias.flatten(0, 1), stride).unsqueeze(0)
         y = attend(q, k, v, bias).transpose(1, 2).flatten(2)
         out: Tensor = self.proj(y)
         return out
@@ -105,7 +105,7 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with `every`.
+    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with `stride`.
 
     layer_scale: start of the per-channel factors on both branches; None leaves them out. arXiv 2103.17239.
     drop_path: probability that a branch is left out for a sample in training. arXiv 1603.09382.
@@ -129,8 +129,8 @@ class TransformerLayer(nn.Module):
         self.gamma2 = None if scale is None else nn.Parameter(scale.clone())
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
-        x = thin(x, every) + self.drop_path(scaled(self.attention(self.norm1(x), every), self.gamma1))
+    def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
+        x = subsample_tokens(x, stride) + self.drop_path(scaled(self.attention(self.norm1(x), stride), self.gamma1))
         y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
 
@@ -144,13 +144,13 @@ class TransformerLayer(nn.Module):
         return self
 
 
-def thin(x: Tensor, every: Every) -> Tensor:
-    """Each `every`-th row and column of tokens on squares, (B, N, C) -> (B, N / (rows * columns), C)."""
-    if every == (1, 1):
+def subsample_tokens(x: Tensor, stride: Subsample) -> Tensor:
+    """Each `stride`-th row and column of tokens on squares, (B, N, C) -> (B, N / (rows * columns), C)."""
+    if stride == (1, 1):
         return x
     side = math.isqrt(x.shape[1])
     square: Tensor = x.unflatten(1, (side, side))  # type: ignore[no-untyped-call]
-    return square[:, :: every[0], :: every[1]].flatten(1, 2)
+    return square[:, :: stride[0], :: stride[1]].flatten(1, 2)
 
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

@@ -10,8 +10,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from backbones.layers.fp32_fallback import fp32_fallback
 from backbones.layers.squeeze import squeeze_excite
-from backbones.layers.widen import widened
 
 Activation = Callable[[], nn.Module]
 
@@ -46,7 +46,7 @@ class ConvNorm(nn.Module):
         self.act = activation() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.norm(widened(self.conv, x)))
+        y: Tensor = self.act(self.norm(fp32_fallback(self.conv, x)))
         return y
 
     def fuse(self) -> Self:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from backbones.layers.widen import widened
+from backbones.layers.fp32_fallback import fp32_fallback
 
 
 class NeckBranch(nn.Module):
@@ -48,10 +48,10 @@ class Neck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         h, w = maps[0].shape[2:]
-        total: Tensor = widened(self.branches[0], maps[0])
+        total: Tensor = fp32_fallback(self.branches[0], maps[0])
         for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True)):
             if i:
                 x = F.interpolate(x, scale_factor=float(2**i), mode="nearest")[:, :, :h, :w]
                 down, right = h - x.shape[2], w - x.shape[3]
-                total = total + widened(branch, F.pad(x, (0, right, 0, down)) if down or right else x)
+                total = total + fp32_fallback(branch, F.pad(x, (0, right, 0, down)) if down or right else x)
         return total

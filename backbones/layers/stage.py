@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from backbones.layers.attention import Every
-from backbones.layers.widen import widened
+from backbones.layers.attention import Subsample
+from backbones.layers.fp32_fallback import fp32_fallback
 from backbones.layers.window import WindowBlock
 
 CACHED = 2**19  # values of a map; its blocks' intermediates are four times that
@@ -47,17 +47,17 @@ class Stage(nn.Module):
         if fitting == (h, w):
             return self._run(x)
         x = F.interpolate(x, size=fitting, mode="nearest")
-        every = (fitting[0] // h, fitting[1] // w)
-        if (h * every[0], w * every[1]) == fitting and isinstance(self.blocks[-1], WindowBlock):
-            return self._run(x, every)  # what "nearest" would keep
+        stride = (fitting[0] // h, fitting[1] // w)
+        if (h * stride[0], w * stride[1]) == fitting and isinstance(self.blocks[-1], WindowBlock):
+            return self._run(x, stride)  # what "nearest" would keep
         return F.interpolate(self._run(x), size=(h, w), mode="nearest")
 
-    def _run(self, x: Tensor, every: Every | None = None) -> Tensor:
-        """All blocks; only each `every`-th row and column of the last one's result."""
+    def _run(self, x: Tensor, stride: Subsample | None = None) -> Tensor:
+        """All blocks; only each `stride`-th row and column of the last one's result."""
         for i, block in enumerate(self.blocks, start=1):
-            rest = (every,) if every is not None and i == len(self.blocks) else ()
+            rest = (stride,) if stride is not None and i == len(self.blocks) else ()
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, *rest, use_reentrant=False)
             else:
-                x = widened(block, x, *rest)
+                x = fp32_fallback(block, x, *rest)
         return x

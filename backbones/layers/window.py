@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attention import Every, TransformerLayer
+from backbones.layers.attention import Subsample, TransformerLayer
 from backbones.layers.conv import PreConv
 
 
@@ -19,10 +19,10 @@ def split_windows(x: Tensor, window: int) -> Tensor:
     return tokens.reshape(-1, window * window, c)
 
 
-def join_windows(tokens: Tensor, window: int, height: int, width: int, every: Every = (1, 1)) -> Tensor:
-    """Inverse of `split_windows` for a map of `height` x `width`, of whose tokens each `every`-th is there."""
+def join_windows(tokens: Tensor, window: int, height: int, width: int, stride: Subsample = (1, 1)) -> Tensor:
+    """Inverse of `split_windows` for a map of `height` x `width`, of whose tokens each `stride`-th is there."""
     c, rows, columns = tokens.shape[-1], height // window, width // window
-    tall, wide = window // every[0], window // every[1]
+    tall, wide = window // stride[0], window // stride[1]
     if (rows, columns) == (1, 1):
         return tokens.view(-1, tall, wide, c).permute(0, 3, 1, 2)
     x = tokens.view(-1, rows, columns, tall, wide, c).transpose(2, 3)
@@ -35,15 +35,15 @@ def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
-def thin_map(x: Tensor, every: Every) -> Tensor:
-    """Each `every`-th row and column of a map (B, C, H, W), as a view."""
-    return x[:, :, :: every[0], :: every[1]]
+def subsample_map(x: Tensor, stride: Subsample) -> Tensor:
+    """Each `stride`-th row and column of a map (B, C, H, W), as a view."""
+    return x[:, :, :: stride[0], :: stride[1]]
 
 
 class WindowBlock(nn.Module):
     """One attention block of E-RADIO at one resolution. (B, C, H, W) -> (B, C, H, W).
 
-    `every`: each that many-th row and column of the result is wanted; the others are not computed where windows allow.
+    `stride`: each that many-th row and column of the result is wanted; the others are not computed where windows allow.
     pre_conv: sees the full-resolution map first; None doubles the map, as the released network does.
     resample: (subsample, upsample) by a whole ratio; the block then has no pre_conv.
     """
@@ -62,16 +62,16 @@ class WindowBlock(nn.Module):
         self.subsample = resample[0] if resample else None
         self.upsample = resample[1] if resample else None
 
-    def forward(self, x: Tensor, every: Every = (1, 1)) -> Tensor:
+    def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
         y = self._prepare(x)
         h, w = y.shape[2:]
         padded_h, padded_w = (-(-side // self.window) * self.window for side in (h, w))
-        early = every if self.upsample is None and not any(self.window % e for e in every) else (1, 1)
+        early = stride if self.upsample is None and not any(self.window % e for e in stride) else (1, 1)
         tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window), early)
         y = join_windows(tokens, self.window, padded_h, padded_w, early)[:, :, : -(-h // early[0]), : -(-w // early[1])]
         if self.upsample is not None:
             y = reflect_pad(self.upsample(y), *x.shape[2:])
-        return torch.lerp(thin_map(x, every), y if early == every else thin_map(y, every), 0.5)
+        return torch.lerp(subsample_map(x, stride), y if early == stride else subsample_map(y, stride), 0.5)
 
     def resize(self, window: int) -> None:
         """Take another window."""

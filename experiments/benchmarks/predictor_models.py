@@ -133,7 +133,7 @@ def whole_only(seen: Sequence[Observation]) -> list[Observation]:
 
 
 def _by_costs(found: OperatorRates, spec: ArchSpec) -> float:
-    return found.beside_s + sum(map(found.stage_s, _parts(spec)))
+    return found.overhead_s + sum(map(found.stage_s, _parts(spec)))
 
 
 def _parts(spec: ArchSpec) -> list[StageCost]:

@@ -21,7 +21,7 @@ from statistics import median, quantiles
 import torch
 
 from backbones import Backbone, build
-from backbones.hollow import hollow
+from backbones.skip_init import skip_init
 from nas.cli import clock
 from nas.measure.counts.macs import MacCountingMode, evaluating
 from nas.measure.counts.totals import totals
@@ -45,7 +45,7 @@ class Outcome:
 
 def built(spec: ArchSpec) -> Backbone:
     """The network on the meta device."""
-    with hollow():
+    with skip_init():
         return build(spec)
 
 

@@ -20,9 +20,9 @@ from nas.replay.arguments import ReplaySettings
 from nas.replay.nasbench201 import EDGES, KNOWN_COST, CellSpace, PublishedTable, knowledge, load_table
 from nas.replay.tables import Array, shares, whole_volume
 from nas.samplers import make_sampler
-from nas.samplers.known_cost import KnownCostSampler, Observed
+from nas.samplers.known_cost import KnownCostSampler, TrialValues
 from nas.storage.store import Store
-from nas.study.architectures import varied
+from nas.study.architectures import vary
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
@@ -101,13 +101,13 @@ def sampler_of(
         return np.array([place[tuple(c[edge] for edge in EDGES)] for c in candidates], dtype=np.int64)
 
     def candidates(parents: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[dict[str, Any]]:
-        return [space.encode(cell) for cell in varied(space, [space.decode(p) for p in parents], count, rng)]
+        return [space.encode(cell) for cell in vary(space, [space.decode(p) for p in parents], count, rng)]
 
-    def observe(trial: FrozenTrial) -> Observed | None:
+    def read_trial(trial: FrozenTrial) -> TrialValues | None:
         record = trial.user_attrs.get("record")
         if not record or not record["rungs"]:
             return None
-        return Observed(tuple(rung["score"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
+        return TrialValues(tuple(rung["score"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
 
     accuracy, slowest = table.reference
     return KnownCostSampler(
@@ -117,7 +117,7 @@ def sampler_of(
         candidates=candidates,
         features=(lambda asked: rows[places(asked)]) if rows.shape[1] else None,
         parameters="parameters" in sources,
-        observe=observe,
+        read_trial=read_trial,
         rungs=rungs,
         seed=seed,
     )

@@ -1,7 +1,4 @@
-"""Samplers by name: ours and Optuna's own, all plain `optuna.samplers.BaseSampler`.
-
-Beside `nas.storage.store` the one module that names optuna.
-"""
+"""Samplers by name: ours and Optuna's, all of them `optuna.samplers.BaseSampler`."""
 
 from __future__ import annotations
 
@@ -28,9 +25,9 @@ KNOWN_COSTS = ("throughput", "params", "macs")  # keys of nas.samplers.cost_mode
 
 
 class SpaceSampler(BaseSampler):
-    """Samples whole architectures of `space` by `propose(trials, rng)`, so that its constraints always hold.
+    """Samples whole architectures by `propose(trials, rng)`, so that the space's constraints always hold.
 
-    The random state is a function of `seed` and the trial's number: a resumed study asks what it would have asked.
+    The random state is a function of `seed` and the trial's number, so that a resumed study proposes the same.
     """
 
     def __init__(
@@ -41,24 +38,27 @@ class SpaceSampler(BaseSampler):
         self._seed = seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that are sampled together."""
         return {name: CategoricalDistribution(choices) for name, choices in self._space.choices().items()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Return all parameters of a trial."""
         rng = random.Random(f"{self._seed}/{trial.number}")
         return dict(self._space.encode(self._propose(records(study.get_trials(deepcopy=False)), rng)))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        """Refuse a parameter that the space does not have."""
         raise ValueError(f"{param_name!r} is not a parameter of the search space {self._space.name!r}")
 
 
 class PerTrial(BaseSampler):
-    """One of Optuna's samplers, made anew for every trial with a seed from the trial's number.
+    """One of Optuna's samplers, constructed for every trial with a seed from the trial's number.
 
-    What they learn they learn from the study; only their random state is their own, and would begin again on resume.
+    Optuna's samplers keep their knowledge in the study, but not their random state, which would restart on resume.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -66,45 +66,48 @@ class PerTrial(BaseSampler):
         self._current = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Construct the trial's sampler."""
         self._current = self._make(random.Random(f"{self._seed}/{trial.number}").getrandbits(31))
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that are sampled together."""
         return self._current.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Return those of a trial."""
         return self._current.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        """Return one parameter of a trial."""
         return self._current.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Report a trial's end to its sampler."""
         self._current.after_trial(study, trial, state, values)
 
 
 def _known_cost(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
-    from nas.samplers.cost_model import SpaceCostModel, observe  # imports torch
+    from nas.samplers.cost_model import SpaceCostModel, read_trial  # imports torch
 
     if not isinstance(space, Space):
-        raise ValueError(
-            f"known-cost: what is known of the space {space.name!r} has to be told (nas.samplers.known_cost)"
-        )
+        raise ValueError(f"known-cost: no cost model for the space {space.name!r}; see nas.samplers.known_cost")
     check_objectives(config)
     names = [objective.name for objective in objectives]
-    cost = names[1] if len(names) > 1 else "throughput"  # of score alone nothing is traded
-    knowledge = SpaceCostModel(space, config, cost)
-    good, worth = (*reference_point(objectives), 0.0)[:2]
+    cost = names[1] if len(names) > 1 else "throughput"  # unused with score alone
+    cost_model = SpaceCostModel(space, config, cost)
+    score, reference_cost = (*reference_point(objectives), 0.0)[:2]
     return KnownCostSampler(
-        knowledge.costs,
-        reference=(good, worth),
+        cost_model.costs,
+        reference=(score, reference_cost),
         distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
-        candidates=knowledge.candidates,
-        features=knowledge.features,
-        observe=partial(observe, cost=cost),
+        candidates=cost_model.candidates,
+        features=cost_model.features,
+        read_trial=partial(read_trial, cost=cost),
         rungs=len(config.distill.rung_steps),
         seed=config.seed,
     )
@@ -137,24 +140,32 @@ SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig],
 }
 
 
-def takes(sampler: str, objectives: Sequence[str]) -> bool:
-    """Whether a sampler can search for these objectives, by their names."""
+def supports(sampler: str, objectives: Sequence[str]) -> bool:
+    """Tell whether a sampler can search for these objectives, by their names."""
     score, *costs = objectives
     return sampler != "known-cost" or (score == "score" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_objectives(config: SearchConfig) -> None:
-    """Raises ConfigError where the sampler does not take the objectives."""
-    if not takes(config.sampler, config.objectives):
-        taken = f"takes score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
+    """Raise ConfigError unless the sampler supports the objectives."""
+    if not supports(config.sampler, config.objectives):
+        supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
         others = ", ".join(name for name in SAMPLERS if name != "known-cost")
-        raise ConfigError(f"--objectives: {','.join(config.objectives)}: known-cost {taken}; any goes with: {others}")
+        names = ",".join(config.objectives)
+        raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")
 
 
 def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:
-    """The sampler that `config` names, for its seed; ValueError with the choices where there is none.
+    """Return the sampler that `config` names.
 
-    `config` tells also what is known before anything is measured: resolution, batch, reference, limits, rungs.
+    Args:
+        config: also has the seed, and the settings of the cost model: resolution, batch, reference, limits, rungs.
+        space: the architectures to sample from.
+        objectives: the study's objectives, in order.
+
+    Raises:
+        ValueError: no sampler has the name, or it does not support the space.
+        ConfigError: it does not support the objectives.
     """
     if config.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")

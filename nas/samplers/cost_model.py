@@ -1,7 +1,7 @@
-"""What a search knows of architectures that it has not trained, for `nas.samplers.known_cost.KnownCostSampler`.
+"""Costs of architectures before they are trained, for `nas.samplers.known_cost.KnownCostSampler`.
 
-Sizes are counted; throughput, latency and memory are predicted from the models measured so far
-(`nas.samplers.latency`); lower rungs tell of higher ones. Predictions only choose what to try next.
+MACs and parameters are counted. Throughput, latency and memory are predicted from the models measured so far
+(`nas.samplers.latency`). Predictions only choose the next candidates, they are never reported.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from nas.measure.counts.totals import totals
-from nas.samplers.known_cost import Observed
-from nas.samplers.latency import MAX_MODELS, LatencyModel, Observation
+from nas.samplers.known_cost import TrialValues
+from nas.samplers.latency import MAX_MODELS, MIN_MODELS, LatencyModel, Observation
 from nas.samplers.latency.stage_costs import stage_costs
-from nas.study.architectures import varied
+from nas.study.architectures import vary
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
@@ -29,121 +29,121 @@ from search_space import ArchSpec, Space, preset
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]
-Work = tuple[float, float]
+Work = tuple[float, float]  # MACs and elements moved, of one image
 
-FEWEST = 10  # measured nets that a predictor needs
-KEPT = 20_000  # specs in memory
-GROWTH = 1.2  # it is made anew once there are so many times the nets
-BEYOND = 1.0  # deviations by which a limit has to be broken, as predicted, for a net not to be asked
-_NO_MORE = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
-_OF_THE_NET = (
-    Failure.OUT_OF_MEMORY,
-    Failure.NOT_FINITE,
-    Failure.WRONG_OUTPUT,
-    Failure.HANG,
-)  # others like it fail, too
+MAX_CACHED_SPECS = 20_000  # some kB each
+REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
+LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
+_UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
+# Failures that similar architectures are likely to share.
+_ARCHITECTURE_FAILURES = (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG)
 
 
-class _Measured(NamedTuple):
-    """A trial that was measured."""
-
+class _MeasuredTrial(NamedTuple):
     observation: Observation
     work: Work
-    plain: Mapping[str, Any]
+    measurement: Mapping[str, Any]  # as in the record
 
 
 class SpaceCostModel:
-    """Of one space under one config. What it answers depends on the trials alone, so that a search can be resumed."""
+    """Candidates of a space, their features and their costs, for one config.
+
+    Costs depend on the trials alone, so that a search can be resumed.
+    """
 
     def __init__(self, space: Space, config: SearchConfig, cost: str = "throughput") -> None:
-        """`cost` is one of `COSTS`: what is to be known of every candidate."""
+        """Take a space, a config and the cost to return for every candidate, one of `COSTS`."""
         self._space, self._config, self._cost = space, config, cost
         self._px = config.distill.image_px
-        self._model = lru_cache(maxsize=2)(self._fitted)
-        self._measured: dict[int, _Measured] = {}  # by the trial's number
-        self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # that were asked about, some kB each
-        self._work_of_reference = _work_of(preset(config.reference), self._px)
+        self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
+        self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
+        self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
+        self._reference_work = _work_of(preset(config.reference), self._px)
 
     def candidates(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
-        """New architectures, and where there are parents mutations and crossovers of these."""
-        specs = [self._spec(params) for params in parents]
-        if len(self._specs) > KEPT:
+        """Return new architectures; with parents, some are mutations and crossovers of these."""
+        parent_specs = [self._spec(params) for params in parents]
+        if len(self._specs) > MAX_CACHED_SPECS:
             self._specs.clear()
-        made = varied(self._space, specs, count, rng)
-        encoded = [self._space.encode(spec) for spec in made]
-        self._specs.update(zip(map(_key, encoded), made, strict=True))
-        return encoded
+        specs = vary(self._space, parent_specs, count, rng)
+        candidates = [self._space.encode(spec) for spec in specs]
+        self._specs.update(zip(map(_key, candidates), specs, strict=True))
+        return candidates
 
     def features(self, candidates: Sequence[Params]) -> Array:
-        """log2 of multiply-accumulates and of elements moved, of one image, (n, 2), about unit scale."""
-        return np.log2([self._work(params) for params in candidates]) - np.log2(self._work_of_reference)
+        """Return log2 of MACs and of elements moved relative to the reference model, (n, 2)."""
+        return np.log2([self._work(params) for params in candidates]) - np.log2(self._reference_work)
 
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
-        """log2 of the throughput over the reference's, predicted, or as `COSTS` has it, counted: more is better.
+        """Return the cost of each candidate, (n,), where more is better.
 
-        NaN where a limit is broken, or is likely to be.
+        The cost is log2 of the predicted throughput over the reference model's, or a count as in `COSTS`. It is NaN
+        where a candidate breaks a limit or is likely to.
         """
         specs = [self._spec(params) for params in candidates]
-        numbers = self._look_at(trials)
-        nets = numbers[: _milestone(len(numbers))]
-        if nets:
-            seconds = self._model(nets).seconds(specs)
+        numbers = self._read_measurements(trials)
+        fitted = numbers[: _refit_size(len(numbers))]
+        if fitted:
+            seconds = self._latency_model(fitted).seconds(specs)
         else:
-            seconds = np.array([macs / self._work_of_reference[0] for macs, _ in map(self._work, candidates)])
+            seconds = np.array([macs / self._reference_work[0] for macs, _ in map(self._work, candidates)])
         costs = -np.log2(seconds)
-        beyond = np.array([self._too_large(spec) for spec in specs], dtype=bool)
+        excluded = np.array([self._breaks_counted_limit(spec) for spec in specs], dtype=bool)
         for name, bound in self._config.limits.items():
-            if nets and LIMITS[name].measured:
+            if fitted and LIMITS[name].measured:
                 works = list(map(self._work, candidates))
-                beyond |= self._likely_beyond(LIMITS[name], bound, numbers, works, costs)
+                excluded |= self._likely_to_break(LIMITS[name], bound, numbers, works, costs)
         if self._cost != "throughput":
             costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
-        return np.where(beyond, np.nan, costs)
+        return np.where(excluded, np.nan, costs)
 
-    def _look_at(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
-        """Numbers of the trials that were measured; their records are read once."""
+    def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
+        """Return the numbers of the measured trials; each measurement is read once."""
         numbers = []
         for trial in trials:
             record = trial.user_attrs.get("record")
             if not record or not record.get("measurement"):
                 continue
-            plain = record["measurement"]
-            if trial.number not in self._measured or self._measured[trial.number].plain != plain:
+            measurement = record["measurement"]
+            if trial.number not in self._measured or self._measured[trial.number].measurement != measurement:
                 spec = ArchSpec.from_dict(record["spec"])
-                self._measured[trial.number] = _Measured(
-                    Observation(spec, 1 / plain["ratio"]), _work_of(spec, self._px), plain
-                )
+                observation = Observation(spec, 1 / measurement["ratio"])
+                self._measured[trial.number] = _MeasuredTrial(observation, _work_of(spec, self._px), measurement)
             numbers.append(trial.number)
         return tuple(numbers)
 
-    def _likely_beyond(
-        self, limit: Limit, bound: float, seen: Sequence[int], works: Sequence[Work], costs: Array
+    def _likely_to_break(
+        self, limit: Limit, bound: float, numbers: Sequence[int], works: Sequence[Work], costs: Array
     ) -> Any:
-        """Whether each net breaks a limit, by a line through what was measured, in logarithms; (n,)."""
-        sign = 1.0 if limit.maximum else -1.0  # makes more of it worse
-        nets = [self._measured[number] for number in seen if self._measured[number].plain.get(limit.quantity)]
-        if len(nets) < FEWEST:
+        """Return whether each candidate is likely to break a measured limit, (n,).
+
+        The limit's quantity is predicted by a linear fit to the measured trials, in logarithms.
+        """
+        sign = 1.0 if limit.maximum else -1.0  # turns the quantity so that more is worse
+        trials = [
+            self._measured[number] for number in numbers if self._measured[number].measurement.get(limit.quantity)
+        ]
+        if len(trials) < MIN_MODELS:
             return np.zeros(len(works), dtype=bool)
-        known = np.column_stack(
+        design = np.column_stack(
             [
-                np.log2([net.work for net in nets]),
-                -np.log2([net.observation.seconds for net in nets]),
-                np.ones(len(nets)),
+                np.log2([trial.work for trial in trials]),
+                -np.log2([trial.observation.seconds for trial in trials]),
+                np.ones(len(trials)),
             ]
         )
-        reached = sign * np.log2([net.plain[limit.quantity] for net in nets])
-        line, *_ = np.linalg.lstsq(known, reached, rcond=None)
-        doubt = float(np.std(reached - known @ line))
-        expected = np.column_stack([np.log2(works), costs, np.ones(len(works))]) @ line
-        return expected > sign * np.log2(bound * limit.scale) + BEYOND * doubt
+        measured = sign * np.log2([trial.measurement[limit.quantity] for trial in trials])
+        coefficients, *_ = np.linalg.lstsq(design, measured, rcond=None)
+        deviation = float(np.std(measured - design @ coefficients))
+        expected = np.column_stack([np.log2(works), costs, np.ones(len(works))]) @ coefficients
+        return expected > sign * np.log2(bound * limit.scale) + LIMIT_MARGIN * deviation
 
     def _spec(self, params: Params) -> ArchSpec:
-        """Decoded once."""
         if (key := _key(params)) not in self._specs:
             self._specs[key] = self._space.decode(params)
         return self._specs[key]
 
-    def _too_large(self, spec: ArchSpec) -> bool:
+    def _breaks_counted_limit(self, spec: ArchSpec) -> bool:
         """Tell whether a spec breaks one of the limits that need no measurement."""
         if all(LIMITS[name].measured for name in self._config.limits):
             return False
@@ -151,13 +151,12 @@ class SpaceCostModel:
         return broken_limit(CountedCosts(counted.params, counted.macs), self._config.limits) is not None
 
     def _work(self, params: Params) -> Work:
-        """Multiply-accumulates and elements moved."""
         return _work_of(self._spec(params), self._px)
 
-    def _fitted(self, nets: tuple[int, ...]) -> LatencyModel:
-        """From these trials, in units of the reference's time."""
-        seen = [self._measured[number].observation for number in nets[-MAX_MODELS:]]
-        return LatencyModel.fit(seen, self._config.measure_batch, self._px)
+    def _fit_latency_model(self, numbers: tuple[int, ...]) -> LatencyModel:
+        """Fit a model to the latest of these trials, in units of the reference model's time."""
+        observations = [self._measured[number].observation for number in numbers[-MAX_MODELS:]]
+        return LatencyModel.fit(observations, self._config.measure_batch, self._px)
 
 
 def _key(params: Params) -> tuple[Any, ...]:
@@ -166,30 +165,30 @@ def _key(params: Params) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=10_000)
 def _work_of(spec: ArchSpec, px: int) -> Work:
-    operators = [operator for part in stage_costs(spec, 1, px) for operator in part.operators]
+    operators = [operator for stage in stage_costs(spec, 1, px) for operator in stage.operators]
     return sum(o.macs for o in operators), sum(o.moved for o in operators)
 
 
-def observe(trial: FrozenTrial, cost: str = "throughput") -> Observed | None:
-    """Scores rung by rung and one of `COSTS`; None for baselines, which are no part of the search.
+def read_trial(trial: FrozenTrial, cost: str = "throughput") -> TrialValues | None:
+    """Return a trial's scores rung by rung and one of `COSTS`; None without scores and for baselines.
 
-    What failed for its own sake has -inf.
+    A trial that failed because of its architecture has a score of -inf.
     """
     record = trial.user_attrs.get("record")
     if not record or record["baseline"]:
         return None
-    if record["state"] == TrialState.FAILED and record["failure"] in _OF_THE_NET:
-        return Observed((-math.inf,), COSTS[cost](record))
-    if record["state"] in _NO_MORE or not record["rungs"]:
+    if record["state"] == TrialState.FAILED and record["failure"] in _ARCHITECTURE_FAILURES:
+        return TrialValues((-math.inf,), COSTS[cost](record))
+    if record["state"] in _UNTRAINED_STATES or not record["rungs"]:
         return None
-    return Observed(tuple(rung["score"] for rung in record["rungs"]), COSTS[cost](record))
+    return TrialValues(tuple(rung["score"] for rung in record["rungs"]), COSTS[cost](record))
 
 
 def _log_ratio(record: Mapping[str, Any]) -> float | None:
     return math.log2(record["measurement"]["ratio"]) if record.get("measurement") else None
 
 
-# What a search can know of a net before it is trained, read off a trial's record, more being better.
+# Costs that are available before training, from a trial's record; more is better.
 COSTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "throughput": _log_ratio,
     "params": lambda record: -math.log2(record["params"]) if record["params"] else None,
@@ -197,8 +196,8 @@ COSTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
 }
 
 
-def _milestone(nets: int) -> int:
-    """The largest of FEWEST, FEWEST * GROWTH, ... that is not more than `nets`; 0 for fewer."""
-    if nets < FEWEST:
+def _refit_size(count: int) -> int:
+    """Return the largest of MIN_MODELS * REFIT_GROWTH^k that is not more than `count`; 0 below MIN_MODELS."""
+    if count < MIN_MODELS:
         return 0
-    return int(FEWEST * GROWTH ** math.floor(math.log(nets / FEWEST) / math.log(GROWTH) + 1e-9))
+    return int(MIN_MODELS * REFIT_GROWTH ** math.floor(math.log(count / MIN_MODELS) / math.log(REFIT_GROWTH) + 1e-9))

@@ -1,9 +1,9 @@
-"""Evolution whose selection is successive halving: who trained longest is a parent. Pure, no optuna, no torch.
+"""Propose architectures by evolution; the trials that trained longest are the parents.
 
-The first `population` trials are random. After them a child is a mutation, or a crossover and a mutation, of parents
-drawn from the best `parents` trials: those that reached the highest rung come first, within a rung by non-domination
-rank and crowding. Comparing only within a rung means that a short-budget value is never mistaken for a long one.
-Source of the plan: regularised evolution (Real et al. 2019); of the selection: NSGA-II (Deb et al. 2002).
+The first `population` trials are random. Later trials are mutations, or crossovers and mutations, of parents from the
+best `parents` trials. The highest rung comes first; within a rung, trials are ranked by non-domination and crowding.
+Trials of different rungs are never compared by value, so that a short training cannot pose as a long one.
+Sources: regularized evolution (Real et al. 2019); selection by NSGA-II (Deb et al. 2002).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nas.study.architectures import Architecture, Architectures
 from nas.study.pareto import best_first, coordinates
 from nas.study.records import Objective, TrialRecord
 
-_TRIES = 200
+MAX_TRIES = 200
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """Proposes the next architecture from what the study knows."""
+    """Proposes the next architecture from the trials of a study."""
 
     space: Architectures
     objectives: Sequence[Objective]
@@ -30,25 +30,25 @@ class Evolution:
     crossover_share: float = 0.3
 
     def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> Architecture:
-        """A spec that the study does not have yet (after 200 tries, whatever came last)."""
+        """Return a spec that the study does not have yet, or the last of 200 tries."""
         seen = {t.arch_id for t in trials}
         pool = self._parents(trials)
-        for _ in range(_TRIES):
+        for _ in range(MAX_TRIES):
             spec = self._child(pool, rng) if pool else self.space.sample(rng)
             if spec.arch_id not in seen:
                 break
         return spec
 
     def _child(self, pool: Sequence[Architecture], rng: random.Random) -> Architecture:
-        # Binary tournament: of two drawn, the better placed.
+        # Binary tournament: the better placed of two random parents.
         first, second = (pool[min(rng.randrange(len(pool)), rng.randrange(len(pool)))] for _ in range(2))
         crossed = self.space.crossover(first, second, rng) if rng.random() < self.crossover_share else first
         child: Architecture = self.space.mutate(crossed, rng)
         return child
 
     def _parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
-        """Best first; empty while the random population is not complete."""
-        # Baselines are comparisons, not parents: the random control does not get them either.
+        """Return the parents, the best first; none while the random population is not complete."""
+        # Baselines are no parents, because random search, the control, does not benefit from them either.
         scored = [t for t in trials if t.rungs and t.measurement and not t.baseline]
         if len(scored) < self.population:
             return []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count
-from nas.samplers import SAMPLERS, check_objectives, takes
+from nas.samplers import SAMPLERS, check_objectives, supports
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import (
@@ -160,7 +160,7 @@ def _defaults(arguments: dict[str, Any]) -> SearchConfig:
     if arguments.get("space") == "full":
         names = ("eradio_xt", "eradio_t", "eradio_s")
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
-    if not takes(base.sampler, arguments.get("objectives", base.objectives)):
+    if not supports(base.sampler, arguments.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
         base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-MUTATED, CROSSED = 0.6, 0.3  # of `varied`: varied from parents; of these: crossed first
+MUTATED, CROSSED = 0.6, 0.3  # of `vary`: varied from parents; of these: crossed first
 
 
 class Architecture(Protocol):
@@ -45,7 +45,7 @@ class Architectures(Protocol):
     def crossover(self, a: Any, b: Any, rng: random.Random) -> Any: ...
 
 
-def varied(space: Architectures, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
+def vary(space: Architectures, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
     """Architectures by the rules of the space: new ones, and where there are parents mutations of these."""
     made = []
     for _ in range(count):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from backbones import build, fuse
 from backbones.build import build_stage
-from backbones.layers import attend, stage, widen
+from backbones.layers import attend, fp32_fallback, stage
 from search_space import PRESETS
 from tests.backbones.stages import STAGES
 from tests.backbones.test_blocks import trained
@@ -69,7 +69,7 @@ def test_bfloat16_is_widened_only_where_the_cpu_lacks_it(instructions, monkeypat
     linear, x = torch.nn.Linear(64, 8).bfloat16().eval(), torch.randn(4, 64).bfloat16()
     seen = []
     linear.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].dtype))
-    y = widen.widened(linear, x)
+    y = fp32_fallback.fp32_fallback(linear, x)
     assert seen == [torch.float32 if instructions == "AVX2" else torch.bfloat16]
     assert y.dtype == linear.weight.dtype == torch.bfloat16
     if instructions == "AVX2":

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from backbones import InputSizeError
 from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
-from backbones.hollow import hollow
 from backbones.layers.neck import Neck
+from backbones.skip_init import skip_init
 from nas.measure.counts.macs import MacCountingMode, evaluating
 from search_space import ArchSpec, StageSpec
 from search_space.arch import STRIDE
@@ -69,7 +69,7 @@ def _part(reads: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bo
     """Of the part that `make` makes from `reads` and the maps that go in, as a list or as they are."""
     key = (reads, maps)
     if key not in _PARTS:
-        with hollow():
+        with skip_init():
             part = make()
             images: list[Tensor] = [torch.empty(b, c, side, side) for b, c, side in maps]
         with evaluating(part), MacCountingMode() as mode:

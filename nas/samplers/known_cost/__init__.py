@@ -1,6 +1,6 @@
-"""Samplers for Optuna that know a candidate's cost before it runs. Nothing here knows of networks."""
+"""Samplers for Optuna that know a candidate's cost before it runs. The package is independent of neural networks."""
 
-from nas.samplers.known_cost.history import Observed
+from nas.samplers.known_cost.history import TrialValues
 from nas.samplers.known_cost.sampler import KnownCostSampler
 
-__all__ = ["KnownCostSampler", "Observed"]
+__all__ = ["KnownCostSampler", "TrialValues"]

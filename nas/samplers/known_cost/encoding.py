@@ -1,4 +1,4 @@
-"""Parameters of any Optuna space as numbers in the unit cube, and candidates among them."""
+"""Encode parameters of any Optuna space as numbers in the unit cube, and draw and vary candidates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Array = NDArray[np.float64]
 Params = dict[str, Any]
 Distributions = Mapping[str, BaseDistribution]
 
-NEAR = 0.1  # deviation of a small step of a number, in units of its range
+STEP_DEVIATION = 0.1  # of a mutated number, in units of its range
 
 
 def encode(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]) -> tuple[Array, NDArray[np.int64]]:
-    """Features (n, d) and the group of each (d,): a group a parameter.
+    """Return features (n, d) and the group of each (d,); the features of a parameter form a group.
 
-    Numbers, and categories that are rising numbers, are one feature from 0 to 1; other categories are one feature a
-    choice, equally far apart.
+    A number is one feature from 0 to 1, and so is a category whose choices are rising numbers. Any other category is
+    one feature per choice; its choices are equally far apart.
     """
     columns: list[list[float]] = []
     groups: list[int] = []
@@ -30,16 +30,16 @@ def encode(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]
         values = [candidate[name] for candidate in candidates]
         if isinstance(distribution, CategoricalDistribution) and not _rising(distribution):
             places = [distribution.to_internal_repr(value) for value in values]
-            made = [[math.sqrt(0.5) * (place == i) for place in places] for i in range(len(distribution.choices))]
+            features = [[math.sqrt(0.5) * (place == i) for place in places] for i in range(len(distribution.choices))]
         else:
-            made = [[to_unit(distribution, value) for value in values]]
-        columns += made
-        groups += [group] * len(made)
+            features = [[to_unit(distribution, value) for value in values]]
+        columns += features
+        groups += [group] * len(features)
     return np.array(columns, dtype=float).reshape(len(columns), len(candidates)).T, np.array(groups, dtype=np.int64)
 
 
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
-    """Where a value lies in its range, 0 to 1; a category by its place among the choices."""
+    """Return the place of a value in its range, 0 to 1; of a category its place among the choices."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
     low, high = _ends(distribution)
@@ -49,7 +49,7 @@ def to_unit(distribution: BaseDistribution, value: Any) -> float:
 
 
 def from_unit(distribution: BaseDistribution, unit: float) -> float | int:
-    """The number nearest to that place: inverse of `to_unit` for all but categories."""
+    """Return the number nearest to a place in the range: the inverse of `to_unit` for all but categories."""
     low, high = _ends(distribution)
     value = low + min(max(unit, 0.0), 1.0) * (high - low)
     value = math.exp(value) if _log(distribution) else value
@@ -61,7 +61,7 @@ def from_unit(distribution: BaseDistribution, unit: float) -> float | int:
 
 
 def draw(distribution: BaseDistribution, rng: random.Random) -> Any:
-    """A value, all equally likely."""
+    """Draw a value, all equally likely."""
     if isinstance(distribution, CategoricalDistribution):
         return rng.choice(distribution.choices)
     step = getattr(distribution, "step", None)
@@ -75,24 +75,24 @@ def draw(distribution: BaseDistribution, rng: random.Random) -> Any:
 def vary(
     distributions: Distributions, parents: Sequence[Mapping[str, Any]], count: int, rng: random.Random
 ) -> list[Params]:
-    """`count` candidates: half of them new, half mutations of (crossovers of) `parents`."""
-    made: list[Params] = []
+    """Return `count` candidates: half of them new, half mutations of `parents` or of their crossovers."""
+    candidates: list[Params] = []
     for i in range(count):
         if i % 2 or not parents:
-            made.append({name: draw(distribution, rng) for name, distribution in distributions.items()})
+            candidates.append({name: draw(distribution, rng) for name, distribution in distributions.items()})
             continue
         first, second = rng.choice(parents), rng.choice(parents)
         child = {name: (first if rng.random() < 0.7 else second)[name] for name in distributions}
         for name in rng.sample(list(distributions), min(rng.choice((1, 2)), len(distributions))):
             child[name] = _moved(distributions[name], child[name], rng)
-        made.append(child)
-    return made
+        candidates.append(child)
+    return candidates
 
 
 def _moved(distribution: BaseDistribution, value: Any, rng: random.Random) -> Any:
     if isinstance(distribution, CategoricalDistribution) or rng.random() < 0.5:
         return draw(distribution, rng)
-    return from_unit(distribution, to_unit(distribution, value) + rng.gauss(0.0, NEAR))
+    return from_unit(distribution, to_unit(distribution, value) + rng.gauss(0.0, STEP_DEVIATION))
 
 
 def _rising(distribution: CategoricalDistribution) -> bool:
@@ -107,7 +107,7 @@ def _log(distribution: BaseDistribution) -> bool:
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float]:
     if not isinstance(distribution, FloatDistribution | IntDistribution):
-        raise TypeError(f"{distribution!r}: not a distribution of Optuna's")
+        raise TypeError(f"{distribution!r}: not a numerical distribution of Optuna")
     if distribution.log:
         return math.log(distribution.low), math.log(distribution.high)
     return float(distribution.low), float(distribution.high)

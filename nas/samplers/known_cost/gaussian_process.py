@@ -1,8 +1,8 @@
-"""A Gaussian process over features, with a length scale a group of features: exact, in numpy.
+"""An exact Gaussian process over features, with one length scale per group of features, in numpy.
 
-k(x, x') = s^2 exp(-sum over groups g of theta_g |x_g - x'_g|^2), plus on the diagonal a nugget, which is what the
-features don't tell of a value, and the known noise of each observation. Scales are found by maximum a posteriori
-(L-BFGS with exact gradients, from one fixed start), so that equal data give equal answers.
+k(x, x') = s^2 exp(-sum over groups g of theta_g |x_g - x'_g|^2). The diagonal has two more terms: a nugget, for the
+part of a value that the features don't explain, and the known noise of each observation. Scales are maximum a
+posteriori estimates (L-BFGS with exact gradients, from one fixed start), so that equal data give equal results.
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5.
 """
 
@@ -17,9 +17,9 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
-FITTED_ON = 250  # observations that the scales are fitted to, evenly spread over all; the posterior knows all
+MAX_FITTED = 250  # observations that the scales are fitted to, evenly spread; the posterior uses all observations
 ITERATIONS = 30
-# Prior of the logarithms: means and deviations; values have mean 0 and variance 1, features about the same.
+# Normal priors of the logarithms (mean, deviation), for values of mean 0 and variance 1 and features of similar scale.
 THETA, SIGNAL, NUGGET = (np.log(0.2), 1.5), (0.0, 1.0), (np.log(0.01), 1.0)
 BOUNDS = ((-7.0, 4.0), (-3.0, 4.0), (-9.0, 1.0))
 JITTER = 1e-6
@@ -27,26 +27,30 @@ JITTER = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess:
-    """Made by `fit`. All that is asked and answered is in the units of the values."""
+    """A fitted process; made by `fit`. Arguments and results are in the units of the values."""
 
     features: Array  # (n, d), scaled
     scaling: Array  # (d,)
     shift: float
     unit: float
-    signal: float  # variances, of values that were standardized
-    nugget: float
+    signal: float  # variance, in units of the standardized values
+    nugget: float  # the same
     factor: Array  # (n, n) lower Cholesky factor of the covariance of the values
     weights: Array  # (n,)
 
     @classmethod
     def fit(cls, features: Array, values: Array, *, groups: NDArray[np.int64], noise: Array) -> GaussianProcess:
-        """From features (n, d), values (n,), the group of each feature (d,) and the noise variance of each value (n,).
+        """Fit a process to one observation or more.
 
-        Groups are numbered from 0 without a gap; n is 1 or more.
+        Args:
+            features: (n, d).
+            values: (n,).
+            groups: the group of each feature, (d,), numbered from 0 without a gap.
+            noise: known variance of each value, (n,).
         """
         shift, unit = float(values.mean()), float(values.std()) or 1.0
         standard, variance = (values - shift) / unit, noise / unit**2
-        some = np.unique(np.linspace(0, len(values) - 1, FITTED_ON).round().astype(int))
+        some = np.unique(np.linspace(0, len(values) - 1, MAX_FITTED).round().astype(int))
         theta, signal, nugget = _scales(features[some], standard[some], groups, variance[some])
         scaling = np.sqrt(theta)[groups]
         scaled = features * scaling
@@ -56,16 +60,16 @@ class GaussianProcess:
         return cls(scaled, scaling, shift, unit, signal, nugget, factor, weights)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the value at each row, (m,) each, the nugget included."""
+        """Return mean and standard deviation of the value at each row, (m,) each, with the nugget."""
         covariance = self.signal * np.exp(-_squared(features * self.scaling, self.features))
         explained = solve_triangular(self.factor, covariance.T, lower=True, check_finite=False)
         variance = np.maximum(self.signal - (explained**2).sum(axis=0), 0.0) + self.nugget
         return self.shift + self.unit * (covariance @ self.weights), self.unit * np.sqrt(variance)
 
-    def expecting(self, features: Array) -> GaussianProcess:
-        """The same where the values at these rows (m, d) are on their way: as if each had come out at its mean.
+    def with_pending(self, features: Array) -> GaussianProcess:
+        """Return the process as if a value had been observed at each row (m, d), equal to its mean.
 
-        Means stay as they are, doubt shrinks. Source: the kriging believer of Ginsbourger et al., 2010.
+        Means stay the same, deviations shrink. Source: the kriging believer of Ginsbourger et al., 2010.
         """
         scaled = np.vstack([self.features, features * self.scaling])
         n, m = len(self.features), len(features)
@@ -76,24 +80,28 @@ class GaussianProcess:
         return replace(self, features=scaled, factor=factor, weights=np.concatenate([self.weights, np.zeros(m)]))
 
     def smoothed(self, values: Array, noise: Array) -> Array:
-        """What the observed nets are worth, their own noise taken off: (n,), of the values (n,) that it was fitted to.
+        """Return the expected values (n,) of the observations without their noise.
 
-        Without noise a net is worth what was observed; the nugget is its own, the noise is not.
+        The nugget belongs to a value, the noise doesn't: without noise the values are returned unchanged.
+
+        Args:
+            values: those that the process was fitted to, (n,).
+            noise: their known variance, (n,).
         """
         variance = noise / self.unit**2
-        # Covariance is K + nugget + noise, so what the model leaves of the noise is noise times the weights.
+        # The covariance is K + nugget + noise, so the expected noise of the observations is noise times the weights.
         smoothed: Array = values - self.unit * variance * self.weights
         return smoothed
 
 
 def _squared(a: Array, b: Array) -> Array:
-    """Squared distances (n, m) between rows."""
+    """Return squared distances (n, m) between rows."""
     distances: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
     return np.maximum(distances, 0.0)
 
 
 def _scales(features: Array, values: Array, groups: NDArray[np.int64], noise: Array) -> tuple[Array, float, float]:
-    """theta (a group), signal variance and nugget with the highest posterior density."""
+    """Return theta (one per group), signal variance and nugget with the highest posterior density."""
     n, count = len(values), int(groups.max(initial=-1)) + 1
     distances = np.array([_squared(f, f).ravel() for f in (features[:, groups == g] for g in range(count))])
     distances = distances.reshape(count, n * n)
@@ -115,5 +123,5 @@ def _scales(features: Array, values: Array, groups: NDArray[np.int64], noise: Ar
         return float(value), gradient + off / spread
 
     bounds = [BOUNDS[0]] * count + [*BOUNDS[1:]]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS}).x
-    return np.exp(found[:count]), float(np.exp(found[-2])), float(np.exp(found[-1]))
+    logs = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS}).x
+    return np.exp(logs[:count]), float(np.exp(logs[-2])), float(np.exp(logs[-1]))

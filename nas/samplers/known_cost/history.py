@@ -1,4 +1,4 @@
-"""The trials of a study as the sampler sees them: what they have shown, what is on its way, what was asked before."""
+"""The trials of a study as the sampler sees them: values so far, trials under way, parameters already proposed."""
 
 from __future__ import annotations
 
@@ -20,101 +20,103 @@ from nas.samplers.known_cost.encoding import Distributions, Params
 Array = NDArray[np.float64]
 
 
-class Observed(NamedTuple):
-    """What a trial has shown so far, in the units of the objectives.
+class TrialValues(NamedTuple):
+    """Values of a trial so far, in the units of the objectives.
 
-    A quality that is not finite says that the trial came to nothing: whatever is like it will, too.
+    A first objective that is not finite marks a failure that similar candidates will share.
     """
 
-    qualities: tuple[float, ...]  # rung by rung; only the last rung's is final
+    qualities: tuple[float, ...]  # the first objective rung by rung; only the last rung's value is final
     cost: float | None = None
 
 
-Observe = Callable[[FrozenTrial], Observed | None]
+ReadTrial = Callable[[FrozenTrial], TrialValues | None]
 
 
-def values_of(trial: FrozenTrial) -> Observed | None:
-    """The values of a complete trial."""
+def completed_values(trial: FrozenTrial) -> TrialValues | None:
+    """Return the values of a completed trial, None for any other."""
     if trial.state is not TrialState.COMPLETE:
         return None
-    return Observed((trial.values[0],), trial.values[1] if len(trial.values) > 1 else None)
+    return TrialValues((trial.values[0],), trial.values[1] if len(trial.values) > 1 else None)
 
 
 @dataclass(frozen=True)
 class TrialHistory:
-    """What the sampler knows of a study. Signs turn the objectives so that more is better."""
+    """All trials of a study but the current one. Signs turn both objectives so that more is better."""
 
     space: Distributions
     signs: tuple[float, ...]
-    trials: Sequence[FrozenTrial]  # all but the one asking, wherever they come from
-    asked: Sequence[Params]  # of those that lie in the space
-    shown: Sequence[tuple[FrozenTrial, Observed]]
-    pending: Sequence[Params]
+    trials: Sequence[FrozenTrial]  # all, also those outside the space
+    proposed: Sequence[Params]  # of the trials inside the space
+    observed: Sequence[tuple[FrozenTrial, TrialValues]]  # trials inside the space that have values
+    pending: Sequence[Params]  # of running trials without values
 
     @classmethod
-    def of(cls, study: Study, asking: FrozenTrial, space: Distributions, observe: Observe, most: int) -> TrialHistory:
-        """All trials but the one asking; of those that have shown something `most`: the best half, and the latest."""
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number]
+    def of(
+        cls, study: Study, current: FrozenTrial, space: Distributions, read_trial: ReadTrial, max_observed: int
+    ) -> TrialHistory:
+        """Read a study's trials; of those with values keep `max_observed`: the best half and the latest."""
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != current.number]
         inside = [t for t in others if _inside(t, space)]
-        observed = [(t, observe(t)) for t in inside]
-        shown = [(t, o) for t, o in observed if o is not None]
-        pending = [t.params for t, o in observed if o is None and t.state is TrialState.RUNNING]
+        values = [(t, read_trial(t)) for t in inside]
+        observed = [(t, v) for t, v in values if v is not None]
+        pending = [t.params for t, v in values if v is None and t.state is TrialState.RUNNING]
         signs = tuple(1.0 if d is StudyDirection.MAXIMIZE else -1.0 for d in study.directions)
-        whole = cls(space, signs, others, [t.params for t in inside], shown, pending)
-        if len(shown) <= most:
-            return whole
-        best = whole.best_first()
-        kept = sorted({*best[: most // 2], *range(len(shown) - most // 2, len(shown))})
-        return replace(whole, shown=[shown[i] for i in kept])
+        history = cls(space, signs, others, [t.params for t in inside], observed, pending)
+        if len(observed) <= max_observed:
+            return history
+        half = max_observed // 2
+        kept = sorted({*history.best_first()[:half], *range(len(observed) - half, len(observed))})
+        return replace(history, observed=[observed[i] for i in kept])
 
     @property
     def single(self) -> bool:
-        """Whether quality is the only objective."""
+        """Whether the study has one objective only."""
         return len(self.signs) < 2
 
     @property
     def params(self) -> list[Params]:
-        """Of the trials that have shown something, as all that follows."""
-        return [t.params for t, _ in self.shown]
+        """Parameters of the observed trials; `curves`, `running` and `costs` have the same order."""
+        return [t.params for t, _ in self.observed]
 
     @property
-    def histories(self) -> list[list[float]]:
-        """Qualities rung by rung, more being better; [-inf] of what came to nothing."""
-        found = [[self.signs[0] * quality for quality in o.qualities] for _, o in self.shown]
-        return [history if np.isfinite(history).all() else [-math.inf] for history in found]
+    def curves(self) -> list[list[float]]:
+        """Values of the first objective rung by rung, more is better; [-inf] where one is not finite."""
+        curves = [[self.signs[0] * quality for quality in values.qualities] for _, values in self.observed]
+        return [curve if np.isfinite(curve).all() else [-math.inf] for curve in curves]
 
     @property
     def running(self) -> NDArray[np.bool_]:
-        """Which of them are not over."""
-        return np.array([t.state is TrialState.RUNNING for t, _ in self.shown], dtype=bool)
+        """Which of the observed trials are still running."""
+        return np.array([t.state is TrialState.RUNNING for t, _ in self.observed], dtype=bool)
 
     @property
     def costs(self) -> Array:
-        """More being better; NaN where unknown, -inf where infinitely bad, 1 where there is none."""
+        """Costs, more is better: NaN where unknown, -inf where infinitely bad, 1 with a single objective."""
         if self.single:
-            return np.ones(len(self.shown))
-        costs = np.array([self.signs[1] * (math.nan if o.cost is None else o.cost) for _, o in self.shown])
+            return np.ones(len(self.observed))
+        costs = np.array([self.signs[1] * (math.nan if v.cost is None else v.cost) for _, v in self.observed])
         return np.where(np.isposinf(costs), np.nan, costs)
 
     def best_first(self) -> list[int]:
-        """WorkerSpec of the trials: the highest rung first, then by non-domination rank, then the latest."""
-        rungs = np.array([len(o.qualities) for _, o in self.shown])
-        points = np.column_stack([[h[-1] for h in self.histories], np.nan_to_num(self.costs, nan=-np.inf)])
+        """Return indices of observed trials: the highest rung first, then by non-domination rank, then the latest."""
+        rungs = np.array([len(values.qualities) for _, values in self.observed])
+        points = np.column_stack([[curve[-1] for curve in self.curves], np.nan_to_num(self.costs, nan=-np.inf)])
         ranks = np.zeros(len(points), dtype=int)
         for rung in set(rungs):
             ranks[rungs == rung] = moocore.pareto_rank(points[rungs == rung], maximise=True)
         return sorted(range(len(points)), key=lambda i: (-rungs[i], ranks[i], -i))
 
-    def turned(self, reference: tuple[float, float] | None) -> tuple[float, float] | None:
-        """The reference point where more is better."""
+    def signed_reference(self, reference: tuple[float, float] | None) -> tuple[float, float] | None:
+        """Return a reference point in coordinates where more is better."""
         if reference is None:
             return None
         return self.signs[0] * reference[0], 0.0 if self.single else self.signs[1] * reference[1]
 
     def unseen(self, candidates: Sequence[Params]) -> list[Params]:
-        """Those that the study does not have, each once."""
+        """Return the distinct candidates that no trial has proposed yet."""
         fresh = {self._key(params): params for params in candidates}
-        for params in self.asked:
+        for params in self.proposed:
             fresh.pop(self._key(params), None)
         return list(fresh.values())
 
@@ -129,5 +131,5 @@ def _inside(trial: FrozenTrial, space: Distributions) -> bool:
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     try:
         return distribution._contains(distribution.to_internal_repr(value))
-    except ValueError:  # a category that is none of the choices
+    except ValueError:  # the value is not one of a categorical's choices
         return False

@@ -1,11 +1,11 @@
-"""An Optuna sampler for two objectives of which one, the cost, is known of any candidate without running it.
+"""An Optuna sampler for two objectives of which one, the cost, is known for any candidate before it runs.
 
     sampler = KnownCostSampler(lambda candidates, trials: [latency_ms(c) for c in candidates], reference=(0.85, 50))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
-Only the first objective is modelled, by a Gaussian process; the second is plugged in. Asked is the candidate with the
-largest expected hypervolume improvement. Without `cost` the second objective is modelled too and its mean plugged in;
-with one objective the expected improvement is what remains. Nothing here knows of networks.
+Only the first objective is modeled, by a Gaussian process; the cost is used as it is. The sampler proposes the
+candidate with the largest expected hypervolume improvement. Without `cost` the second objective is modeled too, and its
+mean is used. With one objective, the criterion reduces to expected improvement.
 """
 
 from __future__ import annotations
@@ -27,41 +27,44 @@ from threadpoolctl import threadpool_limits
 
 from nas.samplers.known_cost.acquisition import AcquisitionModel
 from nas.samplers.known_cost.encoding import Distributions, Params, draw, encode, vary
-from nas.samplers.known_cost.history import Observe, TrialHistory, values_of
+from nas.samplers.known_cost.history import ReadTrial, TrialHistory, completed_values
 
 Array = NDArray[np.float64]
 
-_ALONE = threading.Lock()  # the number of BLAS threads is the process's
+_BLAS_LOCK = threading.Lock()  # the number of BLAS threads belongs to the whole process
 
-STARTUP = 8
-POOL, CHILDREN, ROUNDS = 300, 100, 2  # new candidates, then in each round those that vary the best
-PARENTS, ELITE = 20, 10  # trials, candidates
-DRAWS = 5  # of new candidates, where none of a draw may be asked
-MOST = 1000  # trials that the model is made of
+STARTUP_TRIALS = 8
+POOL_SIZE, CHILDREN, ROUNDS = 300, 100, 2  # new candidates, then in each round children of the best
+MAX_PARENTS, ELITE_SIZE = 20, 10  # trials, candidates
+MAX_DRAWS = 5  # of a pool, while every candidate of it is excluded
+MAX_OBSERVED = 1000  # trials that the model is fitted to
 
 
 class Candidates(Protocol):
-    """`count` parameter sets of the space; some of them varied from `parents`, where there are any."""
+    """A source of candidates."""
 
-    def __call__(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]: ...
+    def __call__(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
+        """Return `count` parameter sets of the space, some of them derived from `parents` where there are any."""
 
 
 class KnownCostSampler(BaseSampler):
-    """See the module. Its choice is a function of `seed`, the trial's number and the study: it can be resumed anywhere.
+    """Proposes the candidate with the largest expected hypervolume improvement at its known cost.
+
+    A proposal is a function of `seed`, the trial's number and the study, so that a study can be resumed anywhere.
 
     Args:
-        cost: second objective of each candidate, given all other trials of the study; NaN for what must not be asked.
-            None: modelled.
-        reference: (quality, cost) from which hypervolume counts; None: from what the trials show.
-        distributions: the space, where no trial has shown it yet; None: as the trials have it.
-        candidates: of a space with rules of its own; None: any combination of parameters.
-        features: (n, k) numbers known of each candidate beside its parameters, each with a length scale of its own.
+        cost: second objective of each candidate, given all other trials of the study; NaN excludes a candidate.
+            None: modeled.
+        reference: both objectives, from which hypervolume is measured; None: derived from the trials.
+        distributions: the space, for use before the first trial has it; None: taken from the trials.
+        candidates: source of candidates for a space with rules of its own; None: any combination of parameters.
+        features: (n, k) further numbers about each candidate, each with a length scale of its own.
         parameters: whether the parameters are features, too.
-        observe: what a trial has shown, None where nothing; by default the values of complete trials.
-        rungs: how many qualities a trial shows that is trained to the end; those before the last only inform.
-        noise: variance of a quality between repetitions of the same trial.
+        read_trial: returns a trial's values, None where it has none; by default the values of completed trials.
+        rungs: values of the first objective that a trial has when it is trained to the end; only the last is final.
+        noise: variance of the first objective between repetitions of the same trial.
         startup: trials spread over the cost before the model is used.
-        seed: None for another one each time.
+        seed: None for a random one.
     """
 
     def __init__(
@@ -73,131 +76,139 @@ class KnownCostSampler(BaseSampler):
         candidates: Candidates | None = None,
         features: Callable[[Sequence[Params]], ArrayLike] | None = None,
         parameters: bool = True,
-        observe: Observe | None = None,
+        read_trial: ReadTrial | None = None,
         rungs: int = 1,
         noise: float = 0.0,
-        startup: int = STARTUP,
+        startup: int = STARTUP_TRIALS,
         seed: int | None = None,
     ) -> None:
         self._cost, self._reference, self._distributions = cost, reference, distributions
         self._candidates, self._features, self._parameters = candidates, features, parameters
-        self._observe, self._rungs, self._noise = observe or values_of, rungs, noise
+        self._read_trial, self._rungs, self._noise = read_trial or completed_values, rungs, noise
         self._startup = max(startup, 2)
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._intersection = IntersectionSearchSpace()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the space; ValueError for more than two objectives."""
         if len(study.directions) > 2:
-            raise ValueError(f"KnownCostSampler: {len(study.directions)} objectives; it takes a quality and a cost")
+            raise ValueError(f"KnownCostSampler: {len(study.directions)} objectives; it supports one or two")
         return dict(self._distributions or self._intersection.calculate(study))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        """Draw a parameter that is not in the space."""
         return draw(param_distribution, random.Random(f"{self._seed}/{trial.number}/{param_name}"))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Return the parameters of the next trial."""
         if not search_space:
             return {}
-        with _ALONE, threadpool_limits(limits=1):  # the matrices are small, and the other cores train
-            return self._ask(TrialHistory.of(study, trial, search_space, self._observe, MOST), trial.number)
+        with _BLAS_LOCK, threadpool_limits(limits=1):  # the matrices are small, and training needs the other cores
+            history = TrialHistory.of(study, trial, search_space, self._read_trial, MAX_OBSERVED)
+            return self._propose(history, trial.number)
 
-    def _ask(self, past: TrialHistory, number: int) -> Params:
+    def _propose(self, history: TrialHistory, number: int) -> Params:
         rng = random.Random(f"{self._seed}/{number}")
-        for _ in range(DRAWS):
-            pool, costs = self._allowed(past, self._vary(past, [], POOL, rng))
+        for _ in range(MAX_DRAWS):
+            pool, costs = self._allowed(history, self._vary(history, [], POOL_SIZE, rng))
             if pool:
                 break
-        else:  # all was asked already, or nothing of what was drawn may be asked
-            return self._vary(past, [], 1, rng)[0]
-        if self._learnt_from(past) < self._startup:
+        else:  # the space is exhausted, or all candidates of all draws are excluded
+            return self._vary(history, [], 1, rng)[0]
+        if self._usable_trials(history) < self._startup:
             return pool[0] if costs is None else pool[np.argsort(costs, kind="stable")[self._turn(number, len(pool))]]
-        return self._most_gain(past, pool, costs, rng)
+        return self._largest_gain(history, pool, costs, rng)
 
-    def _learnt_from(self, past: TrialHistory) -> int:
-        """Trials that have come to something, at a cost that is known or will be told."""
-        priced = past.single or self._cost is not None
+    def _usable_trials(self, history: TrialHistory) -> int:
+        """Count the trials with a finite first objective and a cost that is finite or can be computed."""
+        priced = history.single or self._cost is not None
         return sum(
-            math.isfinite(history[-1]) and (math.isfinite(cost) or (priced and math.isnan(cost)))
-            for history, cost in zip(past.histories, past.costs, strict=True)
+            math.isfinite(curve[-1]) and (math.isfinite(cost) or (priced and math.isnan(cost)))
+            for curve, cost in zip(history.curves, history.costs, strict=True)
         )
 
     def _turn(self, number: int, count: int) -> int:
-        """Where trial `number` of the start lies among `count` candidates by cost: both ends, then the gaps between."""
+        """Return the place of startup trial `number` among `count` candidates by cost: both ends, then the gaps."""
         order = sorted(range(self._startup), key=_van_der_corput)
         return round((1 - order[number % self._startup] / (self._startup - 1)) * (count - 1))
 
-    def _most_gain(self, past: TrialHistory, pool: list[Params], costs: Array | None, rng: random.Random) -> Params:
-        """Of the pool and of what varies the best trials, then of what varies the best candidates so far."""
-        acquisition, parents = self._learn(past)
-        children, their_costs = self._allowed(past, self._vary(past, parents, CHILDREN, rng))
+    def _largest_gain(
+        self, history: TrialHistory, pool: list[Params], costs: Array | None, rng: random.Random
+    ) -> Params:
+        """Search the pool and children of the best trials, then children of the best candidates so far."""
+        acquisition, parents = self._fit(history)
+        children, child_costs = self._allowed(history, self._vary(history, parents, CHILDREN, rng))
         pool = pool + children
-        costs = None if costs is None or their_costs is None else np.concatenate([costs, their_costs])
-        best, most = pool[0], 0.0
+        costs = None if costs is None or child_costs is None else np.concatenate([costs, child_costs])
+        best, largest = pool[0], 0.0
         for _ in range(1 + ROUNDS):
             if not pool:
                 break
-            gains = acquisition.gains(self._rows(past, pool)[0], costs)
+            gains = acquisition.gains(self._rows(history, pool)[0], costs)
             order = np.argsort(-gains, kind="stable")
-            if gains[order[0]] > most:
-                best, most = pool[order[0]], float(gains[order[0]])
-            pool, costs = self._allowed(past, self._vary(past, [pool[i] for i in order[:ELITE]], CHILDREN, rng))
+            if gains[order[0]] > largest:
+                best, largest = pool[order[0]], float(gains[order[0]])
+            elite = [pool[i] for i in order[:ELITE_SIZE]]
+            pool, costs = self._allowed(history, self._vary(history, elite, CHILDREN, rng))
         return best
 
-    def _allowed(self, past: TrialHistory, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:
-        """Those that the study does not have and that may be asked, each once, and what they cost."""
-        fresh = past.unseen(candidates)
-        costs = self._costs(past, fresh)
+    def _allowed(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:
+        """Return the distinct new candidates that are not excluded, and their costs."""
+        fresh = history.unseen(candidates)
+        costs = self._costs(history, fresh)
         if costs is None:
             return fresh, None
         return [c for c, cost in zip(fresh, costs, strict=True) if math.isfinite(cost)], costs[np.isfinite(costs)]
 
-    def _learn(self, past: TrialHistory) -> tuple[AcquisitionModel, list[Params]]:
-        """The acquisition from the trials so far, and the parameters of the best of them."""
-        params, costs = past.params, past.costs
+    def _fit(self, history: TrialHistory) -> tuple[AcquisitionModel, list[Params]]:
+        """Return the acquisition model of the trials so far, and the parameters of the best of them."""
+        params, costs = history.params, history.costs
         unknown = np.flatnonzero(np.isnan(costs))
-        if len(unknown) and (told := self._costs(past, [params[i] for i in unknown])) is not None:
-            costs[unknown] = told
-        rows, groups = self._rows(past, params)
+        if len(unknown) and (computed := self._costs(history, [params[i] for i in unknown])) is not None:
+            costs[unknown] = computed
+        rows, groups = self._rows(history, params)
         acquisition = AcquisitionModel.of(
-            past.histories,
+            history.curves,
             costs,
             rows,
             groups,
             rungs=self._rungs,
-            running=past.running,
-            reference=past.turned(self._reference),
+            running=history.running,
+            reference=history.signed_reference(self._reference),
             noise=self._noise,
-            priced=past.single or self._cost is not None,
+            priced=history.single or self._cost is not None,
         )
-        if past.pending:
-            acquisition = acquisition.expecting(self._rows(past, past.pending)[0], self._costs(past, past.pending))
-        return acquisition, [params[i] for i in past.best_first()[:PARENTS]]
+        if history.pending:
+            pending_rows = self._rows(history, history.pending)[0]
+            acquisition = acquisition.with_pending(pending_rows, self._costs(history, history.pending))
+        return acquisition, [params[i] for i in history.best_first()[:MAX_PARENTS]]
 
-    def _vary(self, past: TrialHistory, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
+    def _vary(self, history: TrialHistory, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
         if self._candidates is not None:
             return self._candidates(parents, count, rng)
-        return vary(past.space, parents, count, rng)
+        return vary(history.space, parents, count, rng)
 
-    def _costs(self, past: TrialHistory, candidates: Sequence[Params]) -> Array | None:
-        """More is better; None where they are to be modelled."""
+    def _costs(self, history: TrialHistory, candidates: Sequence[Params]) -> Array | None:
+        """Return costs where more is better; None where they are modeled."""
         if self._cost is None:
-            return np.ones(len(candidates)) if past.single else None
-        told = np.asarray(self._cost(candidates, past.trials) if candidates else (), dtype=float)
-        return np.where(np.isnan(told), np.nan, 1.0) if past.single else past.signs[1] * told
+            return np.ones(len(candidates)) if history.single else None
+        costs = np.asarray(self._cost(candidates, history.trials) if candidates else (), dtype=float)
+        return np.where(np.isnan(costs), np.nan, 1.0) if history.single else history.signs[1] * costs
 
-    def _rows(self, past: TrialHistory, candidates: Sequence[Params]) -> tuple[Array, NDArray[np.int64]]:
-        """Features (n, d) and their groups (d,)."""
-        rows, groups = encode(past.space if self._parameters else {}, candidates)
+    def _rows(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[Array, NDArray[np.int64]]:
+        """Return features (n, d) and their groups (d,)."""
+        rows, groups = encode(history.space if self._parameters else {}, candidates)
         if self._features is None:
             return rows, groups
         more = np.asarray(self._features(candidates), dtype=float)
-        first = len(past.space) if self._parameters else 0
+        first = len(history.space) if self._parameters else 0
         return np.hstack([rows, more]), np.concatenate([groups, first + np.arange(more.shape[1])])
 
 
 def _van_der_corput(number: int) -> float:
-    """Radical inverse in base 2: 0, 1/2, 1/4, 3/4, ..."""
+    """Return the radical inverse in base 2: 0, 1/2, 1/4, 3/4, ..."""
     return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0

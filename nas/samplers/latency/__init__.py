@@ -2,6 +2,7 @@
 
 from nas.samplers.latency.predictor import (
     MAX_MODELS,
+    MIN_MODELS,
     HeldOut,
     LatencyModel,
     LatencyPredictor,
@@ -10,4 +11,13 @@ from nas.samplers.latency.predictor import (
     held_out,
 )
 
-__all__ = ["MAX_MODELS", "HeldOut", "LatencyModel", "LatencyPredictor", "Observation", "Prediction", "held_out"]
+__all__ = [
+    "MAX_MODELS",
+    "MIN_MODELS",
+    "HeldOut",
+    "LatencyModel",
+    "LatencyPredictor",
+    "Observation",
+    "Prediction",
+    "held_out",
+]

@@ -1,9 +1,9 @@
-"""Derive the operators of a stage's blocks from their numbers alone.
+"""Derive the operators of a stage's blocks from its spec alone.
 
-Each block of `backbones.layers` is written down once more here, as the fused network runs it in eval mode: norms folded
-into convolutions, position biases constant. The tests hold all of them against `nas.measure.counts.operators`. Left
-out: copies of Swin's shifted windows, ViT's position embedding, what is not computed where a map was enlarged for a
-window.
+Each block of `backbones.layers` has a second definition here, as the fused model runs it in eval mode: norms folded
+into convolutions, position biases constant. The tests compare all of them with `nas.measure.counts.operators`. Not
+included are the copies of Swin's shifted windows, ViT's position embedding, and the savings where a map was enlarged
+for a window.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from nas.samplers.latency.operator_costs import (
 )
 from search_space import StageSpec
 
-CARRIERS = 4  # of each window
+CARRIERS = 4  # per window
 
 
-@lru_cache(maxsize=20_000)  # a search asks for the same stages again and again
+@lru_cache(maxsize=20_000)  # a search repeats the same stages many times
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
-    """All that a stage runs on its map."""
+    """Return the operators of a stage on its map."""
     if stage.block == "c2f":
         return _c2f(stage, at)
     if stage.block in ("window", "mr_window"):
         ratios, windows = stage.resolutions
         at = at.padded(max(ratios) * max(windows))
     blocks = BLOCKS[stage.block](stage, at) * stage.depth
-    return (*blocks, *_entering_carriers(stage, at)) if stage.block == "carrier" else blocks
+    return (*blocks, *_carrier_setup(stage, at)) if stage.block == "carrier" else blocks
 
 
 def _c2f(stage: StageSpec, at: FeatureMap) -> Operators:
-    """The whole stage: one module, whatever the depth."""
+    """Return the operators of the whole stage: C2f is one module, whatever its depth."""
     c, h, n = stage.width, _hidden(stage), at.places
     half, joined = (conv(at, h, h, 3), memory("silu", n * h)), (2 + stage.depth) * h
     bottleneck = (*half, *half, memory("add", n * h, 3))
@@ -81,16 +81,16 @@ def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _windowed(stage: StageSpec, at: FeatureMap) -> Operators:
-    """A block for each ratio, those on a coarser map between their resampling."""
-    found: Operators = ()
+    """Return one block per ratio; a block on a coarser map has a resampling before and after it."""
+    blocks: Operators = ()
     for ratio, window in zip(*stage.resolutions, strict=True):
         coarse = at.shrunk(ratio).padded(window)
         copies = () if coarse.side == window else (memory("copy", coarse.places * stage.width),)
         inside = *copies, *_layer(coarse.places, window**2, stage), *copies
         doubled = (memory("add", at.places * stage.width),)
         before, after = (_pre_conv(stage, at) or doubled, ()) if ratio == 1 else _resampling(stage, at, ratio)
-        found += *before, *inside, *after, *_skip(stage, at)
-    return found
+        blocks += *before, *inside, *after, *_skip(stage, at)
+    return blocks
 
 
 def _attention(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -98,7 +98,7 @@ def _attention(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
-    """At two scales, without logits: keys times values, the keys' sum, queries times either."""
+    """Return attention at two scales without logits: keys times values, the keys' sum, queries times both."""
     c, n, heads = stage.width, at.places, stage.heads or 1
     coarser = conv(at, 3 * c, 3 * c, 5, groups=3 * c), conv(at, 3 * c, 3 * c, groups=3 * heads)
     between = *(memory("copy", 5 * n * c),) * 2, memory("relu", 4 * n * c), memory("add", 4 * n * c)
@@ -119,7 +119,7 @@ def _maxvit(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Carriers of an image among each other, then each window with its own."""
+    """Return attention among all carriers of an image, then within each window and its carriers."""
     (window,) = stage.resolutions[1]
     tokens = at.padded(window).places
     carriers = tokens // window**2 * CARRIERS
@@ -128,8 +128,8 @@ def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
     return *across, *copies, *_layer(tokens + carriers, window**2 + CARRIERS, stage)
 
 
-def _entering_carriers(stage: StageSpec, at: FeatureMap) -> Operators:
-    """What the stage does once: embedding of places, carriers from the map and back into it."""
+def _carrier_setup(stage: StageSpec, at: FeatureMap) -> Operators:
+    """Return the operators that a stage runs once: position embeddings, carriers from the map and back into it."""
     (window,) = stage.resolutions[1]
     at, c, h = at.padded(window), stage.width, stage.cpb_hidden or 1
     places = window**2 + at.places // at.batch // window**2 * CARRIERS
@@ -157,7 +157,7 @@ def _skip_relu(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _squeeze(stage: StageSpec, at: FeatureMap, act: str) -> Operators:
-    """Squeeze-excitation of the hidden width."""
+    """Return squeeze-excitation of the hidden width."""
     if stage.squeeze is None:
         return ()
     h, narrow = _hidden(stage), int(stage.width * stage.squeeze)
@@ -173,7 +173,7 @@ def _pre_conv(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _resampling(stage: StageSpec, at: FeatureMap, ratio: int) -> tuple[Operators, Operators]:
-    """To a coarser map, and back."""
+    """Return the operators to a coarser map, and those back."""
     c, coarse = stage.width, at.shrunk(ratio)
     if stage.subsampling == "conv":
         return (conv(at, c, c, ratio, ratio),), (transposed(at, c, ratio),)
@@ -182,7 +182,7 @@ def _resampling(stage: StageSpec, at: FeatureMap, ratio: int) -> tuple[Operators
 
 
 def _layer(tokens: int, seen: int, stage: StageSpec) -> Operators:
-    """A transformer layer in which each token sees `seen` tokens."""
+    """Return a transformer layer in which each token attends to `seen` tokens."""
     c, norm, add = stage.width, memory("norm", tokens * stage.width), memory("add", tokens * stage.width, 3)
     mixing = linear(tokens, c, 3 * c), *attention(tokens, seen, c, stage.heads or 1), linear(tokens, c, c)
     return norm, *mixing, add, norm, *_mlp(tokens, stage), add
@@ -196,7 +196,7 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
     return linear(tokens, c, h), memory("gelu", tokens * h), linear(tokens, h, c)
 
 
-# One block or layer of each kind; "c2f" has all of its stage in one.
+# The operators of one block or layer of each kind; "c2f" returns those of the whole stage.
 BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "c2f": _c2f,
     "basic": _basic,

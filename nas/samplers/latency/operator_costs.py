@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class OperatorCost(NamedTuple):
-    """One operator call of one batch."""
+    """The cost of one operator call on one batch."""
 
     kind: str
     macs: int
@@ -37,12 +37,12 @@ class FeatureMap(NamedTuple):
 
 
 def memory(kind: str, elements: int, passes: int = 2) -> OperatorCost:
-    """Cost an operator without MACs; each pass reads or writes all elements."""
+    """Return the cost of an operator without MACs; each pass reads or writes all elements."""
     return OperatorCost(kind, 0, elements * passes)
 
 
 def conv(at: FeatureMap, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> OperatorCost:
-    """Cost a convolution to a map `stride` times coarser."""
+    """Return the cost of a convolution to a map `stride` times coarser."""
     after, weights = at.shrunk(stride), outputs * inputs // groups * kernel**2
     if groups == 1:
         kind = "pointwise" if kernel == 1 else "conv"
@@ -52,22 +52,22 @@ def conv(at: FeatureMap, inputs: int, outputs: int, kernel: int = 1, stride: int
 
 
 def transposed(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
-    """Cost a transposed convolution whose kernel is its stride, from a map `ratio` times coarser to `at`."""
+    """Return the cost of a transposed convolution to `at` from a map `ratio` times coarser; kernel = stride."""
     moved = (at.places + at.shrunk(ratio).places) * channels + (ratio * channels) ** 2
     return OperatorCost("transposed", at.places * channels**2, moved)
 
 
 def pooled(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
-    """Cost average pooling to a map `ratio` times coarser."""
+    """Return the cost of average pooling to a map `ratio` times coarser."""
     return OperatorCost("pool", 0, (at.places + at.shrunk(ratio).places) * channels)
 
 
 def linear(tokens: int, inputs: int, outputs: int) -> OperatorCost:
-    """Cost tokens times a matrix of weights."""
+    """Return the cost of tokens times a matrix of weights."""
     return OperatorCost("linear", tokens * inputs * outputs, tokens * (inputs + outputs) + inputs * outputs)
 
 
 def attention(tokens: int, seen: int, width: int, heads: int) -> Operators:
-    """Cost fused attention of `seen` tokens each, and the softmax inside, which memory doesn't see."""
+    """Return the costs of fused attention to `seen` tokens each, and of its softmax, which moves no memory."""
     fused = OperatorCost("attention", 2 * tokens * seen * width, 4 * tokens * width)
     return fused, memory("softmax", tokens * seen * heads, 1)

@@ -1,14 +1,15 @@
-"""Predict the time of a network from those timed so far, to choose what to time next; never shown as a time.
+"""Predict the latency of a model from the models timed so far, to choose candidates; predictions are never reported.
 
     predictor = LatencyPredictor.fit(observations, batch=16, resolution=64)
     print(predictor.cross_validated())
     worth_timing = predictor.shortlist(candidates, limit_s=0.01)
 
-A network is a sum of stages (stem, stages, ...). A stage's time is what its operators cost, by kind, times a factor
-that stages of its kind share: a Gaussian process over stages, in which factors go together the more, the nearer stages
-are in shape. A network's time is a sum, so that networks and single stages are observations of the same process (any
-linear functional of one may be observed: Rasmussen and Williams, "Gaussian Processes for Machine Learning", chapter 2).
-All observations must be of one device, runtime, batch and resolution.
+The time of a model is the sum of its stages' times (stem, stages, ...). A stage's time is the sum of its operators'
+costs, by kind of operator, times a factor. A Gaussian process over stages models the factors: those of one kind of
+stage are correlated, the more so the closer their shapes are. As a model's time is a sum, whole models and single
+stages are observations of the same process (any linear functional of a process may be observed: Rasmussen and Williams,
+"Gaussian Processes for Machine Learning", chapter 2). All observations must be of one device, runtime, batch and
+resolution.
 """
 
 from __future__ import annotations
@@ -30,33 +31,37 @@ from nas.samplers.latency.stage_costs import StageCost, stage_costs
 from search_space import ArchSpec
 
 Array = NDArray[np.float64]
-Work = dict[str, Array]  # operator kind -> (3,): multiply-accumulates, elements moved, calls
+Work = dict[str, Array]  # operator kind -> (3,): MACs, elements moved, calls
 
-MIN_MODELS = 10  # of fewer, held-out errors say nothing
+MIN_MODELS = 10  # held-out errors of fewer are meaningless
 NORMAL_95 = 1.96
-STEPS = 30  # a column; scipy's own 3 have been too few for NNLS before
-TRUST = 0.1  # in the cost that fits all kinds alike, where a kind has little to say of its own
-SPREAD = 0.2  # of the factors of stages around 1
-UNSEEN = 0.5  # the same, of a kind that was never timed
-LENGTH = 1.0  # octaves of one number of the shape, within which factors of a kind go together
-SHARED = 0.5  # of a factor's variance, by all stages of its kind
-FLOOR = 0.04  # of a net's time: what is shorter weighs no more for being short
-WHOLE_NOISE = 0.03  # of a net's time
-PART_NOISE = 0.1, 0.005  # of a stage's time, and of its net's on top: stages are timed in a run of their own, less well
-AT_ONCE = 256  # bounds the memory that a long list of candidates takes
-MAX_MODELS = 300  # nets fitted on: time grows with their cube, and the error hardly falls any more
+NNLS_STEPS = 30  # per column; scipy's default of 3 has been too few
+PRIOR_WEIGHT = 0.1  # of the costs fitted to all kinds together, in the fit of each kind
+FACTOR_DEVIATION = 0.2  # of the factors of stages around 1
+UNTIMED_DEVIATION = 0.5  # the same, for a kind of stage that was never timed
+LENGTH_SCALE = 1.0  # octaves of one size of the shape
+SHARED_VARIANCE = 0.5  # share of a factor's variance that all stages of its kind have in common
+WEIGHT_FLOOR = 0.04  # of a model's time: shorter stages get no larger weight
+MODEL_NOISE = 0.03  # of a model's time
+STAGE_NOISE = 0.1, 0.005  # of a stage's time, and of its model's: stages are timed in a separate, less precise run
+CHUNK_SPECS = 256  # bounds the memory for a long list of candidates
+MAX_MODELS = 300  # that are fitted: time grows with their cube, and the error hardly falls beyond
 SCATTER_FOLDS = 5
-LEAST_SCATTER = 0.005  # no timing repeats itself better
-FAIR_CHANCE = 0.1
+MIN_SCATTER = 0.005  # no timing repeats better
+DEFAULT_CHANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A timed network: seconds of one batch, or any unit that all observations share.
+    """A timed model: seconds per batch, or any other unit that all observations share.
 
-    Seconds of different minutes don't compare where a machine drifts: give times relative to a reference that was timed
-    beside the net (1 / `Measurement.ratio`), or those times the reference's usual seconds.
-    stages_s: by the names of `Backbone.stage_modules`, in the same unit; any of them may be missing.
+    Seconds of different minutes are not comparable on a machine that drifts. Use times relative to a reference that was
+    timed in the same session (1 / `Measurement.ratio`), or these multiplied by the reference's usual seconds.
+
+    Attributes:
+        spec: the model's architecture.
+        seconds: time of the whole model.
+        stages_s: times by the names of `Backbone.stage_modules`, in the same unit; any of them may be missing.
     """
 
     spec: ArchSpec
@@ -65,7 +70,7 @@ class Observation:
 
     @classmethod
     def scaled(cls, spec: ArchSpec, seconds: float, whole_s: float, stages_s: Mapping[str, float]) -> Self:
-        """Scale stages from another run, in which the whole net took `whole_s` (`nas.measure.stages.StageTimes`)."""
+        """Scale the times of stages from another run, in which the whole model took `whole_s` (`StageTimes`)."""
         return cls(spec, seconds, {name: stage_s * seconds / whole_s for name, stage_s in stages_s.items()})
 
 
@@ -92,46 +97,50 @@ class Prediction:
 
 
 def check_observations(observations: Sequence[Observation], batch: int, resolution: int) -> None:
-    """Raise ValueError for too few networks, for what is no time, and for an impossible setting."""
+    """Raise ValueError for too few models, for times that are not positive, and for an impossible setting."""
     for name, value in (("batch", batch), ("resolution", resolution)):
         if value < 1:
             raise ValueError(f"{name}: {value!r} must be 1 or more")
-    nets = {observation.spec.arch_id for observation in observations}
-    if len(nets) < MIN_MODELS:
-        raise ValueError(f"observations: {len(nets)} nets; a latency predictor needs {MIN_MODELS} or more")
+    models = {observation.spec.arch_id for observation in observations}
+    if len(models) < MIN_MODELS:
+        raise ValueError(f"observations: {len(models)} models; a latency predictor needs {MIN_MODELS} or more")
     for observation in observations:
-        for what, seconds in (("whole", observation.seconds), *(observation.stages_s or {}).items()):
+        for name, seconds in (("whole", observation.seconds), *(observation.stages_s or {}).items()):
             if not (math.isfinite(seconds) and seconds > 0):
-                raise ValueError(f"observations: {observation.spec.arch_id}, {what}: {seconds!r} s; need more than 0")
+                raise ValueError(f"observations: {observation.spec.arch_id}, {name}: {seconds!r} s; need more than 0")
 
 
 @dataclass(frozen=True, eq=False)
 class OperatorRates:
-    """Seconds a multiply-accumulate, an element moved and a call, by operator kind; and of a call beside its stages."""
+    """Seconds per MAC, per element moved and per call, by operator kind, and the seconds outside all stages."""
 
     by_kind: Mapping[str, Array]  # (3,) each
-    any_kind: Array  # (3,): for kinds that were never seen
-    beside_s: float
+    any_kind: Array  # (3,): for kinds that were never timed
+    overhead_s: float
 
     def stage_s(self, stage: StageCost) -> float:
-        """Return the seconds of one stage."""
+        """Return the seconds of a stage."""
         return sum(float(work @ self.by_kind.get(kind, self.any_kind)) for kind, work in work_of([stage]).items())
 
 
-def work_of(found: Sequence[StageCost]) -> Work:
-    """Add up the work of stages."""
+def work_of(stages: Sequence[StageCost]) -> Work:
+    """Return the total work of stages by operator kind."""
     work: dict[str, tuple[int, int, int]] = {}
-    for kind, macs, moved in (operator for stage in found for operator in stage.operators):
+    for kind, macs, moved in (operator for stage in stages for operator in stage.operators):
         m, e, calls = work.get(kind, (0, 0, 0))
         work[kind] = m + macs, e + moved, calls + 1
     return {kind: np.array(amounts, dtype=float) for kind, amounts in work.items()}
 
 
 def fit_rates(rows: Sequence[tuple[Work, bool]], seconds: Array, weights: Array) -> OperatorRates:
-    """Fit rates to rows of work, each with whether it is of a whole call, and their seconds.
+    """Fit rates by non-negative least squares, with a prior for each kind around the rates of all kinds.
 
-    Least squares of `weights` times what is left, with a normal prior of each cost around that of all kinds. Negative
-    costs would fit noise, and make a net with more of something faster.
+    Negative rates would fit noise, and a model with more work would become faster.
+
+    Args:
+        rows: (work, whether it is that of a whole model) of each observation.
+        seconds: the observed times, (n,).
+        weights: of the residuals, (n,).
     """
     kinds = sorted({kind for work, _ in rows for kind in work})
     design = np.zeros((len(rows), 3 * len(kinds) + 1))
@@ -140,85 +149,87 @@ def fit_rates(rows: Sequence[tuple[Work, bool]], seconds: Array, weights: Array)
         for kind, amounts in work.items():
             row[3 * kinds.index(kind) :][:3] = amounts
     pooling = np.vstack([np.tile(np.eye(3, 4), (len(kinds), 1)), np.eye(4)[3:]])
-    alike = _non_negative((design @ pooling) * weights[:, None], seconds * weights)
-    prior = pooling @ alike
-    shrunk = np.vstack([design * prior * weights[:, None], TRUST * np.eye(len(prior))])
-    costs = _non_negative(shrunk, np.concatenate([seconds * weights, np.full(len(prior), TRUST)])) * prior
-    return OperatorRates(dict(zip(kinds, costs[:-1].reshape(-1, 3), strict=True)), alike[:3], float(costs[-1]))
+    pooled_rates = _non_negative((design @ pooling) * weights[:, None], seconds * weights)
+    prior = pooling @ pooled_rates
+    shrunk = np.vstack([design * prior * weights[:, None], PRIOR_WEIGHT * np.eye(len(prior))])
+    costs = _non_negative(shrunk, np.concatenate([seconds * weights, np.full(len(prior), PRIOR_WEIGHT)])) * prior
+    return OperatorRates(dict(zip(kinds, costs[:-1].reshape(-1, 3), strict=True)), pooled_rates[:3], float(costs[-1]))
 
 
 def _non_negative(design: Array, wanted: Array) -> Array:
-    """Solve non-negative least squares of columns of any scale."""
+    """Solve non-negative least squares with columns of any scale."""
     scale = np.maximum(np.abs(design).max(axis=0), np.finfo(float).tiny)
-    found: Array = nnls(design / scale, wanted, maxiter=STEPS * design.shape[1])[0] / scale
-    return found
+    solution: Array = nnls(design / scale, wanted, maxiter=NNLS_STEPS * design.shape[1])[0] / scale
+    return solution
 
 
 class ResidualGP:
-    """A Gaussian process over stages, fitted on the times of sums of stages; predicts such sums."""
+    """A Gaussian process over stages, fitted to the times of sums of stages; predicts such sums."""
 
     def __init__(
         self, rates: OperatorRates, rows: Sequence[Sequence[StageCost]], seconds: Array, deviations: Array
     ) -> None:
-        """Fit; `seconds` are of each row's stages together, known to `deviations` (one standard deviation)."""
+        """Fit the process to the total `seconds` of each row's stages, with the standard deviations of their noise."""
         self._rates = rates
         self._stages, self._rows = _sums(rates, rows)
-        own = self._rows @ _covariance(self._stages, self._stages) @ self._rows.T
-        self._factor = cho_factor(own + np.diag(deviations**2), lower=True)
+        covariance = self._rows @ _covariance(self._stages, self._stages) @ self._rows.T
+        self._factor = cho_factor(covariance + np.diag(deviations**2), lower=True)
         self._shares = self._rows.T @ cho_solve(self._factor, seconds - self._rows.sum(axis=1))
         self._kinds = {stage.kind for stage in self._stages}
 
     def seconds(self, rows: Sequence[Sequence[StageCost]]) -> Array:
-        """Return the seconds of each row's stages together."""
-        found, sums = _sums(self._rates, rows)
-        together: Array = sums @ (1 + _covariance(found, self._stages) @ self._shares)
-        return together
+        """Return the total seconds of each row's stages."""
+        stages, sums = _sums(self._rates, rows)
+        total: Array = sums @ (1 + _covariance(stages, self._stages) @ self._shares)
+        return total
 
     def predict(self, rows: Sequence[Sequence[StageCost]]) -> tuple[Array, Array]:
-        """Return `seconds` and their standard deviation, which takes most of the time."""
-        found, sums = _sums(self._rates, rows)
-        covariance = _covariance(found, self._stages)
+        """Return `seconds` and their standard deviation, which costs most of the time."""
+        stages, sums = _sums(self._rates, rows)
+        covariance = _covariance(stages, self._stages)
         mean = sums @ (1 + covariance @ self._shares)
         shared = sums @ covariance @ self._rows.T
-        strange = np.diag([UNSEEN**2 * (stage.kind not in self._kinds) for stage in found])
-        prior = sums @ (_covariance(found, found) + strange) * sums
-        known = shared * cho_solve(self._factor, shared.T).T
-        return mean, np.sqrt(np.maximum(prior.sum(axis=1) - known.sum(axis=1), 0.0))
+        untimed = np.diag([UNTIMED_DEVIATION**2 * (stage.kind not in self._kinds) for stage in stages])
+        prior = sums @ (_covariance(stages, stages) + untimed) * sums
+        explained = shared * cho_solve(self._factor, shared.T).T
+        return mean, np.sqrt(np.maximum(prior.sum(axis=1) - explained.sum(axis=1), 0.0))
 
 
 def _sums(rates: OperatorRates, rows: Sequence[Sequence[StageCost]]) -> tuple[list[StageCost], Array]:
-    """Return the distinct stages, and for each row the seconds of each of them by rates alone."""
+    """Return the distinct stages, and the seconds of each of them in each row by rates alone."""
     places: dict[tuple[object, ...], int] = {}
-    found: list[StageCost] = []
+    stages: list[StageCost] = []
     for stage in (stage for row in rows for stage in row):
-        if places.setdefault(stage[1:], len(found)) == len(found):
-            found.append(stage)
-    seconds = [rates.stage_s(stage) for stage in found]
-    sums = np.zeros((len(rows), len(found)))
+        if places.setdefault(stage[1:], len(stages)) == len(stages):
+            stages.append(stage)
+    seconds = [rates.stage_s(stage) for stage in stages]
+    sums = np.zeros((len(rows), len(stages)))
     for line, row in zip(sums, rows, strict=True):
         for stage in row:
             line[places[stage[1:]]] += seconds[places[stage[1:]]]
-    return found, sums
+    return stages, sums
 
 
 def _covariance(a: Sequence[StageCost], b: Sequence[StageCost]) -> Array:
     """Return the covariance of the factors of stages, (len(a), len(b))."""
-    found = np.zeros((len(a), len(b)))
+    covariance = np.zeros((len(a), len(b)))
     for kind in {stage.kind for stage in a}:
         rows = [i for i, stage in enumerate(a) if stage.kind == kind]
         columns = [i for i, stage in enumerate(b) if stage.kind == kind]
         if columns:
-            own, other = (np.log2([p[i].shape for i in at]) for p, at in ((a, rows), (b, columns)))
-            squares = ((own[:, None] - other) ** 2).sum(axis=-1) / LENGTH**2
-            found[np.ix_(rows, columns)] = SPREAD**2 * (SHARED + (1 - SHARED) * np.exp(-squares / 2))
-    return found
+            a_sizes, b_sizes = (np.log2([p[i].shape for i in at]) for p, at in ((a, rows), (b, columns)))
+            squares = ((a_sizes[:, None] - b_sizes) ** 2).sum(axis=-1) / LENGTH_SCALE**2
+            covariance[np.ix_(rows, columns)] = FACTOR_DEVIATION**2 * (
+                SHARED_VARIANCE + (1 - SHARED_VARIANCE) * np.exp(-squares / 2)
+            )
+    return covariance
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How far predictions lie from measurements that they had not seen; 0.05 is 5 % of the measured time."""
+    """Errors of predictions on held-out measurements; 0.05 is 5 % of the measured time."""
 
-    nets: int
+    measurements: int
     median_error: float
     p90_error: float
     kendall_tau: float
@@ -229,16 +240,16 @@ class HeldOut:
         return (
             f"median error {self.median_error:.1%}, nine in ten within {self.p90_error:.1%}, Kendall tau"
             f" {self.kendall_tau:.2f}, Spearman rho {self.spearman_rho:.2f}, {self.coverage:.0%} in their 95 % interval"
-            f" ({self.nets} held-out measurements)"
+            f" ({self.measurements} held-out measurements)"
         )
 
 
 def held_out(measured_s: Sequence[float], predicted_s: Sequence[float], inside: Sequence[bool]) -> HeldOut:
-    """Compare measurements with the predictions for them; `inside`: whether each lay within its interval."""
+    """Compare measurements with their predictions; `inside`: whether each measurement lies within its interval."""
     measured, predicted = np.asarray(measured_s), np.asarray(predicted_s)
     errors = np.abs(predicted / measured - 1)
     return HeldOut(
-        nets=len(errors),
+        measurements=len(errors),
         median_error=float(np.median(errors)),
         p90_error=float(np.quantile(errors, 0.9)),
         kendall_tau=float(kendalltau(predicted, measured).statistic),
@@ -248,34 +259,34 @@ def held_out(measured_s: Sequence[float], predicted_s: Sequence[float], inside: 
 
 
 def folds(groups: Sequence[str], count: int, seed: int) -> list[list[int]]:
-    """Divide the places of `groups` into `count` folds, or as many as there are groups; a group is never divided."""
+    """Divide the indices of `groups` into `count` folds, or one per group if fewer; a group is never divided."""
     names = sorted(set(groups))
     random.Random(seed).shuffle(names)
     fold_of = {name: i % count for i, name in enumerate(names)}
-    found = [[i for i, name in enumerate(groups) if fold_of[name] == fold] for fold in range(count)]
-    return [fold for fold in found if fold]
+    divided = [[i for i, name in enumerate(groups) if fold_of[name] == fold] for fold in range(count)]
+    return [fold for fold in divided if fold]
 
 
 @dataclass(frozen=True)
 class TimedStages:
-    """Stages that were timed together; `net_s` is the time of the network that they belong to."""
+    """Stages that were timed together, and the time of the model that they belong to."""
 
     stages: tuple[StageCost, ...]
     seconds: float
-    net_s: float
-    whole: bool
+    model_s: float
+    whole: bool  # whether they are all stages of the model
 
     @property
     def deviation_s(self) -> float:
         """Standard deviation of the time."""
         if self.whole:
-            return WHOLE_NOISE * self.seconds
-        return float(np.hypot(PART_NOISE[0] * self.seconds, PART_NOISE[1] * self.net_s))
+            return MODEL_NOISE * self.seconds
+        return float(np.hypot(STAGE_NOISE[0] * self.seconds, STAGE_NOISE[1] * self.model_s))
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """Rates and corrections together, fitted, for images of one batch and resolution."""
+    """Fitted rates and corrections, for one batch and resolution."""
 
     batch: int
     resolution: int
@@ -284,50 +295,56 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, observations: Sequence[Observation], batch: int, resolution: int) -> LatencyModel:
-        """Fit a model. Raises ValueError for stages that a spec doesn't have."""
+        """Fit a model. Raises ValueError for times of stages that a spec does not have."""
         rows = [row for o in observations for row in _timed_stages(o, batch, resolution)]
         seconds = np.array([row.seconds for row in rows])
-        weights = np.array([1 / (row.seconds + FLOOR * row.net_s) for row in rows])
+        weights = np.array([1 / (row.seconds + WEIGHT_FLOOR * row.model_s) for row in rows])
         rates = fit_rates([(work_of(row.stages), row.whole) for row in rows], seconds, weights)
-        left = seconds - np.array([rates.beside_s * row.whole for row in rows])
+        left = seconds - np.array([rates.overhead_s * row.whole for row in rows])
         deviations = np.array([row.deviation_s for row in rows])
         return cls(batch, resolution, rates, ResidualGP(rates, [row.stages for row in rows], left, deviations))
 
     def seconds(self, specs: Sequence[ArchSpec]) -> Array:
-        """Return the seconds of each, (n,), without their deviation, which takes most of the time."""
-        found = [self._whole(self.corrections.seconds(rows)) for rows in self._chunks(specs)]
-        return np.concatenate([np.empty(0), *found])
+        """Return the seconds of each spec, (n,), without their deviation, which costs most of the time."""
+        chunks = [self._whole(self.corrections.seconds(rows)) for rows in self._chunks(specs)]
+        return np.concatenate([np.empty(0), *chunks])
 
     def predict(self, specs: Sequence[ArchSpec]) -> tuple[Array, Array]:
-        """Return the seconds of each, and the relative standard deviation of what the model doesn't know of it."""
-        found = [self.corrections.predict(rows) for rows in self._chunks(specs)] or [(np.empty(0), np.empty(0))]
-        mean, deviation = (np.concatenate(values) for values in zip(*found, strict=True))
+        """Return the seconds of each spec, (n,), and their relative standard deviations, (n,)."""
+        chunks = [self.corrections.predict(rows) for rows in self._chunks(specs)] or [(np.empty(0), np.empty(0))]
+        mean, deviation = (np.concatenate(values) for values in zip(*chunks, strict=True))
         seconds = self._whole(mean)
         return seconds, deviation / seconds
 
     def _chunks(self, specs: Sequence[ArchSpec]) -> Iterator[list[list[StageCost]]]:
-        for i in range(0, len(specs), AT_ONCE):
-            yield [stage_costs(spec, self.batch, self.resolution) for spec in specs[i : i + AT_ONCE]]
+        for i in range(0, len(specs), CHUNK_SPECS):
+            yield [stage_costs(spec, self.batch, self.resolution) for spec in specs[i : i + CHUNK_SPECS]]
 
     def _whole(self, seconds: Array) -> Array:
-        """Return networks' seconds from their stages'; far from what was seen, corrections could exceed them."""
-        return np.maximum(seconds + self.rates.beside_s, np.finfo(float).tiny)
+        """Return models' seconds from their stages'; far from all observations, the sum could be negative."""
+        return np.maximum(seconds + self.rates.overhead_s, np.finfo(float).tiny)
 
 
 def _timed_stages(observation: Observation, batch: int, resolution: int) -> Iterator[TimedStages]:
-    """Yield the whole network, then each of its stages that was timed."""
-    found = {stage.name: stage for stage in stage_costs(observation.spec, batch, resolution)}
-    yield TimedStages(tuple(found.values()), observation.seconds, observation.seconds, True)
+    """Yield the whole model, then each of its stages that was timed."""
+    stages = {stage.name: stage for stage in stage_costs(observation.spec, batch, resolution)}
+    yield TimedStages(tuple(stages.values()), observation.seconds, observation.seconds, True)
     for name, seconds in (observation.stages_s or {}).items():
-        if name not in found:
-            arch_id, names = observation.spec.arch_id, ", ".join(found)
+        if name not in stages:
+            arch_id, names = observation.spec.arch_id, ", ".join(stages)
             raise ValueError(f"observations: {arch_id} has no stage {name!r}; it has {names}")
-        yield TimedStages((found[name],), seconds, observation.seconds, False)
+        yield TimedStages((stages[name],), seconds, observation.seconds, False)
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyPredictor:
-    """A fitted predictor. scatter: deviation of the logarithms of measurements beyond the model's own doubt."""
+    """A fitted predictor.
+
+    Attributes:
+        observations: those that it was fitted to.
+        model: predicts times and their deviations.
+        scatter: further standard deviation of the logarithms of held-out measurements.
+    """
 
     observations: tuple[Observation, ...]
     model: LatencyModel
@@ -335,9 +352,12 @@ class LatencyPredictor:
 
     @classmethod
     def fit(cls, observations: Sequence[Observation], *, batch: int, resolution: int) -> LatencyPredictor:
-        """Fit on the latest 300 networks that were timed at one batch and resolution; stages' times make fewer do.
+        """Fit a predictor to the latest 300 observations at one batch and resolution.
 
-        Raises ValueError for fewer than 10 nets, times that aren't positive, or stages that a spec doesn't have.
+        Times of stages reduce the number of models that are needed.
+
+        Raises:
+            ValueError: fewer than 10 models, times that aren't positive, or stages that a spec does not have.
         """
         latest = observations[-MAX_MODELS:]
         check_observations(latest, batch, resolution)
@@ -355,17 +375,17 @@ class LatencyPredictor:
         return [Prediction(float(s), float(d)) for s, d in zip(seconds, deviations, strict=True)]
 
     def cross_validated(self, count: int = 10, seed: int = 0) -> HeldOut:
-        """Return the errors on its own observations, in `count` folds, each predicted by a fit of the others.
+        """Return the errors of a cross-validation in `count` folds; it takes `count` times as long as `fit`.
 
-        All times of a net lie in one fold. Takes `count` times as long as `fit`.
+        All observations of an architecture are in one fold.
         """
         measured: list[float] = []
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for seen, unseen in _splits(self.observations, count, seed):
-            found += self._fit(seen, self.model.batch, self.model.resolution).predict([o.spec for o in unseen])
+            predictions += self._fit(seen, self.model.batch, self.model.resolution).predict([o.spec for o in unseen])
             measured += [o.seconds for o in unseen]
-        inside = [p.low_s <= s <= p.high_s for p, s in zip(found, measured, strict=True)]
-        return held_out(measured, [p.seconds for p in found], inside)
+        inside = [p.low_s <= s <= p.high_s for p, s in zip(predictions, measured, strict=True)]
+        return held_out(measured, [p.seconds for p in predictions], inside)
 
     def shortlist(
         self,
@@ -373,35 +393,42 @@ class LatencyPredictor:
         *,
         limit_s: float | None = None,
         keep: int | None = None,
-        chance: float = FAIR_CHANCE,
+        chance: float = DEFAULT_CHANCE,
     ) -> list[ArchSpec]:
-        """Choose the specs worth timing, the fastest first: with that chance to keep `limit_s`, at most `keep` of them.
+        """Return the specs that are worth timing, the fastest first.
 
-        Raises ValueError where neither is given, and for a limit that isn't positive.
+        Args:
+            specs: the candidates.
+            limit_s: drop specs whose probability to take `limit_s` or less is below `chance`.
+            keep: return this many specs at most.
+            chance: see `limit_s`.
+
+        Raises:
+            ValueError: neither limit_s nor keep is set, or the limit isn't positive.
         """
         if limit_s is None and keep is None:
-            raise ValueError("shortlist: give a limit_s, how many to keep, or both")
+            raise ValueError("shortlist: needs limit_s, keep, or both")
         if limit_s is not None and not limit_s > 0:
             raise ValueError(f"shortlist: limit_s {limit_s!r} must be more than 0")
         ranked = sorted(zip(self.predict(specs), specs, strict=True), key=lambda pair: pair[0].seconds)
-        fair = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= chance]
-        return fair[:keep]
+        likely = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= chance]
+        return likely[:keep]
 
 
 def _splits(
     observations: Sequence[Observation], count: int, seed: int
 ) -> Iterator[tuple[list[Observation], list[Observation]]]:
-    """Yield (the others, a fold) for each fold."""
+    """Yield (observations outside the fold, observations inside) for each fold."""
     for fold in folds([o.spec.arch_id for o in observations], count, seed):
         inside = set(fold)
         yield [o for i, o in enumerate(observations) if i not in inside], [observations[i] for i in fold]
 
 
 def _scatter(observations: Sequence[Observation], batch: int, resolution: int) -> float:
-    """Return the deviation of the logarithms of held-out times that the model's own doubt leaves open."""
+    """Return the deviation of the logarithms of held-out times beyond the model's own."""
     left: list[float] = []
     for seen, unseen in _splits(observations, SCATTER_FOLDS, 0):
         seconds, doubts = LatencyModel.fit(seen, batch, resolution).predict([o.spec for o in unseen])
         errors = np.log([o.seconds for o in unseen]) - np.log(seconds)
         left += list(errors**2 - doubts**2)
-    return math.sqrt(max(float(np.mean(left)), LEAST_SCATTER**2))
+    return math.sqrt(max(float(np.mean(left)), MIN_SCATTER**2))

@@ -1,4 +1,4 @@
-"""Derive the stages of a network and their operators from its spec: no torch, some hundred microseconds a spec."""
+"""Derive the stages of a model and their operators from its spec: no torch, some hundred microseconds per spec."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from search_space import ArchSpec, StageSpec
 
 
 class StageCost(NamedTuple):
-    """The operators of one part of a network, as `Backbone.stage_modules` names it."""
+    """The operators of one stage, with the names of `Backbone.stage_modules`."""
 
     name: str  # stem, stage1, down1, ..., norm, neck
-    kind: str  # what is built: "c2f", "patch stem", "pool down", "norm", "neck"
-    shape: tuple[float, ...]  # by which numbers, all positive; as many for every stage of a kind
+    kind: str  # "c2f", "patch stem", "pool down", "norm", "neck"
+    shape: tuple[float, ...]  # sizes, all positive; equally many for every stage of a kind
     operators: Operators
 
 
@@ -22,28 +22,28 @@ def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     """Return the stages of one `encode` of images (batch, 3, resolution, resolution), in the order they run."""
     widths = [stage.width for stage in spec.stages]
     maps = [FeatureMap(batch, resolution // stride) for stride in spec.strides]
-    found = [_stem(spec, FeatureMap(batch, resolution))]
+    stages = [_stem(spec, FeatureMap(batch, resolution))]
     for i, (stage, at) in enumerate(zip(spec.stages, maps, strict=True)):
         if i:
-            found.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], widths[i]))
-        found.append(_stage(i + 1, stage, at))
+            stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], widths[i]))
+        stages.append(_stage(i + 1, stage, at))
     last = memory("norm", maps[-1].places * widths[-1])
-    found.append(StageCost("norm", "norm", (widths[-1], maps[-1].side), (last,)))
-    return found if spec.neck_dim is None else [*found, _neck(spec, spec.neck_dim, maps)]
+    stages.append(StageCost("norm", "norm", (widths[-1], maps[-1].side), (last,)))
+    return stages if spec.neck_dim is None else [*stages, _neck(spec, spec.neck_dim, maps)]
 
 
 def _stem(spec: ArchSpec, at: FeatureMap) -> StageCost:
     width, stride, half = spec.stages[0].width, spec.strides[0], at.shrunk(2)
     act = memory("relu", at.shrunk(stride).places * width)
-    made: Operators
+    operators: Operators
     if spec.stem_width is not None:
         h = spec.stem_width
-        made = conv(at, 3, h, 3, 2), memory("relu", half.places * h), conv(half, h, width, 3, 2), act
+        operators = conv(at, 3, h, 3, 2), memory("relu", half.places * h), conv(half, h, width, 3, 2), act
     elif spec.stem == "overlap":
-        made = conv(at, 3, width, 7, stride), act
+        operators = conv(at, 3, width, 7, stride), act
     else:
-        made = (conv(at, 3, width, stride, stride),)
-    return StageCost("stem", f"{spec.stem} stem", (width, spec.stem_width or 1), made)
+        operators = (conv(at, 3, width, stride, stride),)
+    return StageCost("stem", f"{spec.stem} stem", (width, spec.stem_width or 1), operators)
 
 
 def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
@@ -53,22 +53,22 @@ def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
 
 
 def _down(number: int, kind: str, at: FeatureMap, before: int, after: int) -> StageCost:
-    made: Operators
+    operators: Operators
     if kind == "pool":
-        made = pooled(at, before, 2), conv(at.shrunk(2), before, after)
+        operators = pooled(at, before, 2), conv(at.shrunk(2), before, after)
     else:
-        made = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
-    return StageCost(f"down{number}", f"{kind} down", (before, after, at.side), made)
+        operators = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
+    return StageCost(f"down{number}", f"{kind} down", (before, after, at.side), operators)
 
 
 def _neck(spec: ArchSpec, width: int, maps: list[FeatureMap]) -> StageCost:
-    """Enlarge and add every map but the first, which passes as it is where it has the neck's width."""
+    """Enlarge and add every map but the first, which passes unchanged if it has the neck's width."""
     start = int(spec.neck.removeprefix("stage")) - 1
     at, channels = maps[start], [stage.width for stage in spec.stages[start:]]
-    made: Operators = ()
+    operators: Operators = ()
     for i, c in enumerate(channels):
         if i:
-            made += memory("copy", at.places * c), memory("add", at.places * width, 3)
+            operators += memory("copy", at.places * c), memory("add", at.places * width, 3)
         if i or c != width:
-            made += conv(at, c, c, 3, groups=c), conv(at, c, width)
-    return StageCost("neck", "neck", (width, sum(channels), at.side), made)
+            operators += conv(at, c, c, 3, groups=c), conv(at, c, width)
+    return StageCost("neck", "neck", (width, sum(channels), at.side), operators)

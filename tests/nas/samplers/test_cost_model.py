@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.measure.counts.totals import totals
-from nas.samplers.cost_model import SpaceCostModel, observe
+from nas.samplers.cost_model import SpaceCostModel, read_trial
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
@@ -139,14 +139,14 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
 )
 def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
     (trial,) = told([replace(record(0, (0.2, 0.3), 2.0), **changes)])  # type: ignore[arg-type]
-    assert observe(trial) is None
+    assert read_trial(trial) is None
 
 
 @pytest.mark.parametrize("rungs", [(), (0.2,)])
 def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
     failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
     (trial,) = told([failed])
-    assert observe(trial) == ((-math.inf,), 1.0)
+    assert read_trial(trial) == ((-math.inf,), 1.0)
 
 
 def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
@@ -161,7 +161,7 @@ def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
 def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:
     stopped = replace(record(0, (0.2,), 2.0), state=TrialState.STOPPED, measurement=measurement(4.0))
     (trial,) = told([stopped])
-    assert observe(trial) == ((0.2,), 2.0)
+    assert read_trial(trial) == ((0.2,), 2.0)
 
 
 @pytest.mark.slow

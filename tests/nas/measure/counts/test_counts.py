@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import InputSizeError, build
-from backbones.hollow import hollow
+from backbones.skip_init import skip_init
 from nas.measure.counts import count, side_by_side, totals
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
@@ -194,7 +194,7 @@ def test_specs_are_counted_as_if_each_block_ran(name):
     rng = random.Random(0)
     for _ in range(15):
         spec, resolution = SPACES[name].sample(rng), 64 if name == "micro" else 224
-        with hollow():
+        with skip_init():
             model = build(spec)
         counts = check_against_torch(model, resolution)
         assert totals(spec, resolution) == (counts.macs, counts.params)
@@ -204,7 +204,7 @@ def test_specs_are_counted_as_if_each_block_ran(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_the_sum_of_their_parts(name):
-    with hollow():
+    with skip_init():
         model = build(PRESETS[name])
     counts = count(model, 160)
     assert totals(PRESETS[name], 160) == (counts.macs, counts.params)
@@ -214,7 +214,7 @@ def test_presets_are_the_sum_of_their_parts(name):
 def test_each_further_block_of_a_stage_costs_what_the_second_does(kind):
     for depth in (1, 4, 5):
         spec = ArchSpec((replace(STAGES[kind], depth=depth),) * 2, stem="patch")
-        with hollow():
+        with skip_init():
             counts = count(build(spec), 96)
         assert totals(spec, 96) == (counts.macs, counts.params)
 

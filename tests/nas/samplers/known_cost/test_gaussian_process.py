@@ -69,13 +69,13 @@ def test_noisy_values_are_smoothed_and_exact_ones_are_not():
 def test_what_is_on_its_way_leaves_means_and_takes_doubt_from_its_neighbours():
     features, values = data()
     model, new = fitted(features, values), np.array([[0.5, 0.5, 0.5], [3.0, 3.0, 3.0]])
-    waiting = model.expecting(new[1:])
+    waiting = model.with_pending(new[1:])
     mean, deviation = model.predict(new)
     mean_then, deviation_then = waiting.predict(new)
     assert mean_then == pytest.approx(mean)
     assert deviation_then[0] == pytest.approx(deviation[0], rel=1e-3)
     assert deviation_then[1] < 0.5 * deviation[1]
-    again = waiting.expecting(new[:1])
+    again = waiting.with_pending(new[:1])
     covariance = model.signal * np.exp(-((again.features[:, None] - again.features[None]) ** 2).sum(-1))
     covariance += np.eye(len(covariance)) * (model.nugget + gaussian_process.JITTER)
     assert again.factor @ again.factor.T == pytest.approx(covariance)

@@ -11,9 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from nas.samplers.known_cost import KnownCostSampler, Observed
+from nas.samplers.known_cost import KnownCostSampler, TrialValues
 from nas.samplers.known_cost.acquisition import AcquisitionModel
-from nas.samplers.known_cost.history import TrialHistory, values_of
+from nas.samplers.known_cost.history import TrialHistory, completed_values
 from nas.study.pareto import hypervolume
 
 SPACE = {f"p{i}": CategoricalDistribution(tuple(range(6))) for i in range(5)}
@@ -131,7 +131,7 @@ def test_short_trainings_inform_and_never_pose_as_long_ones():
         reference=(0.0, 26.0),
         seed=0,
         rungs=2,
-        observe=lambda t: Observed(tuple(t.user_attrs["rungs"]), cost(t.params)) if t.user_attrs else None,
+        read_trial=lambda t: TrialValues(tuple(t.user_attrs["rungs"]), cost(t.params)) if t.user_attrs else None,
     )
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     rng = np.random.default_rng(0)
@@ -270,6 +270,6 @@ def test_of_many_trials_the_best_and_the_latest_are_kept():
         distributions = {"x": FloatDistribution(0, 10)}
         study.add_trial(create_trial(values=[float(i), 1.0], params={"x": float(i)}, distributions=distributions))
     trial = study.ask({"x": FloatDistribution(0, 10)})
-    past = TrialHistory.of(study, study.trials[trial.number], {"x": FloatDistribution(0, 10)}, values_of, 4)
-    assert [o.qualities[0] for _, o in past.shown] == [9.0, 8.0, 5.0, 6.0]
-    assert len(past.asked) == 10
+    history = TrialHistory.of(study, study.trials[trial.number], {"x": FloatDistribution(0, 10)}, completed_values, 4)
+    assert [o.qualities[0] for _, o in history.observed] == [9.0, 8.0, 5.0, 6.0]
+    assert len(history.proposed) == 10

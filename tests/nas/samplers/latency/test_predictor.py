@@ -23,7 +23,7 @@ from nas.samplers.latency.stage_costs import StageCost, stage_costs
 from search_space import BLOCKS, SPACES, ArchSpec, StageSpec
 
 BATCH, PX = 4, 64
-TIMED = Path(__file__).parents[2] / "experiments" / "results" / "predictor_micro.json"
+TIMED = Path(__file__).parents[4] / "experiments" / "results" / "predictor_micro.json"
 
 
 def sampled(count: int, seed: int) -> list[ArchSpec]:
@@ -215,7 +215,7 @@ def test_what_is_no_time_is_refused(wrong, stage):
 
 def test_too_few_nets_and_strange_stages_are_refused():
     seen = observations(12, seed=0)
-    refused([*seen[:9], *seen[:9]], "9 nets.*10 or more")
+    refused([*seen[:9], *seen[:9]], "9 models.*10 or more")
     seen[3] = replace(seen[3], stages_s={"stage9": 1.0})
     refused(seen, "no stage 'stage9'; it has stem, stage1")
 
@@ -227,7 +227,7 @@ def refused(seen: list[Observation], words: str) -> None:
 
 
 def test_a_shortlist_of_nothing_in_particular_is_refused(predictor):
-    with pytest.raises(ValueError, match="limit_s, how many to keep, or both"):
+    with pytest.raises(ValueError, match="limit_s, keep, or both"):
         predictor.shortlist(sampled(3, seed=0))
     with pytest.raises(ValueError, match="limit_s -1 must be more than 0"):
         predictor.shortlist(sampled(3, seed=0), limit_s=-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def widened(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
+def fp32_fallback(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
     """`module(x, *others)`; for bfloat16 on a CPU without instructions for it, in fp32 and rounded. Eval mode only.
 
     There PyTorch's products of bfloat16 matrices run 14 times slower than in fp32, convolutions up to 50 times (AVX2,

@@ -14,7 +14,7 @@ DRAWING = (_ConvNd, _NormBase, nn.LayerNorm, nn.Linear)
 
 
 @contextmanager
-def hollow() -> Iterator[None]:
+def skip_init() -> Iterator[None]:
     """What is built inside lies on the meta device.
 
     torch goes through the motions of drawing weights even there, which takes 40 % of a build; meanwhile its layers
