@@ -64,7 +64,7 @@ def report(rows: list[dict[str, Any]]) -> None:
             f"{m['latency_ms']:.2f}",
             memory,
             energy,
-            f"{m['made_s']:.0f}",
+            f"{m['compile_s']:.0f}",
         )
         print(row["net"], row["arm"], *numbers, "; ".join((m["verdict"], *m["notes"])), sep=" | ")
 

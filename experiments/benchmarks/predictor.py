@@ -37,7 +37,7 @@ from nas.files import atomic_write
 from nas.measure import environment
 from nas.measure.device_lock import measuring
 from nas.measure.interleave import compare
-from nas.measure.stages import called_parts, stage_times
+from nas.measure.stages import called_modules, stage_times
 from nas.measure.timers import HostTimer
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation, held_out
 from search_space import SPACES, ArchSpec
@@ -90,7 +90,7 @@ def measured(scale: Scale, spec: ArchSpec, turn: int, reference: nn.Module) -> R
     with measuring(lock_dir() / "cpu"), torch.inference_mode():
         arms = [_call(model, images) for model in (net, reference)]
         found = compare(arms[0], arms[1], HostTimer(), scale.compare_s, np.random.default_rng(turn))
-        stages = stage_times(net, called_parts(net, net.stage_modules(), images[0]), images[0], scale.stages_s)
+        stages = stage_times(net, called_modules(net, net.stage_modules(), images[0]), images[0], scale.stages_s)
     ratio = found.ratio
     return {
         "arch_id": spec.arch_id,

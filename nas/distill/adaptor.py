@@ -55,7 +55,7 @@ def on_grid(spatial: Tensor, stride: int) -> Tensor:
     return spatial
 
 
-def described(about: Mapping[str, Any]) -> Adaptor:
+def build_adaptor(about: Mapping[str, Any]) -> Adaptor:
     """Build an adaptor, its weights yet to be loaded, from what `nas.distill.adaptors.describe` returned.
 
     Raises:

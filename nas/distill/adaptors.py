@@ -18,7 +18,7 @@ from torch import nn
 
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import TeacherTargets
-from nas.distill.adaptor import Adaptor, described, mlp, module_name
+from nas.distill.adaptor import Adaptor, build_adaptor, mlp, module_name
 from nas.distill.heads import TeacherHeads
 from nas.distill.losses import TargetTransform
 from nas.files import atomic_path
@@ -154,7 +154,7 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, A
 def _load_adaptor(file: Any, name: str, about: Mapping[str, Any]) -> Adaptor:
     """Load one teacher's adaptor; the tensors must have the widths that the metadata say."""
     with torch.device("meta"):
-        adaptor = described(about)
+        adaptor = build_adaptor(about)
     # Cloned: safetensors maps the file, and one that shrinks under a map kills the process.
     state = {key: file.get_tensor(f"{name}/{key}").clone() for key in adaptor.state_dict()}
     adaptor.load_state_dict(state, assign=True)

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import SIZE_MULTIPLE_PX, Backbone
 from backbones.build import build
 from backbones.fuse import fuse
-from nas.distill.adaptor import described, module_name
+from nas.distill.adaptor import build_adaptor, module_name
 from search_space.arch import ArchSpec
 
 
@@ -96,7 +96,7 @@ class BackboneNasModel(PreTrainedModel):
         self.input_conditioner: nn.Module = InputConditioner(config.image_mean, config.image_std)
         self.network: Backbone = build(ArchSpec.from_dict(config.spec))
         _keep_derived(self.network)
-        self.adaptors = nn.ModuleDict({module_name(name): described(a) for name, a in config.adaptors.items()})
+        self.adaptors = nn.ModuleDict({module_name(name): build_adaptor(a) for name, a in config.adaptors.items()})
         self.post_init()
 
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:

@@ -16,7 +16,7 @@ from nas.export import ExportError
 from nas.export.graph import BATCHES, DeployedModel, cases, check_graph, outputs, size_step, time_graph
 from nas.export.source import ExportSource, FormatReport
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import installed, refusing
+from nas.measure.runtimes.contract import arm_errors, import_optional
 from nas.measure.runtimes.onnx_graph import INPUT, Exportable
 
 FILE = "model.onnx"
@@ -32,7 +32,7 @@ def check_installed() -> None:
     """Raise ExportError where a library is missing."""
     try:
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            installed(name, "onnx")
+            import_optional(name, "onnx")
     except ArmError as error:
         raise ExportError(str(error).replace("arm:", "--format onnx:")) from None
 
@@ -81,7 +81,7 @@ def _sizes(px: int, step: int | None) -> str:
 
 def _attempt(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> tuple[Any, float]:
     """Write and check the graph; return what runs the file, and its error."""
-    with refusing("onnx", Exception), warnings.catch_warnings():
+    with arm_errors("onnx", Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes to its own authors
         _write(model, path, px, step, names)
     run = session(path)
@@ -109,16 +109,16 @@ def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Seque
 
 def session(path: Path) -> Any:
     """Return a function from images to tensors that runs an ONNX file on the CPU, with torch's number of threads."""
-    library = installed("onnxruntime", "onnx")
+    library = import_optional("onnxruntime", "onnx")
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")  # as in nas.measure.runtimes
-    with refusing("onnxruntime", Exception):
+    with arm_errors("onnxruntime", Exception):
         made = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> list[Tensor]:
-        with refusing("onnxruntime", Exception):
+        with arm_errors("onnxruntime", Exception):
             return [torch.from_numpy(array) for array in made.run(None, {INPUT: images.numpy()})]
 
     return run

@@ -12,8 +12,17 @@ LAYOUTS = {"channels-last": torch.channels_last, "nchw": torch.contiguous_format
 FORMS = ("fused", "unfused")
 # What each stands for: nas.measure.runtimes.
 RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "onnxruntime", "tensorrt")
-UNSEEN = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's allocator tells nothing of a call's memory
-COMPILING = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes to be made
+UNTRACKED_RUNTIMES = (
+    "reduce-overhead",
+    "onnxruntime",
+    "tensorrt",
+)  # PyTorch's allocator tells nothing of a call's memory
+COMPILED_RUNTIMES = (
+    "compiled",
+    "reduce-overhead",
+    "max-autotune-no-cudagraphs",
+    "tensorrt",
+)  # may take minutes to be made
 
 
 class ArmError(ValueError):
@@ -66,7 +75,7 @@ class Arm:
 
         Tensors are followed on a CPU where PyTorch's own operators run, and on a card where its allocator serves them.
         """
-        seen = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNSEEN
+        seen = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNTRACKED_RUNTIMES
         return frozenset() if seen else frozenset({"peak_memory_mib"})
 
 

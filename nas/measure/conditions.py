@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-HERTZ = 15.0
+POLL_HZ = 15.0
 # NVML's reasons for a lower clock, by bit. What heat or the board forces makes a number worthless; the power cap is the
 # card's normal life.
 SLOWDOWNS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
@@ -41,9 +41,9 @@ class Conditions:
     """What was seen during one measurement. None is what a device doesn't tell."""
 
     readings: tuple[Reading, ...] = ()
-    strangers: int = 0  # other processes that computed on the card
+    other_processes: int = 0  # other processes that computed on the card
     waited: float | None = None  # share of the time in which a thread of ours was ready and had no core
-    others_cores: float | None = None  # CPUs that other processes kept busy, on average
+    other_busy_cores: float | None = None  # CPUs that other processes kept busy, on average
 
     @property
     def slowdowns(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class DeviceWatch(Protocol):
 
 
 @contextmanager
-def watching(watch: DeviceWatch, hertz: float | None = HERTZ) -> Iterator[Callable[[], Conditions]]:
+def watching(watch: DeviceWatch, hertz: float | None = POLL_HZ) -> Iterator[Callable[[], Conditions]]:
     """Polls in a thread while the body runs (hertz None: never); the function ends that and gives the conditions."""
     over = threading.Event()
 
@@ -165,7 +165,7 @@ class HostWatch:
         if now.busy_s is not None and before.busy_s is not None:
             others_s = now.busy_s - before.busy_s - (now.own_s - before.own_s)
             others = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        return Conditions(waited=waited, others_cores=others)
+        return Conditions(waited=waited, other_busy_cores=others)
 
     def energy_j(self) -> float | None:
         """Unknown."""
@@ -235,7 +235,7 @@ class CardWatch:
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
         self.poll()
-        return Conditions(tuple(self._readings), strangers=self._strangers())
+        return Conditions(tuple(self._readings), other_processes=self._strangers())
 
     def energy_j(self) -> float | None:
         """See `DeviceWatch`."""
@@ -277,7 +277,7 @@ def nvml() -> Any:
     return pynvml
 
 
-def held_bytes(library: Any, uuid: str) -> int | None:
+def driver_bytes(library: Any, uuid: str) -> int | None:
     """Bytes that this process holds on a card, context and libraries included; None in containers, which hide it."""
     with suppress(library.NVMLError):
         handle = library.nvmlDeviceGetHandleByUUID(uuid)

@@ -55,7 +55,7 @@ def device_kind(device: str) -> str:
     return f"{cpu_model()}, {cpu_count()} CPUs"
 
 
-def kind_of(environment: Mapping[str, Any]) -> str | None:
+def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:
     """`device_kind` where a study's `environment` was written down; None where it was not."""
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment["device_name"])

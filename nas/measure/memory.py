@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.measure.conditions import card_uuid, held_bytes, nvml
+from nas.measure.conditions import card_uuid, driver_bytes, nvml
 
 MIB = 2**20
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs: proc(5)
@@ -60,7 +60,7 @@ def _card_peaks(call: Callable[[], object], fixed: int, device: torch.device, fo
     allocated = torch.cuda.max_memory_allocated(device) - before
     reserved = torch.cuda.max_memory_reserved(device)
     library = nvml()
-    driver = held_bytes(library, card_uuid(device)) if library else None
+    driver = driver_bytes(library, card_uuid(device)) if library else None
     return Peaks(
         allocated_mib=(fixed + allocated) / MIB if followed else None,
         reserved_mib=reserved / MIB,

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from backbones.folding import batch_norms_left
 from nas.measure.arms import Arm
-from nas.measure.conditions import HERTZ, CardWatch, Conditions, DeviceWatch, HostWatch, card_uuid, nvml, watching
+from nas.measure.conditions import POLL_HZ, CardWatch, Conditions, DeviceWatch, HostWatch, card_uuid, nvml, watching
 from nas.measure.environment import device_name, torch_device
 from nas.measure.interleave import compare
 from nas.measure.prepare import CHECKED_IMAGES, PreparedPair, Setting, Subject, images, prepare_pair, reference_outputs
-from nas.measure.stages import timed_stages
+from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Timer, timer_for
@@ -26,7 +26,7 @@ from nas.study.records import Measurement
 
 LATENCY_SHARE, STAGES_SHARE = 0.15, 0.05  # of the budget; the second on top of it
 LATENCIES = (3, 600)  # calls with one image, at least and at most; a 99th percentile needs 299
-TRIES, PAUSE_S = 3, 10.0  # where a card is slowed down by heat: how often, and the pause between
+MAX_TRIES, PAUSE_S = 3, 10.0  # where a card is slowed down by heat: how often, and the pause between
 QUEUED_S = 0.1  # of work at a time, while energy is counted
 QUEUE_CALLS = 5  # on an empty queue, for what launching costs
 
@@ -77,7 +77,7 @@ def measure_pair(
         MeasurementError: Memory is too small even for one image, or the clock saw no time pass.
     """
     device = torch_device(setting.device)
-    timer, hertz = timer or timer_for(device), None if watch else HERTZ
+    timer, hertz = timer or timer_for(device), None if watch else POLL_HZ
     watch = watch or watch_for(device)
     start = timer.now()
     drawn = images(setting)
@@ -87,10 +87,10 @@ def measure_pair(
     with torch.inference_mode():
         timed = _timed(prepared, setting, timer, watch, hertz)
         energy_j = _energy_j(subject, timed.times.candidate.value, setting.energy_s, timer, watch)
-    stages_s = timed_stages(subject.model, subject.buffers[0], STAGES_SHARE * setting.budget_s)
+    stages_s = seconds_by_stage(subject.model, subject.buffers[0], STAGES_SHARE * setting.budget_s)
     record = Measurement(
         device=device_name(device),
-        arm=described(setting.arm, subject.model, device),
+        arm=describe_arm(setting.arm, subject.model, device),
         reference=name_of_reference,
         resolution=setting.resolution,
         requested_batch=setting.batch,
@@ -113,7 +113,7 @@ def _prepared_values(prepared: PreparedPair) -> dict[str, Any]:
         "reserved_memory_mib": prepared.peaks.reserved_mib,
         "driver_memory_mib": prepared.peaks.driver_mib,
         "output_error": error if math.isfinite(error) else None,
-        "made_s": prepared.candidate.made_s,
+        "compile_s": prepared.candidate.compile_s,
     }
 
 
@@ -170,7 +170,7 @@ def watch_for(device: torch.device) -> DeviceWatch:
     return HostWatch()
 
 
-def described(arm: Arm, model: nn.Module, device: torch.device) -> str:
+def describe_arm(arm: Arm, model: nn.Module, device: torch.device) -> str:
     """Name an arm as a record does.
 
     One BatchNorm is a last norm, which nothing before it can take in; more are what folding had to leave.
@@ -195,7 +195,7 @@ def _latencies(single: Subject, timer: Timer, budget_s: float) -> Array:
 def _timed(prepared: PreparedPair, setting: Setting, timer: Timer, watch: DeviceWatch, hertz: float | None) -> Timed:
     """Take all timings under watch; discard those of a card that was slowed down, three times at most."""
     calls = prepared.candidate.call(), prepared.reference.call()
-    for tries in range(1, TRIES + 1):
+    for tries in range(1, MAX_TRIES + 1):
         end = timer.now() + setting.budget_s
         with watching(watch, hertz) as conditions:
             latencies_s = _latencies(prepared.single, timer, LATENCY_SHARE * setting.budget_s)
@@ -203,7 +203,7 @@ def _timed(prepared: PreparedPair, setting: Setting, timer: Timer, watch: Device
             times = compare(*calls, timer, end - timer.now(), rng, lead_in=setting.arms_differ)
             launch_share = _launch_share(prepared.candidate, times, timer) if timer.queued else None
             seen = conditions()
-        if not seen.slowdowns or tries == TRIES:
+        if not seen.slowdowns or tries == MAX_TRIES:
             break
         timer.sleep(PAUSE_S)
     return Timed(latencies_s, times, launch_share, seen, tries)

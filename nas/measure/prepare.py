@@ -17,7 +17,7 @@ from backbones import fuse
 from nas.measure.arms import Arm
 from nas.measure.memory import Peaks, peak_memory
 from nas.measure.runtimes import runner
-from nas.measure.sweep import largest_that_fits, out_of_memory
+from nas.measure.sweep import largest_fitting, out_of_memory
 from nas.measure.timers import Call
 from nas.measure.verdicts import MeasurementError
 
@@ -71,7 +71,7 @@ class Subject:
     model: nn.Module
     run: Callable[[Tensor], Any]
     buffers: tuple[Tensor, ...]
-    made_s: float
+    compile_s: float
     notes: tuple[str, ...] = ()
 
     def call(self) -> Call:
@@ -87,7 +87,7 @@ def images(setting: Setting) -> tuple[Tensor, ...]:
     return tuple(torch.randn(shape, generator=generator) for _ in range(BUFFERS))
 
 
-def in_arm(net: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
+def apply_arm(net: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
     """Return a copy of `net` on its device, in the arm's precision, layout and form; not on its runtime yet."""
     model: Any = fuse(net) if arm.form == "fused" else copy.deepcopy(net).eval().requires_grad_(False)
     ready: nn.Module = model.to(device=device, dtype=arm.dtype, memory_format=arm.memory_format)
@@ -96,10 +96,10 @@ def in_arm(net: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
 
 def prepare_subject(net: nn.Module, arm: Arm, drawn: tuple[Tensor, ...], batch: int, device: torch.device) -> Subject:
     """Put `net` in its arm, with the first `batch` of each of the `drawn` images."""
-    model = in_arm(net, arm, device)
+    model = apply_arm(net, arm, device)
     buffers = tuple(d[:batch].to(device, arm.dtype).contiguous(memory_format=arm.memory_format) for d in drawn)
     made = runner(arm.runtime, model, buffers[0])
-    return Subject(model, made.run, buffers, made.made_s, made.notes)
+    return Subject(model, made.run, buffers, made.compile_s, made.notes)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def prepare_pair(
         batch = int(batch * SMALLER_BATCH)
     else:
         tried = lambda size: _attempt(nets, drawn, wanted, eager, device, size) is not None  # noqa: E731
-        batch = largest_that_fits(tried, 0, batch)
+        batch = largest_fitting(tried, 0, batch)
     while batch:
         if ready := _attempt(nets, drawn, wanted, setting, device, batch):
             return ready

@@ -61,7 +61,7 @@ class Ceilings:
         """Seconds that reading and writing so many bytes takes at least, of memory of which so many are touched."""
         return moved / (self.bandwidth(touched) * GIGA)
 
-    def raised(self, other: Ceilings) -> Ceilings:
+    def highest(self, other: Ceilings) -> Ceilings:
         """The higher of both, each: a ceiling is the best that was ever seen."""
         rates = [(size, max(a, b)) for (size, a), (_, b) in zip(self.gbytes_s, other.gbytes_s, strict=True)]
         gmacs_s = max(self.gmacs_s, other.gmacs_s)

@@ -13,7 +13,7 @@ import torch
 from backbones import Backbone, build, resolve
 from backbones.timm_models import TimmBackbone
 from nas.measure import Measured, Setting, measure_pair
-from nas.measure.arms import COMPILING
+from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.forkserver import ForkServer
 from search_space import ArchSpec
 
@@ -80,10 +80,10 @@ class MeasurementService:
 def default_limit_s(setting: Setting) -> float:
     """Return the seconds after which a measurement is taken to hang."""
     arms = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
-    return LIMIT_S + LIMIT_PER_BUDGET * setting.budget_s + (COMPILING_LIMIT_S if arms & set(COMPILING) else 0.0)
+    return LIMIT_S + LIMIT_PER_BUDGET * setting.budget_s + (COMPILING_LIMIT_S if arms & set(COMPILED_RUNTIMES) else 0.0)
 
 
-def network(arch: Arch) -> Backbone | TimmBackbone:
+def build_network(arch: Arch) -> Backbone | TimmBackbone:
     """Build the network of a name, a spec's file or a spec, freshly initialized.
 
     Raises:
@@ -101,4 +101,6 @@ def save_samples(measured: Measured, path: Path) -> None:
 def _measure(candidate: Arch, reference: Arch, setting: Setting, name_of_reference: str, threads: int) -> Measured:
     torch.set_num_threads(threads)
     torch.manual_seed(setting.seed)
-    return measure_pair(network(candidate), network(reference), setting, name_of_reference=name_of_reference)
+    return measure_pair(
+        build_network(candidate), build_network(reference), setting, name_of_reference=name_of_reference
+    )

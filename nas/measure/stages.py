@@ -29,7 +29,7 @@ class StageTimes:
         return sum(self.stages_s.values()) / self.whole_s
 
 
-def called_parts(
+def called_modules(
     model: nn.Module, stages: Sequence[tuple[str, nn.Module]], images: Tensor
 ) -> list[tuple[str, nn.Module]]:
     """The stages that a forward calls as modules; a container that is only iterated over gives its children instead.
@@ -73,7 +73,7 @@ def stage_times(
     return StageTimes(means.pop(""), means)
 
 
-def timed_stages(model: nn.Module, images: Tensor, budget_s: float) -> dict[str, float]:
+def seconds_by_stage(model: nn.Module, images: Tensor, budget_s: float) -> dict[str, float]:
     """Seconds of `model.encode(images)` by stage, in order, and "rest", what lies between them; a run before warms up.
 
     Of a network that doesn't name its stages (`stage_modules`), and where it can't be run so: {}.
@@ -82,13 +82,13 @@ def timed_stages(model: nn.Module, images: Tensor, budget_s: float) -> dict[str,
     if named is None:
         return {}
     try:
-        found = stage_times(model, called_parts(model, named(), images), images, budget_s)
+        found = stage_times(model, called_modules(model, named(), images), images, budget_s)
     except (RuntimeError, MemoryError):  # a compiled net may fit where it does not eagerly
         return {}
     return {**found.stages_s, "rest": max(0.0, found.whole_s - sum(found.stages_s.values()))}
 
 
-def own_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
+def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
     """Time every module of `model.encode(images)` without the modules inside it, 1 to 50 times as `budget_s` allows.
 
     By qualified name, "" being the network itself. They add up to the whole, hooks included: two a module, of a few

@@ -34,7 +34,7 @@ class CallTimes:
         return None if seconds is None else seconds * 1e3
 
 
-def times_by_turns(
+def interleaved_times(
     calls: Mapping[Key, Call], timer: Timer, budget_s: float, rng: np.random.Generator
 ) -> dict[Key, CallTimes]:
     """How long each of `calls` takes, with 95 % intervals.
@@ -59,7 +59,7 @@ def times_by_turns(
     return {key: _times(samples, rng) for key, samples in rounds.items()}
 
 
-def largest_that_fits(fits: Callable[[int], bool], known: int, failed: int) -> int:
+def largest_fitting(fits: Callable[[int], bool], known: int, failed: int) -> int:
     """The largest whole number from `known`, which fits, up to below `failed`, which doesn't, by bisection."""
     while failed - known > 1:
         middle = (known + failed) // 2

@@ -89,7 +89,7 @@ def verdict(
     checks = (
         ("wrong output", not correct),
         ("out of memory", not complete),
-        ("contended", conditions.strangers > 0 or waited > WAITED),
+        ("contended", conditions.other_processes > 0 or waited > WAITED),
         ("throttled", bool(conditions.slowdowns)),
         ("clock changed", abs(clock_difference(comparison, conditions)) > CLOCK_CHANGE),
         ("launch-bound", launch_share > LAUNCH_SHARE),
@@ -100,12 +100,12 @@ def verdict(
 def notes(comparison: PairTimes, conditions: Conditions, tries: int = 1) -> tuple[str, ...]:
     """Return what else a reader should know, a phrase each."""
     phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
-    if conditions.strangers:
-        phrases.append(f"{conditions.strangers} other process(es) computed on the card")
+    if conditions.other_processes:
+        phrases.append(f"{conditions.other_processes} other process(es) computed on the card")
     if (conditions.waited or 0.0) > WAITED:
         phrases.append(f"had to wait for a core {conditions.waited:.0%} of the time")
-    if (conditions.others_cores or 0.0) > BUSY_CORES:
-        phrases.append(f"others kept {conditions.others_cores:.1f} cores busy")
+    if (conditions.other_busy_cores or 0.0) > BUSY_CORES:
+        phrases.append(f"others kept {conditions.other_busy_cores:.1f} cores busy")
     if conditions.power_capped:
         phrases.append(f"at the card's power cap {conditions.power_capped:.0%} of the time")
     if conditions.unknown:

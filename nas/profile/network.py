@@ -11,14 +11,14 @@ from torch import nn
 
 from backbones import resolve
 from nas.measure import Setting, environment
-from nas.measure.counts import CounterResult, checked_count, side_by_side
-from nas.measure.counts.compare import amount
+from nas.measure.counts import CounterResult, checked_count, compare_counters
+from nas.measure.counts.compare import format_macs
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
-from nas.measure.prepare import in_arm
+from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
 from nas.measure.service import MeasurementService
-from nas.measure.stages import called_parts, own_times, stage_times
+from nas.measure.stages import called_modules, self_times, stage_times
 from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
@@ -35,7 +35,7 @@ def fused_counter(macs: int, ours: int) -> CounterResult:
             "ours, fused", macs, "the form that is timed; folding BatchNorm leaves the products as they are"
         )
     return CounterResult(
-        "ours, fused", macs, f"the form that is timed: {amount(saved)} are constants there (position bias)"
+        "ours, fused", macs, f"the form that is timed: {format_macs(saved)} are constants there (position bias)"
     )
 
 
@@ -140,7 +140,7 @@ def _measured(
     yield profile
     left_s -= settings.seconds
     progress(f"{name}: timing its stages and layers", left_s)
-    ready = in_arm(model, settings.arm, settings.device)
+    ready = apply_arm(model, settings.arm, settings.device)
     profile = _parted(profile, ready, settings)
     yield profile
     left_s -= 2 * PARTS_SHARE * settings.seconds
@@ -175,7 +175,7 @@ def counted(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
         batch=settings.batch or default_batch(settings.device, resolution),
         resolution=resolution,
         counts=counts,
-        counters=side_by_side(model, resolution, counts),
+        counters=compare_counters(model, resolution, counts),
         environment=environment(str(settings.device)),
         missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
     )
@@ -196,9 +196,9 @@ def _timed(arch: str, profile: Profile, settings: NetworkSettings, service: Meas
 def _parted(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
     """Time stages and layers and hold them against the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
-    parts = called_parts(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
+    parts = called_modules(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
     stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
-    layers = own_times(ready, drawn, PARTS_SHARE * settings.seconds)
+    layers = self_times(ready, drawn, PARTS_SHARE * settings.seconds)
     found = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
     names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
@@ -236,7 +236,7 @@ def held_against_ceilings(
         keep_ceilings(ceilings, settings.cache)
     over = _over(tables(ceilings))
     if over:
-        ceilings = ceilings.raised(measure_ceilings(settings.device, settings.arm.precision))
+        ceilings = ceilings.highest(measure_ceilings(settings.device, settings.arm.precision))
         keep_ceilings(ceilings, settings.cache)
     stages, layers = tables(ceilings)
     return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))

@@ -36,7 +36,7 @@ COSTS: tuple[Column, ...] = (
     ("reserved\nMiB", lambda m: _known(m.reserved_memory_mib, ".1f")),
     ("driver\nMiB", lambda m: _known(m.driver_memory_mib, ".1f")),
     ("mJ an\nimage", lambda m: "" if m.energy_j is None else f"{m.energy_j * 1e3:.3g}"),
-    ("made\ns", lambda m: _known(m.made_s or None, ".1f")),
+    ("made\ns", lambda m: _known(m.compile_s or None, ".1f")),
     ("error", lambda m: "" if m.output_error is None else f"{m.output_error:.1e}"),
 )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from backbones import Backbone
 from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
-from nas.measure.sweep import CallTimes, largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Call, timer_for
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
 
@@ -78,7 +78,7 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
             used[size] = size
             continue
         known = max(used.values(), default=0)
-        largest = largest_that_fits(fits, known, size)
+        largest = largest_fitting(fits, known, size)
         refused[size] = f"out of memory; {largest} fits" if largest else "out of memory, even for one image"
         refused |= {larger: f"more than {size}" for larger in sizes if larger > size}
         if largest > known:
@@ -119,7 +119,7 @@ def _points(
     """Time the calls. about: (batch, resolution, MACs, windows) of a requested size."""
     timer = timer_for(settings.device)
     with torch.inference_mode():
-        times = times_by_turns(calls, timer, settings.seconds, np.random.default_rng(0))
+        times = interleaved_times(calls, timer, settings.seconds, np.random.default_rng(0))
     return tuple(_point(requested, found, *about(requested)) for requested, found in times.items())
 
 

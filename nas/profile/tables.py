@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.measure.counts.compare import amount
+from nas.measure.counts.compare import format_macs
 from nas.measure.statistics import FEW
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
@@ -50,8 +50,8 @@ def _measured(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "launching", f"{m.launch_share:.0%} of the time that the device computes"
     if m.output_error is not None:
         yield "output error", f"{m.output_error:.1e} against fp32 eager, relative"
-    if m.made_s:
-        yield "made in", f"{m.made_s:.1f} s (compiling or exporting)"
+    if m.compile_s:
+        yield "made in", f"{m.compile_s:.1f} s (compiling or exporting)"
     yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){_advice(m)}"
     for note in m.notes:
         yield "note", note
@@ -326,9 +326,8 @@ def _ms(value: float | None) -> str:
 
 
 def _misfit(w: WindowCost) -> str:
-    return (
-        f"stage {w.stage}: {w.map_side} -> {w.resized_side}, +{w.extra_tokens:.0%} tokens, +{amount(w.extra_macs)}MACs"
-    )
+    tokens = f"{w.map_side} -> {w.resized_side}, +{w.extra_tokens:.0%} tokens"
+    return f"stage {w.stage}: {tokens}, +{format_macs(w.extra_macs)}MACs"
 
 
 def show_space(profile: SpaceProfile, console: Console) -> None:

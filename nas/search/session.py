@@ -209,14 +209,14 @@ def _run(
         open_cluster,
         run_study,
     )
-    from nas.measure.environment import kind_of
+    from nas.measure.environment import recorded_device_kind
 
     say = partial(announce, log=_LOG, console=console)
     address = arguments.get("address")
     workers = arguments.get("workers") or (None if address else default_workers(config))
     at_a_time = workers or default_workers(config)  # of a cluster whose nodes come and go, this machine's part
     places = _places(config, run_dir, targets, default_workers(config) if address else at_a_time)
-    kind = None if began is None else kind_of(began.environment)
+    kind = None if began is None else recorded_device_kind(began.environment)
     shown = SearchProgress(console)
     loop: StudyLoop | None = None
     try:

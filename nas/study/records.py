@@ -89,7 +89,7 @@ class Measurement(Record):
     reserved_memory_mib: float | None = None  # taken from the system
     driver_memory_mib: float | None = None  # all that the process held on the card
     output_error: float | None = None  # relative, of the worst output, against fp32 eager
-    made_s: float | None = None  # compiling or exporting
+    compile_s: float | None = None  # compiling or exporting
     stages_s: dict[str, float] = field(default_factory=dict)  # of a batch, run eagerly: nas.measure.stages
     launch_share: float | None = None  # host time over device time of one call; near 1, launching is what was timed
     energy_j: float | None = None  # of one image, by the whole card

@@ -97,7 +97,7 @@ def _difference(words: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """Name the GPU, or the CPU with its cores, as `nas.measure.environment.kind_of` does, which needs torch."""
+    """Name the GPU, or the CPU with its cores, as `recorded_device_kind` of `nas.measure`, which needs torch."""
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment.get("device_name", ""))
     return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else ""

@@ -29,7 +29,7 @@ class CounterResult:
     reason: str  # why it differs from ours
 
 
-def side_by_side(
+def compare_counters(
     model: nn.Module, resolution: int, ours: Counts | None = None
 ) -> tuple[CounterResult, CounterResult, CounterResult]:
     """Ours, fvcore's and thop's count of one image (1, 3, resolution, resolution). `ours` saves counting again.
@@ -69,7 +69,7 @@ def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> 
     attention = sum(calls for name, calls in skipped.items() if "attention" in name)
     parts = [f"leaves out scaled_dot_product_attention ({attention} calls)"] if attention else []
     if extra:
-        parts.append("adds " + ", ".join(f"{name} {amount(macs)}" for name, macs in extra.items()))
+        parts.append("adds " + ", ".join(f"{name} {format_macs(macs)}" for name, macs in extra.items()))
     return "; ".join(parts) or "counts the same operators"
 
 
@@ -91,17 +91,17 @@ def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:
     )
     others = macs - seen - transposed
     parts = (
-        [f"leaves out {amount(functional)} in functions and subclasses (attention, matmul ...)"]
+        [f"leaves out {format_macs(functional)} in functions and subclasses (attention, matmul ...)"]
         if functional > 0
         else []
     )
     if transposed:
-        parts.append(f"over-counts transposed convolutions by stride² (+{amount(transposed)})")
+        parts.append(f"over-counts transposed convolutions by stride² (+{format_macs(transposed)})")
     if others >= NOTEWORTHY:
-        parts.append(f"adds {amount(others)} for normalisation, activation and pooling modules")
+        parts.append(f"adds {format_macs(others)} for normalisation, activation and pooling modules")
     return "; ".join(parts) or "counts the same operators"
 
 
-def amount(macs: int) -> str:
+def format_macs(macs: int) -> str:
     """MACs as a reason names them."""
     return f"{macs / 1e9:.4f} G" if macs >= 1_000_000 else f"{macs / 1e6:.4f} M"

@@ -51,14 +51,14 @@ def operators(model: nn.Module, batch: int, resolution: int, dtype: torch.dtype 
     images = images.contiguous(memory_format=torch.channels_last)
     tally = MacCountingMode()
     log = _Log(encoder, tally)
-    # The log is inside: it sees an operator whole, and hands it on to the tally, which takes it apart.
+    # The log is operators_inside: it sees an operator whole, and hands it on to the tally, which takes it apart.
     with evaluating(encoder), torch.inference_mode(), log.following(encoder.model), tally, log:
         encoder(images)
     return log.operators
 
 
-def inside(found: Sequence[Operator], module: str) -> list[Operator]:
-    """Those that ran inside the module of that qualified name."""
+def operators_inside(found: Sequence[Operator], module: str) -> list[Operator]:
+    """Those that ran operators_inside the module of that qualified name."""
     return [o for o in found if not module or o.module == module or o.module.startswith(f"{module}.")]
 
 

@@ -13,7 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Runner, encoder, finish, refusing
+from nas.measure.runtimes.contract import Runner, arm_errors, encoder, finish
 
 MODES = {
     "compiled": "default",
@@ -28,7 +28,7 @@ _number = itertools.count()
 
 
 def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
-    """`model` through Inductor for exactly these shapes; `made_s` is shorter where its cache on disk knows the network.
+    """Compile `model` with Inductor for exactly these shapes; Inductor's cache on disk shortens `compile_s`.
 
     `reduce-overhead` uses CUDA graphs and would be `compiled` under another name on a CPU: refused there, as is a
     network of which nothing was compiled. ArmError names what is missing (a compiler, Triton).
@@ -40,7 +40,7 @@ def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
     run = _compile(encoder(model), runtime)
     # Dynamo's guards know the mode: callers measure in inference mode.
     with (
-        refusing(runtime, TorchDynamoException),
+        arm_errors(runtime, TorchDynamoException),
         torch.inference_mode(),
         torch._dynamo.config.patch(suppress_errors=False),
     ):

@@ -26,7 +26,7 @@ class Runner:
     """
 
     run: Callable[[Tensor], Any]
-    made_s: float = 0.0  # seconds that compiling or exporting took, first call included
+    compile_s: float = 0.0  # seconds that compiling or exporting took, first call included
     notes: tuple[str, ...] = ()  # what a reader of its times should know
 
 
@@ -36,7 +36,7 @@ def encoder(model: nn.Module) -> Callable[[Tensor], Any]:
     return encode
 
 
-def installed(name: str, extra: str) -> Any:
+def import_optional(name: str, extra: str) -> Any:
     """The module of an optional dependency. ArmError that names the extra which brings it."""
     try:
         return importlib.import_module(name)
@@ -45,7 +45,7 @@ def installed(name: str, extra: str) -> Any:
 
 
 @contextmanager
-def refusing(runtime: str, *kinds: type[Exception]) -> Iterator[None]:
+def arm_errors(runtime: str, *kinds: type[Exception]) -> Iterator[None]:
     """Errors of `kinds` become an ArmError of one line; those that say that memory ran out an OutOfMemoryError.
 
     Batch sizes are backed off for the latter, whatever library ran out.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from nas.measure.runtimes.contract import encoder, installed, refusing
+from nas.measure.runtimes.contract import arm_errors, encoder, import_optional
 
 INPUT = "images"
 
@@ -67,12 +67,12 @@ def nearest(side: int, out: int) -> list[int]:
     return [min(int(place), side - 1) for place in places]
 
 
-def lies_channels_last(images: Tensor) -> bool:
+def is_channels_last(images: Tensor) -> bool:
     """Whether images (B, C, H, W) lie in memory as (B, H, W, C)."""
     return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
 
 
-def as_it_lies(images: Tensor, channels_last: bool) -> Tensor:
+def in_memory_layout(images: Tensor, channels_last: bool) -> Tensor:
     """Images (B, C, H, W) as the contiguous tensor that a graph takes; a copy only where they lie otherwise."""
     return (images.permute(0, 2, 3, 1) if channels_last else images).contiguous()
 
@@ -84,19 +84,19 @@ def exported(runtime: str, model: nn.Module, images: Tensor) -> Iterator[Path]:
     Its input is INPUT. ArmError where the exporter is not installed or can't express the network.
     """
     for name in ("onnx", "onnxscript"):
-        installed(name, "onnx")
+        import_optional(name, "onnx")
     with tempfile.TemporaryDirectory(prefix="backbone-nas-") as folder:
         path = Path(folder) / "network.onnx"
-        with refusing(runtime, Exception), warnings.catch_warnings():
+        with arm_errors(runtime, Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's notes to its own authors
             _write(model, images, path)
         yield path
 
 
 def _write(model: nn.Module, images: Tensor, path: Path) -> None:
-    channels_last = lies_channels_last(images)
+    channels_last = is_channels_last(images)
     module = Exportable(model, channels_last).eval()
     # Alike whoever calls; and traced here, for the exporter alone goes on to ways of tracing that miss ExactNearest.
     with torch.inference_mode(False), torch.no_grad():
-        traced = torch.export.export(module, (as_it_lies(images, channels_last),), strict=False)
+        traced = torch.export.export(module, (in_memory_layout(images, channels_last),), strict=False)
         torch.onnx.export(traced, (), path, input_names=[INPUT], dynamo=True, verbose=False)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Runner, SideStream, finish, in_turn, installed, refusing
-from nas.measure.runtimes.onnx_graph import INPUT, as_it_lies, exported, lies_channels_last
+from nas.measure.runtimes.contract import Runner, SideStream, arm_errors, finish, import_optional, in_turn
+from nas.measure.runtimes.onnx_graph import INPUT, exported, in_memory_layout, is_channels_last
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(bfloat16)": torch.bfloat16}
@@ -24,10 +24,10 @@ def onnxruntime(model: nn.Module, images: Tensor) -> Runner:
     ArmError where it is not installed, lacks the device or can't run the network.
     """
     start = time.perf_counter()
-    library = installed("onnxruntime", "onnx")
+    library = import_optional("onnxruntime", "onnx")
     _check(library, images)
     beside = SideStream(images.device) if images.device.type == "cuda" else None
-    with exported("onnxruntime", model, images) as path, refusing("onnxruntime", Exception):
+    with exported("onnxruntime", model, images) as path, arm_errors("onnxruntime", Exception):
         run = Session(library, _session(library, str(path), images.device, beside), images, beside)
         run(images)
         finish(images.device)
@@ -39,7 +39,7 @@ class Session:
 
     def __init__(self, library: Any, session: Any, example: Tensor, beside: SideStream | None) -> None:
         self.session, self.beside = session, beside
-        self.channels_last = lies_channels_last(example)
+        self.channels_last = is_channels_last(example)
         self.binding = session.io_binding()
         self.options = library.RunOptions()
         # Torch's streams order the work; the host goes on.
@@ -52,9 +52,9 @@ class Session:
             self.binding.bind_output(output.name, *_place(tensor))
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        dense = as_it_lies(images, self.channels_last)
+        dense = in_memory_layout(images, self.channels_last)
         self.binding.bind_input(INPUT, *_place(dense))
-        with in_turn(self.beside), refusing("onnxruntime", Exception):
+        with in_turn(self.beside), arm_errors("onnxruntime", Exception):
             self.session.run_with_iobinding(self.binding, self.options)
         return self.outputs
 

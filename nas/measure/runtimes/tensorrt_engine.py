@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Runner, SideStream, finish, installed, refusing
-from nas.measure.runtimes.onnx_graph import INPUT, as_it_lies, exported, lies_channels_last
+from nas.measure.runtimes.contract import Runner, SideStream, arm_errors, finish, import_optional
+from nas.measure.runtimes.onnx_graph import INPUT, exported, in_memory_layout, is_channels_last
 
 
 def tensorrt(model: nn.Module, images: Tensor) -> Runner:
@@ -22,7 +22,7 @@ def tensorrt(model: nn.Module, images: Tensor) -> Runner:
     """
     if images.device.type != "cuda":
         raise ArmError(f"arm: tensorrt runs on CUDA devices, not on {images.device.type}; choose another runtime")
-    library = installed("tensorrt", "tensorrt")
+    library = import_optional("tensorrt", "tensorrt")
     start = time.perf_counter()
     with torch.cuda.device(images.device):
         run = engine(library, model, images, SideStream(images.device))
@@ -34,7 +34,7 @@ def tensorrt(model: nn.Module, images: Tensor) -> Runner:
 def engine(library: Any, model: nn.Module, images: Tensor, beside: SideStream) -> Engine:
     """The network built and ready, on a stream of its own."""
     logger = library.Logger(library.Logger.ERROR)
-    with exported("tensorrt", model, images) as path, refusing("tensorrt", RuntimeError):
+    with exported("tensorrt", model, images) as path, arm_errors("tensorrt", RuntimeError):
         plan = _plan(library, logger, path)
         built = _made(library.Runtime(logger).deserialize_cuda_engine(plan), "load the engine that it built")
         return Engine(library, built, images, beside)
@@ -44,7 +44,7 @@ class Engine:
     """An engine with its outputs bound once, its input where it lies at each call. Always gives the same tensors."""
 
     def __init__(self, library: Any, engine: Any, example: Tensor, beside: SideStream) -> None:
-        self.beside, self.channels_last = beside, lies_channels_last(example)
+        self.beside, self.channels_last = beside, is_channels_last(example)
         self.engine = engine  # the context needs it alive
         self.context = engine.create_execution_context()
         if self.context is None:  # its way to say that memory ran out
@@ -62,7 +62,7 @@ class Engine:
             self._bind(name, tensor)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        dense = as_it_lies(images, self.channels_last)
+        dense = in_memory_layout(images, self.channels_last)
         self._bind(INPUT, dense)
         with self.beside.turn():
             _made(self.context.execute_async_v3(self.beside.handle), "run the network")

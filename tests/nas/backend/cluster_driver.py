@@ -22,7 +22,7 @@ from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.backend.worker import arch_stages
 from nas.cli import report_error
 from nas.measure import environment
-from nas.measure.environment import kind_of
+from nas.measure.environment import recorded_device_kind
 from nas.samplers import make_sampler
 from nas.storage.store import STUDY_FILE, Store
 from nas.study.config import DistillConfig
@@ -88,7 +88,7 @@ def drive(settings: dict[str, Any]) -> None:
         if record.state is not TrialState.RUNNING:
             journal(run, record, "stored")
 
-    kind = kind_of(store.info.environment)
+    kind = recorded_device_kind(store.info.environment)
     with open_cluster(places, None, address=settings["address"], kind=kind) as site:
         run_study(StudyLoop(store, stored), site, stages=stages)
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from nas.measure.runtimes import runner
-from nas.measure.runtimes.onnx_graph import as_it_lies, lies_channels_last, nearest
+from nas.measure.runtimes.onnx_graph import in_memory_layout, is_channels_last, nearest
 from tests.nas.measure.test_runtimes import Net, Out, check, images, needs_onnxruntime, ready, refusal
 
 pytestmark = needs_onnxruntime
@@ -68,11 +68,11 @@ def test_a_session_runs_on_torchs_threads_and_memory():
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_images_are_not_copied(layout):
     x = images(layout=layout)
-    assert lies_channels_last(x) == (layout == torch.channels_last)
-    dense = as_it_lies(x, lies_channels_last(x))
+    assert is_channels_last(x) == (layout == torch.channels_last)
+    dense = in_memory_layout(x, is_channels_last(x))
     assert dense.is_contiguous()
     assert dense.data_ptr() == x.data_ptr()
-    assert as_it_lies(x, not lies_channels_last(x)).is_contiguous()
+    assert in_memory_layout(x, not is_channels_last(x)).is_contiguous()
 
 
 def test_images_in_another_layout_than_the_examples():

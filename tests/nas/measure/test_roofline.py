@@ -76,7 +76,7 @@ def test_bounds_by_hand():
 
 def test_raised_keeps_the_higher_of_each():
     other = replace(PLAIN, gmacs_s=1.0, gbytes_s=((100, 60.0), (1000, 5.0)))
-    assert PLAIN.raised(other) == replace(PLAIN, gbytes_s=((100, 60.0), (1000, 10.0)))
+    assert PLAIN.highest(other) == replace(PLAIN, gbytes_s=((100, 60.0), (1000, 10.0)))
 
 
 def test_ceilings_are_kept_by_device_threads_precision_and_torch(tmp_path):

@@ -96,7 +96,7 @@ def test_gives_what_eager_gives(runtime, layout):
     made = runner(runtime, net, x)
     check(made.run, net, x)
     check(made.run, net, images(seed=1, layout=layout))
-    assert (made.made_s == 0) == (runtime == "eager")
+    assert (made.compile_s == 0) == (runtime == "eager")
 
 
 def test_a_network_without_encode_is_called_itself():
@@ -189,18 +189,18 @@ def test_a_networks_own_error_stays_what_it_is():
     "words", ["CUDA out of memory. Tried", "Failed to allocate memory for requested buffer of size 9"]
 )
 def test_whoever_runs_out_of_memory_it_is_the_same_error(words):
-    with pytest.raises(torch.OutOfMemoryError, match=words), contract.refusing("any", RuntimeError):
+    with pytest.raises(torch.OutOfMemoryError, match=words), contract.arm_errors("any", RuntimeError):
         raise RuntimeError(words)
 
 
 def test_a_refusal_is_one_line_of_the_innermost_cause():
     with pytest.raises(ArmError, match=r"^arm: any can't run this network here: no kernel$"):  # noqa: SIM117
-        with contract.refusing("any", RuntimeError):
+        with contract.arm_errors("any", RuntimeError):
             raise RuntimeError("how to report this\n") from ValueError("no kernel\nat 0x0")
 
 
 def test_other_errors_pass():
-    with pytest.raises(KeyError), contract.refusing("any", ValueError):
+    with pytest.raises(KeyError), contract.arm_errors("any", ValueError):
         raise KeyError
 
 

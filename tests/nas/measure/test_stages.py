@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.measure.stages import own_times, timed_stages
+from nas.measure.stages import seconds_by_stage, self_times
 
 
 class Slow(nn.Module):
@@ -23,7 +23,7 @@ class Slow(nn.Module):
 
 def test_own_times_leave_out_what_runs_inside():
     net = nn.Sequential(Slow(0.02, Slow(0.01)), nn.Identity())
-    times = own_times(net, torch.zeros(1), budget_s=0.1)
+    times = self_times(net, torch.zeros(1), budget_s=0.1)
     assert set(times.stages_s) == {"", "0", "0.inner"}
     assert times.stages_s["0"] == pytest.approx(0.02, abs=0.004)
     assert times.stages_s["0.inner"] == pytest.approx(0.02, abs=0.004)  # called twice
@@ -53,7 +53,7 @@ class Staged(nn.Module):
 
 def test_stages_and_the_rest_add_up_to_a_call():
     net = Staged()
-    times = timed_stages(net, torch.zeros(3, 1), budget_s=0.15)
+    times = seconds_by_stage(net, torch.zeros(3, 1), budget_s=0.15)
     assert list(times) == ["one", "two", "rest"]
     assert 0.02 <= times["one"] < times["two"]
     assert times["two"] >= 0.04
@@ -62,6 +62,6 @@ def test_stages_and_the_rest_add_up_to_a_call():
 
 
 def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():
-    assert timed_stages(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
-    assert timed_stages(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
-    assert timed_stages(Staged(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), torch.zeros(1, 1), budget_s=0.1) == {}
+    assert seconds_by_stage(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
+    assert seconds_by_stage(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
+    assert seconds_by_stage(Staged(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), torch.zeros(1, 1), budget_s=0.1) == {}

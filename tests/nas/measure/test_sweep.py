@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure.sweep import largest_that_fits, out_of_memory, times_by_turns
+from nas.measure.sweep import interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
 
 
@@ -31,7 +31,7 @@ class Drifting:
 
 def test_equal_calls_look_equal_on_a_drifting_machine():
     calls = {key: (lambda: 0.01) for key in range(3)}
-    times = times_by_turns(calls, Drifting(0.2), 10.0, np.random.default_rng(0))
+    times = interleaved_times(calls, Drifting(0.2), 10.0, np.random.default_rng(0))
     medians = [found.time_s.value for found in times.values()]
     assert max(medians) / min(medians) < 1.02  # one after the other, the last would look over twice as slow
     assert len({found.samples for found in times.values()}) == 1
@@ -39,20 +39,20 @@ def test_equal_calls_look_equal_on_a_drifting_machine():
 
 def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certainty():
     timer = Drifting(0.0)
-    times = times_by_turns({1: lambda: 0.01, 2: lambda: 0.02}, timer, 1000.0, np.random.default_rng(0))
+    times = interleaved_times({1: lambda: 0.01, 2: lambda: 0.02}, timer, 1000.0, np.random.default_rng(0))
     assert timer.clock < 5
     assert {key: found.time_s.value for key, found in times.items()} == {1: pytest.approx(0.01), 2: 0.02}
     timer = Drifting(0.0)
-    times = times_by_turns({1: lambda: 5.0}, timer, 1.0, np.random.default_rng(0))
+    times = interleaved_times({1: lambda: 5.0}, timer, 1.0, np.random.default_rng(0))
     assert times[1].samples == 1  # at least
     assert times[1].percentile_ms(50) is None  # of a single call
-    assert times_by_turns({}, timer, 1.0, np.random.default_rng(0)) == {}
+    assert interleaved_times({}, timer, 1.0, np.random.default_rng(0)) == {}
 
 
 def test_turns_are_in_random_order():
     timer = Drifting(0.0)
     calls = {key: (lambda: 0.01) for key in range(2)}
-    times_by_turns(calls, timer, 0.8, np.random.default_rng(0))
+    interleaved_times(calls, timer, 0.8, np.random.default_rng(0))
     rounds = {tuple(timer.order[i : i + 2]) for i in range(4, len(timer.order), 2)}
     assert len(rounds) == 2
 
@@ -64,7 +64,7 @@ def test_percentiles_are_of_single_calls_and_not_of_samples():
     def call():
         return 0.01 if next(turns) % 12 == 0 else 0.001
 
-    found = times_by_turns({1: call}, Drifting(0.0), 2.0, np.random.default_rng(0))[1]
+    found = interleaved_times({1: call}, Drifting(0.0), 2.0, np.random.default_rng(0))[1]
     assert found.calls_s.size == 5 * found.samples  # a sample lasts 5 ms at least
     assert found.percentile_ms(50) == pytest.approx(1)
     assert found.percentile_ms(95) == pytest.approx(10)
@@ -73,7 +73,7 @@ def test_percentiles_are_of_single_calls_and_not_of_samples():
 
 @pytest.mark.parametrize("limit", range(8))
 def test_bisection_finds_the_largest_that_fits(limit):
-    assert largest_that_fits(lambda n: n <= limit, 0, 8) == limit
+    assert largest_fitting(lambda n: n <= limit, 0, 8) == limit
 
 
 def test_only_memory_counts_as_memory():

@@ -16,7 +16,7 @@ import torch
 
 from nas.measure import Measured, MeasurementError, Setting, measure_pair
 from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
-from nas.measure.pair import PAUSE_S, TRIES
+from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
@@ -86,7 +86,7 @@ def test_heat_that_passes_is_waited_for():
 def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept():
     machine = Machine(noise=0.003)
     found = measure(machine, card(machine, reasons=lambda: HEAT).watch()).record
-    assert (found.verdict, found.tries, machine.slept) == ("throttled", TRIES, [PAUSE_S] * (TRIES - 1))
+    assert (found.verdict, found.tries, machine.slept) == ("throttled", MAX_TRIES, [PAUSE_S] * (MAX_TRIES - 1))
     assert found.ratio == pytest.approx(2, rel=0.01)
     assert found.notes == ("slowed down by heat (hardware), in 3 tries",)
 
@@ -121,7 +121,7 @@ def test_others_on_the_card(processes, tells, verdict):
     nvml.processes |= processes
     found = measure(machine, nvml.watch()).record
     assert found.verdict == verdict
-    assert found.conditions["strangers"] == (verdict == "contended")
+    assert found.conditions["other_processes"] == (verdict == "contended")
 
 
 def test_in_a_container_one_of_the_unknown_processes_is_ours():
@@ -170,7 +170,7 @@ def test_waiting_for_a_core_is_contention(tmp_path):
     assert found.verdict == "contended"
     assert found.conditions["waited"] == pytest.approx(0.5, abs=0.01)
     assert found.notes[0] == "had to wait for a core 50% of the time"
-    assert "others_cores" not in found.conditions, "this /proc has no stat"
+    assert "other_busy_cores" not in found.conditions, "this /proc has no stat"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
@@ -190,7 +190,7 @@ def test_the_real_proc_tells_of_processes_that_share_the_cores():
         for other in others:
             other.kill()
             other.wait()
-    assert found.others_cores > 0.3
+    assert found.other_busy_cores > 0.3
     assert found.waited > 0.05
     assert 0.05 < waited_s < 1.0
 
@@ -351,11 +351,11 @@ def test_polling_in_a_thread_ends_with_the_measurement():
     from nas.measure.conditions import watching
 
     polls = []
-    watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(strangers=1))
+    watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(other_processes=1))
     with watching(watch, hertz=200.0) as conditions:
         while len(polls) < 3:
             pass
-        assert conditions().strangers == 1
+        assert conditions().other_processes == 1
     count, alive = len(polls), threading.active_count()
     torch.randn(200, 200).mm(torch.randn(200, 200))
     assert len(polls) == count

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from nas.measure import Measured, measure_pair
-from nas.measure.service import network
+from nas.measure.service import build_network
 from nas.study.records import Measurement
 
 KNOWN = Measurement(
@@ -46,7 +46,9 @@ class InProcess(StandIn):
     """Measures in this process."""
 
     def measure(self, candidate, reference, setting, *, name_of_reference, limit_s=None):
-        return measure_pair(network(candidate), network(reference), setting, name_of_reference=name_of_reference)
+        return measure_pair(
+            build_network(candidate), build_network(reference), setting, name_of_reference=name_of_reference
+        )
 
 
 def scripted(answer):

@@ -25,7 +25,7 @@ def answer(candidate, setting):
     word = arm.runtime if arm.runtime != "eager" else arm.precision if arm.precision != "fp32" else arm.layout
     value, low, high = RATIOS["eager" if word == "channels-last" else word]
     ratio = {"ratio": value, "ratio_low": low, "ratio_high": high}
-    return ratio | ({"energy_j": 0.0125, "made_s": 7.25} if word == "compiled" else {})
+    return ratio | ({"energy_j": 0.0125, "compile_s": 7.25} if word == "compiled" else {})
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_runtimes_stand_together(capsys, monkeypatch):
 @pytest.mark.parametrize("columns", [80, 140])
 def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
     everything = {"latency_p95_ms": 123.25, "latency_p99_ms": 234.5, "reserved_memory_mib": 12345.75, "energy_j": 0.125}
-    everything |= {"driver_memory_mib": 54321.0, "made_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
+    everything |= {"driver_memory_mib": 54321.0, "compile_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
     ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: everything | ratio))
     out = shown(capsys, monkeypatch, "--arms", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out

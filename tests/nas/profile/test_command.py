@@ -18,7 +18,7 @@ from nas.cli import lock_dir
 from nas.measure import Arm, MeasurementError
 from nas.measure.device_lock import exclusive_device, training
 from nas.measure.environment import device_key
-from nas.measure.stages import called_parts, stage_times
+from nas.measure.stages import called_modules, stage_times
 from nas.profile import network
 from nas.profile.__main__ import ProfileProgress, main
 from nas.profile.network import default_resolution
@@ -390,7 +390,7 @@ class Odd(nn.Module):
 
 def test_stage_times_cover_odd_nets():
     net, images = Odd(), torch.randn(2, 3, 64, 64)
-    parts = called_parts(net, list(net.named_children()), images)
+    parts = called_modules(net, list(net.named_children()), images)
     assert [name for name, _ in parts] == ["twice", "blocks.0", "blocks.2"]
     times = stage_times(net, parts, images, budget_s=0.1)
     assert set(times.stages_s) == {"twice", "blocks.0", "blocks.2"}

@@ -20,7 +20,7 @@ WHOLE = replace(
     latency_p99_ms=4.5,
     reserved_memory_mib=20.0,
     driver_memory_mib=400.0,
-    made_s=31.25,
+    compile_s=31.25,
     launch_share=0.93,
     energy_j=0.0125,
     notes=("at the card's power cap 40% of the time", "others kept 1.5 cores busy"),
@@ -49,7 +49,7 @@ def test_everything_that_is_known_has_a_line():
 
 
 def test_what_nobody_knows_has_none():
-    lines = text(replace(KNOWN, peak_memory_mib=None, output_error=None, made_s=0.0))
+    lines = text(replace(KNOWN, peak_memory_mib=None, output_error=None, compile_s=0.0))
     assert "latency 2.50 ms, batch 1" in lines
     assert "memory, batch 2 unknown" in lines
     assert not any(line.startswith(("energy", "made in", "output error", "launching", "note")) for line in lines)

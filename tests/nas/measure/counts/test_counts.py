@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import InputSizeError, build
 from backbones.skip_init import skip_init
-from nas.measure.counts import count, side_by_side, totals
+from nas.measure.counts import compare_counters, count, totals
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
@@ -107,7 +107,7 @@ def test_what_runs_uncounted_is_listed():
 def test_the_model_is_left_as_it_was():
     model = TwoPart().train()
     before = copy.deepcopy(model.state_dict())
-    side_by_side(model, 32)
+    compare_counters(model, 32)
     assert model.training
     assert list(model.state_dict()) == list(before)  # thop would leave total_ops buffers
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
@@ -120,7 +120,7 @@ def test_three_counters_on_published_nets():
         "vit_b16": timm.create_model("vit_base_patch16_224"),
         "swin_t": torchvision.models.swin_t(),
     }.items():
-        gmacs[name] = side_by_side(model, 224)
+        gmacs[name] = compare_counters(model, 224)
     numbers = {name: [round(c.macs / 1e9, 3) for c in counters] for name, counters in gmacs.items()}
     assert numbers == {
         "resnet50": [4.089, 4.112, 4.134],
@@ -140,7 +140,7 @@ def test_thop_over_counts_transposed_convolutions_and_misses_subclasses():
     up = nn.ConvTranspose2d(
         3, 4, 2, stride=2, bias=False
     )  # (3, 8, 8) -> (4, 16, 16): each input pixel meets the kernel once
-    ours, _, thop = side_by_side(nn.Sequential(up, Subclass(4, 1000, 1)), 8)
+    ours, _, thop = compare_counters(nn.Sequential(up, Subclass(4, 1000, 1)), 8)
     transposed, hidden = 8 * 8 * 3 * 4 * 2 * 2, 16 * 16 * 4 * 1000
     assert ours.macs == transposed + hidden
     assert thop.macs == 4 * transposed
@@ -155,7 +155,7 @@ def test_a_net_the_others_cannot_follow_still_has_our_count():
                 raise RuntimeError("no tracing\nplease")
             return super().forward(images)
 
-    ours, fvcore, _ = side_by_side(Picky(3, 4, 1), 8)
+    ours, fvcore, _ = compare_counters(Picky(3, 4, 1), 8)
     assert ours.macs == 8 * 8 * 3 * 4
     assert fvcore.macs is None
     assert "no tracing" in fvcore.reason

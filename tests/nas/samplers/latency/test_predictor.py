@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from backbones import build, fuse
-from nas.measure.counts.operators import inside, operators
+from nas.measure.counts.operators import operators, operators_inside
 from nas.samplers.latency import LatencyPredictor, Observation, Prediction
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
@@ -87,7 +87,7 @@ def check_work(spec: ArchSpec) -> None:
     told = stage_costs(spec, BATCH, PX)
     assert [part.name for part in told] == list(modules)
     for part in told:
-        there = inside(found, modules[part.name])
+        there = operators_inside(found, modules[part.name])
         own = [o for o in part.operators if o.kind != "softmax"]  # happens inside attention
         assert sum(o.macs for o in own) == sum(o.macs for o in there), part.kind
         moved = sum(o.moved_bytes for o in there) / 4
