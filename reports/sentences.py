@@ -120,7 +120,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
         ties = "The front has no neighbors to compare."
     if summary.tied_neighbors:
         pairs = plural(summary.tied_neighbors, "pair", "pairs")
-        ties = f"{pairs} of neighbors on the front cannot be told apart by throughput."
+        ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
     near = plural(len(summary.near), "dominated model is", "dominated models are")
     return (
         f"{noise_floor_sentence(summary)}The 95 % intervals of the throughput have a median half-width of "
