@@ -1,4 +1,10 @@
-# make search: the whole job.  make lint, make test, make test-slow: what CI runs.  Variables: BUDGET, ARGS, JOBS, PYTHON.
+# make setup      create .venv and install everything into it
+# make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
+# make lint       run ruff, mypy and the import contracts
+# make test       run the fast tests in one process per core; JOBS=1 for one process, ARGS='options of pytest'
+# make test-slow  run the tests that take minutes
+# make clean      remove .venv and the tools' caches
+# PYTHON=python3.12 chooses the interpreter of .venv, VENV=DIR another folder for it.
 PYTHON ?= python3
 VENV   ?= .venv
 BUDGET ?= 200
@@ -11,12 +17,12 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
 .PHONY: help setup search test test-slow lint clean
 
 help:
-	@sed -n '1s/^# //p' Makefile
+	@sed -n 's/^# //p' Makefile
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	$(PY) -m pip install --quiet --no-deps --require-hashes --requirement nas/teachers/requirements.txt

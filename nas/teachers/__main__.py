@@ -1,16 +1,29 @@
-"""``python -m nas.teachers``: records the built-in teachers' activations anew, whatever was recorded before."""
+"""``python -m nas.teachers``: record the built-in teachers' activations anew."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from nas.cli import OneLineParser, exit_code
 from nas.files import atomic_write
+from nas.study.redaction import public_text
 from nas.teachers import TEACHERS
 from nas.teachers.base import RECORDED, activation_fingerprint
 
+DESCRIPTION = (
+    f"Record the activations of the built-in teachers on a fixed image in {RECORDED.name}, in place of the old record. "
+    "Every load of a teacher is compared with it, so this is needed after an intended change of a teacher's features."
+)
 
-def main() -> int:
-    """Write the file and return the exit code."""
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return exit_code(lambda: _record(arguments), public_text)
+
+
+def _record(arguments: Sequence[str] | None) -> int:
+    OneLineParser(prog="python -m nas.teachers", description=DESCRIPTION).parse_args(arguments)
     RECORDED.write_text("{}")  # nothing to compare with while they are loaded
     entries = {
         name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}
