@@ -1,13 +1,13 @@
 """Teachers by name: frozen pretrained networks that a student is distilled from.
 
-Beside the built-in ones, any pretrained network of timm is a teacher by its name, ``NAME[@PX[/N]]``: PX is the side of
-its input, N x N images of PX / N px make one input (a mosaic, for networks of large inputs without a summary). Sets are
-short for several names and mix with them in a comma list.
+Three teachers are built in. Any pretrained network of timm is a teacher too, by its name ``NAME[@PX[/N]]``: PX is the
+side of its input, N x N images of PX / N px make one input (a mosaic, for networks of large inputs without a summary).
+A set stands for several names; names and sets mix in a comma list.
 
-- ``am_radio``: AM-RADIO's trio (arXiv 2312.06709) as in its study of backbones: CLIP ViT-H, DINOv2 ViT-g with registers
-  at 224 px, and SAM ViT-H, 16 images to a mosaic.
-- ``c_radio_v4``: SigLIP2-g at 384 px and DINOv3 7B as in C-RADIOv4 (arXiv 2601.17237). SAM3 isn't in timm: SAM ViT-H
-  stands for it. timm's SAM2 would be nearer in time, but it is the bare trunk, whose last map is at stride 32.
+- ``am_radio``: the three teachers of AM-RADIO's backbone study (arXiv 2312.06709): CLIP ViT-H, DINOv2 ViT-g with
+  registers at 224 px, and SAM ViT-H, 16 images to a mosaic.
+- ``c_radio_v4``: SigLIP2-g at 384 px and DINOv3 7B as in C-RADIOv4 (arXiv 2601.17237). SAM3 isn't in timm; SAM ViT-H
+  replaces it, not timm's newer SAM2, which is the trunk alone with its last map at stride 32.
   DINOv3 7B takes 27 GB of memory in fp32; ``vit_huge_plus_patch16_dinov3.lvd1689m`` in its place takes 3.4 GB.
 """
 
@@ -44,8 +44,8 @@ SETS: dict[str, tuple[str, ...]] = {
 def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:
     """Return the specs of a comma list of teachers and sets, in its order; weights are not read.
 
-    `weights` are safetensors files for timm's networks, by the teacher's name with or without its ``@PX/N``. Raises
-    TeacherError for an unknown, repeated or empty name, a size that cannot be, or a file that is not there.
+    `weights` maps names of timm's networks, with or without ``@PX/N``, to safetensors files. Raises TeacherError for an
+    unknown, repeated or empty name, an impossible size, or a missing file.
     """
     listed = [name.strip() for name in names.split(",")]
     wanted = [member for name in listed for member in SETS.get(name, (name,))]
@@ -68,5 +68,5 @@ def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
 
 
 def load_teachers(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher]:
-    """Load the named teachers, pretrained, on the CPU; see `specs`. It fetches missing weights once."""
+    """Load the named teachers, pretrained, on the CPU; see `specs`. Missing weights are downloaded once."""
     return [spec.load() for spec in specs(names, weights)]

@@ -9,11 +9,11 @@ from nas.cli import OneLineParser, exit_code
 from nas.files import atomic_write
 from nas.study.redaction import public_text
 from nas.teachers import TEACHERS
-from nas.teachers.base import RECORDED, activation_fingerprint
+from nas.teachers.base import ACTIVATIONS_FILE, activation_fingerprint
 
 DESCRIPTION = (
-    f"Record the activations of the built-in teachers on a fixed image in {RECORDED.name}, in place of the old record. "
-    "Every load of a teacher is compared with it, so this is needed after an intended change of a teacher's features."
+    f"Record the activations of the built-in teachers on a fixed image, replacing the records in {ACTIVATIONS_FILE.name}. "
+    "Every load of a teacher compares its activations with the record. Run this after an intended change of features."
 )
 
 
@@ -24,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _record(arguments: Sequence[str] | None) -> int:
     OneLineParser(prog="python -m nas.teachers", description=DESCRIPTION).parse_args(arguments)
-    RECORDED.write_text("{}")  # nothing to compare with while they are loaded
+    ACTIVATIONS_FILE.write_text("{}")  # loading compares with the records
     entries = {
         name: {"fingerprint": spec.fingerprint, "numbers": activation_fingerprint(spec.load())}
         for name, spec in TEACHERS.items()
     }
-    atomic_write(RECORDED, json.dumps(entries, indent=1) + "\n")
-    print(RECORDED)
+    atomic_write(ACTIVATIONS_FILE, json.dumps(entries, indent=1) + "\n")
+    print(ACTIVATIONS_FILE)
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Teachers: frozen networks with a summary vector and a spatial map, their identities and activation fingerprints.
+"""Define teachers: frozen networks with a summary vector and a spatial map, identified by weights and activations.
 
 An activation fingerprint is 16 numbers that a teacher's features must repeat on one fixed image. A hash of the weights
-cannot tell that the network is fed wrongly; these numbers can: another mean or deviation, swapped colors, another
-resize, another activation function or a changed library all move them. Each is a projection of the features on a fixed
-pattern of signs, in units of the features' own size: a difference of 0.01 says that the features moved by about a
-hundredth of their length. The numbers of the built-in teachers are recorded in ``activations.json``
-(``python -m nas.teachers`` writes it) and compared at every load, which takes 3 to 16 ms a teacher.
+does not cover the preprocessing; these numbers do: another mean or deviation, swapped colors, another resize, another
+activation function or a changed library all move them. Each is a projection of the features on a fixed pattern of
+signs, in units of the features' length: a difference of 0.01 means that the features moved by about a hundredth of it.
+The numbers of the built-in teachers are recorded in ``activations.json`` (``python -m nas.teachers`` writes it) and
+compared at every load, which takes 3 to 16 ms a teacher.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.cli import OperationFailed
 
-RECORDED = Path(__file__).with_name("activations.json")
-NUMBERS = 16
-TOLERANCE = 5e-4  # see `same_activations`
+ACTIVATIONS_FILE = Path(__file__).with_name("activations.json")
+FINGERPRINT_NUMBERS = 16
+TOLERANCE = 5e-4  # root mean square difference, see `same_activations`
 
 
 class TeacherError(ValueError):
-    """A teacher that cannot be loaded: unknown name, missing or altered weights. One line, names the choices."""
+    """A teacher cannot be loaded: its name is unknown, or its weights are missing or altered. One line."""
 
 
 class TeacherUnavailable(TeacherError, OperationFailed):
-    """Weights that cannot be fetched now; the message says how to get them by hand."""
+    """Weights cannot be downloaded now; the message says how to get them by hand."""
 
 
 class TeacherOutput(NamedTuple):
@@ -51,10 +51,9 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """Base of the teachers: eval mode, no gradients, own resizing and normalization.
+    """Base of the teachers: a network in eval mode without gradients that resizes and normalizes its input itself.
 
-    ``forward`` takes float images (B, 3, H, W), RGB in [0, 1], any square size. `source_px` is the side it wants to be
-    fed; `summary_dim` is 0 where it has no summary.
+    `source_px` is the preferred side of its images; `summary_dim` is 0 without a summary.
     """
 
     name: str
@@ -64,10 +63,11 @@ class Teacher(nn.Module):
     fingerprint: str
 
     def forward(self, images: Tensor) -> TeacherOutput:
+        """Compute the features of float images (B, 3, H, W), RGB in [0, 1], square and of any size."""
         raise NotImplementedError
 
     def freeze(self) -> None:
-        """Set eval mode without gradients; kernels channels-last, which convolves faster on CPUs and GPUs."""
+        """Set eval mode without gradients, and channels-last kernels, which convolve faster on CPUs and GPUs."""
         self.eval().requires_grad_(False)
         for parameter in self.parameters():
             if parameter.ndim == 4:
@@ -76,10 +76,10 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher by name, not loaded yet: identity is known without running the network.
+    """A teacher that is not loaded yet.
 
-    `name` is what the user wrote; `network` the network's full name. `network`, the weight file's `sha256` and
-    `preprocessing` are the identity. Asking for the sha256 may fetch the weights.
+    `name` is the user's, `network` the network's full name. `network`, the weight file's `sha256` and `preprocessing`
+    identify the teacher. Calling `sha256` may download the weights.
     """
 
     name: str
@@ -100,8 +100,8 @@ class TeacherSpec:
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
-def at_least(images: Tensor, min_px: int) -> Tensor:
-    """Scale images (B, 3, H, W) up bilinearly so that the shorter side is `min_px`; larger ones stay."""
+def enlarge_to(images: Tensor, min_px: int) -> Tensor:
+    """Enlarge images (B, 3, H, W) bilinearly until the shorter side is `min_px`; return larger ones unchanged."""
     side = min(images.shape[-2:])
     if side >= min_px:
         return images
@@ -113,16 +113,16 @@ def at_least(images: Tensor, min_px: int) -> Tensor:
 def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
     """Return 16 numbers from the teacher's outputs on the fixed image, in fp32 on the teacher's device.
 
-    The image is smaller than the teacher's own size, so that its resize is part of it. Half of the numbers are the
-    summary's where there is one.
+    The image is smaller than the teacher's input, so that the numbers depend on its resize. Half of the numbers are
+    the summary's if there is one.
     """
     device = next(teacher.parameters()).device
     image = fixed_image(3 * teacher.source_px // 4).to(device)
     with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
         summary, spatial = teacher(image)
     if summary is None:
-        return described(spatial, NUMBERS)
-    return described(summary, NUMBERS // 2) + described(spatial, NUMBERS // 2)
+        return project_features(spatial, FINGERPRINT_NUMBERS)
+    return project_features(summary, FINGERPRINT_NUMBERS // 2) + project_features(spatial, FINGERPRINT_NUMBERS // 2)
 
 
 def same_activations(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -130,9 +130,8 @@ def same_activations(a: Sequence[float], b: Sequence[float]) -> bool:
 
     Measured on the built-in teachers and small timm networks: thread count and memory format move it by 1e-6,
     OpenAI's mean and deviation for ImageNet's by 0.0009 to 0.08, another resize by 0.0005 to 0.6, swapped colors by
-    0.01 to 0.7 (XFeat sees grey: not at all). Rounding weights to bf16 moves it by 0.001 to 0.05, as much as mistakes
-    do, so it counts as another teacher: the fingerprint is taken in fp32, whatever precision the features are then
-    computed in.
+    0.01 to 0.7 (but not XFeat, which sees gray). Rounding weights to bf16 moves it by 0.001 to 0.05, as much as
+    mistakes do, so the fingerprint is taken in fp32, whatever precision computes the features later.
     """
     return len(a) == len(b) and distance(a, b) <= TOLERANCE
 
@@ -142,17 +141,17 @@ def distance(a: Sequence[float], b: Sequence[float]) -> float:
     return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a))
 
 
-def checked(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
+def check_activations(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
     """Wrap `make` to compare its teacher's activations with the recorded ones: TeacherError where they differ."""
 
     def load() -> Teacher:
         teacher = make()
         recorded = recorded_activations().get(teacher.fingerprint, ())
-        found = activation_fingerprint(teacher)
-        if recorded and not same_activations(found, recorded):
+        activations = activation_fingerprint(teacher)
+        if recorded and not same_activations(activations, recorded):
             raise TeacherError(
-                f"teacher {teacher.name}: its features are not the recorded ones (they moved by"
-                f" {distance(found, recorded):.2g} of their size): torch or timm compute it differently here"
+                f"teacher {teacher.name}: its features differ from the recorded ones by"
+                f" {distance(activations, recorded):.2g} of their length: torch or timm compute it differently here"
             )
         return teacher
 
@@ -162,10 +161,12 @@ def checked(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
 @cache
 def recorded_activations() -> dict[str, tuple[float, ...]]:
     """Return the recorded numbers by the teacher's fingerprint."""
-    return {entry["fingerprint"]: tuple(entry["numbers"]) for entry in json.loads(RECORDED.read_text()).values()}
+    return {
+        entry["fingerprint"]: tuple(entry["numbers"]) for entry in json.loads(ACTIVATIONS_FILE.read_text()).values()
+    }
 
 
-def described(features: Tensor, count: int) -> tuple[float, ...]:
+def project_features(features: Tensor, count: int) -> tuple[float, ...]:
     """Project features (1, ...) to `count` numbers: the log of their root mean square, and signed sums of them.
 
     A signed sum is divided by the features' length: about normal, with deviation 1.
@@ -178,12 +179,12 @@ def described(features: Tensor, count: int) -> tuple[float, ...]:
 
 @cache
 def signs(length: int, count: int) -> NDArray[np.int8]:
-    """Draw fixed signs (count, length). RandomState's stream is frozen for good (NEP 19), a Generator's isn't."""
+    """Draw fixed signs (count, length). RandomState's stream never changes (NEP 19), unlike a Generator's."""
     return (2 * np.random.RandomState(length % 2**31).randint(0, 2, (count, length), dtype=np.int8) - 1).astype(np.int8)
 
 
 def fixed_image(side_px: int) -> Tensor:
-    """Make an image (1, 3, side, side) in [0, 1] with structure at every scale and other colors in every channel."""
+    """Make an image (1, 3, side, side) in [0, 1] with structure at every scale and different channels."""
     draw = np.random.RandomState(0)
     image = np.zeros((3, side_px, side_px))
     for block in (1, 4, 16, 64):
@@ -194,12 +195,12 @@ def fixed_image(side_px: int) -> Tensor:
     return torch.from_numpy(image).float()[None]
 
 
-def fold_batchnorms(net: nn.Module) -> None:
+def fold_batchnorms(model: nn.Module) -> None:
     """Fold, in place, every BatchNorm2d in eval mode into the convolution before it: a third fewer passes over memory.
 
-    Only direct siblings are folded. timm's BatchNormAct2d leaves its activation in its place, a plain one an identity.
+    Only direct siblings are folded. timm's BatchNormAct2d is replaced by its activation, a plain one by an identity.
     """
-    for parent in net.modules():
+    for parent in model.modules():
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, at_least, checked
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to
 from nas.teachers.weights import HED, weight_path
 
 WIDTHS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
@@ -23,7 +23,7 @@ BGR_MEAN = (104.00699, 116.66877, 122.67892)  # of 0..255 values: the Caffe conv
 
 
 class Hed(Teacher):
-    """Spatial: conv4_3 after ReLU, 512 channels at stride 8. Summary: its spatial mean. Uses the given size."""
+    """HED's VGG16. Spatial: conv4_3 after ReLU, 512 channels at stride 8. Summary: its mean. Any input size."""
 
     mean: Tensor
 
@@ -54,12 +54,13 @@ class Hed(Teacher):
             fill(self.fuse, file["fuse/vars"])
 
     def forward(self, images: Tensor) -> TeacherOutput:
+        """Return conv4_3 and its mean for images (B, 3, H, W) in [0, 1]."""
         spatial = self.pyramid(images, FEATURE_BLOCKS)[-1]
         return TeacherOutput(spatial.mean((2, 3)), spatial)
 
     def pyramid(self, images: Tensor, blocks: int) -> list[Tensor]:
         """Return the first blocks' outputs, strides 1, 2, 4, 8, 16."""
-        x = 255 * at_least(images, self.source_px).flip(1) - self.mean
+        x = 255 * enlarge_to(images, self.source_px).flip(1) - self.mean
         x = x.contiguous(memory_format=torch.channels_last)
         maps = []
         for block in self.blocks[:blocks]:
@@ -68,7 +69,7 @@ class Hed(Teacher):
         return maps
 
     def edges(self, images: Tensor) -> Tensor:
-        """Return the fused edge probability (B, 1, H, W) in [0, 1]: only to verify that the weights are understood."""
+        """Return the fused edge probability (B, 1, H, W) in [0, 1]; tests verify the weights with it."""
         sides = [
             F.interpolate(side(features), images.shape[-2:], mode="bilinear")
             for side, features in zip(self.sides, self.pyramid(images, len(self.blocks)), strict=True)
@@ -96,6 +97,6 @@ HED_TEACHER = TeacherSpec(
     network=Hed.name,
     sha256=lambda: HED.sha256,
     preprocessing="bgr 255x - mean, own size; spatial conv4_3 relu 512 at /8, summary its mean; v1",
-    load=checked(Hed),
+    load=check_activations(Hed),
     source_px=Hed.source_px,
 )

@@ -12,14 +12,25 @@ import timm
 import torch
 from torch import Tensor
 
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, at_least, checked, fold_batchnorms
+from nas.teachers.base import (
+    Teacher,
+    TeacherError,
+    TeacherOutput,
+    TeacherSpec,
+    check_activations,
+    enlarge_to,
+    fold_batchnorms,
+)
 from nas.teachers.weights import LITE0, weight_path
 
-MAP_STAGE = 4  # its 112 channels at stride 16 are the last map that still has a layout at 128 px
+MAP_STAGE = 4  # index of stage 5: 112 channels at stride 16, 8 x 8 cells at 128 px
 
 
 class Lite0(Teacher):
-    """Summary: pooled 1280 channels. Spatial: 112 channels at stride 16. Its top-1 is 0.66 at 128 px, 0.19 at 64."""
+    """EfficientNet-Lite0. Summary: 1280 pooled channels. Spatial: 112 channels at stride 16.
+
+    Its ImageNet top-1 accuracy is 0.66 at 128 px and 0.19 at 64 px.
+    """
 
     name = "lite0"
     summary_dim = 1280
@@ -29,35 +40,36 @@ class Lite0(Teacher):
     def __init__(self) -> None:
         super().__init__()
         self.fingerprint = LITE0_TEACHER.fingerprint
-        self.net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        load_by_position(self.net, torch.load(weight_path(LITE0), weights_only=True, map_location="cpu"))
+        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        load_by_position(self.network, torch.load(weight_path(LITE0), weights_only=True, map_location="cpu"))
         self.eval()
-        fold_batchnorms(self.net)
+        fold_batchnorms(self.network)
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:
-        x = (255 * at_least(images, self.source_px) - 127) / 128
-        x = self.net.bn1(self.net.conv_stem(x.contiguous(memory_format=torch.channels_last)))
+        """Return the pooled features and stage 5's map for images (B, 3, H, W) in [0, 1]."""
+        x = (255 * enlarge_to(images, self.source_px) - 127) / 128
+        x = self.network.bn1(self.network.conv_stem(x.contiguous(memory_format=torch.channels_last)))
         spatial = x
-        for index, stage in enumerate(self.net.blocks):
+        for index, stage in enumerate(self.network.blocks):
             x = stage(x)
             if index == MAP_STAGE:
                 spatial = x
-        x = self.net.bn2(self.net.conv_head(x))
+        x = self.network.bn2(self.network.conv_head(x))
         return TeacherOutput(x.mean((2, 3)), spatial)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Return ImageNet-1k logits (B, 1000): only to verify that the weights are understood."""
-        return cast(Tensor, self.net.classifier(self(images).summary))
+        """Return ImageNet-1k logits (B, 1000); tests verify the weights with them."""
+        return cast(Tensor, self.network.classifier(self(images).summary))
 
 
-def load_by_position(net: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Fill `net` with tensors that come in the same order under other names; TeacherError where a shape differs."""
-    ours = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+def load_by_position(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Fill `model` with tensors in the same order under other names; TeacherError where a shape differs."""
+    ours = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     theirs = [v for k, v in weights.items() if not k.endswith("num_batches_tracked")]
     if [v.shape for v in ours.values()] != [v.shape for v in theirs]:
         raise TeacherError("teacher lite0: the weight file does not have the layout of timm's tf_efficientnet_lite0")
-    net.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
+    model.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
 
 
 LITE0_TEACHER = TeacherSpec(
@@ -65,6 +77,6 @@ LITE0_TEACHER = TeacherSpec(
     network=Lite0.name,
     sha256=lambda: LITE0.sha256,
     preprocessing="rgb (255x-127)/128, bilinear to >= 128 px; summary pooled 1280, spatial stage 5 of 112 at /16; v1",
-    load=checked(Lite0),
+    load=check_activations(Lite0),
     source_px=Lite0.source_px,
 )

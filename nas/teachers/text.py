@@ -1,7 +1,7 @@
 """Text towers of CLIP and SigLIP teachers, for zero-shot classification; needs open_clip, which is optional.
 
-The text tower is trained beside one image tower and fits no other, so every row of `TEXT_TOWERS` names the pair. A
-local ``open_clip_model.safetensors`` holds both towers and serves as the teacher's weights too.
+A text tower is trained together with one image tower and fits no other, so `TEXT_TOWERS` maps image towers to text
+towers. A local ``open_clip_model.safetensors`` holds both towers and serves as the teacher's weights too.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ def text_embeddings(
 ) -> Tensor:
     """Embed class names as unit vectors (classes, k) in the space of the teacher's summary, averaged over templates.
 
-    A template holds ``{}`` for the class. Weights come from `weights` by the teacher's name, or from the hub.
-    `progress` hears (stage, done, total). Raises TeacherError where the teacher has no text tower, or open_clip or the
-    weights aren't there.
+    Args:
+        teacher: A teacher or its name.
+        class_names: The classes.
+        weights: Safetensors files by the teacher's name; the hub has the others.
+        templates: Prompts with ``{}`` in place of the class.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        TeacherError: The teacher has no text tower, or open_clip or the weights are missing.
     """
     name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
     tower, tokenize = text_tower(name, file_for(name, weights or {}))
@@ -94,8 +100,8 @@ def text_embeddings(
     for i in range(0, len(prompts), TEXT_BATCH):
         parts.append(tower.encode_text(tokenize(prompts[i : i + TEXT_BATCH])))
         progress(f"class names for {name}", min(i + TEXT_BATCH, len(prompts)), len(prompts))
-    embedded = F.normalize(torch.cat(parts).float(), dim=-1).reshape(len(class_names), len(templates), -1)
-    return F.normalize(embedded.mean(1), dim=-1)
+    embeddings = F.normalize(torch.cat(parts).float(), dim=-1).reshape(len(class_names), len(templates), -1)
+    return F.normalize(embeddings.mean(1), dim=-1)
 
 
 def zero_shot(image_embeddings: Tensor, texts: Tensor) -> Tensor:
@@ -117,8 +123,8 @@ def text_tower(name: str, file: Path | None) -> tuple[Any, Any]:
         repository = open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "").strip("/")
         file = hub_file(name, repository, OPEN_CLIP_FILE)
     try:
-        tokenize = open_clip.get_tokenizer(model_name)  # SigLIP's comes from the hub, through transformers
-        # open_clip reads a safetensors file as such, never as a pickle; `local_file` is sure that it is one.
+        tokenize = open_clip.get_tokenizer(model_name)  # SigLIP's is downloaded from the hub, through transformers
+        # open_clip reads a safetensors file as such, never as a pickle; `local_file` checks that it is one.
         model = open_clip.create_model(model_name, pretrained=str(local_file(name, file)))
     except (RuntimeError, KeyError, OSError, ImportError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]

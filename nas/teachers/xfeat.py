@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, at_least, checked, fold_batchnorms
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fold_batchnorms
 from nas.teachers.weights import XFEAT, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")
@@ -27,12 +27,13 @@ class ConvUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers to a map (B, C, h, w)."""
         y: Tensor = self.layer(x)
         return y
 
 
 class XFeat(Teacher):
-    """Spatial: unit-length descriptors, 64 channels at stride 8. Summary: their mean. Uses the given size."""
+    """XFeat's descriptors. Spatial: 64 channels of unit length at stride 8. Summary: their mean. Any input size."""
 
     name = "xfeat"
     summary_dim = 64
@@ -59,7 +60,8 @@ class XFeat(Teacher):
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:
-        gray = self.norm(at_least(images, self.source_px).mean(1, keepdim=True))
+        """Return descriptors and their mean for images (B, 3, H, W) in [0, 1]."""
+        gray = self.norm(enlarge_to(images, self.source_px).mean(1, keepdim=True))
         x3 = self.block3(self.block2(self.block1(gray) + self.skip1(gray)))
         x4 = self.block4(x3)
         x5 = self.block5(x4)
@@ -74,6 +76,6 @@ XFEAT_TEACHER = TeacherSpec(
     network=XFeat.name,
     sha256=lambda: XFEAT.sha256,
     preprocessing="gray mean, instance norm, own size; spatial unit descriptors 64 at /8, summary their mean; v1",
-    load=checked(XFeat),
+    load=check_activations(XFeat),
     source_px=XFeat.source_px,
 )

@@ -63,14 +63,14 @@ def full_name(name):
 def seeded(name, **given):
     """The network with every tensor drawn at random: nothing is zero or one that could hide a mistake."""
     torch.manual_seed(3)
-    net = timm.create_model(name, **given).eval()
+    network = timm.create_model(name, **given).eval()
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in network.parameters():
             parameter.normal_(std=0.2)
-        for key, buffer in net.named_buffers():
+        for key, buffer in network.named_buffers():
             if "running" in key:
                 buffer.uniform_(0.5, 1.5)
-    return net
+    return network
 
 
 def saved(name, folder, **given):

@@ -1,4 +1,4 @@
-"""Activation fingerprints: the same features are recognised, features of a wrongly fed network are not."""
+"""Activation fingerprints: the same features are recognized, features of a wrongly fed network are not."""
 
 import copy
 import json
@@ -67,7 +67,7 @@ NAMES = [*TEACHERS, *SMALL]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrongly_fed_teacher_is_not_the_same(everyone, name, change):
     if (name, change) in (("xfeat", swapped), ("xfeat", scaled_255)):
-        pytest.skip("XFeat sees the grey image's relative contrast: neither colours' order nor scale reach it")
+        pytest.skip("XFeat sees the gray image's relative contrast: neither colors' order nor scale reach it")
     teacher = everyone[name]
     assert not same_activations(activation_fingerprint(teacher), activation_fingerprint(Misfed(teacher, change)))
 
@@ -121,14 +121,14 @@ def test_builtin_teachers_are_recorded_and_still_the_same(teachers):
 
 
 def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monkeypatch, tmp_path):
-    entries = json.loads(base.RECORDED.read_text())
+    entries = json.loads(base.ACTIVATIONS_FILE.read_text())
     entries["xfeat"]["numbers"][3] += 0.01
     (tmp_path / "a.json").write_text(json.dumps(entries))
-    monkeypatch.setattr(base, "RECORDED", tmp_path / "a.json")
+    monkeypatch.setattr(base, "ACTIVATIONS_FILE", tmp_path / "a.json")
     recorded_activations.cache_clear()
     try:
         load_teachers("hed")
-        with pytest.raises(TeacherError, match="teacher xfeat: its features are not the recorded ones") as caught:
+        with pytest.raises(TeacherError, match="teacher xfeat: its features differ from the recorded ones") as caught:
             load_teachers("xfeat")
     finally:
         recorded_activations.cache_clear()

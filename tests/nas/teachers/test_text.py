@@ -29,7 +29,7 @@ SIGLIP = {
     "vision_cfg": {"image_size": 224, "timm_model_name": "small_siglip", "timm_pool": "map", "timm_proj": "none"},
     "text_cfg": {**TEXT, "context_length": 64, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
 }
-MODELS = {  # small network -> (open_clip's config of the same class, normalisation)
+MODELS = {  # small network -> (open_clip's config of the same class, normalization)
     "small_clip.laion2b": ({"embed_dim": 512, "vision_cfg": NATIVE, "text_cfg": TEXT}, OPENAI),
     "small_clip_quickgelu.openai": (
         {"embed_dim": 512, "quick_gelu": True, "vision_cfg": NATIVE, "text_cfg": TEXT},

@@ -1,4 +1,4 @@
-"""timm's networks as teachers: what each kind gives, checked against extraction by hand on small seeded networks."""
+"""timm's networks as teachers: outputs of each kind, checked against extraction by hand on small seeded networks."""
 
 import numpy as np
 import pytest
@@ -37,45 +37,45 @@ def map_of(tokens, side):
     return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
-def dinov2(net, images):
-    tokens = net.forward_features(normed(images, *IMAGENET))
+def dinov2(network, images):
+    tokens = network.forward_features(normed(images, *IMAGENET))
     return tokens[:, 0], map_of(tokens[:, 5:], 16)  # class token, 4 registers, patches
 
 
-def dinov3(net, images):
-    tokens = net.forward_features(normed(images, *IMAGENET))
+def dinov3(network, images):
+    tokens = network.forward_features(normed(images, *IMAGENET))
     return tokens[:, 0], map_of(tokens[:, 5:], 14)
 
 
-def clip(net, images):
-    tokens = net.forward_features(normed(images, *OPENAI))
-    return tokens[:, 0] @ net.head.weight.T + net.head.bias, map_of(tokens[:, 1:], 14)
+def clip(network, images):
+    tokens = network.forward_features(normed(images, *OPENAI))
+    return tokens[:, 0] @ network.head.weight.T + network.head.bias, map_of(tokens[:, 1:], 14)
 
 
-def siglip(net, images):
-    tokens = net.forward_features(normed(images, *HALVES))
-    return net.attn_pool(tokens), map_of(tokens, 14)
+def siglip(network, images):
+    tokens = network.forward_features(normed(images, *HALVES))
+    return network.attn_pool(tokens), map_of(tokens, 14)
 
 
-def sam(net, images):
-    x = net.patch_embed(normed(images, *IMAGENET)) + net.pos_embed
-    return None, net.neck(net.blocks(x).permute(0, 3, 1, 2))
+def sam(network, images):
+    x = network.patch_embed(normed(images, *IMAGENET)) + network.pos_embed
+    return None, network.neck(network.blocks(x).permute(0, 3, 1, 2))
 
 
-def resnet(net, images):
-    x = net.maxpool(net.act1(net.bn1(net.conv1(normed(images, *HALVES)))))
-    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+def resnet(network, images):
+    x = network.maxpool(network.act1(network.bn1(network.conv1(normed(images, *HALVES)))))
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         x = stage(x)
     return x.mean((2, 3)), x
 
 
-def efficientnet(net, images):
-    x = net.blocks(net.bn1(net.conv_stem(normed(images, *IMAGENET))))
-    return net.bn2(net.conv_head(x)).mean((2, 3)), x
+def efficientnet(network, images):
+    x = network.blocks(network.bn1(network.conv_stem(normed(images, *IMAGENET))))
+    return network.bn2(network.conv_head(x)).mean((2, 3)), x
 
 
-def swin(net, images):
-    x = net.norm(net.layers(net.patch_embed(normed(images, *IMAGENET))))
+def swin(network, images):
+    x = network.norm(network.layers(network.patch_embed(normed(images, *IMAGENET))))
     return x.mean((1, 2)), x.permute(0, 3, 1, 2)
 
 
@@ -94,11 +94,11 @@ KINDS = [
 
 @pytest.mark.parametrize(("name", "by_hand", "size"), KINDS, ids=[name for name, _, _ in KINDS])
 def test_summary_and_map_are_those_of_an_extraction_by_hand(folder, name, by_hand, size):
-    network = name.partition("@")[0]
-    net = seeded(network, **size)
-    config = get_pretrained_cfg(network)
-    path = folder / f"{network}-by-hand.safetensors"
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
+    full = name.partition("@")[0]
+    network = seeded(full, **size)
+    config = get_pretrained_cfg(full)
+    path = folder / f"{full}-by-hand.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
     spec = specs(name, {name: path})[0]
     teacher = spec.load()
     assert spec.name == teacher.name == name
@@ -107,7 +107,7 @@ def test_summary_and_map_are_those_of_an_extraction_by_hand(folder, name, by_han
     images = torch.rand(2, 3, spec.source_px, spec.source_px, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         summary, spatial = teacher(images)
-        expected_summary, expected_spatial = by_hand(net, images)
+        expected_summary, expected_spatial = by_hand(network, images)
     assert spatial.shape[1] == teacher.spatial_dim
     torch.testing.assert_close(spatial, expected_spatial, rtol=0, atol=1e-4 * float(expected_spatial.std()))
     if expected_summary is None:
@@ -125,12 +125,12 @@ def test_positions_are_resampled_from_the_size_of_the_file(folder):
     path = saved("small_dinov2", folder)
     assert load_file(path)["pos_embed"].shape[1] == 37 * 37
     small, large = (specs(f"small_dinov2@{px}", {"small_dinov2": path})[0].load() for px in (112, 518))
-    assert small.net.pos_embed.shape[1] == 8 * 8
-    torch.testing.assert_close(large.net.pos_embed, load_file(path)["pos_embed"])
+    assert small.network.pos_embed.shape[1] == 8 * 8
+    torch.testing.assert_close(large.network.pos_embed, load_file(path)["pos_embed"])
     coarse = torch.nn.functional.interpolate(
-        large.net.pos_embed.transpose(1, 2).reshape(1, -1, 37, 37), (8, 8), mode="bicubic", antialias=True
+        large.network.pos_embed.transpose(1, 2).reshape(1, -1, 37, 37), (8, 8), mode="bicubic", antialias=True
     )
-    torch.testing.assert_close(small.net.pos_embed, coarse.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(small.network.pos_embed, coarse.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)
 
 
 def test_the_resize_is_the_one_of_image_libraries():
