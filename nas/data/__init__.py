@@ -1,4 +1,4 @@
-"""Images by URI: `builtin`, `imagefolder:PATH`, `webdataset:PATTERN`, `cifar10`.
+"""Open images by URI: `builtin`, `imagefolder:PATH`, `webdataset:PATTERN`, `cifar10`.
 
 Labels and masks serve evaluation only; distillation never sees them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nas.data.augment import ENLARGED, Augmentation, AugmentedSet
+from nas.data.augment import ENLARGEMENT, Augmentation, AugmentedSet
 from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites
 from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
@@ -36,7 +36,7 @@ FORMS = (
     "webdataset:PATTERN#ignore=11",
     "cifar10",
 )
-BUILTIN_COUNT: dict[Split, int] = {"train": 3000, "val": 600}  # composites where no count is asked for
+BUILTIN_COUNT: dict[Split, int] = {"train": 3000, "val": 600}  # composites where no count is requested
 
 
 def open_images(
@@ -52,12 +52,17 @@ def open_images(
     """Open one split's images as `size_px` squares: at most `count`, chosen and ordered by the seed alone.
 
     Args:
-        views: how many times each train image comes, see `AugmentedSet`.
-        cache_dir: folder of downloads.
-        progress: told of downloads.
+        uri: The source, in one of `FORMS`.
+        split: The images' side of the split.
+        count: Number of images before augmentation; None takes all.
+        seed: Seed of the choice and the order.
+        size_px: Side of the squares.
+        cache_dir: Folder of downloads.
+        views: Number of versions of each train image, see `AugmentedSet`.
+        progress: Called with (stage, done, total) during downloads.
 
     Raises:
-        DataError: unknown URI, missing folder or shard, or empty split.
+        DataError: The URI is unknown, a folder or shard is missing, or the split is empty.
     """
     if count is not None and count < 1:
         raise DataError(f"--data: {split} image count {count} is not positive; allowed: 1 or more")
@@ -68,7 +73,7 @@ def open_images(
     plain = open_plain(uri, split, count, seed, size_px, cache_dir, progress)
     if views == 1:
         return plain
-    return AugmentedSet(plain, replace(plain, size_px=round(ENLARGED * size_px)), views, seed)
+    return AugmentedSet(plain, replace(plain, size_px=round(ENLARGEMENT * size_px)), views, seed)
 
 
 def open_plain(

@@ -1,4 +1,4 @@
-"""Stored augmentations: every image several times, first plain, then cropped, mirrored and recolored.
+"""Augment images before they are stored: each image several times, first plain, then cropped, mirrored and recolored.
 
 Teachers run once on what is stored, so augmentation must be part of it: features of a mirrored image are not the
 mirrored features (a ViT's position embedding is not symmetric), nor those of a crop the crop of features.
@@ -16,13 +16,13 @@ from PIL import Image, ImageEnhance
 
 from nas.data.dataset import Box, ImageSet, Pixels, Sample, digest
 
-VERSION = 1  # raise it when views change
-AREA = (0.4, 1.0)  # of the image, in a crop
-RATIO = (3 / 4, 4 / 3)  # width to height of a crop
-FLIPPED = 0.5  # share of mirrored views
-JITTER = 0.3  # brightness, contrast and saturation are scaled by 1 +- this
-ENLARGED = 1.5  # side of the image that crops are cut from, in sides of a view: the smallest crop is not enlarged much
-PROBED = 8  # views in the fingerprint: it tells versions of the random generator apart
+VERSION = 1  # part of the fingerprint: raise it when the augmentations change
+CROP_AREA = (0.4, 1.0)  # share of the image's area
+CROP_RATIO = (3 / 4, 4 / 3)  # width to height
+FLIP_SHARE = 0.5  # share of mirrored views
+COLOR_JITTER = 0.3  # brightness, contrast and saturation are scaled by up to 1 +- 0.3
+ENLARGEMENT = 1.5  # crops are cut from an image with 1.5 times the side, so that small crops keep their resolution
+PROBE_IMAGES = 8  # augmentations in the fingerprint, which tell versions of the random generator apart
 
 
 class Augmentation(NamedTuple):
@@ -35,12 +35,12 @@ class Augmentation(NamedTuple):
     saturation: float
 
 
-PLAIN = Augmentation((0.0, 0.0, 1.0, 1.0), False, 1.0, 1.0, 1.0)
+UNCHANGED = Augmentation((0.0, 0.0, 1.0, 1.0), False, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class AugmentedSet:
-    """`views` views of each image of `plain`; `enlarged` holds the same images at `ENLARGED` times the size.
+    """`views` views of each image of `plain`; `enlarged` holds the same images at `ENLARGEMENT` times the size.
 
     All plain images come first, then all second views, and so on: every prefix shows as many images as it can. Item i
     is a pure function of the seed and i; image and mask move together.
@@ -53,47 +53,64 @@ class AugmentedSet:
 
     @property
     def uri(self) -> str:
+        """Return the source of the plain images."""
         return self.plain.uri
 
     @property
     def size_px(self) -> int:
+        """Return the side of every image and mask."""
         return self.plain.size_px
 
     @property
     def num_classes(self) -> int | None:
+        """Return the number of classes, None without labels."""
         return self.plain.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
+        """Return the classes' names where they are known."""
         return self.plain.class_names
 
     @property
     def has_masks(self) -> bool:
+        """Tell whether every image has a mask."""
         return self.plain.has_masks
 
     @property
     def mask_classes(self) -> int | None:
+        """Return the number of classes in masks, None without masks."""
         return self.plain.mask_classes
 
     @cached_property
     def fingerprint(self) -> str:
-        recipe = [VERSION, AREA, RATIO, FLIPPED, JITTER, self.enlarged.size_px, self.views, self.seed]
-        drawn = [tuple(random_augmentation(self.seed, image, 1)) for image in range(PROBED)]
+        """Return a digest of the recipe, of a few random augmentations and of the plain images."""
+        recipe = [
+            VERSION,
+            CROP_AREA,
+            CROP_RATIO,
+            FLIP_SHARE,
+            COLOR_JITTER,
+            self.enlarged.size_px,
+            self.views,
+            self.seed,
+        ]
+        drawn = [tuple(random_augmentation(self.seed, image, 1)) for image in range(PROBE_IMAGES)]
         return digest(["views", recipe, drawn, self.plain.fingerprint])
 
     def __len__(self) -> int:
         return len(self.plain) * self.views
 
     def augmentation(self, i: int) -> Augmentation:
-        """Return what is done to image ``i % len(plain)`` for item i."""
+        """Return the augmentation that turns image ``i % len(plain)`` into item i."""
         number, image = divmod(i, len(self.plain))
         if not 0 <= number < self.views:
             raise IndexError(i)
-        return random_augmentation(self.seed, image, number) if number else PLAIN
+        return random_augmentation(self.seed, image, number) if number else UNCHANGED
 
     def read(self, i: int) -> Sample:
+        """Read item `i`; CorruptImage if its image cannot be decoded."""
         augmentation, image = self.augmentation(i), i % len(self.plain)
-        if augmentation == PLAIN:
+        if augmentation == UNCHANGED:
             return self.plain.read(image)
         return apply(augmentation, self.enlarged.read(image), self.size_px)
 
@@ -101,12 +118,12 @@ class AugmentedSet:
 def random_augmentation(seed: int, image: int, number: int) -> Augmentation:
     """Draw augmentation `number` of an image: a resized crop, a flip and colors; a pure function of its arguments."""
     rng = np.random.default_rng([seed, image, number])
-    area, ratio = rng.uniform(*AREA), math.exp(rng.uniform(*np.log(RATIO)))
-    # Of a square, a long crop of a large area sticks out: it is cut to the side.
+    area, ratio = rng.uniform(*CROP_AREA), math.exp(rng.uniform(*np.log(CROP_RATIO)))
+    # A long crop of a large area would be longer than the square's side.
     width, height = min(1.0, math.sqrt(area * ratio)), min(1.0, math.sqrt(area / ratio))
     left, upper = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
-    flipped = bool(rng.random() < FLIPPED)
-    brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3).tolist()
+    flipped = bool(rng.random() < FLIP_SHARE)
+    brightness, contrast, saturation = rng.uniform(1 - COLOR_JITTER, 1 + COLOR_JITTER, 3).tolist()
     return Augmentation((left, upper, left + width, upper + height), flipped, brightness, contrast, saturation)
 
 

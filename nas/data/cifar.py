@@ -1,4 +1,4 @@
-"""`cifar10`: downloaded once, as the binary version, whose records are bytes: no pickle is ever opened."""
+"""`cifar10`: CIFAR-10, downloaded once. The binary version has plain bytes, so no pickle is ever opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from nas.data.dataset import DataError, DataUnavailable, Pixels, Sample, Split, digest, file_identity, square
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the download
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published next to the download
 FOLDER = "cifar-10-batches-bin"
 FILES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)),
@@ -38,17 +38,19 @@ class Cifar10:
 
     @cached_property
     def records(self) -> Pixels:
-        """All records (N, 3073)."""
+        """Return all records (N, 3073)."""
         return np.concatenate([np.fromfile(file, dtype=np.uint8).reshape(-1, RECORD_BYTES) for file in self.files])
 
     @cached_property
     def fingerprint(self) -> str:
+        """Return a digest of the files, the order and the size."""
         return digest(["cifar10", 1, self.size_px, self.order, [file_identity(file) for file in self.files]])
 
     def __len__(self) -> int:
         return len(self.order)
 
     def read(self, i: int) -> Sample:
+        """Read image `i` of the order."""
         record = self.records[self.order[i]]
         image = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
         return Sample(square(image, self.size_px), int(record[0]), None)

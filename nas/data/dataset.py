@@ -1,6 +1,6 @@
-"""Datasets: square uint8 RGB samples by index, perhaps with labels and masks, and an identity.
+"""Define a set of images: square uint8 RGB samples by index, optional labels and masks, and a fingerprint.
 
-Decoders read what a user downloaded, so nothing that they raise is trusted to have a common base.
+Decoders read downloaded files and raise errors of many types without a common base; `named` makes them CorruptImage.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # stage, done, total
 T = TypeVar("T")
 
-IGNORE_LABEL = 255  # a mask value that is no class: never scored
-VAL_SHARE = 5  # one image in five is held out where a source has no split of its own
+IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
+VAL_SHARE = 5  # one image in five is held out where a source has no splits
 SAMPLED_BYTES = 65536
-MOST_HASHED = 4096  # files whose content goes into a set's identity: a larger set is not read through to be opened
+MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a larger set, only some are read
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 
 
 class DataError(ValueError):
-    """Images that cannot be read. One line that names the field, the value and what is allowed."""
+    """Images cannot be read. The message is one line with the field, its value and the allowed values."""
 
 
 class DataUnavailable(DataError, OperationFailed):
-    """Images that cannot be fetched or stored now: a server, a network or a disk refuses."""
+    """Images cannot be fetched or stored now, because a server, a network or a disk fails."""
 
 
 class CorruptImage(DataError):
-    """One image that cannot be decoded, by name; readers of a set skip and count it."""
+    """One image cannot be decoded. The message names it; readers of a set skip and count it."""
 
 
 class Sample(NamedTuple):
-    """image (S, S, 3) RGB; label and mask (S, S) are None where the set has none."""
+    """An image (S, S, 3) RGB, its label and its mask (S, S); the latter two are None where the set has none."""
 
     image: Pixels
     label: int | None
@@ -57,7 +57,8 @@ class ImageSet(Protocol):
     """
 
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """The source of the images."""
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +77,8 @@ class ImageSet(Protocol):
         """A name for every label, in the labels' order, where they are known."""
 
     @property
-    def has_masks(self) -> bool: ...
+    def has_masks(self) -> bool:
+        """Whether every image has a mask."""
 
     @property
     def mask_classes(self) -> int | None:
@@ -84,11 +86,12 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, i: int) -> Sample: ...
+    def read(self, i: int) -> Sample:
+        """Read image `i`, 0 to len - 1."""
 
 
 def held_out(name: str) -> bool:
-    """Tell whether an image belongs to the validation split: by a hash of its name, so it never changes sides."""
+    """Tell whether an image belongs to the validation split, by a hash of its name: it never changes sides."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % VAL_SHARE == 0
 
 
@@ -112,15 +115,15 @@ def file_identity(path: Path) -> str:
 
 
 def identities(paths: Sequence[Path]) -> list[str]:
-    """Return an identity for every file: of its content, or of its size alone for some of very many files."""
-    hashed = set(spread(len(paths), MOST_HASHED))
-    found = []
+    """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone."""
+    hashed = set(spread(len(paths), MAX_HASHED_FILES))
+    result = []
     for i, path in enumerate(paths):
         try:
-            found.append(file_identity(path) if i in hashed else str(path.stat().st_size))
-        except OSError:  # reading it will say so, by name
-            found.append("unreadable")
-    return found
+            result.append(file_identity(path) if i in hashed else str(path.stat().st_size))
+        except OSError:  # reading the image will raise the error, with its name
+            result.append("unreadable")
+    return result
 
 
 def spread(total: int, most: int) -> list[int]:
@@ -129,7 +132,7 @@ def spread(total: int, most: int) -> list[int]:
 
 
 def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
-    """Order items by the seed and their names alone, so that the order of the others stays when some go."""
+    """Order items by the seed and their names alone; removing some leaves the order of the others."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
 
 

@@ -1,6 +1,6 @@
-"""Downloads over HTTP: one at a time, resumed where a connection broke, whole or not there at all.
+"""Download files over HTTP, one at a time. A broken download is resumed, and a file gets its name when it is complete.
 
-What stays on disk: every fetched shard, until somebody deletes the folder, and at most one partial file a URL.
+Downloaded shards stay until the user deletes the folder, along with at most one partial file a URL.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nas.data.dataset import DataError, DataUnavailable
 from nas.study.redaction import public_word
 
 SCHEMES = ("http://", "https://")
-ATTEMPTS = 6  # in a row that bring not a single byte; one that does starts the count again
+ATTEMPTS = 6  # in a row without a single byte; an attempt with bytes resets the count
 FIRST_WAIT_S = 0.5  # doubled from attempt to attempt
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
-ABSENT = frozenset({403, 404, 410})  # 403 is what object stores say of a missing file whose folder nobody may list
-REFUSED = frozenset({400, 401, 405, *ABSENT})  # asking again would not help
+ABSENT = frozenset({403, 404, 410})  # object stores answer 403 for a missing file in a folder that cannot be listed
+REFUSED = frozenset({400, 401, 405, *ABSENT})  # a retry would not help
 
-Bytes = Callable[[int, int], None]  # bytes that are here, bytes in all (0 where the server does not say)
+Bytes = Callable[[int, int], None]  # bytes on disk, bytes in all (0 if unknown)
 
 
 class Absent(DataError):
@@ -49,10 +49,10 @@ def local_path(url: str, folder: Path) -> Path:
 
 
 def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Bytes) -> Path:
-    """Return the file of a URL in `folder`, downloaded if missing. `check` raises DataError on a file that is no good.
+    """Return the file of a URL in `folder`, downloaded if missing. `check` raises DataError for an invalid file.
 
-    A partial file is continued with a Range request if the server still has the same version. DataError once
-    retries are used up; Absent at once where there is no such file.
+    A partial file is continued with a Range request if the server still has the same version. Raises DataError
+    when retries are used up, Absent immediately when the server has no such file.
     """
     target = local_path(url, folder)
     if target.is_file():
@@ -85,7 +85,7 @@ class Partial:
         self.url, self.path, self.tag = url, path, path.with_suffix(".tag")
 
     def complete(self, progress: Bytes) -> None:
-        """Send requests until the file has the length that the server tells."""
+        """Send requests until the file has the length that the server reports."""
         failures = 0
         while True:
             before = self.here()
@@ -98,7 +98,7 @@ class Partial:
                     raise kind(
                         f"--data webdataset: cannot fetch '{public_word(self.url)}': HTTP {error.code}"
                     ) from error
-                if error.code == 416:  # our part is no part of what the server has now
+                if error.code == 416:  # the file on disk is longer than the server's
                     self.discard()
                 last: Exception = error
             except (urllib.error.URLError, HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
@@ -112,7 +112,7 @@ class Partial:
             time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
     def request(self, progress: Bytes) -> None:
-        """Send one request from the file's end on; the received bytes stay, even if the connection breaks."""
+        """Request the rest of the file; the received bytes stay, even if the connection breaks."""
         headers = {}
         if self.here() and self.tag.is_file():
             headers = {"Range": f"bytes={self.here()}-", "If-Range": self.tag.read_text()}
@@ -138,7 +138,7 @@ class Partial:
             self.discard()
             here, total = 0, int(response.headers.get("Content-Length") or 0)
             version = response.headers.get("ETag", "W/")
-            if version.startswith("W/"):  # weak: it promises no equal bytes
+            if version.startswith("W/"):  # a weak ETag does not promise equal bytes
                 version = response.headers.get("Last-Modified", "")
             if version:
                 self.tag.write_text(version)

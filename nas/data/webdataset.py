@@ -1,9 +1,9 @@
 """`webdataset:PATTERN`: images in tar shards, on this machine or behind HTTP.
 
-The seed shuffles the shards, and only as many are opened as the requested images need: writers of WebDatasets should
-have mixed their samples. Patterns: ``train-{0000..0099}.tar``, ``train-*.tar`` (local only),
-``https://host/{00..99}.tar``; ``TRAIN::VAL`` gives each split a pattern of its own; ``...#ignore=11`` or
-``#ignore=0,255`` makes mask values void. ``::`` inside the host of a URL separates nothing, so IPv6 hosts are possible:
+The seed shuffles the shards, and only as many are opened as the requested images need: samples should have been
+mixed when the shards were written. Patterns: ``train-{0000..0099}.tar``, ``train-*.tar`` (local only),
+``https://host/{00..99}.tar``; ``TRAIN::VAL`` gives each split its pattern; ``...#ignore=11`` or
+``#ignore=0,255`` makes mask values void. ``::`` inside the host of a URL does not separate, so IPv6 hosts are possible:
 ``https://[2001:db8::1]/{00..89}.tar::https://[2001:db8::1]/{90..99}.tar``.
 
 A ``classes.json`` in the folder of the (training) shards, a list of strings, names the labels' classes; where images
@@ -58,7 +58,7 @@ BLOCK_BYTES = 512
 
 NAMES_FILE = "classes.json"
 
-MOST_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
+MAX_COUNTED_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
 
 
 def sources(pattern: str) -> list[str]:
@@ -69,10 +69,10 @@ def sources(pattern: str) -> list[str]:
             shards.append(part)
             continue
         path = Path(part)
-        found = sorted(str(file) for file in path.parent.glob(path.name)) or [part]
-        if not Path(found[0]).is_file():
+        matches = sorted(str(file) for file in path.parent.glob(path.name)) or [part]
+        if not Path(matches[0]).is_file():
             raise DataError(f"--data webdataset: no such shard '{part}' (pattern '{pattern}')")
-        shards += found
+        shards += matches
     return shards
 
 
@@ -131,6 +131,7 @@ class Member(NamedTuple):
     size: int
 
     def read(self) -> bytes:
+        """Read the file's bytes; DataError if the shard cannot be read."""
         try:
             with self.shard.open("rb") as file:
                 file.seek(self.offset)
@@ -140,7 +141,7 @@ class Member(NamedTuple):
 
 
 class TarSample(NamedTuple):
-    """`key` is the shard's name and the path up to the first dot of the file's name."""
+    """A sample of a shard; `key` is the shard's name and the path up to the first dot of the file's name."""
 
     key: str
     image: Member
@@ -149,9 +150,9 @@ class TarSample(NamedTuple):
 
 
 def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
-    """Index the samples with an image of an uncompressed tar file; `name` stands for it in keys and messages.
+    """Index the samples of an uncompressed tar file that have an image; `name` names it in keys and messages.
 
-    Pixels stay on disk; labels are read on the way. DataError where the file is no tar or ends too early.
+    Pixels stay on disk; labels are read. Raises DataError where the file is no tar or ends too early.
     """
     try:
         status = path.stat()
@@ -160,7 +161,7 @@ def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
     return index_of(path, name, status.st_size, status.st_mtime_ns)
 
 
-@cache  # a build opens the same shards once for every size that a teacher or the student wants
+@cache  # a build opens the same shards for every size that a teacher or the student takes
 def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
     """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
@@ -179,20 +180,20 @@ def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample
                 if file:
                     labels[key] = label_in(file.read(), field, key)
             end = Member(path, tar.offset, BLOCK_BYTES).read()
-        if end != bytes(BLOCK_BYTES):  # tarfile takes a damaged header, or none at all, for the end
+        if end != bytes(BLOCK_BYTES):  # tarfile takes a damaged or missing header for the end
             raise tarfile.ReadError(f"truncated or damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError) as error:
         where = f"'{name}'" if name == str(path) else f"'{name}', here as '{path}',"
         raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
     samples = []
-    for key, found in fields.items():
-        if image := first(found, IMAGE_FIELDS):
-            samples.append(TarSample(key, image, first(found, MASK_FIELDS), labels.get(key)))
+    for key, members in fields.items():
+        if image := first(members, IMAGE_FIELDS):
+            samples.append(TarSample(key, image, first(members, MASK_FIELDS), labels.get(key)))
     return tuple(samples)
 
 
 def first(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
-    """Return the first of the named fields that is there."""
+    """Return the first of the named fields that the sample has."""
     return next((fields[name] for name in names if name in fields), None)
 
 
@@ -207,22 +208,22 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
             about = json.loads(text)
         except ValueError as error:
             raise DataError(f"--data webdataset: {key}.json is no JSON: {error}") from error
-        found = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
-        if not found:
+        values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
+        if not values:
             return None
-        text = str(found[0])
+        text = str(values[0])
     if not (text.isascii() and text.isdigit()):
         raise DataError(f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0")
     return int(text)
 
 
 def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
-    """Read the classes' names, None where there is no such file; DataError for one that is no list of strings."""
+    """Read the classes' names, None without such a file; DataError if it holds no list of strings."""
     path = Path(source)
     if is_remote(source):
         try:
             path = fetch(source, shelf, parse_names, lambda here, total: None)
-        except Absent:  # remembered, so that what is here can be read again without a network
+        except Absent:  # recorded, so that cached shards can be read without a network
             path = local_path(source, shelf)
             atomic_write(path, "null")
     return parse_names(path) if path.is_file() else None
@@ -262,7 +263,7 @@ def count_classes(samples: list[TarSample], names: tuple[str, ...] | None) -> in
 
 @dataclass(frozen=True)
 class Shards:
-    """`samples` of the shards at `paths`. Labels and masks count only where every sample has one."""
+    """The images of one split in the shards at `paths`; labels and masks are used only if every sample has one."""
 
     samples: tuple[TarSample, ...]
     paths: tuple[Path, ...]
@@ -274,19 +275,22 @@ class Shards:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
+        """Return the labels' names, None without labels or names."""
         return None if self.num_classes is None else self.names
 
     @cached_property
     def has_masks(self) -> bool:
+        """Tell whether every sample has a mask."""
         return all(sample.mask for sample in self.samples)
 
     @cached_property
     def mask_classes(self) -> int | None:
+        """Return the number of classes in masks: of the names, else of the largest value in up to 1,000 masks."""
         if not self.has_masks:
             return None
         if self.names and self.num_classes is None:
             return len(self.names)
-        return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MOST_MASKS))
+        return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MAX_COUNTED_MASKS))
 
     def largest(self, sample: TarSample) -> int:
         """Return the largest class in a whole mask; 0 where it cannot be read."""
@@ -302,14 +306,16 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Return a digest of the shards, the samples' keys, the classes and the size."""
         keys = [sample.key for sample in self.samples]
-        meaning = [self.num_classes, self.names, self.ignored]
-        return digest(["webdataset", 2, self.size_px, keys, meaning, identities(self.paths)])
+        classes = [self.num_classes, self.names, self.ignored]
+        return digest(["webdataset", 2, self.size_px, keys, classes, identities(self.paths)])
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, i: int) -> Sample:
+        """Read sample `i`; CorruptImage if its image or mask cannot be decoded."""
         sample = self.samples[i]
         image = decode(io.BytesIO(sample.image.read()), sample.key)
         mask = self.voided(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
@@ -321,26 +327,28 @@ def open_shards(
 ) -> Shards:
     """Open the shards of a pattern; remote ones are kept in `cache_dir`/shards.
 
-    With a single pattern the hash of a key decides on the split. DataError where a shard is missing, unreadable, or
-    the split is empty.
+    With a single pattern, a hash of the sample's key decides on the split. Raises DataError if a shard is missing or
+    unreadable, or the split is empty.
     """
     bare, _, ignored = pattern.partition("#ignore=")
     train, val = train_and_val(bare)
-    own = val if val is not None and split == "val" else train
+    split_pattern = val if val is not None and split == "val" else train
     shelf = cache_dir / "shards"
     names = read_names(sibling(expand(train)[0]), shelf)
     selection = ShardSelection(split, val is not None, seed, count, shelf)
-    selection.collect(shuffled(sources(own), seed, lambda source: public_word(source).rpartition("/")[2]), progress)
+    selection.collect(
+        shuffled(sources(split_pattern), seed, lambda source: public_word(source).rpartition("/")[2]), progress
+    )
     if not selection.samples:
         raise DataError(
-            f"--data webdataset: no {split} images in '{public_word(own)}'"
+            f"--data webdataset: no {split} images in '{public_word(split_pattern)}'"
             f" ({selection.seen} in all; fields {IMAGE_FIELDS})"
         )
     chosen = shuffled(selection.samples[:count], seed, key_of)
     for what in ("label", "mask"):
         without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
         if without and any(getattr(sample, what) is not None for sample in chosen):
-            warnings.warn(f"--data webdataset: {without} has no {what}: the others' are not used", stacklevel=2)
+            warnings.warn(f"--data webdataset: {without} has no {what}, so no {what} is used", stacklevel=2)
     classes, void = count_classes(selection.samples, names), parse_ignored(ignored)
     uri = f"webdataset:{public_word(pattern)}"  # manifests and reports show it
     return Shards(tuple(chosen), tuple(selection.paths), size_px, uri, classes, names, void)
@@ -374,7 +382,7 @@ class ShardSelection:
             progress(stage, self.fetched >> 20, self.fetched >> 20)
 
     def fetch(self, url: str, expected: int, progress: Callable[[int, int], None]) -> Path:
-        """Fetch a remote shard; progress in MiB as if `expected` shards of its size were to come, it included."""
+        """Fetch a remote shard; report progress in MiB, assuming `expected` shards of its size, this one included."""
 
         def report(here: int, total: int) -> None:
             progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
@@ -384,7 +392,7 @@ class ShardSelection:
         return path
 
     def expected(self, left: int) -> int:
-        """Estimate how many of the shards that are left will be needed, if they are like those before."""
+        """Estimate how many of the remaining shards will be needed, from the samples in those before."""
         if self.count is None:
             return left
         if not self.samples:

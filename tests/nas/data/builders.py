@@ -12,7 +12,7 @@ SHARED = Path(os.environ.get("BACKBONE_NAS_SHARED", Path(__file__).parents[3].pa
 
 
 def png(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
-    """One colour everywhere."""
+    """A picture of one color."""
     buffer = io.BytesIO()
     Image.new(mode, size, (value, value, value) if mode == "RGB" else value).save(buffer, "png")
     return buffer.getvalue()

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.data import DataError, Sample, augment, open_images
-from nas.data.augment import AREA, JITTER, PLAIN, RATIO, Augmentation, AugmentedSet, apply, random_augmentation
+from nas.data.augment import (
+    COLOR_JITTER,
+    CROP_AREA,
+    CROP_RATIO,
+    UNCHANGED,
+    Augmentation,
+    AugmentedSet,
+    apply,
+    random_augmentation,
+)
 from tests.nas.data.builders import SHARED, png, write_shard
 
-COLOURLESS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+SAME_COLORS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -40,7 +49,7 @@ def test_plain_images_come_first_then_one_view_of_each_after_the_other(images):
     plain = open_images("builtin", "train", 6, 1, 64, Path("unused"))
     assert len(images) == 18
     for i in range(6):
-        assert images.augmentation(i) == PLAIN
+        assert images.augmentation(i) == UNCHANGED
         np.testing.assert_array_equal(images.read(i).image, plain.read(i).image)
         np.testing.assert_array_equal(images.read(i).mask, plain.read(i).mask)
         assert [images.read(i + 6 * number).label for number in range(3)] == [plain.read(i).label] * 3
@@ -68,7 +77,7 @@ def test_fingerprint_tells_sets_apart(images, other):
 
 
 @pytest.mark.parametrize(
-    ("constant", "value"), [("AREA", (0.3, 1.0)), ("JITTER", 0.2), ("VERSION", 2), ("FLIPPED", 0.1)]
+    ("constant", "value"), [("CROP_AREA", (0.3, 1.0)), ("COLOR_JITTER", 0.2), ("VERSION", 2), ("FLIP_SHARE", 0.1)]
 )
 def test_fingerprint_follows_the_recipe(images, monkeypatch, constant, value):
     before = images.fingerprint
@@ -84,16 +93,16 @@ def test_a_random_augmentation_lies_in_its_bounds_and_is_pure(seed, image, numbe
     width, height = right - left, lower - upper
     assert 0 <= left < right <= 1 + 1e-12
     assert 0 <= upper < lower <= 1 + 1e-12
-    assert RATIO[0] - 1e-9 <= width / height <= RATIO[1] + 1e-9
-    assert width * height >= AREA[0] * RATIO[0] - 1e-9  # what sticks out is cut off
-    assert all(abs(scale - 1) <= JITTER for scale in view[2:])
+    assert CROP_RATIO[0] - 1e-9 <= width / height <= CROP_RATIO[1] + 1e-9
+    assert width * height >= CROP_AREA[0] * CROP_RATIO[0] - 1e-9  # what sticks out is cut off
+    assert all(abs(scale - 1) <= COLOR_JITTER for scale in view[2:])
 
 
 def test_views_use_the_whole_of_their_ranges():
     drawn = [random_augmentation(0, image, 1) for image in range(400)]
     assert 0.4 < np.mean([view.flipped for view in drawn]) < 0.6
-    centres = np.array([(view.box[0] + view.box[2], view.box[1] + view.box[3]) for view in drawn]) / 2
-    np.testing.assert_allclose(centres.mean(0), 0.5, atol=0.02)
+    centers = np.array([(view.box[0] + view.box[2], view.box[1] + view.box[3]) for view in drawn]) / 2
+    np.testing.assert_allclose(centers.mean(0), 0.5, atol=0.02)
     areas = [(right - left) * (lower - upper) for left, upper, right, lower in (view.box for view in drawn)]
     assert min(areas) < 0.45
     assert max(areas) > 0.9
@@ -102,14 +111,14 @@ def test_views_use_the_whole_of_their_ranges():
     assert max(ratios) > 1.25
     for scale in ("brightness", "contrast", "saturation"):
         values = [getattr(view, scale) for view in drawn]
-        assert min(values) < 1 - 0.9 * JITTER
-        assert max(values) > 1 + 0.9 * JITTER
+        assert min(values) < 1 - 0.9 * COLOR_JITTER
+        assert max(values) > 1 + 0.9 * COLOR_JITTER
 
 
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(0, 1000))
 def test_image_and_mask_move_together(seed, image):
-    view = random_augmentation(seed, image, 1)._replace(**COLOURLESS)
+    view = random_augmentation(seed, image, 1)._replace(**SAME_COLORS)
     seen = apply(view, scene(), 64)
     clear = np.abs(seen.image[..., 0].astype(int) - seen.image[..., 2]) > 150  # the borders are blended
     assert clear.mean() > 0.85
@@ -120,7 +129,7 @@ def test_image_and_mask_move_together(seed, image):
 def test_box_and_flip_are_what_the_record_says():
     """The left half, mirrored: expected pixels by slicing."""
     sample = scene(64)
-    view = Augmentation((0.0, 0.25, 0.5, 0.75), True, **COLOURLESS)
+    view = Augmentation((0.0, 0.25, 0.5, 0.75), True, **SAME_COLORS)
     seen = apply(view, sample, 32)
     np.testing.assert_array_equal(seen.mask, sample.mask[16:48, 0:32][:, ::-1])
     np.testing.assert_array_equal(seen.image, sample.image[16:48, 0:32][:, ::-1])
@@ -130,10 +139,10 @@ def test_box_and_flip_are_what_the_record_says():
     ("scale", "expected"),
     [("brightness", [60, 120, 30]), ("contrast", None), ("saturation", None)],
 )
-def test_colours_are_scaled_and_masks_are_not(scale, expected):
+def test_colors_are_scaled_and_masks_are_not(scale, expected):
     sample = scene(32)._replace(image=np.full((32, 32, 3), [120, 240, 60], dtype=np.uint8))
     sample.image[:16] //= 2
-    seen = apply(PLAIN._replace(**{scale: 0.5}), sample, 32)
+    seen = apply(UNCHANGED._replace(**{scale: 0.5}), sample, 32)
     np.testing.assert_array_equal(seen.mask, sample.mask)
     before, after = sample.image.astype(float), seen.image.astype(float)
     if scale == "brightness":
@@ -153,7 +162,7 @@ def test_a_crop_keeps_the_resolution_of_a_large_image(tmp_path):
     images = open_images(f"imagefolder:{tmp_path}", "train", 1, 0, 64, tmp_path, views=9)
     small = AugmentedSet(images.plain, images.plain, 9, 0)
     closest = min(range(1, 9), key=lambda i: images.augmentation(i).box[2] - images.augmentation(i).box[0])
-    flat = images.augmentation(closest)._replace(**COLOURLESS)
+    flat = images.augmentation(closest)._replace(**SAME_COLORS)
     sharp, blurred = (apply(flat, base.read(0), 64).image.std() for base in (images.enlarged, small.enlarged))
     assert sharp > 1.15 * blurred
 

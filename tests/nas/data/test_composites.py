@@ -33,7 +33,7 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(images):
 
 @pytest.mark.parametrize(("size_px", "least"), [(32, 0.88), (96, 0.93), (128, 1.0), (224, 0.92)])
 def test_every_size_shows_the_same_scene(size_px, least):
-    """Masks of 64 px against those of other sizes, which nearest neighbours shift by half a pixel."""
+    """Masks of 64 px against those of other sizes, which nearest-neighbor resizing shifts by half a pixel."""
     shared = []
     for i in range(20):
         small, other = (Composites("train", 20, 3, px).read(i) for px in (64, size_px))

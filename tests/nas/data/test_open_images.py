@@ -1,4 +1,4 @@
-"""Images a person brings: folders, CIFAR-10; what is split, what is labelled, what is refused."""
+"""Images a person brings: folders, CIFAR-10; what is split, what is labeled, what is refused."""
 
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def test_imagefolder_with_train_and_val_folders(folder):
     assert sorted(val.read(i).label for i in range(2)) == [1, 2]
     (folder / "val" / "hen").mkdir()
     (folder / "val" / "hen" / "0.png").write_bytes(png(0))
-    with pytest.raises(DataError, match=r"'.*/val/hen/0.png' is of no class that '.*/train' has"):
+    with pytest.raises(DataError, match=r"'.*/val/hen/0.png' is in no class folder of '.*/train'"):
         both(f"imagefolder:{folder}")
 
 
