@@ -1,4 +1,4 @@
-"""Open a teacher cache: read the entries that are there, build those that are missing."""
+"""Open a teacher cache: read the entries that exist, and build those that are missing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from pathlib import Path
 from nas.cache.codecs import CODECS
 from nas.cache.entry import FORMAT, CacheError, write_json
 from nas.cache.estimate import estimate
-from nas.cache.images import ImageCacheBuilder, ImageSource, Progress
+from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.data.dataset import digest
+from nas.data.dataset import Progress, digest
 from nas.study.config import SearchConfig
 from nas.study.records import StudyInfo
 from nas.teachers import specs
 
-STUDY_SEED = 0  # of the generated images: the same for every study, so that studies can be compared
+STUDY_SEED = 0  # seed of the images in every study, so that studies can be compared
 
 
 class CachePlan:
-    """The entries that a set of teachers on some images needs; each may be there already, wholly or half.
+    """The entries that some teachers need on some images, whether they are built or not.
+
+    `path` is the file of the set that names them.
 
     Raises:
         CacheError: The grid or the share is impossible.
@@ -42,11 +44,16 @@ class CachePlan:
 
     @property
     def missing(self) -> list[TeacherCacheBuilder]:
-        """Teachers whose entries are not complete."""
+        """Return the teachers whose entries are incomplete."""
         return [teacher for teacher in self.teachers if not teacher.entry.complete]
 
+    @property
+    def complete(self) -> bool:
+        """Tell whether every entry and the set's file exist."""
+        return self.path.exists() and self.images.entry.complete and not self.missing
+
     def build(self, progress: Progress) -> None:
-        """Build what is missing, one teacher in memory at a time."""
+        """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
         if not self.images.entry.complete:
             self.images.build(progress)
         for teacher in self.missing:
@@ -61,10 +68,12 @@ class CachePlan:
 
 
 def share_of(storage: str, share: float | None) -> float:
-    """Return the share of a teacher's numbers to keep: as given, or an eighth of its fp16 bytes in int4 and int8.
+    """Return the share of a teacher's numbers to keep: `share`, or the default of the storage.
+
+    In int8 and int4, the default takes an eighth of the bytes of fp16 features.
 
     Raises:
-        CacheError: There is no such storage.
+        CacheError: The storage is unknown.
     """
     if storage not in CODECS:
         raise CacheError(f"--storage: {storage!r} is not possible; choices: {', '.join(CODECS)}")
@@ -89,23 +98,23 @@ def open_targets(
     announce: Callable[[str], None] = lambda line: None,
     verify: bool = False,
 ) -> Targets:
-    """Open the targets of the named teachers on the images; build under `root` what is missing.
+    """Open the targets of the named teachers on the images, after building missing entries.
 
     Args:
         images_uri: The data, as `nas.data.open_images` takes it.
         teachers: A comma list of teachers or sets.
         root: Folder of the cache.
-        train_images: Images of the train split.
-        val_images: Images of the held-out split.
-        image_px: Pixels a side of the student's images.
+        train_images: Number of images in the train split, before augmentation.
+        val_images: Number of images in the held-out split.
+        image_px: Side of the student's images.
         grid: Side of the spatial targets.
-        seed: Seed of the generated images.
+        seed: Seed of the images' choice, order and augmentations.
         views: Stored augmentations of each train image.
         storage: How each number is stored, a name in `CODECS`.
-        share: Share of each teacher's numbers that PCA keeps; None: as `share_of` says.
+        share: Share of each teacher's numbers that PCA keeps; None for the default of `storage`, see `share_of`.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
-        announce: Called with size and time before anything is built.
+        announce: Called with the estimated size and time before a build.
         verify: Whether to compare every file's hash.
 
     Raises:
@@ -115,7 +124,7 @@ def open_targets(
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
     plan = CachePlan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
-    if not plan.path.exists() or plan.missing or not plan.images.entry.complete:
+    if not plan.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)
             announce(estimate(plan.images, plan.missing).line)
@@ -134,15 +143,15 @@ def open_study_targets(
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Targets:
-    """Open the targets that a search with `config` trains on; build under `root` what is missing.
+    """Open the targets that a search with `config` trains on, after building missing entries.
 
     Args:
         config: The search's settings.
         root: Folder of the cache.
-        study: The study whose teachers and images they have to be; None: a new one.
+        study: The study whose teachers and images the targets must have; None for a new study.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
-        announce: Called with size and time before anything is built.
+        announce: Called with the estimated size and time before a build.
 
     Raises:
         DataError: The images cannot be opened.
@@ -165,9 +174,9 @@ def open_study_targets(
         announce=announce,
     )
     if study is not None:
-        now = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-        if now != study.teachers:
-            raise CacheError(f"the study was trained with teachers {study.teachers}, now they are {now}")
+        fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
+        if fingerprints != study.teachers:
+            raise CacheError(f"the study was trained with teachers {study.teachers}, now they are {fingerprints}")
         if targets.data_fingerprint != study.data["fingerprint"]:
             raise CacheError(f"the images of {study.data['name']!r} are not those of the study")
     return targets

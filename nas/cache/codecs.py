@@ -1,4 +1,4 @@
-"""How a target is stored: int8 with a scale per channel, int4, bfloat16 or float32. Decoding gives float32."""
+"""Encode float32 targets for storage: int8 with a scale per channel, int4, bfloat16 or float32."""
 
 from __future__ import annotations
 
@@ -12,53 +12,62 @@ Codes = NDArray[Any]
 
 
 class Codec:
-    """Between targets (N, k) or (N, k, g, g) in float32 and what lies in a file; `largest` (k,) is what fits in."""
+    """Translates targets (N, k) or (N, k, g, g) in float32 to a file's codes and back.
+
+    `largest` (k,) is the largest absolute value of each channel.
+    """
 
     dtype: ClassVar[np.dtype[Any]]
-    bits: ClassVar[int]  # of a number
-    share: ClassVar[float] = 0.25  # of a teacher's numbers that is kept unless told otherwise
+    bits: ClassVar[int]  # per number
+    share: ClassVar[float] = 0.25  # default share of a teacher's numbers to keep
 
     def __init__(self, largest: NDArray[np.float32]) -> None:
         self.largest = largest
 
     def encode(self, values: Values) -> Codes:
+        """Encode targets (N, k, ...)."""
         raise NotImplementedError
 
     def decode(self, codes: Codes) -> Values:
+        """Decode codes to targets (N, k, ...) in float32."""
         raise NotImplementedError
 
     def clipped(self, values: Values) -> int:
-        """How many of the values don't fit."""
+        """Count the values that are outside of the representable range."""
         return 0
 
 
 class Int8(Codec):
-    """Steps of `largest` / 127; what is larger is clipped."""
+    """Rounds to steps of `largest` / 127 and clips larger values."""
 
     dtype = np.dtype(np.int8)
     bits = 8
 
     def encode(self, values: Values) -> Codes:
+        """Round targets (N, k, ...) to int8."""
         codes: Codes = np.rint(values / self.step(values)).clip(-127, 127).astype(np.int8)
         return codes
 
     def decode(self, codes: Codes) -> Values:
+        """Multiply codes (N, k, ...) by the channels' steps."""
         values: Values = codes * self.step(codes)
         return values
 
     def clipped(self, values: Values) -> int:
+        """Count the values above 127.5 steps."""
         return int((np.abs(values) > 127.5 * self.step(values)).sum())
 
     def step(self, values: NDArray[Any]) -> Values:
-        """The channels' steps, shaped to multiply `values`."""
+        """Return the channels' steps, shaped to multiply `values`."""
         step: Values = (self.largest / np.float32(127)).reshape(-1, *(1,) * (values.ndim - 2))
         return step
 
 
 class Int4(Codec):
-    """Two to a byte, fifteen steps of 0.35: nearly the best for PHI-S channels, normal and of variance 1 (Max 1960).
+    """Rounds to fifteen steps of 0.35 and packs two numbers into a byte.
 
-    Twice as many channels as in int8 fit into the same bytes, which keeps more than their coarser steps lose.
+    PHI-S channels are nearly normal with variance 1, for which this step is close to the optimum (Max 1960). The same
+    bytes hold twice as many channels as in int8, which keeps more information than the coarser steps lose.
     """
 
     dtype = np.dtype(np.uint8)
@@ -67,6 +76,7 @@ class Int4(Codec):
     step = np.float32(0.35)
 
     def encode(self, values: Values) -> Codes:
+        """Round targets (N, k, ...) to 4 bits, packed as (N, ceil(k / 2), ...)."""
         codes = (np.rint(values / self.step).clip(-7, 7) + 8).astype(np.uint8)
         if codes.shape[1] % 2:
             codes = np.concatenate([codes, np.full_like(codes[:, :1], 8)], axis=1)
@@ -74,40 +84,46 @@ class Int4(Codec):
         return packed
 
     def decode(self, codes: Codes) -> Values:
+        """Unpack codes (N, ceil(k / 2), ...) to targets (N, k, ...)."""
         pairs = np.stack([codes >> 4, codes & 15], axis=2)
         channels = pairs.reshape(len(codes), -1, *codes.shape[2:])[:, : len(self.largest)]
         values: Values = (channels.astype(np.float32) - 8) * self.step
         return values
 
     def clipped(self, values: Values) -> int:
+        """Count the values above 7.5 steps."""
         return int((np.abs(values) > 7.5 * self.step).sum())
 
 
 class Bf16(Codec):
-    """The upper half of a float32's bits, rounded to nearest even. Decoding is exact."""
+    """Keeps the upper half of a float32's bits, rounded to nearest even. Decoding is exact."""
 
     dtype = np.dtype(np.uint16)
     bits = 16
 
     def encode(self, values: Values) -> Codes:
+        """Round targets to bfloat16, stored as uint16."""
         bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
         codes: Codes = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         return codes
 
     def decode(self, codes: Codes) -> Values:
+        """Return the float32 values of bfloat16 bits."""
         return (codes.astype(np.uint32) << 16).view(np.float32)
 
 
 class Fp32(Codec):
-    """As it is."""
+    """Stores float32 without a change."""
 
     dtype = np.dtype(np.float32)
     bits = 32
 
     def encode(self, values: Values) -> Codes:
+        """Return the targets."""
         return values
 
     def decode(self, codes: Codes) -> Values:
+        """Return the codes."""
         return codes
 
 

@@ -1,8 +1,11 @@
-"""Fill an entry of the cache: a folder of shards that several processes fill together, complete with its manifest.
+"""Fill and read one entry of the cache: a folder of shards with a manifest.
 
-A shard is claimed by a file lock, its files get their names when they are complete, and its record (rows, sizes,
-hashes) comes last. Content depends on the plan alone, so a lock that is lost on some network file system costs double
-work, no harm. When all records are there, one process gathers them into the manifest.
+Several processes, on one machine or many, can fill an entry together. A process claims a shard with a file lock, writes
+the shard's files under temporary names, renames them, and writes the shard's record (rows, sizes, hashes) last. When
+all records exist, one process merges them into the manifest, which makes the entry complete.
+
+The content of a shard depends on the entry's settings alone. If a network file system loses a lock, two processes write
+the same shard twice, with the same bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +29,17 @@ from filelock import FileLock, Timeout
 from nas.data import Split
 from nas.files import atomic_write
 
-FORMAT = 2  # raise it when the files change meaning
-SHARD = 256  # items: a multiple of the images in a mosaic
-POLL_S = 0.1
-WORKING = "working"  # folder of what is gone once an entry is complete (locks, records, raw features); empty then
+FORMAT = 2  # version of the files, part of every fingerprint: raise it when their meaning changes
+SHARD_ITEMS = 256  # a multiple of the images in a mosaic
+POLL_S = 0.1  # between attempts to claim shards that other processes write
+WORKING_FOLDER = "working"  # locks, records and raw features while an entry is incomplete; empty afterwards
 
 Record = dict[str, Any]
 Done = Callable[[int], None]
 
 
 class CacheError(ValueError):
-    """A teacher cache that cannot be built or trusted. One line that names the file."""
+    """A teacher cache cannot be built or read. The message is one line and names the file."""
 
 
 class Shard(NamedTuple):
@@ -49,36 +52,40 @@ class Shard(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Return the prefix of the shard's file names."""
         return f"{self.split}-{self.number:05d}"
 
 
 def shards_of(split: Split, count: int) -> list[Shard]:
-    """Divide `count` items into shards of constant size, the last one smaller."""
-    starts = range(0, count, SHARD)
-    return [Shard(split, number, start, min(start + SHARD, count)) for number, start in enumerate(starts)]
+    """Divide `count` items into shards of SHARD_ITEMS; the last one may be smaller."""
+    starts = range(0, count, SHARD_ITEMS)
+    return [Shard(split, number, start, min(start + SHARD_ITEMS, count)) for number, start in enumerate(starts)]
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One entry of the cache, see the module. `folder` need not exist yet."""
+    """One entry of the cache, described in this module's docstring. `folder` need not exist yet."""
 
     folder: Path
 
     @property
     def manifest_path(self) -> Path:
+        """Return the path of the manifest, which exists once the entry is complete."""
         return self.folder / "manifest.json"
 
     @property
     def working(self) -> Path:
-        return self.folder / WORKING
+        """Return the folder of locks, records and raw features."""
+        return self.folder / WORKING_FOLDER
 
     @property
     def complete(self) -> bool:
+        """Tell whether all shards and the manifest are written."""
         return self.manifest_path.exists()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Its content. Raises CacheError if it cannot be read or is of another format."""
+        """Return the manifest's content; CacheError if it cannot be read or has another format."""
         try:
             content: dict[str, Any] = json.loads(self.manifest_path.read_text())
             readable = content["format"] == FORMAT and bool(content["files"]) and bool(content["shards"])
@@ -89,134 +96,150 @@ class CacheEntry:
         return content
 
     def open(self) -> None:
-        """Make the folder and hold it, see `hold`."""
+        """Make the folder and mark it as used by this process, see `mark_in_use`."""
         self.working.mkdir(parents=True, exist_ok=True)
-        hold(self.folder)
+        mark_in_use(self.folder)
 
     def has(self, shard: Shard) -> bool:
-        # The manifest is asked last: records are removed after it was written.
+        """Tell whether a shard is written."""
+        # The manifest is checked last, since records are removed after it was written.
         return self.record_path(shard).exists() or self.complete
 
     def record_path(self, shard: Shard) -> Path:
+        """Return the path of a shard's record."""
         return self.working / f"{shard.name}.json"
 
-    def record(self, shard: Shard, rows: int, paths: Iterable[Path], **about: Any) -> None:
-        """Record that a shard is there; `about` goes into the manifest."""
-        content = {"rows": rows, **about, "files": {path.name: identity(path) for path in paths}}
+    def record(self, shard: Shard, rows: int, paths: Iterable[Path], **details: Any) -> None:
+        """Record that a shard is written; `details` become part of the manifest."""
+        content = {"rows": rows, **details, "files": {path.name: size_and_hash(path) for path in paths}}
         write_json(self.record_path(shard), content)
 
     def fill(
         self,
         shards: Sequence[Shard],
-        there: Callable[[Shard], bool],
-        make: Callable[[Shard, Done], None],
+        is_written: Callable[[Shard], bool],
+        write: Callable[[Shard, Done], None],
         done: Done,
     ) -> None:
-        """`make` every shard of a split that is not `there`, beside others who do the same; ends when all are.
+        """Write a split's missing shards, sharing the work with other processes; return when all are written.
 
-        `done` hears how many items are there; `make` tells how many of its own.
+        Args:
+            shards: All shards of the split.
+            is_written: Tells whether a shard exists.
+            write: Writes one shard, and reports how many of its items are done.
+            done: Called with the number of the split's items that are done.
         """
         count, missing = 0, list(shards)
         while missing:
-            elsewhere = []
+            claimed_elsewhere = []
             for shard in missing:
-                if not there(shard):
+                if not is_written(shard):
                     try:
                         with self.lock(shard.name, wait=False):
-                            if not there(shard):
-                                make(shard, partial(_within, done, count, shard))
+                            if not is_written(shard):
+                                write(shard, partial(_within, done, count, shard))
                     except Timeout:
-                        elsewhere.append(shard)
+                        claimed_elsewhere.append(shard)
                         continue
                 count += shard.stop - shard.start
                 done(count)
-            missing = elsewhere
+            missing = claimed_elsewhere
             if missing:
                 time.sleep(POLL_S)
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[None]:
-        """Hold a lock between threads, processes and nodes; raises Timeout where it is held and `wait` is false.
+        """Hold a lock between threads, processes and nodes; raises Timeout if another holds it and `wait` is false.
 
-        Who finishes the entry removes the lock's file, perhaps at this moment: whoever gets a lock has to ask again
-        what is there, and finds the entry complete.
+        The process that completes the entry removes the lock files, possibly at this moment. After taking a lock, check
+        again what is written: the entry may be complete.
         """
         self.working.mkdir(parents=True, exist_ok=True)
         with FileLock(self.working / f"{name}.lock", blocking=wait):
             yield
 
     def finish(
-        self, shards: Sequence[Shard], files: Iterable[Path], about: Callable[[dict[str, Record]], Record]
+        self, shards: Sequence[Shard], files: Iterable[Path], describe: Callable[[dict[str, Record]], Record]
     ) -> None:
-        """Write the manifest once every shard is there: `about` makes its content from the shards' records."""
+        """Write the manifest after all shards are written, and empty the working folder.
+
+        Args:
+            shards: All shards of the entry.
+            files: Files that belong to no shard.
+            describe: Makes the manifest's other content from the shards' records.
+        """
         with self.lock("manifest"):
             if not self.complete:
                 records = {shard.name: json.loads(self.record_path(shard).read_text()) for shard in shards}
-                listed = {path.name: identity(path) for path in files}
+                listed = {path.name: size_and_hash(path) for path in files}
                 for record in records.values():
                     listed |= record.pop("files")
-                write_json(self.manifest_path, {"format": FORMAT, **about(records), "shards": records, "files": listed})
-        # The folder stays: another builder may be about to make a lock in it.
-        for rest in [*self.working.iterdir(), *self.folder.glob("*.tmp")]:
-            rest.unlink(missing_ok=True)
+                content = {"format": FORMAT, **describe(records), "shards": records, "files": listed}
+                write_json(self.manifest_path, content)
+        # The working folder stays, since another process may be about to create a lock in it.
+        for leftover in [*self.working.iterdir(), *self.folder.glob("*.tmp")]:
+            leftover.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:
-        """Check every file's size, with `hashes` also its content.
+        """Check the size of every file and, with `hashes`, its content.
 
         Raises:
-            CacheError: A file is missing or altered; the message names the first.
+            CacheError: A file is missing or altered; the message names the first one.
         """
         for name, expected in self.manifest["files"].items():
             path = self.folder / name
             size = path.stat().st_size if path.is_file() else None
             if size != expected["bytes"]:
-                found = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
-                raise CacheError(self._spoiled(path, f"truncated or altered ({found})"))
-            if hashes and identity(path) != expected:
-                raise CacheError(self._spoiled(path, "altered (other content)"))
+                actual = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
+                raise CacheError(self._damage(path, f"truncated or altered ({actual})"))
+            if hashes and size_and_hash(path) != expected:
+                raise CacheError(self._damage(path, "altered (other content)"))
 
-    def _spoiled(self, path: Path, how: str) -> str:
-        return f"teacher cache: {path} is {how}; delete {self.folder} to rebuild it"
-
-
-def _within(done: Done, before: int, shard: Shard, own: int) -> None:
-    """Report items inside a shard; its end is reported when it is there."""
-    if own < shard.stop - shard.start:
-        done(before + own)
+    def _damage(self, path: Path, problem: str) -> str:
+        return f"teacher cache: {path} is {problem}; delete {self.folder} to rebuild it"
 
 
-def identity(path: Path) -> dict[str, Any]:
+def _within(done: Done, before: int, shard: Shard, items: int) -> None:
+    """Report progress inside a shard; `CacheEntry.fill` reports its end."""
+    if items < shard.stop - shard.start:
+        done(before + items)
+
+
+def size_and_hash(path: Path) -> dict[str, Any]:
     """Return size and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     atomic_write(path, json.dumps(content, indent=1))
 
 
-_held: dict[Path, BinaryIO] = {}
+_marks: dict[Path, BinaryIO] = {}
 
 
-def hold(folder: Path) -> None:
-    """Mark a folder as used, now and until this process ends: `remove` leaves it alone meanwhile."""
+def mark_in_use(folder: Path) -> None:
+    """Mark a folder as in use until this process ends, so that `remove_unless_in_use` keeps it.
+
+    The mark is a shared lock on the folder's file ``used``, whose modification time is the time of the last use.
+    """
     mark = folder / "used"
     if folder.exists() and not os.access(folder, os.W_OK):
-        return  # somebody else's, to be read only
+        return  # another user's folder, which this process can only read
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _held.pop(folder, None) or mark.open("ab")
+        file = _marks.pop(folder, None) or mark.open("ab")
         fcntl.flock(file, fcntl.LOCK_SH)
         if mark.exists() and os.path.samestat(os.fstat(file.fileno()), mark.stat()):
             break
-        file.close()  # the folder was removed while we waited, or since
-    _held[folder] = file
+        file.close()  # another process removed the folder before the lock was taken
+    _marks[folder] = file
     os.utime(mark)
 
 
-def remove(folder: Path, dry_run: bool = False) -> bool:
-    """Delete a folder unless a process holds it; returns whether it is (or would be) gone."""
+def remove_unless_in_use(folder: Path, dry_run: bool = False) -> bool:
+    """Delete a folder unless a process uses it; return whether it is (with `dry_run`, would be) deleted."""
     with ExitStack() as stack:
         if (folder / "used").exists():
             file = stack.enter_context((folder / "used").open("ab"))
@@ -225,8 +248,8 @@ def remove(folder: Path, dry_run: bool = False) -> bool:
             except BlockingIOError:
                 return False
         if not dry_run:
-            # Out of the way first: a builder may come while the files go one by one.
-            leaving = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-            folder.rename(leaving)
-            shutil.rmtree(leaving)
+            # Rename the folder first: a process may start to build it while its files are being deleted.
+            renamed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+            folder.rename(renamed)
+            shutil.rmtree(renamed)
     return True

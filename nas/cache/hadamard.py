@@ -1,7 +1,7 @@
-"""Hadamard matrices: orthogonal, every entry of the same size, so they spread variance evenly over channels.
+"""Construct Hadamard matrices. Their entries are +1 and -1, so they spread variance evenly over channels.
 
-Constructions: Paley I and II over fields of p and p^2 elements (Paley 1933), and Kronecker products, of which
-Sylvester's doubling is one. Of the multiples of 4 up to 256 they give all but 92, 116, 156, 172, 184, 188, 232, 236.
+Constructions: Paley I and II over fields of p and p^2 elements (Paley 1933), and Kronecker products, which
+include Sylvester's doubling. They give all multiples of 4 up to 256 but 92, 116, 156, 172, 184, 188, 232 and 236.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Matrix = NDArray[np.float64]
 
 
 def spreading_rotation(n: int) -> Matrix:
-    """Orthogonal (n, n): a Hadamard matrix / sqrt(n) where the constructions here give one, else a random rotation."""
+    """Return an orthogonal matrix (n, n): a Hadamard matrix / sqrt(n) if there is a construction, else a random one."""
     signs = hadamard(n)
     if signs is not None:
         return np.asarray(signs / np.sqrt(n))
@@ -26,7 +26,7 @@ def spreading_rotation(n: int) -> Matrix:
 
 
 def hadamard(n: int) -> Matrix | None:
-    """Matrix of +1 and -1 with orthogonal rows, or None where no construction here gives one."""
+    """Return a Hadamard matrix (n, n), None without a construction."""
     orders = factors(n)
     if orders is None:
         return None
@@ -38,7 +38,7 @@ def hadamard(n: int) -> Matrix | None:
 
 @cache
 def factors(n: int) -> tuple[int, ...] | None:
-    """Orders with a direct construction whose product is n, as few as there are, or None."""
+    """Return orders with a direct construction whose product is n, None if there are none."""
     if n == 1:
         return ()
     if n == 2 or is_paley_one(n) or is_paley_two(n):
@@ -52,38 +52,41 @@ def factors(n: int) -> tuple[int, ...] | None:
 
 
 def direct(n: int) -> Matrix:
-    """Order 2, Paley I or Paley II."""
+    """Return the matrix of an order with a direct construction: 2, Paley I or Paley II."""
     if n == 2:
         return np.array([[1.0, 1.0], [1.0, -1.0]])
     return paley_one(n - 1) if is_paley_one(n) else paley_two(n // 2 - 1)
 
 
 def is_paley_one(n: int) -> bool:
+    """Tell whether Paley's first construction gives a matrix of order n."""
     return n % 4 == 0 and is_field(n - 1)
 
 
 def is_paley_two(n: int) -> bool:
+    """Tell whether Paley's second construction gives a matrix of order n."""
     return n % 8 == 4 and is_field(n // 2 - 1)
 
 
 def paley_one(q: int) -> Matrix:
-    """Order q + 1 for a field of q = 3 mod 4 elements."""
+    """Return the matrix of order q + 1 from a field of q = 3 mod 4 elements."""
     skew = np.zeros((q + 1, q + 1))
     skew[0, 1:], skew[1:, 0], skew[1:, 1:] = 1, -1, jacobsthal(q)
     return skew + np.eye(q + 1)
 
 
 def paley_two(q: int) -> Matrix:
-    """Order 2 (q + 1) for a field of q = 1 mod 4 elements."""
+    """Return the matrix of order 2 (q + 1) from a field of q = 1 mod 4 elements."""
     core = np.ones((q + 1, q + 1))
     core[0, 0], core[1:, 1:] = 0, jacobsthal(q)
     return np.kron(core, [[1.0, 1.0], [1.0, -1.0]]) + np.kron(np.eye(q + 1), [[1.0, -1.0], [-1.0, -1.0]])
 
 
 def jacobsthal(q: int) -> Matrix:
-    """Whether (row - column) is a square (1), zero (0) or neither (-1) in the field of q = p or p^2 elements.
+    """Return the Jacobsthal matrix (q, q) of the field of q = p or p^2 elements.
 
-    Element number a + p b stands for a + b w, with w^2 no square of the prime field; b is 0 where q is prime.
+    An entry is 1 where row - column is a square, 0 where it is zero, -1 elsewhere. Element number a + p b denotes
+    a + b w, where w^2 is not a square in the prime field; b is 0 if q is prime.
     """
     p = q if is_prime(q) else isqrt(q)
     squares = {i * i % p for i in range(p)}
@@ -97,9 +100,10 @@ def jacobsthal(q: int) -> Matrix:
 
 
 def is_field(q: int) -> bool:
-    """Whether q is an odd prime or the square of one."""
+    """Tell whether q is an odd prime or the square of one."""
     return q % 2 == 1 and (is_prime(q) or (isqrt(q) ** 2 == q and is_prime(isqrt(q))))
 
 
 def is_prime(n: int) -> bool:
+    """Tell whether n is prime."""
     return n > 1 and all(n % divisor for divisor in range(2, isqrt(n) + 1))

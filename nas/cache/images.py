@@ -1,4 +1,7 @@
-"""Build the images' entry of a cache: pixels, labels and masks at the student's size. Teachers share it."""
+"""Build the images' entry of a cache: pixels, labels and masks at the student's size. All teachers share it.
+
+The batches and the thread pool at the end of this module also serve `teacher_features`.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,23 @@ import torch
 from nas.cache.entry import FORMAT, CacheEntry, Done, Record, Shard, shards_of
 from nas.cache.shards import Rows, ShardWriter
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
-from nas.data.dataset import digest
+from nas.data.dataset import Progress, digest
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where images come from: the same ones at any size; `progress` hears of shards that are fetched."""
+    """The images of a cache, which open at any size.
+
+    Args:
+        uri: The data, as `nas.data.open_images` takes it.
+        counts: Number of images by split, before augmentation.
+        seed: Seed of the choice and the order.
+        views: Stored augmentations of each train image.
+        root: Folder of the cache, also of downloads.
+        progress: Called with (stage, done, total) during downloads.
+    """
 
     uri: str
     counts: dict[Split, int]
@@ -35,13 +46,13 @@ class ImageSource:
     progress: Progress = lambda stage, done, total: None
 
     def open(self, split: Split, size_px: int) -> ImageSet:
-        """Open a split at one size. Raises DataError where there are no images."""
+        """Open a split's images as squares of `size_px`; DataError if there are none."""
         views = self.views if split == "train" else 1
         return open_images(self.uri, split, self.counts[split], self.seed, size_px, self.root, views, self.progress)
 
 
 class ImageCacheBuilder:
-    """Builds the entry of both splits at the student's size; `entry` is where they lie, or will."""
+    """Builds the images' entry. `sets` are the opened images by split, `entry` is the entry, built or not."""
 
     def __init__(self, source: ImageSource, image_px: int) -> None:
         self.source, self.image_px = source, image_px
@@ -50,41 +61,47 @@ class ImageCacheBuilder:
         self.entry = CacheEntry(source.root / f"images-{self.fingerprint}")
 
     def shards_of(self, split: Split) -> list[Shard]:
+        """Return the shards of one split."""
         return shards_of(split, len(self.sets[split]))
 
     @property
     def shards(self) -> list[Shard]:
+        """Return the shards of both splits."""
         return [shard for split in self.sets for shard in self.shards_of(split)]
 
     def build(self, progress: Progress) -> None:
-        """Fill the entry, together with other processes that do."""
+        """Build the entry, sharing the work with other processes."""
         self.entry.open()
         for split, images in self.sets.items():
-            told = stage(progress, f"{split} images", len(images))
-            self.entry.fill(self.shards_of(split), self.entry.has, self.make, told)
-        self.entry.finish(self.shards, [], self.about)
+            done = stage_progress(progress, f"{split} images", len(images))
+            self.entry.fill(self.shards_of(split), self.entry.has, self.write_shard, done)
+        self.entry.finish(self.shards, [], self.describe)
 
-    def make(self, shard: Shard, done: Done) -> None:
-        """Write a shard's arrays."""
+    def write_shard(self, shard: Shard, done: Done) -> None:
+        """Write a shard's arrays and its record, which lists the images that cannot be decoded."""
         began = time.perf_counter()
         items = range(shard.start, shard.stop)
         skipped: list[tuple[int, str]] = []
         with ShardWriter(self.entry.folder, shard.name) as writer:
-            found = in_order(partial(read, self.sets[shard.split]), batches(items))
-            for batch, (rows, corrupt) in zip(batches(items), found, strict=True):
+            results = map_in_order(partial(read_rows, self.sets[shard.split]), batches(items))
+            for batch, (rows, corrupt) in zip(batches(items), results, strict=True):
                 skipped += corrupt
                 writer.append(rows)
                 done(batch[-1] + 1 - shard.start)
         seconds = time.perf_counter() - began
         self.entry.record(shard, writer.rows, writer.paths, skipped=skipped, seconds=seconds)
 
-    def about(self, records: dict[str, Record]) -> Record:
-        """Return what the manifest says beside the shards. Raises DataError if no image of a split can be decoded."""
+    def describe(self, records: dict[str, Record]) -> Record:
+        """Return the manifest's content apart from the shards.
+
+        Raises:
+            DataError: No image of a split can be decoded.
+        """
         for split, images in self.sets.items():
             if not sum(record["rows"] for name, record in records.items() if name.startswith(f"{split}-")):
                 raise DataError(f"--data {images.uri}: none of the {len(images)} {split} images can be decoded")
         train, val = self.sets.values()
-        masks = [of_split.mask_classes for of_split in (train, val) if of_split.mask_classes is not None]
+        masks = [images.mask_classes for images in (train, val) if images.mask_classes is not None]
         return {
             "data": train.uri,
             "fingerprint": self.fingerprint,
@@ -96,8 +113,12 @@ class ImageCacheBuilder:
         }
 
 
-def read(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tuple[int, str]]]:
-    """Read rows of images (N, 3, S, S), with labels and masks where there are any; list what cannot be decoded."""
+def read_rows(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tuple[int, str]]]:
+    """Read images (N, 3, S, S), with labels and masks if the set has them.
+
+    Returns:
+        The rows by array, and the index and error of each image that cannot be decoded.
+    """
     samples: list[Sample] = []
     corrupt = []
     for i in indices:
@@ -115,15 +136,15 @@ def read(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tuple[int
     return rows, corrupt
 
 
-def good(shard: Shard, record: Record) -> list[int]:
-    """Return the items of a shard that could be decoded."""
+def decodable_items(shard: Shard, record: Record) -> list[int]:
+    """Return the items of a shard that could be decoded, in the order of its rows."""
     corrupt = {i for i, _ in record["skipped"]}
     return [i for i in range(shard.start, shard.stop) if i not in corrupt]
 
 
-def stage(progress: Progress, name: str, total: int) -> Done:
-    """Return a function that reports one stage to `progress`."""
-    return lambda done: progress(name, done, total)
+def stage_progress(progress: Progress, stage: str, total: int) -> Done:
+    """Return a function that reports the done items of one stage to `progress`."""
+    return lambda done: progress(stage, done, total)
 
 
 BATCH = 32
@@ -137,12 +158,12 @@ def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results of `work` in the items' order, torch's thread count of them at once, each on one thread.
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results of `work` in the items' order. As many calls run in parallel as torch has threads.
 
-    Batches beside each other, not threads inside each operator: on a busy machine operators that wait for a descheduled
-    thread took 158 ms an image, this way 23 to 41 (one run each, load not controlled). Features then don't depend on
-    the thread count either.
+    Each call uses one thread. This is faster than threads inside each operator, which wait for each other: on a busy
+    machine these took 158 ms an image, parallel calls 23 to 41 (one run each, load not controlled). It also makes
+    features independent of the thread count.
     """
     threads = torch.get_num_threads()
     running: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""List the entries under a cache root, and delete them."""
+"""List the entries in a cache folder, and delete them."""
 
 from __future__ import annotations
 
@@ -9,64 +9,78 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cache.entry import CacheEntry, CacheError, remove
+from nas.cache.entry import CacheEntry, CacheError, remove_unless_in_use
 from nas.cache.targets import read_cache_set
 
-NAMES = re.compile(r"(images|targets(-[A-Za-z0-9._-]+)?)-[0-9a-f]{16}")  # nothing else is touched
+ENTRY_NAME = re.compile(r"(images|targets(-[A-Za-z0-9._-]+)?)-[0-9a-f]{16}")  # other folders are never listed
+COMPLETE, INCOMPLETE, OTHER_FORMAT = "complete", "incomplete", "other format"
 
 
 @dataclass(frozen=True)
 class InventoryEntry:
-    """An entry as it lies on disk.
+    """An entry on disk.
 
-    `used` is seconds since the epoch; `state` is "complete", "half built" or "older format".
+    Args:
+        folder: Its folder.
+        content: Its images or its teacher, in words.
+        images: Number of images.
+        bytes: Size on disk.
+        last_used: Seconds since the epoch.
+        state: COMPLETE, INCOMPLETE or OTHER_FORMAT.
     """
 
     folder: Path
-    what: str
+    content: str
     images: int
     bytes: int
-    used: float
+    last_used: float
     state: str
 
 
 def list_entries(root: Path) -> list[InventoryEntry]:
-    """List the entries under `root`, the last used one first."""
-    folders = [folder for folder in root.glob("*-*") if folder.is_dir() and NAMES.fullmatch(folder.name)]
-    return sorted(map(read_entry, folders), key=lambda entry: -entry.used)
+    """List the entries under `root`, the most recently used first."""
+    folders = [folder for folder in root.glob("*-*") if folder.is_dir() and ENTRY_NAME.fullmatch(folder.name)]
+    return sorted(map(read_entry, folders), key=lambda entry: -entry.last_used)
 
 
 def read_entry(folder: Path) -> InventoryEntry:
-    """Read an entry as it is, even a broken one."""
+    """Read an entry's state, even if it is incomplete or damaged."""
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     mark = folder / "used"
-    used = mark.stat().st_mtime if mark.exists() else max((stat.st_mtime for stat in files), default=0.0)
-    what, rows, state = describe(CacheEntry(folder))
-    return InventoryEntry(folder, what, rows, sum(stat.st_size for stat in files), used, state)
+    last_used = mark.stat().st_mtime if mark.exists() else max((stat.st_mtime for stat in files), default=0.0)
+    content, images, state = describe(CacheEntry(folder))
+    return InventoryEntry(folder, content, images, sum(stat.st_size for stat in files), last_used, state)
 
 
 def describe(entry: CacheEntry) -> tuple[str, int, str]:
-    """Return what an entry holds, of how many images, and its state."""
+    """Return an entry's content in words, its number of images, and its state."""
     if not entry.complete:
         paths = [path for path in entry.working.glob("*.json") if path.stem.rpartition("-")[2].isdigit()]
         records = [json.loads(path.read_text()) for path in paths]
-        return entry.folder.name.rpartition("-")[0], sum(record["rows"] for record in records), "half built"
+        return entry.folder.name.rpartition("-")[0], sum(record["rows"] for record in records), INCOMPLETE
     try:
         manifest = entry.manifest
     except CacheError:
-        return entry.folder.name.rpartition("-")[0], 0, "older format"
-    what = f"{manifest['teacher']} {manifest['storage']}" if "teacher" in manifest else f"{manifest['data']} images"
-    return what, sum(record["rows"] for record in manifest["shards"].values()), "complete"
+        return entry.folder.name.rpartition("-")[0], 0, OTHER_FORMAT
+    is_teacher = "teacher" in manifest
+    content = f"{manifest['teacher']} {manifest['storage']}" if is_teacher else f"{manifest['data']} images"
+    return content, sum(record["rows"] for record in manifest["shards"].values()), COMPLETE
 
 
-def collect(root: Path, chosen: list[InventoryEntry], dry_run: bool) -> Iterator[tuple[InventoryEntry, bool]]:
-    """Delete entries that no process holds, then the sets that name them; yields each entry and whether it goes."""
-    for found in chosen:
-        yield found, remove(found.folder, dry_run)
+def delete_entries(
+    root: Path, entries: list[InventoryEntry], dry_run: bool = False
+) -> Iterator[tuple[InventoryEntry, bool]]:
+    """Delete the entries that no process uses, then the sets that name them.
+
+    Yields:
+        Each entry, and whether it is (with `dry_run`, would be) deleted.
+    """
+    for entry in entries:
+        yield entry, remove_unless_in_use(entry.folder, dry_run)
     if dry_run:
         return
-    for leaving in root.glob(".*.tmp/"):  # of a process that was killed while it deleted
-        shutil.rmtree(leaving)
+    for renamed in root.glob(".*.tmp/"):  # left by a process that was killed while it deleted an entry
+        shutil.rmtree(renamed)
     for path in root.glob("set-*.json"):
         try:
             needed = read_cache_set(path).entries

@@ -1,8 +1,10 @@
-"""Standardize and compress a teacher's features: PHI-S on PCA, fitted on the calibration images.
+"""Standardize and compress a teacher's features with PCA and PHI-S (Ranzinger et al. 2024).
 
-y = H U^T (x - mean) / phi with phi = sqrt(trace(Sigma) / k): PCA rotation to k channels, Hadamard rotation, one scalar
-(Ranzinger et al. 2024). It is no whitening: directions keep their relative strength, only spread over all channels.
-`calibrate` fits every head, `Compressor` turns features into codes and back.
+A target is y = H U^T (x - mean) / phi. U^T is the PCA rotation to k channels, H a Hadamard matrix / sqrt(k), and
+phi = sqrt(trace(Sigma) / k), where Sigma is the covariance of the k channels. Every channel of y has variance 1. Unlike
+whitening, PHI-S scales all directions by the same factor.
+
+`calibrate` fits each head of a teacher on the calibration images; `Compressor` translates features to codes and back.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from nas.cache.shards import Rows
 from nas.files import atomic_path
 from nas.teachers.base import TeacherError
 
-NEGLIGIBLE = 1e-9  # eigenvalues below this share of the largest are rounding
+NEGLIGIBLE_EIGENVALUE = 1e-9  # share of the largest eigenvalue below which others are rounding errors
 
 
 class Moments:
-    """Streamed count, mean (C,) and scatter (C, C) in float64: the same for any batch size, to rounding."""
+    """Accumulates count, mean (C,) and scatter (C, C) in float64. The batch size changes them by rounding only."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
@@ -36,24 +38,31 @@ class Moments:
         self.scatter = np.zeros((channels, channels))
 
     def update(self, rows: NDArray[Any]) -> None:
-        """Add rows (N, C). Merges centred sums (Chan et al. 1979), so a large mean costs no precision."""
+        """Add rows (N, C). Centered sums are merged (Chan et al. 1979), so a large mean costs no precision."""
         batch = np.asarray(rows, dtype=np.float64)
         mean = batch.mean(0)
-        centred = batch - mean
+        centered = batch - mean
         delta, total = mean - self.mean, self.count + len(batch)
-        self.scatter += centred.T @ centred + np.outer(delta, delta) * (self.count * len(batch) / total)
+        self.scatter += centered.T @ centered + np.outer(delta, delta) * (self.count * len(batch) / total)
         self.mean = self.mean + delta * (len(batch) / total)
         self.count = total
 
     @property
     def covariance(self) -> Matrix:
-        """Population covariance (C, C)."""
+        """Return the population covariance (C, C)."""
         return self.scatter / max(self.count, 1)
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """forward (k, C), inverse (C, k), mean (C,); `kept` is the share of variance the k directions hold."""
+    """An affine map from features of C channels to targets of k channels, and back.
+
+    Args:
+        mean: (C,), subtracted first.
+        forward: (k, C).
+        inverse: (C, k).
+        kept: Share of the features' variance in the k channels.
+    """
 
     mean: Matrix
     forward: Matrix
@@ -62,22 +71,22 @@ class Standardizer:
 
     @property
     def dims(self) -> int:
-        """k."""
+        """Return k."""
         return len(self.forward)
 
     def apply(self, features: NDArray[Any]) -> Matrix:
-        """Features (..., C) to targets (..., k)."""
+        """Map features (..., C) to targets (..., k)."""
         targets: Matrix = (features - self.mean) @ self.forward.T
         return targets
 
     def invert(self, targets: NDArray[Any]) -> Matrix:
-        """Targets (..., k) to features (..., C): exact on the kept directions."""
+        """Map targets (..., k) to features (..., C), exactly in the kept directions."""
         features: Matrix = targets @ self.inverse.T + self.mean
         return features
 
 
 class Spectrum(NamedTuple):
-    """Mean (C,), eigenvalues (C,), falling, and eigenvectors (C, C), as columns, of features."""
+    """Principal directions of features: mean (C,), falling eigenvalues (C,), eigenvectors (C, C) as columns."""
 
     mean: Matrix
     values: Matrix
@@ -85,32 +94,39 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(moments: Moments) -> Spectrum:
-    """Principal directions of the covariance, signs fixed; TeacherError if nothing varies."""
+    """Compute the principal directions, with fixed signs; TeacherError if the features are constant."""
     values, vectors = np.linalg.eigh(moments.covariance)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     if not np.isfinite(values).all() or values[0] <= 0:
-        raise TeacherError("teacher features do not vary over the training images: nothing to distil")
-    # An eigenvector's sign is arbitrary: its largest entry is made positive.
+        raise TeacherError("teacher features do not vary over the training images, so there is nothing to distill")
+    # An eigenvector's sign is arbitrary; make its largest entry positive.
     largest = vectors[np.abs(vectors).argmax(0), np.arange(len(values))]
     return Spectrum(moments.mean, values, vectors * np.sign(largest))
 
 
 def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: float) -> dict[str, int]:
-    """Channels k of each head, so that a teacher's heads together keep at most `share` of its numbers.
+    """Choose the channels k of each head, so that the heads together keep at most `share` of a teacher's numbers.
 
-    `values` are a head's eigenvalues, falling, `cells` its vectors an image. All heads keep the same share of their
-    variance, as much as fits, in a k that has a Hadamard matrix. With share 1, all directions that vary.
+    All heads keep the same share of their variance, the largest that fits, with a k that has a Hadamard matrix. With
+    share 1, k is the number of directions that vary.
+
+    Args:
+        values: Each head's falling eigenvalues.
+        cells: Each head's vectors per image.
+        share: Between 0 and 1.
     """
-    ranks = {head: int((of_head > NEGLIGIBLE * of_head[0]).sum()) for head, of_head in values.items()}
-    budget = share * sum(cells[head] * len(of_head) for head, of_head in values.items())
+    ranks = {
+        head: int((eigenvalues > NEGLIGIBLE_EIGENVALUE * eigenvalues[0]).sum()) for head, eigenvalues in values.items()
+    }
+    budget = share * sum(cells[head] * len(eigenvalues) for head, eigenvalues in values.items())
     if share >= 1:
         return ranks
-    kept = {head: np.cumsum(of_head) / of_head.sum() for head, of_head in values.items()}
+    kept = {head: np.cumsum(eigenvalues) / eigenvalues.sum() for head, eigenvalues in values.items()}
     orders = {head: [k for k in range(1, rank + 1) if factors(k) is not None] for head, rank in ranks.items()}
     best = dict.fromkeys(values, 1)
-    for least in sorted(float(kept[head][k - 1]) for head in values for k in orders[head]):
+    for min_kept in sorted(float(kept[head][k - 1]) for head in values for k in orders[head]):
         dims = {
-            head: next((k for k in orders[head] if kept[head][k - 1] >= least), orders[head][-1]) for head in values
+            head: next((k for k in orders[head] if kept[head][k - 1] >= min_kept), orders[head][-1]) for head in values
         }
         if sum(cells[head] * k for head, k in dims.items()) > budget:
             break
@@ -119,7 +135,7 @@ def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: f
 
 
 def fit(principal: Spectrum, dims: int) -> Standardizer:
-    """The standardizer to `dims` channels."""
+    """Return the PHI-S standardizer to `dims` channels."""
     mean, values, vectors = principal
     kept = values[:dims].sum()
     phi = np.sqrt(kept / dims)
@@ -128,69 +144,77 @@ def fit(principal: Spectrum, dims: int) -> Standardizer:
 
 
 HEADS = ("summary", "spatial")
-FILE = "statistics.npz"
+STATISTICS_FILE = "statistics.npz"
 
 
-class Fitted(NamedTuple):
-    """A head's standardizer, and the largest absolute target (k,) seen."""
+class HeadStatistics(NamedTuple):
+    """A head's standardizer, and the largest absolute target of each channel (k,) on the calibration images."""
 
     standardizer: Standardizer
     largest: NDArray[np.float32]
 
 
-def calibrate(batches: Callable[[], Iterable[Rows]], share: float) -> dict[str, Fitted]:
-    """Fit every head on raw features (N, C) or (N, C, g, g), read twice; memory stays at one batch.
+def calibrate(batches: Callable[[], Iterable[Rows]], share: float) -> dict[str, HeadStatistics]:
+    """Fit every head of a teacher, with one batch in memory at a time.
 
-    `share` is the part of the teacher's numbers that is kept, see `choose_dims`.
+    Args:
+        batches: Returns an iterator over raw features by head, (N, C) or (N, C, g, g). Called twice.
+        share: Share of the teacher's numbers to keep, see `choose_dims`.
     """
     moments: dict[str, Moments] = {}
     cells: dict[str, int] = {}
     for batch in batches():
         for head, features in batch.items():
             cells[head] = int(np.prod(features.shape[2:]))
-            moments.setdefault(head, Moments(features.shape[1])).update(vectors(features))
-    spectra = {head: spectrum(of_head) for head, of_head in moments.items()}
-    dims = choose_dims({head: found.values for head, found in spectra.items()}, cells, share)
-    standardizers = {head: fit(found, dims[head]) for head, found in spectra.items()}
+            moments.setdefault(head, Moments(features.shape[1])).update(as_vectors(features))
+    spectra = {head: spectrum(accumulated) for head, accumulated in moments.items()}
+    dims = choose_dims({head: principal.values for head, principal in spectra.items()}, cells, share)
+    standardizers = {head: fit(principal, dims[head]) for head, principal in spectra.items()}
     largest = {head: np.zeros(k) for head, k in dims.items()}
     for batch in batches():
         for head, features in batch.items():
-            targets = standardizers[head].apply(vectors(features))
+            targets = standardizers[head].apply(as_vectors(features))
             largest[head] = np.maximum(largest[head], np.abs(targets).max(0))
-    return {head: Fitted(standardizers[head], largest[head].astype(np.float32)) for head in spectra}
+    return {head: HeadStatistics(standardizers[head], largest[head].astype(np.float32)) for head in spectra}
 
 
-def vectors(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, C) or (N, C, g, g) to (vectors, C)."""
+def as_vectors(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Reshape features (N, C) or (N, C, g, g) to (vectors, C) in float64."""
     return np.moveaxis(features, 1, -1).reshape(-1, features.shape[1]).astype(np.float64)
 
 
-def save_statistics(folder: Path, fitted: Mapping[str, Fitted]) -> None:
-    """Write what `load_statistics` reads, whole or not at all."""
+def save_statistics(folder: Path, fitted: Mapping[str, HeadStatistics]) -> None:
+    """Write the statistics of a teacher's heads to a folder, atomically."""
     arrays: Rows = {}
     for head, (standardizer, largest) in fitted.items():
         arrays |= {f"{head}-mean": standardizer.mean, f"{head}-forward": standardizer.forward.astype(np.float32)}
         arrays |= {f"{head}-kept": np.array(standardizer.kept), f"{head}-largest": largest}
-    with atomic_path(folder / FILE) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(folder / STATISTICS_FILE) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load_statistics(folder: Path) -> dict[str, Fitted]:
-    """Head -> what was fitted."""
-    found = {}
-    with np.load(folder / FILE, allow_pickle=False) as arrays:
+def load_statistics(folder: Path) -> dict[str, HeadStatistics]:
+    """Read the statistics of a teacher's heads from a folder."""
+    statistics = {}
+    with np.load(folder / STATISTICS_FILE, allow_pickle=False) as arrays:
         for head in HEADS:
             if f"{head}-mean" in arrays:
                 mean, forward = arrays[f"{head}-mean"], arrays[f"{head}-forward"].astype(np.float64)
-                # Rows of `forward` are orthogonal and of equal length: its inverse is its transpose, scaled.
+                # The rows of `forward` are orthogonal and of equal length, so its inverse is its scaled transpose.
                 inverse = forward.T / (forward**2).sum(1).mean()
                 standardizer = Standardizer(mean, forward, inverse, float(arrays[f"{head}-kept"]))
-                found[head] = Fitted(standardizer, arrays[f"{head}-largest"])
-    return found
+                statistics[head] = HeadStatistics(standardizer, arrays[f"{head}-largest"])
+    return statistics
 
 
 class Compressed(NamedTuple):
-    """Codes (N, k) or (N, k, g, g); how many were clipped; the sum over vectors of the cosine to the raw features."""
+    """Compressed features of a batch.
+
+    Args:
+        codes: (N, k) or (N, k, g, g).
+        clipped: Number of clipped values.
+        cosine: Sum over vectors of the cosine of decompressed to raw features.
+    """
 
     codes: Codes
     clipped: int
@@ -198,9 +222,9 @@ class Compressed(NamedTuple):
 
 
 class Compressor:
-    """Features (N, C) or (N, C, g, g) to codes in `storage`."""
+    """Compresses features (N, C) or (N, C, g, g) of one head to codes, and decompresses codes."""
 
-    def __init__(self, fitted: Fitted, storage: str, device: torch.device) -> None:
+    def __init__(self, fitted: HeadStatistics, storage: str, device: torch.device) -> None:
         standardizer = fitted.standardizer
         self.mean, self.forward, self.inverse = (
             torch.from_numpy(matrix).to(device, torch.float32)
@@ -209,21 +233,22 @@ class Compressor:
         self.codec = CODECS[storage](fitted.largest)
 
     def __call__(self, features: Tensor) -> Compressed:
+        """Compress the features of a batch."""
         features = features.to(self.mean.device)
         targets = (features.movedim(1, -1) - self.mean) @ self.forward.T
         values = targets.movedim(-1, 1).contiguous().cpu().numpy()
         codes = self.codec.encode(values)
-        cosine = F.cosine_similarity(self.restored(codes), features, dim=1).sum()
+        cosine = F.cosine_similarity(self.decompress(codes), features, dim=1).sum()
         return Compressed(codes, self.codec.clipped(values), float(cosine))
 
-    def restored(self, codes: Codes) -> Tensor:
-        """Features (N, C) or (N, C, g, g) of the codes."""
+    def decompress(self, codes: Codes) -> Tensor:
+        """Return the features (N, C) or (N, C, g, g) of codes."""
         values = torch.from_numpy(self.codec.decode(codes)).to(self.mean.device)
         return (values.movedim(1, -1) @ self.inverse.T + self.mean).movedim(-1, 1)
 
 
 def to_grid(spatial: Tensor, grid: int) -> Tensor:
-    """Maps (B, C, h, w) as (B, C, grid, grid): averaged over areas when larger, bilinear when smaller."""
+    """Resize maps (B, C, h, w) to (B, C, grid, grid): larger ones are averaged over areas, smaller ones bilinear."""
     if spatial.shape[-1] >= grid:
         return F.adaptive_avg_pool2d(spatial, grid)
     return F.interpolate(spatial, (grid, grid), mode="bilinear")

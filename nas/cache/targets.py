@@ -1,4 +1,4 @@
-"""Open what a student is trained on, memory-mapped: images, labels, masks, every teacher's standardized features."""
+"""Open the targets of distillation, memory-mapped: images, labels, masks, every teacher's standardized features."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from nas.cache.codecs import CODECS, Codec
-from nas.cache.entry import FORMAT, CacheEntry, CacheError, hold
+from nas.cache.entry import FORMAT, CacheEntry, CacheError, mark_in_use
 from nas.cache.shards import ShardedArray, TargetArray
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
 
 
 @dataclass(frozen=True)
 class SplitTargets:
-    """images uint8 (N, 3, S, S); labels int64 (N,); masks uint8 (N, S, S); summary and spatial: teacher -> float32
-    (N, k) and (N, k, g, g). Slices and arrays of integers give rows; a teacher without summary is not in `summary`."""
+    """The arrays of one split of N images. Indexing one with a slice or an array of integers gives its rows.
+
+    Args:
+        images: uint8 (N, 3, S, S).
+        labels: int64 (N,), None without labels.
+        masks: uint8 (N, S, S), None without masks.
+        summary: Teacher -> float32 (N, k), without the teachers that have no summary.
+        spatial: Teacher -> float32 (N, k, g, g).
+    """
 
     images: TargetArray
     labels: TargetArray | None
@@ -31,7 +38,7 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """How a teacher's targets were made; the standardizers invert them. `summary` is None where it has none."""
+    """The standardizers of a teacher's heads, which invert its targets; `summary` is None without a summary."""
 
     fingerprint: str
     summary: Standardizer | None
@@ -39,28 +46,43 @@ class TeacherTargets:
 
     @property
     def summary_dim(self) -> int:
+        """Return the channels of the summary targets, 0 without a summary."""
         return 0 if self.summary is None else self.summary.dims
 
     @property
     def spatial_dim(self) -> int:
+        """Return the channels of the spatial targets."""
         return self.spatial.dims
 
     @property
     def summary_kept(self) -> float | None:
-        """Share of the teacher's summary variance in the targets."""
+        """Return the share of the teacher's summary variance in the targets."""
         return None if self.summary is None else self.summary.kept
 
     @property
     def spatial_kept(self) -> float:
-        """Share of the teacher's spatial variance in the targets."""
+        """Return the share of the teacher's spatial variance in the targets."""
         return self.spatial.kept
 
 
 @dataclass(frozen=True)
 class Targets:
-    """A whole cache. `path` is what `load_targets` takes, `fingerprint` names teachers, data and sizes together.
+    """The targets of a set.
 
-    `build_seconds` adds up what all builders spent; `skipped` lists undecodable images.
+    Args:
+        path: The set's file, as `load_targets` takes it.
+        fingerprint: Digest of teachers, data and sizes.
+        data_fingerprint: Digest of the images.
+        train: The train split.
+        val: The held-out split.
+        teachers: The teachers' standardizers.
+        num_classes: Number of classes, None without labels.
+        mask_classes: Number of classes in masks, None without masks.
+        image_px: Side of the images.
+        grid: Side of the spatial targets.
+        build_seconds: Sum over all processes that built the entries.
+        skipped: Messages about images that cannot be decoded.
+        class_names: The classes' names, if known.
     """
 
     path: Path
@@ -80,7 +102,10 @@ class Targets:
 
 @dataclass(frozen=True)
 class CacheSet:
-    """Entries that make up one cache: the images' and, by teacher, the targets'; `origin` is how to open them again."""
+    """The entries that make up one cache: the images' and one per teacher.
+
+    `origin` holds the settings of the images and the teachers, with which the set can be opened again.
+    """
 
     path: Path
     images: CacheEntry
@@ -89,15 +114,12 @@ class CacheSet:
 
     @property
     def entries(self) -> list[CacheEntry]:
+        """Return the images' entry and the teachers' entries."""
         return [self.images, *self.teachers.values()]
 
 
 def read_cache_set(path: Path) -> CacheSet:
-    """Read the entries that a set names.
-
-    Raises:
-        CacheError: The set cannot be read.
-    """
+    """Read the entries that a set names; CacheError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
@@ -112,68 +134,72 @@ def read_cache_set(path: Path) -> CacheSet:
 
 
 def load_targets(path: Path, verify: bool = False) -> Targets:
-    """Memory-map a built cache; `path` is its set.
+    """Memory-map the targets of a built set.
+
+    Args:
+        path: The set's file.
+        verify: Whether to compare every file's hash, not only its size.
 
     Raises:
-        CacheError: A file is missing or resized, with `verify` also altered.
+        CacheError: A file is missing or altered.
     """
-    found = read_cache_set(path)
-    for entry in found.entries:
+    cache_set = read_cache_set(path)
+    for entry in cache_set.entries:
         entry.check(hashes=verify)
-        hold(entry.folder)
-    images = found.images.manifest
-    about = {name: entry.manifest for name, entry in found.teachers.items()}
-    fitted = {name: load_statistics(entry.folder) for name, entry in found.teachers.items()}
+        mark_in_use(entry.folder)
+    images = cache_set.images.manifest
+    manifests = {name: entry.manifest for name, entry in cache_set.teachers.items()}
+    statistics = {name: load_statistics(entry.folder) for name, entry in cache_set.teachers.items()}
     codecs = {
-        name: {head: CODECS[about[name]["storage"]](fit.largest) for head, fit in heads.items()}
-        for name, heads in fitted.items()
+        name: {head: CODECS[manifests[name]["storage"]](fitted.largest) for head, fitted in heads.items()}
+        for name, heads in statistics.items()
     }
     teachers = {
         name: TeacherTargets(
-            about[name]["teacher_fingerprint"],
+            manifests[name]["teacher_fingerprint"],
             heads["summary"].standardizer if "summary" in heads else None,
             heads["spatial"].standardizer,
         )
-        for name, heads in fitted.items()
+        for name, heads in statistics.items()
     }
     skipped = [message for record in images["shards"].values() for _, message in record["skipped"]]
     return Targets(
         path,
         fingerprint=path.stem.removeprefix("set-"),
         data_fingerprint=images["fingerprint"],
-        train=load_split(found, "train", codecs),
-        val=load_split(found, "val", codecs),
+        train=load_split(cache_set, "train", codecs),
+        val=load_split(cache_set, "val", codecs),
         teachers=teachers,
         num_classes=images["num_classes"],
         mask_classes=images["mask_classes"],
         image_px=images["image_px"],
-        grid=next(iter(about.values()))["grid"],
-        build_seconds=round(sum(entry.manifest["seconds"] for entry in found.entries), 2),
+        grid=next(iter(manifests.values()))["grid"],
+        build_seconds=round(sum(entry.manifest["seconds"] for entry in cache_set.entries), 2),
         skipped=tuple(skipped),
         class_names=None if images["class_names"] is None else tuple(images["class_names"]),
     )
 
 
-def load_split(found: CacheSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:
-    """Open one split's arrays; labels and masks are None where the cache has none."""
-    records = found.images.manifest["shards"].items()
+def load_split(cache_set: CacheSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:
+    """Open one split's arrays, with `codecs` by teacher and head."""
+    records = cache_set.images.manifest["shards"].items()
     rows = {name: record["rows"] for name, record in records if name.startswith(f"{split}-") and record["rows"]}
-    files = found.images.manifest["files"]
-    plain = {
-        array: sharded(found.images, rows, array) if f"{next(iter(rows))}-{array}.npy" in files else None
+    files = cache_set.images.manifest["files"]
+    optional = {
+        array: open_array(cache_set.images, rows, array) if f"{next(iter(rows))}-{array}.npy" in files else None
         for array in ("labels", "masks")
     }
     heads = {
         head: {
-            name: sharded(entry, rows, head, codecs[name][head])
-            for name, entry in found.teachers.items()
+            name: open_array(entry, rows, head, codecs[name][head])
+            for name, entry in cache_set.teachers.items()
             if head in codecs[name]
         }
         for head in HEADS
     }
-    return SplitTargets(sharded(found.images, rows, "images"), **plain, **heads)  # type: ignore[arg-type]
+    return SplitTargets(open_array(cache_set.images, rows, "images"), **optional, **heads)  # type: ignore[arg-type]
 
 
-def sharded(entry: CacheEntry, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
-    """Open an array over the shards of a split."""
+def open_array(entry: CacheEntry, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:
+    """Open an array of an entry over shards, given as shard name -> number of rows."""
     return ShardedArray([entry.folder / f"{name}-{array}.npy" for name in rows], list(rows.values()), codec)

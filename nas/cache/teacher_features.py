@@ -1,7 +1,8 @@
 """Build one teacher's entry of a cache: its features on the images, standardized and compressed.
 
-Statistics come first, from the first train images (the calibration), whose raw features are kept until they are
-compressed in turn: a teacher sees every image once.
+The build has two stages. First the teacher runs on the calibration images, the first shards of the train split. Their
+raw features are kept, and the statistics of the compression are fitted on them. Then every shard is compressed, from
+the kept raw features where they exist; these are deleted afterwards. So a teacher runs once on every image.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.entry import FORMAT, SHARD, CacheEntry, CacheError, Done, Record, Shard, write_json
-from nas.cache.images import ImageCacheBuilder, Progress, batches, good, in_order, stage
+from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, write_json
+from nas.cache.images import ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
 from nas.cache.shards import Rows, ShardWriter, mapped
 from nas.cache.standardize import (
-    FILE,
     HEADS,
+    STATISTICS_FILE,
     Compressed,
     Compressor,
     calibrate,
@@ -32,21 +33,27 @@ from nas.cache.standardize import (
     to_grid,
 )
 from nas.data import ImageSet, Split
-from nas.data.dataset import digest
+from nas.data.dataset import Progress, digest
 from nas.teachers import Teacher, TeacherSpec
 from nas.teachers.base import activation_fingerprint, same_activations
 
-CALIBRATION_SHARDS = 8  # 2,048 images: covariances of 1,280 channels need more than a thousand
-RAW = ".raw"
+CALIBRATION_SHARDS = 8  # 2,048 images: the covariance of 1,280 channels needs more than a thousand
+RAW_SUFFIX = ".raw"
 
 Heads = dict[str, Tensor]  # head -> features (N, C) or (N, C, g, g)
-Positions = Sequence[int]  # rows of a shard
+RowBatch = Sequence[int]  # rows of a shard
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Compression:
-    """Spatial maps as `grid` x `grid`; `share` of the numbers kept by PCA, see `choose_dims`; `storage` of each."""
+    """Settings of the compression. Names and values are part of the fingerprint of an entry.
+
+    Args:
+        grid: Side of the spatial targets.
+        storage: A name in `nas.cache.codecs.CODECS`.
+        share: Share of a teacher's numbers that PCA keeps, see `choose_dims`.
+    """
 
     grid: int
     storage: str
@@ -54,169 +61,179 @@ class Compression:
 
 
 class TeacherCacheBuilder:
-    """Builds the entry of one teacher on `images`; `entry` is where its targets lie, or will."""
+    """Builds the entry of one teacher for the images of `images`; `entry` is the entry, built or not."""
 
     def __init__(self, spec: TeacherSpec, images: ImageCacheBuilder, compression: Compression) -> None:
         self.spec, self.images, self.compression = spec, images, compression
-        plan = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, CALIBRATION_SHARDS * SHARD]
-        self.fingerprint = digest([*plan, *asdict(compression).items()])
+        calibration_images = CALIBRATION_SHARDS * SHARD_ITEMS
+        identity = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, calibration_images]
+        self.fingerprint = digest([*identity, *asdict(compression).items()])
         self.entry = CacheEntry(images.entry.folder.parent / f"targets-{spec.slug}-{self.fingerprint}")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build(self, progress: Progress) -> None:
-        """Fill the entry, together with other processes that do; the images' entry is complete."""
+        """Build the entry, sharing the work with other processes. The images' entry must be complete."""
         self.entry.open()
-        first = self.images.shards_of("train")[:CALIBRATION_SHARDS]
-        told = stage(progress, f"{self.spec.name} on the first train images", first[-1].stop)
-        self.entry.fill(first, self.has_raw, self.make_raw, told)
-        self.calibrate(first)
+        calibration = self.images.shards_of("train")[:CALIBRATION_SHARDS]
+        done = stage_progress(progress, f"{self.spec.name} on the first train images", calibration[-1].stop)
+        self.entry.fill(calibration, self.has_raw_shard, self.write_raw_shard, done)
+        self.calibrate(calibration)
         for split, images in self.images.sets.items():
-            told = stage(progress, f"{self.spec.name} on {split} images", len(images))
-            self.entry.fill(self.images.shards_of(split), self.entry.has, self.make, told)
-        self.entry.finish(self.images.shards, [self.entry.folder / FILE], self.about)
-        self.__dict__.pop("teacher", None)  # the next one needs its memory
+            done = stage_progress(progress, f"{self.spec.name} on {split} images", len(images))
+            self.entry.fill(self.images.shards_of(split), self.entry.has, self.write_shard, done)
+        self.entry.finish(self.images.shards, [self.entry.folder / STATISTICS_FILE], self.describe)
+        self.__dict__.pop("teacher", None)  # free its memory for the next teacher
 
     @property
     def calibrated(self) -> bool:
-        return (self.entry.folder / FILE).exists()
+        """Tell whether the statistics are written."""
+        return (self.entry.folder / STATISTICS_FILE).exists()
 
-    def has_raw(self, shard: Shard) -> bool:
-        # Statistics are asked last: raw records are removed after they were written.
+    def has_raw_shard(self, shard: Shard) -> bool:
+        """Tell whether a shard's raw features are written, or no longer needed."""
+        # The statistics are checked last, since raw records are removed after they were written.
         return self.raw_record(shard).exists() or self.calibrated
 
     def raw_record(self, shard: Shard) -> Path:
-        return self.entry.working / f"{shard.name}{RAW}.json"
+        """Return the path of the record of a shard's raw features."""
+        return self.entry.working / f"{shard.name}{RAW_SUFFIX}.json"
 
-    def make_raw(self, shard: Shard, done: Done) -> None:
-        """Keep a shard's raw features for the statistics."""
+    def write_raw_shard(self, shard: Shard, done: Done) -> None:
+        """Run the teacher on a shard and write its raw features."""
         began = time.perf_counter()
-        with ShardWriter(self.entry.working, shard.name, RAW) as writer:
-            for heads in self.run(shard, self.live(shard), done):
+        with ShardWriter(self.entry.working, shard.name, RAW_SUFFIX) as writer:
+            for heads in self.map_batches(shard, self.live_features(shard), done):
                 writer.append({head: features.cpu().numpy() for head, features in heads.items()})
         write_json(self.raw_record(shard), {"seconds": time.perf_counter() - began})
 
     def calibrate(self, shards: Sequence[Shard]) -> None:
-        """Write the statistics, unless another process has."""
+        """Fit the statistics on the raw features of `shards` and write them, unless another process has."""
 
-        def raw() -> Iterator[Rows]:
+        def raw_batches() -> Iterator[Rows]:
             for shard in shards:
-                for positions in self.positions(shard):
-                    yield {head: features.numpy() for head, features in self.kept(shard, positions).items()}
+                for rows in self.row_batches(shard):
+                    yield {head: features.numpy() for head, features in self.raw_features(shard, rows).items()}
 
         with self.entry.lock("statistics"):
             if not self.calibrated:
-                save_statistics(self.entry.folder, calibrate(raw, self.compression.share))
+                save_statistics(self.entry.folder, calibrate(raw_batches, self.compression.share))
 
-    def make(self, shard: Shard, done: Done) -> None:
-        """Write a shard's targets, from its raw features where they were kept."""
+    def write_shard(self, shard: Shard, done: Done) -> None:
+        """Write a shard's targets, from its raw features if they exist, and delete these."""
         began, earlier = time.perf_counter(), 0.0
         if self.raw_record(shard).exists():
-            features: Callable[[Positions], Heads] = partial(self.kept, shard)
+            read: Callable[[RowBatch], Heads] = partial(self.raw_features, shard)
             earlier = json.loads(self.raw_record(shard).read_text())["seconds"]
         else:
-            features = self.live(shard)
+            read = self.live_features(shard)
         sums = {head: {"clipped": 0, "cosine": 0.0} for head in self.compressors}
         with ShardWriter(self.entry.folder, shard.name) as writer:
-            for heads in self.run(shard, lambda positions: self.compress(features(positions)), done):
+            for heads in self.map_batches(shard, lambda rows: self.compress(read(rows)), done):
                 writer.append({head: compressed.codes for head, compressed in heads.items()})
                 for head, (_, clipped, cosine) in heads.items():
                     sums[head]["clipped"] += clipped
                     sums[head]["cosine"] += cosine
         seconds = earlier + time.perf_counter() - began
         self.entry.record(shard, writer.rows, writer.paths, seconds=seconds, heads=sums)
-        for path in self.entry.working.glob(f"{shard.name}-*{RAW}.npy"):
+        for path in self.entry.working.glob(f"{shard.name}-*{RAW_SUFFIX}.npy"):
             path.unlink(missing_ok=True)
 
-    def run(self, shard: Shard, work: Callable[[Positions], T], done: Done) -> Iterator[T]:
-        """Yield the results of `work` on a shard's batches."""
-        for batch, result in zip(self.positions(shard), in_order(work, self.positions(shard)), strict=True):
+    def map_batches(self, shard: Shard, work: Callable[[RowBatch], T], done: Done) -> Iterator[T]:
+        """Yield the results of `work` on a shard's batches, in order."""
+        for rows, result in zip(self.row_batches(shard), map_in_order(work, self.row_batches(shard)), strict=True):
             yield result
-            done(batch[-1] + 1)
+            done(rows[-1] + 1)
 
-    def positions(self, shard: Shard) -> Iterator[Positions]:
-        """Yield the rows of a shard, a batch at a time: the same batches whoever builds, for mosaics hold neighbors."""
+    def row_batches(self, shard: Shard) -> Iterator[RowBatch]:
+        """Yield a shard's rows in batches. These are fixed, since an image's features depend on its mosaic."""
         return batches(range(self.images.entry.manifest["shards"][shard.name]["rows"]))
 
-    def live(self, shard: Shard) -> Callable[[Positions], Heads]:
-        """Return a function that runs the teacher on some images of a shard.
+    def live_features(self, shard: Shard) -> Callable[[RowBatch], Heads]:
+        """Return a function that runs the teacher on rows of a shard.
 
-        The teacher is loaded here, not in several threads.
+        The teacher is loaded before it returns, so that the threads that call the function share one teacher.
         """
-        teacher, view = self.teacher, self.view(shard)
+        teacher, read_images = self.teacher, self.image_reader(shard)
 
-        def describe(positions: Positions) -> Heads:
+        def run(rows: RowBatch) -> Heads:
             with torch.inference_mode():
-                summary, spatial = teacher(view(positions).to(self.device).float() / 255)
+                summary, spatial = teacher(read_images(rows).to(self.device).float() / 255)
                 heads = {"spatial": to_grid(spatial, self.compression.grid)}
                 return heads if summary is None else {"summary": summary, **heads}
 
-        return describe
+        return run
 
-    def view(self, shard: Shard) -> Callable[[Positions], Tensor]:
-        """Return a function that reads images uint8 (N, 3, S, S), at the teacher's size or a sufficient student's."""
+    def image_reader(self, shard: Shard) -> Callable[[RowBatch], Tensor]:
+        """Return a function that reads rows of a shard as images uint8 (N, 3, S, S).
+
+        These are the cached images if they are large enough for the teacher, else the source's images at its size.
+        """
         if self.spec.source_px <= self.images.image_px:
             path = self.images.entry.folder / f"{shard.name}-images.npy"
-            return lambda positions: torch.from_numpy(mapped(path)[list(positions)])
-        images, items = self.large[shard.split], good(shard, self.images.entry.manifest["shards"][shard.name])
+            return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
+        images = self.source_images[shard.split]
+        items = decodable_items(shard, self.images.entry.manifest["shards"][shard.name])
 
-        def read(positions: Positions) -> Tensor:
-            pixels = [images.read(items[position]).image for position in positions]
+        def read(rows: RowBatch) -> Tensor:
+            pixels = [images.read(items[row]).image for row in rows]
             return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
         return read
 
-    def kept(self, shard: Shard, positions: Positions) -> Heads:
-        """Read the raw features that were kept."""
-        paths = {head: self.entry.working / f"{shard.name}-{head}{RAW}.npy" for head in HEADS}
-        rows = {head: mapped(path)[list(positions)] for head, path in paths.items() if path.exists()}
-        return {head: torch.from_numpy(features) for head, features in rows.items()}
+    def raw_features(self, shard: Shard, rows: RowBatch) -> Heads:
+        """Read raw features from the working folder."""
+        paths = {head: self.entry.working / f"{shard.name}-{head}{RAW_SUFFIX}.npy" for head in HEADS}
+        return {head: torch.from_numpy(mapped(path)[list(rows)]) for head, path in paths.items() if path.exists()}
 
     def compress(self, heads: Heads) -> dict[str, Compressed]:
+        """Compress the features of every head."""
         with torch.inference_mode():
             return {head: self.compressors[head](features) for head, features in heads.items()}
 
     @cached_property
     def compressors(self) -> dict[str, Compressor]:
-        fitted = load_statistics(self.entry.folder)
-        return {head: Compressor(found, self.compression.storage, self.device) for head, found in fitted.items()}
+        """Return a compressor for every head, from the written statistics."""
+        statistics = load_statistics(self.entry.folder)
+        return {head: Compressor(fitted, self.compression.storage, self.device) for head, fitted in statistics.items()}
 
     @cached_property
-    def large(self) -> dict[Split, ImageSet]:
-        """The images at the teacher's size."""
+    def source_images(self) -> dict[Split, ImageSet]:
+        """Return the images at the teacher's size, by split."""
         return {split: self.images.source.open(split, self.spec.source_px) for split in self.images.sets}
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Loaded when first asked for; CacheError if it computes something else than for the shards that are there."""
+        """Return the loaded teacher; CacheError if its activations differ from those of the existing shards."""
         teacher = self.spec.load().to(self.device)
-        found = activation_fingerprint(teacher)
+        activations = activation_fingerprint(teacher)
         with self.entry.lock("activations"):
-            known = self.known_activations()
-            if known is None:
-                write_json(self.activations_path, found)
-            elif not same_activations(found, known):
+            recorded = self.recorded_activations()
+            if recorded is None:
+                write_json(self.activations_path, activations)
+            elif not same_activations(activations, recorded):
                 raise CacheError(
-                    f"teacher cache: {self.spec.name} computes something else now than in {self.entry.folder}"
-                    " (normalisation? version?); delete it to rebuild it"
+                    f"teacher cache: {self.spec.name} computes other features now than in {self.entry.folder}"
+                    " (normalization? version?); delete it to rebuild it"
                 )
         return teacher
 
     @property
     def activations_path(self) -> Path:
+        """Return the path of the teacher's activations while the entry is incomplete."""
         return self.entry.working / "activations.json"
 
-    def known_activations(self) -> Sequence[float] | None:
-        """Return the activations of the teacher that made the shards that are there; None if there are none."""
+    def recorded_activations(self) -> Sequence[float] | None:
+        """Return the activations of the teacher that computed the existing shards, None without shards."""
         try:
             recorded: list[float] = json.loads(self.activations_path.read_text())
             return recorded
         except FileNotFoundError:
-            # The manifest is asked last: the file is removed after it was written.
-            whole: list[float] | None = self.entry.manifest["activations"] if self.entry.complete else None
-            return whole
+            # The manifest is read last, since the file is removed after it was written.
+            final: list[float] | None = self.entry.manifest["activations"] if self.entry.complete else None
+            return final
 
-    def about(self, records: dict[str, Record]) -> Record:
-        """Return what the manifest says beside the shards."""
+    def describe(self, records: dict[str, Record]) -> Record:
+        """Return the manifest's content apart from the shards."""
         val = [record for name, record in records.items() if name.startswith("val-")]
         heads = {}
         for head, (standardizer, _) in load_statistics(self.entry.folder).items():

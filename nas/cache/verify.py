@@ -1,4 +1,4 @@
-"""Verify that a cache is still what its teachers compute: hash every file, run every teacher again on some images."""
+"""Verify that a cache still holds its teachers' outputs: hash every file, and run every teacher on some images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from nas.cache.shards import mapped
 from nas.cache.targets import CacheSet, read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 
-MIN_COSINE = 0.99  # cosine of a stored target to the teacher's now: int8 costs less than 1e-3, another feeding far more
+MIN_COSINE = 0.99  # int8 lowers the cosine of stored to live targets by less than 1e-3, other preprocessing far more
 
 
 @dataclass(frozen=True)
 class TeacherAgreement:
-    """Mean cosines on `images` of one head: the stored target to the target now, and the decompressed feature to the
-    raw feature now; `built` is the latter over all held-out images when the cache was built."""
+    """Agreement of one head's stored targets with the teacher's outputs now, on held-out images.
+
+    Args:
+        teacher: The teacher's name.
+        head: "summary" or "spatial".
+        images: Number of images.
+        stored: Mean cosine of stored to live targets.
+        decompressed: Mean cosine of decompressed stored targets to live features.
+        built: The same as `decompressed`, on all held-out images, from the build.
+    """
 
     teacher: str
     head: str
@@ -32,67 +40,69 @@ class TeacherAgreement:
     built: float
 
     @property
-    def good(self) -> bool:
+    def agrees(self) -> bool:
+        """Tell whether the stored targets are those of the teacher now."""
         return self.stored >= MIN_COSINE
 
 
 def verify_set(path: Path, samples: int, weights: Mapping[str, Path]) -> list[TeacherAgreement]:
-    """Re-hash a set and re-run its teachers on about `samples` held-out images, whole batches of them.
+    """Hash the files of a set and run its teachers on about `samples` held-out images, in whole batches.
 
-    CacheError names an altered file, other images, or a teacher that computes something else.
+    Raises:
+        CacheError: A file is altered, the images are others, or a teacher's weights or preprocessing changed.
     """
-    found = read_cache_set(path)
-    for entry in found.entries:
+    cache_set = read_cache_set(path)
+    for entry in cache_set.entries:
         entry.check(hashes=True)
-    plan = replan(found, weights)
-    return [agreement for teacher in plan.teachers for agreement in agreements(teacher, samples)]
+    plan = plan_of(cache_set, weights)
+    return [agreement for teacher in plan.teachers for agreement in compare(teacher, samples)]
 
 
-def replan(found: CacheSet, weights: Mapping[str, Path]) -> CachePlan:
-    """The plan that made a set; CacheError if the same settings name other images or teachers now."""
-    origin, images = found.origin, found.images.manifest
-    about = next(iter(found.teachers.values())).manifest
+def plan_of(cache_set: CacheSet, weights: Mapping[str, Path]) -> CachePlan:
+    """Return the plan that built a set; CacheError if the same settings lead to other images or teachers now."""
+    origin, images = cache_set.origin, cache_set.images.manifest
+    teacher_manifest = next(iter(cache_set.teachers.values())).manifest
     source = ImageSource(
         origin["data"],
         {"train": origin["train_images"], "val": origin["val_images"]},
         origin["seed"],
         origin["views"],
-        found.path.parent,
+        cache_set.path.parent,
     )
-    compression = Compression(about["grid"], about["storage"], about["share"])
+    compression = Compression(teacher_manifest["grid"], teacher_manifest["storage"], teacher_manifest["share"])
     plan = CachePlan(source, origin["teachers"], weights, images["image_px"], compression)
-    if plan.images.entry.folder != found.images.folder:
-        raise CacheError(f"teacher cache: the images of {origin['data']!r} are not those of {found.images.folder}")
+    if plan.images.entry.folder != cache_set.images.folder:
+        raise CacheError(f"teacher cache: the images of {origin['data']!r} are not those of {cache_set.images.folder}")
     for teacher in plan.teachers:
-        if teacher.entry.folder != found.teachers[teacher.spec.name].folder:
+        folder = cache_set.teachers[teacher.spec.name].folder
+        if teacher.entry.folder != folder:
             raise CacheError(
-                f"teacher cache: {teacher.spec.name} has other weights or another preprocessing than in"
-                f" {found.teachers[teacher.spec.name].folder}"
+                f"teacher cache: {teacher.spec.name} has other weights or another preprocessing than in {folder}"
             )
     return plan
 
 
-def agreements(features: TeacherCacheBuilder, samples: int) -> list[TeacherAgreement]:
-    """Of every head."""
+def compare(builder: TeacherCacheBuilder, samples: int) -> list[TeacherAgreement]:
+    """Compare the stored targets of a teacher's heads with its outputs now."""
     sums: dict[str, list[float]] = {}
     images = 0
-    shards = features.images.shards_of("val")
-    for shard, positions in ((of, batch) for of in shards for batch in features.positions(of)):
+    val = builder.images.shards_of("val")
+    for shard, rows in ((part, batch) for part in val for batch in builder.row_batches(part)):
         if images >= samples:
             break
-        images += len(positions)
-        live = features.live(shard)(positions)
-        now = features.compress(live)
-        for head, raw in live.items():
-            compressor = features.compressors[head]
-            stored = mapped(features.entry.folder / f"{shard.name}-{head}.npy")[list(positions)]
-            target, target_now = (torch.from_numpy(compressor.codec.decode(x)) for x in (stored, now[head].codes))
-            restored = F.cosine_similarity(compressor.restored(stored), raw, dim=1)
+        images += len(rows)
+        live = builder.live_features(shard)(rows)
+        compressed = builder.compress(live)
+        for head, features in live.items():
+            compressor = builder.compressors[head]
+            codes = mapped(builder.entry.folder / f"{shard.name}-{head}.npy")[list(rows)]
+            stored, target = (torch.from_numpy(compressor.codec.decode(x)) for x in (codes, compressed[head].codes))
+            cosines = F.cosine_similarity(compressor.decompress(codes), features, dim=1)
             sums.setdefault(head, [0.0, 0.0])
-            sums[head][0] += float(F.cosine_similarity(target, target_now, dim=1).mean()) * len(positions)
-            sums[head][1] += float(restored.mean()) * len(positions)
-    heads = features.entry.manifest["heads"]
+            sums[head][0] += float(F.cosine_similarity(stored, target, dim=1).mean()) * len(rows)
+            sums[head][1] += float(cosines.mean()) * len(rows)
+    heads = builder.entry.manifest["heads"]
     return [
-        TeacherAgreement(features.spec.name, head, images, stored / images, restored / images, heads[head]["cosine"])
+        TeacherAgreement(builder.spec.name, head, images, stored / images, restored / images, heads[head]["cosine"])
         for head, (stored, restored) in sums.items()
     ]

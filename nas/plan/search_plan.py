@@ -165,7 +165,10 @@ def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
     found.append(PlanFigure("targets_bytes", "teacher targets to be written", stays, "bytes", Basis.DERIVED, "at most"))
     if goes:
         found.append(PlanFigure("passing_bytes", "more while they are made", goes, "bytes", Basis.DERIVED))
-    return [*found, PlanFigure("images_bytes", "images to be written", material.images.stays, "bytes", Basis.DERIVED)]
+    return [
+        *found,
+        PlanFigure("images_bytes", "images to be written", material.images.kept_bytes, "bytes", Basis.DERIVED),
+    ]
 
 
 def _probe_figures(config: SearchConfig, probed: Sequence[Probed], basis: Basis) -> list[PlanFigure]:

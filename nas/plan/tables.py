@@ -90,10 +90,10 @@ def text(figure: PlanFigure) -> str:
 
 
 def _value(value: float, unit: str) -> str:
-    from nas.cache.estimate import size  # torch
+    from nas.cache.estimate import format_bytes  # torch
 
     if unit == "bytes":
-        return size(value)
+        return format_bytes(value)
     return seconds(value) if unit == "s" else f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
 
 

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 
 from nas.cache.build import CachePlan, share_of
 from nas.cache.codecs import CODECS
-from nas.cache.estimate import BuildEstimate, of_images, of_teacher
+from nas.cache.estimate import BuildEstimate, estimate_images, estimate_teacher
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
@@ -92,7 +92,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     ready = plan is not None and not plan.missing and plan.path.exists()
     return Material(
         teachers=tuple(costs),
-        images=BuildEstimate(0, 0, 0) if images.entry.complete else of_images(images),
+        images=BuildEstimate(0, 0, 0) if images.entry.complete else estimate_images(images),
         widths={spec.name: widths(spec.name) for spec in chosen},
         targets=load_targets(plan.path) if ready and plan is not None else None,
     )
@@ -150,9 +150,11 @@ def _here(found: TeacherCacheBuilder) -> TeacherCost:
     name = found.spec.name
     if found.entry.complete:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "in the cache already: free")
-    cost = of_teacher(found)
+    cost = estimate_teacher(found)
     missing = sum(s.stop - s.start for s in found.images.shards if not found.entry.has(s))
-    return TeacherCost(name, missing, cost.seconds, cost.stays, cost.passes, Basis.MEASURED, "16 images, twice")
+    return TeacherCost(
+        name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, "16 images, twice"
+    )
 
 
 def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:

@@ -1,6 +1,6 @@
 """A builder in a process of its own: ``python -m tests.nas.cache.builder ROOT [STAGE DONE]``.
 
-Prints every shard it made; kills itself at the given progress, as a scheduler would.
+Prints every written shard, and kills itself with SIGKILL at the given progress.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tests.nas.cache.conftest import SIZES
 
 def main() -> None:
     root, *fatal = sys.argv[1:]
-    entry.SHARD = 16
+    entry.SHARD_ITEMS = 16
     record = entry.CacheEntry.record
 
-    def told(part, shard, *rest, **about):
-        record(part, shard, *rest, **about)
-        print(part.folder.name, shard.name, flush=True)
+    def record_and_print(written, shard, *rest, **details):
+        record(written, shard, *rest, **details)
+        print(written.folder.name, shard.name, flush=True)
 
     def progress(stage, done, total):
         if [stage, str(done)] == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    entry.CacheEntry.record = told
+    entry.CacheEntry.record = record_and_print
     open_targets("builtin", "xfeat", root=Path(root), progress=progress, **SIZES)
 
 

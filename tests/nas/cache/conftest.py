@@ -11,7 +11,7 @@ SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed"
 @pytest.fixture(autouse=True, scope="package")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.cache.entry.SHARD", 16)
+        patch.setattr("nas.cache.entry.SHARD_ITEMS", 16)
         yield
 
 
@@ -35,7 +35,7 @@ def opened(teachers):
 
 @pytest.fixture(scope="package")
 def built(tmp_path_factory, teachers):
-    """A cache of Lite0 and XFeat that tests don't touch, and what was announced while it was built."""
+    """A cache of Lite0 and XFeat that tests don't change, and the lines announced during its build."""
     announced = []
     root = tmp_path_factory.mktemp("cache")
     return open_targets("builtin", "lite0,xfeat", root=root, announce=announced.append, **SIZES), announced

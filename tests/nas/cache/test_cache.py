@@ -1,4 +1,4 @@
-"""The teacher cache: right content, shared by whoever needs it, refused when altered."""
+"""The teacher cache has the right content, shares entries between sets, and is refused when altered."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
 from nas.cache.entry import shards_of
 from nas.cache.images import ImageCacheBuilder, ImageSource
-from nas.cache.standardize import HEADS, calibrate, to_grid, vectors
+from nas.cache.standardize import HEADS, as_vectors, calibrate, to_grid
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import open_images
@@ -52,26 +52,26 @@ def test_shapes_and_kinds(targets):
 
 
 def test_images_are_the_sources_and_teachers_see_them_at_their_own_size(targets, teachers):
-    """Lite0 wants 128 px, XFeat is content with the student's 64."""
+    """Lite0 takes 128 px, XFeat the student's 64."""
     small, large = pixels("train", 20, 64), pixels("train", 20, 128)
     np.testing.assert_array_equal(targets.train.images[:20], small)
     assert np.abs(F.avg_pool2d(large.float(), 2) - small.float()).mean() < 12  # the same scenes
     for name, seen in (("lite0", large), ("xfeat", small)):
-        about = targets.teachers[name]
+        standardizers = targets.teachers[name]
         for head in HEADS:
-            wanted = vectors(getattr(about, head).apply(vectors(live(teachers[name], seen)[head])))
-            stored = vectors(getattr(targets.train, head)[name][:20])
+            wanted = as_vectors(getattr(standardizers, head).apply(as_vectors(live(teachers[name], seen)[head])))
+            stored = as_vectors(getattr(targets.train, head)[name][:20])
             assert np.abs(stored - wanted).max() < np.abs(wanted).max() / 200  # half a step of int8
 
 
 @pytest.mark.parametrize("name", ["lite0", "xfeat"])
-def test_what_is_decompressed_resembles_the_live_features_as_the_manifest_says(targets, teachers, name):
-    found = live(teachers[name], pixels("val", 20, 128 if name == "lite0" else 64))
+def test_decompressed_features_have_the_cosine_in_the_manifest(targets, teachers, name):
+    features = live(teachers[name], pixels("val", 20, 128 if name == "lite0" else 64))
     heads = read_cache_set(targets.path).teachers[name].manifest["heads"]
     for head in HEADS:
         standardizer = getattr(targets.teachers[name], head)
-        restored = standardizer.invert(vectors(getattr(targets.val, head)[name][:]))
-        raw = vectors(found[head])
+        restored = standardizer.invert(as_vectors(getattr(targets.val, head)[name][:]))
+        raw = as_vectors(features[head])
         cosine = (restored * raw).sum(1) / np.linalg.norm(restored, axis=1) / np.linalg.norm(raw, axis=1)
         assert heads[head]["cosine"] == pytest.approx(cosine.mean(), abs=1e-4)
         assert heads[head]["dims"] == standardizer.dims
@@ -90,9 +90,9 @@ def test_targets_take_an_eighth_of_fp16_at_most(targets):
 
 def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(teachers):
     """To 1e-6, in every channel, and inverting gives what PCA kept."""
-    found = live(teachers["xfeat"], pixels("train", 48, 64))
-    for head, (standardizer, largest) in calibrate(lambda: [found], 0.25).items():
-        raw = vectors(found[head])
+    features = live(teachers["xfeat"], pixels("train", 48, 64))
+    for head, (standardizer, largest) in calibrate(lambda: [features], 0.25).items():
+        raw = as_vectors(features[head])
         values = standardizer.apply(raw)
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-6)
         np.testing.assert_allclose(values.var(0), 1, rtol=1e-6)
@@ -103,10 +103,10 @@ def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(
 
 
 def test_statistics_do_not_depend_on_batches(teachers):
-    found = live(teachers["xfeat"], pixels("train", 48, 64))
+    features = live(teachers["xfeat"], pixels("train", 48, 64))
 
     def batches(size):
-        return lambda: ({head: values[i : i + size] for head, values in found.items()} for i in range(0, 48, size))
+        return lambda: ({head: values[i : i + size] for head, values in features.items()} for i in range(0, 48, size))
 
     ours, theirs = calibrate(batches(7), 0.25), calibrate(batches(48), 0.25)
     for head in HEADS:
@@ -118,11 +118,11 @@ def test_statistics_do_not_depend_on_batches(teachers):
 @pytest.mark.parametrize(("storage", "itemsize"), [("bf16", 2), ("fp32", 4)])
 def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize):
     targets = opened(tmp_path, storage=storage, share=1.0)
-    found = live(teachers["xfeat"], pixels("train", 48, 64))["spatial"]
+    features = live(teachers["xfeat"], pixels("train", 48, 64))["spatial"]
     about = targets.teachers["xfeat"].spatial
-    restored = about.invert(vectors(targets.train.spatial["xfeat"][:]))
+    restored = about.invert(as_vectors(targets.train.spatial["xfeat"][:]))
     assert about.dims == 64
-    assert np.abs(restored - vectors(found)).max() < (0.01 if storage == "bf16" else 1e-5)
+    assert np.abs(restored - as_vectors(features)).max() < (0.01 if storage == "bf16" else 1e-5)
     entry = read_cache_set(targets.path).teachers["xfeat"]
     assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
 
@@ -136,7 +136,7 @@ def test_a_second_open_builds_nothing(opened, targets):
 
 
 def test_a_subset_of_the_teachers_shares_what_is_there(opened, targets):
-    """Another set file, and not one shard more."""
+    """There is another set file and no more shards."""
     root, calls = targets.path.parent, []
     before = sorted(root.iterdir())
     alone = opened(root, names="xfeat", progress=lambda *call: calls.append(call))
@@ -147,7 +147,7 @@ def test_a_subset_of_the_teachers_shares_what_is_there(opened, targets):
     np.testing.assert_array_equal(alone.val.spatial["xfeat"][:], targets.val.spatial["xfeat"][:])
 
 
-def test_size_and_time_are_told_before_anything_is_built(built):
+def test_size_and_time_are_announced_before_a_build(built):
     assert len(built[1]) == 1
     assert built[1][0].startswith("teacher cache: about ")
     assert " to build" in built[1][0]
@@ -168,7 +168,7 @@ def test_size_and_time_are_told_before_anything_is_built(built):
     ids=str,
 )
 def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, shared):
-    """Only the names are wanted, so nothing is built. Images are shared as far as they are the same."""
+    """Plans have the names without a build. Equal images are shared."""
 
     def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):
         source = ImageSource("builtin", {"train": train_images, "val": 20}, seed, views, tmp_path)
@@ -181,15 +181,15 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, share
     assert plan().path == before.path
 
 
-def test_views_are_stored_and_described_as_they_are(opened, tmp_path, teachers):
-    """Twice the train images, the second time augmented; features are of what is stored."""
+def test_teachers_see_the_stored_augmentations(opened, tmp_path, teachers):
+    """The train images come twice, the second time augmented."""
     targets = opened(tmp_path, train_images=20, views=2)
     assert (len(targets.train), len(targets.val)) == (40, 20)
     np.testing.assert_array_equal(targets.train.images[:20], pixels("train", 20, 64))
     assert np.abs(targets.train.images[20:].astype(int) - targets.train.images[:20]).mean() > 5
     seen = torch.from_numpy(targets.train.images[:])
-    wanted = targets.teachers["xfeat"].spatial.apply(vectors(live(teachers["xfeat"], seen)["spatial"]))
-    assert np.abs(vectors(targets.train.spatial["xfeat"][:]) - wanted).max() < np.abs(wanted).max() / 200
+    wanted = targets.teachers["xfeat"].spatial.apply(as_vectors(live(teachers["xfeat"], seen)["spatial"]))
+    assert np.abs(as_vectors(targets.train.spatial["xfeat"][:]) - wanted).max() < np.abs(wanted).max() / 200
 
 
 def test_a_teacher_without_summary(tmp_path, teachers):
@@ -207,19 +207,19 @@ def test_a_teacher_without_summary(tmp_path, teachers):
     source = ImageSource("builtin", {"train": 20, "val": 20}, 0, 1, tmp_path)
     images = ImageCacheBuilder(source, 64)
     images.build(lambda *call: None)
-    features = TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
-    features.__dict__["spec"] = type("Spec", (), {**vars(features.spec), "load": lambda self: Mute()})()
-    features.spec.fingerprint, features.spec.slug = "mute", "mute"
-    features.build(lambda *call: None)
-    assert list(features.entry.manifest["heads"]) == ["spatial"]
+    builder = TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
+    builder.__dict__["spec"] = type("Spec", (), {**vars(builder.spec), "load": lambda self: Mute()})()
+    builder.spec.fingerprint, builder.spec.slug = "mute", "mute"
+    builder.build(lambda *call: None)
+    assert list(builder.entry.manifest["heads"]) == ["spatial"]
 
 
 @pytest.fixture
 def copied(targets, tmp_path):
-    """A copy of the cache that may be spoilt: (set path, folder of the images, folder of XFeat's targets)."""
+    """A copy of the cache to damage: (set path, folder of the images, folder of XFeat's targets)."""
     shutil.copytree(targets.path.parent, tmp_path / "copy")
-    found = read_cache_set(tmp_path / "copy" / targets.path.name)
-    return found.path, found.images.folder, found.teachers["xfeat"].folder
+    copy = read_cache_set(tmp_path / "copy" / targets.path.name)
+    return copy.path, copy.images.folder, copy.teachers["xfeat"].folder
 
 
 def test_a_truncated_shard_is_refused_by_name(copied):
@@ -238,7 +238,7 @@ def test_a_missing_file_is_refused_by_name(copied):
 
 
 @pytest.mark.parametrize("name", ["val-00001-summary.npy", "statistics.npz"])
-def test_one_altered_byte_is_found_when_asked_for(copied, name):
+def test_hashes_detect_one_altered_byte(copied, name):
     content = bytearray((copied[2] / name).read_bytes())
     content[-1] ^= 1
     (copied[2] / name).write_bytes(content)
@@ -263,7 +263,7 @@ def test_the_manifest_lists_every_file(targets):
 
 
 def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
-    """Shards keep their place: the others' rows stay with their images."""
+    """The others' rows stay with their images."""
     images = open_images("builtin", "train", 60, 0, 64, None)
     source = tmp_path / "images"
     source.mkdir()
@@ -283,7 +283,7 @@ def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
     assert targets.num_classes is None
 
 
-def test_what_cannot_be_is_one_line(opened, tmp_path):
+def test_impossible_settings_are_one_line_errors(opened, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cannot build"):
         opened(tmp_path / "file")

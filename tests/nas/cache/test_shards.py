@@ -1,4 +1,4 @@
-"""Sharded arrays read like one numpy array; codecs lose what they say and no more."""
+"""Sharded arrays read like one numpy array; codecs lose half a step at most."""
 
 import resource
 
@@ -7,7 +7,7 @@ import pytest
 
 from nas.cache import shards
 from nas.cache.codecs import CODECS
-from nas.cache.images import in_order
+from nas.cache.images import map_in_order
 from nas.cache.shards import ArrayWriter, ShardedArray
 
 rng = np.random.default_rng(0)
@@ -33,10 +33,10 @@ def sharded(tmp_path):
 def test_rows_are_those_of_one_array(sharded, index):
     array, rows = sharded
     index = np.array(index, dtype=int) if isinstance(index, list) else index
-    found = array[index]
-    np.testing.assert_array_equal(found, rows[index])
-    assert found.dtype == rows.dtype
-    found[:] = 0  # fresh: the file stays as it is
+    selected = array[index]
+    np.testing.assert_array_equal(selected, rows[index])
+    assert selected.dtype == rows.dtype
+    selected[:] = 0  # a copy: the file does not change
     np.testing.assert_array_equal(array[index], rows[index])
 
 
@@ -48,17 +48,17 @@ def test_length_shape_and_whole(sharded):
 
 
 @pytest.mark.parametrize("index", [[10], [-11]])
-def test_rows_that_are_not_there_are_refused(sharded, index):
+def test_missing_rows_are_refused(sharded, index):
     with pytest.raises(IndexError):
         sharded[0][np.array(index)]
 
 
-def test_no_more_files_stay_open_than_half_of_what_a_process_may():
+def test_at_most_half_of_the_files_that_a_process_may_open_stay_mapped():
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 256 <= shards.mapped.cache_info().maxsize <= soft // 2
 
 
-def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
     path = tmp_path / "rows.npy"
     with ArrayWriter(path, np.uint8, (2,)) as writer:
         writer.append(np.zeros((3, 2)))
@@ -87,7 +87,7 @@ def test_int4_is_off_by_half_a_step_packs_two_to_a_byte_and_clips(channels):
     assert (error**2).mean() < 0.015
 
 
-def test_packed_rows_have_the_shape_of_what_is_decoded(tmp_path):
+def test_packed_rows_have_the_decoded_shape(tmp_path):
     values = rng.standard_normal((6, 5, 2, 2)).astype(np.float32)
     codec = CODECS["int4"](np.ones(5, dtype=np.float32))
     np.save(tmp_path / "rows.npy", codec.encode(values))
@@ -96,7 +96,7 @@ def test_packed_rows_have_the_shape_of_what_is_decoded(tmp_path):
     assert array[2:4].shape == (2, 5, 2, 2)
 
 
-def test_int8_is_off_by_half_a_step_and_clips_what_is_larger():
+def test_int8_is_off_by_half_a_step_and_clips_larger_values():
     values = rng.standard_normal((50, 6, 4, 4)).astype(np.float32)
     largest = np.abs(values).max((0, 2, 3))
     codec = CODECS["int8"](largest)
@@ -126,11 +126,11 @@ def test_fp32_is_exact():
     np.testing.assert_array_equal(codec.decode(codec.encode(values)), values)
 
 
-def test_only_a_batch_a_thread_is_worked_on_ahead():
-    """However many batches there are: memory does not grow with the data."""
+def test_at_most_one_batch_per_thread_is_computed_ahead():
+    """Memory does not grow with the number of batches."""
     import torch
 
     begun = []
-    for taken, _ in enumerate(in_order(begun.append, range(200))):
+    for taken, _ in enumerate(map_in_order(begun.append, range(200))):
         assert len(begun) - taken <= torch.get_num_threads() + 1
     assert sorted(begun) == list(range(200))

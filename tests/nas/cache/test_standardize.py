@@ -27,9 +27,11 @@ def moments_of(rows, batch):
 NONE_HERE = {92, 116, 156, 172, 184, 188, 232, 236}
 
 
-def test_hadamard_matrices_of_all_orders_claimed():
-    """Rows of signs, orthogonal, for every multiple of 4 up to 256 but the eight above; 52 and 100 need fields of 25
-    and 49 elements."""
+def test_hadamard_matrices_of_all_documented_orders():
+    """Rows of signs are orthogonal, for every multiple of 4 up to 256 but the eight above.
+
+    Orders 52 and 100 need fields of 25 and 49 elements.
+    """
     orders = [1, 2, *range(4, 257, 4)]
     assert {n for n in orders if hadamard(n) is None} == NONE_HERE
     for n in set(orders) - NONE_HERE:
@@ -39,12 +41,12 @@ def test_hadamard_matrices_of_all_orders_claimed():
 
 
 def test_products_of_other_orders():
-    """Lite0's 1,280 channels, for one: 20 x 64."""
+    """Lite0 has 1,280 = 20 x 64 channels."""
     np.testing.assert_allclose(np.abs(spreading_rotation(1280)), 1 / np.sqrt(1280))
 
 
 @pytest.mark.parametrize("n", [3, 6, 10, 22, 92])
-def test_where_there_is_no_hadamard_matrix_a_rotation_stands_in(n):
+def test_a_random_rotation_replaces_a_missing_hadamard_matrix(n):
     assert hadamard(n) is None
     rotation = spreading_rotation(n)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(n), atol=1e-12)
@@ -105,7 +107,7 @@ def test_heads_share_what_fits_at_the_same_loss(share):
         assert k == 1 or kept(values[head], smaller) < least + 1e-12
 
 
-def test_a_teacher_without_summary_spends_all_on_its_map():
+def test_a_teacher_without_summary_spends_its_budget_on_the_map():
     assert choose_dims({"spatial": FALLING}, {"spatial": 16}, 0.25) == {"spatial": 16}
 
 
