@@ -12,7 +12,7 @@ from nas.teachers import TEACHERS
 from nas.teachers.base import ACTIVATIONS_FILE, activation_fingerprint
 
 DESCRIPTION = (
-    f"Record the activations of the built-in teachers on a fixed image, replacing the records in {ACTIVATIONS_FILE.name}. "
+    f"Record the built-in teachers' activations on a fixed image; replace the records in {ACTIVATIONS_FILE.name}. "
     "Every load of a teacher compares its activations with the record. Run this after an intended change of features."
 )
 
