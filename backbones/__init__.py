@@ -1,6 +1,6 @@
-"""Backbones: networks built from specs, timm's networks behind the same face, weights and the deploy form.
+"""Backbones: models built from specs, timm's models with the same interface, weights, and fusing for deployment.
 
-Importing this package makes the presets known to timm.
+Importing this package registers the presets with timm.
 """
 
 from backbones import entrypoints

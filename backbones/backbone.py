@@ -1,4 +1,4 @@
-"""Backbone: a summary vector and a spatial map of an image, with timm's method names around them."""
+"""The backbone: computes a summary vector and a spatial map of images, and has timm's methods."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from search_space import ArchSpec
 
 SIZE_MULTIPLE_PX = 32
-LARGEST_WINDOW = 16
+MAX_WINDOW = 16
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
-WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: no group of its own, the one before it in order
+WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
 
 
 class InputSizeError(ValueError):
@@ -24,18 +24,18 @@ class InputSizeError(ValueError):
 
 
 class Features(NamedTuple):
-    """What is distilled and what throughput is measured on."""
+    """The outputs that are distilled, and that throughput is measured for."""
 
     summary: Tensor  # (B, summary_dim)
     spatial: Tensor  # (B, spatial_dim, H / spatial_stride, W / spatial_stride)
 
 
 class Backbone(nn.Module):
-    """Stem, stages (four at strides 4, 8, 16, 32, but see `spec.strides`), a last norm, optional neck and classifier.
+    """Stem, stages with the strides of `spec.strides`, a last norm, an optional neck and an optional classifier.
 
-    Built by `backbones.build`, which also sets `spec`, or by `timm.create_model` (see `backbones.entrypoints`). Every
-    input is (B, in_chans, H, W), H and W multiples of 32, any memory format; else InputSizeError. `stages[i]` keeps
-    its map's size, `downs[i]` leads from stage i to i + 1. The classifier never sees the neck.
+    Built by `backbones.build` or by `timm.create_model` (see `backbones.entrypoints`). Inputs are (B, in_chans, H, W)
+    of any memory format, H and W multiples of 32; others raise InputSizeError. `stages[i]` keeps the size of its map,
+    `downs[i]` leads from stage i to i + 1. The classifier reads the last stage, not the neck.
     """
 
     def __init__(
@@ -67,26 +67,27 @@ class Backbone(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, int | str]]:
-        """One entry a stage: `num_chs`, `reduction`, `module`, as timm declares them."""
+        """One entry per stage with `num_chs`, `reduction` and `module`, as timm declares them."""
         pairs = zip(self.widths, self.strides, strict=True)
         return [{"num_chs": c, "reduction": r, "module": f"stages.{i}"} for i, (c, r) in enumerate(pairs)]
 
     @property
     def head_hidden_size(self) -> int:
-        """Width of the pooled features that the classifier sees."""
+        """Width of the pooled features that the classifier reads."""
         return self.num_features * int(self.global_pool.feat_mult())
 
     def encode(self, x: Tensor) -> Features:
-        """Summary and spatial map of images (B, in_chans, H, W). Without a neck the map is the last stage's, normed.
+        """Return summary and spatial map of images (B, in_chans, H, W).
 
-        The summary is the mean of the normed last map, whatever `global_pool` the classifier has.
+        Without a neck the spatial map is the last stage's after the last norm. The summary is the mean of that map,
+        independent of the classifier's `global_pool`.
         """
         maps = self._stage_maps(x)
         last: Tensor = self.norm(maps[-1])
         return Features(last.mean((2, 3)), last if self.neck is None else self.neck(maps[self.neck_start :]))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map after the last norm, (B, num_features, H/32, W/32) at stride 32."""
+        """Return the last map after the last norm, (B, num_features, H/32, W/32) at stride 32."""
         y: Tensor = self.norm(self._stage_maps(x)[-1])
         return y
 
@@ -99,25 +100,30 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Stage outputs before downsampling, and `forward_features`' map before them unless `intermediates_only`.
+        """Return (the map of `forward_features`, stage outputs before downsampling).
 
-        indices: which stages (negative count from the end), a number n for the last n, None for all.
-        norm: put the last stage's map through the last norm. stop_early: skip stages after the last wanted one;
-        only together with `intermediates_only`.
+        Args:
+            x: images, (B, in_chans, H, W).
+            indices: indices of stages (negative ones count from the end), a number n for the last n, None for all.
+            norm: apply the last norm to the last stage's map.
+            stop_early: skip the stages after the last requested one; only with `intermediates_only`.
+            output_fmt: "NCHW", the only format.
+            intermediates_only: return the list of stage outputs only.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt: {output_fmt!r} is not one of NCHW")
-        wanted = self._stage_indices(indices)
+        requested = self._stage_indices(indices)
         stop = stop_early and intermediates_only
-        maps = self._stage_maps(x, count=max(wanted, default=-1) + 1 if stop else None)
+        maps = self._stage_maps(x, count=max(requested, default=-1) + 1 if stop else None)
         last = self.norm(maps[-1]) if len(maps) == len(self.stages) else None
-        kept = [last if norm and last is not None and i == len(self.stages) - 1 else maps[i] for i in wanted]
+        kept = [last if norm and last is not None and i == len(self.stages) - 1 else maps[i] for i in requested]
         return kept if intermediates_only or last is None else (last, kept)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of a map from `forward_features`; what they are made from if `pre_logits` or without classifier.
+        """Return the logits of a map from `forward_features`.
 
-        Without pooling the classifier is applied at every place: (B, num_classes, h, w).
+        With `pre_logits`, or without a classifier, return the pooled features. Without pooling, the classifier is
+        applied at every place: (B, num_classes, h, w).
         """
         y: Tensor = self.head_drop(self.global_pool(x))
         if not pre_logits:
@@ -125,17 +131,19 @@ class Backbone(nn.Module):
         return y
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes), or the pooled features where `num_classes` is 0."""
+        """Return logits (B, num_classes), or the pooled features if `num_classes` is 0."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The classifier; nn.Identity where there is none."""
+        """Return the classifier; nn.Identity if there is none."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh linear classifier; 0 removes it.
+        """Replace the classifier by a new linear one.
 
-        global_pool: one of GLOBAL_POOLS, "" for the map itself; None keeps what there is.
+        Args:
+            num_classes: width of the classifier; 0 removes it.
+            global_pool: one of GLOBAL_POOLS, "" for the map itself; None keeps the current one.
         """
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         if num_classes < 0:
@@ -151,14 +159,15 @@ class Backbone(nn.Module):
         self.head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Set whether the backward pass recomputes each block instead of keeping its activations."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameters in the order of depth, for timm's layer-wise learning rates: a group a block, `coarse`: a stage.
+        """Return patterns of parameter names by depth, for timm's layer-wise learning rates.
 
-        Downsampling and the last norm belong to what comes before them; neck and classifier come last.
+        Each block is a group, or each stage if `coarse`. Downsampling and the last norm belong to the previous group;
+        neck and classifier come last.
         """
         layer = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
         joined = ((pattern, WITH_LAYER_BEFORE) for pattern in (r"^downs\.(\d+)", r"^norm"))
@@ -167,9 +176,9 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what the stages at `indices` don't need, in place, and return those indices counted from 0.
+        """Remove all stages after the last of `indices`, in place; return the indices counted from 0.
 
-        What follows a cut stage goes too: last norm, neck, pooling and classifier. `features_only=True` does this.
+        If a stage is removed, so are last norm, neck, pooling and classifier. timm's `features_only=True` calls this.
         """
         kept = self._stage_indices(indices)
         end = max(kept, default=-1) + 1
@@ -188,15 +197,15 @@ class Backbone(nn.Module):
         return kept
 
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
-        """Derive the windows of all windowed stages anew, for images of `resolution` = side or (H, W) px.
+        """Set the windows of all windowed stages for images of `resolution` = side or (H, W) px.
 
-        E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map.
-        A block takes part if it has `resize(window)`. Raises InputSizeError for sides that are no multiples of 32.
+        E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map. Blocks
+        with a method `resize(window)` are windowed. Raises InputSizeError for sides that are no multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
         common = math.gcd(height, width) // SIZE_MULTIPLE_PX
-        window = max(d for d in range(1, LARGEST_WINDOW + 1) if common % d == 0)
+        window = max(d for d in range(1, MAX_WINDOW + 1) if common % d == 0)
         specs = list(self.spec.stages)
         for i, stage in enumerate(self.stages):
             windowed = [block for block in stage.blocks if hasattr(block, "resize")]  # type: ignore[union-attr]
@@ -208,7 +217,7 @@ class Backbone(nn.Module):
         self.spec = replace(self.spec, stages=tuple(specs))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
-        """The parts in the order they run, for per-stage tables: stem, stage1, down1, ..., stage4, norm, neck."""
+        """Return names and modules in the order they run: stem, stage1, down1, ..., stage4, norm, neck."""
         parts: list[tuple[str, nn.Module]] = [("stem", self.stem)]
         for i, stage in enumerate(self.stages, start=1):
             parts.append((f"stage{i}", stage))
@@ -219,7 +228,7 @@ class Backbone(nn.Module):
     def _stage_maps(self, x: Tensor, count: int | None = None) -> list[Tensor]:
         check_input(x, self.in_chans)
         maps: list[Tensor] = []
-        # Channels last: tokens are then a view of the map, and convolutions run 1.2 to 1.5 times faster on a CPU.
+        # Channels last: tokens are then views of a map, and convolutions run 1.2 to 1.5 times faster on a CPU.
         y: Tensor = self.stem(x.contiguous(memory_format=torch.channels_last))
         for i in range(len(self.stages) if count is None else count):
             y = self.stages[i](self.downs[i - 1](y) if i else y)

@@ -1,4 +1,4 @@
-"""From a spec to a network."""
+"""Build backbones from specs."""
 
 from __future__ import annotations
 
@@ -47,9 +47,11 @@ T = TypeVar("T")
 
 
 def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
-    """The network that `spec` describes, freshly initialised with torch's global generator, in training mode.
+    """Build a backbone from a spec, initialized with torch's global generator, in training mode.
 
-    drop_path_rate: stochastic depth of the last block; the rate rises linearly from 0 at the first.
+    Args:
+        spec: the architecture.
+        drop_path_rate: stochastic depth of the last block; the rate rises linearly from 0 at the first block.
     """
     widths = tuple(stage.width for stage in spec.stages)
     down = DOWNSAMPLINGS[spec.downsampling]
@@ -62,24 +64,24 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         widths=widths,
         neck=_neck(spec, widths),
     )
-    if not next(backbone.parameters()).is_meta:  # drawing and ordering nothing takes as long as the rest of a build
-        backbone.apply(_initialise)
+    if not next(backbone.parameters()).is_meta:  # on the meta device, both steps would only cost time
+        backbone.apply(_initialize)
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return backbone
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:
-    """One stage: (B, width, H, W) -> (B, width, H, W). drop_path: a rate for each of its `depth` blocks."""
+    """Build a stage, (B, width, H, W) -> same; `drop_path` has a rate for each of its `depth` blocks."""
     return BLOCKS[stage.block](stage, drop_path or (0.0,) * stage.depth)
 
 
 def _each(block: Callable[[StageSpec, float], nn.Module]) -> Callable[[StageSpec, Sequence[float]], Stage]:
-    """A stage of blocks that are all alike but for their drop path rate."""
+    """Return a function that builds a stage of blocks that differ in their drop path rate only."""
     return lambda stage, rates: Stage([block(stage, rate) for rate in rates])
 
 
 def _c2f(stage: StageSpec, rates: Sequence[float]) -> Stage:
-    """One module with `depth` bottlenecks, and no residual branch to drop."""
+    """Build a stage of one module with `depth` bottlenecks; it has no residual branch to drop."""
     return Stage([C2f(stage.width, stage.depth, _hidden(stage))])
 
 
@@ -111,7 +113,7 @@ def _pre_conv(stage: StageSpec) -> PreConv | None:
 
 
 def _hidden(stage: StageSpec) -> int:
-    """Hidden width. A gate makes a third matrix, so SwiGLU takes half of the MLP's, in steps of 64."""
+    """Return the hidden width; SwiGLU has half the MLP's, in steps of 64, because its gate needs a third matrix."""
     expansion = _read(stage.expansion)
     if stage.mlp == "swiglu":
         return int(stage.width * expansion / 2) // 64 * 64
@@ -123,13 +125,13 @@ def _squeeze(stage: StageSpec) -> int | None:
 
 
 def _side(stage: StageSpec) -> int:
-    """The only window of a stage."""
+    """Return the only window of a stage."""
     (window,) = stage.resolutions[1]
     return window
 
 
 def _read(value: T | None) -> T:
-    """A field that the stage's block reads, and that is set therefore."""
+    """Return the value of a field that the stage's block reads, which is never None."""
     assert value is not None
     return value
 
@@ -155,7 +157,7 @@ def _vit(stage: StageSpec, rates: Sequence[float]) -> Stage:
     return Stage([PositionEmbedding(stage.width, _read(stage.grid)), *layers])
 
 
-# How the stage of each block is made. What each block reads of its spec: `search_space.arch.BLOCKS`.
+# Builders of the stages of each block. The fields that they read are listed in `search_space.arch.BLOCKS`.
 BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "c2f": _c2f,
     "basic": _each(lambda stage, rate: Basic(stage.width, _hidden(stage), rate)),
@@ -186,7 +188,7 @@ def _drop_path_rates(spec: ArchSpec, last: float) -> list[list[float]]:
 
 
 def build_stem(spec: ArchSpec) -> nn.Module:
-    """The stem: images (B, 3, H, W) -> (B, width of stage 1, H / stride, W / stride)."""
+    """Build the stem: images (B, 3, H, W) -> (B, width of stage 1, H / stride, W / stride)."""
     width = spec.stages[0].width
     if spec.stem_width is not None:
         return conv_stem(spec.stem_width, width)
@@ -199,9 +201,9 @@ def _neck(spec: ArchSpec, widths: tuple[int, ...]) -> Neck | None:
     return Neck(widths[int(spec.neck.removeprefix("stage")) - 1 :], spec.neck_dim)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        # Fan-out of one group: depthwise kernels would start sqrt(C) times too small with PyTorch's own fan-out.
+        # Fan-out of one group: with PyTorch's fan-out, depthwise kernels would start sqrt(C) times too small.
         fan_out = module.weight[:, 0].numel() // module.groups
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""The deploy form of a network."""
+"""Fuse models for deployment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 
 def fuse(model: nn.Module) -> Any:
-    """A copy of `model` in eval mode with BatchNorm folded into convolutions and the position bias a constant.
+    """Return a copy of `model` in eval mode with BatchNorm folded into convolutions and constant position biases.
 
-    The function is the same to 1e-5 in fp32; parameters of the copy don't need gradients. A module that has a `fuse`
-    method folds itself and returns itself (so that timm's `reparameterize_model` does the same); outer ones first,
-    since they may fold what their parts have. One with `fuses_parts` folds its parts as well, and they are left alone.
+    Outputs are equal to 1e-5 in fp32; parameters of the copy don't require gradients. Modules with a method `fuse` fold
+    themselves and return themselves (so that timm's `reparameterize_model` works too). Outer modules come first,
+    because they may fold their children. A module with `fuses_parts` folds all its children itself.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     _fold(fused)

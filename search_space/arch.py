@@ -1,7 +1,7 @@
-"""ArchSpec: a whole backbone as frozen, validated, hashable data.
+"""Architectures as frozen, validated, hashable data.
 
-A spec that exists is valid, and two specs that build the same network are equal: fields that the chosen block, stem or
-neck doesn't read are set to None before anything is compared or hashed.
+Every `ArchSpec` is valid, and two specs that build the same network are equal: fields that the chosen block, stem or
+neck doesn't read are set to None before comparing and hashing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from search_space.checks import SpecError, whole, within, within_choices
 
-# What each block reads beside `depth` and `width`; `backbones.build.BLOCKS` says how it is made.
+# The fields that each block reads in addition to `depth` and `width`; `backbones.build.BLOCKS` builds the blocks.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
 BLOCKS: dict[str, frozenset[str]] = {
     "c2f": frozenset({"expansion"}),
@@ -47,21 +47,33 @@ STEMS = {"conv": 4, "overlap": 4, "patch": 4, "patch16": 16}  # stride
 DOWNSAMPLINGS = ("conv", "patch", "pool")
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
-STRIDE = 32  # the largest: images are multiples of it
+MAX_STRIDE = 32  # sides of images are multiples of it
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: `depth` blocks of a kind at `width` channels. Fields that the block doesn't read become None.
+    """One stage: `depth` blocks of one kind at `width` channels. Fields that the block doesn't read become None.
 
-    expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; mbconv, convnext, pool, attention: of the MLP).
-    group_width: channels of a group in bottleneck's 3x3 convolution; None: dense. squeeze: width of squeeze-excitation
-    / width; None: none. window: side in tokens; mr_window may have one for each of its ratios.
-    pre_conv: 3x3 convolution before attention, with `pre_conv_groups` groups if "grouped". cpb_hidden: width of the
-    position-bias MLP. grid: side of the map that vit learns position embeddings for; others get them interpolated.
-    subsampling: how mr_window makes its coarser maps. ratios: how much coarser, one attention block each; None: (2, 1).
-    mlp: None (GELU) or "swiglu". qkv_bias: None (off) or True. layer_scale: start of the factors; None: no factors.
-    Source of the blocks: see `backbones.layers`.
+    The sources of the blocks are named in `backbones.layers`.
+
+    Attributes:
+        block: one of `BLOCKS`.
+        depth: number of blocks.
+        width: channels of the stage's map.
+        expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; attention blocks: of the MLP).
+        heads: number of attention heads.
+        pre_conv: 3x3 convolution before attention, one of `PRE_CONVS`.
+        window: side of a window in tokens; mr_window may have one for each of its ratios.
+        cpb_hidden: width of the position-bias MLP.
+        subsampling: how mr_window makes its coarser maps, one of `SUBSAMPLINGS`.
+        ratios: subsampling ratio of each attention block of mr_window; None: (2, 1).
+        pre_conv_groups: groups of a "grouped" pre_conv.
+        mlp: None (GELU) or "swiglu".
+        qkv_bias: None (off) or True.
+        layer_scale: initial value of the per-channel factors; None: no factors.
+        group_width: channels per group in bottleneck's 3x3 convolution; None: dense.
+        squeeze: width of squeeze-excitation / width; None: no squeeze-excitation.
+        grid: side of the map that vit learns position embeddings for; they are interpolated to other sizes.
     """
 
     block: str
@@ -95,7 +107,7 @@ class StageSpec:
 
     def _check_expansion(self) -> None:
         expansion = within("expansion", self.expansion, 1 / 16, 16)
-        object.__setattr__(self, "expansion", expansion)  # 4 and 4.0 must hash alike
+        object.__setattr__(self, "expansion", expansion)  # 4 and 4.0 must have the same hash
         if int(self.width * expansion) < 1:
             raise SpecError(f"expansion: {expansion} leaves no channel of width {self.width}; use a larger one")
 
@@ -136,13 +148,13 @@ class StageSpec:
         elif self.width % whole("pre_conv_groups", self.pre_conv_groups, self.width):
             raise SpecError(f"pre_conv_groups: {self.pre_conv_groups} does not divide width {self.width}")
         elif self.pre_conv_groups in (1, self.width):
-            raise SpecError(f"pre_conv_groups: {self.pre_conv_groups}; say pre_conv 'dense' or 'depthwise'")
+            raise SpecError(f"pre_conv_groups: {self.pre_conv_groups}; use pre_conv 'dense' or 'depthwise'")
 
     def _check_windows(self) -> None:
         if "ratios" in BLOCKS[self.block] and self.ratios is not None:
             ratios = tuple(self.ratios) if isinstance(self.ratios, list | tuple) else ()
             if not 1 <= len(ratios) <= 8:
-                raise SpecError(f"ratios: {self.ratios!r}; need 1 to 8 whole numbers, one an attention block")
+                raise SpecError(f"ratios: {self.ratios!r}; need 1 to 8 whole numbers, one for each attention block")
             for ratio in ratios:
                 whole("ratios", ratio, 16)
             object.__setattr__(self, "ratios", None if ratios == MR_RATIOS else ratios)
@@ -175,25 +187,32 @@ class StageSpec:
 
     @property
     def resolutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Subsampling ratios and windows of a windowed layer's attention blocks, in the order they run."""
+        """Subsampling ratios and windows of the attention blocks of a windowed layer, in the order they run."""
         assert self.window is not None
         windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
         return self._ratios, windows
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StageSpec:
-        """Inverse of `ArchSpec.to_dict` for one stage. Raises SpecError for an unknown or missing field."""
-        _check_keys("stage", data, required=("block", "depth", "width"), known=[f.name for f in fields(cls)])
+        """Build a stage from a stage of `ArchSpec.to_dict`. Raises SpecError for an unknown or missing field."""
+        _check_keys("stage", data, required=("block", "depth", "width"), allowed=[f.name for f in fields(cls)])
         return cls(**data)
 
 
 @dataclass(frozen=True)
 class ArchSpec:
-    """A backbone: stem (stride 4 or 16), one to four stages, each at twice the stride of the one before, and an
-    optional neck for dense features. E-RADIO and most others have four, at strides 4, 8, 16, 32; a ViT one, at 16.
+    """A backbone: a stem, one to four stages, and an optional neck for dense features.
 
-    stem_width: channels between the two convolutions of the "conv" stem; None for the others.
-    neck: "stageN" fuses the stages from N on at stage N's resolution into `neck_dim` channels.
+    Each stage has twice the stride of the previous one. E-RADIO and most other families have four stages, at strides 4,
+    8, 16 and 32; a ViT has one, at stride 16.
+
+    Attributes:
+        stages: the stages in the order they run.
+        stem: one of `STEMS`, which also has their strides.
+        stem_width: channels between the two convolutions of the "conv" stem; None for the others.
+        downsampling: the layers between stages, one of `DOWNSAMPLINGS`.
+        neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
+        neck_dim: channels of the neck's map; None without a neck.
     """
 
     stages: tuple[StageSpec, ...]
@@ -208,9 +227,11 @@ class ArchSpec:
         if not 1 <= len(self.stages) <= STAGES or not all(isinstance(s, StageSpec) for s in self.stages):
             raise SpecError(f"stages: got {len(self.stages)} entries; need 1 to {STAGES} StageSpec")
         within_choices("stem", self.stem, STEMS)
-        if self.strides[-1] > STRIDE:
-            most = (STRIDE // STEMS[self.stem]).bit_length()
-            raise SpecError(f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {most} at most")
+        if self.strides[-1] > MAX_STRIDE:
+            max_stages = (MAX_STRIDE // STEMS[self.stem]).bit_length()
+            raise SpecError(
+                f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {max_stages} at most"
+            )
         within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
         within_choices("neck", self.neck, NECKS)
         if self.stem != "conv":
@@ -225,19 +246,23 @@ class ArchSpec:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the image per pixel of each stage's map."""
+        """Stride of each stage's map with respect to the image."""
         return tuple(STEMS[self.stem] * 2**i for i in range(len(self.stages)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; fields that don't apply are left out."""
+        """Return plain JSON data, without the fields that don't apply."""
         plain = {k: v for k, v in asdict(self).items() if v is not None}
         plain["stages"] = [{k: v for k, v in stage.items() if v is not None} for stage in plain["stages"]]
         return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
-        """Inverse of `to_dict`. Raises SpecError that names the field, its value and what is allowed."""
-        _check_keys("spec", data, required=("stages",), known=[f.name for f in fields(cls)])
+        """Build a spec from the data of `to_dict`.
+
+        Raises:
+            SpecError: names the field, its value and the allowed values.
+        """
+        _check_keys("spec", data, required=("stages",), allowed=[f.name for f in fields(cls)])
         if not isinstance(data["stages"], list | tuple):
             raise SpecError(f"stages: {data['stages']!r}; need a list of 1 to {STAGES} stages")
         stages = []
@@ -249,12 +274,12 @@ class ArchSpec:
         return cls(**{**data, "stages": tuple(stages)})
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces. Equal specs give equal text."""
+        """Return canonical JSON: sorted keys, no spaces. Equal specs have equal texts."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ArchSpec:
-        """Inverse of `to_json`; any valid JSON layout is accepted."""
+        """Build a spec from JSON of any layout. Raises SpecError."""
         try:
             data = json.loads(text)
         except ValueError as error:
@@ -263,16 +288,16 @@ class ArchSpec:
 
     @cached_property
     def arch_id(self) -> str:
-        """Identity of the architecture: 12 hex digits of the SHA-256 of `to_json`."""
+        """Identity of the architecture: the first 12 hex digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-def _check_keys(what: str, data: object, *, required: Iterable[str], known: Iterable[str]) -> None:
+def _check_keys(name: str, data: object, *, required: Iterable[str], allowed: Iterable[str]) -> None:
     if not isinstance(data, Mapping):
-        raise SpecError(f"{what}: {data!r}; need an object with the fields {', '.join(known)}")
-    unknown = sorted(str(key) for key in set(data) - set(known))
+        raise SpecError(f"{name}: {data!r}; need an object with the fields {', '.join(allowed)}")
+    unknown = sorted(str(key) for key in set(data) - set(allowed))
     if unknown:
-        raise SpecError(f"{what}: unknown field {unknown[0]!r}; choose from {', '.join(known)}")
+        raise SpecError(f"{name}: unknown field {unknown[0]!r}; choose from {', '.join(allowed)}")
     missing = sorted(set(required) - set(data))
     if missing:
-        raise SpecError(f"{what}: field {missing[0]!r} is missing")
+        raise SpecError(f"{name}: field {missing[0]!r} is missing")

@@ -1,11 +1,11 @@
-"""The families that E-RADIO's paper compares with, as points of our space. "like_": none equals its namesake.
+"""The families that E-RADIO's paper compares with, as specs. "like_": none equals its namesake exactly.
 
-All have our macro layout: a stem, stages of equal blocks, a downsampling between them that is no block, BatchNorm
-wherever it folds away, and a last BatchNorm. In the papers the first block of a stage downsamples. The networks
-themselves are `timm:NAME`.
+All have the macro layout of our specs: a stem, stages of equal blocks, a downsampling layer between stages, BatchNorm
+wherever it can be folded, and a last BatchNorm. In the papers the first block of a stage downsamples. The original
+networks are available as `timm:NAME`.
 
-Million parameters and GMACs, ours beside the network's without its classifier (timm's build of it; FasterViT's from
-its paper), and beside what its paper says of all of it. At 224 px, EfficientNetV2 at 384.
+The table has million parameters / GMACs of our spec, of the namesake without its classifier (timm's build; FasterViT's
+from its paper), and as its paper reports them. Images have 224 px, 384 px for EfficientNetV2.
 
 | preset                | ours         | namesake     | its paper    | arXiv      |
 |-----------------------|--------------|--------------|--------------|------------|
@@ -22,8 +22,9 @@ its paper), and beside what its paper says of all of it. At 224 px, EfficientNet
 | like_fastervit_0      | 28.2 / 3.38  | 30.9 / 3.3   | 31.4 / 3.3   | 2306.06189 |
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
 
-ResNet's depth cannot be met closer than 14 %: its blocks that downsample are whole ones of ours. EfficientViT's paper
-counts a head of 4.5 M. ResNet-50's 3.8 is of the version whose 1x1 convolutions downsample, as timm's do not.
+ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
+and a block. EfficientViT's paper counts a head of 4.5 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
+convolutions downsample; in timm's version they don't.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from search_space.arch import ArchSpec, StageSpec
 def _stages(
     block: str, depths: Sequence[int], widths: Sequence[int], head_width: int | None = None, **fields: Any
 ) -> tuple[StageSpec, ...]:
-    """Stages of one block that differ in depth, width and number of heads only."""
+    """Return stages of one block that differ in depth, width and number of heads only."""
     return tuple(
         StageSpec(block, depth, width, heads=width // head_width if head_width else None, **fields)
         for depth, width in zip(depths, widths, strict=True)
@@ -87,13 +88,13 @@ FAMILIES: dict[str, ArchSpec] = {
         stem_width=64,
     ),
     "like_poolformer_s12": ArchSpec(_stages("pool", (2, 2, 6, 2), (64, 128, 320, 512), expansion=4.0), stem="overlap"),
-    # At 224 px the last stage is one window, which needs no carriers: the paper leaves them out there too.
+    # At 224 px the last stage is one window, which needs no carriers; the paper leaves them out as well.
     "like_fastervit_0": ArchSpec(
         _stages("basic", (2, 3), (64, 128), expansion=1.0)
         + _stages("carrier", (6,), (256,), head_width=32, expansion=4.0, window=7, cpb_hidden=512)
         + _stages("swin", (5,), (512,), head_width=32, expansion=4.0, window=7),
         stem_width=64,
     ),
-    # As RADIO's teachers and student: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
+    # As in RADIO: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
     "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),
 }

@@ -1,4 +1,4 @@
-"""Genes: what may vary in a space, as flat categorical parameters that any sampler understands."""
+"""Genes: the variable parts of a space, as flat categorical parameters that any sampler understands."""
 
 from __future__ import annotations
 
@@ -9,36 +9,61 @@ from dataclasses import dataclass
 from search_space.arch import BLOCKS
 
 Choice = str | int | float | None
-NARROW = frozenset({"c2f", "basic", "bottleneck"})  # hidden at most as wide as the stage; all others widen, as MLPs do
+NARROW = frozenset(
+    {"c2f", "basic", "bottleneck"}
+)  # hidden width at most the stage's; in all other blocks it is larger, as in MLPs
 
 
 @dataclass(frozen=True)
 class Gene:
     """One categorical parameter.
 
-    place: stage index 0..3, or None for the whole net. field: the spec field that it sets. It is read only where the
-    gene called `parent` has a value in `when`; genes that share a place and a field have disjoint `when`.
+    A gene with a parent is active only where the parent has a value in `when`. Genes that set the same field of the
+    same stage have disjoint `when`.
+
+    Attributes:
+        name: the parameter's name, unique in its space.
+        stage_index: index of the stage, 0 to 3; None for a parameter of the whole architecture.
+        field: the spec's field that the gene sets.
+        choices: allowed values.
+        parent: name of another gene.
+        when: values of the parent.
     """
 
     name: str
-    place: int | None
+    stage_index: int | None
     field: str
     choices: tuple[Choice, ...]
     parent: str | None = None
     when: frozenset[Choice] = frozenset()
 
     def active(self, values: Mapping[str, Choice]) -> bool:
-        """Whether the network that `values` describe reads this gene."""
+        """Tell whether the gene is active, given the `values` of all genes."""
         return self.parent is None or values[self.parent] in self.when
 
 
 @dataclass(frozen=True)
 class StageChoices:
-    """What may vary in one stage. Options that no block of the stage reads are ignored.
+    """The choices of one stage. Options that no block of the stage reads are ignored.
 
-    conv_expansions: of the blocks in `NARROW`. mlp_expansions: of all others. mr_windows: of mr_window, whose map must
-    be a multiple of twice its window or is resized; windows: of all others. cpb_hidden and grid are no choices: they
-    hardly cost. group_widths, squeezes: None is without; None alone is no choice and no gene.
+    `cpb_hidden` and `grid` are single values, because they hardly change a model's cost. In `group_widths` and
+    `squeezes`, None leaves the option out; with None alone there is no gene.
+
+    Attributes:
+        blocks: keys of `BLOCKS`.
+        depths: numbers of blocks.
+        widths: channels.
+        conv_expansions: expansions of the blocks in `NARROW`.
+        mlp_expansions: expansions of all other blocks.
+        heads: numbers of attention heads; they divide all widths.
+        pre_convs: see `StageSpec.pre_conv`.
+        windows: windows of all blocks but mr_window.
+        mr_windows: windows of mr_window, which resizes its map to a multiple of twice the window.
+        subsamplings: see `StageSpec.subsampling`.
+        cpb_hidden: see `StageSpec.cpb_hidden`.
+        grid: see `StageSpec.grid`.
+        group_widths: see `StageSpec.group_width`.
+        squeezes: see `StageSpec.squeeze`.
     """
 
     blocks: tuple[str, ...]
@@ -57,9 +82,9 @@ class StageChoices:
     squeezes: tuple[float | None, ...] = (None,)
 
 
-def stage_genes(stage: StageChoices, place: int) -> list[Gene]:
-    """The genes of stage `place` (0-based; names count from 1)."""
-    prefix = f"stage{place + 1}"
+def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
+    """Return the genes of the stage at index `stage_index`; in names, stages count from 1."""
+    prefix = f"stage{stage_index + 1}"
     table: list[tuple[str, str, tuple[Choice, ...], frozenset[str]]] = [
         ("conv_expansion", "expansion", stage.conv_expansions, NARROW),
         ("mlp_expansion", "expansion", stage.mlp_expansions, _readers("expansion") - NARROW),
@@ -73,16 +98,16 @@ def stage_genes(stage: StageChoices, place: int) -> list[Gene]:
         ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
         ("grid", "grid", (stage.grid,), _readers("grid")),
     ]
-    genes = [Gene(f"{prefix}.{name}", place, name, choices) for name, choices in _shape(stage)]
+    genes = [Gene(f"{prefix}.{name}", stage_index, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:
         when = frozenset[Choice](blocks & set(stage.blocks))
         if when and choices != (None,):
-            genes.append(Gene(f"{prefix}.{name}", place, field, choices, f"{prefix}.block", when))
+            genes.append(Gene(f"{prefix}.{name}", stage_index, field, choices, f"{prefix}.block", when))
     return genes
 
 
 def _readers(field: str) -> frozenset[str]:
-    """The blocks that read `field`."""
+    """Return the blocks that read `field`."""
     return frozenset(block for block, reads in BLOCKS.items() if field in reads)
 
 
@@ -91,10 +116,10 @@ def _shape(stage: StageChoices) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
 
 
 def count(genes: Iterable[Gene]) -> int:
-    """Exact number of distinct settings of `genes`, inactive ones ignored. Parents have no parents of their own."""
-    family = tuple(genes)
+    """Return the exact number of distinct settings of `genes`, without inactive ones. Parents must not have parents."""
+    genes = tuple(genes)
     total = 1
-    for root in (g for g in family if g.parent is None):
-        children = [g for g in family if g.parent == root.name]
+    for root in (g for g in genes if g.parent is None):
+        children = [g for g in genes if g.parent == root.name]
         total *= sum(math.prod(len(c.choices) for c in children if value in c.when) for value in root.choices)
     return total

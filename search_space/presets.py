@@ -1,6 +1,6 @@
-"""Named architectures. E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709, section 5.
+"""Named architectures: the E-RADIO family and the families of `search_space.families`.
 
-What it is compared with: see `search_space.families`.
+Source of E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709, section 5.
 """
 
 from __future__ import annotations
@@ -25,9 +25,19 @@ def eradio(
     neck: str = "none",
     neck_dim: int | None = None,
 ) -> ArchSpec:
-    """A member of the E-RADIO family: two C2f stages, one multi-resolution and one plain windowed stage.
+    """Return a member of the E-RADIO family: two C2f stages, one multi-resolution and one plain windowed stage.
 
-    dim: width of stage 1, doubled from stage to stage. heads: of stages 3 and 4.
+    Args:
+        dim: width of stage 1; each later stage has twice the width of the previous one.
+        depths: of the four stages.
+        window: of stages 3 and 4.
+        in_dim: width inside the stem.
+        heads: of stages 3 and 4.
+        subsampling: of stage 3.
+        pre_conv: of stages 3 and 4.
+        cpb_hidden: of stages 3 and 4.
+        neck: see `ArchSpec.neck`.
+        neck_dim: see `ArchSpec.neck_dim`.
     """
     attention = {"expansion": 4.0, "pre_conv": pre_conv, "window": window, "cpb_hidden": cpb_hidden}
     return ArchSpec(
@@ -44,7 +54,7 @@ def eradio(
 
 
 def _laptop(dim: int) -> ArchSpec:
-    """E-RADIO's macro layout for 64 px inputs: windows of 2 are E-RADIO's own rule there (gcd of H/32 and W/32)."""
+    """Return E-RADIO's macro layout for 64 px inputs; E-RADIO's rule, gcd of H/32 and W/32, gives windows of 2."""
     return eradio(
         dim,
         depths=(1, 2, 2, 2),
@@ -82,7 +92,7 @@ PRESETS["eradio"] = PRESETS["eradio_l"]
 
 
 def preset(name: str) -> ArchSpec:
-    """The architecture called `name`. Raises SpecError with the choices."""
+    """Return the architecture of a name. Raises SpecError with the choices."""
     if name not in PRESETS:
         raise SpecError(f"arch: no preset {name!r}; choose from {', '.join(sorted(PRESETS))}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Space: a set of architectures to sample, vary, count and translate to and from flat parameters."""
+"""Search spaces: sample, vary, count, and encode architectures as flat parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search_space.genes import Choice, Gene, StageChoices, count, stage_genes
 
 @dataclass(frozen=True)
 class Space:
-    """Every combination of its choices is a valid spec; what one choice asks of another is checked here, once."""
+    """A set of architectures; every combination of choices is a valid spec, which the constructor checks."""
 
     name: str
     stages: tuple[StageChoices, ...]
@@ -41,7 +41,7 @@ class Space:
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
         """All parameters, in a fixed order."""
-        genes = [gene for place, stage in enumerate(self.stages) for gene in stage_genes(stage, place)]
+        genes = [gene for index, stage in enumerate(self.stages) for gene in stage_genes(stage, index)]
         genes += [
             Gene("stem", None, "stem", self.stems),
             Gene("stem_width", None, "stem_width", self.stem_widths, "stem", frozenset({"conv"})),
@@ -52,35 +52,38 @@ class Space:
         return tuple(genes)
 
     def choices(self) -> dict[str, tuple[Choice, ...]]:
-        """Parameter name -> its categorical choices; the same parameters for every spec."""
+        """Return the categorical choices by parameter name; every spec has the same parameters."""
         return {gene.name: gene.choices for gene in self.genes}
 
     def count(self) -> int:
-        """Exact number of distinct specs."""
+        """Return the exact number of distinct specs."""
         return count(self.genes)
 
     def decode(self, params: Mapping[str, Choice]) -> ArchSpec:
-        """The spec that `params` describe. Raises SpecError for a missing parameter or a value outside the choices."""
-        whole_net: dict[str, Any] = {}
-        per_stage: list[dict[str, Any]] = [{} for _ in self.stages]
+        """Return the spec of `params`. Raises SpecError for a missing parameter or a value outside the choices."""
+        spec_fields: dict[str, Any] = {}
+        stage_fields: list[dict[str, Any]] = [{} for _ in self.stages]
         for gene in self.genes:
             if gene.name not in params:
                 raise SpecError(f"{gene.name}: parameter is missing")
             within_choices(gene.name, params[gene.name], gene.choices)
         for gene in self.genes:
             if gene.active(params):
-                target = whole_net if gene.place is None else per_stage[gene.place]
+                target = spec_fields if gene.stage_index is None else stage_fields[gene.stage_index]
                 target[gene.field] = params[gene.name]
-        return ArchSpec(stages=tuple(StageSpec(**fields) for fields in per_stage), **whole_net)
+        return ArchSpec(stages=tuple(StageSpec(**fields) for fields in stage_fields), **spec_fields)
 
     def encode(self, spec: ArchSpec) -> dict[str, Choice]:
-        """Parameters with ``decode(encode(spec)) == spec``; inactive ones get their first choice.
+        """Return the parameters of a spec, so that ``decode(encode(spec)) == spec``.
 
-        Raises SpecError that names the first parameter whose value the space doesn't offer.
+        Inactive parameters get their first choice.
+
+        Raises:
+            SpecError: names the first parameter whose value is none of the choices.
         """
         params: dict[str, Choice] = {}
         for gene in self.genes:
-            value = getattr(spec if gene.place is None else spec.stages[gene.place], gene.field)
+            value = getattr(spec if gene.stage_index is None else spec.stages[gene.stage_index], gene.field)
             if gene.active(params):
                 within_choices(gene.name, value, gene.choices)
                 params[gene.name] = value
@@ -89,25 +92,27 @@ class Space:
         return params
 
     def parse(self, plain: Mapping[str, Any]) -> ArchSpec:
-        """Inverse of `ArchSpec.to_dict`. Raises SpecError for what is none."""
+        """Build a spec from the data of `ArchSpec.to_dict`. Raises SpecError."""
         return ArchSpec.from_dict(plain)
 
     def contains(self, spec: ArchSpec) -> bool:
-        """Whether the space can produce `spec`."""
+        """Tell whether `spec` is in the space."""
         try:
             return self.decode(self.encode(spec)) == spec
         except SpecError:
             return False
 
     def sample(self, rng: random.Random) -> ArchSpec:
-        """A random spec: every parameter uniform and independent."""
+        """Draw a spec; every parameter is uniform and independent."""
         return self.decode(self._draw(rng))
 
     def mutate(self, spec: ArchSpec, rng: random.Random) -> ArchSpec:
-        """A neighbour of `spec` in one or two active parameters, never `spec` itself.
+        """Return a spec that differs from `spec` in one or two active parameters.
 
-        A new block keeps what it shares with the old one and draws the rest. Raises SpecError where `spec` lies
-        outside the space or the space holds nothing else.
+        A new block keeps the parameters that it shares with the old one; the others are drawn.
+
+        Raises:
+            SpecError: `spec` lies outside the space, or the space has no other spec.
         """
         params = self.encode(spec)
         variable = [gene for gene in self.genes if gene.active(params) and len(gene.choices) > 1]
@@ -120,16 +125,16 @@ class Space:
         return self.decode(mutant)
 
     def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
-        """A child that takes each stage whole from one parent, and each parameter of the whole net from either."""
+        """Return a child with each stage from one parent, and each other parameter from one."""
         parents = self.encode(a), self.encode(b)
         donor = [rng.choice(parents) for _ in self.stages]
-        # A child with its parent's stem but the other's inactive stem width would get a value that neither had.
-        donor_of_root = {gene.name: rng.choice(parents) for gene in self.genes if gene.place is None}
+        # With the stem of one parent and the inactive stem width of the other, a child would get a value of neither.
+        root_donor = {gene.name: rng.choice(parents) for gene in self.genes if gene.stage_index is None}
         return self.decode(
             {
-                gene.name: (donor_of_root[gene.parent or gene.name] if gene.place is None else donor[gene.place])[
-                    gene.name
-                ]
+                gene.name: (
+                    root_donor[gene.parent or gene.name] if gene.stage_index is None else donor[gene.stage_index]
+                )[gene.name]
                 for gene in self.genes
             }
         )

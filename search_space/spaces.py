@@ -1,4 +1,4 @@
-"""The spaces that commands know by name."""
+"""The search spaces by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PRE_CONVS = ("none", "depthwise", "dense")
 NECKS = ("none", "stage2", "stage3")
 
 # For 64 px inputs: maps of 16, 8, 4 and 2 tokens a side, so attention starts at stage 3 and windows are 2 or the map.
-# Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread. Left as it is: its
-# searches are published.
+# Depths and widths end where a training step of 32 images takes about 0.1 s on one CPU thread. The space is frozen,
+# because results of its searches are published.
 MICRO = Space(
     name="micro",
     stages=(

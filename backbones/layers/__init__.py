@@ -1,0 +1,1 @@
+"""The layers of backbones: blocks, stems, downsampling layers and the neck; independent of specs."""

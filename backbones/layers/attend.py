@@ -1,4 +1,4 @@
-"""Attention weights times values, with a bias on the logits that may want a gradient."""
+"""Attention with a trainable bias on the logits."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 2**20  # attention weights at a time: they stay in a core's cache, and small blocks are not given back to the OS
+CHUNK_WEIGHTS = 2**20  # attention weights at a time, which fit into a core's cache; the allocator keeps small buffers
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v. (B, heads, N, D) with bias (1, heads, N, M) and k, v of M tokens.
+    """Return softmax(q k^T / sqrt(D) + bias) v, (B, heads, N, D).
 
-    On a CPU the fused kernel has no gradient of the bias, and the open form that PyTorch falls back to writes the
-    weights of all windows to memory several times. `Recomputed` is twice as fast and keeps none of them; where all
-    fit into a cache it has nothing to win.
+    On a CPU the fused kernel has no gradient of the bias. PyTorch then falls back to separate operators, which write
+    the weights of all windows to memory several times. `RecomputedAttention` is twice as fast and stores no weights; it
+    has no advantage where all of them fit into a cache.
+
+    Args:
+        q: (B, heads, N, D).
+        k: (B, heads, M, D).
+        v: (B, heads, M, D).
+        bias: of the logits, (1, heads, N, M), or None.
     """
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v)
     trained = bias.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if trained and q.device.type == "cpu" and len(q) * bias.numel() > CHUNK:
-        y: Tensor = Recomputed.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
+    if trained and q.device.type == "cpu" and len(q) * bias.numel() > CHUNK_WEIGHTS:
+        y: Tensor = RecomputedAttention.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
         return y
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
 
-class Recomputed(torch.autograd.Function):
-    """Forward by the fused kernel; backward computes the weights again, some windows at a time. arXiv 2205.14135."""
+class RecomputedAttention(torch.autograd.Function):
+    """Attention whose backward pass computes the weights again, some windows at a time. arXiv 2205.14135."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Run the fused kernel."""
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.detach().to(q.dtype))
         ctx.save_for_backward(q, k, v, bias, y)
         return y
@@ -39,13 +46,14 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of q, k, v and the bias."""
         q, k, v, bias, y = ctx.saved_tensors
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad_bias = torch.zeros_like(bias, dtype=torch.float32)
-        step = max(1, CHUNK // bias.numel())
+        step = max(1, CHUNK_WEIGHTS // bias.numel())
         for i in range(0, len(q), step):
             part = slice(i, i + step)
-            # In fp32 whatever came in: sums over windows need it, and a CPU may have nothing narrower.
+            # Always in fp32: sums over windows need it, and many CPUs have no narrower arithmetic.
             qs, ks, vs, ys, gs = (x[part].float() for x in (q, k, v, y, grad))
             qs = qs * q.shape[-1] ** -0.5
             weights = (qs @ ks.transpose(-1, -2)).add_(bias).softmax(-1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from backbones.layers.attend import attend
 from backbones.layers.mlp import Mlp, SwiGlu
 
-Subsample = tuple[int, int]  # keep each that many-th row and column of tokens
+Subsample = tuple[int, int]  # strides of the rows and the columns to keep
 
 
 class PositionBias(nn.Module):
@@ -30,6 +30,7 @@ class PositionBias(nn.Module):
         self.register_buffer("constant", None, persistent=False)
 
     def forward(self) -> Tensor:
+        """Return the bias, (1, heads, window^2, window^2)."""
         if self.constant is not None:
             return self.constant.unsqueeze(0)
         tokens = math.isqrt(len(self.index))
@@ -37,7 +38,7 @@ class PositionBias(nn.Module):
         return table.t().index_select(1, self.index).view(1, -1, tokens, tokens)
 
     def resize(self, window: int) -> None:
-        """Take another window; the MLP stays, for it sees normalised offsets."""
+        """Change the window; the MLP stays valid, because its inputs are normalized offsets."""
         self.offsets, self.index = log_offsets(window).to(self.offsets), offset_index(window).to(self.index)
         if self.constant is not None:
             self.constant = None
@@ -46,8 +47,8 @@ class PositionBias(nn.Module):
     def fuse(self) -> Self:
         """Keep the bias as a constant, (heads, window^2, window^2).
 
-        Without the axis of the batch: `model.to(memory_format=channels_last)` would turn a tensor of four axes, and
-        attention then copy it at every call.
+        The constant has no batch axis: `model.to(memory_format=channels_last)` would permute a tensor of four axes, and
+        attention would copy it at every call.
         """
         with torch.no_grad():
             self.constant = self().squeeze(0).contiguous()
@@ -55,24 +56,31 @@ class PositionBias(nn.Module):
 
 
 def log_offsets(window: int) -> Tensor:
-    """All relative offsets of a window, normalised to [-8, 8] and on a log scale: ((2 window - 1)^2, 2)."""
+    """Return all relative offsets of a window, scaled to [-8, 8] and on a log scale: ((2 window - 1)^2, 2)."""
     steps = torch.arange(1 - window, window, dtype=torch.float32) * (8 / max(window - 1, 1))
     steps = torch.sign(steps) * torch.log2(steps.abs() + 1) / math.log2(8)
     return torch.cartesian_prod(steps, steps)
 
 
 def offset_index(window: int) -> Tensor:
-    """Row of `log_offsets` for every pair (query, key) of tokens, row-major: (window^4,)."""
+    """Return the row of `log_offsets` for each pair (query, key) of tokens, row-major: (window^4,)."""
     side = torch.arange(window)
     place = ((2 * window - 1) * side[:, None] + side).flatten()
     return (place[:, None] - place + 2 * window * (window - 1)).flatten()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, no biases in the linears but where `qkv_bias` is on. (B, N, C) -> (B, N, C).
+    """Multi-head self-attention, (B, N, C) -> (B, N, C).
 
-    `stride`: only these tokens ask and are answered, all are seen; the tokens lie on a square then.
-    window: side of the N = window^2 tokens for the position bias; None leaves positions out and N free.
+    With a `stride`, only every such row and column of tokens is a query; all tokens are keys and values. The N tokens
+    must form a square then.
+
+    Args:
+        channels: width C.
+        heads: number of heads.
+        window: side of the N = window^2 tokens for the position bias; None: no position bias, any N.
+        cpb_hidden: width of the position-bias MLP.
+        qkv_bias: whether queries, keys and values have a bias; the other linear layers have none.
     """
 
     def __init__(
@@ -85,6 +93,7 @@ class Attention(nn.Module):
         self.position = None if window is None else PositionBias(window, heads, cpb_hidden)
 
     def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
+        """Attend among tokens (B, N, C); with a `stride`, return only those tokens."""
         bias = None if self.position is None else self.position()
         if stride == (1, 1):
             q, k, v = self._by_head(self.qkv(x))
@@ -99,16 +108,20 @@ class Attention(nn.Module):
         return out
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, N, parts * C) as one (B, heads, N, C / heads) a part."""
+        """Split (B, N, parts * C) into parts of (B, heads, N, C / heads)."""
         b, n, _ = x.shape
         return x.view(b, n, -1, self.heads, self.qkv.in_features // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with `stride`.
+    """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with a `stride`.
 
-    layer_scale: start of the per-channel factors on both branches; None leaves them out. arXiv 2103.17239.
-    drop_path: probability that a branch is left out for a sample in training. arXiv 1603.09382.
+    Args:
+        channels: width C.
+        attention: the attention of the layer.
+        mlp: the MLP of the layer.
+        layer_scale: initial value of the per-channel factors on both branches; None: no factors. arXiv 2103.17239.
+        drop_path: probability to drop a branch for a sample in training. arXiv 1603.09382.
     """
 
     def __init__(
@@ -130,6 +143,7 @@ class TransformerLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
+        """Return tokens of the same width; with a `stride`, only those tokens."""
         x = subsample_tokens(x, stride) + self.drop_path(scaled(self.attention(self.norm1(x), stride), self.gamma1))
         y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
@@ -145,7 +159,7 @@ class TransformerLayer(nn.Module):
 
 
 def subsample_tokens(x: Tensor, stride: Subsample) -> Tensor:
-    """Each `stride`-th row and column of tokens on squares, (B, N, C) -> (B, N / (rows * columns), C)."""
+    """Return each `stride`-th row and column of tokens on a square, (B, N, C) -> (B, N / (rows * columns), C)."""
     if stride == (1, 1):
         return x
     side = math.isqrt(x.shape[1])
@@ -154,5 +168,5 @@ def subsample_tokens(x: Tensor, stride: Subsample) -> Tensor:
 
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
-    """`x` times a factor per last-dimension channel, or `x` itself; in the type of `x`, also under autocast."""
+    """Return `x` times a factor per channel (last axis), or `x` itself; in the type of `x`, also under autocast."""
     return x if gamma is None else x * gamma.to(x.dtype)

@@ -30,12 +30,13 @@ class Bottleneck(nn.Module):
         self.conv = ConvNorm(hidden, hidden, 3, groups=hidden // (group_width or hidden), activation=relu)
         self.squeeze: nn.Module = squeeze_excite(hidden, squeeze, F.relu)
         self.expand = ConvNorm(hidden, channels, 1)
-        # Nearly shut at first: with 1, rounding errors grow a thousandfold over the 27 blocks of a RegNetY. arXiv
-        # 1706.02677 starts at 0, which lets no gradient into the branch in the first step.
+        # Branches start small: with 1, rounding errors grow a thousandfold over the 27 blocks of a RegNetY. The 0 of
+        # arXiv 1706.02677 would block the branch's gradient in the first step.
         assert isinstance(self.expand.norm, nn.BatchNorm2d)
         nn.init.constant_(self.expand.norm.weight, 0.25)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.drop_path(self.expand(self.squeeze(self.conv(self.reduce(x)))))
         return (y + x).relu_()

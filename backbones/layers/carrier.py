@@ -1,4 +1,4 @@
-"""FasterViT's hierarchical attention: carrier tokens speak for windows to each other. arXiv 2306.06189."""
+"""FasterViT's hierarchical attention: carrier tokens exchange information between windows. arXiv 2306.06189."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from backbones.layers.attention import PositionBias
 from backbones.layers.swin import partition, unpartition
 from backbones.layers.transformer import BiasedLayer
 
-SIDE = 2  # carriers of a window: SIDE x SIDE
+SIDE = 2  # a window has SIDE x SIDE carriers
 
 
 class CarrierBias(nn.Module):
-    """Position bias of a window's own tokens; none to or from the carriers before them. (1, heads, N, N)."""
+    """Position bias among a window's tokens; carriers, which precede them, have none. (1, heads, N, N)."""
 
     def __init__(self, window: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.local = PositionBias(window, heads, hidden)
 
     def forward(self) -> Tensor:
+        """Return the bias of carriers and tokens, (1, heads, N, N)."""
         return F.pad(self.local(), (SIDE**2, 0, SIDE**2, 0))
 
 
@@ -34,6 +35,7 @@ class PlaceEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
 
     def forward(self, height: int, width: int) -> Tensor:
+        """Return the embeddings of all places of a map, (1, H, W, C)."""
         like = next(self.parameters())
         rows, columns = (torch.linspace(-1, 1, side, device=like.device, dtype=like.dtype) for side in (height, width))
         y: Tensor = self.mlp(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)).unsqueeze(0)
@@ -54,16 +56,17 @@ class CarrierLayer(nn.Module):
         self.within = BiasedLayer(channels, hidden, heads, CarrierBias(window, heads, cpb_hidden), drop_path)
 
     def forward(self, tokens: Tensor, carriers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens and carriers of the same shapes."""
         carriers = self.across(carriers.flatten(1, 2).unsqueeze(1)).view_as(carriers)
         both = self.within(torch.cat([carriers, tokens], 2))
         return both[:, :, SIDE**2 :], both[:, :, : SIDE**2]
 
 
 class Carrier(nn.Module):
-    """A whole stage, for its layers hand their carriers on. (B, C, H, W) -> same, H and W multiples of `window`.
+    """A whole stage, because its layers pass on their carriers. (B, C, H, W) -> same; `window` divides H and W.
 
-    Carriers start as means of a depthwise convolution of the map, and at the end are added to their part of it.
-    WorkerSpec are embedded once, at the start, and not in each layer. drop_path: a rate for each layer.
+    Carriers start as means of a depthwise convolution of the map; at the end they are added to their part of the map.
+    Positions are embedded once, at the start, and not in each layer. `drop_path` has a rate for each layer.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Carrier(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the stage's map, (B, C, H, W) -> same."""
         h, w = x.shape[2:]
         size = (SIDE * h // self.window, SIDE * w // self.window)
         seeds = F.adaptive_avg_pool2d(self.conv(x), size).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Convolution with normalisation, and the convolutional blocks. All map (B, C, H, W) to (B, C, H, W)."""
+"""Convolution with normalization, and the convolutional blocks, which map (B, C, H, W) to (B, C, H, W)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Activation = Callable[[], nn.Module]
 
 
 def silu() -> nn.Module:
-    """SiLU that overwrites its input: BatchNorm's backward doesn't read its own output."""
+    """Return a SiLU that overwrites its input, which is safe because BatchNorm's backward doesn't read its output."""
     return nn.SiLU(inplace=True)
 
 
 def relu() -> nn.Module:
-    """ReLU that overwrites its input."""
+    """Return a ReLU that overwrites its input."""
     return nn.ReLU(inplace=True)
 
 
@@ -46,11 +46,12 @@ class ConvNorm(nn.Module):
         self.act = activation() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply convolution, normalization and activation."""
         y: Tensor = self.act(self.norm(fp32_fallback(self.conv, x)))
         return y
 
     def fuse(self) -> Self:
-        """Fold the normalisation into the convolution."""
+        """Fold the normalization into the convolution."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.norm)
             self.norm = nn.Identity()
@@ -58,7 +59,7 @@ class ConvNorm(nn.Module):
 
 
 class PreConv(nn.Module):
-    """x -> Conv-BN 3x3 (x) + x: gives attention a sense of position. groups = channels is depthwise, 1 is dense."""
+    """x -> Conv-BN 3x3 (x) + x: adds position information for attention. groups = channels: depthwise; 1: dense."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -66,11 +67,12 @@ class PreConv(nn.Module):
         self.skip = True
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.conv(x)
         return y + x if self.skip else y
 
     def fuse(self) -> Self:
-        """Fold normalisation and skip into one convolution: the skip is 1 at the kernel's centre."""
+        """Fold normalization and skip into one convolution: the skip adds 1 at the kernel's center."""
         if self.skip:
             weight = self.conv.fuse().conv.weight
             inputs = weight.shape[1]
@@ -97,6 +99,7 @@ class C2f(nn.Module):
         self.merge = ConvNorm((2 + depth) * hidden, channels, 1, activation=silu)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         both: Tensor = self.split(x)
         parts = [both, both.chunk(2, 1)[1]]
         for bottleneck in self.bottlenecks:
@@ -115,6 +118,7 @@ class Basic(nn.Module):
         self.conv2 = ConvNorm(hidden, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.conv2(self.conv1(x))
         y = self.drop_path(y) + x
         return y.relu_()
@@ -123,7 +127,7 @@ class Basic(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381.
 
-    squeeze: width of a squeeze-excitation after the depthwise convolution, as in EfficientNets; None leaves it out.
+    squeeze: width of a squeeze-excitation after the depthwise convolution, as in EfficientNets; None: none.
     """
 
     def __init__(self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None) -> None:
@@ -135,5 +139,6 @@ class MBConv(nn.Module):
         self.project = ConvNorm(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.drop_path(self.project(self.squeeze(self.depthwise(self.expand(x)))))
         return y + x

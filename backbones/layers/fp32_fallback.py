@@ -1,4 +1,4 @@
-"""Arithmetic that a CPU lacks."""
+"""Run bfloat16 modules in fp32 on CPUs that have no instructions for bfloat16."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.func import functional_call
 
 
 def fp32_fallback(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
-    """`module(x, *others)`; for bfloat16 on a CPU without instructions for it, in fp32 and rounded. Eval mode only.
+    """Return `module(x, *others)`, computed in fp32 and rounded where the CPU has no bfloat16. Eval mode only.
 
-    There PyTorch's products of bfloat16 matrices run 14 times slower than in fp32, convolutions up to 50 times (AVX2,
-    torch 2.13). Weights stay in bfloat16 and are widened call by call, at a small part of what the products take.
+    On such a CPU PyTorch's products of bfloat16 matrices run 14 times slower than in fp32, convolutions up to 50 times
+    (AVX2, torch 2.13). Weights stay in bfloat16 and are converted at each call, at a small share of the products' time.
     """
-    if module.training or torch.compiler.is_compiling() or not lacks(x):
+    if module.training or torch.compiler.is_compiling() or not lacks_bfloat16(x):
         y: Tensor = module(x, *others)
         return y
-    own = itertools.chain(module.named_parameters(), module.named_buffers())
-    wide = {name: t.float() for name, t in own if t.is_floating_point()}
-    y = functional_call(module, wide, (x.float(), *others))
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    fp32 = {name: t.float() for name, t in tensors if t.is_floating_point()}
+    y = functional_call(module, fp32, (x.float(), *others))
     return y.to(x.dtype)
 
 
-def lacks(x: Tensor) -> bool:
-    """Whether the type of `x` is bfloat16 and its device a CPU that computes with wider types only."""
+def lacks_bfloat16(x: Tensor) -> bool:
+    """Tell whether `x` is bfloat16 on a CPU without instructions for it."""
     return x.dtype is torch.bfloat16 and x.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"

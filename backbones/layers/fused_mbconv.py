@@ -9,9 +9,9 @@ from backbones.layers.conv import ConvNorm, silu
 
 
 class FusedMBConv(nn.Module):
-    """MBConv with one dense 3x3 for its first 1x1 and depthwise 3x3, then 1x1 down, a skip. (B, C, H, W) -> same.
+    """MBConv with one dense 3x3 convolution in place of the first 1x1 and the depthwise 3x3. (B, C, H, W) -> same.
 
-    arXiv 2104.00298: dense convolutions use a GPU better where channels are few.
+    arXiv 2104.00298: with few channels, dense convolutions use a GPU better.
     """
 
     def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
@@ -21,5 +21,6 @@ class FusedMBConv(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.drop_path(self.project(self.expand(x)))
         return y + x

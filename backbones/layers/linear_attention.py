@@ -16,8 +16,8 @@ EPSILON = 1e-5
 class MultiScaleAttention(nn.Module):
     """ReLU attention over tokens at two scales: relu(Q) (relu(K)^T V) / (relu(Q) sum relu(K)). (B, C, H, W) -> same.
 
-    The second scale's Q, K and V are the first's after a depthwise 5x5 and, within each of them and each head, a 1x1
-    convolution. `heads` heads work at either scale; what they say is projected back together.
+    The second scale's Q, K and V are the first's after a depthwise 5x5 convolution and a 1x1 convolution within each of
+    them and each head. Each scale has `heads` heads; one projection merges the outputs of both.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -31,10 +31,11 @@ class MultiScaleAttention(nn.Module):
         self.project = ConvNorm(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend among all places of a map, (B, C, H, W) -> same."""
         b, c, h, w = x.shape
         fine = self.qkv(x)
         both = torch.cat([fine, self.aggregate(fine)], 1).permute(0, 2, 3, 1)
-        # Channels of a scale are ordered head, then q/k/v: the aggregation's groups don't mind, and one view does.
+        # Channels of a scale are ordered by head, then q/k/v, so that one view splits them; the groups fit this order.
         q, k, v = both.reshape(b, h * w, 2 * self.heads, 3, c // self.heads).transpose(1, 2).unbind(3)
         tokens = relu_attention(q, k, v).transpose(1, 2).reshape(b, h, w, 2 * c)
         y: Tensor = self.project(tokens.permute(0, 3, 1, 2))
@@ -42,7 +43,10 @@ class MultiScaleAttention(nn.Module):
 
 
 def relu_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Linear attention of (B, heads, N, width) tensors with ReLU as kernel; in fp32, for sums over N overflow fp16."""
+    """Return linear attention of (B, heads, N, width) tensors with ReLU as kernel.
+
+    Computed in fp32, because sums over N overflow fp16.
+    """
     with full_precision(q.device.type):
         queries, keys = q.float().relu(), k.float().relu()
         context = keys.transpose(-1, -2) @ v.float()
@@ -51,7 +55,7 @@ def relu_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Autocast switched off, on devices that have it."""
+    """Return a context without autocast, on devices that have it."""
     return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
 
 
@@ -65,5 +69,6 @@ class LinearAttention(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.mlp(x + self.drop_path(self.attention(x)))
         return y

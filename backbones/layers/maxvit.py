@@ -11,7 +11,7 @@ from backbones.layers.swin import PartitionedLayer
 class MaxViT(nn.Module):
     """MBConv, attention in windows, attention in a grid across the map. (B, C, H, W) -> same.
 
-    hidden: of the MBConv and of both MLPs. squeeze: width of the MBConv's squeeze-excitation; None leaves it out.
+    hidden: of the MBConv and of both MLPs. squeeze: width of the MBConv's squeeze-excitation; None: none.
     """
 
     def __init__(
@@ -29,5 +29,6 @@ class MaxViT(nn.Module):
         self.grid = PartitionedLayer(channels, hidden, heads, window, drop_path, grid=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = self.grid(self.block(self.conv(x)))
         return y

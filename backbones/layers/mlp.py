@@ -1,4 +1,4 @@
-"""Token MLPs and the token-wise blocks built on them."""
+"""Token MLPs, and the blocks that consist of a token mixer and an MLP."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP, (..., C) -> same."""
         y: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return y
 
 
 class SwiGlu(nn.Module):
-    """Gated MLP without biases: the first linear gives value and gate, silu(gate) * value is projected back.
+    """Gated MLP without biases: the first layer computes value and gate, the second projects silu(gate) * value.
 
     (..., C) -> (..., C). arXiv 2002.05202. hidden: width of the value.
     """
@@ -36,6 +37,7 @@ class SwiGlu(nn.Module):
         self.fc2 = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP, (..., C) -> same."""
         value, gate = self.fc1(x).chunk(2, -1)
         y: Tensor = self.fc2(F.silu(gate) * value)
         return y
@@ -44,7 +46,7 @@ class SwiGlu(nn.Module):
 class ConvNeXt(nn.Module):
     """7x7 depthwise convolution, LayerNorm, MLP, a skip. (B, C, H, W) -> same. arXiv 2201.03545.
 
-    Without layer scale: its 1e-6 start keeps a block shut for longer than our short trainings last.
+    Without layer scale, because factors that start at 1e-6 would suppress a block throughout a short training.
     """
 
     def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
@@ -55,6 +57,7 @@ class ConvNeXt(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         tokens = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y: Tensor = self.drop_path(self.mlp(tokens).permute(0, 3, 1, 2))
         return x + y
@@ -63,7 +66,7 @@ class ConvNeXt(nn.Module):
 class PoolMixer(nn.Module):
     """PoolFormer's block: tokens mix by 3x3 average pooling, then an MLP. (B, C, H, W) -> same. arXiv 2111.11418.
 
-    BatchNorm for its GroupNorm, because BatchNorm folds away: pool(a x + b) - (a x + b) = a (pool(x) - x).
+    BatchNorm replaces GroupNorm, because it can be folded: pool(a x + b) - (a x + b) = a (pool(x) - x).
     """
 
     def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
@@ -77,6 +80,7 @@ class PoolMixer(nn.Module):
         self.register_buffer("scale", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         y: Tensor = x if self.scale is not None else self.norm1(x)
         mixed = F.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
         x = x + self.drop_path(mixed if self.scale is None else mixed * self.scale)
@@ -95,7 +99,7 @@ class PoolMixer(nn.Module):
 
 
 def fold_norm_before(norm: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
-    """A 1x1 convolution equal to ``conv(norm(x))`` in eval mode; not for padded kernels, whose border sees zeros."""
+    """Return a 1x1 convolution equal to ``conv(norm(x))`` in eval mode; impossible for padded kernels."""
     assert isinstance(norm, nn.BatchNorm2d)
     identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
     nn.init.ones_(identity.weight)

@@ -1,4 +1,4 @@
-"""The neck: dense features from the last stages at the resolution of the first of them."""
+"""The neck: fuses the maps of several stages at the resolution of the first of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class NeckBranch(nn.Module):
         self.pointwise = nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Project a map, (B, C, H, W) -> (B, width, H, W)."""
         y: Tensor = self.pointwise(self.norm(self.depthwise(x)))
         return y
 
     def fuse(self) -> Self:
-        """Fold the normalisation into the depthwise convolution."""
+        """Fold the normalization into the depthwise convolution."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.depthwise = fuse_conv_bn_eval(self.depthwise, self.norm)
             self.norm = nn.Identity()
@@ -36,8 +37,8 @@ class NeckBranch(nn.Module):
 class Neck(nn.Module):
     """Sum of one branch per map, each map first upsampled (nearest) to the first one's size.
 
-    Takes maps (B, C_i, H / 2^i, W / 2^i), gives (B, width, H, W). The first map passes unchanged where it has `width`
-    channels already.
+    Maps (B, C_i, H / 2^i, W / 2^i) become one map (B, width, H, W). The first map passes unchanged if it has `width`
+    channels.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -47,6 +48,7 @@ class Neck(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the fused map, (B, width, H, W)."""
         h, w = maps[0].shape[2:]
         total: Tensor = fp32_fallback(self.branches[0], maps[0])
         for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True)):

@@ -1,4 +1,4 @@
-"""Changes of resolution: stems (stride 4), downsampling between stages (stride 2), and what mr_window does inside."""
+"""Changes of resolution: stems (stride 4), downsampling between stages (stride 2), resampling inside mr_window."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from backbones.layers.conv import ConvNorm, relu
 
 
 def conv_stem(hidden: int, width: int) -> nn.Module:
-    """E-RADIO's: two 3x3 convolutions of stride 2 with ReLU. (B, 3, H, W) -> (B, width, H/4, W/4)."""
+    """Build E-RADIO's stem: two 3x3 convolutions of stride 2 with ReLU. (B, 3, H, W) -> (B, width, H/4, W/4)."""
     return nn.Sequential(ConvNorm(3, hidden, 3, 2, activation=relu), ConvNorm(hidden, width, 3, 2, activation=relu))
 
 
 def overlap_stem(width: int) -> nn.Module:
-    """One 7x7 convolution of stride 4 with ReLU: patches that overlap."""
+    """Build a stem of overlapping patches: one 7x7 convolution of stride 4 with ReLU."""
     return ConvNorm(3, width, 7, 4, activation=relu)
 
 
 def patch_stem(width: int) -> nn.Module:
-    """Patches of 4x4 pixels, as in Swin and ConvNeXt."""
+    """Build a stem of 4x4 patches, as in Swin and ConvNeXt."""
     return ConvNorm(3, width, 4, 4)
 
 
 def conv_downsampling(channels: int, width: int) -> nn.Module:
-    """E-RADIO's: Conv-BN 3x3 of stride 2, no activation. (B, channels, H, W) -> (B, width, H/2, W/2)."""
+    """Build E-RADIO's downsampling: Conv-BN 3x3 of stride 2. (B, channels, H, W) -> (B, width, H/2, W/2)."""
     return ConvNorm(channels, width, 3, 2)
 
 
 def patch_downsampling(channels: int, width: int) -> nn.Module:
-    """Conv-BN 2x2 of stride 2. The same function as pixel-unshuffle followed by a 1x1 convolution."""
+    """Build a Conv-BN 2x2 of stride 2, which equals pixel-unshuffle and a 1x1 convolution."""
     return ConvNorm(channels, width, 2, 2)
 
 
 def pool_downsampling(channels: int, width: int) -> nn.Module:
-    """2x2 average pooling, then Conv-BN 1x1: the cheapest."""
+    """Build the cheapest downsampling: 2x2 average pooling, then Conv-BN 1x1."""
     return nn.Sequential(nn.AvgPool2d(2), ConvNorm(channels, width, 1))
 
 
 def conv_resample(channels: int, ratio: int) -> tuple[nn.Module, nn.Module]:
-    """(subsample, upsample) by convolution and transposed convolution, kernel and stride `ratio`, with bias."""
+    """Build (subsample, upsample) by convolution and transposed convolution, kernel and stride `ratio`, with bias."""
     return nn.Conv2d(channels, channels, ratio, ratio), nn.ConvTranspose2d(channels, channels, ratio, ratio)
 
 
 def pool_resample(channels: int, ratio: int) -> tuple[nn.Module, nn.Module]:
-    """(subsample, upsample) by average pooling and nearest neighbour, with a Conv-BN 1x1 each."""
+    """Build (subsample, upsample) by average pooling and nearest neighbor, with a Conv-BN 1x1 each."""
     return nn.Sequential(nn.AvgPool2d(ratio), ConvNorm(channels, channels, 1)), PoolUpsample(channels, ratio)
 
 
 class PoolUpsample(nn.Module):
-    """Nearest-neighbour upsampling and Conv-BN 1x1. (B, C, H, W) -> (B, C, H r, W r).
+    """Nearest-neighbor upsampling and Conv-BN 1x1. (B, C, H, W) -> (B, C, H r, W r).
 
-    The convolution comes first: the result is the same at a fraction of the work, copies don't change the batch's
-    mean or variance either.
+    The convolution comes first, because the result is the same at a fraction of the work; copies of pixels don't change
+    the batch's mean and variance.
     """
 
     def __init__(self, channels: int, ratio: int) -> None:
@@ -61,4 +61,5 @@ class PoolUpsample(nn.Module):
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the enlarged map, (B, C, H r, W r)."""
         return F.interpolate(self.conv(x), scale_factor=float(self.ratio), mode="nearest")

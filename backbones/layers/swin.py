@@ -12,9 +12,17 @@ from backbones.layers.transformer import BiasedLayer, TableBias
 class PartitionedLayer(nn.Module):
     """A transformer layer in groups of window x window tokens of a map. (B, C, H, W) -> same, any H and W.
 
-    A map that the window doesn't divide is padded bottom and right; nothing sees the padding.
-    shift: the windows start this many tokens later; what would be cut off at the border wraps around, and doesn't see
-    what was there. grid: groups of tokens that are H / window and W / window apart instead of neighbours. Not both.
+    A map that the window doesn't divide is padded at the bottom and the right; padding is masked. `shift` and `grid`
+    exclude each other.
+
+    Args:
+        channels: width C.
+        hidden: width inside the MLP.
+        heads: number of heads.
+        window: side of a group in tokens.
+        drop_path: probability to drop a branch for a sample in training.
+        shift: the windows start this many tokens later; tokens beyond the border wrap around into a group of their own.
+        grid: groups consist of tokens that are H / window and W / window apart instead of neighbors.
     """
 
     def __init__(
@@ -32,10 +40,11 @@ class PartitionedLayer(nn.Module):
         self.window, self.shift, self.grid = window, shift, grid
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend within groups of a map, (B, C, H, W) -> same."""
         tokens = x.permute(0, 2, 3, 1)
         h, w = tokens.shape[1:3]
         padded = [-(-side // self.window) * self.window for side in (h, w)]
-        shifts = [self.shift if side > self.window else 0 for side in padded]  # a single window sees all as it is
+        shifts = [self.shift if side > self.window else 0 for side in padded]  # a single window needs no shift
         regions = None
         if padded != [h, w] or any(shifts):
             regions = self._regions((h, w), padded, shifts, x.device)
@@ -53,16 +62,16 @@ class PartitionedLayer(nn.Module):
 
 
 def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Tensor:
-    """What lies at each place of an axis that was padded from `side` to `padded` and rolled back by `shift`.
+    """Label each place of an axis that was padded from `side` to `padded` and rolled back by `shift`, (padded,).
 
-    Bit 0: wrapped around; bit 1: padding. (padded,)
+    Bit 0: the place wrapped around. Bit 1: it is padding.
     """
     place = torch.arange(padded, device=device) + shift
     return (place >= padded).int() + 2 * (place % padded >= side).int()
 
 
 def partition(x: Tensor, window: int, grid: bool = False) -> Tensor:
-    """(B, H, W, C) -> (B, groups, window^2, C); H and W must be multiples of `window`."""
+    """Split (B, H, W, C) into (B, groups, window^2, C); H and W must be multiples of `window`."""
     b, h, w, c = x.shape
     if grid:
         x = x.reshape(b, window, h // window, window, w // window, c).permute(0, 2, 4, 1, 3, 5)
@@ -72,7 +81,7 @@ def partition(x: Tensor, window: int, grid: bool = False) -> Tensor:
 
 
 def unpartition(groups: Tensor, window: int, grid: bool, height: int, width: int) -> Tensor:
-    """Inverse of `partition` for a map of `height` x `width`."""
+    """Join the groups of `partition` to a map of `height` x `width`, (B, H, W, C)."""
     b, _, _, c = groups.shape
     x = groups.view(b, height // window, width // window, window, window, c)
     x = x.permute(0, 3, 1, 4, 2, 5) if grid else x.transpose(2, 3)

@@ -1,4 +1,4 @@
-"""The transformer layer of ViT and its kin: biases in every linear, and attention that regions may limit."""
+"""The transformer layer of ViT and related networks: biases in all linear layers, and optional attention masks."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class TableBias(nn.Module):
         self.register_buffer("constant", None, persistent=False)
 
     def forward(self) -> Tensor:
+        """Return the bias, (1, heads, window^2, window^2)."""
         if self.constant is not None:
             return self.constant
         assert self.table is not None
@@ -44,7 +45,7 @@ class TableBias(nn.Module):
 class BiasedAttention(nn.Module):
     """Multi-head self-attention within each of M groups of N tokens. (B, M, N, C) -> same. arXiv 2010.11929.
 
-    position: gives a bias of the logits, (1, heads, N, N). None: positions are not seen.
+    `position` returns a bias of the logits, (1, heads, N, N); None: attention ignores positions.
     """
 
     def __init__(self, channels: int, heads: int, position: nn.Module | None = None) -> None:
@@ -55,9 +56,12 @@ class BiasedAttention(nn.Module):
         self.position = position
 
     def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
-        """regions: labels (M, N); tokens see those of their own label only. None: all of their group.
+        """Attend within groups.
 
-        With regions there must be a position bias.
+        Args:
+            x: tokens, (B, M, N, C).
+            regions: labels, (M, N); tokens attend to tokens with the same label only. None: to their whole group.
+                Regions require a position bias.
         """
         b, m, n, c = x.shape
         qkv = self.qkv(x).view(b, m, n, 3, self.heads, c // self.heads)
@@ -66,7 +70,7 @@ class BiasedAttention(nn.Module):
             q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind(0)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
         else:
-            # Groups lie beside heads on one axis, so that one mask serves every image of the batch.
+            # Groups and heads share one axis, so that one mask serves every image of the batch.
             assert bias is not None
             q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
             apart = (regions.unsqueeze(2) != regions.unsqueeze(1)).unsqueeze(1)
@@ -91,6 +95,7 @@ class BiasedLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Return tokens of the same shape; for `regions` see `BiasedAttention.forward`."""
         x = x + self.drop_path(self.attention(self.norm1(x), regions))
         y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return y

@@ -10,13 +10,14 @@ from backbones.layers.transformer import BiasedLayer
 
 
 class PositionEmbedding(nn.Module):
-    """Adds embeddings learned on a grid x grid map, interpolated (bilinear) to the map's size. (B, C, H, W) -> same."""
+    """Learned position embeddings of a grid x grid map, interpolated (bilinear) to the map's size."""
 
     def __init__(self, channels: int, grid: int) -> None:
         super().__init__()
         self.table = nn.Parameter(0.02 * torch.randn(1, channels, grid, grid))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the embeddings to a map, (B, C, H, W) -> same."""
         table: Tensor = self.table
         if table.shape[2:] != x.shape[2:]:
             table = F.interpolate(table, size=x.shape[2:], mode="bilinear")
@@ -31,6 +32,7 @@ class ViT(nn.Module):
         self.layer = BiasedLayer(channels, hidden, heads, drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         b, c, h, w = x.shape
         y: Tensor = self.layer(x.permute(0, 2, 3, 1).reshape(b, 1, h * w, c))
         return y.view(b, h, w, c).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from backbones.layers.conv import PreConv
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
-    """(B, C, H, W) -> (B * windows, window^2, C); H and W must be multiples of `window`."""
+    """Split (B, C, H, W) into (B * windows, window^2, C); H and W must be multiples of `window`."""
     b, c, h, w = x.shape
     tokens = x.permute(0, 2, 3, 1)
     if (h, w) != (window, window):
@@ -20,7 +20,7 @@ def split_windows(x: Tensor, window: int) -> Tensor:
 
 
 def join_windows(tokens: Tensor, window: int, height: int, width: int, stride: Subsample = (1, 1)) -> Tensor:
-    """Inverse of `split_windows` for a map of `height` x `width`, of whose tokens each `stride`-th is there."""
+    """Join the windows of a map of `height` x `width`, of which each `stride`-th row and column is left."""
     c, rows, columns = tokens.shape[-1], height // window, width // window
     tall, wide = window // stride[0], window // stride[1]
     if (rows, columns) == (1, 1):
@@ -30,22 +30,27 @@ def join_windows(tokens: Tensor, window: int, height: int, width: int, stride: S
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
-    """Pad bottom and right by reflection to `height` x `width`; `x` itself where it has that size."""
+    """Pad the bottom and the right by reflection to `height` x `width`; return `x` itself if it has that size."""
     down, right = height - x.shape[2], width - x.shape[3]
     return F.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
 def subsample_map(x: Tensor, stride: Subsample) -> Tensor:
-    """Each `stride`-th row and column of a map (B, C, H, W), as a view."""
+    """Return each `stride`-th row and column of a map (B, C, H, W), as a view."""
     return x[:, :, :: stride[0], :: stride[1]]
 
 
 class WindowBlock(nn.Module):
     """One attention block of E-RADIO at one resolution. (B, C, H, W) -> (B, C, H, W).
 
-    `stride`: each that many-th row and column of the result is wanted; the others are not computed where windows allow.
-    pre_conv: sees the full-resolution map first; None doubles the map, as the released network does.
-    resample: (subsample, upsample) by a whole ratio; the block then has no pre_conv.
+    With a `stride`, only every such row and column of the result is returned; the others are not computed if the stride
+    divides the window.
+
+    Args:
+        layer: attention and MLP.
+        window: side of a window in tokens.
+        pre_conv: applied to the full-resolution map first; None doubles the map, as the published network does.
+        resample: (subsample, upsample) by an integer ratio; the block has no pre_conv then.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class WindowBlock(nn.Module):
         self.upsample = resample[1] if resample else None
 
     def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
+        """Return the block's map; with a `stride`, only those rows and columns."""
         y = self._prepare(x)
         h, w = y.shape[2:]
         padded_h, padded_w = (-(-side // self.window) * self.window for side in (h, w))
@@ -74,7 +80,7 @@ class WindowBlock(nn.Module):
         return torch.lerp(subsample_map(x, stride), y if early == stride else subsample_map(y, stride), 0.5)
 
     def resize(self, window: int) -> None:
-        """Take another window."""
+        """Change the window."""
         self.window = window
         assert self.layer.attention.position is not None
         self.layer.attention.position.resize(window)
@@ -89,7 +95,7 @@ class WindowBlock(nn.Module):
 
 
 class GlobalBlock(nn.Module):
-    """Attention over the whole map. (B, C, H, W) -> (B, C, H, W). Position comes from the convolutions around it."""
+    """Attention over the whole map, (B, C, H, W) -> same. Only the convolutions around it provide positions."""
 
     def __init__(self, layer: TransformerLayer, pre_conv: PreConv | None = None) -> None:
         super().__init__()
@@ -97,6 +103,7 @@ class GlobalBlock(nn.Module):
         self.pre_conv = pre_conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, (B, C, H, W) -> same."""
         if self.pre_conv is not None:
             x = self.pre_conv(x)
         b, c, h, w = x.shape

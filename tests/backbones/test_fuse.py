@@ -44,7 +44,7 @@ def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
     module, x = trained(build_stage(STAGES[kind])), torch.randn(5, 16, 7, 4)
     with torch.no_grad():
         whole = module(x)
-        monkeypatch.setattr(stage, "CACHED", 2 * 16 * 8 * 4)
+        monkeypatch.setattr(stage, "CHUNK_VALUES", 2 * 16 * 8 * 4)
         sizes = []
         module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
         close(module(x), whole)
@@ -53,7 +53,7 @@ def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
 
 
 def test_batch_statistics_are_those_of_all_images(monkeypatch):
-    monkeypatch.setattr(stage, "CACHED", 1)
+    monkeypatch.setattr(stage, "CHUNK_VALUES", 1)
     module, x = build_stage(STAGES["c2f"]).train(), torch.randn(4, 16, 4, 4)
     sizes = []
     module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
@@ -91,7 +91,7 @@ def test_deploy_form_in_bfloat16_is_as_good_as_its_rounding():
 @pytest.mark.parametrize("chunk", [1, 200, 2**20])
 def test_gradients_of_attention_and_its_bias_equal_those_of_the_open_form(queries, chunk, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(attend, "CHUNK", chunk)
+    monkeypatch.setattr(attend, "CHUNK_WEIGHTS", chunk)
     shapes = ((5, 2, queries, 8), (5, 2, 9, 8), (5, 2, 9, 8), (1, 2, queries, 9))
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     q, k, v, bias = inputs

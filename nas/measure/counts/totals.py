@@ -17,7 +17,7 @@ from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
 from nas.measure.counts.macs import MacCountingMode, evaluating
 from search_space import ArchSpec, StageSpec
-from search_space.arch import STRIDE
+from search_space.arch import MAX_STRIDE
 
 Map = tuple[int, int, int]  # batch, channels, side
 
@@ -38,8 +38,8 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
     Only parts that the process has not met yet are built, on the meta device, and counted; of a stage, two blocks.
     Raises InputSizeError.
     """
-    if resolution < STRIDE or resolution % STRIDE:
-        raise InputSizeError(f"resolution: {resolution} px is not a multiple of {STRIDE}")
+    if resolution < MAX_STRIDE or resolution % MAX_STRIDE:
+        raise InputSizeError(f"resolution: {resolution} px is not a multiple of {MAX_STRIDE}")
     widths = tuple(stage.width for stage in spec.stages)
     maps = [(1, width, resolution // stride) for width, stride in zip(widths, spec.strides, strict=True)]
     down = DOWNSAMPLINGS[spec.downsampling]
