@@ -1,12 +1,12 @@
-"""Presets as models of timm: after ``import backbones``, ``timm.create_model("eradio_b")`` builds one.
+"""Presets as timm models: after ``import backbones``, ``timm.create_model("eradio_b")`` builds one.
 
-``timm.list_models(module="entrypoints")`` lists them, `register` adds any other spec. They take timm's usual arguments,
-and `neck`: classification has no use for the dense neck, and its parameters would get no gradient, so it is left out
-unless asked for; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` wants a file of one's
-own, ``pretrained_cfg_overlay={"file": path}``, a .safetensors file that `backbones.load` takes. A file
-without classifier gives its features to a fresh one.
+``timm.list_models(module="entrypoints")`` lists the presets, `register` adds any other spec. The models accept timm's
+usual arguments and `neck`. By default they have no neck, because classification does not use it and its parameters
+would get no gradient; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` needs a
+.safetensors file that `backbones.load` accepts, ``pretrained_cfg_overlay={"file": path}``. If the file has no
+classifier, the model gets a new one.
 
-`backbone_nas` is any architecture by its spec. A folder of ``nas.export --format timm`` names it:
+`backbone_nas` builds any architecture from its spec. Folders of ``nas.export --format timm`` use it:
 ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
 """
 
@@ -38,7 +38,7 @@ from backbones.weights import WeightsError, load
 from search_space import PRESETS, SPACES, ArchSpec, SpecError
 
 LAPTOP_PX, PHOTO_PX = 64, 224
-FOLDER_WEIGHTS = "model.safetensors"  # in a folder that timm opens as local-dir
+FOLDER_WEIGHTS = "model.safetensors"  # file name in a folder that timm opens as local-dir
 
 
 def create(
@@ -54,15 +54,24 @@ def create(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Backbone:
-    """The network of a spec, with timm's arguments.
+    """Build a backbone from a spec with timm's arguments.
 
-    img_size: side or (H, W) px to derive windows for; None keeps the spec's, which take any size.
-    drop_rate: dropout before the classifier. drop_path_rate: stochastic depth of the last block.
+    Args:
+        cfg: the architecture.
+        num_classes: width of the classifier; 0: no classifier.
+        global_pool: see `Backbone.reset_classifier`.
+        in_chans: channels of the images.
+        img_size: side or (H, W) px to set the windows for; None keeps the spec's, which accept any size.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block.
+        neck: whether to keep the spec's neck.
+        device: of the parameters; None: torch's default.
+        dtype: of the parameters; None: float32.
     """
     with torch.device(device or torch.get_default_device()):
         model = build(cfg if neck else replace(cfg, neck="none"), drop_path_rate)
         if in_chans != model.in_chans:
-            _take_channels(model, in_chans)
+            _set_channels(model, in_chans)
         if img_size is not None:
             model.change_resolution(img_size)
         model.head_drop.p = drop_rate
@@ -70,8 +79,8 @@ def create(
     return model if dtype is None else model.to(dtype)
 
 
-def _take_channels(model: Backbone, in_chans: int) -> None:
-    """Give the stem a fresh first convolution for images of `in_chans` channels."""
+def _set_channels(model: Backbone, in_chans: int) -> None:
+    """Replace the stem's first convolution by a new one for images of `in_chans` channels."""
     name = first_conv(model.spec)
     old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
@@ -82,15 +91,15 @@ def _take_channels(model: Backbone, in_chans: int) -> None:
 
 
 def first_conv(spec: ArchSpec) -> str:
-    """Name of the convolution that sees the image."""
+    """Return the name of the convolution that reads the image."""
     return "stem.0.conv" if spec.stem == "conv" else "stem.conv"
 
 
 def image_px(spec: ArchSpec) -> int:
-    """Side of the images that `spec` is made for, in px.
+    """Return the side in px of the images that a spec is designed for.
 
-    E-RADIO's rule backwards: the last windowed stage's map is one window of its coarsest attention (window = side / 32
-    in the family), or the grid of its position embeddings. Else 64 for what the laptop's space holds, and 224.
+    E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention (window = side
+    / 32 in the family), or the grid of its position embeddings. Otherwise 64 for specs of the space "micro", else 224.
     """
     for place, stage in reversed(list(enumerate(spec.stages))):
         cells = stage.grid
@@ -102,7 +111,7 @@ def image_px(spec: ArchSpec) -> int:
 
 
 def default_cfg(spec: ArchSpec) -> dict[str, Any]:
-    """What timm keeps about a model beside its code; mean and std are its defaults, ImageNet's."""
+    """Return timm's description of a model; mean and std are timm's defaults, ImageNet's."""
     side = image_px(spec)
     pool = side // spec.strides[-1]
     return {
@@ -114,30 +123,32 @@ def default_cfg(spec: ArchSpec) -> dict[str, Any]:
 
 
 def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
-    """Tensors of a file as `model` takes them: no neck or head where it has none, its own head where they have none.
+    """Return the tensors of a file that `model` has, and its own head's if the file has none.
 
-    WeightsError for tensors of another net: timm, when it replaces a classifier, would leave what lacks at random.
+    Raises:
+        WeightsError: the tensors are those of another architecture. Where timm replaces a classifier, it would leave
+            missing tensors at their random values.
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.startswith("head.")]
-    foreign = [key for key in state if key not in own and not key.startswith(("head.", "neck."))]
+    target = model.state_dict()
+    missing = [key for key in target if key not in state and not key.startswith("head.")]
+    foreign = [key for key in state if key not in target and not key.startswith(("head.", "neck."))]
     if missing or foreign:
-        what = f"no {missing[0]!r}" if missing else f"{foreign[0]!r} of another net"
-        raise WeightsError(f"pretrained: the weights do not fit the architecture: they have {what}")
-    return {key: state.get(key, value) for key, value in own.items()}
+        misfit = f"lack {missing[0]!r}" if missing else f"have {foreign[0]!r} of another architecture"
+        raise WeightsError(f"pretrained: the weights do not fit the architecture: they {misfit}")
+    return {key: state.get(key, value) for key, value in target.items()}
 
 
 def check_file(path: Path, spec: ArchSpec) -> None:
-    """Raise WeightsError unless `backbones.load` takes the file and it holds `spec`, whatever its neck."""
+    """Raise WeightsError unless `backbones.load` accepts the file and its spec is `spec`, apart from the neck."""
     if path.suffix != ".safetensors":  # timm would unpickle it
-        raise WeightsError(f"{path}: not a .safetensors file, and no other kind is loaded")
-    found = load(path).spec
-    if replace(found, neck="none") != replace(spec, neck="none"):
-        raise WeightsError(f"{path}: holds architecture {found.arch_id}, not {spec.arch_id}")
+        raise WeightsError(f"{path}: not a .safetensors file; other formats are not supported")
+    stored = load(path).spec
+    if replace(stored, neck="none") != replace(spec, neck="none"):
+        raise WeightsError(f"{path}: holds architecture {stored.arch_id}, not {spec.arch_id}")
 
 
 def register(name: str, spec: ArchSpec) -> None:
-    """Make `spec` known to timm as `name`. Raises ValueError where timm has a model of that name."""
+    """Register `spec` with timm as `name`. Raises ValueError if timm has a model of that name."""
     if timm.is_model(name):
         raise ValueError(f"name: timm has a model {name!r} already")
     default_cfgs.update(generate_default_cfgs({name: default_cfg(spec)}))
@@ -146,14 +157,14 @@ def register(name: str, spec: ArchSpec) -> None:
 
 def _entrypoint(name: str, spec: ArchSpec) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
-        return _made(name, spec, pretrained, options)
+        return _create_with_timm(name, spec, pretrained, options)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"{name}, architecture {spec.arch_id}."
     return entrypoint
 
 
-def _made(name: str, spec: ArchSpec, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+def _create_with_timm(name: str, spec: ArchSpec, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
     if pretrained and (file := _weight_file(options)):
         check_file(file, spec)
     model: nn.Module = build_model_with_cfg(
@@ -169,32 +180,32 @@ def _made(name: str, spec: ArchSpec, pretrained: bool, options: Mapping[str, Any
 
 
 def _weight_file(options: Mapping[str, Any]) -> Path | None:
-    """The file of one's own that timm is about to read; in a folder the one that it prefers, also where it is not."""
-    own = options.get("pretrained_cfg") or {}
-    plain = {} if isinstance(own, str) else dict(own if isinstance(own, Mapping) else vars(own))
-    told = plain | (options.get("pretrained_cfg_overlay") or {})
-    if not (file := told.get("file")):
+    """Return the weights file that timm is about to read, of a folder the preferred one, even if it is missing."""
+    cfg = options.get("pretrained_cfg") or {}
+    plain = {} if isinstance(cfg, str) else dict(cfg if isinstance(cfg, Mapping) else vars(cfg))
+    settings = plain | (options.get("pretrained_cfg_overlay") or {})
+    if not (file := settings.get("file")):
         return None
-    return Path(file) / FOLDER_WEIGHTS if told.get("source") == "local-dir" else Path(file)
+    return Path(file) / FOLDER_WEIGHTS if settings.get("source") == "local-dir" else Path(file)
 
 
 def backbone_nas(pretrained: bool = False, spec: Mapping[str, Any] | None = None, **options: Any) -> nn.Module:
-    """The architecture that `spec` describes, `ArchSpec.to_dict()`."""
+    """Build the architecture of `spec`, the data of `ArchSpec.to_dict()`."""
     if spec is None:
-        raise SpecError("spec: backbone_nas is any architecture; it needs spec=ArchSpec.to_dict()")
-    return _made("backbone_nas", ArchSpec.from_dict(spec), pretrained, options)
+        raise SpecError("spec: backbone_nas builds any architecture; it needs spec=ArchSpec.to_dict()")
+    return _create_with_timm("backbone_nas", ArchSpec.from_dict(spec), pretrained, options)
 
 
-default_cfgs: dict[str, DefaultCfg] = {}  # timm looks for this name in the module that registers
+default_cfgs: dict[str, DefaultCfg] = {}  # timm reads this name in the module of a registered function
 
 for _name, _spec in PRESETS.items():
     try:
         register(_name, _spec)
-    except ValueError as error:  # a later timm may take a name; ours still resolves by `--arch`
+    except ValueError as error:  # a later timm may use the name; `--arch` still resolves the preset
         warnings.warn(f"preset {_name}: {error}", stacklevel=2)
 
 register_model(backbone_nas)
 
-# Stages choose by the map's size, which symbolic tracing doesn't know.
+# Stages depend on the map's size, which symbolic tracing doesn't know.
 register_notrace_module(Stage)
 register_notrace_function(check_input)

@@ -1,6 +1,7 @@
-"""E-RADIO under the names of its public checkpoints: constructor arguments and state dict to a Backbone.
+"""Convert E-RADIO's public checkpoints, constructor arguments and state dict, to a Backbone.
 
-Shapes and key names: the public checkpoints of "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312.06709.
+Source of shapes and key names: the public checkpoints of "AM-RADIO: Agglomerative Vision Foundation Model", arXiv
+2312.06709.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from backbones.layers.window import WindowBlock
 from backbones.weights import WeightsError
 from search_space import ArchSpec, SpecError, StageSpec
 
-DERIVED = ("relative_bias", "relative_coords_table", "relative_position_index")  # buffers that follow from the window
+DERIVED = (
+    "relative_bias",
+    "relative_coords_table",
+    "relative_position_index",
+)  # buffers that are computed from the window
 UNSUPPORTED = ("shuffle_down", "downsample_shuffle", "use_shift", "multi_query", "qk_scale")
 READ = {
     *("dim", "in_dim", "depths", "num_heads", "window_size", "sr_ratio", "conv_base", "conv_groups_ratio", "yolo_arch"),
@@ -29,13 +34,20 @@ READ = {
 
 
 def eradio_from_public(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:
-    """The network that `config` (the original constructor's arguments) and `state_dict` (its key names) describe.
+    """Build a public checkpoint's backbone, in eval mode and fp32.
 
-    What the original returns is had by: `forward_intermediates(x)[1]`, the four stages' maps before downsampling;
-    `forward_features(x)`, the last map after the last norm (B, 8 dim, H/32, W/32); `encode(x).summary`, its mean
-    (B, 8 dim); `forward(x)`, the logits (B, num_classes); `encode(x).spatial`, the neck's map (B, neck_dim, h, w).
-    Window sizes are the config's; `change_resolution` derives them anew. Returned in eval mode, in fp32.
-    Raises SpecError for a config that cannot be, WeightsError that names a key that is missing, left over or misshapen.
+    The outputs of the original are available as: `forward_intermediates(x)[1]`, the four stages' maps before
+    downsampling; `forward_features(x)`, the last map after the last norm (B, 8 dim, H/32, W/32); `encode(x).summary`,
+    its mean (B, 8 dim); `forward(x)`, the logits (B, num_classes); `encode(x).spatial`, the neck's map (B, neck_dim, h,
+    w). Window sizes are the config's; `change_resolution` sets them for another size.
+
+    Args:
+        config: arguments of the original constructor.
+        state_dict: tensors under the original names.
+
+    Raises:
+        SpecError: the config is invalid.
+        WeightsError: names a key that is missing, left over, or has a wrong shape.
     """
     model = build(spec_from_public(config), drop_path_rate=float(config.get("drop_path_rate") or 0))
     head = state_dict.get("head.weight")
@@ -46,20 +58,20 @@ def eradio_from_public(config: Mapping[str, Any], state_dict: Mapping[str, Tenso
     return model.eval()
 
 
-def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for key, tensor in expected.items():
-        if key not in found:
+        if key not in state_dict:
             raise WeightsError(f"state dict: key {key!r} is missing")
-        if found[key].shape != tensor.shape:
-            shapes = f"{tuple(found[key].shape)}, not {tuple(tensor.shape)}"
+        if state_dict[key].shape != tensor.shape:
+            shapes = f"{tuple(state_dict[key].shape)}, not {tuple(tensor.shape)}"
             raise WeightsError(f"state dict: key {key!r} has shape {shapes}")
-    left_over = sorted(key for key in found if key not in expected and not key.endswith(DERIVED))
+    left_over = sorted(key for key in state_dict if key not in expected and not key.endswith(DERIVED))
     if left_over:
         raise WeightsError(f"state dict: key {left_over[0]!r} is not part of the network (left over: {len(left_over)})")
 
 
 def public_keys(model: Backbone) -> Iterator[tuple[str, str]]:
-    """(our key, public key) of every tensor of a member of the family."""
+    """Yield (our key, public key) of every tensor of an E-RADIO backbone."""
     public = dict(_modules(model))
     for key in model.state_dict():
         module, _, tensor = key.rpartition(".")
@@ -67,7 +79,7 @@ def public_keys(model: Backbone) -> Iterator[tuple[str, str]]:
 
 
 def _modules(model: Backbone) -> Iterator[tuple[str, str]]:
-    """(our module, public module) for every module that holds tensors itself."""
+    """Yield (our module, public module) for every module that has tensors of its own."""
     yield from _conv_norm("stem.0", "patch_embed.conv_down.0")
     yield from _conv_norm("stem.1", "patch_embed.conv_down.2")
     for i, stage in enumerate(model.stages):
@@ -130,7 +142,7 @@ def _window_block(block: nn.Module, ours: str, public: str) -> Iterator[tuple[st
 
 
 def spec_from_public(config: Mapping[str, Any]) -> ArchSpec:
-    """The architecture of a config. Raises SpecError that names the argument; unknown arguments are warned of."""
+    """Return the architecture of a config; warn about unknown arguments. Raises SpecError that names an argument."""
     _check_config(config)
     dim, depths = config["dim"], config["depths"]
     stages = [StageSpec("c2f", depths[i], dim * 2**i, expansion=0.5) for i in (0, 1)]
@@ -156,7 +168,7 @@ def _attention_stage(config: Mapping[str, Any], i: int) -> StageSpec:
         "window" if ratios == [1] else "mr_window",
         config["depths"][i],
         width,
-        # The gated form's hidden width follows from the stage's alone.
+        # The gated MLP's hidden width depends on the stage's width only.
         expansion=4.0 if swiglu else float(config.get("mlp_ratio", 4)),
         heads=config["num_heads"][i],
         **_pre_conv(width, config.get("conv_groups_ratio", 0)),
@@ -171,7 +183,7 @@ def _attention_stage(config: Mapping[str, Any], i: int) -> StageSpec:
 
 
 def _entries(name: str, config: Mapping[str, Any], i: int) -> list[int]:
-    """The stage's entries; a scalar is a list of one, and a scalar for all stages is one for each."""
+    """Return a stage's entries of an argument that may be a list per stage, a scalar per stage, or one scalar."""
     value = config.get(name, 1) if name == "sr_ratio" else config[name]
     value = value[i] if isinstance(value, Sequence) else value
     entries = list(value) if isinstance(value, Sequence) else [value]
@@ -200,7 +212,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise SpecError(f"config: {missing[0]!r} is missing")
     for name in UNSUPPORTED:
         if config.get(name):
-            raise SpecError(f"config: {name}={config[name]!r} is not supported, only without")
+            raise SpecError(f"config: {name}={config[name]!r} is not supported; leave it out")
     if not config.get("yolo_arch", True):
         raise SpecError("config: yolo_arch=False is not supported: the convolutional stages are C2f")
     if config.get("in_chans", 3) != 3:

@@ -1,6 +1,7 @@
-"""BatchNorm of networks that aren't ours, folded into the convolutions before it.
+"""Fold BatchNorm into the preceding convolutions of arbitrary models.
 
-Which pairs those are is seen in one call: modules of strangers nest as they like, but tensors tell who read them.
+The pairs are traced in one call: modules may be nested in any way, but the tensors show which module reads which
+output.
 """
 
 from __future__ import annotations
@@ -17,28 +18,35 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-# Exactly these: convolutions that standardize their weight undo a fold, norms of other kinds have more to do.
+# Exact types only: weight-standardized convolutions would undo a fold, and other norms do more than BatchNorm.
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 class Pair(NamedTuple):
-    """Names of a convolution and the BatchNorm that alone reads it."""
+    """Names of a convolution and of the BatchNorm that is its only reader."""
 
     convolution: str
     norm: str
 
 
 def batch_norms_left(model: nn.Module) -> int:
-    """How many BatchNorms `model` still runs: 0 for a network that is folded throughout."""
+    """Count the BatchNorms that `model` still has; 0 if all are folded."""
     return sum(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def fold_batch_norms(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor) -> None:
-    """Fold, in place, each BatchNorm whose input is a convolution's output that nothing else reads.
+    """Fold, in place, each BatchNorm whose input is a convolution's output without another reader.
 
-    call: runs `model` (in eval mode) on `images` in the way it will be used. Other BatchNorms stay as they are: before
-    a convolution, on a skip, or behind an output that is read twice. Raises RuntimeError if the output changed.
+    BatchNorms before a convolution, on a skip, or behind an output with two readers are not changed.
+
+    Args:
+        model: the model, in eval mode.
+        call: runs the model on `images` in the way it will be used.
+        images: a batch.
+
+    Raises:
+        RuntimeError: the output changed.
     """
     with torch.no_grad():
         pairs, before = traced_pairs(model, call, images)
@@ -51,13 +59,13 @@ def fold_batch_norms(model: nn.Module, call: Callable[[Tensor], Any], images: Te
             return
         for old, new in zip(tensors(before), tensors(call(images)), strict=True):
             if not torch.allclose(new, old, rtol=0, atol=1e-3 * float(old.abs().max())):
-                raise RuntimeError("folding BatchNorm changed the network's output")
+                raise RuntimeError("folding BatchNorm changed the model's output")
 
 
 def traced_pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor) -> tuple[list[Pair], Any]:
-    """What can be folded according to one call, and the call's output."""
-    made: dict[int, tuple[str, Tensor]] = {}  # the outputs are kept alive, so that an id stays one tensor's
-    met: list[tuple[Pair, int]] = []
+    """Return the pairs that can be folded according to one call, and the call's output."""
+    outputs: dict[int, tuple[str, Tensor]] = {}  # references keep the tensors alive, so that ids stay unique
+    candidates: list[tuple[Pair, int]] = []
     calls: Counter[str] = Counter()
     hooks = []
     readers = _Readers()
@@ -65,8 +73,8 @@ def traced_pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor
         if type(module) in CONVOLUTIONS:
 
             def leave(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-                made[id(output)] = (name, output)
-                readers.times[id(output)] = 0  # the id was another tensor's before
+                outputs[id(output)] = (name, output)
+                readers.times[id(output)] = 0  # another tensor may have had the id earlier
                 calls[name] += 1
 
             hooks.append(module.register_forward_hook(leave))
@@ -74,8 +82,8 @@ def traced_pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor
 
             def enter(module: nn.Module, inputs: Sequence[Tensor], name: str = name) -> None:
                 calls[name] += 1
-                if id(inputs[0]) in made:
-                    met.append((Pair(made[id(inputs[0])][0], name), id(inputs[0])))
+                if id(inputs[0]) in outputs:
+                    candidates.append((Pair(outputs[id(inputs[0])][0], name), id(inputs[0])))
 
             hooks.append(module.register_forward_pre_hook(enter))
     with readers:
@@ -83,12 +91,14 @@ def traced_pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor
     for hook in hooks:
         hook.remove()
     readers.count(tensors(output))
-    pairs = [pair for pair, i in met if readers.times[i] == 1 and calls[pair.convolution] == calls[pair.norm] == 1]
+    pairs = [
+        pair for pair, i in candidates if readers.times[i] == 1 and calls[pair.convolution] == calls[pair.norm] == 1
+    ]
     return pairs, output
 
 
 class _Readers(TorchFunctionMode):
-    """How many operations read each tensor, by the tensor's id; asking for its shape is no reading."""
+    """Counts the operations that read each tensor, by the tensor's id; reading its shape does not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,9 +111,10 @@ class _Readers(TorchFunctionMode):
         return result
 
     def count(self, read: Iterable[Tensor]) -> None:
+        """Count one reading operation for each distinct tensor."""
         self.times.update({id(tensor) for tensor in read})
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
+    """Return all tensors in nested tuples, lists and dicts."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

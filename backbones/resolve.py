@@ -1,4 +1,4 @@
-"""From what a person types after ``--arch`` to a network."""
+"""Resolve the value of ``--arch`` to a model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from search_space import PRESETS, ArchSpec, SpecError
 
 
 def resolve(arch: str) -> tuple[str, Backbone | TimmBackbone]:
-    """Name and network of a preset, ``timm:NAME`` or the path of a spec's .json file; freshly initialised.
+    """Return name and model, newly initialized, of a preset, of ``timm:NAME`` or of a spec's .json file.
 
-    Raises SpecError that names the choices, or what is wrong with the file.
+    Raises:
+        SpecError: names the choices, or the error in the file.
     """
     if arch.startswith("timm:"):
         return arch, TimmBackbone(arch.removeprefix("timm:"))

@@ -1,4 +1,4 @@
-"""Networks without memory, in a fraction of the time: shapes on the meta device, without drawing initial values."""
+"""Build models on the meta device without initialization: only shapes, no memory, in a fraction of the time."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-DRAWING = (_ConvNd, _NormBase, nn.LayerNorm, nn.Linear)
+INITIALIZED = (_ConvNd, _NormBase, nn.LayerNorm, nn.Linear)
 
 
 @contextmanager
 def skip_init() -> Iterator[None]:
-    """What is built inside lies on the meta device.
+    """Return a context in which modules are built on the meta device.
 
-    torch goes through the motions of drawing weights even there, which takes 40 % of a build; meanwhile its layers
-    don't. Not while another thread builds a network that is to be used.
+    torch runs the initialization of layers even there, which takes 40 % of a build; inside the context it is switched
+    off for the whole process. So no other thread may build a model that is to be used.
     """
-    own = [(layer, layer.reset_parameters) for layer in DRAWING]
-    for layer in DRAWING:
-        layer.reset_parameters = _leave  # type: ignore[method-assign, assignment]
+    originals = [(layer, layer.reset_parameters) for layer in INITIALIZED]
+    for layer in INITIALIZED:
+        layer.reset_parameters = _skip  # type: ignore[method-assign, assignment]
     try:
         with torch.device("meta"):
             yield
     finally:
-        for layer, reset_parameters in own:
+        for layer, reset_parameters in originals:
             layer.reset_parameters = reset_parameters  # type: ignore[method-assign]
 
 
-def _leave(layer: nn.Module) -> None:
+def _skip(layer: nn.Module) -> None:
     pass

@@ -1,4 +1,4 @@
-"""timm's own networks as backbones: the same `encode` and the same declared attributes."""
+"""timm's models as backbones, with the same `encode` and the same declared attributes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from search_space import SpecError
 
 
 class TimmBackbone(nn.Module):
-    """A network of timm with random weights. Sizes are as that network wants them; many take any multiple of 32.
+    """A timm model with random weights. Image sizes are restricted by the model; many accept any multiple of 32.
 
-    The spatial map is the last feature map, the summary what the network's own head pools from it. Networks without a
-    head (timm's encoders) or without `forward_intermediates` give feature maps only; their summary is the map's mean.
+    The spatial map is the last feature map, the summary is the output of the model's own pooling. Models without a head
+    (timm's encoders) or without `forward_intermediates` have feature maps only; their summary is the map's mean.
     """
 
     fuses_parts = True
@@ -43,50 +43,50 @@ class TimmBackbone(nn.Module):
         self.num_features = int(self.model.num_features) if self.has_head else self.spatial_dim
         self.summary_dim = int(getattr(self.model, "head_hidden_size", None) or self.num_features)
         self.input_px = int(self.model.default_cfg["input_size"][-1])
-        self.batch_norms_left: int | None = None  # after `fuse`; 0 where every BatchNorm is folded
+        self.batch_norms_left: int | None = None  # set by `fuse`; 0 if every BatchNorm is folded
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """As timm declares it: `num_chs`, `reduction`, `module` of each feature map."""
+        """`num_chs`, `reduction` and `module` of each feature map, as timm declares them."""
         info = self.model.feature_info
         return list(info if isinstance(info, Sequence) else info.get_dicts())
 
     def encode(self, x: Tensor) -> Features:
-        """Summary (B, summary_dim) and last map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
+        """Return summary (B, summary_dim) and last map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
         last, (spatial,) = self.forward_intermediates(x, indices=1)
         return Features(self.forward_head(last), spatial)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """timm's own last features."""
+        """Return the output of timm's `forward_features`, or the last map of models without a head."""
         y: Tensor = self.model.forward_features(x) if self.has_head else self._maps(x)[-1]
         return y
 
     def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None, **options: Any) -> Any:
-        """timm's `forward_intermediates`, maps as (B, C, h, w): the last features and a list of maps.
+        """Return the last features and a list of maps (B, C, h, w), as timm's `forward_intermediates`.
 
-        Where there is no head `options` are refused and the last features are the last map.
+        Models without a head accept no `options`, and their last features are the last map.
         """
         if self.has_head:
             return self.model.forward_intermediates(x, indices=indices, **{"output_fmt": "NCHW"} | options)
         if options:
-            raise ValueError(f"{next(iter(options))}: timm:{self.name} gives feature maps only, without options")
+            raise ValueError(f"{next(iter(options))}: timm:{self.name} has feature maps only and accepts no options")
         maps = self._maps(x)
-        wanted = range(-indices, 0) if isinstance(indices, int) else range(len(maps)) if indices is None else indices
-        return maps[-1], [maps[i] for i in wanted]
+        requested = range(-indices, 0) if isinstance(indices, int) else range(len(maps)) if indices is None else indices
+        return maps[-1], [maps[i] for i in requested]
 
     def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
-        """The summary (B, summary_dim) of `forward_features`, whatever `pre_logits`: there is no classifier."""
+        """Return the summary (B, summary_dim) of `forward_features`; without logits, `pre_logits` has no effect."""
         y: Tensor = self.model.forward_head(x, pre_logits=True) if self.has_head else x.mean((2, 3))
         return y
 
     def forward(self, x: Tensor) -> Tensor:
-        """The summary (B, summary_dim): there is no classifier."""
+        """Return the summary (B, summary_dim), as there is no classifier."""
         return self.encode(x).summary
 
     def fuse(self) -> None:
-        """timm's own reparameterisation where a part has one, then every BatchNorm that alone reads a convolution.
+        """Reparameterize the model with timm, then fold each BatchNorm that is the only reader of a convolution.
 
-        `batch_norms_left` says how many stay: those before a convolution or on a skip are run as they are.
+        `batch_norms_left` counts the others: those before a convolution or on a skip.
         """
         reparameterize_model(self.model, inplace=True)
         parameter = next(self.parameters())
@@ -95,7 +95,7 @@ class TimmBackbone(nn.Module):
         self.batch_norms_left = batch_norms_left(self)
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
-        """The network's direct parts, for per-stage tables."""
+        """Return names and modules of the model's direct children."""
         return list(self.model.named_children())
 
     def _maps(self, x: Tensor) -> list[Tensor]:
@@ -105,11 +105,11 @@ class TimmBackbone(nn.Module):
 
 
 def create(name: str, **options: Any) -> nn.Module:
-    """timm's network without weights, taking any size where its constructor offers that."""
+    """Build a timm model with random weights, for any image size where its constructor has such an option."""
     for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **options, **flexible)
-        except TypeError:  # the network has no such argument
+        except TypeError:  # the model has no such argument
             continue
         except RuntimeError as error:  # an unknown tag after the name's dot
             raise SpecError(f"arch: timm:{name}: {error}") from None

@@ -1,7 +1,7 @@
-"""Weights in safetensors files that carry their spec.
+"""Save and load weights in safetensors files that contain their spec.
 
-Nothing here unpickles, and a file is believed step by step: its header, its spec, the layout of its tensors against
-that spec, and only then the tensors, by a checksum over all of it. So a file that lies costs no memory.
+Nothing is unpickled, and a file is verified step by step: its header, its spec, the layout of its tensors against the
+spec, and only then the tensors, by a checksum over everything. So a malicious file allocates no memory.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from search_space import ArchSpec
 
 FORMAT = "backbone-nas/2"  # 1 had a checksum of the tensors only
 FIELDS = ("format", "num_classes", "spec", "sha256")
-DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # in safetensors' names; all that `build` makes
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # in safetensors' names; the only types that `build` creates
 HEADER_LIMIT = 8 << 20  # bytes; the deepest spec has 41,000 tensors of about 135 bytes in the header
 SPEC_LIMIT = 64 << 10  # characters; specs have less than 4,000
-DERIVED_LIMIT = 4 << 30  # bytes of tensors that are not in the file: a position index has window^4 numbers
+DERIVED_LIMIT = 4 << 30  # bytes of buffers that are not in the file: a position index has window^4 numbers
 
 Layout = dict[str, tuple[tuple[int, ...], str]]  # tensor name -> shape and type
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used; the message names the file and what is wrong with it, in one line."""
+    """Weights that cannot be used; the message names the file and the error, in one line."""
 
 
 def save(model: Backbone, path: Path) -> None:
-    """Write `model`'s weights with its spec; a file that is there is replaced as a whole or not at all.
+    """Write a model's weights and its spec; an existing file is replaced as a whole or not at all.
 
-    Raises WeightsError for a fused model, whose weights no longer fit its spec, and where it cannot write.
+    Raises:
+        WeightsError: the model is fused, so that its weights no longer fit its spec, or the file cannot be written.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in _on_a_device(path, model).items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in _real_tensors(path, model).items()}
     misfit = _misfit(_layout(state), _layout(_meta_network(model.spec, model.num_classes).state_dict()))
     if misfit:
         raise _refusal(path, f"the model is fused or altered ({misfit}); save it before fuse(), in float32")
@@ -62,29 +63,29 @@ def save(model: Backbone, path: Path) -> None:
 
 
 def load(path: Path, spec: ArchSpec | None = None) -> Backbone:
-    """The network in `path`, in training mode. With `spec`, any other architecture is refused. Raises WeightsError."""
+    """Load a backbone, in training mode. Raises WeightsError, also for an architecture other than `spec`."""
     _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            found, num_classes = _described(path, metadata)
-            if spec is not None and found != spec:
-                raise _refusal(path, f"holds architecture {found.arch_id}, not {spec.arch_id}")
+            stored, num_classes = _read_metadata(path, metadata)
+            if spec is not None and stored != spec:
+                raise _refusal(path, f"holds architecture {stored.arch_id}, not {spec.arch_id}")
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             layout = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
-            _check_layout(path, layout, _meta_network(found, num_classes))
+            _check_layout(path, layout, _meta_network(stored, num_classes))
             state = {key: file.get_tensor(key) for key in layout}
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"truncated or not a safetensors file ({error})") from None
     if metadata["sha256"] != digest(metadata, state):
         raise _refusal(path, "spec and tensors don't match their checksum; the file was altered")
-    model = _build(found, num_classes)
+    model = _build(stored, num_classes)
     model.load_state_dict(state)
     return model
 
 
 def digest(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the metadata but "sha256", and names, shapes, types and bytes of all tensors."""
+    """Return the SHA-256 of the metadata except "sha256", and of names, shapes, types and bytes of all tensors."""
     total = hashlib.sha256(json.dumps(sorted((k, v) for k, v in metadata.items() if k != "sha256")).encode())
     for key in sorted(state):
         tensor = state[key].contiguous()
@@ -94,15 +95,15 @@ def digest(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse, before safetensors reads it, what is no regular file or begins with anything but a header of our size."""
+    """Refuse a file that is not regular, or without a valid header of our size, before safetensors reads it."""
     try:
         if not path.is_file():  # opening a FIFO would wait for its writer
             raise _refusal(path, "not a regular file" if path.exists() else "no such file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > HEADER_LIMIT:
-                raise _refusal(path, f"not a safetensors file of ours: its header would have {length} bytes")
-            json.loads(file.read(length).decode(), object_pairs_hook=_once)
+                raise _refusal(path, f"not a safetensors file of backbones.save: its header would have {length} bytes")
+            json.loads(file.read(length).decode(), object_pairs_hook=_unique)
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})") from None
     except WeightsError:
@@ -111,16 +112,16 @@ def _check_header(path: Path) -> None:
         raise _refusal(path, f"truncated or not a safetensors file (header: {error})") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. The standard lets a later entry of one name hide an earlier one."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError for a repeated name, of which the standard would keep the last entry."""
     name, times = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
     if times > 1:
-        raise ValueError(f"{name!r} stands there {times} times")
+        raise ValueError(f"{name!r} occurs {times} times")
     return dict(pairs)
 
 
-def _described(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, int]:
-    """Spec and number of classes."""
+def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, int]:
+    """Return spec and number of classes."""
     if "spec" not in metadata:
         raise _refusal(path, "no spec in its metadata; not written by backbones.save")
     if metadata.get("format") != FORMAT:
@@ -138,30 +139,30 @@ def _described(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, int]:
         raise _refusal(path, f"its spec is not valid ({error})") from None
 
 
-def _check_layout(path: Path, found: Layout, network: Backbone) -> None:
-    """Refuse a file whose tensors are not those of the network, or a network that is out of proportion to its file."""
-    misfit = _misfit(found, _layout(network.state_dict()))
+def _check_layout(path: Path, layout: Layout, model: Backbone) -> None:
+    """Refuse a file whose tensors are not the model's, or whose model is out of proportion to the file."""
+    misfit = _misfit(layout, _layout(model.state_dict()))
     if misfit:
         raise _refusal(path, misfit)
-    derived = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())
+    derived = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     if derived > DERIVED_LIMIT:
-        raise _refusal(path, f"its spec needs {derived >> 30} GiB beside the weights; smaller windows don't")
+        raise _refusal(path, f"its spec needs {derived >> 30} GiB in addition to the weights; use smaller windows")
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:
     return {key: (tuple(value.shape), DTYPES.get(value.dtype, str(value.dtype))) for key, value in state.items()}
 
 
-def _misfit(found: Layout, expected: Layout) -> str | None:
-    """The first tensor that is missing, misshapen, of another type or left over, in words; None where all fit."""
+def _misfit(layout: Layout, expected: Layout) -> str | None:
+    """Describe the first tensor that is missing, left over, or of another shape or type; None if all fit."""
     for key, (shape, dtype) in expected.items():
-        if key not in found:
+        if key not in layout:
             return f"tensor {key!r} is missing"
-        if found[key][0] != shape:
-            return f"tensor {key!r} has shape {found[key][0]}, not {shape}"
-        if found[key][1] != dtype:
-            return f"tensor {key!r} has type {found[key][1]}, not {dtype}"
-    left_over = sorted(set(found) - set(expected))
+        if layout[key][0] != shape:
+            return f"tensor {key!r} has shape {layout[key][0]}, not {shape}"
+        if layout[key][1] != dtype:
+            return f"tensor {key!r} has type {layout[key][1]}, not {dtype}"
+    left_over = sorted(set(layout) - set(expected))
     return f"tensor {left_over[0]!r} is not part of the architecture" if left_over else None
 
 
@@ -172,20 +173,20 @@ def _build(spec: ArchSpec, num_classes: int) -> Backbone:
 
 
 def _meta_network(spec: ArchSpec, num_classes: int) -> Backbone:
-    """The network without memory: names, shapes and types of its tensors."""
+    """Build a model on the meta device, for names, shapes and types of its tensors."""
     with skip_init():
         return _build(spec, num_classes)
 
 
-def _on_a_device(path: Path, model: Backbone) -> dict[str, Tensor]:
+def _real_tensors(path: Path, model: Backbone) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     empty = next((key for key, value in state.items() if value.is_meta), None)
     if empty is not None:
-        raise _refusal(path, f"tensor {empty!r} of the model is on the meta device and holds no numbers")
+        raise _refusal(path, f"tensor {empty!r} of the model is on the meta device and has no values")
     return state
 
 
 def _refusal(path: Path, reason: str) -> WeightsError:
-    """One line, whatever a file put into the reason."""
+    """Return an error whose message is one line, even if the reason contains text of a file."""
     line = "".join(c if c.isprintable() else " " for c in f"{path}: {reason}")
     return WeightsError(line if len(line) <= 500 else f"{line[:500]} ...")

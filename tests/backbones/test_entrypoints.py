@@ -282,9 +282,9 @@ def test_no_weight_is_silently_random(distilled, tmp_path):
     neckless = tmp_path / "neckless.safetensors"
     save(timm.create_model(FEMTO, num_classes=0), neckless)
     for given, words, options in (
-        ({"state_dict": gone}, "they have no 'stages.0.blocks.0.merge.conv.weight'", {}),
-        ({"state_dict": state | {"other": torch.ones(1)}}, "they have 'other' of another net", {}),
-        ({"file": str(neckless)}, "they have no 'neck", {"neck": True}),
+        ({"state_dict": gone}, "they lack 'stages.0.blocks.0.merge.conv.weight'", {}),
+        ({"state_dict": state | {"other": torch.ones(1)}}, "they have 'other' of another architecture", {}),
+        ({"file": str(neckless)}, "they lack 'neck", {"neck": True}),
     ):
         for where in ("pretrained_cfg_overlay", "pretrained_cfg"):
             with pytest.raises(WeightsError, match=words):
