@@ -91,7 +91,7 @@ def plan_settings(argv: Sequence[str] | None = None) -> PlanSettings:
     tflops = given.get("assume_tflops")
     if tflops is not None and "workers" in given:
         raise ConfigError("--workers: does not go with --assume-tflops: --gpus are its devices")
-    config = new_config(given, here=tflops is None)
+    config = new_config(given, require_device=tflops is None)
     gpus = tuple(given.get("gpus", ()))
     if tflops is None:
         workers = given["workers"] if "workers" in given else default_workers(config)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nas.cli import checkpoint_interval_s, exit_code, stderr_console
 from nas.command_log import log_to
-from nas.search.arguments import check_flags, parser, wishes
-from nas.search.session import hide_password, search
+from nas.search.arguments import parse
+from nas.search.session import search
 from nas.storage.location import holds_study
 from nas.study.redaction import public_text
 
@@ -23,26 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return plan([word for word in words if word != "--plan"])
     run_dirs: list[Path] = []
-    return exit_code(lambda: _command(words, run_dirs), public_text, lambda: _left(run_dirs))
+    return exit_code(lambda: _search(words, run_dirs), public_text, lambda: _after_interruption(run_dirs))
 
 
-def _command(words: Sequence[str], run_dirs: list[Path]) -> int:
-    """Run the command line; the run folder goes into `run_dirs` as soon as it is known."""
-    arguments = vars(parser().parse_args(words))
-    console = stderr_console()
-    check_flags(arguments)
-    hide_password(arguments, console)
-    config, run_dir, resume = wishes(arguments)
-    run_dirs.append(run_dir)
-    log_to(run_dir, "search", shlex.join(["python", "-m", "nas.search", *words]))
-    return search(config, run_dir, resume, arguments, console)
+def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
+    """Run a command line; add its run folder to `run_dirs` as soon as the folder is known."""
+    command = parse(words)
+    run_dirs.append(command.run)
+    log_to(command.run, "search", shlex.join(["python", "-m", "nas.search", *words]))
+    return search(command, stderr_console())
 
 
-def _left(run_dirs: Sequence[Path]) -> str:
-    """Say what an interruption lost and how the search goes on."""
+def _after_interruption(run_dirs: Sequence[Path]) -> str:
+    """Say what an interruption lost and how to resume the search."""
     lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
-    resumes = [f"\ngo on with: python -m nas.search --resume {shlex.quote(str(d))}" for d in run_dirs if holds_study(d)]
-    return lost + "".join(resumes)
+    commands = [f"python -m nas.search --resume {shlex.quote(str(path))}" for path in run_dirs if holds_study(path)]
+    return lost + "".join(f"\nresume with: {command}" for command in commands)
 
 
 if __name__ == "__main__":

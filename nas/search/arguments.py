@@ -1,17 +1,21 @@
-"""The arguments of ``nas.search``: what they are, and the `SearchConfig` that they wish for."""
+"""The command line of ``nas.search``, and the settings that a search is run with."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count
+from nas.command_log import announce
 from nas.samplers import SAMPLERS, check_objectives, supports
+from nas.storage.location import password_of, without_password
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import (
@@ -28,71 +32,122 @@ from nas.study.limits import add_limit_flags, check_knowable, given_limits
 from nas.study.objectives import OBJECTIVES
 from search_space import SPACES, preset
 
+_LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
-  python -m nas.search --budget 200                      the whole job on this machine, built-in images and teachers
+  python -m nas.search --budget 200                      the whole search on this machine, built-in images and teachers
   python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
   python -m nas.search --objectives score,throughput,params
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
-  python -m nas.search --resume runs/photos              goes on where a study was left
-  python -m nas.search --resume runs/photos --extend 50  and evaluates 50 more
+  python -m nas.search --resume runs/photos              resume an interrupted search
+  python -m nas.search --resume runs/photos --extend 50  evaluate 50 more architectures
   python -m nas.search --database postgresql://nas@db.example.org/nas --run /shared/runs/big
-  python -m nas.search --resume /shared/runs/big         on another machine: both work on it
-  python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a Ray cluster that is there
-  python -m nas.search --budget 500 --plan               what it would cost, as python -m nas.plan says; nothing is run
+  python -m nas.search --resume /shared/runs/big         on another machine: both work on the study
+  python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
+  python -m nas.search --budget 500 --plan               show what the search would cost; run nothing
 """
 
 TEACHERS_HELP = "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
 _DATABASE_HELP = (
-    "keep the study in PostgreSQL, as postgresql://USER@HOST:PORT/NAME, so that several machines can work on it"
-    " (default: the file study.db in the run folder); the password from ~/.pgpass or PGPASSWORD"
+    "keep the study in PostgreSQL, so that several machines can work on it: postgresql://USER@HOST:PORT/NAME, with the "
+    "password in ~/.pgpass or PGPASSWORD (default: the file study.db in the run folder)"
 )
 _DATA_HELP = (
     "builtin, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
-    "cifar10 (default builtin)"
+    "cifar10 (default: builtin)"
 )
 _ARM_HELP = (
-    "how nets run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or nchw "
-    "(default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
+    "how candidates run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or "
+    "nchw (default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
 )
-LIMITS_HELP = "An architecture that is not within them is never trained."
+LIMITS_HELP = "An architecture that breaks a limit is never trained."
 _ADDRESS_HELP = (
-    "of a running Ray cluster, or auto: its nodes take the trials (default: this machine alone). They need the run "
-    "folder and the cache under the same paths, and the same code; start them with RAY_worker_niceness=0 ray start"
+    "address of a running Ray cluster, or auto: its nodes run the trials. They need the run folder and the cache under "
+    "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start (default: this machine alone)"
 )
 _TIME_LIMIT_HELP = (
-    "of measuring a net, and of each rung, a worker's start aside; who takes longer hangs, is killed and run once more "
-    "(default: ten times the median of earlier trials, never under 600)"
+    "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
+    "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
 )
 _OBJECTIVES_HELP = (
-    f"what is traded off: score, and any of {', '.join(name for name in OBJECTIVES if name != 'score')} "
-    "(default score,throughput; where known-cost does not take them the default sampler is evolution)"
+    f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for objectives that "
+    "known-cost does not take, the default sampler is evolution (default: score,throughput)"
 )
 _DISTILL_HELP = (
     "a setting of the recipe (nas.study.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardization "
     f"({', '.join(STANDARDIZATIONS)}), balance ({', '.join(BALANCES)}), score ({', '.join(SCORES)}), "
-    "weights, groups, ..."
+    "weights, groups, ... (default: the recipe's)"
 )
 
 
-def wishes(arguments: dict[str, Any]) -> tuple[SearchConfig, Path, bool]:
-    """The config, the run folder, and whether a study there goes on."""
-    if "resume" in arguments:
-        return *_resumed(arguments), True
-    config = new_config(arguments)
-    return config, _new_folder(arguments, config), False
+@dataclass(frozen=True)
+class SearchCommand:
+    """What a user asks of ``nas.search``.
+
+    Args:
+        config: Settings of the search; of a resumed study its own, with the new budget.
+        run: Folder of the study.
+        resume: Whether the study exists.
+        extend: Architectures to evaluate in addition to the budget of a resumed study.
+        teacher_files: Files of teachers' weights, by teacher.
+        cache: Folder of images and teacher outputs; None for the user's own.
+        database: URL of a PostgreSQL database, without its password; None for a file in the run folder.
+        workers: Trials at a time; None for one a CPU or GPU, on a cluster for as many as its nodes take.
+        address: Address of a running Ray cluster, or "auto"; None for this machine alone.
+        time_limit_s: Seconds after which a stage of a trial hangs; None for a limit that follows from earlier trials.
+    """
+
+    config: SearchConfig
+    run: Path
+    resume: bool = False
+    extend: int = 0
+    teacher_files: Mapping[str, Path] = field(default_factory=dict)
+    cache: str | None = None
+    database: str | None = None
+    workers: int | None = None
+    address: str | None = None
+    time_limit_s: float | None = None
 
 
-def new_config(arguments: dict[str, Any], here: bool = True) -> SearchConfig:
-    """Return the config of a new study; `here` says whether its device has to be there.
+def parse(words: Sequence[str]) -> SearchCommand:
+    """Return the settings of a command line, and make the folder of a new study.
+
+    A password in --database is moved to the variable PGPASSWORD of this process, where libpq looks for it.
 
     Raises:
-        ConfigError: a name is unknown or a number out of its range.
+        SystemExit: The parser refused a word, after one line on stderr.
+        ConfigError: A setting is impossible, or would be ignored.
+        StoreError: There is no study to resume, or no place for a new one.
     """
-    config = _config(arguments, _defaults(arguments))
-    _check_names(config, here)
+    options = vars(parser().parse_args(words))
+    _check_flags(options)
+    _hide_password(options)
+    resume = "resume" in options
+    config = _resumed_config(options) if resume else new_config(options)
+    return SearchCommand(
+        config=config,
+        run=Path(options["resume"]) if resume else _make_run_folder(options, config),
+        resume=resume,
+        teacher_files=options.get("teacher", {}),
+        **{name: options[name] for name in ("extend", "cache", "database", "workers", "address") if name in options},
+        time_limit_s=options.get("time_limit"),
+    )
+
+
+def new_config(options: Mapping[str, Any], require_device: bool = True) -> SearchConfig:
+    """Return the settings of a new study.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+        require_device: Whether this machine has to have the device.
+
+    Raises:
+        ConfigError: A name is unknown or a number out of its range.
+    """
+    config = _config(options, _defaults(options))
+    _check_names(config, require_device)
     return config
 
 
@@ -105,48 +160,59 @@ def default_workers(config: SearchConfig) -> int:
     return max(1, cpu_count() // config.distill.ranks)
 
 
-def check_flags(arguments: dict[str, Any]) -> None:
-    """Raise ConfigError for a flag that would be ignored, or a number of no meaning."""
-    if "plan" in arguments:
+def _check_flags(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a flag that would be ignored, or a number out of its range."""
+    if "plan" in options:
         raise ConfigError("--plan: has to be written in full")
-    if "resume" in arguments and "run" in arguments:
+    if "resume" in options and "run" in options:
         raise ConfigError("--run: does not go with --resume")
-    if "extend" in arguments and "resume" not in arguments:
+    if "extend" in options and "resume" not in options:
         raise ConfigError("--extend: only with --resume")
-    if arguments.get("workers", 1) < 1:
-        raise ConfigError(f"--workers: {arguments['workers']}: must be 1 or more")
-    if not arguments.get("time_limit", 1) > 0:
-        raise ConfigError(f"--time-limit: {arguments['time_limit']}: must be over 0")
+    for name in ("extend", "workers"):
+        if options.get(name, 1) < 1:
+            raise ConfigError(f"--{name}: {options[name]}: must be 1 or more")
+    if not options.get("time_limit", 1) > 0:
+        raise ConfigError(f"--time-limit: {options['time_limit']}: must be over 0")
 
 
-def _resumed(arguments: dict[str, Any]) -> tuple[SearchConfig, Path]:
-    """The study's own settings, with the budget that --extend makes of it."""
+def _hide_password(options: dict[str, Any]) -> None:
+    """Move a password in --database to PGPASSWORD: this process alone has it, and it is stored nowhere."""
+    if "database" not in options or (password := password_of(options["database"])) is None:
+        return
+    os.environ["PGPASSWORD"] = password
+    options["database"] = without_password(options["database"])
+    advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
+    announce(f"the password in --database is not stored: {advice}", _LOG)
+
+
+def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the settings of the study to resume, with the budget that --extend raises.
+
+    Raises:
+        ConfigError: Options, the search space or versions differ from those of the study.
+    """
     from nas.measure.environment import versions  # imports torch
 
-    more = arguments.get("extend", 0)
-    if "extend" in arguments and more < 1:
-        raise ConfigError(f"--extend: {more}: must be 1 or more")
-    run_dir = Path(arguments["resume"])
-    with Store.open(run_dir, database=arguments.get("database")) as store:
+    with Store.open(Path(options["resume"]), database=options.get("database")) as store:
         info = store.info
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
-    changed = stored.differences(_config(arguments, stored))
+    changed = stored.differences(_config(options, stored))
     changed += compatibility.of_space(info, SPACES[stored.space].choices())
     changed += compatibility.of_versions(info, versions())
     if changed:
-        hint = " (--extend M raises the budget)" if "budget" in arguments else ""
+        hint = " (--extend M raises the budget)" if "budget" in options else ""
         raise ConfigError(
-            f"--resume goes on with the study's own settings and versions; these differ: {'; '.join(changed)}{hint}"
+            f"--resume keeps the study's own settings and versions; these differ: {'; '.join(changed)}{hint}"
         )
-    return replace(stored, budget=stored.budget + more), run_dir
+    return replace(stored, budget=stored.budget + options.get("extend", 0))
 
 
-def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
-    """The folder of a new study, made now: one that cannot be written is better known before an hour of work."""
+def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
+    """Make and return the folder of a new study: one that cannot be written is refused before an hour of work."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    run_dir = Path(arguments.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
-    Store.find_room(run_dir, arguments.get("database"))
+    run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
+    Store.find_room(run_dir, options.get("database"))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,40 +220,41 @@ def _new_folder(arguments: dict[str, Any], config: SearchConfig) -> Path:
     return run_dir
 
 
-def _defaults(arguments: dict[str, Any]) -> SearchConfig:
-    """The defaults of the chosen space and device: resolution, reference and baselines are of its scale."""
+def _defaults(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the defaults of the chosen space and device; resolution, reference and baselines suit the space."""
     base = SearchConfig()
-    if arguments.get("space") == "full":
+    if options.get("space") == "full":
         names = ("eradio_xt", "eradio_t", "eradio_s")
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
-    if not supports(base.sampler, arguments.get("objectives", base.objectives)):
+    if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
-    if (_auto_device() if arguments.get("device") == "auto" else arguments.get("device")) == "cuda":
+    if (_auto_device() if options.get("device") == "auto" else options.get("device")) == "cuda":
         base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))
     return base
 
 
-def _config(arguments: dict[str, Any], base: SearchConfig) -> SearchConfig:
+def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
+    """Return the settings of `base` with those that the options change; "auto" is resolved."""
     plain = base.to_dict()
-    if "measure_arm" in arguments:
-        arguments = {**arguments, "measure_arm": _arm(arguments["measure_arm"], base.measure_arm)}
-    given = {k: v for k, v in arguments.items() if k in plain and v is not None}
-    limits = {**plain["limits"], **given_limits(arguments)}
-    distill = {**plain["distill"], **arguments.get("distill_settings", {})}
-    if "steps" in arguments:
-        distill["rung_steps"] = arguments["steps"]
-    if "image_px" in arguments:
-        distill["image_px"] = arguments["image_px"]
-    device = given.get("device", plain["device"])
+    changes = {name: value for name, value in options.items() if name in plain and value is not None}
+    if "measure_arm" in changes:
+        changes["measure_arm"] = _arm(changes["measure_arm"], base.measure_arm)
+    limits = {**plain["limits"], **given_limits(options)}
+    distill = {**plain["distill"], **options.get("distill_settings", {})}
+    if "steps" in options:
+        distill["rung_steps"] = options["steps"]
+    if "image_px" in options:
+        distill["image_px"] = options["image_px"]
+    device = changes.get("device", plain["device"])
     if device == "auto":
-        given["device"] = device = _auto_device()
+        changes["device"] = device = _auto_device()
     if distill["precision"] == "auto" and device in ("cpu", "cuda"):
         distill["precision"] = _auto_precision(device)
-    return SearchConfig.from_dict({**plain, **given, "limits": limits, "distill": distill})
+    return SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill})
 
 
-def _check_names(config: SearchConfig, here: bool = True) -> None:
-    """Fails before anything expensive where a name is unknown; DistillConfig and SearchConfig check the numbers."""
+def _check_names(config: SearchConfig, require_device: bool = True) -> None:
+    """Raise ConfigError for an unknown name or a missing device; SearchConfig has checked the numbers."""
     if config.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
     check_objectives(config)
@@ -198,7 +265,7 @@ def _check_names(config: SearchConfig, here: bool = True) -> None:
     if config.device == "cuda":
         import torch
 
-        if here and not torch.cuda.is_available():
+        if require_device and not torch.cuda.is_available():
             raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
     elif config.device != "cpu":
         raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
@@ -215,7 +282,7 @@ def _check_limits(config: SearchConfig) -> None:
 
 
 def _arm(words: str, base: str | None = None) -> str:
-    """The whole name of the arm that `words` change. ArmError for a word that is none."""
+    """Return the full text of the runtime settings that `words` change; ArmError for an unknown word."""
     from nas.measure.arms import Arm
 
     return str(Arm.parse(words, Arm.parse(base) if base else None))
@@ -228,7 +295,7 @@ def _auto_device() -> str:
 
 
 def _auto_precision(device: str) -> str:
-    """Resolved here and stored, so that a study does not change its numbers when it goes on elsewhere."""
+    """Return the precision that suits the device; it is stored, so that a study resumed elsewhere keeps its numbers."""
     import torch
 
     if device == "cuda":
@@ -249,80 +316,81 @@ def _steps(text: str) -> tuple[int, ...]:
 
 
 class _Setting(argparse.Action):
-    """Collects KEY=VALUE for `DistillConfig`; a value is JSON, or else text."""
+    """Gathers KEY=VALUE settings of `DistillConfig` in a dict; a value is JSON, or else text."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         key, equals, text = str(values).partition("=")
-        known = DistillConfig().__dict__
-        if not equals or key not in known:
-            raise argparse.ArgumentError(self, f"{values!r}: must be KEY=VALUE with one of {', '.join(known)}")
+        defaults = vars(DistillConfig())
+        if not equals or key not in defaults:
+            raise argparse.ArgumentError(self, f"{values!r}: must be KEY=VALUE with one of {', '.join(defaults)}")
         try:
             value = json.loads(text)
         except ValueError:
             value = text
-        if type(value) not in _kinds(known[key]):  # True is an int to isinstance
-            raise argparse.ArgumentError(self, f"{key}: {text}: must be like the default, {json.dumps(known[key])}")
+        if type(value) not in _types_like(defaults[key]):  # True is an int to isinstance
+            raise argparse.ArgumentError(self, f"{key}: {text}: must be like the default, {json.dumps(defaults[key])}")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), key: value})
 
 
-def _kinds(default: Any) -> tuple[type, ...]:
-    """Types that a value may have in the place of `default`."""
+def _types_like(default: Any) -> tuple[type, ...]:
+    """Return the types of a value that may replace `default`."""
     if isinstance(default, bool | str | dict):
         return (type(default),)
     return (list,) if isinstance(default, tuple) else (int,) if isinstance(default, int) else (int, float)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``nas.search``. An absent flag leaves no trace in the namespace."""
-    made = OneLineParser(
+    """Return the parser of ``nas.search``; an option that is not given is not in the namespace."""
+    search = OneLineParser(
         prog="python -m nas.search",
-        description="Searches hybrid CNN-transformer backbones: measured throughput against distilled score.",
+        description="Search hybrid CNN-transformer backbones for the best distillation score and throughput.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    add = made.add_argument
+    add = search.add_argument
     add_settings(add)
-    add("--run", metavar="DIR", help="folder of the study (default runs/<date>-<sampler>-s<seed>)")
-    add("--resume", metavar="DIR", help="go on with the study in DIR, or share its work with a driver that is at it")
-    add("--extend", type=int, metavar="M", help="with --resume: evaluate M more architectures than the study was to")
+    add("--run", metavar="DIR", help="folder of the new study (default: runs/<date>-<sampler>-s<seed>)")
+    resume = "resume the study in DIR, or help a search that is working on it (default: start a new study)"
+    add("--resume", metavar="DIR", help=resume)
+    add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
     add("--database", metavar="URL", help=_DATABASE_HELP)
-    add("--workers", type=int, metavar="N", help="trials at a time (default: one a CPU or GPU; of a cluster, all)")
+    workers = "trials at a time (default: one per CPU or GPU; on a cluster as many as its nodes take)"
+    add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     add("--time-limit", type=float, metavar="S", help=_TIME_LIMIT_HELP)
-    add("--plan", action="store_true", help="run nothing and print what it would cost, as nas.plan with the same flags")
-    add_limit_flags(made, LIMITS_HELP)
-    return made
+    plan = "run nothing and print what the search would cost, as nas.plan with the same flags (default: search)"
+    add("--plan", action="store_true", help=plan)
+    add_limit_flags(search, LIMITS_HELP)
+    return search
 
 
 def add_settings(add: Callable[..., object]) -> None:
-    """Add what a search's numbers depend on, and where its images and teachers come from."""
+    """Add the options that a search's numbers depend on, and those that say where images and teachers come from."""
     defaults = SearchConfig()
-    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default {defaults.budget})")
-    add("--seed", type=int, help="of sampling, initial weights and image order (default 0)")
-    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {defaults.sampler})")
-    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
-    add("--space", metavar="NAME", help=f"{', '.join(SPACES)} (default {defaults.space})")
-    add("--data", metavar="URI", help=_DATA_HELP)
-    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default builtin)")
-    add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
-    add("--device", metavar="NAME", help="auto, cpu or cuda (default cpu)")
     rungs = ",".join(map(str, defaults.distill.rung_steps))
-    add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default {rungs})")
+    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default: {defaults.budget})")
+    add("--seed", type=int, help=f"seed of sampling, initial weights and image order (default: {defaults.seed})")
+    add("--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: {defaults.sampler})")
+    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
+    add("--space", metavar="NAME", help=f"search space: one of {', '.join(SPACES)} (default: {defaults.space})")
+    add("--data", metavar="URI", help=_DATA_HELP)
+    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
+    add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
+    add("--device", metavar="NAME", help=f"auto, cpu or cuda (default: {defaults.device})")
+    add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default: {rungs})")
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
-    add("--train-images", type=int, metavar="N", help=f"(default {defaults.train_images})")
-    add("--val-images", type=int, metavar="N", help=f"held-out images (default {defaults.val_images})")
-    add("--views", type=int, metavar="N", help=f"stored augmentations of each train image (default {defaults.views})")
-    add(
-        "--storage",
-        metavar="NAME",
-        help=f"of the teachers' targets: int8, int4, bf16, fp32 (default {defaults.storage})",
-    )
-    add("--image-px", type=int, metavar="PX", help=f"student's input size (default {defaults.distill.image_px})")
-    add("--measure-batch", type=int, metavar="N", help=f"batch of the throughput (default {defaults.measure_batch})")
+    add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
+    add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
+    add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
+    storage = f"format of the teachers' targets: int8, int4, bf16 or fp32 (default: {defaults.storage})"
+    add("--storage", metavar="NAME", help=storage)
+    add("--image-px", type=int, metavar="PX", help=f"input size of candidates (default: {defaults.distill.image_px})")
+    batch = f"images per call when a candidate is measured (default: {defaults.measure_batch})"
+    add("--measure-batch", type=int, metavar="N", help=batch)
     add("--arm", dest="measure_arm", metavar="WORDS", help=_ARM_HELP)
-    most = f"of one net, at most (default {defaults.measure_seconds:g}; less where ±1 %% is reached)"
-    add("--measure-seconds", type=float, metavar="S", help=most)
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default ~/.cache/backbone-nas)")
+    seconds = "longest measurement of a candidate; it ends earlier when it is exact to 1 %%"
+    add("--measure-seconds", type=float, metavar="S", help=f"{seconds} (default: {defaults.measure_seconds:g})")
+    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")

@@ -1,4 +1,4 @@
-"""Progress of a search: a live panel on a terminal, one line an event elsewhere."""
+"""The progress of a search: a live panel on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LOG = logging.getLogger(__name__)
 
 
 class SearchProgress:
-    """Listener of a `StudyLoop`: budget, ETA, front size, hypervolume, the last events."""
+    """A listener of `StudyLoop` that shows budget, remaining time, front size, hypervolume and the last events."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
         self._recent: list[str] = []
-        self._done_before: int | None = None
+        self._evaluated_before: int | None = None
 
     @contextmanager
     def showing(self) -> Iterator[SearchProgress]:
-        """Shows the live panel while the body runs, where there is a terminal."""
+        """Show the live panel on a terminal while the body runs."""
         if not self._console.is_terminal:
             yield self
             return
@@ -38,9 +38,9 @@ class SearchProgress:
             yield self
 
     def __call__(self, loop: StudyLoop, record: TrialRecord) -> None:
-        """Shows a new state of the study."""
-        if self._done_before is None:
-            self._done_before = loop.evaluated - int(record.counts)
+        """Show the new state of a trial, and log it."""
+        if self._evaluated_before is None:
+            self._evaluated_before = loop.evaluated - int(record.counts)
         if record.state is not TrialState.RUNNING or record.reason:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
@@ -57,8 +57,8 @@ class SearchProgress:
         return f"{loop.evaluated}/{loop.config.budget} front {size} hypervolume {volume:.3f} ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
-        """Remaining time at this session's pace, or "?" before the first trial ended."""
-        done = loop.evaluated - (self._done_before or 0)
+        """Return the remaining time at this session's pace, or "?" before its first trial has ended."""
+        done = loop.evaluated - (self._evaluated_before or 0)
         if done <= 0:
             return "?"
         return clock(loop.session_s / done * (loop.config.budget - loop.evaluated))
@@ -76,10 +76,10 @@ class SearchProgress:
 
 
 def describe(record: TrialRecord) -> str:
-    """A trial that is finished, or will be run again, in one line."""
-    who = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
+    """Return one line on a trial that is finished or will be run again."""
+    name = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
-    words = [f"#{record.number}", who, "is put off:" if again else record.state.value]
+    words = [f"#{record.number}", name, "will run again:" if again else record.state.value]
     if record.measurement:
         words.append(f"{record.measurement.throughput_img_s:.0f} img/s ({record.measurement.ratio:.2f}x)")
     if record.rungs:

@@ -19,7 +19,6 @@ from filelock import FileLock
 
 from experiments.benchmarks.postgres import PASSWORD
 from nas.samplers import make_sampler
-from nas.search import session as search
 from nas.search.__main__ import main
 from nas.storage.location import holds_study
 from nas.storage.store import Store, read_study
@@ -81,8 +80,8 @@ def test_a_refused_command_changes_nothing(
     targets = SimpleNamespace(train=[0] * 256, val=[0] * 64, path=tmp_path, build_seconds=0.0, data_fingerprint="f")
     targets.teachers = {"lite0": SimpleNamespace(fingerprint="f")}
     monkeypatch.setattr("nas.cache.open_study_targets", lambda *words, **settings: targets)
-    monkeypatch.setattr(search, "_embed_class_names", lambda *words: None)
-    monkeypatch.setattr(search, "_teacher_facts", lambda *words: {})
+    monkeypatch.setattr("nas.distill.evaluation.zero_shot.embed_class_names", lambda *words, **settings: None)
+    monkeypatch.setattr("nas.distill.evaluation.reference_scores.teacher_facts", lambda *words: {})
     before = Store.open(run).info
     nobody = ["--address", "127.0.0.1:1"]
     assert "cannot join a Ray cluster" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.search.session import REPORT_EVERY_S, REST, LiveReport, end
+from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, end_search
 from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
@@ -49,7 +49,7 @@ def test_the_report_is_written_while_the_search_runs_and_then_rests(study, tmp_p
 
 
 def test_a_slow_report_rests_longer_and_one_that_fails_stops_nothing(tmp_path, study):
-    times = iter([0.0, 60.0, 64.0, 64.0 + 4 * REST - 1, 64.0 + 4 * REST, 400.0])
+    times = iter([0.0, 60.0, 64.0, 64.0 + 4 * REST_FACTOR - 1, 64.0 + 4 * REST_FACTOR, 400.0])
     said: list[str] = []
     live = LiveReport(tmp_path / "nowhere", lambda loop, record: None, said.append, lambda: next(times))
     live(None, study.trials[0])  # takes four seconds to fail
@@ -69,7 +69,7 @@ def loop(tmp_path):
 
 def test_a_last_report_that_fails_is_said_and_hides_nothing(loop, tmp_path, capsys):
     (tmp_path / "run" / "report.html").mkdir()  # nothing can be written there
-    end(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
+    end_search(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
     said = capsys.readouterr().out
     assert "the report could not be written" in said
     assert f"python -m reports {tmp_path / 'run'}" in said
@@ -79,5 +79,5 @@ def test_a_last_report_that_fails_is_said_and_hides_nothing(loop, tmp_path, caps
 @pytest.mark.parametrize("why", ["20 failed architectures in a row", None])
 def test_a_session_says_why_it_ended_before_its_budget(loop, tmp_path, why):
     loop.gave_up = why
-    end(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
+    end_search(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
     assert read_study(tmp_path / "run").info.sessions[-1].get("ending") == why

@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool
 
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.samplers import make_sampler
-from nas.search.session import LiveReport
+from nas.search.live_report import LiveReport
 from nas.storage import errors
 from nas.storage import liveness as presence
 from nas.storage import location as place

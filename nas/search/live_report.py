@@ -1,0 +1,109 @@
+"""The report of a search, while it runs and at its end, and the last line that a user sees."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from nas.cli import clock, one_line
+from nas.command_log import announce
+from nas.study.loop import Listener, StudyLoop
+from nas.study.records import TrialRecord, TrialState, trial_seconds
+
+REPORT_EVERY_S = 60.0  # shortest time between two reports while the search runs
+REST_FACTOR = 50  # rest this many times as long as the last report took: reports cost at most 2 % of the time
+_LOG = logging.getLogger(__name__)
+
+
+class LiveReport:
+    """A listener of `StudyLoop` that writes the report while the search runs.
+
+    Args:
+        run_dir: Folder of the study.
+        listener: Another listener, which receives every record first.
+        announce: Shows a line to the user.
+        now: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        listener: Listener,
+        announce: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir, self._listener, self._announce, self._now = run_dir, listener, announce, now
+        self._due_s = now() + REPORT_EVERY_S
+
+    def __call__(self, loop: StudyLoop, record: TrialRecord) -> None:
+        """Pass the record on, then write the report if it is due; a report that fails does not stop the search."""
+        self._listener(loop, record)
+        start_s = self._now()
+        if record.state is TrialState.RUNNING or start_s < self._due_s:
+            return
+        from reports.page import build_report
+
+        try:
+            with threadpool_limits(limits=1):  # the other cores train and measure
+                build_report(self._run_dir)
+        except Exception as error:
+            self._announce(f"the report could not be written while the search runs: {one_line(error)}")
+        end_s = self._now()
+        self._due_s = end_s + max(REPORT_EVERY_S, REST_FACTOR * (end_s - start_s))
+
+
+def end_search(
+    loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console
+) -> None:
+    """Store where the time went, build the report and show how the search ended.
+
+    Args:
+        loop: The loop of the study.
+        workers: Trials at a time in this session.
+        teacher_seconds: Seconds spent on the teachers' outputs, if the study does not have them yet.
+        run_dir: Folder of the study.
+        ending: How the search ended, in a word or two.
+        console: Takes the last line; the path of the report goes to stdout.
+    """
+    _store_time_spent(loop, workers, teacher_seconds)
+    _show_ending(loop, ending, console)
+    if loop.trials:
+        _write_report(run_dir, console)
+
+
+def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
+    """Store the workers' seconds by purpose, over all sessions."""
+    busy = trial_seconds(loop.trials.values(), loop.info.rung_steps)
+    idle = {"waiting and start-up": max(0.0, loop.worker_seconds(workers) - sum(busy.values()))}
+    loop.close({"teachers": loop.info.time_spent.get("teachers", teacher_seconds), **busy, **idle}, workers)
+
+
+def _show_ending(loop: StudyLoop, ending: str, console: Console) -> None:
+    size, volume = loop.front_summary()
+    states = [state for state in TrialState if loop.counts[state] and state is not TrialState.RUNNING]
+    counts = ", ".join(f"{loop.counts[state]} {state.value}" for state in states)
+    line = (
+        f"{ending} after {clock(loop.elapsed_s)}: {loop.evaluated} unique architectures evaluated ({counts}); "
+        f"front of {size}, hypervolume {volume:.3f}"
+    )
+    announce(line, _LOG, console)
+
+
+def _write_report(run_dir: Path, console: Console) -> None:
+    """Build the report and print its path; an error is shown, and must not hide an interruption under way."""
+    from reports.page import build_report
+
+    try:
+        path = build_report(run_dir)
+    except Exception as error:
+        _LOG.exception("the report could not be written")
+        line = f"the report could not be written: {one_line(error)}; to try again: python -m reports {run_dir}"
+        announce(line, _LOG, console, logging.WARNING)
+        return
+    print(path)
+    _LOG.info("report: %s", path)
