@@ -43,20 +43,19 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that is refused; that a password is not stored is said before it."""
-    assert main(arguments) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert len(said) == 1 + said[0].startswith("the password in --database is not stored")
-    return said[-1]
+def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """Run a command that is refused, and return its error; only a line on --database may stand before the error."""
+    assert main(arguments) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert ["--database" in line for line in lines[:-1]] in ([], [True])
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
 
 
 def test_other_settings_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["--resume", str(run), "--budget", "20", "--sampler", "tpe", "--steps", "5,9"], capsys)
-    assert (
-        "budget: 12 -> 20; sampler: evolution -> tpe; rung_steps: [10, 30] -> [5, 9] (--extend M raises the budget)"
-        in line
-    )
+    assert "budget: 12 -> 20; sampler: evolution -> tpe; rung_steps: [10, 30] -> [5, 9]" in line
+    assert "--extend" in line
 
 
 def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +69,7 @@ def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.
 
 def test_other_versions_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Store.open(run).update_info(lambda info: replace(info, environment={"torch": "0.4"}))
-    assert f"these differ: version of torch: 0.4 -> {torch.__version__}" in refused(["--resume", str(run)], capsys)
+    assert f"version of torch: 0.4 -> {torch.__version__}" in refused(["--resume", str(run)], capsys)
 
 
 def test_a_refused_command_changes_nothing(
@@ -84,34 +83,35 @@ def test_a_refused_command_changes_nothing(
     monkeypatch.setattr("nas.distill.evaluation.reference_scores.teacher_facts", lambda *words: {})
     before = Store.open(run).info
     nobody = ["--address", "127.0.0.1:1"]
-    assert "cannot join a Ray cluster" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys)
+    assert "--address" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys, code=1)
     assert Store.open(run).info == before
-    assert "cannot join a Ray cluster" in refused(["--run", str(tmp_path / "new"), *nobody], capsys)
+    assert "--address" in refused(["--run", str(tmp_path / "new"), *nobody], capsys, code=1)
     assert not holds_study(tmp_path / "new")
 
     Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
     before = Store.open(run).info
-    assert "measured on Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    assert "Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
     monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *words, **settings: nullcontext())
     (run / "drivers").mkdir()
     with FileLock(run / "drivers" / "elsewhere:1:aa"):
-        assert "elsewhere works on this study" in refused(["--resume", str(run), "--extend", "50"], capsys)
+        assert "elsewhere" in refused(["--resume", str(run), "--extend", "50"], capsys)
     assert Store.open(run).info == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "keyword", "code"),
     [
-        (["--extend", "5"], "--extend: only with --resume"),
-        (["--resume", "RUN", "--extend", "0"], "--extend: 0: must be 1 or more"),
-        (["--resume", "RUN", "--database", "postgresql://u:s3cret@h/n"], "not in postgresql://u@h/n"),
-        (["--run", "NEW", "--database", "s3cret"], "must be like postgresql://"),
-        (["--run", "NEW", "--database", "postgresql://u:s3cret@127.0.0.1:1/n"], "127.0.0.1"),
+        (["--extend", "5"], "--extend: ", 2),
+        (["--resume", "RUN", "--extend", "0"], "--extend: 0: ", 2),
+        (["--resume", "RUN", "--database", "postgresql://u:s3cret@h/n"], "postgresql://u@h/n", 2),
+        (["--run", "NEW", "--database", "s3cret"], "postgresql://", 2),
+        (["--run", "NEW", "--database", "postgresql://u:s3cret@127.0.0.1:1/n"], "127.0.0.1", 1),
     ],
 )
 def test_bad_input_is_one_line(
     arguments: list[str],
-    words: str,
+    keyword: str,
+    code: int,
     run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -119,8 +119,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "")  # put back after the command took one for itself
     places = {"RUN": str(run), "NEW": str(tmp_path / "new")}
-    line = refused([places.get(word, word) for word in arguments], capsys)
-    assert words in line
+    line = refused([places.get(word, word) for word in arguments], capsys, code)
+    assert keyword in line
     assert "s3cret" not in line
 
 
@@ -132,10 +132,8 @@ def test_a_password_in_the_url_is_used_by_the_whole_command(
         Store.create(tmp_path / "taken", Store.open(run).info, sampler, server.url)
         monkeypatch.setenv("PGPASSWORD", "wrong")
         again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--database"]
-        assert "password authentication failed" in refused([*again, server.url], capsys)
-        assert "already holds a study 'taken'" in refused(
-            [*again, server.url.replace("nas@", f"nas:{PASSWORD}@")], capsys
-        )
+        assert "authentication" in refused([*again, server.url], capsys, code=1)
+        assert "'taken'" in refused([*again, server.url.replace("nas@", f"nas:{PASSWORD}@")], capsys)
         assert len(read_study(tmp_path / "taken").trials) == 0, "and what comes after it reads the study"
 
 
@@ -154,13 +152,13 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         bare = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
         first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True, env=bare)
         assert first.stderr is not None
-        said = []
-        while not any(" complete " in line for line in said[-1:]):
-            said.append(first.stderr.readline())
-            assert said[-1], "".join(said)
+        lines = []
+        while not any(" complete " in line for line in lines[-1:]):
+            lines.append(first.stderr.readline())
+            assert lines[-1], "".join(lines)
         second = subprocess.Popen(command(resume, cache), stderr=subprocess.PIPE, text=True)
-        while sum(" complete " in line or " stopped " in line for line in said) < 4:
-            said.append(first.stderr.readline())
+        while sum(" complete " in line or " stopped " in line for line in lines) < 4:
+            lines.append(first.stderr.readline())
         first.kill()
         assert second.communicate(timeout=PATIENCE_S)[1]
         assert second.returncode == 0
@@ -177,12 +175,15 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         assert again.trials[: len(study.trials)] == study.trials
         assert sum(t.counts for t in again.trials) == again.info.config["budget"] == 6
         assert [session["budget"] for session in again.info.sessions] == [5, 5, 6]
-        assert "password in --database is not stored" in "".join(said)
-        assert PASSWORD not in json.dumps(again.info.to_dict()) + (run / "study.json").read_text() + "".join(said)
+        assert "--database" in "".join(lines)
+        assert PASSWORD not in json.dumps(again.info.to_dict()) + (run / "study.json").read_text() + "".join(lines)
         assert PASSWORD not in (run / "report.html").read_text()
 
         Store.open(run).update_info(lambda info: replace(info, teachers={"xfeat": "another"}))
         other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
         assert other.returncode == 2
         assert "teacher xfeat: another -> " in other.stderr
+        log = (run / "logs" / "search.log").read_text()
+        assert log.count("Traceback (most recent call last)") == 1
+        assert PASSWORD not in log
         assert not list((run / "checkpoints").iterdir())
