@@ -74,9 +74,9 @@ class Clock:
         self.spent = tuple(after - before for after, before in zip(now, self.at_first, strict=True))
 
 
-def sleeping(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+def sleeping(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """The stages of a trial that does nothing: a measurement, then one rung."""
-    half_s = float(places.targets_dir) / 2  # the one field that this trial has no other use for
+    half_s = float(spec.targets_dir) / 2  # the one field that this trial has no other use for
     time.sleep(half_s)
     ratio = 1.0 + int(record.arch_id[:6], 16) / 2**24
     record = replace(record, params=1, macs=1, measurement=measurement(ratio))
@@ -111,7 +111,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
     store = Store.create(folder / "run", info(config), made)
     for name in FOLDERS:
         (folder / name).mkdir()
-    places = WorkerSpec(
+    spec = WorkerSpec(
         config=json.dumps(config.to_dict()),
         targets_dir=str(seconds),
         train_threads=1,
@@ -125,8 +125,8 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
 
     loop = StudyLoop(store, heard)
     clock.loop.count(loop, "next_trial", "take")
-    with open_cluster(places, workers) as site:
-        run_study(loop, site, stages=sleeping)
+    with open_cluster(spec, workers) as cluster:
+        run_study(loop, cluster, stages=sleeping)
     return clock
 
 

@@ -1,6 +1,8 @@
-"""The parts of `nas.backend.ray_tune`, and the only modules that name ray.
+"""Execute trials: on workers of Ray, in a pool of local processes, or on a simulated clock.
 
-What Ray is to know before it is imported is set here, for this process and for the nodes that it starts itself.
+`ray_tune` runs a study, with `cluster`, `watchdog`, `worker` and `worker_spec`; these are the only modules that know
+ray. Ray reads its environment variables when it is imported, so they are set here, for this process and for the nodes
+that it starts.
 """
 
 from __future__ import annotations
@@ -20,4 +22,5 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
 os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "10000"  # else nodes start their workers one after the other
 
-OF_WORKERS = {key: os.environ[key] for key in os.environ if key.startswith(("RAY_ACCEL_", "RAY_TRAIN_"))}
+# The variables that workers on the nodes of another cluster need too.
+WORKER_ENVIRONMENT = {key: os.environ[key] for key in os.environ if key.startswith(("RAY_ACCEL_", "RAY_TRAIN_"))}

@@ -1,20 +1,20 @@
-"""The nodes of a Ray cluster that others keep: which of them can take trials, and how many.
+"""The nodes of a Ray cluster that somebody else runs: which of them take trials, how many, and whether the head lives.
 
-A node gets no trial before a task on it has seen what the driver sees: the run folder, the same targets, the same code,
-and the study's kind of device. One that sees something else is named with its reason and left out. So in a mixed
-cluster nothing is measured on another kind of device: trials are placed by the ids of the nodes that passed, whatever
-Ray has in the way of labels for a device. Nodes that join later are looked at in the same way.
+A node gets no trial before a task on it has compared what the node sees with what the driver sees: the run folder, the
+teachers' targets, the code, and the study's kind of device. A node that differs is left out, and its reason is shown.
+So no measurement of a mixed cluster comes from another kind of device: trials are placed by the ids of the accepted
+nodes, whatever labels Ray has for a device. Nodes that join later are checked in the same way.
 
-Says in one line that Ray's head is gone. Ray itself ends the process a minute later, with words of its own.
-
-By then the main thread may hang in a call of Ray's, where no exception reaches it. So the process is ended from here,
-as if it were killed: all that was finished is in the store.
+When the head of Ray is gone, Ray ends the driver a minute later with a message of its own. `head_watchdog` ends the
+driver earlier, with one line. The main thread may hang in a call of Ray by then, where no exception reaches it, so the
+process ends as if it were killed: every finished trial is in the store.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import socket
@@ -35,161 +35,178 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import FAILED, OperationFailed
 
-_EVERY_S = 2.0  # between looks at who is there
-_ANSWER_S = 120.0  # a node that takes longer to import torch is no help
-_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
+_REFRESH_EVERY_S = 2.0
+_ANSWER_TIMEOUT_S = 120.0  # a node that takes longer to import torch does not help
+_COMPARED_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
+_HEAD_CHECK_EVERY_S = 2.0
+_HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
+_SHOW_CURSOR = "\x1b[?25h"  # a live panel hides the cursor
+_LOG = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
-class NodesError(ValueError):
-    """A study and a device that do not go together; the message is one line."""
+class DeviceMismatchError(ValueError):
+    """A study that was measured on another kind of device than the present one; the message is one line."""
 
 
-class ClusterError(NodesError, OperationFailed):
+class ClusterError(ValueError, OperationFailed):
     """A cluster that cannot be joined, or has no node that can take a trial; the message is one line."""
 
 
-class Nodes:
-    """A cluster's nodes, looked at from time to time; what changes is said by `say`.
+class NodeSlots:
+    """The accepted nodes of a cluster, as the `WorkerSlots` of a study; refreshed from time to time.
 
     Args:
-        places: as of the trials; its checkpoint folder takes the files of the checks.
-        kind: the study's kind of device, see `nas.measure.environment.device_kind`; None: the driver's.
-        most: trials at a time; None: as many as the nodes can take.
+        spec: What a worker needs; its checkpoint folder takes the probe files of the nodes.
+        device_kind: The study's kind of device, see `nas.measure.environment.device_kind`; None for the driver's.
+        max_workers: Trials at a time; None for as many as the nodes can take.
+        announce: Shows a line to the user, as on a node that is left out.
     """
 
-    def __init__(self, places: WorkerSpec, kind: str | None, most: int | None, say: Say) -> None:
-        self._places, self._most, self._say = places, most, say
+    def __init__(self, spec: WorkerSpec, device_kind: str | None, max_workers: int | None, announce: Announce) -> None:
+        self._spec, self._max_workers, self._announce = spec, max_workers, announce
         self._token = uuid.uuid4().hex
-        folder = Path(places.checkpoint_dir)
-        _file(folder, self._token).write_text(self._token)
-        self._wanted = seen(places, self._token) | ({"device": kind} if kind else {})
-        self._waiting: dict[str, tuple[Any, float]] = {}  # node id -> what it sees, to come; since when
-        self._good: tuple[str, ...] = ()  # also those that are gone: a list that changes ends idle workers
-        self._refused: dict[str, str] = {}
+        folder = Path(spec.checkpoint_dir)
+        _probe_file(folder, self._token).write_text(self._token)
+        self._expected = node_facts(spec, self._token) | ({"device": device_kind} if device_kind else {})
+        self._asked: dict[str, tuple[Any, float]] = {}  # node id -> reference to its facts, time of the question
+        self._accepted: tuple[str, ...] = ()  # also nodes that are gone: Tune ends idle workers when the ids change
+        self._refused: dict[str, str] = {}  # node id -> reason
         self._alive: frozenset[str] = frozenset()
-        self._room, self._looked = 0, -_EVERY_S
+        self._capacity, self._refreshed_s = 0, -_REFRESH_EVERY_S
 
     def __enter__(self) -> Self:
-        """Waits until every node that is there now was looked at. NodesError where none is left."""
-        self._look()
-        while self._waiting:
+        """Wait until every present node is accepted or refused; ClusterError where none is accepted."""
+        self._refresh()
+        while self._asked:
             time.sleep(0.1)
-            self._look()
-        if not self._room:
-            reasons = "; ".join(f"{where}: {reason}" for where, reason in self._refused.items())
-            self._forget_files()
+            self._refresh()
+        if not self._capacity:
+            reasons = "; ".join(f"{node_id}: {reason}" for node_id, reason in self._refused.items())
+            self._remove_probe_files()
             raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._forget_files()
+        self._remove_probe_files()
 
-    def workers(self) -> int:
-        """How many trials can run at a time at present."""
-        self._look_again()
-        return self._room if self._most is None else min(self._most, self._room)
+    def count(self) -> int:
+        """Return how many trials can run at a time at present."""
+        self._refresh_if_due()
+        return self._capacity if self._max_workers is None else min(self._max_workers, self._capacity)
 
     def node_ids(self) -> tuple[str, ...]:
-        """Of the nodes that take trials."""
-        return self._good
+        """Return the ids of the accepted nodes."""
+        return self._accepted
 
-    def holds(self, node_ids: tuple[str, ...]) -> bool:
-        """Whether one of these nodes is alive."""
-        self._look_again()
+    def any_alive(self, node_ids: tuple[str, ...]) -> bool:
+        """Return whether one of these nodes is in the cluster."""
+        self._refresh_if_due()
         return not self._alive.isdisjoint(node_ids)
 
-    def _forget_files(self) -> None:
-        folder = Path(self._places.checkpoint_dir)
-        for path in folder.glob(f"{_file(folder, self._token).name}*"):
+    def _remove_probe_files(self) -> None:
+        folder = Path(self._spec.checkpoint_dir)
+        for path in folder.glob(f"{_probe_file(folder, self._token).name}*"):
             path.unlink(missing_ok=True)
 
-    def _look_again(self) -> None:
-        if time.monotonic() - self._looked > _EVERY_S:
-            self._look()
+    def _refresh_if_due(self) -> None:
+        if time.monotonic() - self._refreshed_s > _REFRESH_EVERY_S:
+            self._refresh()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
+        """Ask new nodes for their facts, and judge those that have answered."""
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         for node_id, node in alive.items():
-            known = node_id in self._waiting or node_id in self._good or node_id in self._refused
-            if not known and self._places.trials_on(node["Resources"]):
-                self._waiting[node_id] = _ask(node_id, self._places, self._token), time.monotonic()
-        for node_id in list(self._waiting):
+            is_new = node_id not in self._asked and node_id not in self._accepted and node_id not in self._refused
+            if is_new and self._spec.capacity_of(node["Resources"]):
+                self._asked[node_id] = _ask(node_id, self._spec, self._token), time.monotonic()
+        for node_id in list(self._asked):
             self._judge(node_id, alive)
-        self._room = sum(self._places.trials_on(alive[n]["Resources"]) for n in self._good if n in alive)
-        self._alive, self._looked = frozenset(alive), time.monotonic()
+        self._capacity = sum(self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive)
+        self._alive, self._refreshed_s = frozenset(alive), time.monotonic()
 
     def _judge(self, node_id: str, alive: Mapping[str, Any]) -> None:
-        answer, since = self._waiting[node_id]
-        late = time.monotonic() - since > _ANSWER_S
+        """Accept or refuse a node whose answer is there or is late."""
+        answer, asked_s = self._asked[node_id]
+        late = time.monotonic() - asked_s > _ANSWER_TIMEOUT_S
         if node_id in alive and not late and not ray.wait([answer], timeout=0)[0]:
             return
-        del self._waiting[node_id]
+        del self._asked[node_id]
         if node_id not in alive:
             return
-        reason = _difference(self._wanted, answer, _file(Path(self._places.checkpoint_dir), self._token, node_id))
+        probe_file = _probe_file(Path(self._spec.checkpoint_dir), self._token, node_id)
+        reason = _find_difference(self._expected, answer, probe_file)
+        address = alive[node_id]["NodeManagerAddress"]
         if reason is None:
-            self._good = (*self._good, node_id)
+            self._accepted = (*self._accepted, node_id)
+            _LOG.info("node %s (%s) takes trials", address, node_id)
             return
         self._refused[node_id] = reason
-        self._say(f"node {alive[node_id]['NodeManagerAddress']} is left out: {reason}")
+        self._announce(f"node {address} is left out: {reason}")
 
 
-def seen(places: WorkerSpec, token: str, node_id: str = "") -> dict[str, str]:
-    """What this node sees of all that has to be the same everywhere."""
+def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str]:
+    """Return what this node sees of everything that has to be the same on all nodes.
+
+    Args:
+        spec: What a worker needs.
+        token: Content of the driver's probe file.
+        node_id: The node, which leaves a probe file of its own; "" for the driver.
+    """
     from nas.cache.targets import load_targets
     from nas.measure.environment import device_kind
 
-    folder = Path(places.checkpoint_dir)
-    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
-    theirs = _file(folder, token).read_text()
+    folder = Path(spec.checkpoint_dir)
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _COMPARED_PACKAGES}}
+    driver_token = _probe_file(folder, token).read_text()
     if node_id:
-        _file(folder, token, node_id).write_text(token)
+        _probe_file(folder, token, node_id).write_text(token)
     return {
-        "run folder": theirs,
-        "code": _code(),
+        "run folder": driver_token,
+        "code": _code_digest(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "teachers' outputs": load_targets(Path(places.targets_dir)).fingerprint,
-        "device": device_kind(json.loads(places.config)["device"]),
+        "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
+        "device": device_kind(json.loads(spec.config)["device"]),
     }
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _seen(places: WorkerSpec, token: str, node_id: str) -> dict[str, str]:
-    return seen(places, token, node_id)
+def _remote_node_facts(spec: WorkerSpec, token: str, node_id: str) -> dict[str, str]:
+    return node_facts(spec, token, node_id)
 
 
-def _ask(node_id: str, places: WorkerSpec, token: str) -> Any:
+def _ask(node_id: str, spec: WorkerSpec, token: str) -> Any:
+    """Ask a node for its facts; return Ray's reference to the answer."""
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return _seen.options(scheduling_strategy=strategy).remote(places, token, node_id)
+    return _remote_node_facts.options(scheduling_strategy=strategy).remote(spec, token, node_id)
 
 
-def _difference(wanted: Mapping[str, str], answer: Any, its_file: Path) -> str | None:
-    """Why a node cannot take part, or None."""
+def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path) -> str | None:
+    """Return why a node cannot take trials; None where it can."""
     try:
-        found = ray.get(answer, timeout=0)
+        facts = ray.get(answer, timeout=0)
     except ray.exceptions.GetTimeoutError:
-        return f"no answer within {_ANSWER_S:g} s"
+        return f"no answer within {_ANSWER_TIMEOUT_S:g} s"
     except Exception as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
-    for what, ours in wanted.items():
-        if found[what] != ours:
-            return f"{what}: {found[what]}, but the study has {ours}"
-    if not its_file.exists():
-        return f"what it writes into {its_file.parent} is not seen here: the folder is not shared"
-    its_file.unlink()
+    for fact, value in expected.items():
+        if facts[fact] != value:
+            return f"{fact}: {facts[fact]}, but the study has {value}"
+    if not probe_file.exists():
+        return f"the folder {probe_file.parent} is not shared: the driver does not see the node's file"
+    probe_file.unlink()
     return None
 
 
-def _file(folder: Path, token: str, node_id: str = "") -> Path:
-    """What a node writes for the driver to see, or the driver for the nodes; hidden, so that nobody takes it away."""
+def _probe_file(folder: Path, token: str, node_id: str = "") -> Path:
+    """Return a hidden file, by which the driver and a node check that they share a folder."""
     return folder / f".node-{token}{node_id}"
 
 
-def _code() -> str:
-    """A digest of this project's source files."""
+def _code_digest() -> str:
+    """Return a digest of this project's source files."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for package in ("search_space", "backbones", "nas"):
         for path in sorted((root / package).rglob("*.py")):
@@ -197,30 +214,31 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-_HEAD_EVERY_S = 2.0
-_PATIENCE_S = 40.0  # a head that comes back within a minute is no harm to Ray
-_SHOW_CURSOR = "\x1b[?25h"  # which a live panel hides
-
-
 @contextmanager
-def watched_head(address: str, advice: str) -> Iterator[None]:
-    """While the body runs, the process ends with one line where nobody listens at HOST:PORT any more."""
+def head_watchdog(address: str, advice: str) -> Iterator[None]:
+    """End the process with one line if the head of Ray at HOST:PORT stops listening while the body runs.
+
+    Args:
+        address: HOST:PORT of the head.
+        advice: How the user resumes, for the line.
+    """
     over = threading.Event()
-    threading.Thread(target=_watch, args=(address, advice, over), daemon=True, name="head").start()
+    threading.Thread(target=_watch_head, args=(address, advice, over), daemon=True, name="head").start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch(address: str, advice: str, over: threading.Event) -> None:
+def _watch_head(address: str, advice: str, over: threading.Event) -> None:
     host, _, port = address.rpartition(":")
-    seen = time.monotonic()
-    while not over.wait(_HEAD_EVERY_S):
+    answered_s = time.monotonic()
+    while not over.wait(_HEAD_CHECK_EVERY_S):
         with suppress(OSError):
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_EVERY_S).close()
-            seen = time.monotonic()
-        if time.monotonic() - seen > _PATIENCE_S:
-            shown = _SHOW_CURSOR if sys.stderr.isatty() else ""
-            print(f"{shown}error: the head of Ray at {address} is gone; {advice}", file=sys.stderr, flush=True)
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_CHECK_EVERY_S).close()
+            answered_s = time.monotonic()
+        if time.monotonic() - answered_s > _HEAD_TIMEOUT_S:
+            line = f"error: the head of Ray at {address} is gone; {advice}"
+            _LOG.error("%s", line)
+            print(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
             os._exit(FAILED)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
-# glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
+# By default glibc returns large buffers to the kernel and faults them in again at every training step.
 MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
 

@@ -1,9 +1,9 @@
 """Run a `StudyLoop` with Ray Tune, on this machine or on a cluster.
 
-The loop decides, Tune places the work. `LoopSearcher` hands the loop's next trial to Tune. `LoopScheduler` reports
+The loop decides, Tune places the work. `LoopSearcher` gives the loop's next trial to Tune. `LoopScheduler` reports
 every result to the loop and stops the trials that the loop stops, so that their workers take the next trial at once.
 The loop also decides on retries: a retry is a new trial to Tune. No data structure here grows with the number of ended
-trials. Everything worth keeping is in the study's store before Tune hears of it, so Tune's own files are scratch.
+trials. The study's store has every record before Tune receives it, so Tune's own files are scratch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from nas.backend import OF_WORKERS
-from nas.backend.cluster import ClusterError, Nodes, NodesError, Say, watched_head
-from nas.backend.watchdog import NotPickled, Watch
+from nas.backend import WORKER_ENVIRONMENT
+from nas.backend.cluster import Announce, ClusterError, DeviceMismatchError, NodeSlots, head_watchdog
+from nas.backend.pool import MALLOC_SETTINGS
+from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed, checkpoint_path
@@ -40,27 +41,49 @@ from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 
-_MOMENT_S = 0.05  # between two questions of a driver that only waits for others: Tune asks without a pause
+_IDLE_S = 0.05  # pause of a driver that only waits for other drivers: Tune asks for trials without a pause
+_OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 
-WhyLost = Callable[[Any], tuple[Failure, str]]
+_LOG = logging.getLogger(__name__)
+
+ExplainLoss = Callable[[Any], tuple[Failure, str]]
 
 
 class WorkerSlots(Protocol):
-    """Where trials can run at present."""
+    """The slots in which trials can run at present."""
 
-    def workers(self) -> int:
-        """How many at a time."""
+    def count(self) -> int:
+        """Return how many trials can run at a time."""
 
     def node_ids(self) -> tuple[str, ...]:
-        """On which nodes; (): on any."""
+        """Return the nodes that take trials; () for any node."""
 
-    def holds(self, node_ids: tuple[str, ...]) -> bool:
-        """Whether one of these nodes is there; of (), always."""
+    def any_alive(self, node_ids: tuple[str, ...]) -> bool:
+        """Return whether one of these nodes is in the cluster; always true of ()."""
+
+
+@dataclass(frozen=True)
+class LocalSlots:
+    """The slots of a machine that only this study uses."""
+
+    number: int
+
+    def count(self) -> int:
+        """Return the number of slots."""
+        return self.number
+
+    def node_ids(self) -> tuple[str, ...]:
+        """Return (): there is one node."""
+        return ()
+
+    def any_alive(self, node_ids: tuple[str, ...]) -> bool:
+        """Return True: the driver runs on the only node."""
+        return True
 
 
 @contextmanager
-def _noted(errors: list[StoreError]) -> Iterator[None]:
-    """Keeps a store's error: Tune wraps what a callback raises until nothing of it is left."""
+def _keep_store_error(errors: list[StoreError]) -> Iterator[None]:
+    """Append a store's error to `errors`: Tune wraps the errors of callbacks until the original is lost."""
     try:
         yield
     except StoreError as error:
@@ -69,202 +92,216 @@ def _noted(errors: list[StoreError]) -> Iterator[None]:
 
 
 class LoopSearcher(NotPickled, Searcher):
-    """Gives Tune the loop's next trial whenever there is room for one."""
+    """A searcher of Tune that suggests the loop's next trial whenever a slot is free.
+
+    Args:
+        loop: The loop of the study.
+        spec: What a worker needs.
+        slots: The slots in which trials can run.
+        stages: Yields a trial's records in the worker.
+        errors: Takes an error of the store.
+    """
 
     def __init__(
-        self, loop: StudyLoop, places: WorkerSpec, room: WorkerSlots, stages: Stages, errors: list[StoreError]
+        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, stages: Stages, errors: list[StoreError]
     ) -> None:
         super().__init__()
-        self._loop, self._places, self._room, self._stages, self._errors = loop, places, room, stages, errors
+        self._loop, self._spec, self._slots, self._stages, self._errors = loop, spec, slots, stages, errors
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        with _noted(self._errors):
+        """Return the configuration of a Tune trial, None while there is nothing to start, or FINISHED."""
+        with _keep_store_error(self._errors):
             finished: str = Searcher.FINISHED
             if self._loop.finished:
                 return finished
-            record = self._loop.next_trial() if self._loop.running < self._room.workers() else None
+            record = self._loop.next_trial() if self._loop.running < self._slots.count() else None
             if record is None:
                 if self._loop.finished:
                     return finished
                 if not self._loop.running:
-                    time.sleep(_MOMENT_S)
+                    time.sleep(_IDLE_S)
                 return None
-        places = replace(self._places, node_ids=self._room.node_ids())
-        return {"record": json.dumps(record.to_dict()), "places": places.to_json(), "stages": self._stages}
+        spec = replace(self._spec, node_ids=self._slots.node_ids())
+        return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "stages": self._stages}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the gate has seen it."""
+        """Do nothing: the scheduler has reported the result."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the store has the study."""
+        """Do nothing: the store has the study."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
+        """Do nothing, see `save`."""
 
 
 class LoopScheduler(NotPickled, FIFOScheduler):
-    """Hands every result to the loop and ends the trials that the loop ends, with their checkpoints.
+    """A scheduler of Tune that reports every result to the loop, and stops the trials that the loop stops.
 
-    A trial may only go to nodes that were known to be good when it was asked for. Where all of them are gone before it
-    begins, it would wait for ever, and nothing would time it: it is handed back to the loop, to be asked for anew.
+    A trial may only run on the nodes that were accepted when it was suggested. If all of them leave the cluster before
+    it begins, it would wait for ever without a time limit: it is stopped and released, so that the loop gives it out
+    again.
 
-    why_lost: says of a trial of Tune's whose worker is gone what became of it.
+    Args:
+        loop: The loop of the study.
+        spec: What a worker needs.
+        slots: The slots in which trials can run.
+        explain_loss: Returns the failure and the reason of a Tune trial whose worker is gone.
+        errors: Takes an error of the store.
     """
 
     def __init__(
-        self, loop: StudyLoop, places: WorkerSpec, room: WorkerSlots, why_lost: WhyLost, errors: list[StoreError]
+        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, explain_loss: ExplainLoss, errors: list[StoreError]
     ) -> None:
         super().__init__()
-        self._loop, self._checkpoints, self._errors = loop, Path(places.checkpoint_dir), errors
-        self._room, self._why_lost = room, why_lost
-        self._waiting: dict[str, tuple[Any, tuple[str, ...]]] = {}  # trials that did not begin, and where they may
-        self._let_go: set[str] = set()  # trials that are over, and whose worker is to end
+        self._loop, self._checkpoints, self._errors = loop, Path(spec.checkpoint_dir), errors
+        self._slots, self._explain_loss = slots, explain_loss
+        self._pending: dict[str, tuple[Any, tuple[str, ...]]] = {}  # trials that did not begin, with their nodes
+        self._discarded: set[str] = set()  # finished trials whose worker must not be used again
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._waiting[trial.trial_id] = trial, WorkerSpec.from_json(trial.config["places"]).node_ids
+        """Remember the nodes on which the trial may run."""
+        self._pending[trial.trial_id] = trial, WorkerSpec.from_json(trial.config["spec"]).node_ids
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: Tune starts what waits, in order, by itself. What waits in vain is taken from it."""
-        for trial, node_ids in list(self._waiting.values()):
+        """Stop pending trials whose nodes have left the cluster; Tune starts the others in FIFO order."""
+        for trial, node_ids in list(self._pending.values()):
             if trial.status != Trial.PENDING:
-                del self._waiting[trial.trial_id]
-            elif trial.temporary_state.ray_actor is None and not self._room.holds(node_ids):
+                del self._pending[trial.trial_id]
+            elif trial.temporary_state.ray_actor is None and not self._slots.any_alive(node_ids):
+                _LOG.warning("a trial waits for nodes that have left the cluster; it is released")
                 tune_controller.stop_trial(trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Release a trial that was stopped before it began."""
         self._loop.release(json.loads(trial.config["record"])["number"])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Report a record to the loop, and return whether the trial continues."""
         record = TrialRecord.from_dict(json.loads(result["record"]))
-        if trial.trial_id in self._let_go:  # it has spoken its last word
+        if trial.trial_id in self._discarded:  # its last record was reported
             stop: str = TrialScheduler.STOP
             return stop
-        with _noted(self._errors):
+        with _keep_store_error(self._errors):
             should_continue = self._loop.report(record)
-        self._forget_if_over(record)
+        self._remove_checkpoint_if_over(record)
         if record.state is TrialState.FAILED and spoils_process(record.failure):
-            # A trial without a next record ends with an error, upon which Tune ends the process.
-            self._let_go.add(trial.trial_id)
+            # A trial without a next record ends with an error, and then Tune ends the process.
+            self._discarded.add(trial.trial_id)
             should_continue = True
         decision: str = TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP
         return decision
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        if trial.trial_id in self._let_go:
-            self._let_go.remove(trial.trial_id)
+        """Report a trial whose worker is gone as lost."""
+        if trial.trial_id in self._discarded:
+            self._discarded.remove(trial.trial_id)
             return
         record = TrialRecord.from_dict(json.loads(trial.config["record"]))
-        failure, reason = self._why_lost(trial)
-        with _noted(self._errors):
+        failure, reason = self._explain_loss(trial)
+        with _keep_store_error(self._errors):
             self._loop.report_lost(record.number, failure, reason)
-        self._forget_if_over(record)
+        self._remove_checkpoint_if_over(record)
 
-    def _forget_if_over(self, record: TrialRecord) -> None:
-        """Removes the checkpoint of a training that is over, and what a killed worker wrote of one."""
+    def _remove_checkpoint_if_over(self, record: TrialRecord) -> None:
+        """Remove the checkpoint of a finished training, and the unfinished one of a killed worker."""
         if self._loop.trials[record.number].state is not TrialState.RUNNING:
             for path in self._checkpoints.glob(f"{record.arch_id}.*"):
                 path.unlink(missing_ok=True)
 
 
-# glibc gives large buffers back to the kernel and faults them in again at every training step, unless told not to.
-_WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
-_OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
-
-
 class RayError(ValueError, OperationFailed):
-    """Ray came to its end before the study did; the message is one line."""
+    """Ray ended before the study; the message is one line."""
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A Ray that is there, with nodes that can take trials."""
+    """A running Ray with nodes that can take trials.
 
-    places: WorkerSpec
-    room: WorkerSlots
-    head: str  # HOST:PORT
+    Args:
+        spec: What a worker needs.
+        slots: The slots in which trials can run.
+        head_address: HOST:PORT of its head.
+    """
+
+    spec: WorkerSpec
+    slots: WorkerSlots
+    head_address: str
 
 
 @contextmanager
 def open_cluster(
-    places: WorkerSpec, workers: int | None, *, address: str | None = None, kind: str | None = None, say: Say = print
+    spec: WorkerSpec,
+    workers: int | None,
+    *,
+    address: str | None = None,
+    study_device: str | None = None,
+    announce: Announce = print,
 ) -> Iterator[RayCluster]:
-    """Where a study can run; what would refuse it does so here, before anything is written into the study.
+    """Start Ray on this machine or join a running cluster, and yield it; refuse a study before it is written.
 
     Args:
-        places: of the workers.
-        workers: trials at a time; on a cluster, None is as many as its nodes can take, also when some come or go.
-        address: of a running Ray cluster, "auto" or HOST:PORT; None starts one on this machine, for itself.
-        kind: of device that the study was measured on, see `nas.measure.environment.device_kind`; None: this machine's.
-        say: shows a line to people.
+        spec: What a worker needs.
+        workers: Trials at a time; on a cluster, None stands for as many as its nodes can take, which may change.
+        address: "auto" or HOST:PORT of a running Ray cluster; None starts Ray on this machine for this study alone.
+        study_device: Kind of device that the study was measured on, see `nas.measure.environment.device_kind`; None
+            for this machine's.
+        announce: Shows a line to the user.
 
     Raises:
-        NodesError: the cluster is not there, none of its nodes can take a trial, or the study's device is another.
+        ClusterError: The cluster cannot be joined, or none of its nodes can take a trial.
+        DeviceMismatchError: The study was measured on another kind of device.
     """
     if address is None:
-        _refuse_another_device(kind, json.loads(places.config)["device"])
-        with _own_ray(places, workers or 1) as scratch:
-            yield RayCluster(replace(places, scratch=scratch), _Fixed(workers or 1), _head())
+        _check_device(study_device, json.loads(spec.config)["device"])
+        with _local_ray(spec, workers or 1) as scratch:
+            yield RayCluster(replace(spec, scratch=scratch), LocalSlots(workers or 1), _head_address())
         return
     with (
-        _joined(address, Path(places.checkpoint_dir).parent) as scratch,
-        Nodes(places, kind, workers, say) as nodes,
+        _joined_ray(address, Path(spec.checkpoint_dir).parent) as scratch,
+        NodeSlots(spec, study_device, workers, announce) as slots,
     ):
-        yield RayCluster(replace(places, scratch=scratch), nodes, _head())
+        yield RayCluster(replace(spec, scratch=scratch), slots, _head_address())
 
 
 def run_study(
-    loop: StudyLoop, site: RayCluster, *, time_limit_s: float | None = None, stages: Stages = arch_stages
+    loop: StudyLoop, cluster: RayCluster, *, time_limit_s: float | None = None, stages: Stages = arch_stages
 ) -> None:
-    """Runs the loop to its end; KeyboardInterrupt passes through.
+    """Run the loop to its end; KeyboardInterrupt passes through.
 
     Args:
-        loop: decides.
-        site: where trials run.
-        time_limit_s: after which a stage of a trial (measuring, a rung) hangs; None: by what earlier trials took.
-        stages: makes a trial's records in the worker.
+        loop: The loop of the study.
+        cluster: Runs the trials.
+        time_limit_s: Seconds after which a stage of a trial (measuring, a rung) hangs; None for a limit that follows
+            from earlier trials.
+        stages: Yields a trial's records in the worker.
 
     Raises:
         RayError: Ray is gone, as when a cluster's head died.
+        StoreError: The study cannot be written.
     """
-    checkpoints = Path(site.places.checkpoint_dir)
-    advice = f"nothing stored is lost; go on with --resume {checkpoints.parent}"
+    checkpoints = Path(cluster.spec.checkpoint_dir)
+    advice = f"nothing stored is lost; resume with --resume {checkpoints.parent}"
     try:
-        with watched_head(site.head, advice):
-            _sweep(loop, checkpoints)
-            _run(loop, site, time_limit_s, stages)
-            _sweep(loop, checkpoints)  # workers of a killed driver live on for a moment, and write
+        with head_watchdog(cluster.head_address, advice):
+            _remove_stale_checkpoints(loop, checkpoints)
+            _run(loop, cluster, time_limit_s, stages)
+            _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
 
 
-@dataclass(frozen=True)
-class _Fixed:
-    """The room of a machine that only this study uses."""
-
-    number: int
-
-    def workers(self) -> int:
-        return self.number
-
-    def node_ids(self) -> tuple[str, ...]:
-        return ()
-
-    def holds(self, node_ids: tuple[str, ...]) -> bool:
-        return True
-
-
 @contextmanager
-def _own_ray(places: WorkerSpec, workers: int) -> Iterator[str]:
-    """A Ray on this machine that listens to nobody else; yields a scratch folder."""
-    # The socket paths of Ray must stay under 107 characters, which a run folder deep in a home would break.
+def _local_ray(spec: WorkerSpec, workers: int) -> Iterator[str]:
+    """Start Ray on the loopback interface of this machine; yield a scratch folder."""
+    # The paths of Ray's sockets must have fewer than 107 characters: a run folder may be too deep in a home.
     with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
         try:
-            _init(
+            _init_ray(
                 address="local",
-                num_cpus=workers * (1 if places.ranks == 1 else 1 + places.ranks),
+                num_cpus=workers * (1 if spec.ranks == 1 else 1 + spec.ranks),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+                runtime_env={"env_vars": MALLOC_SETTINGS},
                 _node_ip_address="127.0.0.1",
                 _temp_dir=scratch,
             )
@@ -274,14 +311,14 @@ def _own_ray(places: WorkerSpec, workers: int) -> Iterator[str]:
 
 
 @contextmanager
-def _joined(address: str, run_dir: Path) -> Iterator[str]:
-    """A cluster that others keep; yields a scratch folder that all nodes see."""
+def _joined_ray(address: str, run_dir: Path) -> Iterator[str]:
+    """Join a running cluster; yield a scratch folder that all nodes see."""
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=run_dir) as scratch:
         try:
             if address != "auto":
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
-            _init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT | OF_WORKERS})
+            _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
         try:
@@ -290,50 +327,52 @@ def _joined(address: str, run_dir: Path) -> Iterator[str]:
             ray.shutdown()
 
 
-def _init(**settings: Any) -> None:
-    # Ray swaps a loopback address for the machine's own and would listen to the network.
+def _init_ray(**settings: Any) -> None:
+    # Ray replaces a loopback address by the machine's own and would listen to the network.
     services.resolve_ip_for_localhost = lambda host: host
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own, which would exit without a word
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
 
 
-def _head() -> str:
+def _head_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _refuse_another_device(wanted: str | None, device: str) -> None:
-    """NodesError where a study goes on that was measured on another kind of device than this machine's."""
-    if wanted is not None and (here := device_kind(device)) != wanted:
-        raise NodesError(f"the study was measured on {wanted}, here is {here}: their numbers do not mix")
+def _check_device(study_device: str | None, device: str) -> None:
+    """Raise DeviceMismatchError where this machine's device is of another kind than the study's."""
+    if study_device is not None and (here := device_kind(device)) != study_device:
+        raise DeviceMismatchError(
+            f"the study was measured on {study_device}, and this machine has {here}: their numbers do not mix"
+        )
 
 
-def _sweep(loop: StudyLoop, checkpoints: Path) -> None:
-    """Removes what a killed session left: half-written files, and checkpoints of trials that are over."""
+def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
+    """Remove the files of a killed session: half-written ones, and checkpoints of finished trials."""
 
-    def forget(under_way: Collection[str]) -> None:
-        wanted = {checkpoint_path(checkpoints, arch_id) for arch_id in under_way}
+    def remove_others(unfinished: Collection[str]) -> None:
+        kept = {checkpoint_path(checkpoints, arch_id) for arch_id in unfinished}
         for path in checkpoints.iterdir():
-            if path not in wanted and not path.name.startswith("."):
+            if path not in kept and not path.name.startswith("."):
                 path.unlink(missing_ok=True)
 
-    loop.forget_finished(forget)
+    loop.forget_finished(remove_others)
 
 
-def _run(loop: StudyLoop, site: RayCluster, time_limit_s: float | None, stages: Stages) -> None:
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
+def _run(loop: StudyLoop, cluster: RayCluster, time_limit_s: float | None, stages: Stages) -> None:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records have the failures
     errors: list[StoreError] = []
-    watch = Watch(time_limit_s)
+    watchdog = TrialWatchdog(time_limit_s)
     tuner = tune.Tuner(
         ArchTrainable,
         tune_config=tune.TuneConfig(
-            search_alg=LoopSearcher(loop, site.places, site.room, stages, errors),
-            scheduler=LoopScheduler(loop, site.places, site.room, watch.why_lost, errors),
+            search_alg=LoopSearcher(loop, cluster.spec, cluster.slots, stages, errors),
+            scheduler=LoopScheduler(loop, cluster.spec, cluster.slots, watchdog.explain_loss, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
-        run_config=tune.RunConfig(storage_path=site.places.scratch, name="trials", verbose=0, callbacks=[watch]),
+        run_config=tune.RunConfig(storage_path=cluster.spec.scratch, name="trials", verbose=0, callbacks=[watchdog]),
     )
     try:
         tuner.fit()

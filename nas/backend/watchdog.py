@@ -1,7 +1,8 @@
-"""Looks after running trials: ends the process of one that hangs, and says why a worker is gone."""
+"""Watch running trials: kill the process of a trial that hangs, and explain why a worker is gone."""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -18,12 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.study.failures import Failure, time_limit_s
 
-_EVERY_S = 1.0  # between looks at who hangs
-_EARLIER = 99  # trials whose seconds are kept for each stage
+_CHECK_EVERY_S = 1.0
+_MAX_STAGE_SECONDS = 99  # earlier trials whose seconds are kept for each stage
+_MAX_REASON_CHARACTERS = 300
+_LOG = logging.getLogger(__name__)
 
 
 class NotPickled:
-    """Mixin for what holds the live loop: Tune pickles its parts for a restore of its own, which we never do."""
+    """A mix-in of objects that hold the running loop: Tune pickles its parts for a restore, which is never used."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -33,88 +36,96 @@ class NotPickled:
 
 
 @dataclass
-class _Run:
-    """A trial under way."""
-
+class _RunningTrial:
     actor: str  # Ray's id of its worker
-    stage: int = 0  # records that came
-    since: float = field(default_factory=time.monotonic)
-    hung: str | None = None  # why its process was ended
+    stage: int = 0  # records that it has sent
+    stage_start_s: float = field(default_factory=time.monotonic)
+    hang: str | None = None  # the reason, once its process was killed
 
 
-class Watch(NotPickled, tune.Callback):  # type: ignore[misc]
-    """Notes when each trial was last heard of; the time limit of a stage is `limit_s`, or follows from earlier trials.
+class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
+    """A callback of Tune that kills the process of a trial whose stage takes too long.
 
-    A process is ended from another one on its node, by SIGKILL: it may be stopped, or hang in code that listens to
-    nothing, and would keep its memory and the device's lock.
+    The process is killed from another process on its node, by SIGKILL: it may be stopped, or hang in code that handles
+    no signal, and would keep its memory and the device's lock.
+
+    Args:
+        limit_s: Time limit of a stage; None for a limit that follows from the same stage of earlier trials.
     """
 
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
-        self._runs: dict[str, _Run] = {}
-        self._earlier_s: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_EARLIER))
-        self._looked = 0.0
+        self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
+        self._stage_seconds: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_MAX_STAGE_SECONDS))
+        self._checked_s = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runs[trial.trial_id] = _Run(trial.temporary_state.ray_actor._actor_id.hex())
+        """Start the clock of the first stage."""
+        self._running[trial.trial_id] = _RunningTrial(trial.temporary_state.ray_actor._actor_id.hex())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        run, now = self._runs[trial.trial_id], time.monotonic()
-        self._earlier_s[run.stage].append(now - run.since)
-        run.stage, run.since = run.stage + 1, now
+        """Keep the seconds of the stage, and start the clock of the next one."""
+        running, now_s = self._running[trial.trial_id], time.monotonic()
+        self._stage_seconds[running.stage].append(now_s - running.stage_start_s)
+        running.stage, running.stage_start_s = running.stage + 1, now_s
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runs.pop(trial.trial_id, None)
+        """Forget the trial."""
+        self._running.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runs.pop(trial.trial_id, None)
+        """Forget the trial."""
+        self._running.pop(trial.trial_id, None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() - self._looked < _EVERY_S:
+        """Kill the workers whose stage takes longer than its limit."""
+        if time.monotonic() - self._checked_s < _CHECK_EVERY_S:
             return
-        self._looked = time.monotonic()
-        for run in self._runs.values():
-            limit = time_limit_s(self._earlier_s[run.stage], self._limit_s)
-            if not run.hung and self._looked - run.since > limit:
-                run.hung = f"hang: no result after {limit:.0f} s"
-                _kill(run.actor)
+        self._checked_s = time.monotonic()
+        for trial in self._running.values():
+            limit_s = time_limit_s(self._stage_seconds[trial.stage], self._limit_s)
+            if not trial.hang and self._checked_s - trial.stage_start_s > limit_s:
+                trial.hang = f"hang: no result after {limit_s:.0f} s"
+                _LOG.warning("stage %d of a trial: %s; its worker is killed", trial.stage, trial.hang)
+                _kill_worker(trial.actor)
 
-    def why_lost(self, trial: Any) -> tuple[Failure, str]:
-        """What became of a trial of Tune's whose worker is gone."""
-        run = self._runs.get(trial.trial_id)
-        if run is not None and run.hung:
-            return Failure.HANG, run.hung
-        error = _error_of(trial)
+    def explain_loss(self, trial: Any) -> tuple[Failure, str]:
+        """Return the failure of a trial of Tune's whose worker is gone, and its reason in one line."""
+        running = self._running.get(trial.trial_id)
+        if running is not None and running.hang:
+            return Failure.HANG, running.hang
+        error = _load_error(trial)
         if isinstance(error, ray.exceptions.RayTaskError):
             return Failure.ERROR, _one_line(str(error.cause or error))
-        return Failure.LOST_WORKER, f"the worker process died: {_words(error)}"
+        return Failure.LOST_WORKER, f"the worker process died: {_death_reason(error)}"
 
 
-def _error_of(trial: Any) -> Exception | None:
-    """What Tune keeps of it in its own scratch folder; of an end before the start, nothing."""
+def _load_error(trial: Any) -> Exception | None:
+    """Return the error that Tune keeps in its scratch folder; None for a trial that ended before it began."""
     file = trial.pickled_error_file
     return pickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _end(process: int) -> None:
-    os.kill(process, signal.SIGKILL)
+def _kill_process(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
-def _kill(actor: str) -> None:
-    found = ray._private.state.actors(actor)
-    node_id = found["Address"]["NodeID"]
-    _end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(found["Pid"])
+def _kill_worker(actor: str) -> None:
+    """Kill the process of an actor from its own node."""
+    state = ray._private.state.actors(actor)
+    strategy = NodeAffinitySchedulingStrategy(state["Address"]["NodeID"], soft=False)
+    _kill_process.options(scheduling_strategy=strategy).remote(state["Pid"])
 
 
-def _words(error: Exception | None) -> str:
-    """Ray's own reason, without its advice."""
-    text = _one_line(str(error or "Ray says nothing"))
-    found = re.search(r"(?:The actor is dead because|Worker exit detail:|is unavailable:) (.*?)(?:\. |$)", text)
-    return found[1] if found else text
+def _death_reason(error: Exception | None) -> str:
+    """Return Ray's reason without its advice."""
+    text = _one_line(str(error or "Ray gives no reason"))
+    match = re.search(r"(?:The actor is dead because|Worker exit detail:|is unavailable:) (.*?)(?:\. |$)", text)
+    return match[1] if match else text
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:_MAX_REASON_CHARACTERS]

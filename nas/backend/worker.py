@@ -1,8 +1,8 @@
-"""A trial of several ranks: Ray Train starts them for every rung, and they go on from the rung before.
+"""A worker process of Ray: it takes trials from Tune one after the other and steps through their stages.
 
-That costs the start of a few processes a rung, and saves all talk between scheduler and ranks.
-
-The worker process: takes trials from Tune one after the other and steps through their stages.
+A trial of several ranks stays in its worker for the measurement. Ray Train starts the ranks anew for every rung, and
+they continue from the checkpoint of the rung before. That costs the start of a few processes per rung, and needs no
+messages between the scheduler and the ranks.
 """
 
 from __future__ import annotations
@@ -24,96 +24,36 @@ from nas.cli import lock_dir
 from nas.study.failures import Failure
 from nas.study.records import RungResult, TrialRecord, TrialState
 
-
-class _RankBackend(Backend):  # type: ignore[misc]
-    """Set up nothing: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
-
-    share_cuda_visible_devices = True
-
-
-class _RankConfig(TorchConfig):  # type: ignore[misc]
-    """As Train's own, which would have PyTorch listen on all interfaces."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _RankBackend
-
-
-def in_ranks(places: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
-    """Trains one rung of a record in processes of its own; raises what the first of them raised."""
-    with tempfile.TemporaryDirectory(dir=places.scratch) as folder:
-        trainer = TorchTrainer(
-            _rank,
-            train_loop_config={
-                "record": json.dumps(record.to_dict()),
-                "rung": rung,
-                "places": places.to_json(),
-                "meeting_point": f"{folder}/ranks",
-            },
-            torch_config=_RankConfig(),
-            scaling_config=train.ScalingConfig(
-                num_workers=places.ranks,
-                use_gpu=places.gpus > 0,
-                resources_per_worker=places.for_a_rank,
-                placement_strategy="STRICT_PACK",  # one machine: the lock that keeps measurements apart is a file
-                label_selector=places.labels or None,
-            ),
-            run_config=train.RunConfig(name="rung", storage_path=folder),
-        )
-        try:
-            result = trainer.fit()
-        except train.WorkerGroupError as error:
-            # Who has lost the others complains of the connection, a plain RuntimeError: not the cause.
-            raise min(error.worker_failures.values(), key=lambda e: type(e) is RuntimeError) from error
-    return RungResult.from_dict(result.return_value)
-
-
-def _rank(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """One rank: its part of a rung; rank 0 has the result."""
-    from nas.distill import distributed
-    from nas.distill.run import train_rank
-
-    pass
-
-    context, bench = train.get_context(), workbench(WorkerSpec.from_json(settings["places"]))
-    record = TrialRecord.from_dict(json.loads(settings["record"]))
-    meeting_point = Path(settings["meeting_point"])
-    with distributed.process_group(
-        context.get_world_rank(), context.get_world_size(), meeting_point, bench.config.device
-    ):
-        result = train_rank(record, settings["rung"], bench)
-    return None if result is None else result.to_dict()
-
-
 Stages = Callable[[TrialRecord, WorkerSpec], Iterator[TrialRecord]]
+_parse_spec = lru_cache(4)(WorkerSpec.from_json)
 
 
 class ArchTrainable(tune.Trainable):
-    """One trial's stages, a record a step; the process and its workbench stay for the next trial.
+    """The stages of one trial, one record per step; the process and its trial context stay for the next trial.
 
-    The config of a trial: "record" and "places" as JSON, and "stages", the function that makes its records.
+    The configuration of a Tune trial has "record" and "spec" as JSON, and "stages", the function that yields records.
     """
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What Ray keeps for a trial."""
-        places = _places(config["places"])
-        selector = {"bundle_label_selector": [places.labels]} if places.node_ids else {}
-        return tune.PlacementGroupFactory([{k: v for k, v in places.for_a_trial.items() if v}], **selector)
+        """Return the resources that Ray reserves for a trial."""
+        spec = _parse_spec(config["spec"])
+        selector = {"bundle_label_selector": [spec.label_selector]} if spec.node_ids else {}
+        return tune.PlacementGroupFactory([{k: v for k, v in spec.trial_resources.items() if v}], **selector)
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Called by Tune in a fresh worker process."""
+        """Take the first trial; Tune calls this in a new worker process."""
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Called by Tune when the worker takes its next trial."""
+        """Take the next trial; Tune calls this in a worker process that it uses again."""
         record = TrialRecord.from_dict(json.loads(new_config["record"]))
         self._sent = record
-        self._stages: Iterator[TrialRecord] = new_config["stages"](record, _places(new_config["places"]))
+        self._stages: Iterator[TrialRecord] = new_config["stages"](record, _parse_spec(new_config["spec"]))
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next record of the trial, as JSON: nested results would be flattened."""
+        """Return the next record of the trial as JSON: Tune would flatten a nested result."""
         record = next(self._stages)
         try:
             text = json.dumps(record.to_dict())
@@ -125,32 +65,32 @@ class ArchTrainable(tune.Trainable):
         return {"record": text}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the store has the records."""
+        """Do nothing: the store has the records."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing, see `save_checkpoint`."""
+        """Do nothing, see `save_checkpoint`."""
 
 
-def arch_stages(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
-    """The trial's records; a workbench that cannot be set up is a failed trial with its reason.
+def arch_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+    """Return an iterator over the trial's records; a trial context that cannot be set up is a failed trial.
 
-    It is set up at once, not with the first record: what a process takes to start counts towards no time limit.
+    The context is set up by the call, not with the first record: no time limit covers the start of a process.
     """
     try:
         from nas.backend.trial import run_trial
 
-        bench = workbench(replace(places, node_ids=()))
-        if places.ranks > 1:
-            bench = replace(bench, train_in_ranks=partial(in_ranks, places))
+        context = trial_context(replace(spec, node_ids=()))
+        if spec.ranks > 1:
+            context = replace(context, train_in_ranks=partial(train_in_ranks, spec))
     except Exception as error:
         reason = f"the worker could not start: {type(error).__name__}: {error}"
         return iter([replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)])
-    return run_trial(record, bench)
+    return run_trial(record, context)
 
 
 @lru_cache(1)
-def workbench(places: WorkerSpec) -> Any:
-    """Imports torch and opens the teachers once for the life of a worker process."""
+def trial_context(spec: WorkerSpec) -> Any:
+    """Return the `TrialContext` of a worker process: torch and the targets are loaded once in its life."""
     import torch
 
     from nas.cache.targets import load_targets
@@ -159,20 +99,73 @@ def workbench(places: WorkerSpec) -> Any:
     from nas.measure.service import MeasurementService
     from nas.study.config import SearchConfig
 
-    threads = max(1, places.train_threads // places.ranks)
+    threads = max(1, spec.train_threads // spec.ranks)
     torch.set_num_threads(threads)
-    config = SearchConfig.from_dict(json.loads(places.config))
+    config = SearchConfig.from_dict(json.loads(spec.config))
     return TrialContext(
         config=config,
-        targets=load_targets(Path(places.targets_dir)),
-        service=MeasurementService(places.measure_threads),
-        lock_dir=Path(places.lock_dir or lock_dir()) / device_key(config.device),
-        samples_dir=Path(places.samples_dir),
-        weights_dir=Path(places.weights_dir),
-        pictures_dir=Path(places.pictures_dir),
-        checkpoint_dir=Path(places.checkpoint_dir),
-        checkpoint_s=places.checkpoint_s,
+        targets=load_targets(Path(spec.targets_dir)),
+        service=MeasurementService(spec.measure_threads),
+        lock_dir=Path(spec.lock_dir or lock_dir()) / device_key(config.device),
+        samples_dir=Path(spec.samples_dir),
+        weights_dir=Path(spec.weights_dir),
+        pictures_dir=Path(spec.pictures_dir),
+        checkpoint_dir=Path(spec.checkpoint_dir),
+        checkpoint_s=spec.checkpoint_s,
     )
 
 
-_places = lru_cache(4)(WorkerSpec.from_json)
+class _RankBackend(Backend):  # type: ignore[misc]
+    """Set up nothing: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
+
+    share_cuda_visible_devices = True
+
+
+class _RankConfig(TorchConfig):  # type: ignore[misc]
+    """Replace Train's own configuration, with which PyTorch would listen on all interfaces."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _RankBackend
+
+
+def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
+    """Train one rung of a trial in processes of its own; raise the error of the rank that failed first."""
+    with tempfile.TemporaryDirectory(dir=spec.scratch) as folder:
+        trainer = TorchTrainer(
+            _train_rank,
+            train_loop_config={
+                "record": json.dumps(record.to_dict()),
+                "rung": rung,
+                "spec": spec.to_json(),
+                "meeting_point": f"{folder}/ranks",
+            },
+            torch_config=_RankConfig(),
+            scaling_config=train.ScalingConfig(
+                num_workers=spec.ranks,
+                use_gpu=spec.gpus > 0,
+                resources_per_worker=spec.rank_resources,
+                placement_strategy="STRICT_PACK",  # one machine: the lock that keeps measurements apart is a file
+                label_selector=spec.label_selector or None,
+            ),
+            run_config=train.RunConfig(name="rung", storage_path=folder),
+        )
+        try:
+            result = trainer.fit()
+        except train.WorkerGroupError as error:
+            # A rank that lost the others reports the connection, a plain RuntimeError: that is not the cause.
+            raise min(error.worker_failures.values(), key=lambda e: type(e) is RuntimeError) from error
+    return RungResult.from_dict(result.return_value)
+
+
+def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Train one rank's part of a rung; return the result in rank 0, None in the others."""
+    from nas.distill import distributed
+    from nas.distill.run import train_rank
+
+    rank_context, context = train.get_context(), trial_context(WorkerSpec.from_json(settings["spec"]))
+    record = TrialRecord.from_dict(json.loads(settings["record"]))
+    rank, ranks = rank_context.get_world_rank(), rank_context.get_world_size()
+    with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):
+        result = train_rank(record, settings["rung"], context)
+    return None if result is None else result.to_dict()

@@ -1,4 +1,4 @@
-"""Where a worker finds and leaves things, and its share of a node."""
+"""What a worker needs: its settings and folders, and its share of a node."""
 
 from __future__ import annotations
 
@@ -8,22 +8,37 @@ from typing import Any
 
 from nas.cli import checkpoint_interval_s
 
-# A rank has a GPU for itself, beside the trials that measure there: two ranks do not fit, a rank and ten trials do.
-_GPU_OF_A_RANK, _GPU_OF_ITS_TRIAL = 0.9, 0.01
+# A rank shares its GPU with trials that only measure there: two ranks do not fit, a rank and ten such trials do.
+_GPUS_OF_RANK, _GPUS_OF_MEASURING_TRIAL = 0.9, 0.01
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Absolute folders that every node sees, the locks' aside; and what a worker takes of its node.
+    """Settings, folders and resources of a worker. Every node sees the folders, except that of the locks.
 
-    Measuring is exclusive on a whole device without a resource of Ray's for it: whoever trains or measures holds the
-    device's lock (nas.measure.device_lock), a measurement alone. On CUDA a trial has its GPU to itself anyway; ranks
-    that train there, and workers of one CPU, wait at the lock. A lock is a file named after the device on its own node,
-    so nothing waits for another node, and the kernel gives back what a killed process held, which a resource that Ray
-    counts could not promise. Processes in containers of their own have to share the folder if they share a device.
+    A measurement has a whole device to itself, without a resource of Ray's for it: a process that trains or measures
+    holds the device's lock (`nas.measure.device_lock`), a measurement alone. On CUDA a trial has its GPU to itself
+    anyway; ranks that train there, and workers of one CPU, wait for the lock. A lock is a file named after the device
+    on its own node. So no process waits for another node, and the kernel releases the lock of a killed process, which a
+    resource that Ray counts could not guarantee. Containers that share a device have to share the folder of the locks.
+
+    Args:
+        config: The study's `SearchConfig` as JSON.
+        targets_dir: File or folder of the teachers' targets.
+        samples_dir: Takes the raw samples of measurements.
+        weights_dir: Takes trained weights.
+        pictures_dir: Takes contact sheets.
+        checkpoint_dir: Takes checkpoints of unfinished trainings.
+        train_threads: CPU threads of a training, over all its ranks.
+        measure_threads: CPU threads of a measurement.
+        lock_dir: Folder of all devices' locks; "" for `nas.cli.lock_dir` of each node.
+        gpus: GPUs of a training process, 0 or 1.
+        checkpoint_s: Seconds of training between two checkpoints.
+        scratch: Folder that is removed at the end of the session.
+        node_ids: Ray's ids of the nodes that may run the trial; () for any.
     """
 
-    config: str  # SearchConfig as JSON
+    config: str
     targets_dir: str
     samples_dir: str
     weights_dir: str
@@ -31,44 +46,44 @@ class WorkerSpec:
     checkpoint_dir: str
     train_threads: int
     measure_threads: int
-    lock_dir: str = ""  # of all devices; "": `nas.cli.lock_dir`, on each node its own
+    lock_dir: str = ""
     gpus: float = 0.0
     checkpoint_s: float = field(default_factory=checkpoint_interval_s)
-    scratch: str = ""  # folder that is gone after the session
-    node_ids: tuple[str, ...] = ()  # of Ray, where work may go; (): anywhere
+    scratch: str = ""
+    node_ids: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> WorkerSpec:
-        """Inverse of `to_json`."""
+        """Read what `to_json` returned."""
         plain = json.loads(text)
         return cls(**{**plain, "node_ids": tuple(plain["node_ids"])})
 
     def to_json(self) -> str:
-        """As text, for trials of Tune."""
+        """Return the specification as text, for the configuration of a Tune trial."""
         return json.dumps(vars(self))
 
     @property
     def ranks(self) -> int:
-        """Processes that train one architecture."""
+        """Return the number of processes that train one candidate."""
         return int(json.loads(self.config)["distill"]["ranks"])
 
     @property
-    def for_a_trial(self) -> dict[str, float]:
-        """Resources of the process that measures, and trains where it is alone."""
-        return {"CPU": 1, "GPU": self.gpus if self.ranks == 1 else self.gpus * _GPU_OF_ITS_TRIAL}
+    def trial_resources(self) -> dict[str, float]:
+        """Return Ray's resources of the process that measures, and trains if there is one rank."""
+        return {"CPU": 1, "GPU": self.gpus if self.ranks == 1 else self.gpus * _GPUS_OF_MEASURING_TRIAL}
 
     @property
-    def for_a_rank(self) -> dict[str, float]:
-        """Resources of each process that only trains."""
-        return {"CPU": 1, "GPU": self.gpus * _GPU_OF_A_RANK}
+    def rank_resources(self) -> dict[str, float]:
+        """Return Ray's resources of each process that only trains."""
+        return {"CPU": 1, "GPU": self.gpus * _GPUS_OF_RANK}
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Ray's label selector for a process of a trial."""
+    def label_selector(self) -> dict[str, str]:
+        """Return Ray's label selector of the nodes that may run the trial."""
         return {"ray.io/node-id": f"in({','.join(self.node_ids)})"} if self.node_ids else {}
 
-    def trials_on(self, resources: dict[str, Any]) -> int:
-        """How many trials a node with these resources takes at a time."""
+    def capacity_of(self, resources: dict[str, Any]) -> int:
+        """Return how many trials at a time a node with these resources of Ray's can run."""
         if self.gpus:
             return int(resources.get("GPU", 0) // (self.gpus * self.ranks))
         return int(resources.get("CPU", 0) // (1 if self.ranks == 1 else 1 + self.ranks))

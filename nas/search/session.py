@@ -179,13 +179,13 @@ def _run(
     workers = command.workers or (None if command.address else default_workers(command.config))
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
     counted_workers = workers or default_workers(command.config)
-    device_kind = None if existing is None else recorded_device_kind(existing.environment)
+    device = None if existing is None else recorded_device_kind(existing.environment)
     progress = SearchProgress(console)
     end = partial(end_search, run_dir=command.run, workers=counted_workers, teacher_seconds=targets.build_seconds)
     loop: StudyLoop | None = None
     try:
         spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
-        with open_cluster(spec, workers, address=command.address, kind=device_kind, say=show) as cluster:
+        with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
             store.notify = show
             loop = StudyLoop(store, LiveReport(command.run, progress, show))

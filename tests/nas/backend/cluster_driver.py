@@ -41,18 +41,18 @@ def journal(run: Path, record: TrialRecord, what: str) -> None:
         file.write(" ".join(map(str, words)) + "\n")
 
 
-def noted(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+def noted(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """The real stages, with a journal."""
-    journal(Path(places.samples_dir).parent, record, "begins")
-    for found in arch_stages(record, places):
+    journal(Path(spec.samples_dir).parent, record, "begins")
+    for found in arch_stages(record, spec):
         if found.state is not TrialState.RUNNING:
-            journal(Path(places.samples_dir).parent, record, found.state)
+            journal(Path(spec.samples_dir).parent, record, found.state)
         yield found
 
 
-def made_up(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+def made_up(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """Stages of a second, without training."""
-    journal(Path(places.samples_dir).parent, record, "begins")
+    journal(Path(spec.samples_dir).parent, record, "begins")
     time.sleep(1)
     record = replace(record, measurement=measurement(1.0))
     yield record
@@ -74,7 +74,7 @@ def drive(settings: dict[str, Any]) -> None:
         store = Store.create(run, replace(study_info(config), environment=environment("cpu")), sampler)
     for name in FOLDERS:
         (run / name).mkdir(exist_ok=True)
-    places = WorkerSpec(
+    spec = WorkerSpec(
         config=json.dumps(config.to_dict()),
         targets_dir=settings["targets"],
         train_threads=1,
@@ -89,8 +89,8 @@ def drive(settings: dict[str, Any]) -> None:
             journal(run, record, "stored")
 
     kind = recorded_device_kind(store.info.environment)
-    with open_cluster(places, None, address=settings["address"], kind=kind) as site:
-        run_study(StudyLoop(store, stored), site, stages=stages)
+    with open_cluster(spec, None, address=settings["address"], study_device=kind) as cluster:
+        run_study(StudyLoop(store, stored), cluster, stages=stages)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Self
 
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Ray's own command would swap 127.0.0.1 for the machine's address and listen to the network.
 _START = (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "

