@@ -54,8 +54,13 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
             f"{start} The best by {label} is {brief(best.name)}, with a score of {best.score:.3f} at "
             f"{best.ratio:.2f} times {reference}."
         )
+    if len(summary.front) == 1:
+        return (
+            f"{start} The Pareto front is one model, {brief(best.name)}, with a score of {best.score:.3f} at "
+            f"{best.ratio:.2f} times {reference}."
+        )
     return (
-        f"{start} The Pareto front has {plural(len(summary.front), 'model', 'models')}. The fastest reaches "
+        f"{start} The Pareto front has {len(summary.front)} models. The fastest reaches "
         f"{fastest.ratio:.2f} times {reference} at a score of {fastest.score:.3f}; the highest score is "
         f"{best.score:.3f}, at {best.ratio:.2f} times {reference}."
     )

@@ -18,10 +18,10 @@ RECORDED = Path(__file__).parents[2] / "experiments/results/recorded_search.json
 
 def recorded() -> Study:
     """Return the recorded search of 200 with its scores, throughputs and seconds; unrecorded fields are invented."""
-    told = json.loads(RECORDED.read_text())
+    search = json.loads(RECORDED.read_text())
     rng = random.Random(0)
     trials = []
-    for number, row in enumerate(told["trials"]):
+    for number, row in enumerate(search["trials"]):
         speed = 2 ** row["points"][0][1]
         spec = SPACES["micro"].sample(rng)
         names = synthetic.BASELINES
@@ -43,8 +43,10 @@ def recorded() -> Study:
                 finished_s=row["finished_s"],
             )
         )  # fmt: skip
-    time_spent = {"measure": sum(r["measure_s"] for r in told["trials"])}
-    time_spent |= {f"train {i}": sum(r["rung_s"][i] for r in told["trials"] if len(r["rung_s"]) > i) for i in range(3)}
+    time_spent = {"measure": sum(r["measure_s"] for r in search["trials"])}
+    time_spent |= {
+        f"train {i}": sum(r["rung_s"][i] for r in search["trials"] if len(r["rung_s"]) > i) for i in range(3)
+    }
     info = replace(
         synthetic.info("recorded", 200), rung_steps=(30, 90, 270), time_spent=time_spent, chance={}, teacher_facts={}
     )

@@ -204,9 +204,9 @@ def test_other_rungs_shares_and_storage_are_cautions():
         {**s.info.config, "eta": eta, "storage": kind} for s, eta, kind in ((a, 3, "int8"), (b, 2, "int4"))
     )
     steps = (30, *b.info.rung_steps[1:])
-    told = " ".join(cautions(with_info(a, config=first), with_info(b, config=second, rung_steps=steps)))
+    text = " ".join(cautions(with_info(a, config=first), with_info(b, config=second, rung_steps=steps)))
     for values in ("A: 60, 180 steps; B: 30, 180 steps.", "A: 1/3; B: 1/2.", "A: int8; B: int4."):
-        assert values in told
+        assert values in text
 
 
 def test_recipes_are_told_by_what_differs():

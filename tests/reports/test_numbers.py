@@ -55,15 +55,17 @@ def called(t: TrialRecord) -> str:
 
 def test_tiles(name):
     s, tiles = study(name), read(name).tiles
-    nets = brute_force.trained(s, False)
+    models = brute_force.trained(s, False)
     reference = tuple(o.reference for o in s.info.objectives)
     assert int(tiles["evaluated"]) == sum(
         not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials
     )
-    assert int(tiles["on the Pareto front"]) == len(brute_force.front(nets))
-    volume = brute_force.hypervolume([brute_force.place(t) for t in nets], reference)
+    assert int(tiles["on the Pareto front"]) == len(brute_force.front(models))
+    volume = brute_force.hypervolume([brute_force.place(t) for t in models], reference)
     assert tiles["hypervolume"] == f"{volume:.4f}"
-    darts, error = brute_force.hypervolume_by_chance([brute_force.place(t) for t in brute_force.front(nets)], reference)
+    darts, error = brute_force.hypervolume_by_chance(
+        [brute_force.place(t) for t in brute_force.front(models)], reference
+    )
     assert abs(darts - volume) < 4 * error
 
 
@@ -73,27 +75,27 @@ def test_comparison_with_the_best_baseline(name):
         assert not [tile for tile in tiles if "throughput" in tile]
         return
     best = max(baselines(s), key=lambda t: t.rungs[-1].score)
-    nets = brute_force.trained(s, False)
-    good = [t for t in nets if t.rungs[-1].score >= best.rungs[-1].score]
-    fast = [t for t in nets if t.measurement.ratio >= best.measurement.ratio]
+    models = brute_force.trained(s, False)
+    good = [t for t in models if t.rungs[-1].score >= best.rungs[-1].score]
+    fast = [t for t in models if t.measurement.ratio >= best.measurement.ratio]
     fastest = max(good, key=lambda t: (t.measurement.ratio, t.rungs[-1].score))
     strongest = max(fast, key=lambda t: (t.rungs[-1].score, t.measurement.ratio))
     (tile,) = [value for tile, value in tiles.items() if tile == f"throughput at the score of {called(best)}"]
     assert tile == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}×"
     assert tiles["score at its throughput"] == f"{strongest.rungs[-1].score - best.rungs[-1].score:+.3f}"
-    for net in (fastest, strongest):
-        m, b = net.measurement, best.measurement
+    for model in (fastest, strongest):
+        m, b = model.measurement, best.measurement
         assert f"{m.ratio_low / b.ratio_high:.2f} to {m.ratio_high / b.ratio_low:.2f})" in words
-        assert called(net) in words
+        assert called(model) in words
 
 
 def test_table_of_the_front_and_the_baselines(name):
     s = study(name)
     best = brute_force.front(brute_force.trained(s, False))
-    nets = [*best, *baselines(s)]
+    models = [*best, *baselines(s)]
     rows = read(name).table("Pareto front and baselines").body()
-    assert [row[""] for row in rows] == [called(t) for t in nets]
-    for row, t in zip(rows, nets, strict=True):
+    assert [row[""] for row in rows] == [called(t) for t in models]
+    for row, t in zip(rows, models, strict=True):
         m = t.measurement
         assert row["score"] == f"{t.rungs[-1].score:.3f}"
         assert row[f"× {s.info.reference} 95 %"] == f"{m.ratio:.3f} {m.ratio_low:.3f} to {m.ratio_high:.3f}"
@@ -111,8 +113,8 @@ def test_table_of_the_front_and_the_baselines(name):
 
 def test_what_the_noise_allows(name):
     s, words = study(name), read(name).words
-    nets = brute_force.trained(s, False)
-    best = brute_force.front(nets)
+    models = brute_force.trained(s, False)
+    best = brute_force.front(models)
     measured = [t.measurement for t in s.trials if t.measurement]
     half = brute_force.median([(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured])
     assert words.count(f" {100 * half:.2f} %") == 2, "in the summary and in the section on noise"
@@ -125,7 +127,7 @@ def test_what_the_noise_allows(name):
     summary = summarize(s)
     assert summary.tied_neighbors == pairs
     near = set()
-    for t in nets:
+    for t in models:
         own, own_speed = (t.rungs[-1].score, t.measurement.ratio_high), t.measurement.ratio
         if t not in best and not any(
             brute_force.beats((f.rungs[-1].score, f.measurement.ratio_low), own)
@@ -143,11 +145,11 @@ def test_hypervolume_after_every_training(name):
     counted = [t for t in s.trials if not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED)]
     counted.sort(key=lambda t: (t.finished_s, t.number))
     reference = tuple(o.reference for o in s.info.objectives)
-    nets, done = brute_force.trained(s, False), []
+    models, done = brute_force.trained(s, False), []
     curve = payload(page(name))["datasets"]["curve"]
     assert len(curve) == len(counted)
     for i, (point, t) in enumerate(zip(curve, counted, strict=True), start=1):
-        done += [brute_force.place(t)] if t in nets else []
+        done += [brute_force.place(t)] if t in models else []
         assert point["evaluations"] == i
         assert point["seconds"] == pytest.approx(t.finished_s, rel=1e-5)
         assert point["hypervolume"] == pytest.approx(brute_force.hypervolume(done, reference), rel=1e-5)
@@ -177,40 +179,40 @@ def as_by_chance(shown: str, pairs: list[tuple[float, float]]) -> bool:
 
 def test_points_of_the_pictures(name):
     s, data = study(name), payload(page(name))["datasets"]
-    told = {p["number"]: p for p in data["points"]}
+    points = {p["number"]: p for p in data["points"]}
     front = brute_force.front(brute_force.trained(s, False))
     for t in s.trials:
         shown = t.measurement is not None and (t.rungs or t.state is TrialState.INFEASIBLE)
-        assert (t.number in told) is bool(shown)
+        assert (t.number in points) is bool(shown)
         if not shown:
             continue
-        point, m = told[t.number], t.measurement
+        point, m = points[t.number], t.measurement
         assert (point["kind"] == "Pareto front") is (t in front)
         assert (point["kind"] == "baseline") is (t.baseline is not None)
         for key, value in (("ratio", m.ratio), ("ratio_low", m.ratio_low), ("ratio_high", m.ratio_high)):
             assert point[key] == pytest.approx(value, rel=1e-5)
         assert point["score"] == (pytest.approx(t.rungs[-1].score, rel=1e-5) if t.rungs else None)
-    nets = {called(t): t for t in (*front, *baselines(s))}
+    models = {called(t): t for t in (*front, *baselines(s))}
     rows = data["teachers"]
     for row in rows:
-        value = nets[row["name"]].rungs[-1].teachers[row["teacher"]][row["head"]]
+        value = models[row["name"]].rungs[-1].teachers[row["teacher"]][row["head"]]
         assert row["score"] == pytest.approx(value, rel=1e-5)
     assert len({(r["name"], r["teacher"], r["head"]) for r in rows}) == len(rows)
     if len(front) <= 16:  # of more models every n-th is drawn
-        assert {row["name"] for row in rows} == set(nets)
+        assert {row["name"] for row in rows} == set(models)
 
 
 def test_metrics_and_heads(name):
     s = study(name)
-    nets = brute_force.trained(s, False) + baselines(s)
+    models = brute_force.trained(s, False) + baselines(s)
     best = max(baselines(s), key=lambda t: t.rungs[-1].score, default=None)
     rows = (
         {row[""]: row for row in read(name).table("Score and downstream metrics").body()}
-        if nets[0].rungs[-1].metrics
+        if models[0].rungs[-1].metrics
         else {}
     )
     for metric, label in LABELS.items():
-        values = [(t.rungs[-1].score, t.rungs[-1].metrics[metric], t) for t in nets if metric in t.rungs[-1].metrics]
+        values = [(t.rungs[-1].score, t.rungs[-1].metrics[metric], t) for t in models if metric in t.rungs[-1].metrics]
         assert (label in rows) is bool(values)
         if not values:
             continue
@@ -226,18 +228,18 @@ def test_metrics_and_heads(name):
         assert rows[label]["best baseline"] == (f"{best.rungs[-1].metrics[metric]:.3f}" if best else "–")
         assert rows[label]["chance"] == f"{s.info.chance[metric]:.3f}"
     for row in read(name).table("Teachers").body():
-        reached = [(t.rungs[-1].teachers[row[""]][row["head"]], called(t)) for t in nets]
+        reached = [(t.rungs[-1].teachers[row[""]][row["head"]], called(t)) for t in models]
         assert (row["best explained variance"], row["by"]) == (f"{max(reached)[0]:.3f}", max(reached)[1])
 
 
-def test_time_budget_and_failures(name):
+def test_time_spent_and_failures(name):
     s = study(name)
     total = sum(s.info.time_spent.values())
-    rows = read(name).table("Time budget").body()
-    purposes = [row[""].removesuffix(", when their cache was built") for row in rows]
+    rows = read(name).table("Time spent").body()
+    purposes = ["teachers" if row[""] == "teacher cache" else row[""] for row in rows]
     assert purposes == sorted(s.info.time_spent, key=lambda purpose: -s.info.time_spent[purpose])
-    told = zip(rows, purposes, strict=True)
-    assert all(row["share"] == f"{100 * s.info.time_spent[purpose] / total:.1f} %" for row, purpose in told)
+    shares = [f"{100 * s.info.time_spent[purpose] / total:.1f} %" for purpose in purposes]
+    assert [row["share"] for row in rows] == shares
     lost = [t for t in s.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)]
     if not lost:
         assert "Failed and infeasible trials" not in [t.label for t in read(name).tables]

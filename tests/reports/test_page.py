@@ -75,8 +75,8 @@ def test_the_study_can_be_read_back_from_its_page():
 def test_what_a_device_does_not_tell_can_be_read_back_too():
     study = synthetic.study(4, only=TrialState.COMPLETE)
     silent = [replace(t, measurement=replace(t.measurement, peak_memory_mib=None)) for t in study.trials]
-    told = payload(page_of(replace(study, trials=tuple(silent))))["trials"]
-    assert [TrialRecord.from_dict(t).measurement.peak_memory_mib for t in told] == [None] * len(silent)
+    trials = payload(page_of(replace(study, trials=tuple(silent))))["trials"]
+    assert [TrialRecord.from_dict(t).measurement.peak_memory_mib for t in trials] == [None] * len(silent)
 
 
 def test_a_thousand_trials_stay_small(tmp_path):
@@ -125,8 +125,8 @@ def test_the_page_holds_no_secret_of_a_url() -> None:
     study = synthetic.study(8)
     uri = "webdataset:https://me:pw0rd@host/a.tar?X-Sig=s3cret"
     info = replace(study.info, command=f"search --data {uri}", config={**study.info.config, "data": uri})
-    told = replace(study, info=replace(info, data={"name": uri, "fingerprint": "f"}))
-    page = render(told, summarize(told))
+    linked = replace(study, info=replace(info, data={"name": uri, "fingerprint": "f"}))
+    page = render(linked, summarize(linked))
     assert "https://host/a.tar" in page
     assert "s3cret" not in page
     assert "pw0rd" not in page

@@ -79,9 +79,9 @@ def test_enter_opens_a_card_and_escape_gives_the_focus_back(tab, study):
 
 
 def test_a_card_has_the_time_of_each_stage(tab, study):
-    net = next(t for t in study.trials if not t.baseline and t.state is TrialState.COMPLETE)
-    times = net.measurement.stages_s
-    tab.evaluate(f"document.querySelector('#all a[data-open=\"{net.number}\"]').click()")
+    trial = next(t for t in study.trials if not t.baseline and t.state is TrialState.COMPLETE)
+    times = trial.measurement.stages_s
+    tab.evaluate(f"document.querySelector('#all a[data-open=\"{trial.number}\"]').click()")
     rows = tab.evaluate(
         "[...document.querySelectorAll('dialog .stages tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
@@ -147,8 +147,8 @@ def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, s
     for t in trials:
         row = rows[t.number]
         assert (json.loads(row["conditions"]) == {"waited": 0.5}) if t.measurement else not row["conditions"]
-        told = float(row["stage/stage1_s"] or "nan")
-        assert told == pytest.approx(
+        value = float(row["stage/stage1_s"] or "nan")
+        assert value == pytest.approx(
             t.measurement.stages_s["stage1"] if t.measurement else math.nan, rel=1e-3, nan_ok=True
         )
 
@@ -189,8 +189,8 @@ def test_what_was_searched_for_is_not_downloaded(tab, study):
     tab.wait(f"{ROWS} < {len(study.trials)}")
     tab.evaluate("made = URL.createObjectURL, URL.createObjectURL = b => { blob = b; return made.call(URL, b); }, 1")
     tab.evaluate("byId('json').click()")
-    told = json.loads(tab.evaluate("blob.text()"))["trials"]
-    for trial, known in zip(told, study.trials, strict=True):
+    downloaded = json.loads(tab.evaluate("blob.text()"))["trials"]
+    for trial, known in zip(downloaded, study.trials, strict=True):
         assert TrialRecord.from_dict(trial).arch_id == known.arch_id
 
 

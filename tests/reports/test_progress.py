@@ -52,6 +52,6 @@ def test_the_time_of_an_open_session_is_that_of_its_trials():
     for rung, steps in enumerate(synthetic.RUNG_STEPS):
         trained = sum(t.rungs[rung].seconds for t in study.trials if len(t.rungs) > rung)
         assert rows[f"train to {steps} steps"].seconds == pytest.approx(trained)
-    assert rows["teachers, when their cache was built"].share < 0.5
+    assert rows["teacher cache"].share < 0.5
     closed = summarize(Study(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
     assert {row.seconds for row in closed} == set(written.values())
