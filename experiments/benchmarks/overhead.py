@@ -98,7 +98,7 @@ def info(config: SearchConfig) -> StudyInfo:
     return StudyInfo(
         name="overhead", created="", command="", config=config.to_dict(), environment={}, objectives=OBJECTIVES,
         rung_steps=config.distill.rung_steps, limits={}, teachers={}, data={"name": "none", "fingerprint": "none"},
-        reference=config.reference, baselines=(), sessions=({"started": "", "wall_s": 0.0},),
+        reference=config.reference, baselines=(), sessions=(),
     )  # fmt: skip
 
 

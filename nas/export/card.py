@@ -187,7 +187,7 @@ def _origin(data: CardData, heads: Sequence[str]) -> str:
 
 def _what(data: CardData, teacher: str) -> str:
     facts = data.study.info.teacher_facts.get(teacher)
-    return f"{facts.what if facts else 'not described'}; fingerprint {data.study.info.teachers[teacher]}"
+    return f"{facts.description if facts else 'not described'}; fingerprint {data.study.info.teachers[teacher]}"
 
 
 def _licence(data: CardData) -> str:

@@ -1,4 +1,4 @@
-"""What a search asks of a space of architectures; `search_space.Space` is one."""
+"""The protocol of a search space, which `search_space.Space` implements, and the variation of its architectures."""
 
 from __future__ import annotations
 
@@ -6,54 +6,65 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-MUTATED, CROSSED = 0.6, 0.3  # of `vary`: varied from parents; of these: crossed first
+MUTATION_RATE = 0.6  # share of the candidates that are mutations of parents
+CROSSOVER_RATE = 0.3  # share of the mutations whose parent is a crossover of two
 
 
 class Architecture(Protocol):
-    """One architecture."""
+    """An architecture of a search space."""
 
     @property
     def arch_id(self) -> str:
-        """The same for equal architectures alone."""
+        """Return the identifier, which only equal architectures share."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return the architecture as plain JSON data."""
 
 
 class Architectures(Protocol):
-    """A space; its architectures are only ever given back to it."""
+    """A search space. Its architectures have a type of its own, and callers pass them only to its methods."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Return the name of the space."""
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]: ...
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        """Return the choices of every parameter."""
 
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """Return the number of architectures."""
 
-    def decode(self, params: Mapping[str, Any]) -> Any: ...
+    def decode(self, params: Mapping[str, Any]) -> Any:
+        """Return the architecture of a set of parameters."""
 
-    def encode(self, spec: Any) -> dict[str, Any]: ...
+    def encode(self, spec: Any) -> dict[str, Any]:
+        """Return the parameters of an architecture; the inverse of `decode`."""
 
-    def parse(self, plain: Mapping[str, Any]) -> Any: ...
+    def parse(self, plain: Mapping[str, Any]) -> Any:
+        """Return the architecture of its plain JSON data."""
 
-    def contains(self, spec: Any) -> bool: ...
+    def contains(self, spec: Any) -> bool:
+        """Return whether the space has the architecture."""
 
-    def sample(self, rng: random.Random) -> Any: ...
+    def sample(self, rng: random.Random) -> Any:
+        """Return a random architecture."""
 
-    def mutate(self, spec: Any, rng: random.Random) -> Any: ...
+    def mutate(self, spec: Any, rng: random.Random) -> Any:
+        """Return an architecture with some parameters changed at random."""
 
-    def crossover(self, a: Any, b: Any, rng: random.Random) -> Any: ...
+    def crossover(self, a: Any, b: Any, rng: random.Random) -> Any:
+        """Return an architecture with parameters of two others."""
 
 
 def vary(space: Architectures, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
-    """Architectures by the rules of the space: new ones, and where there are parents mutations of these."""
-    made = []
+    """Return `count` architectures of the space: random ones, and mutations of the parents if there are any."""
+    architectures = []
     for _ in range(count):
-        if not parents or rng.random() > MUTATED:
-            made.append(space.sample(rng))
+        if not parents or rng.random() > MUTATION_RATE:
+            architectures.append(space.sample(rng))
             continue
         parent = rng.choice(parents)
-        if rng.random() < CROSSED:
+        if rng.random() < CROSSOVER_RATE:
             parent = space.crossover(parent, rng.choice(parents), rng)
-        made.append(space.mutate(parent, rng))
-    return made
+        architectures.append(space.mutate(parent, rng))
+    return architectures

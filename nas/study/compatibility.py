@@ -1,4 +1,4 @@
-"""What a study began with against what it would go on with: the differences in words. Pure."""
+"""The differences between a stored study and the command that resumes it, one line each. Pure."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any
 
 from nas.study.records import Objective, StudyInfo
 
-_SHOWN = 12  # characters of a fingerprint
+_FINGERPRINT_CHARS = 12  # compared and shown
 
 
 def of_space(info: StudyInfo, choices: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Parameters that have other choices now; nothing for a study of before spaces were noted."""
-    now = json.loads(json.dumps(choices))
-    return _differences(f"space {info.config['space']}: ", info.space, now) if info.space else []
+    """Return the parameters of the search space whose choices differ."""
+    return _differences(f"space {info.config['space']}: ", info.space, json.loads(json.dumps(choices)))
 
 
 def of_versions(info: StudyInfo, versions: Mapping[str, str]) -> list[str]:
-    """Packages, as far as their versions were noted."""
+    """Return the packages whose versions differ, as far as the study's environment has them."""
     before = {name: info.environment[name] for name in versions if name in info.environment}
     return _differences("version of ", before, {name: versions[name] for name in before})
 
 
 def of_objectives(info: StudyInfo, objectives: Sequence[Objective]) -> list[str]:
-    """What the search optimises; labels and units are only for readers."""
+    """Return the objectives that differ, apart from their labels and units."""
     before, now = ({o.name: [o.reference, o.log, o.minimize] for o in some} for some in (info.objectives, objectives))
     return _differences("objective ", before, now)
 
 
 def of_targets(info: StudyInfo, teachers: Mapping[str, str], data_fingerprint: str) -> list[str]:
-    """Teachers, by name, and images, by their fingerprints."""
-    before, now = ({n: f[:_SHOWN] for n, f in some.items()} for some in (info.teachers, teachers))
-    images = [{f"images {info.data['name']}": f[:_SHOWN]} for f in (info.data["fingerprint"], data_fingerprint)]
+    """Return the teachers and the images whose fingerprints differ."""
+    before, now = ({n: f[:_FINGERPRINT_CHARS] for n, f in some.items()} for some in (info.teachers, teachers))
+    fingerprints = (info.data["fingerprint"], data_fingerprint)
+    images = [{f"images {info.data['name']}": f[:_FINGERPRINT_CHARS]} for f in fingerprints]
     return _differences("teacher ", before, now) + _differences("", *images)
 
 
-def _differences(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [*before, *(name for name in now if name not in before)]
     return [
-        f"{what}{name}: {_said(before, name)} -> {_said(now, name)}"
+        f"{prefix}{name}: {_shown(before, name)} -> {_shown(now, name)}"
         for name in names
         if name not in before or name not in now or before[name] != now[name]
     ]
 
 
-def _said(values: Mapping[str, Any], name: str) -> str:
+def _shown(values: Mapping[str, Any], name: str) -> str:
     if name not in values:
         return "none"
     return values[name] if isinstance(values[name], str) else json.dumps(values[name])

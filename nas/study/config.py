@@ -1,4 +1,4 @@
-"""What a search is to do: one frozen value, stored with the study and compared when the study goes on."""
+"""The settings of a search: one frozen value, stored with the study and compared when the study is resumed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from nas.study.limits import check_bounds
 from nas.study.objectives import OBJECTIVES
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, here so that a command need not import torch to know them.
+# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, repeated here for commands that do not import torch.
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
-DIRECTIONS = ("cosine", "angle")  # losses that leave a prediction's length free: its squared error says nothing
+DIRECTIONS = (
+    "cosine",
+    "angle",
+)  # losses that do not train a prediction's length, so that its explained variance is meaningless
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be; the message names it, its value and what is allowed."""
+    """An invalid setting; the message has its name, its value and the allowed values."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Teachers that are distilled together, with their own batch size, student sizes in px and share of the steps.
+    """Teachers that are distilled together, with their own batch size, student image sizes and share of the steps.
 
-    A student that meets a teacher at one size only changes its features with the size. Sources: the partitions of
+    The features of a student that learns from a teacher at a single size vary with the size. Sources: the partitions of
     AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679).
     """
 
@@ -40,28 +43,33 @@ class Group:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build a group from the plain data of ``dataclasses.asdict``, in which lists may stand for tuples.
+        """Build a group from plain data, as of ``dataclasses.asdict`` or of JSON; `rate` is optional.
 
         Raises:
-            KeyError, TypeError, ValueError: `data` is something else.
+            KeyError, TypeError, ValueError: The data is no group.
         """
         if isinstance(data["teachers"], str):
-            raise TypeError("teachers are a list")
+            raise TypeError("teachers must be a list")
         sizes = tuple(int(px) for px in data["image_px"])
         return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The recipe under which every architecture of a study is trained.
+    """The training recipe of every architecture of a study.
 
-    AdamW under a constant rate with averaged weights (EMA), so that every rung is a fair end point. Plain MSE on
-    standardized targets, all teachers and heads weighing the same. Source: PHI-S (arXiv 2410.01680).
-    `weights` are by teacher or "teacher/head"; `groups` give teachers batches of their own (nas.distill.batches),
-    by default all are together at `image_px`. `ranks` processes, on CUDA each with a GPU of its own, train one
-    architecture together (nas.distill.distributed); each step's gradients come from `accumulate` parts of its batch.
-    `score` says which heads make an architecture's score: the maps', or both heads' mean. The ranking by summaries
-    after a few hundred steps is mostly that of the seed (experiments/LOG.md).
+    By default: AdamW with a constant learning rate and averaged weights (EMA), so that every rung is a fair end point;
+    MSE on PHI-S targets (arXiv 2410.01680), with equal weights for all teachers and heads.
+
+    Attributes:
+        weights: Loss weights by teacher or "teacher/head"; the others are 1.
+        groups: Teachers with batches of their own (nas.distill.batches); none for all teachers together at `image_px`.
+        ranks: Processes that train one architecture together (nas.distill.distributed), on CUDA each on its own GPU.
+        accumulate: Parts of a batch whose gradients add up to those of a step.
+        score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
+            a few hundred steps is mostly that of the seed (experiments/LOG.md).
+        precision: "fp32" or "bf16" (autocast); nas.search replaces "auto" by the faster one on the device.
+        max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
     """
 
     image_px: int = 64
@@ -71,7 +79,7 @@ class DistillConfig:
     warmup_steps: int = 10
     ema_decay: float = 0.98
     head_width: int = 128
-    precision: str = "auto"  # "fp32", "bf16" (autocast); nas.search resolves "auto" to what the device is fast in
+    precision: str = "auto"
     rung_steps: tuple[int, ...] = (30, 90, 270)
     summary_loss: str = "mse"
     spatial_loss: str = "mse"
@@ -80,7 +88,7 @@ class DistillConfig:
     score: str = "spatial"
     weights: dict[str, float] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
-    max_grad_norm: float = 0.0  # the gradient is clipped to this norm; 0: no clipping
+    max_grad_norm: float = 0.0
     accumulate: int = 1
     grad_checkpointing: bool = False
     ranks: int = 1
@@ -128,7 +136,7 @@ class DistillConfig:
 
     @property
     def largest_batch(self) -> int:
-        """Images that a step can need."""
+        """Return the largest batch size of a step, over all groups."""
         return max([self.batch_size, *(group.batch_size for group in self.groups)])
 
     def _check_batch(self, name: str, size: int) -> None:
@@ -138,12 +146,19 @@ class DistillConfig:
             raise ConfigError(f"{name}: {size}: must be {needed}")
 
     def check_teachers(self, names: Collection[str]) -> None:
-        """ConfigError where weights or groups name none of the teachers, or the groups leave one out."""
+        """Raise ConfigError for weights or groups of unknown teachers, and for a teacher in no group.
+
+        Args:
+            names: The study's teachers.
+        """
         heads = {f"{name}/{head}" for name in names for head in ("summary", "spatial")}
         grouped = {name for group in self.groups for name in group.teachers}
-        for what, given, allowed in (("weights", set(self.weights), {*names, *heads}), ("groups", grouped, set(names))):
-            if unknown := sorted(given - allowed):
-                raise ConfigError(f"{what}: no teacher {unknown[0]!r} in this study; choose from {', '.join(names)}")
+        for setting, keys, allowed in (
+            ("weights", set(self.weights), {*names, *heads}),
+            ("groups", grouped, set(names)),
+        ):
+            if unknown := sorted(keys - allowed):
+                raise ConfigError(f"{setting}: no teacher {unknown[0]!r} in this study; choose from {', '.join(names)}")
         if grouped and (missing := sorted(set(names) - grouped)):
             raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
 
@@ -156,18 +171,18 @@ class DistillConfig:
                 raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
 
 
-def _group(given: Group | Mapping[str, Any]) -> Group:
+def _group(group: Group | Mapping[str, Any]) -> Group:
     try:
-        return given if isinstance(given, Group) else Group.from_dict(given)
+        return group if isinstance(group, Group) else Group.from_dict(group)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(
-            f"groups: {given!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
+            f"groups: {group!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
         ) from None
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Everything that a study's numbers depend on, and how much of it to do."""
+    """The settings that a study's numbers depend on, and the budget."""
 
     budget: int = 200
     seed: int = 0
@@ -177,17 +192,17 @@ class SearchConfig:
     teachers: str = "builtin"
     train_images: int = 3000
     val_images: int = 600
-    views: int = 1  # stored augmentations of each train image
-    storage: str = "int8"  # of each number of the teachers' targets
+    views: int = 1  # stored augmentations of each training image
+    storage: str = "int8"  # number format of the stored targets
     device: str = "cpu"
     measure_batch: int = 16
-    measure_arm: str = "eager+fp32+channels-last+fused"  # words of nas.measure.arms
-    measure_seconds: float = 2.0  # at most: less where the ratio is known to 1 %
+    measure_arm: str = "eager+fp32+channels-last+fused"  # as of nas.measure.arms
+    measure_seconds: float = 2.0  # at most; a measurement ends when the ratio is known to 1 %
     eta: int = 3
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
-    limits: dict[str, float] = field(default_factory=dict)  # by the names of nas.study.limits
-    objectives: tuple[str, ...] = ("score", "throughput")  # of nas.study.objectives
+    limits: dict[str, float] = field(default_factory=dict)  # keys of nas.study.limits
+    objectives: tuple[str, ...] = ("score", "throughput")  # keys of nas.study.objectives
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
@@ -214,24 +229,25 @@ class SearchConfig:
         if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
             raise ConfigError(f"--objectives: unknown {unknown[0]!r}; choose from: {', '.join(OBJECTIVES)}")
         if "score" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ConfigError(f"--objectives: {named}: needs score, and each but once")
+            raise ConfigError(f"--objectives: {named}: needs score, and each name only once")
 
     @property
     def grid(self) -> int:
-        """Side of the teachers' spatial targets: the student's map at stride 16."""
+        """Return the side of the teachers' spatial targets, which is that of the student's map at stride 16."""
         return self.distill.image_px // 16
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return the settings as plain JSON data."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        if "measure_precision" in data:  # until 2026-11-25
-            arm = f"eager+{data['measure_precision']}+channels-last+fused"
-            data = {k: v for k, v in data.items() if k != "measure_precision"} | {"measure_arm": arm}
+        """Build the settings from the result of `to_dict`.
+
+        Raises:
+            ConfigError: A setting is unknown or invalid.
+        """
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")
@@ -241,6 +257,6 @@ class SearchConfig:
             raise ConfigError(f"settings of another version: {error}") from None
 
     def differences(self, other: SearchConfig) -> list[str]:
-        """Settings in which two configs differ, as "name: ours -> theirs"."""
+        """Return the settings that differ between two configs, as "name: ours -> theirs"."""
         ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], "distill": None} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]

@@ -1,7 +1,6 @@
-"""A contact sheet: rows and columns of small square pictures in one PNG that says itself what is where.
+"""Contact sheets: rows and columns of small square pictures in one PNG, with the labels in its metadata.
 
-Searches write them (`nas.distill.evaluation.pictures`), reports cut them up again; labels are words, so they are
-not drawn.
+Searches write them (`nas.distill.evaluation.pictures`), and reports cut them into their pictures.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from PIL import Image, PngImagePlugin
 
 from nas.files import atomic_path
 
-# Kinds of rows: the images, a teacher's maps, a student's prediction of them, the student's own maps.
+# Kinds of rows: the images, a teacher's maps, the student's prediction of them, the student's maps.
 IMAGE, TEACHER, STUDENT, OWN = "image", "teacher", "student", "own"
-FOLDER = "pictures"  # in a run's folder
+FOLDER = "pictures"  # in a run folder
 TILE_PX = 64
 _KEY = "contact sheet"
-_MOST_TILES = 64  # a side: what is larger was not made here
+_MAX_TILES = 64  # a side; larger files are refused before they are decoded
 
 
 class SheetError(ValueError):
@@ -31,8 +30,13 @@ class SheetError(ValueError):
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """`tiles`: uint8 (rows, columns, TILE_PX, TILE_PX, 3), RGB. A row is (kind, teacher), the teacher
-    "" where the row is about none; a column is what its image shows, "" where that is unknown."""
+    """A contact sheet.
+
+    Attributes:
+        rows: (kind, teacher) of each row; the teacher is "" for rows of no teacher.
+        columns: Class of each column's image, "" if it is unknown.
+        tiles: RGB, uint8 (rows, columns, TILE_PX, TILE_PX, 3).
+    """
 
     rows: tuple[tuple[str, str], ...]
     columns: tuple[str, ...]
@@ -49,11 +53,11 @@ class ContactSheet:
 
     @classmethod
     def read(cls, path: Path) -> ContactSheet:
-        """Inverse of `write`; SheetError for anything else."""
+        """Read the sheet from a file of `write`; SheetError for any other file."""
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 width, height = image.size
-                if max(width, height) > _MOST_TILES * TILE_PX:
+                if max(width, height) > _MAX_TILES * TILE_PX:
                     raise SheetError(f"{path}: {width} x {height} pixels are too many for a contact sheet")
                 pixels = np.asarray(image.convert("RGB"))
                 words = json.loads(image.text[_KEY])  # type: ignore[attr-defined]
@@ -67,10 +71,10 @@ class ContactSheet:
 
 
 def _tiles(pixels: NDArray[Any], rows: int, columns: int) -> NDArray[np.uint8]:
-    """(rows * T, columns * T, 3) to (rows, columns, T, T, 3)."""
+    """Cut pixels (rows * T, columns * T, 3) into tiles (rows, columns, T, T, 3)."""
     return pixels.reshape(rows, TILE_PX, columns, TILE_PX, 3).swapaxes(1, 2)
 
 
 def sheet_path(folder: Path, arch_id: str) -> Path:
-    """Where the sheet of an architecture lies."""
+    """Return the file of an architecture's sheet in a folder."""
     return folder / f"{arch_id}.png"

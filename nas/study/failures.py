@@ -1,7 +1,7 @@
-"""Failures of trials, and whether a failed trial is run again. Pure decisions, for `nas.study.loop.StudyLoop`.
+"""Failures of trials, and the decision whether a failed trial runs again. Pure.
 
-A trial is run a second time, never a third, and only where the second time can be another: a worker that was killed
-goes on from its checkpoint, memory that others used may be free by then. The same loss would be NaN again.
+A trial runs at most twice, and the second time only if the outcome can differ: after a lost worker it continues from
+its checkpoint, and memory that other processes used may be free. A loss that was NaN would be NaN again.
 """
 
 from __future__ import annotations
@@ -11,55 +11,59 @@ import statistics
 from collections.abc import Sequence
 from enum import StrEnum
 
-_TIMES_THE_MEDIAN = 10.0
-_AT_LEAST_S = 600.0
-_EARLIER = 5  # stages after which their median is worth something
+_MEDIANS_TO_HANG = 10.0
+_MIN_LIMIT_S = 600.0
+_MIN_STAGES = 5  # earlier stages that a median needs
+_MAX_TRIES = 2
 
 
 class Failure(StrEnum):
-    """Why a trial ended before its time."""
+    """The cause that ended a trial early."""
 
-    OUT_OF_MEMORY = "out of memory"  # all of the device was its own
+    OUT_OF_MEMORY = "out of memory"  # with the device to itself
     MEMORY_SHARED = "out of memory that others used too"
-    NOT_FINITE = "not finite"  # a loss or a score; the same seed gives the same
-    WRONG_OUTPUT = "wrong output"  # measured as it runs, it computes something else than in fp32
+    NOT_FINITE = "not finite"  # a loss or a score; the same seed would repeat it
+    WRONG_OUTPUT = "wrong output"  # the measured runtime computes other outputs than fp32
     HANG = "hang"
-    LOST_WORKER = "lost worker"  # its process, or the whole node
+    LOST_WORKER = "lost worker"  # its process or its node
     FULL_DISK = "full disk"
     UNPICKLABLE = "unpicklable result"
-    ERROR = "error"  # what the trial's own code raised
+    ERROR = "error"  # an exception of the trial's code
 
 
 class RetryDecision(StrEnum):
-    """What becomes of a trial that failed."""
+    """The decision about a failed trial."""
 
-    AGAIN = "again"  # run once more, from its checkpoint where there is one
+    AGAIN = "again"  # from its checkpoint, if there is one
     FAILED = "failed"
-    END = "end"  # of the whole search: every other trial would meet the same; this one goes on with --resume
+    END = "end"  # the search ends, because all trials would fail so; --resume continues the trial
 
 
-_ONCE_MORE = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
+_RETRIED = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
 
 
 def decide_retry(failure: Failure | None, tries: int) -> RetryDecision:
-    """What becomes of a trial after it failed for the `tries`-th time."""
+    """Decide what to do with a trial that has failed in its `tries`-th run."""
     if failure is Failure.FULL_DISK:
         return RetryDecision.END
-    return RetryDecision.AGAIN if failure in _ONCE_MORE and tries < 2 else RetryDecision.FAILED
+    return RetryDecision.AGAIN if failure in _RETRIED and tries < _MAX_TRIES else RetryDecision.FAILED
 
 
 def spoils_process(failure: Failure | None) -> bool:
-    """Whether the worker's process may be broken after it (CUDA errors are sticky, lost memory stays lost)."""
+    """Return whether the worker's process may be unusable afterwards: CUDA errors persist, leaked memory stays."""
     return failure in (Failure.OUT_OF_MEMORY, Failure.MEMORY_SHARED, Failure.ERROR)
 
 
-def time_limit_s(earlier_s: Sequence[float], given_s: float | None = None) -> float:
-    """Seconds after which a stage of a trial hangs: `given_s`, else 10 medians of the same stage in earlier trials.
+def time_limit_s(earlier_s: Sequence[float], fixed_s: float | None = None) -> float:
+    """Return the seconds after which a stage of a trial counts as hanging.
 
-    Never under 10 minutes of its own accord; no limit while too few trials have been through the stage.
+    Args:
+        earlier_s: Seconds of the same stage in earlier trials.
+        fixed_s: The user's limit; None for 10 medians of `earlier_s`, but at least 10 minutes, and no limit while
+            `earlier_s` holds fewer than 5.
     """
-    if given_s is not None:
-        return given_s
-    if len(earlier_s) < _EARLIER:
+    if fixed_s is not None:
+        return fixed_s
+    if len(earlier_s) < _MIN_STAGES:
         return math.inf
-    return max(_AT_LEAST_S, _TIMES_THE_MEDIAN * statistics.median(earlier_s))
+    return max(_MIN_LIMIT_S, _MEDIANS_TO_HANG * statistics.median(earlier_s))

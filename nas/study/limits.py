@@ -1,7 +1,7 @@
-"""The hard limits of a search: what each bounds, how it is read off a candidate, and whether a value keeps it. Pure.
+"""The hard limits of a search: the quantity that each bounds, its value for a candidate, and compliance with it. Pure.
 
-Every command that takes limits adds its flags, checks its bounds and judges its candidates by the table `LIMITS`.
-A new limit is one more entry there.
+Every command with limits takes its flags, the checks of bounds and the compliance of candidates from the table
+`LIMITS`. A new entry there is a new limit.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _MEASURED = frozenset(field.name for field in fields(Measurement))
 
 
 class LimitError(ValueError):
-    """A limit that cannot be, or that cannot be checked; the message is one line that names the flag."""
+    """A limit that is invalid or cannot be checked; the message is one line with the flag."""
 
 
 class Compliance(StrEnum):
-    """The answer to whether a candidate keeps a limit."""
+    """The compliance of a candidate with a limit."""
 
     KEPT = "kept"
     BROKEN = "broken"
@@ -31,19 +31,24 @@ class Compliance(StrEnum):
 
 
 class Costed(Protocol):
-    """The numbers that limits bound, as a `TrialRecord` has them. None is a number that nobody knows (yet)."""
+    """The numbers that limits bound, as a `TrialRecord` has them; None for one that is not known (yet)."""
 
     @property
-    def params(self) -> int | None: ...
+    def params(self) -> int | None:
+        """Return the number of parameters."""
+
     @property
-    def macs(self) -> int | None: ...
+    def macs(self) -> int | None:
+        """Return the multiply-accumulates for one image."""
+
     @property
-    def measurement(self) -> Measurement | None: ...
+    def measurement(self) -> Measurement | None:
+        """Return the measurement on a device."""
 
 
 @dataclass(frozen=True)
 class CountedCosts:
-    """The numbers of an architecture that was counted and not measured."""
+    """The costs of an architecture without a measurement."""
 
     params: int
     macs: int  # of one image
@@ -55,16 +60,16 @@ class Limit:
     """One hard limit.
 
     Attributes:
-        name: its key in `SearchConfig.limits`.
-        flag: its option on the command line.
-        quantity: the field of a `TrialRecord` or of its `Measurement` that it bounds.
-        label: the quantity in words, for tables.
-        unit: the quantity's unit in tables.
-        help: what the option asks for, with the bound's unit.
-        maximum: whether it bounds the quantity from above, else from below. A value on the bound is within it.
-        timed: whether the quantity is timed, so that it has an interval; else it is exact.
-        scale: what the quantity is divided by to be in the bound's unit.
-        shown_per: what a bound is divided by to be in the tables' unit.
+        name: Key in `SearchConfig.limits`.
+        flag: Command-line option.
+        quantity: Field of a `TrialRecord` or of its `Measurement` that the limit bounds.
+        label: Name of the quantity in tables.
+        unit: Unit of the quantity in tables.
+        help: Help text of the option, with the bound's unit.
+        maximum: Whether the bound is an upper one, else it is a lower one. A value equal to the bound keeps the limit.
+        timed: Whether the quantity is timed, so that it has an interval; else it is exact.
+        scale: Divisor that converts the quantity to the bound's unit.
+        shown_per: Divisor that converts a bound to the tables' unit.
     """
 
     name: str
@@ -80,31 +85,31 @@ class Limit:
 
     @property
     def measured(self) -> bool:
-        """Whether the quantity takes a measurement; else it is counted on the architecture alone."""
+        """Return whether the quantity comes from a measurement; else it is counted on the architecture."""
         return self.quantity in _MEASURED
 
     def value(self, costs: Costed) -> float | None:
-        """Return the candidate's value in the bound's unit; None where it is unknown."""
+        """Return the candidate's value in the bound's unit; None if it is unknown."""
         holder = costs.measurement if self.measured else costs
         amount = None if holder is None else getattr(holder, self.quantity)
         return None if amount is None else float(amount) / self.scale
 
     def compliance(self, value: float | None, bound: float) -> Compliance:
-        """Tell whether a value is within the bound: the one place where this is decided."""
+        """Return the compliance of a value with a bound; no other code compares them."""
         if value is None or math.isnan(value):
             return Compliance.UNKNOWN
         within = value <= bound if self.maximum else value >= bound
         return Compliance.KEPT if within else Compliance.BROKEN
 
     def factor(self, value: float, bound: float) -> float:
-        """Return the factor by which the value lies beyond the bound; 1 or less is within it."""
+        """Return the factor by which the value exceeds the bound; 1 or less keeps the limit."""
         return value / bound if self.maximum else bound / value
 
 
 _TENSORS = (
-    "at most X MiB of tensors at the worst moment of a forward pass of the measured batch: weights, inputs and"
-    " activations. Neither PyTorch's caches nor the context on a card count. On a CPU it is known for the runtime eager"
-    " only; on CUDA for eager, compiled and max-autotune-no-cudagraphs"
+    "at most X MiB of tensors (weights, inputs and activations) at the peak of a forward pass of the measured batch,"
+    " without PyTorch's caches and the CUDA context. On a CPU only the runtime eager reports it; on CUDA the runtimes"
+    " eager, compiled and max-autotune-no-cudagraphs do"
 )
 LIMITS: dict[str, Limit] = {
     limit.name: limit
@@ -130,7 +135,12 @@ LIMITS: dict[str, Limit] = {
 
 
 def add_limit_flags(parser: argparse.ArgumentParser, description: str) -> None:
-    """Add the options of all limits as a group; the description says what the command does with them."""
+    """Add the options of all limits as a group.
+
+    Args:
+        parser: A command's parser.
+        description: Says what the command does with the limits.
+    """
     group = parser.add_argument_group("limits", description)
     for limit in LIMITS.values():
         help_text = f"{limit.help} (default: no limit)"
@@ -138,14 +148,14 @@ def add_limit_flags(parser: argparse.ArgumentParser, description: str) -> None:
 
 
 def given_limits(arguments: Mapping[str, Any]) -> dict[str, float]:
-    """Return the limits among a command's arguments. LimitError for a bound that is no positive number."""
+    """Return the limits among a command's arguments; LimitError for a bound that is no positive number."""
     limits = {name: arguments[name] for name in LIMITS if arguments.get(name) is not None}
     check_bounds(limits)
     return limits
 
 
 def check_bounds(limits: Mapping[str, float]) -> None:
-    """Raise LimitError for a name that is no limit, and for a bound that is no positive number."""
+    """Raise LimitError for an unknown limit and for a bound that is no positive number."""
     for name, bound in limits.items():
         if name not in LIMITS:
             raise LimitError(f"limits: unknown {name!r}; choose from: {', '.join(LIMITS)}")
@@ -154,22 +164,22 @@ def check_bounds(limits: Mapping[str, float]) -> None:
 
 
 def check_knowable(limits: Collection[str], unknown_fields: Collection[str], where: str) -> None:
-    """Raise LimitError for a limit that no measurement can tell.
+    """Raise LimitError for a limit whose quantity the measurements will not have.
 
     Args:
-        limits: names of limits.
-        unknown_fields: fields of a `Measurement` that stay None.
-        where: the device and the runtime, in words.
+        limits: Names of limits.
+        unknown_fields: Fields of a `Measurement` that stay None.
+        where: The device and the runtime, for the message.
     """
     for limit in (LIMITS[name] for name in limits):
         if limit.quantity in unknown_fields:
-            raise LimitError(f"{limit.flag}: no {limit.label} is known {where}: choose another --arm or no such limit")
+            raise LimitError(f"{limit.flag}: {limit.label} is unknown {where}: choose another --arm or drop this limit")
 
 
 def broken_limit(costs: Costed, limits: Mapping[str, float]) -> str | None:
-    """Return why a candidate is not within the limits, in words: it breaks one, or the value is unknown. Else None.
+    """Return a line about the first limit that a candidate breaks or whose quantity is unknown; else None.
 
-    Limits on what is measured wait until there is a measurement.
+    Limits on measured quantities are skipped until there is a measurement.
     """
     for name, bound in limits.items():
         limit = LIMITS[name]

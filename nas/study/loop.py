@@ -30,7 +30,7 @@ from search_space import SPACES, preset
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
-_LOOK_S = 1.0  # how often a driver with nothing to start looks for work that others leave
+_POLL_S = 1.0  # between two looks of an idle driver for trials that other drivers have left
 
 Result = TypeVar("Result")
 Listener = Callable[["StudyLoop", TrialRecord], None]
@@ -43,53 +43,57 @@ class StudyStore(Protocol):
 
     @property
     def driver(self) -> str:
-        """Return this driver's name among those that work on the study."""
+        """Return the name of this driver, unique among the drivers of the study."""
 
     @property
     def info(self) -> StudyInfo:
-        """Return what the study is about."""
+        """Return the study's description."""
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
-        """Store what `change` makes of the study's description, and return it."""
+        """Replace the study's description by `change` of it, and return the new one."""
 
     def retry_while_unavailable(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`, called again while the database is away."""
+        """Return `work()`, and repeat the call while the database is unavailable."""
 
     def register_driver(self) -> None:
-        """Tell other drivers that this one is alive."""
+        """Announce this driver to the others, which then leave its running trials to it."""
 
     def unregister_driver(self) -> None:
-        """Leave the running trials of this driver to others."""
+        """Let other drivers take over the running trials of this one."""
 
     def may_take_over(self, driver: str | None) -> bool:
-        """Return whether the running trials of `driver` may be taken over."""
+        """Return whether this driver may take over the running trials of `driver`."""
 
     def ask(
         self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Return the number of a new trial and its parameters: the sampler's, or `fixed`."""
+        """Return the number of a new trial and its parameters, from the sampler or `fixed`."""
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
-        """Write a trial and, where it is complete, its objectives; return False where it is another driver's."""
+        """Write a trial, with its objectives where it is complete; return False if another driver has taken it over."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep other drivers out, and write everything at the end or nothing."""
+        """Return a transaction that excludes other drivers: all of its writes take effect at its end, or none."""
 
     def claim(self, number: int) -> bool:
-        """Make a running trial this driver's; return False where it is over."""
+        """Assign a running trial to this driver; return False if the trial has ended."""
 
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        """Return trials, with their drivers, that are new since the last call or among `running`."""
+        """Return the trials that are new since the last call or among `running`, each with its driver."""
 
 
 class StudyLoop:
-    """One session of a study, started or resumed, alone or beside other drivers.
+    """One session of a study, started or resumed, alone or together with other drivers.
 
     Args:
-        store: the study; trials that this process or a dead driver left running are run again.
-        listener: called after every record that this driver stored.
-        space: where it is none of `SPACES`.
-        clock: returns seconds; every decision about time uses it. A simulation has its own.
+        store: The study. Running trials of this process and of dead drivers run again.
+        listener: Called after every record that this driver has stored.
+        space: The search space, if it is not one of `SPACES`.
+        clock: Returns seconds, for every decision about time. A simulation passes its own clock.
+
+    Attributes:
+        gave_up: Why the search cannot continue; None while it can.
+        exhausted: Why there is no new architecture to evaluate; None while there is one.
     """
 
     def __init__(
@@ -109,161 +113,170 @@ class StudyLoop:
         self._clock = clock
         self._proposer = TrialProposer(store, self.space, self.config.baselines)
         self.trials = TrialTable(self.info.objectives)
-        self._drivers: dict[int, str | None] = {}  # of the trials: whose they are
+        self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
         self._running: set[int] = set()
-        self._put_off: set[int] = set()  # trials that failed here and run once more
-        self._waits = False
-        self._in_a_row: Counter[TrialState] = Counter()
-        self.gave_up: str | None = None  # why the search cannot go on
-        self.exhausted: str | None = None  # why there is nothing left to ask
-        store.retry_while_unavailable(self._look)
-        self._began = clock()
-        self._found_nothing = -math.inf  # when this driver last looked in vain for work that others leave
-        finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session wrote no length
-        self._before_s = max(elapsed(self.info.sessions), self._reached_beside(), *finished_s)
-        self._session = {"started": _now(), "began_s": self._before_s, "driver": store.driver, "wall_s": 0.0}
+        self._requeued: set[int] = set()  # trials of this session that are to run again
+        self._waiting = False
+        self._consecutive: Counter[TrialState] = Counter()  # trials since the last evaluated one, by their state
+        self.gave_up: str | None = None
+        self.exhausted: str | None = None
+        store.retry_while_unavailable(self._refresh)
+        self._started = clock()
+        self._polled = -math.inf  # when this driver last found no trial to start
+        finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session has no length
+        self._earlier_s = max(elapsed(self.info.sessions), self._elapsed_by_other_clocks(), *finished_s)
+        self._session = {"started": _now(), "began_s": self._earlier_s, "driver": store.driver, "wall_s": 0.0}
         self._session["budget"] = self.config.budget
-        self.info = store.retry_while_unavailable(lambda: store.update_info(self._begun))
+        self.info = store.retry_while_unavailable(lambda: store.update_info(self._with_session))
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds that the study has run, over all its sessions."""
-        return self._before_s + self._clock() - self._began
+        """Return the seconds that the study has run, over all its sessions."""
+        return self._earlier_s + self._clock() - self._started
 
     @property
     def session_s(self) -> float:
-        """Seconds since this session began."""
-        return self._clock() - self._began
+        """Return the seconds since this session began."""
+        return self._clock() - self._started
 
     @property
     def counts(self) -> Counter[TrialState]:
-        """Trials per state, baselines aside."""
+        """Return the number of trials in each state, without baselines."""
         return self.trials.counts
 
     @property
     def evaluated(self) -> int:
-        """Unique architectures evaluated, by all drivers: what the budget counts."""
+        """Return the number of unique architectures that all drivers have evaluated; the budget counts these."""
         return self.trials.evaluated
 
     @property
     def running(self) -> int:
-        """Trials that this session has handed out and not seen the end of."""
+        """Return the number of trials that this session has started and that have not ended."""
         return len(self._running)
 
     @property
     def finished(self) -> bool:
-        """Nothing runs and nothing is left to start, here or in another driver."""
+        """Return whether no trial runs and none is left to start, in any driver."""
         if self._running:
             return False
         if self.gave_up:
             return True
-        if self.trials.running or self._missing_baselines() or self._wants_more():
+        if self.trials.running or self._missing_baselines() or self._has_budget():
             return False
-        return not self._store.retry_while_unavailable(self._was_extended)
+        return not self._store.retry_while_unavailable(self._reload_budget)
 
     def front_summary(self) -> tuple[int, float]:
-        """Size of the current front and its hypervolume."""
+        """Return the size of the current Pareto front and its hypervolume."""
         return self.trials.front_summary()
 
     def next_trial(self) -> TrialRecord | None:
-        """Return the next trial to run, already stored as running; None while there is nothing to start.
+        """Return the next trial to run, already stored as running; None while there is no trial to start.
 
-        While other drivers have trials under way, it looks once a second for work that they leave.
+        While other drivers run trials, it looks once a second for trials that they have left.
         """
         if self.gave_up:
             return None
-        if not (self._put_off or self._missing_baselines() or self._wants_more() or self._may_find()):
+        if not (self._requeued or self._missing_baselines() or self._has_budget() or self._should_poll()):
             return None
-        for record in self._store.retry_while_unavailable(self._start):
-            self._take_in(record)
+        for record in self._store.retry_while_unavailable(self._claim_or_ask):
+            self._update(record)
             if record.state is TrialState.RUNNING:
                 self._running.add(record.number)
-                self._put_off.discard(record.number)
-                return replace(record, rungs=())  # they come again: from a checkpoint, or trained anew
-        self._found_nothing = self._clock()
+                self._requeued.discard(record.number)
+                return replace(record, rungs=())  # the worker reports them again, from a checkpoint or a new training
+        self._polled = self._clock()
         return None
 
     def report(self, record: TrialRecord) -> bool:
-        """Stores what a worker sent; False where the trial has to end here."""
+        """Store the record that a worker sent; return False if the trial has to end."""
         just_measured = record.state is TrialState.RUNNING and record.measurement and not record.rungs
         if just_measured and (unknown := unknown_before_training(record, self.info.objectives)):
-            record = replace(record, state=TrialState.INFEASIBLE, reason=f"unknown of this device: {unknown[0]}")
+            record = replace(record, state=TrialState.INFEASIBLE, reason=f"this device does not report {unknown[0]}")
         if record.state is TrialState.RUNNING and record.rungs:
-            self._store.retry_while_unavailable(self._look)
-            if not self._goes_on(record):
+            self._store.retry_while_unavailable(self._refresh)
+            if not self._continues(record):
                 reason = f"not among the best 1/{self.config.eta} at rung {record.rungs[-1].rung}"
                 record = replace(record, state=TrialState.STOPPED, reason=reason)
         if (
             record.state is TrialState.FAILED
             and (decision := decide_retry(record.failure, record.tries)) is not RetryDecision.FAILED
         ):
-            self._run_again(record, decision)
+            self._requeue(record, decision)
             return False
-        return self._keep(record) and record.state is TrialState.RUNNING
+        return self._store_record(record) and record.state is TrialState.RUNNING
 
     def report_lost(self, number: int, failure: Failure, reason: str) -> None:
-        """As `report`, where the worker of a running trial cannot speak for itself."""
+        """Report a running trial as failed after its worker was lost."""
         if number in self._running:
             self.report(replace(self.trials[number], state=TrialState.FAILED, failure=failure, reason=reason))
 
     def release(self, number: int) -> None:
-        """A trial that was handed out and that no worker could begin: it will be handed out again."""
+        """Return a trial that no worker could begin to the queue: `next_trial` returns it again."""
         self._running.discard(number)
-        self._put_off.add(number)
+        self._requeued.add(number)
 
     def forget_finished(self, forget: Callable[[Collection[str]], None]) -> None:
-        """Has `forget` take away what no architecture under way needs, unless another driver that lives has some.
+        """Call `forget` with the ids of the running architectures; it deletes the files of all others.
 
-        Nobody can begin a trial meanwhile. `forget` may be called twice.
+        No driver can start a trial during the call. If another living driver runs trials, `forget` is not called. After
+        an outage of the database it may be called twice.
         """
 
-        def swept() -> None:
+        def forget_exclusively() -> None:
             with self._store.exclusive():
-                self._look()
-                if not self._beside():
+                self._refresh()
+                if not self._active_drivers():
                     forget({self.trials[number].arch_id for number in self.trials.running})
 
-        self._store.retry_while_unavailable(swept)
+        self._store.retry_while_unavailable(forget_exclusively)
 
     def worker_seconds(self, workers: int) -> float:
-        """Seconds of all workers of all sessions, those side by side as well; `workers` are this session's."""
+        """Return the seconds of all workers in all sessions, parallel sessions included.
+
+        Args:
+            workers: Workers of this session.
+        """
         sessions = self._store.retry_while_unavailable(lambda: self._store.info).sessions
         ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
-        return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session wrote no length
+        return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session has no length
 
     def close(self, time_spent: dict[str, float], workers: int = 1) -> None:
-        """Ends the session: writes its length and the time_spent; what it left running is anybody's."""
-        over = {**self._session, "wall_s": self.session_s, "workers": workers}
+        """End the session: write its length and the time spent, and leave its running trials to other drivers.
+
+        Args:
+            time_spent: Seconds of all workers by purpose, over all sessions.
+            workers: Workers of this session.
+        """
+        closed = {**self._session, "wall_s": self.session_s, "workers": workers}
         if why := self.gave_up or self.exhausted:
-            over["ending"] = why  # before the budget was spent
+            closed["ending"] = why  # the search ends before its budget is spent
 
-        def ended(info: StudyInfo) -> StudyInfo:
-            return replace(
-                info, time_spent=time_spent, sessions=tuple(over if s == self._session else s for s in info.sessions)
-            )
+        def close_session(info: StudyInfo) -> StudyInfo:
+            sessions = tuple(closed if s == self._session else s for s in info.sessions)
+            return replace(info, time_spent=time_spent, sessions=sessions)
 
-        self.info = self._store.retry_while_unavailable(lambda: self._store.update_info(ended))
-        self._session = over
+        self.info = self._store.retry_while_unavailable(lambda: self._store.update_info(close_session))
+        self._session = closed
         self._store.unregister_driver()
 
-    def _run_again(self, record: TrialRecord, what: RetryDecision) -> None:
-        """A failed trial that runs once more, or in the next session where this one has to end."""
-        if what is RetryDecision.END:
+    def _requeue(self, record: TrialRecord, decision: RetryDecision) -> None:
+        """Let a failed trial run again: in this session, or in the next one if this one has to end."""
+        if decision is RetryDecision.END:
             self.gave_up = record.reason
-        again = replace(record, state=TrialState.RUNNING, tries=record.tries + (what is RetryDecision.AGAIN))
-        if self._keep(again):
+        again = replace(record, state=TrialState.RUNNING, tries=record.tries + (decision is RetryDecision.AGAIN))
+        if self._store_record(again):
             self._running.discard(record.number)
-            self._put_off.add(record.number)
+            self._requeued.add(record.number)
 
-    def _begun(self, info: StudyInfo) -> StudyInfo:
+    def _with_session(self, info: StudyInfo) -> StudyInfo:
         if self._session in info.sessions:
-            return info  # the database went away after it had it
+            return info  # an earlier call has stored it, and the database became unavailable before its answer
         return replace(info, sessions=(*info.sessions, self._session))
 
-    def _start(self) -> list[TrialRecord]:
-        """Asks for a trial, alone; what was asked twice comes before it. Changes nothing but the store."""
+    def _claim_or_ask(self) -> list[TrialRecord]:
+        """Return a trial to start, after the repeats that the sampler proposed before it; change only the store."""
         with self._store.exclusive():
-            self._look()
+            self._refresh()
             for number in sorted(self.trials.running - self._running):
                 if self._store.may_take_over(self._drivers.get(number)) and self._store.claim(number):
                     asked = [replace(self.trials[number], reason=None)]
@@ -272,101 +285,100 @@ class StudyLoop:
                 asked = []
                 if names := self._missing_baselines():
                     asked = [self._proposer.baseline(names[0])]
-                elif self._wants_more() or self._was_extended():
+                elif self._has_budget() or self._reload_budget():
                     asked, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
             if asked and asked[-1].state is TrialState.RUNNING:
                 self._store.save(asked[-1])
         return asked
 
-    def _look(self) -> None:
-        """Takes in what other drivers did."""
+    def _refresh(self) -> None:
+        """Read the changes by other drivers into the trial table."""
         for record, driver in self._store.changes(self.trials.running - self._running):
             self.trials[record.number] = record
             self._drivers[record.number] = driver
 
-    def _beside(self) -> set[str]:
-        """Other drivers that live and have trials under way."""
+    def _active_drivers(self) -> set[str]:
+        """Return the other living drivers that run trials."""
         others = {self._drivers.get(number) for number in self.trials.running - self._running}
         return {driver for driver in others if driver is not None and not self._store.may_take_over(driver)}
 
-    def _reached_beside(self) -> float:
-        """Seconds that the study has run, by the clocks of other drivers that live: they wrote no length yet."""
-        living = {driver.rpartition(":")[2] for driver in self._store.retry_while_unavailable(self._beside)}
-        begun = (s for s in self.info.sessions if s.get("driver") in living)
-        return max((s["began_s"] + _seconds_since(s["started"]) for s in begun), default=0.0)
+    def _elapsed_by_other_clocks(self) -> float:
+        """Return the study's seconds by the clocks of other living drivers, whose sessions have no length yet."""
+        living = {driver.rpartition(":")[2] for driver in self._store.retry_while_unavailable(self._active_drivers)}
+        sessions = (s for s in self.info.sessions if s.get("driver") in living)
+        return max((s["began_s"] + _seconds_since(s["started"]) for s in sessions), default=0.0)
 
-    def _may_find(self) -> bool:
-        """Return whether it is time to look for work that other drivers leave."""
+    def _should_poll(self) -> bool:
+        """Return whether it is time to look for trials that other drivers have left."""
         if not self.trials.running - self._running:
             return False
-        if not self._running and not self._waits:
-            self._waits = True
-            self._store.notify("nothing is left to start here: waiting for the trials of other drivers")
-        return self._clock() - self._found_nothing >= _LOOK_S
+        if not self._running and not self._waiting:
+            self._waiting = True
+            self._store.notify("no trial is left to start: waiting for the trials of other drivers")
+        return self._clock() - self._polled >= _POLL_S
 
-    def _wants_more(self) -> bool:
-        wanted = self.evaluated + self.trials.under_way < self.config.budget
-        return wanted and not self.gave_up and not self.exhausted
+    def _has_budget(self) -> bool:
+        left = self.evaluated + self.trials.pending < self.config.budget
+        return left and not self.gave_up and not self.exhausted
 
-    def _was_extended(self) -> bool:
-        """Whether there is more to do, for another command raised the budget."""
+    def _reload_budget(self) -> bool:
+        """Read the budget, which another command may have raised, and return whether some of it is left."""
         budget = self._store.info.config["budget"]
         self.config = replace(self.config, budget=budget)
-        return self._wants_more()
+        return self._has_budget()
 
     def _missing_baselines(self) -> list[str]:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
 
-    def _goes_on(self, record: TrialRecord) -> bool:
-        """Baselines always go on, and what went on once, before a kill, does so again."""
+    def _continues(self, record: TrialRecord) -> bool:
+        """Return whether a trial continues after its last rung: baselines always do, and so do rungs passed earlier."""
         if record.baseline or len(record.rungs) <= len(self.trials[record.number].rungs):
             return True
         rung = len(record.rungs) - 1
         point = coordinates(record, self.info.objectives, rung)
         return point is not None and should_continue(
-            point, self.trials.points(rung, but=record.number), self.config.eta
+            point, self.trials.points(rung, exclude=record.number), self.config.eta
         )
 
-    def _keep(self, record: TrialRecord) -> bool:
-        """Stores a record, with the rungs that are still to come again; False where the trial is another driver's."""
+    def _store_record(self, record: TrialRecord) -> bool:
+        """Store a record; return False if another driver has taken the trial over.
+
+        The stored record keeps rungs that an earlier try has reached and this one has not reached yet.
+        """
         record = replace(record, rungs=(*record.rungs, *self.trials[record.number].rungs[len(record.rungs) :]))
         if record.state is not TrialState.RUNNING:
             record = replace(record, finished_s=self.elapsed_s)
         values = coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
-        ours = self._store.retry_while_unavailable(lambda: self._store.save(record, values))
-        if not ours:
+        saved = self._store.retry_while_unavailable(lambda: self._store.save(record, values))
+        if not saved:
             self._running.discard(record.number)
             return False
-        self._take_in(record)
+        self._update(record)
         return True
 
-    def _take_in(self, record: TrialRecord) -> None:
+    def _update(self, record: TrialRecord) -> None:
         self.trials[record.number] = record
         if record.state is not TrialState.RUNNING:
             self._running.discard(record.number)
-        self._count_fruitless(record)
+        self._check_consecutive(record)
         self._listener(self, record)
 
-    def _count_fruitless(self, record: TrialRecord) -> None:
+    def _check_consecutive(self, record: TrialRecord) -> None:
         if record.state is TrialState.RUNNING:
-            if record.measurement:  # it is within the limits: many workers may end none for long
-                del self._in_a_row[TrialState.INFEASIBLE]
+            if record.measurement:  # within the limits; with many workers it may take long until a trial ends
+                del self._consecutive[TrialState.INFEASIBLE]
             return
         if record.counts:
-            self._in_a_row.clear()
-        self._in_a_row[record.state] += 1
+            self._consecutive.clear()
+        self._consecutive[record.state] += 1
         for state, limit in ((TrialState.INFEASIBLE, _INFEASIBLE_LIMIT), (TrialState.FAILED, _FAILED_LIMIT)):
-            if self._in_a_row[state] >= limit:
+            if self._consecutive[state] >= limit:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
 
 def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds from the first session's start to the last one's end; sessions may have run side by side."""
-    end = longest = 0.0
-    for session in sessions:
-        end = session.get("began_s", end) + session["wall_s"]  # the first sessions of old studies came one by one
-        longest = max(longest, end)
-    return longest
+    """Return the seconds from the first session's start to the last end of one; sessions may run in parallel."""
+    return max((session["began_s"] + session["wall_s"] for session in sessions), default=0.0)
 
 
 def _now() -> str:
@@ -377,23 +389,25 @@ def _seconds_since(moment: str) -> float:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
-_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbour of the repeated architecture is taken
+_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbor of the repeated architecture is evaluated
 
 
 class TrialProposer:
-    """Asks the store's sampler for a driver that is alone with the study (`StudyStore.exclusive`).
+    """Proposes new trials, from the store's sampler; only within `StudyStore.exclusive`.
 
     Args:
-        baselines: names of the study's reference backbones.
+        store: The study.
+        space: The search space.
+        baselines: Names of the study's reference backbones.
     """
 
     def __init__(self, store: StudyStore, space: Architectures, baselines: Sequence[str] = ()) -> None:
         self._store, self._space = store, space
         specs = [preset(name) for name in baselines]
-        self._foreign = frozenset(spec.arch_id for spec in specs if not space.contains(spec))  # not in the space
+        self._foreign = frozenset(spec.arch_id for spec in specs if not space.contains(spec))  # outside the space
 
     def baseline(self, name: str) -> TrialRecord:
-        """A reference backbone; its parameters are told to the sampler where the space contains it."""
+        """Return the trial of a reference backbone; the sampler gets its parameters if the space contains it."""
         spec = preset(name)
         inside = self._space.contains(spec)
         number, _ = self._store.ask(
@@ -402,9 +416,14 @@ class TrialProposer:
         return _new(number, spec, baseline=name)
 
     def new(self, seen: Set[str], now_s: float) -> tuple[list[TrialRecord], str | None]:
-        """An architecture that is not `seen`, after the repeats, which are stored and never run; or why there is none.
+        """Return the trial of a new architecture, after the sampler's repeats, which are stored and never run.
 
-        `now_s` is when the repeats end, in seconds of the study.
+        Args:
+            seen: Ids of the architectures that the study has.
+            now_s: End of the repeats, in seconds of the study.
+
+        Returns:
+            The trials, and None; where there is no new architecture, the repeats and the reason.
         """
         asked: list[TrialRecord] = []
         if len(seen) - len(self._foreign & seen) >= self._space.count():
@@ -417,12 +436,12 @@ class TrialProposer:
             if spec.arch_id not in seen:
                 return [*asked, record], None
             asked.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
-            self._store.save(asked[-1])  # now: the sampler's next look is to see it
+            self._store.save(asked[-1])  # before the sampler's next proposal, which depends on it
             if repeats >= _REPEATS_LIMIT:
-                fixed = self._space.encode(self._unseen_neighbour(spec, seen, random.Random(number)))
+                fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(number)))
         return asked, "the sampler finds no new architecture"
 
-    def _unseen_neighbour(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
+    def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
         for _ in range(1000):
             spec = self._space.mutate(spec, rng)
             if spec.arch_id not in seen:

@@ -1,6 +1,6 @@
-"""What a search can optimise, by name: how it is called, and how it is read off a trial. Pure.
+"""The objectives of a search: their names, and how a trial's value of each is read. Pure.
 
-A new objective is one more entry here, and a search takes it in ``--objectives``.
+A new entry of `OBJECTIVES` is a new objective, which a search accepts in ``--objectives``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from nas.study.records import Measurement, Objective, TrialRecord
 
 
 class ObjectiveSpec(NamedTuple):
-    """An objective, and its value for a trial at a rung; None where the trial has none (yet).
+    """An objective with the function that reads it.
 
-    trained: whether it takes training to know it. What does not is asked for right after measuring.
+    Attributes:
+        objective: The objective.
+        value: Returns a trial's value at a rung; None if the trial has none (yet).
+        trained: Whether the value comes from training. All other values must be there after the measurement.
     """
 
     objective: Objective
@@ -28,11 +31,11 @@ def _score(trial: TrialRecord, rung: int) -> float | None:
 
 
 def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRecord, int], float | None]:
-    """Known before any training, so that it counts in full at every rung."""
+    """Return a reader of the measurement, whose value is the same at every rung."""
     return lambda trial, rung: read(trial.measurement) if trial.measurement is not None else None
 
 
-# References are where hypervolume begins to count: what is beyond is worth nothing to anybody.
+# An objective's reference is the hypervolume's reference coordinate: a value worse than it adds nothing.
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "score": ObjectiveSpec(
         Objective("score", "explained variance of the teachers' features", "", 0.0), _score, trained=True
@@ -57,26 +60,34 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         lambda trial, rung: trial.macs,
     ),
 }
-SCORE_LABELS = {  # by DistillConfig.score
+SCORE_LABELS = {  # by `DistillConfig.score`
     "spatial": "explained variance of the teachers' spatial features",
     "both": "explained variance of the teachers' features",
 }
 
 
-def check_plane(sought: Sequence[Objective], command: str) -> None:
-    """Raises ValueError where a study's front is not one of score and throughput, which `command` works with."""
-    names = [objective.name for objective in sought]
+def check_plane(study_objectives: Sequence[Objective], command: str) -> None:
+    """Raise ValueError unless a study's objectives are score and throughput, the only ones that `command` supports."""
+    names = [objective.name for objective in study_objectives]
     if sorted(names) != ["score", "throughput"]:
         raise ValueError(f"{command}: the study's objectives are {', '.join(names)}; it takes score and throughput")
 
 
 def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
-    """The objectives of a search, in the order of `names`; `score` says what score is."""
-    found = [OBJECTIVES[name].objective for name in names]
-    return tuple(replace(o, label=SCORE_LABELS[score]) if o.name == "score" else o for o in found)
+    """Return the objectives of a search.
+
+    Args:
+        names: Keys of `OBJECTIVES`, whose order the result has.
+        score: Definition of the score, a key of `SCORE_LABELS`.
+    """
+    named = [OBJECTIVES[name].objective for name in names]
+    return tuple(replace(o, label=SCORE_LABELS[score]) if o.name == "score" else o for o in named)
 
 
-def unknown_before_training(trial: TrialRecord, sought: Sequence[Objective]) -> list[str]:
-    """Labels of the objectives that a measured trial has no value of, and will have none of: it can be on no front."""
-    known_now = [o for o in sought if not OBJECTIVES[o.name].trained]
-    return [o.label for o in known_now if OBJECTIVES[o.name].value(trial, 0) is None]
+def unknown_before_training(trial: TrialRecord, study_objectives: Sequence[Objective]) -> list[str]:
+    """Return the labels of objectives whose value a measured trial lacks and cannot get from training.
+
+    Such a trial can be on no Pareto front.
+    """
+    untrained = [o for o in study_objectives if not OBJECTIVES[o.name].trained]
+    return [o.label for o in untrained if OBJECTIVES[o.name].value(trial, 0) is None]

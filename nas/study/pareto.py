@@ -1,6 +1,6 @@
 """Pareto fronts, non-domination ranks, crowding and hypervolume.
 
-Pure functions over points (rows of objective values), of which more is better on every axis; numpy and moocore only.
+Pure functions over points (rows of objective values); on every axis more is better.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _as_rows(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def ranks(points: ArrayLike) -> list[int]:
-    """Non-domination rank of each point: 0 for the front, 1 for the front without it, and so on.
+    """Return the non-domination rank of each point: 0 for the front, 1 for the front of the others, and so on.
 
     Equal points share their rank. Source: NSGA-II (Deb et al. 2002).
     """
@@ -39,12 +39,12 @@ def ranks(points: ArrayLike) -> list[int]:
 
 
 def front(points: ArrayLike) -> list[int]:
-    """Indices of the non-dominated points, duplicates of a non-dominated point included."""
+    """Return the indices of the non-dominated points, duplicates included."""
     return [i for i, rank in enumerate(ranks(points)) if rank == 0]
 
 
 def crowding(points: ArrayLike) -> list[float]:
-    """Crowding distance of each point among all of `points`; infinite at the ends of each objective.
+    """Return the crowding distance of each point among `points`; it is infinite at the ends of each objective.
 
     Source: NSGA-II (Deb et al. 2002).
     """
@@ -60,7 +60,7 @@ def crowding(points: ArrayLike) -> list[float]:
 
 
 def best_first(points: Sequence[Point]) -> list[int]:
-    """Indices of `points` from best to worst: by non-domination rank, within a rank the least crowded first.
+    """Return the indices of `points` from best to worst: by non-domination rank, the least crowded first in a rank.
 
     Deterministic: remaining ties keep their order.
     """
@@ -76,27 +76,27 @@ def best_first(points: Sequence[Point]) -> list[int]:
 
 
 def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
-    """Volume dominated by `points` and above `reference`; points that do not exceed it add nothing."""
+    """Return the volume that `points` dominate above `reference`; points that do not exceed it add nothing."""
     if len(np.atleast_1d(np.asarray(points))) == 0:
         return 0.0
     return float(moocore.hypervolume(_as_rows(points), ref=np.asarray(reference, dtype=np.float64), maximise=True))
 
 
 def coordinate(objective: Objective, value: float) -> float:
-    """`value` on the axis in which hypervolume is computed: log2 where the objective says so, and more is better."""
-    place = math.log2(value) if objective.log else value
-    return -place if objective.minimize else place
+    """Return `value` on the axis of the hypervolume: log2 for logarithmic objectives, negated for minimized ones."""
+    position = math.log2(value) if objective.log else value
+    return -position if objective.minimize else position
 
 
 def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """The declared reference point on the axes of `coordinate`."""
+    """Return the reference point of the objectives on the axes of `coordinate`."""
     return tuple(coordinate(o, o.reference) for o in objectives)
 
 
 def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) -> Point | None:
-    """Values of all objectives, with the score at `rung`, on the axes of `coordinate`; None where one is missing.
+    """Return the values of all objectives at `rung`, on the axes of `coordinate`; None if one is missing.
 
-    A trial that was not measured, or has not reached `rung`, is nowhere.
+    A trial without a measurement, or one that has not reached `rung`, has no point.
     """
     if trial.measurement is None or len(trial.rungs) <= rung:
         return None
@@ -109,7 +109,7 @@ def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) 
 def finished_points(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> tuple[list[TrialRecord], list[Point]]:
-    """The complete trials that count against the budget, with their points at the last rung."""
+    """Return the complete trials that count against the budget, with their points at the last rung."""
     done = [t for t in trials if t.counts and t.state is TrialState.COMPLETE]
     points = [coordinates(t, objectives, len(t.rungs) - 1) for t in done]
     return done, [p for p in points if p is not None]

@@ -1,8 +1,6 @@
-"""What a study knows: plain frozen data that the store writes, the searcher reads and the report draws.
+"""The records of a study: frozen data that the store writes, the search loop reads and the report shows. Pure.
 
-Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Units are in the names.
-
-Where the workers' seconds went, by the trials. Pure.
+Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Names end in their unit.
 """
 
 from __future__ import annotations
@@ -15,22 +13,22 @@ from typing import Any, Self
 
 from nas.study.failures import Failure
 
-FORMAT = 2  # of the studies that this version reads and writes
+FORMAT = 2  # the format of the studies that this version reads and writes
 
 
 class TrialState(StrEnum):
-    """How a trial stands. Only COMPLETE and STOPPED trials count against the budget."""
+    """The state of a trial. Only COMPLETE and STOPPED trials count against the budget."""
 
     RUNNING = "running"
     COMPLETE = "complete"  # trained to the last rung
-    STOPPED = "stopped"  # successive halving ended it at a lower rung
+    STOPPED = "stopped"  # early-stopped by successive halving at a lower rung
     INFEASIBLE = "infeasible"  # broke a hard limit before training
     FAILED = "failed"  # an error, NaN or a lost worker; `reason` says which
-    DUPLICATE = "duplicate"  # the sampler asked again for an architecture the study has; never evaluated
+    DUPLICATE = "duplicate"  # the sampler proposed an architecture that the study has; never evaluated
 
 
 def _plain(value: Any) -> Any:
-    """What `dataclasses.asdict` makes of a value, in a third of its time: a report reads thousands of records."""
+    """Return a value as `dataclasses.asdict` does, in a third of the time: a report reads thousands of records."""
     if isinstance(value, Record):
         return {name: _plain(each) for name, each in vars(value).items()}
     if isinstance(value, dict):
@@ -42,15 +40,19 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Record:
-    """Base of the records: conversion to and from plain JSON data."""
+    """Base of the records, which converts them to and from plain JSON data."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for ``json.dumps``."""
+        """Return the record as plain data for ``json.dumps``."""
         return {name: _plain(each) for name, each in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; unknown keys are an error, so that a newer study is not read wrongly."""
+        """Build the record from the result of `to_dict`.
+
+        Raises:
+            ValueError: The data has an unknown key: a newer version may have written it.
+        """
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"{cls.__name__}: unknown field(s) {sorted(unknown)}: written by a newer version?")
@@ -61,14 +63,13 @@ class Record:
 class Measurement(Record):
     """Throughput of one backbone, timed interleaved with a reference backbone in one process.
 
-    `arm` names everything that is part of the number beside device, batch and resolution: runtime, precision, layout,
-    fused or not, threads. Intervals are 95 % confidence intervals of the median. None is what nobody could know: too
-    few samples, a device that doesn't tell, or a record from before it was measured.
+    `arm` names the runtime, precision, layout, fusion and number of threads. Intervals are 95 % confidence intervals of
+    the median. A value is None if it is unknown: there were too few samples, or the device does not report it.
     """
 
     device: str
     arm: str
-    batch: int  # that was used
+    batch: int  # may be smaller than `requested_batch`
     resolution: int
     throughput_img_s: float
     throughput_low_img_s: float
@@ -81,39 +82,39 @@ class Measurement(Record):
     latency_ms: float  # batch 1, median
     peak_memory_mib: float | None  # of tensors
     samples: int
-    seconds: float  # what the measurement itself took
+    seconds: float  # duration of the measurement
     verdict: str  # nas.measure.verdicts: "ok", "wide" (half-width of the ratio's interval over 1 %), "contended", ...
-    requested_batch: int | None = None  # memory may have been too small for it
+    requested_batch: int | None = None
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
-    reserved_memory_mib: float | None = None  # taken from the system
-    driver_memory_mib: float | None = None  # all that the process held on the card
-    output_error: float | None = None  # relative, of the worst output, against fp32 eager
-    compile_s: float | None = None  # compiling or exporting
-    stages_s: dict[str, float] = field(default_factory=dict)  # of a batch, run eagerly: nas.measure.stages
-    launch_share: float | None = None  # host time over device time of one call; near 1, launching is what was timed
-    energy_j: float | None = None  # of one image, by the whole card
-    tries: int = 1  # more than one: the device was slowed down before
-    notes: tuple[str, ...] = ()  # what a reader should know beside the verdict
+    reserved_memory_mib: float | None = None  # reserved by the allocator
+    driver_memory_mib: float | None = None  # of the whole process on the GPU
+    output_error: float | None = None  # relative error of the worst output against fp32 eager
+    compile_s: float | None = None  # duration of compiling or exporting
+    stages_s: dict[str, float] = field(default_factory=dict)  # seconds of each stage for a batch, in eager mode
+    launch_share: float | None = None  # host time over device time of a call; near 1 the time is that of the launches
+    energy_j: float | None = None  # of the whole GPU for one image
+    tries: int = 1  # the device slowed down during all but the last
+    notes: tuple[str, ...] = ()  # remarks on the verdict
     conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.conditions: clocks (MHz), power (W), ...
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        return super().from_dict({**data, "notes": tuple(data.get("notes", ()))})
+        """Build the measurement from the result of `to_dict`."""
+        return super().from_dict({**data, "notes": tuple(data["notes"])})
 
 
 @dataclass(frozen=True)
 class RungResult(Record):
-    """What a trial was worth after `steps` distillation steps."""
+    """The evaluation of a trial after `steps` distillation steps."""
 
     rung: int
     steps: int
-    score: float  # explained variance of the teachers' held-out maps (or all features), averaged over teachers
+    score: float  # distillation score: mean explained variance over the teachers, on held-out images
     teachers: dict[str, dict[str, float]]  # teacher -> head ("summary", "spatial") -> explained variance
     losses: dict[str, float]  # "teacher/head" -> mean training loss over the last third of the rung's steps
-    metrics: dict[str, float]  # further metrics, e.g. "knn" (accuracy), "miou"; empty where not evaluated
-    seconds: float  # training time spent on this rung's own steps, evaluation included
+    metrics: dict[str, float]  # other metrics, e.g. "knn" (accuracy), "miou"; empty if not evaluated
+    seconds: float  # duration of the steps since the rung before, with the evaluation
 
 
 @dataclass(frozen=True)
@@ -124,46 +125,47 @@ class TrialRecord(Record):
     arch_id: str
     spec: dict[str, Any]  # ArchSpec.to_dict()
     state: TrialState
-    baseline: str | None = None  # arch name of a reference backbone; a baseline never counts against the budget
-    reason: str | None = None  # why infeasible, failed, stopped
+    baseline: str | None = None  # arch name of a reference backbone, which does not count against the budget
+    reason: str | None = None  # for infeasible, failed and early-stopped trials
     params: int | None = None
-    macs: int | None = None  # multiply-accumulates of one image at the study's resolution
+    macs: int | None = None  # multiply-accumulates for one image at the study's resolution
     measurement: Measurement | None = None
     rungs: tuple[RungResult, ...] = ()
     finished_s: float | None = None  # seconds since the study's start, over all sessions
-    tries: int = 1  # times that it was begun; a driver that was killed and went on does not count
-    failure: Failure | None = None  # the last one, also of a trial that is run again
+    tries: int = 1  # runs after failures included, continuations after a kill of the driver not
+    failure: Failure | None = None  # the last one, also of a trial that runs again
 
     @property
     def name(self) -> str:
-        """The name to show within a study: the baseline's arch name, or `trial N`."""
+        """Return the name to show within the study: the baseline's arch name, or `trial N`."""
         return self.baseline or f"trial {self.number}"
 
     @property
     def score(self) -> float | None:
-        """Score at the highest rung reached. Compare only between trials of the same rung."""
+        """Return the score at the highest rung reached; compare it only between trials of the same rung."""
         return self.rungs[-1].score if self.rungs else None
 
     @property
     def final_score(self) -> float:
-        """The score at the study's last rung; NaN unless the trial is complete."""
+        """Return the score at the study's last rung; NaN unless the trial is complete."""
         return self.rungs[-1].score if self.state is TrialState.COMPLETE and self.rungs else math.nan
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the budget's evaluated architectures."""
+        """Return whether the trial counts against the budget."""
         return not self.baseline and self.state in (TrialState.COMPLETE, TrialState.STOPPED)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        plain = dict(data)
-        plain["state"] = TrialState(plain["state"])
-        if plain.get("measurement") is not None:
-            plain["measurement"] = Measurement.from_dict(plain["measurement"])
-        plain["rungs"] = tuple(RungResult.from_dict(r) for r in plain.get("rungs", ()))
-        plain["failure"] = None if plain.get("failure") is None else Failure(plain["failure"])
-        return super().from_dict(plain)
+        """Build the trial from the result of `to_dict`."""
+        measurement, failure = data["measurement"], data["failure"]
+        parsed = {
+            "state": TrialState(data["state"]),
+            "measurement": None if measurement is None else Measurement.from_dict(measurement),
+            "rungs": tuple(RungResult.from_dict(rung) for rung in data["rungs"]),
+            "failure": None if failure is None else Failure(failure),
+        }
+        return super().from_dict({**data, **parsed})
 
 
 @dataclass(frozen=True)
@@ -175,37 +177,40 @@ class Objective(Record):
     unit: str
     reference: float
     log: bool = False  # hypervolume and plots use log2 of this axis
-    minimize: bool = False  # else more is better
+    minimize: bool = False
 
 
 @dataclass(frozen=True)
 class HeadFacts(Record):
-    """What of a teacher's summary or spatial features is distilled."""
+    """Properties of the targets made from a teacher's summary or spatial features."""
 
-    channels: int  # of the teacher's own features
-    dims: int  # of the targets made of them
-    kept: float  # share of their variance that the targets hold
-    cosine: float  # of the stored targets, inverted, against live features; mean over held-out images
+    channels: int  # of the features
+    dims: int  # of the targets
+    kept: float  # share of the features' variance in the targets
+    cosine: float  # similarity of features and their reconstruction from the targets; mean over held-out images
 
 
 @dataclass(frozen=True)
 class TeacherFacts(Record):
-    """A teacher as the study uses it."""
+    """Properties of a teacher in the study."""
 
-    what: str  # its network, how it is fed, which features are taken
+    description: str  # of its network, pre-processing and features
     heads: dict[str, HeadFacts]  # "summary", "spatial"
-    metrics: dict[str, float]  # probes of its own targets: "knn", "probe", "miou", each where there is a truth for it
+    metrics: dict[str, float]  # probes of its targets: "knn", "probe", "miou", as far as the images have labels
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Build the facts from the result of `to_dict`."""
         heads = {head: HeadFacts.from_dict(facts) for head, facts in data["heads"].items()}
         return super().from_dict({**data, "heads": heads})
 
 
 @dataclass(frozen=True)
 class StudyInfo(Record):
-    """Everything about a study that is not a trial. `config` and the fingerprints decide whether it can go on."""
+    """The description of a study: everything but its trials.
+
+    A study can be resumed only with the same `config`, `space` and fingerprints.
+    """
 
     name: str
     created: str  # ISO 8601, UTC
@@ -215,36 +220,36 @@ class StudyInfo(Record):
     objectives: tuple[Objective, ...]  # (score, throughput)
     rung_steps: tuple[int, ...]
     limits: dict[str, float]  # hard limits, e.g. {"max_params": 2e6}
-    teachers: dict[str, str]  # name -> fingerprint of its weights and pre-processing
+    teachers: dict[str, str]  # teacher -> fingerprint of its weights and pre-processing
     data: dict[str, str]  # "name", "fingerprint"
     reference: str  # arch name of the reference backbone
     baselines: tuple[str, ...]
-    time_spent: dict[str, float] = field(
-        default_factory=dict
-    )  # where the seconds went: "teachers", "measure", "train rung 0", ...
-    sessions: tuple[dict[str, Any], ...] = ()  # one per start or resume: {"started": ISO, "wall_s": float, ...}
-    teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # empty in studies of before
-    chance: dict[str, float] = field(default_factory=dict)  # metric -> what the best constant guess scores
-    space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices; empty in studies of before
-    format: int = FORMAT  # changes when another version would read or continue a study wrongly
+    time_spent: dict[str, float] = field(default_factory=dict)  # purpose -> seconds: "measure", "train to 30 steps"
+    sessions: tuple[dict[str, Any], ...] = ()  # one for each start or resume: {"started": ISO, "wall_s": float, ...}
+    teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # by teacher
+    chance: dict[str, float] = field(default_factory=dict)  # metric -> value of the best constant guess (chance level)
+    space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices
+    format: int = FORMAT  # a version that would read or continue older studies wrongly has a new one
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        plain = dict(data)
-        if (written := plain.get("format")) != FORMAT:
+        """Build the description from the result of `to_dict`.
+
+        Raises:
+            ValueError: The data has another format or an unknown key.
+        """
+        if (written := data.get("format")) != FORMAT:
             raise ValueError(f"format {written}: written by another version; this one reads format {FORMAT}")
-        plain["objectives"] = tuple(Objective.from_dict(o) for o in plain["objectives"])
-        for key in ("rung_steps", "baselines", "sessions"):
-            plain[key] = tuple(plain.get(key, ()))
-        facts = plain.get("teacher_facts", {})
-        plain["teacher_facts"] = {name: TeacherFacts.from_dict(of_teacher) for name, of_teacher in facts.items()}
-        return super().from_dict(plain)
+        parsed: dict[str, Any] = {key: tuple(data[key]) for key in ("rung_steps", "baselines", "sessions")}
+        parsed["objectives"] = tuple(Objective.from_dict(o) for o in data["objectives"])
+        facts = data["teacher_facts"].items()
+        parsed["teacher_facts"] = {name: TeacherFacts.from_dict(teacher) for name, teacher in facts}
+        return super().from_dict({**data, **parsed})
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as read back from its storage: all a report needs."""
+    """A study as read from its storage."""
 
     info: StudyInfo
     trials: tuple[TrialRecord, ...]
@@ -252,9 +257,9 @@ class Study:
 
 @dataclass(frozen=True)
 class Remeasurement(Record):
-    """Candidates of a study measured again: on another device, or in another runtime, batch or resolution.
+    """Candidates of a study, measured again: on another device or in another runtime, batch size or resolution.
 
-    `setting` must be the same for a later run to continue this one: batch, resolution, arm, seconds, threads,
+    A later command continues a remeasurement only with the same `setting`: batch, resolution, arm, seconds, threads,
     reference.
     """
 
@@ -263,55 +268,55 @@ class Remeasurement(Record):
     command: str
     environment: dict[str, Any]  # device, CPU, threads, library versions
     setting: dict[str, Any]
-    floor: Measurement | None = None  # the reference beside itself: what its ratio differs from 1 is noise
+    floor: Measurement | None = None  # the reference against itself: a ratio other than 1 is noise
     measurements: dict[int, Measurement] = field(default_factory=dict)  # by trial number
-    unmeasured: dict[int, str] = field(default_factory=dict)  # trial number -> why it has no number here
+    unmeasured: dict[int, str] = field(default_factory=dict)  # trial number -> why it has no measurement
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; trial numbers are text, as JSON's keys are."""
+        """Return the record as plain data, with trial numbers as text, as the keys of JSON."""
         plain = super().to_dict()
         return plain | {key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        plain = dict(data)
-        if plain.get("floor") is not None:
-            plain["floor"] = Measurement.from_dict(plain["floor"])
-        plain["measurements"] = {int(n): Measurement.from_dict(m) for n, m in plain["measurements"].items()}
-        plain["unmeasured"] = {int(n): reason for n, reason in plain["unmeasured"].items()}
-        return super().from_dict(plain)
+        """Build the remeasurement from the result of `to_dict`."""
+        parsed = {
+            "floor": None if data["floor"] is None else Measurement.from_dict(data["floor"]),
+            "measurements": {int(n): Measurement.from_dict(m) for n, m in data["measurements"].items()},
+            "unmeasured": {int(n): reason for n, reason in data["unmeasured"].items()},
+        }
+        return super().from_dict({**data, **parsed})
 
 
 @dataclass(frozen=True)
 class Retraining(Record):
-    """A candidate of a study trained again with another seed: other initial weights, another order of the images.
+    """A candidate of a study, trained again with another seed: other initial weights, another order of the images.
 
-    Its rungs are the study's rungs that are shorter than `steps`, and one at `steps`, of the same training.
+    Its rungs are those of the study that are shorter than `steps`, and one at `steps`, all of one training.
     """
 
-    number: int  # of its trial
+    number: int  # of the trial
     seed: int
-    steps: int  # to be trained
-    created: str  # when it ended: ISO 8601, UTC
+    steps: int
+    created: str  # end of the training: ISO 8601, UTC
     device: str  # name of the device that trained it
     rungs: tuple[RungResult, ...] = ()
-    reason: str | None = None  # why it did not reach its last step
+    reason: str | None = None  # why the training failed
 
     @property
     def score(self) -> float | None:
-        """Score after `steps`; None where the training failed."""
+        """Return the score after `steps`; None if the training failed."""
         return self.rungs[-1].score if self.rungs and self.reason is None else None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Build the retraining from the result of `to_dict`."""
         return super().from_dict({**data, "rungs": tuple(RungResult.from_dict(r) for r in data["rungs"])})
 
 
 def trial_seconds(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:
-    """Seconds of measuring, and of training to each rung."""
-    time_spent = {"measure": sum(t.measurement.seconds for t in trials if t.measurement)}
+    """Return the seconds of measuring, and of training to each rung, by purpose."""
+    seconds = {"measure": sum(t.measurement.seconds for t in trials if t.measurement)}
     for rung, steps in enumerate(rung_steps):
-        time_spent[f"train to {steps} steps"] = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
-    return time_spent
+        seconds[f"train to {steps} steps"] = sum(t.rungs[rung].seconds for t in trials if len(t.rungs) > rung)
+    return seconds

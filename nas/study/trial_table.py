@@ -1,4 +1,4 @@
-"""The trials of a study, counted as they come: what a loop asks at every step costs no pass over all of them. Pure."""
+"""A study's trials with running totals, so that no step of the loop passes over all of them. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,30 @@ from nas.study.records import Objective, TrialRecord, TrialState
 
 
 class TrialTable(dict[int, TrialRecord]):
-    """Number -> record; assign a newer record of a trial to count it in the place of the older."""
+    """Map of trial number to record; a newer record of a trial replaces the older one in all totals.
+
+    Args:
+        objectives: The study's objectives.
+
+    Attributes:
+        running: Numbers of the running trials of all drivers.
+        architectures: Ids of all architectures.
+        baselines: Names of the reference backbones that have a trial.
+        counts: Number of trials in each state, without baselines.
+        evaluated: Number of trials that count against the budget.
+        pending: Number of running trials that may come to count.
+    """
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()
         self._objectives = objectives
-        self.running: set[int] = set()  # numbers, whoever runs them
-        self.architectures: set[str] = set()  # ids
-        self.baselines: set[str] = set()  # arch names
-        self.counts: Counter[TrialState] = Counter()  # baselines aside
-        self.evaluated = 0  # what the budget counts
-        self.under_way = 0  # running trials that may come to count
-        self._rungs: defaultdict[int, dict[int, Point]] = defaultdict(dict)  # rung -> number -> point, baselines aside
+        self.running: set[int] = set()
+        self.architectures: set[str] = set()
+        self.baselines: set[str] = set()
+        self.counts: Counter[TrialState] = Counter()
+        self.evaluated = 0
+        self.pending = 0
+        self._rungs: defaultdict[int, dict[int, Point]] = defaultdict(dict)  # rung -> number -> point, no baselines
         self._finished: dict[int, Point] = {}
         self._front: tuple[int, float] | None = None
 
@@ -37,20 +49,20 @@ class TrialTable(dict[int, TrialRecord]):
             self.baselines.add(record.baseline)
         (self.running.add if record.state is TrialState.RUNNING else self.running.discard)(number)
         if not record.baseline:
-            self._place(number, record)
+            self._add_points(number, record)
 
-    def points(self, rung: int, but: int) -> list[Point]:
-        """Where the sampled trials that reached `rung` stand there, without trial `but`."""
-        return [point for number, point in self._rungs[rung].items() if number != but]
+    def points(self, rung: int, exclude: int) -> list[Point]:
+        """Return the objective values at `rung` of the trials that reached it, without baselines and one trial."""
+        return [point for number, point in self._rungs[rung].items() if number != exclude]
 
     def front_summary(self) -> tuple[int, float]:
-        """Size of the front of the complete trials, and its hypervolume."""
+        """Return the size of the complete trials' Pareto front, and its hypervolume."""
         if self._front is None:
             points = list(self._finished.values())
             self._front = len(front(points)), hypervolume(points, reference_point(self._objectives))
         return self._front
 
-    def _place(self, number: int, record: TrialRecord) -> None:
+    def _add_points(self, number: int, record: TrialRecord) -> None:
         for rung in range(len(record.rungs)):
             point = coordinates(record, self._objectives, rung)
             if point is not None:
@@ -63,4 +75,4 @@ class TrialTable(dict[int, TrialRecord]):
         if not record.baseline:
             self.counts[record.state] += by
             self.evaluated += by * record.counts
-            self.under_way += by * (record.state is TrialState.RUNNING)
+            self.pending += by * (record.state is TrialState.RUNNING)

@@ -140,7 +140,7 @@ def hostile(attack: str, trials: int = 40) -> Study:
         teachers={attack: attack}, data={attack: attack}, reference=attack,
         time_spent={attack: 3.0}, limits={attack: 1.0},
         objectives=tuple(replace(o, label=attack, unit=attack) for o in study.info.objectives),
-        teacher_facts={attack: replace(synthetic.facts(0), what=attack)}, chance={attack: 0.5},
+        teacher_facts={attack: replace(synthetic.facts(0), description=attack)}, chance={attack: 0.5},
         sessions=({"started": attack, "wall_s": 1.0},),
     )  # fmt: skip
     return Study(info, tuple(_spoiled(t, attack, keep_id=t.number == 7) for t in study.trials))

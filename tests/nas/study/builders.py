@@ -1,4 +1,4 @@
-"""Small hand-made records for tests of the deciding parts."""
+"""Builders of small records for tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def study_info(config: SearchConfig) -> StudyInfo:
         name="test", created="2026-11-24T00:00:00+00:00", command="test", config=config.to_dict(), environment={},
         objectives=OBJECTIVES, rung_steps=config.distill.rung_steps, limits=config.limits, teachers={"lite0": "f"},
         data={"name": "builtin", "fingerprint": "f"}, reference=config.reference, baselines=config.baselines,
-        sessions=({"started": "2026-11-24T00:00:00+00:00", "wall_s": 0.0},),
+        sessions=({"started": "2026-11-24T00:00:00+00:00", "began_s": 0.0, "wall_s": 0.0},),
     )  # fmt: skip
 
 

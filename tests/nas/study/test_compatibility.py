@@ -1,4 +1,4 @@
-"""The words in which a changed study is refused."""
+"""The differences for which a study cannot be resumed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from tests.nas.study.builders import OBJECTIVES, search_config, study_info
 INFO = replace(study_info(search_config()), space={k: list(v) for k, v in SPACES["micro"].choices().items()})
 
 
-def test_what_did_not_change_goes_on() -> None:
+def test_an_unchanged_study_has_no_differences() -> None:
     assert compatibility.of_space(INFO, SPACES["micro"].choices()) == []
     assert compatibility.of_objectives(INFO, OBJECTIVES) == []
     assert compatibility.of_targets(INFO, {"lite0": "f"}, "f") == []
 
 
-def test_a_study_of_before_spaces_were_noted_goes_on() -> None:
-    assert compatibility.of_space(replace(INFO, space={}), {"other": (1, 2)}) == []
-
-
-def test_the_parameter_that_changed_is_named_with_its_choices() -> None:
+def test_a_changed_parameter_is_named_with_its_choices() -> None:
     name, *_ = INFO.space
     before = {**INFO.space, name: [1, 2], "gone": ["a"]}
     now = {**INFO.space, name: (1, 2, 3), "new": (True,)}
@@ -33,14 +29,14 @@ def test_the_parameter_that_changed_is_named_with_its_choices() -> None:
     ]
 
 
-def test_an_objective_is_what_it_measures_against_and_not_its_label() -> None:
-    other = [replace(OBJECTIVES[0], label="new words"), Objective("throughput", "", "x", reference=0.25, log=True)]
+def test_objectives_differ_in_their_reference_and_not_in_their_label() -> None:
+    other = [replace(OBJECTIVES[0], label="new label"), Objective("throughput", "", "x", reference=0.25, log=True)]
     assert compatibility.of_objectives(INFO, other) == [
         "objective throughput: [0.125, true, false] -> [0.25, true, false]"
     ]
 
 
-def test_versions_are_compared_where_they_were_noted() -> None:
+def test_versions_are_compared_if_the_study_has_them() -> None:
     before = replace(INFO, environment={"torch": "2.6", "timm": "1.0.15", "python": "3.11"})
     assert compatibility.of_versions(before, {"torch": "2.6", "timm": "1.0.15", "backbone-nas": "2"}) == []
     assert compatibility.of_versions(before, {"torch": "2.7", "timm": "1.0.15"}) == ["version of torch: 2.6 -> 2.7"]

@@ -1,4 +1,4 @@
-"""Settings that cannot be are refused by name; settings survive their JSON form."""
+"""Invalid settings are refused by name; valid settings survive JSON."""
 
 import json
 
@@ -9,7 +9,7 @@ from nas.study.limits import LimitError
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "pattern"),
     [
         ({"budget": 0}, "--budget: 0"),
         ({"budget": -3}, "--budget: -3"),
@@ -18,8 +18,8 @@ from nas.study.limits import LimitError
         ({"train_images": 4}, "at least a batch"),
     ],
 )
-def test_impossible_settings_are_named(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_impossible_settings_are_named(settings: dict[str, object], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern):
         SearchConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -30,7 +30,7 @@ def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "pattern"),
     [
         ({"ranks": 0}, "ranks: 0"),
         ({"batch_size": 1}, "batch_size: 1"),
@@ -40,8 +40,8 @@ def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
         ({"groups": (Group((), 8, (64,)),)}, "needs teachers"),
     ],
 )
-def test_batches_that_cannot_be_shared_are_named(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern):
         DistillConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -59,7 +59,7 @@ def test_json_round_trip_and_differences() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "pattern"),
     [
         ({"balance": "magic"}, "balance: 'magic': choose one of fixed"),
         ({"accumulate": 5}, "batch_size: 32: must be a multiple of accumulate"),
@@ -80,8 +80,8 @@ def test_json_round_trip_and_differences() -> None:
         ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [64], "rate": 0}]}, "rate over 0"),
     ],
 )
-def test_impossible_recipes_are_named(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern):
         DistillConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -100,9 +100,3 @@ def test_recipes_with_groups_survive_json() -> None:
     again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert not again.differences(config)
-
-
-def test_a_study_from_before_arms_goes_on():
-    old = SearchConfig().to_dict()
-    del old["measure_arm"]
-    assert SearchConfig.from_dict({**old, "measure_precision": "bf16"}).measure_arm == "eager+bf16+channels-last+fused"

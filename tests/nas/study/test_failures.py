@@ -1,4 +1,4 @@
-"""What becomes of a trial that failed."""
+"""Causes of failures, and the decision about a failed trial."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_
 
 
 @given(st.sampled_from(Failure), st.integers(1, 5))
-def test_nothing_is_run_a_third_time(failure: Failure, tries: int) -> None:
+def test_no_trial_runs_a_third_time(failure: Failure, tries: int) -> None:
     assert not (tries >= 2 and decide_retry(failure, tries) is RetryDecision.AGAIN)
 
 
-def test_once_more_only_where_that_can_help() -> None:
+def test_a_trial_runs_again_only_if_the_outcome_can_differ() -> None:
     again = {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.AGAIN}
     assert again == {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER}
     assert {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.END} == {Failure.FULL_DISK}
     assert decide_retry(Failure.FULL_DISK, 2) is RetryDecision.END
-    assert decide_retry(None, 1) is RetryDecision.FAILED, "a record of before"
+    assert decide_retry(None, 1) is RetryDecision.FAILED
 
 
 def test_a_time_limit_follows_the_median_of_enough_earlier_trials() -> None:
     assert time_limit_s([], 7.0) == time_limit_s([900.0] * 9, 7.0) == 7.0
     assert time_limit_s([100.0] * 4) == math.inf
     assert time_limit_s([100.0, 100.0, 100.0, 100.0, 9000.0]) == 1000.0
-    assert time_limit_s([1.0] * 5) == 600.0, "short stages are not worth a risk"
+    assert time_limit_s([1.0] * 5) == 600.0, "no limit is under 10 minutes"
 
 
 def raised(error: Exception) -> Exception:
+    """Return the error with a traceback."""
     try:
         raise error
-    except Exception as found:
-        return found
+    except Exception as caught:
+        return caught
 
 
 @pytest.mark.parametrize(
@@ -56,15 +57,15 @@ def raised(error: Exception) -> Exception:
         (ValueError("no such block"), Failure.ERROR, "ValueError: no such block (test_failures.py:"),
     ],
 )
-def test_errors_are_told_apart(error: Exception, failure: Failure, reason: str) -> None:
-    found, words = diagnose(raised(error), "cpu")
-    assert found is failure
-    assert words.startswith(reason)
+def test_errors_are_diagnosed(error: Exception, failure: Failure, reason: str) -> None:
+    diagnosis, line = diagnose(raised(error), "cpu")
+    assert diagnosis is failure
+    assert line.startswith(reason)
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**56)
     failure, reason = diagnose(caught.value, "cpu")
-    assert failure is Failure.MEMORY_SHARED, "a host's memory is everybody's"
+    assert failure is Failure.MEMORY_SHARED, "all processes share the memory of a host"
     assert "memory" in reason

@@ -1,4 +1,4 @@
-"""The one table of hard limits: how they are read off, judged, spelt, and refused where nobody could tell."""
+"""The table of hard limits: values, compliance, flags, and limits on quantities that no measurement has."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_measured_limits_wait_for_the_measurement_and_counted_ones_do_not() -> N
     assert broken_limit(TRIAL, {"max_latency_ms": 3.0, "max_params": 2e6, "min_throughput_img_s": 2000.0}) is None
 
 
-def test_memory_is_that_of_tensors_and_what_is_unknown_is_not_kept() -> None:
+def test_memory_is_that_of_tensors_and_an_unknown_value_keeps_no_limit() -> None:
     assert broken_limit(TRIAL, {"max_memory_mib": 5.0}) is None  # the driver's 500 MiB are none of it
     blind = replace(TRIAL, measurement=replace(MEASURED, peak_memory_mib=None))
     assert (broken_limit(blind, {"max_memory_mib": 1000.0}) or "").startswith("max-memory-mib: unknown")
@@ -79,14 +79,14 @@ def test_a_bound_is_a_positive_number(bound: float) -> None:
         check_bounds({"min_throughput_img_s": bound})
 
 
-def test_a_limit_that_no_measurement_tells_is_refused() -> None:
+def test_a_limit_on_a_quantity_that_no_measurement_has_is_refused() -> None:
     check_knowable(["max_latency_ms", "max_params"], {"peak_memory_mib"}, "here")
-    with pytest.raises(LimitError, match=r"--max-memory-mib: .* here"):
+    with pytest.raises(LimitError, match=r"--max-memory-mib: .*here"):
         check_knowable(["max_params", "max_memory_mib"], {"peak_memory_mib"}, "here")
 
 
 @pytest.mark.parametrize("parser", [arguments.parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
-def test_every_command_spells_the_limits_alike(parser: argparse.ArgumentParser) -> None:
+def test_every_command_has_the_same_flags_for_limits(parser: argparse.ArgumentParser) -> None:
     actions = {action.dest: action for action in parser._actions}
     for limit in LIMITS.values():
         assert actions[limit.name].option_strings == [limit.flag]
@@ -94,11 +94,11 @@ def test_every_command_spells_the_limits_alike(parser: argparse.ArgumentParser) 
 
 
 @pytest.mark.parametrize("arm", ["compiled", "onnxruntime", "reduce-overhead"])
-def test_a_search_refuses_a_limit_that_its_runtime_cannot_tell(
+def test_a_search_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report(
     arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr("nas.search.__main__.search", lambda *_: 0)  # what is not refused ends here
+    monkeypatch.setattr("nas.search.__main__.search", lambda *_: 0)  # a command that is not refused ends here
     refused = ["--max-memory-mib", "100", "--device", "cpu", "--arm", arm]
     assert search_main([*refused, "--run", str(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -108,7 +108,7 @@ def test_a_search_refuses_a_limit_that_its_runtime_cannot_tell(
         arguments.new_config(vars(arguments.parser().parse_args([*refused, "--plan"])))
 
 
-def test_a_profile_refuses_a_limit_that_its_runtime_cannot_tell(
+def test_a_profile_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What a search can optimise: one objective, the usual two, or more."""
+"""The objectives of a search: score alone, score and throughput, or more."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_a_study_of_three_objectives_has_their_front_and_their_hypervolume(tmp_p
     config = search_config(objectives=THREE, budget=24, sampler=sampler)
     loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
     while (trial := loop.next_trial()) is not None:
-        net = int(trial.arch_id[:8], 16)
-        known = {"params": 10**5 + net % 10**5, "macs": 1, "measurement": measurement(1.0 + net % 7)}
-        trial = replace(trial, rungs=(rung(0, net % 11 / 11),), **known)  # type: ignore[arg-type]
+        draw = int(trial.arch_id[:8], 16)
+        known = {"params": 10**5 + draw % 10**5, "macs": 1, "measurement": measurement(1.0 + draw % 7)}
+        trial = replace(trial, rungs=(rung(0, draw % 11 / 11),), **known)  # type: ignore[arg-type]
         if loop.report(trial):
-            loop.report(replace(trial, rungs=(*trial.rungs, rung(1, net % 13 / 13)), state=TrialState.COMPLETE))
+            loop.report(replace(trial, rungs=(*trial.rungs, rung(1, draw % 13 / 13)), state=TrialState.COMPLETE))
     done = [t for t in read_study(tmp_path).trials if t.state is TrialState.COMPLETE]
     rows = [(t.rungs[1].score, math.log2(t.measurement.ratio), -math.log2(t.params)) for t in done]  # type: ignore
     behind = [any(all(x >= y for x, y in zip(a, b, strict=True)) and a != b for a in rows) for b in rows]
@@ -80,7 +80,7 @@ def test_score_alone_is_a_search_too(tmp_path: Path) -> None:
     assert loop.front_summary() == (1, pytest.approx(13 / 20))
 
 
-def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
+def test_a_trial_without_the_value_of_an_untrained_objective_is_infeasible(tmp_path: Path) -> None:
     about = info(("score", "memory"), budget=4)
     config = search_config(objectives=("score", "memory"), budget=4)
     loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
@@ -89,7 +89,8 @@ def test_what_a_device_cannot_tell_is_not_trained_for(tmp_path: Path) -> None:
     blind = replace(measurement(1.0), peak_memory_mib=None)
     assert not loop.report(replace(trial, params=1, macs=1, measurement=blind))
     kept = loop.trials[trial.number]
-    assert (kept.state, kept.reason) == (TrialState.INFEASIBLE, "unknown of this device: peak memory")
+    assert kept.state is TrialState.INFEASIBLE
+    assert "peak memory" in (kept.reason or "")
 
 
 @pytest.mark.parametrize("cost", ["params", "macs"])
@@ -126,7 +127,7 @@ def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, caps
     assert line in capsys.readouterr().err
 
 
-def test_what_only_a_trained_net_has_is_not_asked_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objectives_that_come_from_training_are_not_required_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     goal = ObjectiveSpec(
         Objective("knn", "", "", 0.0), lambda trial, rung: trial.rungs[rung].metrics["knn"], trained=True
     )

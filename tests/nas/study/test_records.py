@@ -1,4 +1,4 @@
-"""What a trial's record says of itself."""
+"""Records of trials."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 from nas.study.records import TrialRecord, TrialState
 from tests.nas.study.builders import record
 
-FOUND = record(7, (0.1, 0.3), 2.0)
-BASELINE = replace(FOUND, baseline="eradio_pico")
+SAMPLED = record(7, (0.1, 0.3), 2.0)
+BASELINE = replace(SAMPLED, baseline="eradio_pico")
 
 
-@pytest.mark.parametrize("trial", [FOUND, BASELINE])
+@pytest.mark.parametrize("trial", [SAMPLED, BASELINE])
 def test_json_round_trip(trial: TrialRecord) -> None:
     assert TrialRecord.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
 
 
 def test_a_baseline_has_its_own_name_and_counts_against_no_budget() -> None:
-    assert (FOUND.name, FOUND.counts) == ("trial 7", True)
+    assert (SAMPLED.name, SAMPLED.counts) == ("trial 7", True)
     assert (BASELINE.name, BASELINE.counts) == ("eradio_pico", False)
 
 
 def test_only_a_complete_trial_has_a_final_score() -> None:
-    assert FOUND.final_score == 0.3
-    assert math.isnan(replace(FOUND, state=TrialState.STOPPED).final_score)
-    assert math.isnan(replace(FOUND, rungs=()).final_score)
+    assert SAMPLED.final_score == 0.3
+    assert math.isnan(replace(SAMPLED, state=TrialState.STOPPED).final_score)
+    assert math.isnan(replace(SAMPLED, rungs=()).final_score)
