@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all: written under another name in the same folder, then renamed.
+"""Atomic writes: a file is written under a temporary name in its folder and then renamed.
 
-The other name ends in ``.tmp`` and belongs to one call of one process: a worker that outlives its killed driver never
-writes into the file of its successor. What a killed process leaves is removed by the owners of the folders.
+Every call has its own temporary name, which ends in ``.tmp``: a worker that outlives its killed driver never writes to
+the file of its successor. The owner of a folder deletes temporary files of killed processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Yield a new path beside `path`; what the body wrote there takes the name `path`, or is removed if it raised.
+    """Yield a temporary path, and rename its file to `path` after the body; if the body raises, delete the file.
 
-    Another process may remove the unfinished file because it has finished the same one: then that one stays.
+    If another process has finished `path` and deleted the temporary file meanwhile, its version of `path` stays.
 
     Args:
-        path: name of the finished file, in a folder that exists.
-        sync: whether the content is on the disk before it gets its name, so that a power cut loses neither version.
+        path: The finished file, in a folder that exists.
+        sync: Whether the content reaches the disk before the rename, so that a power cut cannot lose both versions.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -38,7 +38,16 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: str | bytes, *, sync: bool = False) -> None:
-    """Write text (as UTF-8) or bytes to `path`, see `atomic_path`. OSError where the disk or the folder refuses."""
+    """Write text (as UTF-8) or bytes to a file by way of `atomic_path`.
+
+    Args:
+        path: The file, in a folder that exists.
+        content: Text or bytes.
+        sync: As of `atomic_path`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     with atomic_path(path, sync=sync) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
-from nas.storage.store import records
+from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, Architectures
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.pareto import reference_point
@@ -46,7 +46,7 @@ class SpaceSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return all parameters of a trial."""
         rng = random.Random(f"{self._seed}/{trial.number}")
-        return dict(self._space.encode(self._propose(records(study.get_trials(deepcopy=False)), rng)))
+        return dict(self._space.encode(self._propose(trial_records(study.get_trials(deepcopy=False)), rng)))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

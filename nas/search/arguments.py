@@ -212,7 +212,7 @@ def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
     """Make and return the folder of a new study: one that cannot be written is refused before an hour of work."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
-    Store.find_room(run_dir, options.get("database"))
+    Store.check_free(run_dir, options.get("database"))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

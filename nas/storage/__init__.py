@@ -1,1 +1,1 @@
-"""Below `nas.storage.store`: where a study lies, transactions on its database, and which drivers are alive."""
+"""The storage of studies in Optuna's format; `nas.storage.store` is its interface."""

@@ -1,8 +1,8 @@
-"""Optuna's storage, with transactions over many of its calls.
+"""Optuna's storage with transactions that span many of its calls.
 
-By itself Optuna commits every call, and every parameter of a trial: a kill between two of them leaves half a trial,
-and two drivers can act on the same view. Inside `Database.transaction` all calls are one transaction, which begins with
-a lock of the database: on PostgreSQL of the row of the study or the trial, on SQLite of the file for writing.
+Optuna commits every call, and every parameter of a trial: a kill between two commits leaves half a trial, and two
+drivers can act on the same state. Inside `Database.transaction` all calls are one transaction. It begins with a lock:
+on PostgreSQL of the row of the study or the trial, on SQLite of the whole file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ATTRIBUTE = text(
     "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial_id, :key, :value_json) "
     "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
 )
-# A machine that vanishes, or a process that is stopped in the middle of something, must not keep its locks.
+# A machine that disappears, and a process that is stopped within a transaction, must not keep their locks.
 _SERVER_OPTIONS = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
     "-c idle_in_transaction_session_timeout=120s"
@@ -44,38 +44,43 @@ _SERVER_OPTIONS = (
 
 
 class Database(RDBStorage):
-    """An RDBStorage whose calls can be joined into one transaction. For one thread.
+    """An RDBStorage with transactions over many calls, for one thread.
 
-    A context manager; `close` gives all connections back, and a later call would open one anew.
+    As a context manager it closes all connections at its end; a later call would open a new one.
+
+    Args:
+        location: Where the study is stored.
     """
 
-    def __init__(self, place: StudyLocation) -> None:
+    def __init__(self, location: StudyLocation) -> None:
         try:
-            self._connect(place)
-        except BaseException:  # Optuna reads the database before it is done
+            self._connect(location)
+        except BaseException:  # Optuna's constructor reads the database, and may have opened a connection
             if isinstance(engine := getattr(self, "engine", None), Engine):
                 engine.dispose()
             raise
-        self._own_sessions = self.scoped_session
+        self._call_sessions = self.scoped_session
         self.scoped_session = self._session  # type: ignore[assignment]
 
-    def _connect(self, place: StudyLocation) -> None:
-        self._joined: _Joined | None = None
+    def _connect(self, location: StudyLocation) -> None:
+        self._open_session: _TransactionSession | None = None
         self._params: list[dict[str, Any]] = []
-        self._turns: Path | None = None
-        if place.url is None:
-            # Opened by ourselves: in a URL, a `?` in its path would begin the options.
-            path = place.run_dir.resolve() / STUDY_FILE
-            self._turns = path.with_suffix(".lock")
+        self._write_lock: Path | None = None
+        if location.url is None:
+            # Not opened by a URL, in which a `?` of the path would begin the options.
+            path = location.run_dir.resolve() / STUDY_FILE
+            self._write_lock = path.with_suffix(".lock")
             super().__init__("sqlite://", {"creator": lambda: _connect(path), "poolclass": QueuePool})
         else:
-            url = place.url.update_query_dict({"connect_timeout": "10", "options": _SERVER_OPTIONS, **place.url.query})
+            url = location.url.update_query_dict(
+                {"connect_timeout": "10", "options": _SERVER_OPTIONS, **location.url.query}
+            )
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             super().__init__(template)
 
     def close(self) -> None:
         """Close every connection to the database."""
-        self._own_sessions.remove()
+        self._call_sessions.remove()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -86,75 +91,86 @@ class Database(RDBStorage):
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is under way."""
-        return self._joined is not None
+        """Return whether a transaction is open."""
+        return self._open_session is not None
 
     @property
     def is_file(self) -> bool:
-        """Whether this is SQLite."""
+        """Return whether the database is a SQLite file."""
         return bool(self.engine.name == "sqlite")
 
     @contextmanager
     def transaction(self, *, study: int | None = None, trial: int | None = None) -> Iterator[None]:
-        """One transaction, alone with this study or trial; inside another transaction, a part of that one."""
-        if self._joined is not None:
+        """Open a transaction that locks a study or a trial; within another transaction it is a part of that one.
+
+        Args:
+            study: Optuna's id of a study.
+            trial: Optuna's id of a trial.
+        """
+        if self._open_session is not None:
             if trial is not None:
                 self._lock(_LOCK_TRIAL, trial)
             yield
             return
-        with self._turn(), _Joined(bind=self.engine) as joined:
-            self._joined = joined
+        with self._serialize_writes(), _TransactionSession(bind=self.engine) as session:
+            self._open_session = session
             try:
                 if self.is_file:
-                    joined.execute(text("BEGIN IMMEDIATE"))
+                    session.execute(text("BEGIN IMMEDIATE"))
                 if study is not None:
                     self._lock(_LOCK_STUDY, study)
                 if trial is not None:
                     self._lock(_LOCK_TRIAL, trial)
                 yield
-                self._write_params(joined)
-                joined.commit_all()
+                self._write_params(session)
+                session.commit_transaction()
             except BaseException:
-                joined.rollback()
+                session.rollback()
                 raise
             finally:
-                self._joined, self._params = None, []
+                self._open_session, self._params = None, []
 
     def rows(self, statement: Executable, values: dict[str, Any]) -> Sequence[Row[Any]]:
-        """What a query finds, in the transaction if there is one."""
-        if self._joined is not None:
-            self._write_params(self._joined)
-            return self._joined.execute(statement, values).all()
+        """Return the rows of a query, within the transaction if one is open."""
+        if self._open_session is not None:
+            self._write_params(self._open_session)
+            return self._open_session.execute(statement, values).all()
         with self.engine.connect() as connection:
             return connection.execute(statement, values).all()
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Writers of a file come one after another: SQLite alone has them try again at longer and longer intervals."""
-        if self._turns is None:
+    def _serialize_writes(self) -> Iterator[None]:
+        """Let writers of a file wait for each other; SQLite would let them retry at growing intervals."""
+        if self._write_lock is None:
             yield
             return
-        with self._turns.open("w") as file:
+        with self._write_lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
             yield
 
-    def put(self, trial: int, key: str, value: Any) -> None:
-        """Writes a user attribute of a trial, in a transaction. As Optuna does, which first reads the trial."""
-        assert self._joined is not None
-        self._joined.execute(_ATTRIBUTE, {"trial_id": trial, "key": key, "value_json": json.dumps(value)})
+    def set_trial_attribute(self, trial: int, key: str, value: Any) -> None:
+        """Write a user attribute of a trial within a transaction; unlike Optuna, without reading the trial first.
+
+        Args:
+            trial: Optuna's id of the trial.
+            key: Name of the attribute.
+            value: JSON data.
+        """
+        assert self._open_session is not None
+        self._open_session.execute(_ATTRIBUTE, {"trial_id": trial, "key": key, "value_json": json.dumps(value)})
 
     def _lock(self, statement: str, number: int) -> None:
-        if not self.is_file and self._joined is not None:  # a file is locked as a whole
-            self._joined.execute(text(statement), {"id": number})
+        if not self.is_file and self._open_session is not None:  # a file is locked as a whole
+            self._open_session.execute(text(statement), {"id": number})
 
     def _session(self) -> Session:
-        """What Optuna opens for every call."""
-        if self._joined is None:
-            return self._own_sessions()
-        if self._joined.over:
-            raise RolledBack("rolled back") from self._joined.failure  # Optuna would try again, without the lock
-        self._write_params(self._joined)
-        return self._joined
+        """Return the session of one of Optuna's calls."""
+        if self._open_session is None:
+            return self._call_sessions()
+        if self._open_session.ended:
+            raise RolledBack("rolled back") from self._open_session.failure  # Optuna would retry without the lock
+        self._write_params(self._open_session)
+        return self._open_session
 
     def _set_trial_param(
         self,
@@ -164,8 +180,8 @@ class Database(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        """In a transaction kept until the next call, so that a trial's parameters are written at once."""
-        if self._joined is None:
+        """Collect a parameter within a transaction; the next call writes all parameters of a trial at once."""
+        if self._open_session is None:
             super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, previous_distribution)
             return
         row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
@@ -177,35 +193,38 @@ class Database(RDBStorage):
             session.execute(_PARAMS, rows)
 
 
-class _Joined(Session):
-    """The session of a transaction over many calls: each of them ends it, and it does not end."""
+class _TransactionSession(Session):
+    """The session of a transaction over many calls, which ignores the commit and close of each call."""
 
-    over = False
+    ended = False
     failure: BaseException | None = None
 
     def commit(self) -> None:
         self.flush()
-        self.expunge_all()  # the next call reads anew, as it does with a session of its own
+        self.expunge_all()  # the next call must read the database again, as it would in its own session
 
     def close(self) -> None:
-        if self.over:
+        if self.ended:
             super().close()
 
     def rollback(self) -> None:
-        self.over = True
+        self.ended = True
         self.failure = self.failure or sys.exception()
         super().rollback()
 
-    def commit_all(self) -> None:
-        """The real end."""
-        if self.over:
+    def commit_transaction(self) -> None:
+        """Commit the whole transaction."""
+        if self.ended:
             raise RolledBack("rolled back") from self.failure
         super().commit()
-        self.over = True
+        self.ended = True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Write-ahead log: readers never wait, and a killed process loses nothing; only a power cut can lose moments."""
+    """Open a SQLite file with a write-ahead log.
+
+    Readers never wait, and a killed process loses nothing; a power cut can lose the last transactions.
+    """
     connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")

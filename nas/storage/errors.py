@@ -1,4 +1,4 @@
-"""What can go wrong with a study's storage, in one line for people."""
+"""Errors of a study's storage, each with a message of one line."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Pending
 
 from nas.cli import OperationFailed
 
-PATIENCE_S = 120.0  # a database that is away for longer ends the session
+PATIENCE_S = 120.0  # a database that is unavailable for longer ends the session
 Result = TypeVar("Result")
 
 
 class StoreError(ValueError):
-    """A study that is missing, unreadable or cannot be written; the message is one line for people."""
+    """A study that is missing or unreadable or cannot be written."""
 
 
 class StoreFailure(StoreError, OperationFailed):
-    """A study that is as it should be and still cannot be read or written: a full disk, a database that is gone."""
+    """A valid study that cannot be read or written, because of a full disk or an unavailable database."""
 
 
 class DatabaseUnavailable(StoreFailure):
-    """The database could not be reached; it may be there again in a moment."""
+    """A database that cannot be reached, perhaps only for a moment."""
 
 
 class RolledBack(RuntimeError):
-    """The transaction is over already: something in it failed."""
+    """A call within a transaction that an earlier failure has rolled back."""
 
 
 @contextmanager
-def translate_errors(what: str) -> Iterator[None]:
-    """Turns what the storage raises into a StoreError that says `what` and why in one line."""
+def translate_errors(failure: str) -> Iterator[None]:
+    """Raise errors of the storage in the body as a StoreError of one line: the failure and its cause."""
     try:
         yield
     except StoreError:
@@ -48,13 +48,22 @@ def translate_errors(what: str) -> Iterator[None]:
         RuntimeError,
         AssertionError,
     ) as error:
-        raise _kind(error)(f"{what}: {_cause(error)}") from error
-    except (KeyError, TypeError, ValueError) as error:  # records of another version or of another hand
-        raise StoreError(f"{what}: {type(error).__name__} {_cause(error)}") from error
+        raise _store_error(error)(f"{failure}: {_cause(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:  # records of another version or another program
+        raise StoreError(f"{failure}: {type(error).__name__} {_cause(error)}") from error
 
 
-def retry_while_unavailable(work: Callable[[], Result], say: Callable[[str], None], advice: str) -> Result:
-    """`work()`, again and again while the database is away; StoreError with `advice` after `PATIENCE_S`."""
+def retry_while_unavailable(work: Callable[[], Result], notify: Callable[[str], None], advice: str) -> Result:
+    """Return `work()`, and repeat the call while the database is unavailable.
+
+    Args:
+        work: Raises `DatabaseUnavailable` to be called again.
+        notify: Called with a line when the database becomes unavailable, and when it is available again.
+        advice: Ends the message of the error.
+
+    Raises:
+        StoreFailure: The database was unavailable for more than `PATIENCE_S`.
+    """
     began, pause = None, 0.1
     while True:
         try:
@@ -62,19 +71,19 @@ def retry_while_unavailable(work: Callable[[], Result], say: Callable[[str], Non
         except DatabaseUnavailable as error:
             if began is None:
                 began = time.monotonic()
-                say(f"the database is away, waiting for it for {PATIENCE_S:g} s at most: {error}")
+                notify(f"the database is unavailable, waiting for it for {PATIENCE_S:g} s at most: {error}")
             if time.monotonic() - began > PATIENCE_S:
-                raise StoreFailure(f"the database was away for {PATIENCE_S:g} s ({error}); {advice}") from error
+                raise StoreFailure(f"the database was unavailable for {PATIENCE_S:g} s ({error}); {advice}") from error
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
             continue
         if began is not None:
-            say(f"the database is there again after {time.monotonic() - began:.0f} s")
+            notify(f"the database is available again after {time.monotonic() - began:.0f} s")
         return result
 
 
-def _kind(error: BaseException) -> type[StoreError]:
-    """Return the error as one of the classes of this module."""
+def _store_error(error: BaseException) -> type[StoreError]:
+    """Return the class of this module for an error."""
     if _is_outage(error):
         return DatabaseUnavailable
     causes = list(_causes(error))
@@ -83,31 +92,31 @@ def _kind(error: BaseException) -> type[StoreError]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what it came from, and what the database's driver raised."""
+    """Yield an error and its causes, down to those of the database's driver."""
     while error is not None:
         yield error
         if isinstance(origin := getattr(error, "orig", None), BaseException):
             yield origin
-        error = _before(error)
+        error = _preceding(error)
 
 
 def _is_outage(error: BaseException | None) -> bool:
-    """Whether a server said it, or is not there to say anything; a SQLite file is never away."""
+    """Return whether an error comes from the connection to a server; a SQLite file is never unavailable."""
     while error is not None:
         if isinstance(error, DBAPIError) and not isinstance(error.orig, sqlite3.Error):
             return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-        error = _before(error)
+        error = _preceding(error)
     return False
 
 
-def _before(error: BaseException) -> BaseException | None:
-    """What an error came from; Optuna tries another query after one that failed, which says so by the way only."""
+def _preceding(error: BaseException) -> BaseException | None:
+    """Return the cause of an error, or its context where Optuna has tried another query after a failed one."""
     return error.__context__ if isinstance(error, PendingRollbackError) else error.__cause__
 
 
 def _cause(error: BaseException) -> str:
-    """What the database itself said, in one line."""
-    while (before := _before(error)) is not None:  # Optuna wraps what SQLAlchemy wraps
-        error = before
+    """Return the database's message on one line."""
+    while (preceding := _preceding(error)) is not None:  # Optuna wraps what SQLAlchemy wraps
+        error = preceding
     origin = getattr(error, "orig", None) or error
     return " ".join(str(origin).split()) or type(origin).__name__

@@ -1,8 +1,8 @@
-"""Which drivers are alive: each holds a lock that ends with its process, so there is no clock to compare.
+"""The liveness of drivers: each holds a lock that ends with its process, so that no clocks are compared.
 
-On SQLite a locked file beside the study, on PostgreSQL an advisory lock of the session. A database that was restarted
-has lost all locks and a living driver takes its own again within seconds: so a missing lock means a dead driver only
-after a while, except where its process was on this machine and is gone.
+On SQLite the lock is that of a file next to the study, on PostgreSQL an advisory lock of a connection. A restart of the
+database loses all advisory locks, and living drivers acquire theirs again within seconds. A missing lock therefore
+means a dead driver only after `GRACE_S`, or at once if its process was on this machine and has ended.
 """
 
 from __future__ import annotations
@@ -24,35 +24,42 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas.storage.errors import StoreError
 
-GRACE_S = 15.0  # a driver without its lock is believed dead after this time
-_LOOK_S = 2.0  # how often a driver looks whether its lock is still there
+GRACE_S = 15.0  # a driver without its lock counts as dead after this time
+_CHECK_S = 2.0  # between two checks by a driver that it still holds its lock
 _FOLDER = "drivers"
-_HOLD = text("SELECT pg_advisory_lock_shared(:key)")  # shared: a process may open a study twice
+_ACQUIRE = text("SELECT pg_advisory_lock_shared(:key)")  # shared: a process may open a study twice
 _TRY = text("SELECT pg_try_advisory_xact_lock(:key)")
 
 
 class DriverLiveness(Protocol):
-    """The lock of this driver, and a look at others'."""
+    """The lock of this driver and the state of the others'."""
 
     def is_dead(self, driver: str) -> bool:
-        """Whether another driver is dead."""
+        """Return whether another driver is dead."""
 
     def release(self) -> None:
-        """Gives the lock back: what this driver left running may be taken over."""
+        """Release the lock of this driver, so that others can take over its running trials."""
 
 
 def this_driver() -> str:
-    """This process as a driver: HOST:PID:RANDOM. A process that opens a study again is the same driver."""
-    return _named(os.getpid())
+    """Return the name of this process as a driver, HOST:PID:RANDOM, the same for every study and every opening."""
+    return _driver_name(os.getpid())
 
 
 @cache
-def _named(pid: int) -> str:
+def _driver_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{secrets.token_hex(4)}"
 
 
 class FileLocks:
-    """DriverLiveness beside a SQLite study. `RUN/drivers` holds a locked file for each living driver."""
+    """The liveness of drivers of a SQLite study: RUN/drivers holds a locked file for each living driver.
+
+    Args:
+        run_dir: The study's run folder.
+
+    Raises:
+        StoreError: A driver on another machine works on the study.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / _FOLDER
@@ -64,11 +71,12 @@ class FileLocks:
             if driver.partition(":")[0] != socket.gethostname():
                 self.release()
                 raise StoreError(
-                    f"{driver.partition(':')[0]} works on this study; for drivers on several machines it has to lie"
-                    " in PostgreSQL (--database, when it is begun)"
+                    f"{driver.partition(':')[0]} works on this study; drivers on several machines need a study in"
+                    " PostgreSQL (--database of the first command)"
                 )
 
     def is_dead(self, driver: str) -> bool:
+        """Return whether another driver has no lock."""
         path = self._folder / driver
         if not path.exists():
             return True
@@ -80,52 +88,61 @@ class FileLocks:
         return True
 
     def release(self) -> None:
+        """Release the lock and delete its file."""
         self._lock.release()
         if not self._lock.is_locked:
             (self._folder / this_driver()).unlink(missing_ok=True)
 
 
 class ServerLocks:
-    """Liveness in PostgreSQL: an advisory lock on a connection of its own, taken again when the connection was lost."""
+    """The liveness of drivers of a PostgreSQL study.
+
+    A thread holds the driver's advisory lock on its own connection, and acquires it again after a lost connection.
+
+    Args:
+        engine: The study's database.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._unseen: dict[str, float] = {}  # driver -> since when its lock is missing
-        self._over = threading.Event()
+        self._missing: dict[str, float] = {}  # driver -> when its lock was first seen missing
+        self._released = threading.Event()
         self._connection: Connection | None = None
-        self._hold()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="presence")
+        self._acquire()
+        self._thread = threading.Thread(target=self._hold, daemon=True, name="driver-liveness")
         self._thread.start()
 
     def is_dead(self, driver: str) -> bool:
+        """Return whether another driver has had no lock for `GRACE_S`, or has ended on this machine."""
         with self._engine.begin() as connection:
             free = bool(connection.execute(_TRY, {"key": _key(driver)}).scalar())
         if not free:
-            self._unseen.pop(driver, None)
+            self._missing.pop(driver, None)
             return False
-        since = self._unseen.setdefault(driver, time.monotonic())
+        since = self._missing.setdefault(driver, time.monotonic())
         return _ended_here(driver) or time.monotonic() - since >= GRACE_S
 
     def release(self) -> None:
-        self._over.set()
+        """Release the lock and close its connection."""
+        self._released.set()
         self._thread.join()
         self._drop()
 
-    def _keep(self) -> None:
-        while not self._over.wait(_LOOK_S):
+    def _hold(self) -> None:
+        while not self._released.wait(_CHECK_S):
             try:
-                self._hold()
+                self._acquire()
             except SQLAlchemyError:
                 self._drop()
 
-    def _hold(self) -> None:
-        """Takes the lock, or looks whether the connection that has it still stands."""
+    def _acquire(self) -> None:
+        """Acquire the lock, or check the connection that holds it."""
         if self._connection is not None:
             self._connection.execute(text("SELECT 1"))
             return
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # never back into the pool with the lock
-        connection.execute(_HOLD, {"key": _key(this_driver())})
+        connection.detach()  # it must not return to the pool with the lock
+        connection.execute(_ACQUIRE, {"key": _key(this_driver())})
         self._connection = connection
 
     def _drop(self) -> None:
@@ -136,7 +153,7 @@ class ServerLocks:
 
 
 def _ended_here(driver: str) -> bool:
-    """Whether the driver was a process of this machine that is gone."""
+    """Return whether the driver was a process on this machine that has ended."""
     host, pid, _ = driver.rsplit(":", 2)
     if host != socket.gethostname():
         return False
@@ -150,5 +167,5 @@ def _ended_here(driver: str) -> bool:
 
 
 def _key(driver: str) -> int:
-    """The number of a driver's lock: 64 bits, signed."""
+    """Return the key of a driver's advisory lock, a signed 64-bit integer."""
     return int.from_bytes(hashlib.sha256(driver.encode()).digest()[:8], "big", signed=True)

@@ -1,6 +1,6 @@
-"""Where a study lies: a SQLite file in its run folder, or a PostgreSQL database that the folder names.
+"""The location of a study: a SQLite file in its run folder, or a PostgreSQL database that the folder names.
 
-The folder never holds a password: libpq takes it from ~/.pgpass or PGPASSWORD, or a command is given it in its URL.
+The folder never holds a password: libpq reads it from ~/.pgpass or PGPASSWORD, or a command gets it in a URL.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from nas.files import atomic_write
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
-PLACE_FILE = "study.json"
+LOCATION_FILE = "study.json"
 _SECRETS = ("password", "sslpassword")
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """The study `study` in the database `url`, or without one the only study in `run_dir`/study.db."""
+    """The location of a study.
+
+    Attributes:
+        run_dir: Run folder.
+        url: PostgreSQL database; None for the SQLite file in the run folder.
+        study: Name of the study in the PostgreSQL database.
+    """
 
     run_dir: Path
     url: URL | None = None
@@ -32,66 +38,70 @@ class StudyLocation:
 
     @classmethod
     def of(cls, run_dir: Path, database: str | None = None) -> StudyLocation:
-        """Where the study of `run_dir` lies; `database` is where a caller believes it does, with a password.
+        """Return the location of the study of a run folder.
+
+        Args:
+            run_dir: Run folder.
+            database: URL of the study's database, which may have a password; None for the one that the folder names.
 
         Raises:
-            StoreError: there is no study, or it lies elsewhere.
+            StoreError: There is no study, or it is not in `database`.
         """
         if not run_dir.is_dir():
             raise StoreError(f"no such run folder: {str(run_dir)!r}")
-        given = None if database is None else database_url(database)
-        if not (run_dir / PLACE_FILE).is_file():
+        requested = None if database is None else database_url(database)
+        if not (run_dir / LOCATION_FILE).is_file():
             if not (run_dir / STUDY_FILE).is_file():
                 raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
-            if given is not None:
-                raise StoreError(f"--database: the study lies in {run_dir / STUDY_FILE}, not in {public(given)}")
+            if requested is not None:
+                raise StoreError(f"--database: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
             return cls(run_dir)
         try:
-            written = json.loads((run_dir / PLACE_FILE).read_text())
-            url, study = database_url(written["database"]), str(written["study"])
+            stored = json.loads((run_dir / LOCATION_FILE).read_text())
+            url, study = database_url(stored["database"]), str(stored["study"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{run_dir / PLACE_FILE} does not say where the study is: {error}") from error
-        if given is not None and public(given) != public(url):
-            raise StoreError(f"--database: the study lies in {public(url)}, not in {public(given)}")
-        return cls(run_dir, url if given is None else given, study)
+            raise StoreError(f"{run_dir / LOCATION_FILE} does not name the study's database: {error}") from error
+        if requested is not None and _redacted(requested) != _redacted(url):
+            raise StoreError(f"--database: the study is in {_redacted(url)}, not in {_redacted(requested)}")
+        return cls(run_dir, url if requested is None else requested, study)
 
     @classmethod
     def new(cls, run_dir: Path, database: str | None = None) -> StudyLocation:
-        """Where a new study of `run_dir` is to lie; StoreError where the folder says that one lies elsewhere."""
-        place = cls(run_dir) if database is None else cls(run_dir, database_url(database), run_dir.resolve().name)
-        written = run_dir / PLACE_FILE
-        elsewhere = written.exists() and written.read_text() != place.note
-        if elsewhere or (place.url is not None and (run_dir / STUDY_FILE).exists()):
-            raise StoreError(f"{run_dir} already holds a study; {place.ways_out}")
-        return place
+        """Return the location for a new study of a run folder; StoreError if the folder has another study."""
+        location = cls(run_dir) if database is None else cls(run_dir, database_url(database), run_dir.resolve().name)
+        stored = run_dir / LOCATION_FILE
+        elsewhere = stored.exists() and stored.read_text() != location.file_content
+        if elsewhere or (location.url is not None and (run_dir / STUDY_FILE).exists()):
+            raise StoreError(f"{run_dir} already holds a study; {location.advice}")
+        return location
 
     @property
-    def ways_out(self) -> str:
-        """What to do where there is a study already."""
-        return f"go on with --resume {self.run_dir}, or choose another --run"
+    def advice(self) -> str:
+        """Return advice for a user whose new study would be a second one."""
+        return f"continue it with --resume {self.run_dir}, or choose another --run"
 
     @property
-    def note(self) -> str:
-        """What the folder says where the study is not in it."""
-        return json.dumps({"database": public(self.url), "study": self.study}, indent=2) + "\n" if self.url else ""
+    def file_content(self) -> str:
+        """Return the text of the folder's file that names the database; empty for a SQLite study."""
+        return json.dumps({"database": _redacted(self.url), "study": self.study}, indent=2) + "\n" if self.url else ""
 
     def write(self) -> None:
-        """Makes the folder, with its note."""
+        """Create the run folder, with the file that names the database."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self.note:
-            atomic_write(self.run_dir / PLACE_FILE, self.note, sync=True)
+        if self.file_content:
+            atomic_write(self.run_dir / LOCATION_FILE, self.file_content, sync=True)
 
     def __str__(self) -> str:
-        return str(self.run_dir / STUDY_FILE) if self.url is None else public(self.url)
+        return str(self.run_dir / STUDY_FILE) if self.url is None else _redacted(self.url)
 
 
 def holds_study(run_dir: Path) -> bool:
-    """Whether a study was begun in this folder."""
-    return any((run_dir / name).exists() for name in (STUDY_FILE, PLACE_FILE))
+    """Return whether the folder has a study."""
+    return any((run_dir / name).exists() for name in (STUDY_FILE, LOCATION_FILE))
 
 
 def database_url(text: str) -> URL:
-    """The URL, password included; StoreError where it is none of a PostgreSQL database, or its driver is missing."""
+    """Parse the URL of a PostgreSQL database, password included; StoreError if it is invalid or psycopg is missing."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -104,17 +114,17 @@ def database_url(text: str) -> URL:
 
 
 def password_of(text: str) -> str | None:
-    """What a database URL should not tell."""
+    """Return the password in the URL of a database, None without one."""
     url = database_url(text)
     return str(url.password or url.query.get("password") or "") or None
 
 
-def public(url: URL) -> str:
-    """The URL without its secrets."""
+def _redacted(url: URL) -> str:
+    """Format a URL without its secrets."""
     bare = url.set(drivername="postgresql")._replace(password=None).difference_update_query(_SECRETS)
     return bare.render_as_string(hide_password=False)
 
 
 def without_password(text: str) -> str:
-    """Return the URL of a database without its secrets; StoreError as `database_url`."""
-    return public(database_url(text))
+    """Return the URL of a database without its secrets; StoreError as in `database_url`."""
+    return _redacted(database_url(text))

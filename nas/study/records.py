@@ -48,7 +48,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the record from the result of `to_dict`.
+        """Build the record from the result of `to_dict`, in which fields with a default may be missing.
 
         Raises:
             ValueError: The data has an unknown key: a newer version may have written it.
@@ -101,7 +101,7 @@ class Measurement(Record):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build the measurement from the result of `to_dict`."""
-        return super().from_dict({**data, "notes": tuple(data["notes"])})
+        return super().from_dict({**data, "notes": tuple(data.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,11 @@ class TrialRecord(Record):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build the trial from the result of `to_dict`."""
-        measurement, failure = data["measurement"], data["failure"]
+        measurement, failure = data.get("measurement"), data.get("failure")
         parsed = {
             "state": TrialState(data["state"]),
             "measurement": None if measurement is None else Measurement.from_dict(measurement),
-            "rungs": tuple(RungResult.from_dict(rung) for rung in data["rungs"]),
+            "rungs": tuple(RungResult.from_dict(rung) for rung in data.get("rungs", ())),
             "failure": None if failure is None else Failure(failure),
         }
         return super().from_dict({**data, **parsed})

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and no two writers share an unfinished one."""
+"""Files are whole or missing, and two writers never share a temporary file."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from nas.study.loop import StudyLoop
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config
-from tests.nas.study.test_loop import new_store, work
+from tests.nas.study.searches import new_store, work
 
 OTHER = f"{socket.gethostname()}:1:aa"  # another driver; it lives while its lock is held
 
@@ -33,8 +33,7 @@ def resumed(folder: Path, clock: float = 0.0) -> StudyLoop:
 
 def given(store: Store, number: int, driver: str) -> None:
     """Makes a trial another driver's."""
-    with store.exclusive():
-        store._database.put(store._id(number), "driver", driver)
+    assert store.assign(number, driver)
 
 
 def handed_out(loop: StudyLoop) -> TrialRecord:

@@ -20,7 +20,7 @@ from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config
-from tests.nas.study.test_loop import drive, new_store
+from tests.nas.study.searches import drive, new_store
 
 MICRO = SPACES["micro"]
 

@@ -8,7 +8,7 @@ from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
 from tests.nas.study.builders import search_config
-from tests.nas.study.test_loop import drive, new_store
+from tests.nas.study.searches import drive, new_store
 from tests.reports import synthetic
 from tests.reports.synthetic import store_study
 

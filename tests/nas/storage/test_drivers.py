@@ -1,4 +1,4 @@
-"""Several real drivers on one study, killed with kill -9 as is their database: SQLite and PostgreSQL."""
+"""Several drivers on one study, killed with SIGKILL like their database: SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def postgres(request: pytest.FixtureRequest) -> bool:
-    wanted = bool(request.param == "postgresql")
-    if wanted:
+    needed = bool(request.param == "postgresql")
+    if needed:
         try:
             binaries()
         except NoServer as error:
             pytest.skip(str(error))
-    return wanted
+    return needed
 
 
 def shares(study: Chaos) -> Counter[int]:
-    """Driver -> trials that it ran."""
+    """Return the number of trials that each driver ran."""
     return Counter(event["pid"] for event in events(study.run_dir) if event["what"] == "runs")
 
 
 def test_two_drivers_share_a_study_of_trials_of_no_length(tmp_path: Path, postgres: bool) -> None:
-    """Both are at the asks all the time: baselines, the last of the budget, the same architecture."""
+    """Both ask for trials all the time: for baselines, the end of the budget, the same architecture."""
     with chaos(tmp_path, budget=40, stage_s=0.0, postgres=postgres) as study:
         study.run(kills=0, drivers=2, chance=random.Random(0), window_s=0.0)
-        found = check(study, undisturbed(tmp_path, budget=40))
-        assert found["trials cut off and run again"] == 0, "a living driver's trial was taken over"
+        totals = check(study, undisturbed(tmp_path, budget=40))
+        assert totals["trials cut off and run again"] == 0, "a trial of a living driver was taken over"
         assert len(shares(study)) == 2
         assert min(shares(study).values()) >= 5
 
@@ -43,9 +43,9 @@ def test_two_drivers_share_a_study_of_trials_of_no_length(tmp_path: Path, postgr
 def test_killed_drivers_lose_nothing_and_run_nothing_twice(tmp_path: Path) -> None:
     with chaos(tmp_path, budget=60, stage_s=0.03) as study:
         study.run(kills=4, drivers=1, chance=random.Random(), window_s=1.0)
-        found = check(study, undisturbed(tmp_path, budget=60))
-    assert found["kills"] == {"driver": 4}
-    assert found["trials cut off and run again"] <= 4
+        totals = check(study, undisturbed(tmp_path, budget=60))
+    assert totals["kills"] == {"driver": 4}
+    assert totals["trials cut off and run again"] <= 4
 
 
 @pytest.mark.parametrize("postgres", ["postgresql"], indirect=True)
@@ -57,9 +57,9 @@ def test_two_drivers_outlive_kills_of_their_database_and_of_each_other(tmp_path:
             time.sleep(chance.uniform(0.1, 1.0))
             kill(chance)
         study.end(timeout_s=PATIENCE_S)
-        found = check(study, undisturbed(tmp_path, budget=100))
-    assert found["kills"] == {"driver": 1, "database": 2}
-    said = [event["line"] for event in events(study.run_dir) if event["what"] == "says"]
-    assert any("away" in line for line in said)
-    assert any("there again" in line for line in said)
+        totals = check(study, undisturbed(tmp_path, budget=100))
+    assert totals["kills"] == {"driver": 1, "database": 2}
+    notices = [event["line"] for event in events(study.run_dir) if event["what"] == "says"]
+    assert any("unavailable" in line for line in notices)
+    assert any("available again" in line for line in notices)
     assert PASSWORD not in "".join(path.read_text() for path in study.run_dir.iterdir() if path.is_file())

@@ -1,4 +1,4 @@
-"""Where a study lies, what is written at once, whose trials are whose: SQLite and a real PostgreSQL."""
+"""The store of a study on SQLite and a real PostgreSQL: its location, transactions, and the drivers of trials."""
 
 from __future__ import annotations
 
@@ -16,20 +16,16 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
 from experiments.benchmarks.postgres import PASSWORD, Server
-from nas.samplers import make_sampler
 from nas.search.live_report import LiveReport
-from nas.storage import errors
-from nas.storage import liveness as presence
-from nas.storage import location as place
+from nas.storage import errors, liveness, location
 from nas.storage.database import Database
 from nas.storage.store import Store, StoreError, read_study
-from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import FORMAT, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
-from tests.nas.study.builders import OBJECTIVES, search_config, study_info
-from tests.nas.study.test_loop import drive, new_store, work
+from tests.nas.study.builders import search_config
+from tests.nas.study.searches import drive, new_store, reopen, started, work
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +40,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
 
 
 def create(folder: Path, database: str | None, **settings: object) -> Store:
-    config = search_config(**{"baselines": (), "sampler": "random", **settings})
-    return Store.create(folder, study_info(config), sampler_of(config), database)
-
-
-def reopen(folder: Path) -> Store:
-    return Store.open(folder, sampler_of(SearchConfig.from_dict(Store.open(folder).info.config)))
-
-
-def sampler_of(config: SearchConfig) -> object:
-    return make_sampler(config, SPACES[config.space], OBJECTIVES)
-
-
-def belongs_to(store: Store, number: int, driver: str) -> None:
-    with store.exclusive():
-        store._database.put(store._id(number), "driver", driver)
+    return new_store(folder, search_config(**{"baselines": (), "sampler": "random", **settings}), database)
 
 
 @pytest.mark.parametrize("sampler", ["evolution", "nsga2", "tpe"])
@@ -80,9 +62,9 @@ def test_several_studies_live_in_one_database(tmp_path: Path, postgres: Server) 
         create(tmp_path / "elsewhere" / "one", postgres.url)
 
 
-def test_what_a_kill_left_of_a_beginning_is_no_study(tmp_path: Path, database: str | None) -> None:
-    """The folder's note, or the tables of the file, and nothing in them yet."""
-    beginning = place.StudyLocation.new(tmp_path / "begun", database)
+def test_the_remains_of_a_killed_creation_are_no_study(tmp_path: Path, database: str | None) -> None:
+    """The folder's file that names the database, or the empty tables."""
+    beginning = location.StudyLocation.new(tmp_path / "begun", database)
     beginning.write()
     Database(beginning)
     drive(StudyLoop(create(tmp_path / "begun", database, budget=1)))
@@ -101,7 +83,7 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
     assert PASSWORD not in postgres.dump()
     wrong = postgres.url.replace("nas@", "nas:hunter2@")
     with pytest.raises(StoreError, match="password authentication failed") as failure:
-        Store.find_room(tmp_path / "new", wrong)
+        Store.check_free(tmp_path / "new", wrong)
     assert "hunter2" not in str(failure.value)
 
 
@@ -114,7 +96,7 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
     ],
 )
 def test_a_database_is_named_without_passwords(given: str, clean: str) -> None:
-    assert place.without_password(given) == clean
+    assert location.without_password(given) == clean
 
 
 @pytest.mark.parametrize(
@@ -122,27 +104,27 @@ def test_a_database_is_named_without_passwords(given: str, clean: str) -> None:
 )
 def test_other_urls_are_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match="must be like postgresql://USER@HOST:PORT/NAME") as failure:
-        Store.find_room(tmp_path, url)
+        Store.check_free(tmp_path, url)
     assert "s3cret" not in str(failure.value)
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'backbone-nas\[postgres\]'"):
-        Store.find_room(tmp_path, "postgresql://u@h/n")
+        Store.check_free(tmp_path, "postgresql://u@h/n")
 
 
-def test_a_study_is_looked_for_where_its_folder_says(tmp_path: Path, postgres: Server) -> None:
+def test_a_study_is_opened_from_the_database_that_its_folder_names(tmp_path: Path, postgres: Server) -> None:
     create(tmp_path / "there", postgres.url)
     other = postgres.url.replace("/nas", "/other")
-    with pytest.raises(StoreError, match=r"the study lies in .*/nas, not in .*/other"):
+    with pytest.raises(StoreError, match=r"--database: .*/nas, not in .*/other"):
         Store.open(tmp_path / "there", database=other)
     (tmp_path / "there" / "study.json").write_text('{"database": "postgresql://')
-    with pytest.raises(StoreError, match="does not say where the study is"):
+    with pytest.raises(StoreError, match=r"study\.json"):
         Store.open(tmp_path / "there")
 
 
-def test_what_fails_in_the_middle_is_not_written_at_all(tmp_path: Path, database: str | None) -> None:
+def test_a_failed_transaction_writes_nothing(tmp_path: Path, database: str | None) -> None:
     store = create(tmp_path / "middle", database)
     choices = SPACES["micro"].choices()
 
@@ -161,11 +143,10 @@ def test_what_fails_in_the_middle_is_not_written_at_all(tmp_path: Path, database
     assert trial.params == params
 
 
-def test_changes_are_told_once_and_running_trials_when_asked_for(tmp_path: Path, database: str | None) -> None:
-    mine, other = create(tmp_path / "told", database, budget=3), reopen(tmp_path / "told")
+def test_changes_are_returned_once_and_running_trials_on_demand(tmp_path: Path, database: str | None) -> None:
+    mine, other = create(tmp_path / "changes", database, budget=3), reopen(tmp_path / "changes")
     loop = StudyLoop(other)
-    record = loop.next_trial()
-    assert record is not None
+    record = started(loop)
     assert [(t.number, t.state) for t, _ in mine.changes()] == [(0, TrialState.RUNNING)]
     assert mine.changes() == []
     work(loop, record)
@@ -173,11 +154,10 @@ def test_changes_are_told_once_and_running_trials_when_asked_for(tmp_path: Path,
     assert [t for t, _ in mine.changes(running=[0])] == [loop.trials[0]]
 
 
-def test_a_trial_that_was_taken_over_is_not_written_by_who_had_it(tmp_path: Path, database: str | None) -> None:
+def test_a_trial_that_was_taken_over_is_not_written_by_its_former_driver(tmp_path: Path, database: str | None) -> None:
     loop = StudyLoop(store := create(tmp_path / "fenced", database, budget=1))
-    record = loop.next_trial()
-    assert record is not None
-    belongs_to(store, record.number, "elsewhere:1:aa")
+    record = started(loop)
+    assert store.assign(record.number, "elsewhere:1:aa")
     assert not loop.report(replace(record, state=TrialState.FAILED, reason="late"))
     assert loop.running == 0
     assert [t.state for t in store.trials()] == [TrialState.RUNNING]
@@ -196,25 +176,23 @@ def test_a_record_that_was_stored_before_the_answer_was_lost_is_stored_once(
 def test_a_driver_whose_lock_is_missing_is_dead_after_a_while(
     tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "GRACE_S", 1.5)
+    monkeypatch.setattr(liveness, "GRACE_S", 1.5)
     loop = StudyLoop(store := create(tmp_path / "while", postgres.url, budget=1))
-    record = loop.next_trial()
-    assert record is not None
-    belongs_to(store, record.number, "elsewhere:1:aa")
+    record = started(loop)
+    assert store.assign(record.number, "elsewhere:1:aa")
     other = StudyLoop(reopen(tmp_path / "while"))
-    assert other.next_trial() is None, "it may be on its way back"
+    assert other.next_trial() is None, "it may acquire its lock again"
     while (again := other.next_trial()) is None:
         assert not other.finished
     assert again.number == record.number
 
 
-def test_a_driver_whose_process_is_gone_from_this_machine_is_dead_at_once(tmp_path: Path, database: str | None) -> None:
+def test_a_driver_whose_process_has_ended_on_this_machine_is_dead_at_once(tmp_path: Path, database: str | None) -> None:
     over = subprocess.Popen(["true"])
     over.wait()
     loop = StudyLoop(store := create(tmp_path / "gone", database, budget=1))
-    record = loop.next_trial()
-    assert record is not None
-    belongs_to(store, record.number, f"{socket.gethostname()}:{over.pid}:aa")
+    record = started(loop)
+    assert store.assign(record.number, f"{socket.gethostname()}:{over.pid}:aa")
     assert StudyLoop(reopen(tmp_path / "gone")).next_trial() == record
 
 
@@ -226,20 +204,19 @@ def test_drivers_of_two_machines_on_one_file_are_refused(tmp_path: Path) -> None
     drive(StudyLoop(reopen(tmp_path)), stop_after=1)
 
 
-def test_a_database_that_stays_away_ends_the_session_in_one_line(
+def test_a_database_that_stays_unavailable_ends_the_session_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errors, "PATIENCE_S", 1.0)
     with running_server() as server:
         loop = StudyLoop(store := create(tmp_path / "away", server.url, budget=3))
-        record, said = loop.next_trial(), list[str]()
-        assert record is not None
-        store.notify = said.append
+        record, notices = started(loop), list[str]()
+        store.notify = notices.append
         server.kill()
-        with pytest.raises(StoreError, match=r"was away for 1 s .*; go on with --resume .*away") as failure:
+        with pytest.raises(StoreError, match=r"unavailable for 1 s .*; continue with --resume .*away") as failure:
             loop.report(replace(record, state=TrialState.FAILED, reason="x"))
         assert "\n" not in str(failure.value)
-        assert len(said) == 1
+        assert len(notices) == 1
         server.start()
         second = StudyLoop(reopen(tmp_path / "away"))
         drive(second)
@@ -271,7 +248,7 @@ def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries
     with pytest.raises(errors.DatabaseUnavailable):
         cut_and_read()
     assert cut
-    assert store.trials(), "what comes next has a connection of its own"
+    assert store.trials(), "the next call has a new connection"
 
 
 @pytest.mark.parametrize("written", [1, FORMAT + 1, None])
@@ -323,14 +300,16 @@ def test_no_connection_stays_open(tmp_path: Path, database: str | None, connecti
     assert connections == [0]
     read_study(folder)
     with pytest.raises(StoreError):
-        Store.find_room(folder, database)
+        Store.check_free(folder, database)
     with pytest.raises(StoreError):
         create(folder, database)
     assert connections == [0]
 
 
 @pytest.mark.parametrize("content", [b"", b"no database"])
-def test_no_connection_stays_open_to_what_is_no_study(tmp_path: Path, content: bytes, connections: list[int]) -> None:
+def test_no_connection_stays_open_to_a_file_that_is_no_study(
+    tmp_path: Path, content: bytes, connections: list[int]
+) -> None:
     (tmp_path / "study.db").write_bytes(content)
     with pytest.raises(StoreError):
         read_study(tmp_path)
@@ -340,8 +319,7 @@ def test_no_connection_stays_open_to_what_is_no_study(tmp_path: Path, content: b
 def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path, connections: list[int]) -> None:
     with create(tmp_path / "run", None) as store:
         loop = StudyLoop(store)
-        record = loop.next_trial()
-        assert record is not None
+        record = started(loop)
         times = iter(range(0, 10_000, 1000))
         live = LiveReport(tmp_path / "run", lambda loop, record: None, lambda line: None, lambda: next(times))
         before = connections[0]

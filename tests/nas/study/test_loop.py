@@ -1,4 +1,4 @@
-"""The loop of a search with a worker that makes up numbers: budget, rungs, repeats, limits, resume."""
+"""The loop of a search with made-up workers: budget, rungs, repeats, limits, resume."""
 
 from __future__ import annotations
 
@@ -11,50 +11,13 @@ import pytest
 
 from nas.samplers import SAMPLERS, make_sampler
 from nas.storage.store import Store, StoreError, read_study
-from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
-from nas.study.records import TrialRecord, TrialState
+from nas.study.records import TrialState
 from search_space import SPACES, preset
 from search_space.genes import StageChoices
-from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info
-
-
-def new_store(folder: Path, config: SearchConfig) -> Store:
-    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
-    return Store.create(folder, study_info(config), sampler)
-
-
-def numbers_of(record: TrialRecord) -> tuple[float, float]:
-    """A made-up landscape in which every stage has its own best block and size, so that chance alone gets lost."""
-    stages = record.spec["stages"]
-    cost = sum(stage["width"] * stage["depth"] * 2.0**-i for i, stage in enumerate(stages))
-    liked = ("basic", "c2f", "mr_window", "window")
-    taste = sum(stage["block"] == block for stage, block in zip(stages, liked, strict=True))
-    return 0.1 + taste / 5 + cost / 4000, 200 / cost
-
-
-def work(loop: StudyLoop, record: TrialRecord) -> None:
-    """What a worker does: measure, then rung after rung until the loop says no."""
-    score, ratio = numbers_of(record)
-    record = replace(record, measurement=measurement(ratio), params=1, macs=1)
-    on = loop.report(record)
-    for index in range(len(loop.info.rung_steps)):
-        if not on:
-            return
-        last = index + 1 == len(loop.info.rung_steps)
-        record = replace(record, rungs=(*record.rungs, rung(index, score * (index + 1) / 2)),
-                         state=TrialState.COMPLETE if last else TrialState.RUNNING)  # fmt: skip
-        on = loop.report(record)
-
-
-def drive(loop: StudyLoop, stop_after: int = 10**6) -> None:
-    for _ in range(stop_after):
-        if loop.finished:
-            return
-        record = loop.next_trial()
-        if record is not None:
-            work(loop, record)
+from tests.nas.study.builders import measurement, rung, search_config, study_info
+from tests.nas.study.searches import drive, new_store, reopen, started, work
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -89,16 +52,15 @@ def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path, sampler: str) -> None:
+def test_resumed_study_reruns_the_interrupted_trial_and_asks_for_the_same_trials(tmp_path: Path, sampler: str) -> None:
     config = search_config(budget=26, sampler=sampler)
     whole = StudyLoop(new_store(tmp_path / "whole", config))
     drive(whole)
     first = StudyLoop(new_store(tmp_path / "cut", config))
     drive(first, stop_after=24)
-    cut_off = first.next_trial()  # handed out, never heard of again: the driver dies
+    cut_off = first.next_trial()  # the driver dies while it runs
     assert cut_off is not None
-    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
-    second = StudyLoop(Store.open(tmp_path / "cut", sampler))
+    second = StudyLoop(reopen(tmp_path / "cut"))
     before = {n: t for n, t in second.trials.items() if t.state is not TrialState.RUNNING}
     drive(second)
     assert [t.arch_id for t in second.trials.values()] == [t.arch_id for t in whole.trials.values()]
@@ -108,8 +70,7 @@ def test_resumed_study_runs_what_was_cut_off_and_asks_the_same(tmp_path: Path, s
 def test_failed_and_infeasible_trials_are_records_and_do_not_count(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=6, baselines=())))
     while not loop.finished:
-        record = loop.next_trial()
-        assert record is not None
+        record = started(loop)
         if record.number % 3 == 0:
             loop.report(replace(record, state=TrialState.FAILED, reason="out of memory"))
         elif record.number % 3 == 1:
@@ -122,10 +83,9 @@ def test_failed_and_infeasible_trials_are_records_and_do_not_count(tmp_path: Pat
     assert study.trials[0].reason == "out of memory"
 
 
-def test_lost_worker_is_a_record_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_lost_worker_is_a_record_and_the_search_continues(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
-    record = loop.next_trial()
-    assert record is not None
+    record = started(loop)
     loop.report_lost(record.number, Failure.LOST_WORKER, "the worker process died")
     again = loop.next_trial()
     assert again == replace(record, tries=2, failure=Failure.LOST_WORKER), "the one retry"
@@ -138,42 +98,34 @@ def test_lost_worker_is_a_record_and_the_study_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed", ["worker", "driver"])
 def test_a_trial_that_passed_a_rung_passes_it_again_after_a_kill(tmp_path: Path, killed: str) -> None:
-    """Better ones have come meanwhile; only the next rung is a matter of decision."""
+    """Better trials have arrived meanwhile, but only its next rung is a new decision."""
     loop = StudyLoop(new_store(tmp_path, search_config(budget=9, baselines=())))
-    first = loop.next_trial()
-    assert first is not None
+    first = started(loop)
     first = replace(first, measurement=measurement(1.0), params=1, macs=1)
     passed = replace(first, rungs=(rung(0, 0.1),))
     assert loop.report(first)
-    assert loop.report(passed), "the first trials always go on"
+    assert loop.report(passed), "the first trials always continue"
     for _ in range(5):
-        better = loop.next_trial()
-        assert better is not None
+        better = started(loop)
         better = replace(better, measurement=measurement(2.0), rungs=(rung(0, 0.5),), state=TrialState.STOPPED)
         loop.report(better)
     if killed == "worker":
         loop.report_lost(first.number, Failure.LOST_WORKER, "gone")
     else:
-        loop = StudyLoop(
-            Store.open(tmp_path, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
-        )
-    again = loop.next_trial()
-    assert again is not None
+        loop = StudyLoop(reopen(tmp_path))
+    again = started(loop)
     assert again.number == first.number
     assert loop.report(replace(again, rungs=passed.rungs))
-    unlike = loop.next_trial()
-    assert unlike is not None
+    unlike = started(loop)
     assert not loop.report(replace(unlike, measurement=measurement(1.0), rungs=passed.rungs)), "on its first visit"
 
 
-def test_what_would_fail_again_is_not_run_again(tmp_path: Path) -> None:
+def test_a_failure_that_would_repeat_is_not_retried(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
-    record = loop.next_trial()
-    assert record is not None
+    record = started(loop)
     assert not loop.report(replace(record, state=TrialState.FAILED, failure=Failure.NOT_FINITE, reason="nan"))
     assert loop.trials[record.number].state is TrialState.FAILED
-    following = loop.next_trial()
-    assert following is not None
+    following = started(loop)
     assert following.number != record.number
 
 
@@ -187,12 +139,10 @@ def test_a_full_disk_ends_the_search_and_leaves_its_trial_to_the_next_session(tm
     )
     assert loop.gave_up == "the disk is full"
     assert loop.next_trial() is None
-    assert not loop.finished, "the other trial is under way"
+    assert not loop.finished, "the other trial still runs"
     work(loop, other)
     assert loop.finished
-    resumed = StudyLoop(
-        Store.open(tmp_path, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES))
-    )
+    resumed = StudyLoop(reopen(tmp_path))
     again = resumed.next_trial()
     assert again is not None
     assert (again.number, again.tries) == (record.number, 1)
@@ -203,8 +153,7 @@ def test_a_full_disk_ends_the_search_and_leaves_its_trial_to_the_next_session(tm
 
 def test_a_retry_is_stored_before_it_runs_and_keeps_its_measurement(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=())))
-    record = loop.next_trial()
-    assert record is not None
+    record = started(loop)
     measured = replace(record, measurement=measurement(2.0), params=1, macs=1)
     loop.report(measured)
     loop.report(replace(measured, rungs=(rung(0, 0.5),)))
@@ -217,8 +166,7 @@ def test_a_retry_is_stored_before_it_runs_and_keeps_its_measurement(tmp_path: Pa
 def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=5, baselines=())))
     while not loop.finished:
-        record = loop.next_trial()
-        assert record is not None
+        record = started(loop)
         loop.report(replace(record, state=TrialState.INFEASIBLE, reason="max-params: 2 against a limit of 1"))
     assert loop.gave_up is not None
     assert "max-params" in loop.gave_up
@@ -226,7 +174,7 @@ def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_evolution_finds_more_than_random(tmp_path: Path) -> None:
-    """On the made-up landscape; over 2 seeds together, so that it cannot fail by bad luck alone."""
+    """On the made-up landscape, over two seeds together, so that chance alone cannot fail it."""
     volume = Counter[str]()
     for sampler in ("evolution", "random"):
         for seed in range(2):
@@ -238,7 +186,7 @@ def test_evolution_finds_more_than_random(tmp_path: Path) -> None:
     assert volume["evolution"] > 1.02 * volume["random"]
 
 
-def test_unreadable_studies_say_so_in_a_line(tmp_path: Path) -> None:
+def test_an_unreadable_study_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such run folder"):
         read_study(tmp_path / "missing")
     with pytest.raises(StoreError, match="holds no study"):
@@ -248,28 +196,27 @@ def test_unreadable_studies_say_so_in_a_line(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def test_no_more_is_handed_out_than_the_budget_has_left(tmp_path: Path) -> None:
+def test_no_more_trials_start_than_the_budget_has_left(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
-    handed_out = [loop.next_trial() for _ in range(5)]
-    assert [record is not None for record in handed_out] == [True, True, True, False, False]
-    for record in handed_out[:3]:
+    started_trials = [loop.next_trial() for _ in range(5)]
+    assert [record is not None for record in started_trials] == [True, True, True, False, False]
+    for record in started_trials[:3]:
         assert record is not None
         work(loop, record)
     assert loop.finished
     assert loop.evaluated == 3
 
 
-def test_study_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+def test_a_run_folder_may_have_any_name(tmp_path: Path) -> None:
     odd = tmp_path / "why? #1 50%"
     drive(StudyLoop(new_store(odd, search_config(budget=2, baselines=()))))
     assert (odd / "study.db").is_file()
     assert len(read_study(odd).trials) == 2
 
 
-def test_store_that_cannot_be_written_says_so_in_a_line(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(baselines=())))
-    record = loop.next_trial()
-    assert record is not None
+    record = started(loop)
     with sqlite3.connect(tmp_path / "study.db") as connection:
         connection.execute("DROP TABLE trial_user_attributes")
     with pytest.raises(StoreError, match="cannot be written: no such table"):
@@ -277,7 +224,7 @@ def test_store_that_cannot_be_written_says_so_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("baselines", [(), ("eradio_xt", "eradio_t")])
-def test_a_small_space_is_searched_to_its_end_whatever_baselines_lie_outside(
+def test_a_small_space_is_searched_to_its_end_despite_baselines_outside_it(
     tmp_path: Path, baselines: tuple[str, ...]
 ) -> None:
     micro = SPACES["micro"]
@@ -285,7 +232,7 @@ def test_a_small_space_is_searched_to_its_end_whatever_baselines_lie_outside(
     small = replace(micro, stages=stages, stems=("conv",), downsamplings=micro.downsamplings[:1], necks=("none",))
     assert 2 <= small.count() <= 6
     config = search_config(budget=30, baselines=baselines)
-    sampler = make_sampler(replace(config, sampler="random"), small, OBJECTIVES)
+    sampler = make_sampler(replace(config, sampler="random"), small, study_info(config).objectives)
     loop = StudyLoop(Store.create(tmp_path, study_info(config), sampler), space=small)
     drive(loop)
     assert loop.evaluated == small.count()
@@ -301,7 +248,7 @@ def test_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:
         new_store(tmp_path, search_config())
 
 
-def test_baseline_in_the_space_is_told_to_the_sampler(tmp_path: Path) -> None:
+def test_the_sampler_gets_the_parameters_of_a_baseline_in_the_space(tmp_path: Path) -> None:
     config = search_config(budget=1)
     store = new_store(tmp_path, config)
     drive(StudyLoop(store))
@@ -309,10 +256,9 @@ def test_baseline_in_the_space_is_told_to_the_sampler(tmp_path: Path) -> None:
     assert SPACES["micro"].decode(trial.params) == preset(config.baselines[0])
 
 
-def test_all_that_was_cut_off_is_handed_out_at_once(tmp_path: Path) -> None:
+def test_all_interrupted_trials_start_at_once(tmp_path: Path) -> None:
     config = search_config(budget=3, baselines=())
     first = StudyLoop(new_store(tmp_path, config))
     cut_off = [first.next_trial() for _ in range(3)]
-    sampler = make_sampler(config, SPACES[config.space], OBJECTIVES)
-    second = StudyLoop(Store.open(tmp_path, sampler))
+    second = StudyLoop(reopen(tmp_path))
     assert [second.next_trial() for _ in range(4)] == [*cut_off, None]

@@ -117,7 +117,7 @@ def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
     [
         (["--objectives", "score,speed"], "error: --objectives: unknown 'speed'; choose from: score, throughput"),
         (["--objectives", "throughput"], "error: --objectives: throughput: needs score"),
-        (["--objectives", "score,score"], "error: --objectives: score,score: needs score, and each but once"),
+        (["--objectives", "score,score"], "error: --objectives: score,score: needs score, and each name only once"),
         (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost supports score alone, or score"),
         (["--objectives", "score,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
     ],
