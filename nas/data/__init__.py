@@ -70,13 +70,13 @@ def open_images(
         raise DataError(f"--data: image size {size_px} px is not positive; allowed: 32 or more")
     if views < 1 or (views > 1 and split == "val"):
         raise DataError(f"--views: {views} of each {split} image; allowed: 1 or more of train images, 1 of val images")
-    plain = open_plain(uri, split, count, seed, size_px, cache_dir, progress)
+    plain = open_unaugmented(uri, split, count, seed, size_px, cache_dir, progress)
     if views == 1:
         return plain
     return AugmentedSet(plain, replace(plain, size_px=round(ENLARGEMENT * size_px)), views, seed)
 
 
-def open_plain(
+def open_unaugmented(
     uri: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
 ) -> Composites | Cifar10 | ImageFolder | Shards:
     """Open the images without augmentation."""

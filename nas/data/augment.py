@@ -129,17 +129,17 @@ def random_augmentation(seed: int, image: int, number: int) -> Augmentation:
 
 def apply(augmentation: Augmentation, sample: Sample, size_px: int) -> Sample:
     """Return the augmented sample as a `size_px` square."""
-    image = cut(augmentation, sample.image, size_px, Image.Resampling.BILINEAR)
+    image = cut_box(augmentation, sample.image, size_px, Image.Resampling.BILINEAR)
     image = ImageEnhance.Brightness(image).enhance(augmentation.brightness)
     image = ImageEnhance.Contrast(image).enhance(augmentation.contrast)
     image = ImageEnhance.Color(image).enhance(augmentation.saturation)
     mask = sample.mask
     if mask is not None:
-        mask = np.asarray(cut(augmentation, mask, size_px, Image.Resampling.NEAREST))
+        mask = np.asarray(cut_box(augmentation, mask, size_px, Image.Resampling.NEAREST))
     return Sample(np.asarray(image), sample.label, mask)
 
 
-def cut(augmentation: Augmentation, pixels: Pixels, size_px: int, resampling: Image.Resampling) -> Image.Image:
+def cut_box(augmentation: Augmentation, pixels: Pixels, size_px: int, resampling: Image.Resampling) -> Image.Image:
     """Cut the augmentation's box out of a square image or mask, resized and mirrored."""
     left, upper, right, lower = (share * len(pixels) for share in augmentation.box)
     image = Image.fromarray(pixels).resize((size_px, size_px), resampling, (left, upper, right, lower))

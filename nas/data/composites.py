@@ -114,7 +114,7 @@ def font_path() -> Path:
 @cache
 def objects(split: Split) -> tuple[tuple[str, ...], ...]:
     """Return the characters of every class, in the order of `CLASSES`; no character is in both splits."""
-    return tuple(tuple(of_split(characters(ranges), split)) for ranges in CLASSES.values())
+    return tuple(tuple(glyphs_of_split(characters(ranges), split)) for ranges in CLASSES.values())
 
 
 def characters(ranges: str) -> list[str]:
@@ -126,7 +126,7 @@ def characters(ranges: str) -> list[str]:
     return sorted(glyphs)
 
 
-def of_split(glyphs: list[str], split: Split) -> list[str]:
+def glyphs_of_split(glyphs: list[str], split: Split) -> list[str]:
     """Return one glyph in five for "val", the rest for "train", by a hash that separates neighbors in Unicode."""
     ranked = sorted(glyphs, key=lambda glyph: hashlib.sha256(glyph.encode()).digest())
     held = ranked[: len(ranked) // VAL_GLYPHS]
@@ -139,7 +139,7 @@ def font(size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(font_path()), size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
-def draw(glyph: str, size_px: int) -> Image.Image:
+def draw_glyph(glyph: str, size_px: int) -> Image.Image:
     """Draw the glyph as RGBA, about `size_px` high, cropped to its pixels. The alpha channel is antialiased."""
     canvas = Image.new("RGBA", (2 * size_px, 2 * size_px))
     ImageDraw.Draw(canvas).text((size_px, size_px), glyph, font=font(size_px), anchor="mm", embedded_color=True)
@@ -150,7 +150,7 @@ def draw(glyph: str, size_px: int) -> Image.Image:
 def backgrounds(split: Split) -> tuple[Image.Image, ...]:
     """Return the split's part of every photograph, RGB: left parts for training, right parts for validation."""
     parts = []
-    for path in paths():
+    for path in photograph_paths():
         photograph = Image.open(path).convert("RGB")
         edge = round(photograph.width * TRAIN_SHARE)
         box = (0, 0, edge, photograph.height) if split == "train" else (edge, 0, photograph.width, photograph.height)
@@ -158,7 +158,7 @@ def backgrounds(split: Split) -> tuple[Image.Image, ...]:
     return tuple(parts)
 
 
-def paths() -> list[Path]:
+def photograph_paths() -> list[Path]:
     """Return the files of the photographs; DataError if a package lacks one."""
     files = []
     for package, relative in PHOTOGRAPHS:
@@ -171,7 +171,7 @@ def paths() -> list[Path]:
     return files
 
 
-def crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
+def random_crop(split: Split, rng: np.random.Generator, size_px: int) -> Image.Image:
     """Cut a random square out of a random photograph, maybe mirrored, its colors shifted, as a `size_px` square."""
     parts = backgrounds(split)
     photograph = parts[rng.integers(len(parts))]
@@ -218,7 +218,7 @@ class Composites:
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the recipe, its sources and the pixels that this machine's libraries draw from them."""
-        sources = [file_identity(path) for path in [font_path(), *paths()]]
+        sources = [file_identity(path) for path in [font_path(), *photograph_paths()]]
         drawn = [self.read(i) for i in range(min(PROBE_IMAGES, self.count))]
         pixels = [(sample.image.tobytes(), sample.label) for sample in drawn]
         # The first word is an earlier name of this set. It stays, since another word would make every cache invalid.
@@ -231,16 +231,16 @@ class Composites:
         rng = np.random.default_rng([self.seed, self.split == "val", i])
         label = i % self.num_classes
         drawn_px = max(self.size_px, DRAWN_PX)
-        image = crop(self.split, rng, drawn_px)
+        image = random_crop(self.split, rng, drawn_px)
         mask = np.zeros((drawn_px, drawn_px), dtype=np.uint8)
         if rng.random() < DISTRACTOR_SHARE:
             other = int((label + rng.integers(1, self.num_classes)) % self.num_classes)
-            paste(image, mask, self.split, other, DISTRACTOR_SCALE, rng)
-        paste(image, mask, self.split, label, MAIN_SCALE, rng)
+            paste_object(image, mask, self.split, other, DISTRACTOR_SCALE, rng)
+        paste_object(image, mask, self.split, label, MAIN_SCALE, rng)
         return Sample(square(image, self.size_px), label, square_mask(Image.fromarray(mask), self.size_px))
 
 
-def paste(
+def paste_object(
     image: Image.Image,
     mask: Pixels,
     split: Split,
@@ -249,7 +249,7 @@ def paste(
     rng: np.random.Generator,
 ) -> None:
     """Draw a random object of class `label` over image and mask, in place."""
-    glyph = posed(split, label, scale, rng, image.width)
+    glyph = random_object(split, label, scale, rng, image.width)
     # A tenth of the object may leave the image.
     slack_x, slack_y = glyph.width // 10, glyph.height // 10
     left = int(rng.integers(-slack_x, max(image.width - glyph.width + slack_x, -slack_x) + 1))
@@ -261,11 +261,13 @@ def paste(
     mask[np.asarray(alpha) > 127] = label + 1
 
 
-def posed(split: Split, label: int, scale: tuple[float, float], rng: np.random.Generator, size_px: int) -> Image.Image:
+def random_object(
+    split: Split, label: int, scale: tuple[float, float], rng: np.random.Generator, size_px: int
+) -> Image.Image:
     """Draw a random object of a class in random size, color, mirroring and rotation, no larger than the image."""
     glyphs = objects(split)[label]
     character = glyphs[rng.integers(len(glyphs))]
-    glyph = draw(character, max(8, round(size_px * rng.uniform(*scale))))
+    glyph = draw_glyph(character, max(8, round(size_px * rng.uniform(*scale))))
     if rng.random() < 0.5:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     glyph = shift_colors(glyph, rng, gain=0.25, offset=15)

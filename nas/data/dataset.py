@@ -1,6 +1,6 @@
 """Define a set of images: square uint8 RGB samples by index, optional labels and masks, and a fingerprint.
 
-Decoders read downloaded files and raise errors of many types without a common base; `named` makes them CorruptImage.
+Decoders read downloaded files and raise errors of many types; `naming_errors` turns them into CorruptImage.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def file_identity(path: Path) -> str:
 
 def identities(paths: Sequence[Path]) -> list[str]:
     """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone."""
-    hashed = set(spread(len(paths), MAX_HASHED_FILES))
+    hashed = set(evenly_spaced(len(paths), MAX_HASHED_FILES))
     result = []
     for i, path in enumerate(paths):
         try:
@@ -126,8 +126,8 @@ def identities(paths: Sequence[Path]) -> list[str]:
     return result
 
 
-def spread(total: int, most: int) -> list[int]:
-    """Return the indices below `total`: all of them, or `most` spread evenly where there are more."""
+def evenly_spaced(total: int, most: int) -> list[int]:
+    """Return the indices below `total`: all of them, or `most` evenly spaced ones if there are more."""
     return list(range(total)) if total <= most else [i * total // most for i in range(most)]
 
 
@@ -138,7 +138,7 @@ def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]
 
 def decode(source: Path | BinaryIO, name: str) -> Image.Image:
     """Decode an RGB image with all its pixels; CorruptImage if that fails."""
-    with named(name), Image.open(source) as image:
+    with naming_errors(name), Image.open(source) as image:
         image.load()
         if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -147,7 +147,7 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
 
 def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
     """Decode a mask of class indices, one channel of 8 bits; CorruptImage if it is none."""
-    with named(f"{name} (mask)"), Image.open(source) as mask:
+    with naming_errors(f"{name} (mask)"), Image.open(source) as mask:
         mask.load()
         values = np.asarray(mask)
         if values.ndim != 2 or values.min() < 0 or values.max() > 255:
@@ -156,7 +156,7 @@ def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
+def naming_errors(name: str) -> Iterator[None]:
     """Raise CorruptImage with the image's name for every error of a decoder: there are many, with no common base."""
     try:
         yield

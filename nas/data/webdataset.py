@@ -40,10 +40,10 @@ from nas.data.dataset import (
     decode,
     decode_mask,
     digest,
+    evenly_spaced,
     held_out,
     identities,
     shuffled,
-    spread,
     square,
     square_mask,
 )
@@ -158,11 +158,11 @@ def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
         status = path.stat()
     except OSError as error:
         raise DataError(f"--data webdataset: cannot read shard '{path}': {error.strerror}") from error
-    return index_of(path, name, status.st_size, status.st_mtime_ns)
+    return index_version(path, name, status.st_size, status.st_mtime_ns)
 
 
 @cache  # a build opens the same shards for every size that a teacher or the student takes
-def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
+def index_version(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
     """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
     labels: dict[str, int | None] = {}
@@ -187,12 +187,12 @@ def index_of(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample
         raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
     samples = []
     for key, members in fields.items():
-        if image := first(members, IMAGE_FIELDS):
-            samples.append(TarSample(key, image, first(members, MASK_FIELDS), labels.get(key)))
+        if image := first_member(members, IMAGE_FIELDS):
+            samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
     return tuple(samples)
 
 
-def first(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
+def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
     """Return the first of the named fields that the sample has."""
     return next((fields[name] for name in names if name in fields), None)
 
@@ -217,14 +217,14 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
     return int(text)
 
 
-def read_names(source: str, shelf: Path) -> tuple[str, ...] | None:
+def read_names(source: str, folder: Path) -> tuple[str, ...] | None:
     """Read the classes' names, None without such a file; DataError if it holds no list of strings."""
     path = Path(source)
     if is_remote(source):
         try:
-            path = fetch(source, shelf, parse_names, lambda here, total: None)
+            path = fetch(source, folder, parse_names, lambda here, total: None)
         except Absent:  # recorded, so that cached shards can be read without a network
-            path = local_path(source, shelf)
+            path = local_path(source, folder)
             atomic_write(path, "null")
     return parse_names(path) if path.is_file() else None
 
@@ -240,7 +240,7 @@ def parse_names(path: Path) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
-def sibling(shard: str) -> str:
+def names_source(shard: str) -> str:
     """Return the path or URL of the classes' names for a shard."""
     if not is_remote(shard):
         return str(Path(shard).parent / NAMES_FILE)
@@ -290,17 +290,17 @@ class Shards:
             return None
         if self.names and self.num_classes is None:
             return len(self.names)
-        return 1 + max(self.largest(self.samples[i]) for i in spread(len(self), MAX_COUNTED_MASKS))
+        return 1 + max(self.largest(self.samples[i]) for i in evenly_spaced(len(self), MAX_COUNTED_MASKS))
 
     def largest(self, sample: TarSample) -> int:
         """Return the largest class in a whole mask; 0 where it cannot be read."""
         try:
-            mask = self.voided(np.asarray(mask_of(sample)))
+            mask = self.void_ignored(np.asarray(mask_of(sample)))
         except CorruptImage:
             return 0
         return int(mask[mask != IGNORE_LABEL].max(initial=0))
 
-    def voided(self, mask: Pixels) -> Pixels:
+    def void_ignored(self, mask: Pixels) -> Pixels:
         """Return the mask with ignored values as IGNORE_LABEL."""
         return np.where(np.isin(mask, self.ignored), np.uint8(IGNORE_LABEL), mask)
 
@@ -318,7 +318,7 @@ class Shards:
         """Read sample `i`; CorruptImage if its image or mask cannot be decoded."""
         sample = self.samples[i]
         image = decode(io.BytesIO(sample.image.read()), sample.key)
-        mask = self.voided(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
+        mask = self.void_ignored(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
         return Sample(square(image, self.size_px), None if self.num_classes is None else sample.label, mask)
 
 
@@ -333,16 +333,16 @@ def open_shards(
     bare, _, ignored = pattern.partition("#ignore=")
     train, val = train_and_val(bare)
     split_pattern = val if val is not None and split == "val" else train
-    shelf = cache_dir / "shards"
-    names = read_names(sibling(expand(train)[0]), shelf)
-    selection = ShardSelection(split, val is not None, seed, count, shelf)
+    folder = cache_dir / "shards"
+    names = read_names(names_source(expand(train)[0]), folder)
+    selection = ShardSelection(split, val is not None, seed, count, folder)
     selection.collect(
         shuffled(sources(split_pattern), seed, lambda source: public_word(source).rpartition("/")[2]), progress
     )
     if not selection.samples:
         raise DataError(
             f"--data webdataset: no {split} images in '{public_word(split_pattern)}'"
-            f" ({selection.seen} in all; fields {IMAGE_FIELDS})"
+            f" ({selection.indexed} in all; fields {IMAGE_FIELDS})"
         )
     chosen = shuffled(selection.samples[:count], seed, key_of)
     for what in ("label", "mask"):
@@ -355,13 +355,13 @@ def open_shards(
 
 
 class ShardSelection:
-    """The samples of one split, shard by shard, until there are `count`; remote shards are kept in `shelf`."""
+    """The samples of one split, shard by shard, until there are `count`; remote shards are kept in `folder`."""
 
-    def __init__(self, split: Split, whole: bool, seed: int, count: int | None, shelf: Path) -> None:
-        self.split, self.whole, self.seed, self.count, self.shelf = split, whole, seed, count, shelf
+    def __init__(self, split: Split, all_samples: bool, seed: int, count: int | None, folder: Path) -> None:
+        self.split, self.all_samples, self.seed, self.count, self.folder = split, all_samples, seed, count, folder
         self.samples: list[TarSample] = []
         self.paths: list[Path] = []
-        self.seen = 0  # samples of both splits
+        self.indexed = 0  # samples of both splits
         self.fetched = 0  # bytes
 
     def collect(self, shards: list[str], progress: Progress) -> None:
@@ -370,12 +370,12 @@ class ShardSelection:
         for number, shard in enumerate(shards):
             name, path = public_word(shard), Path(shard)
             if is_remote(shard):
-                path = self.fetch(shard, self.expected(len(shards) - number), partial(progress, stage))
+                path = self.fetch(shard, self.expected_shards(len(shards) - number), partial(progress, stage))
             index = read_index(path, name)
-            mine = [sample for sample in index if self.whole or held_out(sample.key) == (self.split == "val")]
-            self.samples += shuffled(mine, self.seed, key_of)
+            selected = [sample for sample in index if self.all_samples or held_out(sample.key) == (self.split == "val")]
+            self.samples += shuffled(selected, self.seed, key_of)
             self.paths.append(path)
-            self.seen += len(index)
+            self.indexed += len(index)
             if self.count and len(self.samples) >= self.count:
                 break
         if self.fetched:
@@ -387,17 +387,17 @@ class ShardSelection:
         def report(here: int, total: int) -> None:
             progress((self.fetched + here) >> 20, (self.fetched + expected * max(here, total)) >> 20)
 
-        path = fetch(url, self.shelf, partial(read_index, name=public_word(url)), report)
+        path = fetch(url, self.folder, partial(read_index, name=public_word(url)), report)
         self.fetched += path.stat().st_size
         return path
 
-    def expected(self, left: int) -> int:
+    def expected_shards(self, remaining: int) -> int:
         """Estimate how many of the remaining shards will be needed, from the samples in those before."""
         if self.count is None:
-            return left
+            return remaining
         if not self.samples:
             return 1
-        return min(left, ceil((self.count - len(self.samples)) * len(self.paths) / len(self.samples)))
+        return min(remaining, ceil((self.count - len(self.samples)) * len(self.paths) / len(self.samples)))
 
 
 def key_of(sample: TarSample) -> str:

@@ -1,4 +1,4 @@
-"""``python -m nas.teachers``: record the built-in teachers' activations anew."""
+"""``python -m nas.teachers``: record the built-in teachers' activations, replacing the earlier records."""
 
 from __future__ import annotations
 

@@ -65,11 +65,11 @@ class Lite0(Teacher):
 
 def load_by_position(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     """Fill `model` with tensors in the same order under other names; TeacherError where a shape differs."""
-    ours = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    theirs = [v for k, v in weights.items() if not k.endswith("num_batches_tracked")]
-    if [v.shape for v in ours.values()] != [v.shape for v in theirs]:
+    expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    tensors = [v for k, v in weights.items() if not k.endswith("num_batches_tracked")]
+    if [v.shape for v in expected.values()] != [v.shape for v in tensors]:
         raise TeacherError("teacher lite0: the weight file does not have the layout of timm's tf_efficientnet_lite0")
-    model.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
+    model.load_state_dict(dict(zip(expected, tensors, strict=True)), strict=False)
 
 
 LITE0_TEACHER = TeacherSpec(

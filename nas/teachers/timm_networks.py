@@ -102,7 +102,7 @@ def choices(network: str, builtin_names: Iterable[str]) -> str:
     return f"choices: {', '.join(builtin_names)}, a comma list of these, or {ending}"
 
 
-def tile(images: Tensor, side: int) -> Tensor:
+def tile_images(images: Tensor, side: int) -> Tensor:
     """Lay images (B, C, H, W) out as mosaics (M, C, side H, side W) of side x side, row by row.
 
     The last mosaic is completed with images from the start of the batch, which resemble its own images more than gray.
@@ -115,8 +115,8 @@ def tile(images: Tensor, side: int) -> Tensor:
     return grid.reshape(-1, channels, side * height, side * width)
 
 
-def cut(maps: Tensor, side: int, count: int) -> Tensor:
-    """Cut the first `count` tiles (count, C, h, w) out of maps (M, C, side h, side w), as `tile` ordered them."""
+def cut_maps(maps: Tensor, side: int, count: int) -> Tensor:
+    """Cut the first `count` tiles (count, C, h, w) from maps (M, C, side h, side w), ordered as by `tile_images`."""
     _, channels, height, width = maps.shape
     grid = maps.reshape(-1, channels, side, height // side, side, width // side).permute(0, 2, 4, 1, 3, 5)
     return grid.reshape(-1, channels, height // side, width // side)[:count]
@@ -155,9 +155,9 @@ class TimmTeacher(Teacher):
     def forward(self, images: Tensor) -> TeacherOutput:
         """Return summary and map of images (B, 3, H, W) in [0, 1], in mosaics where the teacher takes these."""
         inputs = (resize(images, self.source_px, self.interpolation) - self.mean) / self.std
-        final, spatial = features(self.network, tile(inputs, self.tiles), self.layout.norm)
+        final, spatial = features(self.network, tile_images(inputs, self.tiles), self.layout.norm)
         return TeacherOutput(
-            SUMMARIES[self.layout.summary](self.network, final), cut(spatial, self.tiles, len(images)).contiguous()
+            SUMMARIES[self.layout.summary](self.network, final), cut_maps(spatial, self.tiles, len(images)).contiguous()
         )
 
 

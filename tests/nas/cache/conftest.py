@@ -4,8 +4,7 @@ import pytest
 
 from nas.cache import open_targets
 from nas.teachers import TeacherError, specs
-
-SIZES = {"train_images": 48, "val_images": 20, "image_px": 64, "grid": 4, "seed": 0}
+from tests.nas.cache.builder import SIZES
 
 
 @pytest.fixture(autouse=True, scope="package")

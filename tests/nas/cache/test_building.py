@@ -9,11 +9,12 @@ from contextlib import suppress
 import pytest
 from filelock import Timeout
 
-from nas.cache import CacheError
+from nas.cache import CacheError, open_targets
 from nas.cache.entry import CacheEntry, Shard
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import TeacherCacheBuilder
 from nas.files import atomic_path
+from tests.nas.cache.builder import SIZES
 from tests.waiting import PATIENCE_S
 
 
@@ -34,9 +35,6 @@ def hashes(targets):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, teachers):
     """A cache built by one process without an interruption."""
-    from nas.cache import open_targets
-    from tests.nas.cache.conftest import SIZES
-
     return open_targets("builtin", "xfeat", root=tmp_path_factory.mktemp("alone"), **SIZES)
 
 

@@ -135,7 +135,7 @@ def test_a_second_open_builds_nothing(opened, targets):
     np.testing.assert_array_equal(load_targets(again.path).val.images[:], targets.val.images[:])
 
 
-def test_a_subset_of_the_teachers_shares_what_is_there(opened, targets):
+def test_a_subset_of_the_teachers_shares_their_entries(opened, targets):
     """There is another set file and no more shards."""
     root, calls = targets.path.parent, []
     before = sorted(root.iterdir())
@@ -167,7 +167,7 @@ def test_size_and_time_are_announced_before_a_build(built):
     ],
     ids=str,
 )
-def test_whatever_changes_the_content_changes_the_folder(tmp_path, change, shared):
+def test_settings_that_change_the_content_change_the_folder(tmp_path, change, shared):
     """Plans have the names without a build. Equal images are shared."""
 
     def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):

@@ -76,7 +76,7 @@ def test_it_is_a_rotation_and_one_scalar_not_whitening(rows):
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(24), atol=1e-9 * gram[0, 0])
 
 
-def test_invert_is_exact_at_full_width_and_loses_what_kept_says(rows):
+def test_invert_is_exact_at_full_width_and_loses_the_rest_of_kept(rows):
     principal = spectrum(moments_of(rows, 100))
     whole, part = fit(principal, 24), fit(principal, 2)
     assert whole.kept == pytest.approx(1)
@@ -94,7 +94,7 @@ def kept(values, k):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
-def test_heads_share_what_fits_at_the_same_loss(share):
+def test_heads_divide_the_budget_at_the_same_loss(share):
     """The budget holds, orders have Hadamard matrices, and neither head could keep more without breaking it."""
     values, cells = {"summary": FALLING**0.3, "spatial": FALLING}, {"summary": 1, "spatial": 16}
     dims = choose_dims(values, cells, share)

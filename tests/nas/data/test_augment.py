@@ -63,9 +63,9 @@ def test_a_view_does_not_depend_on_how_many_there_are(images):
         np.testing.assert_array_equal(many.read(i).image, images.read(i).image)
 
 
-def test_what_is_known_of_the_plain_set_holds(images):
-    known = ("uri", "size_px", "num_classes", "class_names", "has_masks", "mask_classes")
-    assert [getattr(images, name) for name in known] == [getattr(images.plain, name) for name in known]
+def test_attributes_are_those_of_the_plain_set(images):
+    names = ("uri", "size_px", "num_classes", "class_names", "has_masks", "mask_classes")
+    assert [getattr(images, name) for name in names] == [getattr(images.plain, name) for name in names]
     assert images.read(11).image.shape == (64, 64, 3)
     assert images.read(11).mask.shape == (64, 64)
 
@@ -98,7 +98,7 @@ def test_a_random_augmentation_lies_in_its_bounds_and_is_pure(seed, image, numbe
     assert all(abs(scale - 1) <= COLOR_JITTER for scale in view[2:])
 
 
-def test_views_use_the_whole_of_their_ranges():
+def test_views_use_their_full_ranges():
     drawn = [random_augmentation(0, image, 1) for image in range(400)]
     assert 0.4 < np.mean([view.flipped for view in drawn]) < 0.6
     centers = np.array([(view.box[0] + view.box[2], view.box[1] + view.box[3]) for view in drawn]) / 2
@@ -126,7 +126,7 @@ def test_image_and_mask_move_together(seed, image):
     assert seen.label == 5
 
 
-def test_box_and_flip_are_what_the_record_says():
+def test_box_and_flip_are_applied():
     """The left half, mirrored: expected pixels by slicing."""
     sample = scene(64)
     view = Augmentation((0.0, 0.25, 0.5, 0.75), True, **SAME_COLORS)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nas.data import DataError, open_images
-from nas.data.composites import CLASSES, Composites, backgrounds, characters, draw, objects, paths
+from nas.data.composites import CLASSES, Composites, backgrounds, characters, draw_glyph, objects, photograph_paths
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,11 @@ def test_some_images_carry_a_distractor_of_another_class(images):
 
 def test_mask_is_where_the_object_changed_the_photograph(monkeypatch):
     """With a black photograph, what is not black must be in the mask, up to antialiased borders."""
-    monkeypatch.setattr("nas.data.composites.crop", lambda split, rng, size_px: Image.new("RGB", (size_px, size_px)))
+
+    def black(split, rng, size_px):
+        return Image.new("RGB", (size_px, size_px))
+
+    monkeypatch.setattr("nas.data.composites.random_crop", black)
     for i in range(30):
         sample = Composites("train", 30, 0, 96).read(i)
         lit = sample.image.max(2) > 140
@@ -84,13 +88,13 @@ def test_validation_objects_are_unseen_in_every_class():
 def test_no_object_is_in_two_classes_and_the_font_draws_each():
     everything = [glyph for ranges in CLASSES.values() for glyph in characters(ranges)]
     assert len(everything) == len(set(everything))
-    missing = draw("\U000f0000", 24).tobytes()
-    blank = [hex(ord(glyph)) for glyph in everything if draw(glyph, 24).tobytes() == missing]
+    missing = draw_glyph("\U000f0000", 24).tobytes()
+    blank = [hex(ord(glyph)) for glyph in everything if draw_glyph(glyph, 24).tobytes() == missing]
     assert blank == []
 
 
 def test_validation_photograph_parts_are_unseen():
-    for path, train, val in zip(paths(), backgrounds("train"), backgrounds("val"), strict=True):
+    for path, train, val in zip(photograph_paths(), backgrounds("train"), backgrounds("val"), strict=True):
         whole = np.asarray(Image.open(path).convert("RGB"))
         np.testing.assert_array_equal(np.concatenate([np.asarray(train), np.asarray(val)], axis=1), whole)
 

@@ -121,7 +121,7 @@ def test_the_seed_orders_the_shards(server, tmp_path):
     assert len(first) > 1
 
 
-def test_a_remote_set_holds_what_the_same_local_set_holds(server, tmp_path):
+def test_a_remote_set_equals_the_same_local_set(server, tmp_path):
     for name, content in server.files.items():
         (tmp_path / name).write_bytes(content)
     local = open_images(f"webdataset:{tmp_path}/train-*.tar::{tmp_path}/val-0000.tar", "train", 30, 3, 24, tmp_path)
@@ -296,7 +296,7 @@ def test_patterns_that_cannot_be_read_are_refused_without_their_secrets(pattern,
     assert "s3cret" not in str(caught.value)
 
 
-def test_an_empty_split_is_told_without_secrets(server, tmp_path):
+def test_the_error_of_an_empty_split_has_no_secrets(server, tmp_path):
     server.files["empty.tar"] = bytes(10240)
     uri = f"webdataset:{server.url}/empty.tar?sig=s3cret"
     with pytest.raises(DataError, match=r"no train images in '.*/empty.tar' \(0 in all") as caught:

@@ -135,7 +135,7 @@ def test_a_truncated_image_is_named(folder):
         ("imagefolder:", "unknown source"),
     ],
 )
-def test_what_is_not_there_is_one_line(uri, message):
+def test_missing_sources_are_one_line_errors(uri, message):
     with pytest.raises(DataError, match=message) as caught:
         both(uri)
     assert "\n" not in str(caught.value)

@@ -123,7 +123,7 @@ def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
 
 
 @pytest.mark.parametrize(("field", "content"), [("cls", b"1"), ("mask.png", png(1, mode="L"))])
-def test_labels_or_masks_of_some_samples_are_not_used_and_that_is_said(tmp_path, field, content):
+def test_labels_or_masks_of_some_samples_are_not_used_with_a_warning(tmp_path, field, content):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}, "y": {"png": png(1)}})
     with pytest.warns(UserWarning, match="a.tar/y has no (label|mask)"):
         train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
@@ -157,7 +157,7 @@ def test_ignored_mask_values_are_void(masked):
 
 
 @pytest.mark.parametrize("value", ["256", "x", "-1", "3,"])
-def test_what_cannot_be_ignored_is_refused(masked, value):
+def test_impossible_ignore_values_are_refused(masked, value):
     with pytest.raises(DataError, match="is no mask value; allowed: 0 to 255"):
         both(f"{masked}#ignore={value}")
 

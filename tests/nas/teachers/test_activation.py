@@ -109,7 +109,7 @@ def test_weights_rounded_to_bf16_are_another_teacher(everyone):
     assert not same_activations(activation_fingerprint(everyone["lite0"]), activation_fingerprint(rounded))
 
 
-def test_teachers_are_told_apart(everyone):
+def test_teachers_are_distinguished(everyone):
     found = {name: activation_fingerprint(teacher) for name, teacher in everyone.items()}
     assert all(len(numbers) == 16 for numbers in found.values())
     assert not any(same_activations(found[a], found[b]) for a in found for b in found if a != b)

@@ -144,14 +144,14 @@ def test_a_file_without_the_text_tower_is_refused(pairs, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers would ask the hub")
-def test_a_tokenizer_that_cannot_be_had_is_one_line(pairs):
+def test_a_missing_tokenizer_is_one_line(pairs):
     path = pairs["small_siglip.v2_webli"][2]
     with pytest.raises(TeacherError, match=r"no text tower ViT-B-16-SigLIP2 .*transformers") as caught:
         text_embeddings("vit_base_patch16_siglip_224.v2_webli", CLASSES, {"vit_base_patch16_siglip_224.v2_webli": path})
     assert "\n" not in str(caught.value)
 
 
-def test_without_open_clip_one_line_says_what_to_install(monkeypatch):
+def test_without_open_clip_one_line_names_the_package(monkeypatch):
     """The import fails as it does where the package is absent."""
     real = builtins.__import__
 

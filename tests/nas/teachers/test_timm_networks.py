@@ -10,7 +10,7 @@ from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.timm_networks import cut, layout, parse, resize, tile
+from nas.teachers.timm_networks import cut_maps, layout, parse, resize, tile_images
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import full_name, saved, seeded
 
@@ -150,11 +150,11 @@ def test_the_resize_is_the_one_of_image_libraries():
 @pytest.mark.parametrize("count", [1, 4, 5, 8])
 def test_a_mosaic_cut_up_again_is_the_images(count):
     images = torch.rand(count, 3, 6, 6)
-    tiled = tile(images, 2)
+    tiled = tile_images(images, 2)
     assert tiled.shape == (-(-count // 4), 3, 12, 12)
     torch.testing.assert_close(tiled[0, :, :6, 6:], images[1 % count])  # second of the first row
     torch.testing.assert_close(tiled[-1, :, 6:, 6:], images[(4 * len(tiled) - 1) % count])  # filled up from the start
-    torch.testing.assert_close(cut(tiled, 2, count), images)
+    torch.testing.assert_close(cut_maps(tiled, 2, count), images)
 
 
 def test_each_image_of_a_mosaic_gets_its_own_map(folder):
@@ -197,7 +197,7 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
         ("lite0,", "unknown teacher ''"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(names, message):
+def test_impossible_names_are_refused_in_one_line(names, message):
     with pytest.raises(TeacherError, match=message) as caught:
         specs(names)
     assert "\n" not in str(caught.value)
@@ -324,6 +324,6 @@ def test_a_network_without_a_repository_names_the_flag():
         specs("small_dinov2")[0].load()
 
 
-def test_full_names_are_what_timm_calls_them():
+def test_full_names_are_those_of_timm():
     assert full_name("small_dinov2") == specs("small_dinov2@224")[0].network
     assert timm.is_model("small_dinov2")

