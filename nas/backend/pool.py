@@ -1,7 +1,7 @@
-"""Train some candidates at a time on this machine, each in processes of its own.
+"""Train several candidates at a time on this machine, each in processes of its own.
 
-A training leaves checkpoints: killed or interrupted, it loses what came after the last one, and the same job continues
-from there. What it does to memory or to the device ends with its processes, and they end with this one.
+A training leaves checkpoints. A killed or interrupted training loses the steps after its last checkpoint, and the same
+job continues from there. Its memory and its state on the device end with its processes, which end with this process.
 """
 
 from __future__ import annotations
@@ -34,15 +34,21 @@ MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOL
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A candidate to be trained through all rungs of `config`, with its seed, by as many processes as it has ranks.
+    """A training of one candidate through all rungs of `config`, by one process per rank.
 
-    Several ranks train one rung only: those of a search train each rung in processes of its own.
+    A training by several ranks has one rung: a search trains each rung in processes of its own.
+
+    Args:
+        trial: The candidate.
+        config: Settings of the training, with its seed.
+        folder: Takes weights, contact sheets and checkpoints.
+        start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
     """
 
     trial: TrialRecord
     config: SearchConfig
-    folder: Path  # takes weights, contact sheets and checkpoints
-    start: Path | None = None  # weights to continue from, with their heads beside them; None: from nothing
+    folder: Path
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         if self.ranks > 1 and len(self.config.distill.rung_steps) > 1:
@@ -50,12 +56,12 @@ class TrainingJob:
 
     @property
     def steps(self) -> int:
-        """Return the steps that it is to reach."""
+        """Return the number of steps of the training."""
         return self.config.distill.rung_steps[-1]
 
     @property
     def ranks(self) -> int:
-        """Return the number of its processes."""
+        """Return the number of processes."""
         return self.config.distill.ranks
 
     @property
@@ -66,18 +72,37 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a job has reached."""
+    """The progress of a job.
+
+    Args:
+        job: The job.
+        steps: Steps trained so far.
+        rungs: Results so far.
+        ended: Whether the job has ended.
+        reason: Reason of its failure; None where it did not fail.
+    """
 
     job: TrainingJob
     steps: int = 0
     rungs: tuple[RungResult, ...] = ()
     ended: bool = False
-    reason: str | None = None  # why it failed; None where it did not
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class RankSpec:
-    """What each process of a job is started with."""
+    """The settings of one process of a job.
+
+    Args:
+        job: The job.
+        rank: Number of the process among the ranks.
+        targets: File of the teachers' outputs.
+        lock_dir: Folder of all devices' locks.
+        checkpoint_s: Seconds of training between two checkpoints.
+        threads: CPU threads.
+        gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+        meeting_point: File by which the ranks find each other.
+    """
 
     job: TrainingJob
     rank: int
@@ -85,17 +110,17 @@ class RankSpec:
     lock_dir: Path
     checkpoint_s: float
     threads: int
-    gpus: str | None  # what CUDA_VISIBLE_DEVICES is to say; None leaves it
-    meeting_point: Path  # file by which the ranks find each other
+    gpus: str | None
+    meeting_point: Path
 
 
 class TrainingPool:
-    """Runs jobs with `workers` at a time; on CUDA a job uses as many of `gpus` as it has ranks.
+    """A pool that runs `workers` jobs at a time; on CUDA a job uses as many of `gpus` as it has ranks.
 
     Args:
-        targets: file of the teachers' outputs, as `nas.cache.open_targets` leaves it.
-        workers: jobs at a time.
-        gpus: what CUDA_VISIBLE_DEVICES calls the devices to use; empty on a CPU.
+        targets: File of the teachers' outputs, as `nas.cache.open_targets` writes it.
+        workers: Jobs at a time.
+        gpus: Names of the devices to use, as CUDA_VISIBLE_DEVICES has them; empty on a CPU.
     """
 
     def __init__(self, targets: Path, workers: int, gpus: Sequence[str] = ()) -> None:
@@ -103,9 +128,9 @@ class TrainingPool:
         self._lock_dir, self._checkpoint_s = lock_dir(), checkpoint_interval_s()
 
     def run(self, jobs: Sequence[TrainingJob]) -> Generator[TrainingProgress, None, None]:
-        """Yield the progress of each job, often; the last one of a job has `ended` set.
+        """Yield the progress of the jobs, often; the last progress of a job has `ended` set.
 
-        A job's checkpoint is removed when the caller, having kept the result, asks for what comes next. Closing the
+        A job's checkpoint is removed when the caller has kept the result and asks for the next progress. Closing the
         iterator ends all processes; running the same jobs again continues from their checkpoints.
         """
         waiting, slots = list(jobs), list(range(self._workers))
@@ -163,21 +188,21 @@ class TrainingPool:
 
 @dataclass
 class _RunningJob:
-    """The processes of a job, and what rank 0 has sent so far."""
+    """The processes of a job, and the progress that rank 0 has sent so far."""
 
     slot: int
     processes: list[Any]
     receiver: Connection
     progress: TrainingProgress
-    _finished_ranks: set[int] = field(default_factory=set)  # sentinels of ranks that ended as they should
+    _finished_ranks: set[int] = field(default_factory=set)  # sentinels of ranks that ended without an error
 
     @property
     def sources(self) -> set[Any]:
-        """Return what to wait for: messages of rank 0, and the ends of the other ranks."""
+        """Return the objects to wait for: the messages of rank 0, and the ends of the other ranks."""
         return {self.receiver, *(p.sentinel for p in self.processes[1:] if p.sentinel not in self._finished_ranks)}
 
     def receive(self, ready: Sequence[Any]) -> TrainingProgress:
-        """Take one message, or the end of a rank."""
+        """Return the progress after one message of rank 0, or after the end of another rank."""
         if self.receiver in ready:
             return self._update(*self._message())
         for process in self.processes[1:]:
@@ -189,7 +214,7 @@ class _RunningJob:
         return self.progress
 
     def _message(self) -> tuple[Any, bool, str | None]:
-        """Return what rank 0 has sent (steps or a rung's result), whether it has ended, and why it failed."""
+        """Return a message of rank 0 (steps or a rung's result), whether it has ended, and the reason of a failure."""
         try:
             message = self.receiver.recv()
         except EOFError:
@@ -224,7 +249,7 @@ class _RunningJob:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return what CUDA_VISIBLE_DEVICES calls the GPUs of this process."""
+    """Return the names of this process's GPUs, as CUDA_VISIBLE_DEVICES has them."""
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -233,7 +258,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C, which reaches the whole group: the pool ends them."""
+    """Block Ctrl-C in the processes that the body starts: it reaches the whole group, and the pool ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -248,7 +273,7 @@ def _exit_reason(code: int) -> str:
 
 
 def end_with_parent() -> None:
-    """End this process, which `multiprocessing` has started, as soon as its parent has ended, however that was."""
+    """End this process of `multiprocessing` as soon as its parent has ended, also where the parent was killed."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -260,9 +285,10 @@ def _wait_for_parent() -> None:
 
 
 def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
-    """Live a process's whole life.
+    """Train one rank of a job; this is all that a process of the pool does.
 
-    Rank 0 has the sender: it sends the steps trained, often, each RungResult, and None at the end; or a reason, a text.
+    Rank 0 has the sender. It sends the steps trained, often, each RungResult, and None at the end; or the text of an
+    error.
     """
     if spec.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpus  # before anything initializes CUDA
@@ -311,7 +337,7 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
 
 
 def _context(spec: RankSpec) -> TrialContext:
-    """Build what a training of this job needs: settings, targets, the folders that it writes into."""
+    """Return the context of a training of this job: its settings, targets and folders."""
     from nas.cache.targets import load_targets
     from nas.distill.run import TrialContext
     from nas.measure.environment import device_key
@@ -325,7 +351,7 @@ def _context(spec: RankSpec) -> TrialContext:
     return TrialContext(
         config=job.config,
         targets=load_targets(spec.targets),
-        service=MeasurementService(spec.threads),  # starts nothing until it is asked, which a training does not
+        service=MeasurementService(spec.threads),  # a training measures nothing, so this starts no process
         lock_dir=spec.lock_dir / device_key(job.config.device),
         samples_dir=job.folder,
         weights_dir=folders[WEIGHTS],

@@ -1,9 +1,10 @@
-"""A search on a clock that is told: the real `StudyLoop` decides, a plan or a published table says what trials cost.
+"""Simulate a search: the real `StudyLoop` decides on a simulated clock, a plan or a published table gives the costs.
 
-A discrete-event simulation of one driver and its workers. The driver serves asks and results one after the other. A
-free worker asks the loop for a trial and goes through its stages. A measurement has its device to itself: trainings
-there pause. After every stage the loop decides whether the trial goes on. Left out: a measurement waits for the few
-steps that its neighbors are in, and workers of one device are as fast beside each other as the given seconds say.
+This is a discrete-event simulation of one driver and its workers. The driver serves asks and results one after the
+other. A free worker asks the loop for a trial and steps through its stages. A measurement has its device to itself:
+trainings there pause. After every stage the loop decides whether the trial continues. The simulation simplifies twice:
+a measurement does not wait for the training steps under way on its device, and workers that share a device need exactly
+the given seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nas.study.records import StudyInfo, TrialRecord, TrialState
 
 
 class Doing(StrEnum):
-    """What a worker spends its seconds on."""
+    """Purposes of a worker's seconds."""
 
     MEASURING = "measuring"
     TRAINING = "training"
@@ -37,7 +38,7 @@ class Doing(StrEnum):
 
 @dataclass(frozen=True)
 class Stage:
-    """`seconds` of measuring or training, after which the worker sends `record`."""
+    """Measuring or training for `seconds`, after which the worker sends `record`."""
 
     doing: Doing
     seconds: float
@@ -46,12 +47,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices and what it costs to keep them busy.
+    """The devices of a simulated search, and the overheads of its driver and workers.
 
     Args:
-        start_s: seconds until a worker can begin its first trial.
-        ask_s: seconds of the driver for a new trial.
-        tell_s: seconds of the driver for a result.
+        devices: Number of devices.
+        workers_per_device: Trials at a time on each device.
+        start_s: Seconds until a worker can begin its first trial.
+        ask_s: Seconds of the driver per new trial.
+        tell_s: Seconds of the driver per result.
     """
 
     devices: int
@@ -62,13 +65,13 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Trials at a time."""
+        """Return the number of trials at a time."""
         return self.devices * self.workers_per_device
 
 
 @dataclass(frozen=True)
 class Span:
-    """One worker's seconds on the trial of a number; the pauses of a training are part of it."""
+    """The seconds that one worker spends on a stage of a trial, including the pauses of a training."""
 
     worker: int
     begin_s: float
@@ -82,13 +85,16 @@ class SimulatedSearch:
     """The course of a simulated search.
 
     Args:
-        spent: seconds of all workers; they add up to workers x `wall_s`.
-        reached: sampled trials with a result at each rung.
-        complete: sampled trials that trained to the last rung.
-        infeasible: sampled trials that broke a limit.
-        over: of each trial, in the order of asking, when it ended (infinite: not yet) and whether it counts.
-        driver_s: seconds of the driver's own work.
-        ending: why the loop ended the search before its budget was spent.
+        cluster: Its devices.
+        wall_s: Seconds from its start to its end.
+        spent: Seconds of all workers by purpose; they add up to workers x `wall_s`.
+        reached: Number of sampled trials with a result, for each rung.
+        complete: Number of sampled trials that trained to the last rung.
+        infeasible: Number of sampled trials that broke a limit.
+        over: When each trial ended (infinity: not yet) and whether it counts, in the order of asking.
+        driver_s: Seconds of the driver's own work.
+        spans: The workers' seconds in detail.
+        ending: Reason why the loop ended the search before its budget was spent; None where it was.
     """
 
     cluster: Cluster
@@ -104,17 +110,17 @@ class SimulatedSearch:
 
     @property
     def busy_s(self) -> float:
-        """Seconds of measuring and training, all workers'."""
+        """Return the seconds in which workers measured or trained."""
         return self.spent[Doing.MEASURING] + self.spent[Doing.TRAINING]
 
     @property
     def utilisation(self) -> float:
-        """Share of the workers' time in which they measured or trained."""
+        """Return the share of the workers' time in which they measured or trained."""
         whole = self.wall_s * self.cluster.workers
         return self.busy_s / whole if whole else 0.0
 
     def within(self, seconds: float) -> int:
-        """Return the largest budget all of whose trials would be over by then."""
+        """Return the largest budget whose trials have all ended after `seconds`."""
         fits = 0
         for end, counts in self.over:
             if end > seconds:
@@ -129,24 +135,27 @@ class SimulatedClock:
     now_s = 0.0
 
     def __call__(self) -> float:
+        """Return the simulated time in seconds."""
         return self.now_s
 
 
-Stages = Callable[[StudyLoop, TrialRecord], Iterator[Stage]]  # of a trial that a worker has just been given
+Stages = Callable[[StudyLoop, TrialRecord], Iterator[Stage]]  # of a trial that a worker begins
 
 
 def simulate(
     loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, stages: Stages, until_s: float = math.inf
 ) -> SimulatedSearch:
-    """Run a study to its end, or break it off at `until_s`: then only `within` says something.
-
-    Deterministic if the loop and `stages` are.
+    """Simulate a study to its end, or until `until_s`; it is deterministic if the loop and `stages` are.
 
     Args:
-        clock: the loop's own.
+        loop: The loop of the study.
+        clock: The loop's clock.
+        cluster: The simulated devices.
+        stages: Yields the stages of a trial.
+        until_s: Second at which the simulation stops; then only `SimulatedSearch.within` is meaningful.
 
     Raises:
-        ValueError: the cluster has no worker.
+        ValueError: The cluster has no worker.
     """
     if cluster.workers < 1:
         raise ValueError(f"a cluster of {cluster.devices} x {cluster.workers_per_device} workers can't run a trial")
@@ -167,11 +176,11 @@ class _Worker:
     free_since_s: float = 0.0
     trial: int = -1
     stages: Iterator[Stage] = field(default_factory=lambda: iter(()))
-    ends_s: float = 0.0  # of the training under way, its pauses so far included
+    ends_s: float = 0.0  # end of the training under way, with its pauses so far
 
 
 class _Simulation:
-    """Events in the order of their time, then of their making."""
+    """A queue of events, ordered by their time and then by their creation."""
 
     def __init__(self, loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, stages: Stages) -> None:
         self._loop, self._clock, self._cluster, self._stages = loop, clock, cluster, stages
@@ -185,7 +194,7 @@ class _Simulation:
         self._spans: list[Span] = []
 
     def run(self, until_s: float) -> SimulatedSearch:
-        self._hand_out()
+        self._start_trials()
         while self._events and self._events[0][0] <= until_s:
             self._clock.now_s, _, handle = heapq.heappop(self._events)
             handle()
@@ -219,15 +228,15 @@ class _Simulation:
             self._spans.append(Span(worker.number, begin_s, end_s, doing, worker.trial))
 
     def _serve(self, worker: _Worker, seconds: float, handle: Callable[[], None]) -> None:
-        """Queue a worker at the driver, which serves one after the other."""
+        """Queue a worker at the driver, which serves one at a time."""
         now_s = self._clock.now_s
         self._driver_free_s = max(now_s, self._driver_free_s) + seconds
         self._driver_s += seconds
         self._spend(Doing.DRIVER, worker, now_s, self._driver_free_s)
         self._at(self._driver_free_s, handle)
 
-    def _hand_out(self) -> None:
-        """Give trials to free workers as long as the loop has any."""
+    def _start_trials(self) -> None:
+        """Start trials on free workers while the loop has any."""
         while self._free and (record := self._loop.next_trial()) is not None:
             worker = self._free.pop()
             self._spent[Doing.TAIL] += self._clock.now_s - worker.free_since_s
@@ -251,7 +260,7 @@ class _Simulation:
             self._train(worker, stage)
 
     def _measure(self, worker: _Worker, stage: Stage) -> None:
-        """Measure alone on the device; trainings there pause."""
+        """Measure alone on the device while its trainings pause."""
         device, begin_s = worker.device, self._clock.now_s
         if stage.seconds:
             begin_s = max(begin_s, device.free_s)
@@ -271,7 +280,7 @@ class _Simulation:
 
     def _trained(self, worker: _Worker, stage: Stage, began_s: float) -> None:
         now_s = self._clock.now_s
-        if worker.ends_s > now_s:  # it was paused meanwhile
+        if worker.ends_s > now_s:  # a measurement paused it
             self._at(worker.ends_s, partial(self._trained, worker, stage, began_s))
             return
         worker.device.training.remove(worker)
@@ -290,15 +299,15 @@ class _Simulation:
             return
         worker.free_since_s = self._clock.now_s
         self._free.append(worker)
-        self._hand_out()
+        self._start_trials()
 
 
 class MemoryStore:
-    """The store of a study that one driver simulates: its trials are kept by the loop alone.
+    """The store of a simulated study: only the loop keeps its trials.
 
     Args:
-        info: the study's description.
-        propose: returns the parameters of the trial of a number, as a sampler does.
+        info: The study's description.
+        propose: Returns the parameters of a trial by its number, as a sampler does.
     """
 
     driver = "simulation"
@@ -310,16 +319,16 @@ class MemoryStore:
 
     @property
     def info(self) -> StudyInfo:
-        """Return what the study is about."""
+        """Return the study's description."""
         return self._info
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
-        """Keep what `change` makes of the study's description, and return it."""
+        """Apply `change` to the study's description, and return the result."""
         self._info = change(self._info)
         return self._info
 
     def retry_while_unavailable(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`: memory is never away."""
+        """Return `work()`: memory is always available."""
         return work()
 
     def register_driver(self) -> None:
@@ -344,7 +353,7 @@ class MemoryStore:
         return number, self._propose(number) if fixed is None else dict(fixed)
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
-        """Return True: the loop has the trial."""
+        """Return True: the loop keeps the trial."""
         return True
 
     def claim(self, number: int) -> bool:
@@ -352,19 +361,19 @@ class MemoryStore:
         return True
 
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        """Return nothing: the loop knows what this driver did."""
+        """Return []: the loop has every change of this driver."""
         return []
 
 
 @dataclass(frozen=True)
 class NumberedArchitecture:
-    """An architecture of which nothing is known but its number."""
+    """An architecture that is only a number."""
 
     number: int
 
     @property
     def arch_id(self) -> str:
-        """The number as text."""
+        """Return the number as text."""
         return str(self.number)
 
     def to_dict(self) -> dict[str, Any]:
@@ -374,7 +383,12 @@ class NumberedArchitecture:
 
 @dataclass(frozen=True)
 class NumberedSpace:
-    """As many architectures as asked for, for studies whose `MemoryStore` proposes {"number": N}."""
+    """A space of numbered architectures, for studies whose `MemoryStore` proposes {"number": N}.
+
+    Args:
+        size: Number of architectures.
+        name: Name of the space.
+    """
 
     size: int = sys.maxsize
     name: str = "numbered"
@@ -404,11 +418,11 @@ class NumberedSpace:
         return isinstance(spec, NumberedArchitecture) and spec.number < self.size
 
     def sample(self, rng: random.Random) -> NumberedArchitecture:
-        """Return any architecture, all equally likely."""
+        """Return a uniformly random architecture."""
         return NumberedArchitecture(rng.randrange(self.size))
 
     def mutate(self, spec: NumberedArchitecture, rng: random.Random) -> NumberedArchitecture:
-        """Return any architecture: numbers have no neighbors."""
+        """Return a random architecture: numbers have no neighbors."""
         return self.sample(rng)
 
     def crossover(self, a: NumberedArchitecture, b: NumberedArchitecture, rng: random.Random) -> NumberedArchitecture:

@@ -1,6 +1,6 @@
-"""One architecture from its spec to its numbers: build, check limits, measure, train rung by rung.
+"""Run one trial, from an architecture to its numbers: count, check limits, measure, train rung by rung.
 
-What an error of a trial means: its `Failure` and one line for the record.
+An error of a trial becomes a `Failure` and one line for its record.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from search_space import ArchSpec
 
 
 def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
-    """Yields the record after the measurement and after every rung; the last one is no longer running.
+    """Yield the record after the measurement and after every rung; the last record is no longer running.
 
-    The caller ends the trial early by not asking for the next rung. An error of the trial ends up in the
-    last record, which keeps what was known before.
+    The caller ends the trial early by not asking for the next rung. An error of the trial becomes the reason of the
+    last record, which keeps the results before the error.
     """
     last = record
     try:
@@ -48,11 +48,11 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.image_px)
     record = replace(record, params=counted.params, macs=counted.macs)
-    limits = {} if record.baseline else config.limits  # baselines are there to be compared with
+    limits = {} if record.baseline else config.limits  # baselines are trained for comparison
     broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=record.measurement or _measure(record, context))
-        broken = broken_limit(record, limits) or _not_as_asked(record)
+        broken = broken_limit(record, limits) or _smaller_batch(record)
     if broken:
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
@@ -63,8 +63,8 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
         yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
 
 
-def _not_as_asked(record: TrialRecord) -> str | None:
-    """Why a throughput can stand beside no other: it is of another batch, in words; None where it can."""
+def _smaller_batch(record: TrialRecord) -> str | None:
+    """Return why a throughput cannot be compared: its batch is smaller than the study's; None where it is not."""
     measured = record.measurement
     if measured is None or measured.requested_batch in (None, measured.batch):
         return None
@@ -72,7 +72,7 @@ def _not_as_asked(record: TrialRecord) -> str | None:
 
 
 def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
-    """Throughput beside the reference, while nothing trains on the device."""
+    """Measure the throughput, interleaved with the reference's, while nothing trains on the device."""
     config = context.config
     setting = setting_of(config)
     with measuring(context.lock_dir):
@@ -91,11 +91,11 @@ def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
         yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
     torch.manual_seed(context.config.seed)
-    net = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
+    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
     try:
-        yield from (cast(RungResult, net.rung(rung)) for rung in rungs)
+        yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
     finally:
-        net.close()
+        training.close()
 
 
 def setting_of(config: SearchConfig) -> Setting:
@@ -110,38 +110,38 @@ def setting_of(config: SearchConfig) -> Setting:
     )
 
 
-_OF_VERDICTS = {
+_FAILURE_OF_VERDICT = {
     "out of memory": Failure.OUT_OF_MEMORY,
     "wrong output": Failure.WRONG_OUTPUT,
     "hang": Failure.HANG,
     "crash": Failure.LOST_WORKER,
 }
-# As the system says it, and torch.save, which has no errno.
-_FULL_DISK = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing")
-_OTHERS_SHARE = 0.05  # of a card's memory in other hands: enough to make the difference
+# Messages of the system and of torch.save, whose error has no errno.
+_FULL_DISK_MESSAGES = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing")
+_MIN_FOREIGN_SHARE = 0.05  # of a card's memory, used by other processes: enough to explain an out-of-memory error
 
 
 def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
-    """Failure and reason of what a trial on `device` raised."""
+    """Return the failure that an error of a trial on `device` means, and its reason in one line."""
     if isinstance(error, TrainingError):
         return Failure.NOT_FINITE, str(error)
     if isinstance(error, MeasurementError):
-        return _OF_VERDICTS.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
+        return _FAILURE_OF_VERDICT.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
     if out_of_memory(error):
         failure = Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
         return failure, f"{failure}: {_text(error)}"
-    if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK):
+    if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK_MESSAGES):
         return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def shared(device: str) -> bool:
-    """Whether others have memory of the device, too; the host's memory is always everybody's."""
+    """Return whether other processes use memory of the device too; the host's memory is always shared."""
     if not device.startswith("cuda"):
         return True
     free, whole = torch.cuda.mem_get_info()
-    return whole - free - torch.cuda.memory_reserved() > _OTHERS_SHARE * whole
+    return whole - free - torch.cuda.memory_reserved() > _MIN_FOREIGN_SHARE * whole
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -77,6 +77,15 @@ def test_report_of_the_real_search_shows_its_numbers(whole: Path) -> None:
         assert trial.arch_id in page
 
 
+def test_the_log_of_the_real_search_has_its_command_and_every_trial_s_outcome(whole: Path) -> None:
+    first, *lines = (whole / "logs" / "search.log").read_text().splitlines()
+    assert f"--run {whole}" in first
+    outcomes = [line for line in lines if " nas.search.progress: " in line]
+    for trial in read_study(whole).trials:
+        assert any(f"#{trial.number} {trial.arch_id}" in line and trial.state.value in line for line in outcomes)
+    assert not [line for line in lines if " ERROR " in line]
+
+
 @needs_chromium
 def test_report_of_the_real_search_opens_in_a_browser_without_complaint(whole: Path, tmp_path: Path) -> None:
     document, complaints = open_page(whole / "report.html", tmp_path)
