@@ -1,4 +1,4 @@
-"""What the commands share: ``--help``, repeatable ``NAME=FILE`` options."""
+"""What the commands share: ``--help``, exit codes, signals, and repeatable ``NAME=FILE`` options."""
 
 import errno
 import importlib
@@ -19,9 +19,9 @@ from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.teachers.base import TeacherError, TeacherUnavailable
 
 
-def test_named_files_are_gathered() -> None:
-    given = ["--teachers", "a.x@224,b", "--teacher", "a.x@224=one.safetensors", "--teacher", "b=~/two=2.safetensors"]
-    arguments = vars(parser().parse_args(given))
+def test_named_files_are_collected() -> None:
+    words = ["--teachers", "a.x@224,b", "--teacher", "a.x@224=one.safetensors", "--teacher", "b=~/two=2.safetensors"]
+    arguments = vars(parser().parse_args(words))
     assert arguments["teachers"] == "a.x@224,b"
     assert arguments["teacher"] == {
         "a.x@224": Path("one.safetensors"),
@@ -31,7 +31,7 @@ def test_named_files_are_gathered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("words", "message"),
     [
         (["--teacher", "a"], "'a': must be NAME=FILE"),
         (["--teacher", "=f"], "must be NAME=FILE"),
@@ -39,17 +39,19 @@ def test_named_files_are_gathered() -> None:
         (["--teacher", "a=f", "--teacher", "a=g"], "a: a file was given twice"),
     ],
 )
-def test_other_forms_are_refused_in_one_line(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_forms_are_refused_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args(given)
+        parser().parse_args(words)
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert error.count("\n") == 1
 
 
 COMMANDS = (
-    "nas.search",
+    "nas.search.__main__",
     "nas.profile.__main__",
     "nas.plan.__main__",
     "nas.replay.__main__",
@@ -74,7 +76,7 @@ def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) 
     assert shown.endswith(EXIT_CODES)
 
 
-def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         ours = signal.getsignal(signal.SIGTERM)
@@ -85,7 +87,7 @@ def test_signals_end_a_command_as_ctrl_c_does_and_are_given_back(capsys: pytest.
     assert capsys.readouterr().err == "interrupted; all is well\n"
 
 
-def test_what_the_caller_ignores_stays_ignored() -> None:
+def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7, str) == 7
@@ -118,20 +120,20 @@ def test_a_thread_of_a_program_can_run_a_command() -> None:
         (TeacherUnavailable, 1),
     ],
 )
-def test_an_error_is_one_line_that_says_where_it_was_cut(
+def test_an_error_is_one_line_with_a_mark_where_it_was_cut(
     error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> int:
         raise error("a\nb " + 600 * "c")
 
     assert exit_code(fail, str) == code
-    told = capsys.readouterr().err
-    assert told.startswith("error: a b ccc")
-    assert told.endswith("c…\n")
-    assert len(told) == len("error: \n") + 500
+    line = capsys.readouterr().err
+    assert line.startswith("error: a b ccc")
+    assert line.endswith("c…\n")
+    assert len(line) == len("error: \n") + 500
 
 
-def test_a_full_disk_is_a_failure_and_a_file_that_is_not_there_is_not(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_failure_and_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
     def fill() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "study.db")
 
@@ -149,7 +151,7 @@ def test_a_full_disk_is_a_failure_and_a_file_that_is_not_there_is_not(tmp_path: 
         (KeyError("info"), 2),
     ],
 )
-def test_a_study_that_cannot_be_written_is_a_failure_and_one_that_is_none_is_not(cause: Exception, code: int) -> None:
+def test_an_unwritable_study_is_a_failure_and_an_invalid_one_is_wrong_use(cause: Exception, code: int) -> None:
     def work() -> int:
         with translate_errors("the study cannot be written"):
             raise cause
@@ -158,10 +160,10 @@ def test_a_study_that_cannot_be_written_is_a_failure_and_one_that_is_none_is_not
 
 
 @pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_networks")])
-def test_memory_that_runs_out_is_one_line_and_code_1(
+def test_exhausted_memory_is_one_line_and_code_1(
     command: str, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = importlib.import_module(command)
+    module = importlib.import_module(f"{command}.__main__")
 
     def fail(*given: object) -> int:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
@@ -174,18 +176,18 @@ def test_memory_that_runs_out_is_one_line_and_code_1(
     assert error.startswith("error: [enforce fail")
 
 
-@pytest.mark.parametrize("command", ["nas.search", "nas.profile"])
-def test_every_command_is_ended_by_signals_in_one_way(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_command")])
+def test_signals_end_every_command_in_the_same_way(
+    command: str, work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = importlib.import_module(command)
-    monkeypatch.setattr(module, "_command", lambda *given: signal.raise_signal(signal.SIGTERM))
+    module = importlib.import_module(f"{command}.__main__")
+    monkeypatch.setattr(module, work, lambda *given: signal.raise_signal(signal.SIGTERM))
     assert module.main(["--arch", "eradio_femto"] if command == "nas.profile" else []) == 130
     assert capsys.readouterr().err.startswith("interrupted; ")
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, RecursionError, TypeError])
-def test_a_fault_of_ours_is_not_called_bad_input(error: type[Exception]) -> None:
+def test_a_bug_is_not_reported_as_wrong_use(error: type[Exception]) -> None:
     def fail() -> int:
         raise error("ours")
 
