@@ -32,15 +32,15 @@ def private_names(source: str) -> set[str]:
     foreign = [name for name in imported(tree) if name.partition(".")[0] in LIBRARIES]
     if not foreign:
         return set()
-    found = {part for name in foreign for part in name.split(".")}
+    names = {part for name in foreign for part in name.split(".")}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and not (
             isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
         ):
-            found.add(node.attr)
+            names.add(node.attr)
         elif isinstance(node, ast.keyword) and node.arg:
-            found.add(node.arg)
-    return {name for name in found if is_private(name)}
+            names.add(node.arg)
+    return {name for name in names if is_private(name)}
 
 
 def test_the_list_is_whole_and_has_no_name_too_many() -> None:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
-from nas.study.architectures import Architecture, Architectures
+from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.pareto import reference_point
 from nas.study.records import Objective
@@ -31,7 +31,7 @@ class SpaceSampler(BaseSampler):
     """
 
     def __init__(
-        self, space: Architectures, propose: Callable[[Sequence[Any], random.Random], Architecture], seed: int
+        self, space: SearchSpace, propose: Callable[[Sequence[Any], random.Random], Architecture], seed: int
     ) -> None:
         self._space = space
         self._propose = propose
@@ -91,7 +91,7 @@ class PerTrial(BaseSampler):
         self._current.after_trial(study, trial, state, values)
 
 
-def _known_cost(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
     from nas.samplers.cost_model import SpaceCostModel, read_trial  # imports torch
 
     if not isinstance(space, Space):
@@ -113,25 +113,25 @@ def _known_cost(space: Architectures, objectives: Sequence[Objective], config: S
     )
 
 
-def _evolution(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+def _evolution(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
     return SpaceSampler(space, Evolution(space, objectives).propose, config.seed)
 
 
-def _random(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+def _random(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
     return SpaceSampler(space, lambda trials, rng: space.sample(rng), config.seed)
 
 
-def _nsga2(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+def _nsga2(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
     return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), config.seed)
 
 
-def _tpe(space: Architectures, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+def _tpe(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
     return PerTrial(
         lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), config.seed
     )
 
 
-SAMPLERS: dict[str, Callable[[Architectures, Sequence[Objective], SearchConfig], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[SearchSpace, Sequence[Objective], SearchConfig], BaseSampler]] = {
     "known-cost": _known_cost,
     "evolution": _evolution,
     "random": _random,
@@ -155,7 +155,7 @@ def check_objectives(config: SearchConfig) -> None:
         raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")
 
 
-def make_sampler(config: SearchConfig, space: Architectures, objectives: Sequence[Objective]) -> BaseSampler:
+def make_sampler(config: SearchConfig, space: SearchSpace, objectives: Sequence[Objective]) -> BaseSampler:
     """Return the sampler that `config` names.
 
     Args:

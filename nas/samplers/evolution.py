@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.study.architectures import Architecture, Architectures
+from nas.study.architectures import Architecture, SearchSpace
 from nas.study.pareto import best_first, coordinates
 from nas.study.records import Objective, TrialRecord
 
@@ -23,7 +23,7 @@ MAX_TRIES = 200
 class Evolution:
     """Proposes the next architecture from the trials of a study."""
 
-    space: Architectures
+    space: SearchSpace
     objectives: Sequence[Objective]
     population: int = 32
     parents: int = 24

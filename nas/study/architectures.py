@@ -21,7 +21,7 @@ class Architecture(Protocol):
         """Return the architecture as plain JSON data."""
 
 
-class Architectures(Protocol):
+class SearchSpace(Protocol):
     """A search space. Its architectures have a type of its own, and callers pass them only to its methods."""
 
     @property
@@ -56,7 +56,7 @@ class Architectures(Protocol):
         """Return an architecture with parameters of two others."""
 
 
-def vary(space: Architectures, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
+def vary(space: SearchSpace, parents: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
     """Return `count` architectures of the space: random ones, and mutations of the parents if there are any."""
     architectures = []
     for _ in range(count):

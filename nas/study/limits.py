@@ -30,7 +30,7 @@ class Compliance(StrEnum):
     UNKNOWN = "unknown"  # there is no value
 
 
-class Costed(Protocol):
+class CandidateCosts(Protocol):
     """The numbers that limits bound, as a `TrialRecord` has them; None for one that is not known (yet)."""
 
     @property
@@ -88,7 +88,7 @@ class Limit:
         """Return whether the quantity comes from a measurement; else it is counted on the architecture."""
         return self.quantity in _MEASURED
 
-    def value(self, costs: Costed) -> float | None:
+    def value(self, costs: CandidateCosts) -> float | None:
         """Return the candidate's value in the bound's unit; None if it is unknown."""
         holder = costs.measurement if self.measured else costs
         amount = None if holder is None else getattr(holder, self.quantity)
@@ -176,7 +176,7 @@ def check_knowable(limits: Collection[str], unknown_fields: Collection[str], whe
             raise LimitError(f"{limit.flag}: {limit.label} is unknown {where}: choose another --arm or drop this limit")
 
 
-def broken_limit(costs: Costed, limits: Mapping[str, float]) -> str | None:
+def broken_limit(costs: CandidateCosts, limits: Mapping[str, float]) -> str | None:
     """Return a line about the first limit that a candidate breaks or whose quantity is unknown; else None.
 
     Limits on measured quantities are skipped until there is a measurement.

@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from nas.study.architectures import Architecture, Architectures
+from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure, RetryDecision, decide_retry
 from nas.study.halving import should_continue
@@ -101,7 +101,7 @@ class StudyLoop:
         store: StudyStore,
         listener: Listener = lambda loop, record: None,
         *,
-        space: Architectures | None = None,
+        space: SearchSpace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -109,7 +109,7 @@ class StudyLoop:
         store.retry_while_unavailable(store.register_driver)
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
-        self.space: Architectures = space or SPACES[self.config.space]
+        self.space: SearchSpace = space or SPACES[self.config.space]
         self._clock = clock
         self._proposer = TrialProposer(store, self.space, self.config.baselines)
         self.trials = TrialTable(self.info.objectives)
@@ -274,22 +274,25 @@ class StudyLoop:
         return replace(info, sessions=(*info.sessions, self._session))
 
     def _claim_or_ask(self) -> list[TrialRecord]:
-        """Return a trial to start, after the repeats that the sampler proposed before it; change only the store."""
+        """Return a trial to start, after the repeats that the sampler proposed before it.
+
+        The call is repeated after an outage of the database, so it leaves the start of the trial to `next_trial`.
+        """
         with self._store.exclusive():
             self._refresh()
             for number in sorted(self.trials.running - self._running):
                 if self._store.may_take_over(self._drivers.get(number)) and self._store.claim(number):
-                    asked = [replace(self.trials[number], reason=None)]
+                    trials = [replace(self.trials[number], reason=None)]
                     break
             else:
-                asked = []
+                trials = []
                 if names := self._missing_baselines():
-                    asked = [self._proposer.baseline(names[0])]
+                    trials = [self._proposer.baseline(names[0])]
                 elif self._has_budget() or self._reload_budget():
-                    asked, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
-            if asked and asked[-1].state is TrialState.RUNNING:
-                self._store.save(asked[-1])
-        return asked
+                    trials, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
+            if trials and trials[-1].state is TrialState.RUNNING:
+                self._store.save(trials[-1])
+        return trials
 
     def _refresh(self) -> None:
         """Read the changes by other drivers into the trial table."""
@@ -401,7 +404,7 @@ class TrialProposer:
         baselines: Names of the study's reference backbones.
     """
 
-    def __init__(self, store: StudyStore, space: Architectures, baselines: Sequence[str] = ()) -> None:
+    def __init__(self, store: StudyStore, space: SearchSpace, baselines: Sequence[str] = ()) -> None:
         self._store, self._space = store, space
         specs = [preset(name) for name in baselines]
         self._foreign = frozenset(spec.arch_id for spec in specs if not space.contains(spec))  # outside the space
@@ -425,21 +428,21 @@ class TrialProposer:
         Returns:
             The trials, and None; where there is no new architecture, the repeats and the reason.
         """
-        asked: list[TrialRecord] = []
+        proposed: list[TrialRecord] = []
         if len(seen) - len(self._foreign & seen) >= self._space.count():
-            return asked, f"the space has only {self._space.count()} architectures"
+            return proposed, f"the space has only {self._space.count()} architectures"
         fixed: dict[str, Any] | None = None
         for repeats in range(2 * _REPEATS_LIMIT):
             number, params = self._store.ask(self._space.choices(), fixed)
             spec = self._space.decode(params)
             record = _new(number, spec)
             if spec.arch_id not in seen:
-                return [*asked, record], None
-            asked.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
-            self._store.save(asked[-1])  # before the sampler's next proposal, which depends on it
+                return [*proposed, record], None
+            proposed.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
+            self._store.save(proposed[-1])  # before the sampler's next proposal, which depends on it
             if repeats >= _REPEATS_LIMIT:
                 fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(number)))
-        return asked, "the sampler finds no new architecture"
+        return proposed, "the sampler finds no new architecture"
 
     def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
         for _ in range(1000):

@@ -39,10 +39,10 @@ _URL_IN_A_TEXT = _url_pattern(r"\s'\"")
 def split_patterns(text: str) -> list[str]:
     """Split ``TRAIN::VAL`` at its separators."""
     parts, start = [], 0
-    for found in _SEPARATOR.finditer(text):
-        if found["separator"]:
-            parts.append(text[start : found.start()])
-            start = found.end()
+    for match in _SEPARATOR.finditer(text):
+        if match["separator"]:
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [*parts, text[start:]]
 
 
@@ -53,7 +53,7 @@ def public_word(word: str) -> str:
 
 def public_text(text: str) -> str:
     """Remove the secrets from free text, in which white space or a quote ends a URL as well."""
-    return re.sub(r"\S+", lambda found: _public(found[0], _URL_IN_A_TEXT), text)
+    return re.sub(r"\S+", lambda match: _public(match[0], _URL_IN_A_TEXT), text)
 
 
 def public_info(info: StudyInfo) -> StudyInfo:
@@ -80,8 +80,8 @@ def card_name(name: str) -> str:
 
 
 def _without_folders(part: str) -> str:
-    found = None if "://" in part else _FILE.fullmatch(part)
-    return part if found is None else f"{found[1] or ''}.../{PurePath(found[2]).name}"
+    match = None if "://" in part else _FILE.fullmatch(part)
+    return part if match is None else f"{match[1] or ''}.../{PurePath(match[2]).name}"
 
 
 def _public(text: str, url: re.Pattern[str]) -> str:

@@ -16,11 +16,11 @@ def running_server() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         try:
             context = server()
-            made = context.__enter__()
+            postgres = context.__enter__()
         except NoServer as error:
             pytest.skip(str(error))
-        patch.setenv("PGPASSWORD", made.env["PGPASSWORD"])
+        patch.setenv("PGPASSWORD", postgres.env["PGPASSWORD"])
         try:
-            yield made
+            yield postgres
         finally:
             context.__exit__(None, None, None)

@@ -96,17 +96,17 @@ def test_a_trial_without_the_value_of_an_untrained_objective_is_infeasible(tmp_p
 @pytest.mark.parametrize("cost", ["params", "macs"])
 def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
     trials = [record(number, (0.1,), 1.0) for number in range(3)]
-    knowledge = SpaceCostModel(MICRO, search_config(), cost)
+    cost_model = SpaceCostModel(MICRO, search_config(), cost)
     from nas.measure.counts.totals import totals
 
     wanted = [-math.log2(getattr(totals(ArchSpec.from_dict(t.spec), 64), cost)) for t in trials]
-    assert list(knowledge.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])) == wanted
+    assert list(cost_model.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])) == wanted
 
 
 def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
-    asked = vars(parser().parse_args(["--objectives", "score, throughput,params"]))
-    assert new_config(asked).objectives == THREE
-    assert new_config(asked).sampler == "evolution"
+    options = vars(parser().parse_args(["--objectives", "score, throughput,params"]))
+    assert new_config(options).objectives == THREE
+    assert new_config(options).sampler == "evolution"
     assert new_config(vars(parser().parse_args([]))).sampler == "known-cost"
     for others in ("score,latency", "throughput,score"):
         assert new_config(vars(parser().parse_args(["--objectives", others]))).sampler == "evolution"
