@@ -21,7 +21,7 @@ class PartitionedLayer(nn.Module):
         heads: number of heads.
         window: side of a group in tokens.
         drop_path: probability to drop a branch for a sample in training.
-        shift: the windows start this many tokens later; tokens beyond the border wrap around into a group of their own.
+        shift: the windows start this many tokens later; tokens beyond the border wrap around and are masked there.
         grid: groups consist of tokens that are H / window and W / window apart instead of neighbors.
     """
 

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas.study.config import ConfigError
-from search_space.checks import SpecError
+from search_space import SpecError
 
 Array = NDArray[np.float64]
 

@@ -32,7 +32,7 @@ class Evolution:
     def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> Architecture:
         """Return a spec that the study does not have yet, or the last of 200 tries."""
         seen = {t.arch_id for t in trials}
-        pool = self._parents(trials)
+        pool = self.select_parents(trials)
         for _ in range(MAX_TRIES):
             spec = self._child(pool, rng) if pool else self.space.sample(rng)
             if spec.arch_id not in seen:
@@ -46,8 +46,8 @@ class Evolution:
         child: Architecture = self.space.mutate(crossed, rng)
         return child
 
-    def _parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
-        """Return the parents, the best first; none while the random population is not complete."""
+    def select_parents(self, trials: Sequence[TrialRecord]) -> list[Architecture]:
+        """Return the specs of the parents, best first; none while the random population is incomplete."""
         # Baselines are no parents, because random search, the control, does not benefit from them either.
         scored = [t for t in trials if t.rungs and t.measurement and not t.baseline]
         if len(scored) < self.population:

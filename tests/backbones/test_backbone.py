@@ -8,7 +8,7 @@ import torch
 from backbones import InputSizeError, build, fuse
 from search_space import PRESETS, SPACES
 from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
-from tests.backbones.stages import STAGES, net
+from tests.backbones.builders import STAGES, calibrate, spec_of
 
 MILLIONS = {
     "eradio_l_fullres": 389.6,
@@ -25,14 +25,6 @@ FORMS = list(zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NE
 def on_meta(spec):
     with torch.device("meta"):
         return build(spec).eval()
-
-
-def calibrate(model):
-    """Give every norm the statistics of its input, so that activations stay of order 1 in eval mode."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    model.train().encode(torch.randn(8, 3, 64, 64))
 
 
 @torch.inference_mode()
@@ -83,7 +75,7 @@ def test_other_inputs_are_refused_in_one_line(shape):
 @pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
 def test_gradient_reaches_every_parameter(stem, downsampling, neck):
     torch.manual_seed(0)
-    model = build(net(STAGES["basic"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    model = build(spec_of(STAGES["basic"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
     summary, spatial = model.encode(torch.randn(4, 3, 64, 64))
     ((summary * torch.randn_like(summary)).sum() + (spatial * torch.randn_like(spatial)).sum()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
@@ -92,7 +84,7 @@ def test_gradient_reaches_every_parameter(stem, downsampling, neck):
 @pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
 def test_fused_equals_unfused(stem, downsampling, neck):
     torch.manual_seed(0)
-    model = build(net(STAGES["c2f"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    model = build(spec_of(STAGES["c2f"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
     calibrate(model)
     fused, x = fuse(model), torch.randn(2, 3, 96, 64)
     with torch.no_grad():
@@ -117,7 +109,7 @@ def femto():
 
 
 def test_the_map_of_the_first_neck_stage_passes_where_it_has_the_width():
-    model = build(net(STAGES["basic"], neck="stage3", neck_dim=16))
+    model = build(spec_of(STAGES["basic"], neck="stage3", neck_dim=16))
     assert isinstance(model.neck.branches[0], torch.nn.Identity)
 
 

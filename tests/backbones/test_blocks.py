@@ -9,8 +9,8 @@ from backbones import fuse
 from backbones.build import BLOCKS, build_stage
 from nas.measure.counts import count
 from search_space import BLOCKS as READS
+from tests.backbones.builders import STAGES, randomized
 from tests.backbones.macs import macs
-from tests.backbones.stages import STAGES
 
 SIZES = ((8, 8), (5, 3), (2, 2), (1, 6), (7, 4), (1, 1))
 # Those that add what they compute to what they got: nothing remains where the paths are dropped.
@@ -26,16 +26,6 @@ class Alone(torch.nn.Module):
 
     def forward(self, images):
         return self.stage(images[:, :1].expand(-1, 16, -1, -1))
-
-
-def trained(module):
-    """`module` in eval mode with norms and weights that are far from their initial ones, so that folding shows."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for tensor in module.state_dict().values():
-            if tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.copy_(torch.rand_like(tensor) + 0.5)
-    return module.eval()
 
 
 def test_every_block_is_tested_and_can_be_built():
@@ -65,7 +55,7 @@ def test_gradient_reaches_every_parameter_and_the_input(kind):
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_fused_equals_unfused(kind):
-    stage = trained(build_stage(STAGES[kind]))
+    stage = randomized(build_stage(STAGES[kind]))
     before = copy.deepcopy(stage.state_dict())
     fused = fuse(stage)
     for size in SIZES:
@@ -77,21 +67,21 @@ def test_fused_equals_unfused(kind):
 
 
 def test_fusing_twice_changes_nothing():
-    stage = trained(build_stage(STAGES["mr_window conv"]))
+    stage = randomized(build_stage(STAGES["mr_window conv"]))
     x = torch.randn(2, 16, 8, 4)
     torch.testing.assert_close(fuse(fuse(stage))(x), fuse(stage)(x), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_images_of_a_batch_do_not_mix_in_eval_mode(kind):
-    stage = trained(build_stage(STAGES[kind]))
+    stage = randomized(build_stage(STAGES[kind]))
     x = torch.randn(3, 16, 4, 6)
     torch.testing.assert_close(stage(x)[1:2], stage(x[1:2]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_memory_layout_does_not_matter(kind):
-    stage = trained(build_stage(STAGES[kind]))
+    stage = randomized(build_stage(STAGES[kind]))
     x = torch.randn(2, 16, 4, 6)
     y = stage(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(y, stage(x), atol=1e-5, rtol=1e-5)
@@ -107,7 +97,7 @@ def test_macs_are_those_of_the_definition(kind, side):
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_export_gives_the_same(kind):
-    stage, x = trained(build_stage(STAGES[kind])), torch.randn(2, 16, 5, 4)
+    stage, x = randomized(build_stage(STAGES[kind])), torch.randn(2, 16, 5, 4)
     exported = torch.export.export(stage, (x,), strict=False).module()
     torch.testing.assert_close(exported(x), stage(x), atol=1e-6, rtol=1e-6)
 

@@ -15,8 +15,7 @@ from backbones import InputSizeError, WeightsError, build, entrypoints, load, sa
 from backbones.entrypoints import default_cfg, image_px
 from search_space import PRESETS, StageSpec
 from search_space.presets import eradio
-from tests.backbones.stages import STAGES, net
-from tests.backbones.test_backbone import calibrate
+from tests.backbones.builders import STAGES, calibrate, spec_of
 
 FEMTO = "eradio_femto"
 
@@ -50,7 +49,7 @@ def test_every_preset_is_a_model_of_timm_and_took_nobodys_name():
 
 
 def test_a_winner_of_ones_own_can_be_registered():
-    spec = net(STAGES["basic"])
+    spec = spec_of(STAGES["basic"])
     entrypoints.register("test_winner", spec)
     assert timm.create_model("test_winner", neck=True).spec == spec
     assert timm.get_pretrained_cfg("test_winner").first_conv == "stem.0.conv"
@@ -73,8 +72,8 @@ def test_images_follow_the_windows():
     sizes = {name: image_px(PRESETS[name]) for name in PRESETS}
     assert [sizes[f"eradio_{n}"] for n in ("nano", "pico", "femto")] == [64] * 3
     assert [sizes[f"eradio_{n}"] for n in ("b", "l", "s", "xxxtiny_8x_ws12", "xxxtiny")] == [224, 224, 224, 384, 512]
-    assert default_cfg(net(STAGES["basic"]))["input_size"] == (3, 224, 224)
-    assert image_px(net(STAGES["window"])) == 64  # two tokens at stride 32
+    assert default_cfg(spec_of(STAGES["basic"]))["input_size"] == (3, 224, 224)
+    assert image_px(spec_of(STAGES["window"])) == 64  # two tokens at stride 32
     assert image_px(replace(PRESETS["like_vit_base16"], stages=(StageSpec("vit", 1, 8, 1.0, 1, grid=16),))) == 256
 
 
@@ -341,7 +340,7 @@ SCALED = {"layer scale": replace(STAGES["window depthwise"], layer_scale=0.1, qk
 @pytest.mark.parametrize("stage", (STAGES | SCALED).values(), ids=STAGES | SCALED)
 def test_autocast_to_bfloat16_trains(stage):
     torch.manual_seed(0)
-    model = entrypoints.create(net(stage), num_classes=3)
+    model = entrypoints.create(spec_of(stage), num_classes=3)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 64, 64))
     logits.float().square().sum().backward()

@@ -5,8 +5,8 @@ import torch
 
 from backbones import WeightsError, eradio_from_public, fuse
 from search_space import SpecError
+from tests.backbones.builders import outputs
 from tests.backbones.straight_port import StraightPort
-from tests.backbones.test_reference import outputs
 
 BASE = {
     "depths": [1, 2, 2, 1],

@@ -13,7 +13,7 @@ from backbones.layers.vit import PositionEmbedding
 from nas.measure.counts import count
 from search_space import PRESETS, ArchSpec, StageSpec
 from search_space.families import FAMILIES
-from tests.backbones.stages import ATTENTION, STAGES, WINDOWED
+from tests.backbones.builders import ATTENTION, STAGES, WINDOWED
 
 # Million parameters without classifier and GMACs of the network itself, as timm builds it (FasterViT's: of its paper),
 # with the resolution in px. Measured with `nas.measure.counts`; beside the papers' own in search_space/families.py.

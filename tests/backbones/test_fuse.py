@@ -10,8 +10,7 @@ from backbones import build, fuse
 from backbones.build import build_stage
 from backbones.layers import attend, fp32_fallback, stage
 from search_space import PRESETS
-from tests.backbones.stages import STAGES
-from tests.backbones.test_blocks import trained
+from tests.backbones.builders import STAGES, randomized
 
 FEMTO = PRESETS["eradio_femto"]
 
@@ -41,7 +40,7 @@ def test_attention_gets_its_mask_without_a_copy():
 
 @pytest.mark.parametrize("kind", ["window depthwise", "mr_window pool", "c2f", "carrier", "swin"])
 def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
-    module, x = trained(build_stage(STAGES[kind])), torch.randn(5, 16, 7, 4)
+    module, x = randomized(build_stage(STAGES[kind])), torch.randn(5, 16, 7, 4)
     with torch.no_grad():
         whole = module(x)
         monkeypatch.setattr(stage, "CHUNK_VALUES", 2 * 16 * 8 * 4)

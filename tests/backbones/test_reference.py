@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from backbones import eradio_from_public, fuse
+from tests.backbones.builders import outputs
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference"
 MEMBERS = ("conv_base", "pool_depthwise", "window_resize")
@@ -24,14 +25,6 @@ def member(request):
     state = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
     wanted = {key.removeprefix("tensor."): value for key, value in tensors.items() if key.startswith("tensor.")}
     return eradio_from_public(config, state), wanted
-
-
-@torch.no_grad()
-def outputs(model, x):
-    features, stages = model.forward_intermediates(x)
-    pooled, neck = model.encode(x)
-    named = {f"stage{i}": stage for i, stage in enumerate(stages)}
-    return named | {"features": features, "pooled": pooled, "neck": neck, "logits": model(x)}
 
 
 def test_every_tensor_agrees(member):

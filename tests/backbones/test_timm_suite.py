@@ -20,13 +20,13 @@ import pytest
 
 from backbones import entrypoints
 from search_space import PRESETS
-from tests.backbones.stages import STAGES, net
+from tests.backbones.builders import STAGES, spec_of
 
 TIMM = f"timm-{version('timm')}"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "backbone-nas" / TIMM
 
 BLOCKS = {stage.block: stage for stage in reversed(STAGES.values())}
-MICRO = {f"micro_{block}": net(stage) for block, stage in BLOCKS.items()}
+MICRO = {f"micro_{block}": spec_of(stage) for block, stage in BLOCKS.items()}
 ON_EVERY_BLOCK = (
     "test_model_forward",
     "test_model_backward",

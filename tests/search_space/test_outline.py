@@ -16,8 +16,8 @@ def test_an_outline_by_hand() -> None:
         StageSpec("mr_window", 2, 128, expansion=2, heads=4, pre_conv="none", window=(2, 4), cpb_hidden=8,
                   subsampling="conv"),
     )  # fmt: skip
-    told = outline(ArchSpec(stages, stem="patch", neck="stage1", neck_dim=96))
-    assert told == "patch stem | c2f x1 16 | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
+    text = outline(ArchSpec(stages, stem="patch", neck="stage1", neck_dim=96))
+    assert text == "patch stem | c2f x1 16 | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
 
 
 @pytest.mark.parametrize("space", ["micro", "full"])
@@ -25,6 +25,6 @@ def test_every_architecture_has_a_line(space: str) -> None:
     rng = random.Random(0)
     for _ in range(50):
         spec = SPACES[space].sample(rng)
-        told = outline(spec)
-        assert "\n" not in told
-        assert all(f"{s.block} x{s.depth} {s.width}" in told for s in spec.stages)
+        text = outline(spec)
+        assert "\n" not in text
+        assert all(f"{s.block} x{s.depth} {s.width}" in text for s in spec.stages)

@@ -22,7 +22,7 @@ from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
 from nas.study.records import TrialState
-from search_space.checks import SpecError
+from search_space import SpecError
 from tests.waiting import until
 
 SPACE = CellSpace()

@@ -25,15 +25,15 @@ from tests.nas.study.searches import drive, new_store
 MICRO = SPACES["micro"]
 
 
-def told(records: list[TrialRecord]) -> list[optuna.trial.FrozenTrial]:
-    made = [optuna.trial.create_trial(state=OptunaState.PRUNED, user_attrs={"record": r.to_dict()}) for r in records]
-    for trial, given in zip(made, records, strict=True):
-        trial.number = given.number
-    return made
+def trials_of(records: list[TrialRecord]) -> list[optuna.trial.FrozenTrial]:
+    trials = [optuna.trial.create_trial(state=OptunaState.PRUNED, user_attrs={"record": r.to_dict()}) for r in records]
+    for trial, record_of_trial in zip(trials, records, strict=True):
+        trial.number = record_of_trial.number
+    return trials
 
 
 def timed(count: int) -> list[TrialRecord]:
-    """Nets whose throughput is in proportion to their MACs."""
+    """Return records of models whose throughput is in proportion to their MACs."""
     specs = [MICRO.sample(random.Random(i)) for i in range(count)]
     ratios = [2e7 / totals(spec, 64).macs for spec in specs]
     return [
@@ -43,29 +43,29 @@ def timed(count: int) -> list[TrialRecord]:
 
 
 def test_candidates_are_of_the_space_and_near_their_parents() -> None:
-    knowledge, rng = SpaceCostModel(MICRO, search_config()), random.Random(0)
+    cost_model, rng = SpaceCostModel(MICRO, search_config()), random.Random(0)
     parent = MICRO.encode(MICRO.sample(rng))
-    made = knowledge.candidates([parent], 200, rng)
-    assert all(MICRO.encode(MICRO.decode(params)) == params for params in made)
-    near = sum(sum(params[name] != parent[name] for name in parent) <= 10 for params in made)
+    candidates = cost_model.candidates([parent], 200, rng)
+    assert all(MICRO.encode(MICRO.decode(params)) == params for params in candidates)
+    near = sum(sum(params[name] != parent[name] for name in parent) <= 10 for params in candidates)
     assert 80 <= near <= 160
-    assert len({tuple(params.values()) for params in knowledge.candidates([], 50, rng)}) == 50
+    assert len({tuple(params.values()) for params in cost_model.candidates([], 50, rng)}) == 50
 
 
 def test_predicted_costs_are_the_measured_ones() -> None:
-    knowledge = SpaceCostModel(MICRO, search_config())
+    cost_model = SpaceCostModel(MICRO, search_config())
     known = timed(60)
     unseen = timed(90)[60:]
-    costs = knowledge.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen], told(known))
+    costs = cost_model.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen], trials_of(known))
     truth = np.log2([t.measurement.ratio for t in unseen if t.measurement])
     assert np.median(np.abs(costs - truth)) < 0.15
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
 
 
 def test_without_measurements_costs_go_by_multiply_accumulates() -> None:
-    knowledge = SpaceCostModel(MICRO, search_config())
+    cost_model = SpaceCostModel(MICRO, search_config())
     specs = [MICRO.sample(random.Random(i)) for i in range(30)]
-    costs = knowledge.costs([MICRO.encode(spec) for spec in specs], [])
+    costs = cost_model.costs([MICRO.encode(spec) for spec in specs], [])
     by_macs = sorted(range(30), key=lambda i: -totals(specs[i], 64).macs)
     agree = np.corrcoef(np.argsort(np.argsort(costs)), np.argsort(by_macs))[0, 1]
     assert agree > 0.95
@@ -74,21 +74,21 @@ def test_without_measurements_costs_go_by_multiply_accumulates() -> None:
 def test_the_same_trials_give_the_same_costs_whatever_was_asked_before() -> None:
     asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20)]
     used, fresh = SpaceCostModel(MICRO, search_config()), SpaceCostModel(MICRO, search_config())
-    used.costs(asked, told(timed(11)))
-    trials = told(timed(25))
+    used.costs(asked, trials_of(timed(11)))
+    trials = trials_of(timed(25))
     assert list(used.costs(asked, trials)) == list(fresh.costs(asked, trials))
 
 
 def test_what_breaks_a_counted_limit_has_no_cost() -> None:
-    knowledge = SpaceCostModel(MICRO, search_config(limits={"max_params": 5e5}))
+    cost_model = SpaceCostModel(MICRO, search_config(limits={"max_params": 5e5}))
     specs = [MICRO.sample(random.Random(i)) for i in range(40)]
-    costs = knowledge.costs([MICRO.encode(spec) for spec in specs], [])
+    costs = cost_model.costs([MICRO.encode(spec) for spec in specs], [])
     assert list(np.isnan(costs)) == [totals(spec, 64).params > 5e5 for spec in specs]
     assert 0 < np.isnan(costs).sum() < 40
 
 
 def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
-    """Latency as the inverse of the ratio, to a tenth; a third of all nets are within the limit."""
+    """Latency as the inverse of the ratio, to a tenth; a third of all models are within the limit."""
     rng = random.Random(0)
     known = [
         replace(t, measurement=replace(t.measurement, latency_ms=5 / t.measurement.ratio * rng.uniform(0.9, 1.1)))
@@ -98,16 +98,16 @@ def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
     unseen = timed(120)[60:]
     latencies = np.array([5 / t.measurement.ratio for t in unseen if t.measurement])
     limit = float(np.quantile(latencies, 1 / 3))
-    knowledge = SpaceCostModel(MICRO, search_config(limits={"max_latency_ms": limit}))
+    cost_model = SpaceCostModel(MICRO, search_config(limits={"max_latency_ms": limit}))
     asked = [MICRO.encode(ArchSpec.from_dict(t.spec)) for t in unseen]
-    left_out = np.isnan(knowledge.costs(asked, told(known)))
+    left_out = np.isnan(cost_model.costs(asked, trials_of(known)))
     assert left_out[latencies > 1.3 * limit].all()
     assert not left_out[latencies < limit].any()
-    assert not np.isnan(knowledge.costs(asked, told(known[:5]))).any()
+    assert not np.isnan(cost_model.costs(asked, trials_of(known[:5]))).any()
 
 
 def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -> None:
-    """One net in ten is fast enough; where more MACs mean more score the sampler is drawn to the others."""
+    """One architecture in ten is fast enough; where more MACs mean more score the sampler is drawn to the others."""
     infeasible = {}
     for sampler in ("known-cost", "random"):
         config = search_config(budget=10, sampler=sampler, baselines=(), limits={"max_latency_ms": 0.7})
@@ -138,20 +138,20 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
     ],
 )
 def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
-    (trial,) = told([replace(record(0, (0.2, 0.3), 2.0), **changes)])  # type: ignore[arg-type]
+    (trial,) = trials_of([replace(record(0, (0.2, 0.3), 2.0), **changes)])  # type: ignore[arg-type]
     assert read_trial(trial) is None
 
 
 @pytest.mark.parametrize("rungs", [(), (0.2,)])
 def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
     failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
-    (trial,) = told([failed])
+    (trial,) = trials_of([failed])
     assert read_trial(trial) == ((-math.inf,), 1.0)
 
 
 def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
     asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20)]
-    trials = told(timed(13))
+    trials = trials_of(timed(13))
     resumed = SpaceCostModel(MICRO, search_config())
     begun = SpaceCostModel(MICRO, search_config())
     begun.costs(asked, trials[:4] + trials[5:])
@@ -160,13 +160,13 @@ def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
 
 def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:
     stopped = replace(record(0, (0.2,), 2.0), state=TrialState.STOPPED, measurement=measurement(4.0))
-    (trial,) = told([stopped])
+    (trial,) = trials_of([stopped])
     assert read_trial(trial) == ((0.2,), 2.0)
 
 
 @pytest.mark.slow
 def test_known_cost_finds_more_than_random(tmp_path: Path) -> None:
-    """On the made-up landscape of the study's tests, through loop, rungs and store."""
+    """On the synthetic landscape of the tests of the study, through loop, rungs and store."""
     volume = Counter[str]()
     for sampler in ("known-cost", "random"):
         config = search_config(budget=45, sampler=sampler, baselines=())

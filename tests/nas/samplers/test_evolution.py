@@ -16,15 +16,15 @@ SPACE = SPACES["micro"]
 def test_random_until_the_population_is_there() -> None:
     evolution = Evolution(SPACE, OBJECTIVES, population=4)
     trials = [record(i, (0.1,), 1.0) for i in range(3)]
-    assert evolution._parents(trials) == []
-    assert len(evolution._parents([*trials, record(3, (0.1,), 1.0)])) == 4
+    assert evolution.select_parents(trials) == []
+    assert len(evolution.select_parents([*trials, record(3, (0.1,), 1.0)])) == 4
 
 
 def test_rung_reached_comes_before_score() -> None:
     evolution = Evolution(SPACE, OBJECTIVES, population=2, parents=2)
     short = [replace(record(i, (0.9,), 4.0), state=TrialState.STOPPED) for i in range(3)]
     long = [record(10, (0.2, 0.3), 1.0), record(11, (0.2, 0.4), 2.0)]
-    parents = [spec.arch_id for spec in evolution._parents([*short, *long])]
+    parents = [spec.arch_id for spec in evolution.select_parents([*short, *long])]
     assert parents == [long[1].arch_id, long[0].arch_id]
 
 

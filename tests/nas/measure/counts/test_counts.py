@@ -18,7 +18,7 @@ from nas.measure.counts import compare_counters, count, totals
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
-from tests.backbones.stages import STAGES
+from tests.backbones.builders import STAGES
 
 
 class Attention(nn.Module):

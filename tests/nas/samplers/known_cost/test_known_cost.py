@@ -204,11 +204,11 @@ def test_what_came_to_nothing_is_left_alone():
 def test_all_trials_of_the_study_inform_the_cost():
     seen = []
 
-    def told(candidates, trials):
+    def counted_costs(candidates, trials):
         seen.append(len(trials))
         return costs(candidates, trials)
 
-    sampler = KnownCostSampler(told, distributions=SPACE, reference=(0.0, 26.0), seed=0)
+    sampler = KnownCostSampler(counted_costs, distributions=SPACE, reference=(0.0, 26.0), seed=0)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     study.add_trial(create_trial(values=[0.0, 0.0]))
     odd = {**dict.fromkeys(SPACE, 0), "p0": 9}
@@ -229,7 +229,7 @@ def test_both_ends_of_the_cost_are_in_the_start():
 
 
 def test_repetitions_that_differ_make_the_best_values_less_sure():
-    """Luck is no merit: told how noisy values are, the sampler does not go on around the luckiest."""
+    """With the noise of values, the sampler does not search around lucky outliers."""
     features = np.linspace(0, 1, 40)[:, None]
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1.0, 40)  # there is nothing but noise

@@ -1,4 +1,4 @@
-"""Predicted latency: against truths that are known, with errors that are told honestly. Nothing is timed."""
+"""Predicted latency: compared with known times, with honest errors. Nothing is timed."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def test_every_part_does_the_work_that_its_network_does(seed):
 
 
 def check_work(spec: ArchSpec) -> None:
-    net = fuse(build(spec))
-    names = {id(module): name for name, module in net.named_modules()}
-    found = operators(net, BATCH, PX)
-    modules = {label: names[id(module)] for label, module in net.stage_modules()}
-    told = stage_costs(spec, BATCH, PX)
-    assert [part.name for part in told] == list(modules)
-    for part in told:
+    model = fuse(build(spec))
+    names = {id(module): name for name, module in model.named_modules()}
+    found = operators(model, BATCH, PX)
+    modules = {label: names[id(module)] for label, module in model.stage_modules()}
+    stages = stage_costs(spec, BATCH, PX)
+    assert [part.name for part in stages] == list(modules)
+    for part in stages:
         there = operators_inside(found, modules[part.name])
         own = [o for o in part.operators if o.kind != "softmax"]  # happens inside attention
         assert sum(o.macs for o in own) == sum(o.macs for o in there), part.kind
@@ -132,10 +132,10 @@ def test_stages_of_a_slower_run_are_scaled_to_the_net():
 def test_on_noise_the_error_is_told_to_be_large():
     noise = random.Random(0)
     seen = [Observation(spec, math.exp(noise.gauss(0, 0.5))) for spec in sampled(60, seed=0)]
-    found = fitted(seen).cross_validated(5)
-    assert found.median_error > 0.2
-    assert abs(found.spearman_rho) < 0.4
-    assert found.coverage > 0.8
+    held_out = fitted(seen).cross_validated(5)
+    assert held_out.median_error > 0.2
+    assert abs(held_out.spearman_rho) < 0.4
+    assert held_out.coverage > 0.8
 
 
 def test_what_was_timed_twice_is_never_held_out_against_itself():

@@ -1,4 +1,6 @@
-"""One small stage of every block kind and option: what the block tests run over."""
+"""Small stages of every block kind and option, specs of them, and models whose norms are not trivial."""
+
+import torch
 
 from search_space import ArchSpec, StageSpec
 
@@ -34,6 +36,33 @@ STAGES = {
 }
 
 
-def net(stage, **options):
-    """A backbone of that stage four times; a convolutional stem of width 8 unless `options` say otherwise."""
+def spec_of(stage, **options):
+    """Return a spec of four equal stages; by default with a convolutional stem of width 8."""
     return ArchSpec((stage,) * 4, **({"stem_width": 8} | options))
+
+
+def calibrate(model):
+    """Set the statistics of every norm to those of its input, so that activations stay of order 1 in eval mode."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train().encode(torch.randn(8, 3, 64, 64))
+
+
+def randomized(module):
+    """Return `module` in eval mode, its norms and weights far from the initial ones, so that folding has an effect."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim == 1:
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return module.eval()
+
+
+@torch.no_grad()
+def outputs(model, x):
+    """Return all outputs of a backbone by name."""
+    features, stages = model.forward_intermediates(x)
+    pooled, neck = model.encode(x)
+    named = {f"stage{i}": stage for i, stage in enumerate(stages)}
+    return named | {"features": features, "pooled": pooled, "neck": neck, "logits": model(x)}
