@@ -35,7 +35,7 @@ def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: in
 
     Args:
         heads: trained heads.
-        teachers: how each teacher's targets were made.
+        teachers: the cached targets of each teacher.
         stride: of the student's map in px.
     """
     adaptors = {}
@@ -59,14 +59,14 @@ def _folded(head: nn.Module, standardizer: Standardizer, transform: TargetTransf
     if transform.offset is not None:
         weight, bias = weight / transform.scale, (bias - transform.offset.double().cpu()) / transform.scale
     inverse = torch.from_numpy(standardizer.inverse).double()
-    made = mlp(first.in_features, last.in_features, len(inverse))
-    made[0].load_state_dict(first.state_dict())
-    made[1].load_state_dict(norm.state_dict())
-    final = cast(nn.Linear, made[-1])
+    folded = mlp(first.in_features, last.in_features, len(inverse))
+    folded[0].load_state_dict(first.state_dict())
+    folded[1].load_state_dict(norm.state_dict())
+    final = cast(nn.Linear, folded[-1])
     with torch.no_grad():
         final.weight.copy_(inverse @ weight)
         final.bias.copy_(inverse @ bias + torch.from_numpy(standardizer.mean))
-    return made
+    return folded
 
 
 def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> None:
@@ -139,11 +139,11 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, A
             about = json.loads(metadata["teachers"])
             if not isinstance(about, dict):
                 raise HeadsError(f"{path}: its metadata name no teachers")
-            wanted = list(about) if teachers is None else list(teachers)
-            for name in wanted:
+            names = list(about) if teachers is None else list(teachers)
+            for name in names:
                 if name not in about:
                     raise HeadsError(f"{path}: no heads for teacher {name!r}; it holds: {', '.join(about)}")
-            return {name: _load_adaptor(file, name, about[name]) for name in wanted}
+            return {name: _load_adaptor(file, name, about[name]) for name in names}
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, HeadsError):
             raise

@@ -120,15 +120,15 @@ class BatchLoader:
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step and begin to read those after it."""
-        wanted = range(step, step + 1 + _READ_AHEAD)
-        self._ahead = {begun: future for begun, future in self._ahead.items() if begun in wanted}
-        for missing in wanted:
-            if missing not in self._ahead:
-                self._ahead[missing] = self._readers.submit(self._read, self._schedule[missing])
+        steps = range(step, step + 1 + _READ_AHEAD)
+        self._ahead = {number: future for number, future in self._ahead.items() if number in steps}
+        for number in steps:
+            if number not in self._ahead:
+                self._ahead[number] = self._readers.submit(self._read, self._schedule[number])
         return self._ahead.pop(step).result()
 
     def close(self) -> None:
-        """End the reading threads and forget what they have read."""
+        """End the reading threads and drop their batches."""
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
 

@@ -57,7 +57,7 @@ class TeacherHeads(nn.Module):
         self.transforms = dict.fromkeys(keys, TargetTransform()) | dict(transforms or {})
 
     def forward(self, features: Features, teachers: Sequence[str] | None = None) -> Predictions:
-        """Return what the heads of all or the named teachers answer, each in its own space."""
+        """Return the answers of the heads of all or the named teachers, each in its own space."""
         tokens = resize(features.spatial, self.grid).flatten(2).transpose(1, 2)  # (B, grid^2, C)
         predictions: Predictions = {}
         for name in self.names if teachers is None else teachers:

@@ -186,7 +186,7 @@ class DistillationLoss:
         """Return "teacher/head" -> loss of each image (B,).
 
         Args:
-            predictions: teacher -> head -> what the head answers.
+            predictions: teacher -> head -> its answer.
             targets: "teacher/head" -> PHI-S targets.
         """
         losses = {}
@@ -198,16 +198,18 @@ class DistillationLoss:
         return losses
 
 
-def head_weights(split: SplitTargets, given: Mapping[str, float]) -> dict[str, float]:
+def head_weights(split: SplitTargets, factors: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of every "teacher/head".
 
-    It is the teacher's weight in `given`, shared by the teacher's heads, times the head's own; both are 1 by default.
+    It is the teacher's factor, shared by the teacher's heads, times the head's own; both are 1 by default.
     """
     weights = {}
     for teacher in split.spatial:
         heads = ["summary", "spatial"] if teacher in split.summary else ["spatial"]
         for head in heads:
-            weights[f"{teacher}/{head}"] = given.get(teacher, 1.0) * given.get(f"{teacher}/{head}", 1.0) / len(heads)
+            weights[f"{teacher}/{head}"] = (
+                factors.get(teacher, 1.0) * factors.get(f"{teacher}/{head}", 1.0) / len(heads)
+            )
     return weights
 
 

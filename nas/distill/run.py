@@ -43,7 +43,7 @@ class TrialContext:
     Attributes:
         config: settings of the search.
         targets: the cached teachers.
-        service: measures, in processes of its own.
+        service: measures in separate processes.
         lock_dir: holds the device's locks.
         samples_dir: takes the raw samples of measurements.
         weights_dir: takes the averaged weights and heads of trials that reach the last rung.
@@ -94,7 +94,7 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved last, or None."""
+        """Return the last saved state, or None."""
         try:
             saved = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):

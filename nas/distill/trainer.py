@@ -173,7 +173,7 @@ class Distiller:
         self.update_ema()
 
     def update_ema(self) -> None:
-        """Move the averaged weights towards the student's by one step.
+        """Move the averaged weights toward the student's by one step.
 
         The decay starts low, so that the initial weights do not weigh down early rungs.
         """
@@ -205,7 +205,7 @@ class Distiller:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from the `state_dict` of a distiller that was made with the same arguments."""
+        """Resume from the `state_dict` of a distiller with the same arguments."""
         self.step, self.losses, self.grad_norms = int(state["step"]), list(state["losses"]), list(state["grad_norms"])
         self.student.load_state_dict(state["student"])
         self.averaged.load_state_dict(state["averaged"])
@@ -230,8 +230,8 @@ class Distiller:
         for losses in self._unread.read():
             for name, value in losses.items():
                 if not math.isfinite(value):
-                    what = name if name == _GRAD_NORM else "loss"
-                    raise TrainingError(f"the {what} is not finite at step {len(self.losses) + 1}")
+                    quantity = name if name == _GRAD_NORM else "loss"
+                    raise TrainingError(f"the {quantity} is not finite at step {len(self.losses) + 1}")
             if _GRAD_NORM in losses:
                 self.grad_norms.append(losses.pop(_GRAD_NORM))
             self.losses.append(losses)

@@ -1,4 +1,4 @@
-"""Throughput, latency and memory that can be trusted; `exclusive` keeps trainers off the device meanwhile."""
+"""Measure throughput, latency and memory of networks; `device_lock` keeps training off the device meanwhile."""
 
 from nas.measure.arms import Arm, ArmError, default_arm
 from nas.measure.environment import DeviceError, environment, torch_device

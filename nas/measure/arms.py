@@ -1,4 +1,7 @@
-"""Arms: the ways to run one network. The arm is part of every number; numbers of two runtimes share no front."""
+"""Say how a network is run: runtime, precision, layout and form. Numbers of two such arms never share a front.
+
+Users read "runtime" for the whole; `Arm` is the record behind the flag `--arm`.
+"""
 
 from __future__ import annotations
 
@@ -10,79 +13,78 @@ import torch
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"channels-last": torch.channels_last, "nchw": torch.contiguous_format}
 FORMS = ("fused", "unfused")
-# What each stands for: nas.measure.runtimes.
+# Implemented in nas.measure.runtimes.
 RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "onnxruntime", "tensorrt")
-UNTRACKED_RUNTIMES = (
-    "reduce-overhead",
-    "onnxruntime",
-    "tensorrt",
-)  # PyTorch's allocator tells nothing of a call's memory
-COMPILED_RUNTIMES = (
-    "compiled",
-    "reduce-overhead",
-    "max-autotune-no-cudagraphs",
-    "tensorrt",
-)  # may take minutes to be made
+UNTRACKED_RUNTIMES = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's allocator doesn't see a call's memory
+COMPILED_RUNTIMES = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes
 
 
 class ArmError(ValueError):
-    """An arm that does not exist, or cannot run here; the message is one line that names what can be chosen."""
+    """Raised for an arm that does not exist or cannot run here; the message is one line that names the choices."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """How a network is run. Its text is its words joined by "+", as `eager+fp32+channels-last+fused`."""
+    """How a network is run. `str` joins its words by "+", as in `eager+fp32+channels-last+fused`.
+
+    Attributes:
+        runtime: One of RUNTIMES.
+        precision: One of PRECISIONS.
+        layout: One of LAYOUTS.
+        form: "fused" (BatchNorm folded into convolutions, constants precomputed: `backbones.fuse`) or "unfused".
+    """
 
     runtime: str = "eager"
     precision: str = "fp32"
     layout: str = "channels-last"
-    form: str = (
-        "fused"  # BatchNorm folded into convolutions and constants precomputed (`backbones.fuse`), or as trained
-    )
+    form: str = "fused"
 
     def __str__(self) -> str:
         return "+".join((self.runtime, self.precision, self.layout, self.form))
 
     @classmethod
     def parse(cls, text: str, base: Arm | None = None) -> Arm:
-        """The arm that `text` names, what it leaves open as in `base` (default: the class's own defaults).
+        """Parse words joined by "+"; fields that no word sets are those of `base` (default: the class's defaults).
 
-        ArmError for a word that is unknown or a kind that is named twice.
+        Raises:
+            ArmError: A word is unknown, or two words set the same field.
         """
-        kinds = {"runtime": RUNTIMES, "precision": tuple(PRECISIONS), "layout": tuple(LAYOUTS), "form": FORMS}
-        said: dict[str, str] = {}
+        choices = {"runtime": RUNTIMES, "precision": tuple(PRECISIONS), "layout": tuple(LAYOUTS), "form": FORMS}
+        fields: dict[str, str] = {}
         for word in text.split("+"):
-            kind = next((kind for kind, words in kinds.items() if word in words), None)
-            if kind is None:
-                raise ArmError(f"arm: {word!r} in {text!r}: choose words from {_words(kinds.values())}, joined by +")
-            if kind in said:
-                raise ArmError(f"arm: {text!r}: {said[kind]} and {word} are both a {kind}; name one")
-            said[kind] = word
-        return replace(base or cls(), **said)
+            field = next((name for name, words in choices.items() if word in words), None)
+            if field is None:
+                raise ArmError(
+                    f"runtime: {word!r} in {text!r}: choose words from {_words(choices.values())}, joined by +"
+                )
+            if field in fields:
+                raise ArmError(f"runtime: {text!r}: {fields[field]} and {word} are both a {field}; name one")
+            fields[field] = word
+        return replace(base or cls(), **fields)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and inputs."""
+        """The type of weights and inputs."""
         return PRECISIONS[self.precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of weights and inputs."""
+        """The memory format of weights and inputs."""
         return LAYOUTS[self.layout]
 
     def unknown_fields(self, device_type: str) -> frozenset[str]:
         """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda").
 
-        Tensors are followed on a CPU where PyTorch's own operators run, and on a card where its allocator serves them.
+        On a CPU, memory is tracked where PyTorch's own operators run; on a GPU, where PyTorch's allocator serves them.
         """
-        seen = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNTRACKED_RUNTIMES
-        return frozenset() if seen else frozenset({"peak_memory_mib"})
+        tracked = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNTRACKED_RUNTIMES
+        return frozenset() if tracked else frozenset({"peak_memory_mib"})
 
 
 def default_arm(device: torch.device) -> Arm:
-    """The arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last and fused."""
+    """Return the arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last, fused."""
     return Arm("compiled", "bf16") if device.type == "cuda" else Arm()
 
 
-def _words(kinds: Iterable[Iterable[str]]) -> str:
-    return "; ".join(", ".join(words) for words in kinds)
+def _words(choices: Iterable[Iterable[str]]) -> str:
+    return "; ".join(", ".join(words) for words in choices)

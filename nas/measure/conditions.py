@@ -1,7 +1,7 @@
-"""Watch a device while it is measured: clocks, heat, power, and other users.
+"""Watch a device while it is measured: clocks, heat, power and other processes.
 
-`watching` begins a `DeviceWatch`, polls it 15 times a second and ends it; what it saw are `Conditions`. `HostWatch`
-reads the kernel's accounts of a CPU (Linux; elsewhere nothing is known), `CardWatch` reads an NVIDIA card through NVML.
+`watching` begins a `DeviceWatch`, polls it 15 times a second and ends it, which returns `Conditions`. `HostWatch`
+reads the CPU times of /proc (Linux only), `GpuWatch` reads an NVIDIA GPU through NVML.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import numpy as np
 import torch
 
 POLL_HZ = 15.0
-# NVML's reasons for a lower clock, by bit. What heat or the board forces makes a number worthless; the power cap is the
-# card's normal life.
+# NVML's reasons for a lower clock, by bit. Heat and the board's limits spoil a timing; the power cap is normal.
 SLOWDOWNS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
 POWER_CAP = 0x04
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at a card; None is what it doesn't tell."""
+    """One reading of a GPU; None where the GPU doesn't report a value."""
 
     at_s: float  # on the timer's clock
     clock_mhz: float | None  # of the multiprocessors
@@ -38,48 +37,48 @@ class Reading:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was seen during one measurement. None is what a device doesn't tell."""
+    """Conditions during one measurement; None where the device doesn't report a value."""
 
     readings: tuple[Reading, ...] = ()
-    other_processes: int = 0  # other processes that computed on the card
-    waited: float | None = None  # share of the time in which a thread of ours was ready and had no core
-    other_busy_cores: float | None = None  # CPUs that other processes kept busy, on average
+    other_processes: int = 0  # that computed on the GPU
+    wait_share: float | None = None  # of the time of this process's threads, runnable without a core
+    other_busy_cores: float | None = None  # average number that other processes kept busy
 
     @property
     def slowdowns(self) -> tuple[str, ...]:
-        """Why the card was slowed down against its will."""
-        seen = 0
+        """The reasons for which heat or the board slowed the GPU down."""
+        bits = 0
         for reading in self.readings:
-            seen |= reading.reasons or 0
-        return tuple(name for bit, name in SLOWDOWNS.items() if seen & bit)
+            bits |= reading.reasons or 0
+        return tuple(name for bit, name in SLOWDOWNS.items() if bits & bit)
 
     @property
     def power_capped(self) -> float:
-        """Share of the readings at the power cap."""
+        """The share of the readings at the power cap."""
         return sum(bool((r.reasons or 0) & POWER_CAP) for r in self.readings) / max(1, len(self.readings))
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """What a card that is watched does not tell."""
+        """The quantities that a GPU does not report, in words."""
         names = {"reasons": "heat", "clock_mhz": "clocks"}
-        silent = (name for name in names if all(getattr(r, name) is None for r in self.readings))
-        return tuple(names[name] for name in silent) if self.readings else ()
+        missing = (name for name in names if all(getattr(r, name) is None for r in self.readings))
+        return tuple(names[name] for name in missing) if self.readings else ()
 
     def summary(self) -> dict[str, Any]:
-        """Plain JSON data for a record: medians and extremes, without the readings."""
-        found: dict[str, Any] = {k: v for k, v in asdict(self).items() if k != "readings" and v is not None}
+        """Return JSON data for a record: medians and extremes in place of the readings."""
+        fields: dict[str, Any] = {k: v for k, v in asdict(self).items() if k != "readings" and v is not None}
         for name in ("clock_mhz", "power_w", "temperature_c"):
-            told = (getattr(reading, name) for reading in self.readings)
-            if values := [value for value in told if value is not None]:
-                found[name] = [min(values), float(np.median(values)), max(values)]
-        return found
+            readings = (getattr(reading, name) for reading in self.readings)
+            if values := [value for value in readings if value is not None]:
+                fields[name] = [min(values), float(np.median(values)), max(values)]
+        return fields
 
 
 class DeviceWatch(Protocol):
-    """What watches one kind of device."""
+    """A watch for one kind of device."""
 
     def begin(self) -> None:
-        """Look who is there, and start to count."""
+        """Start to watch."""
         ...
 
     def poll(self) -> None:
@@ -87,21 +86,26 @@ class DeviceWatch(Protocol):
         ...
 
     def end(self) -> Conditions:
-        """What was seen since `begin`."""
+        """Return the conditions since `begin`."""
         ...
 
     def energy_j(self) -> float | None:
-        """Joules that the device has used so far; None where nobody counts them."""
+        """Return the joules that the device has used so far; None where it doesn't count them."""
         ...
 
 
 @contextmanager
 def watching(watch: DeviceWatch, hertz: float | None = POLL_HZ) -> Iterator[Callable[[], Conditions]]:
-    """Polls in a thread while the body runs (hertz None: never); the function ends that and gives the conditions."""
-    over = threading.Event()
+    """Watch while the body runs; yield a function that ends the watch and returns the conditions.
+
+    Args:
+        watch: The watch.
+        hertz: Polls per second, in a thread; None: none.
+    """
+    stop = threading.Event()
 
     def poll() -> None:
-        while not over.wait(1 / hertz):  # type: ignore[operator]
+        while not stop.wait(1 / hertz):  # type: ignore[operator]
             watch.poll()
 
     watch.begin()
@@ -110,7 +114,7 @@ def watching(watch: DeviceWatch, hertz: float | None = POLL_HZ) -> Iterator[Call
         thread.start()
 
     def conditions() -> Conditions:
-        over.set()
+        stop.set()
         if thread:
             thread.join()
         return watch.end()
@@ -118,22 +122,22 @@ def watching(watch: DeviceWatch, hertz: float | None = POLL_HZ) -> Iterator[Call
     try:
         yield conditions
     finally:
-        over.set()
+        stop.set()
 
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Seconds since some beginning. None where the kernel doesn't tell."""
+    """CPU times in seconds since a fixed moment; None where the kernel doesn't report one."""
 
     at_s: float
-    own_s: float  # of CPU time that this process used
-    ran_s: float | None  # that its threads spent on a core, those that have ended left out
-    waited_s: float | None  # that they were ready and had none
-    busy_s: float | None  # of CPU time that anybody used
+    process_s: float  # CPU time of this process
+    ran_s: float | None  # time of its living threads on a core
+    waited_s: float | None  # time of its living threads runnable without a core
+    busy_s: float | None  # CPU time of all processes
 
 
 def thread_waited_s() -> float:
-    """Seconds that the calling thread was ready and had no core so far; 0.0 where the kernel doesn't tell."""
+    """Return the seconds that the calling thread was runnable without a core; 0.0 where they are unknown."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -142,41 +146,41 @@ def thread_waited_s() -> float:
 
 @dataclass
 class HostWatch:
-    """Whether our threads had to wait for a core, and how busy others kept the machine."""
+    """Watch how long this process's threads wait for a core, and how many cores other processes keep busy."""
 
     proc: Path = Path("/proc")
-    _before: CpuTimes | None = field(default=None, init=False)
+    _begin: CpuTimes | None = field(default=None, init=False)
 
     def begin(self) -> None:
         """See `DeviceWatch`."""
-        self._before = self._look()
+        self._begin = self._read()
 
     def poll(self) -> None:
-        """Nothing: the kernel counts by itself."""
+        """Do nothing: the kernel counts by itself."""
 
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
-        before, now = self._before, self._look()
-        assert before is not None, "begin comes first"
-        waited = others = None
+        before, now = self._begin, self._read()
+        assert before is not None, "call begin first"
+        wait_share = other_cores = None
         if now.ran_s is not None and before.ran_s is not None:
             waited_s, ran_s = (now.waited_s or 0) - (before.waited_s or 0), now.ran_s - before.ran_s
-            waited = waited_s / max(waited_s + ran_s, 1e-9)
+            wait_share = waited_s / max(waited_s + ran_s, 1e-9)
         if now.busy_s is not None and before.busy_s is not None:
-            others_s = now.busy_s - before.busy_s - (now.own_s - before.own_s)
-            others = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        return Conditions(waited=waited, other_busy_cores=others)
+            others_s = now.busy_s - before.busy_s - (now.process_s - before.process_s)
+            other_cores = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
+        return Conditions(wait_share=wait_share, other_busy_cores=other_cores)
 
     def energy_j(self) -> float | None:
-        """Unknown."""
+        """Return None: the energy is unknown."""
         return None
 
-    def _look(self) -> CpuTimes:
-        own = os.times()
-        return CpuTimes(time.monotonic(), own.user + own.system, *self._scheduled(), self._busy_s())
+    def _read(self) -> CpuTimes:
+        process = os.times()
+        return CpuTimes(time.monotonic(), process.user + process.system, *self._scheduled(), self._busy_s())
 
     def _scheduled(self) -> tuple[float | None, float | None]:
-        """Seconds that our threads ran, and waited: the first two fields of each schedstat, in nanoseconds."""
+        """Return the seconds that this process's threads ran and waited: the first two fields of schedstat, in ns."""
         ran = waited = 0
         try:
             for task in (self.proc / "self" / "task").iterdir():
@@ -188,7 +192,10 @@ class HostWatch:
         return ran / 1e9, waited / 1e9
 
     def _busy_s(self) -> float | None:
-        """The first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal in ticks."""
+        """Return the busy seconds of all CPUs.
+
+        The first line of /proc/stat has user, nice, system, idle, iowait, irq, softirq, steal in ticks.
+        """
         try:
             ticks = [int(field) for field in (self.proc / "stat").read_text().partition("\n")[0].split()[1:9]]
             return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
@@ -197,8 +204,14 @@ class HostWatch:
 
 
 @dataclass
-class CardWatch:
-    """An NVIDIA card, through NVML. `nvml`: the module pynvml, initialised; `uuid` names the card."""
+class GpuWatch:
+    """Watch an NVIDIA GPU through NVML.
+
+    Args:
+        nvml: The module pynvml, initialized.
+        uuid: NVML's name of the GPU.
+        now: Seconds on the timer's clock.
+    """
 
     nvml: Any
     uuid: str
@@ -215,60 +228,59 @@ class CardWatch:
         self.poll()
 
     def poll(self) -> None:
-        """See `DeviceWatch`. What a card doesn't tell is None."""
+        """See `DeviceWatch`."""
         nvml = self.nvml
-        found = (
-            self._asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
-            self._asked(nvml.nvmlDeviceGetPowerUsage),
-            self._asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
-            self._asked(nvml.nvmlDeviceGetCurrentClocksThrottleReasons),
+        clock, milliwatts, temperature, reasons = (
+            self._query(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            self._query(nvml.nvmlDeviceGetPowerUsage),
+            self._query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            self._query(nvml.nvmlDeviceGetCurrentClocksThrottleReasons),
         )
-        clock, milliwatts, temperature, reasons = found
         power_w = None if milliwatts is None else milliwatts / 1e3
         self._readings.append(Reading(self.now(), clock, power_w, temperature, reasons))
 
-    def _asked(self, question: Callable[..., Any], *about: Any) -> Any:
+    def _query(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with suppress(self.nvml.NVMLError):
-            return question(self._handle, *about)
+            return function(self._handle, *arguments)
         return None
 
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
         self.poll()
-        return Conditions(tuple(self._readings), other_processes=self._strangers())
+        return Conditions(tuple(self._readings), other_processes=self._other_processes())
 
     def energy_j(self) -> float | None:
         """See `DeviceWatch`."""
-        millijoules = self._asked(self.nvml.nvmlDeviceGetTotalEnergyConsumption)
+        millijoules = self._query(self.nvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else float(millijoules) / 1e3
 
-    def _strangers(self) -> int:
-        """Other processes that have computed here since `begin`; trainers that wait for our lock have not.
+    def _other_processes(self) -> int:
+        """Count the other processes that have computed here since `begin`; trainers that wait for the lock have not.
 
-        Where the driver does not tell who computed (vGPU), all that have a context count. In a container, ids are the
-        host's: then we are one of those that cannot be told apart.
+        Where the driver doesn't report utilization (vGPU), all processes with a context count. In a container the ids
+        are the host's, so one of them is this process, which one is unknown.
         """
-        present = {p.pid for p in self._asked(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
+        present = {p.pid for p in self._query(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
         ours = 1 if present and os.getpid() not in present else 0
         try:
             samples = self.nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us)
             others = {sample.pid for sample in samples if sample.smUtil > 0}
         except self.nvml.NVMLError as error:
             if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_FOUND:
-                return 0  # nobody, nor we, in the last moments
+                return 0  # no process, not even this one, has computed lately
             others = present
         return max(0, len(others - _family()) - ours)
 
 
-def card_uuid(device: torch.device) -> str:
-    """NVML's name of a card, as torch numbers it in this process."""
+def gpu_uuid(device: torch.device) -> str:
+    """Return NVML's name of a GPU as torch numbers it in this process."""
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
 def nvml() -> Any:
-    """NVML as the module pynvml, initialised; None where there is none, as in some containers."""
-    import pynvml  # only where there is a card
+    """Return the module pynvml, initialized; None without NVML, as in some containers."""
+    import pynvml  # only where there is a GPU
 
     try:
         pynvml.nvmlInit()
@@ -278,7 +290,7 @@ def nvml() -> Any:
 
 
 def driver_bytes(library: Any, uuid: str) -> int | None:
-    """Bytes that this process holds on a card, context and libraries included; None in containers, which hide it."""
+    """Return the bytes that this process holds on a GPU, context and libraries included; None in most containers."""
     with suppress(library.NVMLError):
         handle = library.nvmlDeviceGetHandleByUUID(uuid)
         for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
@@ -288,7 +300,7 @@ def driver_bytes(library: Any, uuid: str) -> int | None:
 
 
 def _family() -> set[int]:
-    """This process and those above it: a trainer that has its measurements done by a child."""
+    """Return the ids of this process and its ancestors: a trainer lets a child measure."""
     family, pid = set(), os.getpid()
     while pid > 1 and pid not in family:
         family.add(pid)

@@ -3,9 +3,9 @@
     with training(folder): ...   # shared: any number of trainers; release and take it again every few steps
     with measuring(folder): ...  # exclusive: waits until no trainer holds it
 
-Both queue at a turnstile first, and a measurement keeps the turnstile until it is in: trainers that come back meanwhile
-wait behind it, so that trainers whose holds overlap do not starve it. The kernel drops a dead process's locks.
-Holds do not nest: a second one in the same process waits for the first, for ever.
+Both queue at a turnstile first. A measurement keeps the turnstile until it holds the device, so that trainers whose
+holds overlap cannot starve it. The kernel drops a dead process's locks. Holds do not nest: a second hold in the same
+process waits for the first, forever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def training(lock_dir: Path) -> Iterator[None]:
-    """Hold the device together with other trainers, never with a measurement."""
+    """Hold the device together with other trainers, but not with a measurement."""
     with _held(lock_dir, fcntl.LOCK_SH):
         yield
 
@@ -62,7 +62,7 @@ def _held(lock_dir: Path, mode: int) -> Iterator[None]:
 
 @contextmanager
 def _flock(path: Path, mode: int) -> Iterator[int]:
-    """An flock on a file opened for this hold alone, so that holds within a process exclude each other too."""
+    """Hold an flock on a file that is opened for this hold alone, so that holds within a process exclude each other."""
     with path.open("a") as file:
         fcntl.flock(file, mode)
         try:

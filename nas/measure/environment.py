@@ -1,4 +1,4 @@
-"""What a measured number depends on beside the network: machine, threads, versions. No host names, no paths."""
+"""Describe what a timing depends on, apart from the network: machine, threads and versions, without names or paths."""
 
 from __future__ import annotations
 
@@ -17,38 +17,42 @@ from nas.measure.conditions import nvml
 
 
 class DeviceError(ValueError):
-    """A device that was asked for and is not there."""
+    """Raised for a device that this machine does not have."""
 
 
 def torch_device(name: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" as a device that exists; DeviceError otherwise."""
+    """Return the device of a name: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceError: There is no such device.
+    """
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     choices = ["auto", "cpu", *(f"cuda:{i}" for i in range(cards))]
     if name == "auto":
         return torch.device("cuda:0" if cards else "cpu")
-    wanted = "cuda:0" if name == "cuda" else name
-    if wanted not in choices:
+    chosen = "cuda:0" if name == "cuda" else name
+    if chosen not in choices:
         raise DeviceError(f"device: {name!r} is not available here; choices: {', '.join(choices)}")
-    return torch.device(wanted)
+    return torch.device(chosen)
 
 
 def device_key(device: str) -> str:
-    """What a device is called in file names: "cpu", or the card's UUID, however torch numbers it in this process."""
-    wanted = torch_device(device)
-    return str(torch.cuda.get_device_properties(wanted).uuid) if wanted.type == "cuda" else "cpu"
+    """Return a device's name in file names: "cpu", or the GPU's UUID, which doesn't depend on torch's numbering."""
+    chosen = torch_device(device)
+    return str(torch.cuda.get_device_properties(chosen).uuid) if chosen.type == "cuda" else "cpu"
 
 
 def device_name(device: torch.device) -> str:
-    """The card's name, or the CPU's with the number of threads torch uses."""
+    """Return the GPU's name, or the CPU's with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def device_kind(device: str) -> str:
-    """What has to be the same for two timings to stand side by side: the card's name, or the CPU's with its cores.
+    """Return the kind of device, which must be equal for two timings to be compared.
 
-    Where this process sees cards of several kinds, all of them.
+    It is the CPU's name with its number of cores, or the names of all GPUs that this process sees.
     """
     if torch_device(device).type == "cuda":
         return " and ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
@@ -56,14 +60,14 @@ def device_kind(device: str) -> str:
 
 
 def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:
-    """`device_kind` where a study's `environment` was written down; None where it was not."""
+    """Return the `device_kind` of the machine that a study's `environment` describes; None where it is not recorded."""
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment["device_name"])
     return f"{environment['cpu']}, {environment['cpus']} CPUs" if "cpus" in environment else None
 
 
 def cpu_model() -> str:
-    """The CPU as /proc/cpuinfo names it, elsewhere as the platform module does."""
+    """Return the CPU's name in /proc/cpuinfo, or that of the platform module where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -73,28 +77,28 @@ def cpu_model() -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Plain JSON data that names everything a timing on `device` depends on."""
-    wanted = torch_device(device)
+    """Return everything that a timing on `device` depends on, as JSON data."""
+    chosen = torch_device(device)
     return {
-        "device": str(wanted),
-        "device_name": device_name(wanted),
+        "device": str(chosen),
+        "device_name": device_name(chosen),
         "cpu": cpu_model(),
         "cpus": cpu_count(),
         "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides what a busy neighbour costs
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides the effect of other processes
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         **versions(),
-        **(_cuda(wanted) if wanted.type == "cuda" else {}),
+        **(_cuda(chosen) if chosen.type == "cuda" else {}),
     }
 
 
 def versions() -> dict[str, str]:
-    """Of what a study's numbers are made by: it goes on with the same, or not at all."""
-    found = {"torch": torch.__version__, "timm": metadata.version("timm")}
-    with suppress(metadata.PackageNotFoundError):  # a copy of its files, not installed
-        found["backbone-nas"] = metadata.version("backbone-nas")
-    return found
+    """Return the versions that a study's numbers depend on; a study is resumed with the same ones only."""
+    packages = {"torch": torch.__version__, "timm": metadata.version("timm")}
+    with suppress(metadata.PackageNotFoundError):  # run from a copy of its files
+        packages["backbone-nas"] = metadata.version("backbone-nas")
+    return packages
 
 
 def _cuda(device: torch.device) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     with ForkServer() as server:
         result = server.run(function, argument, limit_s=60)
 
-A small server process imports what is slow to import and forks for every call, so that a fresh process costs
-milliseconds. It never computes anything itself: neither OpenMP nor CUDA survives a fork once it is awake.
+A small server process imports the slow modules and forks for every call, so that a fresh process takes milliseconds. It
+computes nothing itself: neither OpenMP nor CUDA survives a fork once it is initialized.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class ForkServer:
     """Run functions of importable modules in fresh processes, one at a time.
 
-    Arguments, results and errors are pickled; all processes are ours.
+    Arguments, results and errors are pickled; pickles only come from this project's own processes.
 
     Args:
         modules: Modules that the server imports once, before the first fork.
@@ -40,7 +40,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[str] = ()) -> None:
         ours, theirs = Pipe()
         with theirs:
-            # A session of its own: Ctrl-C is for the caller, who then closes the pipe.
+            # In a session of its own, Ctrl-C does not reach it; the caller closes the pipe.
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "nas.measure.forkserver", str(theirs.fileno()), *modules],
                 pass_fds=(theirs.fileno(),),
@@ -62,9 +62,9 @@ class ForkServer:
             kind, value = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise MeasurementError(
-                "crash", f"the process that starts measurements is gone ({type(error).__name__})"
+                "crash", f"the process that starts measurements has ended ({type(error).__name__})"
             ) from None
-        except BaseException:  # Ctrl-C: the answer to this call must not be taken for that to the next
+        except BaseException:  # Ctrl-C: the next call must not read the answer to this one
             self.close()
             raise
         if kind == "done":
@@ -100,7 +100,7 @@ def serve(requests: Connection) -> None:
             function, arguments, limit_s = requests.recv()
         except (EOFError, OSError):
             return
-        except Exception as error:  # of a module that is not to be found here
+        except Exception as error:  # for example of a module that cannot be imported here
             requests.send(("raised", RuntimeError(f"{type(error).__name__}: {error}")))
             continue
         answers, answer = Pipe(duplex=False)
@@ -119,9 +119,9 @@ def serve(requests: Connection) -> None:
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> None:
-    """Run a function in the forked child, send its answer, and exit."""
+    """Run a function in the forked child, send its result, and exit."""
     code = 1
-    with suppress(OSError, AttributeError):  # Linux: nobody would be left to end it
+    with suppress(OSError, AttributeError):  # Linux only; otherwise it would outlive the server
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         try:
@@ -138,7 +138,7 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Conn
 def _send_error(answer: Connection, error: Exception) -> None:
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # errors of some libraries don't survive it
+    except Exception:  # errors of some libraries cannot be pickled
         error = RuntimeError(f"{type(error).__name__}: {error}")
     answer.send(("raised", error))
 
@@ -146,16 +146,13 @@ def _send_error(answer: Connection, error: Exception) -> None:
 def _await(
     child: int, requests: Connection, answers: Connection, limit_s: float
 ) -> bytes | tuple[str, MeasurementError] | None:
-    """Return the child's answer or a MeasurementError; None where nobody waits for it any more.
-
-    The child is gone afterwards.
-    """
+    """Return the child's answer or a MeasurementError; None where the caller has closed the pipe. End the child."""
     ready = wait([requests, answers], limit_s)
     if answers in ready:
         try:
             return answers.recv_bytes()
         except EOFError:
-            return "raised", MeasurementError("crash", _how_it_ended(os.waitpid(child, 0)[1]))
+            return "raised", MeasurementError("crash", _exit_reason(os.waitpid(child, 0)[1]))
         finally:
             _end(child)
     _end(child)
@@ -163,12 +160,12 @@ def _await(
 
 
 def _end(child: int) -> None:
-    with suppress(ProcessLookupError, ChildProcessError):  # has ended by itself
+    with suppress(ProcessLookupError, ChildProcessError):  # it has ended by itself
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
-def _how_it_ended(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"the process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"the process ended with exit code {os.waitstatus_to_exitcode(status)}"
@@ -179,5 +176,5 @@ if __name__ == "__main__":
 
     for name in sys.argv[2:]:
         importlib.import_module(name)
-    # Not this module's own: what it pickles would belong to __main__.
+    # Not this module's `serve`: its classes would be pickled as those of __main__.
     importlib.import_module("nas.measure.forkserver").serve(Connection(int(sys.argv[1])))

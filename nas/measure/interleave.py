@@ -1,6 +1,7 @@
-"""The protocol: two arms timed in random A B B A order until the answer is certain enough. Knows no network.
+"""Time two calls in random A B B A order until their ratio is certain enough.
 
-Sequential timing calls two identical nets different as soon as the machine drifts; paired ratios do not (see tests).
+Timing one network after the other finds two copies of one network different as soon as the machine drifts; paired
+ratios do not (see the tests).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from nas.measure.statistics import Array, median_interval, ratio_interval
 from nas.measure.timers import Call, Timer
 from nas.measure.verdicts import MIN_BLOCKS, MeasurementError, PairTimes
 
-SAMPLE_S = 0.005  # one sample lasts at least this long, so that the clock's grain and a call's overhead vanish in it
-SETTLED = 0.03  # warm-up ends when medians of three samples change less than this ...
-WARMUP_SHARE = 0.2  # ... or at this share of the budget
+SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhead are small against it
+SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
+WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
 
 
 def compare(
@@ -24,18 +25,28 @@ def compare(
     rng: np.random.Generator,
     lead_in: bool = False,
 ) -> PairTimes:
-    """Warm both arms up, then sample blocks (at least one) until the verdict is "ok" or the budget is spent.
+    """Warm both calls up, then time blocks (at least one) until the verdict is "ok" or the budget is spent.
 
-    lead_in: one call that is not timed whenever the arm changes, for runtimes that leave threads or caches to the next.
+    Args:
+        candidate: Call of the network that is measured.
+        reference: Call of the network that it is compared with.
+        timer: The clock.
+        budget_s: Seconds for warm-up and blocks.
+        rng: Draws the order within blocks and the bootstrap.
+        lead_in: Whether one call that is not a sample precedes each change of network; for runtimes whose threads or
+            caches disturb the next network.
+
+    Raises:
+        MeasurementError: The clock saw no time pass.
     """
     start = timer.now()
-    arms = (candidate, reference)
-    repeats = warm_up(arms, timer, WARMUP_SHARE * budget_s)
+    calls = (candidate, reference)
+    repeats = warm_up(calls, timer, WARMUP_SHARE * budget_s)
     blocks: list[Array] = []
     check_at = MIN_BLOCKS
     while True:
         began = timer.now()
-        blocks.append(_block(arms, repeats, timer, rng, lead_in))
+        blocks.append(_block(calls, repeats, timer, rng, lead_in))
         now = timer.now()
         out_of_time = now + (now - began) > start + budget_s
         if out_of_time or len(blocks) >= check_at:
@@ -45,24 +56,24 @@ def compare(
             check_at = len(blocks) * 5 // 4  # a bootstrap takes milliseconds: not after every block
 
 
-def warm_up(arms: tuple[Call, Call], timer: Timer, budget_s: float) -> tuple[int, int]:
-    """Run both arms until their times settle or the budget is spent; returns how many calls make a sample of each."""
+def warm_up(calls: tuple[Call, Call], timer: Timer, budget_s: float) -> tuple[int, int]:
+    """Run both calls until their times settle or the budget is spent; return the calls that make a sample of each."""
     deadline = timer.now() + budget_s
-    history = [[t.device_s] for t in timer.run(arms, (1, 1))]
+    history = [[t.device_s] for t in timer.run(calls, (1, 1))]
     if not all(times[0] > 0 for times in history):
         raise MeasurementError("no samples", "the clock saw no time pass")
     while timer.now() < deadline and not all(_settled(times) for times in history):
         repeats = [_repeats(times) for times in history]
-        for times, timing in zip(history, timer.run(arms, repeats), strict=True):
+        for times, timing in zip(history, timer.run(calls, repeats), strict=True):
             times.append(timing.device_s)
     return _repeats(history[0]), _repeats(history[1])
 
 
 def _settled(times: list[float]) -> bool:
-    if len(times) < 7:  # the first call of all is not a sample
+    if len(times) < 7:  # the very first call is not a sample
         return False
-    before, last = np.median(times[-6:-3]), np.median(times[-3:])
-    return bool(abs(last - before) < SETTLED * last)
+    earlier, last = np.median(times[-6:-3]), np.median(times[-3:])
+    return bool(abs(last - earlier) < SETTLED_CHANGE * last)
 
 
 def _repeats(times: list[float]) -> int:
@@ -70,26 +81,27 @@ def _repeats(times: list[float]) -> int:
 
 
 def _block(
-    arms: tuple[Call, Call], repeats: tuple[int, int], timer: Timer, rng: np.random.Generator, lead_in: bool
+    calls: tuple[Call, Call], repeats: tuple[int, int], timer: Timer, rng: np.random.Generator, lead_in: bool
 ) -> Array:
-    """One A B B A or B A A B block: two rows of (device, host, begin, end) seconds for each arm, (2, 2, 4).
+    """Time one A B B A or B A A B block; return (2, 2, 4): network, sample, (device, host, begin, end) in seconds.
 
-    Device and host times are of a call, begin and end of a sample. Queued work runs one sample after the other.
+    Device and host times are per call, begin and end are those of the sample. Queued work runs one sample after the
+    other.
     """
     first = int(rng.integers(2))
     order = (first, 1 - first, 1 - first, first)
-    turns: list[tuple[int, int, bool]] = []  # arm, calls, whether it is a sample
-    for arm in order:
-        if lead_in and (not turns or turns[-1][0] != arm):
-            turns.append((arm, 1, False))
-        turns.append((arm, repeats[arm], True))
+    turns: list[tuple[int, int, bool]] = []  # which network, calls, whether it is a sample
+    for which in order:
+        if lead_in and (not turns or turns[-1][0] != which):
+            turns.append((which, 1, False))
+        turns.append((which, repeats[which], True))
     end = timer.now()
     rows: list[list[tuple[float, ...]]] = [[], []]
-    timings = timer.run([arms[arm] for arm, _, _ in turns], [calls for _, calls, _ in turns])
-    for (arm, calls, sample), timing in zip(turns, timings, strict=True):
-        began, end = end, end + timing.device_s * calls
+    timings = timer.run([calls[which] for which, _, _ in turns], [count for _, count, _ in turns])
+    for (which, count, sample), timing in zip(turns, timings, strict=True):
+        began, end = end, end + timing.device_s * count
         if sample:
-            rows[arm].append((timing.device_s, timing.host_s, began, end))
+            rows[which].append((timing.device_s, timing.host_s, began, end))
     return np.asarray(rows)
 
 

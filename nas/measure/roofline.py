@@ -1,7 +1,7 @@
-"""The device's own ceilings, measured once and kept: what no layer can beat, and how near a layer comes.
+"""Measure a device's ceilings of compute and bandwidth once, and bound the time of operators by them.
 
-Roofline model: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (CACM 2009). What
-fits into a cache moves faster than memory, so the bandwidth is a function of the bytes an operator touches.
+Roofline model: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (CACM 2009). Data
+that fits into a cache moves faster than memory, so bandwidth is a function of the bytes that an operator touches.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from nas.measure.arms import PRECISIONS
 from nas.measure.environment import device_name
 from nas.measure.timers import Timer, timer_for
 
-# The large one is the ceiling; on a busy CPU, only small ones are over before another process gets its turn.
+# Large products reach the ceiling; on a busy CPU, only small ones end before another process is scheduled.
 MATMUL_SIDES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
 CONVOLUTION = {"cpu": (4, 96, 56), "cuda": (128, 256, 56)}  # images, channels, side of the map; 3x3
 TOUCHED_BYTES = {
     "cpu": tuple(2**k for k in range(16, 30, 2)),  # 64 KiB to 256 MiB: from the caches to memory
     "cuda": tuple(2**k for k in range(20, 32, 2)),  # 1 MiB to 1 GiB
 }
-SAMPLES = 9  # at least; the fastest counts: a ceiling is what the device can, not what it usually does
+MIN_SAMPLES = 9  # the fastest of them counts: a ceiling is the best that the device reaches
 SAMPLE_S = 0.002
-LEAST_S, MOST_S = 0.1, 1.0  # for one kind and size
+MIN_TIMING_S, MAX_TIMING_S = 0.1, 1.0  # for one operator and size
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device can at most, in one precision with so many threads."""
+    """The highest rates that a device reached, in one precision with a number of threads."""
 
     device: str
     threads: int
@@ -46,23 +46,24 @@ class Ceilings:
     gbytes_s: tuple[tuple[int, float], ...]  # (bytes touched, 1e9 bytes a second read and written), sizes rising
 
     def bandwidth(self, touched: int) -> float:
-        """1e9 bytes a second for an operator that touches so many bytes.
+        """Return the 1e9 bytes a second of an operator that touches so many bytes.
 
-        The fastest from the size just below it upwards: what is smaller lies in no slower a cache.
+        It is the highest rate of the largest size that is no larger, and of all sizes above: a smaller working set lies
+        in a cache that is at least as fast.
         """
         start = max((i for i, (size, _) in enumerate(self.gbytes_s) if size <= touched), default=0)
         return max(rate for _, rate in self.gbytes_s[start:])
 
     def compute_s(self, macs: int) -> float:
-        """Seconds that so many MACs take at least."""
+        """Return the least seconds for so many MACs."""
         return macs / (self.gmacs_s * GIGA)
 
     def memory_s(self, moved: int, touched: int) -> float:
-        """Seconds that reading and writing so many bytes takes at least, of memory of which so many are touched."""
+        """Return the least seconds to read and write `moved` bytes of a working set of `touched` bytes."""
         return moved / (self.bandwidth(touched) * GIGA)
 
     def highest(self, other: Ceilings) -> Ceilings:
-        """The higher of both, each: a ceiling is the best that was ever seen."""
+        """Return the higher of both ceilings for compute and for each size."""
         rates = [(size, max(a, b)) for (size, a), (_, b) in zip(self.gbytes_s, other.gbytes_s, strict=True)]
         gmacs_s = max(self.gmacs_s, other.gmacs_s)
         return Ceilings(self.device, self.threads, self.precision, self.torch, gmacs_s, tuple(rates))
@@ -70,14 +71,14 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Bound:
-    """The least time that a row of operators takes on a device, and what decides it."""
+    """The least time of a sequence of operators on a device, and whether compute or memory decides it."""
 
     attainable_s: float
-    kind: str  # "compute" or "memory": what most of that time is for; "none" where nothing is done
+    kind: str  # "compute" or "memory", whichever takes most of that time; "none" without work
 
 
 def bound(work: Iterable[tuple[int, int, int]], ceilings: Ceilings) -> Bound:
-    """The bound of operators that run one after another, each given as (MACs, bytes moved, bytes touched)."""
+    """Return the bound of operators that run one after another, each as (MACs, bytes moved, bytes touched)."""
     spent = {"compute": 0.0, "memory": 0.0}
     for macs, moved, touched in work:
         compute_s, memory_s = ceilings.compute_s(macs), ceilings.memory_s(moved, touched)
@@ -86,21 +87,25 @@ def bound(work: Iterable[tuple[int, int, int]], ceilings: Ceilings) -> Bound:
     return Bound(total, max(spent, key=lambda kind: spent[kind]) if total else "none")
 
 
-def kept_ceilings(device: torch.device, precision: str, root: Path) -> Ceilings | None:
-    """The ceilings kept under `root` for this device, thread count, precision and torch; None where there are none."""
+def load_ceilings(device: torch.device, precision: str, root: Path) -> Ceilings | None:
+    """Load the ceilings of this device, thread count, precision and torch from `root`; None where there are none."""
     identity = _identity(device, precision)
     try:
         plain = json.loads(_file(root, identity).read_text())
         rates = tuple((int(size), float(rate)) for size, rate in plain.pop("gbytes_s"))
-        found = Ceilings(**plain, gbytes_s=rates)
-        sound = {k: plain[k] for k in identity} == identity and found.gmacs_s > 0 and all(r > 0 for _, r in rates)
+        ceilings = Ceilings(**plain, gbytes_s=rates)
+        valid = {k: plain[k] for k in identity} == identity and ceilings.gmacs_s > 0 and all(r > 0 for _, r in rates)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # never measured, or damaged: measured again
-    return found if sound and rates else None
+        return None  # never measured, or damaged
+    return ceilings if valid and rates else None
 
 
-def keep_ceilings(ceilings: Ceilings, root: Path) -> None:
-    """Keep them for the next time. OSError where `root` cannot be written."""
+def save_ceilings(ceilings: Ceilings, root: Path) -> None:
+    """Save ceilings under `root`.
+
+    Raises:
+        OSError: `root` cannot be written.
+    """
     plain = asdict(ceilings)
     path = _file(root, {k: plain[k] for k in ("device", "threads", "precision", "torch")})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,15 +119,22 @@ def measure_ceilings(
     sides: tuple[int, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
 ) -> Ceilings:
-    """Time matrix products and a convolution, and ways to move rising amounts of bytes; a few seconds.
+    """Time matrix products, a convolution and three ways to move rising amounts of bytes, in a few seconds.
 
-    On some CPUs convolutions come from a faster library than products do; `sides` given, products alone count.
-    A copy may be the slowest of them, for it makes the cache fetch what it overwrites; the fastest is the ceiling.
+    Convolutions are timed because on some CPUs they come from a faster library than matrix products do. Copies are not
+    enough for bandwidth: a copy makes the cache fetch the lines that it overwrites.
+
+    Args:
+        device: The device.
+        precision: One of `arms.PRECISIONS`.
+        timer: The clock; None: the one that the device needs.
+        sides: Sides of the matrices; None: the device's own sizes, and a convolution.
+        sizes: Bytes touched; None: the device's own sizes.
     """
     timer = timer or timer_for(device)
     dtype = PRECISIONS[precision]
     with torch.inference_mode():
-        # Where bf16 is slow, on most CPUs, a network does better to widen it: float32 is in its reach as well.
+        # On most CPUs bf16 is slower than float32, to which kernels may convert it: the faster type is the ceiling.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}
         gmacs_s = max(_fastest_gmacs_s(sides or MATMUL_SIDES[device.type], device, t, timer) for t in types)
         if sides is None:
@@ -134,10 +146,10 @@ def measure_ceilings(
 
 
 def _fastest_gmacs_s(sides: tuple[int, ...], device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
-    """Of all sides, or of the smaller ones where a larger would take seconds: in a type that the device emulates."""
+    """Return the highest rate over the sides, without those that would take seconds in an emulated type."""
     best = 0.0
     for side in sides:
-        if best and side**3 > best * GIGA * MOST_S:
+        if best and side**3 > best * GIGA * MAX_TIMING_S:
             break
         best = max(best, _matmul_gmacs_s(side, device, dtype, timer))
     return best
@@ -147,7 +159,7 @@ def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: 
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     allowed = torch.backends.cuda.matmul.allow_tf32
-    # Convolutions may use TF32 where products must not: the ceiling is what the fastest of both can.
+    # Convolutions may use TF32 where products must not; the ceiling is that of the faster ones.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     try:
         return float(side**3 / _best_s(lambda: torch.mm(a, b, out=out), timer) / GIGA)
@@ -165,7 +177,7 @@ def _convolution_gmacs_s(device: torch.device, dtype: torch.dtype, timer: Timer)
 
 
 def _moving_gbytes_s(touched: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
-    """The fastest of a copy, a sum (only reads) and a change of sign in place (reads and writes the same)."""
+    """Return the highest rate of a copy, a sum (reads only) and a negation in place (reads and writes alike)."""
     source = torch.randn(touched // dtype.itemsize, device=device, dtype=dtype)
     half = source[: len(source) // 2]
     target = torch.empty_like(half)
@@ -174,10 +186,10 @@ def _moving_gbytes_s(touched: int, device: torch.device, dtype: torch.dtype, tim
 
 
 def _best_s(call: Callable[[], object], timer: Timer) -> float:
-    first = timer.run([call, call], [1, 1])[1].device_s  # the first call of all is no sample
+    first = timer.run([call, call], [1, 1])[1].device_s  # the very first call is no sample
     repeats = max(1, math.ceil(SAMPLE_S / max(first, 1e-9)))
     best, start, samples = first, timer.now(), 0
-    while (samples < SAMPLES or timer.now() < start + LEAST_S) and timer.now() < start + MOST_S:
+    while (samples < MIN_SAMPLES or timer.now() < start + MIN_TIMING_S) and timer.now() < start + MAX_TIMING_S:
         best = min(best, timer.run([call], [repeats])[0].device_s)
         samples += 1
     return best

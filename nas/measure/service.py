@@ -1,4 +1,4 @@
-"""Measure architectures by name or spec, each in a process of its own, as the search and the commands do."""
+"""Measure architectures by name or spec, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.forkserver import ForkServer
 from search_space import ArchSpec
 
-Arch = str | Mapping[str, Any]  # what `backbones.resolve` knows, or ArchSpec.to_dict()
-LIMIT_S, LIMIT_PER_BUDGET, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
+Arch = str | Mapping[str, Any]  # a name for `backbones.resolve`, or ArchSpec.to_dict()
+LIMIT_S, LIMIT_PER_BUDGET_S, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
 
 
 class MeasurementService:
-    """Measure one architecture beside another in a fresh process. Hold `nas.measure.device_lock` around each call.
+    """Measure one architecture against another in a fresh process. Hold `nas.measure.device_lock` around each call.
 
     Args:
-        threads: CPU threads of the measuring process; None: as many as PyTorch has in this one.
+        threads: CPU threads of the measuring process; None: PyTorch's number in this process.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or torch.get_num_threads()
-        self._server: ForkServer | None = None  # not before the first measurement: its imports take seconds of CPU
+        self._server: ForkServer | None = None  # started at the first measurement: its imports take seconds of CPU
 
     def measure(
         self,
@@ -45,10 +45,10 @@ class MeasurementService:
 
         Args:
             candidate: Name or spec of the architecture that is measured.
-            reference: Name or spec of the architecture that is timed beside it.
+            reference: Name or spec of the architecture that it is compared with.
             setting: How to measure.
             name_of_reference: The reference's name in the record.
-            limit_s: Seconds after which the process is taken to hang; None: by budget and runtime, generously.
+            limit_s: Seconds after which the process counts as hanging; None: `default_limit_s`.
 
         Raises:
             MeasurementError: The measurement gives no number, or its process crashes or hangs.
@@ -78,9 +78,13 @@ class MeasurementService:
 
 
 def default_limit_s(setting: Setting) -> float:
-    """Return the seconds after which a measurement is taken to hang."""
-    arms = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
-    return LIMIT_S + LIMIT_PER_BUDGET * setting.budget_s + (COMPILING_LIMIT_S if arms & set(COMPILED_RUNTIMES) else 0.0)
+    """Return the seconds after which a measurement counts as hanging."""
+    runtimes = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
+    return (
+        LIMIT_S
+        + LIMIT_PER_BUDGET_S * setting.budget_s
+        + (COMPILING_LIMIT_S if runtimes & set(COMPILED_RUNTIMES) else 0.0)
+    )
 
 
 def build_network(arch: Arch) -> Backbone | TimmBackbone:

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds of each stage or module, in eager runs of their own, beside those of the whole."""
+"""Time each stage or module of a network, in eager runs of their own, along with the whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class StageTimes:
     """Seconds per call of `encode` and of the stages inside it; a stage that was never called is missing.
 
-    Means over the faster half of the runs: unlike medians they add up, and what another process disturbed is left out.
+    They are means over the faster half of the runs: unlike medians, means add up, and disturbed runs are left out.
     """
 
     whole_s: float
@@ -25,20 +25,20 @@ class StageTimes:
 
     @property
     def covered(self) -> float:
-        """Share of the whole that the stages explain; far under 1 a part has no name, over 1 stages overlap."""
+        """The stages' share of the whole: far below 1, something runs outside them; above 1, they overlap."""
         return sum(self.stages_s.values()) / self.whole_s
 
 
 def called_modules(
     model: nn.Module, stages: Sequence[tuple[str, nn.Module]], images: Tensor
 ) -> list[tuple[str, nn.Module]]:
-    """The stages that a forward calls as modules; a container that is only iterated over gives its children instead.
+    """Return the stages that a forward calls as modules, and the called children of those that it only iterates over.
 
-    A stage that does nothing (Identity) or never runs is left out. timm iterates over its `blocks`, for example.
+    timm iterates over its `blocks`, for example. A stage that does nothing (Identity) or never runs is left out.
     """
     called: set[int] = set()
-    watched = [m for m in model.modules() if not isinstance(m, nn.Identity)]
-    handles = [m.register_forward_pre_hook(lambda module, _: called.add(id(module))) for m in watched]
+    modules = [m for m in model.modules() if not isinstance(m, nn.Identity)]
+    handles = [m.register_forward_pre_hook(lambda module, _: called.add(id(module))) for m in modules]
     encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
     try:
         with torch.inference_mode():
@@ -50,9 +50,9 @@ def called_modules(
     def expand(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
         if id(module) in called:
             return [(name, module)]
-        return [part for label, child in module.named_children() for part in expand(f"{name}.{label}", child)]
+        return [pair for label, child in module.named_children() for pair in expand(f"{name}.{label}", child)]
 
-    return [part for name, module in stages for part in expand(name, module)]
+    return [pair for name, module in stages for pair in expand(name, module)]
 
 
 def stage_times(
@@ -74,25 +74,27 @@ def stage_times(
 
 
 def seconds_by_stage(model: nn.Module, images: Tensor, budget_s: float) -> dict[str, float]:
-    """Seconds of `model.encode(images)` by stage, in order, and "rest", what lies between them; a run before warms up.
+    """Return the seconds of `model.encode(images)` by stage, in order, with the "rest" between them.
 
-    Of a network that doesn't name its stages (`stage_modules`), and where it can't be run so: {}.
+    It is empty for a network without `stage_modules`, and where memory is too small to run the network eagerly.
     """
-    named: Callable[[], list[tuple[str, nn.Module]]] | None = getattr(model, "stage_modules", None)
-    if named is None:
+    stage_modules: Callable[[], list[tuple[str, nn.Module]]] | None = getattr(model, "stage_modules", None)
+    if stage_modules is None:
         return {}
     try:
-        found = stage_times(model, called_modules(model, named(), images), images, budget_s)
-    except (RuntimeError, MemoryError):  # a compiled net may fit where it does not eagerly
+        times = stage_times(
+            model, called_modules(model, stage_modules(), images), images, budget_s
+        )  # the first warms up
+    except (RuntimeError, MemoryError):  # a compiled model may fit into memory where an eager one does not
         return {}
-    return {**found.stages_s, "rest": max(0.0, found.whole_s - sum(found.stages_s.values()))}
+    return {**times.stages_s, "rest": max(0.0, times.whole_s - sum(times.stages_s.values()))}
 
 
 def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
     """Time every module of `model.encode(images)` without the modules inside it, 1 to 50 times as `budget_s` allows.
 
-    By qualified name, "" being the network itself. They add up to the whole, hooks included: two a module, of a few
-    microseconds each.
+    Times are keyed by qualified name, "" for the network itself. They add up to the whole, which includes two hooks
+    per module of a few microseconds each.
     """
     encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
 
@@ -102,7 +104,7 @@ def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
         encode(images)
         marks.append(("", _mark(images.device)))
         spans = []
-        for name, mark in marks:  # from one mark to the next, one module was the innermost
+        for name, mark in marks:  # between two marks, one module is the innermost
             spans.append((name, last, mark))
             last = mark
         return _sums(spans)
@@ -115,7 +117,7 @@ def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
 def _faster_half(
     run: Callable[[], dict[str, float]], whole: Callable[[dict[str, float]], float], budget_s: float
 ) -> dict[str, float]:
-    """Means over the faster half of 1 to 50 runs."""
+    """Return the means over the faster half of 1 to 50 runs."""
     runs: list[dict[str, float]] = []
     end = time.perf_counter() + budget_s
     while not runs or (len(runs) < 50 and time.perf_counter() < end):
@@ -125,7 +127,7 @@ def _faster_half(
 
 
 def _mark(device: torch.device) -> Any:
-    """A point in time: seconds on a CPU, an event in the queue of a card."""
+    """Return a point in time: seconds on a CPU, an event in the queue of a GPU."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -134,20 +136,20 @@ def _mark(device: torch.device) -> Any:
 
 
 def _sums(marks: list[tuple[str, Any, Any]]) -> dict[str, float]:
-    """Seconds by name; a module that ran twice is summed."""
-    on_card = isinstance(marks[0][1], torch.cuda.Event)
-    if on_card:
+    """Return seconds by name, summed over the calls of a module."""
+    on_gpu = isinstance(marks[0][1], torch.cuda.Event)
+    if on_gpu:
         torch.cuda.synchronize()
     sums: dict[str, float] = {}
     for name, start, end in marks:
-        seconds = start.elapsed_time(end) / 1e3 if on_card else end - start
+        seconds = start.elapsed_time(end) / 1e3 if on_gpu else end - start
         sums[name] = sums.get(name, 0.0) + seconds
     return sums
 
 
 @contextmanager
 def _hooked(stages: Sequence[tuple[str, nn.Module]], device: torch.device) -> Iterator[list[tuple[str, Any, Any]]]:
-    """Hooks that append (name, start, end) for every call of a stage."""
+    """Install hooks that append (name, start, end) for every call of a stage to the yielded list."""
     marks: list[tuple[str, Any, Any]] = []
     started: dict[str, Any] = {}
 
@@ -168,7 +170,7 @@ def _hooked(stages: Sequence[tuple[str, nn.Module]], device: torch.device) -> It
 
 @contextmanager
 def _nested(model: nn.Module, device: torch.device) -> Iterator[list[tuple[str, Any]]]:
-    """Hooks that append (innermost module until now, mark) whenever a module begins or ends."""
+    """Install hooks that append (innermost module so far, mark) to the yielded list when a module begins or ends."""
     marks: list[tuple[str, Any]] = []
     running = [""]
     handles = []

@@ -1,4 +1,4 @@
-"""Several calls timed by turns, so that a drifting machine favours none; and what to do when memory runs out."""
+"""Time several calls in turns, so that a drifting machine favors none, and find the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ import torch
 from nas.measure.interleave import SAMPLE_S
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import HALF_WIDTH
+from nas.measure.verdicts import MAX_HALF_WIDTH
 
 Key = TypeVar("Key", bound=Hashable)
 
-ENOUGH = 30  # samples of each before certainty may end a sweep
+MIN_SAMPLES = 30  # of each call before narrow intervals may end a sweep
 
 
 @dataclass(frozen=True)
 class CallTimes:
-    """Seconds of one call: `time_s` the median of samples of several calls each, `calls_s` (calls,) each by itself."""
+    """Seconds of one call.
+
+    Attributes:
+        time_s: Median over samples of the mean of a sample's calls.
+        samples: Number of samples.
+        calls_s: Time of each single call, (calls,).
+    """
 
     time_s: Interval
     samples: int
     calls_s: Array
 
     def percentile_ms(self, q: float) -> float | None:
-        """Milliseconds under which q percent of the calls stay; None where there are too few to know."""
+        """Return the milliseconds below which q percent of the calls lie; None where calls are too few."""
         seconds = percentile(self.calls_s, q)
         return None if seconds is None else seconds * 1e3
 
@@ -37,38 +43,38 @@ class CallTimes:
 def interleaved_times(
     calls: Mapping[Key, Call], timer: Timer, budget_s: float, rng: np.random.Generator
 ) -> dict[Key, CallTimes]:
-    """How long each of `calls` takes, with 95 % intervals.
+    """Time `calls` in turns, after warming them up; return each one's times with a 95 % interval.
 
-    Every round samples each call once, in random order; at least one round, then until all are within one percent or
-    the budget is spent. The calls are warmed up before.
+    Every round takes one sample of each call, in random order. There is at least one round; rounds end when all
+    intervals are within one percent or the budget is spent.
     """
     repeats = {key: _repeats(call, timer) for key, call in calls.items()}
     rounds: dict[Key, list[list[float]]] = {key: [] for key in calls}  # seconds of the calls of each sample
-    start, done, check_at = timer.now(), 0, ENOUGH
+    start, done, check_at = timer.now(), 0, MIN_SAMPLES
     while calls:
-        began = timer.now()
+        round_start = timer.now()
         for key in rng.permutation(np.array(list(calls), dtype=object)):
             rounds[key].append(_sample(calls[key], repeats[key], timer))
         done += 1
-        if timer.now() + (timer.now() - began) > start + budget_s:
+        if timer.now() + (timer.now() - round_start) > start + budget_s:
             break
         if done >= check_at:
-            if all(_times(samples, rng).time_s.half_width < HALF_WIDTH for samples in rounds.values()):
+            if all(_times(samples, rng).time_s.half_width < MAX_HALF_WIDTH for samples in rounds.values()):
                 break
             check_at = done * 5 // 4
     return {key: _times(samples, rng) for key, samples in rounds.items()}
 
 
-def largest_fitting(fits: Callable[[int], bool], known: int, failed: int) -> int:
-    """The largest whole number from `known`, which fits, up to below `failed`, which doesn't, by bisection."""
-    while failed - known > 1:
-        middle = (known + failed) // 2
-        known, failed = (middle, failed) if fits(middle) else (known, middle)
-    return known
+def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> int:
+    """Return the largest whole number that fits, by bisection between `fitting`, which does, and `failing`."""
+    while failing - fitting > 1:
+        middle = (fitting + failing) // 2
+        fitting, failing = (middle, failing) if fits(middle) else (fitting, middle)
+    return fitting
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a device's or the host's way to say that memory ran out."""
+    """Return whether an error says that memory of the device or the host ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
@@ -78,7 +84,7 @@ def _repeats(call: Call, timer: Timer) -> int:
 
 
 def _sample(call: Call, repeats: int, timer: Timer) -> list[float]:
-    """Seconds of `repeats` calls in a row, each timed by itself: means would hide the slow ones."""
+    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones."""
     return [timing.device_s for timing in timer.run([call] * repeats, [1] * repeats)]
 
 

@@ -1,4 +1,4 @@
-"""Timing of calls, on the host's clock or by CUDA events. The protocol gets its timer passed in: tests pass a fake."""
+"""Time calls on the host's clock or by CUDA events."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: on the device, and on the host until it had queued the work (equal on a CPU)."""
+    """Seconds per call: on the device, and on the host until the work was queued (equal on a CPU)."""
 
     device_s: float
     host_s: float
 
 
 class Timer(Protocol):
-    """What a protocol needs to know about time."""
+    """A clock that times calls."""
 
     @property
     def queued(self) -> bool:
@@ -31,23 +31,24 @@ class Timer(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
         ...
 
     def now(self) -> float:
-        """Seconds on a monotonic clock; for budgets."""
+        """Return the seconds on a monotonic clock, for budgets."""
         ...
 
     def run(self, calls: Sequence[Call], repeats: Sequence[int]) -> list[Timing]:
-        """Make every call `repeats` times in a row, one call after the other; one timing each."""
+        """Run each call its number of `repeats` in a row, one call after the other; return one timing for each."""
         ...
 
 
 @dataclass(frozen=True)
 class HostTimer:
-    """CPU: the host's clock around the calls, less the time in which this thread was ready and had no core.
+    """The host's clock around calls on the CPU, less the time in which this thread was runnable without a core.
 
-    Who else wants the core would otherwise decide the number. Other threads of ours that wait are not seen.
+    Otherwise other processes on the core would decide the number. Waiting of other threads of this process is not
+    subtracted.
     """
 
     now: Callable[[], float] = time.perf_counter
@@ -60,21 +61,21 @@ class HostTimer:
         return [self._time(call, n) for call, n in zip(calls, repeats, strict=True)]
 
     def _time(self, call: Call, n: int) -> Timing:
-        before = self.now()
+        first = self.now()
         waited, start = self.waited(), self.now()
         for _ in range(n):
             call()
         end = self.now()
-        waited, after = self.waited() - waited, self.now()
-        # Asking takes time, in which the core may be lost as well: never take off more than was waited in the calls.
-        waited = max(0.0, waited - (start - before) - (after - end))
+        waited, last = self.waited() - waited, self.now()
+        # The core may be lost while the wait is read, too: never subtract more than was waited within the calls.
+        waited = max(0.0, waited - (start - first) - (last - end))
         seconds = (end - start - waited) / n
         return Timing(seconds, seconds)
 
 
 @dataclass(frozen=True)
 class CudaTimer:
-    """CUDA: pairs of events queued around the calls and one synchronisation at the end of the sequence.
+    """Pairs of CUDA events queued around the calls, with one synchronization at the end of the sequence.
 
     Where the queue was empty before, a host time near the device time means that launching, not computing, was timed.
     """
@@ -111,5 +112,5 @@ class CudaTimer:
 
 
 def timer_for(device: torch.device) -> Timer:
-    """The timer that a device needs."""
+    """Return the timer that a device needs."""
     return CudaTimer(device) if device.type == "cuda" else HostTimer(waited=thread_waited_s)

@@ -16,7 +16,7 @@ from nas.measure.counts.compare import format_macs
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.prepare import apply_arm
-from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
+from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_modules, self_times, stage_times
 from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
@@ -230,14 +230,14 @@ def held_against_ceilings(
     tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: NetworkSettings
 ) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...], Roofline]:
     """Hold rows of stages and layers against the device's ceilings; measure these again, once, if a row is above."""
-    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.arm.precision, settings.cache)
+    ceilings = None if settings.new_ceilings else load_ceilings(settings.device, settings.arm.precision, settings.cache)
     if ceilings is None:
         ceilings = measure_ceilings(settings.device, settings.arm.precision)
-        keep_ceilings(ceilings, settings.cache)
+        save_ceilings(ceilings, settings.cache)
     over = _over(tables(ceilings))
     if over:
         ceilings = ceilings.highest(measure_ceilings(settings.device, settings.arm.precision))
-        keep_ceilings(ceilings, settings.cache)
+        save_ceilings(ceilings, settings.cache)
     stages, layers = tables(ceilings)
     return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))
 

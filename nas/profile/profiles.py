@@ -23,7 +23,7 @@ COVERED = (0.85, 1.05)  # share of a call that stages explain: outside, parts ha
 
 def reason(error: Exception) -> str:
     """Return an error in one line: of a `MeasurementError` its verdict and what more is known of it."""
-    said = one_line(error)[:LONGEST].removeprefix("arm: ")
+    said = one_line(error)[:LONGEST].removeprefix("runtime: ")
     verdict = error.verdict if isinstance(error, MeasurementError) else ""
     return said if said.startswith(verdict) else f"{verdict}: {said}"
 

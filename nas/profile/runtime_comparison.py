@@ -183,7 +183,7 @@ def named_arms(text: str, base: Arm) -> dict[str, Arm]:
         arm = Arm.parse(name, base)
         twin = next((known for known, other in arms.items() if other == arm), None)
         if twin is not None:
-            raise ArmError(f"arm: {twin!r} and {name!r} are one: {arm}")
+            raise ArmError(f"runtime: {twin!r} and {name!r} are one: {arm}")
         arms[name] = arm
     return arms
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
-from nas.measure.statistics import FEW
+from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
 from nas.study.limits import LIMITS
@@ -295,7 +295,7 @@ def best_line(sweep: Sweep) -> str:
     said = [f"best throughput: {rate} at batch {best.batch}"]
     if ties:
         said.append(f"its interval overlaps those of {ties}")
-    if best.samples < FEW:
+    if best.samples < MIN_BOOTSTRAP_SAMPLES:
         said.append(f"from {best.samples} sample(s): more --seconds are needed to be sure")
     return "; ".join(said)
 

@@ -85,7 +85,7 @@ def total_variance(array: TargetArray) -> float:
 
 
 def _scatter(array: TargetArray) -> float:
-    """Merge the centered sums of pieces (Chan et al. 1979): no difference of large numbers, whatever the mean."""
+    """Merge the centered sums of pieces (Chan et al. 1979): it subtracts no large numbers, for any mean."""
     count, mean, scatter = 0, np.zeros(array.shape[1]), 0.0
     for rows in slices(len(array), _ROWS):
         values = np.moveaxis(np.asarray(array[rows], dtype=np.float64), 1, -1).reshape(-1, len(mean))

@@ -38,12 +38,12 @@ class Colors:
         """Fit the directions on maps (N, C, h, w)."""
         tokens = _tokens(maps)
         mean = tokens.mean(0)
-        centred = tokens - mean
-        _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+        centered = tokens - mean
+        _, vectors = torch.linalg.eigh(centered.T @ centered)  # ascending
         directions = vectors[:, -3:].flip(1)
         # An eigenvector's sign is arbitrary: its largest entry is made positive.
         directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-        low, high = np.percentile((centred @ directions).numpy(), PERCENTILES, axis=0)
+        low, high = np.percentile((centered @ directions).numpy(), PERCENTILES, axis=0)
         return cls(mean, directions, torch.from_numpy(low), torch.from_numpy(high))
 
     def paint(self, maps: Tensor) -> NDArray[np.uint8]:
@@ -66,7 +66,7 @@ def contact_sheet(student: Student, targets: Targets, device: str | torch.device
     with torch.inference_mode():
         features = student.backbone.encode(normalize(images.to(device)))  # type: ignore[operator]
         predictions = student.heads.predict_targets(features)
-    own = features.spatial.float().cpu()
+    student_maps = features.spatial.float().cpu()
     rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]
     for teacher in targets.teachers:
         target = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
@@ -76,7 +76,7 @@ def contact_sheet(student: Student, targets: Targets, device: str | torch.device
             ((TEACHER, teacher), colors.paint(target[shown])),
             ((STUDENT, teacher), colors.paint(predicted[shown])),
         ]
-    rows.append(((OWN, ""), Colors.fit(own).paint(own[shown])))
+    rows.append(((OWN, ""), Colors.fit(student_maps).paint(student_maps[shown])))
     tiles = np.stack([np.stack([_tile(picture) for picture in pictures]) for _, pictures in rows])
     return ContactSheet(tuple(label for label, _ in rows), _names(targets, chosen), tiles)
 

@@ -71,12 +71,12 @@ class Ridge:
         scale = torch.where(varies, (square - mean**2).clamp(min=0).sqrt(), 1.0)
         covariance = (means[:-1, :-1] - torch.outer(mean, mean)) / torch.outer(scale, scale)
         covariance = torch.where(torch.outer(varies, varies), covariance, 0.0)
-        wanted = self._products / count
-        right = (wanted[:-1] - torch.outer(mean, wanted[-1])) / scale[:, None]
+        value_means = self._products / count
+        right = (value_means[:-1] - torch.outer(mean, value_means[-1])) / scale[:, None]
         right = torch.where(varies[:, None], right, 0.0)
         penalty = RIDGE_PENALTY * torch.eye(len(covariance), dtype=covariance.dtype)
         slopes = torch.linalg.solve(covariance + penalty, right) / scale[:, None]
-        return torch.cat([slopes, (wanted[-1] - mean @ slopes)[None]])
+        return torch.cat([slopes, (value_means[-1] - mean @ slopes)[None]])
 
 
 def with_bias(features: Tensor) -> Tensor:

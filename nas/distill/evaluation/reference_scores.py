@@ -37,7 +37,7 @@ def teacher_facts(
 
 
 def chance(targets: Targets) -> dict[str, float]:
-    """Return what the best constant guess scores on the held-out images: the lower end of every metric's scale."""
+    """Return the scores of the best constant guess on the held-out images: the lower end of every metric's scale."""
     val = targets.val
     scores = {"retrieval": 1 / min(len(val), HELD_OUT_IMAGES)}
     if val.labels is not None:

@@ -71,20 +71,20 @@ def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> flo
         predicted: PHI-S targets (N, k) of its summary.
 
     Returns:
-        The accuracy; None where the teacher has no embedded names (`embed_class_names`).
+        The accuracy; None where the teacher has no embeddings of them (`embed_class_names`).
     """
     path = texts_path(targets, teacher)
     standardizer = targets.teachers[teacher].summary
     if path is None or not path.exists() or standardizer is None or targets.val.labels is None:
         return None
     texts = torch.from_numpy(np.load(path, allow_pickle=False))
-    own = torch.from_numpy(standardizer.invert(predicted.double().numpy())).float()
-    truth = torch.from_numpy(np.asarray(targets.val.labels[: len(own)]))
-    return float((zero_shot(own, texts) == truth).float().mean())
+    summaries = torch.from_numpy(standardizer.invert(predicted.double().numpy())).float()
+    truth = torch.from_numpy(np.asarray(targets.val.labels[: len(summaries)]))
+    return float((zero_shot(summaries, texts) == truth).float().mean())
 
 
 def texts_path(targets: Targets, teacher: str) -> Path | None:
-    """Return the path of the embedded names, written or not; None without names or cache."""
+    """Return the path of the names' text embeddings, written or not; None without names or cache."""
     if targets.class_names is None:
         return None
     try:

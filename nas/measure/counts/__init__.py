@@ -1,4 +1,4 @@
-"""Count what a network computes: exact multiply-accumulates, beside those of fvcore and thop and why they differ."""
+"""Count the multiply-accumulates (MACs) of a network exactly, and explain how the counts of fvcore and thop differ."""
 
 from nas.measure.counts.compare import CounterResult, compare_counters
 from nas.measure.counts.macs import Counts, checked_count, count

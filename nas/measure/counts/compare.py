@@ -1,4 +1,4 @@
-"""Three counters side by side, each difference explained in a line. Ours is the reference."""
+"""Compare our count of MACs with those of fvcore and thop, and explain each difference in a line."""
 
 from __future__ import annotations
 
@@ -17,38 +17,43 @@ from nas.measure.counts.macs import Counts, EncodeModule, count, evaluating, met
 
 MATRIX_OPERATORS = frozenset({"conv", "linear", "matmul", "bmm", "addmm", "einsum"})  # in fvcore's names
 THOP_HOOKS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-NOTEWORTHY = 100_000  # MACs: 0.0001 G is what a reason can show
+MIN_EXPLAINED_MACS = 100_000  # 0.0001 G, the smallest amount that a reason shows
 
 
 @dataclass(frozen=True)
 class CounterResult:
-    """What one counter says of one image."""
+    """The count of one counter for one image."""
 
     name: str
     macs: int | None  # None: it could not count this network
-    reason: str  # why it differs from ours
+    reason: str  # for which it differs from ours
 
 
 def compare_counters(
     model: nn.Module, resolution: int, ours: Counts | None = None
 ) -> tuple[CounterResult, CounterResult, CounterResult]:
-    """Ours, fvcore's and thop's count of one image (1, 3, resolution, resolution). `ours` saves counting again.
+    """Count one image (1, 3, resolution, resolution) by our counter, fvcore and thop.
 
     fvcore traces a real forward on the CPU; thop runs on a copy on the meta device, because it leaves buffers behind.
+
+    Args:
+        model: The network.
+        resolution: Side of the image in px.
+        ours: Our count, if it is known already.
     """
     ours = ours or count(model, resolution)
     return (
         CounterResult("ours", ours.macs, "matrix products, convolutions and attention, exactly"),
-        _survive("fvcore", lambda: _fvcore(model, resolution)),
-        _survive("thop", lambda: _thop(model, resolution, ours)),
+        _try_count("fvcore", lambda: _fvcore(model, resolution)),
+        _try_count("thop", lambda: _thop(model, resolution, ours)),
     )
 
 
-def _survive(name: str, counter: Callable[[], CounterResult]) -> CounterResult:
-    """A foreign counter that cannot follow a network is a line in the table, not the end of the profile."""
+def _try_count(name: str, counter: Callable[[], CounterResult]) -> CounterResult:
+    """Run another library's counter; one that cannot count this network gives a line in the table, not an error."""
     try:
         return counter()
-    except Exception as error:  # they raise anything: RuntimeError, TypeError, AssertionError from the tracer
+    except Exception as error:  # RuntimeError, TypeError, or AssertionError of a tracer
         summary = f"{type(error).__name__}: {error}".splitlines()[0]
         return CounterResult(name, None, f"cannot count this network: {summary}")
 
@@ -65,7 +70,9 @@ def _fvcore(model: nn.Module, resolution: int) -> CounterResult:
 
 
 def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> str:
-    extra = {name: macs for name, macs in operators.items() if name not in MATRIX_OPERATORS and macs >= NOTEWORTHY}
+    extra = {
+        name: macs for name, macs in operators.items() if name not in MATRIX_OPERATORS and macs >= MIN_EXPLAINED_MACS
+    }
     attention = sum(calls for name, calls in skipped.items() if "attention" in name)
     parts = [f"leaves out scaled_dot_product_attention ({attention} calls)"] if attention else []
     if extra:
@@ -81,15 +88,15 @@ def _thop(model: nn.Module, resolution: int, ours: Counts) -> CounterResult:
 
 
 def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:
-    """thop hooks modules of exact types: it misses functions and subclasses, and counts norms and pooling."""
-    seen = sum(ours.module_macs[name] for name, module in model.named_modules() if type(module) in THOP_HOOKS)
-    functional = ours.macs - seen
+    """Explain thop's count: it hooks modules of exact types, misses functions and subclasses, and counts norms."""
+    hooked = sum(ours.module_macs[name] for name, module in model.named_modules() if type(module) in THOP_HOOKS)
+    functional = ours.macs - hooked
     transposed = sum(
         ours.module_macs[name] * (math.prod(module.stride) - 1)
         for name, module in model.named_modules()
         if type(module) is nn.ConvTranspose2d
     )
-    others = macs - seen - transposed
+    others = macs - hooked - transposed
     parts = (
         [f"leaves out {format_macs(functional)} in functions and subclasses (attention, matmul ...)"]
         if functional > 0
@@ -97,11 +104,11 @@ def _thop_reason(macs: int, model: nn.Module, ours: Counts) -> str:
     )
     if transposed:
         parts.append(f"over-counts transposed convolutions by stride² (+{format_macs(transposed)})")
-    if others >= NOTEWORTHY:
-        parts.append(f"adds {format_macs(others)} for normalisation, activation and pooling modules")
+    if others >= MIN_EXPLAINED_MACS:
+        parts.append(f"adds {format_macs(others)} for normalization, activation and pooling modules")
     return "; ".join(parts) or "counts the same operators"
 
 
 def format_macs(macs: int) -> str:
-    """MACs as a reason names them."""
+    """Return MACs in G or M, as texts show them."""
     return f"{macs / 1e9:.4f} G" if macs >= 1_000_000 else f"{macs / 1e6:.4f} M"

@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from nas.measure.counts.shapes import result
+from nas.measure.counts.shapes import meta_result
 
 aten = torch.ops.aten
 
-# They only move or make data. Views are recognised by their schema.
+# Operators that only move or create data. Views are recognized by their schema.
 MOVES_DATA = frozenset(
     {
         "_to_copy",
@@ -65,12 +65,12 @@ MOVES_DATA = frozenset(
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """FLOPs of softmax(Q Kᵀ) V from tensors (B, heads, tokens, width); a mask adds no MACs and saves none."""
+    """Return the FLOPs of softmax(Q Kᵀ) V from tensors (B, heads, tokens, width); a mask doesn't change them."""
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
-# torch's registry has the CUDA kernels of attention only. On meta attention falls apart into two bmm, which are
-# counted; these stand by for the device where it doesn't.
+# torch's registry has only the CUDA kernels of attention. On the meta device attention decomposes into two bmm, which
+# are counted; these kernels are for devices where it doesn't decompose.
 ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
@@ -78,7 +78,7 @@ ATTENTION = {
 
 
 class Role(NamedTuple):
-    """How an operator is treated: taken apart, counted by `flops`, listed under `group`, or passed over."""
+    """How an operator is treated: decomposed, counted by `flops`, listed under `group`, or ignored."""
 
     composite: bool
     flops: Callable[..., Any] | None
@@ -86,7 +86,7 @@ class Role(NamedTuple):
 
 
 def _by_shapes(formula: Any) -> Any:
-    """torch's formula in fewer steps: it goes through all arguments as trees to get at the shapes of the tensors."""
+    """Return a torch formula without its wrapper, which traverses all arguments as trees to get the tensors' shapes."""
     bare = getattr(formula, "__wrapped__", None)
     if bare is None:
         return formula
@@ -101,19 +101,19 @@ def _shape(value: Any) -> Any:
 
 @cache
 def role_of(operator: Any) -> Role:
-    """The role of an overload such as aten.convolution.default."""
+    """Return the role of an overload such as aten.convolution.default."""
     packet = operator._overloadpacket
     flops = _by_shapes(flop_registry.get(packet) or ATTENTION.get(packet))
     name = packet.__name__
-    passed_over = flops is not None or name in MOVES_DATA or operator.is_view
+    ignored = flops is not None or name in MOVES_DATA or operator.is_view
     group = "elementwise" if torch.Tag.pointwise in operator.tags else name
-    # In inference mode, operators arrive whole that are else taken apart before they come here.
+    # In inference mode, composite operators reach a dispatch mode before they are decomposed.
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
-    return Role(flops is None and composite, flops, None if passed_over else group)
+    return Role(flops is None and composite, flops, None if ignored else group)
 
 
 class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """MACs of all that runs, and for each uncounted operator the elements it produced."""
+    """Count the MACs of all operators, and the elements that each operator without MACs produces."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -126,7 +126,7 @@ class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if role.composite:
             with self:
                 return func.decompose(*args, **kwargs)
-        out = result(func, args, kwargs)
+        out = meta_result(func, args, kwargs)
         if role.flops is not None:
             self.macs += role.flops(*args, **kwargs, out_val=out) // 2
         elif role.group is not None:
@@ -136,7 +136,7 @@ class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class ModuleMacCounter:
-    """Adds up the MACs of `mode` by module of `model`; a module's MACs include those of the modules inside it."""
+    """Add up the MACs of `mode` by module of `model`; a module's MACs include those of the modules inside it."""
 
     def __init__(self, model: nn.Module, mode: MacCountingMode) -> None:
         self._mode = mode
@@ -146,14 +146,14 @@ class ModuleMacCounter:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count while the body runs."""
-        own = [(module, vars(module).get("forward")) for _, module in self._modules]
+        overrides = [(module, vars(module).get("forward")) for _, module in self._modules]
         for name, module in self._modules:
-            # Over the class's method, not by hooks: what a module calls as `part.forward(x)` counts as well.
+            # Hooks would miss modules that are called as `module.forward(x)`.
             vars(module)["forward"] = partial(self._call, name, module.forward)
         try:
             yield
         finally:
-            for module, forward in own:
+            for module, forward in overrides:
                 del vars(module)["forward"]
                 if forward is not None:
                     vars(module)["forward"] = forward
@@ -167,40 +167,37 @@ class ModuleMacCounter:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one image costs."""
+    """The MACs and parameters of a network for one image."""
 
     macs: int
-    params: int  # all of the model's parameters, those of a classifier that is not run included
+    params: int  # all of the model's, including those of a classifier that is not run
     module_macs: dict[str, int]  # qualified module name ("" is the model) -> MACs inside it
     uncounted: dict[str, int]  # operator with arithmetic but no MACs ("elementwise" for pointwise) -> elements produced
 
 
 class EncodeModule(nn.Module):
-    """The counted and measured callable as a module: `encode` where the model has it, else its forward.
-
-    Returns a flat tuple of tensors, which a tracer can follow.
-    """
+    """A module that calls the model's `encode`, or its forward, and returns a flat tuple, as tracers need."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to every tensor the model returns."""
+        """Map images (B, 3, H, W) to all tensors that the model returns."""
         call: Callable[[Tensor], Any] = getattr(self.model, "encode", self.model)
         return tuple(leaf for leaf in tree_leaves(call(images)) if isinstance(leaf, Tensor))
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy on the meta device: shapes without numbers, made without copying the weights."""
-    hollow: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in model.parameters()}
-    hollow |= {id(b): b.to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, hollow).to("meta")  # .to: what a deep copy makes anew
+    """Copy a model to the meta device, without copying its weights."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in model.parameters()}
+    memo |= {id(b): b.to("meta") for b in model.buffers()}
+    return copy.deepcopy(model, memo).to("meta")  # `to` moves tensors that the deep copy creates itself
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients. Not inference mode: there SDPA and linear reach a dispatch mode undivided."""
+    """Put a model in eval mode without gradients; in inference mode, SDPA and linear would not be decomposed."""
     training = [(module, module.training) for module in model.modules()]
     if any(was_training for _, was_training in training):
         model.eval()
@@ -213,12 +210,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def count(model: nn.Module, resolution: int) -> Counts:
-    """Count one image (1, 3, resolution, resolution) in eval mode; the model is left as it was.
+    """Count one image (1, 3, resolution, resolution) in eval mode; the model is not changed.
 
-    Per-module numbers are MACs executed inside the module, so that parents include their children. A model that lies
-    on the meta device is run itself, any other as a copy.
+    MACs of a module include those of the modules inside it. A model on the meta device is run itself, any other is
+    copied there.
     """
-    encoder = EncodeModule(model if _is_hollow(model) else meta_copy(model))
+    encoder = EncodeModule(model if _is_on_meta(model) else meta_copy(model))
     mode = MacCountingMode()
     counter = ModuleMacCounter(encoder.model, mode)
     with evaluating(encoder), mode, counter.counting():
@@ -231,9 +228,9 @@ def count(model: nn.Module, resolution: int) -> Counts:
     )
 
 
-def _is_hollow(model: nn.Module) -> bool:
-    own = chain.from_iterable((*module._parameters.values(), *module._buffers.values()) for module in model.modules())
-    return all(tensor is None or tensor.is_meta for tensor in own)
+def _is_on_meta(model: nn.Module) -> bool:
+    tensors = chain.from_iterable((*m._parameters.values(), *m._buffers.values()) for m in model.modules())
+    return all(tensor is None or tensor.is_meta for tensor in tensors)
 
 
 def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
@@ -244,6 +241,6 @@ def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
     """
     try:
         return count(model, resolution)
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm's ways to say that a network is bound to a size
+    except (RuntimeError, AssertionError, ValueError) as error:  # raised by timm's networks of a fixed size
         summary = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None

@@ -1,8 +1,8 @@
-"""Results of operators on the meta device by rule, where torch's own way there costs up to a millisecond of Python.
+"""Compute results of operators on the meta device by rules, where torch's own meta kernels take up to a millisecond.
 
-A rule speaks only of what it is sure of, the usual call in eval mode; for the rest it returns None, and torch decides
-or raises its error. Every rule gives what torch gives: type, shape and strides, but for those of sides of length 1,
-which nothing reads.
+Without the rules, counting 1,000 specs of the space "full" takes three times as long. A rule covers the usual call in
+eval mode; for any other call it returns None, and torch computes the result or raises its error. A rule's result has
+the type, shape and strides of torch's, except for strides of sides of length 1, which nothing reads.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
-def result(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `operator` returns on the meta device."""
+def meta_result(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the result of `operator` on the meta device."""
     rule = RULES.get(operator)
-    made = rule(*args, **kwargs) if rule is not None and _on_meta(args) else None
-    return operator(*args, **kwargs) if made is None else made
+    out = rule(*args, **kwargs) if rule is not None and _on_meta(args) else None
+    return operator(*args, **kwargs) if out is None else out
 
 
 def _on_meta(args: tuple[Any, ...]) -> bool:
@@ -28,15 +28,15 @@ def _on_meta(args: tuple[Any, ...]) -> bool:
 
 
 def _like(x: Tensor) -> Tensor:
-    """What an elementwise operator makes of `x`: the same layout, without gaps."""
+    """Return an empty result of an elementwise operator on `x`: the same layout, without gaps."""
     extent = 1 + sum((side - 1) * stride for side, stride in zip(x.shape, x.stride(), strict=True))
     if extent != x.numel():
         return torch.empty_like(x)
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
-def _made(x: Tensor, *shape: int) -> Tensor:
-    """A contiguous tensor of the type of `x`; not by `new_empty`, which is Python on the meta device as well."""
+def _empty(x: Tensor, *shape: int) -> Tensor:
+    """Return a contiguous empty tensor of the type of `x`; `new_empty` would be slow Python on the meta device too."""
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
@@ -61,7 +61,7 @@ def _binary(a: Tensor, b: Any, *args: Any, **kwargs: Any) -> Tensor | None:
 
 def _softmax(x: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor | None:
     plain = x.is_floating_point() and not kwargs and not any(args)
-    return _made(x, *x.shape) if plain and -x.ndim <= dim < x.ndim else None
+    return _empty(x, *x.shape) if plain and -x.ndim <= dim < x.ndim else None
 
 
 def _batch_norm(
@@ -70,7 +70,7 @@ def _batch_norm(
     vectors = [v for v in (weight, bias, mean, variance) if v is not None]
     if training or x.ndim < 2 or any(v.shape != x.shape[1:2] or v.dtype != x.dtype for v in vectors):
         return None
-    return _like(x), _made(x, x.shape[1]), _made(x, x.shape[1])
+    return _like(x), _empty(x, x.shape[1]), _empty(x, x.shape[1])
 
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, ...] | None:
@@ -81,13 +81,13 @@ def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tu
     if any(list(v.shape) != list(shape) or v.dtype != x.dtype for v in vectors):
         return None
     statistic = (*rest, *(1 for _ in shape))
-    return _made(x, *x.shape), _made(x, *statistic), _made(x, *statistic)
+    return _empty(x, *x.shape), _empty(x, *statistic), _empty(x, *statistic)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor | None:
     if kwargs or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
         return None
-    return _made(a, a.shape[0], b.shape[1]) if a.dtype == b.dtype == bias.dtype else None
+    return _empty(a, a.shape[0], b.shape[1]) if a.dtype == b.dtype == bias.dtype else None
 
 
 def _convolution(
@@ -100,12 +100,12 @@ def _convolution(
         return None
     geometry = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     sides = [(side + 2 * pad - step * (kernel - 1) - 1) // jump + 1 for side, kernel, jump, pad, step in geometry]
-    return _made(x, x.shape[0], weight.shape[0], *sides) if min(sides) > 0 else None
+    return _empty(x, x.shape[0], weight.shape[0], *sides) if min(sides) > 0 else None
 
 
 def _resize(x: Tensor, size: Any, *args: Any) -> Tensor | None:
     plain = x.ndim == 4 and x.is_contiguous() and x.numel() and len(size) == 2 and min(size) > 0
-    return _made(x, *x.shape[:2], *size) if plain else None
+    return _empty(x, *x.shape[:2], *size) if plain else None
 
 
 def _mean(x: Tensor, dim: Any, keepdim: bool = False, **kwargs: Any) -> Tensor | None:
@@ -114,7 +114,7 @@ def _mean(x: Tensor, dim: Any, keepdim: bool = False, **kwargs: Any) -> Tensor |
     reduced = {d % x.ndim for d in dim}
     if not x.is_contiguous() or len(reduced) < len(dim):
         return None
-    return _made(x, *(1 if d in reduced else side for d, side in enumerate(x.shape) if keepdim or d not in reduced))
+    return _empty(x, *(1 if d in reduced else side for d, side in enumerate(x.shape) if keepdim or d not in reduced))
 
 
 RULES: dict[Any, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""MACs and parameters of a spec, from its parts: a search draws the same stages and necks again and again."""
+"""Count MACs and parameters of a spec from its parts, which a search draws repeatedly."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ Map = tuple[int, int, int]  # batch, channels, side
 
 
 class Totals(NamedTuple):
-    """What one image costs, without classifier."""
+    """MACs and parameters of a backbone for one image."""
 
     macs: int
     params: int
 
 
-_PARTS: dict[Hashable, Totals] = {}  # about 200 B each; a process draws some ten thousand at most
+_PARTS: dict[Hashable, Totals] = {}  # about 200 B each; at most some ten thousand in a process
 
 
 def totals(spec: ArchSpec, resolution: int) -> Totals:
-    """`count(build(spec), resolution)` in brief, of images (1, 3, resolution, resolution).
+    """Return MACs and parameters of `count(build(spec), resolution)`, of one image (1, 3, resolution, resolution).
 
-    Only parts that the process has not met yet are built, on the meta device, and counted; of a stage, two blocks.
-    Raises InputSizeError.
+    Only parts that are new to the process are built, on the meta device, and counted; of a stage, two blocks.
+
+    Raises:
+        InputSizeError: The resolution is not a positive multiple of 32 px.
     """
     if resolution < MAX_STRIDE or resolution % MAX_STRIDE:
         raise InputSizeError(f"resolution: {resolution} px is not a multiple of {MAX_STRIDE}")
@@ -56,23 +58,30 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
 
 
 def _stage(stage: StageSpec, entering: Map) -> Totals:
-    """Of a stage by its first two blocks: whatever the kind, each further one costs what the second does."""
-    first = _part(alone := replace(stage, depth=1), partial(build_stage, alone), entering)
+    """Count a stage by its first two blocks; in all kinds of stages, further blocks cost as much as the second."""
+    first = _part(one := replace(stage, depth=1), partial(build_stage, one), entering)
     if stage.depth == 1:
         return first
-    both = _part(pair := replace(stage, depth=2), partial(build_stage, pair), entering)
+    both = _part(two := replace(stage, depth=2), partial(build_stage, two), entering)
     more = stage.depth - 1
     return Totals(first.macs + more * (both.macs - first.macs), first.params + more * (both.params - first.params))
 
 
-def _part(reads: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bool = False) -> Totals:
-    """Of the part that `make` makes from `reads` and the maps that go in, as a list or as they are."""
-    key = (reads, maps)
-    if key not in _PARTS:
+def _part(key: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bool = False) -> Totals:
+    """Count a part, once in a process.
+
+    Args:
+        key: What the part is built from.
+        make: Builds it.
+        maps: Shapes of its inputs.
+        listed: Whether it takes its inputs as one list.
+    """
+    cached = (key, maps)
+    if cached not in _PARTS:
         with skip_init():
             part = make()
             images: list[Tensor] = [torch.empty(b, c, side, side) for b, c, side in maps]
         with evaluating(part), MacCountingMode() as mode:
             part(images) if listed else part(*images)
-        _PARTS[key] = Totals(mode.macs, sum(p.numel() for p in part.parameters()))
-    return _PARTS[key]
+        _PARTS[cached] = Totals(mode.macs, sum(p.numel() for p in part.parameters()))
+    return _PARTS[cached]

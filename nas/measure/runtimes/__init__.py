@@ -1,4 +1,4 @@
-"""Runtimes: what executes a network that is ready on its device. Names meet functions in `RUNNERS`."""
+"""Execute a network that is ready on its device: `RUNNERS` maps the names of runtimes to functions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ __all__ = ["RUNNERS", "Runner", "runner"]
 
 
 def runner(runtime: str, model: nn.Module, images: Tensor) -> Runner:
-    """`model`, in eval mode and already in its arm's precision, layout and form, on a runtime.
+    """Prepare a model for a runtime; its `encode` is run, or its forward where it has none.
 
-    It is called by `encode`, or by its forward where it has none. ArmError where the runtime is not installed or can't
-    run this network here; torch.OutOfMemoryError where memory ran out.
+    Args:
+        runtime: One of `RUNNERS`.
+        model: The model in eval mode, in its precision, layout and form.
+        images: Example inputs, whose shape, type, layout and device are those of every later call.
+
+    Raises:
+        ArmError: The runtime is unknown, not installed, or cannot run this model here.
+        torch.OutOfMemoryError: Memory is too small.
     """
     if runtime not in RUNNERS:
-        raise ArmError(f"arm: {runtime!r} is unknown; choices: {', '.join(RUNNERS)}")
+        raise ArmError(f"runtime: {runtime!r} is unknown; choices: {', '.join(RUNNERS)}")
     return RUNNERS[runtime](model, images)
 
 
 def eager(model: nn.Module, images: Tensor) -> Runner:
-    """PyTorch as it is."""
+    """Run a model in PyTorch's eager mode."""
     return Runner(encoder(model))
 
 

@@ -1,4 +1,4 @@
-"""torch.compile, in the modes that arms name."""
+"""Run models by torch.compile."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from nas.measure.arms import ArmError
-from nas.measure.runtimes.contract import Runner, arm_errors, encoder, finish
+from nas.measure.runtimes.contract import Runner, arm_errors, encoder, synchronize
 
 MODES = {
     "compiled": "default",
     "reduce-overhead": "reduce-overhead",
     "max-autotune-no-cudagraphs": "max-autotune-no-cudagraphs",
 }
-FIRST_CALLS = {
-    "cpu": 1,
-    "cuda": 3,
-}  # CUDA graphs: one call compiles and warms up, the second records, the third replays
+# With CUDA graphs, the first call compiles and warms up, the second records, the third replays.
+FIRST_CALLS = {"cpu": 1, "cuda": 3}
 _number = itertools.count()
 
 
 def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
     """Compile `model` with Inductor for exactly these shapes; Inductor's cache on disk shortens `compile_s`.
 
-    `reduce-overhead` uses CUDA graphs and would be `compiled` under another name on a CPU: refused there, as is a
-    network of which nothing was compiled. ArmError names what is missing (a compiler, Triton).
+    Raises:
+        ArmError: Nothing was compiled, a compiler or Triton is missing, or `reduce-overhead`, which needs CUDA graphs,
+            is used on a CPU.
     """
     if runtime == "reduce-overhead" and images.device.type != "cuda":
-        raise ArmError(f"arm: reduce-overhead uses CUDA graphs; on {images.device.type} choose compiled")
+        raise ArmError(f"runtime: reduce-overhead uses CUDA graphs; on {images.device.type} choose compiled")
     start = time.perf_counter()
-    before = _counts()
+    counts_before = _counts()
     run = _compile(encoder(model), runtime)
-    # Dynamo's guards know the mode: callers measure in inference mode.
+    # Dynamo guards on the mode, and callers measure in inference mode.
     with (
         arm_errors(runtime, TorchDynamoException),
         torch.inference_mode(),
@@ -46,30 +45,30 @@ def compiled(runtime: str, model: nn.Module, images: Tensor) -> Runner:
     ):
         for _ in range(FIRST_CALLS.get(images.device.type, 1)):
             run(images)
-        finish(images.device)
-    notes = _checked(runtime, {name: count - before[name] for name, count in _counts().items()})
+        synchronize(images.device)
+    notes = _compile_notes(runtime, {name: count - counts_before[name] for name, count in _counts().items()})
     return Runner(run, time.perf_counter() - start, notes)
 
 
 def _compile(call: Callable[[Tensor], Any], runtime: str) -> Callable[[Tensor], Any]:
-    quick: Callable[[Tensor], Any] = torch.compile(_alone(call), mode=MODES[runtime], dynamic=False)
+    compiled_call: Callable[[Tensor], Any] = torch.compile(_with_own_code(call), mode=MODES[runtime], dynamic=False)
     if runtime != "reduce-overhead":
-        return quick
+        return compiled_call
 
     def run(images: Tensor) -> Any:
-        # Else outputs that somebody still holds make a second network's graph a continuation of the first one's.
+        # Otherwise, while outputs are still referenced, a second network's graph continues that of the first.
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return quick(images)
+        return compiled_call(images)
 
     return run
 
 
-def _alone(call: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """`call` behind a code object that no other network has.
+def _with_own_code(call: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Wrap `call` in a function with a code object of its own.
 
-    Dynamo keeps what it compiled by code object, a few graphs each, and runs the ninth network eagerly without a word:
-    all of ours have the same `encode`. `torch._dynamo.reset()` would take the graphs of a living reference away, which
-    then compiles again while it is timed.
+    Dynamo caches a few graphs per code object and silently runs the ninth network eagerly, because all backbones share
+    one `encode`. `torch._dynamo.reset()` is no alternative: it drops the graphs of a living reference, which would then
+    be compiled again while it is timed.
     """
 
     def encode(images: Tensor) -> Any:
@@ -87,10 +86,14 @@ def _counts() -> dict[str, int]:
     }
 
 
-def _checked(runtime: str, new: dict[str, int]) -> tuple[str, ...]:
-    """What was counted while a network was compiled, against what the runtime's name promises: notes, or ArmError."""
+def _compile_notes(runtime: str, new: dict[str, int]) -> tuple[str, ...]:
+    """Return notes on a compilation from the changes of Dynamo's counters.
+
+    Raises:
+        ArmError: The network was not compiled, or not into a CUDA graph where the runtime needs one.
+    """
     if not new["graphs"]:
-        raise ArmError(f"arm: {runtime}: nothing was compiled, the network would run eagerly; see TORCH_LOGS=dynamo")
+        raise ArmError(f"runtime: {runtime}: nothing was compiled, it would run eagerly; see TORCH_LOGS=dynamo")
     if runtime == "reduce-overhead" and new["skips"]:
-        raise ArmError(f"arm: {runtime}: no CUDA graph could be recorded; see TORCH_LOGS=cudagraphs")
-    return (f"{new['breaks']} breaks in the compiled graph: what lies at them runs eagerly",) if new["breaks"] else ()
+        raise ArmError(f"runtime: {runtime}: no CUDA graph could be recorded; see TORCH_LOGS=cudagraphs")
+    return (f"{new['breaks']} breaks in the compiled graph, where operators run eagerly",) if new["breaks"] else ()

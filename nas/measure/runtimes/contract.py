@@ -1,4 +1,4 @@
-"""What every runtime gives, and how it says that it can't."""
+"""The interface of all runtimes: the network that they return, their errors, and CUDA streams of their own."""
 
 from __future__ import annotations
 
@@ -14,41 +14,48 @@ from torch import Tensor, nn
 from nas.measure.arms import ArmError
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad_alloc")
-LONGEST = 300  # characters of a runtime's own message
+MAX_REASON_LENGTH = 300  # characters of a runtime's own message
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A network on a runtime, for inputs like the example that it was made with.
+    """A network on a runtime, for inputs like its example inputs.
 
-    `run` takes images (B, 3, H, W) on the device and gives what `encode` gives, as tensors in any nesting. The next
-    call may overwrite them: copy what is to be kept.
+    Attributes:
+        run: Maps images (B, 3, H, W) on the device to the outputs of `encode`, tensors in any nesting. The next call
+            may overwrite them.
+        compile_s: Seconds of compiling or exporting, first call included.
+        notes: Remarks for people who read the network's times.
     """
 
     run: Callable[[Tensor], Any]
-    compile_s: float = 0.0  # seconds that compiling or exporting took, first call included
-    notes: tuple[str, ...] = ()  # what a reader of its times should know
+    compile_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def encoder(model: nn.Module) -> Callable[[Tensor], Any]:
-    """What is timed of a network: its `encode`, or the call of one that has none."""
+    """Return the function of a network that is timed: its `encode`, or its forward where it has none."""
     encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
     return encode
 
 
 def import_optional(name: str, extra: str) -> Any:
-    """The module of an optional dependency. ArmError that names the extra which brings it."""
+    """Import an optional dependency.
+
+    Raises:
+        ArmError: It is not installed; the message names the extra that installs it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ArmError(f"arm: {name} is not installed; pip install 'backbone-nas[{extra}]'") from None
+        raise ArmError(f"runtime: {name} is not installed; pip install 'backbone-nas[{extra}]'") from None
 
 
 @contextmanager
 def arm_errors(runtime: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of `kinds` become an ArmError of one line; those that say that memory ran out an OutOfMemoryError.
+    """Translate errors of `kinds` to an ArmError of one line, or to OutOfMemoryError if they say that memory ran out.
 
-    Batch sizes are backed off for the latter, whatever library ran out.
+    Callers try smaller batches after an OutOfMemoryError, whichever library raised it.
     """
     try:
         yield
@@ -58,24 +65,24 @@ def arm_errors(runtime: str, *kinds: type[Exception]) -> Iterator[None]:
         reason = _reason(error)
         if any(words in str(error) for words in OUT_OF_MEMORY):
             raise torch.OutOfMemoryError(f"{runtime}: {reason}") from error
-        raise ArmError(f"arm: {runtime} can't run this network here: {reason}") from error
+        raise ArmError(f"runtime: {runtime} can't run this network here: {reason}") from error
 
 
 def _reason(error: BaseException) -> str:
-    """First line of the innermost cause: compilers and exporters wrap what happened in advice."""
+    """Return the first line of the innermost cause: compilers and exporters wrap it in advice."""
     inner = getattr(error, "inner_exception", None) or error.__cause__
     if inner is not None:
         return _reason(inner)
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:LONGEST]
+    return lines[0][:MAX_REASON_LENGTH]
 
 
 class SideStream:
-    """A CUDA stream for a library that wants one of its own, in step with torch's current one.
+    """A CUDA stream for a library that needs one of its own, ordered with torch's current stream.
 
-    ONNX Runtime takes stream 0, torch's default, for none at all, and TensorRT synchronises the host around work on it.
-    Inside `turn` the stream waits for what is queued, and what is queued after it waits for the stream: events around a
-    turn time it, and nobody's memory is reused too early.
+    ONNX Runtime treats stream 0, torch's default, as no stream, and TensorRT synchronizes the host around work on it.
+    Inside `ordered`, the side stream waits for the work that is queued on torch's stream; later work on torch's stream
+    waits for the side stream. So events around the block time it, and no memory is reused too early.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -88,20 +95,20 @@ class SideStream:
         return int(self.stream.cuda_stream)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Around calls that queue work on the stream."""
+    def ordered(self) -> Iterator[None]:
+        """Order the work that the body queues on this stream with torch's current stream."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         yield
         current.wait_stream(self.stream)
 
 
-def in_turn(beside: SideStream | None) -> AbstractContextManager[None]:
-    """A turn of the stream; nothing where there is none, on a CPU."""
-    return nullcontext() if beside is None else beside.turn()
+def ordered(stream: SideStream | None) -> AbstractContextManager[None]:
+    """Return the context of `SideStream.ordered`; without a stream, on a CPU, one that does nothing."""
+    return nullcontext() if stream is None else stream.ordered()
 
 
-def finish(device: torch.device) -> None:
-    """Wait for what is queued on a device, so that the time until now includes it."""
+def synchronize(device: torch.device) -> None:
+    """Wait for the work that is queued on a device, so that elapsed time includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, for the runtimes that read one."""
+"""Export a network as an ONNX file, for the runtimes that read one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ INPUT = "images"
 
 
 class Exportable(nn.Module):
-    """What is written: the tensors of `encode` in their order, from images as they lie in memory.
+    """The exported module: images in their memory layout to the tensors of `encode` in their order.
 
-    Images in channels-last layout come in as (B, H, W, 3), and turning them is part of the graph, where a runtime can
-    merge it with what follows; else every call would copy its input before.
+    Channels-last images are passed as (B, H, W, 3). The permutation is part of the graph, where a runtime can merge it
+    with the next operators; outside the graph, every call would copy its input.
     """
 
     def __init__(self, model: nn.Module, channels_last: bool) -> None:
@@ -33,16 +33,18 @@ class Exportable(nn.Module):
         self.model, self.channels_last = model, channels_last
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (B, 3, H, W), or (B, H, W, 3) for a channels-last graph, to all output tensors."""
         with ExactNearest():
             out = encoder(self.model)(images.permute(0, 3, 1, 2) if self.channels_last else images)
         return tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
 
 
 class ExactNearest(TorchFunctionMode):
-    """Nearest-neighbour resizing to an uneven multiple as a choice of rows and columns.
+    """Replace nearest-neighbor resizing by a factor that is not whole with a selection of rows and columns.
 
-    ONNX says floor(place / scale), and runtimes take that in fp32: from 14 to 16 the ninth place, 8 / (16 / 14), is
-    6.99 in ONNX Runtime, and E-RADIO's windows of 16 on a 224 px image see other pixels than in PyTorch.
+    ONNX defines floor(position / scale), which runtimes compute in fp32: from 14 to 16, position 8 gives
+    8 / (16 / 14) = 6.99 in ONNX Runtime, so that E-RADIO's windows of 16 on a 224 px image get other pixels than in
+    PyTorch.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,42 +55,47 @@ def _interpolate(
     input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **rest: Any
 ) -> Tensor:
     sides = input.shape[2:]
-    wanted = [size] * len(sides) if isinstance(size, int) else size
-    if mode != "nearest" or wanted is None or all(out % side == 0 for out, side in zip(wanted, sides, strict=True)):
+    out_sides = [size] * len(sides) if isinstance(size, int) else size
+    if (
+        mode != "nearest"
+        or out_sides is None
+        or all(out % side == 0 for out, side in zip(out_sides, sides, strict=True))
+    ):
         return F.interpolate(input, size, scale_factor, mode, **rest)
-    for axis, (side, out) in enumerate(zip(sides, wanted, strict=True), start=2):
+    for axis, (side, out) in enumerate(zip(sides, out_sides, strict=True), start=2):
         input = input.index_select(axis, torch.tensor(nearest(side, out), device=input.device))
     return input
 
 
 def nearest(side: int, out: int) -> list[int]:
-    """Which of `side` places PyTorch's "nearest" takes for each of `out`; in fp32 as its kernels do."""
-    places = np.floor(np.arange(out, dtype=np.float32) * (np.float32(side) / np.float32(out)))
-    return [min(int(place), side - 1) for place in places]
+    """Return the source position in `side` of each of `out` positions, in fp32 as PyTorch's kernels for "nearest"."""
+    positions = np.floor(np.arange(out, dtype=np.float32) * (np.float32(side) / np.float32(out)))
+    return [min(int(position), side - 1) for position in positions]
 
 
 def is_channels_last(images: Tensor) -> bool:
-    """Whether images (B, C, H, W) lie in memory as (B, H, W, C)."""
+    """Return whether images (B, C, H, W) are stored as (B, H, W, C)."""
     return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
 
 
 def in_memory_layout(images: Tensor, channels_last: bool) -> Tensor:
-    """Images (B, C, H, W) as the contiguous tensor that a graph takes; a copy only where they lie otherwise."""
+    """Return images (B, C, H, W) as the contiguous tensor that a graph takes, a view where their layout allows it."""
     return (images.permute(0, 2, 3, 1) if channels_last else images).contiguous()
 
 
 @contextmanager
 def exported(runtime: str, model: nn.Module, images: Tensor) -> Iterator[Path]:
-    """An ONNX file of `model` for exactly the shape, type and layout of `images`, gone when the context ends.
+    """Export `model` to a temporary ONNX file for exactly the shape, type and layout of `images`; its input is INPUT.
 
-    Its input is INPUT. ArmError where the exporter is not installed or can't express the network.
+    Raises:
+        ArmError: The exporter is not installed or cannot express the network.
     """
     for name in ("onnx", "onnxscript"):
         import_optional(name, "onnx")
     with tempfile.TemporaryDirectory(prefix="backbone-nas-") as folder:
         path = Path(folder) / "network.onnx"
         with arm_errors(runtime, Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes to its own authors
+            warnings.simplefilter("ignore")  # about the exporter's own code
             _write(model, images, path)
         yield path
 
@@ -96,7 +103,8 @@ def exported(runtime: str, model: nn.Module, images: Tensor) -> Iterator[Path]:
 def _write(model: nn.Module, images: Tensor, path: Path) -> None:
     channels_last = is_channels_last(images)
     module = Exportable(model, channels_last).eval()
-    # Alike whoever calls; and traced here, for the exporter alone goes on to ways of tracing that miss ExactNearest.
+    # The graph must not depend on the caller's mode. Tracing happens here, because the exporter would fall back to ways
+    # of tracing that miss ExactNearest.
     with torch.inference_mode(False), torch.no_grad():
         traced = torch.export.export(module, (in_memory_layout(images, channels_last),), strict=False)
         torch.onnx.export(traced, (), path, input_names=[INPUT], dynamo=True, verbose=False)

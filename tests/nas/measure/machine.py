@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.measure.conditions import CardWatch
+from nas.measure.conditions import GpuWatch
 from nas.measure.timers import HostTimer, Timing
 
 POLL_S = 1 / 15
@@ -138,7 +138,7 @@ class Nvml:
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
         return [SimpleNamespace(pid=pid, smUtil=used) for pid, used in self.processes.items()]
 
-    def watch(self) -> CardWatch:
-        watch = CardWatch(self, "GPU-1", lambda: self.machine.now)
+    def watch(self) -> GpuWatch:
+        watch = GpuWatch(self, "GPU-1", lambda: self.machine.now)
         self.machine.on_poll = watch.poll
         return watch

@@ -44,8 +44,8 @@ def test_the_memory_of_tensors_is_known_where_pytorch_serves_them(runtime, on_cp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fast", "arm: 'fast' in 'fast': choose words from eager, compiled"),
-        ("eager+", "arm: '' in 'eager\\+'"),
+        ("fast", "runtime: 'fast' in 'fast': choose words from eager, compiled"),
+        ("eager+", "runtime: '' in 'eager\\+'"),
         ("eager+compiled", "'eager\\+compiled': eager and compiled are both a runtime; name one"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from backbones import resolve
 from nas.measure import Arm, Setting, measure_pair
-from nas.measure.conditions import CardWatch, card_uuid, nvml
+from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
 from nas.measure.environment import device_key, environment
 from nas.measure.pair import watch_for
 from nas.measure.service import MeasurementService
@@ -67,5 +67,5 @@ def test_memory_that_ends_is_a_smaller_batch():
 def test_the_card_is_named_by_its_uuid():
     device = torch.device("cuda:0")
     assert device_key("cuda") == device_key("cuda:0") != "cpu"
-    assert environment("cuda")["uuid"] in card_uuid(device)
-    assert nvml() is None or isinstance(watch_for(device), CardWatch)
+    assert environment("cuda")["uuid"] in gpu_uuid(device)
+    assert nvml() is None or isinstance(watch_for(device), GpuWatch)

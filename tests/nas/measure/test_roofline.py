@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas.measure import roofline
-from nas.measure.roofline import Ceilings, bound, keep_ceilings, kept_ceilings, measure_ceilings
+from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.timers import Timing
 
 CPU = torch.device("cpu")
@@ -81,15 +81,15 @@ def test_raised_keeps_the_higher_of_each():
 
 def test_ceilings_are_kept_by_device_threads_precision_and_torch(tmp_path):
     found = measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32,), sizes=(2**12,))
-    assert kept_ceilings(CPU, "fp32", tmp_path) is None
-    keep_ceilings(found, tmp_path)
-    keep_ceilings(found, tmp_path)
-    assert kept_ceilings(CPU, "fp32", tmp_path) == found
-    assert kept_ceilings(CPU, "bf16", tmp_path) is None
+    assert load_ceilings(CPU, "fp32", tmp_path) is None
+    save_ceilings(found, tmp_path)
+    save_ceilings(found, tmp_path)
+    assert load_ceilings(CPU, "fp32", tmp_path) == found
+    assert load_ceilings(CPU, "bf16", tmp_path) is None
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        assert kept_ceilings(CPU, "fp32", tmp_path) is None
+        assert load_ceilings(CPU, "fp32", tmp_path) is None
     finally:
         torch.set_num_threads(threads)
     assert len(list(tmp_path.rglob("*"))) == 2  # a folder and a file
@@ -106,7 +106,7 @@ def test_ceilings_are_kept_by_device_threads_precision_and_torch(tmp_path):
     ],
 )
 def test_damaged_ceilings_are_measured_again(damage, tmp_path):
-    keep_ceilings(measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32,), sizes=(2**12,)), tmp_path)
+    save_ceilings(measure_ceilings(CPU, "fp32", Steady(1e-3), sides=(32,), sizes=(2**12,)), tmp_path)
     (file,) = (tmp_path / "ceilings").iterdir()
     file.write_text(damage(json.loads(file.read_text())))
-    assert kept_ceilings(CPU, "fp32", tmp_path) is None
+    assert load_ceilings(CPU, "fp32", tmp_path) is None

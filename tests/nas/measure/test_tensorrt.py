@@ -110,7 +110,7 @@ class Engine:
         return self.library._call("bind")
 
     def execute_async_v3(self, stream_handle):
-        assert stream_handle == Beside.handle
+        assert stream_handle == LoggedStream.handle
         fed = {name: self._memory(name).numpy() for name in self.inputs}
         names = [v.name for v in self.values if v.name not in self.inputs]
         session = onnxruntime.InferenceSession(self.plan, providers=["CPUExecutionProvider"])
@@ -127,8 +127,8 @@ class Engine:
         return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
-class Beside:
-    """A stream that notes its turns among the library's calls."""
+class LoggedStream:
+    """A side stream that logs the begin and end of ordered work among the library's calls."""
 
     handle = 4711
 
@@ -136,15 +136,15 @@ class Beside:
         self.calls = library.calls
 
     @contextlib.contextmanager
-    def turn(self):
-        self.calls.append("turn")
+    def ordered(self):
+        self.calls.append("ordered")
         yield
-        self.calls.append("turn ends")
+        self.calls.append("ordered ends")
 
 
 def made(net, x, broken: str = ""):
     library = Library(broken)
-    return library, engine(library, net, x, Beside(library))
+    return library, engine(library, net, x, LoggedStream(library))
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -156,7 +156,7 @@ def test_computes_from_and_to_torchs_memory(layout):
     assert run.context.addresses["images"] != x.data_ptr(), "the last call's images, not the example's"
     assert library.calls[:4] == ["parse", "build", "load", "context"]
     assert library.calls[4:6] == ["bind", "bind"], "outputs are bound once, when it is made"
-    assert library.calls[6:] == ["bind", "turn", "execute", "turn ends"] * 2
+    assert library.calls[6:] == ["bind", "ordered", "execute", "ordered ends"] * 2
 
 
 def test_images_in_another_layout_than_the_examples():

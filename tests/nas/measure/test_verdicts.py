@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ def test_drift_leaves_the_ratio_alone_and_is_said():
     found = measure(machine).record
     assert found.ratio_low <= 2 <= found.ratio_high
     assert found.verdict == "ok"
-    assert any("slower meanwhile" in note for note in found.notes)
+    assert any("slower" in note for note in found.notes)
 
 
 def test_heat_that_passes_is_waited_for():
@@ -88,14 +89,14 @@ def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept(
     found = measure(machine, card(machine, reasons=lambda: HEAT).watch()).record
     assert (found.verdict, found.tries, machine.slept) == ("throttled", MAX_TRIES, [PAUSE_S] * (MAX_TRIES - 1))
     assert found.ratio == pytest.approx(2, rel=0.01)
-    assert found.notes == ("slowed down by heat (hardware), in 3 tries",)
+    assert [re.search(r"heat \(hardware\).* 3 tries", note) is not None for note in found.notes] == [True]
 
 
 def test_the_power_cap_is_a_note_and_no_verdict():
     machine = Machine(noise=0.003)
     found = measure(machine, card(machine, reasons=lambda: POWER_CAP).watch()).record
     assert found.verdict == "ok"
-    assert found.notes == ("at the card's power cap 100% of the time",)
+    assert [re.search("power cap.* 100%", note) is not None for note in found.notes] == [True]
 
 
 def test_a_clock_that_differs_between_the_arms_is_the_verdict():
@@ -142,7 +143,7 @@ def test_what_a_card_does_not_tell_is_said_and_the_rest_still_counts():
     nvml.clock_mhz = nvml.watts = fails
     found = measure(machine, nvml.watch()).record
     assert found.verdict == "throttled", "heat is told all the same"
-    assert "the card does not tell its clocks" in found.notes
+    assert any("clocks" in note for note in found.notes)
     assert "clock_mhz" not in found.conditions
     assert found.energy_j is None
 
@@ -168,8 +169,8 @@ def test_waiting_for_a_core_is_contention(tmp_path):
 
     found = measure(machine, Proc(tmp_path)).record
     assert found.verdict == "contended"
-    assert found.conditions["waited"] == pytest.approx(0.5, abs=0.01)
-    assert found.notes[0] == "had to wait for a core 50% of the time"
+    assert found.conditions["wait_share"] == pytest.approx(0.5, abs=0.01)
+    assert re.search("core.* 50%", found.notes[0])
     assert "other_busy_cores" not in found.conditions, "this /proc has no stat"
 
 
@@ -182,17 +183,17 @@ def test_the_real_proc_tells_of_processes_that_share_the_cores():
         time.sleep(0.5)
         watch = HostWatch()
         watch.begin()
-        before, end = thread_waited_s(), time.monotonic() + 1.0
-        while time.monotonic() < end:
+        before, start = thread_waited_s(), time.monotonic()
+        while time.monotonic() < start + 1.0:
             pass
-        found, waited_s = watch.end(), thread_waited_s() - before
+        waited_s, elapsed_s, found = thread_waited_s() - before, time.monotonic() - start, watch.end()
     finally:
         for other in others:
             other.kill()
             other.wait()
     assert found.other_busy_cores > 0.3
-    assert found.waited > 0.05
-    assert 0.05 < waited_s < 1.0
+    assert found.wait_share > 0.05
+    assert 0.05 < waited_s < elapsed_s
 
 
 def test_time_without_a_core_is_taken_off_and_never_more_than_was_lost_in_the_calls():
@@ -240,7 +241,7 @@ def test_out_of_memory_at_any_batch(most):
     machine = Machine(noise=0.003)
     nets = (Net(machine, 0.001, most_images=most), Net(machine, 0.002))
     if not most:
-        with pytest.raises(MeasurementError, match="out of memory") as caught:
+        with pytest.raises(MeasurementError, match="memory") as caught:
             measure(machine, nets=nets)
         assert caught.value.verdict == "out of memory"
         return

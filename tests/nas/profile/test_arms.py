@@ -19,7 +19,7 @@ def answer(candidate, setting):
     """Each arm by the first of RATIOS' words in which it differs from the default."""
     arm = setting.arm
     if arm.runtime == "tensorrt":
-        raise ArmError("arm: tensorrt runs on CUDA devices, not on cpu")
+        raise ArmError("runtime: tensorrt runs on CUDA devices, not on cpu")
     if arm.precision == "fp16":
         raise MeasurementError("crash", "the process was ended by SIGSEGV")
     word = arm.runtime if arm.runtime != "eager" else arm.precision if arm.precision != "fp32" else arm.layout

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nas.measure.counts.operators import Operator
 from nas.measure.environment import device_name
-from nas.measure.roofline import Ceilings, kept_ceilings
+from nas.measure.roofline import Ceilings, load_ceilings
 from nas.profile import network
 from nas.profile.network import PartWork, held_against_ceilings, layer_work, rows, stage_work
 from nas.profile.profiles import NetworkSettings, PartRow
@@ -89,14 +89,14 @@ def test_ceilings_are_measured_once_and_kept(tmp_path, measured):
     assert measured == [5.0]  # the second time, what was kept
     held(tmp_path, new_ceilings=True)
     assert measured == []
-    assert kept_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 5.0
+    assert load_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 5.0
 
 
 def test_a_ceiling_measured_too_low_is_measured_again(tmp_path, measured):
     measured += [2.0, 8.0]
     stages, _, roofline = held(tmp_path)
     assert (stages[0].utilisation, roofline.measured_again, roofline.over) == (0.5, True, ())
-    assert kept_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
+    assert load_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
 
 
 def test_over_100_percent_is_flagged_and_never_clipped(tmp_path, measured):

@@ -99,7 +99,7 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
     errors = (
         MeasurementError("crash", "the process was ended by SIGKILL"),
         MeasurementError("out of memory", "out of memory, even for one image"),
-        ArmError("arm: cannot run this"),
+        ArmError("runtime: cannot run this"),
         KeyError("odd"),
     )
     bench = Bench({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
     assert steps[-1].unmeasured == {
         1: "crash: the process was ended by SIGKILL",
         2: "out of memory, even for one image",
-        3: "arm: cannot run this",
+        3: "runtime: cannot run this",
         4: "'odd'",
     }
     assert set(steps[-1].measurements) == {0, 5}
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "error", [ArmError("arm: nothing was compiled"), MeasurementError("hang", "no result after 9 s")]
+    "error", [ArmError("runtime: nothing was compiled"), MeasurementError("hang", "no result after 9 s")]
 )
 def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
     study = small_study()
