@@ -162,10 +162,17 @@ def test_waiting_for_a_core_is_contention(tmp_path):
     (tmp_path / "self" / "task" / "7").mkdir(parents=True)
 
     class Proc(HostWatch):
-        def _look(self):
+        def write(self):
             half = int(machine.now * 0.5e9)
             (self.proc / "self" / "task" / "7" / "schedstat").write_text(f"{half} {half} 9\n")
-            return super()._look()
+
+        def begin(self):
+            self.write()
+            super().begin()
+
+        def end(self):
+            self.write()
+            return super().end()
 
     found = measure(machine, Proc(tmp_path)).record
     assert found.verdict == "contended"
