@@ -91,7 +91,7 @@ class SimulatedSearch:
         reached: Number of sampled trials with a result, for each rung.
         complete: Number of sampled trials that trained to the last rung.
         infeasible: Number of sampled trials that broke a limit.
-        over: When each trial ended (infinity: not yet) and whether it counts, in the order of asking.
+        trial_ends: When each trial ended (infinity: not yet) and whether it counts, in the order of asking.
         driver_s: Seconds of the driver's own work.
         spans: The workers' seconds in detail.
         ending: Reason why the loop ended the search before its budget was spent; None where it was.
@@ -103,7 +103,7 @@ class SimulatedSearch:
     reached: tuple[int, ...]
     complete: int
     infeasible: int
-    over: tuple[tuple[float, bool], ...] = field(repr=False)
+    trial_ends: tuple[tuple[float, bool], ...] = field(repr=False)
     driver_s: float
     spans: tuple[Span, ...] = field(repr=False)
     ending: str | None = None
@@ -122,7 +122,7 @@ class SimulatedSearch:
     def within(self, seconds: float) -> int:
         """Return the largest budget whose trials have all ended after `seconds`."""
         fits = 0
-        for end, counts in self.over:
+        for end, counts in self.trial_ends:
             if end > seconds:
                 break
             fits += counts
@@ -213,7 +213,9 @@ class _Simulation:
             reached=tuple(sum(len(t.rungs) > rung for t in sampled) for rung in range(len(self._loop.info.rung_steps))),
             complete=self._loop.counts[TrialState.COMPLETE],
             infeasible=self._loop.counts[TrialState.INFEASIBLE],
-            over=tuple((math.inf, True) if t.state is running else (t.finished_s or 0.0, t.counts) for t in trials),
+            trial_ends=tuple(
+                (math.inf, True) if t.state is running else (t.finished_s or 0.0, t.counts) for t in trials
+            ),
             driver_s=self._driver_s,
             spans=tuple(self._spans),
             ending=self._loop.gave_up or self._loop.exhausted,

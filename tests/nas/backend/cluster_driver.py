@@ -1,8 +1,8 @@
 """Drive a small study on a cluster, in a process of its own: python -m tests.nas.backend.cluster_driver SETTINGS.
 
-SETTINGS is JSON: "run", "targets", "address", "budget", "steps" of the rungs, and whether it is all "made_up". Every
-start and end of a trial in a worker is a line of RUN/journal: architecture, try, Ray's node, process, what. The
-driver's own lines say what is "stored" as over.
+SETTINGS is JSON: "run", "targets", "address", "budget", "steps" of the rungs, and whether the results are "made_up".
+Every start and end of a trial in a worker is a line of RUN/journal: architecture, try, Ray's node, process, event. The
+driver adds a line "stored" for each finished trial.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_confi
 FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 
-def journal(run: Path, record: TrialRecord, what: str) -> None:
-    """One line, written at once."""
-    words = [record.arch_id, record.tries, ray.get_runtime_context().get_node_id(), os.getpid(), what]
+def journal(run: Path, record: TrialRecord, event: str) -> None:
+    """Append a line to the journal at once."""
+    words = [record.arch_id, record.tries, ray.get_runtime_context().get_node_id(), os.getpid(), event]
     with (run / "journal").open("a") as file:
         file.write(" ".join(map(str, words)) + "\n")
 
 
-def noted(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """The real stages, with a journal."""
+def journaled_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+    """Yield the real stages, with a journal."""
     journal(Path(spec.samples_dir).parent, record, "begins")
-    for found in arch_stages(record, spec):
-        if found.state is not TrialState.RUNNING:
-            journal(Path(spec.samples_dir).parent, record, found.state)
-        yield found
+    for reached in arch_stages(record, spec):
+        if reached.state is not TrialState.RUNNING:
+            journal(Path(spec.samples_dir).parent, record, reached.state)
+        yield reached
 
 
-def made_up(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """Stages of a second, without training."""
+def made_up_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+    """Yield made-up records, after a second and without training."""
     journal(Path(spec.samples_dir).parent, record, "begins")
     time.sleep(1)
     record = replace(record, measurement=measurement(1.0))
@@ -60,7 +60,7 @@ def made_up(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
 
 
 def drive(settings: dict[str, Any]) -> None:
-    """Runs the study to its end; one that is there already goes on."""
+    """Run a new or an existing study to its end."""
     run = Path(settings["run"])
     recipe = DistillConfig(
         image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=tuple(settings["steps"])
@@ -82,7 +82,7 @@ def drive(settings: dict[str, Any]) -> None:
         checkpoint_s=0,
         **{name: str(run / name) for name in FOLDERS},
     )
-    stages = made_up if settings["made_up"] else noted
+    stages = made_up_stages if settings["made_up"] else journaled_stages
 
     def stored(loop: StudyLoop, record: TrialRecord) -> None:
         if record.state is not TrialState.RUNNING:

@@ -17,22 +17,22 @@ from typing import Self
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
-# Ray's own command would swap 127.0.0.1 for the machine's address and listen to the network.
+# Ray's own command would replace 127.0.0.1 for the machine's address and listen to the network.
 _START = (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
     "from ray.scripts.scripts import main; main()"
 )
-# Nodes and drivers: no token is to be shared, as nobody else is there.
+# Nodes and drivers share no token: the cluster is on the loopback interface.
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a node or a driver that runs this tree."""
+    """Return the environment of a node or a driver that runs this tree."""
     return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **more}
 
 
 def descendants(ancestor: int) -> list[int]:
-    """Numbers of the processes that a process has started, and of those that they have."""
+    """Return the processes that a process has started, their children included."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -45,7 +45,7 @@ def descendants(ancestor: int) -> list[int]:
 
 
 class RayNodes:
-    """A cluster whose head is started at once; `address` is for drivers. All is gone at the end."""
+    """A cluster whose head starts at once; drivers connect to `address`. It ends with the block."""
 
     def __init__(self, cpus: int = 1) -> None:
         # Short: the paths of Ray's sockets have an upper limit.
@@ -59,7 +59,7 @@ class RayNodes:
         self.start(["--head", f"--port={port}", "--include-dashboard=false", temporary], cpus)
 
     def add(self, cpus: int = 1, before: Sequence[str] = (), **variables: str) -> subprocess.Popen[bytes]:
-        """One more node; `before` is a command that starts its command, `variables` change its environment."""
+        """Start another node; `before` is a command that starts its command, `variables` change its environment."""
         return self.start([f"--address={self.address}"], cpus, before, variables)
 
     def start(
@@ -69,7 +69,7 @@ class RayNodes:
         before: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Starts a node and waits until it is up."""
+        """Start a node and wait until it is up."""
         command = [*before, sys.executable, "-c", _START, "start", "--block", f"--num-cpus={cpus}"]
         command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *arguments]
         log = Path(self._folder.name) / f"{len(self.nodes)}.log"
@@ -85,7 +85,7 @@ class RayNodes:
 
     @staticmethod
     def kill(node: subprocess.Popen[bytes]) -> None:
-        """kill -9 of a node with its workers."""
+        """Kill a node with its workers by SIGKILL."""
         for process in [node.pid, *descendants(node.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Real teachers' targets of a test's images, and a study that was taught by them."""
+"""Real teachers' targets of a test's images, and the description of a study that uses them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nas.study.records import StudyInfo
 from tests.nas.study.builders import study_info
 
 
-def opened(config: SearchConfig, cache: Path) -> Targets:
+def open_real_targets(config: SearchConfig, cache: Path) -> Targets:
     return open_study_targets(config, cache)
 
 
-def taught_by(targets: Targets, config: SearchConfig) -> StudyInfo:
+def study_of(targets: Targets, config: SearchConfig) -> StudyInfo:
     teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
     data = {"name": config.data, "fingerprint": targets.data_fingerprint}
     return replace(study_info(config), teachers=teachers, data=data)

@@ -1,4 +1,4 @@
-"""A study on a real Ray cluster of several nodes on this machine: who gets work, and what a killed node costs."""
+"""A study on a real Ray cluster of several nodes on this machine: where trials run, and the cost of a killed node."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def driver(run: Path, targets: Targets, address: str, **settings: Any) -> subpro
 
 
 def journal(run: Path) -> list[list[str]]:
-    """architecture, try, node, process, what."""
+    """Return the lines of the journal: architecture, try, node, process, event."""
     path = run / "journal"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
-    """An architecture that trains on a node and has a checkpoint."""
+    """Return an architecture that trains on a node and has a checkpoint."""
     workers = descendants(node.pid)
     over = {arch_id for arch_id, _, _, _, what in journal(run) if what != "begins"}
     for arch_id, _, _, worker, _ in journal(run):
@@ -64,23 +64,23 @@ def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
 
 
 def nodes_of(run: Path) -> set[str]:
-    """Where trials began."""
+    """Return the nodes on which trials began."""
     return {node for _, _, node, _, what in journal(run) if what == "begins"}
 
 
 def begun_again(run: Path) -> list[str]:
-    """Architectures that a worker began although they were over."""
-    over, found = set(), []
+    """Return the architectures that a worker began although they were finished."""
+    over, again = set(), []
     for arch_id, _, _, _, what in journal(run):
         if what == "stored":
             over.add(arch_id)
         elif what == "begins" and arch_id in over:
-            found.append(arch_id)
-    return found
+            again.append(arch_id)
+    return again
 
 
 @pytest.mark.slow
-def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: Path, targets: Targets) -> None:
+def test_a_killed_node_costs_no_trial_and_its_trials_continue_elsewhere(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:
         second = nodes.add()
@@ -91,7 +91,7 @@ def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: P
         assert cut_off is not None
         path = run / "checkpoint_dir" / f"{cut_off}.pt"
         saved = torch.load(path, weights_only=True)
-        saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+        saved["content"]["busy_s"] += 1000.0  # distinguishes a training that continues from one that starts again
         torch.save(saved, path)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
@@ -100,19 +100,19 @@ def test_a_killed_node_costs_no_trial_and_its_trials_go_on_elsewhere(tmp_path: P
     assert not [trial.reason for trial in trials.values() if trial.state is TrialState.FAILED]
     lost = trials[cut_off]
     assert (lost.tries, lost.failure) == (2, Failure.LOST_WORKER)
-    assert sum(rung.seconds for rung in lost.rungs) > 1000, "it began anew"
+    assert sum(rung.seconds for rung in lost.rungs) > 1000, "it started again"
     assert len(nodes_of(run)) == 2, "work spreads over both nodes"
     assert begun_again(run) == []
     assert not list((run / "checkpoint_dir").iterdir())
 
 
 def with_mounts(commands: str) -> list[str]:
-    """A command that starts its command in a world where these mounts are made."""
+    """Return a command that runs the command after it in a mount namespace with these mounts."""
     return ["unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh"]
 
 
 @pytest.mark.slow
-def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targets) -> None:
+def test_nodes_that_differ_from_the_driver_get_no_trials(tmp_path: Path, targets: Targets) -> None:
     """Half the CPUs (another kind of device), other code, another folder under the path of the run folder."""
     run, other = tmp_path / "run", tmp_path / "other"
     (run / "checkpoint_dir").mkdir(parents=True)
@@ -132,18 +132,20 @@ def test_nodes_that_see_something_else_get_no_work(tmp_path: Path, targets: Targ
                 nodes.add(before=with_mounts(mounts))
                 expected.append(reason)
         if not expected:
-            pytest.skip("one CPU, and no right to mount: no node can be made to see something else")
+            pytest.skip("one CPU, and no right to mount: no node can be made to differ")
         process = driver(run, targets, nodes.address, budget=2, steps=[10], made_up=True)
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
         reasons = [line.partition(" is left out: ")[2] for line in output.splitlines() if " is left out: " in line]
         assert len(reasons) == len(expected), output
-        assert all(any(found.startswith(reason) for found in reasons) for reason in expected), output
+        assert all(any(shown.startswith(reason) for shown in reasons) for reason in expected), output
         assert len(nodes_of(run)) == 1
 
 
 @pytest.mark.slow
-def test_a_cluster_without_a_node_that_fits_is_refused_and_so_is_none(tmp_path: Path, targets: Targets) -> None:
+def test_a_cluster_without_suitable_nodes_is_refused_and_so_is_one_that_is_gone(
+    tmp_path: Path, targets: Targets
+) -> None:
     with RayNodes(cpus=0) as nodes:
         process = driver(tmp_path / "a", targets, nodes.address, budget=1, steps=[10], made_up=True)
         assert process.wait(timeout=PATIENCE_S) == 1
@@ -163,7 +165,7 @@ def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> 
         until(lambda: len(nodes_of(run)) == 2, process)
         at_once = len(journal(run))
         until(lambda: len(journal(run)) > at_once + 20, process)
-        assert len({node for _, _, node, _, what in journal(run)[at_once:] if what == "begins"}) == 2, "both go on"
+        assert len({node for _, _, node, _, what in journal(run)[at_once:] if what == "begins"}) == 2, "both continue"
         process.kill()
         process.wait()
 
@@ -203,7 +205,7 @@ def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, tar
 
 
 @pytest.mark.slow
-def test_the_command_itself_searches_on_a_cluster_and_goes_on_there(tmp_path: Path) -> None:
+def test_the_command_searches_on_a_cluster_and_resumes_there(tmp_path: Path) -> None:
     run, small = tmp_path / "run", ["--steps", "6,12", "--train-images", "256", "--val-images", "64"]
 
     def search(*options: str) -> None:
@@ -223,7 +225,7 @@ def test_the_command_itself_searches_on_a_cluster_and_goes_on_there(tmp_path: Pa
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits while a driver is at work."""
+    """Wait for a condition while a driver runs."""
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Real trainings in processes of their own: what they tell, how they end, what is left of them."""
+"""Real trainings in processes of their own: their messages, their ends, the files that they leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.cli import lock_dir
 from nas.measure.device_lock import measuring
 from nas.study.config import DistillConfig
 from tests.nas.backend.processes import children, gone, trainings
-from tests.nas.backend.real_targets import opened
+from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.study.builders import record, search_config
 from tests.waiting import until
 
@@ -31,7 +31,7 @@ ENDLESS = replace(CONFIG, distill=replace(CONFIG.distill, rung_steps=(1_000_000,
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return opened(CONFIG, tmp_path_factory.mktemp("cache")).path
+    return open_real_targets(CONFIG, tmp_path_factory.mktemp("cache")).path
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def own_locks_and_a_checkpoint_every_few_steps(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "0")
 
 
-def test_a_job_tells_steps_and_rungs_and_keeps_its_checkpoint_until_its_result_is_kept(
+def test_a_job_sends_steps_and_rungs_and_keeps_its_checkpoint_until_its_result_is_kept(
     targets: Path, tmp_path: Path
 ) -> None:
     job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
@@ -56,7 +56,7 @@ def test_a_job_tells_steps_and_rungs_and_keeps_its_checkpoint_until_its_result_i
 
 
 def _with_checkpoints(updates: Iterator[TrainingProgress]) -> list[tuple[TrainingProgress, bool]]:
-    """Each update, and whether there was a checkpoint when it came."""
+    """Pair each update with whether there was a checkpoint when it came."""
     return [(update, update.job.checkpoint.exists()) for update in updates]
 
 
@@ -70,7 +70,7 @@ def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint_until_
             killed_at = update.steps
             (pid,) = trainings(os.getpid())
             os.kill(pid, signal.SIGKILL)
-    assert update.reason == "the process was ended by SIGKILL"
+    assert "SIGKILL" in update.reason
     assert update.steps >= killed_at > 0
     with closing(TrainingPool(targets, workers=1).run([job])) as updates:
         assert next(updates).steps >= killed_at
@@ -107,8 +107,8 @@ if __name__ == "__main__":
 """
 
 
-def test_nobody_trains_on_for_a_command_that_was_killed(targets: Path, tmp_path: Path) -> None:
-    """The training waits for the device, so that it cannot notice that nobody hears it any more."""
+def test_a_training_ends_with_its_killed_command(targets: Path, tmp_path: Path) -> None:
+    """The training waits for the device, so that no failing message ends it."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     words = [str(targets), str(tmp_path / "job"), json.dumps(record(1, (), 1.0).to_dict())]

@@ -1,4 +1,4 @@
-"""The simulated cluster: by hand, on a real database, against a recorded search, and in general."""
+"""The simulator against values by hand, a real database, a recorded search, and in general."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def config(budget: int, baselines: tuple[str, ...] = ()) -> SearchConfig:
     return SearchConfig(budget=budget, baselines=baselines)
 
 
-def test_measurement_pauses_the_training_of_its_neighbour() -> None:
+def test_measurement_pauses_the_training_of_its_neighbor() -> None:
     trials = [Candidate(2.0, (10.0,), (0.0,)), Candidate(3.0, (4.0,), (1.0,), speed=1.0)]
-    found = simulate_candidates(config(2), lambda asked, over: trials[asked], Cluster(1, 2))
+    result = simulate_candidates(config(2), lambda asked, over: trials[asked], Cluster(1, 2))
     # Worker 0 measures 0-2 while 1 waits, 1 measures 2-5 while 0 waits, both train from 5: to 15 and to 9.
-    assert found.wall_s == 15
-    assert found.spent[Doing.DEVICE] == 2 + 3
-    assert found.spent[Doing.TAIL] == 15 - 9
-    assert found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING] == 5 + 14
+    assert result.wall_s == 15
+    assert result.spent[Doing.DEVICE] == 2 + 3
+    assert result.spent[Doing.TAIL] == 15 - 9
+    assert result.spent[Doing.MEASURING] + result.spent[Doing.TRAINING] == 5 + 14
 
 
 def test_a_measurement_pauses_a_training_that_is_under_way() -> None:
     trials = [Candidate(measure_s, (train_s,), (1.0,)) for measure_s, train_s in ((0.0, 1.0), (0.0, 10.0), (3.0, 1.0))]
-    found = simulate_candidates(config(3), lambda asked, over: trials[asked], Cluster(1, 2))
+    result = simulate_candidates(config(3), lambda asked, over: trials[asked], Cluster(1, 2))
     # Worker 1 trains from 0; worker 0 is through at 1 and measures its next trial 1-4.
-    assert found.wall_s == 13
-    assert found.spent[Doing.DEVICE] == 3
-    assert found.spent[Doing.TRAINING] == 12
+    assert result.wall_s == 13
+    assert result.spent[Doing.DEVICE] == 3
+    assert result.spent[Doing.TRAINING] == 12
 
 
 def test_workers_of_their_own_devices_do_not_wait() -> None:
@@ -73,33 +73,33 @@ def test_workers_of_their_own_devices_do_not_wait() -> None:
 
 
 def test_one_driver_serves_one_after_the_other() -> None:
-    found = simulate_candidates(
+    result = simulate_candidates(
         config(100), lambda asked, over: Candidate(0.0, (1.0,), (0.0,)), Cluster(100, ask_s=1.0)
     )
-    assert found.wall_s == 101
-    assert found.driver_s == 100
-    assert found.spent[Doing.DRIVER] == 100 * 100  # a first result waits until all have asked
+    assert result.wall_s == 101
+    assert result.driver_s == 100
+    assert result.spent[Doing.DRIVER] == 100 * 100  # a first result waits until all have asked
 
 
-def test_alone_and_for_nothing_a_worker_is_never_idle() -> None:
-    found = run()
-    assert found.utilisation == 1
-    assert found.wall_s == pytest.approx(found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING])
+def test_a_single_worker_without_overheads_is_never_idle() -> None:
+    result = run()
+    assert result.utilisation == 1
+    assert result.wall_s == pytest.approx(result.spent[Doing.MEASURING] + result.spent[Doing.TRAINING])
 
 
 def test_baselines_train_to_the_end_and_do_not_count() -> None:
     worst = Candidate(1.0, (1.0, 1.0, 1.0), (-9.0,) * 3, speed=-9.0)
     three = config(1, SearchConfig().baselines)
-    found = simulate_candidates(three, Workload(TIMES).draw, Cluster(1), baselines=[worst] * 3)
-    assert found.reached[0] == 1
-    assert [counts for _, counts in found.over] == [False, False, False, True]
-    assert found.over[2][0] == 12
+    result = simulate_candidates(three, Workload(TIMES).draw, Cluster(1), baselines=[worst] * 3)
+    assert result.reached[0] == 1
+    assert [counts for _, counts in result.trial_ends] == [False, False, False, True]
+    assert result.trial_ends[2][0] == 12
 
 
-def test_infeasible_architectures_are_beside_the_budget() -> None:
-    found = simulate_candidates(config(40), Workload(TIMES, infeasible=0.5).draw, Cluster(4))
-    assert found.reached[0] == 40
-    assert 20 <= found.infeasible <= 70
+def test_infeasible_architectures_do_not_count_toward_the_budget() -> None:
+    result = simulate_candidates(config(40), Workload(TIMES, infeasible=0.5).draw, Cluster(4))
+    assert result.reached[0] == 40
+    assert 20 <= result.infeasible <= 70
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,13 +113,13 @@ def test_infeasible_architectures_are_beside_the_budget() -> None:
 def test_all_seconds_are_accounted_for(
     devices: int, per_device: int, budget: int, costs: tuple[float, float, float], seed: int
 ) -> None:
-    found = run(devices * per_device, budget, per_device, seed, start_s=costs[0], ask_s=costs[1], tell_s=costs[2])
-    assert sum(found.spent.values()) == pytest.approx(found.wall_s * devices * per_device)
-    assert min(found.spent.values()) >= -1e-9
-    assert found.reached[0] == sum(counts for _, counts in found.over) == budget
-    assert all(a >= b for a, b in pairwise(found.reached))
+    result = run(devices * per_device, budget, per_device, seed, start_s=costs[0], ask_s=costs[1], tell_s=costs[2])
+    assert sum(result.spent.values()) == pytest.approx(result.wall_s * devices * per_device)
+    assert min(result.spent.values()) >= -1e-9
+    assert result.reached[0] == sum(counts for _, counts in result.trial_ends) == budget
+    assert all(a >= b for a, b in pairwise(result.reached))
     measuring = defaultdict(list)
-    for span in found.spans:
+    for span in result.spans:
         if span.doing is Doing.MEASURING:
             measuring[span.worker // per_device].append((span.begin_s, span.end_s))
     for spans in measuring.values():
@@ -127,7 +127,7 @@ def test_all_seconds_are_accounted_for(
         assert all(b[0] >= a[1] - 1e-9 for a, b in pairwise(spans)), "two at a time on a device"
 
 
-def test_the_same_again() -> None:
+def test_equal_seeds_give_equal_searches_and_other_seeds_others() -> None:
     assert run(workers=7, ask_s=0.1, seed=3) == run(workers=7, ask_s=0.1, seed=3)
     assert run(workers=7, ask_s=0.1, seed=3) != run(workers=7, ask_s=0.1, seed=4)
 
@@ -139,12 +139,12 @@ def test_budget_that_fits_is_one_that_ends_in_time() -> None:
     assert 20 < fits < 60
     assert run(workers=4, budget=fits, ask_s=0.1).wall_s <= half * 1.05
     assert run(workers=4, budget=fits + 3, ask_s=0.1).wall_s > half
-    broken_off = simulate_candidates(config(2000), Workload(TIMES).draw, Cluster(4, ask_s=0.1), until_s=half)
-    assert broken_off.within(half) == fits
+    cut_short = simulate_candidates(config(2000), Workload(TIMES).draw, Cluster(4, ask_s=0.1), until_s=half)
+    assert cut_short.within(half) == fits
 
 
-def test_no_worker_is_said() -> None:
-    with pytest.raises(ValueError, match="can't run a trial"):
+def test_a_cluster_without_workers_is_refused() -> None:
+    with pytest.raises(ValueError, match="workers"):
         simulate_candidates(config(1), Workload(TIMES).draw, Cluster(0))
 
 
@@ -206,8 +206,8 @@ def test_many_workers_over_a_limit_do_not_end_a_search_that_has_measured_some() 
     assert loop.gave_up is not None
 
 
-class Beside(MemoryStore):
-    """A store on which another driver that lives has a trial under way."""
+class SharedStore(MemoryStore):
+    """A store in which another driver that is alive has a trial under way."""
 
     looks = 0
 
@@ -222,10 +222,10 @@ class Beside(MemoryStore):
 
 def test_a_driver_that_waits_looks_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a loop does not sleep"))
-    now_s, stores = 0.0, list[Beside]()
+    now_s, stores = 0.0, list[SharedStore]()
 
-    def store(*given: Any) -> Beside:
-        stores.append(Beside(*given))
+    def store(*given: Any) -> SharedStore:
+        stores.append(SharedStore(*given))
         return stores[-1]
 
     loop = memory_loop(store=store, clock=lambda: now_s)
@@ -237,11 +237,11 @@ def test_a_driver_that_waits_looks_by_its_own_clock(monkeypatch: pytest.MonkeyPa
     assert [later - earlier for earlier, later in pairwise(looks)] == [0, 0, 1, 0, 1]
 
 
-def test_a_recorded_search_comes_out_as_long_as_it_was() -> None:
+def test_a_simulated_search_takes_as_long_as_the_recorded_one() -> None:
     """200 architectures on two CPUs: the README's search, with its own seconds."""
     recorded = json.loads(RECORDED.read_text())
-    found = again(recorded)
-    assert found.wall_s == pytest.approx(recorded["wall_s"], rel=0.05)
-    assert found.reached[0] == recorded["reached"][0] == 200
-    for simulated, real in zip(found.reached[1:], recorded["reached"][1:], strict=True):
+    result = again(recorded)
+    assert result.wall_s == pytest.approx(recorded["wall_s"], rel=0.05)
+    assert result.reached[0] == recorded["reached"][0] == 200
+    for simulated, real in zip(result.reached[1:], recorded["reached"][1:], strict=True):
         assert simulated == pytest.approx(real, rel=0.1)

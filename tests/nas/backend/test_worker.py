@@ -51,7 +51,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
 
 
 def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> TrialRecord:
-    """The one trial of a study, after it ran in `folder`, with a checkpoint every few steps."""
+    """Run a study of one trial in `folder`, with a checkpoint every few steps, and return the trial."""
     settings = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
     config = search_config(budget=1, distill=recipe, **settings)
     for name in FOLDERS:
@@ -88,7 +88,7 @@ def losses_of_an_undisturbed_training(trial: TrialRecord, targets: Targets) -> l
 
 
 def kill_worker() -> None:
-    """Kills the process that trains for the Ray of this one."""
+    """Kill the process that trains for this process's Ray."""
     parents, workers = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -103,8 +103,8 @@ def kill_worker() -> None:
             os.kill(worker, signal.SIGKILL)
 
 
-def strike(checkpoints: Path) -> None:
-    """Kills the worker when its first checkpoint is there, and marks that with 1000 s of training."""
+def kill_after_checkpoint(checkpoints: Path) -> None:
+    """Kill the worker after its first checkpoint, and add 1000 s of training to the checkpoint."""
     while not list(checkpoints.glob("*.pt")):
         time.sleep(0.01)
     kill_worker()
@@ -118,14 +118,14 @@ def meanwhile(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def test_a_killed_worker_is_started_again_and_goes_on_in_the_middle_of_the_rung(
+def test_a_killed_worker_is_started_again_and_continues_in_the_middle_of_the_rung(
     tmp_path: Path, targets: Targets
 ) -> None:
-    meanwhile(lambda: strike(tmp_path / "checkpoint_dir"))
+    meanwhile(lambda: kill_after_checkpoint(tmp_path / "checkpoint_dir"))
     trial = study_of_one(tmp_path, targets, RECIPE)
     assert trial.state is TrialState.COMPLETE, trial.reason
     assert (trial.tries, trial.failure) == (2, Failure.LOST_WORKER)
-    assert sum(rung.seconds for rung in trial.rungs) > 1000, "it began anew"
+    assert sum(rung.seconds for rung in trial.rungs) > 1000, "it started again"
     assert [rung.losses for rung in trial.rungs] == losses_of_an_undisturbed_training(trial, targets)
     assert not list((tmp_path / "checkpoint_dir").iterdir())
     heads = load_heads(tmp_path / "weights_dir" / f"{trial.arch_id}.heads.safetensors")

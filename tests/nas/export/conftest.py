@@ -17,7 +17,7 @@ from nas.study.config import DistillConfig
 from nas.study.records import Study, TrialState
 from search_space import ArchSpec, StageSpec
 from tests.nas.analysis.builders import REFERENCE, new_store, small_study
-from tests.nas.backend.real_targets import opened, taught_by
+from tests.nas.backend.real_targets import open_real_targets, study_of
 from tests.nas.study.builders import search_config
 
 POINTS = {0: (-9.0, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}
@@ -64,7 +64,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("export")
     run, cache, c = folder / "run", folder / "cache", CONFIG
-    targets = opened(c, cache)
+    targets = open_real_targets(c, cache)
     places = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
     for place in places.values():
         place.mkdir(parents=True)
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     trials = list(small_study(POINTS).trials)
     trials[1] = replace(trials[1], arch_id=SPEC.arch_id, spec=SPEC.to_dict(), rungs=rungs)  # type: ignore[arg-type]
     trials[2] = replace(trials[2], state=TrialState.STOPPED, rungs=trials[2].rungs[:1])
-    study = Study(taught_by(targets, c), tuple(trials))
+    study = Study(study_of(targets, c), tuple(trials))
     new_store(run, study)
     (run / "report.html").write_text("<p>a report</p>")
     return Made(run, cache, study)

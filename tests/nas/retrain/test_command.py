@@ -23,7 +23,7 @@ from nas.study.config import DistillConfig
 from nas.study.records import Retraining, Study, TrialState
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.backend.processes import children, gone
-from tests.nas.backend.real_targets import opened, taught_by
+from tests.nas.backend.real_targets import open_real_targets, study_of
 from tests.nas.study.builders import search_config
 from tests.waiting import PATIENCE_S, until
 
@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(cache: Path) -> Study:
     """Made-up numbers of real architectures, for real teachers and images."""
-    return replace(small_study(POINTS), info=taught_by(opened(CONFIG, cache), CONFIG))
+    return replace(small_study(POINTS), info=study_of(open_real_targets(CONFIG, cache), CONFIG))
 
 
 def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command as a person uses it: real teachers, a real Ray, a real study, a real report."""
+"""The command as a user runs it: real teachers, a real Ray, a real study, a real report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.machine
 
-# What known-cost asks for hangs on measured times once eight are known, and these differ from run to run.
-SAME = ["--sampler", "evolution"]
+# The proposals of known-cost depend on measured times after eight trials, and times differ from run to run.
+REPEATABLE = ["--sampler", "evolution"]
 SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--measure-seconds", "0.3"]
 
 
@@ -43,16 +43,16 @@ def search(arguments: Sequence[str], cache: Path) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study with a budget of 4."""
+    """Return the folder of a finished study with a budget of 4."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    result = search(["--budget", "4", *SAME, *SMALL, "--run", str(run)], cache)
+    result = search(["--budget", "4", *REPEATABLE, *SMALL, "--run", str(run)], cache)
     assert result.returncode == 0, result.stderr
     assert str(run / "report.html") in result.stdout
     return run
 
 
 def losses(study: Study) -> dict[str, list[dict[str, float]]]:
-    """Losses of every rung that a trial reached, by architecture."""
+    """Return the losses of every rung that a trial reached, by architecture."""
     return {t.arch_id: [r.losses for r in t.rungs] for t in study.trials if t.rungs}
 
 
@@ -87,15 +87,15 @@ def test_the_log_of_the_real_search_has_its_command_and_every_trial_s_outcome(wh
 
 
 @needs_chromium
-def test_report_of_the_real_search_opens_in_a_browser_without_complaint(whole: Path, tmp_path: Path) -> None:
-    document, complaints = open_page(whole / "report.html", tmp_path)
-    assert complaints == []
+def test_report_of_the_real_search_opens_in_a_browser_without_errors(whole: Path, tmp_path: Path) -> None:
+    document, errors = open_page(whole / "report.html", tmp_path)
+    assert errors == []
     assert "4 architectures were evaluated" in document
     assert document.count("<svg") >= 3, "the charts were not drawn"
 
 
 def start(arguments: Sequence[str], cache: Path) -> subprocess.Popen[str]:
-    """The command under way, with a checkpoint every few steps."""
+    """Start the command, with a checkpoint every few steps."""
     return subprocess.Popen(
         command(arguments, cache),
         stderr=subprocess.PIPE,
@@ -113,22 +113,22 @@ def until_a_trial_ends(process: subprocess.Popen[str]) -> None:
 
 
 def until_a_checkpoint(run: Path, since: float = 0.0) -> Path:
-    """The checkpoint that is written first after `since`, seconds of the clock."""
-    found: list[Path] = []
+    """Wait for a checkpoint written after `since`, seconds since the epoch, and return it."""
+    checkpoints: list[Path] = []
 
     def written() -> list[Path]:
         for path in (run / "checkpoints").glob("*.pt"):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime > since:
-                    found.append(path)
-        return found
+                    checkpoints.append(path)
+        return checkpoints
 
     until(written, every_s=0.01)
-    return found[0]
+    return checkpoints[0]
 
 
 def end(process: subprocess.Popen[str], ending: signal.Signals, run: Path) -> None:
-    """Interrupts the command, which says how to go on."""
+    """Interrupt the command, which shows how to resume."""
     process.send_signal(ending)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
@@ -139,11 +139,11 @@ def end(process: subprocess.Popen[str], ending: signal.Signals, run: Path) -> No
 def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses(
     whole: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """By Ctrl-C after a trial, and by SIGTERM in the middle of a rung, which goes on where its checkpoint stands."""
+    """By Ctrl-C after a trial, and by SIGTERM in the middle of a rung, which continues from its checkpoint."""
     run = tmp_path / "run"
     resume = ["--resume", str(run), "--workers", "1"]
     before = listening_addresses()
-    process = start(["--budget", "4", *SAME, *SMALL, "--run", str(run)], cache)
+    process = start(["--budget", "4", *REPEATABLE, *SMALL, "--run", str(run)], cache)
     until_a_trial_ends(process)
     opened = listening_addresses() - before
     assert opened, "Ray listens somewhere"
@@ -157,7 +157,7 @@ def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses
     end(process, signal.SIGTERM, run)
     (checkpoint,) = (run / "checkpoints").glob("*.pt")
     saved = torch.load(checkpoint, weights_only=True)
-    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    saved["content"]["busy_s"] += 1000.0  # distinguishes a training that continues from one that starts again
     torch.save(saved, checkpoint)
     stale = checkpoint.with_suffix(".1.tmp")
     stale.touch()
@@ -170,7 +170,7 @@ def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses
     (cut_off,) = (t for t in study.trials if t.arch_id == checkpoint.stem)
     assert sum(rung.seconds for rung in cut_off.rungs) > 1000
     assert not list((run / "checkpoints").iterdir())
-    # How far a trial gets also hangs on its measured speed; what it does on the way does not.
+    # The last rung of a trial also depends on its measured speed; its losses do not.
     other = losses(read_study(whole))
     assert losses(study).keys() == other.keys()
     for arch_id, mine in losses(study).items():
@@ -228,8 +228,8 @@ def test_bad_input_is_one_line_and_code_2(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {"--resume", "--val-images"} & set(arguments)
-    small = [] if given else ["--train-images", "256", "--val-images", "64"]
+    own_size = {"--resume", "--val-images"} & set(arguments)
+    small = [] if own_size else ["--train-images", "256", "--val-images", "64"]
     run = [] if {"--resume", "--run"} & set(arguments) else ["--run", str(tmp_path / "run")]
     try:
         code = main([*arguments, *small, *run, "--cache", str(cache)])
@@ -255,7 +255,7 @@ def test_existing_study_is_not_overwritten(whole: Path, cache: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 @pytest.mark.slow
-def test_full_disk_is_one_line_and_keeps_what_was_finished(cache: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_keeps_the_finished_trials(cache: Path, whole: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False).returncode:
