@@ -59,11 +59,11 @@ def peak_memory(call: Callable[[], object], model: nn.Module, images: Tensor, tr
 def _gpu_peaks(call: Callable[[], object], fixed: int, device: torch.device, tracked: bool) -> Peaks:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    previous = torch.cuda.memory_allocated(device)
+    start_bytes = torch.cuda.memory_allocated(device)
     out = call()
     torch.cuda.synchronize(device)
     del out
-    allocated = torch.cuda.max_memory_allocated(device) - previous
+    allocated = torch.cuda.max_memory_allocated(device) - start_bytes
     reserved = torch.cuda.max_memory_reserved(device)
     library = nvml()
     driver = driver_bytes(library, gpu_uuid(device)) if library else None
@@ -79,12 +79,12 @@ def _resident_growth(call: Callable[[], object]) -> int | None:
     proc = Path("/proc/self")
     try:
         (proc / "clear_refs").write_text(_RESET_PEAK)
-        previous = _status_bytes("VmRSS")
+        start_bytes = _status_bytes("VmRSS")
     except (OSError, KeyError):
         call()
         return None
     call()
-    return max(0, _status_bytes("VmHWM") - previous)
+    return max(0, _status_bytes("VmHWM") - start_bytes)
 
 
 def _status_bytes(name: str) -> int:

@@ -33,7 +33,7 @@ class Interval:
 def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
     """Return the median of a time series (n,) of positive samples with the interval of a circular block bootstrap.
 
-    Neighboring samples are correlated, so blocks of about n^(1/3) neighbors are indices instead of single samples
+    Neighboring samples are correlated, so blocks of about n^(1/3) neighbors are drawn instead of single samples
     (Künsch 1989; Politis and Romano 1992). Few blocks make the interval too narrow. It is therefore widened by the
     bootstrap variance's missing share length/n and by the ratio of Student's t to the normal quantile. No bootstrap of
     fewer than 6 samples covers 95 %: their interval is Student's on the logarithms, extended to the extremes.
