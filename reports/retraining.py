@@ -33,7 +33,7 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
         {
             "number": candidate["trial"],
             "name": candidate["name"],
-            "kind": "baseline" if candidate["fate"] == "baseline" else "retrained",
+            "kind": "baseline" if candidate["change"] == "baseline" else "retrained",
             "short": candidate["score_of_study"],
             "long": candidate["score"],
             "low": candidate["score"] - candidate["half_width"],

@@ -1,4 +1,4 @@
-"""Pure analysis of a study: fronts under noise, what was trained or measured again, answers to limits.
+"""Analyze a study without side effects: fronts under noise, retrainings, remeasurements, answers to limits.
 
-Commands and reports read it; it imports no torch, no ray and no optuna.
+Commands and reports use it; it imports no torch, no ray and no optuna.
 """

@@ -1,4 +1,4 @@
-"""Measure how far two rankings of the same candidates agree: Kendall's tau-b, its interval, swapped pairs. Pure."""
+"""Measure the agreement of two rankings of the same candidates: Kendall's tau-b, its interval, swapped pairs. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas.analysis.front import FrontPoint
 from nas.analysis.noise import CONFIDENCE_LEVEL
 
 RESAMPLES = 1000
-MIN_CANDIDATES = 3  # tau of two candidates is 1 or -1 whatever they are
-MIN_FOR_INTERVAL = 6  # candidates: of fewer, every resample is nearly the same
+MIN_CANDIDATES = 3  # tau of two candidates is always 1 or -1
+MIN_FOR_INTERVAL = 6  # candidates; resamples of fewer are nearly all the same
 
 Array = NDArray[np.float64]
-Pairs = Sequence[tuple[float, float]]  # of each candidate, its value in both rankings
+Pairs = Sequence[tuple[float, float]]  # each candidate's value in both rankings
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class RankCorrelation:
     """Kendall's tau-b of two rankings with its 95 % interval."""
 
     candidates: int
-    tau: float | None  # None where too few candidates, or a constant ranking, leave it undefined
-    low: float | None  # by a bootstrap over the candidates; None where they are fewer than MIN_FOR_INTERVAL
+    tau: float | None  # None where it is undefined: too few candidates, or a constant ranking
+    low: float | None  # by a bootstrap over the candidates; None with fewer than MIN_FOR_INTERVAL
     high: float | None
 
 
@@ -42,7 +42,7 @@ def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
 
 
 def rank_correlation(pairs: Pairs) -> RankCorrelation:
-    """Return Kendall's tau-b with an interval that is the same every time."""
+    """Return Kendall's tau-b with a reproducible interval (fixed seed)."""
     if len(pairs) < MIN_CANDIDATES:
         return RankCorrelation(len(pairs), None, None, None)
     columns = np.asarray(pairs)
@@ -50,7 +50,7 @@ def rank_correlation(pairs: Pairs) -> RankCorrelation:
 
 
 def _tau(columns: Array) -> float | None:
-    """Return tau-b alone: the exact p value would cost a bootstrap its time."""
+    """Return tau-b alone: a bootstrap has no time for exact p values."""
     tau = float(kendalltau(columns[:, 0], columns[:, 1], method="asymptotic").statistic)
     return tau if math.isfinite(tau) else None
 
@@ -60,7 +60,7 @@ def _bootstrap_interval(columns: Array) -> tuple[float | None, float | None]:
         return None, None
     rng = np.random.default_rng(0)
     resamples = (columns[rng.integers(0, len(columns), len(columns))] for _ in range(RESAMPLES))
-    taus = [tau for tau in map(_tau, resamples) if tau is not None]  # None: one candidate drawn again and again
+    taus = [tau for tau in map(_tau, resamples) if tau is not None]  # None: the resample is one candidate repeated
     if not taus:
         return None, None
     low, high = np.quantile(taus, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
@@ -69,14 +69,14 @@ def _bootstrap_interval(columns: Array) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True)
 class SpeedAgreement:
-    """How two measurements of the same candidates order them by speed, and the pairs of candidates behind it."""
+    """Agreement of two measurements about the candidates' order by speed, and the pairs of candidates behind it."""
 
     correlation: RankCorrelation
     pairs: int
-    swapped: int  # pairs in the other order now
-    clearly_swapped: int  # and apart by their intervals both times
-    tied: int  # pairs with equal ratios, before or now
-    overlapping: int  # pairs whose intervals overlap, before or now
+    swapped: int  # pairs whose order is reversed
+    clearly_swapped: int  # swapped pairs whose intervals are disjoint both times
+    tied: int  # pairs with equal ratios in either measurement
+    overlapping: int  # pairs whose intervals overlap in either measurement
 
 
 def speed_agreement(before: Sequence[FrontPoint], now: Sequence[FrontPoint]) -> SpeedAgreement:
@@ -94,7 +94,7 @@ def speed_agreement(before: Sequence[FrontPoint], now: Sequence[FrontPoint]) -> 
 
 
 def _pair_order(points: Sequence[FrontPoint]) -> Array:
-    """Return for each pair 1 where the first is faster, -1 where the second is, 0 where they are equal."""
+    """Return 1 for each pair whose first candidate is faster, -1 where the second is, 0 where they are equal."""
     ratios = np.asarray([p.ratio for p in points])
     first, second = np.triu_indices(len(points), 1)
     signs: Array = np.sign(ratios[first] - ratios[second])

@@ -1,7 +1,7 @@
-"""Find the best candidate of a study within limits, how sure that is, and the nearest where nothing fits. Pure.
+"""Find a study's best candidate within limits, with its confidence; the nearest one where none fits. Pure.
 
-Only candidates with the same training are compared: those of the study's last rung with each other, or retrained ones
-with each other, each by its own measurement.
+Only candidates with equally long trainings are compared: those of the study's last rung with each other, or retrained
+ones with each other, each by its own measurement.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from nas.study.records import Measurement, Study, TrialRecord, TrialState
 from search_space import ArchSpec
 from search_space.outline import outline
 
-RETRAINED, LAST_RUNG = "retraining", "last rung"  # what an answer is based on
+RETRAINED, LAST_RUNG = "retraining", "last rung"  # bases of an answer
 
 Limits = Mapping[str, float]
-Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of calls with one image, as far as kept
+Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of single-image calls
 
 
 @dataclass(frozen=True)
 class MeasuredCandidate:
-    """A trial or baseline that may be the answer, with all that limits bound."""
+    """A trial or baseline that may be the answer, with the quantities that limits bound."""
 
     trial: TrialRecord
     measurement: Measurement
     score: float  # mean over seeds
     seeds: int
     quantities: Mapping[str, Quantity]
-    chance_best: float | None = None  # of those that fit, whose values count as exact; None for those that do not fit
-    chance_to_keep: float | None = None  # None where no interval is known
+    chance_best: float | None = None  # among the candidates that fit; None where it does not fit
+    chance_to_keep: float | None = None  # that it is within all limits; None where no interval is known
 
     def fits(self, limits: Limits) -> bool:
-        """Return whether it keeps all limits; an unknown quantity keeps none."""
+        """Return whether it is within all limits; an unknown quantity is within none."""
         return all(name in self.quantities and self.quantities[name].kept(bound) for name, bound in limits.items())
 
     def excess(self, limits: Limits) -> dict[str, float]:
-        """Return the factor by which each broken limit would have to be relaxed; infinite where unknown."""
-        own = self.quantities
-        factors = {n: own[n].give(bound) if n in own else math.inf for n, bound in limits.items()}
+        """Return the factor by which each exceeded limit would have to be relaxed; infinite for unknown quantities."""
+        q = self.quantities
+        factors = {n: q[n].relaxation(bound) if n in q else math.inf for n, bound in limits.items()}
         return {name: factor for name, factor in factors.items() if factor > 1}
 
     @property
@@ -65,19 +65,19 @@ class MeasuredCandidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study answers to limits. `nearest` and `alone` are there where nothing fits."""
+    """A study's answer to limits. `nearest` and `alone` are set where nothing fits."""
 
     basis: str  # RETRAINED or LAST_RUNG
-    steps: int  # of the trainings that are compared
+    steps: int  # of each compared training
     scatter: SeedScatter
     best: MeasuredCandidate | None
-    runners_up: tuple[MeasuredCandidate, ...]  # not told apart from the best in score, the likeliest first
+    runners_up: tuple[MeasuredCandidate, ...]  # possibly better than the best; the likeliest first
     fitting: int
     compared: int
     stopped_early: int  # candidates within the limits whose training was stopped at a lower rung
     not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
     nearest: MeasuredCandidate | None
-    alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate that keeps this one
+    alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
 
 
 def answer(
@@ -86,19 +86,22 @@ def answer(
     limits: Limits,
     latencies: Latencies = lambda basis, arch_id: (),
 ) -> Answer:
-    """Answer limits from a study; SelectionError where it has no complete trial.
+    """Return a study's answer to limits.
 
-    Retrained candidates answer where the best one by the last rung is among them: they were trained longer and with
-    more seeds.
+    Retrained candidates, which were trained longer and with more seeds, are the basis if the best candidate by the last
+    rung is among them.
+
+    Raises:
+        SelectionError: the study has no complete trial.
     """
     trials = complete(study)
     if not trials:
         raise SelectionError(NO_COMPLETE_TRIAL)
     last = [_candidate(t, measurement(t), t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
     retrained = _retrained(summary, latencies)
-    favourite = _best([c for c in last if c.fits(limits)])
+    favorite = _best([c for c in last if c.fits(limits)])
     numbers = {c.trial.number for c in retrained}
-    by_retraining = any(c.fits(limits) for c in retrained) and (favourite is None or favourite.trial.number in numbers)
+    by_retraining = any(c.fits(limits) for c in retrained) and (favorite is None or favorite.trial.number in numbers)
     candidates = retrained if by_retraining else last
     scatter = TYPICAL_SCATTER
     if summary is not None:
@@ -155,15 +158,15 @@ def _with_chances(
 def _runners_up(
     candidates: Sequence[MeasuredCandidate], best: MeasuredCandidate | None, scatter: SeedScatter
 ) -> tuple[MeasuredCandidate, ...]:
-    """Return those whose chance to be truly better than the best, compared in pairs, is not negligible."""
+    """Return the candidates whose chance to be better than the best, compared in pairs, is not negligible."""
     if best is None:
         return ()
     drawn = _draw(candidates, scatter)
-    own = drawn[:, candidates.index(best)]
+    best_drawn = drawn[:, candidates.index(best)]
     close = [
         c
         for c, other in zip(candidates, drawn.T, strict=True)
-        if c is not best and (other > own).mean() > NEGLIGIBLE_CHANCE
+        if c is not best and (other > best_drawn).mean() > NEGLIGIBLE_CHANCE
     ]
     return tuple(sorted(close, key=lambda c: (-(c.chance_best or 0.0), -c.score, c.trial.number)))
 
@@ -179,7 +182,7 @@ def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
 
 
 def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> MeasuredCandidate | None:
-    """Return the one whose worst excess is least; then the one with the least excess in all, then the best."""
+    """Return the candidate with the smallest worst excess; ties go to the smallest total excess, then to the score."""
 
     def distance(candidate: MeasuredCandidate) -> tuple[float, float, float]:
         excess = candidate.excess(limits).values()
@@ -190,58 +193,57 @@ def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> Measure
 
 
 def nothing_fits_line(a: Answer, limits: Limits) -> str:
-    """Tell that nothing fits, and by how much limits would have to be relaxed."""
-    line = f"none of {a.compared} candidates keeps the limits"
+    """Return a line that nothing fits, and by how much limits would have to be relaxed."""
+    line = f"none of {a.compared} candidates is within the limits"
     if a.nearest is None:
-        return f"{line}, and what they bound is not known of any candidate"
+        return f"{line}; a limited quantity is unknown for every candidate"
     relaxed = ", ".join(
         f"{LIMITS[name].flag} by {100 * (factor - 1):.1f} % ({_with_unit(name, a.nearest.quantities[name].value)})"
         for name, factor in a.nearest.excess(limits).items()
     )
-    return f"{line}; the nearest would fit if you relaxed: {relaxed}"
+    return f"{line}; the nearest one would fit with relaxed limits: {relaxed}"
 
 
-def confidence_line(a: Answer) -> str:
-    """Tell how sure the answer is."""
+def confidence_line(a: Answer, limits: Limits) -> str:
+    """Return a line with the confidence in the answer."""
     assert a.best is not None
-    best, keeps = percent(a.best.chance_best), percent(a.best.chance_to_keep)
-    return f"confidence: {best} that it is the best of the {a.fitting} that fit; {keeps} that it keeps the limits"
+    line = f"confidence: best of the {a.fitting} that fit: {percent(a.best.chance_best)}"
+    return f"{line}; within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 
 def answer_notes(a: Answer, limits: Limits) -> list[str]:
-    """Tell in a phrase each what a reader should know beside the numbers."""
-    basis = "the means of retrainings" if a.basis == RETRAINED else "one training each"
-    notes = [f"compared by {basis} after {a.steps} steps; candidates of other lengths of training are not compared"]
-    source = "taken from another study; nas.retrain measures it"
+    """Return notes for the reader of the numbers, a phrase each."""
+    basis = "mean score of retrainings" if a.basis == RETRAINED else "score of one training each"
+    notes = [f"compared by {basis}, {a.steps} steps; candidates trained for other numbers of steps are left out"]
+    source = "from another study; nas.retrain measures it"
     if a.scatter.measured:
         source = f"measured here, {a.scatter.degrees} degrees of freedom"
-    notes.append(f"a seed moves score by {a.scatter.sd:.4f} (standard deviation; {source})")
+    notes.append(f"standard deviation of the score between seeds: {a.scatter.sd:.4f} ({source})")
     if a.stopped_early:
-        notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, stopped at lower rungs")
+        notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, early-stopped at lower rungs")
     if a.not_retrained:
-        were = "was" if a.not_retrained == 1 else "were"
-        notes.append(f"left out: {_candidates(a.not_retrained)} within the limits that {were} not retrained")
+        notes.append(f"left out: {_candidates(a.not_retrained)} within the limits, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
-        notes.append(f"no interval is known of: {', '.join(LIMITS[n].label for n in unknown)}")
+        notes.append(f"no interval is known for: {', '.join(LIMITS[n].label for n in unknown)}")
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement
-        doubt = "" if m.verdict == "ok" else f"; verdict of the measurement: {m.verdict}"
-        notes.append(f"measured on {m.device}, {m.arm}, batch {m.batch}{doubt}")
+        verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"
+        notes.append(f"measured on {m.device}; {m.arm}; batch {m.batch}{verdict}")
     return notes
 
 
 def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) -> str:
-    limit = f"{LIMITS[name].flag} {in_unit(name, bound)} alone"
+    limit = f"{LIMITS[name].flag} {bound:g} alone"
     if candidate is None:
-        return f"{limit}: no candidate keeps it"
+        return f"{limit}: no candidate fits"
     value = _with_unit(name, candidate.quantities[name].value)
     return f"{limit}: trial {candidate.trial.number}, score {candidate.score:.4f}, {value}"
 
 
 def in_unit(name: str, value: float) -> str:
-    """Return a limited quantity's value in the unit that people read it in, without the unit."""
+    """Return a limited quantity's value in the unit of tables, without the unit."""
     return f"{value / LIMITS[name].shown_per:.4g}"
 
 
@@ -250,7 +252,7 @@ def _with_unit(name: str, value: float) -> str:
 
 
 def percent(chance: float | None) -> str:
-    """Return a chance in percent; only what is certain is 0 or 100 %."""
+    """Return a chance in percent; only certainty is 0 % or 100 %."""
     if chance is None:
         return "unknown"
     whole = f"{chance:.0%}"
@@ -314,5 +316,5 @@ def _limit_json(c: MeasuredCandidate, name: str, bound: float) -> Mapping[str, f
     q = c.quantities.get(name)
     if q is None:
         return {"bound": bound, "value": None, "low": None, "high": None, "chance": None, "excess": None}
-    known = {"bound": bound, "value": q.value, "low": q.low, "high": q.high}
-    return known | {"chance": q.chance(bound), "excess": q.give(bound)}
+    value = {"bound": bound, "value": q.value, "low": q.low, "high": q.high}
+    return value | {"chance": q.chance(bound), "excess": q.relaxation(bound)}

@@ -12,12 +12,12 @@ from nas.study.records import Measurement, Objective, TrialRecord
 
 
 class FrontStatus(StrEnum):
-    """Where a candidate lies relative to the front of the searched candidates, under one set of measurements."""
+    """Position of a candidate relative to the front of the searched candidates, under one set of measurements."""
 
-    FRONT = "front"  # no other is at least as good in both and better in one
+    FRONT = "front"  # no other candidate is at least as good in both and better in one
     TIED = "tied"  # another dominates it, but within the intervals of the speed
     BEHIND = "behind"  # another dominates it beyond the intervals
-    OPEN = "open"  # those that dominated it before were not measured again
+    OPEN = "open"  # the candidates that dominated it before were not measured again
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FrontPoint:
 
 
 class ScoreSpeedPlane:
-    """The points of those `trials` that have a measurement in `measurements` (by trial number)."""
+    """Points of those `trials` that have a measurement in `measurements` (by trial number)."""
 
     def __init__(self, trials: Sequence[TrialRecord], measurements: Mapping[int, Measurement]) -> None:
         measured = [t for t in trials if t.number in measurements]
@@ -69,16 +69,16 @@ class ScoreSpeedPlane:
         return FrontPosition(FrontStatus.BEHIND if clearly else FrontStatus.TIED, fastest.number)
 
     def speed_ranks(self, numbers: Collection[int]) -> dict[int, int]:
-        """Rank these trials by ratio among themselves; the fastest is 1, equals share the better rank."""
+        """Return the ranks of these trials by ratio; the fastest is 1, equals share the better rank."""
         ratios = {n: self.points[n].ratio for n in numbers}
-        return {n: 1 + sum(other > own for other in ratios.values()) for n, own in ratios.items()}
+        return {n: 1 + sum(other > ratio for other in ratios.values()) for n, ratio in ratios.items()}
 
     def hypervolume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
         """Return the hypervolume of these trials, baselines left out, over the study's reference point."""
         named = {objective.name: objective for objective in objectives}
-        plane = good, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
+        plane = score, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
         points = [p for p in self._searched if p.number in numbers]
-        coordinates = [(pareto.coordinate(good, p.score), pareto.coordinate(speed, p.ratio)) for p in points]
+        coordinates = [(pareto.coordinate(score, p.score), pareto.coordinate(speed, p.ratio)) for p in points]
         return pareto.hypervolume(coordinates, pareto.reference_point(plane))
 
 

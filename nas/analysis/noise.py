@@ -1,9 +1,9 @@
-"""Estimate what noise leaves of a ranking: the chance of each candidate to be on the front, or the best. Pure.
+"""Estimate each candidate's chance to be on the front under the noise of seeds and timings. Pure.
 
-Assumptions: score is normal over seeds with one standard deviation for all candidates, which is itself known only as
-well as its degrees of freedom say (so means follow Student's t); the logarithm of a speed is normal with its 95 %
-interval, each side by itself; candidates are independent. Not modelled: that a process may start faster or slower than
-the last one (the A/A floor of `nas.remeasure`), and images other than the held-out ones.
+Assumptions: scores are normal over seeds, with one standard deviation for all candidates that is estimated with limited
+degrees of freedom (so means follow Student's t); the logarithm of a speed is normal with its 95 % interval, each side
+by itself; candidates are independent. Not modeled: differences between process starts (the A/A floor of
+`nas.remeasure`), and images other than the held-out ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SeedScatter:
 
     sd: float
     degrees: int  # of freedom
-    measured: bool = True  # in the study itself; else taken from another one
+    measured: bool = True  # in this study; else in another one
 
     def half_width(self, seeds: int) -> float:
         """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds."""
@@ -43,12 +43,10 @@ TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
 
 
 def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
-    """Pool the scatter between seeds over candidates.
-
-    Two or three seeds of one candidate say next to nothing about their scatter; ten candidates of three seeds do.
+    """Pool the scatter between seeds over candidates: one candidate's two or three seeds alone say little about it.
 
     Args:
-        scores: of each candidate, its score by seed.
+        scores: each candidate's scores, one per seed.
 
     Returns:
         The scatter; None where no candidate has two seeds.
@@ -74,7 +72,7 @@ class CandidateEstimate:
 
     @classmethod
     def of(cls, score: float, seeds: int, m: Measurement) -> CandidateEstimate:
-        """Take the speed from a measurement."""
+        """Return an estimate with the speed of a measurement."""
         return cls(score, seeds, m.ratio, m.ratio_low, m.ratio_high)
 
 
@@ -109,14 +107,14 @@ def _draw_speeds(estimates: Sequence[CandidateEstimate], draws: int, rng: np.ran
 
 def _non_dominated(score: Array, speed: Array) -> NDArray[np.bool_]:
     """Mark the front of each draw, (draws, candidates); equal candidates do not dominate each other."""
-    order = np.lexsort((-score, -speed), axis=-1)  # fastest first, of equally fast ones the best
-    q, s = np.take_along_axis(score, order, axis=1), np.take_along_axis(speed, order, axis=1)
-    kept = np.empty(q.shape, dtype=bool)
-    best, its_speed = np.full(len(q), -np.inf), np.full(len(q), np.inf)
-    for i in range(q.shape[1]):
-        better = q[:, i] > best
-        kept[:, i] = better | ((q[:, i] == best) & (s[:, i] == its_speed))
-        best, its_speed = np.where(better, q[:, i], best), np.where(better, s[:, i], its_speed)
-    unsorted = np.empty_like(kept)
-    np.put_along_axis(unsorted, order, kept, axis=1)
+    order = np.lexsort((-score, -speed), axis=-1)  # fastest first; of equally fast ones, the best score first
+    score, speed = np.take_along_axis(score, order, axis=1), np.take_along_axis(speed, order, axis=1)
+    on_front = np.empty(score.shape, dtype=bool)
+    best, speed_of_best = np.full(len(score), -np.inf), np.full(len(score), np.inf)
+    for i in range(score.shape[1]):
+        better = score[:, i] > best
+        on_front[:, i] = better | ((score[:, i] == best) & (speed[:, i] == speed_of_best))
+        best, speed_of_best = np.where(better, score[:, i], best), np.where(better, speed[:, i], speed_of_best)
+    unsorted = np.empty_like(on_front)
+    np.put_along_axis(unsorted, order, on_front, axis=1)
     return unsorted

@@ -1,4 +1,4 @@
-"""Draw fronts as pictures: of retrained candidates, and of a study's measurements beside a remeasurement's."""
+"""Draw fronts: of retrained candidates, and of a study's measurements next to a remeasurement's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STYLE = {"text.parse_math": False, "font.size": 9, "svg.fonttype": "none"}
 
 @dataclass(frozen=True)
 class PointLook:
-    """How points of one fate are told apart: by color (Okabe and Ito's color-blind-safe palette), shape and filling."""
+    """Color (of Okabe and Ito's color-blind-safe palette), shape and filling of points with one outcome."""
 
     label: str
     color: str
@@ -54,32 +54,32 @@ class PointLook:
         }
 
 
-# Of retraining: filled by the chance to be on the front.
-KEPT = PointLook("stayed on the front", "0.35", "o", 6.5)
-FELL_OFF = PointLook("fell off", "0.35", "v", 6.5)
-CAME = PointLook("joined", "0.35", "^", 6.5)
-NEAR_MISS = PointLook("near miss, not on it", "0.35", "s", 6.5)
+# For retraining; filled by the chance to be on the front.
+KEPT = PointLook("still on the front", "0.35", "o", 6.5)
+FELL_OFF = PointLook("left the front", "0.35", "v", 6.5)
+CAME = PointLook("joined the front", "0.35", "^", 6.5)
+NEAR_MISS = PointLook("not on the front", "0.35", "s", 6.5)
 RETRAINED_BASELINE = PointLook("baseline", "0.35", "D", 6.5, filled=False)
 RETRAINING_LOOKS = (KEPT, FELL_OFF, CAME, NEAR_MISS, RETRAINED_BASELINE)
-# The dark half of a color-blind-safe scale: its light end would not be seen on white.
+# The dark half of a color-blind-safe scale: its light end is invisible on white.
 CHANCE_COLORS = ListedColormap(colormaps["viridis_r"]([0.12 + 0.88 * i / 255 for i in range(256)]))
 
-# Of remeasuring.
-STAYED = PointLook("stayed on the front", "#0072b2", "o")
-TIED = PointLook("left it by less than the intervals", "#c77a00", "o")
+# For remeasuring.
+STAYED = PointLook("still on the front", "#0072b2", "o")
+TIED = PointLook("off the front within the intervals", "#c77a00", "o")
 LEFT = PointLook("left the front", "#b8470b", "v", 7.0)
 JOINED = PointLook("joined the front", "#007f5f", "^", 7.0)
-LOST = PointLook("on the front, no number now", "#b8470b", "x", 7.0)
-ASIDE = PointLook("on neither", "#8a9099", "o", 4.0)
+LOST = PointLook("was on the front, not measured now", "#b8470b", "x", 7.0)
+ASIDE = PointLook("on neither front", "#8a9099", "o", 4.0)
 BASELINE = PointLook("baseline", "0.2", "D", 5.5, filled=False)
 REMEASURING_LOOKS = (STAYED, TIED, LEFT, JOINED, LOST, ASIDE, BASELINE)
 UNDOMINATED = (FrontStatus.FRONT, FrontStatus.OPEN)  # among the candidates that are drawn
 
 
 def plot_retraining(study: Study, summary: RetrainingSummary, path: Path) -> None:
-    """Write a picture of mean scores and measured ratios with error bars; its type is the path's suffix.
+    """Write a picture of mean scores and measured ratios with error bars, in the format of the path's suffix.
 
-    At least one candidate has both numbers.
+    At least one candidate must have both numbers.
     """
     candidates = summary.complete
     with _figure((8.0, 5.4), "retraining", path) as figure:
@@ -149,7 +149,7 @@ class PanelPoint:
 
 
 def plot_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, path: Path) -> None:
-    """Write a picture of both fronts, before on the left and now on the right; its type is the path's suffix."""
+    """Write a picture of both fronts, before on the left and now on the right, in the format of the path's suffix."""
     before = [
         PanelPoint(r, r.trial.measurement, r.before.status in UNDOMINATED) for r in c.candidates if r.trial.measurement
     ]
@@ -172,7 +172,9 @@ def _draw_panel(axes: Any, points: Sequence[PanelPoint]) -> None:
     _prepare(axes)
     front = [p for p in points if p.on_front and not p.candidate.trial.baseline]
     _draw_steps(axes, [p.xy for p in front], STAYED.color, alpha=0.6)
-    for point in sorted(points, key=lambda p: _remeasuring_look(p.candidate) is not ASIDE):  # what matters lies on top
+    for point in sorted(
+        points, key=lambda p: _remeasuring_look(p.candidate) is not ASIDE
+    ):  # candidates of either front lie on top
         m, look = point.measurement, _remeasuring_look(point.candidate)
         x, y = point.xy
         axes.plot([m.ratio_low, m.ratio_high], [y, y], color=look.color, linewidth=1.0, alpha=0.8, zorder=2)
@@ -189,12 +191,12 @@ def _remeasuring_look(c: RemeasuredCandidate) -> PointLook:
 
 
 def _panel_label(c: RemeasuredCandidate, crowded: bool) -> str:
-    """Return an empty name where there are too many: the point is kept free of other names all the same."""
+    """Return the candidate's label; it is empty in a crowded panel, where its point still keeps other labels away."""
     return "" if crowded and _remeasuring_look(c) is ASIDE else _short_label(c.trial)
 
 
 def _panel_title(which: str, points: Sequence[PanelPoint]) -> str:
-    """Tell what most candidates of a panel were measured with; the two panels are no common front."""
+    """Return a title with the setting of most measurements in a panel."""
     ms = [p.measurement for p in points]
     if not ms:
         return f"{which}: no candidate was measured"
@@ -206,7 +208,7 @@ def _panel_title(which: str, points: Sequence[PanelPoint]) -> str:
 
 @contextmanager
 def _figure(inches: tuple[float, float], salt: str, path: Path) -> Iterator[Figure]:
-    """Give an empty figure and save what the block draws; the salt keeps the ids of an SVG the same every time."""
+    """Yield an empty figure and save it after the block; the salt makes the ids of an SVG reproducible."""
     with rc_context({**STYLE, "svg.hashsalt": salt}):
         figure = Figure(figsize=inches, layout="constrained", dpi=DPI)
         FigureCanvasAgg(figure)
@@ -237,7 +239,7 @@ def _label_score(axes: Any, study: Study) -> None:
 
 
 def _label_speed(axes: Any, measured: Sequence[Measurement], reference: str) -> None:
-    """Scale speed in doublings with plain numbers, from the lowest ratio to the highest."""
+    """Label the speed axis in doublings, from the lowest ratio to the highest."""
     axes.set_xlabel(f"throughput, times {reference}'s, higher is better")
     low, high = min(m.ratio_low for m in measured), max(m.ratio_high for m in measured)
     axes.set_xscale("log", base=2)

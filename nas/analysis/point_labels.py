@@ -1,4 +1,4 @@
-"""Names beside points, where neither another name nor a point lies."""
+"""Place names next to points, clear of other names and points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 
 SIZE = 7.5
 POINT_PX = 6.0  # half the side of the square that a point is taken to cover
-# (x, y) offsets in points with the alignments that go with them, best first.
+# (x, y) offsets in points with their alignments, best first.
 PLACES = [
     *((6 * r, 0, "left", "center") for r in (1,)),
     *((0, 7 * r, "center", "bottom") for r in (1,)),
@@ -25,9 +25,12 @@ PLACES = [
 def label_points(
     axes: Any, points: Sequence[tuple[float, float, str]], whiskers: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Write each (x, y, name) of data coordinates beside its point; call it when limits and scales are final.
+    """Write each point's name next to it. Call this when limits and scales are final.
 
-    whiskers: of each point, from and to what y; they are kept free as well.
+    Args:
+        axes: of the points.
+        points: (x, y, name) in data coordinates.
+        whiskers: lowest and highest y of each point's error bar, which names avoid too.
     """
     figure = axes.figure
     figure.draw_without_rendering()  # a constrained layout moves the axes
@@ -57,8 +60,8 @@ def label_points(
         taken.append(best[2])
 
 
-def _around(centre: Any) -> Bbox:
-    x, y = centre
+def _around(center: Any) -> Bbox:
+    x, y = center
     return Bbox.from_extents(x - POINT_PX, y - POINT_PX, x + POINT_PX, y + POINT_PX)
 
 

@@ -1,7 +1,7 @@
-"""Compare a study's measurements with a second set: ranks, the front, how far both agree, and in words. Pure.
+"""Compare a study's measurements with a remeasurement: ranks, fronts, agreement, and a conclusion in words. Pure.
 
-The two sets never share a front: each candidate is compared with others under one of them, and the outcomes are laid
-side by side.
+The two sets never share a front: candidates are compared under one set at a time, and the outcomes are shown side by
+side.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from nas.analysis.selection import complete
 from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
-OTHER_ORDER_TAU = 0.5  # from here down a quarter of the pairs is swapped, and a front is another's by luck
-DISTURBED = ("contended", "throttled", "clock changed")  # verdicts: not even the intervals can be trusted
+OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
+DISTURBED = ("contended", "throttled", "clock changed")  # verdicts that make even the intervals unreliable
 ARROW = " → "
 
 
 @dataclass(frozen=True)
 class RemeasuredCandidate:
-    """A trial before and now. Without a number now it has no position, no ranks, and a reason.
+    """A trial before and now. A trial without a measurement now has a reason instead of a position and ranks.
 
-    Ranks are by ratio among the trials with both numbers; the fastest is 1.
+    Ranks are by ratio among the trials measured both times; the fastest is 1.
     """
 
     trial: TrialRecord
@@ -41,62 +41,62 @@ class RemeasuredCandidate:
 
     @property
     def change(self) -> str:
-        """Tell what became of the candidate's position; baselines are no part of a front."""
+        """Return the change of the candidate's position in words; baselines are not part of a front."""
         baseline = self.trial.baseline is not None
         before = _position(self.before, baseline)
-        now = "no number" if self.now is None else _position(self.now, baseline)
+        now = "not measured" if self.now is None else _position(self.now, baseline)
         if self.now and not baseline:
             was, here = (position.status is FrontStatus.FRONT for position in (self.before, self.now))
             if here and not was:
-                now = "front, new"
+                now = "front (new)"
             if was and self.now.status is FrontStatus.BEHIND:
-                now = f"left, by {self.now.by}"
+                now = f"left (behind {self.now.by})"
         return before if before == now else f"{before}{ARROW}{now}"
 
 
 @dataclass(frozen=True)
 class RemeasuringComparison:
-    """A study's measurements beside a remeasurement's."""
+    """A study's measurements compared with a remeasurement's."""
 
-    candidates: tuple[RemeasuredCandidate, ...]  # fastest before first; baselines too
+    candidates: tuple[RemeasuredCandidate, ...]  # baselines too; the fastest by the study's measurements first
     agreement: SpeedAgreement
-    hypervolume_before: float  # of the candidates measured both times, in the study's own units
+    hypervolume_before: float  # of the candidates measured both times
     hypervolume_now: float
     not_tried: int  # complete candidates that were not measured again
 
     def moved(self, before: FrontStatus, now: FrontStatus | None) -> tuple[RemeasuredCandidate, ...]:
-        """Return the candidates that went from one status to another; None: those without a number now."""
+        """Return the candidates with these statuses before and now; None stands for those not measured now."""
         searched = (c for c in self.candidates if not c.trial.baseline)
         return tuple(c for c in searched if (c.before.status, c.now and c.now.status) == (before, now))
 
     @property
     def stayed(self) -> tuple[RemeasuredCandidate, ...]:
-        """Return who is on the front before and now."""
+        """Return the candidates on the front both times."""
         return self.moved(FrontStatus.FRONT, FrontStatus.FRONT)
 
     @property
     def tied(self) -> tuple[RemeasuredCandidate, ...]:
-        """Return who was on the front and is now behind others by less than the intervals."""
+        """Return the candidates that were on the front and are now dominated within the intervals."""
         return self.moved(FrontStatus.FRONT, FrontStatus.TIED)
 
     @property
     def left(self) -> tuple[RemeasuredCandidate, ...]:
-        """Return who was on the front and is dominated now."""
+        """Return the candidates that were on the front and are now dominated beyond the intervals."""
         return self.moved(FrontStatus.FRONT, FrontStatus.BEHIND)
 
     @property
     def lost(self) -> tuple[RemeasuredCandidate, ...]:
-        """Return who was on the front and has no number now."""
+        """Return the candidates that were on the front and could not be measured now."""
         return self.moved(FrontStatus.FRONT, None)
 
     @property
     def joined(self) -> tuple[RemeasuredCandidate, ...]:
-        """Return who is on the front now and was not before."""
+        """Return the candidates on the front now and not before."""
         return self.moved(FrontStatus.TIED, FrontStatus.FRONT) + self.moved(FrontStatus.BEHIND, FrontStatus.FRONT)
 
 
 def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComparison:
-    """Lay the study's measurements and a remeasurement's side by side, for every trial that was tried again."""
+    """Compare the study's measurements with a remeasurement's, for every trial that was tried again."""
     trials = complete(study)
     tried = [t for t in trials if t.number in again.measurements or t.number in again.unmeasured]
     old = {t.number: t.measurement for t in trials if t.measurement}
@@ -128,7 +128,7 @@ def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComp
 def _position_now(
     number: int, before: ScoreSpeedPlane, before_of_tried: ScoreSpeedPlane, now: ScoreSpeedPlane
 ) -> FrontPosition:
-    """Return the position now; it is OPEN where only candidates that nobody tried again had dominated this one."""
+    """Return the position now; it is OPEN where only candidates that were not tried again dominated this one."""
     position, old = now.position(number), before.position(number)
     dominated_before = old.status is not FrontStatus.FRONT
     only_by_untried = before_of_tried.position(number).status is FrontStatus.FRONT
@@ -140,7 +140,11 @@ def _position_now(
 def _reason(again: Remeasurement, number: int) -> str | None:
     m = again.measurements.get(number)
     if m is not None and m.verdict == WRONG_OUTPUT:
-        return WRONG_OUTPUT if m.output_error is None else f"{WRONG_OUTPUT}: {m.output_error:.2g} off fp32 eager's"
+        return (
+            WRONG_OUTPUT
+            if m.output_error is None
+            else f"{WRONG_OUTPUT}: differs from fp32 eager by {m.output_error:.2g}"
+        )
     return again.unmeasured.get(number)
 
 
@@ -154,35 +158,35 @@ def _position(position: FrontPosition, baseline: bool) -> str:
 
 
 def order_line(a: SpeedAgreement) -> str:
-    """Tell Kendall's tau with its interval, and the pairs behind it."""
+    """Return a line with Kendall's tau, its interval, and the pairs behind it."""
     c = a.correlation
     if c.tau is None:
-        return f"order by speed: {_candidates(c.candidates)} measured both times, too few to compare or all equal"
-    interval = f"no interval of fewer than {MIN_FOR_INTERVAL}"
+        return f"order by speed: {_candidates(c.candidates)} measured both times, too few or all equal"
+    interval = f"no interval for fewer than {MIN_FOR_INTERVAL}"
     if c.low is not None:
         interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {c.low:.2f} to {c.high:.2f}"
-    pairs = f"of {a.pairs} pairs {a.swapped} swapped ({a.clearly_swapped} beyond the intervals), {a.tied} tied"
-    within = f"{a.overlapping} within the intervals before or now"
-    tau = f"Kendall's tau-b {c.tau:.2f} of {_candidates(c.candidates)}"
-    return f"order by speed: {tau} ({interval}); {pairs}, {within}"
+    swapped = f"{a.swapped} of {a.pairs} pairs swapped ({a.clearly_swapped} of them beyond the intervals)"
+    rest = f"{a.tied} tied, {a.overlapping} with overlapping intervals"
+    tau = f"Kendall's tau-b {c.tau:.2f}, {_candidates(c.candidates)}"
+    return f"order by speed: {tau} ({interval}); {swapped}, {rest}"
 
 
 def front_line(c: RemeasuringComparison) -> str:
-    """Tell what became of the front."""
+    """Return a line with the changes of the front."""
     parts = [
-        (c.stayed, "stayed"),
-        (c.tied, "within the intervals of staying"),
-        (c.left, "left"),
-        (c.lost, "without a number"),
+        (c.stayed, "still on it"),
+        (c.tied, "off it within the intervals"),
+        (c.left, "left it"),
+        (c.lost, "not measured"),
     ]
     before = sum(len(candidates) for candidates, _ in parts)
-    words = [f"{len(candidates)} {what}{_numbers(candidates)}" for candidates, what in parts if candidates]
+    counts = [f"{len(candidates)} {status}{_numbers(candidates)}" for candidates, status in parts if candidates]
     joined = f"{len(c.joined)} joined{_numbers(c.joined)}" if c.joined else "none joined"
-    return f"front: of {before} before {', '.join(words) or 'none was measured'}; {joined}"
+    return f"front of {before}: {', '.join(counts) or 'none was measured'}; {joined}"
 
 
 def hypervolume_line(c: RemeasuringComparison) -> str:
-    """Tell the hypervolumes of the candidates measured both times."""
+    """Return a line with the hypervolumes of the candidates measured both times."""
     return (
         f"hypervolume of the candidates measured both times: {c.hypervolume_before:.3f} before, "
         f"{c.hypervolume_now:.3f} now"
@@ -190,32 +194,30 @@ def hypervolume_line(c: RemeasuringComparison) -> str:
 
 
 def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparison) -> list[str]:
-    """Tell in a phrase each what a reader should know beside the numbers."""
+    """Return notes for the reader of the numbers, a phrase each."""
     before = [t.measurement for t in complete(study) if t.number in again.measurements and t.measurement]
     changed = differences(study, again, before)
-    notes = [f"differs: {d}" for d in changed] or ["differs: nothing that is recorded"]
+    notes = [f"changed: {d}" for d in changed] or ["changed: nothing that is recorded"]
     notes += _resolution_notes(before, again) + _floor_notes(again.floor) + _verdict_notes(again)
-    notes += _baseline_notes(c, FrontStatus.FRONT, "that no candidate dominates")
-    notes += _baseline_notes(c, FrontStatus.BEHIND, "dominated by a candidate")
+    notes += _baseline_notes(c, FrontStatus.FRONT, "no longer dominated")
+    notes += _baseline_notes(c, FrontStatus.BEHIND, "newly dominated")
     if c.not_tried:
         were = "was" if c.not_tried == 1 else "were"
-        trained = f"{_candidates(c.not_tried)} that trained to the end {were} not measured again"
-        notes.append(f"{trained}: which of them would join is unknown (--which near, --which all)")
+        complete_ones = f"{_candidates(c.not_tried)} with complete training {were} not measured again"
+        notes.append(f"{complete_ones}: they may belong on the front (--which near, --which all)")
     return notes
 
 
 def _resolution_notes(before: Sequence[Measurement], again: Remeasurement) -> list[str]:
     others = {m.resolution for m in again.measurements.values()} - {m.resolution for m in before}
-    return [f"score is that of the study's resolution, not of {px} px" for px in sorted(others)]
+    return [f"scores are from the study's resolution, not from {px} px" for px in sorted(others)]
 
 
 def _floor_notes(m: Measurement | None) -> list[str]:
     if m is None:
         return []
-    return [
-        f"{m.reference} beside itself: {m.ratio:.3f} [{m.ratio_low:.3f}, {m.ratio_high:.3f}]; "
-        "its distance from 1 is noise"
-    ]
+    interval = f"[{m.ratio_low:.3f}, {m.ratio_high:.3f}]"
+    return [f"{m.reference} against itself: {m.ratio:.3f} {interval}; the difference from 1 is noise"]
 
 
 def _verdict_notes(again: Remeasurement) -> list[str]:
@@ -225,49 +227,49 @@ def _verdict_notes(again: Remeasurement) -> list[str]:
 
 
 def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:
-    """Name the baselines that came to this status."""
+    """Return a note with the baselines that newly have this status."""
     baselines = [b for b in c.candidates if b.trial.baseline and b.now]
     changed = [b for b in baselines if b.now and b.now.status is status and b.before.status is not status]
     names = ", ".join((b.trial.baseline or b.trial.arch_id) for b in changed)
-    return [f"baselines {words} now, but not before: {names}"] if changed else []
+    return [f"baselines {words}: {names}"] if changed else []
 
 
 def differences(study: Study, again: Remeasurement, before: Sequence[Measurement]) -> list[str]:
-    """Tell in what the measurements differ, as "batch: 16 -> 1"; of each, what most were measured with."""
+    """Return the settings that differ, as "batch: 16 -> 1"; each is that of most measurements."""
     now = list(again.measurements.values())
     changed = []
     for name in ("device", "arm", "batch", "resolution", "reference"):
-        then, here = (_most_frequent(getattr(m, name) for m in ms) for ms in (before, now))
-        if then != here:
-            changed.append(f"{'runtime' if name == 'arm' else name}: {then}{ARROW}{here}")
+        old_value, new_value = (_most_frequent(getattr(m, name) for m in ms) for ms in (before, now))
+        if old_value != new_value:
+            changed.append(f"{'runtime' if name == 'arm' else name}: {old_value}{ARROW}{new_value}")
     old, new = study.info.environment, again.environment
     changed += [f"{k}: {old[k]}{ARROW}{new[k]}" for k in MEASURED_WITH if k in old and k in new and old[k] != new[k]]
     return changed
 
 
 def conclusion(c: RemeasuringComparison) -> str:
-    """Tell in a sentence what follows for somebody who chooses a candidate."""
+    """Return a sentence with the consequence for the choice of a candidate."""
     before = len(c.stayed) + len(c.tied) + len(c.left)
     gone, new, lost = len(c.left), len(c.joined), len(c.lost)
     measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
     if not before:
-        return "No candidate of the front has a number here, so nothing is known about the choice it offers."
+        return "No candidate of the front could be measured here: nothing is known about the front on this device."
     if (disturbed := sum(_is_disturbed(r.measurement) for r in c.candidates)) > measured / 2:
         return (
-            f"{disturbed} of {measured} measurements were disturbed: measure again (--again) when nothing else runs "
-            "here."
+            f"{disturbed} of {measured} measurements were disturbed: measure again (--again) on an otherwise idle "
+            "machine."
         )
     other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU
     if gone > before / 2 or ((gone or new) and other_order):
-        return "The study's front says little about the choice here: search again on this device and runtime."
+        return "The study's front does not transfer to this device and runtime: search again for them."
     if gone or new or lost:
-        return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the new numbers."
+        return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the new measurements."
     if c.agreement.clearly_swapped:
         pairs = "a pair of candidates"
         if c.agreement.clearly_swapped > 1:
             pairs = f"{c.agreement.clearly_swapped} pairs of candidates"
-        return f"The front holds here, but {pairs} changed places in speed: look at the new ranks."
-    return "The front and the order hold here: the study's choice is also the choice here."
+        return f"The front holds here, but {pairs} changed their order by speed: check the new ranks."
+    return "The front and the order by speed hold here: the study's best candidates are also the best here."
 
 
 def _is_disturbed(m: Measurement | None) -> bool:
@@ -275,8 +277,8 @@ def _is_disturbed(m: Measurement | None) -> bool:
 
 
 def _moves(gone: int, new: int, lost: int) -> str:
-    moves = ((gone, "dominated"), (new, "new on it"), (lost, "without a number"))
-    return " and ".join(f"{_candidates(n)} {'is' if n == 1 else 'are'} {what}" for n, what in moves if n)
+    moves = ((gone, "left it"), (new, "joined it"), (lost, "could not be measured"))
+    return " and ".join(f"{_candidates(n)} {move}" for n, move in moves if n)
 
 
 def _numbers(candidates: Sequence[RemeasuredCandidate]) -> str:

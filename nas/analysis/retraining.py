@@ -1,7 +1,7 @@
-"""Summarise a study's retrainings: means over seeds, chances to be on the front, whether the order held. Pure.
+"""Summarize a study's retrainings: means over seeds, chances to be on the front, rank correlations. Pure.
 
-Retrained candidates are only compared with each other: all were trained for the same steps, and all were measured
-again in the remeasurement named REMEASUREMENT.
+Retrained candidates are compared only with each other: all were trained for the same number of steps and measured in
+the remeasurement named REMEASUREMENT.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from nas.analysis.selection import complete, front_numbers
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
 
-REMEASUREMENT = "retraining"  # under this name the store keeps what nas.retrain measured
-WRONG_OUTPUT = "wrong output"  # a verdict: what was timed does not compute the network
+REMEASUREMENT = "retraining"  # name of the remeasurement by nas.retrain
+WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 ASSUMPTIONS = (
-    "chance: of being on the front of the retrained candidates, if score is normal over seeds with one standard "
-    "deviation for all, the logarithm of a speed is normal with its interval, and candidates are independent; other "
-    "images are not in it"
+    "chance: probability of being on the front of the retrained candidates; assumes scores normal over seeds with one "
+    "standard deviation for all, log-normal speeds, and independent candidates; covers no images but the held-out ones"
 )
 
 
@@ -30,15 +29,16 @@ ASSUMPTIONS = (
 class RetrainedCandidate:
     """A trial with its retrainings and its new measurement.
 
-    `chance` is of being on the front of the retrained candidates; None without both numbers, and for baselines.
+    `chance` is that of being on the front of the retrained candidates; None for baselines and where score or
+    measurement is missing.
     """
 
     trial: TrialRecord
-    trainings: tuple[Retraining, ...]  # by seed; failures too
+    trainings: tuple[Retraining, ...]  # one per seed, failed ones included
     measurement: Measurement | None
-    reason: str | None  # why a number is missing
+    reason: str | None  # for a missing score or measurement
     was_on_front: bool  # of the study
-    on_front: bool = False  # by mean scores and measured ratios, as they are
+    on_front: bool = False  # by mean scores and measured ratios
     chance: float | None = None
 
     @property
@@ -58,15 +58,15 @@ class RetrainedCandidate:
         return self.trainings[0].steps
 
     @property
-    def fate(self) -> str:
-        """Tell in a word or two what became of the candidate's place on the front."""
+    def change(self) -> str:
+        """Return the change of the candidate's place on the front, in a few words."""
         if self.trial.baseline:
             return "baseline"
         if self.chance is None:
             return self.reason or "not trained"
         if self.was_on_front:
-            return "stayed" if self.on_front else "fell off"
-        return "joined" if self.on_front else "not on it"
+            return "still on it" if self.on_front else "left it"
+        return "joined it" if self.on_front else "not on it"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class RetrainingSummary:
 
     steps: int
     candidates: tuple[RetrainedCandidate, ...]
-    scatter: SeedScatter  # between seeds after `steps`
-    scatter_at_last_rung: SeedScatter | None  # the same after the study's last rung; None where none has two seeds
+    scatter: SeedScatter  # between seeds, after `steps`
+    scatter_at_last_rung: SeedScatter | None  # after the study's last rung; None where no candidate has two seeds
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -92,14 +92,14 @@ class RetrainingSummary:
 def summarize_retraining(
     study: Study, retrainings: Sequence[Retraining], remeasurements: Iterable[Remeasurement], steps: int | None = None
 ) -> RetrainingSummary | None:
-    """Summarise the retrainings of one length; None where there are none.
+    """Summarize the retrainings with one number of steps; None where there are none.
 
     Args:
-        study: whose trials were retrained.
-        retrainings: of all lengths.
-        remeasurements: of which the one named REMEASUREMENT is read.
-        steps: the length; by default the one that most candidates have, the longest of equals, so that a longer one
-            which has just begun hides nothing.
+        study: with the retrained trials.
+        retrainings: with any numbers of steps.
+        remeasurements: among them the one named REMEASUREMENT.
+        steps: of each training. The default is the number that most candidates were retrained for, the largest of
+            equals, so that longer retrainings that have just begun do not hide the finished ones.
     """
     by_length: dict[int, dict[int, list[Retraining]]] = {}
     for retraining in retrainings:
@@ -136,12 +136,12 @@ def _candidate(
 
 
 def _with_chances(rows: Sequence[RetrainedCandidate], scatter: SeedScatter) -> list[RetrainedCandidate]:
-    """Add front and chances, among the candidates that have both numbers."""
-    able = [c for c in rows if c.mean is not None and c.measurement is not None and not c.trial.baseline]
-    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.scores), c.measurement) for c in able if c.measurement]
+    """Return the candidates with front and chances, computed among those with score and measurement."""
+    ranked = [c for c in rows if c.mean is not None and c.measurement is not None and not c.trial.baseline]
+    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.scores), c.measurement) for c in ranked if c.measurement]
     indices = pareto.front([(e.score, e.ratio) for e in estimates]) if estimates else []
-    front = {able[i].trial.number for i in indices}
-    chances = dict(zip((c.trial.number for c in able), front_chances(estimates, scatter), strict=True))
+    front = {ranked[i].trial.number for i in indices}
+    chances = dict(zip((c.trial.number for c in ranked), front_chances(estimates, scatter), strict=True))
     return [replace(c, on_front=c.trial.number in front, chance=chances.get(c.trial.number)) for c in rows]
 
 
@@ -149,10 +149,10 @@ Ranking = Callable[[RetrainedCandidate], float | None]
 
 
 def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, RankCorrelation]:
-    """Compare the order by score of the study, of the means over seeds, and of each seed; by what is compared.
+    """Return correlations between the orders by score of the study, of the means over seeds, and of each seed.
 
-    Where the retrainings were evaluated at the study's last rung too, the effect of the length and the effect of the
-    seed are told apart.
+    Keys name the two orders. Scores of the retrainings at the study's last rung separate the effect of longer training
+    from the effect of the seed.
     """
     study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
     compared: dict[str, tuple[Ranking, Ranking]] = {
@@ -185,7 +185,7 @@ def _of_seed(seed: int) -> Ranking:
 
 
 def _of_mean_at(steps: int) -> Ranking:
-    """Rank by the mean over the seeds after fewer steps than the last."""
+    """Return a ranking by the mean over the seeds at an earlier rung."""
 
     def mean(candidate: RetrainedCandidate) -> float | None:
         values = [rung.score for t in candidate.trainings for rung in t.rungs if rung.steps == steps]
@@ -195,37 +195,42 @@ def _of_mean_at(steps: int) -> Ranking:
 
 
 def retraining_notes(study: Study, summary: RetrainingSummary) -> list[str]:
-    """Tell in a line each what became of the front, how sure it is, and what was assumed."""
+    """Return notes on the front's changes, their confidence, and the assumptions, a line each."""
     searched = [c for c in summary.candidates if not c.trial.baseline]
     expected = sum(c.chance or 0.0 for c in searched)
-    notes = [_front_note(searched), f"expected size of the front: {expected:.1f}", _scatter_note(summary)]
+    notes = [
+        _front_note(searched),
+        f"expected number of candidates on the front: {expected:.1f}",
+        _scatter_note(summary),
+    ]
     if summary.scatter_at_last_rung is not None:
         last = study.info.rung_steps[-1]
-        notes.append(f"seed scatter at the study's last rung ({last} steps): {summary.scatter_at_last_rung.sd:.4f}")
-    settings = dict.fromkeys(f"{m.device}, {m.arm}, batch {m.batch}" for c in summary.complete if (m := c.measurement))
+        notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
+    settings = dict.fromkeys(f"{m.device}; {m.arm}; batch {m.batch}" for c in summary.complete if (m := c.measurement))
     return [*notes, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
 
 
 def _front_note(searched: Sequence[RetrainedCandidate]) -> str:
-    fell = [c for c in searched if c.was_on_front and c.chance is not None and not c.on_front]
+    left = [c for c in searched if c.was_on_front and c.chance is not None and not c.on_front]
     joined = [c for c in searched if not c.was_on_front and c.on_front]
     unknown = [c for c in searched if c.chance is None]
     before = sum(c.was_on_front for c in searched)
-    note = f"front: of {before} before {_count(fell, 'fell off')}; {_count(joined, 'joined')}"
-    return f"{note}; {_count(unknown, 'without a number')}" if unknown else note
+    note = f"front of {before}: {_count(left, 'left it')}, {_count(joined, 'joined it')}"
+    return f"{note}, {_count(unknown, 'without score or measurement')}" if unknown else note
 
 
-def _count(candidates: Sequence[RetrainedCandidate], what: str) -> str:
+def _count(candidates: Sequence[RetrainedCandidate], outcome: str) -> str:
     if not candidates:
-        return f"none {what}"
-    return f"{len(candidates)} {what} ({', '.join(map(str, sorted(c.trial.number for c in candidates)))})"
+        return f"none {outcome}"
+    return f"{len(candidates)} {outcome} ({', '.join(map(str, sorted(c.trial.number for c in candidates)))})"
 
 
 def _scatter_note(summary: RetrainingSummary) -> str:
+    deviation = "standard deviation of the score between seeds"
     if not summary.scatter.measured:
-        return f"seed scatter: {summary.scatter.sd:.4f}, taken from another study: no candidate has two seeds here yet"
-    how = f"standard deviation, pooled, {summary.scatter.degrees} degrees of freedom"
-    return f"seed scatter after {summary.steps} steps: {summary.scatter.sd:.4f} ({how})"
+        return f"{deviation}: {summary.scatter.sd:.4f}, from another study: no candidate has two seeds here yet"
+    degrees = f"pooled, {summary.scatter.degrees} degrees of freedom"
+    return f"{deviation}, {summary.steps} steps: {summary.scatter.sd:.4f} ({degrees})"
 
 
 def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str,
         "measurement": c.measurement and c.measurement.to_dict(),
         "chance": c.chance,
         "on_front": {"before": c.was_on_front, "now": c.on_front},
-        "fate": c.fate,
+        "change": c.change,
         "failures": {str(t.seed): t.reason for t in c.trainings if t.reason},
         "reason": c.reason,
     }

@@ -1,4 +1,4 @@
-"""Find the weights and raw samples that a run folder holds: who writes them, and who reads them, asks here. Pure."""
+"""Find the weights and raw samples in a run folder: the one place that knows where they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.study.records import Retraining, RungResult, Study, TrialRecord, TrialState
 
-WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last holds a folder a seed
+WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
 
 
 def weights_file(folder: Path, arch_id: str) -> Path:
@@ -29,7 +29,7 @@ def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
 
 
 def latencies_s(folder: Path, arch_id: str) -> list[float]:
-    """Read the seconds of the calls with one image that a latency is the median of; empty where the file is gone."""
+    """Read the seconds of the single-image calls whose median is the latency; empty where the file is missing."""
     try:
         samples = json.loads((folder / f"{arch_id}.json").read_text())["latencies_s"]
         return [float(sample) for sample in samples if sample > 0]
@@ -39,7 +39,7 @@ def latencies_s(folder: Path, arch_id: str) -> list[float]:
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """One training's averaged weights (EMA) on disk. `origin` tells people which training it was."""
+    """One training's averaged weights (EMA) on disk. `origin` names the training in words."""
 
     weights: Path
     result: RungResult  # of the same training, at its end
@@ -55,24 +55,24 @@ class TrainedWeights:
 def trained_weights(
     run_dir: Path, study: Study, trial: TrialRecord, retrainings: Sequence[Retraining]
 ) -> TrainedWeights | None:
-    """Return the longest trained weights of a trial that exist; of equal length the best. None where there are none.
+    """Return a trial's existing weights with most training steps, the best score of equals; None where there are none.
 
-    A later retraining with the same seed and other steps has overwritten the earlier one's file: the last one counts.
+    A retraining overwrites the file of an earlier one with the same seed, so only the last one of a seed counts.
     """
-    found = []
-    own = weights_file(run_dir, trial.arch_id)
-    if trial.state is TrialState.COMPLETE and trial.rungs and own.is_file():
+    candidates = []
+    searched = weights_file(run_dir, trial.arch_id)
+    if trial.state is TrialState.COMPLETE and trial.rungs and searched.is_file():
         seed = int(study.info.config.get("seed", 0))
-        found.append(TrainedWeights(own, trial.rungs[-1], seed, "the search's last rung"))
-    last = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
-    for seed, retraining in last.items():
+        candidates.append(TrainedWeights(searched, trial.rungs[-1], seed, "the search's last rung"))
+    last_of_seed = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
+    for seed, retraining in last_of_seed.items():
         file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
         if retraining.score is not None and file.is_file():
-            found.append(TrainedWeights(file, retraining.rungs[-1], seed, f"nas.retrain, seed {seed}"))
-    return max(found, key=lambda w: (w.result.steps, w.result.score), default=None)
+            candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"nas.retrain, seed {seed}"))
+    return max(candidates, key=lambda w: (w.result.steps, w.result.score), default=None)
 
 
 def all_weight_files(run_dir: Path, arch_id: str, seeds: Iterable[int]) -> list[Path]:
-    """Return the weight files of an architecture that exist: the search's, then the retrainings' by seed."""
+    """Return an architecture's existing weight files: the search's, then the retrainings' by seed."""
     folders = [run_dir, *(retraining_folder(run_dir, seed) for seed in seeds)]
     return [file for folder in folders if (file := weights_file(folder, arch_id)).is_file()]

@@ -1,4 +1,4 @@
-"""Choose trials of a study: to be retrained, to be measured again, or the one that a user names. Pure."""
+"""Select trials of a study: for retraining, for remeasuring, or by a user's name for one. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, 
 from nas.study import pareto
 from nas.study.records import Measurement, Study, TrialRecord, TrialState
 
-NEGLIGIBLE_CHANCE = 0.05  # a candidate with less is no near miss
+NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
 WHICH = ("front", "near", "all")
 BEST = "best"
-MIN_ID_DIGITS = 8  # digits alone are a trial's number, unless there are so many
+MIN_ID_DIGITS = 8  # fewer digits are a trial's number, not an arch_id's beginning
 
 NO_COMPLETE_TRIAL = "the study has no trial that was measured and trained to its last rung"
 
 
 class SelectionError(ValueError):
-    """Nothing can be chosen, or what was asked for does not exist; the message is one line for people."""
+    """No trial can be selected, or the requested one does not exist; the message is one line for people."""
 
 
 def complete(study: Study) -> tuple[TrialRecord, ...]:
@@ -82,7 +82,7 @@ def candidates_to_retrain(candidates: Sequence[FrontCandidate], near: int) -> tu
 
 
 def trials_to_remeasure(study: Study, which: str) -> tuple[TrialRecord, ...]:
-    """Return the trials that `which` names (one of WHICH, or numbers with commas) and all baselines, in study order.
+    """Return the trials that `which` names (of WHICH, or comma-separated numbers) and all baselines, in study order.
 
     Raises:
         SelectionError: the study has no complete candidate, or `which` names none.
@@ -104,7 +104,9 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
     try:
         numbers = {int(part) for part in which.split(",")}
     except ValueError:
-        raise SelectionError(f"--which: {which!r}: must be {', '.join(WHICH)} or trial numbers with commas") from None
+        raise SelectionError(
+            f"--which: {which!r}: must be {', '.join(WHICH)} or comma-separated trial numbers"
+        ) from None
     if missing := sorted(numbers - {t.number for t in trials}):
         raise SelectionError(f"--which: trial {missing[0]} was not measured and trained to the last rung")
     return numbers
@@ -136,15 +138,18 @@ def find_trial(study: Study, which: str) -> TrialRecord:
 
 
 def best_trial(study: Study) -> TrialRecord:
-    """Return the candidate that the report headlines: the fastest one at least as good as the best baseline.
+    """Return the report's headline candidate: the fastest one at least as good as the best baseline.
 
-    Where none is, or there is no baseline, or throughput was no objective, it is the candidate of the highest score.
-    SelectionError where no candidate is complete.
+    If no candidate is as good as the best baseline, if there is no baseline, or if throughput was no objective, it is
+    the candidate of the highest score.
+
+    Raises:
+        SelectionError: no candidate is complete.
     """
     candidates = complete_candidates(study)
-    bar = max((t.final_score for t in complete(study) if t.baseline), default=None)
+    best_baseline = max((t.final_score for t in complete(study) if t.baseline), default=None)
     by_speed = any(objective.name == "throughput" for objective in study.info.objectives)
-    as_good = [t for t in candidates if by_speed and bar is not None and t.final_score >= bar]
+    as_good = [t for t in candidates if by_speed and best_baseline is not None and t.final_score >= best_baseline]
     if as_good:
         return max(as_good, key=lambda t: (ratio(t), t.final_score))
     return max(candidates, key=lambda t: (t.final_score, ratio(t)))

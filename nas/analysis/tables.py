@@ -1,4 +1,4 @@
-"""Print what was retrained, what was measured again, and answers to limits as tables of a terminal."""
+"""Print retrainings, remeasurements and answers to limits as tables."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
-TEXT_COLUMNS = ("", "between", "front", "verdict")  # they wrap where a terminal is narrow
-MAX_RUNNERS_UP = 12  # in the table; the JSON has all
+TEXT_COLUMNS = ("", "between", "front", "verdict")  # these wrap in a narrow terminal
+MAX_RUNNERS_UP = 12  # in the table; --json has all
 
 
 def show_retraining(study: Study, summary: RetrainingSummary, console: Console) -> None:
     """Print the retrained candidates, fastest first; rank correlations; notes."""
-    title = f"retrained: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
+    title = f"retraining: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
     table = _table(title, "trial", "<architecture", "study", "seeds", "mean score", "ratio", "chance", "<front")
     for candidate in summary.candidates:
         table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
@@ -61,7 +61,7 @@ def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tupl
         "-" if c.mean is None else f"{c.mean:.4f} ± {summary.scatter.half_width(seeds):.4f}",
         _ratio(c.measurement),
         "" if c.chance is None else f"{c.chance:.2f}",
-        c.fate,
+        c.change,
     )
 
 
@@ -80,8 +80,8 @@ def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
 
 
 def show_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
-    """Print the candidates, fastest before first; notes; the conclusion last."""
-    title = f"{again.name}: throughput over {again.setting['reference']}'s, before and now"
+    """Print the candidates, the fastest by the study first; notes; the conclusion last."""
+    title = f"{again.name}: throughput relative to {again.setting['reference']}, before and now"
     table = _table(title, "trial", "<architecture", "score", "ratio before", "ratio now", "rank", "<front", "<verdict")
     for candidate in c.candidates:
         table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
@@ -105,7 +105,7 @@ def _remeasuring_cells(c: RemeasuredCandidate) -> tuple[str, ...]:
 
 
 def _remeasuring_style(c: RemeasuredCandidate) -> str:
-    """Color a row by what became of its place on the front."""
+    """Return a row's color, by the change of its place on the front."""
     was, now = c.before.status is FrontStatus.FRONT, c.now.status if c.now else None
     if c.trial.baseline or (not was and now is not FrontStatus.FRONT):
         return ASIDE
@@ -115,7 +115,7 @@ def _remeasuring_style(c: RemeasuredCandidate) -> str:
 
 
 def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Console) -> None:
-    """Print the answer, or the candidate that comes nearest; runners-up; notes."""
+    """Print the answer, or the nearest candidate; runners-up; notes."""
     shown = a.best or a.nearest
     if a.best is None:
         console.print(nothing_fits_line(a, limits), style="bold", highlight=False, markup=False)
@@ -124,7 +124,7 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
         for path in weights(shown):
             console.print(f"weights: {path}", highlight=False, markup=False, soft_wrap=True)
     if a.best is not None:
-        _print_lines(console, [confidence_line(a)])
+        _print_lines(console, [confidence_line(a, limits)])
     if a.runners_up:
         console.print(_runners_up(a))
     _print_lines(console, answer_notes(a, limits))
@@ -133,14 +133,14 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
 def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
     title = f"trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
-        title += f": the baseline {(c.trial.baseline or c.trial.arch_id)}"
+        title += f": the baseline {c.trial.baseline}"
     console.print(title, style="bold", highlight=False, markup=False)
     console.print(c.outline, highlight=False, markup=False)
-    table = _table(None, "<", "value", "95 % interval", "limit", "keeps it")
+    table = _table(None, "<", "value", "95 % interval", "limit", "within it")
     half, m = a.scatter.half_width(c.seeds), c.measurement
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
     table.add_row(f"score{seeds}", f"{c.score:.4f}", f"{c.score - half:.4f} to {c.score + half:.4f}")
-    table.add_row(f"throughput / {m.reference}'s", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
+    table.add_row(f"throughput relative to {m.reference}", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
     for name, limit in LIMITS.items():
         if name in c.quantities or name in limits:
             table.add_row(f"{limit.label}, {limit.unit}", *_limit_cells(c, name, limits.get(name)))
@@ -155,24 +155,24 @@ def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[
     if bound is None:
         return in_unit(name, q.value), interval, "", ""
     chance = q.chance(bound)
-    kept = ("yes" if q.kept(bound) else "no") if chance is None else percent(chance)
-    return in_unit(name, q.value), interval, in_unit(name, bound), kept
+    within = ("yes" if q.kept(bound) else "no") if chance is None else percent(chance)
+    return in_unit(name, q.value), interval, in_unit(name, bound), within
 
 
 def _runners_up(a: Answer) -> Table:
-    title = f"not told apart from it in score: {len(a.runners_up)}"
+    title = f"not significantly worse in score: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
-        title += f", the likeliest {MAX_RUNNERS_UP}"
-    table = _table(title, "trial", "<architecture", "score", "ratio", "best", "keeps")
+        title += f" (the likeliest {MAX_RUNNERS_UP} shown)"
+    table = _table(title, "trial", "<architecture", "score", "ratio", "chance best", "within limits")
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         chances = percent(c.chance_best), percent(c.chance_to_keep)
         numbers = f"{c.score:.4f}", f"{c.measurement.ratio:.2f}"
-        table.add_row(str(c.trial.number), (c.trial.baseline or c.trial.arch_id), *numbers, *chances)
+        table.add_row(str(c.trial.number), c.trial.baseline or c.trial.arch_id, *numbers, *chances)
     return table
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    """Return an empty table; columns are aligned to the right, but for those that begin with "<"."""
+    """Return an empty table; columns align to the right, those whose name begins with "<" to the left."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         name = column.removeprefix("<")

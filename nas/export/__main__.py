@@ -1,4 +1,4 @@
-"""``python -m nas.export RUN --format timm``: write a trained model of a study as a folder that others can use."""
+"""``python -m nas.export RUN --format timm``: write a trained model of a study as a folder for other users."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C."""
+    """Run the command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"), public_text)
 
 
 def export(settings: ExportSettings, command: str) -> int:
-    """Write and check the folder; `command` is told on the model card."""
+    """Write and check the folder; the model card shows `command`."""
     with Store.open(settings.run) as store:
         study, retrainings = store.read(), store.retrainings()
     trial = find_trial(study, settings.trial)
-    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths
+    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
     if settings.format == "onnx":
@@ -47,14 +47,14 @@ def export(settings: ExportSettings, command: str) -> int:
 
         check_installed()
     _check_heads(settings.heads, study.info.teachers)
-    own = trained_weights(settings.run, study, trial, retrainings)
-    if own is None and settings.train_longer is None:
+    existing = trained_weights(settings.run, study, trial, retrainings)
+    if existing is None and settings.train_longer is None:
         raise ExportError(
-            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: --train-longer STEPS trains it, "
+            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with --train-longer STEPS, "
             f"or choose another --trial: {_with_weights(settings.run, study, retrainings)}"
         )
     more = settings.train_longer
-    weights = own if more is None else _continued(settings, study, trial, own, more, command)
+    weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
     assert weights is not None
     from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
 
@@ -63,7 +63,7 @@ def export(settings: ExportSettings, command: str) -> int:
         trial=trial,
         retraining=summarize_retraining(study, retrainings, store.remeasurements()),
         weights=weights,
-        continued_from=None if settings.train_longer is None else own,
+        continued_from=None if settings.train_longer is None else existing,
         latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
         command=command,
         versions=versions(),
@@ -75,9 +75,9 @@ def export(settings: ExportSettings, command: str) -> int:
 
 
 def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
-    """Return the folder to write; ExportError where it cannot be written or is not to be replaced."""
+    """Return the folder to write; ExportError where it cannot be written or must not be replaced."""
     out = settings.out or settings.run / FOLDER / f"{trial.arch_id}-{settings.format}"
-    if out.name in ("", ".."):  # a path, but no name to write beside
+    if out.name in ("", ".."):  # a path without the name that the scratch folder's name derives from
         out = out.resolve()
     check_room(out, settings.run, settings.force)
     check_writable(out)
@@ -85,30 +85,30 @@ def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
 
 
 def _check_heads(names: Sequence[str], teachers: Collection[str]) -> None:
-    """Refuse unknown teachers before a training of hours rather than after it."""
+    """Raise ExportError for unknown teachers, before a training of hours rather than after it."""
     if unknown := [name for name in names if name not in (*teachers, ALL_HEADS)]:
-        known = ", ".join(teachers)
-        raise ExportError(f"--heads: the study has no teacher {unknown[0]!r}; choose from {known}, {ALL_HEADS}")
+        choices = ", ".join((*teachers, ALL_HEADS))
+        raise ExportError(f"--heads: the study has no teacher {unknown[0]!r}; choose from {choices}")
 
 
 def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
-    name = f"trial {trial.number} ({(trial.baseline or trial.arch_id)})"
+    name = f"trial {trial.number} ({trial.baseline or trial.arch_id})"
     if trial.state is TrialState.STOPPED and trial.rungs:
-        return f"{name} was stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
+        return f"{name} was early-stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
     if trial.state is TrialState.COMPLETE:
-        return f"{name} is complete, but its file is gone"
+        return f"{name} is complete, but its weight file is missing"
     return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
 
 
 def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]) -> str:
-    able = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
-    return ", ".join([*able[:MAX_NAMED_TRIALS], *["..."] * (len(able) > MAX_NAMED_TRIALS)]) or "none has weights"
+    trained = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
+    return ", ".join([*trained[:MAX_NAMED_TRIALS], *["..."] * (len(trained) > MAX_NAMED_TRIALS)]) or "none has weights"
 
 
 def _continued(
     settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, command: str
 ) -> TrainedWeights:
-    """Train for `steps` steps more, and return the weights; at once where that was done before."""
+    """Train for `steps` more steps and return the weights; an earlier identical training is reused."""
     from nas.cache import open_study_targets
     from nas.cli import StageProgress, stderr_console
     from nas.export.continue_training import continue_training, plan_continued
@@ -116,9 +116,10 @@ def _continued(
     training = plan_continued(settings.run, study, trial, start, steps, settings.device)
     if (weights := training.result()) is not None:
         return weights
-    source = "nothing" if start is None else f"{start.origin} ({start.result.steps} steps)"
+    source = "initial weights" if start is None else f"{start.origin} ({start.result.steps} steps)"
     log_to(settings.run, "export", command)
-    announce(f"trial {trial.number}: {steps} steps from {source}, {training.ranks} process(es)", _LOG)
+    processes = "1 process" if training.ranks == 1 else f"{training.ranks} processes"
+    announce(f"trial {trial.number}: {steps} steps from {source}, {processes}", _LOG)
     progress = StageProgress(stderr_console())
     with progress.showing():
         root, show = cache_root(settings.cache), partial(announce, log=_LOG)

@@ -1,4 +1,4 @@
-"""Settings of ``python -m nas.export``, and its command line."""
+"""Define the settings of ``python -m nas.export`` and its command line."""
 
 from __future__ import annotations
 
@@ -11,48 +11,51 @@ from nas.analysis.selection import BEST
 from nas.cli import OneLineParser, add_training_options
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
-GRAPHS = ("onnx", "torchscript")  # hold the fused model; the others hold what can be trained further
+GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
 FOLDER = "exports"  # in the run's folder
-ALL_HEADS = "all"  # in the place of teachers' names
+ALL_HEADS = "all"  # in place of teachers' names
 
 _EXAMPLES = """examples:
   python -m nas.export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
-  python -m nas.export runs/mine --format hf --heads all          transformers.AutoModel, called as the RADIO models are
+  python -m nas.export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
   python -m nas.export runs/mine --trial 17 --format onnx --out winner
   python -m nas.export runs/mine --trial 3fa9 --format torchscript --heads lite0
   python -m nas.export runs/mine --format timm --train-longer 5000
 
-The folder has weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card with
-what was measured. It appears when all is written and checked; a folder that is no export, or that has files which no
-export wrote, is not replaced.
-Of a trial that nas.retrain trained again, the longest trained weights are taken; all are averaged ones (EMA).
+The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
+with the measurements. It appears when everything is written and checked. An existing folder is replaced only if it is
+an export to which no files were added. If nas.retrain has retrained the trial, the weights with most training steps
+are exported; all weights are averaged ones (EMA).
 
---train-longer continues from the study's weights and heads, not from nothing: the recipe's learning rate is constant,
-so there is no decayed rate to be raised again, and nothing that the study has learned is thrown away. The optimizer's
-moments were not kept and start anew behind the recipe's warm-up; the images come in another order. A trial without
-weights is trained from nothing. As many GPUs take part as divide the batch. After Ctrl-C the same command continues
-where it was stopped.
+--train-longer continues from the study's weights and heads. The recipe's learning rate is constant, so a continued
+training needs no new schedule. The optimizer's moments were not saved: they start at zero, behind the recipe's warm-up.
+The images come in another order. A trial without weights is trained from initial weights. The training uses the largest
+number of GPUs that divides the batch. After Ctrl-C the same command continues.
 """
 
 _TRIAL_HELP = (
-    "a trial's number, the beginning of an arch_id (8 characters at least where all are digits), or best: the fastest "
-    "candidate at least as good as the best baseline, as the report headlines; where none is, or throughput was no "
+    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best: the report's "
+    "headline candidate, the fastest one at least as good as the best baseline; if there is none, or throughput was no "
     "objective, the candidate of the highest score (default: best)"
 )
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What a user asks of ``nas.export``; ValueError where options contradict each other."""
+    """Settings of one ``nas.export`` command.
+
+    Raises:
+        ValueError: options contradict each other.
+    """
 
     run: Path
     format: str  # of FORMATS
     trial: str = BEST
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
-    heads: tuple[str, ...] = ()  # teachers whose adaptor heads are exported, or ALL_HEADS
+    heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
     train_longer: int | None = None  # steps of distillation before the export
-    device: str | None = None  # that trains; None: the study's
+    device: str | None = None  # of the training; None: the study's
     cache: str | None = None
     teacher_files: Mapping[str, Path] = field(default_factory=dict)
     force: bool = False  # replace a folder that is no export
@@ -62,11 +65,11 @@ class ExportSettings:
             raise ValueError(f"--train-longer: {self.train_longer}: must be 1 or more")
         training = {"device": self.device, "cache": self.cache, "teacher": self.teacher_files}
         if self.train_longer is None and (useless := [name for name, value in training.items() if value]):
-            raise ValueError(f"--{useless[0]}: is for training; give --train-longer STEPS too, or leave it out")
+            raise ValueError(f"--{useless[0]}: only for training; add --train-longer STEPS, or remove it")
         if self.fuse and self.format not in GRAPHS:
             raise ValueError(
-                f"--fuse: {self.format} keeps weights that can be trained further; fuse what was loaded: "
-                "timm.utils.reparameterize_model(model), or model.switch_to_deploy() of hf"
+                f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
+                "timm.utils.reparameterize_model(model), or model.switch_to_deploy() for hf"
             )
 
     @property
@@ -92,14 +95,19 @@ def _parser() -> OneLineParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--trial", default=BEST, metavar="WHICH", help=_TRIAL_HELP)
-    add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript")
+    add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
-    fuse = "fold BatchNorm (default: in onnx and torchscript; the other formats cannot)"
+    fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"
     add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
-    heads = "teachers whose adaptor heads are exported too, with commas, or all (default: none)"
+    heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
     add("--heads", default="", metavar="NAMES", help=heads)
-    add("--train-longer", type=int, metavar="STEPS", help="distill for so many steps more before the export")
+    add(
+        "--train-longer",
+        type=int,
+        metavar="STEPS",
+        help="steps of further distillation before the export (default: none)",
+    )
     add_training_options(add, "device of --train-longer: ")
-    force = "replace a folder that is no export or has other files, and lose what it holds"
+    force = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
     add("--force", action="store_true", help=force)
     return parser

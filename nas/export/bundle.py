@@ -1,6 +1,6 @@
-"""Write an export: a folder that appears whole or not at all, and takes no other folder's place.
+"""Write an export: a folder that appears complete or not at all, and replaces only earlier exports.
 
-What all formats share is written here; `to_timm`, `to_hf`, `to_onnx` and `to_torchscript` write the rest.
+This module writes the files that all formats share; `to_timm`, `to_hf`, `to_onnx` and `to_torchscript` write the rest.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     """Write the folder `out`.
 
     Returns:
-        Lines that a person should read.
+        Lines for the user.
 
     Raises:
-        ExportError: weights or heads are not what they should be, or the folder would not compute the model.
+        ExportError: weights or heads are damaged or missing, or the folder would not compute the model.
     """
     from nas.export.source import open_source, preprocessing  # torch takes seconds to import
 
@@ -42,9 +42,9 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     image_px = int(data.study.info.config["distill"]["image_px"])
     source = open_source(trial, weights, settings.heads, image_px)
     write_format = import_module(f"nas.export.to_{kind}").write
-    with whole(out, partial(check_room, out, settings.run, settings.force)) as folder:
+    with complete_folder(out, partial(check_room, out, settings.run, settings.force)) as folder:
         _write_json(folder / "spec.json", trial.spec)
-        _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalised=kind != "hf"))
+        _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
         report: FormatReport = write_format(source, folder, settings.fused)
         card = model_card(data, kind, report, list(source.adaptors), image_px, out)
         (folder / "README.md").write_text(card)
@@ -54,7 +54,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
 
 
 def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return what the card tells, for programs."""
+    """Return the card's content for programs."""
     weights, measured = data.weights, data.trial.measurement
     return {
         "format": FORMAT,
@@ -80,30 +80,30 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def check_room(out: Path, run_dir: Path, force: bool) -> None:
-    """Raise ExportError unless `out` is free, empty or an earlier export; with `force`, it may hold anything else.
+    """Raise ExportError unless `out` is free, empty or an earlier export; with `force`, it may have other content.
 
-    What belongs to the study is never replaced, nor the folder that the command is called in.
+    Never replaced are the study's own folders and the current folder.
     """
     run, place = run_dir.resolve(), out.resolve()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ExportError(f"--out: {str(out)!r} is no folder; choose another name")
+        raise ExportError(f"--out: {str(out)!r} is not a folder; choose another name")
     if (here := Path.cwd()) == place or place in here.parents:
-        raise ExportError(f"--out: {str(out)!r} is the current folder, or holds it; choose another name")
+        raise ExportError(f"--out: {str(out)!r} is the current folder, or contains it; choose another name")
     foreign = out.is_dir() and any(out.iterdir()) and not _is_export(out)
     if run == place or place in run.parents or (foreign and run in place.parents):
-        raise ExportError(f"--out: {str(out)!r} holds the study, or a part of it; choose another folder")
+        raise ExportError(f"--out: {str(out)!r} contains the study, or a part of it; choose another folder")
     if foreign and not force:
         raise ExportError(
-            f"--out: {str(out)!r} is not empty and no export; choose another folder, or --force to lose it"
+            f"--out: {str(out)!r} is neither empty nor an export; choose another folder, or delete it with --force"
         )
     if not foreign and not force and (added := _added(out)):
         raise ExportError(
-            f"--out: {str(out)!r} has a file that no export wrote, {added[0]!r}; move it, or --force to lose it"
+            f"--out: {str(out)!r} has a file that no export wrote, {added[0]!r}; move it, or delete it with --force"
         )
 
 
 def check_writable(out: Path) -> None:
-    """Raise ExportError where no folder can be made at `out`: before the work, by making one nearby."""
+    """Raise ExportError where no folder can be created at `out`; a temporary one next to it is the test."""
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent):
@@ -113,51 +113,51 @@ def check_writable(out: Path) -> None:
 
 
 @contextmanager
-def whole(out: Path, check: Callable[[], None]) -> Iterator[Path]:
-    """Give a folder beside `out` to write into, which takes its place when the body ends, and is gone where it raises.
+def complete_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Yield a new folder next to `out` that replaces `out` after the body, and is removed if the body raises.
 
     Args:
-        out: the folder to be.
-        check: raises where `out` may not be replaced; called at the end, for a folder may have come meanwhile.
+        out: the final folder.
+        check: raises where `out` must not be replaced; called at the end, because `out` may have changed meanwhile.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        made = scratch / "new"
-        made.mkdir()
-        yield made
+        new = scratch / "new"
+        new.mkdir()
+        yield new
         check()
         if out.exists():
-            _exchange(out, made, scratch / "old")
+            _exchange(out, new, scratch / "old")
         else:
-            made.rename(out)
+            new.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _exchange(out: Path, made: Path, old: Path) -> None:
+def _exchange(out: Path, new: Path, old: Path) -> None:
     try:
         out.rename(old)
-        made.rename(out)
-    except BaseException:  # Ctrl-C too: `old` goes with the scratch folder
+        new.rename(out)
+    except BaseException:  # Ctrl-C too: `old` would be removed with the scratch folder
         if old.exists() and not out.exists():
             old.rename(out)
         raise
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files in a folder and below it, but for what Python makes of code that it runs."""
-    found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
-    return sorted(str(path.relative_to(folder)) for path in found if path.parent.name != "__pycache__")
+    """Return the files in a folder and below it, without Python's compiled code."""
+    paths = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(str(path.relative_to(folder)) for path in paths if path.parent.name != "__pycache__")
 
 
 def _added(export: Path) -> list[str]:
-    """Return the files that somebody put beside an export."""
+    """Return the files in an export that the export did not write."""
     if not _is_export(export):
         return []
     listed = json.loads((export / ABOUT).read_text()).get("files")
-    own = {ABOUT, *(listed if isinstance(listed, list) else ())}
-    return [name for name in files(export) if name not in own]
+    written = {ABOUT, *(listed if isinstance(listed, list) else ())}
+    return [name for name in files(export) if name not in written]
 
 
 def _is_export(folder: Path) -> bool:

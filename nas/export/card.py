@@ -1,7 +1,7 @@
-"""Write the model card in Markdown: what a model is worth, how that was measured, what it was made from, how to use it.
+"""Write the model card in Markdown: use, score, speed and size with their settings, origin, license.
 
-Names of teachers and data sets and the command come from whoever ran the search: all are shown as code, so that they
-can be neither markup nor HTML.
+Names of teachers and data sets and the command are the searcher's input. All are shown as code, so that they can be
+neither markup nor HTML.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
-LICENCES = {"lite0": "Apache-2.0", "xfeat": "Apache-2.0", "hed": "MIT"}
-UNKNOWN_LICENCE = "not known to this project: see where its weights come from"
+LICENSES = {"lite0": "Apache-2.0", "xfeat": "Apache-2.0", "hed": "MIT"}
+UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 
 
 @dataclass(frozen=True)
 class CardData:
-    """What a card tells beside the report of its format."""
+    """The content of a card apart from the report of its format."""
 
     study: Study
     trial: TrialRecord
     retraining: RetrainingSummary | None
-    weights: TrainedWeights  # that are exported
+    weights: TrainedWeights  # the exported ones
     continued_from: TrainedWeights | None  # where `weights` were trained longer
-    latencies_s: Sequence[float]  # of the search's calls with one image
+    latencies_s: Sequence[float]  # of the search's single-image calls
     command: str
     versions: dict[str, str]
     report: Path  # of the study
@@ -66,10 +66,10 @@ def model_card(
         _score(data),
         "## Speed and size",
         _speed(data),
-        "## Made from",
+        "## Origin",
         _origin(data, heads),
-        "## Licence",
-        _licence(data),
+        "## License",
+        _license(data),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -81,7 +81,7 @@ def code(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return any text as it stands between double quotes in Python."""
+    """Return any text, escaped for double quotes in Python."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
@@ -93,7 +93,7 @@ def _link(data: CardData, folder: Path) -> str:
     if not data.report.is_file():
         return f"the study's report shows it under {code(f'#{data.trial.arch_id}')}"
     where = os.path.relpath(data.report.resolve(), folder.resolve()).replace(os.sep, "/")
-    return f"[its place in the study's report](<{quote(where)}#{data.trial.arch_id}>)"
+    return f"[its entry in the study's report](<{quote(where)}#{data.trial.arch_id}>)"
 
 
 def _input(image_px: int, kind: str) -> str:
@@ -102,22 +102,22 @@ def _input(image_px: int, kind: str) -> str:
         scaled = "The model takes values in [0, 1] and normalizes them itself"
     return (
         f"Input: RGB, (B, 3, H, W). {scaled}. Distilled on the central square of each image, resized bilinearly with "
-        f"antialiasing to {image_px} x {image_px} px; what it is worth at other sizes was not measured. "
-        "preprocessor_config.json says the same."
+        f"antialiasing to {image_px} x {image_px} px; scores at other sizes were not measured. "
+        "preprocessor_config.json has these settings."
     )
 
 
 def _score(data: CardData) -> str:
-    """Tell the explained variance of the exported weights and of other trainings, by teacher and head."""
+    """Return the explained variance of the exported weights and of other trainings, by teacher and head."""
     scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
-    source = "measured in this study" if scatter.measured else "taken from another study"
-    said = (
-        "Score is the explained variance of the teachers' features on held-out images, mean over teachers. A seed "
-        f"moves it by {scatter.sd:.4f} (standard deviation, {source})."
+    source = "measured in this study" if scatter.measured else "from another study"
+    definition = (
+        "The score is the explained variance of the teachers' features on held-out images, mean over teachers. Its "
+        f"standard deviation between seeds is {scatter.sd:.4f} ({source})."
     )
     probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
-    further = f"Further, by probes on held-out images: {probes}." if probes else ""
-    return "\n\n".join(part for part in (said, _trainings(data, scatter), _by_teacher(data), further) if part)
+    further = f"Probes on held-out images: {probes}." if probes else ""
+    return "\n\n".join(part for part in (definition, _trainings(data, scatter), _by_teacher(data), further) if part)
 
 
 def _trainings(data: CardData, scatter: SeedScatter) -> str:
@@ -146,23 +146,23 @@ def _by_teacher(data: CardData) -> str:
 
 def _speed(data: CardData) -> str:
     trial, rows = data.trial, ["| | value | 95 % interval |", "|---|---:|---|"]
-    said = "Not measured."
+    text = "Not measured."
     if (m := trial.measurement) is not None:
-        said = (
+        text = (
             f"Measured by the search on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
-            f"verdict {code(m.verdict)}. The ratio is from timings in turns with the reference, on the same machine."
+            f"verdict {code(m.verdict)}. The ratio is from timings interleaved with the reference's on this machine."
         )
         rows += _measured(m, data.latencies_s)
-    for name, value in (("parameters", trial.params), ("multiply-accumulates an image", trial.macs)):
+    for name, value in (("parameters", trial.params), ("multiply-accumulates per image", trial.macs)):
         rows += [f"| {name} | {value:,} | exact |"] if value is not None else []
-    return said + "\n\n" + "\n".join(rows)
+    return text + "\n\n" + "\n".join(rows)
 
 
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
     interval = median_interval(latencies_s)
-    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "not known"
+    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
     rows = [
-        f"| throughput / {code(m.reference)}'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
+        f"| throughput relative to {code(m.reference)} | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| throughput, images/s | {m.throughput_img_s:.1f} | {m.throughput_low_img_s:.1f} to "
         f"{m.throughput_high_img_s:.1f} |",
         f"| latency of one image, ms | {m.latency_ms:.3g} | {shown} |",
@@ -175,8 +175,8 @@ def _origin(data: CardData, heads: Sequence[str]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in data.versions.items())
     lines = [
         f"weights: averaged (EMA), {weights.origin}, {weights.result.steps} steps, seed {weights.seed}",
-        *(f"teacher {code(name)}: {code(_what(data, name))}" for name in info.teachers),
-        f"heads of teachers in this folder: {_names(heads) + '; a cell of their maps is 16 px' if heads else 'none'}",
+        *(f"teacher {code(name)}: {code(_description(data, name))}" for name in info.teachers),
+        f"teachers' heads in this folder: {_names(heads) + '; a cell of their maps covers 16 px' if heads else 'none'}",
         f"data: {code(card_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
         f"search: {code(card_command(info.command))}, created {code(info.created)}",
         f"export: {code(card_command(data.command))}",
@@ -185,26 +185,26 @@ def _origin(data: CardData, heads: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _what(data: CardData, teacher: str) -> str:
+def _description(data: CardData, teacher: str) -> str:
     facts = data.study.info.teacher_facts.get(teacher)
     return f"{facts.description if facts else 'not described'}; fingerprint {data.study.info.teachers[teacher]}"
 
 
-def _licence(data: CardData) -> str:
-    """Tell what is known; whoever passes weights on has to know the rest."""
-    lines = [f"- {code(name)}: {_teacher_licence(name)}" for name in data.study.info.teachers]
-    said = (
-        "The code is Apache-2.0. The weights were distilled from these teachers, on the data named above; what their "
-        "licences ask of a student is for whoever passes it on to judge."
+def _license(data: CardData) -> str:
+    """Return the known licenses; the rest is the distributor's to find out."""
+    lines = [f"- {code(name)}: {_teacher_license(name)}" for name in data.study.info.teachers]
+    text = (
+        "The code is Apache-2.0. The weights were distilled from these teachers, on the data named above. Whoever "
+        "distributes the weights must check what the licenses of teachers and data require of them."
     )
-    return said + "\n\n" + "\n".join(lines)
+    return text + "\n\n" + "\n".join(lines)
 
 
-def _teacher_licence(name: str) -> str:
-    if name in LICENCES:
-        return LICENCES[name]
+def _teacher_license(name: str) -> str:
+    if name in LICENSES:
+        return LICENSES[name]
     from timm.models import get_pretrained_cfg, is_model
 
     network = name.partition("@")[0]
-    known = get_pretrained_cfg(network) if is_model(network.partition(".")[0]) else None
-    return code(known.license) if known is not None and known.license else UNKNOWN_LICENCE
+    config = get_pretrained_cfg(network) if is_model(network.partition(".")[0]) else None
+    return code(config.license) if config is not None and config.license else UNKNOWN_LICENSE

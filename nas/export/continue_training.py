@@ -1,9 +1,8 @@
-"""``--train-longer STEPS``: distill a model further before it is exported, in processes of its own.
+"""``--train-longer STEPS``: distill a model further before its export, in separate processes.
 
-As many GPUs take part as divide the batch. The training continues from the weights and heads that the study kept, not
-from nothing: the recipe's rate is constant, so there is no decayed rate to be raised again and nothing that the study
-has learned is thrown away. The optimizer's moments were not kept: they start anew behind the recipe's warm-up, and the
-images come in another order.
+The training uses the largest number of GPUs that divides the batch. It continues from the study's weights and heads:
+the recipe's learning rate is constant, so a continued training needs no new schedule. The optimizer's moments were not
+saved: they start at zero, behind the recipe's warm-up. The images come in another order.
 """
 
 from __future__ import annotations
@@ -20,21 +19,22 @@ from filelock import FileLock, Timeout
 from nas.analysis.run_files import TrainedWeights, weights_file
 from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
 from nas.cli import StageProgress
-from nas.export import ExportError
+from nas.export import ExportError, ExportFailed
+from nas.files import atomic_write
 from nas.measure.environment import torch_device
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import RungResult, Study, TrialRecord
 
 FOLDER = "continued"  # in the run's folder
-SEED_OFFSET = 1000  # to the seed of the training before: the images come in another order
+SEED_OFFSET = 1000  # from the earlier training's seed, for another order of the images
 
 
 @dataclass(frozen=True)
 class ContinuedTraining:
-    """A training to be done: of which trial, from what, how long, by how many processes."""
+    """A planned training, and the weights that it continues from."""
 
     job: TrainingJob
-    start: TrainedWeights | None  # None: from nothing
+    start: TrainedWeights | None  # None: from initial weights
 
     @property
     def ranks(self) -> int:
@@ -48,7 +48,7 @@ class ContinuedTraining:
 
     @property
     def result_file(self) -> Path:
-        """Return the file of its result, which is there when the training has ended."""
+        """Return the file of its result, which exists once the training has ended."""
         return self.weights.with_suffix(".json")
 
     def result(self) -> TrainedWeights | None:
@@ -57,8 +57,7 @@ class ContinuedTraining:
             result = RungResult.from_dict(json.loads(self.result_file.read_text()))
             if self.weights.is_file():
                 total = replace(result, steps=result.steps + (self.start.result.steps if self.start else 0))
-                how = "longer" if self.start else "from nothing"
-                origin = f"distilled {self.job.steps} steps {how}"
+                origin = f"distilled {self.job.steps} {'more steps' if self.start else 'steps'}"
                 return TrainedWeights(self.weights, total, self.job.config.seed, origin)
         return None
 
@@ -66,32 +65,34 @@ class ContinuedTraining:
 def plan_continued(
     run_dir: Path, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, device: str | None
 ) -> ContinuedTraining:
-    """Return the training that was asked for; the same for the same arguments."""
-    own = SearchConfig.from_dict(study.info.config)
-    kind = torch_device(device or own.device).type
-    distill = replace(own.distill, rung_steps=(steps,), ranks=1)
-    config = replace(own, device=kind, distill=distill, seed=own.seed if start is None else start.seed + SEED_OFFSET)
+    """Return the requested training; the same arguments give the same one."""
+    searched = SearchConfig.from_dict(study.info.config)
+    kind = torch_device(device or searched.device).type
+    distill = replace(searched.distill, rung_steps=(steps,), ranks=1)
+    seed = searched.seed if start is None else start.seed + SEED_OFFSET
+    config = replace(searched, device=kind, distill=distill, seed=seed)
     config = with_ranks(config, len(visible_gpus()) if kind == "cuda" else 1)
-    source = "nothing" if start is None else sha256(start.weights.read_bytes()).hexdigest()[:8]
+    source = "initial" if start is None else sha256(start.weights.read_bytes()).hexdigest()[:8]
     folder = run_dir / FOLDER / f"{steps}-from-{source}" / f"seed-{config.seed}"
     return ContinuedTraining(TrainingJob(trial, config, folder, start.weights if start else None), start)
 
 
-def with_ranks(config: SearchConfig, most: int) -> SearchConfig:
-    """Return the configuration with as many ranks, up to `most`, as divide the batches."""
-    for ranks in range(most, 1, -1):
+def with_ranks(config: SearchConfig, max_ranks: int) -> SearchConfig:
+    """Return the configuration with the largest number of ranks, up to `max_ranks`, that divides the batches."""
+    for ranks in range(max_ranks, 1, -1):
         with suppress(ConfigError):
             return replace(config, distill=replace(config.distill, ranks=ranks))
     return config
 
 
 def continue_training(training: ContinuedTraining, targets: Path, progress: StageProgress) -> TrainedWeights:
-    """Train, or continue where a training was stopped.
+    """Train, or continue an interrupted training.
 
-    Killed or interrupted, it loses what came after its last checkpoint, and the processes end.
+    A killed or interrupted training loses the steps after its last checkpoint, and its processes end.
 
     Raises:
-        ExportError: the training failed, or another command does it.
+        ExportFailed: the training failed.
+        ExportError: another command runs the same training.
     """
     if (weights := training.result()) is not None:
         return weights
@@ -102,9 +103,9 @@ def continue_training(training: ContinuedTraining, targets: Path, progress: Stag
         for update in updates:
             if update.reason is not None:
                 more = "; the same command continues from its checkpoint" if job.checkpoint.exists() else ""
-                raise ExportError(f"--train-longer: {update.reason}{more}")
+                raise ExportFailed(f"--train-longer: {update.reason}{more}")
             if update.ended:
-                _keep(training, update.rungs[-1])
+                atomic_write(training.result_file, json.dumps(update.rungs[-1].to_dict()))
             else:
                 progress("steps trained", update.steps, job.steps)
     weights = training.result()
@@ -112,19 +113,14 @@ def continue_training(training: ContinuedTraining, targets: Path, progress: Stag
     return weights
 
 
-def _keep(training: ContinuedTraining, result: RungResult) -> None:
-    unfinished = training.result_file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result.to_dict()))
-    unfinished.replace(training.result_file)
-
-
 @contextmanager
 def _only_command(folder: Path) -> Iterator[None]:
+    """Hold the training's lock; ExportError where another command holds it."""
     lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ExportError(f"another nas.export trains in {str(folder)!r}") from None
+        raise ExportError(f"another nas.export is training in {str(folder)!r}") from None
     try:
         yield
     finally:

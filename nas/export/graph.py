@@ -1,4 +1,4 @@
-"""A model as one function of images, for formats that hold a graph; checks and times such a graph against PyTorch."""
+"""Wrap a model as one function of images, for graph formats; check and time a graph against PyTorch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from backbones import Backbone, fuse
 from backbones.backbone import SIZE_MULTIPLE_PX
 from nas.cli import lock_dir
 from nas.distill.adaptor import module_name
-from nas.export import ExportError
+from nas.export import ExportFailed
 from nas.export.source import ExportSource
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
 from nas.measure.interleave import compare
 from nas.measure.timers import timer_for
 
-TOLERANCE = 1e-4  # largest difference of an output, as a share of its largest value
+TOLERANCE = 1e-4  # of an output's largest difference, relative to its largest value
 BATCHES = (1, 2, 5)
 TIMING_S = 1.5
 
@@ -34,21 +34,22 @@ class DeployedModel(nn.Module):
 
     def __init__(self, source: ExportSource, fused: bool) -> None:
         super().__init__()
-        self.net = fuse(source.model) if fused else source.model
+        self.backbone = fuse(source.model) if fused else source.model
         self.heads = nn.ModuleDict({module_name(name): adaptor for name, adaptor in source.adaptors.items()})
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        summary, spatial = self.net.encode(images)
-        found = [summary, spatial]
+        """Return summary and spatial features, then those of each teacher's heads."""
+        summary, spatial = self.backbone.encode(images)
+        tensors = [summary, spatial]
         for adaptor in self.heads.values():
-            of_teacher, mapped = adaptor(summary, spatial)
-            found += [mapped] if of_teacher is None else [of_teacher, mapped]
-        return tuple(found)
+            teacher_summary, teacher_spatial = adaptor(summary, spatial)
+            tensors += [teacher_spatial] if teacher_summary is None else [teacher_summary, teacher_spatial]
+        return tuple(tensors)
 
 
 def outputs(source: ExportSource) -> list[str]:
-    """Return the names of the tensors in their order: the model's, then the teachers' heads'."""
+    """Return the names of the output tensors in order: the model's, then those of the teachers' heads."""
     names = ["summary", "spatial"]
     for teacher, adaptor in source.adaptors.items():
         heads = ("spatial",) if adaptor.summary is None else ("summary", "spatial")
@@ -56,13 +57,13 @@ def outputs(source: ExportSource) -> list[str]:
     return names
 
 
-def size_step(net: Backbone) -> int:
-    """Return the px of which sides must be multiples to fit all windows, so that no stage resizes its map."""
-    return math.lcm(SIZE_MULTIPLE_PX, *(int(s.step) * r for s, r in zip(net.stages, net.strides, strict=True)))  # type: ignore[arg-type]
+def size_step(model: Backbone) -> int:
+    """Return the step of image sides, in px, that fits all windows, so that no stage resizes its map."""
+    return math.lcm(SIZE_MULTIPLE_PX, *(int(s.step) * r for s, r in zip(model.stages, model.strides, strict=True)))  # type: ignore[arg-type]
 
 
 def cases(image_px: int, step: int | None) -> list[Case]:
-    """Return batches and sizes to check; without a step, one size in some batches."""
+    """Return batches and sizes to check; without a step, one size only."""
     sizes = [(image_px, image_px)]
     if step is not None:
         sizes += [(image_px + step, image_px + step), (step, image_px + 2 * step)]
@@ -70,7 +71,7 @@ def cases(image_px: int, step: int | None) -> list[Case]:
 
 
 def largest_error(run: Run, model: nn.Module, tried: Iterable[Case]) -> float:
-    """Return the largest error of all outputs against `model`, as a share of the output's largest value.
+    """Return the largest error of any output, relative to the largest value of `model`'s output.
 
     It is infinite where shapes differ or a value is not finite.
     """
@@ -78,53 +79,54 @@ def largest_error(run: Run, model: nn.Module, tried: Iterable[Case]) -> float:
     for batch, height, width in tried:
         images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
         with torch.inference_mode():
-            wanted, found = model(images), run(images)
-            for w, f in zip(wanted, found, strict=True):
-                if w.shape != f.shape or not bool(f.isfinite().all()):
+            expected, actual = model(images), run(images)
+            for e, a in zip(expected, actual, strict=True):
+                if e.shape != a.shape or not bool(a.isfinite().all()):
                     return math.inf
-                worst = max(worst, float((w - f).abs().max() / w.abs().max().clamp(min=1e-12)))
+                worst = max(worst, float((e - a).abs().max() / e.abs().max().clamp(min=1e-12)))
     return worst
 
 
-def check_graph(what: str, run: Run, model: nn.Module, tried: Sequence[Case]) -> float:
-    """Return `largest_error`; ExportError where it is over TOLERANCE."""
+def check_graph(name: str, run: Run, model: nn.Module, tried: Sequence[Case]) -> float:
+    """Return `largest_error`; ExportFailed where it is over TOLERANCE."""
     error = largest_error(run, model, tried)
     if not error <= TOLERANCE:
-        raise ExportError(f"{what} differs from PyTorch by {error:.2g} of the largest output; {TOLERANCE:g} is allowed")
+        raise ExportFailed(
+            f"{name} differs from PyTorch by {error:.2g} of the largest output; {TOLERANCE:g} is allowed"
+        )
     return error
 
 
 @dataclass(frozen=True)
 class GraphTimes:
-    """Medians for one image, in ms, with 95 % intervals; `ratio` is PyTorch's over the other's, from pairs."""
+    """Medians for one image, in ms, with 95 % intervals; `ratio` is PyTorch's time over the graph's, from pairs."""
 
     device: str
-    own_ms: tuple[float, float, float]
+    graph_ms: tuple[float, float, float]
     torch_ms: tuple[float, float, float]
     ratio: tuple[float, float, float]
 
     def line(self, name: str) -> str:
         """Return the times on a line for people."""
-        (own, low, high), (theirs, least, most), (ratio, *_) = self.own_ms, self.torch_ms, self.ratio
-        return (
-            f"one image: {name} {own:.3g} ms ({low:.3g} to {high:.3g}), PyTorch eager, fused, {theirs:.3g} ms "
-            f"({least:.3g} to {most:.3g}), {ratio:.2f}x; {self.device}"
+        graph, eager = (
+            f"{value:.3g} ms ({low:.3g} to {high:.3g})" for value, low, high in (self.graph_ms, self.torch_ms)
         )
+        return f"one image: {name} {graph}, fused PyTorch eager {eager}, {self.ratio[0]:.2f}x; {self.device}"
 
 
 def time_graph(run: Run, source: ExportSource, images: Tensor) -> GraphTimes:
-    """Time the graph beside the fused model in PyTorch, on this machine's CPU, one image, in random A B B A order."""
+    """Time the graph against the fused model in PyTorch: one image, this machine's CPU, random A B B A order."""
     device = torch.device("cpu")
     reference = DeployedModel(source, fused=True)
     reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with measuring(lock_dir() / device_key("cpu")), torch.inference_mode():
-        found = compare(
+        times = compare(
             lambda: run(images), lambda: reference(images), timer_for(device), TIMING_S, np.random.default_rng(0), True
         )
-    own, theirs, ratio = found.candidate, found.reference, found.ratio
+    graph, eager, ratio = times.candidate, times.reference, times.ratio
     return GraphTimes(
         device_name(device),
-        (1e3 * own.value, 1e3 * own.low, 1e3 * own.high),
-        (1e3 * theirs.value, 1e3 * theirs.low, 1e3 * theirs.high),
+        (1e3 * graph.value, 1e3 * graph.low, 1e3 * graph.high),
+        (1e3 * eager.value, 1e3 * eager.low, 1e3 * eager.high),
         (ratio.value, ratio.low, ratio.high),
     )

@@ -1,6 +1,6 @@
-"""A backbone that transformers loads, with the calls and outputs of the RADIO models.
+"""Define a backbone that transformers loads, with the calls and outputs of the RADIO models.
 
-This file is copied into folders of ``nas.export --format hf``, with what it imports of this project.
+``nas.export --format hf`` copies this file into its folders, with the modules of this project that it imports.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import timm  # noqa: F401 (named here, in the first file that is read, so that transformers says what to install)
+import timm  # noqa: F401 (transformers reads this file first and reports missing libraries)
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -21,25 +21,34 @@ from search_space.arch import ArchSpec
 
 
 class Resolution(NamedTuple):
-    """In px."""
+    """Height and width in px."""
 
     height: int
     width: int
 
 
 class RadioOutput(NamedTuple):
-    """summary (B, C); None of a teacher that has none. features (B, T, D), or (B, D, h, w) as "NCHW"."""
+    """Summary (B, C), None for teachers without one; features (B, T, D), or (B, D, h, w) with "NCHW"."""
 
     summary: Tensor | None
     features: Tensor
 
 
 class BackboneNasConfig(PretrainedConfig):
-    """`hidden_size` is D, `summary_size` C; a token stands for `patch_size` px a side.
+    """Configuration of `BackboneNasModel`.
 
-    spec: ArchSpec.to_dict(). adaptors: teacher -> widths and fingerprint of its heads, and stride of the map that they
-    take. adaptor_names: of teachers whose features are wanted beside the backbone's own, as
-    ``from_pretrained(..., adaptor_names=["clip"])``.
+    Args:
+        spec: `ArchSpec.to_dict()`.
+        image_size: side of the images in distillation, in px.
+        hidden_size: width D of a token.
+        summary_size: width C of the summary.
+        patch_size: side of a token, in px.
+        image_mean: of the model's input normalization.
+        image_std: of the model's input normalization.
+        adaptors: teacher -> widths and fingerprint of its heads, and stride of their input map.
+        adaptor_names: teachers whose features the model returns in addition to the backbone's own, as in
+            ``from_pretrained(..., adaptor_names=["clip"])``.
+        rest: of PretrainedConfig.
     """
 
     model_type = "backbone_nas"
@@ -67,7 +76,7 @@ class BackboneNasConfig(PretrainedConfig):
 
 
 class InputConditioner(nn.Module):
-    """Images (B, 3, H, W), RGB in [0, 1], to what the network was trained on."""
+    """Normalizes images (B, 3, H, W), RGB in [0, 1], as in training."""
 
     norm_mean: Tensor
     norm_std: Tensor
@@ -78,6 +87,7 @@ class InputConditioner(nn.Module):
         self.register_buffer("norm_std", torch.tensor(list(std)).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalized images."""
         return (x - self.norm_mean) / self.norm_std
 
 
@@ -91,8 +101,8 @@ class BackboneNasModel(PreTrainedModel):
         super().__init__(config)
         unknown = [name for name in config.adaptor_names if name not in config.adaptors]
         if unknown:
-            known = ", ".join(config.adaptors) or "none"
-            raise ValueError(f"adaptor_names: no heads for {unknown[0]!r} in this folder; it has: {known}")
+            available = ", ".join(config.adaptors) or "none"
+            raise ValueError(f"adaptor_names: no heads for {unknown[0]!r} in this folder; available: {available}")
         self.input_conditioner: nn.Module = InputConditioner(config.image_mean, config.image_std)
         self.network: Backbone = build(ArchSpec.from_dict(config.spec))
         _keep_derived(self.network)
@@ -102,18 +112,21 @@ class BackboneNasModel(PreTrainedModel):
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:
         """Return summary and spatial features; with `adaptor_names`, by name, "backbone" first.
 
-        A teacher's token stands for 16 px a side, whatever the backbone's does.
-        feature_fmt: "NLC" for tokens (B, T, D), row by row; "NCHW" for maps (B, D, h, w).
+        A teacher's token covers 16 px a side, whatever the backbone's covers.
+
+        Args:
+            pixel_values: images (B, 3, H, W), RGB in [0, 1].
+            feature_fmt: "NLC" for tokens (B, T, D), row by row; "NCHW" for maps (B, D, h, w).
         """
         if feature_fmt not in ("NLC", "NCHW"):
-            raise ValueError(f"feature_fmt: {feature_fmt!r}: choose NLC or NCHW")
+            raise ValueError(f"feature_fmt: {feature_fmt!r}: must be NLC or NCHW")
         x = self.input_conditioner(pixel_values).to(self.dtype)
         summary, spatial = self.network.encode(x)
-        found = {"backbone": RadioOutput(summary, _as(spatial, feature_fmt))}
+        outputs = {"backbone": RadioOutput(summary, _as(spatial, feature_fmt))}
         for name in self.config.adaptor_names:
-            of_teacher, mapped = self.adaptors[module_name(name)](summary, spatial)
-            found[name] = RadioOutput(of_teacher, _as(mapped, feature_fmt))
-        return found if len(found) > 1 else found["backbone"]
+            teacher_summary, teacher_spatial = self.adaptors[module_name(name)](summary, spatial)
+            outputs[name] = RadioOutput(teacher_summary, _as(teacher_spatial, feature_fmt))
+        return outputs if len(outputs) > 1 else outputs["backbone"]
 
     @property
     def patch_size(self) -> int:
@@ -132,36 +145,36 @@ class BackboneNasModel(PreTrainedModel):
 
     @property
     def min_resolution_step(self) -> int:
-        """Return the px of which sides must be multiples."""
+        """Return the step of image sides, in px."""
         return SIZE_MULTIPLE_PX
 
     @property
     def preferred_resolution(self) -> Resolution:
-        """Return the resolution that it was distilled at."""
+        """Return the resolution of the distillation."""
         return Resolution(self.config.image_size, self.config.image_size)
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
-        """Return the nearest multiples of 32 px, 32 at least."""
+        """Return the nearest multiples of 32 px, at least 32."""
         step = SIZE_MULTIPLE_PX
         return Resolution(*(max(1, int(side / step + 0.5)) * step for side in (height, width)))
 
     def make_preprocessor_external(self) -> nn.Module:
-        """Take the normalization out of the model and return it, to be done once for all."""
+        """Remove the normalization from the model and return it, for a data loader that applies it."""
         external, self.input_conditioner = self.input_conditioner, nn.Identity()
         return external
 
     def switch_to_deploy(self) -> None:
-        """Fold BatchNorm into convolutions: faster, and not to be trained any more."""
+        """Fold BatchNorm into convolutions: inference is faster, training impossible."""
         self.network = fuse(self.network)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """`build` has done it."""
+        """Do nothing: `build` has initialized the weights."""
 
 
 def _keep_derived(network: nn.Module) -> None:
-    """Make buffers that follow from the spec part of the weights: transformers leaves others empty when it loads.
+    """Make buffers that follow from the spec part of the weights: transformers leaves non-persistent ones empty.
 
-    In the type that is the default here: transformers sets it to the one that was asked for, and fills what there is.
+    They take torch's default type, which transformers sets to the requested one while it loads.
     """
     for module in network.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):

@@ -1,4 +1,4 @@
-"""The trained model that is exported, whatever the format, and what a format reports of what it wrote."""
+"""Load the trained model to export, for all formats; define the report that a format returns."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from nas.export.arguments import ALL_HEADS
 from nas.study.records import TrialRecord
 from search_space import ArchSpec
 
-# Of `nas.distill.heads.normalize`, the students' convention.
+# As in `nas.distill.heads.normalize`, the students' convention.
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A trained model, in eval mode and as it was trained, with the heads of the teachers that were asked for."""
+    """A trained model, in eval mode and not fused, with the heads of the requested teachers."""
 
     trial: TrialRecord
     weights: TrainedWeights
     model: Backbone
     adaptors: Mapping[str, Adaptor]  # by teacher
-    image_px: int  # side that it was distilled at
+    image_px: int  # side of the images in distillation
 
 
 @dataclass(frozen=True)
 class FormatReport:
-    """What a format reports of what it wrote."""
+    """A format's report of the files that it wrote."""
 
-    usage: str  # Python that uses the folder, FOLDER standing for its path
-    lines: tuple[str, ...] = ()  # what was checked, and the outcome
+    usage: str  # example in Python; FOLDER stands for the folder's path
+    lines: tuple[str, ...] = ()  # checks and their outcomes
     about: Mapping[str, Any] = field(default_factory=dict)  # the same as plain data
 
 
@@ -44,7 +44,7 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
     """Load the model from its files.
 
     Raises:
-        ExportError: the files are damaged, of another architecture, or lack heads that are asked for.
+        ExportError: the files are damaged, of another architecture, or lack requested heads.
     """
     try:
         model = load(weights.weights, ArchSpec.from_dict(trial.spec))
@@ -56,12 +56,12 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
     return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
 
 
-def preprocessing(image_px: int, *, normalised: bool) -> dict[str, Any]:
+def preprocessing(image_px: int, *, normalized: bool) -> dict[str, Any]:
     """Return preprocessor_config.json, for transformers' AutoImageProcessor: the central square, resized bilinearly.
 
     Args:
-        image_px: side that the model was distilled at.
-        normalised: whether the model expects (x - mean) / std; else it takes x in [0, 1] and normalizes it itself.
+        image_px: side of the images in distillation.
+        normalized: whether the model expects (x - mean) / std; else it takes x in [0, 1] and normalizes it itself.
     """
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -73,7 +73,7 @@ def preprocessing(image_px: int, *, normalised: bool) -> dict[str, Any]:
         "crop_size": {"height": image_px, "width": image_px},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
-        "do_normalize": normalised,
+        "do_normalize": normalized,
         "image_mean": list(MEAN),
         "image_std": list(STD),
     }

@@ -1,8 +1,8 @@
-"""``--format hf``: a folder for ``transformers.AutoModel.from_pretrained(FOLDER, trust_remote_code=True)``.
+"""``--format hf``: write a folder for ``transformers.AutoModel.from_pretrained(FOLDER, trust_remote_code=True)``.
 
-The code that it trusts is ours, copied into the folder: its users need transformers, torch and timm alone. transformers
-takes the code of a folder from flat files that import each other relatively: `backbones.layers.conv` becomes
-backbones_layers_conv.py. The copies are the sources as they are, but for the imports between our modules.
+The trusted code is this project's, copied into the folder: its users need only transformers, torch and timm.
+transformers reads a folder's code from flat files that import each other relatively: `backbones.layers.conv` becomes
+backbones_layers_conv.py. The copies differ from the sources only in the imports between this project's modules.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from nas.distill.adaptor import module_name
 from nas.distill.adaptors import describe
-from nas.export import ExportError
+from nas.export import ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
-MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # here, and in the folder
+MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # in this project, in the folder
 OUR_PACKAGES = ("search_space", "backbones", "nas")
 COPY_HEADER = "# Copied from {module} of backbone-nas (Apache-2.0); imports made relative.\n"
 LIMIT_S = 300
@@ -38,11 +38,11 @@ USAGE = """from transformers import AutoImageProcessor, AutoModel  # pip install
 
 processor = AutoImageProcessor.from_pretrained("FOLDER")
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
-pixel_values = processor(images=image, return_tensors="pt").pixel_values  # in [0, 1]; the model normalises
+pixel_values = processor(images=image, return_tensors="pt").pixel_values  # in [0, 1]; the model normalizes
 summary, spatial_features = model(pixel_values)  # (B, C) and (B, T, D); feature_fmt="NCHW" for a map"""
 HEADS_USAGE = """
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True, adaptor_names=[{teacher}])
-summary, spatial_features = model(pixel_values)[{teacher}]  # in the teacher's own space"""
+summary, spatial_features = model(pixel_values)[{teacher}]  # in the teacher's feature space"""
 
 _CHECK = """
 import sys
@@ -60,7 +60,7 @@ save_file({"summary": summary.contiguous(), "features": features.contiguous()}, 
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Write weights, config and code, and open them in a process that has none of this project."""
+    """Write weights, config and code, and open them in a process that cannot import this project."""
     for name, text in copied_modules(MODEL_MODULE, MODULE).items():
         (folder / name).write_text(text)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
@@ -70,7 +70,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     if find_spec("transformers") is None:
         return FormatReport(usage, ("not checked: transformers is not installed (pip install 'backbone-nas[hf]')",))
     error = _check(source, folder)
-    line = f"opened by transformers in a process without this project: {error:.1e} off PyTorch, of the largest output"
+    line = f"opened by transformers without this project: differs from PyTorch by {error:.1e} of the largest output"
     return FormatReport(usage, (line,), {"error": error})
 
 
@@ -114,27 +114,27 @@ def _check(source: ExportSource, folder: Path) -> float:
         words = [sys.executable, "-c", _CHECK, str(folder.resolve()), f"{scratch}/images", f"{scratch}/out"]
         settings = {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 words, env={**os.environ, **settings}, capture_output=True, text=True, timeout=LIMIT_S, check=False,
                 cwd=scratch,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ExportError(f"--format hf: transformers did not open what was written in {LIMIT_S} s") from None
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-            raise ExportError(f"--format hf: transformers cannot open what was written: {last[:300]}")
-        found = load_file(f"{scratch}/out")
+            raise ExportFailed(f"--format hf: transformers did not open the folder within {LIMIT_S} s") from None
+        if process.returncode:
+            last = (process.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+            raise ExportFailed(f"--format hf: transformers cannot open the folder: {last[:300]}")
+        actual = load_file(f"{scratch}/out")
     with torch.inference_mode():
         summary, spatial = source.model.encode((images - MEAN[0]) / STD[0])
-    wanted = {"summary": summary, "features": spatial.flatten(2).transpose(1, 2)}
-    error = max(float((found[k] - w).abs().max() / w.abs().max()) for k, w in wanted.items())
+    expected = {"summary": summary, "features": spatial.flatten(2).transpose(1, 2)}
+    error = max(float((actual[k] - e).abs().max() / e.abs().max()) for k, e in expected.items())
     if not error <= TOLERANCE:
-        raise ExportError(f"--format hf: what transformers opens is {error:.2g} off PyTorch")
+        raise ExportFailed(f"--format hf: the model in transformers differs from PyTorch by {error:.2g}")
     return error
 
 
 def copied_modules(module: str, name: str) -> dict[str, str]:
-    """Return by file name the source of `module`, as `name`.py, and of everything of ours that it needs."""
+    """Return the sources of `module` (as `name`.py) and of this project's modules that it imports, by file name."""
     files: dict[str, str] = {}
     waiting, seen = [module], {module}
     while waiting:
@@ -147,7 +147,7 @@ def copied_modules(module: str, name: str) -> dict[str, str]:
 
 
 def _relative(source: str) -> tuple[str, set[str]]:
-    """Return a module's source with its imports of ours made relative and flat, and the modules that it imports."""
+    """Return a module's source with relative, flat imports of this project, and the modules that it imports."""
     lines = source.splitlines(keepends=True)
     needed: set[str] = set()
     for node in sorted(_our_imports(ast.parse(source)), key=lambda n: -n.lineno):
@@ -155,14 +155,14 @@ def _relative(source: str) -> tuple[str, set[str]]:
         for alias in node.names:
             homes.setdefault(_defining_module(str(node.module), alias.name), []).append(alias)
         needed |= set(homes)
-        made = [ast.unparse(ast.ImportFrom(_flat(home), names, 1)) for home, names in sorted(homes.items())]
+        imports = [ast.unparse(ast.ImportFrom(_flat(home), names, 1)) for home, names in sorted(homes.items())]
         indent = " " * node.col_offset
-        lines[node.lineno - 1 : node.end_lineno] = [f"{indent}{line}\n" for line in made]
+        lines[node.lineno - 1 : node.end_lineno] = [f"{indent}{line}\n" for line in imports]
     return "".join(lines), needed
 
 
 def _flat(module: str) -> str:
-    """Return the name that a module's copy has, without .py."""
+    """Return the name of a module's copy, without .py."""
     return module.replace(".", "_")
 
 
@@ -173,6 +173,6 @@ def _our_imports(tree: ast.Module) -> Iterable[ast.ImportFrom]:
 
 
 def _defining_module(module: str, name: str) -> str:
-    """Return the module that defines a name which a package re-exports."""
-    found = import_module(module)
-    return str(getattr(found, name).__module__) if hasattr(found, "__path__") else module
+    """Return the module that defines a name which `module`, a package or a module, exports."""
+    exporter = import_module(module)
+    return str(getattr(exporter, name).__module__) if hasattr(exporter, "__path__") else module

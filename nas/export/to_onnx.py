@@ -1,4 +1,4 @@
-"""``--format onnx``: model.onnx, checked by ONNX Runtime against PyTorch and timed beside it."""
+"""``--format onnx``: write model.onnx, then check and time it in ONNX Runtime against PyTorch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from nas.measure.runtimes.contract import arm_errors, import_optional
 from nas.measure.runtimes.onnx_graph import INPUT, Exportable
 
 FILE = "model.onnx"
-ONE_FILE = 1 << 30  # bytes of weights; protobuf ends at 2 GiB, and what is larger lies in model.onnx.data
+ONE_FILE = 1 << 30  # bytes of weights; larger ones are in model.onnx.data, for protobuf ends at 2 GiB
 
 USAGE = """import onnxruntime
 
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-summary, spatial, *heads = session.run(None, {"images": images})  # float32 (B, 3, H, W), normalised"""
+summary, spatial, *heads = session.run(None, {"images": images})  # float32 (B, 3, H, W), normalized"""
 
 
 def check_installed() -> None:
@@ -38,11 +38,11 @@ def check_installed() -> None:
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Write the graph with any batch and, where its windows allow, any size; ExportError where that is impossible."""
+    """Write a graph for any batch and, where windows allow it, any size; ExportError where that is impossible."""
     model, px, step = DeployedModel(source, fused), source.image_px, size_step(source.model)
     path = folder / FILE
     dynamic: int | None = step if px % step == 0 else None
-    reason = f"its windows fit multiples of {step} px only" if dynamic is None else ""
+    reason = f"its windows need multiples of {step} px" if dynamic is None else ""
     if dynamic is not None:
         try:
             run, error = _attempt(model, path, px, step, outputs(source))
@@ -61,8 +61,8 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     )
     lines = (
         f"batch: any; size: {sizes}",
-        f"ONNX Runtime against PyTorch: {error:.1e} of the largest output at most, batches "
-        f"{', '.join(map(str, BATCHES))}, sizes {_sizes(px, dynamic)}",
+        f"ONNX Runtime differs from PyTorch by {error:.1e} of the largest output at most (batches "
+        f"{', '.join(map(str, BATCHES))}; sizes {_sizes(px, dynamic)})",
         times.line("ONNX Runtime"),
     )
     about = {
@@ -80,9 +80,9 @@ def _sizes(px: int, step: int | None) -> str:
 
 
 def _attempt(model: nn.Module, path: Path, px: int, step: int | None, names: Sequence[str]) -> tuple[Any, float]:
-    """Write and check the graph; return what runs the file, and its error."""
+    """Write and check the graph; return a function that runs the file, and its error."""
     with arm_errors("onnx", Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes to its own authors
+        warnings.simplefilter("ignore")  # the exporter's warnings concern its authors
         _write(model, path, px, step, names)
     run = session(path)
     return run, check_graph("the ONNX graph", run, model, cases(px, step))
@@ -92,7 +92,7 @@ def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Seque
     axes: dict[int, Any] = {0: Dim("batch")}
     height = width = px
     if step is not None:
-        # Two or more steps a side, and not a square: the exporter takes a 1 and equal sides for constants.
+        # At least two steps a side, and not a square: the exporter treats a 1 and equal sides as constants.
         height, width = max(px, 2 * step), max(px, 2 * step) + step
         axes |= {2: step * Dim("rows"), 3: step * Dim("columns")}
     example = torch.randn(2, 3, height, width)
@@ -108,17 +108,17 @@ def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Seque
 
 
 def session(path: Path) -> Any:
-    """Return a function from images to tensors that runs an ONNX file on the CPU, with torch's number of threads."""
+    """Return a function of images that runs an ONNX file on the CPU with torch's number of threads."""
     library = import_optional("onnxruntime", "onnx")
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")  # as in nas.measure.runtimes
     with arm_errors("onnxruntime", Exception):
-        made = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        inference = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> list[Tensor]:
         with arm_errors("onnxruntime", Exception):
-            return [torch.from_numpy(array) for array in made.run(None, {INPUT: images.numpy()})]
+            return [torch.from_numpy(array) for array in inference.run(None, {INPUT: images.numpy()})]
 
     return run

@@ -1,4 +1,4 @@
-"""``--format timm``: a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``."""
+"""``--format timm``: write a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from backbones import save
 from backbones.entrypoints import default_cfg
 from nas.distill.adaptors import save_heads
-from nas.export import ExportError
+from nas.export import ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
-USAGE = """import backbones  # makes the architecture known to timm
+USAGE = """import backbones  # registers the architecture in timm
 import timm
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True)
-summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w), as distilled; images normalised
-maps = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True)(images)  # a map a stage
-classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # to be fine-tuned
+summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w); images normalized
+maps = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True)(images)  # one map per stage
+classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # for fine-tuning
 deploy = timm.utils.reparameterize_model(model.eval())  # BatchNorm folded"""
 HEADS_USAGE = """
 from pathlib import Path
 from nas.distill.adaptors import load_heads
 
 for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
-    of_teacher_summary, of_teacher_spatial = adaptor(summary, spatial)"""
+    teacher_summary, teacher_spatial = adaptor(summary, spatial)"""
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
@@ -38,13 +38,13 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
     _check(source, folder)
     usage = USAGE + HEADS_USAGE * bool(source.adaptors)
-    return FormatReport(usage, ("opened by timm: the same features, and a map of each stage",))
+    return FormatReport(usage, ("opened by timm: features and maps of all stages are equal",))
 
 
 def _config(source: ExportSource) -> dict[str, object]:
     px, spec = source.image_px, source.model.spec
     pool = px // spec.strides[-1]
-    ours = {
+    preprocessing = {
         "input_size": [3, px, px],
         "pool_size": [pool, pool],
         "interpolation": "bilinear",
@@ -54,13 +54,13 @@ def _config(source: ExportSource) -> dict[str, object]:
         "std": list(STD),
         "num_classes": 0,
     }
-    known = {name: default_cfg(spec)[name] for name in ("first_conv", "classifier")}
+    layers = {name: default_cfg(spec)[name] for name in ("first_conv", "classifier")}
     return {
         "architecture": "backbone_nas",
         "num_classes": 0,
         "num_features": source.model.num_features,
         "model_args": {"spec": spec.to_dict(), "neck": True},
-        "pretrained_cfg": ours | known,
+        "pretrained_cfg": preprocessing | layers,
     }
 
 
@@ -69,7 +69,7 @@ def _check(source: ExportSource, folder: Path) -> None:
     maps = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
     images = torch.randn(2, 3, source.image_px, source.image_px)
     with torch.inference_mode():
-        found = [*opened.encode(images), *maps(images)]
-        wanted = [*source.model.encode(images), *source.model.forward_intermediates(images, intermediates_only=True)]
-    if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
-        raise ExportError("--format timm: what timm opens does not compute the model")
+        actual = [*opened.encode(images), *maps(images)]
+        expected = [*source.model.encode(images), *source.model.forward_intermediates(images, intermediates_only=True)]
+    if not all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True)):
+        raise ExportFailed("--format timm: the model that timm opens computes other features")

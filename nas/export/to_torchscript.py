@@ -1,4 +1,4 @@
-"""``--format torchscript``: model.pt, traced; ``torch.jit.load`` opens it without this project."""
+"""``--format torchscript``: write a traced model.pt, which ``torch.jit.load`` opens without this project."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FILE = "model.pt"
 USAGE = """import torch
 
 model = torch.jit.load("FOLDER/model.pt")
-summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalised"""
+summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalized"""
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
-    """Trace, write and check the file; ExportError where it does not compute the model."""
+    """Trace, write and check the file; ExportFailed where it does not compute the model."""
     model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
-        # The tracer warns of each choice by size: which sizes hold is found out below. With gradients a stage takes
-        # its batch whole, and the trace keeps no number of images.
+        # The tracer warns of each decision by size; `_sizes` tests which sizes work. With gradients a stage does not
+        # split its batch, so the trace has no fixed number of images.
         warnings.simplefilter("ignore")
         traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
@@ -47,7 +47,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     batches = ", ".join(map(str, BATCHES))
     lines = (
         f"batch: any; size: {sized}",
-        f"TorchScript against PyTorch: {error:.1e} of the largest output at most, batches {batches}",
+        f"TorchScript differs from PyTorch by {error:.1e} of the largest output at most (batches {batches})",
         times.line("TorchScript"),
     )
     about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": asdict(times)}
@@ -55,9 +55,9 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
 
 
 def _sizes(run: Any, model: torch.nn.Module, px: int, step: int) -> tuple[int | None, str]:
-    """Return the step of sides, in px, at which the trace is right; it keeps the choices made at its example's size."""
-    for tried in sorted({SIZE_MULTIPLE_PX, step}):
+    """Return the step of sides, in px, for which the trace is correct: it keeps its example's decisions by size."""
+    for candidate in sorted({SIZE_MULTIPLE_PX, step}):
         with suppress(RuntimeError):
-            if px % tried == 0 and largest_error(run, model, cases(px, tried)) <= TOLERANCE:
-                return tried, f"any size in multiples of {tried} px"
-    return None, f"{px} x {px} px only; other sizes give errors or other numbers"
+            if px % candidate == 0 and largest_error(run, model, cases(px, candidate)) <= TOLERANCE:
+                return candidate, f"any size in multiples of {candidate} px"
+    return None, f"{px} x {px} px only; other sizes give errors or wrong outputs"

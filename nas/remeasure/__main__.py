@@ -1,4 +1,4 @@
-"""``python -m nas.remeasure RUN --device cuda:0``: measure candidates of a study again, and show what that changes."""
+"""``python -m nas.remeasure RUN --device cuda:0``: measure candidates of a study again, and show the changes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C; what was measured is shown and kept."""
+    """Run the command and return its exit code; after Ctrl-C it shows the measurements, which the study keeps."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m nas.remeasure {shlex.join(words)}"
-    kept = "what was measured is kept; the same command, without --again, continues"
+    kept = "finished measurements are saved; the same command, without --again, continues"
     return exit_code(lambda: remeasure(parse(words), command), public_text, kept)
 
 
 def remeasure(settings: RemeasureSettings, command: str) -> int:
-    """Measure what is left, then show the comparison; `command` is written into the study."""
+    """Measure the remaining candidates, then show the comparison; the study records `command`."""
     with Store.open(settings.run) as store:
         return _remeasure(store, settings, command)
 
@@ -69,7 +69,7 @@ def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
 
 
 def _measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
-    """Keep the newest state in newest[0] and in the study."""
+    """Measure; the newest state is in newest[0] and in the study after each candidate."""
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))
     with progress.showing():

@@ -1,7 +1,7 @@
-"""Measure trials of a study again, each beside the reference, and keep each at once.
+"""Measure trials of a study again, each relative to the reference, and save each measurement at once.
 
-`plan_remeasuring` decides the setting and the trials, `begin_remeasurement` where an earlier run is continued,
-`Remeasuring` does the work.
+`plan_remeasuring` decides the setting and the trials, `begin_remeasurement` whether an earlier run continues, and
+`Remeasuring` measures.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 ORDER_SEED = 0
 MAX_REASON_CHARACTERS = 300
-# What of an environment changes the numbers: a run continues only where all of it is the same.
+# The parts of an environment that change timings: a run continues only if all of them are the same.
 COMPARED_ENVIRONMENT = ("device_name", "cpu", "threads", "torch", "timm", "cuda", "cudnn", "driver")
 
 
 @dataclass(frozen=True)
 class RemeasuringPlan:
-    """What is measured again, and how. `threads`: CPU threads of the measuring process, None on a GPU."""
+    """Trials and settings of a remeasurement. `threads`: CPU threads of the measuring process, None on a GPU."""
 
     name: str
     setting: Setting
@@ -46,23 +46,27 @@ class RemeasuringPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what a `Remeasurement` keeps of the setting."""
+        """Return the setting as a `Remeasurement` records it."""
         s = self.setting
         plain = {"batch": s.batch, "resolution": s.resolution, "arm": str(s.arm), "seconds": s.budget_s}
         return plain | {"threads": self.threads, "reference": self.reference}
 
 
 def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPlan:
-    """Return the plan; what is not set is as the study measured, on this device. ValueError where it is impossible."""
+    """Return the plan; settings that are None are those of most of the study's measurements.
+
+    Raises:
+        ValueError: this device or the study cannot be measured so.
+    """
     trials = trials_to_remeasure(study, settings.which)
-    own = [t.measurement for t in trials if t.measurement]
+    measured = [t.measurement for t in trials if t.measurement]
     device = torch_device(settings.device)
     threads = _measuring_threads(device, settings.threads)
     setting = Setting(
         device=str(device),
-        batch=settings.batch or _most_frequent(m.requested_batch or m.batch for m in own),
-        resolution=settings.resolution or _most_frequent(m.resolution for m in own),
-        arm=Arm.parse(settings.arm, study_arm(own)) if settings.arm else study_arm(own),
+        batch=settings.batch or _most_frequent(m.requested_batch or m.batch for m in measured),
+        resolution=settings.resolution or _most_frequent(m.resolution for m in measured),
+        arm=Arm.parse(settings.arm, study_arm(measured)) if settings.arm else study_arm(measured),
         budget_s=settings.seconds,
     )
     here = environment(str(device))
@@ -70,19 +74,22 @@ def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPl
     return RemeasuringPlan(name, setting, threads, study.info.reference, trials, here)
 
 
-def study_arm(own: Sequence[Measurement]) -> Arm:
-    """Return the arm of most measurements, from the words of their text; what it does not name is the default's."""
-    words = re.split(r"[\s,+]+", _most_frequent(m.arm for m in own).replace("_", "-"))
-    known = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
-    return Arm.parse("+".join(dict.fromkeys(word for word in words if word in known)))
+def study_arm(measurements: Sequence[Measurement]) -> Arm:
+    """Return the arm of most measurements, parsed from its text; parts that the text does not name are the defaults."""
+    words = re.split(r"[\s,+]+", _most_frequent(m.arm for m in measurements).replace("_", "-"))
+    vocabulary = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
+    return Arm.parse("+".join(dict.fromkeys(word for word in words if word in vocabulary)))
 
 
 def begin_remeasurement(
     existing: Iterable[Remeasurement], plan: RemeasuringPlan, command: str, anew: bool
 ) -> Remeasurement:
-    """Return what exists under the plan's name, or a new one; with `anew` without what the plan measures.
+    """Return the remeasurement to continue: the existing one of the plan's name, or a new one.
 
-    ValueError where it was measured otherwise.
+    With `anew`, the existing one is returned without the trials that the plan measures.
+
+    Raises:
+        ValueError: the existing one was measured with other settings.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     new = Remeasurement(plan.name, created, command, plan.environment, plan.identity)
@@ -91,8 +98,8 @@ def begin_remeasurement(
         return new
     changed = _differences(old, plan)
     if changed and not anew:
-        way_out = "choose another --name, or measure all anew with --again"
-        raise ValueError(f"remeasurement {plan.name!r} was measured otherwise ({'; '.join(changed)}); {way_out}")
+        way_out = "choose another --name, or replace its measurements with --again"
+        raise ValueError(f"remeasurement {plan.name!r} has other settings ({'; '.join(changed)}); {way_out}")
     if not anew:
         return old
     numbers = {t.number for t in plan.trials}
@@ -102,23 +109,26 @@ def begin_remeasurement(
 
 
 def _differences(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
-    """Return what differs, as "batch: 16 -> 1"."""
+    """Return the differences, each as "batch: 16 -> 1"."""
     now = {k: plan.environment.get(k) for k in COMPARED_ENVIRONMENT} | plan.identity
-    then = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
-    return [f"{k}: {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+    before = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
+    return [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
 
 
-def _measuring_threads(device: torch.device, asked: int | None) -> int | None:
-    """Use all CPUs but one, as searches do: OpenMP waits for its slowest thread, and the system needs a CPU."""
+def _measuring_threads(device: torch.device, requested: int | None) -> int | None:
+    """Return the threads: by default all CPUs but one, as in searches.
+
+    OpenMP waits for its slowest thread, and the system needs a CPU.
+    """
     if device.type != "cpu":
-        return asked
-    threads = asked or max(1, int(environment("cpu")["cpus"]) - 1)
-    torch.set_num_threads(threads)  # for `environment`; the measuring process has its own
+        return requested
+    threads = requested or max(1, int(environment("cpu")["cpus"]) - 1)
+    torch.set_num_threads(threads)  # for `environment`; the measuring process sets its threads itself
     return threads
 
 
 def _default_name(setting: Setting, here: dict[str, Any]) -> str:
-    """Return a name as cpu-b16-64px-eager+fp32+channels-last+fused."""
+    """Return a name such as cpu-b16-64px-eager+fp32+channels-last+fused."""
     device = "cpu" if setting.device == "cpu" else str(here["device_name"])
     kind = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return f"{kind}-b{setting.batch}-{setting.resolution}px-{setting.arm}"
@@ -129,29 +139,39 @@ def _most_frequent(values: Iterable[Any]) -> Any:
 
 
 class Remeasuring:
-    """Works through a plan. `samples_dir` takes the raw samples; `bench` opens one, again after each crash."""
+    """Measures the trials of a plan.
+
+    Args:
+        plan: trials and settings.
+        samples_dir: folder for the raw samples.
+        open_service: opens a measurement service with a number of threads; called again after each crash.
+    """
 
     def __init__(
-        self, plan: RemeasuringPlan, samples_dir: Path, bench: Callable[[int | None], MeasurementService] | None = None
+        self,
+        plan: RemeasuringPlan,
+        samples_dir: Path,
+        open_service: Callable[[int | None], MeasurementService] | None = None,
     ) -> None:
-        self._plan, self._samples_dir, self._open = plan, samples_dir, bench or MeasurementService
+        self._plan, self._samples_dir, self._open = plan, samples_dir, open_service or MeasurementService
         self._reference = next((t for t in plan.trials if t.baseline == plan.reference), None)
 
     def remaining(self, again: Remeasurement) -> list[TrialRecord]:
-        """Return what is still to be measured, in random order, so that drift favors no part of the front."""
+        """Return the trials still to be measured, in random order, so that drift favors no part of the front."""
         done = again.measurements.keys() | again.unmeasured.keys()
         remaining = [t for t in self._plan.trials if t.number not in done]
         random.Random(ORDER_SEED).shuffle(remaining)
         return remaining
 
     def run(self, again: Remeasurement) -> Iterator[Remeasurement]:
-        """Yield the remeasurement with each trial that was tried, the reference first.
+        """Yield the remeasurement after each trial, the reference first.
 
-        ValueError where the reference cannot be measured: then no trial can.
+        Raises:
+            ValueError: the reference cannot be measured here, so no trial can.
         """
         if not self.remaining(again):
             return
-        self._bench = self._open(self._plan.threads)
+        self._service = self._open(self._plan.threads)
         try:
             if again.floor is None:
                 again = self._measure_reference(again)
@@ -160,42 +180,42 @@ class Remeasuring:
                 again = self._measure_trial(again, trial)
                 yield again
         finally:
-            self._bench.close()
+            self._service.close()
 
     def _measure_reference(self, again: Remeasurement) -> Remeasurement:
-        own, name = self._reference, self._plan.reference
+        trial, name = self._reference, self._plan.reference
         try:
             measured = self._measure(self._reference_arch)
         except ArmError:
             raise
         except Exception as error:
             raise ValueError(f"the reference {name} cannot be measured here: {_reason(error)}") from error
-        self._keep_samples(measured, own.arch_id if own else name.replace("/", "-"))
-        numbers = {own.number: measured.record} if own else {}
-        return replace(again, floor=measured.record, measurements={**again.measurements, **numbers})
+        self._save_samples(measured, trial.arch_id if trial else name.replace("/", "-"))
+        of_trial = {trial.number: measured.record} if trial else {}
+        return replace(again, floor=measured.record, measurements={**again.measurements, **of_trial})
 
     def _measure_trial(self, again: Remeasurement, trial: TrialRecord) -> Remeasurement:
         try:
             measured = self._measure(trial.spec)
-        except Exception as error:  # whatever it is, this candidate causes it: the reference has run
+        except Exception as error:  # of whatever kind: this candidate causes it, for the reference has run
             if isinstance(error, MeasurementError) and error.verdict == "crash":
-                self._bench.close()  # perhaps it was not the candidate's process that has ended
-                self._bench = self._open(self._plan.threads)
+                self._service.close()  # the process that has ended may be the service's
+                self._service = self._open(self._plan.threads)
             return replace(again, unmeasured={**again.unmeasured, trial.number: _reason(error)})
-        self._keep_samples(measured, trial.arch_id)
+        self._save_samples(measured, trial.arch_id)
         return replace(again, measurements={**again.measurements, trial.number: measured.record})
 
     @property
     def _reference_arch(self) -> Arch:
-        """Return the reference as the study trained it, where it did: a preset may have changed since."""
+        """Return the reference's spec in the study, if it is a trial there: the preset may have changed since."""
         return self._reference.spec if self._reference else self._plan.reference
 
     def _measure(self, arch: Arch) -> Measured:
         setting, reference = self._plan.setting, self._plan.reference
         with exclusive_device(setting.device):
-            return self._bench.measure(arch, self._reference_arch, setting, name_of_reference=reference)
+            return self._service.measure(arch, self._reference_arch, setting, name_of_reference=reference)
 
-    def _keep_samples(self, measured: Measured, name: str) -> None:
+    def _save_samples(self, measured: Measured, name: str) -> None:
         save_samples(measured, self._samples_dir / f"{name}.json")
 
 

@@ -1,1 +1,1 @@
-"""``python -m nas.retrain``: train the front of a study again, longer and with more seeds."""
+"""``python -m nas.retrain``: retrain the front of a study, longer and with more seeds."""

@@ -1,4 +1,4 @@
-"""``python -m nas.retrain RUN``: train the front of a study again, and tell how sure it is."""
+"""``python -m nas.retrain RUN``: retrain the front of a study, and show each candidate's chance to be on it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, 2 after a line of error, 130 after Ctrl-C; what was done until then is kept and shown."""
+    """Run the command and return its exit code; after Ctrl-C it shows the finished trainings, which the study keeps."""
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: retrain(parse(words), f"python -m nas.retrain {shlex.join(words)}"), public_text)
 
 
 def retrain(settings: RetrainSettings, command: str) -> int:
-    """Retrain and measure what is left of the plan, then show the outcome; `command` is written into the study."""
+    """Train and measure the rest of the plan, then show the outcome; the study records `command`."""
     with Store.open(settings.run) as store:
         return _retrain(store, settings, command)
 
@@ -74,7 +74,7 @@ def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> Non
     counts = {
         "front": front, "near misses": len(candidates) - front, "baselines": len(plan.trials) - len(candidates)
     }  # fmt: skip
-    parts = ", ".join(f"{what} {count}" for what, count in counts.items())
+    parts = ", ".join(f"{group} {count}" for group, count in counts.items())
     announce(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
 
 
@@ -84,7 +84,7 @@ def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSet
     progress = StageProgress(stderr_console())
     with progress.showing():
         targets = None
-        if plan.remaining(store.retrainings()):  # what is missing of teachers or images shows before all else
+        if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
             root, show = cache_root(settings.cache), partial(announce, log=_LOG)
             targets = open_study_targets(
                 SearchConfig.from_dict(study.info.config),
@@ -102,9 +102,10 @@ def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSet
 def _measure(
     store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str, progress: StageProgress
 ) -> None:
-    """Measure all candidates beside the reference, as nas.remeasure would.
+    """Measure all candidates relative to the reference, as nas.remeasure does.
 
-    Where some are missing and the others were measured otherwise, on another device for one, all are measured anew.
+    If some are missing and the others were measured with other settings (on another device, for example), all are
+    measured again.
     """
     before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
     if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
@@ -114,12 +115,14 @@ def _measure(
 
     which = ",".join(str(t.number) for t in plan.trials)
     device = settings.device or plan.config.device
-    asked = RemeasureSettings(settings.run, which=which, device=device, seconds=settings.seconds, name=REMEASUREMENT)
-    to_measure = plan_remeasuring(study, asked)
+    requested = RemeasureSettings(
+        settings.run, which=which, device=device, seconds=settings.seconds, name=REMEASUREMENT
+    )
+    to_measure = plan_remeasuring(study, requested)
     try:
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=False)
     except ValueError as error:
-        announce(f"measured anew: {one_line(error).partition(';')[0]}", _LOG)
+        announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))
@@ -129,7 +132,7 @@ def _measure(
 
 
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
-    """Keep each training when it has ended. Progress is in steps: trainings may be few and long."""
+    """Train and save each training when it ends. Progress counts steps: trainings may be few and long."""
     from nas.backend.pool import TrainingPool
     from nas.measure.environment import device_name, torch_device
 
@@ -177,12 +180,12 @@ def _draw(study: Study, summary: RetrainingSummary, path: Path) -> None:
 
 @contextmanager
 def _only_command(run_dir: Path) -> Iterator[None]:
-    """Refuse a second command on the same study: both would train the same candidates."""
+    """Hold the study's lock for retraining; StoreError where another command, which would train the same, holds it."""
     lock = FileLock(run_dir / "retraining.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise StoreError(f"another nas.retrain works on {str(run_dir)!r}") from None
+        raise StoreError(f"another nas.retrain is working on {str(run_dir)!r}") from None
     try:
         yield
     finally:

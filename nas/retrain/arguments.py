@@ -1,4 +1,4 @@
-"""Settings of ``python -m nas.retrain``, and its command line."""
+"""Define the settings of ``python -m nas.retrain`` and its command line."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from nas.cli import OneLineParser, add_training_options, picture_file
 PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = """examples:
-  python -m nas.retrain runs/mine                            3 seeds, 3 times as long as the study's last rung
+  python -m nas.retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
   python -m nas.retrain runs/mine --seeds 5 --steps 2700 --near 10
   python -m nas.retrain runs/mine --baselines --plot retrained-front.pdf
   python -m nas.retrain runs/mine --device cuda --json > retraining.json
 
-Retrained are the study's front and the near misses: candidates whose chance to be on the front is 5 % or more, given
-the noise of a seed and of a measurement. The study keeps what was trained and measured. The same command continues
-where it was stopped, in the middle of a training too; it tries failed trainings again; where all is done, it only shows
-the outcome. More --seeds or --near add to it; other --steps are separate trainings. Weights lie in
+The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
+given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
+an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
+outcome. Larger --seeds or --near add trainings; another --steps starts separate ones. Weights are written to
 RUN/retraining/seed-N/weights.
 """
 
 
 @dataclass(frozen=True)
 class RetrainSettings:
-    """What a user asks of ``nas.retrain``; None is as in the study.
+    """Settings of one ``nas.retrain`` command; None means as in the study.
 
-    ValueError where a number is out of range.
+    Raises:
+        ValueError: a number is out of range.
     """
 
     run: Path
     seeds: int = 3
     steps: int | None = None  # None: three times the study's last rung
-    near: int = 6  # near misses beside the front, at most
+    near: int = 6  # near misses, at most
     baselines: bool = False
-    workers: int | None = None  # None: one a CPU or GPU
+    workers: int | None = None  # trainings at a time; None: one per CPU or GPU
     device: str | None = None
     cache: str | None = None
     teacher_files: Mapping[str, Path] = field(default_factory=dict)
@@ -62,8 +63,8 @@ def parse(words: Sequence[str]) -> RetrainSettings:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m nas.retrain",
-        description="Train the front of a study and its near misses again, longer and with new seeds, measure them "
-        "again, and tell how likely each is on the front.",
+        description="Retrain the front of a study and its near misses, longer and with new seeds, measure them again, "
+        "and show each candidate's chance to be on the front.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,12 +72,18 @@ def _parser() -> OneLineParser:
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
     add("--steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
-    add("--near", type=int, default=6, metavar="N", help="near misses beside the front, at most (default: 6)")
-    add("--baselines", action="store_true", help="retrain the study's baselines too; they are no part of the front")
-    add("--workers", type=int, metavar="N", help="trainings at a time (default: one a CPU or GPU)")
+    add(
+        "--near",
+        type=int,
+        default=6,
+        metavar="N",
+        help="near misses to retrain in addition to the front, at most (default: 6)",
+    )
+    add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
+    add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
     add_training_options(add, "")
-    add("--seconds", type=float, default=5.0, metavar="S", help="timing budget of each candidate (default: 5)")
+    add("--seconds", type=float, default=5.0, metavar="S", help="seconds of timing per candidate (default: 5)")
     picture = f"file of the picture: .png, .svg or .pdf (default: RUN/{PICTURE})"
     add("--plot", type=picture_file, metavar="FILE", help=picture)
-    add("--json", action="store_true", help="print one JSON object instead of the table")
+    add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
     return parser

@@ -1,4 +1,4 @@
-"""``python -m nas.select RUN --max-latency-ms 13``: show the best candidate within limits, and how sure it is."""
+"""``python -m nas.select RUN --max-latency-ms 13``: show the best candidate within limits, and its confidence."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _EXAMPLES = """examples:
   python -m nas.select runs/mine --min-throughput 2000 --max-params 1e6
   python -m nas.select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
-Score is that of the study's last rung, or the mean over seeds where nas.retrain has trained the candidate again.
-Candidates that were stopped at lower rungs are not compared. Exit code: 0 found, 1 nothing fits (what comes nearest is
-shown), 2 bad input.
+The score is that of the study's last rung, or the mean over seeds for candidates that nas.retrain has retrained.
+Candidates that were early-stopped at lower rungs are not compared. If no candidate is within the limits, the exit code
+is 1, and the nearest candidate is shown.
 """
 
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """What a user asks of ``nas.select``."""
+    """Settings of one ``nas.select`` command."""
 
     run: Path
     limits: Mapping[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
@@ -41,13 +41,13 @@ class SelectSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, 1 where nothing fits, 2 after a line of error."""
+    """Run the command and return its exit code; it is NOTHING_FITS where no candidate is within the limits."""
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: select(parse(words)), public_text)
 
 
 def select(settings: SelectSettings) -> int:
-    """Show the answer; 0, or NOTHING_FITS."""
+    """Show the answer; return 0 or NOTHING_FITS."""
     with Store.open(settings.run) as store:
         study = store.read()
         summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
@@ -81,15 +81,15 @@ def parse(words: Sequence[str]) -> SelectSettings:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m nas.select",
-        description="Show the best candidate of a study within limits, how sure that is, and which candidates cannot "
-        "be told apart from it; or what comes nearest.",
+        description="Show the best candidate of a study within limits, the confidence in it, and the candidates that "
+        "are not significantly worse; where none is within the limits, show the nearest one.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
-    add("--json", action="store_true", help="print one JSON object instead of the table")
-    add_limit_flags(parser, "A candidate whose value is unknown is not within a limit.")
+    add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
+    add_limit_flags(parser, "A candidate with an unknown value is not within the limit.")
     return parser
 
 

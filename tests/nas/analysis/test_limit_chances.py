@@ -1,4 +1,4 @@
-"""What a limit means for one net, by hand."""
+"""Compare quantities, chances and relaxations of one candidate with those by hand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nas.analysis.limit_chances import Quantity, chance_to_keep, median_interval
 from tests.nas.study.builders import measurement, record
 
 
-def test_a_net_has_all_that_limits_bound_with_the_intervals_that_were_measured() -> None:
+def test_a_candidate_has_all_limited_quantities_with_measured_intervals() -> None:
     trial = record(1, (0.1, 0.2), 2.0)
-    known = quantities(trial, trial.measurement, [0.001 * n for n in range(1, 101)])
-    assert (known["max_params"].value, known["max_gmacs"].value) == (10**6, 0.01)
-    assert known["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, 1980, 2020)
+    values = quantities(trial, trial.measurement, [0.001 * n for n in range(1, 101)])
+    assert (values["max_params"].value, values["max_gmacs"].value) == (10**6, 0.01)
+    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, 1980, 2020)
     # Of 100 samples the 40th and the 61st: 0.95 of a binomial of 100 tosses lies between.
-    assert known["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
-    assert known["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
+    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
+    assert values["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
     assert set(quantities(trial, None)) == {"max_params", "max_gmacs"}
 
 
@@ -39,7 +39,7 @@ def test_a_chance_is_that_of_a_normal_logarithm() -> None:
     assert slow.chance(9.5) == pytest.approx(0.025)
 
 
-def test_what_is_counted_is_kept_or_not_and_a_time_without_interval_is_unknown() -> None:
+def test_counts_have_certain_chances_and_times_without_interval_none() -> None:
     assert Quantity("max_params", 100).chance(100) == 1
     assert Quantity("max_params", 101).chance(100) == 0
     assert Quantity("max_latency_ms", 1.0).chance(100) is None
@@ -48,20 +48,20 @@ def test_what_is_counted_is_kept_or_not_and_a_time_without_interval_is_unknown()
     assert Quantity("max_latency_ms", 1.0, 1.0, 1.0).chance(1.0) == 1
 
 
-def test_a_limit_gives_by_a_factor() -> None:
-    assert Quantity("max_params", 110).give(100) == pytest.approx(1.1)
-    assert Quantity("max_params", 90).give(100) == 1
-    assert Quantity("min_throughput_img_s", 80).give(100) == pytest.approx(1.25)
-    assert Quantity("min_throughput_img_s", 100).give(100) == 1
+def test_a_limit_is_relaxed_by_a_factor() -> None:
+    assert Quantity("max_params", 110).relaxation(100) == pytest.approx(1.1)
+    assert Quantity("max_params", 90).relaxation(100) == 1
+    assert Quantity("min_throughput_img_s", 80).relaxation(100) == pytest.approx(1.25)
+    assert Quantity("min_throughput_img_s", 100).relaxation(100) == 1
 
 
 def test_all_limits_together() -> None:
-    known = {"max_params": Quantity("max_params", 5), "max_latency_ms": Quantity("max_latency_ms", 10.0, 9.5, 10.5)}
-    known["min_throughput_img_s"] = Quantity("min_throughput_img_s", 1000, 980, 1030)
-    assert chance_to_keep(known, {}) == 1
-    assert chance_to_keep(known, {"max_params": 6, "max_latency_ms": 10.5}) == pytest.approx(0.975)
-    assert chance_to_keep(known, {"min_throughput_img_s": 980, "max_latency_ms": 10.5}) == pytest.approx(0.975**2)
-    assert chance_to_keep(known, {"max_params": 6, "max_memory_mib": 1}) is None
+    values = {"max_params": Quantity("max_params", 5), "max_latency_ms": Quantity("max_latency_ms", 10.0, 9.5, 10.5)}
+    values["min_throughput_img_s"] = Quantity("min_throughput_img_s", 1000, 980, 1030)
+    assert chance_to_keep(values, {}) == 1
+    assert chance_to_keep(values, {"max_params": 6, "max_latency_ms": 10.5}) == pytest.approx(0.975)
+    assert chance_to_keep(values, {"min_throughput_img_s": 980, "max_latency_ms": 10.5}) == pytest.approx(0.975**2)
+    assert chance_to_keep(values, {"max_params": 6, "max_memory_mib": 1}) is None
     timed = quantities(record(1, (0.1, 0.2), 1.0), measurement(1.0))
     assert chance_to_keep(timed, {"max_latency_ms": 100.0}) is None
 
@@ -96,4 +96,4 @@ def test_a_looser_limit_is_never_less_sure_and_kept_is_even_odds_or_better(
     assert looser is not None
     assert 0 <= chance <= looser <= 1
     assert (chance >= 0.5) == q.kept(bound)
-    assert (q.give(bound) == 1) == q.kept(bound)
+    assert (q.relaxation(bound) == 1) == q.kept(bound)

@@ -1,4 +1,4 @@
-"""The card; and what is refused, in one line."""
+"""Read the model card of an export, and the error lines of refused ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
+from nas.cli import FAILED
 from nas.export.__main__ import main
 from nas.study.records import Study
 from tests.nas.analysis.builders import new_store
-from tests.nas.export.conftest import SPEC, TIMM, Made, refusal
+from tests.nas.export.builders import SPEC, TIMM, Made, refusal
 
 
 def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
-    """The run, to be spoilt."""
+    """Return a copy of the run, for tests that damage it."""
     run = folder / "run"
     shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "continued"))
     if study is not None:
@@ -31,7 +32,7 @@ def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
     return run
 
 
-def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
+def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     hostile = "a|b`<script>\n# c"
     secret = "nas.search --data https://me:word@host/x?sig=1"
     info = replace(made.study.info, name=hostile, command=secret, data={**made.study.info.data, "name": hostile})
@@ -43,12 +44,12 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     assert m is not None
     for words in (
         f"| exported weights: the search's last rung | 4 | {rung.score:.4f} | {rung.score - 0.0153:.4f} to ",
-        f"| throughput / `{m.reference}`'s | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
+        f"| throughput relative to `{m.reference}` | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",
         f"(<../../report.html#{SPEC.arch_id}>)",
         "- `xfeat`: Apache-2.0",
-        "heads of teachers in this folder: `lite0`, `xfeat`",
+        "heads in this folder: `lite0`, `xfeat`",
         f"local-dir:{out.name}",
         "search: `nas.search --data https://host/x`",
         f"export: `python -m nas.export .../{run.name} --format timm",
@@ -66,7 +67,7 @@ def test_the_card_says_what_was_measured(made: Made, tmp_path: Path) -> None:
     assert str(tmp_path) not in text + (out / "export.json").read_text()
 
 
-def test_a_folders_and_a_teachers_name_end_no_string(made: Made, tmp_path: Path) -> None:
+def test_names_of_folders_do_not_end_the_string(made: Made, tmp_path: Path) -> None:
     name = 'a"b)\n```\n'
     assert main([str(made.run), *TIMM, "--out", str(tmp_path / name)]) == 0
     source = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("\n```")[0]
@@ -109,9 +110,9 @@ def test_an_altered_export_is_refused_by_timm_and_nothing_is_unpickled(made: Mad
         timm.create_model(f"local-dir:{out}", pretrained=True)
 
 
-def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = refusal([str(made.run), *TIMM, "--heads", "sam", "--out", str(tmp_path / "out")], capsys)
-    assert "--heads: the study has no teacher 'sam'; choose from lite0, xfeat, all" in told
+def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = refusal([str(made.run), *TIMM, "--heads", "sam", "--out", str(tmp_path / "out")], capsys)
+    assert "--heads: the study has no teacher 'sam'; choose from lite0, xfeat, all" in output
     run = copy_of(made, tmp_path)
     (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
     assert "heads.safetensors: no readable file of heads" in refusal([str(run), *TIMM, "--heads", "all"], capsys)
@@ -123,23 +124,23 @@ def test_heads_that_are_not_there_are_refused(made: Made, tmp_path: Path, capsys
     [
         (
             ["--trial", "2", *TIMM],
-            "trial 2 (ID) was stopped after 10 of 4 steps and has no weights: --train-longer STEPS",
+            "trial 2 (ID) was early-stopped after 10 of 4 steps and has no weights: train it with --train-longer",
         ),
-        (["--trial", "3", *TIMM], "is complete, but its file is gone and has no weights"),
+        (["--trial", "3", *TIMM], "is complete, but its weight file is missing"),
         (["--trial", "3", *TIMM], "or choose another --trial: 1"),
         (["--trial", "99", *TIMM], "the study has no trial '99'"),
         (["--format", "coreml"], "invalid choice: 'coreml'"),
         ([], "the following arguments are required: --format"),
-        ([*TIMM, "--fuse"], "--fuse: timm keeps weights that can be trained further"),
+        ([*TIMM, "--fuse"], "--fuse: the format timm has trainable weights"),
         ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
         ([*TIMM, "--device", "tpu"], "invalid choice"),
-        ([*TIMM, "--cache", "x"], "--cache: is for training; give --train-longer STEPS too"),
-        ([*TIMM, "--device", "cpu"], "--device: is for training"),
+        ([*TIMM, "--cache", "x"], "--cache: only for training"),
+        ([*TIMM, "--device", "cpu"], "--device: only for training"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    told = refusal([str(made.run), *words], capsys)
-    assert error.replace("ID", made.study.trials[2].arch_id) in told
+    output = refusal([str(made.run), *words], capsys)
+    assert error.replace("ID", made.study.trials[2].arch_id) in output
 
 
 def test_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,8 +152,8 @@ def test_a_graph_that_computes_something_else_is_refused(
 ) -> None:
     opened = torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda path, **rest: _shifted(opened(path, **rest)))
-    told = refusal([str(made.run), "--format", "torchscript", "--out", str(tmp_path / "out")], capsys)
-    assert "differs from PyTorch by 0.001" in told
+    output = refusal([str(made.run), "--format", "torchscript", "--out", str(tmp_path / "out")], capsys, FAILED)
+    assert "differs from PyTorch by 0.001" in output
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""A net distilled on before it is exported: from what was kept, once, and gone on with after a kill."""
+"""Continue a training before the export: from the saved weights, once, and after an interruption."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import torch
 
 from backbones import build, load
 from nas.analysis.run_files import trained_weights
-from nas.cli import StageProgress, stderr_console
+from nas.cli import FAILED, StageProgress, stderr_console
 from nas.export import continue_training
 from nas.export.__main__ import main
 from nas.study.config import DistillConfig
-from tests.nas.export.conftest import CONFIG, SPEC, Made
+from tests.nas.export.builders import CONFIG, SPEC, Made
 from tests.waiting import PATIENCE_S, until
 
 WEIGHTS = f"{SPEC.arch_id}.safetensors"
@@ -40,15 +40,15 @@ def vector(path: Path) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in load(path, SPEC).parameters()])
 
 
-def test_a_net_is_distilled_on_from_its_weights_and_only_once(
+def test_a_training_continues_from_the_weights_and_runs_once(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_of(made, tmp_path)
     assert main(words(run, made, 3)) == 0
     out, errors = capsys.readouterr()
-    assert "trial 1: 3 steps from the search's last rung (4 steps), 1 process(es)" in errors
+    assert "trial 1: 3 steps from the search's last rung (4 steps), 1 process\n" in errors
     assert "steps trained: " in errors
-    assert "distilled 3 steps longer" in out
+    assert "distilled 3 more steps" in out
     exported = run / "exports" / f"{SPEC.arch_id}-timm"
     about = json.loads((exported / "export.json").read_text())
     before, after = about["before"], about["weights"]["result"]
@@ -56,7 +56,7 @@ def test_a_net_is_distilled_on_from_its_weights_and_only_once(
     assert after["steps"] == 4 + 3
     assert set(after["teachers"]) == {"lite0", "xfeat"}
     card = (exported / "README.md").read_text()
-    assert f"| exported weights: distilled 3 steps longer | 7 | {after['score']:.4f} |" in card
+    assert f"| exported weights: distilled 3 more steps | 7 | {after['score']:.4f} |" in card
     assert f"| before: the search's last rung | 4 | {before['score']:.4f} |" in card
 
     start, end = vector(run / "weights" / WEIGHTS), vector(exported / "model.safetensors")
@@ -65,7 +65,7 @@ def test_a_net_is_distilled_on_from_its_weights_and_only_once(
     assert 0 < (end - start).norm() < 0.5 * (end - fresh).norm()
     assert not list(run.glob("continued/*/seed-*/checkpoints/*"))
 
-    monkeypatch.setattr(continue_training, "TrainingPool", None)  # nothing trains again
+    monkeypatch.setattr(continue_training, "TrainingPool", None)  # a second training would fail
     monkeypatch.setattr("nas.cache.open_study_targets", None)
     assert main(words(run, made, 3)) == 0
     assert vector(exported / "model.safetensors").equal(end)
@@ -85,8 +85,8 @@ def plan(made: Made, run: Path, steps: int) -> continue_training.ContinuedTraini
     return continue_training.plan_continued(run, made.study, trial, weights, steps, "cpu")
 
 
-def test_from_nothing_is_said(made: Made, tmp_path: Path) -> None:
-    for start, words in ((True, "distilled 5 steps longer"), (False, "distilled 5 steps from nothing")):
+def test_the_origin_names_the_start(made: Made, tmp_path: Path) -> None:
+    for start, words in ((True, "distilled 5 more steps"), (False, "distilled 5 steps")):
         planned = plan(made, made.run, 5)
         job = replace(planned.job, folder=tmp_path / words)
         planned = replace(planned, job=job, start=planned.start if start else None)
@@ -104,17 +104,17 @@ def targets(made: Made) -> Path:
 
 
 @pytest.mark.slow
-def test_what_breaks_in_the_training_is_one_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_failed_training_is_one_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = copy_of(made, tmp_path)
     (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
-    assert main(words(run, made, 3)) == 2
+    assert main(words(run, made, 3)) == FAILED
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: --train-longer: HeadsError: ")
     assert not (run / "exports").exists()
 
 
 @pytest.mark.slow
-def test_two_processes_distil_together(made: Made, tmp_path: Path) -> None:
+def test_two_processes_train_together(made: Made, tmp_path: Path) -> None:
     alone = plan(made, copy_of(made, tmp_path), 4)
     progress = StageProgress(stderr_console())
     one = continue_training.continue_training(alone, targets(made), progress)
@@ -128,7 +128,7 @@ def test_two_processes_distil_together(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
+def test_ctrl_c_and_continue(made: Made, tmp_path: Path) -> None:
     run = copy_of(made, tmp_path)
     command = [sys.executable, "-m", "nas.export", *words(run, made, 60)]
     process = subprocess.Popen(
@@ -142,7 +142,7 @@ def test_ctrl_c_and_on(made: Made, tmp_path: Path) -> None:
     (checkpoint,) = run.glob("continued/*/seed-*/checkpoints/*.pt")
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["content"]["distiller"]["step"] > 0
-    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    saved["content"]["busy_s"] += 1000.0  # marks the continued training
     torch.save(saved, checkpoint)
     assert not (run / "exports").exists()
     assert subprocess.run(command, check=False, timeout=PATIENCE_S).returncode == 0

@@ -1,4 +1,4 @@
-"""A folder appears whole, and takes no other's place."""
+"""An export appears complete or not at all, and replaces only earlier exports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from nas.cli import FAILED
 from nas.export import to_timm
 from nas.export.__main__ import main
-from nas.export.bundle import whole
-from tests.nas.export.conftest import TIMM, Made, refusal
+from nas.export.bundle import complete_folder
+from tests.nas.export.builders import TIMM, Made, refusal
 
 
 def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,18 +25,18 @@ def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, caps
     assert main([*words, "--force"]) == 0
     assert not (out / "notes").exists()
     (out / "export.json").unlink()
-    assert "is not empty and no export" in refusal(words, capsys)
+    assert "is neither empty nor an export" in refusal(words, capsys)
     assert (out / "model.safetensors").exists()
     assert main([*words, "--force"]) == 0
     assert (out / "export.json").exists()
     (tmp_path / "file").touch()
-    assert "is no folder" in refusal([*words[:-1], str(tmp_path / "file"), "--force"], capsys)
+    assert "is not a folder" in refusal([*words[:-1], str(tmp_path / "file"), "--force"], capsys)
     for holder in (made.run, made.run.parent, made.run / "weights"):
-        assert "holds the study" in refusal([*words[:-1], str(holder), "--force"], capsys)
+        assert "contains the study" in refusal([*words[:-1], str(holder), "--force"], capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(
+def test_a_folder_appears_complete_or_not_at_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = to_timm.write
@@ -46,11 +47,11 @@ def test_a_folder_appears_whole_or_not_at_all(
 
     monkeypatch.setattr(to_timm, "write", breaks)
     words = [str(made.run), *TIMM, "--out", str(tmp_path / "out")]
-    assert "No space left" in refusal(words, capsys)
+    assert "No space left" in refusal(words, capsys, FAILED)
     assert not list(tmp_path.iterdir())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "export.json").write_text('{"format": "backbone-nas-export/1"}')
-    assert "No space left" in refusal(words, capsys)
+    assert "No space left" in refusal(words, capsys, FAILED)
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "export.json"]
     with pytest.raises(KeyboardInterrupt):
         _interrupted(tmp_path / "other")
@@ -58,14 +59,14 @@ def test_a_folder_appears_whole_or_not_at_all(
 
 
 def _interrupted(out: Path) -> None:
-    with whole(out, lambda: None) as folder:
+    with complete_folder(out, lambda: None) as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_ctrl_c_as_folders_change_places_loses_none(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python hands Ctrl-C on right after a call of the system that it came in."""
+def test_ctrl_c_during_the_exchange_loses_no_folder(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python raises KeyboardInterrupt right after the system call during which Ctrl-C arrived."""
     out, renames, rename = tmp_path / "out", [0], Path.rename
     out.mkdir()
     (out / "old").touch()
@@ -77,13 +78,13 @@ def test_ctrl_c_as_folders_change_places_loses_none(at: int, tmp_path: Path, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), whole(out, lambda: None) as folder:
+    with pytest.raises(KeyboardInterrupt), complete_folder(out, lambda: None) as folder:
         (folder / "new").touch()
     assert [p.name for p in out.iterdir()] == ["old" if at == 1 else "new"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_that_came_while_one_trained_is_kept(
+def test_a_folder_created_meanwhile_is_kept(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = to_timm.write
@@ -94,11 +95,11 @@ def test_a_folder_that_came_while_one_trained_is_kept(
         return write(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(to_timm, "write", meanwhile)
-    assert "is not empty and no export" in refusal([str(made.run), *TIMM, "--out", str(tmp_path / "out")], capsys)
+    assert "is neither empty nor an export" in refusal([str(made.run), *TIMM, "--out", str(tmp_path / "out")], capsys)
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "thesis"]
 
 
-def test_the_current_folder_and_one_that_cannot_be_made_are_refused_before_any_work(
+def test_impossible_folders_are_refused_before_any_work(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
@@ -106,7 +107,7 @@ def test_the_current_folder_and_one_that_cannot_be_made_are_refused_before_any_w
     monkeypatch.chdir(tmp_path / "a" / "b")
     monkeypatch.setattr("nas.export.__main__.trained_weights", None)
     for where in (".", "..", str(tmp_path / "a" / "b")):
-        assert "is the current folder, or holds it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
+        assert "is the current folder, or contains it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
     for where in (tmp_path / "file" / "out", Path("/proc/out")):
         assert "--out: cannot write into" in refusal([str(made.run), *TIMM, "--out", str(where)], capsys)
     assert not list((tmp_path / "a" / "b").iterdir())

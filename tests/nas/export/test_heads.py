@@ -1,4 +1,4 @@
-"""Exported heads are worth what the card says they are."""
+"""Compare the explained variance of exported heads with that in training."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from nas.study.config import DistillConfig
 from search_space import StageSpec
 from tests.nas.analysis.builders import small_study
 from tests.nas.distill.targets_builder import targets
-from tests.nas.export.conftest import SPEC
+from tests.nas.export.builders import SPEC
 
 
 def trained(
     folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
 ) -> tuple[ExportSource, dict[str, dict[str, float]]]:
-    """A net from its files, with heads, and what it was worth in the training that left them."""
+    """Return a model from its files, with heads, and its explained variance in training."""
     spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
     torch.manual_seed(0)
     distiller = Distiller(
@@ -54,7 +54,7 @@ class AsStudent:
 
 
 @pytest.mark.parametrize(("neck", "stride"), [("stage1", 4), ("stage2", 8), ("stage3", 16), ("none", 32)])
-def test_exported_heads_explain_what_they_explained_in_training(neck: str, stride: int, tmp_path: Path) -> None:
+def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, tmp_path: Path) -> None:
     given, wanted = trained(tmp_path, neck)
     assert given.model.spatial_stride == stride
     save_heads(given.adaptors, tmp_path / "exported.safetensors")
@@ -69,7 +69,11 @@ def test_exported_heads_explain_what_they_explained_in_training(neck: str, strid
 @pytest.mark.slow
 @pytest.mark.parametrize("neck", ["none", "stage2"])
 def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
-    windowless = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])  # a trace keeps windows' number
+    windowless = (
+        *SPEC.stages[:2],
+        StageSpec("convnext", 1, 64, 1.0),
+        SPEC.stages[3],
+    )  # a trace fixes the number of windows
     given, _ = trained(tmp_path, neck, windowless)
     assert outputs(given)[-1] == "colour.spatial"
     traced = to_torchscript.write(given, tmp_path, fused=True)

@@ -1,4 +1,4 @@
-"""The command through its own entry point: bad input, and one tiny study measured again for real."""
+"""Run the command through its entry point: bad input, and a tiny study that is really measured again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study to measure again, and one in which only a baseline is complete."""
+    """Write a study to measure again, and one in which only a baseline is complete."""
     folder = tmp_path_factory.mktemp("studies")
     new_store(folder / "run", small_study())
     new_store(folder / "empty", replace(small_study(), trials=small_study().trials[:1]))
@@ -32,11 +32,11 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shared_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One for both runs of a test: each takes seconds to start."""
-    with MeasurementService(1) as bench:
-        monkeypatch.setattr(bench, "close", lambda: None)
-        monkeypatch.setattr(measuring, "MeasurementService", lambda threads: bench)
+def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Share one service between both runs of a test: each takes seconds to start."""
+    with MeasurementService(1) as service:
+        monkeypatch.setattr(service, "close", lambda: None)
+        monkeypatch.setattr(measuring, "MeasurementService", lambda threads: service)
         yield
         monkeypatch.undo()
 
@@ -63,11 +63,11 @@ def test_bad_input_is_one_line(words: list[str], error: str, studies: Path, caps
         code = main([places.get(word, word) for word in words])
     except SystemExit as ended:
         code = int(str(ended.code))
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert code == 2
-    assert told.startswith("error: ")
-    assert error in told
-    assert told.count("\n") == 1
+    assert output.startswith("error: ")
+    assert error in output
+    assert output.count("\n") == 1
 
 
 def third_is_cut_off(measured: Measured, path: Path, saved: list[Path]) -> None:
@@ -79,7 +79,7 @@ def third_is_cut_off(measured: Measured, path: Path, saved: list[Path]) -> None:
 
 
 def test_a_study_measured_again_for_real(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shared_bench: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shared_service: None
 ) -> None:
     study, run = small_study({n: POINTS[n] for n in range(4)}), tmp_path / "run"
     new_store(run, study)
@@ -89,13 +89,13 @@ def test_a_study_measured_again_for_real(
         patch.setattr(measuring, "save_samples", lambda m, path: third_is_cut_off(m, path, saved))
         assert main(words) == 130
     out, err = capsys.readouterr()
-    assert "interrupted; 2 of 4 candidates are left; the same command continues" in err
-    assert "order by speed: 2 candidates measured both times" in out
+    assert "2 of 4 candidates" in err
+    assert "2 candidates measured both times" in out
     (kept,) = Store.open(run).remeasurements()
     assert (kept.name, len(kept.measurements)) == ("cpu-b2-64px-eager+fp32+channels-last+fused", 2)
 
     assert main([*words, "--json", "--plot", str(tmp_path / "fronts.png")]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     (whole,) = Store.open(run).remeasurements()
     assert {n: whole.measurements[n] for n in kept.measurements} == kept.measurements  # not measured twice
     assert set(whole.measurements) == set(range(4))
@@ -104,11 +104,11 @@ def test_a_study_measured_again_for_real(
     }
     assert whole.measurements[0] == whole.floor
     assert whole.measurements[1].batch == 2
-    assert [candidate["trial"] for candidate in told["candidates"]] == [1, 2, 0, 3]
-    assert told["setting"]["arm"] == "eager+fp32+channels-last+fused"
+    assert [candidate["trial"] for candidate in output["candidates"]] == [1, 2, 0, 3]
+    assert output["setting"]["arm"] == "eager+fp32+channels-last+fused"
     assert (tmp_path / "fronts.png").stat().st_size > 10_000
 
-    monkeypatch.setattr(measuring, "MeasurementService", None)  # nothing is left to be measured
+    monkeypatch.setattr(measuring, "MeasurementService", None)  # a measurement would fail
     assert main(words) == 0
     assert main([*words, "--batch", "3", "--name", whole.name]) == 2
     assert "batch: 2 -> 3" in capsys.readouterr().err

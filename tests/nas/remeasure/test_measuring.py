@@ -1,4 +1,4 @@
-"""From the plan to what is kept: where a remeasurement is continued, what has a reason instead of a number."""
+"""Follow a remeasurement from the plan to the record: where it continues, and reasons in place of numbers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-class Bench:
-    """Gives a number to everything but what `raises` has by candidate's spec or name."""
+class FakeService:
+    """Measures every candidate, except those whose spec or name `raises` maps to an error."""
 
     def __init__(self, raises: dict[str, Exception]) -> None:
         self.raises, self.opened, self.measured = raises, 0, []  # type: ignore[var-annotated]
 
-    def __call__(self, threads: int | None) -> Bench:
+    def __call__(self, threads: int | None) -> FakeService:
         self.opened += 1
         return self
 
@@ -56,7 +56,7 @@ def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
 @pytest.mark.parametrize(
     ("text", "arm"),
     [
-        ("fp32", Arm()),  # made-up records
+        ("fp32", Arm()),  # synthetic records
         ("fp32 channels_last fused eager", Arm()),
         ("fp32, channels-last, fused but for 3 BatchNorms, eager, 1 thread(s)", Arm()),
         ("bf16, nchw, unfused, compiled", Arm("compiled", "bf16", "nchw", "unfused")),
@@ -85,16 +85,16 @@ def test_a_remeasurement_continues_only_as_it_began() -> None:
     plan = plan_of(small_study())
     old = replace(remeasured({0: 1.0, 9: 1.0}), environment=plan.environment, setting=plan.identity)
     assert begin_remeasurement([old], plan, "c", anew=False) is old
-    with pytest.raises(ValueError, match=r"measured otherwise \(batch: 2 -> 3\); choose another --name"):
+    with pytest.raises(ValueError, match=r"\(batch: 2 -> 3\).*--name"):
         begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=False)
     with pytest.raises(ValueError, match=r"torch: 1 -> 2"):
         begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", anew=False)
     anew = begin_remeasurement([old], plan, "c", anew=True)
-    assert (list(anew.measurements), anew.floor) == ([9], None)  # 9 was not asked for
+    assert (list(anew.measurements), anew.floor) == ([9], None)  # the plan does not measure 9
     assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=True).measurements == {}
 
 
-def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path) -> None:
     study = small_study()
     errors = (
         MeasurementError("crash", "the process was ended by SIGKILL"),
@@ -102,9 +102,9 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
         ArmError("runtime: cannot run this"),
         KeyError("odd"),
     )
-    bench = Bench({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
+    service = FakeService({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
     again = begin_remeasurement([], plan_of(study), "c", anew=False)
-    steps = list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]
+    steps = list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
     assert steps[-1].unmeasured == {
         1: "crash: the process was ended by SIGKILL",
         2: "out of memory, even for one image",
@@ -112,9 +112,9 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
         4: "'odd'",
     }
     assert set(steps[-1].measurements) == {0, 5}
-    assert bench.measured[0] == key_of(study.trials[0])  # the reference first
-    assert len(steps) == len(bench.measured) == 6
-    assert bench.opened == 2  # the crash may have taken the first bench with it
+    assert service.measured[0] == key_of(study.trials[0])  # the reference first
+    assert len(steps) == len(service.measured) == 6
+    assert service.opened == 2  # the crash may have ended the first service
     assert {p.stem for p in tmp_path.iterdir() if p.suffix} == {study.trials[n].arch_id for n in (0, 5)}
 
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_measured_has_a_reason_and_the_rest_goes_on(tmp_path: Pat
 )
 def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
     study = small_study()
-    bench = Bench({key_of(study.trials[0]): error})
+    service = FakeService({key_of(study.trials[0]): error})
     again = begin_remeasurement([], plan_of(study), "c", anew=False)
     with pytest.raises(ValueError, match=str(error)):
-        list(Remeasuring(plan_of(study), tmp_path, bench).run(again))  # type: ignore[arg-type]
+        list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The command as a person uses it: real teachers, real trainings in processes of their own, killed and gone on with."""
+"""Run the command as a user does: real teachers and trainings, killed and continued."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(cache: Path) -> Study:
-    """Made-up numbers of real architectures, for real teachers and images."""
+    """Return synthetic numbers of real architectures, for real teachers and images."""
     return replace(small_study(POINTS), info=study_of(open_real_targets(CONFIG, cache), CONFIG))
 
 
@@ -52,7 +52,7 @@ def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
 
 
 def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
-    """Under way, with a checkpoint every few steps."""
+    """Start the command, with a checkpoint every few steps."""
     locks.mkdir(exist_ok=True)
     environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)}
     return subprocess.Popen(
@@ -80,14 +80,14 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     assert process.returncode == -signal.SIGKILL, errors
     assert "retraining: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
-    until(lambda: all(gone(pid) for pid in workers))  # nobody trains on for a dead command
+    until(lambda: all(gone(pid) for pid in workers))  # no worker outlives the command
     kept = read(run)
     assert kept
     (again,) = Store.open(run).remeasurements()
     assert set(again.measurements) == {0, 1, 2}
     (checkpoint, *_) = checkpoints.glob("*.pt")
     saved = torch.load(checkpoint, weights_only=True)
-    saved["content"]["busy_s"] += 1000.0  # tells a training that goes on from one that begins anew
+    saved["content"]["busy_s"] += 1000.0  # marks the continued training
     torch.save(saved, checkpoint)
 
     # Interrupted as soon as it trains again.
@@ -117,16 +117,16 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
     assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
     assert (run / "retraining.png").stat().st_size > 10_000
 
-    told = json.loads(result.stdout)
-    assert {net["trial"]: set(net["scores"]) for net in told["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
-    assert sum(net["chance"] for net in told["candidates"]) >= 1
-    assert told["scatter"]["degrees"] == 2
+    output = json.loads(result.stdout)
+    assert {c["trial"]: set(c["scores"]) for c in output["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert sum(c["chance"] for c in output["candidates"]) >= 1
+    assert output["scatter"]["degrees"] == 2
 
 
-def test_what_is_trained_only_shows(
+def test_finished_retrainings_are_only_shown(
     study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is there already, also where the cache, the device or torch's version are not."""
+    """Finished retrainings need neither cache nor device."""
     run = tmp_path / "run"
     store = new_store(run, study)
     store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in POINTS.items()}))
@@ -136,7 +136,7 @@ def test_what_is_trained_only_shows(
     monkeypatch.setattr("nas.cache.open_study_targets", None)
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
-    assert "retrained: 12 steps, seeds 1, 2" in out
+    assert "12 steps, seeds 1, 2" in out
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 
@@ -212,8 +212,8 @@ def test_bad_input_is_one_line(
         code = main([places.get(word, word) for word in words])
     except SystemExit as ended:
         code = int(str(ended.code))
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert code == 2
-    assert told.startswith("error: ")
-    assert error in told
-    assert told.count("\n") == 1
+    assert output.startswith("error: ")
+    assert error in output
+    assert output.count("\n") == 1
