@@ -91,8 +91,8 @@ def test_baselines_are_not_part_of_the_front() -> None:
     c = compare_remeasurement(small_study(), now)
     assert changes(c)[0] == "behind 2 → undominated"
     assert numbers(c.stayed) == [1, 2, 3]
-    assert c.agreement.clearly_swapped == 3
-    assert "3 pairs" in conclusion(c)
+    assert c.agreement.clearly_swapped == 4
+    assert "4 pairs" in conclusion(c)
     notes = remeasuring_notes(small_study(), now, c)
     assert f"baselines no longer dominated: {REFERENCE}" in notes
 
