@@ -1,12 +1,12 @@
-"""Is the default search better than chance? The same study per sampler and seed, and their hypervolumes.
+"""Compare the default search with random search: the same study per sampler and seed, and their hypervolumes.
 
 Command:   python -m experiments.sampler_control --seeds 3
 Hardware:  two CPU cores, no GPU
 Time:      samplers x seeds x the time of one search (see experiments/LOG.md for the last run)
-Expected:  evolution above random in the mean over seeds; in every study a net at least as good as the best E-RADIO
-           baseline at 1.2x its throughput or more.
+Expected:  evolution above random in the mean over seeds; in every study a candidate at least as good as the best
+           E-RADIO baseline at 1.2x its throughput or more.
 
-Searches that are there already are not run again: the table can be had at any time with the same command.
+Finished searches are not run again: the same command prints the table at any time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.study.records import Study, TrialRecord, TrialState
 
 @dataclass(frozen=True)
 class Row:
-    """What one study came to. `speedup` is over the best E-RADIO baseline, of the fastest net that is as good."""
+    """Outcome of one study. `speedup` of the fastest candidate as good as the best E-RADIO baseline is over it."""
 
     sampler: str
     seed: int
@@ -40,8 +40,8 @@ class Row:
     wall_s: float
 
 
-def summarise(study: Study) -> Row:
-    """The row of one finished study; throughput is the paired ratio to the reference backbone."""
+def summarize(study: Study) -> Row:
+    """Return the row of one finished study; throughput is the paired ratio to the reference backbone."""
     config, objectives = study.info.config, study.info.objectives
     complete, points = finished_points(study.trials, objectives)
     baselines = [t for t in study.trials if t.baseline and t.state is TrialState.COMPLETE]
@@ -63,13 +63,13 @@ def summarise(study: Study) -> Row:
 
 
 def ratio(trial: TrialRecord) -> float:
-    """Throughput relative to the study's reference backbone."""
+    """Return the throughput relative to the study's reference backbone."""
     assert trial.measurement is not None
     return trial.measurement.ratio
 
 
 def volume_after(study: Study, evaluated: int) -> float:
-    """Hypervolume when that many architectures had been evaluated, in the order in which they finished."""
+    """Return the hypervolume after that many evaluated architectures, in the order in which they finished."""
     counted = sorted((t for t in study.trials if t.counts), key=lambda t: t.finished_s or 0.0)[:evaluated]
     last = len(study.info.rung_steps) - 1
     points = [coordinates(t, study.info.objectives, last) for t in counted if t.state is TrialState.COMPLETE]
@@ -77,14 +77,14 @@ def volume_after(study: Study, evaluated: int) -> float:
 
 
 def search(sampler: str, seed: int, budget: int, run: Path, more: list[str]) -> None:
-    """Runs one search with its log beside it."""
+    """Run one search; its log is next to its folder."""
     command = [sys.executable, "-m", "nas.search", "--budget", str(budget), "--sampler", sampler, "--seed", str(seed)]
     with run.with_suffix(".log").open("w") as log:
         subprocess.run([*command, "--run", str(run), *more], stderr=log, stdout=log, check=True)
 
 
 def main() -> None:
-    """Runs what is missing, prints the table and writes it as JSON."""
+    """Run the missing searches, print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=200)
@@ -103,7 +103,7 @@ def main() -> None:
                 search(sampler, seed, arguments.budget, run, arguments.more)
             study = read_study(run)
             rows.append(
-                vars(summarise(study)) | {"after": {n: round(volume_after(study, n), 4) for n in (50, 100, 200)}}
+                vars(summarize(study)) | {"after": {n: round(volume_after(study, n), 4) for n in (50, 100, 200)}}
             )
             print(rows[-1], flush=True)
             arguments.out.write_text(json.dumps(rows, indent=1) + "\n")

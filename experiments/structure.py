@@ -2,7 +2,7 @@
 
     python -m experiments.structure [ROOT]
 
-ROOT is a checkout (default: the present folder). The figures come from the syntax tree; nothing is imported.
+ROOT is a checkout (default: the current folder). The figures come from the syntax tree; nothing is imported.
 The first column counts `nas`, the second the four product packages together. An importer is a module of the four
 packages. A cycle is a set of modules that import each other; it is counted once with the imports that run when a module
 is loaded, and once with the imports inside functions and under TYPE_CHECKING too.
@@ -46,28 +46,32 @@ class Module:
 
     @cached_property
     def tree(self) -> ast.Module:
+        """Return the syntax tree."""
         return ast.parse(self.text, str(self.path))
 
     @property
     def lines(self) -> int:
+        """Return the number of lines."""
         return len(self.text.splitlines())
 
     @property
     def package(self) -> str:
-        """The package that relative imports start from."""
+        """Return the package that relative imports start from."""
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
     @cached_property
     def imports(self) -> tuple[Import, ...]:
+        """Return all imports, also those inside functions."""
         return tuple(_imports(self.tree, self.package))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of its classes, those inside functions and classes included."""
+        """Return the names of its classes, including those inside functions and classes."""
         return tuple(node.name for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef))
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:
+        """Return all functions and methods."""
         return tuple(node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
@@ -80,51 +84,54 @@ class Structure:
 
     @cached_property
     def edges(self) -> dict[str, set[str]]:
-        """Importer to imported, of the imports that run when the importer is loaded."""
+        """Return importer -> imported for the imports that run when the importer is loaded."""
         return _edges(self.everything, lambda i: not i.in_function and not i.for_types)
 
     @cached_property
     def all_edges(self) -> dict[str, set[str]]:
-        """Importer to imported, wherever the import stands."""
+        """Return importer -> imported for all imports."""
         return _edges(self.everything, lambda i: True)
 
     @property
     def short_files(self) -> list[Module]:
+        """Return the modules with at most SHORT_FILE_LINES lines."""
         return [m for m in self.modules if m.lines <= SHORT_FILE_LINES]
 
     @property
     def with_one_importer(self) -> list[str]:
+        """Return the names of the modules that exactly one module imports."""
         importers = {m.name: sum(m.name in imported for imported in self.all_edges.values()) for m in self.modules}
         return [name for name, number in importers.items() if number == 1]
 
     @property
     def recurring_classes(self) -> dict[str, list[str]]:
-        """A class name that occurs more than once, and its modules."""
+        """Return class names that occur more than once, with their modules."""
         return _recurring((name, m.name) for m in self.modules for name in m.classes)
 
     @property
     def recurring_modules(self) -> dict[str, list[str]]:
-        """A module name outside the conventional ones that occurs more than once, and its dotted names."""
+        """Return unconventional module names that occur more than once, with their dotted names."""
         stems = ((m.path.stem, m.name) for m in self.modules)
         return _recurring((stem, name) for stem, name in stems if stem not in CONVENTIONAL_NAMES)
 
     @property
     def cycles(self) -> list[list[str]]:
+        """Return the cycles of imports that run when a module is loaded."""
         return self._cycles(self.edges)
 
     @property
     def all_cycles(self) -> list[list[str]]:
-        """Cycles through imports inside functions and under TYPE_CHECKING too."""
+        """Return the cycles, including those through imports inside functions and under TYPE_CHECKING."""
         return self._cycles(self.all_edges)
 
     @property
     def in_function_imports(self) -> int:
-        """Import statements' names inside functions, those of other libraries included."""
+        """Return the number of names imported inside functions, including those of other libraries."""
         return sum(i.in_function for m in self.modules for i in m.imports)
 
     @property
     def long_functions(self) -> list[str]:
-        """MODULE.FUNCTION (LINES) of every function over the limit, decorators and docstring included."""
+        """Return MODULE.FUNCTION (LINES) of every function over the limit, decorators and docstring included."""
         return [
             f"{m.name}.{f.name} ({lines})"
             for m in self.modules
@@ -133,8 +140,8 @@ class Structure:
         ]
 
     def _cycles(self, edges: Mapping[str, Collection[str]]) -> list[list[str]]:
-        own = {m.name for m in self.modules}
-        return [cycle for cycle in strongly_connected(edges) if len(cycle) > 1 and not own.isdisjoint(cycle)]
+        names = {m.name for m in self.modules}
+        return [cycle for cycle in strongly_connected(edges) if len(cycle) > 1 and not names.isdisjoint(cycle)]
 
 
 def read(root: Path, packages: Collection[str] = PACKAGES) -> Structure:
@@ -148,7 +155,7 @@ def read(root: Path, packages: Collection[str] = PACKAGES) -> Structure:
 
 
 def figures(structure: Structure) -> dict[str, str]:
-    """Return the table's rows, from what is counted to its figure."""
+    """Return the table's rows: label -> figure."""
     return {
         "files": f"{len(structure.modules)}",
         "lines": f"{sum(m.lines for m in structure.modules):,}",
@@ -222,7 +229,7 @@ def _recurring(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     places: defaultdict[str, list[str]] = defaultdict(list)
     for name, place in pairs:
         places[name].append(place)
-    return {name: found for name, found in sorted(places.items()) if len(found) > 1}
+    return {name: modules for name, modules in sorted(places.items()) if len(modules) > 1}
 
 
 def _length(function: Function) -> int:
@@ -256,7 +263,7 @@ def _print(root: Path) -> None:
 def main() -> None:
     """Print the table and the names behind it."""
     parser = argparse.ArgumentParser(description="Print figures of the code's structure.")
-    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="a checkout (default: the present folder)")
+    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="a checkout (default: the current folder)")
     _print(parser.parse_args().root)
 
 

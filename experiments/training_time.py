@@ -1,7 +1,7 @@
-"""How much training does a search need to find as much as another? Studies against a target study's final hypervolume.
+"""Compare the training that studies need to reach a target study's final hypervolume.
 
 Command:   python -m experiments.training_time runs/random_full runs/known_cost [...] [--out FILE.json]
-           The first is the target, as by: python -m nas.search --sampler random --steps 270 --run runs/random_full
+           The first is the target, e.g. of: python -m nas.search --sampler random --steps 270 --run runs/random_full
 Hardware:  none; reads finished studies
 Expected:  the default search reaches the first one's hypervolume with a tenth of its training or less.
 
@@ -23,7 +23,7 @@ from nas.study.records import Study, TrialState
 
 @dataclass(frozen=True)
 class Spent:
-    """What it took to reach the target, or to the end where it was not reached."""
+    """Training of a study until it reached the target, or until its end."""
 
     study: str
     sampler: str
@@ -39,22 +39,22 @@ class Spent:
 
 
 def curve(study: Study) -> list[tuple[float, int, float]]:
-    """After each trial of the budget: hypervolume, distillation steps so far, seconds of training so far."""
+    """Return hypervolume, distillation steps and seconds of training after each trial of the budget."""
     last = len(study.info.rung_steps) - 1
     reference = reference_point(study.info.objectives)
-    points, steps, seconds, found = [], 0, 0.0, []
+    points, steps, seconds, after = [], 0, 0.0, []
     for trial in sorted((t for t in study.trials if t.counts), key=lambda t: (t.finished_s or 0.0, t.number)):
         steps += trial.rungs[-1].steps
         seconds += sum(rung.seconds for rung in trial.rungs)
         point = coordinates(trial, study.info.objectives, last) if trial.state is TrialState.COMPLETE else None
         if point is not None:
             points.append(point)
-        found.append((hypervolume(points, reference), steps, seconds))
-    return found
+        after.append((hypervolume(points, reference), steps, seconds))
+    return after
 
 
 def spent(name: str, study: Study, target: tuple[float, int, float]) -> Spent:
-    """Until the hypervolume is the target's, of which steps and seconds are the measure."""
+    """Return the training until the hypervolume reaches the target's; shares are of the target's steps and seconds."""
     after = curve(study)
     reached = [i for i, (volume, _, _) in enumerate(after) if volume >= target[0]]
     i = reached[0] if reached else len(after) - 1
@@ -76,7 +76,7 @@ def spent(name: str, study: Study, target: tuple[float, int, float]) -> Spent:
 
 
 def main() -> int:
-    """Prints the table; exit code 2 for a folder without a study."""
+    """Print the table; exit code 2 for a folder without a study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the target's first")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")

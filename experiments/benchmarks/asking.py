@@ -1,9 +1,9 @@
-"""Seconds that the known-cost sampler takes for one question, by the number of trials that it has seen.
+"""Time the known-cost sampler's proposals, by the number of trials in its history.
 
     python -m experiments.benchmarks.asking --latency gpu_latency.csv:titan_rtx_256_ms
 
-Replayed cells, whose costs are read off a table, and the spaces "micro" and "full", whose costs the latency predictor
-gives; in memory: the database's part is in `experiments.benchmarks.overhead`.
+Covers replayed cells, whose costs come from a table, and the spaces "micro" and "full", whose costs come from the
+latency predictor. The study is in memory: `experiments.benchmarks.overhead` times the database.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PX = {"micro": 64, "full": 224}
 OBJECTIVES = (Objective("score", "", "", 0.0), Objective("throughput", "", "", 0.125, log=True))
 
 
-def asked(sampler, space, records) -> list[float]:
-    """Seconds of each question after these records."""
+def proposal_seconds(sampler, space, records) -> list[float]:
+    """Return the seconds of each proposal after these records."""
     study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
     distributions = {name: CategoricalDistribution(choices) for name, choices in space.choices().items()}
     study.add_trials(
@@ -59,12 +59,13 @@ def asked(sampler, space, records) -> list[float]:
 
 
 def record(number: int, spec, measurement: Measurement, score: float) -> TrialRecord:
+    """Return a complete trial."""
     rung = RungResult(0, 1, score, {}, {}, {}, 0.0)
-    known = {"measurement": measurement, "rungs": (rung,)}
-    return TrialRecord(number, spec.arch_id, spec.to_dict(), State.COMPLETE, **known)
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), State.COMPLETE, measurement=measurement, rungs=(rung,))
 
 
-def of_cells(latency: str, count: int) -> list[float]:
+def for_cells(latency: str, count: int) -> list[float]:
+    """Return the seconds of proposals after `count` replayed cells."""
     table, space = load_table("cifar10", latency), CellSpace()
     places = random.Random(0).sample(range(len(table.cells)), count)
     accuracy = [float(table.accuracy[i]) for i in places]
@@ -72,17 +73,17 @@ def of_cells(latency: str, count: int) -> list[float]:
         record(n, table.cells[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
-    return asked(sampler_of("known-cost", table, 0, KNOWN_BY_DEFAULT, None), space, records)
+    return proposal_seconds(sampler_of("known-cost", table, 0, KNOWN_BY_DEFAULT, None), space, records)
 
 
-def of_nets(name: str, count: int) -> list[float]:
-    """Records whose throughput and score go by the work of the net."""
+def for_space(name: str, count: int) -> list[float]:
+    """Return the seconds of proposals after `count` records with throughput and score by predicted cost."""
     space, rng = SPACES[name], random.Random(0)
     config = SearchConfig(space=name, distill=DistillConfig(image_px=PX[name], rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}
     chosen = list(specs.values())[:count]
     costs = SpaceCostModel(space, config).costs([space.encode(spec) for spec in chosen], [])
-    made = []
+    records = []
     for number, (spec, cost) in enumerate(zip(chosen, costs, strict=True)):
         ratio = 2.0**cost * math.exp(rng.gauss(0, 0.05))
         measurement = Measurement(
@@ -90,21 +91,22 @@ def of_nets(name: str, count: int) -> list[float]:
             throughput_high_img_s=ratio, ratio=ratio, ratio_low=ratio, ratio_high=ratio, reference="",
             reference_img_s=1.0, latency_ms=1.0, peak_memory_mib=None, samples=1, seconds=0.0, verdict="ok",
         )  # fmt: skip
-        made.append(record(number, spec, measurement, 0.3 - 0.05 * cost + rng.gauss(0, 0.02)))
-    return asked(make_sampler(replace(config, sampler="known-cost"), space, OBJECTIVES), space, made)
+        records.append(record(number, spec, measurement, 0.3 - 0.05 * cost + rng.gauss(0, 0.02)))
+    return proposal_seconds(make_sampler(replace(config, sampler="known-cost"), space, OBJECTIVES), space, records)
 
 
 def main() -> None:
+    """Print one JSON line per space and number of trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency", required=True, metavar="FILE.csv:COLUMN")
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 200, 1000, 2000])
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for count in arguments.trials:
-        for what in ("cells", *PX):
-            seconds = of_cells(arguments.latency, count) if what == "cells" else of_nets(what, count)
-            told = {"space": what, "trials": count, "first_s": seconds[0], "median_s": statistics.median(seconds)}
-            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in told.items()}), flush=True)
+        for name in ("cells", *PX):
+            seconds = for_cells(arguments.latency, count) if name == "cells" else for_space(name, count)
+            row = {"space": name, "trials": count, "first_s": seconds[0], "median_s": statistics.median(seconds)}
+            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
 
 
 if __name__ == "__main__":

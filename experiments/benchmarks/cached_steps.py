@@ -1,10 +1,10 @@
-"""What a training step costs with cached teachers: against the student alone, and against live teachers.
+"""Time training steps with cached teachers, with the student alone, and with live teachers.
 
     python -m experiments.benchmarks.cached_steps
 
-One thread, steps of the four kinds interleaved in random order, medians. "Student alone" is the same student and heads
-on one batch that lies in memory. Live teachers are the built-in ones on batches of 256 images that lie in memory at the
-size they want: decoding is not counted against them.
+One thread; the kinds of steps are interleaved in random order; medians. "Student alone" is the same student and heads
+on one batch in memory. Live teachers are the built-in ones on batches of 256 images in memory at the teachers' size, so
+that their time has no decoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "cached_steps.json"
 
 
 class OneBatch:
-    """The same batch in every step: no reading at all."""
+    """Gives the same batch in every step, without reading."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -43,7 +43,7 @@ class OneBatch:
         return self._batch
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Live:
@@ -56,27 +56,30 @@ class Live:
         rows = torch.from_numpy(self._cached._schedule[step].rows % len(self._sources))
         source = self._sources[rows]
         student = torch.nn.functional.interpolate(source, (64, 64), mode="bilinear", antialias=True)
-        truth = {}
+        targets = {}
         with torch.inference_mode():
             for teacher in self._teachers:
                 summary, spatial = teacher(source if teacher.source_px > 64 else student)
                 maps = torch.nn.functional.adaptive_avg_pool2d(spatial, self._targets.grid)
-                fitted = self._targets.teachers[teacher.name]
-                truth[f"{teacher.name}/summary"] = standardized(summary, fitted.summary)
-                truth[f"{teacher.name}/spatial"] = standardized(maps.movedim(1, -1), fitted.spatial).movedim(-1, 1)
-        return Batch(self._cached[step].images, {key: value.clone() for key, value in truth.items()})
+                statistics = self._targets.teachers[teacher.name]
+                targets[f"{teacher.name}/summary"] = standardized(summary, statistics.summary)
+                targets[f"{teacher.name}/spatial"] = standardized(maps.movedim(1, -1), statistics.spatial).movedim(
+                    -1, 1
+                )
+        return Batch(self._cached[step].images, {key: value.clone() for key, value in targets.items()})
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def standardized(features: torch.Tensor, fitted: Any) -> torch.Tensor:
-    """PHI-S targets of features (..., C)."""
+    """Return PHI-S targets of features (..., C)."""
     mean, forward = (torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in (fitted.mean, fitted.forward))
     return (features - mean) @ forward.T
 
 
 def main() -> None:
+    """Time the students and write their rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archs", default="eradio_femto,eradio_pico,eradio_nano")
     parser.add_argument("--rounds", type=int, default=40)
@@ -97,7 +100,7 @@ def main() -> None:
 
 
 def compare(arch: str, targets: Any, sources: torch.Tensor, teachers: list[Any], rounds: int) -> dict[str, Any]:
-    """Medians in ms of the steps' kinds for one student."""
+    """Return the medians in ms of each kind of step for one student."""
     distiller = Distiller(build(preset(arch)), targets, DistillConfig(precision="fp32"), seed=0)
     cached = distiller._loader
     one = cached[0]
@@ -109,7 +112,7 @@ def compare(arch: str, targets: Any, sources: torch.Tensor, teachers: list[Any],
                 continue
             distiller._loader = kinds[kind]  # type: ignore[assignment]
             repeats = 1 if kind == "live" else 4
-            distiller.train_step()  # what was read ahead for another kind of step is of no use
+            distiller.train_step()  # discards the batches that were read ahead for another kind
             began = time.perf_counter()
             for _ in range(repeats):
                 distiller.train_step()

@@ -155,9 +155,8 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     from the effect of the seed.
     """
     study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
-    compared: dict[str, tuple[Ranking, Ranking]] = {
-        f"{study}, mean of {len(summary.seeds)} seeds {longer}": (_of_study, _of_mean)
-    }
+    mean = f"mean of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
+    compared: dict[str, tuple[Ranking, Ranking]] = {f"{study}, {mean} {longer}": (_of_study, _of_mean)}
     if summary.steps != last_rung:
         compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)
         compared[f"mean of the seeds at {last_rung}, {longer}"] = _of_mean_at(last_rung), _of_mean
