@@ -1,0 +1,1 @@
+"""Benchmarks: targets of time and of robustness, which tests do not hold."""

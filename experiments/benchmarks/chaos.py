@@ -1,12 +1,11 @@
-"""One study under kill -9 of its drivers, and of its database: nothing lost, nothing run twice, the database whole.
+"""Kill a study's drivers and its database with SIGKILL; check that nothing is lost, run twice or damaged.
 
     python -m experiments.benchmarks.chaos --kills 30                          one driver, SQLite
     python -m experiments.benchmarks.chaos --kills 30 --drivers 2 --postgres   kills the database as well
 
-A driver here is the real `StudyLoop` on a real store in a process of its own; only the training is made up: stages of
-random short length with numbers from the architecture alone. After every kill all that was finished is noted, and has
-to be there unchanged at the end. With the sampler `random`, whose choice depends on the trial's number alone, the
-architectures asked are those of an undisturbed study.
+A driver is a process with the real `StudyLoop` on a real store; only the training is synthetic: stages of random short
+length, with numbers derived from the architecture. Trials that are finished after a kill must be unchanged at the end.
+The sampler `random` depends on the trial's number alone, so its architectures must be those of an undisturbed study.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ RUNG_STEPS = (10, 30)
 
 
 class Broken(AssertionError):
-    """A promise of the store was not kept."""
+    """The store has lost, repeated or damaged something."""
 
 
 def new_study(run_dir: Path, budget: int, database: str | None = None, sampler: str = "random") -> None:
-    """A study to be driven."""
+    """Create a study without trials."""
     config = SearchConfig(budget=budget, sampler=sampler, distill=DistillConfig(rung_steps=RUNG_STEPS))
     info = StudyInfo(
         name=run_dir.name, created="", command="", config=config.to_dict(), environment={}, objectives=OBJECTIVES,
@@ -55,7 +54,7 @@ def new_study(run_dir: Path, budget: int, database: str | None = None, sampler: 
 
 
 def drive(run_dir: Path, stage_s: float) -> int:
-    """A driver: runs the study to its end, a trial at a time; every stage takes up to twice `stage_s`."""
+    """Run the study to its end, a trial at a time; every stage takes up to twice `stage_s`."""
     note(run_dir, "opens")
 
     def say(line: str) -> None:
@@ -85,7 +84,7 @@ def drive(run_dir: Path, stage_s: float) -> int:
 
 
 def stages(record: TrialRecord) -> Iterator[TrialRecord]:
-    """What a worker would send: a measurement, then rung after rung. The numbers depend on the architecture alone."""
+    """Yield a worker's reports: a measurement, then each rung. The numbers depend on the architecture alone."""
     draw = random.Random(record.arch_id)
     ratio, score = draw.uniform(0.3, 3), draw.uniform(0.1, 0.6)
     measured = Measurement(
@@ -101,13 +100,13 @@ def stages(record: TrialRecord) -> Iterator[TrialRecord]:
 
 
 def note(run_dir: Path, what: str, **more: Any) -> None:
-    """Appends a line to the study's events, whole or not at all."""
+    """Append a line to the study's events, completely or not at all."""
     with (run_dir / "events").open("ab", buffering=0) as events:
         events.write(json.dumps({"what": what, "pid": os.getpid(), **more}).encode() + b"\n")
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
-    """What the drivers noted, in order."""
+    """Return the drivers' events, in order."""
     path = run_dir / "events"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -120,12 +119,12 @@ class Chaos:
     stage_s: float
     database: Server | None = None
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    finished: dict[int, TrialRecord] = field(default_factory=dict)  # as they were first seen
+    finished: dict[int, TrialRecord] = field(default_factory=dict)  # as first seen
     kills: Counter[str] = field(default_factory=Counter)
-    _seen: int = 0  # events that `look` has judged
+    _seen: int = 0  # events that `look` has checked
 
     def start_driver(self) -> None:
-        """One more, and waits until it opens the study."""
+        """Start one more driver, and wait until it opens the study."""
         command = [sys.executable, "-m", __spec__.name, "--drive", str(self.run_dir), "--stage-s", str(self.stage_s)]
         driver = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
         self.drivers.append(driver)
@@ -133,7 +132,7 @@ class Chaos:
             time.sleep(0.02)
 
     def kill_driver(self, chance: random.Random) -> None:
-        """kill -9 of one, and another in its place."""
+        """Kill a driver with SIGKILL, and start another."""
         victim = self.drivers.pop(chance.randrange(len(self.drivers)))
         self.kills["driver"] += victim.poll() is None
         victim.kill()
@@ -142,7 +141,7 @@ class Chaos:
         self.start_driver()
 
     def kill_database(self, chance: random.Random) -> None:
-        """kill -9 of the postmaster, and a start after up to two seconds."""
+        """Kill the postmaster with SIGKILL, and start it after up to two seconds."""
         assert self.database is not None
         self.database.kill()
         self.kills["database"] += 1
@@ -151,7 +150,7 @@ class Chaos:
         self.look()
 
     def look(self) -> None:
-        """Notes what is finished. Raises Broken where a finished trial is gone, or is not what it was."""
+        """Record the finished trials. Broken where an earlier one is missing, changed or run again."""
         now = {t.number: t for t in read_study(self.run_dir).trials if t.state is not TrialState.RUNNING}
         for number, record in self.finished.items():
             if now.get(number) != record:
@@ -162,14 +161,14 @@ class Chaos:
         self.finished, self._seen = now, len(events(self.run_dir))
 
     def end(self, timeout_s: float) -> None:
-        """Waits until the drivers have ended the study."""
+        """Wait until the drivers have ended the study."""
         for driver in self.drivers:
             if driver.wait(timeout_s):
                 raise Broken(f"a driver ended with {driver.returncode}: {driver.stderr.read().decode()[-800:]}")  # type: ignore[union-attr]
         self.look()
 
     def begin(self, drivers: int) -> None:
-        """Starts drivers that ask their first trial at the same moment."""
+        """Start drivers that ask for their first trial at the same moment."""
         (self.run_dir / "hold").touch()
         for _ in range(drivers):
             self.start_driver()
@@ -178,7 +177,7 @@ class Chaos:
         (self.run_dir / "hold").unlink()
 
     def run(self, kills: int, drivers: int, chance: random.Random, window_s: float, timeout_s: float = 600) -> None:
-        """The whole: drivers, kills at random moments, the end."""
+        """Start the drivers, kill at random moments, and wait for the end."""
         self.begin(drivers)
         for _ in range(kills):
             time.sleep(chance.uniform(0, window_s))
@@ -190,7 +189,7 @@ class Chaos:
 
 
 def check(chaos: Chaos, undisturbed: Path | None) -> dict[str, Any]:
-    """Numbers of a study that has ended. Raises Broken where it is not as it has to be."""
+    """Return the numbers of an ended study. Broken where it is not as it must be."""
     study = read_study(chaos.run_dir)
     budget = study.info.config["budget"]
     if unfinished := [t.number for t in study.trials if t.state is TrialState.RUNNING]:
@@ -199,21 +198,21 @@ def check(chaos: Chaos, undisturbed: Path | None) -> dict[str, Any]:
         raise Broken(f"{counted} architectures were evaluated, the budget is {budget}")
     once = [t.arch_id for t in study.trials if t.state is not TrialState.DUPLICATE]
     if twice := [arch for arch, times in Counter(once).items() if times > 1]:
-        raise Broken(f"asked and run twice: {twice}")
+        raise Broken(f"run twice: {twice}")
     if [t.number for t in study.trials] != list(range(len(study.trials))):
         raise Broken("trial numbers are not one after another")
     if undisturbed is not None and [t.arch_id for t in study.trials] != [
         t.arch_id for t in read_study(undisturbed).trials
     ]:
         raise Broken("not the architectures of an undisturbed study")
-    whole(chaos)
+    check_database(chaos)
     restarts = Counter(e["number"] for e in events(chaos.run_dir) if e["what"] == "runs")
     cut_off = sum(times - 1 for times in restarts.values())
     return {"trials": len(study.trials), "kills": dict(chaos.kills), "trials cut off and run again": cut_off}
 
 
-def whole(chaos: Chaos) -> None:
-    """Raises Broken where the database finds fault with itself."""
+def check_database(chaos: Chaos) -> None:
+    """Run the database's integrity check; Broken where it fails."""
     if chaos.database is not None:
         chaos.database.check()
         return
@@ -225,23 +224,23 @@ def whole(chaos: Chaos) -> None:
 
 @contextmanager
 def chaos(folder: Path, budget: int, stage_s: float, postgres: bool = False) -> Iterator[Chaos]:
-    """A study in `folder`/chaos, to be driven; its drivers end with the body."""
+    """Yield a study in `folder`/chaos; its drivers end with the body."""
     with ExitStack() as stack:
         database = stack.enter_context(server()) if postgres else None
         if database is not None:
             os.environ.update(database.env)
         new_study(folder / "chaos", budget, database.url if database else None)
-        made = Chaos(folder / "chaos", stage_s, database)
+        study = Chaos(folder / "chaos", stage_s, database)
         try:
-            yield made
+            yield study
         finally:
-            for driver in made.drivers:
+            for driver in study.drivers:
                 driver.kill()
                 driver.wait()
 
 
 def undisturbed(folder: Path, budget: int) -> Path:
-    """The same study without kills, in this process."""
+    """Run the same study without kills, in this process."""
     new_study(folder / "undisturbed", budget)
     drive(folder / "undisturbed", stage_s=0.0)
     return folder / "undisturbed"
@@ -252,6 +251,7 @@ def _sampler(config: SearchConfig) -> Any:
 
 
 def main() -> int:
+    """Print the numbers of a study under kills as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--drivers", type=int, default=1)
@@ -260,15 +260,15 @@ def main() -> int:
     parser.add_argument("--stage-s", type=float, default=0.1, help="mean length of a trial's stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.drive:
-        return drive(asked.drive, asked.stage_s)
+    args = parser.parse_args()
+    if args.drive:
+        return drive(args.drive, args.stage_s)
     with (
         tempfile.TemporaryDirectory() as folder,
-        chaos(Path(folder), asked.budget, asked.stage_s, asked.postgres) as it,
+        chaos(Path(folder), args.budget, args.stage_s, args.postgres) as it,
     ):
-        it.run(asked.kills, asked.drivers, random.Random(asked.seed), window_s=2.0)
-        print(json.dumps(check(it, undisturbed(Path(folder), asked.budget))))
+        it.run(args.kills, args.drivers, random.Random(args.seed), window_s=2.0)
+        print(json.dumps(check(it, undisturbed(Path(folder), args.budget))))
     return 0
 
 

@@ -1,12 +1,12 @@
-"""The driver, workers and nodes of a cluster on this machine are killed at random moments while one study runs on it.
+"""Kill the driver, workers and nodes of a local Ray cluster at random moments while a study runs on it.
 
     python -m experiments.benchmarks.chaos_cluster --kills 30 --budget 90 --seed 0
 
-Real Ray nodes on the loopback interface, real distillation of a small net by XFeat, kill -9. A node that was killed is
-started again after a while, a driver at once, and goes on with the study. At the end: every architecture of the budget
-was evaluated, what was over never began again, what failed was killed twice, the database passes its integrity check.
-One line of JSON; exit code 1 where something of that does not hold. Twenty minutes on two CPUs.
-"""
+The Ray nodes are on the loopback interface; small models are really distilled from XFeat; kills are SIGKILL. A killed
+node restarts after a while, a driver at once, and the study continues. At the end all architectures of the budget must
+be evaluated, no finished trial may have begun again, every failed one must have been killed twice, and the database
+must pass its integrity check. Prints one line of JSON; exit code 1 where a check fails. Takes twenty minutes on two
+CPUs."""
 
 from __future__ import annotations
 
@@ -34,37 +34,40 @@ from tests.nas.backend.test_cluster import begun_again, journal
 
 
 def workers(nodes: RayNodes) -> list[int]:
-    """Processes that run trials."""
-    found = []
+    """Return the ids of the processes that run trials."""
+    pids = []
     for process in {child for node in nodes.nodes if node.poll() is None for child in descendants(node.pid)}:
         with suppress(OSError):
             if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
-                found.append(process)
-    return sorted(found)
+                pids.append(process)
+    return sorted(pids)
 
 
 class Driver:
-    """The process that drives the study; a new one goes on where the last was killed."""
+    """The process that drives the study; after a kill a new one continues."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._command = [sys.executable, "-m", "tests.nas.backend.cluster_driver", json.dumps(settings)]
         self.start()
 
     def start(self) -> None:
+        """Start the process."""
         self.process = subprocess.Popen(self._command, env=environment(), cwd=ROOT)
 
     @property
     def over(self) -> bool:
+        """Return whether the process has ended."""
         return self.process.poll() is not None
 
     def kill(self) -> None:
+        """Kill the process and start another."""
         self.process.kill()
         self.process.wait()
         self.start()
 
 
 def strike(driver: Driver, nodes: RayNodes, rng: random.Random) -> str | None:
-    """Kills the driver or a node beside the head, one time in five each, or a worker; None where nothing runs."""
+    """Kill the driver (chance 1/5), a node other than the head (1/5), or a worker; return None where none runs."""
     lot, victims = rng.random(), [node for node in nodes.nodes[1:] if node.poll() is None]
     if lot < 0.2:
         driver.kill()
@@ -82,7 +85,7 @@ def strike(driver: Driver, nodes: RayNodes, rng: random.Random) -> str | None:
 
 
 def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> dict[str, object]:
-    """Runs the study under kills, then to its end; what became of it."""
+    """Run the study under kills, then to its end; return its outcome."""
     rng, done, run = random.Random(seed), Counter[str](), folder / "run"
     run.mkdir()
     targets = open_targets(
@@ -102,7 +105,7 @@ def chaos(folder: Path, budget: int, kills: int, seed: int, pause_s: float) -> d
 
 
 def outcome(run: Path) -> dict[str, object]:
-    """What the study and the workers' journal say."""
+    """Return the outcome by the study and the workers' journal."""
     trials = read_study(run).trials
     with sqlite3.connect(run / STUDY_FILE) as database:
         (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
@@ -123,18 +126,21 @@ def outcome(run: Path) -> dict[str, object]:
 
 
 def main() -> int:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--kills", type=int, default=30, help="(default 30)")
-    made.add_argument("--budget", type=int, default=90, help="(default 90)")
-    made.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default 0)")
-    made.add_argument("--pause", type=float, default=15.0, metavar="S", help="between kills, in the mean (default 15)")
-    wanted = made.parse_args()
+    """Print the outcome; 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30, help="number of kills (default: 30)")
+    parser.add_argument("--budget", type=int, default=90, help="architectures to evaluate (default: 90)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of moments and victims (default: 0)")
+    parser.add_argument(
+        "--pause", type=float, default=15.0, metavar="S", help="mean seconds between kills (default: 15)"
+    )
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = chaos(Path(folder), wanted.budget, wanted.kills, wanted.seed, wanted.pause)
-    print(json.dumps(found))
-    fine = found["exit_code"] == 0 and found["evaluated"] == wanted.budget and found["integrity"] == "ok"
-    lost = found["failed_otherwise"] or found["begun_although_over"] or found["checkpoints_left"]
-    return 0 if fine and not lost else 1
+        result = chaos(Path(folder), args.budget, args.kills, args.seed, args.pause)
+    print(json.dumps(result))
+    complete = result["exit_code"] == 0 and result["evaluated"] == args.budget and result["integrity"] == "ok"
+    lost = result["failed_otherwise"] or result["begun_although_over"] or result["checkpoints_left"]
+    return 0 if complete and not lost else 1
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Ours against a straight port of E-RADIO: one function, two implementations, interleaved in one process.
+"""Time this E-RADIO against a straight port of it: the same function, interleaved in one process.
 
 Command:   python -m experiments.benchmarks.eradio_speed
-Hardware:  two CPU cores with nothing else on them (else threads wait for one another; OMP_WAIT_POLICY=passive helps
-           then); `--device cuda` for the row of a GPU
+Hardware:  two CPU cores with nothing else on them (with other load threads wait for each other; OMP_WAIT_POLICY=passive
+           helps); `--device cuda` for the row of a GPU
 Time:      15 minutes on the CPU: a row takes 60 s, but for the training of 64 images, whose steps take 10 to 20 s
 Expected:  deploy form of xxxtiny_8x_ws16 at 256 px: fp32 3x at batch 8 and 1.5x at batch 1, bf16 6x at batch 8;
            training step of xxxtiny at 64 px, batch 64: 1.5x. With windows of 2 training is a tie: there nearly all time
-           goes into convolutions and products that both have. What was reached: experiments/LOG.md.
+           goes into convolutions and products that both have. Results: experiments/LOG.md.
 
 The port (tests/backbones/straight_port.py) is what a reader of the paper would write: NCHW, attention weights in the
-open, BatchNorm folded and the position bias kept for deployment. Both get the same weights and the same NCHW images
-and give summary and dense map; their outputs are compared before any timing.
+open, BatchNorm folded and the position bias kept for deployment. Both get the same weights and NCHW images and return
+summary and dense map; their outputs are compared before any timing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def xxxtiny(window: int) -> dict[str, Any]:
-    """Preset eradio_xxxtiny as arguments of the original's constructor."""
+    """Return preset eradio_xxxtiny as arguments of the original's constructor."""
     return {
         "depths": [1, 3, 4, 5],
         "num_heads": [2, 4, 8, 16],
@@ -66,7 +66,7 @@ XXXTINY_8X_WS16 = xxxtiny(16) | {
 
 @dataclass(frozen=True)
 class Case:
-    """One row: which net, on what, and how much faster than the port it should be."""
+    """One row: a model, its setting, and the targeted speedup over the port."""
 
     config: Mapping[str, Any]
     resolution: int
@@ -95,7 +95,7 @@ CASES = {
 
 
 def networks(case: Case) -> tuple[Backbone, StraightPort]:
-    """Ours and the port with the same random weights, in fp32; in deploy form unless they are to be trained."""
+    """Return our model and the port with the same random weights, in fp32; in deploy form except for training."""
     torch.manual_seed(0)
     port = StraightPort(case.config)
     ours = eradio_from_public(case.config, port.state_dict())
@@ -105,7 +105,7 @@ def networks(case: Case) -> tuple[Backbone, StraightPort]:
 
 
 def port_encode(port: StraightPort) -> Encode:
-    """What `Backbone.encode` gives: pooled features (B, C) and the neck's map (B, C', H', W')."""
+    """Return a function like `Backbone.encode`: pooled features (B, C) and the neck's map (B, C', H', W')."""
 
     def encode(images: Tensor) -> tuple[Tensor, Tensor]:
         out = port(images)
@@ -115,7 +115,7 @@ def port_encode(port: StraightPort) -> Encode:
 
 
 def inference(encode: Encode, images: list[Tensor]) -> Call:
-    """A call that encodes the next batch."""
+    """Return a call that encodes the next batch."""
     turn = itertools.cycle(images)
 
     def call() -> object:
@@ -126,7 +126,7 @@ def inference(encode: Encode, images: list[Tensor]) -> Call:
 
 
 def training(model: nn.Module, encode: Encode, images: list[Tensor], precision: str) -> Call:
-    """A call that runs the next batch forward and backward; bf16 by autocast, as one trains."""
+    """Return a call that runs the next batch forward and backward; bf16 by autocast."""
     turn = itertools.cycle(images)
 
     def call() -> None:
@@ -142,14 +142,14 @@ def training(model: nn.Module, encode: Encode, images: list[Tensor], precision: 
 def check(ours: Encode, port: Encode, images: Tensor) -> None:
     """Raise ArithmeticError where the two are not the same function."""
     with torch.no_grad():
-        for got, wanted in zip(ours(images), port(images), strict=True):
-            error = float((got - wanted).abs().max() / wanted.abs().max())
+        for actual, expected in zip(ours(images), port(images), strict=True):
+            error = float((actual - expected).abs().max() / expected.abs().max())
             if not error < TOLERANCE:
-                raise ArithmeticError(f"outputs differ by {error:.1e} of the largest value: no timing of that")
+                raise ArithmeticError(f"outputs differ by {error:.1e} of the largest value")
 
 
 def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
-    """Check, then time both arms for about `budget_s` seconds."""
+    """Check, then time both models for about `budget_s` seconds."""
     ours, port = networks(case)
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch, 3, case.resolution, case.resolution)
@@ -161,13 +161,13 @@ def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
     if case.training:
         calls = [training(m, e, images, case.precision) for m, e in ((ours, ours.encode), (port, port_encode(port)))]
     else:
-        own = torch.compile(ours.encode) if case.compiled else ours.encode
-        calls = [inference(e, images) for e in (own, port_encode(port))]
+        our_encode = torch.compile(ours.encode) if case.compiled else ours.encode
+        calls = [inference(e, images) for e in (our_encode, port_encode(port))]
     return compare(calls[0], calls[1], timer_for(device), budget_s, np.random.default_rng(0))
 
 
 def row(name: str, case: Case, result: PairTimes) -> str:
-    """One line of the table: milliseconds of both, ratio with its 95 % interval, target."""
+    """Return a line of the table: milliseconds of both, ratio with its 95 % interval, target."""
     target = "-" if case.target is None else f"{case.target:g}"
     ratio = f"{result.ratio.value:.2f} [{result.ratio.low:.2f}, {result.ratio.high:.2f}]"
     times = f"{result.candidate.value * 1e3:9.1f} {result.reference.value * 1e3:9.1f}"

@@ -1,12 +1,12 @@
-"""E-RADIO's family beside the networks that its paper compares with, on one card.
+"""Time E-RADIO's family and the networks that its paper compares with, on one card.
 
     python -m experiments.benchmarks.families             a card: batch 128, 224 px, bf16, eager and compiled
     python -m experiments.benchmarks.families --device cpu --batch 2 --arms eager --nets eradio_xt,timm:resnet50
     python -m experiments.benchmarks.families --report --results FILE
 
-Each net is measured beside ResNet-50 in the same arm, interleaved, in a process of its own; compiling takes most of the
-time, about a minute a net. Rows and raw samples go to experiments/results/families_CARD.json; those there are not
-measured again. Has been run on no card yet.
+Each network is interleaved with ResNet-50 in the same runtime and precision, in a separate process; compiling takes
+most of the time, about a minute per network. Rows and raw samples go to experiments/results/families_CARD.json;
+existing rows are not measured again. It has not been run on a card yet.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ NETS = (
 ARMS = "eager+bf16,compiled+bf16"
 
 
-def measured(net: str, arm: str, args: argparse.Namespace, bench: MeasurementService) -> dict[str, Any]:
-    """One row; a net that cannot be measured is one with its reason."""
+def measured(net: str, arm: str, args: argparse.Namespace, service: MeasurementService) -> dict[str, Any]:
+    """Return one row; a network that cannot be measured has a reason instead of a measurement."""
     setting = Setting(args.device, args.batch, args.resolution, Arm.parse(arm), budget_s=args.seconds)
     row = {"net": net, "arm": str(setting.arm), "batch": args.batch, "resolution": args.resolution}
     try:
         with measuring(lock_dir() / device_key(args.device)):
-            found = bench.measure(net, REFERENCE, setting, name_of_reference=REFERENCE)
-    except Exception as error:  # networks have many ways to refuse a size
+            pair = service.measure(net, REFERENCE, setting, name_of_reference=REFERENCE)
+    except Exception as error:  # networks reject sizes with many kinds of errors
         return {**row, "reason": f"{type(error).__name__}: {error}"[:500]}
-    return {**row, "measurement": found.record.to_dict(), "samples": found.samples}
+    return {**row, "measurement": pair.record.to_dict(), "samples": pair.samples}
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """One line a row."""
-    print("net | arm | img/s | x resnet50 [95 %] | ms at batch 1 | MiB tensors / card | mJ/image | made in s | verdict")
+    """Print one line per row."""
+    columns = "network | runtime | img/s | x resnet50 [95 %] | ms at batch 1 | MiB tensors / card | mJ/image"
+    print(columns + " | prepared in s | verdict")
     for row in rows:
         m = row.get("measurement")
         if m is None:
@@ -70,6 +71,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Measure the missing rows and print all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=128)
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--nets", default=",".join(NETS))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--report", action="store_true", help="print what is there")
+    parser.add_argument("--report", action="store_true", help="only print existing rows")
     args = parser.parse_args()
     args.device = str(torch_device(args.device))
     card = re.sub(r"[^a-z0-9]+", "-", device_name(torch.device(args.device)).lower())
@@ -88,9 +90,9 @@ def main() -> None:
     todo = [(net, arm) for arm in args.arms.split(",") for net in args.nets.split(",")]
     todo = [job for job in todo if (job[0], str(Arm.parse(job[1])), args.batch, args.resolution) not in done]
     began = time.monotonic()
-    with MeasurementService() as bench:
+    with MeasurementService() as service:
         for number, (net, arm) in enumerate(() if args.report else todo, start=1):
-            rows.append(measured(net, arm, args, bench))
+            rows.append(measured(net, arm, args, service))
             path.write_text(json.dumps({"environment": environment(args.device), "rows": rows}))
             left_s = (time.monotonic() - began) / number * (len(todo) - number)
             print(f"{net}, {arm}: {number} of {len(todo)}; {left_s / 60:.0f} min left", flush=True)

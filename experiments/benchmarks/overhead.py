@@ -1,11 +1,11 @@
-"""What the machinery of a search costs beside the work: Ray Tune, the loop, the store.
+"""Measure the overhead of a search: Ray Tune, the loop, the store.
 
     python -m experiments.benchmarks.overhead --trials 200 --seconds 1 --workers 2     wall time over the ideal
     python -m experiments.benchmarks.overhead --trials 2000 --seconds 0 --workers 2    milliseconds a trial
 
-Everything is real but the work: the trials' stages sleep. The clock starts with the first result, so that starting
-Ray and its workers is left out; the time that the sampler takes is counted apart. Half the seconds are the
-measurement's, half the rung's. Two minutes for the first, three for the second on an idle machine.
+Only the trials are synthetic: their stages sleep. The clock starts with the first result, so that the start of Ray and
+its workers is left out; the sampler's time is reported separately. The measurement takes half the seconds, the rung the
+other half. The first command takes two minutes on an idle machine, the second three.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 @dataclass
 class Spent:
-    """Seconds of the driver's thread: on the wall, and on its CPU."""
+    """Wall and CPU seconds of the driver's thread."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
     def count(self, owner: Any, *names: str) -> None:
-        """Adds up what the methods `names` of `owner` take from now on."""
+        """Add up the time of the methods `names` of `owner` from now on."""
         for name in names:
             setattr(owner, name, self._counted(getattr(owner, name)))
 
@@ -59,15 +59,15 @@ class Spent:
 
 @dataclass
 class Clock:
-    """What was spent since the first trial ended."""
+    """Time spent since the first trial ended."""
 
     sampler: Spent = field(default_factory=Spent)
-    loop: Spent = field(default_factory=Spent)  # the sampler and the store are part of it
+    loop: Spent = field(default_factory=Spent)  # including the sampler and the store
     at_first: tuple[float, ...] | None = None
     spent: tuple[float, ...] = ()  # trials; wall, CPU; of the sampler; of the loop
 
     def look(self, trials: int) -> None:
-        """Called whenever a trial has ended."""
+        """Record the time spent when a trial ends."""
         now = (trials, time.perf_counter(), time.thread_time())
         now += (self.sampler.wall_s, self.sampler.cpu_s, self.loop.wall_s, self.loop.cpu_s)
         self.at_first = self.at_first or now
@@ -75,8 +75,8 @@ class Clock:
 
 
 def sleeping(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """The stages of a trial that does nothing: a measurement, then one rung."""
-    half_s = float(spec.targets_dir) / 2  # the one field that this trial has no other use for
+    """Yield the stages of a sleeping trial: a measurement, then one rung."""
+    half_s = float(spec.targets_dir) / 2  # a field that this trial does not use otherwise
     time.sleep(half_s)
     ratio = 1.0 + int(record.arch_id[:6], 16) / 2**24
     record = replace(record, params=1, macs=1, measurement=measurement(ratio))
@@ -87,6 +87,7 @@ def sleeping(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
 
 
 def measurement(ratio: float) -> Measurement:
+    """Return a synthetic measurement."""
     return Measurement(
         device="none", arm="fp32", batch=1, resolution=64, throughput_img_s=ratio, throughput_low_img_s=ratio,
         throughput_high_img_s=ratio, ratio=ratio, ratio_low=ratio, ratio_high=ratio, reference="eradio_pico",
@@ -95,6 +96,7 @@ def measurement(ratio: float) -> Measurement:
 
 
 def info(config: SearchConfig) -> StudyInfo:
+    """Return the description of the study."""
     return StudyInfo(
         name="overhead", created="", command="", config=config.to_dict(), environment={}, objectives=OBJECTIVES,
         rung_steps=config.distill.rung_steps, limits={}, teachers={}, data={"name": "none", "fingerprint": "none"},
@@ -103,12 +105,12 @@ def info(config: SearchConfig) -> StudyInfo:
 
 
 def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Clock:
-    """One study; its clock."""
+    """Run one study and return its clock."""
     config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
-    made, clock = make_sampler(replace(config, sampler=sampler), SPACES[config.space], OBJECTIVES), Clock()
-    clock.sampler.count(made, "infer_relative_search_space", "sample_relative", "sample_independent")
-    clock.sampler.count(made, "before_trial", "after_trial")
-    store = Store.create(folder / "run", info(config), made)
+    timed_sampler, clock = make_sampler(replace(config, sampler=sampler), SPACES[config.space], OBJECTIVES), Clock()
+    clock.sampler.count(timed_sampler, "infer_relative_search_space", "sample_relative", "sample_independent")
+    clock.sampler.count(timed_sampler, "before_trial", "after_trial")
+    store = Store.create(folder / "run", info(config), timed_sampler)
     for name in FOLDERS:
         (folder / name).mkdir()
     spec = WorkerSpec(
@@ -131,23 +133,24 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--trials", type=int, default=200, help="(default 200)")
-    made.add_argument("--seconds", type=float, default=1.0, help="of each trial (default 1)")
-    made.add_argument("--workers", type=int, default=2, help="(default 2)")
-    made.add_argument("--sampler", default="random", help="(default random)")
-    made.add_argument("--profile", action="store_true", help="where the driver's time goes, to stdout")
-    wanted = made.parse_args()
+    """Print the overhead as one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=200, help="number of trials (default: 200)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of each trial (default: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="trials at a time (default: 2)")
+    parser.add_argument("--sampler", default="random", help="name of the sampler (default: random)")
+    parser.add_argument("--profile", action="store_true", help="print a profile of the driver (default: no)")
+    args = parser.parse_args()
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
-        if wanted.profile:
+        if args.profile:
             profile.enable()
-        clock = run(Path(folder), wanted.trials, wanted.seconds, wanted.workers, wanted.sampler)
+        clock = run(Path(folder), args.trials, args.seconds, args.workers, args.sampler)
         profile.disable()
-    if wanted.profile:
+    if args.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(70)
     trials, wall_s, cpu_s, sampler_wall_s, sampler_cpu_s, _, loop_cpu_s = clock.spent
-    found = {
+    result = {
         "trials": int(trials),
         "wall_s": round(wall_s, 2),
         "ms_a_trial_without_sampler": round(1e3 * (wall_s - sampler_wall_s) / trials, 2),
@@ -157,9 +160,9 @@ def main() -> None:
             "ray": round(1e3 * (cpu_s - loop_cpu_s) / trials, 2),
         },
     }
-    if wanted.seconds:
-        found["wall_over_ideal"] = round(wall_s / (trials * wanted.seconds / wanted.workers), 4)
-    print(json.dumps(found))
+    if args.seconds:
+        result["wall_over_ideal"] = round(wall_s / (trials * args.seconds / args.workers), 4)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

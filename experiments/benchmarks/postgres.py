@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, on loopback and in a temporary folder, that can be killed and started again."""
+"""Run a temporary PostgreSQL server on loopback that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._bin = binaries()
-        self._who = _unprivileged()
+        self._user = _unprivileged()
         self._folder = folder
-        if self._who:
-            shutil.chown(folder, self._who["user"], self._who["group"])
+        if self._user:
+            shutil.chown(folder, self._user["user"], self._user["group"])
         (secret := folder / "secret").write_text(PASSWORD)
-        secret.chmod(0o644)  # it opens a server that is gone in a minute
+        secret.chmod(0o644)  # the server that it opens lives for a minute
         self._data = folder / "data"
-        made = ["--no-sync", "--username=nas", "--auth=scram-sha-256", f"--pwfile={secret}", "-D", str(self._data)]
-        self._run("initdb", *made)
+        options = ["--no-sync", "--username=nas", "--auth=scram-sha-256", f"--pwfile={secret}", "-D", str(self._data)]
+        self._run("initdb", *options)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -46,26 +46,26 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Without the password."""
+        """Return the URL without the password."""
         return f"postgresql://nas@127.0.0.1:{self.port}/nas"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a client: its password."""
+        """Return the environment of a client, with the password."""
         return {**os.environ, "PGPASSWORD": PASSWORD}
 
     def kill(self) -> None:
-        """kill -9 of the postmaster; its children end when they miss it."""
+        """Kill the postmaster with SIGKILL; its children then end by themselves."""
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def start(self) -> None:
-        """Starts it again, after `kill`."""
+        """Start the server again after `kill`."""
         self._process = self._launch()
         self._wait()
 
     def _wait(self) -> None:
-        """Until it answers; while children of a killed one hold its memory, it is started again."""
+        """Wait until the server answers; restart it while children of a killed one hold its memory."""
         ready = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         for _ in range(600):
             if subprocess.run(ready).returncode == 0:
@@ -76,16 +76,16 @@ class Server:
         raise NoServer((self._folder / "log").read_text()[-500:])
 
     def stop(self) -> None:
-        """At once."""
+        """Stop the server at once."""
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait()
 
     def dump(self) -> str:
-        """All that the database holds, as SQL. Reads every row of every table."""
+        """Return the whole database as SQL; this reads every row of every table."""
         return self._run("pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "nas", env=self.env)
 
     def check(self) -> None:
-        """pg_amcheck: tables and their indexes; raises where one is damaged."""
+        """Check all tables and indexes with pg_amcheck; NoServer where one is damaged."""
         words = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "--install-missing", "--heapallindexed", "nas"]
         self._run("pg_amcheck", *words, env=self.env)
 
@@ -93,28 +93,28 @@ class Server:
         words = ["-D", self._data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
         command = [self._bin / "postgres", *words, "-c", "unix_socket_directories="]
         with (self._folder / "log").open("a") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._who)
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._user)
 
     def _run(self, name: str, *words: str, **how: Any) -> str:
-        done = subprocess.run(
-            [self._bin / name, *words], capture_output=True, text=True, cwd=self._folder, **how, **self._who
+        process = subprocess.run(
+            [self._bin / name, *words], capture_output=True, text=True, cwd=self._folder, **how, **self._user
         )
-        if done.returncode:
-            raise NoServer(f"{name}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+        if process.returncode:
+            raise NoServer(f"{name}: {process.stderr.strip() or process.stdout.strip()}")
+        return process.stdout
 
 
 def binaries() -> Path:
-    """Folder of the newest PostgreSQL here; NoServer where there is none."""
-    found = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    """Return the folder of the newest PostgreSQL here; NoServer where there is none."""
+    installed = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
-    if not found and on_path is None:
+    if not installed and on_path is None:
         raise NoServer("PostgreSQL is not installed (apt install postgresql)")
-    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+    return installed[-1].parent if installed else Path(str(on_path)).resolve().parent
 
 
 def _unprivileged() -> dict[str, Any]:
-    """How to start a process as anybody but root, whom PostgreSQL refuses."""
+    """Return arguments of Popen for a user other than root, whom PostgreSQL rejects."""
     if os.getuid():
         return {}
     try:
@@ -126,7 +126,7 @@ def _unprivileged() -> dict[str, Any]:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server that is gone after the body. NoServer where none can be started."""
+    """Yield a server that is removed after the body; NoServer where none can be started."""
     binaries()
     with tempfile.TemporaryDirectory(prefix="nas-postgres-") as folder:
         running = Server(Path(folder))

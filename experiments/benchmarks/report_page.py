@@ -1,11 +1,11 @@
-"""Checks the report's page in a browser: size, seconds to build, milliseconds of a pick, accessibility, valid HTML.
+"""Check the report's page in a browser: size, seconds to build, milliseconds per click, accessibility, valid HTML.
 
     npm install --prefix /tmp/page playwright-core axe-core html-validate
     python -m experiments.benchmarks.report_page --node-modules /tmp/page/node_modules [--run RUN ...] > page.json
 
-Needs node and Chromium; nothing of the product does. Studies are synthetic ones of many shapes, and folders of real
-ones. One JSON object comes out; exit code 1 where a limit is broken: a violation that axe-core calls serious or
-critical, a word on the console, a request, a page wider than its window, invalid HTML, size, seconds, milliseconds.
+Needs node and Chromium, which the product does not. The studies are synthetic ones of many shapes, and folders of real
+ones. Prints one JSON object; exit code 1 where a limit is broken: a violation that axe-core calls serious or critical,
+a message on the console, a request, a page wider than its window, invalid HTML, size, seconds, milliseconds.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PROBE = Path(__file__).with_suffix(".mjs")
 
 
 def main() -> int:
-    """Builds the pages, looks at each in a browser; prints JSON."""
-    given = _options()
+    """Build the pages, check each in a browser, and print JSON."""
+    options = _options()
     studies: dict[str, Callable[[], tuple[Study, Path | None]]] = {
         name: (lambda make=make: (make(), None)) for name, make in SYNTHETIC.items()
     }
-    studies |= {str(run): (lambda run=run: (read_study(run), run)) for run in given.run}
+    studies |= {str(run): (lambda run=run: (read_study(run), run)) for run in options.run}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="report-page-") as folder:
         for i, (name, make) in enumerate(studies.items()):
-            if given.only and name not in given.only:
+            if options.only and name not in options.only:
                 continue
             study, run = make()
             found[name] = _built(study, Path(folder) / f"{i}.html", run or Path(folder))
-            found[name] |= _probed(Path(folder) / f"{i}.html", given)
+            found[name] |= _probed(Path(folder) / f"{i}.html", options)
             found[name]["wrong"] = _wrong(len(study.trials), found[name])
     print(json.dumps(found, indent=1))
     return int(any(result["wrong"] for result in found.values()))
@@ -78,24 +78,26 @@ def _built(study: Study, page: Path, run: Path) -> dict[str, Any]:
     return {"trials": len(study.trials), "bytes": page.stat().st_size, **seconds, "load": os.getloadavg()[0]}
 
 
-def _probed(page: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """What the browser says."""
-    environment = {**os.environ, "NODE_PATH": str(given.node_modules), "CHROMIUM": given.chromium}
-    command = ["node", str(PROBE), str(given.node_modules.resolve()), str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return dict(json.loads(done.stdout))
+def _probed(page: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the browser's findings."""
+    environment = {**os.environ, "NODE_PATH": str(options.node_modules), "CHROMIUM": options.chromium}
+    command = ["node", str(PROBE), str(options.node_modules.resolve()), str(page)]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    if process.returncode:
+        raise RuntimeError(process.stderr[-2000:])
+    return dict(json.loads(process.stdout))
 
 
 def _wrong(trials: int, found: dict[str, Any]) -> list[str]:
-    said = [f"{mode}: {v['id']}" for mode, all_ in found["axe"].items() for v in all_ if v["impact"] in BAD]
-    said += [f"{what}: {found[what]}" for what in ("console", "requests", "html", "too_wide") if found[what]]
-    pick_ms = min(found.get("pick_cpu_ms", 0.0), found["pick_ms"].get("pick", 0.0))  # others may keep the machine busy
-    said += [f"a pick: {pick_ms:.0f} ms"] * (pick_ms > PICK_MS)
+    broken = [f"{mode}: {v['id']}" for mode, all_ in found["axe"].items() for v in all_ if v["impact"] in BAD]
+    broken += [f"{what}: {found[what]}" for what in ("console", "requests", "html", "too_wide") if found[what]]
+    pick_ms = min(
+        found.get("pick_cpu_ms", 0.0), found["pick_ms"].get("pick", 0.0)
+    )  # whichever is smaller: the machine may be busy
+    broken += [f"a pick: {pick_ms:.0f} ms"] * (pick_ms > PICK_MS)
     size, seconds = next((limit for most, limit in LIMITS.items() if trials <= most * 1.01), (float("inf"),) * 2)
-    said += [f"{found['bytes']} bytes"] * (found["bytes"] > size)
-    return said + [f"built in {found['build_cpu_s']:.1f} s of CPU"] * (found["build_cpu_s"] > seconds)
+    broken += [f"{found['bytes']} bytes"] * (found["bytes"] > size)
+    return broken + [f"built in {found['build_cpu_s']:.1f} s of CPU"] * (found["build_cpu_s"] > seconds)
 
 
 BAD = ("serious", "critical")
@@ -103,10 +105,10 @@ BAD = ("serious", "critical")
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--node-modules", type=Path, required=True, help="of the three packages")
+    parser.add_argument("--node-modules", type=Path, required=True, help="folder of the three packages")
     parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of real studies")
-    parser.add_argument("--only", nargs="*", help=f"of: {', '.join(SYNTHETIC)}, and the folders")
+    parser.add_argument("--only", nargs="*", help=f"names of studies: {', '.join(SYNTHETIC)}, and the folders")
     return parser.parse_args()
 
 

@@ -1,14 +1,13 @@
-"""How close the simulation of `nas.plan` comes to real searches, from the records of those searches.
+"""Compare the simulation of `nas.plan` with real searches, from the records of those searches.
 
     python -m experiments.benchmarks.simulated_wall                   the stored example: real and simulated
     python -m experiments.benchmarks.simulated_wall --run runs/mine   another study, all of it in one session
-    python -m experiments.benchmarks.simulated_wall --fit             how fast a sampler learns (nas.plan.forecast)
-    python -m experiments.benchmarks.simulated_wall --run runs/mine --keep    becomes the stored example
+    python -m experiments.benchmarks.simulated_wall --fit             fit the learning speeds in nas.plan.forecast
+    python -m experiments.benchmarks.simulated_wall --run runs/mine --keep    make it the stored example
 
-Every architecture keeps its recorded seconds and values; who trains on and when is decided anew. Where the simulation
-trains one on that was stopped, its next rung takes as much more as it does for the others in the median, and its value
-there is unknown: it stays what it was.
-"""
+Every architecture keeps its recorded seconds and values; the simulation decides again which ones continue to the next
+rung, and when. If it continues one that was early-stopped, the next rung takes the median growth of the others'
+seconds, and the unknown score stays the same."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.p
 
 
 def recorded(study: Study, workers: int) -> dict[str, Any]:
-    """What the simulation needs of a study, as plain data."""
+    """Return the study's data for the simulation."""
     score, throughput = study.info.objectives
     trials = []
     for trial in study.trials:
@@ -65,13 +64,13 @@ def recorded(study: Study, workers: int) -> dict[str, Any]:
 
 
 def start_s(of: dict[str, Any]) -> float:
-    """Seconds from the study's beginning to its first trial: Ray, workers, imports. From the first trials' ends."""
+    """Return the seconds before the first trial (Ray, workers, imports), from the first trials' ends."""
     firsts = of["trials"][: of["workers"]]
     return max(0.0, min(t["finished_s"] - t["measure_s"] - sum(t["rung_s"]) for t in firsts))
 
 
 def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> SimulatedSearch:
-    """The recorded search, simulated: all workers on one device."""
+    """Simulate the recorded search, with all workers on one device."""
     whole = [t["rung_s"] for t in of["trials"] if len(t["rung_s"]) == of["rungs"]]
     growth = [median(later[i + 1] / later[i] for later in whole) for i in range(of["rungs"] - 1)]
 
@@ -91,7 +90,7 @@ def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> S
 
 
 def fit() -> None:
-    """Trials that reach each rung of 200, mean of ten seeds, beside those of the recorded searches."""
+    """Print how many of 200 trials reach each rung, mean of ten seeds, and those of the recorded searches."""
     times = [TrialTimes(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
     config, cluster = SearchConfig(budget=200, baselines=()), Cluster(1, 2, 5.0, ASK_S, TELL_S)
     for learning in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8):
@@ -111,6 +110,7 @@ def fit() -> None:
 
 
 def main() -> None:
+    """Print real and simulated wall time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--workers", type=int, default=2)
@@ -123,11 +123,13 @@ def main() -> None:
     of = recorded(read_study(args.run), args.workers) if args.run else json.loads(RECORDED.read_text())
     if args.keep:
         RECORDED.write_text(json.dumps(of, separators=(",", ":")))
-    found = again(of)
+    simulated = again(of)
     print(f"{of['command']}: start-up {start_s(of):.1f} s")
-    print(f"wall time: real {of['wall_s']:.0f} s, simulated {found.wall_s:.0f} s ({found.wall_s / of['wall_s']:.3f}x)")
-    print(f"trials at each rung: real {of['reached']}, simulated {list(found.reached)}")
-    print(f"utilisation {found.utilisation:.3f};", {doing.value: round(s) for doing, s in found.spent.items()})
+    print(
+        f"wall time: real {of['wall_s']:.0f} s, simulated {simulated.wall_s:.0f} s ({simulated.wall_s / of['wall_s']:.3f}x)"
+    )
+    print(f"trials at each rung: real {of['reached']}, simulated {list(simulated.reached)}")
+    print(f"utilization {simulated.utilisation:.3f};", {doing.value: round(s) for doing, s in simulated.spent.items()})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How far a measured ratio can be trusted on this machine: A against A, under drift, twice, and how long it takes.
+"""Measure the reliability of ratios on this machine: A against A, under drift, twice, and the time they take.
 
     python -m experiments.benchmarks.timing --busy 0
-    python -m experiments.benchmarks.timing --busy 2      beside two processes that compute all the time
+    python -m experiments.benchmarks.timing --busy 2      with two processes that compute all the time
     python -m experiments.benchmarks.timing --report
 
-Space "micro", 64 px, batch 16, fp32, one thread, each measurement in a process of its own, at most 3 s. About 12
-minutes a line on two cores. Rows are kept in experiments/results; those that are there are not measured again.
+Space "micro", 64 px, batch 16, fp32, one thread, each measurement in a separate process, at most 3 s. About 12
+minutes per command on two cores. Rows are saved in experiments/results; existing ones are not measured again.
 
 floor: eradio_pico against itself. drift: the same, 1.5 s, while the machine becomes 2 % slower (each call is followed
-by a wait that grows with time), and as a control the two timed one after the other. agree: random nets, measured twice.
-"""
+by a wait that grows with time), and as a control the two timed one after the other. agree: random architectures,
+measured twice."""
 
 from __future__ import annotations
 
@@ -43,42 +43,41 @@ DRIFT, DRIFT_BUDGET_S = 0.02, 1.5
 RESULTS = Path(__file__).parents[1] / "results" / "timing.json"
 
 
-def floor(trial: int, bench: MeasurementService) -> dict[str, Any]:
-    """The reference against a second copy of itself."""
-    return _row(bench, REFERENCE, trial)
+def floor(trial: int, service: MeasurementService) -> dict[str, Any]:
+    """Measure the reference against a second copy of itself."""
+    return _row(service, REFERENCE, trial)
 
 
-def agree(trial: int, bench: MeasurementService) -> dict[str, Any]:
-    """Net trial // 2 of the space, for the first or the second time."""
+def agree(trial: int, service: MeasurementService) -> dict[str, Any]:
+    """Measure architecture trial // 2 of the space, for the first or the second time."""
     spec = SPACES["micro"].sample(random.Random(trial // 2))
-    return {"arch_id": spec.arch_id, **_row(bench, spec.to_dict(), trial)}
+    return {"arch_id": spec.arch_id, **_row(service, spec.to_dict(), trial)}
 
 
-def drift(trial: int, bench: MeasurementService) -> dict[str, Any]:
-    """A against A under drift: paired, and one after the other."""
-    pass
-
+def drift(trial: int, service: MeasurementService) -> dict[str, Any]:
+    """Measure A against A under drift: paired, and one after the other."""
     with measuring(lock_dir() / "cpu"):
-        return _nursery().run(drifting, trial, limit_s=120)
+        return _fork_server().run(drifting, trial, limit_s=120)
 
 
 @cache
-def _nursery() -> ForkServer:
+def _fork_server() -> ForkServer:
     return ForkServer(["experiments.benchmarks.timing"])
 
 
 def drifting(seed: int) -> dict[str, Any]:
+    """Measure in this process, while both models become slower."""
     torch.set_num_threads(1)
     began, planned_s = time.perf_counter(), DRIFT_BUDGET_S
 
     class Slowing(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = resolve(REFERENCE)[1]
+            self.backbone = resolve(REFERENCE)[1]
 
         def encode(self, images: torch.Tensor) -> Any:
             start = time.perf_counter()
-            out = self.net.encode(images)
+            out = self.backbone.encode(images)
             now = time.perf_counter()
             until = now + (now - start) * DRIFT * (now - began) / planned_s
             while time.perf_counter() < until:
@@ -87,7 +86,7 @@ def drifting(seed: int) -> dict[str, Any]:
 
     one, other = Slowing(), Slowing()
     setting = replace(SETTING, budget_s=DRIFT_BUDGET_S, seed=seed)
-    found = measure_pair(one, other, setting, name_of_reference=REFERENCE).record
+    record = measure_pair(one, other, setting, name_of_reference=REFERENCE).record
     images = torch.randn(SETTING.batch, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     nets = [fuse(net) for net in (one, other)]
     began = time.perf_counter()
@@ -95,7 +94,7 @@ def drifting(seed: int) -> dict[str, Any]:
         for net in (*nets, *nets):
             net.encode(images)  # the first calls are no samples
         first, second = (_sequential(net, images) for net in nets)
-    return {**_kept(found), "sequential": float(np.median(second) / np.median(first))}
+    return {**_columns(record), "sequential": float(np.median(second) / np.median(first))}
 
 
 def _sequential(net: Any, images: torch.Tensor) -> list[float]:
@@ -107,13 +106,13 @@ def _sequential(net: Any, images: torch.Tensor) -> list[float]:
     return times
 
 
-def _row(bench: MeasurementService, arch: Any, seed: int) -> dict[str, Any]:
+def _row(service: MeasurementService, arch: Any, seed: int) -> dict[str, Any]:
     with measuring(lock_dir() / "cpu"):
-        found = bench.measure(arch, REFERENCE, replace(SETTING, seed=seed), name_of_reference=REFERENCE)
-    return _kept(found.record)
+        pair = service.measure(arch, REFERENCE, replace(SETTING, seed=seed), name_of_reference=REFERENCE)
+    return _columns(pair.record)
 
 
-def _kept(found: Any) -> dict[str, Any]:
+def _columns(record: Any) -> dict[str, Any]:
     names = (
         "ratio",
         "ratio_low",
@@ -125,12 +124,12 @@ def _kept(found: Any) -> dict[str, Any]:
         "notes",
         "conditions",
     )
-    return {name: getattr(found, name) for name in names}
+    return {name: getattr(record, name) for name in names}
 
 
 @contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Processes that compute all the time beside the body."""
+def busy_processes(count: int) -> Iterator[None]:
+    """Run processes that compute all the time during the body."""
     fork = multiprocessing.get_context("spawn")
     busy = [fork.Process(target=_compute, daemon=True) for _ in range(count)]
     for process in busy:
@@ -157,13 +156,13 @@ KINDS: dict[str, tuple[Callable[[int, MeasurementService], dict[str, Any]], int]
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """One paragraph a load."""
+    """Print one paragraph per load."""
     for busy in sorted({row["busy"] for row in rows}):
         of = {kind: [row for row in rows if (row["busy"], row["kind"]) == (busy, kind)] for kind in KINDS}
-        print(f"{busy} busy neighbours")
-        for kind, found in of.items():
-            if found:
-                print(f"  {kind}: n = {len(found)}, {_about(kind, found)}")
+        print(f"{busy} busy processes")
+        for kind, of_kind in of.items():
+            if of_kind:
+                print(f"  {kind}: n = {len(of_kind)}, {_about(kind, of_kind)}")
 
 
 def _about(kind: str, rows: list[dict[str, Any]]) -> str:
@@ -180,37 +179,38 @@ def _about(kind: str, rows: list[dict[str, Any]]) -> str:
         one, other = np.array([[r["ratio"] for r in pair] for pair in pairs.values() if len(pair) == 2]).T
         apart = np.abs(np.log(one / other))
         tau = kendalltau(one, other).statistic
-        return f"{len(one)} nets, Kendall tau {tau:.3f}, apart in the median {np.median(apart):.2%}; {about}"
+        return f"{len(one)} architectures, Kendall tau {tau:.3f}, apart in the median {np.median(apart):.2%}; {about}"
     different = sum(not row["ratio_low"] <= 1 <= row["ratio_high"] for row in rows)
     off = np.abs(ratios - 1)
-    told = f"off by {np.median(off):.2%} in the median, {np.percentile(off, 95):.2%} at the 95th percentile, "
-    told += (
+    text = f"off by {np.median(off):.2%} in the median, {np.percentile(off, 95):.2%} at the 95th percentile, "
+    text += (
         f"{off.max():.2%} at most; mean {ratios.mean() - 1:+.2%}; called different: {different} of {len(rows)}; {about}"
     )
     if kind == "drift":
         apart = np.array([row["sequential"] for row in rows]) - 1
-        told += (
+        text += (
             f"; one after the other: mean {apart.mean():+.2%}, off by over 0.5 %: {np.mean(np.abs(apart) > 0.005):.0%}"
         )
-    return told
+    return text
 
 
 def main() -> None:
+    """Measure the missing rows and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--busy", type=int, default=0, help="processes that compute beside it")
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute meanwhile (default: 0)")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--trials", type=int, help="of each kind, instead of 30, 100 and 60")
+    parser.add_argument("--trials", type=int, help="measurements of each kind (default: 30, 100 and 60)")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="print what is there")
+    parser.add_argument("--report", action="store_true", help="only print existing rows")
     args = parser.parse_args()
     rows = json.loads(args.results.read_text())["rows"] if args.results.exists() else []
     done = {(row["busy"], row["kind"], row["trial"]) for row in rows}
     todo = [(kind, i) for kind in args.kinds.split(",") for i in range(args.trials or KINDS[kind][1])]
     todo = [(kind, i) for kind, i in todo if (args.busy, kind, i) not in done and not args.report]
     began = time.monotonic()
-    with neighbours(args.busy if todo else 0), MeasurementService(threads=1) as bench:
+    with busy_processes(args.busy if todo else 0), MeasurementService(threads=1) as service:
         for number, (kind, trial) in enumerate(todo, start=1):
-            row = KINDS[kind][0](trial, bench)
+            row = KINDS[kind][0](trial, service)
             rows.append({"busy": args.busy, "kind": kind, "trial": trial, **row})
             args.results.write_text(json.dumps({"environment": environment("cpu"), "rows": rows}))
             left_s = (time.monotonic() - began) / number * (len(todo) - number)

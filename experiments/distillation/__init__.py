@@ -1,0 +1,1 @@
+"""Experiments on the distillation recipe and its score."""
