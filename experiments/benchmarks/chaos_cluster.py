@@ -6,7 +6,8 @@ The Ray nodes are on the loopback interface; small models are really distilled f
 node restarts after a while, a driver at once, and the study continues. At the end all architectures of the budget must
 be evaluated, no finished trial may have begun again, every failed one must have been killed twice, and the database
 must pass its integrity check. Prints one line of JSON; exit code 1 where a check fails. Takes twenty minutes on two
-CPUs."""
+CPUs.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""How well latency is predicted for nets that were never timed, by `nas.samplers.latency` and by other ways.
+"""Compare latency predictions for untimed architectures: `nas.samplers.latency` and other methods.
 
-    python -m experiments.benchmarks.predictor --collect 200    time nets; goes on where it was left
-    python -m experiments.benchmarks.predictor --report         the tables, from the rows that are there
+    python -m experiments.benchmarks.predictor --collect 200    time architectures; continues an interrupted run
+    python -m experiments.benchmarks.predictor --report         print the tables of the existing rows
     python -m experiments.benchmarks.predictor --space full --collect 40 --report
 
-Random nets of space "micro", 64 px, batch 16, each beside eradio_pico in A B B A order for at most 2.5 s, then its
-stages for 0.7 s; 30 of them twice, for the noise. "full": 224 px, batch 4, beside eradio_xt, 7 s and 2 s. All in fp32,
-channels-last, fused, eager, one thread. A row whose ratio is known to worse than 2 % is measured again by the next
-call, and the better known one kept. What is predicted is the time relative to the reference's: seconds drift with what
-else the machine does (a net takes 11 or 20 ms), the ratio does not.
+Random architectures of space "micro", 64 px, batch 16, each interleaved with eradio_pico in A B B A order for at most
+2.5 s, then its stages for 0.7 s; 30 of them twice, for the noise. "full": 224 px, batch 4, with eradio_xt, 7 s and 2 s.
+All in fp32, channels-last, fused, eager, one thread. A row whose ratio is known to worse than 2 % is measured again by
+the next call, and the better known one kept. What is predicted is the time relative to the reference's: seconds drift
+with what else the machine does (a net takes 11 or 20 ms), the ratio does not.
 
 Hardware: two hyperthreads of an AMD EPYC (torch 2.13). Time: 13 minutes on an idle machine, 3 for the report; "full" 7.
 Expected: median error under 5 % from 100 nets (2 %, where two measurements of a net lie 0.9 % apart).
@@ -58,11 +58,11 @@ class Scale:
     reference: str
     compare_s: float
     stages_s: float
-    again: int  # nets that are measured twice
+    again: int  # architectures measured twice
 
     @property
     def results(self) -> Path:
-        """Where the rows lie."""
+        """Return the file of the rows."""
         return Path(__file__).parents[1] / "results" / f"predictor_{self.space}.json"
 
 
@@ -73,32 +73,32 @@ SCALES = {
 
 
 def drawn(scale: Scale, count: int) -> list[ArchSpec]:
-    """Distinct random specs, always the same."""
-    rng, found = random.Random(0), dict[str, ArchSpec]()
-    while len(found) < count:
+    """Return distinct random specs, always the same."""
+    rng, specs = random.Random(0), dict[str, ArchSpec]()
+    while len(specs) < count:
         spec = SPACES[scale.space].sample(rng)
-        found.setdefault(spec.arch_id, spec)
-    return list(found.values())
+        specs.setdefault(spec.arch_id, spec)
+    return list(specs.values())
 
 
 def measured(scale: Scale, spec: ArchSpec, turn: int, reference: nn.Module) -> Row:
-    """One row: the net beside the reference, then its stages. Holds the device's lock."""
+    """Return one row: the model interleaved with the reference, then its stages. Holds the device's lock."""
     torch.manual_seed(turn)
     net = fuse(build(spec))
     shape = (scale.batch, 3, scale.resolution, scale.resolution)
     images = [torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(BUFFERS)]
     with measuring(lock_dir() / "cpu"), torch.inference_mode():
-        arms = [_call(model, images) for model in (net, reference)]
-        found = compare(arms[0], arms[1], HostTimer(), scale.compare_s, np.random.default_rng(turn))
+        calls = [_call(model, images) for model in (net, reference)]
+        times = compare(calls[0], calls[1], HostTimer(), scale.compare_s, np.random.default_rng(turn))
         stages = stage_times(net, called_modules(net, net.stage_modules(), images[0]), images[0], scale.stages_s)
-    ratio = found.ratio
+    ratio = times.ratio
     return {
         "arch_id": spec.arch_id,
         "turn": turn,
-        "seconds": round(found.candidate.value, 7),
-        "reference_s": round(found.reference.value, 7),
+        "seconds": round(times.candidate.value, 7),
+        "reference_s": round(times.reference.value, 7),
         "ratio": [round(x, 5) for x in (ratio.value, ratio.low, ratio.high)],
-        "samples": int(found.candidate_s.size),
+        "samples": int(times.candidate_s.size),
         "whole_s": round(stages.whole_s, 7),
         "stages_s": {name: round(seconds, 7) for name, seconds in stages.stages_s.items()},
         "spec": spec.to_dict(),
@@ -111,13 +111,13 @@ def _call(model: Any, images: list[torch.Tensor]) -> Callable[[], object]:
 
 
 def half_width(row: Row) -> float:
-    """Of the ratio's interval, relative."""
+    """Return the relative half-width of the ratio's interval."""
     value, low, high = row["ratio"]
     return float(high - low) / (2 * value)
 
 
 def collect(scale: Scale, count: int) -> None:
-    """Times what is missing, then once more what is wide; saves after each net."""
+    """Time the missing architectures, then again those with wide intervals; save after each."""
     rows: dict[tuple[str, int], Row] = {(row["arch_id"], row["turn"]): row for row in kept(scale)}
     specs = drawn(scale, count)
     wanted = [(spec, 0) for spec in specs] + [(spec, 1) for spec in specs[: scale.again]]
@@ -132,18 +132,21 @@ def collect(scale: Scale, count: int) -> None:
         total = len(missing) + len(wide)
         left = clock((time.monotonic() - began) / done * (total - done))
         print(f"{done}/{total} {spec.arch_id} {row['ratio'][0]:.3f} +- {half_width(row):.1%} ETA {left}", flush=True)
-    again = sum(half_width(row) > WIDE for row in rows.values())
-    print(f"{len(rows)} rows, {again} known to worse than {WIDE:.0%}" + ("; call it again for them" if again else ""))
+    imprecise = sum(half_width(row) > WIDE for row in rows.values())
+    print(
+        f"{len(rows)} rows, {imprecise} with half-widths over {WIDE:.0%}"
+        + ("; repeat the command for them" if imprecise else "")
+    )
 
 
 def kept(scale: Scale) -> list[Row]:
-    """The rows that are there."""
+    """Return the existing rows."""
     rows: list[Row] = json.loads(scale.results.read_text())["rows"] if scale.results.exists() else []
     return rows
 
 
 def save(scale: Scale, rows: Sequence[Row]) -> None:
-    """One row a line."""
+    """Write one row per line."""
     names = ("cpu", "cpus", "threads", "python", "torch")
     setting = {name: getattr(scale, name) for name in ("space", "reference", "batch", "resolution")}
     setting |= {name: environment("cpu")[name] for name in names}
@@ -152,72 +155,72 @@ def save(scale: Scale, rows: Sequence[Row]) -> None:
 
 
 def observed(rows: Sequence[Row]) -> list[Observation]:
-    """Times relative to the reference's."""
+    """Return times relative to the reference's."""
     return [
         Observation.scaled(ArchSpec.from_dict(r["spec"]), 1 / r["ratio"][0], r["whole_s"], r["stages_s"]) for r in rows
     ]
 
 
-def splits(found: Sequence[Observation], size: int) -> Iterator[tuple[list[Observation], list[Observation]]]:
-    """(seen, unseen): the first of them in the order that they were drawn, then at random."""
+def splits(observations: Sequence[Observation], size: int) -> Iterator[tuple[list[Observation], list[Observation]]]:
+    """Yield (seen, unseen): first in the order of sampling, then at random."""
     for seed in range(SPLITS):
-        order = list(found)
+        order = list(observations)
         if seed:
             random.Random(seed).shuffle(order)
         yield order[:size], order[size:]
 
 
-def errors(fit: Fit, found: Sequence[Observation], size: int) -> str:
-    """Of all splits: mean and spread."""
-    pairs = [(unseen, fit(seen)([o.spec for o in unseen])) for seen, unseen in splits(found, size)]
+def errors(fit: Fit, observations: Sequence[Observation], size: int) -> str:
+    """Return mean and spread of the scores over all splits."""
+    pairs = [(unseen, fit(seen)([o.spec for o in unseen])) for seen, unseen in splits(observations, size)]
     return cells([scores([o.seconds for o in unseen], list(seconds)) for unseen, seconds in pairs])
 
 
 def scores(measured_s: Sequence[float], predicted_s: Sequence[float]) -> tuple[float, ...]:
-    """Median error and 90th percentile in percent, Kendall tau, Spearman rho."""
-    found = held_out(measured_s, predicted_s, [True] * len(measured_s))
-    return 100 * found.median_error, 100 * found.p90_error, found.kendall_tau, found.spearman_rho
+    """Return median error and 90th percentile in percent, Kendall tau, Spearman rho."""
+    accuracy = held_out(measured_s, predicted_s, [True] * len(measured_s))
+    return 100 * accuracy.median_error, 100 * accuracy.p90_error, accuracy.kendall_tau, accuracy.spearman_rho
 
 
-def cells(found: Sequence[tuple[float, ...]]) -> str:
-    """Mean and spread of each score."""
-    means, spreads = np.mean(found, axis=0), np.std(found, axis=0)
+def cells(of_splits: Sequence[tuple[float, ...]]) -> str:
+    """Return mean and spread of each score."""
+    means, spreads = np.mean(of_splits, axis=0), np.std(of_splits, axis=0)
     texts = [f"{m:.{d}f} +- {s:.{d}f}" for m, s, d in zip(means, spreads, (1, 1, 3, 3), strict=True)]
     return "".join(f"{text:>16}" for text in texts)
 
 
 def report(scale: Scale, rows: Sequence[Row]) -> None:
-    """The tables; those of other models are for "micro"."""
+    """Print the tables; other models are compared for "micro" only."""
     if scale.space == SPACE:
         compared(rows)
     first = observed([row for row in rows if row["turn"] == 0])
     whole = LatencyPredictor.fit(first, batch=scale.batch, resolution=scale.resolution)
-    print(f"cross-validated on all {len(first)} nets: {whole.cross_validated()}")
+    print(f"cross-validated on all {len(first)} architectures: {whole.cross_validated()}")
 
 
 def compared(rows: Sequence[Row]) -> None:
-    """All models, the noise, the learning curve, and blocks that were never timed."""
+    """Print all models, the noise, the learning curve, and untimed blocks."""
     first, second = (observed([r for r in rows if r["turn"] == turn]) for turn in (0, 1))
-    truth = {o.spec.arch_id: o.seconds for o in first}
-    twice = scores([truth[o.spec.arch_id] for o in second], [o.seconds for o in second])
-    print(f"{len(first)} nets; trained on {TRAINED_ON}, held out the rest, {SPLITS} splits: mean and spread\n")
+    first_seconds = {o.spec.arch_id: o.seconds for o in first}
+    twice = scores([first_seconds[o.spec.arch_id] for o in second], [o.seconds for o in second])
+    print(f"{len(first)} architectures; trained on {TRAINED_ON}, held out the rest, {SPLITS} splits: mean and spread\n")
     print(f"{'':36}{'median error %':>16}{'p90 error %':>16}{'Kendall tau':>16}{'Spearman rho':>16}")
     for name, fit in MODELS.items():
         print(f"{name:36}{errors(fit, first, TRAINED_ON)}", flush=True)
-    print(f"{f'{len(second)} nets measured twice':36}{cells([twice])}\n")
+    print(f"{f'{len(second)} measured twice':36}{cells([twice])}\n")
     for stages in (True, False):
         for size in SIZES:
-            label = f"nas.samplers.latency, {size} nets" + ("" if stages else ", whole only")
+            label = f"nas.samplers.latency, {size} timed" + ("" if stages else ", whole only")
             print(f"{label:36}{errors(ours(stages), first, size)}", flush=True)
     print()
     for kind in SPACES[SPACE].choices()["stage3.block"]:
-        print(f"{kind}, in no net it was fitted on: {strange(str(kind), first)}", flush=True)
+        print(f"{kind}, in no fitted architecture: {untimed_block(str(kind), first)}", flush=True)
 
 
-def strange(block: str, found: Sequence[Observation]) -> HeldOut:
-    """Errors on the nets with a block, fitted on those without it."""
-    having = [o for o in found if any(stage.block == block for stage in o.spec.stages)]
-    others = [o for o in found if o not in having]
+def untimed_block(block: str, observations: Sequence[Observation]) -> HeldOut:
+    """Return errors on the architectures with a block, after a fit on those without it."""
+    having = [o for o in observations if any(stage.block == block for stage in o.spec.stages)]
+    others = [o for o in observations if o not in having]
     predictor = LatencyPredictor.fit(others, batch=BATCH, resolution=RESOLUTION_PX)
     guesses = predictor.predict([o.spec for o in having])
     inside = [p.low_s <= o.seconds <= p.high_s for p, o in zip(guesses, having, strict=True)]
@@ -225,11 +228,11 @@ def strange(block: str, found: Sequence[Observation]) -> HeldOut:
 
 
 def main() -> None:
-    """The command."""
+    """Collect rows, print tables, or both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", type=int, metavar="N", help="time N nets, but for those that are there")
+    parser.add_argument("--collect", type=int, metavar="N", help="time N architectures, except existing ones")
     parser.add_argument("--space", choices=list(SCALES), default=SPACE)
-    parser.add_argument("--report", action="store_true", help="print the tables")
+    parser.add_argument("--report", action="store_true", help="print the tables (default: no)")
     arguments = parser.parse_args()
     if not (arguments.collect or arguments.report):
         parser.error("give --collect N, --report or both")

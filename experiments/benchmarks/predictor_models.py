@@ -1,6 +1,6 @@
-"""Other ways to predict a latency, which `experiments.benchmarks.predictor` compares with `nas.samplers.latency`.
+"""Define other latency models, which `experiments.benchmarks.predictor` compares with `nas.samplers.latency`.
 
-Each is fitted on observations, and then gives seconds for specs of space "micro".
+Each is fitted on observations, and then predicts seconds for specs of space "micro".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Fit = Callable[[Sequence[Observation]], Seconds]
 
 
 def encoded(specs: Sequence[ArchSpec]) -> Array:
-    """Numbers as logarithms, the rest as one-hot; what a net doesn't read is the mean of its choices, or all zero."""
+    """Encode numbers as logarithms, the rest as one-hot; inactive genes are the mean of their choices, or zeros."""
     space = SPACES[SPACE]
     rows = []
     for params in map(space.encode, specs):
@@ -42,25 +42,25 @@ def encoded(specs: Sequence[ArchSpec]) -> Array:
 
 
 def counted(*names: str) -> Callable[[Sequence[ArchSpec]], Array]:
-    """Logarithms of what `nas.measure.counts` counts."""
+    """Return logarithms of the counts of `nas.measure.counts`."""
     return lambda specs: np.log([[getattr(totals(s, RESOLUTION_PX), name) for name in names] for s in specs])
 
 
 def power_law(features: Callable[[Sequence[ArchSpec]], Array]) -> Fit:
-    """log seconds = a + b . features, by least squares."""
+    """Fit log seconds = a + b . features by least squares."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         def design(specs: Sequence[ArchSpec]) -> Array:
             return np.column_stack([features(specs), np.ones(len(specs))])
 
-        found = np.linalg.lstsq(design(_specs(seen)), np.log(_seconds(seen)), rcond=None)[0]
-        return lambda specs: np.exp(design(specs) @ found)
+        coefficients = np.linalg.lstsq(design(_specs(seen)), np.log(_seconds(seen)), rcond=None)[0]
+        return lambda specs: np.exp(design(specs) @ coefficients)
 
     return fit
 
 
 def regressor(make: Callable[[], Any]) -> Fit:
-    """A regressor of scikit-learn from the encoded spec to log seconds."""
+    """Fit a regressor of scikit-learn from the encoded spec to log seconds."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         x = encoded(_specs(seen))
@@ -72,13 +72,13 @@ def regressor(make: Callable[[], Any]) -> Fit:
 
 
 def gaussian_process() -> GaussianProcessRegressor:
-    """A linear and a smooth part, and noise, all by likelihood. Without the linear one, sums of parts are 24 % off."""
+    """Return a process with a linear and a smooth part and noise; without the linear part, sums are 24 % off."""
     smooth = ConstantKernel(0.1) * RBF(2.0)
     return GaussianProcessRegressor(ConstantKernel(1.0) * DotProduct() + smooth + WhiteKernel(0.01), normalize_y=True)
 
 
 def shapes(seen: Sequence[Observation]) -> Seconds:
-    """A Gaussian process for each kind of part, from its shape alone to its log seconds; the net is their sum."""
+    """Fit a Gaussian process from shape to log seconds for each kind of part; predict the sum of the parts."""
     timed: dict[str, list[tuple[tuple[float, ...], float]]] = {}
     for o in seen:
         for part in _parts(o.spec):
@@ -100,17 +100,17 @@ def _by_shape(rows: list[tuple[tuple[float, ...], float]]) -> Callable[[tuple[fl
 
 
 def costs(with_stages: bool) -> Fit:
-    """What operators cost, by kind (`nas.samplers.latency.predictor`), without what parts of a kind share."""
+    """Fit operators' costs by kind (`nas.samplers.latency.predictor`), without shared corrections."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
-        found = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).rates
-        return lambda specs: np.array([_by_costs(found, s) for s in specs])
+        rates = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX).rates
+        return lambda specs: np.array([_by_costs(rates, s) for s in specs])
 
     return fit
 
 
 def costs_and_process(seen: Sequence[Observation]) -> Seconds:
-    """Operators' costs, times a Gaussian process over whole nets by their encoded specs."""
+    """Fit operators' costs times a Gaussian process over the encoded specs."""
     by_costs = costs(True)(seen)
     left = _seconds(seen) / by_costs(_specs(seen))
     factor = regressor(gaussian_process)([Observation(o.spec, float(f)) for o, f in zip(seen, left, strict=True)])
@@ -118,7 +118,7 @@ def costs_and_process(seen: Sequence[Observation]) -> Seconds:
 
 
 def ours(with_stages: bool) -> Fit:
-    """`nas.samplers.latency` itself."""
+    """Fit `nas.samplers.latency` itself."""
 
     def fit(seen: Sequence[Observation]) -> Seconds:
         model = LatencyModel.fit(seen if with_stages else whole_only(seen), BATCH, RESOLUTION_PX)
@@ -128,12 +128,12 @@ def ours(with_stages: bool) -> Fit:
 
 
 def whole_only(seen: Sequence[Observation]) -> list[Observation]:
-    """Without the stages' times."""
+    """Return the observations without the stages' times."""
     return [Observation(o.spec, o.seconds) for o in seen]
 
 
-def _by_costs(found: OperatorRates, spec: ArchSpec) -> float:
-    return found.overhead_s + sum(map(found.stage_s, _parts(spec)))
+def _by_costs(rates: OperatorRates, spec: ArchSpec) -> float:
+    return rates.overhead_s + sum(map(rates.stage_s, _parts(spec)))
 
 
 def _parts(spec: ArchSpec) -> list[StageCost]:
@@ -164,9 +164,9 @@ MODELS: dict[str, Fit] = {
     ),
     "spec, Gaussian process": regressor(gaussian_process),
     "parts by shape, Gaussian processes": shapes,
-    "operators' costs, whole nets": costs(False),
+    "operators' costs, whole models": costs(False),
     "operators' costs, stages too": costs(True),
     "operators' costs x process of spec": costs_and_process,
-    "nas.samplers.latency, whole nets": ours(False),
+    "nas.samplers.latency, whole models": ours(False),
     "nas.samplers.latency, stages too": ours(True),
 }

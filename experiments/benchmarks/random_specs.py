@@ -1,7 +1,7 @@
-"""Do random specs of a space build, give the shapes that they declare, and count fast enough for a search?
+"""Build random specs of a space; check their shapes, and the time of counting them.
 
 Command:   python -m experiments.benchmarks.random_specs --space full --specs 10000 --seed 0
-Hardware:  one CPU core; everything lies on the meta device, so memory doesn't matter
+Hardware:  one CPU core; all tensors are on the meta device, which needs no memory
 Time:      see experiments/LOG.md
 Expected:  no failure, no spec over 100 ms, 50 specs a second or more counted
 
@@ -35,7 +35,7 @@ LINE_EVERY_S = 5.0
 
 @dataclass
 class Outcome:
-    """What came of the specs of one space, in milliseconds each."""
+    """Milliseconds and failures of the specs of one space."""
 
     totals_ms: list[float] = field(default_factory=list)
     build_ms: list[float] = field(default_factory=list)
@@ -44,13 +44,13 @@ class Outcome:
 
 
 def built(spec: ArchSpec) -> Backbone:
-    """The network on the meta device."""
+    """Return the model on the meta device."""
     with skip_init():
         return build(spec)
 
 
 def check(model: Backbone, resolution: int) -> int:
-    """MACs of one call. Raises ValueError for a map whose shape isn't as declared."""
+    """Return the MACs of one call; ValueError where a map's shape is not the declared one."""
     shapes: list[tuple[int, ...]] = []
     hooks = [stage.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape))) for stage in model.stages]
     with evaluating(model), MacCountingMode() as mode:
@@ -60,14 +60,14 @@ def check(model: Backbone, resolution: int) -> int:
     sides = [resolution // stride for stride in (*model.strides, model.spatial_stride)]
     widths = (*model.widths, model.spatial_dim)
     expected = [(1, model.summary_dim), *((1, c, side, side) for c, side in zip(widths, sides, strict=True))]
-    found = [tuple(summary.shape), *shapes, tuple(spatial.shape)]
-    if found != expected:
-        raise ValueError(f"shapes {found}, declared {expected}")
+    actual = [tuple(summary.shape), *shapes, tuple(spatial.shape)]
+    if actual != expected:
+        raise ValueError(f"shapes {actual}, declared {expected}")
     return mode.macs
 
 
 def run(space: Space, specs: int, seed: int) -> Outcome:
-    """Builds, checks and counts random specs, with progress on stderr. Ends early, with what there is, on Ctrl-C."""
+    """Build, check and count random specs, with progress on stderr; Ctrl-C ends it early with the results so far."""
     rng, outcome = random.Random(seed), Outcome()
     began = last_line = time.perf_counter()
     try:
@@ -83,39 +83,39 @@ def run(space: Space, specs: int, seed: int) -> Outcome:
 
 
 def try_one(spec: ArchSpec, resolution: int, outcome: Outcome) -> None:
-    """Adds the times of one spec, or its failure."""
+    """Add the times of one spec, or its failure, to the outcome."""
     try:
         times = [timed(spec, resolution)]
         if times[0][1] > SLOW_MS:
             times += [timed(spec, resolution) for _ in range(REPEATS - 1)]
-    except Exception as error:  # whatever a spec provokes is what we look for
+    except Exception as error:  # of any kind: failures are the result
         outcome.failures.append((spec, f"{type(error).__name__}: {error}"))
         return
     outcome.build_ms.append(median(build_ms for build_ms, _, _ in times))
     outcome.check_ms.append(median(check_ms for _, check_ms, _ in times))
-    outcome.totals_ms.append(times[0][2])  # the others find all parts counted
+    outcome.totals_ms.append(times[0][2])  # repetitions find all parts in the cache
 
 
 def timed(spec: ArchSpec, resolution: int) -> tuple[float, float, float]:
-    """Milliseconds of building, of building and checking, and of the totals. Raises ValueError for what is wrong.
+    """Return CPU milliseconds of building, of building and checking, and of the totals; ValueError for wrong counts.
 
-    Of the processor's time: it is one thread's work, and the same on a machine that has other things to do.
+    CPU time of one thread is independent of other load.
     """
     began = time.process_time()
     counted = totals(spec, resolution)
-    told = time.process_time()
+    totals_end = time.process_time()
     model = built(spec)
-    made = time.process_time()
+    build_end = time.process_time()
     macs = check(model, resolution)
-    checked = time.process_time()
-    found = (macs, sum(p.numel() for p in model.parameters()))
-    if counted != found or not all(found):
-        raise ValueError(f"MACs and parameters {found}, by its parts {tuple(counted)}")
-    return (made - told) * 1e3, (checked - told) * 1e3, (told - began) * 1e3
+    check_end = time.process_time()
+    actual = (macs, sum(p.numel() for p in model.parameters()))
+    if counted != actual or not all(actual):
+        raise ValueError(f"MACs and parameters {actual}, by its parts {tuple(counted)}")
+    return (build_end - totals_end) * 1e3, (check_end - totals_end) * 1e3, (totals_end - began) * 1e3
 
 
 def show(space: Space, outcome: Outcome) -> None:
-    """Prints the numbers and each failure."""
+    """Print the numbers and each failure."""
     done = len(outcome.check_ms)
     print(f"{space.name}: {done + len(outcome.failures)} random specs, {len(outcome.failures)} failed")
     for spec, reason in outcome.failures:
@@ -133,20 +133,20 @@ def show(space: Space, outcome: Outcome) -> None:
 
 
 def per_second(times_ms: Sequence[float]) -> float:
-    """How many a second."""
+    """Return the number per second."""
     return 1e3 * len(times_ms) / sum(times_ms)
 
 
 def spread(times_ms: Sequence[float]) -> str:
-    """Median, 95th percentile and largest."""
+    """Return median, 95th percentile and maximum as text."""
     return f"median {median(times_ms):.1f} ms, p95 {quantiles(times_ms, n=20)[-1]:.1f}, max {max(times_ms):.1f}"
 
 
 def main() -> int:
-    """The command; 1 where a spec failed."""
+    """Check all spaces; 1 where a spec failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", action="append", choices=list(SPACES), help="may be repeated (default: all)")
-    parser.add_argument("--specs", type=int, default=10_000, help="of each space (default 10000)")
+    parser.add_argument("--specs", type=int, default=10_000, help="specs of each space (default: 10000)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

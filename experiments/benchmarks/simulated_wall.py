@@ -7,7 +7,8 @@
 
 Every architecture keeps its recorded seconds and values; the simulation decides again which ones continue to the next
 rung, and when. If it continues one that was early-stopped, the next rung takes the median growth of the others'
-seconds, and the unknown score stays the same."""
+seconds, and the unknown score stays the same.
+"""
 
 from __future__ import annotations
 
@@ -125,9 +126,8 @@ def main() -> None:
         RECORDED.write_text(json.dumps(of, separators=(",", ":")))
     simulated = again(of)
     print(f"{of['command']}: start-up {start_s(of):.1f} s")
-    print(
-        f"wall time: real {of['wall_s']:.0f} s, simulated {simulated.wall_s:.0f} s ({simulated.wall_s / of['wall_s']:.3f}x)"
-    )
+    real_s, simulated_s = of["wall_s"], simulated.wall_s
+    print(f"wall time: real {real_s:.0f} s, simulated {simulated_s:.0f} s ({simulated_s / real_s:.3f}x)")
     print(f"trials at each rung: real {of['reached']}, simulated {list(simulated.reached)}")
     print(f"utilization {simulated.utilisation:.3f};", {doing.value: round(s) for doing, s in simulated.spent.items()})
 

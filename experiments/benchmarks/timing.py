@@ -9,7 +9,8 @@ minutes per command on two cores. Rows are saved in experiments/results; existin
 
 floor: eradio_pico against itself. drift: the same, 1.5 s, while the machine becomes 2 % slower (each call is followed
 by a wait that grows with time), and as a control the two timed one after the other. agree: random architectures,
-measured twice."""
+measured twice.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure what gradient-norm clipping does to the ranking of architectures.
+"""Measure the effect of gradient-norm clipping on the ranking of architectures.
 
     python -m experiments.distillation.clipping --archs 12
     python -m experiments.distillation.clipping --report
@@ -6,7 +6,7 @@
 Random architectures of space "micro" are trained on the built-in images and teachers under the default recipe: without
 clipping, with each of the limits on the gradient's norm, and without clipping under a second seed. The report gives
 Kendall's tau between each setting and the first one at every rung; tau between the two seeds is the ceiling that noise
-sets. A run is kept as one row of the results file, and a row that is there is not run again.
+sets. A run is saved as one row of the results file; existing rows are not run again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def train(arch: int, setting: Setting, targets: Targets) -> dict[str, Any]:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Print how each setting ranks and scores the architectures that all settings have trained."""
+    """Print rank correlations and scores of each setting, for the architectures that all settings have trained."""
     by_setting: dict[Setting, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_setting.setdefault(Setting(row["max_grad_norm"], row["seed"]), {})[row["arch"]] = row
@@ -96,7 +96,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run what is missing of the comparison, then report."""
+    """Run the missing trainings, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archs", type=int, default=12, help="number of architectures (default: 12)")
     parser.add_argument("--limits", default="1,0.3", help="limits on the gradient's norm (default: 1,0.3)")
@@ -107,7 +107,7 @@ def main() -> None:
         default=RESULTS,
         help="file of the rows (default: results/clipping.json of the experiments)",
     )
-    parser.add_argument("--report", action="store_true", help="print the table of the rows that are there")
+    parser.add_argument("--report", action="store_true", help="only print the table of existing rows")
     args = parser.parse_args()
     rows = json.loads(args.results.read_text()) if args.results.exists() else []
     if not args.report:

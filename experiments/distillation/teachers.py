@@ -1,11 +1,11 @@
-"""Is a student of several teachers worth more than a student of one? CIFAR-10 for classes, CamVid for segments.
+"""Compare students of several teachers with students of one, on CIFAR-10 classes and CamVid segmentation.
 
     python -m experiments.distillation.teachers --seeds 3 --workers 2
     python -m experiments.distillation.teachers --report
 
-Distils a small E-RADIO from the built-in teachers on unlabelled CIFAR-10 (WebDataset shards of ../shared/data) under
-every recipe of `RECIPES` and prints the probes of each. Rows are kept in experiments/results; those there are not run
-again.
+Distills a small E-RADIO from the built-in teachers on unlabeled CIFAR-10 (WebDataset shards of ../shared/data) under
+every recipe of `RECIPES` and prints the probes of each. Rows are saved in experiments/results; existing ones are not
+run again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 def student(width: int) -> ArchSpec:
-    """A small E-RADIO for 32 px: C2f stages at strides 4 and 8, windowed attention at 16, fused at 8."""
+    """Return a small E-RADIO for 32 px: C2f stages at strides 4 and 8, windowed attention at 16, fused at 8."""
     attention = {"heads": 8, "expansion": 4.0, "pre_conv": "depthwise", "window": 2, "cpb_hidden": 64}
     stages = (
         StageSpec("c2f", 1, width, expansion=0.5),
@@ -104,7 +104,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
 
 
 def scenes_miou(net: Any, cache: Path) -> float:
-    """Linear segmentation of CamVid on frozen features at 96 px: mean IoU over its 11 classes."""
+    """Return the mIoU of linear segmentation of CamVid on frozen features at 96 px: mean IoU over its 11 classes."""
     uri = f"webdataset:{DATA}/camvid/train-*.tar::{DATA}/camvid/val-*.tar#ignore=11"
     probe = SegmentationProbe(SCENE_CLASSES)
     for split, count, use in (("train", 200, probe.fit), ("val", 100, probe.score)):
@@ -119,12 +119,13 @@ def scenes_miou(net: Any, cache: Path) -> float:
 
 
 def cifar(cache: Path) -> Any:
+    """Return the teachers' targets on CIFAR-10."""
     uri = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
     return open_targets(uri, "builtin", root=cache, train_images=10_000, val_images=2000, image_px=32, grid=4, seed=0)
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Prints the mean of every metric over the seeds, and the mean rank of the students over the metrics."""
+    """Print the mean of every metric over the seeds, and the mean rank of the students over the metrics."""
     names = list(dict.fromkeys(row["recipe"] for row in rows))
     metrics = ["knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL)]
     table = {
@@ -138,6 +139,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Run the missing students and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -148,7 +150,7 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="print the table of what is there")
+    parser.add_argument("--report", action="store_true", help="only print the table of existing rows")
     args = parser.parse_args()
     wanted = [r.replace(";", ", ") for r in args.recipes.split(",")]
     rows = json.loads(args.results.read_text()) if args.results.exists() else []

@@ -1,11 +1,11 @@
-"""Does a short training rank architectures as a long one does, and does the score mean anything?
+"""Correlate rankings of architectures by short and long trainings, by seeds, and by probes.
 
     python -m experiments.distillation.trust --archs 30 --seeds 2 --workers 2
     python -m experiments.distillation.trust --report
 
 Trains random architectures of space "micro" on the built-in images and teachers under the default recipe, scores them
-at every rung, and prints Kendall tau between rungs, between seeds (the ceiling) and with the probes. Rows are kept in
-experiments/results; those there are not run again.
+at every rung, and prints Kendall tau between rungs, between seeds (the ceiling) and with the probes. Rows are saved in
+experiments/results; existing ones are not run again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "trust.json"
 def run(
     arch: int, seed: int, steps: tuple[int, ...], recipe: dict[str, Any], stored: tuple[str, float], cache: Path
 ) -> Any:
-    """One architecture, trained to the last of `steps`: explained variance and mean loss at each."""
+    """Train one architecture to the last of `steps`; return explained variance and mean loss at each."""
     torch.set_num_threads(1)
     default = SearchConfig()
     config = DistillConfig(precision="fp32", rung_steps=steps, **recipe)
@@ -78,7 +78,7 @@ def run(
 
 
 def linear(student: Any, targets: Any, images: int = 1000) -> dict[str, dict[str, dict[str, float]]]:
-    """Explained variance by ridge regression from the backbone's own features: strength -> teacher -> head."""
+    """Return explained variance by ridge regression from the backbone's own features: strength -> teacher -> head."""
 
     def features(split: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = list(student_features(student, split, "cpu", count))
@@ -98,20 +98,20 @@ def linear(student: Any, targets: Any, images: int = 1000) -> dict[str, dict[str
             gram = x.T @ x + strength * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
             for teacher in targets.teachers:
                 y = wanted(targets.train, images, teacher, head)
-                truth = wanted(targets.val, len(targets.val), teacher, head)
+                held_y = wanted(targets.val, len(targets.val), teacher, head)
                 guess = z @ torch.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)
-                error = (guess - truth).square().sum() / (truth - truth.mean(0)).square().sum()
+                error = (guess - held_y).square().sum() / (held_y - held_y.mean(0)).square().sum()
                 scores.setdefault(str(strength), {}).setdefault(teacher, {})[head] = 1 - float(error)
     return scores
 
 
 def of_heads(found: dict[str, dict[str, float]], *heads: str) -> float:
-    """Mean over heads and teachers."""
+    """Return the mean over heads and teachers."""
     return float(np.mean([[teacher[head] for head in heads] for teacher in found.values()]))
 
 
 def of_losses(rung: dict[str, Any], head: str) -> float:
-    """Minus the mean training loss over the last third of the rung."""
+    """Return minus the mean training loss over the last third of the rung."""
     return -float(np.mean([loss for key, loss in rung["losses"].items() if key.endswith(head)]))
 
 
@@ -128,12 +128,12 @@ SCORES: dict[str, Callable[[dict[str, Any]], float]] = {
 
 
 def tau(a: Any, b: Any) -> str:
-    """Kendall's tau-b, as text."""
+    """Return Kendall's tau-b as text."""
     return f"{kendalltau(a, b).statistic:.2f}"
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Prints the correlations of one recipe and storage."""
+    """Print the correlations of one recipe and storage."""
     by = {(r["arch"], r["seed"]): r for r in rows}
     seeds = sorted({seed for _, seed in by})
     archs = sorted(a for a in {arch for arch, _ in by} if all((a, seed) in by for seed in seeds))
@@ -166,18 +166,21 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Run the missing trainings and print the correlations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", default="30,90,270,300")
     parser.add_argument("--recipe", type=json.loads, default={}, help="settings of DistillConfig, as JSON")
-    parser.add_argument("--storage", default="int8", help="of the cached targets")
-    parser.add_argument("--share", type=float, default=0.25, help="of the teachers' numbers that is cached")
+    parser.add_argument("--storage", default="int8", help="storage of the cached targets (default: int8)")
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="share of the teachers' numbers in the cache (default: 0.25)"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="print the table of what is there")
+    parser.add_argument("--report", action="store_true", help="only print the table of existing rows")
     args = parser.parse_args()
     steps = tuple(map(int, args.steps.split(",")))
     rows = json.loads(args.results.read_text()) if args.results.exists() else []
