@@ -6,12 +6,12 @@
 
 Random architectures of space "micro", 64 px, batch 16, each interleaved with eradio_pico in A B B A order for at most
 2.5 s, then its stages for 0.7 s; 30 of them twice, for the noise. "full": 224 px, batch 4, with eradio_xt, 7 s and 2 s.
-All in fp32, channels-last, fused, eager, one thread. A row whose ratio is known to worse than 2 % is measured again by
-the next call, and the better known one kept. What is predicted is the time relative to the reference's: seconds drift
-with what else the machine does (a net takes 11 or 20 ms), the ratio does not.
+All in fp32, channels-last, fused, eager, one thread. The next call repeats rows whose ratio has a half-width over
+2 %, and keeps the more precise one. The models predict the time relative to the reference's: seconds depend on other
+load (a model takes 11 or 20 ms), the ratio does not.
 
 Hardware: two hyperthreads of an AMD EPYC (torch 2.13). Time: 13 minutes on an idle machine, 3 for the report; "full" 7.
-Expected: median error under 5 % from 100 nets (2 %, where two measurements of a net lie 0.9 % apart).
+Expected: median error under 5 % from 100 architectures (2 %, where two measurements differ by 0.9 %).
 """
 
 from __future__ import annotations
