@@ -195,7 +195,7 @@ def test_peak_memory_sees_views_and_in_place_operators_once():
 
 def test_memory_that_no_tensor_holds_is_seen_in_the_resident_set():
     images = torch.zeros(1)
-    found = peak_memory(lambda: bytearray(b"x" * (64 * 2**20)), nn.Identity(), images, followed=False)
+    found = peak_memory(lambda: bytearray(b"x" * (64 * 2**20)), nn.Identity(), images, tracked=False)
     assert found.allocated_mib is None
     if found.reserved_mib is None:
         pytest.skip("/proc/self/clear_refs cannot be written here")
