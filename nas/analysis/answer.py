@@ -207,7 +207,7 @@ def nothing_fits_line(a: Answer, limits: Limits) -> str:
 def confidence_line(a: Answer, limits: Limits) -> str:
     """Return a line with the confidence in the answer."""
     assert a.best is not None
-    line = f"confidence: best of the {a.fitting} that fit: {percent(a.best.chance_best)}"
+    line = f"confidence: best of the fitting candidates ({a.fitting}): {percent(a.best.chance_best)}"
     return f"{line}; within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 
