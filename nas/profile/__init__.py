@@ -1,1 +1,1 @@
-"""The work behind ``python -m nas.profile``: one network in depth, several side by side, or a sample of a space."""
+"""The command ``nas.profile``: one network in depth, several compared, runtimes compared, or a sample of a space."""

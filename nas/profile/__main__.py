@@ -1,4 +1,4 @@
-"""``python -m nas.profile``: what a backbone costs on this machine, stage by stage; runtimes; a sample of a space.
+"""``python -m nas.profile``: measure the cost of backbones, their stages and runtimes, or sample a search space.
 
 python -m nas.profile --arch eradio
 """
@@ -21,23 +21,22 @@ from backbones import resolve
 from nas.cli import FAILED, INTERRUPTED, clock, exit_code, report_error
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand, parse
-from nas.profile.network import profiling
+from nas.profile.network import profile_network
 from nas.profile.profiles import NetworkSettings, Profile
-from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, comparing
-from nas.profile.runtime_tables import show_runtimes
-from nas.profile.space_sample import SpaceProfile, SpaceRequest, sampling
-from nas.profile.tables import show, show_space
+from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, compare_runtimes
+from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
+from nas.profile.tables import show, show_runtimes, show_space
 from nas.study.redaction import public_text
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code, see `nas.cli`; what was found before an error is shown.
+    """Run the command and return its exit code (see `nas.cli`), which is 1 also where a network could not be measured.
 
-    1 also where a network could not be measured.
+    Results from before an error or an interruption are printed.
     """
-    return exit_code(lambda: _command(argv), public_text, "nothing was known yet")
+    return exit_code(lambda: _command(argv), public_text, "nothing was measured yet")
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -52,16 +51,16 @@ def _command(argv: Sequence[str] | None) -> int:
 
 
 class TimeLeftColumn(ProgressColumn):
-    """Counts down to the task's `deadline`, in seconds of the monotonic clock."""
+    """A column that counts down to the task's `deadline`, in seconds of the monotonic clock."""
 
     def render(self, task: Task) -> Text:
-        """Show the time that is left, and the time spent."""
+        """Return the time that is left, and the time spent."""
         left_s = max(0.0, task.fields["deadline"] - time.monotonic())
         return Text(f"ETA {clock(left_s)}, elapsed {clock(task.elapsed or 0.0)}", style="dim")
 
 
 class ProfileProgress:
-    """One line with the current step and the seconds that are left; silent where there is no terminal."""
+    """A progress line with the current step and the time that is left. Without a terminal it prints nothing."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -79,9 +78,9 @@ class ProfileProgress:
         with self._bars:
             yield
 
-    def __call__(self, what: str, left_s: float) -> None:
-        """Show a new step, and the seconds that are left from now on."""
-        self._bars.update(self._task, description=what, deadline=time.monotonic() + left_s)
+    def __call__(self, step: str, left_s: float) -> None:
+        """Show a new step and the seconds that are left."""
+        self._bars.update(self._task, description=step, deadline=time.monotonic() + left_s)
 
 
 def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
@@ -93,7 +92,7 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
         arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
     ) -> Iterator[Profile]:
         later_s = settings.planned_s * networks_left
-        return profiling(arch, settings, service, lambda what, s: progress(what, s + later_s))
+        return profile_network(arch, settings, service, lambda step, s: progress(step, s + later_s))
 
     code = _one_by_one(command.archs, steps, profiles)
     if command.json:
@@ -118,7 +117,7 @@ def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
         arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
     ) -> Iterator[RuntimesProfile]:
         later_s = settings.seconds * len(settings.arms) * networks_left
-        return comparing(arch, settings, service, lambda what, s: progress(what, s + later_s))
+        return compare_runtimes(arch, settings, service, lambda step, s: progress(step, s + later_s))
 
     code = _one_by_one(command.archs, steps, profiles)
     if command.json:
@@ -140,8 +139,8 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
 
     def work(progress: ProfileProgress) -> None:
         with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as service:
-            for step in sampling(request, service, progress):
-                profiles[:] = [step]
+            for profile in sample_space(request, service, progress):
+                profiles[:] = [profile]
 
     code = _run(work, profiles)
     (profile,) = profiles
@@ -154,37 +153,41 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
         from nas.profile.plots import plot_space
 
         plot_space(profile, command.plot)
-    nothing = profile.failed and not profile.values("ratio")
-    return code or (FAILED if nothing else 0)
+    none_measured = profile.failed and not profile.values("ratio")
+    return code or (FAILED if none_measured else 0)
 
 
 def _one_by_one(
     archs: Sequence[str],
-    steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Found]],
-    profiles: list[Found],
+    steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Result]],
+    profiles: list[Result],
 ) -> int:
-    """Profile one network after the other; keep in `profiles` what is known of each.
+    """Profile one network after the other and return the exit code.
 
-    steps: Profiles of an architecture after each step; its last argument is how many networks come later.
+    Args:
+        archs: Networks to profile.
+        steps: Returns the profiles of a network after each step; its last argument is the number of networks that
+            follow.
+        profiles: List that receives the latest profile of each network.
     """
 
     def work(progress: ProfileProgress) -> None:
         with MeasurementService(torch.get_num_threads()) as service:
             for done, arch in enumerate(archs):
-                for step in steps(arch, service, progress, len(archs) - done - 1):
-                    profiles[done:] = [step]
+                for profile in steps(arch, service, progress, len(archs) - done - 1):
+                    profiles[done:] = [profile]
 
     return _run(work, profiles)
 
 
 def _check(arch: str) -> None:
-    """Build the network without memory: an unknown name is better known now than after an hour of timing."""
+    """Raise the error of an unknown network now, not after an hour of timing others."""
     with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # some networks compute while being built
         resolve(arch)
 
 
 def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object]) -> int:
-    """Do the work; return the exit code where it ends early with something in `profiles`, else raise its error."""
+    """Do the work and return the exit code; raise its error only where `profiles` is empty."""
     progress = ProfileProgress(Console(stderr=True))
     try:
         with progress.showing():
@@ -206,7 +209,7 @@ def _print_json(plain: Any) -> None:
 
 def _warn(missing: Sequence[str]) -> None:
     if missing:
-        print(f"partial; not done: {', '.join(missing)}", file=sys.stderr)
+        print(f"incomplete; not done: {', '.join(missing)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

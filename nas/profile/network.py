@@ -1,4 +1,4 @@
-"""Profile one network in depth, step by step: each step yields a whole `Profile` that can be shown."""
+"""Profile one network in steps; each step yields a `Profile` that can be shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_modules, self_times, stage_times
-from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, reason
+from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, failure_reason
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
 
@@ -28,40 +28,42 @@ TIMING, PARTS = "timing", "stages and layers"
 
 
 def fused_counter(macs: int, ours: int) -> CounterResult:
-    """Return our count of the deploy form that is timed: `macs` against those of the network as it is trained."""
+    """Return the project's own count of the fused form, which is the form that is timed.
+
+    Args:
+        macs: Multiply-accumulates of the fused form.
+        ours: Multiply-accumulates of the network as it is trained.
+    """
     saved = ours - macs
-    if not saved:
-        return CounterResult(
-            "ours, fused", macs, "the form that is timed; folding BatchNorm leaves the products as they are"
-        )
-    return CounterResult(
-        "ours, fused", macs, f"the form that is timed: {format_macs(saved)} are constants there (position bias)"
+    reason = (
+        f"{format_macs(saved)} (position bias) become constants" if saved else "folding BatchNorm saves no products"
     )
+    return CounterResult("ours, fused", macs, f"the form that is timed: {reason}")
 
 
 @dataclass(frozen=True)
 class PartWork:
-    """The work of a part of the network in one call, apart from any device."""
+    """The operators of a part of the network in one call, independent of any device."""
 
     name: str
     params: int
     operators: tuple[Operator, ...]
 
 
-def stage_work(parts: Sequence[tuple[str, str, int]], found: Sequence[Operator]) -> list[PartWork]:
-    """Gather the work of parts given as (label, qualified module name, parameters)."""
+def stage_work(parts: Sequence[tuple[str, str, int]], calls: Sequence[Operator]) -> list[PartWork]:
+    """Return the work of each of `parts`: (label, qualified module name, parameters)."""
     return [
-        PartWork(label, params, tuple(o for o in found if o.module == name or o.module.startswith(f"{name}.")))
+        PartWork(label, params, tuple(o for o in calls if o.module == name or o.module.startswith(f"{name}.")))
         for label, name, params in parts
     ]
 
 
-def layer_work(found: Sequence[Operator]) -> list[PartWork]:
-    """Gather the work of every module's own operators, without those of modules in it, in the order they first run."""
+def layer_work(calls: Sequence[Operator]) -> list[PartWork]:
+    """Return the work of each module without that of its submodules, in the order of execution."""
     by_module: dict[str, list[Operator]] = {}
-    for operator in found:
+    for operator in calls:
         by_module.setdefault(operator.module, []).append(operator)
-    return [PartWork(name, sum(o.params for o in own), tuple(own)) for name, own in by_module.items()]
+    return [PartWork(name, sum(o.params for o in group), tuple(group)) for name, group in by_module.items()]
 
 
 def rows(
@@ -72,9 +74,16 @@ def rows(
     ceilings: Ceilings,
     pieces: int = 1,
 ) -> tuple[PartRow, ...]:
-    """Make the table's rows from work timed in calls of `batch` images that take `whole_s`.
+    """Return the table's rows, one for each part.
 
-    pieces: in how many the network may cut the batch; what one of them touches decides how fast bytes can move.
+    Args:
+        work: Operators of each part, in a call of `batch` images.
+        times_s: Seconds of each part, by name.
+        whole_s: Seconds of the whole call.
+        batch: Images of the call.
+        ceilings: Ceilings of the device.
+        pieces: Number of pieces that the network may split the batch into. The bytes that one piece touches decide
+            which memory's bandwidth applies.
     """
     return tuple(_row(w, times_s[w.name], whole_s, batch, ceilings, pieces) for w in work)
 
@@ -92,40 +101,47 @@ def _row(work: PartWork, seconds: float, whole_s: float, batch: int, ceilings: C
         share=seconds / whole_s,
         bound=limit.kind,
         attainable_ms=limit.attainable_s * 1e3,
-        utilisation=limit.attainable_s / seconds,
+        utilization=limit.attainable_s / seconds,
     )
 
 
-Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes at most from now on)
+Progress = Callable[[str, float], None]  # (step, seconds that this network still takes at most)
 
 
-def profiling(
+def profile_network(
     arch: str, settings: NetworkSettings, service: MeasurementService, progress: Progress
 ) -> Iterator[Profile]:
-    """Yield the profile of `arch` (preset, timm:NAME or spec file) after each step.
+    """Yield the profile of a network after each step.
 
-    What cannot be measured ends it with a `failure`. The device's lock is held from the first timing to the last.
+    A failed measurement ends the profile, which then has a `failure`. The device's lock is held from the first timing
+    to the last.
+
+    Args:
+        arch: Preset, timm:NAME or spec file.
+        settings: How to profile.
+        service: Process that measures.
+        progress: Receives each step.
 
     Raises:
-        ValueError: There is no such network, or it cannot take the resolution.
+        ValueError: There is no such network, or it does not accept the resolution.
     """
     progress(f"{arch}: building", settings.planned_s)
     name, model = resolve(arch)
     progress(f"{name}: counting", settings.planned_s)
-    known = counted(name, model, settings)
-    yield known
+    profile = count_network(name, model, settings)
+    yield profile
     with exclusive_device(str(settings.device)):
         try:
-            for step in _measured(arch, model, known, settings, service, progress):
-                known = step
-                yield known
+            for step in _measure(arch, model, profile, settings, service, progress):
+                profile = step
+                yield profile
         except FAILURES as error:
-            yield replace(known, failure=f"{known.missing[0]}: {reason(error)}")
+            yield replace(profile, failure=f"{profile.missing[0]}: {failure_reason(error)}")
     if settings.device.type == "cuda":
         torch.cuda.empty_cache()  # the next network is measured by another process
 
 
-def _measured(
+def _measure(
     arch: str,
     model: nn.Module,
     profile: Profile,
@@ -133,39 +149,43 @@ def _measured(
     service: MeasurementService,
     progress: Progress,
 ) -> Iterator[Profile]:
-    """Time the whole network on its runtime, in a process of its own; then its parts eagerly, in this one."""
+    """Time the whole network on its runtime in another process, then its parts eagerly in this process."""
     left_s, name = settings.planned_s, profile.arch
-    progress(f"{name}: timing {profile.batch} x {profile.resolution} px beside {settings.reference}", left_s)
-    profile = _timed(arch, profile, settings, service)
+    progress(f"{name}: timing {profile.batch} x {profile.resolution} px against {settings.reference}", left_s)
+    profile = _time_network(arch, profile, settings, service)
     yield profile
     left_s -= settings.seconds
-    progress(f"{name}: timing its stages and layers", left_s)
+    progress(f"{name}: timing stages and layers", left_s)
     ready = apply_arm(model, settings.arm, settings.device)
-    profile = _parted(profile, ready, settings)
+    profile = _time_parts(profile, ready, settings)
     yield profile
     left_s -= 2 * PARTS_SHARE * settings.seconds
     for kind, sizes in settings.sweeps.items():
         progress(f"{name}: {kind} sweep over {', '.join(map(str, sizes))}", left_s)
-        found = SWEEPS[kind](model, ready, profile, settings)
-        profile = _done(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: found})
+        sweep = SWEEPS[kind](model, ready, profile, settings)
+        profile = _complete(profile, _sweep_step(kind), sweeps={**profile.sweeps, kind: sweep})
         yield profile
         left_s -= settings.seconds
 
 
 def default_resolution(spec: ArchSpec | None) -> int:
-    """Return 64 px for laptop-scale specs, else 224 px."""
+    """Return 64 px for specs of the micro space, else 224 px."""
     return MICRO_PX if spec is not None and SPACES["micro"].contains(spec) else FULL_PX
 
 
 def default_batch(device: torch.device, resolution: int) -> int:
-    """Return the search's own batch size; on a CPU less at full resolution, where 16 images may take ten seconds."""
+    """Return the search's batch size; 4 on a CPU over 128 px, where 16 images may take ten seconds."""
     if device.type == "cuda":
         return 128
     return 16 if resolution <= 2 * MICRO_PX else 4
 
 
-def counted(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
-    """Count a network without timing. Raises ValueError where it cannot take the resolution."""
+def count_network(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
+    """Count a network without timing it.
+
+    Raises:
+        ValueError: The network does not accept the resolution.
+    """
     spec = getattr(model, "spec", None)
     resolution = settings.resolution or default_resolution(spec)
     counts = checked_count(name, model, resolution)
@@ -181,7 +201,7 @@ def counted(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
     )
 
 
-def _timed(arch: str, profile: Profile, settings: NetworkSettings, service: MeasurementService) -> Profile:
+def _time_network(arch: str, profile: Profile, settings: NetworkSettings, service: MeasurementService) -> Profile:
     setting = Setting(
         device=str(settings.device),
         batch=profile.batch,
@@ -189,32 +209,32 @@ def _timed(arch: str, profile: Profile, settings: NetworkSettings, service: Meas
         arm=settings.arm,
         budget_s=settings.seconds,
     )
-    found = service.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
-    return _done(profile, TIMING, measurement=found, batch=found.batch)  # memory may have been too small
+    record = service.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
+    return _complete(profile, TIMING, measurement=record, batch=record.batch)  # less, where memory was too small
 
 
-def _parted(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
-    """Time stages and layers and hold them against the ceilings."""
+def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
+    """Time stages and layers and compare them with the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
     parts = called_modules(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
     stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
     layers = self_times(ready, drawn, PARTS_SHARE * settings.seconds)
-    found = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
+    calls = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
     names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
 
-    # On a CPU stages take some images at a time, so that caches keep what they write; one at a time at the least.
+    # On a CPU stages process a few images at a time, so that their outputs stay in the caches: one image at least.
     pieces = profile.batch if settings.device.type == "cpu" else 1
 
     def tables(ceilings: Ceilings) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...]]:
         return (
-            rows(stage_work(labels, found), stages.stages_s, stages.whole_s, profile.batch, ceilings, pieces),
-            rows(layer_work(found), layers.stages_s, layers.whole_s, profile.batch, ceilings, pieces),
+            rows(stage_work(labels, calls), stages.stages_s, stages.whole_s, profile.batch, ceilings, pieces),
+            rows(layer_work(calls), layers.stages_s, layers.whole_s, profile.batch, ceilings, pieces),
         )
 
-    stage_rows, layer_rows, roofline = held_against_ceilings(tables, settings)
-    fused = [fused_counter(sum(o.macs for o in found) // profile.batch, profile.counts.macs)]
-    return _done(
+    stage_rows, layer_rows, roofline = compare_with_ceilings(tables, settings)
+    fused = [fused_counter(sum(o.macs for o in calls) // profile.batch, profile.counts.macs)]
+    return _complete(
         profile,
         PARTS,
         counters=(*profile.counters, *(fused if settings.arm.form == "fused" else [])),
@@ -226,11 +246,11 @@ def _parted(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Pr
     )
 
 
-def held_against_ceilings(
+def compare_with_ceilings(
     tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: NetworkSettings
 ) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...], Roofline]:
-    """Hold rows of stages and layers against the device's ceilings; measure these again, once, if a row is above."""
-    ceilings = None if settings.new_ceilings else load_ceilings(settings.device, settings.arm.precision, settings.cache)
+    """Return rows of stages and layers at the device's ceilings, which are measured again if a row exceeds them."""
+    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.arm.precision, settings.cache)
     if ceilings is None:
         ceilings = measure_ceilings(settings.device, settings.arm.precision)
         save_ceilings(ceilings, settings.cache)
@@ -243,12 +263,12 @@ def held_against_ceilings(
 
 
 def _over(tables: tuple[tuple[PartRow, ...], ...]) -> tuple[str, ...]:
-    return tuple(row.name for table in tables for row in table if row.utilisation > 1)
+    return tuple(row.name for table in tables for row in table if row.utilization > 1)
 
 
 def _sweep_step(kind: str) -> str:
     return f"{kind} sweep"
 
 
-def _done(profile: Profile, step: str, **found: Any) -> Profile:
-    return replace(profile, missing=tuple(m for m in profile.missing if m != step), **found)
+def _complete(profile: Profile, step: str, **results: Any) -> Profile:
+    return replace(profile, missing=tuple(m for m in profile.missing if m != step), **results)

@@ -1,4 +1,4 @@
-"""Draw profiles: networks against each other, sweeps, a roofline, runtimes side by side, the ranges of a space."""
+"""Draw profiles: compared networks, sweeps, a roofline, compared runtimes, the distributions of a space."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from nas.study.limits import LIMITS
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200
-COLOURS = ("#0072b2", "#c77a00", "#007f5f", "#a8557f", "#4b5563", "#b8470b")
+COLORS = ("#0072b2", "#c77a00", "#007f5f", "#a8557f", "#4b5563", "#b8470b")
 STYLE = {"text.parse_math": False, "svg.hashsalt": "profile", "font.size": 9, "svg.fonttype": "none"}
-OF_RUNTIME = dict(zip(RUNTIMES, COLOURS, strict=True))  # a runtime has its colour in every picture
-WIDTH_INCHES, ROW_INCHES, ABOVE_ROWS_INCHES = 7.5, 0.24, 0.75  # of the picture of runtimes
-WIDE = 4.0  # highest over lowest ratio: from there on the axis is logarithmic, and has ticks enough
+RUNTIME_COLORS = dict(zip(RUNTIMES, COLORS, strict=True))  # the same in every picture
+WIDTH_INCHES, ROW_INCHES, HEADER_INCHES = 7.5, 0.24, 0.75  # of the picture of runtimes
+LOG_SPAN = 4.0  # highest over lowest ratio, above which the axis is logarithmic and has enough ticks
 
 Panel = Callable[[Any], None]
 
 
 def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
-    """Draw throughput over GMACs and parameters of several networks, the roofline of one; sweeps beside either."""
+    """Draw throughput over GMACs and parameters of several networks or the roofline of one, and all sweeps."""
     timed = [p for p in profiles if p.measurement]
     panels: list[Panel] = []
     if len(timed) > 1:
@@ -40,7 +40,7 @@ def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
         panels.append(lambda axes: _scatter(axes, timed, "parameters, millions", lambda p: p.counts.params / 1e6))
     elif profiles and profiles[0].roofline and not profiles[0].sweeps:
         panels.append(lambda axes: _roofline(axes, profiles[0]))
-    for kind, label in (("batch", "images a call"), ("resolution", "pixels a side")):
+    for kind, label in (("batch", "images per call"), ("resolution", "input size, px")):
         swept = [(p.arch, p.sweeps[kind]) for p in profiles if kind in p.sweeps and p.sweeps[kind].points]
         if swept:
             panels.append(lambda axes, swept=swept, kind=kind, label=label: _sweep(axes, swept, kind, label))  # type: ignore[misc]
@@ -50,7 +50,7 @@ def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
 
 
 def plot_space(profile: SpaceProfile, path: Path) -> None:
-    """Draw a histogram of each quantity that was counted or measured, with the limits."""
+    """Draw a histogram of each counted or measured quantity, with the limits."""
     panels: list[Panel] = [
         lambda axes, name=name: _histogram(axes, profile, name)  # type: ignore[misc]
         for name in QUANTITIES
@@ -72,7 +72,7 @@ def _draw(panels: Sequence[Panel], title: str, path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
-        for axes, panel in zip(figure.axes, panels, strict=True):  # after all exist: labels are placed by the layout
+        for axes, panel in zip(figure.axes, panels, strict=True):  # after all exist: the layout places their labels
             panel(axes)
         figure.savefig(path, dpi=DPI)
 
@@ -84,7 +84,7 @@ def _scatter(axes: Any, profiles: Sequence[Profile], label: str, cost: Callable[
         assert m is not None
         below, above = m.throughput_img_s - m.throughput_low_img_s, m.throughput_high_img_s - m.throughput_img_s
         axes.errorbar(
-            cost(p), m.throughput_img_s, yerr=[[below], [above]], fmt="o", markersize=5, color=COLOURS[i % len(COLOURS)]
+            cost(p), m.throughput_img_s, yerr=[[below], [above]], fmt="o", markersize=5, color=COLORS[i % len(COLORS)]
         )
         points.append((cost(p), m.throughput_img_s, p.arch))
         whiskers.append((m.throughput_low_img_s, m.throughput_high_img_s))
@@ -104,12 +104,12 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
         y = [point.throughput_img_s for point in sweep.points]
         low = [point.throughput_low_img_s for point in sweep.points]
         high = [point.throughput_high_img_s for point in sweep.points]
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(x, y, "o-", markersize=4, linewidth=1.3, color=colour, label=arch)
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        color = COLORS[i % len(COLORS)]
+        axes.plot(x, y, "o-", markersize=4, linewidth=1.3, color=color, label=arch)
+        axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
         misfits = [j for j, point in enumerate(sweep.points) if point.windows]
         axes.plot(
-            [x[j] for j in misfits], [y[j] for j in misfits], "o", markersize=9, markerfacecolor="none", color=colour
+            [x[j] for j in misfits], [y[j] for j in misfits], "o", markersize=9, markerfacecolor="none", color=color
         )
         sizes |= set(x)
         rates += y
@@ -126,12 +126,12 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
 
 
 def _spread(sizes: Sequence[int]) -> list[int]:
-    """Choose the sizes that can be read side by side on a log axis."""
-    kept: list[int] = []
+    """Return the sizes whose labels don't overlap on a logarithmic axis."""
+    labeled: list[int] = []
     for size in sizes:
-        if not kept or np.log(size / kept[-1]) > np.log(sizes[-1] / sizes[0]) / 12:
-            kept.append(size)
-    return kept
+        if not labeled or np.log(size / labeled[-1]) > np.log(sizes[-1] / sizes[0]) / 12:
+            labeled.append(size)
+    return labeled
 
 
 def _roofline(axes: Any, p: Profile) -> None:
@@ -152,12 +152,12 @@ def _roofline(axes: Any, p: Profile) -> None:
     axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"matrix product {c.gmacs_s:.0f} GMAC/s")
     shares = [900 * r.share for r in rows]
     axes.scatter(
-        [a for a, _, _ in points], [b for _, b, _ in points], s=shares, alpha=0.35, color=COLOURS[0], linewidths=0
+        [a for a, _, _ in points], [b for _, b, _ in points], s=shares, alpha=0.35, color=COLORS[0], linewidths=0
     )
     axes.scatter(
-        [a for a, _, _ in points], [b for _, b, _ in points], s=14, color=COLOURS[0], label="stage; area: time"
+        [a for a, _, _ in points], [b for _, b, _ in points], s=14, color=COLORS[0], label="stage (area: time)"
     )
-    axes.set_xlabel(f"MACs a byte moved ({p.arch}, batch {p.batch}, {p.resolution} px)")
+    axes.set_xlabel(f"MACs per moved byte ({p.arch}, batch {p.batch}, {p.resolution} px)")
     axes.set_ylabel("GMAC/s")
     log_axis(axes, "x", edges, 1.0)
     log_axis(axes, "y", [*(b for _, b, _ in points), c.gmacs_s], 1.6)
@@ -170,7 +170,7 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
     values = [v / divisor for v in profile.values(quantity)]
     count = min(24, 3 + round(2 * len(values) ** 0.5))
     bins = np.geomspace(min(values), max(values), count) if max(values) > min(values) else 1
-    axes.hist(values, bins=bins, color=COLOURS[0], alpha=0.75, edgecolor="white", linewidth=0.4)
+    axes.hist(values, bins=bins, color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.4)
     quartiles = np.quantile(values, (0.25, 0.5, 0.75))
     for value, style, name in zip(quartiles, (":", "-", ":"), ("quartiles", "median", None), strict=True):
         axes.axvline(value, color="0.2", linestyle=style, linewidth=1, label=name)
@@ -180,7 +180,7 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
         if LIMITS[name].quantity == quantity
     ]
     for limit in limits:
-        axes.axvline(limit, color=COLOURS[5], linewidth=1.8, label="limit")
+        axes.axvline(limit, color=COLORS[5], linewidth=1.8, label="limit")
     log_axis(axes, "x", [*values, *limits], 1.1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(f"{label}, {unit}")
@@ -189,7 +189,7 @@ def _histogram(axes: Any, profile: SpaceProfile, quantity: str) -> None:
 
 
 def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.35) -> None:
-    """Make an axis logarithmic around positive values, with plain numbers as ticks."""
+    """Make an axis logarithmic, around positive values and with plain numbers as ticks."""
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     getattr(axes, f"set_{which}lim")(min(values) / margin, max(values) * margin)
@@ -200,24 +200,27 @@ def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.3
 
 
 def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) -> None:
-    """Draw one panel a network, on one axis; nothing where nothing was measured.
+    """Draw one panel for each network, all on one axis; draw nothing where nothing was measured.
 
-    base: What the names of runtimes leave open.
+    Args:
+        profiles: Profiles of the networks.
+        base: Arm that completes the names of runtimes.
+        path: Picture file.
     """
-    shown = [p for p in profiles if p.first]
-    if not shown:
+    measured = [p for p in profiles if p.first]
+    if not measured:
         return
-    rows = [len(p.rows) for p in shown]
-    heights = [ABOVE_ROWS_INCHES + ROW_INCHES * count for count in rows]
+    rows = [len(p.rows) for p in measured]
+    heights = [HEADER_INCHES + ROW_INCHES * count for count in rows]
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.5), layout="constrained", dpi=DPI)
         FigureCanvasAgg(figure)
-        device = shown[0].environment["device_name"]
-        figure.suptitle(f"{device}; what a runtime's name leaves open: {base}", fontsize=8, color="0.35")
-        panels = list(figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
-        for axes, p in zip(panels, shown, strict=True):
+        device = measured[0].environment["device_name"]
+        figure.suptitle(f"{device}; words that a runtime's name omits: {base}", fontsize=8, color="0.35")
+        panels = list(figure.subplots(len(measured), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
+        for axes, p in zip(panels, measured, strict=True):
             _panel(axes, p)
-        _scale(panels, shown)
+        _scale(panels, measured)
         figure.savefig(path, dpi=DPI)
 
 
@@ -238,32 +241,30 @@ def _panel(axes: Any, p: RuntimesProfile) -> None:
 
 
 def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
-    """Draw a point with whiskers, hollow where it is a tie, and the throughput at the margin."""
+    """Draw a point with whiskers, open where it is a tie, and write the throughput at the margin."""
     m = row.measurement
     right = f"{m.throughput_img_s:.4g} img/s" if m else ("can't run here" if row.impossible else "failed")
     axes.annotate(right, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                   va="center", fontsize=8, color="0.25" if m else "0.55")  # fmt: skip
     if m is None:
         return
-    colour = OF_RUNTIME[row.arm.runtime]
+    color = RUNTIME_COLORS[row.arm.runtime]
     whisker = [[m.ratio - m.ratio_low], [m.ratio_high - m.ratio]]
-    axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=colour,
-                  markerfacecolor="white" if p.tie(row) else colour)  # fmt: skip
+    axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=color,
+                  markerfacecolor="white" if p.tie(row) else color)  # fmt: skip
 
 
-def _scale(panels: Sequence[Any], shown: Sequence[RuntimesProfile]) -> None:
+def _scale(panels: Sequence[Any], profiles: Sequence[RuntimesProfile]) -> None:
     """Scale the axis that all panels share."""
-    found = [row.measurement for p in shown for row in p.rows if row.measurement]
-    noise = 1 + max(p.noise or 0.0 for p in shown)
-    low, high = min(1 / noise, *(m.ratio_low for m in found)), max(noise, *(m.ratio_high for m in found))
+    results = [row.measurement for p in profiles for row in p.rows if row.measurement]
+    noise = 1 + max(p.noise or 0.0 for p in profiles)
+    low, high = min(1 / noise, *(m.ratio_low for m in results)), max(noise, *(m.ratio_high for m in results))
     bottom = panels[-1]
-    if high / low > WIDE:
+    if high / low > LOG_SPAN:
         log_axis(bottom, "x", [low, high], 1.05)
     else:
         margin = 0.04 * (high - low)
         bottom.set_xlim(low - margin, high + margin)
-    names = {p.first.name for p in shown if p.first}
+    names = {p.first.name for p in profiles if p.first}
     first = names.pop() if len(names) == 1 else "the first runtime"
-    bottom.set_xlabel(
-        f"throughput over that of {first}, 95 % intervals; grey: what an A/A pair differs by; hollow: tie"
-    )
+    bottom.set_xlabel(f"throughput over that of {first}, with 95 % intervals; gray: noise of an A/A pair; open: tie")

@@ -1,4 +1,4 @@
-"""Hold what a profile is asked for and what it says: frozen data, and JSON from it."""
+"""The settings and the results of profiling one network: frozen data, and JSON from it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,35 @@ from nas.measure.counts import CounterResult, Counts
 from nas.measure.roofline import Ceilings
 from nas.study.records import Measurement
 
-# What networks and libraries raise; no mistakes of our own.
+# Errors of networks and libraries; a programming error of this project is not among them.
 FAILURES = (RuntimeError, ValueError, AssertionError, MemoryError)
-LONGEST = 300  # characters of a library's own message
-PARTS_SHARE = 0.1  # of the budget, for the stages' run and again for the layers'
-COVERED = (0.85, 1.05)  # share of a call that stages explain: outside, parts have no name, or overlap
+LONGEST_REASON = 300  # characters of a library's message
+PARTS_SHARE = 0.1  # share of the budget for timing the stages, and again for timing the layers
+COVERED = (0.85, 1.05)  # plausible shares of a call that stages explain; outside, parts lack names or overlap
 
 
-def reason(error: Exception) -> str:
-    """Return an error in one line: of a `MeasurementError` its verdict and what more is known of it."""
-    said = one_line(error)[:LONGEST].removeprefix("runtime: ")
+def failure_reason(error: Exception) -> str:
+    """Return an error as one line, which begins with the verdict of a `MeasurementError`."""
+    message = one_line(error)[:LONGEST_REASON].removeprefix("arm: ")
     verdict = error.verdict if isinstance(error, MeasurementError) else ""
-    return said if said.startswith(verdict) else f"{verdict}: {said}"
+    return message if message.startswith(verdict) else f"{verdict}: {message}"
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """How to profile networks. None: as the network and the device want it. `seconds` is for each timing."""
+    """Settings of profiling networks.
+
+    Attributes:
+        device: Device that the networks run on.
+        cache: Folder that keeps the ceilings.
+        batch: Images a call; None: the device's default.
+        resolution: Input size in pixels; None: the network's default.
+        arm: Runtime, precision, layout and form of the networks.
+        seconds: Budget of each timing.
+        reference: Network that the networks are timed against.
+        sweeps: Sizes of the sweeps, by "batch" and "resolution".
+        new_ceilings: Whether to measure the ceilings again.
+    """
 
     device: torch.device
     cache: Path
@@ -39,56 +51,56 @@ class NetworkSettings:
     arm: Arm = Arm()  # noqa: RUF009  frozen
     seconds: float = 30.0
     reference: str = "timm:resnet18"
-    sweeps: dict[str, tuple[int, ...]] = field(default_factory=dict)  # "batch", "resolution": sizes
+    sweeps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     new_ceilings: bool = False
 
     @property
     def planned_s(self) -> float:
-        """Seconds that timing one network takes at most."""
+        """Return the seconds that timing one network takes at most."""
         return self.seconds * (1 + 2 * PARTS_SHARE + len(self.sweeps))
 
 
 @dataclass(frozen=True)
 class PartRow:
-    """One line of the table of stages or layers."""
+    """One row of the table of stages or layers."""
 
     name: str
     params: int
-    macs: int  # of one image, as it runs: fused
+    macs: int  # of one image, in the form that runs
     activations: int  # elements that operators write, of one image
     activation_bytes: int  # the same in bytes
     moved_bytes: int  # inputs, weights and outputs of all operators, of one batch
     time_ms: float  # of one batch
-    share: float  # of the whole's time
+    share: float  # of the network's time
     bound: str  # "compute", "memory" or "none"
     attainable_ms: float  # of one batch
-    utilisation: float  # attainable / measured; over 1 is an error: of a ceiling, or of the count
+    utilization: float  # attainable / measured time; a value over 1 is an error of a ceiling or of the count
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The ceilings that the rows are held against."""
+    """The device's ceilings, and the rows that exceed them."""
 
     ceilings: Ceilings
-    measured_again: bool  # because a row lay over them
-    over: tuple[str, ...]  # rows whose utilisation is over 1 all the same
+    measured_again: bool  # because a row exceeded them
+    over: tuple[str, ...]  # rows whose utilization is still over 1
 
 
 @dataclass(frozen=True)
 class WindowCost:
-    """A stage whose windows don't divide its map at one input size."""
+    """The cost of windows that don't divide their stage's feature map at one input size."""
 
     stage: int  # counted from 1
-    windows: tuple[int, ...]  # one an attention block of a layer
+    windows: tuple[int, ...]  # one for each attention block of a layer
     map_side: int
-    resized_side: int  # what the whole stage runs on
-    extra_tokens: float  # share of the tokens that attention would see without: 0.5 is half as many again
-    extra_macs: int  # of one image. Exact where the stage is resized, for all of it goes by tokens; padded, an estimate
+    resized_side: int  # of the map that the stage runs on
+    extra_tokens: float  # relative to the tokens without resizing: 0.5 means 50 % more
+    extra_macs: int  # of one image; exact where the stage is resized, an estimate where blocks pad the map
 
 
 @dataclass(frozen=True)
 class Point:
-    """One size of a sweep. `requested` is not `batch` where memory was too small for it."""
+    """One size of a sweep. `batch` is smaller than `requested` where memory was too small."""
 
     requested: int
     batch: int
@@ -107,19 +119,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Throughput over batch sizes or resolutions, all timed by turns."""
+    """Throughput over batch sizes or resolutions, timed interleaved."""
 
     points: tuple[Point, ...]
-    refused: dict[int, str]  # size -> why it could not be timed
+    refused: dict[int, str]  # size -> reason why it could not be timed
 
     @property
     def best(self) -> Point | None:
-        """The size of the highest median throughput; None where nothing was timed."""
+        """Return the size of the highest median throughput; None where nothing was timed."""
         return max(self.points, key=lambda point: point.throughput_img_s, default=None)
 
     @property
     def ties(self) -> tuple[Point, ...]:
-        """Sizes whose intervals overlap that of the best one."""
+        """Return the sizes whose intervals overlap that of the best one."""
         best = self.best
         return tuple(
             point
@@ -138,7 +150,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything counted and measured about one backbone; None or empty is what no step has come to yet."""
+    """All counts and measurements of one backbone. Fields of later steps are None or empty."""
 
     arch: str
     arch_id: str | None  # None for a network that is not built from a spec
@@ -149,23 +161,25 @@ class Profile:
     environment: dict[str, Any]
     measurement: Measurement | None = None
     stages: tuple[PartRow, ...] = ()
-    stages_covered: float = 0.0  # the stages' time over the whole's
+    stages_covered: float = 0.0  # the stages' time over the network's
     layers: tuple[PartRow, ...] = ()
-    layers_slowed: float = 0.0  # the layers' run took so much longer than the stages': 0.1 is 10 %
+    layers_slowed: float = 0.0  # by how much hooks slowed the run that timed layers: 0.1 is 10 %
     roofline: Roofline | None = None
     sweeps: dict[str, Sweep] = field(default_factory=dict)  # "batch", "resolution"
-    missing: tuple[str, ...] = ()  # steps that were not done: the profile is partial
-    failure: str | None = None  # why it could not be measured, or not to the end
+    missing: tuple[str, ...] = ()  # steps that were not done; the profile is partial
+    failure: str | None = None  # reason why the measurements failed
 
     @property
     def stages_note(self) -> str | None:
-        """What is wrong with the table of stages, where they explain far less or more than a whole call."""
+        """Return a warning where the stages explain far less or more than a whole call, else None."""
         if not self.stages or COVERED[0] <= self.stages_covered <= COVERED[1]:
             return None
-        little = (
-            "what else it does has no name there" if self.stages_covered < 1 else "some overlap, or hooks slow them"
+        cause = (
+            "the rest of the network is in no stage"
+            if self.stages_covered < 1
+            else "stages overlap, or the timing hooks slow them"
         )
-        return f"{self.arch}: its stages take {self.stages_covered:.0%} of the time of a whole call: {little}"
+        return f"{self.arch}: the stages take {self.stages_covered:.0%} of the time of a whole call: {cause}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that --json prints."""

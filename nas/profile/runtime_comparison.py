@@ -1,4 +1,4 @@
-"""Compare runtimes of one network, each timed beside the same network on the first of them."""
+"""Compare runtimes of one network, each timed against the same network on the first of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,28 @@ from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
 from nas.profile.network import default_batch, default_resolution
-from nas.profile.profiles import FAILURES, reason
+from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
 
-Progress = Callable[[str, float], None]  # (what is being done, seconds that this network takes from now on)
+Progress = Callable[[str, float], None]  # (step, seconds that this network still takes)
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How to compare runtimes. None: as the network and the device want it. `seconds` is for each of each network."""
+    """Settings of comparing runtimes.
+
+    Attributes:
+        device: Device that the networks run on.
+        base: Arm that completes the names of runtimes.
+        arms: Runtimes that are compared, by the name that the user gives them.
+        batch: Images a call; None: the device's default.
+        resolution: Input size in pixels; None: the network's default.
+        seconds: Timing budget of each runtime of each network.
+    """
 
     device: torch.device
-    base: Arm  # what names leave open is as in it
-    arms: Mapping[str, Arm]  # by what the person calls them
+    base: Arm
+    arms: Mapping[str, Arm]
     batch: int | None = None
     resolution: int | None = None
     seconds: float = 10.0
@@ -37,20 +46,20 @@ class RuntimeSettings:
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """One runtime of one network; `why_not` where it has no measurement."""
+    """One runtime of one network, with its measurement or the reason why there is none."""
 
-    name: str  # what the person calls it
+    name: str  # as the user gives it
     arm: Arm
     measurement: Measurement | None = None
     why_not: str | None = None
-    impossible: bool = False  # the arm cannot run here, which is no failure
+    impossible: bool = False  # it cannot run on this machine, which is no failure
 
 
 @dataclass(frozen=True)
 class RuntimesProfile:
-    """What is known so far of one network on several runtimes.
+    """One network on several runtimes.
 
-    The first runtime that could be measured is what all are measured against, itself included: an A/A pair.
+    All runtimes are measured against the first that could be measured. That one against itself is the A/A pair.
     """
 
     arch: str
@@ -61,35 +70,35 @@ class RuntimesProfile:
     resolution: int
     environment: dict[str, Any]
     rows: tuple[RuntimeRow, ...] = ()
-    missing: tuple[str, ...] = ()  # names of the runtimes that are still to be timed
+    missing: tuple[str, ...] = ()  # names of the runtimes that were not timed yet
 
     @property
     def first(self) -> RuntimeRow | None:
-        """The A/A pair."""
+        """Return the row of the A/A pair; None where nothing was measured."""
         return next((row for row in self.rows if row.measurement), None)
 
     @property
     def noise(self) -> float | None:
-        """What an A/A pair may differ by, 0.01 being one percent: the farther end of its interval from 1.
+        """Return the noise floor: the largest deviation from 1 in the A/A pair's interval, 0.01 for one percent.
 
-        Differences under it are ties.
+        Smaller differences are ties.
         """
         m = self.first.measurement if self.first else None
         return max(1 / m.ratio_low, m.ratio_high) - 1 if m else None
 
     @property
     def by_runtime(self) -> tuple[RuntimeRow, ...]:
-        """Rows of one runtime together, in the order in which runtimes first come."""
+        """Return the rows grouped by runtime, in the order in which runtimes first occur."""
         runtimes = list(dict.fromkeys(row.arm.runtime for row in self.rows))
         return tuple(sorted(self.rows, key=lambda row: runtimes.index(row.arm.runtime)))
 
     @property
     def failed(self) -> bool:
-        """Whether a runtime that may run here could not be measured, or none could at all."""
+        """Return whether a runtime that can run here could not be measured, or no runtime could be measured."""
         return any(row.why_not and not row.impossible for row in self.rows) or (not self.missing and not self.first)
 
     def tie(self, row: RuntimeRow) -> bool:
-        """Return whether a runtime cannot be told from the first: its interval reaches into the noise around 1."""
+        """Return whether a runtime ties with the first: its interval overlaps the noise around 1."""
         m, noise = row.measurement, self.noise
         return m is not None and noise is not None and m.ratio_low <= 1 + noise and m.ratio_high >= 1 / (1 + noise)
 
@@ -110,31 +119,37 @@ class RuntimesProfile:
         return asdict(row) | {"arm": str(row.arm), "measurement": measured, "tie": tie}
 
 
-def comparing(
+def compare_runtimes(
     arch: str, settings: RuntimeSettings, service: MeasurementService, progress: Progress
 ) -> Iterator[RuntimesProfile]:
-    """Yield what is known of `arch` (preset, timm:NAME or spec file) before, and after every runtime.
+    """Yield the profile of a network after counting, and again after each runtime.
 
     The device's lock is held while runtimes are timed.
 
+    Args:
+        arch: Preset, timm:NAME or spec file.
+        settings: How to compare.
+        service: Process that measures.
+        progress: Receives each step.
+
     Raises:
-        ValueError: There is no such network, or it cannot take the resolution.
+        ValueError: There is no such network, or it does not accept the resolution.
     """
     progress(f"{arch}: building", settings.seconds * len(settings.arms))
-    known = _counted(*resolve(arch), settings)
-    yield known
+    profile = _count_network(*resolve(arch), settings)
+    yield profile
     with exclusive_device(str(settings.device)):
         began = time.monotonic()
         for done, (name, arm) in enumerate(settings.arms.items()):
             each_s = (time.monotonic() - began) / done if done else settings.seconds
-            which = f"{name} ({done + 1} of {len(settings.arms)})"
-            progress(f"{known.arch}: {which}", each_s * (len(settings.arms) - done))
-            row = _measured(arch, RuntimeRow(name, arm), known, settings, service)
-            known = replace(known, rows=(*known.rows, row), missing=known.missing[1:])
-            yield known
+            step = f"{profile.arch}: {name} ({done + 1} of {len(settings.arms)})"
+            progress(step, each_s * (len(settings.arms) - done))
+            row = _measure(arch, RuntimeRow(name, arm), profile, settings, service)
+            profile = replace(profile, rows=(*profile.rows, row), missing=profile.missing[1:])
+            yield profile
 
 
-def _counted(name: str, model: nn.Module, settings: RuntimeSettings) -> RuntimesProfile:
+def _count_network(name: str, model: nn.Module, settings: RuntimeSettings) -> RuntimesProfile:
     spec = getattr(model, "spec", None)
     resolution = settings.resolution or default_resolution(spec)
     counts = checked_count(name, model, resolution)
@@ -150,29 +165,31 @@ def _counted(name: str, model: nn.Module, settings: RuntimeSettings) -> Runtimes
     )
 
 
-def _measured(
-    arch: str, row: RuntimeRow, known: RuntimesProfile, settings: RuntimeSettings, service: MeasurementService
+def _measure(
+    arch: str, row: RuntimeRow, profile: RuntimesProfile, settings: RuntimeSettings, service: MeasurementService
 ) -> RuntimeRow:
-    first = known.first or row
+    first = profile.first or row
     setting = Setting(
         device=str(settings.device),
-        batch=known.batch,
-        resolution=known.resolution,
+        batch=profile.batch,
+        resolution=profile.resolution,
         arm=row.arm,
         reference_arm=first.arm,
         budget_s=settings.seconds,
     )
     try:
-        found = service.measure(arch, arch, setting, name_of_reference=f"{known.arch}, {first.arm}")
+        measured = service.measure(arch, arch, setting, name_of_reference=f"{profile.arch}, {first.arm}")
     except FAILURES as error:
-        return replace(row, why_not=reason(error), impossible=isinstance(error, ArmError))
-    return replace(row, measurement=found.record)
+        return replace(row, why_not=failure_reason(error), impossible=isinstance(error, ArmError))
+    return replace(row, measurement=measured.record)
 
 
 def named_arms(text: str, base: Arm) -> dict[str, Arm]:
-    """Parse runtimes: a list with commas, or "all", which is `base` and every single change of it.
+    """Return the runtimes that a text names.
 
-    What a name leaves open is as in `base`.
+    Args:
+        text: Names separated by commas, or "all": `base` and every arm that differs from it in one word.
+        base: Arm that completes the names.
 
     Raises:
         ArmError: A word is unknown, or two names stand for one runtime.
@@ -181,9 +198,9 @@ def named_arms(text: str, base: Arm) -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for name in names:
         arm = Arm.parse(name, base)
-        twin = next((known for known, other in arms.items() if other == arm), None)
+        twin = next((earlier for earlier, other in arms.items() if other == arm), None)
         if twin is not None:
-            raise ArmError(f"runtime: {twin!r} and {name!r} are one: {arm}")
+            raise ArmError(f"--arms: {twin!r} and {name!r} are the same runtime: {arm}")
         arms[name] = arm
     return arms
 

@@ -1,4 +1,4 @@
-"""Sample a search space: ranges of parameters, MACs and activations, the share within limits, a shortlist to time."""
+"""Sample a search space: ranges of parameters, MACs and activations, the share within limits, a shortlist of specs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
 from nas.profile.network import FULL_PX, MICRO_PX
-from nas.profile.profiles import FAILURES, reason
+from nas.profile.profiles import FAILURES, failure_reason
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 
-MIN_TIMED = 20  # specs; of fewer, held-out errors are mostly luck
+MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
 SHORTLISTED = 10
-EACH_S = 2.0  # timing of one spec at most, as in a search
+SPEC_S = 2.0  # budget of timing one spec, as in a search
 RESOLUTIONS = {"micro": MICRO_PX, "full": FULL_PX}
-SHOWN_EVERY = 10
-MOST_REPEATS = 1000  # draws in a row that bring nothing new: the space is exhausted
-# Quantity -> (label, unit, divisor). In the order of tables and plots.
+SPECS_PER_STEP = 10  # counted between two steps of progress
+MAX_REPEATS = 1000  # consecutive draws without a new spec, after which the space is exhausted
+# Quantity -> (label, unit, divisor), in the order of tables and plots.
 QUANTITIES = {
     "params": ("parameters", "M", 1e6),
     "macs": ("MACs", "G", 1e9),
@@ -42,12 +42,16 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Never shown as times: `error` says how far predictions lie from measurements that they had not seen."""
+    """Specs that are predicted to be fast. Predicted times are not shown; `error` is that of held-out measurements."""
 
     error: HeldOut
     untimed: int
-    arch_ids: tuple[str, ...]  # those most likely fast that have a fair chance to keep the limit, ten at most
+    arch_ids: tuple[str, ...]  # the fastest by prediction that may keep the limit, ten at most
     limit_img_s: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"error": vars(self.error), "untimed": self.untimed, "arch_ids": list(self.arch_ids)}
 
 
 def shortlist(
@@ -58,28 +62,31 @@ def shortlist(
     resolution: int,
     limit_img_s: float | None,
 ) -> Shortlist | None:
-    """Shortlist specs by a predictor fitted on those timed beside one reference; None where these are too few."""
+    """Return the untimed specs that are predicted to be fastest; None where too few were timed to fit a predictor.
+
+    Args:
+        timed: Specs with their measurements, all against one reference.
+        untimed: Specs to choose from.
+        batch: Images a call.
+        resolution: Input size in pixels.
+        limit_img_s: Least throughput; None: no limit.
+    """
     if len(timed) < MIN_TIMED:
         return None
     predictor = LatencyPredictor.fit(
         [Observation(spec, 1 / m.ratio) for spec, m in timed], batch=batch, resolution=resolution
     )
-    # The limit in times of the reference, whose own speed is the median of what it was beside each net.
+    # The limit in units of the reference's time. The reference's speed is its median over all measurements.
     speeds = sorted(m.reference_img_s for _, m in timed)
     limit = None if limit_img_s is None else speeds[len(speeds) // 2] / limit_img_s
-    kept = predictor.shortlist(list(untimed), limit_s=limit, keep=SHORTLISTED)
-    ids = tuple(spec.arch_id for spec in kept)
+    fastest = predictor.shortlist(list(untimed), limit_s=limit, keep=SHORTLISTED)
+    ids = tuple(spec.arch_id for spec in fastest)
     return Shortlist(predictor.cross_validated(), len(untimed), ids, limit_img_s)
-
-
-def shortlist_data(found: Shortlist) -> dict[str, Any]:
-    """Return plain JSON data."""
-    return {"error": vars(found.error), "untimed": found.untimed, "arch_ids": list(found.arch_ids)}
 
 
 @dataclass(frozen=True)
 class SpaceRequest:
-    """What to sample and how to time it; `seconds` None leaves timing out."""
+    """Settings of sampling a space. With `seconds` None nothing is timed."""
 
     space: str
     samples: int
@@ -94,7 +101,7 @@ class SpaceRequest:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledSpec:
     """One spec of the sample."""
 
     arch_id: str
@@ -102,41 +109,41 @@ class Sampled:
     macs: int  # of one image
     activations: int  # elements that operators write, of one image
     measurement: Measurement | None = None
-    failure: str | None = None  # why it could not be measured
+    failure: str | None = None  # reason why it could not be measured
 
     def value(self, quantity: str) -> float | None:
-        """Return a quantity by its name here or in `Measurement`; None where it was not measured."""
+        """Return a quantity by its name in `QUANTITIES`; None where it was not measured."""
         holder = self if quantity in ("params", "macs", "activations") else self.measurement
-        found = None if holder is None else getattr(holder, quantity)
-        return None if found is None else float(found)
+        value = None if holder is None else getattr(holder, quantity)
+        return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
 class SpaceProfile:
-    """What is known of the sample so far."""
+    """The sample as far as it was counted and timed."""
 
     request: SpaceRequest
-    specs: tuple[Sampled, ...]
+    specs: tuple[SampledSpec, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
     shortlist: Shortlist | None = None
 
     def ranges(self) -> dict[str, dict[str, float]]:
-        """Return minimum, quartiles and maximum of each quantity that some spec has, in base units."""
-        found = {name: self.values(name) for name in QUANTITIES}
+        """Return minimum, quartiles and maximum of each quantity that any spec has, in base units."""
+        values = {name: self.values(name) for name in QUANTITIES}
         names = ("min", "q25", "median", "q75", "max")
         return {
             name: {"n": len(v), **dict(zip(names, map(float, np.quantile(v, (0, 0.25, 0.5, 0.75, 1))), strict=True))}
-            for name, v in found.items()
+            for name, v in values.items()
             if v
         }
 
     def values(self, quantity: str) -> list[float]:
-        """Return a quantity of those specs that have it."""
+        """Return the values of a quantity, of the specs that have it."""
         return [v for v in (spec.value(quantity) for spec in self.specs) if v is not None]
 
     def fits(self) -> dict[str, tuple[int, int]]:
-        """By limit, and "all" of them: (specs within, specs of which it is known)."""
+        """Return (specs within, specs with an answer) for each limit, and for "all" limits together."""
         limits = self.request.limits
         answers = {name: [_compliance(spec, LIMITS[name], limits[name]) for spec in self.specs] for name in limits}
         if len(answers) > 1:
@@ -144,76 +151,79 @@ class SpaceProfile:
         return {name: (a.count(Compliance.KEPT), len(a) - a.count(Compliance.UNKNOWN)) for name, a in answers.items()}
 
     @property
-    def failed(self) -> tuple[Sampled, ...]:
-        """Specs that could not be measured."""
+    def failed(self) -> tuple[SampledSpec, ...]:
+        """Return the specs that could not be measured."""
         return tuple(spec for spec in self.specs if spec.failure)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that --json prints."""
         request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
-        fits = {name: {"fit": fit, "of": known} for name, (fit, known) in self.fits().items()}
+        fits = {name: {"fit": fit, "of": count} for name, (fit, count) in self.fits().items()}
         return {
             **request,
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
-            "shortlist": shortlist_data(self.shortlist) if self.shortlist else None,
+            "shortlist": self.shortlist.to_dict() if self.shortlist else None,
             "missing": list(self.missing),
             "environment": self.environment,
         }
 
 
-def sampling(
+def sample_space(
     request: SpaceRequest, service: MeasurementService | None, progress: Callable[[str, float], None]
 ) -> Iterator[SpaceProfile]:
-    """Count all specs, then time as many of them as the budget allows; yield what is known after every few.
+    """Count all specs, then time as many of them as the budget allows; yield the profile after each step.
 
-    service: None where nothing is to be timed. progress: (what is being done, seconds that it still takes).
+    Args:
+        request: What to sample.
+        service: Process that measures; None: nothing is timed.
+        progress: Receives each step and the seconds that are left.
     """
     rng, began = random.Random(request.seed), time.monotonic()
-    known = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
+    profile = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
     specs: list[ArchSpec] = []
-    counted: list[Sampled] = []
+    counted: list[SampledSpec] = []
     for spec in _distinct(request, rng):
         specs.append(spec)
-        counted.append(_counted(spec, request))
-        if len(counted) % SHOWN_EVERY == 0:
+        counted.append(_count(spec, request))
+        if len(counted) % SPECS_PER_STEP == 0:
             left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
             progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
-            yield replace(known, specs=tuple(counted))
-    known = replace(known, specs=tuple(counted), missing=("timing",) if service else ())
-    yield known
+            yield replace(profile, specs=tuple(counted))
+    profile = replace(profile, specs=tuple(counted), missing=("timing",) if service else ())
+    yield profile
     if service:
-        yield from _timing(known, specs, request, service, progress)
+        yield from _time_sample(profile, specs, request, service, progress)
 
 
-def _timing(
-    known: SpaceProfile,
+def _time_sample(
+    profile: SpaceProfile,
     specs: Sequence[ArchSpec],
     request: SpaceRequest,
     service: MeasurementService,
     progress: Callable[[str, float], None],
 ) -> Iterator[SpaceProfile]:
-    """Time specs until the budget is spent; they come in random order, so that the first few are a sample as well."""
+    """Time specs until the budget is spent. Their order is random, so that the first few are a sample as well."""
     assert request.seconds is not None
     with exclusive_device(str(request.device)):
         deadline = time.monotonic() + request.seconds
         for i, spec in enumerate(specs):
-            progress(f"timing: {i} of {len(specs)} beside {request.reference}", deadline - time.monotonic())
-            timed = _timed(known.specs[i], spec, request, service)
-            known = replace(known, specs=(*known.specs[:i], timed, *known.specs[i + 1 :]))
-            yield known
+            progress(f"timing: {i} of {len(specs)} against {request.reference}", deadline - time.monotonic())
+            timed = _time(profile.specs[i], spec, request, service)
+            profile = replace(profile, specs=(*profile.specs[:i], timed, *profile.specs[i + 1 :]))
+            yield profile
             if time.monotonic() > deadline:
                 break
     progress("predicting the specs that were not timed", 0.0)
-    yield replace(known, missing=(), shortlist=_shortlist(known, specs))
+    yield replace(profile, missing=(), shortlist=_shortlist(profile, specs))
 
 
-def _shortlist(known: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | None:
-    request, pairs = known.request, list(zip(specs, known.specs, strict=True))
+def _shortlist(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | None:
+    request, pairs = profile.request, list(zip(specs, profile.specs, strict=True))
     return shortlist(
-        [(spec, found.measurement) for spec, found in pairs if found.measurement],
-        [spec for spec, found in pairs if not found.measurement and not found.failure],
+        [(spec, sampled.measurement) for spec, sampled in pairs if sampled.measurement],
+        [spec for spec, sampled in pairs if not sampled.measurement and not sampled.failure],
         batch=request.batch,
         resolution=request.resolution,
         limit_img_s=request.limits.get("min_throughput_img_s"),
@@ -221,10 +231,10 @@ def _shortlist(known: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | No
 
 
 def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
-    """Draw specs uniformly, each once; fewer than asked for where the space has no more."""
+    """Yield different specs, drawn uniformly; fewer than requested where the space has no more."""
     seen: set[str] = set()
     repeats = 0
-    while len(seen) < request.samples and repeats < MOST_REPEATS:
+    while len(seen) < request.samples and repeats < MAX_REPEATS:
         spec = SPACES[request.space].sample(rng)
         repeats = repeats + 1 if spec.arch_id in seen else 0
         if not repeats:
@@ -232,37 +242,37 @@ def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
             yield spec
 
 
-def _counted(spec: ArchSpec, request: SpaceRequest) -> Sampled:
+def _count(spec: ArchSpec, request: SpaceRequest) -> SampledSpec:
     with torch.device("meta"):
         model = build(spec)
-    found = operators(model, 1, request.resolution)
+    calls = operators(model, 1, request.resolution)
     params = sum(p.numel() for p in model.parameters())
-    return Sampled(spec.arch_id, params, sum(o.macs for o in found), sum(o.written for o in found))
+    return SampledSpec(spec.arch_id, params, sum(o.macs for o in calls), sum(o.written for o in calls))
 
 
-def _timed(counted: Sampled, spec: ArchSpec, request: SpaceRequest, service: MeasurementService) -> Sampled:
-    """Add a spec's measurement, or why there is none."""
+def _time(counted: SampledSpec, spec: ArchSpec, request: SpaceRequest, service: MeasurementService) -> SampledSpec:
+    """Return the spec with its measurement, or with the reason why there is none."""
     setting = Setting(
         device=str(request.device),
         batch=request.batch,
         resolution=request.resolution,
         arm=request.arm,
-        budget_s=EACH_S,
+        budget_s=SPEC_S,
     )
     try:
-        found = service.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
+        measured = service.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
     except FAILURES as error:
-        return replace(counted, failure=reason(error))
-    return replace(counted, measurement=found.record)
+        return replace(counted, failure=failure_reason(error))
+    return replace(counted, measurement=measured.record)
 
 
-def _compliance(spec: Sampled, limit: Limit, bound: float) -> Compliance:
-    """Tell whether a spec keeps a limit. A spec that could not be measured breaks those that need a measurement."""
+def _compliance(spec: SampledSpec, limit: Limit, bound: float) -> Compliance:
+    """Return whether a spec keeps a limit. A spec that could not be measured breaks limits on measurements."""
     if limit.measured and spec.failure:
         return Compliance.BROKEN
     return limit.compliance(limit.value(spec), bound)
 
 
 def _all(answers: Sequence[Compliance]) -> Compliance:
-    """All of them; unknown if one is: else what was not timed could only ever be found not to fit."""
+    """Return the answer for all limits together, which is unknown if one is: untimed specs don't count as broken."""
     return next(each for each in (Compliance.UNKNOWN, Compliance.BROKEN, Compliance.KEPT) if each in answers)

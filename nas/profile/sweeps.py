@@ -1,4 +1,4 @@
-"""Time a network over batch sizes and over resolutions; tell what windows cost that don't divide their map."""
+"""Time a network over batch sizes and resolutions, and count the cost of windows that don't divide their map."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ BUFFERS = 2
 
 
 def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]) -> list[WindowCost]:
-    """Find the stages of `model` whose windows don't divide the map of square images of `resolution` px.
+    """Return the stages whose windows don't divide their feature map.
 
-    stage_macs: MACs of one image at that resolution, by stage counted from 1.
+    Args:
+        model: A backbone.
+        resolution: Side of its square input images, in pixels.
+        stage_macs: MACs of one image at that resolution, by stage counted from 1.
     """
     costs = []
     for number, (stage, module, stride) in enumerate(
@@ -44,11 +47,11 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
 
 
 def _macs_on(stage: nn.Module, width: int, side: int) -> int:
-    """Count a stage on a map that it need not resize: there no block leaves out what a resize back would drop."""
-    hollow, tally = meta_copy(stage), MacCountingMode()
-    with evaluating(hollow), tally:
-        hollow(torch.empty(1, width, side, side, device="meta"))
-    return tally.macs
+    """Return the MACs of a stage on a map that needs no resizing, where blocks compute every token."""
+    copy, counter = meta_copy(stage), MacCountingMode()
+    with evaluating(copy), counter:
+        copy(torch.empty(1, width, side, side, device="meta"))
+    return counter.macs
 
 
 def _up(side: int, step: int) -> int:
@@ -56,15 +59,19 @@ def _up(side: int, step: int) -> int:
 
 
 def images(batch: int, resolution: int, settings: NetworkSettings) -> Tensor:
-    """Draw random normal images (batch, 3, resolution, resolution), in the arm's device, precision and layout."""
+    """Return normally distributed images (batch, 3, resolution, resolution) as the settings' arm takes them."""
     drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, settings.arm.dtype)
     return drawn.contiguous(memory_format=settings.arm.memory_format)
 
 
 def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
-    """Time all batch sizes at the profile's resolution; where memory ends, the largest that fits is timed as well.
+    """Time all batch sizes at the profile's resolution, and the largest that fits where memory is too small.
 
-    model: as it was built; ready: on its device, in its arm's precision, layout and form.
+    Args:
+        model: The network as it was built.
+        ready: The network on its device, in its arm's precision, layout and form.
+        profile: The network's profile so far.
+        settings: How to profile.
     """
     used: dict[int, int] = {}  # requested -> batch
     refused: dict[int, str] = {}
@@ -77,11 +84,11 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
         if fits(size):
             used[size] = size
             continue
-        known = max(used.values(), default=0)
-        largest = largest_fitting(fits, known, size)
+        previous = max(used.values(), default=0)
+        largest = largest_fitting(fits, previous, size)
         refused[size] = f"out of memory; {largest} fits" if largest else "out of memory, even for one image"
-        refused |= {larger: f"more than {size}" for larger in sizes if larger > size}
-        if largest > known:
+        refused |= {larger: f"larger than {size}" for larger in sizes if larger > size}
+        if largest > previous:
             used[size] = largest
         break
     drawn = [images(max(used.values(), default=1), profile.resolution, settings) for _ in range(BUFFERS)]
@@ -91,7 +98,14 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
 
 
 def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
-    """Time all resolutions at the profile's batch; one that the network cannot take is refused."""
+    """Time all resolutions at the profile's batch, except those that the network does not accept.
+
+    Args:
+        model: The network as it was built.
+        ready: The network on its device, in its arm's precision, layout and form.
+        profile: The network's profile so far.
+        settings: How to profile.
+    """
     calls: dict[int, Call] = {}
     costs: dict[int, tuple[int, tuple[WindowCost, ...]]] = {}
     refused: dict[int, str] = {}
@@ -116,27 +130,33 @@ def _points(
     settings: NetworkSettings,
     about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]],
 ) -> tuple[Point, ...]:
-    """Time the calls. about: (batch, resolution, MACs, windows) of a requested size."""
+    """Return the timed points of `calls`.
+
+    Args:
+        calls: By requested size.
+        settings: How to profile.
+        about: Returns (batch, resolution, MACs, windows) of a requested size.
+    """
     timer = timer_for(settings.device)
     with torch.inference_mode():
         times = interleaved_times(calls, timer, settings.seconds, np.random.default_rng(0))
-    return tuple(_point(requested, found, *about(requested)) for requested, found in times.items())
+    return tuple(_point(requested, timed, *about(requested)) for requested, timed in times.items())
 
 
 def _point(
-    requested: int, found: CallTimes, batch: int, resolution: int, macs: int, windows: tuple[WindowCost, ...]
+    requested: int, times: CallTimes, batch: int, resolution: int, macs: int, windows: tuple[WindowCost, ...]
 ) -> Point:
-    p50_ms, p95_ms, p99_ms = (found.percentile_ms(q) for q in (50, 95, 99))
+    p50_ms, p95_ms, p99_ms = (times.percentile_ms(q) for q in (50, 95, 99))
     return Point(
         requested=requested,
         batch=batch,
         resolution=resolution,
         macs=macs,
-        throughput_img_s=batch / found.time_s.value,
-        throughput_low_img_s=batch / found.time_s.high,
-        throughput_high_img_s=batch / found.time_s.low,
-        time_ms=found.time_s.value * 1e3,
-        samples=found.samples,
+        throughput_img_s=batch / times.time_s.value,
+        throughput_low_img_s=batch / times.time_s.high,
+        throughput_high_img_s=batch / times.time_s.low,
+        time_ms=times.time_s.value * 1e3,
+        samples=times.samples,
         p50_ms=p50_ms,
         p95_ms=p95_ms,
         p99_ms=p99_ms,
@@ -145,14 +165,18 @@ def _point(
 
 
 def _call(ready: nn.Module, *drawn: Tensor) -> Call:
-    """Return a call that encodes the next of the inputs, so that none stays in a cache from the call before."""
+    """Return a call that encodes the inputs in turn, so that none is still in a cache from the previous call."""
     encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
     turn = itertools.cycle(drawn)
     return lambda: encode(next(turn))
 
 
 def _runs(call: Call, settings: NetworkSettings) -> bool:
-    """Return whether memory is enough for the call; any other error is raised."""
+    """Return whether the call fits into memory.
+
+    Raises:
+        RuntimeError: The call fails for another reason.
+    """
     try:
         with torch.inference_mode():
             call()

@@ -1,9 +1,9 @@
-"""Show profiles of networks, their sweeps and samples of a space as tables."""
+"""Print profiles of networks, their sweeps, compared runtimes and samples of a space as tables."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,118 +11,36 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
-from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES
+from nas.measure.statistics import FEW
+from nas.measure.verdicts import MIN_BLOCKS
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
+from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement
 
-BAR = 12
-WITH_BYTES, WITH_BARS = 90, 120  # columns of a terminal that has room for them
-NAME, SHORT_NAME = 28, 20  # columns that a name has at least, if it needs them
-ITSELF = "(the network itself)"  # operators in no module but the whole
+BAR = 12  # characters of the longest bar
+BYTES_COLUMNS, BARS_COLUMNS, INTERVALS_COLUMNS = 90, 120, 110  # widths of a terminal with room for them
+NAME, SHORT_NAME, RUNTIME_NAME = 28, 20, 15  # least columns of a name that needs them
+ITSELF = "(the network itself)"  # operators that belong to no submodule
 MIB = 2**20
 PERCENTILES = ("p50", "p95", "p99")
 
-
-def headline(p: Profile) -> Table:
-    """Tabulate one network: what was counted and what was measured."""
-    table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
-    table.add_row("compute", f"{p.counts.macs / 1e9:.4g} GMACs (x2 = {2 * p.counts.macs / 1e9:.4g} GFLOPs)")
-    for name, value in _measured(p.measurement) if p.measurement else ():
-        table.add_row(name, Text(value))
-    return table
-
-
-def _measured(m: Measurement) -> Iterator[tuple[str, str]]:
-    throughput = f"{m.throughput_img_s:.4g} img/s {interval(m.throughput_low_img_s, m.throughput_high_img_s)}"
-    yield "throughput", f"{throughput}, batch {m.batch}{_for(m)}"
-    yield f"beside {m.reference}", f"x {m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}, interleaved"
-    yield "latency", f"{latencies(m)} ms, batch 1"
-    yield (
-        f"memory, batch {m.batch}",
-        ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in memories(m).items()) or "unknown",
-    )
-    if m.energy_j is not None:
-        yield "energy", f"{m.energy_j * 1e3:.3g} mJ an image, of the whole card"
-    if m.launch_share is not None:
-        yield "launching", f"{m.launch_share:.0%} of the time that the device computes"
-    if m.output_error is not None:
-        yield "output error", f"{m.output_error:.1e} against fp32 eager, relative"
-    if m.compile_s:
-        yield "made in", f"{m.compile_s:.1f} s (compiling or exporting)"
-    yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){_advice(m)}"
-    for note in m.notes:
-        yield "note", note
-
-
-def latencies(m: Measurement) -> str:
-    """Format the median and the percentiles that are known, in ms."""
-    known = ((95, m.latency_p95_ms), (99, m.latency_p99_ms))
-    return ", ".join([f"{m.latency_ms:.2f}", *(f"p{q} {ms:.2f}" for q, ms in known if ms is not None)])
-
-
-def memories(m: Measurement) -> dict[str, float]:
-    """Return the kinds of memory that are known, in MiB: what tensors need, what was taken for it, all on the card."""
-    kinds = {"allocated": m.peak_memory_mib, "reserved": m.reserved_memory_mib, "driver": m.driver_memory_mib}
-    return {kind: mib for kind, mib in kinds.items() if mib is not None}
-
-
-def interval(low: float, high: float) -> str:
-    """Format a 95 % confidence interval of the median."""
-    return f"[{low:.4g}, {high:.4g}]"
-
-
-def _for(m: Measurement) -> str:
-    return f" (for {m.requested_batch})" if m.requested_batch not in (None, m.batch) else ""
-
-
-def _advice(m: Measurement) -> str:
-    return ": more --seconds or a quieter machine narrow the intervals" if m.verdict == "wide" else ""
-
-
-def comparison_table(profiles: Sequence[Profile]) -> Table:
-    """Tabulate several networks, one line each."""
-    sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
-    references = {p.measurement.reference for p in profiles if p.measurement}
-    caption = (
-        f"ratio: to {', '.join(references) or 'none'}, interleaved; ±: half its 95 % interval; ms: latency at batch 1;"
-        " MiB: allocated; GMACs x2 = GFLOPs. Name one --arch for counters, stages and what else is known."
-    )
-    table = Table(
-        title=f"Profiles ({'; '.join(sorted(sizes))})", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("arch", overflow="fold")
-    for heading in ("params M", "GMACs", "img/s", "ratio", "±", "ms", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for p in profiles:
-        size = f" ({p.batch} x {p.resolution} px)" if len(sizes) > 1 else ""
-        counted = (p.arch + size, f"{p.counts.params / 1e6:.2f}", f"{p.counts.macs / 1e9:.3f}")
-        table.add_row(*counted, *(_compared(p.measurement) if p.measurement else ["", "", "", "", "", _untimed(p)]))
-    return table
-
-
-def _compared(m: Measurement) -> list[str]:
-    return [
-        f"{m.throughput_img_s:.4g}",
-        f"{m.ratio:.3f}",
-        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}",
-        f"{m.latency_ms:.2f}",
-        "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
-        m.verdict,
-    ]
-
-
-def _untimed(p: Profile) -> str:
-    return "not measured" if p.failure else "not timed"
+RuntimeColumn = tuple[str, Callable[[Measurement], str]]  # heading and cell; an empty cell is an unknown value
 
 
 def show(
     profiles: Sequence[Profile], settings: NetworkSettings, console: Console, layers: bool, top: int | None
 ) -> None:
-    """Show one profile in full, several as a comparison; with `layers` and `top` also those tables, for each."""
+    """Print one profile in full or several as a comparison.
+
+    Args:
+        profiles: Profiles, complete or not.
+        settings: Settings that they were made with.
+        console: Console to print to.
+        layers: Whether to print a table of all layers of each network.
+        top: Number of the slowest layers of each network to print; None: no such table.
+    """
     if len(profiles) == 1:
         p = profiles[0]
         console.print(headline(p), counters_table(p))
@@ -135,21 +53,105 @@ def show(
         for kind, sweep in p.sweeps.items():
             show_sweep(p, kind, sweep, settings, console)
     for number, p in enumerate(profiles):
-        _show_ceilings(p, console, known=[earlier.roofline for earlier in profiles[:number]])
-    _show_troubles(profiles, console)
-    console.print(_made_with(profiles, settings), style="dim", highlight=False, markup=False)
+        _show_ceilings(p, console, [earlier.roofline for earlier in profiles[:number]])
+    _show_problems(profiles, console)
+    console.print(_environment_line(profiles, settings), style="dim", highlight=False, markup=False)
 
 
-def _show_troubles(profiles: Sequence[Profile], console: Console) -> None:
-    """Show what a reader must know before believing the tables."""
+def headline(p: Profile) -> Table:
+    """Tabulate the counts and the measurement of one network."""
+    table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
+    table.add_row("compute", f"{p.counts.macs / 1e9:.4g} GMACs (= {2 * p.counts.macs / 1e9:.4g} GFLOPs)")
+    for name, value in _measurement_rows(p.measurement) if p.measurement else ():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
+    throughput = f"{m.throughput_img_s:.4g} img/s {interval(m.throughput_low_img_s, m.throughput_high_img_s)}"
+    requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
+    yield "throughput", f"{throughput}, batch {m.batch}{requested}"
+    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}, timed interleaved"
+    yield "latency", f"{latencies(m)} ms, batch 1"
+    memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in memories(m).items())
+    yield f"memory, batch {m.batch}", memory or "unknown"
+    if m.energy_j is not None:
+        yield "energy", f"{m.energy_j * 1e3:.3g} mJ per image, whole card"
+    if m.launch_share is not None:
+        yield "launch overhead", f"host time is {m.launch_share:.0%} of device time"
+    if m.output_error is not None:
+        yield "output error", f"{m.output_error:.1e} relative to eager fp32"
+    if m.compile_s:
+        yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
+    advice = "; a longer --seconds or a quieter machine narrows the intervals" if m.verdict == "wide" else ""
+    yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){advice}"
+    for note in m.notes:
+        yield "note", note
+
+
+def latencies(m: Measurement) -> str:
+    """Return the median latency and the measured percentiles in ms."""
+    percentiles = ((95, m.latency_p95_ms), (99, m.latency_p99_ms))
+    return ", ".join([f"{m.latency_ms:.2f}", *(f"p{q} {ms:.2f}" for q, ms in percentiles if ms is not None)])
+
+
+def memories(m: Measurement) -> dict[str, float]:
+    """Return the measured kinds of memory in MiB: of tensors, of the allocator, of the whole card."""
+    kinds = {"allocated": m.peak_memory_mib, "reserved": m.reserved_memory_mib, "driver": m.driver_memory_mib}
+    return {kind: mib for kind, mib in kinds.items() if mib is not None}
+
+
+def interval(low: float, high: float) -> str:
+    """Format a 95 % confidence interval of the median."""
+    return f"[{low:.4g}, {high:.4g}]"
+
+
+def comparison_table(profiles: Sequence[Profile]) -> Table:
+    """Tabulate several networks, one row each."""
+    sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
+    references = {p.measurement.reference for p in profiles if p.measurement}
+    caption = (
+        f"ratio: throughput over that of {', '.join(references) or 'the reference'}, timed interleaved; ±: half of its"
+        " 95 % interval; ms: latency at batch 1; MiB: allocated memory; 1 GMAC is 2 GFLOPs. Profile one --arch alone"
+        " for its counters and stages."
+    )
+    table = Table(
+        title=f"Profiles ({'; '.join(sorted(sizes))})", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("architecture", overflow="fold")
+    for heading in ("params M", "GMACs", "img/s", "ratio", "±", "ms", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for p in profiles:
+        size = f" ({p.batch} x {p.resolution} px)" if len(sizes) > 1 else ""
+        counts = (p.arch + size, f"{p.counts.params / 1e6:.2f}", f"{p.counts.macs / 1e9:.3f}")
+        untimed = ["", "", "", "", "", "failed" if p.failure else "not timed"]
+        table.add_row(*counts, *(_comparison_cells(p.measurement) if p.measurement else untimed))
+    return table
+
+
+def _comparison_cells(m: Measurement) -> list[str]:
+    return [
+        f"{m.throughput_img_s:.4g}",
+        f"{m.ratio:.3f}",
+        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}",
+        f"{m.latency_ms:.2f}",
+        "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
+        m.verdict,
+    ]
+
+
+def _show_problems(profiles: Sequence[Profile], console: Console) -> None:
+    """Print warnings about the tables, and failed measurements."""
     for p in profiles:
         if p.stages_note:
             console.print(f"note: {p.stages_note}", style="yellow", highlight=False, markup=False)
         if p.failure:
-            console.print(f"{p.arch}: not measured: {p.failure}", style="bold red", highlight=False, markup=False)
+            console.print(f"{p.arch}: failed: {p.failure}", style="bold red", highlight=False, markup=False)
 
 
-def _made_with(profiles: Sequence[Profile], settings: NetworkSettings) -> str:
+def _environment_line(profiles: Sequence[Profile], settings: NetworkSettings) -> str:
     e = profiles[0].environment
     measured = next((p.measurement for p in profiles if p.measurement), None)
     arm = f"{measured.device}; {measured.arm}" if measured else f"{e['device_name']}; {settings.arm}"
@@ -157,21 +159,28 @@ def _made_with(profiles: Sequence[Profile], settings: NetworkSettings) -> str:
 
 
 def counters_table(p: Profile) -> Table:
-    """Tabulate all counters, and what none of them counts."""
+    """Tabulate all counters, and the operators that none of them counts."""
     table = Table(title="Counters", box=box.SIMPLE_HEAD)
     table.add_column("counter", no_wrap=True)
     table.add_column("GMACs", justify="right", no_wrap=True)
-    table.add_column("why it differs")
+    table.add_column("what it counts")
     for c in p.counters:
         table.add_row(c.name, "-" if c.macs is None else f"{c.macs / 1e9:.4g}", c.reason)
     uncounted = ", ".join(f"{name} ({elements / 1e6:.2f} M)" for name, elements in p.counts.uncounted.items())
-    table.add_row("not counted", "", f"{uncounted}: elements produced" if uncounted else "nothing that computes")
+    table.add_row("none", "", f"elements written by {uncounted}" if uncounted else "every operator is counted")
     return table
 
 
 def parts_table(title: str, parts: Sequence[PartRow], caption: str, width: int) -> Table:
-    """Tabulate stages or layers: work, time, how near their bound they run. Narrow, it leaves out bytes."""
-    bars, wide = width >= WITH_BARS, width >= WITH_BYTES
+    """Tabulate the work and the time of stages or layers, and their distance from the device's ceilings.
+
+    Args:
+        title: The table's title.
+        parts: Rows of the table.
+        caption: The table's caption.
+        width: Columns of the terminal. A narrow one has no room for bytes and bars.
+    """
+    bars, wide = width >= BARS_COLUMNS, width >= BYTES_COLUMNS
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=min(NAME if wide else SHORT_NAME, max(len(r.name) for r in parts)))
     unit, scale = ("G", 1e9) if max(r.macs for r in parts) >= 1e8 else ("M", 1e6)
@@ -196,55 +205,55 @@ def parts_table(title: str, parts: Sequence[PartRow], caption: str, width: int) 
             *(["█" * round(r.share * BAR)] if bars else []),
             r.bound,
             f"{r.attainable_ms:.2f}",
-            _used(r),
+            _utilization(r),
         )
     return table
 
 
-def _used(r: PartRow) -> Text:
-    over = r.utilisation > 1
-    return Text(f"{r.utilisation:.0%}{' !' if over else ''}", style="bold red" if over else "")
+def _utilization(r: PartRow) -> Text:
+    over = r.utilization > 1
+    return Text(f"{r.utilization:.0%}{' !' if over else ''}", style="bold red" if over else "")
 
 
 def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
-    eager = "" if settings.arm.runtime == "eager" else f", run eagerly, not {settings.arm.runtime}"
-    form = ", fused" if settings.arm.form == "fused" else ""
+    eager = "" if settings.arm.runtime == "eager" else f", eager instead of {settings.arm.runtime}"
+    form = " in the fused form" if settings.arm.form == "fused" else ""
     return (
-        f"The stages explain {p.stages_covered:.1%} of the time of a whole call ({p.batch} images{eager}). GMACs and"
-        f" act. (what operators write) are of one image as it runs{form}; moved (inputs, weights, outputs), ms and"
-        " best ms (the device's ceilings allow no less) of the batch; used: best / measured."
+        f"The stages take {p.stages_covered:.1%} of the time of a whole call (batch {p.batch}{eager}). MACs and act."
+        f" (elements that operators write) are of one image{form}. moved (inputs, weights, outputs), ms and best ms"
+        " (the least time that the device's ceilings allow) are of the batch. used is best ms over ms."
     )
 
 
 def _show_layers(p: Profile, console: Console, layers: bool, top: int | None) -> None:
     if not p.layers:
         return
-    slowed = f"Each module's own operators, without those of modules in it; hooks made the run {p.layers_slowed:+.0%}."
+    note = f"A row is a module without its submodules. Timing hooks changed the run's time by {p.layers_slowed:+.0%}."
     whole = sum(r.share for r in p.layers)
     if layers:
-        caption = f"In the order they run; {whole:.1%} of the time. {slowed}"
+        caption = f"In the order of execution; {whole:.1%} of the time. {note}"
         console.print(parts_table(f"{p.arch}: layers", p.layers, caption, console.width))
     if top:
-        most = sorted(p.layers, key=lambda r: -r.time_ms)[:top]
-        caption = f"{sum(r.share for r in most):.1%} of the time. {slowed}"
-        console.print(parts_table(f"{p.arch}: the {len(most)} slowest layers", most, caption, console.width))
+        slowest = sorted(p.layers, key=lambda r: -r.time_ms)[:top]
+        caption = f"{sum(r.share for r in slowest):.1%} of the time. {note}"
+        console.print(parts_table(f"{p.arch}: the {len(slowest)} slowest layers", slowest, caption, console.width))
 
 
-def _show_ceilings(p: Profile, console: Console, known: Sequence[Roofline | None]) -> None:
-    """Show the ceilings where they are not `known` yet, and what lies over them."""
+def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | None]) -> None:
+    """Print the ceilings unless they are those of an `earlier` roofline, and the rows that exceed them."""
     if p.roofline is None:
         return
     c = p.roofline.ceilings
-    if not any(earlier and earlier.ceilings == c for earlier in known):
+    if not any(roofline and roofline.ceilings == c for roofline in earlier):
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
-        again = "; measured again, for a part lay over them" if p.roofline.measured_again else ""
-        computing = f"ceilings, {c.precision}, {c.threads} threads: {c.gmacs_s:.1f} GMAC/s"
-        console.print(f"{computing}; GB/s by bytes touched: {rates}{again}", style="dim", highlight=False)
+        again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
+        compute = f"ceilings ({c.precision}, {c.threads} threads): {c.gmacs_s:.1f} GMAC/s"
+        console.print(f"{compute}; GB/s by working set: {rates}{again}", style="dim", highlight=False)
     if p.roofline.over:
         names = ", ".join(name or ITSELF for name in p.roofline.over)
         console.print(
-            f"error: {p.arch}: over 100 % of what the device can, which cannot be: {names}. The ceilings are too low,"
-            " as on a busy machine (--new-ceilings), or less is moved than was counted.",
+            f"error: {p.arch}: over 100 % of the device's ceilings: {names}. Either the ceilings were measured too low,"
+            " as on a busy machine (--new-ceilings measures them again), or fewer bytes are moved than were counted.",
             style="bold red",
             highlight=False,
         )
@@ -255,19 +264,19 @@ def _bytes(size: int) -> str:
 
 
 def show_sweep(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings, console: Console) -> None:
-    """Show a sweep's table, and of batch sizes which is best."""
+    """Print a sweep's table, and the best batch size of a batch sweep."""
     console.print(sweep_table(p, kind, sweep, settings))
     if kind == "batch" and sweep.best:
         console.print(best_line(sweep), highlight=False, markup=False)
 
 
 def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) -> Table:
-    """Tabulate a sweep, one line a size, and what was refused."""
+    """Tabulate a sweep, one row for each size; the caption has the sizes that were not timed."""
     other = f"{p.resolution} px, {p.counts.macs / 1e9:.4g} GMACs" if kind == "batch" else f"batch {p.batch}"
     table = Table(title=f"{p.arch}: {kind} sweep, {other}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    known = [name for name in PERCENTILES if any(_percentile(point, name) is not None for point in sweep.points)]
+    percentiles = [name for name in PERCENTILES if any(_percentile(point, name) is not None for point in sweep.points)]
     headings = ("batch",) if kind == "batch" else ("px", "GMACs")
-    for heading in (*headings, "img/s", "95 %", "ms a call", *known, "samples"):
+    for heading in (*headings, "img/s", "95 %", "ms/call", *percentiles, "samples"):
         table.add_column(heading, justify="right", no_wrap=True)
     misfits = any(point.windows for point in sweep.points)
     if misfits:
@@ -278,42 +287,45 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) 
             f"{point.throughput_img_s:.4g}",
             Text(interval(point.throughput_low_img_s, point.throughput_high_img_s)),
             f"{point.time_ms:.2f}",
-            *(_ms(_percentile(point, name)) for name in known),
+            *(_ms(_percentile(point, name)) for name in percentiles),
             str(point.samples),
             *(["\n".join(map(_misfit, point.windows))] if misfits else []),
         )
-    table.caption = _caption(sweep, settings, misfits, bool(known))
+    table.caption = _sweep_caption(sweep, settings, misfits, bool(percentiles))
     return table
 
 
 def best_line(sweep: Sweep) -> str:
-    """Tell the best throughput, and the batch sizes that cannot be told from it."""
+    """Return a line with the best throughput and the batch sizes that tie with it."""
     best = sweep.best
     assert best is not None
     rate = f"{best.throughput_img_s:.4g} img/s {interval(best.throughput_low_img_s, best.throughput_high_img_s)}"
     ties = ", ".join(str(point.batch) for point in sweep.ties)
-    said = [f"best throughput: {rate} at batch {best.batch}"]
+    phrases = [f"best throughput: {rate} at batch {best.batch}"]
     if ties:
-        said.append(f"its interval overlaps those of {ties}")
-    if best.samples < MIN_BOOTSTRAP_SAMPLES:
-        said.append(f"from {best.samples} sample(s): more --seconds are needed to be sure")
-    return "; ".join(said)
+        phrases.append(f"its interval overlaps those of batch {ties}")
+    if best.samples < FEW:
+        phrases.append(f"only {best.samples} sample(s): a longer --seconds makes this certain")
+    return "; ".join(phrases)
 
 
-def _caption(sweep: Sweep, settings: NetworkSettings, misfits: bool, percentiles: bool) -> str:
-    said = ["All timed by turns" + ("" if settings.arm.runtime == "eager" else ", eagerly")]
+def _sweep_caption(sweep: Sweep, settings: NetworkSettings, misfits: bool, percentiles: bool) -> str:
+    sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
     if percentiles:
-        said.append("p50 to p99: ms of single calls, where there are enough of them")
-    said += [f"{size}: {reason}" for size, reason in sweep.refused.items()]
+        sentences.append("p50 to p99: ms of single calls, where enough were timed")
+    if sweep.refused:
+        sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:
-        said.append("Windows that don't divide a map make it larger. Backbone.change_resolution(px) finds some that do")
-    return "; ".join(said) + "."
+        sentences.append(
+            "Windows that don't divide a map enlarge it; Backbone.change_resolution(px) chooses windows that divide"
+        )
+    return ". ".join(sentences) + "."
 
 
 def _size(point: Point, kind: str) -> tuple[str, ...]:
     if kind != "batch":
         return str(point.resolution), f"{point.macs / 1e9:.4g}"
-    return (f"{point.batch}" + (f" (for {point.requested})" if point.requested != point.batch else ""),)
+    return (f"{point.batch}" + (f" ({point.requested} requested)" if point.requested != point.batch else ""),)
 
 
 def _percentile(point: Point, name: str) -> float | None:
@@ -330,8 +342,154 @@ def _misfit(w: WindowCost) -> str:
     return f"stage {w.stage}: {tokens}, +{format_macs(w.extra_macs)}MACs"
 
 
+def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings, console: Console) -> None:
+    """Print the speed and the cost of the runtimes of each network, and notes."""
+    for p in profiles:
+        console.print(speed_table(p, console.width))
+        console.print(noise_line(p), style="bold", highlight=False, markup=False)
+        if p.first:
+            console.print(cost_table(p, console.width))
+        for line in runtime_notes(p):
+            console.print(line, highlight=False, markup=False)
+    measured = [row for p in profiles for row in p.rows if row.measurement]
+    if len({row.arm.runtime for row in measured}) > 1:
+        console.print("A Pareto front never mixes numbers of different runtimes.", style="dim")
+    e = profiles[0].environment
+    versions = f"torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
+    defaults = f"words that a runtime's name omits: {settings.base}"
+    console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim", highlight=False, markup=False)
+
+
+def _decimals(value: float | None, form: str) -> str:
+    """Format a value by `form`, or with fewer decimals where it is large; "" where it is unknown."""
+    if value is None:
+        return ""
+    return format(value, form if value < 100 else ".1f" if value < 1000 else ".0f")
+
+
+MEDIAN_LATENCY: RuntimeColumn = ("ms", lambda m: _decimals(m.latency_ms, ".2f"))
+TAIL_LATENCIES: tuple[RuntimeColumn, ...] = (
+    ("p95\nms", lambda m: _decimals(m.latency_p95_ms, ".2f")),
+    ("p99\nms", lambda m: _decimals(m.latency_p99_ms, ".2f")),
+)
+COSTS: tuple[RuntimeColumn, ...] = (
+    ("alloc.\nMiB", lambda m: _decimals(m.peak_memory_mib, ".1f")),
+    ("reserved\nMiB", lambda m: _decimals(m.reserved_memory_mib, ".1f")),
+    ("driver\nMiB", lambda m: _decimals(m.driver_memory_mib, ".1f")),
+    ("mJ per\nimage", lambda m: "" if m.energy_j is None else f"{m.energy_j * 1e3:.3g}"),
+    ("build\ns", lambda m: _decimals(m.compile_s or None, ".1f")),
+    ("error", lambda m: "" if m.output_error is None else f"{m.output_error:.1e}"),
+)
+
+
+def speed_table(p: RuntimesProfile, width: int) -> Table:
+    """Tabulate throughput, its ratio to the first runtime's, and latency.
+
+    Args:
+        p: Profile of one network.
+        width: Columns of the terminal. A narrow one has room for half the width of an interval only.
+    """
+    ends = width >= INTERVALS_COLUMNS
+    rates: list[RuntimeColumn] = [
+        ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
+        ("95 %", lambda m: _spread(m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s, ends)),
+        (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
+        ("95 %", lambda m: _spread(m.ratio, m.ratio_low, m.ratio_high, ends)),
+    ]
+    late = [MEDIAN_LATENCY, *(_filled_columns(p, TAIL_LATENCIES) if ends else ())]
+    table = _runtime_table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)
+    _add_columns(table, [*rates, ("", lambda m: ""), *late])
+    table.add_column("verdict", no_wrap=True)
+    table.caption = (
+        "Compare runtimes by x: each is timed interleaved with the first runtime, while img/s also depends on the"
+        " machine's load at that time. ms: latency at batch 1."
+    )
+    for row, last in _sections(p.by_runtime):
+        cells = [*_cells(row, rates), Text(_mark(p, row)), *_cells(row, late)]
+        table.add_row(row.name, *cells, _verdict(row), end_section=last)
+    return table
+
+
+def cost_table(p: RuntimesProfile, width: int) -> Table:
+    """Tabulate the measured kinds of memory, energy, build time and error, and tail latencies on a narrow terminal."""
+    columns = _filled_columns(p, COSTS if width >= INTERVALS_COLUMNS else (*TAIL_LATENCIES, *COSTS))
+    table = _runtime_table("", p)
+    _add_columns(table, columns)
+    table.caption = (
+        "alloc.: memory of tensors. build: compiling or exporting. error: of the worst output, relative to eager fp32."
+    )
+    for row, last in _sections([row for row in p.by_runtime if row.measurement]):
+        table.add_row(row.name, *_cells(row, columns), end_section=last)
+    return table
+
+
+def noise_line(p: RuntimesProfile) -> str:
+    """Return a line with the noise floor and the A/A pair that it comes from."""
+    m = p.first.measurement if p.first else None
+    if m is None or p.noise is None:
+        return "no runtime could be measured"
+    few = "" if m.samples >= 2 * MIN_BLOCKS else f" (only {m.samples} samples: a longer --seconds makes this certain)"
+    return f"A/A: x {m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}: differences under {p.noise:.1%} are ties{few}"
+
+
+def runtime_notes(p: RuntimesProfile) -> list[str]:
+    """Return the reasons why runtimes have no numbers, and the notes of those that have."""
+    lines = []
+    for row in p.by_runtime:
+        if row.why_not:
+            lines.append(f"{row.name}: {row.why_not}")
+        elif row.measurement and row.measurement.notes:
+            lines.append(f"{row.name}: {'; '.join(row.measurement.notes)}")
+    return lines
+
+
+def _runtime_table(title: str, p: RuntimesProfile) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    longest = max((len(row.name) for row in p.rows), default=0)
+    table.add_column("runtime", overflow="fold", min_width=min(longest, RUNTIME_NAME))
+    return table
+
+
+def _add_columns(table: Table, columns: Sequence[RuntimeColumn]) -> None:
+    for heading, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+
+
+def _sections(rows: Sequence[RuntimeRow]) -> Iterator[tuple[RuntimeRow, bool]]:
+    """Yield each row with whether it is the last of its runtime."""
+    following = [*(row.arm.runtime for row in rows[1:]), None]
+    for row, runtime in zip(rows, following, strict=True):
+        yield row, row.arm.runtime != runtime
+
+
+def _filled_columns(p: RuntimesProfile, columns: Sequence[RuntimeColumn]) -> list[RuntimeColumn]:
+    """Return the columns that have a value in any row."""
+    return [c for c in columns if any(row.measurement and c[1](row.measurement) for row in p.rows)]
+
+
+def _cells(row: RuntimeRow, columns: Sequence[RuntimeColumn]) -> list[Text]:
+    m = row.measurement
+    return [Text((of(m) if m else "") or "-") for _, of in columns]
+
+
+def _mark(p: RuntimesProfile, row: RuntimeRow) -> str:
+    if row == p.first:
+        return "A/A"
+    return "tie" if p.tie(row) else ""
+
+
+def _verdict(row: RuntimeRow) -> str:
+    if row.measurement:
+        return row.measurement.verdict
+    return "can't run" if row.impossible else "failed"
+
+
+def _spread(value: float, low: float, high: float, ends: bool) -> str:
+    return interval(low, high) if ends else f"±{(high - low) / 2 / value:.1%}"
+
+
 def show_space(profile: SpaceProfile, console: Console) -> None:
-    """Show a sample of a space: ranges, and what share is within the limits."""
+    """Print the ranges of a sample of a space, and the share within the limits."""
     r = profile.request
     table = Table(
         title=f"Space {r.space}: {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", box=box.SIMPLE_HEAD
@@ -345,46 +503,51 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
         table.add_row(f"{label}, {unit}", f"{row['n']:.0f}", *(f"{v:.3g}" for v in values))
     console.print(table)
     if r.limits:
-        console.print(_limits(profile))
+        console.print(_limits_table(profile))
     _show_timing(profile, console)
     if profile.shortlist:
         _show_shortlist(profile.shortlist, console)
 
 
-def _show_shortlist(found: Shortlist, console: Console) -> None:
-    """Show what to time next; not how long it takes."""
-    console.print(f"a latency predictor made of them: {found.error}", style="dim", highlight=False)
-    if not found.untimed:
+def _show_shortlist(s: Shortlist, console: Console) -> None:
+    """Print the specs that are worth timing next, without their predicted times."""
+    console.print(f"latency predictor fitted to the timed specs: {s.error}", style="dim", highlight=False)
+    if not s.untimed:
         return
-    limit = "" if found.limit_img_s is None else f" and may reach {found.limit_img_s:g} images/s"
-    names = ", ".join(found.arch_ids) or "none of them"
-    console.print(f"of {found.untimed} specs not timed, these are most likely fast{limit}: {names}", highlight=False)
+    limit = "" if s.limit_img_s is None else f" and likely to reach {s.limit_img_s:g} images/s"
+    names = ", ".join(s.arch_ids) or "none"
+    console.print(f"of the {s.untimed} specs that were not timed, predicted fastest{limit}: {names}", highlight=False)
 
 
 def _show_timing(profile: SpaceProfile, console: Console) -> None:
-    """Show how the sample was timed, and what could not be."""
+    """Print how the sample was timed, and the specs that could not be measured."""
     r, timed = profile.request, [s.measurement for s in profile.specs if s.measurement]
     if timed:
         verdicts = Counter(m.verdict for m in timed)
         verdict = ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
         how = f"batch {r.batch}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
-        console.print(f"ratio: to {r.reference}, interleaved; {how}", style="dim", highlight=False, markup=False)
+        ratio = f"ratio: throughput over that of {r.reference}, timed interleaved"
+        console.print(f"{ratio}; {how}", style="dim", highlight=False, markup=False)
     if not profile.failed:
         return
     share = f"{len(profile.failed)} of {len(profile.failed) + len(timed)} specs"
-    console.print(f"{share} could not be measured; they keep no limit of timing", style="bold red", highlight=False)
+    console.print(
+        f"{share} could not be measured; they count as over every limit that needs timing",
+        style="bold red",
+        highlight=False,
+    )
     for why, count in Counter(s.failure for s in profile.failed).most_common():
         first = next(s.arch_id for s in profile.failed if s.failure == why)
         others = f" and {count - 1} more" if count > 1 else ""
         console.print(f"  {first}{others}: {why}", highlight=False, markup=False)
 
 
-def _limits(profile: SpaceProfile) -> Table:
+def _limits_table(profile: SpaceProfile) -> Table:
     table = Table(title="Within the limits", box=box.SIMPLE_HEAD)
     table.add_column("limit", no_wrap=True)
     table.add_column("share", justify="right")
     table.add_column("specs", justify="right")
-    for name, (fit, known) in profile.fits().items():
-        limit = "all of them" if name == "all" else f"{LIMITS[name].flag} {profile.request.limits[name]:g}"
-        table.add_row(limit, f"{fit / known:.1%}" if known else "-", f"{fit} of {known}")
+    for name, (fit, count) in profile.fits().items():
+        limit = "all limits" if name == "all" else f"{LIMITS[name].flag} {profile.request.limits[name]:g}"
+        table.add_row(limit, f"{fit / count:.1%}" if count else "-", f"{fit} of {count}")
     return table

@@ -1,4 +1,4 @@
-"""Stand-ins for `nas.measure.service.MeasurementService`, for tests that are not about the process it starts."""
+"""Services in place of `nas.measure.service.MeasurementService`, for tests that need no measuring process."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -7,7 +7,7 @@ from nas.measure import Measured, measure_pair
 from nas.measure.service import build_network
 from nas.study.records import Measurement
 
-KNOWN = Measurement(
+MEASUREMENT = Measurement(
     device="a card",
     arm="fp32, channels-last, fused, eager",
     batch=2,
@@ -29,8 +29,8 @@ KNOWN = Measurement(
 )
 
 
-class StandIn:
-    """`measure` in a context."""
+class LocalService:
+    """A context manager as `MeasurementService` is, without a process."""
 
     def __init__(self, threads=None):
         self.threads = threads
@@ -42,8 +42,8 @@ class StandIn:
         pass
 
 
-class InProcess(StandIn):
-    """Measures in this process."""
+class InProcess(LocalService):
+    """A service that measures in this process."""
 
     def measure(self, candidate, reference, setting, *, name_of_reference, limit_s=None):
         return measure_pair(
@@ -52,18 +52,18 @@ class InProcess(StandIn):
 
 
 def scripted(answer):
-    """A class of services that measure nothing.
+    """Return a class of services that measure nothing. Its `requests` lists (candidate, reference, setting).
 
-    answer: (candidate, setting) to fields of a `Measurement`; what it raises is raised. The class's `asked` are the
-    (candidate, reference, setting) that its services were given.
+    Args:
+        answer: Maps (candidate, setting) to fields of a `Measurement`, or raises.
     """
 
-    class Scripted(StandIn):
-        asked: ClassVar[list] = []
+    class Scripted(LocalService):
+        requests: ClassVar[list] = []
 
         def measure(self, candidate, reference, setting, *, name_of_reference, limit_s=None):
-            self.asked.append((candidate, reference, setting))
-            known = {"batch": setting.batch, "resolution": setting.resolution, "reference": name_of_reference}
-            return Measured(replace(KNOWN, **known | answer(candidate, setting)), {})
+            self.requests.append((candidate, reference, setting))
+            fields = {"batch": setting.batch, "resolution": setting.resolution, "reference": name_of_reference}
+            return Measured(replace(MEASUREMENT, **fields | answer(candidate, setting)), {})
 
     return Scripted

@@ -1,4 +1,4 @@
-"""The command through its own entry point: tables, one JSON object, one line for every mistake."""
+"""The command from its entry point: tables, one JSON object, one line for every mistake."""
 
 import fcntl
 import io
@@ -41,7 +41,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def places(cache, tmp_path, monkeypatch):
-    """Ceilings are measured once for all tests here; locks are this test's own."""
+    """Share ceilings among the tests of this module, but no locks."""
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(cache))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", InProcess)
@@ -53,7 +53,7 @@ def device_lock():
 
 @pytest.fixture(scope="module")
 def femto(cache):
-    """stdout and stderr of one --json run, measured in a process of its own; shared, for it takes seconds."""
+    """Return stdout and stderr of one --json run, which the tests share because it takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("BACKBONE_NAS_CACHE", str(cache))
@@ -94,13 +94,13 @@ def test_layers_and_roofline_add_up(femto):
         assert within >= sum(row[key] for row in stages) >= 0.95 * within  # the rest is between the stages
     for row in (*layers, *stages):
         assert all(row[key] >= 0 for key in SMALL)
-        assert row["utilisation"] == pytest.approx(row["attainable_ms"] / row["time_ms"])
+        assert row["utilization"] == pytest.approx(row["attainable_ms"] / row["time_ms"])
         assert row["bound"] in ("compute", "memory", "none")
     assert sum(row["share"] for row in layers) <= 1.001
     roofline = data["roofline"]
     assert roofline["ceilings"]["gmacs_s"] > 0
     assert roofline["ceilings"]["threads"] == torch.get_num_threads()
-    assert roofline["over"] == [row["name"] for row in (*stages, *layers) if row["utilisation"] > 1]
+    assert roofline["over"] == [row["name"] for row in (*stages, *layers) if row["utilization"] > 1]
     assert data["sweeps"] == {}
     assert data["missing"] == []
     assert data["failure"] is None
@@ -115,7 +115,7 @@ def test_layers_and_top_are_tables(capsys, monkeypatch):
     assert names[0].startswith("model.conv1")
     assert sum("model.layer4" in name for name in names) > 2
     assert sum(line.rstrip().endswith("%") for line in top.splitlines()) == 3
-    assert "ceilings, fp32" in out
+    assert "ceilings (fp32" in out
 
 
 def test_sweeps(capsys, tmp_path, monkeypatch):
@@ -123,11 +123,11 @@ def test_sweeps(capsys, tmp_path, monkeypatch):
     plot = tmp_path / "sweeps.png"
     sweeps = ["--batches", "3,1,2", "--resolutions", "64,96", "--plot", str(plot)]
     assert main(["--arch", "eradio_femto", "--json", *sweeps, *QUICK]) == 0
-    found = json.loads(capsys.readouterr().out)["sweeps"]
-    assert [(p["batch"], p["resolution"]) for p in found["batch"]["points"]] == [(1, 64), (2, 64), (3, 64)]
-    assert [(p["batch"], p["resolution"]) for p in found["resolution"]["points"]] == [(2, 64), (2, 96)]
-    assert found["batch"]["refused"] == found["resolution"]["refused"] == {}
-    fitting, misfit = found["resolution"]["points"]
+    swept = json.loads(capsys.readouterr().out)["sweeps"]
+    assert [(p["batch"], p["resolution"]) for p in swept["batch"]["points"]] == [(1, 64), (2, 64), (3, 64)]
+    assert [(p["batch"], p["resolution"]) for p in swept["resolution"]["points"]] == [(2, 64), (2, 96)]
+    assert swept["batch"]["refused"] == swept["resolution"]["refused"] == {}
+    fitting, misfit = swept["resolution"]["points"]
     assert fitting["windows"] == []
     assert misfit["windows"][0] | {"extra_macs": 0} == {  # a map of 6, windows of 2 at ratios 2 and 1: 8
         "stage": 3, "windows": [2, 2], "map_side": 6, "resized_side": 8, "extra_tokens": 64 / 36 - 1, "extra_macs": 0,
@@ -150,10 +150,10 @@ def test_only_memory_ends_a_batch_sweep(monkeypatch):
     settings = NetworkSettings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
     sweep = batch_sweep(Hungry(), Hungry(), profile, settings)
     assert [(p.requested, p.batch) for p in sweep.points] == [(1, 1), (3, 3), (8, 5)]
-    assert sweep.refused == {8: "out of memory; 5 fits", 16: "more than 8"}
+    assert sweep.refused == {8: "out of memory; 5 fits", 16: "larger than 8"}
 
 
-def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypatch):
+def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypatch):
     def answer(arch, _):
         if arch == "eradio_femto":
             raise MeasurementError("hang", "no result after 120 s")
@@ -169,28 +169,28 @@ def test_what_cannot_be_measured_is_a_line_and_the_others_go_on(capsys, monkeypa
     assert (whole["failure"], whole["missing"]) == (None, [])
     assert main(["--arch", "eradio_femto", *QUICK]) == 1
     out, err = capsys.readouterr()
-    assert "eradio_femto: not measured: timing: hang: no result after 120 s" in " ".join(out.split())
-    assert err.startswith("partial; not done: eradio_femto: timing, ")
+    assert "eradio_femto: failed: timing: hang: no result after 120 s" in " ".join(out.split())
+    assert "not done: eradio_femto: timing, " in err
 
 
-def test_the_arm_is_measured_and_its_parts_run_eagerly_in_it(capsys, monkeypatch):
-    made = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
-    monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("there are some for fp32"))
+def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monkeypatch):
+    service = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
+    monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("those of fp32 are kept"))
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["--arch", "eradio_femto", "--arm", "compiled+nchw+unfused", "--batches", "1,2", *QUICK]) == 0
-    ((_, _, setting),) = made.asked
+    ((_, _, setting),) = service.requests
     assert setting.arm == Arm("compiled", "fp32", "nchw", "unfused")
     assert (setting.batch, setting.reference_arm, setting.budget_s) == (2, None, 0.2)
     out = " ".join(capsys.readouterr().out.split())
-    assert "batch 1 (for 2)" in out
-    assert "(1 images, run eagerly, not compiled)" in out
-    assert "All timed by turns, eagerly" in out
+    assert "batch 1 (2 requested)" in out
+    assert "(batch 1, eager instead of compiled)" in out
+    assert "interleaved, in eager mode" in out
     assert "best throughput: " in out
     assert "ours, fused" not in out
 
 
-def test_ctrl_c_shows_what_is_known(capsys, monkeypatch):
+def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
@@ -200,8 +200,8 @@ def test_ctrl_c_shows_what_is_known(capsys, monkeypatch):
     data = json.loads(out)
     assert data["throughput_img_s"] > 0
     assert data["missing"] == ["batch sweep"]
-    assert "partial; not done: eradio_femto: batch sweep" in err
-    monkeypatch.setattr(network, "_timed", stopped)
+    assert "not done: eradio_femto: batch sweep" in err
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(stopped))
     assert main(["--arch", "eradio_femto", "--arch", "eradio_pico", *QUICK]) == 130
     out, err = capsys.readouterr()
     assert "compute" in out
@@ -216,7 +216,7 @@ def hold(folder, ending):
         ending.wait(20)
 
 
-def test_who_waits_for_the_device_is_told(capfd):
+def test_a_command_that_waits_for_the_device_prints_so(capfd):
     fork = multiprocessing.get_context("fork")
     ending = fork.Event()
     process = fork.Process(target=hold, args=(device_lock(), ending))
@@ -240,16 +240,16 @@ def test_the_device_is_held_while_timing():
 
     settings = NetworkSettings(torch.device("cpu"), None)
     with pytest.raises(BlockingIOError):
-        list(network.profiling("eradio_femto", settings, scripted(timed)(), lambda *_: None))
+        list(network.profile_network("eradio_femto", settings, scripted(timed)(), lambda *_: None))
 
 
 def test_a_terminal_shows_the_time_that_is_left():
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     progress = ProfileProgress(console)
     with progress.showing():
-        progress("net: timing", 75.0)
+        progress("femto: timing", 75.0)
         time.sleep(0.3)
-    assert "net: timing" in console.file.getvalue()
+    assert "femto: timing" in console.file.getvalue()
     assert "ETA 1:1" in console.file.getvalue()
 
 
@@ -274,14 +274,14 @@ def test_tables_show_the_numbers_and_the_reasons(capsys, monkeypatch):
     assert main(["--arch", "eradio_femto", *QUICK]) == 0
     out = capsys.readouterr().out
     for expected in (
-        "GMACs (x2 =",
+        "GMACs (=",
         "img/s [",
         "fvcore",
         "thop",
         "leaves out",
         "stage3",
         "verdict",
-        "The stages explain",
+        "The stages take",
     ):
         assert expected in out
 
@@ -306,37 +306,40 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradioo"], "eradio_nano"),  # the choices
         (["--arch", "timm:resnet18x"], "resnet18"),
         (["--arch", "no/such/file.json"], "no/such/file.json"),
-        (["--arch", "eradio_femto", "--resolution", "100"], "--resolution: 100 is not a multiple of 32"),
-        (["--arch", "eradio_femto", "--resolution", "-32"], "--resolution: -32 must be positive"),
-        (["--arch", "eradio_femto", "--batch", "0"], "--batch: 0 must be positive"),
+        (["--arch", "eradio_femto", "--resolution", "100"], "--resolution: 100: must be a multiple of 32"),
+        (["--arch", "eradio_femto", "--resolution", "-32"], "--resolution: -32: must be positive"),
+        (["--arch", "eradio_femto", "--batch", "0"], "--batch: 0: must be positive"),
         (["--arch", "eradio_femto", "--batch", "many"], "--batch"),
-        (["--arch", "eradio_femto", "--seconds", "nan"], "--seconds: nan must be positive"),
+        (["--arch", "eradio_femto", "--seconds", "nan"], "--seconds: nan: must be positive"),
         (["--arch", "eradio_femto", "--device", "cuda:99"], "choices: auto, cpu"),
         (["--arch", "eradio_femto", "--arm", "int3"], "runtime: 'int3' in 'int3': choose words from eager"),
         (["--arch", "eradio_femto", "--arm", "fp32+bf16"], "fp32 and bf16 are both a precision"),
-        (["--arch", "eradio_femto", "--arms", "eager,int3"], "runtime: 'int3' in 'int3'"),
-        (["--arch", "eradio_femto", "--arms", ""], "runtime: '' in ''"),
-        (["--arch", "eradio_femto", "--arms", "eager,fp32"], "'eager' and 'fp32' are one"),
-        (["--arch", "eradio_femto", "--arms", "eager", "--arm", "bf16"], "--arm: has no meaning with --arms"),
-        (["--arch", "eradio_femto", "--arms", "eager", "--batches", "1"], "--batches: has no meaning with --arms"),
-        (["--space", "micro", "--arms", "eager"], "--arms: has no meaning with --space"),
+        (["--arch", "eradio_femto", "--arms", "eager,int3"], "arm: 'int3' in 'int3'"),
+        (["--arch", "eradio_femto", "--arms", ""], "arm: '' in ''"),
+        (["--arch", "eradio_femto", "--arms", "eager,fp32"], "'eager' and 'fp32' are the same runtime"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--arm", "bf16"], "--arm: does not go with --arms"),
+        (["--arch", "eradio_femto", "--arms", "eager", "--batches", "1"], "--batches: does not go with --arms"),
+        (["--space", "micro", "--arms", "eager"], "--arms: does not go with --space"),
         ([], "--arch"),
         (["--arch", "eradio_femto", "--space", "micro"], "--arch or --space"),
-        (["--arch", "eradio_femto", "--samples", "3"], "--samples: has no meaning with --arch"),
-        (["--arch", "eradio_femto", "--max-params", "3"], "--max-params: has no meaning with --arch"),
-        (["--arch", "eradio_femto", "--top", "0"], "--top: 0 must be positive"),
+        (["--arch", "eradio_femto", "--samples", "3"], "--samples: does not go with --arch"),
+        (["--arch", "eradio_femto", "--max-params", "3"], "--max-params: does not go with --arch"),
+        (["--arch", "eradio_femto", "--top", "0"], "--top: 0: must be positive"),
         (["--arch", "eradio_femto", "--batches", "1,x"], "--batches"),
         (["--arch", "eradio_femto", "--batches", "0"], "--batches"),
-        (["--arch", "eradio_femto", "--resolutions", "64,70"], "--resolutions: 70 is not a multiple of 32"),
+        (["--arch", "eradio_femto", "--resolutions", "64,70"], "--resolutions: 70: must be a multiple of 32"),
         (["--arch", "eradio_femto", "--plot", "plot.jpg"], "--plot: 'plot.jpg' must end in one of .png, .svg, .pdf"),
         (["--arch", "eradio_femto", "--plot", "no/where.png"], "--plot: no such folder 'no'"),
         (["--arch", "eradio_femto", "--cache", "/proc/none"], "--cache: cannot write '/proc/none'"),
         (["--arch", "eradio_femto", "--arch", "eradioo"], "eradio_nano"),  # before the first is timed
         (["--arch", "eradio_femto", "--reference", "eradioo"], "eradio_nano"),
         (["--space", "tiny"], "micro"),
-        (["--space", "micro", "--layers"], "--layers: has no meaning with --space"),
-        (["--space", "micro", "--samples", "0"], "--samples: 0 must be positive"),
-        (["--space", "micro", "--max-latency-ms", "5"], "--max-latency-ms: needs timing; say how long with --seconds"),
+        (["--space", "micro", "--layers"], "--layers: does not go with --space"),
+        (["--space", "micro", "--samples", "0"], "--samples: 0: must be positive"),
+        (
+            ["--space", "micro", "--max-latency-ms", "5"],
+            "--max-latency-ms: needs timing; set its budget with --seconds",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, capsys):
@@ -373,7 +376,7 @@ def test_help_has_examples(capsys):
 
 
 class Odd(nn.Module):
-    """Calls `twice` two times, iterates over `blocks` without calling it, never calls `unused`."""
+    """A network that calls `twice` two times, iterates over `blocks` without calling it and never calls `unused`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -388,11 +391,11 @@ class Odd(nn.Module):
         return x
 
 
-def test_stage_times_cover_odd_nets():
-    net, images = Odd(), torch.randn(2, 3, 64, 64)
-    parts = called_modules(net, list(net.named_children()), images)
+def test_stage_times_cover_odd_networks():
+    odd, images = Odd(), torch.randn(2, 3, 64, 64)
+    parts = called_modules(odd, list(odd.named_children()), images)
     assert [name for name, _ in parts] == ["twice", "blocks.0", "blocks.2"]
-    times = stage_times(net, parts, images, budget_s=0.1)
+    times = stage_times(odd, parts, images, budget_s=0.1)
     assert set(times.stages_s) == {"twice", "blocks.0", "blocks.2"}
     assert 0.7 < times.covered <= 1  # without the second call of `twice` it would be about half
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in odd.modules())

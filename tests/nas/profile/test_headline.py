@@ -1,4 +1,4 @@
-"""One network's numbers for people: what is known is shown, what is not leaves no gap that could be taken for zero."""
+"""The table of one network: measured values have a row, and no unknown value could be read as zero."""
 
 import io
 from dataclasses import replace
@@ -9,12 +9,12 @@ from rich.console import Console
 
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.tables import comparison_table, headline, show
-from tests.nas.profile.services import KNOWN
+from tests.nas.profile.services import MEASUREMENT
 
 COUNTS = type("Counts", (), {"macs": 7_000_000, "params": 2_000_000, "uncounted": {}})
 ENVIRONMENT = {"device_name": "a card", "torch": "2", "timm": "1", "python": "3"}
 WHOLE = replace(
-    KNOWN,
+    MEASUREMENT,
     requested_batch=4,
     latency_p95_ms=3.125,
     latency_p99_ms=4.5,
@@ -28,44 +28,48 @@ WHOLE = replace(
 
 
 def text(measurement, table=headline):
-    profile = Profile("net", None, 2, 64, COUNTS, (), ENVIRONMENT, measurement)
+    profile = Profile("resnet", None, 2, 64, COUNTS, (), ENVIRONMENT, measurement)
     console = Console(width=100, file=io.StringIO())
     console.print(table(profile if table is headline else [profile]))
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 
 
-def test_everything_that_is_known_has_a_line():
+def test_every_measured_value_has_a_row():
     assert {
-        "throughput 100 img/s [98, 103], batch 2 (for 4)",
+        "throughput 100 img/s [98, 103], batch 2 (4 requested)",
         "latency 2.50, p95 3.12, p99 4.50 ms, batch 1",
         "memory, batch 2 11.5 MiB allocated, 20.0 MiB reserved, 400.0 MiB driver",
-        "energy 12.5 mJ an image, of the whole card",
-        "launching 93% of the time that the device computes",
-        "output error 1.0e-06 against fp32 eager, relative",
-        "made in 31.2 s (compiling or exporting)",
+        "energy 12.5 mJ per image, whole card",
+        "launch overhead host time is 93% of device time",
+        "output error 1.0e-06 relative to eager fp32",
+        "build time 31.2 s (compiling or exporting)",
         "note at the card's power cap 40% of the time",
         "note others kept 1.5 cores busy",
     } <= set(text(WHOLE))
 
 
-def test_what_nobody_knows_has_none():
-    lines = text(replace(KNOWN, peak_memory_mib=None, output_error=None, compile_s=0.0))
+def test_unknown_values_have_no_row():
+    lines = text(replace(MEASUREMENT, peak_memory_mib=None, output_error=None, compile_s=0.0))
     assert "latency 2.50 ms, batch 1" in lines
     assert "memory, batch 2 unknown" in lines
-    assert not any(line.startswith(("energy", "made in", "output error", "launching", "note")) for line in lines)
-    (row,) = (line for line in text(replace(KNOWN, peak_memory_mib=None), comparison_table) if line.startswith("net"))
+    assert not any(line.startswith(("energy", "build time", "output error", "launch", "note")) for line in lines)
+    (row,) = (
+        line for line in text(replace(MEASUREMENT, peak_memory_mib=None), comparison_table) if line.startswith("resnet")
+    )
     assert row.split()[-2:] == ["-", "ok"]
 
 
-@pytest.mark.parametrize(("covered", "said"), [(0.84, True), (0.86, False), (1.04, False), (1.06, True)])
-def test_stages_that_explain_too_little_or_too_much_are_said(covered, said):
+@pytest.mark.parametrize(("covered", "warned"), [(0.84, True), (0.86, False), (1.04, False), (1.06, True)])
+def test_stages_that_explain_too_little_or_too_much_are_a_warning(covered, warned):
     stage = type("Row", (), {"name": "stage", "macs": 1, "params": 1, "activations": 1, "activation_bytes": 4})
-    for key in ("moved_bytes", "time_ms", "share", "attainable_ms", "utilisation"):
+    for key in ("moved_bytes", "time_ms", "share", "attainable_ms", "utilization"):
         setattr(stage, key, 0.5)
     stage.bound = "none"
-    profile = Profile("net", None, 2, 64, COUNTS, (), ENVIRONMENT, KNOWN, stages=(stage,), stages_covered=covered)
+    profile = Profile(
+        "resnet", None, 2, 64, COUNTS, (), ENVIRONMENT, MEASUREMENT, stages=(stage,), stages_covered=covered
+    )
     console = Console(width=140, file=io.StringIO())
-    for shown in ([profile], [profile, profile]):
-        show(shown, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
+    for profiles in ([profile], [profile, profile]):
+        show(profiles, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
     out = console.file.getvalue()
-    assert out.count(f"note: net: its stages take {covered:.0%} of the time of a whole call") == 3 * said
+    assert out.count(f"note: resnet: the stages take {covered:.0%}") == 3 * warned

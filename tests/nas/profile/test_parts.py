@@ -1,4 +1,4 @@
-"""Rows against ceilings by hand, and what happens to one that lies over them."""
+"""Rows and ceilings by hand, and rows that exceed the ceilings."""
 
 import io
 from dataclasses import replace
@@ -12,7 +12,7 @@ from nas.measure.counts.operators import Operator
 from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, load_ceilings
 from nas.profile import network
-from nas.profile.network import PartWork, held_against_ceilings, layer_work, rows, stage_work
+from nas.profile.network import PartWork, compare_with_ceilings, layer_work, rows, stage_work
 from nas.profile.profiles import NetworkSettings, PartRow
 from nas.profile.tables import parts_table
 
@@ -38,31 +38,31 @@ def test_stages_by_hand():
     assert first.moved_bytes == 2 * 1000 + 3_000_000
     # Twice 4 ms of products, and 3 ms for 3 MB at 1 GB/s.
     assert (first.attainable_ms, first.bound) == (pytest.approx(11), "compute")
-    assert (first.utilisation, first.share) == (pytest.approx(0.5), pytest.approx(0.55))
-    assert (second.attainable_ms, second.utilisation) == (pytest.approx(2), pytest.approx(2))  # an error, not 1
+    assert (first.utilization, first.share) == (pytest.approx(0.5), pytest.approx(0.55))
+    assert (second.attainable_ms, second.utilization) == (pytest.approx(2), pytest.approx(2))  # an error, not 1
 
 
-def test_what_a_piece_of_the_batch_touches_decides_the_rate():
+def test_the_bytes_that_a_piece_of_the_batch_touches_decide_the_bandwidth():
     ceilings = replace(CEILINGS, gbytes_s=((1, 4.0), (1000, 1.0)))
     work = [PartWork("a", 0, (replace(OPERATORS[1], touched_bytes=1998),))]
     whole, cut = (rows(work, {"a": 1.0}, 1.0, 2, ceilings, pieces)[0].attainable_ms for pieces in (1, 2))
     assert (whole, cut) == (pytest.approx(3), pytest.approx(3 / 4))
 
 
-def test_layers_are_own_operators_in_run_order():
+def test_layers_exclude_submodules_and_are_in_order_of_execution():
     work = layer_work(OPERATORS)
     assert [(w.name, w.params, len(w.operators)) for w in work] == [("a.conv", 9, 2), ("a", 0, 1), ("b", 5, 1)]
     _, add, _ = rows(work, {"a.conv": 1.0, "a": 1.0, "b": 1.0}, 3.0, 1, CEILINGS)
     assert (add.bound, add.attainable_ms) == ("memory", pytest.approx(3))
 
 
-def row(name: str, utilisation: float) -> PartRow:
-    return PartRow(name, 1, 1, 1, 4, 4, 1.0, 0.5, "compute", utilisation, utilisation)
+def row(name: str, utilization: float) -> PartRow:
+    return PartRow(name, 1, 1, 1, 4, 4, 1.0, 0.5, "compute", utilization, utilization)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Ceilings come from this list instead of the device; what was measured is taken off it."""
+    """Return a list that replaces the device: each measurement of ceilings takes its next entry."""
     coming: list[float] = []
 
     def measure(device, precision):
@@ -75,35 +75,35 @@ def measured(monkeypatch):
     return coming
 
 
-def held(tmp_path: Path, **changes):
-    """One stage that needs 4 GMAC/s."""
+def compared(tmp_path: Path, **changes):
+    """Compare one stage that needs 4 GMAC/s."""
     settings = NetworkSettings(torch.device("cpu"), tmp_path, **changes)
-    return held_against_ceilings(lambda c: ((row("stage", 4 / c.gmacs_s),), (row("layer", 0.5),)), settings)
+    return compare_with_ceilings(lambda c: ((row("stage", 4 / c.gmacs_s),), (row("layer", 0.5),)), settings)
 
 
 def test_ceilings_are_measured_once_and_kept(tmp_path, measured):
     measured += [8.0, 5.0]
-    stages, _, roofline = held(tmp_path)
-    assert (stages[0].utilisation, roofline.measured_again, roofline.over) == (0.5, False, ())
-    assert held(tmp_path)[0] == stages
-    assert measured == [5.0]  # the second time, what was kept
-    held(tmp_path, new_ceilings=True)
+    stages, _, roofline = compared(tmp_path)
+    assert (stages[0].utilization, roofline.measured_again, roofline.over) == (0.5, False, ())
+    assert compared(tmp_path)[0] == stages
+    assert measured == [5.0]  # the second time, the kept ceilings
+    compared(tmp_path, new_ceilings=True)
     assert measured == []
     assert load_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 5.0
 
 
 def test_a_ceiling_measured_too_low_is_measured_again(tmp_path, measured):
     measured += [2.0, 8.0]
-    stages, _, roofline = held(tmp_path)
-    assert (stages[0].utilisation, roofline.measured_again, roofline.over) == (0.5, True, ())
-    assert load_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
+    stages, _, roofline = compared(tmp_path)
+    assert (stages[0].utilization, roofline.measured_again, roofline.over) == (0.5, True, ())
+    assert kept_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
 
 
 def test_over_100_percent_is_flagged_and_never_clipped(tmp_path, measured):
     measured += [2.0, 1.0, 9.0]
-    stages, _, roofline = held(tmp_path)
+    stages, _, roofline = compared(tmp_path)
     assert measured == [9.0]  # once, not until it fits
-    assert stages[0].utilisation == 2.0  # against the higher of both
+    assert stages[0].utilization == 2.0  # against the higher of both
     assert (roofline.measured_again, roofline.over) == (True, ("stage",))
     console = Console(width=140, file=io.StringIO())
     console.print(parts_table("Stages", stages, "", 140))

@@ -1,4 +1,4 @@
-"""A sample of the micro space: counted, ranged, held against limits."""
+"""A sample of the micro space: counts, ranges, and the share within limits."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from backbones import build
 from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space_sample import Sampled, SpaceProfile, SpaceRequest
+from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 from tests.nas.profile.services import scripted
@@ -70,24 +70,26 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
     assert "throughput ratio" in plot.read_text()
 
 
-def test_a_spec_that_cannot_be_measured_is_counted_and_said(capsys, monkeypatch):
+def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeypatch):
     def answer(spec, setting):
-        if len(made.asked) in (1, 3):
+        if len(service.requests) in (1, 3):
             raise MeasurementError("crash", "the process was ended by SIGSEGV")
         return {"latency_ms": 2.0}
 
-    made = scripted(answer)
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", made)
+    service = scripted(answer)
+    monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
     timed = ["--samples", "4", "--seconds", "60", "--arm", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
     assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}
     assert data["arm"] == "eager+bf16+channels-last+fused"
-    assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in made.asked] == [s["arch_id"] for s in data["specs"]]
-    assert {(reference, s.arm.precision, s.resolution) for _, reference, s in made.asked} == {
+    assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in service.requests] == [
+        s["arch_id"] for s in data["specs"]
+    ]
+    assert {(reference, s.arm.precision, s.resolution) for _, reference, s in service.requests} == {
         ("eradio_pico", "bf16", 64)
     }
-    made.asked.clear()
+    service.requests.clear()
     assert main(["--space", "micro", *timed]) == 0
     out = capsys.readouterr().out
     assert "2 of 4 specs could not be measured" in out
@@ -116,15 +118,15 @@ def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
     assert len(sample(capsys, "--samples", "5")["specs"]) == 2
 
 
-def test_what_was_not_timed_has_no_verdict():
+def test_untimed_specs_are_left_out_of_the_share():
     m = Measurement("", "", 1, 64, 10.0, 9.0, 11.0, 1.0, 0.9, 1.1, "", 10.0, 2.0, 5.0, 3, 1.0, "ok")
-    unseen = replace(m, latency_ms=9.0, peak_memory_mib=None)  # as on a runtime whose memory nobody sees
-    failed = Sampled("d", 5, 5, 5, failure="hang")
+    unseen = replace(m, latency_ms=9.0, peak_memory_mib=None)  # as on a runtime whose memory is unknown
+    failed = SampledSpec("d", 5, 5, 5, failure="hang")
     specs = (
-        Sampled("a", 5, 5, 5, m),
-        Sampled("b", 5, 5, 5),
-        Sampled("c", 50, 5, 5),
-        Sampled("e", 5, 5, 5, unseen),
+        SampledSpec("a", 5, 5, 5, m),
+        SampledSpec("b", 5, 5, 5),
+        SampledSpec("c", 50, 5, 5),
+        SampledSpec("e", 5, 5, 5, unseen),
         failed,
     )
     limits = {"max_params": 10, "max_latency_ms": 3.0, "max_memory_mib": 6.0}

@@ -1,4 +1,4 @@
-"""Which batch size is best, and which cannot be told from it."""
+"""The best batch size and its ties."""
 
 import io
 
@@ -23,18 +23,20 @@ SWEEP = Sweep(tuple(point(*rates) for rates in RATES), {})
 def test_the_best_is_the_highest_median_and_ties_overlap_it():
     assert SWEEP.best.batch == 12
     assert [p.batch for p in SWEEP.ties] == [8]  # 16 ends below 205, where the best begins
-    assert best_line(SWEEP) == "best throughput: 210 img/s [205, 215] at batch 12; its interval overlaps those of 8"
+    assert (
+        best_line(SWEEP) == "best throughput: 210 img/s [205, 215] at batch 12; its interval overlaps those of batch 8"
+    )
     plain = SWEEP.to_dict()
     assert (plain["best"]["batch"], [t["batch"] for t in plain["ties"]]) == (12, [8])
     assert (Sweep((), {8: "out of memory"}).best, Sweep((), {}).ties) == (None, ())
 
 
-def test_few_samples_are_said():
-    assert "from 2 sample(s)" in best_line(Sweep((point(1, 9, 10, 11, samples=2),), {}))
+def test_few_samples_are_a_warning():
+    assert "only 2 sample(s)" in best_line(Sweep((point(1, 9, 10, 11, samples=2),), {}))
 
 
 def shown(*points, kind="batch", refused=None, arm=None):
-    profile = Profile("net", None, 4, 64, COUNTS, (), {})
+    profile = Profile("resnet", None, 4, 64, COUNTS, (), {})
     console = Console(width=80, file=io.StringIO())
     show_sweep(
         profile,
@@ -46,18 +48,20 @@ def shown(*points, kind="batch", refused=None, arm=None):
     return console.file.getvalue()
 
 
-def test_percentiles_have_columns_where_they_are_known():
+def test_measured_percentiles_have_columns():
     out = shown(point(1, 9, 10, 11, p50_ms=1.5, p95_ms=2.25), point(2, 9, 10, 11, p50_ms=3.5))
-    assert out.splitlines()[2].split() == ["batch", "img/s", "95", "%", "ms", "a", "call", "p50", "p95", "samples"]
+    assert out.splitlines()[2].split() == ["batch", "img/s", "95", "%", "ms/call", "p50", "p95", "samples"]
     rows = [line.split() for line in out.splitlines() if "[9, 11]" in line]
     assert [row[-3:] for row in rows[:2]] == [["1.50", "2.25", "30"], ["3.50", "-", "30"]]
     assert "p50" not in shown(point(1, 9, 10, 11))
 
 
 def test_requested_and_used_batch_and_refusals_are_shown():
-    out = shown(Point(8, 5, 64, 7, 10.0, 9.0, 11.0, 500.0, 30), refused={8: "out of memory; 5 fits", 16: "more than 8"})
-    assert "5 (for 8)" in out
-    assert "8: out of memory; 5 fits; 16: more than 8" in " ".join(out.split())
+    out = shown(
+        Point(8, 5, 64, 7, 10.0, 9.0, 11.0, 500.0, 30), refused={8: "out of memory; 5 fits", 16: "larger than 8"}
+    )
+    assert "5 (8 requested)" in out
+    assert "8 (out of memory; 5 fits); 16 (larger than 8)" in " ".join(out.split())
     assert "best throughput" not in shown(refused={1: "out of memory, even for one image"})
     assert "best throughput" not in shown(point(1, 9, 10, 11), kind="resolution")
-    assert "All timed by turns, eagerly" in shown(point(1, 9, 10, 11), arm=Arm("compiled"))
+    assert "in eager mode" in shown(point(1, 9, 10, 11), arm=Arm("compiled"))

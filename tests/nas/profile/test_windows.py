@@ -1,4 +1,4 @@
-"""Window costs by hand."""
+"""The cost of windows that don't divide a map, by hand."""
 
 import pytest
 import torch
@@ -32,12 +32,12 @@ def test_a_map_of_16_is_resized_to_28_by_hand():
     assert fourth.extra_tokens == pytest.approx(14**2 / 8**2 - 1)
 
 
-def test_what_the_resize_back_would_drop_costs_nothing():
+def test_tokens_that_resizing_back_drops_cost_nothing():
     """At 32 px stage 4's map of 1 becomes 7, a whole factor: the last block computes only what is kept."""
     (_, fourth), macs = costs("eradio_xt", 32)
     full = costs("eradio_xt", 224)[1]
     assert (fourth.map_side, fourth.resized_side) == (1, 7)
-    assert fourth.extra_macs == macs[4] - round(full[4] / 49)  # a map of 7 at 224 px has 49 tokens, here 1 is needed
+    assert fourth.extra_macs == macs[4] - round(full[4] / 49)  # 49 tokens of a map of 7 at 224 px; 1 is needed here
     assert macs[4] < full[4]  # of the last block
 
 
