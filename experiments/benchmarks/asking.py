@@ -20,8 +20,8 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas.replay.nasbench201 import KNOWN_BY_DEFAULT, CellSpace, load_table
-from nas.replay.published_study import published_measurement, sampler_of
+from nas.replay.nasbench201 import DEFAULT_SOURCES, CellSpace, load_table
+from nas.replay.published_study import published_measurement, replay_sampler
 from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
 from nas.study.config import DistillConfig, SearchConfig
@@ -73,7 +73,7 @@ def for_cells(latency: str, count: int) -> list[float]:
         record(n, table.cells[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
-    return proposal_seconds(sampler_of("known-cost", table, 0, KNOWN_BY_DEFAULT, None), space, records)
+    return asked(replay_sampler("known-cost", table, 0, DEFAULT_SOURCES, None), space, records)
 
 
 def for_space(name: str, count: int) -> list[float]:

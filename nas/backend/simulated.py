@@ -114,8 +114,8 @@ class SimulatedSearch:
         return self.spent[Doing.MEASURING] + self.spent[Doing.TRAINING]
 
     @property
-    def utilisation(self) -> float:
-        """Return the share of the workers' time in which they measured or trained."""
+    def utilization(self) -> float:
+        """Share of the workers' time in which they measured or trained."""
         whole = self.wall_s * self.cluster.workers
         return self.busy_s / whole if whole else 0.0
 

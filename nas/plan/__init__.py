@@ -1,1 +1,1 @@
-"""The cost of a search before anything runs: measured by a probe, simulated for clusters that are not here."""
+"""The command ``nas.plan``: predict the cost of a search by a short probe and a simulation."""

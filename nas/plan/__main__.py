@@ -1,4 +1,4 @@
-"""``python -m nas.plan``: what a search would cost, from a short probe and a simulation; nothing is run or kept."""
+"""``python -m nas.plan``: predict the cost of a search by a short probe and a simulation. Nothing is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> int:
-    from nas.plan.search_plan import plan_search  # torch takes seconds: not before the input is known to be good
+    from nas.plan.search_plan import plan_search  # imports torch, which takes seconds: after the arguments are checked
     from nas.plan.tables import as_json, show
 
     progress = StageProgress(stderr_console())
@@ -27,7 +27,7 @@ def _plan(settings: PlanSettings) -> int:
     if settings.plot is not None:
         from nas.plan.plots import gantt  # matplotlib takes a second to import
 
-        gantt(plan.own.simulated, settings.plot)
+        gantt(plan.planned.simulated, settings.plot)
     if settings.json:
         print(json.dumps(as_json(plan, settings.config.to_dict())))
     else:

@@ -1,9 +1,9 @@
-"""From what one trial and the teachers cost to clusters, hours and bytes: the search simulated with drawn candidates.
+"""Forecast hours and bytes of a search on clusters, by simulating it with random candidates.
 
-Pure. Times and worth of candidates are drawn independently. How many trials train on then depends on how much better
-than earlier ones later candidates are: where nothing is learned all orders are equally likely, and of the first n
-trials at a rung sum(ceil(i / eta) / i) train on, whatever their values. A sampler that learns from finished trials
-makes more train on.
+The module is pure. Times and objectives of candidates are drawn independently. How many trials are promoted depends on
+how much later candidates improve on earlier ones. If the sampler learns nothing, all orders are equally likely, and
+sum(ceil(i / eta) / i) of the first n trials at a rung are promoted, whatever their values. If it learns from finished
+trials, more are promoted.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 
-# Standard deviations by which both objectives of new candidates rise for each e-fold of the trials that are over, so
-# that 200 trials end as the recorded searches did: python -m experiments.benchmarks.simulated_wall --fit. Of 200 of
-# known-cost's 106 and 90 reached the second rung, 67 and 55 the third; of evolution's 119 and 76.
+# Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
+# a factor of e. Fitted to recorded searches of 200 trials (python -m experiments.benchmarks.simulated_wall --fit): with
+# known-cost 106 and 90 reached the second rung and 67 and 55 the third, with evolution 119 and 76.
 LEARNING = {"random": 0.0, "known-cost": 0.4, "evolution": 0.6}
-OTHERS_LEARN = 0.6  # nsga2, tpe
-SIZES = (8, 64, 1024)  # devices
-MAX_SIMULATED = 1000  # trials that are simulated for a deadline; more are extrapolated
+DEFAULT_LEARNING = 0.6  # nsga2, tpe
+SIZES = (8, 64, 1024)  # devices of the simulated clusters
+MAX_SIMULATED = 1000  # trials simulated for a deadline; larger budgets are extrapolated
 
-# The points of candidates are given on the axes on which the loop compares them.
+# Candidates have their values on the axes that the loop compares.
 _OBJECTIVES = (Objective("score", "score", "", reference=0.0), Objective("throughput", "speed", "", reference=0.0))
 
 
 class Basis(StrEnum):
-    """How a number is known."""
+    """The source of a number."""
 
-    MEASURED = "measured"  # on this machine, a moment ago
+    MEASURED = "measured"  # on this machine, for this plan
     DERIVED = "derived"  # computed from settings, counted operations and measured numbers
     SIMULATED = "simulated"  # by nas.backend.simulated
-    ASSUMED = "assumed"  # given or taken for granted, and everything computed from it
+    ASSUMED = "assumed"  # by the user or by default, or computed from such a number
     UNKNOWN = "unknown"
 
 
@@ -56,10 +56,14 @@ class PlanFigure:
     """One number of the plan.
 
     Args:
-        value: None where it is unknown.
+        key: Name in JSON.
+        label: Name in the table.
+        value: The number; None: unknown.
         unit: "s", "bytes", or "" for counts.
-        low: lower end of its spread.
-        high: upper end of its spread.
+        basis: Source of the number.
+        note: Remark in the table.
+        low: Lower end of its range.
+        high: Upper end of its range.
     """
 
     key: str
@@ -73,14 +77,14 @@ class PlanFigure:
 
 
 def weaker(*bases: Basis) -> Basis:
-    """Return the basis of a number computed from several: the least known of them, derived at best."""
+    """Return the basis of a number that is computed from others: the weakest of theirs, derived at best."""
     order = [Basis.DERIVED, Basis.SIMULATED, Basis.ASSUMED, Basis.UNKNOWN]
     return max((basis if basis in order else Basis.DERIVED for basis in bases), key=order.index)
 
 
 @dataclass(frozen=True)
 class TrialTimes:
-    """Seconds of one architecture: its measurement, and each rung with its evaluation."""
+    """Seconds of one architecture's measurement, and of training and evaluation at each rung."""
 
     measure_s: float
     rung_s: tuple[float, ...]
@@ -88,12 +92,13 @@ class TrialTimes:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture's times and worth. Without rungs it breaks a hard limit: it ends after `measure_s`, uncounted.
+    """The times and objectives of an architecture. Without rungs it breaks a limit: it ends after `measure_s`.
 
     Args:
-        rung_s: seconds of training and evaluation from rung to rung.
-        scores: score at each rung; more is better.
-        speed: the other objective, known once it is measured; more is better.
+        measure_s: Seconds of its measurement.
+        rung_s: Seconds of training and evaluation from rung to rung.
+        scores: Score at each rung; higher is better.
+        speed: The other objective, which the measurement reveals; higher is better.
     """
 
     measure_s: float
@@ -102,17 +107,18 @@ class Candidate:
     speed: float = 0.0
 
 
-Draw = Callable[[int, int], Candidate]  # (trials asked for before, trials that are over) -> the next one
+Draw = Callable[[int, int], Candidate]  # (trials proposed so far, trials finished) -> the next candidate
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The candidates of a search.
+    """The distribution of a search's candidates.
 
     Args:
-        times: of the probed architectures.
-        infeasible: share of candidates that break a limit before they are measured.
-        learning: how fast the sampler learns, see `LEARNING`.
+        times: Times of the probed architectures.
+        infeasible: Share of candidates that break a limit before they are measured.
+        learning: Speed at which the sampler learns, see `LEARNING`.
+        seed: Seed of the draws.
     """
 
     times: Sequence[TrialTimes]
@@ -120,13 +126,13 @@ class Workload:
     learning: float = 0.0
     seed: int = 0
 
-    def draw(self, asked: int, over: int) -> Candidate:
-        """Return candidate number `asked` of a sampler that has seen `over` trials end."""
-        rng = random.Random(f"{self.seed}/{asked}")
+    def draw(self, number: int, finished: int) -> Candidate:
+        """Return candidate `number` of a sampler that has seen `finished` trials end."""
+        rng = random.Random(f"{self.seed}/{number}")
         if rng.random() < self.infeasible:
             return Candidate(0.0)
         times = rng.choice(self.times)
-        rise = self.learning * math.log1p(over)
+        rise = self.learning * math.log1p(finished)
         score, speed = rng.gauss(rise, 1.0), rng.gauss(rise, 1.0)
         return Candidate(times.measure_s, times.rung_s, (score,) * len(times.rung_s), speed)
 
@@ -138,16 +144,20 @@ def simulate_candidates(
     baselines: Sequence[Candidate] = (),
     until_s: float = math.inf,
 ) -> SimulatedSearch:
-    """Simulate a search of `config.budget` drawn candidates; see `nas.backend.simulated.simulate`.
+    """Simulate a search of `config.budget` random candidates, see `nas.backend.simulated.simulate`.
 
     Args:
-        baselines: candidates in the place of `config.baselines`, which are asked for first.
+        config: Settings of the search.
+        draw: Returns the next candidate.
+        cluster: Cluster that runs it.
+        baselines: Candidates in place of `config.baselines`, which run first.
+        until_s: Seconds at which the simulation stops.
     """
 
     def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
-        own = record.number - len(baselines)
-        over = len(loop.trials) - len(loop.trials.running)
-        candidate = draw(own, over) if own >= 0 else baselines[record.number]
+        sampled = record.number - len(baselines)
+        finished = len(loop.trials) - len(loop.trials.running)
+        candidate = draw(sampled, finished) if sampled >= 0 else baselines[record.number]
         return candidate_stages(record, candidate, config.distill.rung_steps)
 
     clock = SimulatedClock()
@@ -156,7 +166,7 @@ def simulate_candidates(
 
 
 def study_info(config: SearchConfig, objectives: tuple[Objective, ...]) -> StudyInfo:
-    """Return the description of a study that is planned and never kept."""
+    """Return the description of a study that is simulated and never stored."""
     return StudyInfo(
         name="plan", created="", command="", config=config.to_dict(), environment={}, objectives=objectives,
         rung_steps=config.distill.rung_steps, limits={}, teachers={}, data={}, reference=config.reference, baselines=(),
@@ -164,10 +174,10 @@ def study_info(config: SearchConfig, objectives: tuple[Objective, ...]) -> Study
 
 
 def candidate_stages(record: TrialRecord, candidate: Candidate, rung_steps: Sequence[int]) -> Iterator[Stage]:
-    """Yield the stages of a candidate's trial, each with the record that a worker would send after it."""
+    """Yield the stages of a candidate's trial, each with the record that a worker would report after it."""
     if not candidate.rung_s:
-        over = replace(record, state=TrialState.INFEASIBLE, reason="a limit that counting can check")
-        yield Stage(Doing.MEASURING, candidate.measure_s, over)
+        infeasible = replace(record, state=TrialState.INFEASIBLE, reason="over a limit on counted costs")
+        yield Stage(Doing.MEASURING, candidate.measure_s, infeasible)
         return
     record = replace(record, measurement=_measurement(candidate.speed), params=1, macs=1)
     yield Stage(Doing.MEASURING, candidate.measure_s, record)
@@ -189,14 +199,16 @@ def _measurement(speed: float) -> Measurement:
 
 @dataclass(frozen=True)
 class PlanCosts:
-    """Everything that is known before the simulation.
+    """The costs that the simulation starts from.
 
     Args:
-        candidates: seconds of random architectures.
-        baselines: seconds of the study's baselines.
-        params: mean parameters of the candidates.
-        infeasible: share of the space that breaks a limit.
-        teachers_s: seconds of the teachers on one device, None where unknown.
+        candidates: Times of random architectures.
+        baselines: Times of the study's baselines.
+        params: Mean number of the candidates' parameters.
+        infeasible: Share of the space that breaks a limit.
+        basis: Source of the times.
+        teachers_s: Seconds of the teachers on one device; None: unknown.
+        teachers_basis: Source of `teachers_s`.
     """
 
     candidates: tuple[TrialTimes, ...]
@@ -210,40 +222,46 @@ class PlanCosts:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The search on one cluster.
+    """The forecast of the search on one cluster.
 
     Args:
-        own: whether the plan's figures are of this cluster.
-        teachers_s: seconds of the teachers by the clock, None where unknown.
-        fits: the largest budget that ends by the deadline.
-        about: whether `fits` is extrapolated.
+        planned: Whether the plan's figures are those of this cluster.
+        devices: Number of devices.
+        simulated: The simulated search.
+        teachers_s: Wall time of the teachers in seconds; None: unknown.
+        fits: Largest budget that ends by the deadline; None: there is no deadline.
+        extrapolated: Whether `fits` is extrapolated.
     """
 
-    own: bool
+    planned: bool
     devices: int
     simulated: SimulatedSearch
     teachers_s: float | None
     fits: int | None = None
-    about: bool = False
+    extrapolated: bool = False
 
     @property
     def wall_s(self) -> float:
-        """Seconds of the search and of what is known of the teachers."""
+        """Return the seconds of the search, and of the teachers where they are known."""
         return self.simulated.wall_s + (self.teachers_s or 0.0)
 
     @property
     def device_hours(self) -> float:
-        """Hours of all devices, held from the first teacher pass to the last trial."""
+        """Return the hours of all devices, from the first teacher pass to the last trial."""
         return self.wall_s * self.devices / 3600
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is printed.
+    """The plan that the command prints.
 
     Args:
-        here: whether the own cluster is this machine.
-        forecasts: in the order of their devices.
+        device: Name of the device.
+        here: Whether the planned cluster is this machine.
+        figures: Numbers of the planned cluster.
+        forecasts: Forecasts of all clusters, ordered by their size.
+        deadline_h: Hours until the deadline; None: there is none.
+        notes: Assumptions, one sentence or more each.
     """
 
     device: str
@@ -254,37 +272,46 @@ class SearchPlan:
     notes: tuple[str, ...]
 
     @property
-    def own(self) -> Forecast:
-        """The forecast that the plan's figures are of."""
-        return next(forecast for forecast in self.forecasts if forecast.own)
+    def planned(self) -> Forecast:
+        """Return the forecast of the planned cluster."""
+        return next(forecast for forecast in self.forecasts if forecast.planned)
 
 
 def forecasts(
-    config: SearchConfig, costs: PlanCosts, own: Cluster, sizes: Sequence[int], deadline_h: float | None
+    config: SearchConfig, costs: PlanCosts, planned: Cluster, sizes: Sequence[int], deadline_h: float | None
 ) -> tuple[Forecast, ...]:
-    """Return forecasts of `own` and of clusters of the given sizes; `config.distill.ranks` devices take one trial."""
+    """Return forecasts of the planned cluster and of clusters of other sizes.
+
+    Args:
+        config: Settings of the search; a trial takes `config.distill.ranks` devices.
+        costs: Costs of its trials and teachers.
+        planned: The planned cluster.
+        sizes: Devices of the other clusters.
+        deadline_h: Hours until the deadline; None: there is none.
+    """
     ranks = config.distill.ranks
-    clusters = {size: replace(own, devices=size // ranks) for size in sizes if size >= ranks}
-    clusters[own.devices * ranks] = own
+    clusters = {size: replace(planned, devices=size // ranks) for size in sizes if size >= ranks}
+    clusters[planned.devices * ranks] = planned
     return tuple(
-        _forecast(clusters[size], size, clusters[size] is own, config, costs, deadline_h) for size in sorted(clusters)
+        _forecast(clusters[size], size, clusters[size] is planned, config, costs, deadline_h)
+        for size in sorted(clusters)
     )
 
 
 def _forecast(
-    cluster: Cluster, devices: int, own: bool, config: SearchConfig, costs: PlanCosts, deadline_h: float | None
+    cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, deadline_h: float | None
 ) -> Forecast:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
-    whole = Forecast(own, devices, simulate_search(config, costs, cluster), teachers_s)
+    whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s)
     if deadline_h is None:
         return whole
     left_s = max(0.0, deadline_h * 3600 - (teachers_s or 0.0))
     run = simulate_search(replace(config, budget=MAX_SIMULATED), costs, cluster, until_s=left_s)
     if (fits := run.within(left_s)) < MAX_SIMULATED:
         return replace(whole, fits=fits)
-    # More would have kept the workers, or the driver, as busy as these did.
+    # Further trials would keep the workers, or the driver, as busy as these did.
     rate = MAX_SIMULATED / max(run.busy_s / cluster.workers, run.driver_s)
-    return replace(whole, fits=int(MAX_SIMULATED + rate * (left_s - run.wall_s)), about=True)
+    return replace(whole, fits=int(MAX_SIMULATED + rate * (left_s - run.wall_s)), extrapolated=True)
 
 
 def simulate_search(
@@ -294,39 +321,47 @@ def simulate_search(
     learning: float | None = None,
     until_s: float = math.inf,
 ) -> SimulatedSearch:
-    """Simulate the search at these costs; `learning` is the sampler's unless given."""
+    """Simulate the search.
+
+    Args:
+        config: Settings of the search.
+        costs: Costs of its trials.
+        cluster: Cluster that runs it.
+        learning: Speed at which the sampler learns; None: that of `config.sampler`.
+        until_s: Seconds at which the simulation stops.
+    """
     if learning is None:
-        learning = LEARNING.get(config.sampler, OTHERS_LEARN)
+        learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
     baselines = [Candidate(t.measure_s, t.rung_s, (0.0,) * len(t.rung_s)) for t in costs.baselines]
     return simulate_candidates(config, workload.draw, cluster, baselines, until_s)
 
 
-def search_figures(config: SearchConfig, costs: PlanCosts, here: SimulatedSearch) -> list[PlanFigure]:
-    """Return trials, hours and storage of the search itself."""
-    known, found = weaker(costs.basis, Basis.SIMULATED), []
+def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch) -> list[PlanFigure]:
+    """Return trials, hours and storage of a simulated search."""
+    basis, figures = weaker(costs.basis, Basis.SIMULATED), []
     for rung, steps in enumerate(config.distill.rung_steps):
         cost = [t.measure_s + sum(t.rung_s[: rung + 1]) for t in costs.candidates]
-        label = f"a trial that ends after {steps} steps"
-        found.append(spread(f"trial_s.{rung}", label, cost, weaker(costs.basis)))
-    chance = simulate_search(config, costs, here.cluster, learning=0.0)
-    for rung, (count, by_chance) in enumerate(zip(here.reached, chance.reached, strict=True)):
+        label = f"a trial of {steps} steps"
+        figures.append(spread(f"trial_s.{rung}", label, cost, weaker(costs.basis)))
+    chance = simulate_search(config, costs, run.cluster, learning=0.0)
+    for rung, (count, by_chance) in enumerate(zip(run.reached, chance.reached, strict=True)):
         label = f"trials that train to {config.distill.rung_steps[rung]} steps"
-        note = "low: a sampler that learns nothing" if rung else "the budget"
+        note = "low: if the sampler learns nothing" if rung else "the budget"
         low = None if by_chance == count else by_chance
-        found.append(PlanFigure(f"reach.{rung}", label, count, "", Basis.SIMULATED, note, low=low))
-    if here.infeasible:
+        figures.append(PlanFigure(f"reach.{rung}", label, count, "", Basis.SIMULATED, note, low=low))
+    if run.infeasible:
         note = "in addition to the budget: they break --max-params or --max-gmacs"
-        found.append(PlanFigure("infeasible", "architectures over a limit", here.infeasible, "", Basis.SIMULATED, note))
-
-    mean_s = here.busy_s / max(1, here.reached[0])
-    found.append(PlanFigure("mean_trial_s", "a trial, mean", mean_s, "s", known, "baselines shared out"))
-    total = PlanFigure("busy_s", "measuring and training, all workers", here.busy_s, "s", known, low=chance.busy_s)
-    weights = here.complete * costs.params * 4
-    note = "weights of complete trials; heads, samples and pictures not counted"
-    return [*found, total, PlanFigure("run_bytes", "run folder", weights, "bytes", known, note)]
+        label = "architectures over a limit"
+        figures.append(PlanFigure("infeasible", label, run.infeasible, "", Basis.SIMULATED, note))
+    mean_s = run.busy_s / max(1, run.reached[0])
+    figures.append(PlanFigure("mean_trial_s", "mean trial", mean_s, "s", basis, "baselines included"))
+    total = PlanFigure("busy_s", "measuring and training on all workers", run.busy_s, "s", basis, low=chance.busy_s)
+    weights = run.complete * costs.params * 4
+    note = "weights of complete trials, without heads, samples and pictures"
+    return [*figures, total, PlanFigure("run_bytes", "run folder", weights, "bytes", basis, note)]
 
 
 def spread(key: str, label: str, seconds: Sequence[float], basis: Basis, note: str = "") -> PlanFigure:
-    """Return the median of several seconds with its spread."""
+    """Return the median of several durations, with their range."""
     return PlanFigure(key, label, median(seconds), "s", basis, note, low=min(seconds), high=max(seconds))

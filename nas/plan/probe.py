@@ -1,10 +1,10 @@
-"""What a trial and the driver cost: measured in a short probe on this machine, or counted for a device elsewhere.
+"""Measure the cost of trials and of the driver in a short probe, or count it for a device that is not here.
 
-The probe trains a few architectures for some steps, evaluates and measures them, as a trial would. Where the cache is
-not built it trains on noise of the right shapes: what a training step costs depends on shapes alone. For a device that
-is not here, seconds = 2 FLOP x MACs x images / (peak x MFU); a training step is three forward passes (the backward pass
-is two), or four with gradient checkpointing. Heads, reading and launching are not counted: `mfu` has to stand for them.
-Source of the formula: MFU as in PaLM (arXiv 2204.02311, appendix B), with counted in place of estimated FLOPs.
+The probe trains a few architectures for some steps, evaluates and measures them, as a trial does. Without a built cache
+it trains on noise of the right shapes, because the cost of a training step depends on shapes alone. For a device that
+is not here, seconds = 2 FLOP x MACs x images / (peak x MFU). A training step is three forward passes (the backward pass
+is two), or four with gradient checkpointing. Heads, reading and launching are not counted, so that `mfu` stands for
+them. The formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs.
 """
 
 from __future__ import annotations
@@ -44,25 +44,28 @@ from nas.study.records import Measurement, Objective, RungResult, TrialRecord, T
 from search_space import SPACES, ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
-STEPS, MIN_STEPS, ENOUGH_S = 20, 3, 5.0  # timed steps of an architecture: at most, at least, and when it will do
+MAX_STEPS, MIN_STEPS, ENOUGH_S = 20, 3, 5.0  # timed steps of an architecture, and seconds that suffice
 WARM_UP = 2
-TUNE_S = 0.028  # of Ray Tune for a new trial in a reused process, measured once (issue 6); not part of what is timed
-MAX_TRIALS, MIN_TRIALS = 30, 14  # of the driver's probe; after the second a model has been asked a few times
-PATIENCE_S = 4.0  # of the driver's probe, once it has its fewest trials
+TUNE_S = 0.028  # Ray Tune's share of a new trial in a reused process, measured once; the probe does not time it
+MAX_TRIALS, MIN_TRIALS = 30, 14  # of the driver's probe; 14 suffice for the sampler to fit its model a few times
+DRIVER_PROBE_S = 4.0  # after which the driver's probe ends, if it has enough trials
 
 Progress = Callable[[str, int, int], None]
 NamedSpecs = list[tuple[str, ArchSpec]]
 
 
 @dataclass(frozen=True)
-class Probed:
-    """Seconds of one architecture.
+class ProbedCosts:
+    """The costs of one architecture's trial, in seconds.
 
     Args:
-        step_s: a training step.
-        evaluate_s: the evaluation at a rung.
-        last_s: what the last rung adds: probes and pictures.
-        measure_s: the measurement beside the reference.
+        name: Name of the architecture.
+        macs: Multiply-accumulates of one image.
+        params: Number of parameters.
+        step_s: A training step.
+        evaluate_s: The evaluation at a rung.
+        last_s: Probes and pictures, which the last rung adds.
+        measure_s: The measurement against the reference.
     """
 
     name: str
@@ -74,15 +77,15 @@ class Probed:
     measure_s: float
 
     def times(self, rung_steps: Sequence[int], ranks: int = 1) -> TrialTimes:
-        """Return the times of its trial; `ranks` processes share the steps without loss."""
-        own = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
-        seconds = [steps * self.step_s / ranks + self.evaluate_s for steps in own]
+        """Return the times of the trial, whose steps `ranks` processes share without loss."""
+        steps_of_rung = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
+        seconds = [steps * self.step_s / ranks + self.evaluate_s for steps in steps_of_rung]
         return TrialTimes(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Threads of a training worker and of a measurement, and the folder of the device's locks."""
+    """The threads of a training worker and of a measurement, and the folder of the device's locks."""
 
     train_threads: int
     measure_threads: int
@@ -91,30 +94,37 @@ class ProbeSettings:
 
 def probe(
     config: SearchConfig, named: NamedSpecs, targets: Targets, settings: ProbeSettings, progress: Progress
-) -> list[Probed]:
-    """Time every named architecture on this machine; those that cannot be measured are left out.
+) -> list[ProbedCosts]:
+    """Time architectures on this machine, except those that cannot be measured.
+
+    Args:
+        config: Settings of the search.
+        named: Architectures to probe, with their names.
+        targets: Images and teacher targets to train on.
+        settings: Threads and locks.
+        progress: Receives the number of probed architectures.
 
     Raises:
-        MeasurementError: none could be measured.
+        MeasurementError: None could be measured.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.train_threads)
-    found, problem = [], ""
+    costs, problem = [], ""
     try:
-        with MeasurementService(settings.measure_threads) as bench:
+        with MeasurementService(settings.measure_threads) as service:
             progress("probing architectures", 0, len(named))
-            _measure(config, config.reference, bench, settings)  # starts the measuring process, which trials keep
+            _measure(config, config.reference, service, settings)  # starts the measuring process, as trials reuse it
             for done, (name, spec) in enumerate(named):
                 try:
-                    found.append(_probe(config, name, spec, targets, bench, settings))
+                    costs.append(_probe(config, name, spec, targets, service, settings))
                 except MeasurementError as error:
                     problem = f"{name}: {error.verdict}: {error}"
                 progress("probing architectures", done + 1, len(named))
     finally:
         torch.set_num_threads(threads)
-    if not found:
-        raise MeasurementError("failed", f"no architecture could be probed; the last: {problem}")
-    return found
+    if not costs:
+        raise MeasurementError("failed", f"no architecture could be probed; the last error: {problem}")
+    return costs
 
 
 def _probe(
@@ -122,11 +132,11 @@ def _probe(
     name: str,
     spec: ArchSpec,
     targets: Targets,
-    bench: MeasurementService,
+    service: MeasurementService,
     settings: ProbeSettings,
-) -> Probed:
+) -> ProbedCosts:
     counts = totals(spec, config.distill.image_px)
-    measure_s = _measure(config, spec.to_dict(), bench, settings)
+    measure_s = _measure(config, spec.to_dict(), service, settings)
     torch.manual_seed(config.seed)
     slot = TimedSlot(settings.lock_dir)
     distiller = Distiller(
@@ -138,22 +148,22 @@ def _probe(
             evaluate_s, last_s = _evaluation_s(config, distiller, targets)
     finally:
         distiller.close()
-    return Probed(name, counts.macs, counts.params, step_s, evaluate_s, last_s, measure_s)
+    return ProbedCosts(name, counts.macs, counts.params, step_s, evaluate_s, last_s, measure_s)
 
 
-def _measure(config: SearchConfig, arch: Any, bench: MeasurementService, settings: ProbeSettings) -> float:
-    """Return the seconds of a whole measurement, its process included."""
+def _measure(config: SearchConfig, arch: Any, service: MeasurementService, settings: ProbeSettings) -> float:
+    """Return the seconds of a measurement, including those of its process."""
     setting = setting_of(config)
     with measuring(settings.lock_dir):
         began = time.perf_counter()
-        bench.measure(arch, config.reference, setting, name_of_reference=config.reference)
+        service.measure(arch, config.reference, setting, name_of_reference=config.reference)
         return time.perf_counter() - began
 
 
 def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
     distiller.train_until(WARM_UP)
     before, done = slot.busy_s, distiller.step
-    while distiller.step - done < STEPS:
+    while distiller.step - done < MAX_STEPS:
         distiller.train_until(distiller.step + MIN_STEPS)
         if slot.busy_s - before >= ENOUGH_S:
             break
@@ -161,10 +171,10 @@ def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
 
 
 def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) -> tuple[float, float]:
-    """Return seconds of a rung's evaluation and of what the last rung adds.
+    """Return the seconds of a rung's evaluation, and those that the last rung adds.
 
-    Timed on some of the images, in proportion to those of a trial. Everything runs once before it is timed: a worker
-    imports, and computes the targets' own variance, once.
+    They are timed on some of the images and scaled to the images of a trial. Everything runs once before it is timed,
+    because a worker imports modules and computes the targets' variance only once.
     """
     student, few = distiller.averaged, first_rows(targets, ROWS, ROWS)
     evaluate = partial(explained_variance, student, few.val, config.device)
@@ -190,7 +200,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class AssumedDevice:
-    """A device that is not here: peak in TFLOP/s, share of it that is reached, seconds of one measurement."""
+    """A device that is not here: its peak in TFLOP/s, the share that training reaches, seconds of one measurement."""
 
     tflops: float
     mfu: float
@@ -198,38 +208,43 @@ class AssumedDevice:
 
     @property
     def seconds_per_mac(self) -> float:
+        """Return the seconds of one multiply-accumulate."""
         return 2.0 / (self.tflops * 1e12 * self.mfu)
 
 
-def counted(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[Probed]:
-    """Count the times of every named architecture."""
+def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[ProbedCosts]:
+    """Return the costs of architectures on a device that is not here, from their counted operations."""
     recipe = config.distill
     rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
     batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
     passes = 4 if recipe.grad_checkpointing else 3
     probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
-    found = []
+    costs = []
     for name, spec in named:
         macs, params = totals(spec, recipe.image_px)
         forward_s = macs * device.seconds_per_mac
         step_s, evaluate_s, last_s = (n * forward_s for n in (passes * batch, config.val_images, probed))
-        found.append(Probed(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
-    return found
+        costs.append(ProbedCosts(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
+    return costs
 
 
 def first_rows(targets: Targets, train: int, val: int) -> Targets:
-    """Return the same targets with fewer images."""
+    """Return the targets of the first images only."""
     return replace(targets, train=_first_rows(targets.train, train), val=_first_rows(targets.val, val))
 
 
 def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]], share: float, rows: int) -> Targets:
-    """Return `rows` images of noise a split, with targets of noise from teachers of (summary, spatial) `widths`.
+    """Return noise in the shapes of a search's images and targets, without labels and masks.
 
-    No labels, no masks. `share` of each head's channels is kept.
+    Args:
+        config: Settings of the search.
+        widths: Channels of each teacher's (summary, spatial) outputs.
+        share: Share of the channels that the cache keeps.
+        rows: Images of each split.
     """
     rng = np.random.default_rng(0)
     px, grid = config.distill.image_px, config.grid
-    kept = {
+    channels = {
         name: (max(1, round(share * summary)) if summary else 0, max(1, round(share * spatial)))
         for name, (summary, spatial) in widths.items()
     }
@@ -239,9 +254,9 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
             images=rng.integers(0, 256, (rows, 3, px, px), dtype=np.uint8),
             labels=None,
             masks=None,
-            summary={name: rng.standard_normal((rows, s), dtype=np.float32) for name, (s, _) in kept.items() if s},
+            summary={name: rng.standard_normal((rows, s), dtype=np.float32) for name, (s, _) in channels.items() if s},
             spatial={
-                name: rng.standard_normal((rows, m, grid, grid), dtype=np.float32) for name, (_, m) in kept.items()
+                name: rng.standard_normal((rows, m, grid, grid), dtype=np.float32) for name, (_, m) in channels.items()
             },
         )
 
@@ -252,13 +267,14 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
     teachers = {
         name: TeacherTargets(
             "synthetic",
-            standardizer(summary, kept[name][0]) if summary else None,
-            standardizer(spatial, kept[name][1]),
+            standardizer(summary, channels[name][0]) if summary else None,
+            standardizer(spatial, channels[name][1]),
         )
         for name, (summary, spatial) in widths.items()
     }
-    nothing = Path("synthetic")
-    return Targets(nothing, "synthetic", "synthetic", split(), split(), teachers, None, None, px, grid, 0.0, ())
+    return Targets(
+        Path("synthetic"), "synthetic", "synthetic", split(), split(), teachers, None, None, px, grid, 0.0, ()
+    )
 
 
 def _first_rows(split: SplitTargets, rows: int) -> SplitTargets:
@@ -273,14 +289,14 @@ def _first_rows(split: SplitTargets, rows: int) -> SplitTargets:
 
 @dataclass(frozen=True)
 class DriverTimes:
-    """Median seconds of the driver: of a late ask, Ray Tune's share included, and of a result."""
+    """The driver's median seconds per proposed trial, including Ray Tune's share, and per result."""
 
     ask_s: float
     tell_s: float
 
 
 def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
-    """Time asks and results of a short study with the search's own sampler and storage, on made-up numbers."""
+    """Time proposals and results of a short study with random results, on the search's sampler and storage."""
     small = replace(config, budget=MAX_TRIALS, baselines=(), limits={})
     asks: list[float] = []
     tells: list[float] = []
@@ -288,7 +304,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
         sampler = make_sampler(config, SPACES[config.space], objectives)
         loop = StudyLoop(Store.create(Path(folder) / "study", study_info(small, objectives), sampler))
-        end = time.perf_counter() + PATIENCE_S
+        end = time.perf_counter() + DRIVER_PROBE_S
         while not loop.finished and (len(asks) < MIN_TRIALS or time.perf_counter() < end):
             began = time.perf_counter()
             record = loop.next_trial()
@@ -304,7 +320,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
 
 
 def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:
-    """Return the record that a worker would send next, with random numbers in it."""
+    """Return the record that a worker would report next, with random results."""
     if record.measurement is None:
         size = int(10 ** rng.gauss(6, 0.5))
         return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))

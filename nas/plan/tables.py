@@ -1,4 +1,4 @@
-"""The plan as tables for people and as one JSON object."""
+"""Print a plan as tables, or return it as JSON data."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ _MARKS = {
     Doing.TAIL: "·",
 }
 _BAR = 32
-_WIDTH = 150  # where no terminal says
+_WIDTH = 150  # columns without a terminal
 
 
 def show(plan: SearchPlan, console: Console) -> None:
-    """Print figures, clusters and notes."""
+    """Print the figures, the clusters and the notes of a plan."""
     if not console.is_terminal:
         console.width = _WIDTH
-    figures = Table(title=f"plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("", "value", "how known", ""):
+    figures = Table(title=f"Plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("quantity", "value", "source", "note"):
         figures.add_column(column, justify="right" if column == "value" else "left")
     for figure in plan.figures:
         figures.add_row(figure.label, text(figure), figure.basis.value, figure.note)
     console.print(figures)
     console.print(_clusters(plan))
     legend = ", ".join(f"{mark} {doing.value}" for doing, mark in _MARKS.items())
-    console.print(f"where the workers' time goes: {legend}", highlight=False, markup=False)
+    console.print(f"worker time: {legend}", highlight=False, markup=False)
     for note in plan.notes:
         console.print(f"- {note}", highlight=False, markup=False)
 
 
 def _clusters(plan: SearchPlan) -> Table:
-    table = Table(title="simulated clusters", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("devices", "workers", "teachers", "search", "device-hours", "used", "trials at each rung"):
+    table = Table(title="Simulated clusters", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("devices", "workers", "teachers", "search", "device-hours", "utilization", "trials at each rung"):
         table.add_column(column, justify="right")
-    table.add_column("where the time goes", no_wrap=True)
+    table.add_column("worker time", no_wrap=True)
     if plan.deadline_h is not None:
-        table.add_column(f"fits in {plan.deadline_h:g} h", justify="right")
+        table.add_column(f"budget in {plan.deadline_h:g} h", justify="right")
     for forecast in plan.forecasts:
         run = forecast.simulated
         row = [
-            f"{forecast.devices}" + (" (here)" if forecast.own and plan.here else ""),
+            f"{forecast.devices}" + (" (here)" if forecast.planned and plan.here else ""),
             str(run.cluster.workers),
             "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
             seconds(run.wall_s),
             f"{forecast.device_hours:.3g}",
-            f"{run.utilisation:.0%}",
+            f"{run.utilization:.0%}",
             " ".join(map(str, run.reached)),
             bar(run),
         ]
@@ -66,11 +66,11 @@ def _clusters(plan: SearchPlan) -> Table:
 
 
 def _fits(forecast: Forecast) -> str:
-    return f"{'about ' if forecast.about else ''}{forecast.fits:,}"
+    return f"{'about ' if forecast.extrapolated else ''}{forecast.fits:,}"
 
 
 def bar(run: SimulatedSearch) -> str:
-    """Return the workers' time in marks, rounded so that the whole is `_BAR` long."""
+    """Return a bar of `_BAR` marks that shows how the workers spend their time."""
     whole, done, marks = sum(run.spent.values()), 0.0, ""
     for doing, mark in _MARKS.items():
         done += run.spent[doing]
@@ -79,7 +79,7 @@ def bar(run: SimulatedSearch) -> str:
 
 
 def text(figure: PlanFigure) -> str:
-    """Return the value with its unit and its spread."""
+    """Return a figure's value with its unit and its range."""
     if figure.value is None:
         return "unknown"
     value = _value(figure.value, figure.unit)
@@ -98,7 +98,7 @@ def _value(value: float, unit: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return seconds as people read them: 12.3 ms, 4.56 s, 1:23:45, 12.3 h."""
+    """Format seconds, as 12.3 ms, 4.56 s, 1:23:45 or 12.3 h."""
     if value < 1:
         return f"{value * 1e3:.3g} ms"
     if value < 120:
@@ -107,7 +107,7 @@ def seconds(value: float) -> str:
 
 
 def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return one JSON object; times are in seconds, sizes in bytes."""
+    """Return plain JSON data, with times in seconds and sizes in bytes."""
     return {
         "settings": settings,
         "device": plan.device,
@@ -127,15 +127,15 @@ def _cluster(forecast: Forecast) -> dict[str, Any]:
     run = forecast.simulated
     return {
         "devices": forecast.devices,
-        "own": forecast.own,
+        "planned": forecast.planned,
         "workers": run.cluster.workers,
         "teachers_s": forecast.teachers_s,
         "search_s": run.wall_s,
         "device_hours": forecast.device_hours,
-        "utilisation": run.utilisation,
+        "utilization": run.utilization,
         "reached": list(run.reached),
         "worker_seconds": {doing.value: spent for doing, spent in run.spent.items()},
         "driver_s": run.driver_s,
         "fits": forecast.fits,
-        "fits_is_extrapolated": forecast.about,
+        "fits_is_extrapolated": forecast.extrapolated,
     }

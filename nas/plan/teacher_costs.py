@@ -1,4 +1,4 @@
-"""What the teachers will cost: passes, seconds, bytes. Weights that are not here are never fetched for a plan."""
+"""Estimate the passes, seconds and bytes of the teachers. A plan never downloads weights."""
 
 from __future__ import annotations
 
@@ -32,31 +32,36 @@ _BUILTIN = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """What one teacher will cost.
+    """The remaining cost of one teacher.
 
     Args:
-        passes: images that it has yet to see.
-        seconds: of all passes on one device, None where unknown.
-        stays: bytes that are kept.
-        goes: bytes that are needed only while the cache is built.
+        name: Name of the teacher.
+        passes: Images whose outputs are not cached yet.
+        seconds: Seconds of all passes on one device; None: unknown.
+        stored: Bytes that the cache keeps.
+        temporary: Bytes that are needed only while the cache is built.
+        basis: Source of the seconds.
+        note: Remark in the table.
     """
 
     name: str
     passes: int
     seconds: float | None
-    stays: float
-    goes: float
+    stored: float
+    temporary: float
     basis: Basis
     note: str
 
 
 @dataclass(frozen=True)
 class Material:
-    """Images and targets of the trials.
+    """The images and targets of the trials, and the cost of building them.
 
     Args:
-        widths: each teacher's (summary, spatial) channels.
-        targets: the real ones, where they are built already.
+        teachers: Cost of each teacher.
+        images: Cost of the images.
+        widths: Channels of each teacher's (summary, spatial) outputs.
+        targets: The built targets; None: they are not built yet.
     """
 
     teachers: tuple[TeacherCost, ...]
@@ -66,7 +71,7 @@ class Material:
 
 
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
-    """Open the images, and show a few to every teacher whose weights are here and whose outputs are not cached."""
+    """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached."""
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.image_px, _compression(config)
@@ -75,18 +80,18 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
     costs = []
     for done, spec in enumerate(chosen):
-        progress("asking the teachers", done, len(chosen))
+        progress("timing the teachers", done, len(chosen))
         if spec in missing:
             passes = sum(map(len, images.sets.values()))
             numbers = _numbers(spec, config)
-            stays = passes * numbers * compression.share * CODECS[config.storage].bits / 8
+            stored = passes * numbers * compression.share * CODECS[config.storage].bits / 8
             note = (
-                "its weights are not here, so its seconds are unknown: give a file with --teacher, or --assume-tflops"
+                "no weights on this machine, so the time is unknown; name a file with --teacher or use --assume-tflops"
             )
-            costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, stored, 0.0, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
-    progress("asking the teachers", len(chosen), len(chosen))
+    progress("timing the teachers", len(chosen), len(chosen))
     built = images.entry.complete and not missing
     plan = CachePlan(source, config.teachers, weights, px, compression) if built else None
     ready = plan is not None and not plan.missing and plan.path.exists()
@@ -99,26 +104,26 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
 
 
 def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
-    """Count the passes over as many images as asked for; nothing is opened or run."""
+    """Count the passes over the images of a search. Nothing is opened or run."""
     passes = config.train_images * config.views + config.val_images
     share, bits = _compression(config).share, CODECS[config.storage].bits
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
-        stays = passes * _numbers(spec, config) * share * bits / 8
+        stored = passes * _numbers(spec, config) * share * bits / 8
         macs = pass_macs(spec.name)
         if macs is None:
-            note = "a built-in teacher: its passes are not counted"
-            costs.append(TeacherCost(spec.name, passes, None, stays, 0.0, Basis.UNKNOWN, note))
+            note = "the passes of a built-in teacher are not counted"
+            costs.append(TeacherCost(spec.name, passes, None, stored, 0.0, Basis.UNKNOWN, note))
             continue
-        note = f"{macs / 1e9:.1f} GMACs an image, counted"
-        costs.append(TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, stays, 0.0, Basis.ASSUMED, note))
+        note = f"{macs / 1e9:.1f} GMACs per image, counted"
+        costs.append(TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, stored, 0.0, Basis.ASSUMED, note))
     images = BuildEstimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 
 
 def weights_here(name: str, files: Mapping[str, Path]) -> bool:
-    """Return whether a teacher can be loaded without a network."""
+    """Return whether a teacher can be loaded without a network connection."""
     if name in _BUILTIN:
         return locate(_BUILTIN[name][1]) is not None
     if file_for(name, files):
@@ -128,33 +133,35 @@ def weights_here(name: str, files: Mapping[str, Path]) -> bool:
 
 
 def widths(name: str) -> tuple[int, int]:
-    """Return the channels of the summary (0: none) and of the map, known without weights."""
-    found = _BUILTIN[name][0] if name in _BUILTIN else layout(parse(name, TEACHERS))
-    return found.summary_dim, found.spatial_dim
+    """Return the channels of the summary (0: none) and of the spatial features; no weights are needed."""
+    source = _BUILTIN[name][0] if name in _BUILTIN else layout(parse(name, TEACHERS))
+    return source.summary_dim, source.spatial_dim
 
 
 def pass_macs(name: str) -> float | None:
-    """Return the MACs of showing a timm teacher one image, its share of a mosaic; counted without weights."""
+    """Return the MACs of a timm teacher for one image, or for its share of a mosaic. No weights are needed.
+
+    A built-in teacher has None.
+    """
     if name in _BUILTIN:
         return None
-    parsed, tally = parse(name, TEACHERS), MacCountingMode()
-    norm = layout(parsed).norm  # runs the network itself where it is not known yet
+    parsed, counter = parse(name, TEACHERS), MacCountingMode()
+    norm = layout(parsed).norm  # runs the network where the layout is not cached
     with torch.device("meta"):
-        net = create(parsed).eval()
-        with torch.no_grad(), tally:
-            features(net, torch.zeros(1, 3, parsed.px, parsed.px), norm)
-    return tally.macs / parsed.tiles**2
+        model = create(parsed).eval()
+        with torch.no_grad(), counter:
+            features(model, torch.zeros(1, 3, parsed.px, parsed.px), norm)
+    return counter.macs / parsed.tiles**2
 
 
-def _here(found: TeacherCacheBuilder) -> TeacherCost:
-    name = found.spec.name
-    if found.entry.complete:
-        return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "in the cache already: free")
-    cost = estimate_teacher(found)
-    missing = sum(s.stop - s.start for s in found.images.shards if not found.entry.has(s))
-    return TeacherCost(
-        name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, "16 images, twice"
-    )
+def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
+    name = teacher.spec.name
+    if teacher.entry.complete:
+        return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "cached already")
+    cost = of_teacher(teacher)
+    missing = sum(s.stop - s.start for s in teacher.images.shards if not teacher.entry.has(s))
+    note = "timed on 16 images, twice"
+    return TeacherCost(name, missing, cost.seconds, cost.stays, cost.passes, Basis.MEASURED, note)
 
 
 def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:

@@ -1,1 +1,1 @@
-"""Searches replayed on published results: every architecture's accuracy and latency is known, nothing is trained."""
+"""The command ``nas.replay``: replay searches on published accuracies and latencies. Nothing is trained."""

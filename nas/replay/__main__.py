@@ -1,4 +1,4 @@
-"""``python -m nas.replay``: searches replayed on published results, seed by seed, one sampler beside the other."""
+"""``python -m nas.replay``: compare samplers by replaying searches on published results."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nas.backend.pool import end_with_parent
 from nas.cli import cpu_count, exit_code, stderr_console
 from nas.command_log import announce, log_to
 from nas.replay.arguments import ReplaySettings, replay_settings
-from nas.replay.nasbench201 import PublishedTable, load_table
+from nas.replay.nasbench201 import Array, PublishedTable, load_table
 from nas.replay.plots import draw
-from nas.replay.published_study import ReplayJob, play
-from nas.replay.tables import Array, quantiles, show
+from nas.replay.published_study import ReplayJob, quantiles, run_job
+from nas.replay.tables import show
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
 from reports.page import build_report
@@ -33,14 +33,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, 2 for bad input, 130 where it was interrupted."""
+    """Run the command and return its exit code, see `nas.cli`."""
     words = sys.argv[1:] if argv is None else list(argv)
     command = "python -m nas.replay " + shlex.join(words)
     return exit_code(lambda: _replay(replay_settings(words), command), public_text)
 
 
 def _replay(settings: ReplaySettings, command: str) -> int:
-    """Print table or JSON; leave a run folder with the first search's study, its report and the picture."""
+    """Replay all searches, print the result and write the run folder: one study with its report, and the picture."""
     console = stderr_console()
     table = load_table(settings.dataset, settings.latency)
     run_dir = settings.folder()
@@ -49,10 +49,10 @@ def _replay(settings: ReplaySettings, command: str) -> int:
     log_to(run_dir, "replay", command)
     with tempfile.TemporaryDirectory(prefix="nas-replay-") as scratch:
         jobs = _jobs(settings, run_dir, Path(scratch), command)
-        found = _play_all(jobs, console)
-    curves = {name: [found[job][0] for job in jobs if job.sampler == name] for name in settings.samplers}
+        results = _run_all(jobs, console)
+    curves = {name: [results[job][0] for job in jobs if job.sampler == name] for name in settings.samplers}
     trained = {
-        name: float(np.mean([found[job][1] for job in jobs if job.sampler == name])) for name in settings.samplers
+        name: float(np.mean([results[job][1] for job in jobs if job.sampler == name])) for name in settings.samplers
     }
     result = _result(table, settings, curves, trained)
     (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
@@ -68,7 +68,7 @@ def _replay(settings: ReplaySettings, command: str) -> int:
 
 
 def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:
-    """Return every search; the first one's study is kept."""
+    """Return all searches. The run folder keeps the study of the first one."""
     searches = [
         (name, seed) for name in settings.samplers for seed in range(settings.seed, settings.seed + settings.seeds)
     ]
@@ -78,7 +78,7 @@ def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) 
     ]
 
 
-def _play_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tuple[Array, float]]:
+def _run_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tuple[Array, float]]:
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     processes = min(cpu_count(), len(jobs))
     with (
@@ -86,18 +86,18 @@ def _play_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tu
         ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("", total=len(jobs))
-        futures = {pool.submit(play, job): job for job in jobs}
-        found = {}
+        futures = {pool.submit(run_job, job): job for job in jobs}
+        results = {}
         try:
             for future in as_completed(futures):
                 job = futures[future]
-                found[job] = future.result()
+                results[job] = future.result()
                 _LOG.info("replayed: %s, seed %d", job.sampler, job.seed)
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return found
+    return results
 
 
 def _result(
@@ -114,7 +114,7 @@ def _result(
         "rungs": settings.rungs,
         "emulated_rungs": settings.rungs > 1,
         "knowledge": list(settings.knowledge),
-        "samplers": {name: quantiles(found) for name, found in curves.items()},
+        "samplers": {name: quantiles(shares) for name, shares in curves.items()},
         "full_trainings": trained,
     }
 

@@ -1,4 +1,4 @@
-"""Share of the true hypervolume by evaluations, each sampler with its median and its middle 90 %."""
+"""Draw the share of the true hypervolume by evaluations: the median and the middle 90 % of each sampler."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ from matplotlib.figure import Figure
 
 from nas.study.config import ConfigError
 
-# Okabe and Ito's colour-blind-safe palette, each with a line of its own.
-LOOKS = (("#0072b2", "-"), ("#8a9099", ":"), ("#c77a00", "--"), ("#007f5f", "-."), ("#b8470b", (0, (1, 1))))
+# Okabe and Ito's palette for color-blind readers, each color with a different line style.
+LINES = (("#0072b2", "-"), ("#8a9099", ":"), ("#c77a00", "--"), ("#007f5f", "-."), ("#b8470b", (0, (1, 1))))
 STYLE = {"text.parse_math": False, "svg.hashsalt": "replay", "font.size": 9, "svg.fonttype": "none"}
-LOWEST = 0.6  # of the axis
+LOWEST_SHARE = 0.6  # on the axis
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write PNG, SVG or PDF by the suffix; ConfigError where it cannot be written."""
+    """Write the picture in the format of the file's suffix.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for (name, curve), (colour, line) in zip(result["samplers"].items(), LOOKS, strict=False):
+        for (name, curve), (color, line) in zip(result["samplers"].items(), LINES, strict=False):
             x = curve["evaluations"]
-            axes.fill_between(x, curve["p5"], curve["p95"], color=colour, alpha=0.15, linewidth=0)
-            axes.plot(x, curve["median"], color=colour, linestyle=line, linewidth=1.8, label=name)
-        axes.set_ylim(LOWEST, 1.0)
+            axes.fill_between(x, curve["p5"], curve["p95"], color=color, alpha=0.15, linewidth=0)
+            axes.plot(x, curve["median"], color=color, linestyle=line, linewidth=1.8, label=name)
+        axes.set_ylim(LOWEST_SHARE, 1.0)
         axes.set_xlim(0, len(x))
         axes.grid(color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("architectures evaluated")
+        axes.set_xlabel("evaluated architectures")
         axes.set_ylabel("share of the true hypervolume")
         rungs = ", lower rungs emulated" if result["emulated_rungs"] else ""
         axes.set_title(
-            f"NAS-Bench-201 replayed, {result['dataset']} x {result['latency']}{rungs}:"
+            f"NAS-Bench-201, {result['dataset']} and {result['latency']}{rungs}:"
             f" median and middle 90 % of {result['seeds']} seeds",
             fontsize=9,
             loc="left",

@@ -1,4 +1,4 @@
-"""``nas.plan`` as a person uses it, with real teachers, real steps and real measurements."""
+"""The command, with real teachers, steps and measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from nas.cache import open_targets
 from nas.cli import StageProgress, stderr_console
-from nas.measure.verdicts import MeasurementError as MeasurementError
+from nas.measure import MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parser, plan_settings
@@ -55,7 +55,7 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     progress = StageProgress(stderr_console())
     built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
     assert built.targets is not None
-    assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "in the cache already: free")] * 3
+    assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "cached already")] * 3
 
 
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,12 +74,12 @@ def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str])
     more = ["--budget", "20", "--gpus", "2", "--deadline", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
     assert main([*ASSUMED, *more]) == 0
     out = capsys.readouterr().out
-    for words in ("how known", "assumed", "simulated", "fits in 0.1 h", "architectures over a limit", "█"):
+    for words in ("source", "assumed", "simulated", "budget in 0.1 h", "architectures over a limit", "█"):
         assert words in out
     assert "<svg" in Path("plan.svg").read_text()
 
 
-def test_unknown_seconds_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_seconds_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["--assume-tflops", "100", "--budget", "9"], capsys)
     assert plan["figures"]["teachers_s"]["basis"] == "unknown"
     assert plan["figures"]["teachers_s"]["value"] is None
@@ -97,9 +97,9 @@ def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]
 
 def test_every_flag_is_a_setting() -> None:
     """A flag that nothing reads would be ignored."""
-    given = ["--budget", "9", "--workers", "3", "--gpus", "4", "5", "--deadline", "2", "--probe", "7", "--json"]
-    given += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c", "--teacher", "lite0=f"]
-    settings = plan_settings(given)
+    flags = ["--budget", "9", "--workers", "3", "--gpus", "4", "5", "--deadline", "2", "--probe", "7", "--json"]
+    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c", "--teacher", "lite0=f"]
+    settings = plan_settings(flags)
     assert settings == PlanSettings(
         settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, json=True,
         plot=Path("p.svg"),
@@ -143,7 +143,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be 0 or more"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
         (["--assume-measure-seconds", "3"], "--assume-measure-seconds: only with --assume-tflops"),
-        (["--assume-tflops", "9", "--mfu", "2"], "up to 1"),
+        (["--assume-tflops", "9", "--mfu", "2"], "at most 1"),
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
         (["--device", "tpu"], "--device"),
         (["--assume-tflops", "9", "--max-params", "10"], "random architectures"),

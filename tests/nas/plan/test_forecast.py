@@ -1,4 +1,4 @@
-"""From costs to clusters and deadlines."""
+"""Forecasts of clusters and deadlines from costs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CONFIG = SearchConfig(budget=60)
 
 
 def test_deadline_takes_the_teachers_first() -> None:
-    (own, *_) = forecasts(CONFIG, COSTS, Cluster(1), (), deadline_h=2.0)
+    (planned, *_) = forecasts(CONFIG, COSTS, Cluster(1), (), deadline_h=2.0)
     (late, *_) = forecasts(CONFIG, replace(COSTS, teachers_s=7200.0), Cluster(1), (), deadline_h=2.0)
     assert late.fits == 0
-    assert own.fits is not None
-    exact = simulate_search(replace(CONFIG, budget=own.fits), COSTS, Cluster(1)).wall_s
-    more = simulate_search(replace(CONFIG, budget=own.fits + 3), COSTS, Cluster(1)).wall_s
+    assert planned.fits is not None
+    exact = simulate_search(replace(CONFIG, budget=planned.fits), COSTS, Cluster(1)).wall_s
+    more = simulate_search(replace(CONFIG, budget=planned.fits + 3), COSTS, Cluster(1)).wall_s
     assert exact <= 3600 < more
 
 
 def test_extrapolated_budget_is_near_the_simulated_one() -> None:
-    found = forecasts(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=5.0)
-    assert [o.devices for o in found] == [1, 8, 64]
-    assert [o.own for o in found] == [True, False, False]
-    eight = found[1]
+    clusters = forecasts(CONFIG, COSTS, Cluster(1), (8, 64), deadline_h=5.0)
+    assert [o.devices for o in clusters] == [1, 8, 64]
+    assert [o.planned for o in clusters] == [True, False, False]
+    eight = clusters[1]
     assert eight.about
     assert eight.fits is not None
     wall_s = simulate_search(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
@@ -39,9 +39,9 @@ def test_extrapolated_budget_is_near_the_simulated_one() -> None:
 
 def test_ranks_take_devices_together() -> None:
     config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=4))
-    found = forecasts(config, COSTS, Cluster(1), (2, 8), None)
-    assert [(o.devices, o.simulated.cluster.workers) for o in found] == [(4, 1), (8, 2)]
-    assert found[0].device_hours == pytest.approx((found[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
+    clusters = forecasts(config, COSTS, Cluster(1), (2, 8), None)
+    assert [(o.devices, o.simulated.cluster.workers) for o in clusters] == [(4, 1), (8, 2)]
+    assert clusters[0].device_hours == pytest.approx((clusters[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
 
 
 def test_random_search_is_assumed_to_learn_nothing() -> None:
@@ -65,7 +65,7 @@ def test_random_search_is_assumed_to_learn_nothing() -> None:
         ((Basis.UNKNOWN, Basis.ASSUMED), Basis.UNKNOWN),
     ],
 )
-def test_a_number_is_as_well_known_as_its_worst_part(bases: tuple[Basis, ...], result: Basis) -> None:
+def test_a_number_is_as_certain_as_its_weakest_source(bases: tuple[Basis, ...], result: Basis) -> None:
     assert weaker(*bases) is result
 
 

@@ -1,4 +1,4 @@
-"""Replays on published accuracies, with made-up latencies so that nothing else is needed."""
+"""Replays on published accuracies, with synthetic latencies."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ import pytest
 
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
-from nas.replay.nasbench201 import EDGES, Cell, CellSpace, PublishedTable, knowledge, load_table
-from nas.replay.published_study import ReplayJob, play, replay, sampler_of
-from nas.replay.tables import quantiles, shares, whole_volume
+from nas.replay.nasbench201 import EDGES, Cell, CellSpace, PublishedTable, cell_features, load_table
+from nas.replay.published_study import (
+    ReplayJob,
+    hypervolume_shares,
+    quantiles,
+    replay_sampler,
+    replay_study,
+    run_job,
+    total_hypervolume,
+)
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
@@ -35,7 +42,7 @@ def cell(*operations: str) -> Cell:
 
 @pytest.fixture(scope="module")
 def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("latency") / "made:up.csv"
+    path = tmp_path_factory.mktemp("latency") / "lat:ency.csv"
     rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in SPACE.all()]
     random.Random(0).shuffle(rows)
     path.write_text("arch,gpu_ms\n" + "\n".join(rows))
@@ -67,7 +74,7 @@ def test_a_mutation_changes_one_or_two_edges() -> None:
     assert set(changed) == {1, 2}
 
 
-def test_structure_counts_what_reaches_the_output() -> None:
+def test_structure_counts_edges_on_paths_to_the_output() -> None:
     skip, conv, pool = "skip_connect", "nor_conv_3x3", "avg_pool_3x3"
     # 0->1->3 is alive with two convolutions, 0->3 a skip; 0->2 is alive on no path, for 2->3 is none.
     found = cell(conv, conv, pool, skip, conv, "none").structure()
@@ -87,13 +94,13 @@ def test_accuracies_are_those_of_the_cells(table: PublishedTable) -> None:
 
 def test_share_is_hypervolume_by_evaluations() -> None:
     accuracy, latency, reference = [86.0, 84.0, 90.0, 88.0, -np.inf], [10.0, 1.0, 20.0, 30.0, 2.0], (85.0, 40.0)
-    found = shares(accuracy, latency, reference, whole=2.0)
+    found = hypervolume_shares(accuracy, latency, reference, total=2.0)
     expected = [
         hypervolume([(a, -ms) for a, ms in zip(accuracy[:n], latency[:n], strict=True) if np.isfinite(a)], (85, -40))
         for n in range(1, 6)
     ]
     assert found == pytest.approx(np.array(expected) / 2.0)
-    assert whole_volume(accuracy[:4], latency[:4], reference) == pytest.approx(expected[3])
+    assert total_hypervolume(accuracy[:4], latency[:4], reference) == pytest.approx(expected[3])
 
 
 def test_quantiles_are_over_seeds() -> None:
@@ -105,8 +112,8 @@ def test_quantiles_are_over_seeds() -> None:
 def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_path: Path, workers: int) -> None:
     found = {}
     for name in ("known-cost", "random"):
-        sampler = sampler_of(name, table, 0, ("cost", "structure"), None)
-        ended = replay(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
+        sampler = replay_sampler(name, table, 0, ("cost", "structure"), None)
+        ended = replay_study(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
         assert len({t.arch_id for t in ended}) == len(ended) == 40
         points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in ended if t.measurement]
         accuracy, slowest = table.reference
@@ -115,15 +122,15 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
 
 
 def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: Path) -> None:
-    sampler = sampler_of("random", table, 0, (), None)
-    ended = replay(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
+    sampler = replay_sampler("random", table, 0, (), None)
+    ended = replay_study(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
     seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
 def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
-    sampler = sampler_of("known-cost", table, 0, ("structure",), None, rungs=3)
-    ended = replay(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
+    sampler = replay_sampler("known-cost", table, 0, ("structure",), None, rungs=3)
+    ended = replay_study(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
     states = Counter(t.state for t in ended)
     assert states[TrialState.STOPPED] >= 5
     assert states[TrialState.COMPLETE] >= 3
@@ -139,39 +146,37 @@ def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Pat
     assert np.std(short) > 0.2, "and not by the same for all"
 
 
-def test_only_what_was_trained_to_its_end_has_found_anything(
-    table: PublishedTable, latency_csv: Path, tmp_path: Path
-) -> None:
+def test_only_complete_trials_add_hypervolume(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
     settings = ReplaySettings(f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
-    curve, trained = play(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
+    curve, trained = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
     ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
     assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
     complete = [t for t in ended if t.state is TrialState.COMPLETE]
     points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in complete if t.measurement]
     accuracy, slowest = table.reference
-    whole = whole_volume(table.accuracy, table.latency_ms, table.reference)
+    total = total_hypervolume(table.accuracy, table.latency_ms, table.reference)
     assert len(curve) == len(ended) == 40 > len(complete)
-    assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / whole)
+    assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / total)
 
 
 def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Path) -> None:
     first = []
     for seed in (0, 1):
-        sampler = sampler_of("random", table, 0, (), None)  # the same cells
-        ended = replay(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
+        sampler = replay_sampler("random", table, 0, (), None)  # the same cells
+        ended = replay_study(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
         first.append({t.arch_id: t.rungs[0].score for t in ended})
     assert first[0].keys() == first[1].keys()
     assert all(first[0][name] != first[1][name] for name in first[0])
 
 
-def test_a_cell_has_the_proxies_of_what_computes_the_same(table: PublishedTable, tmp_path: Path) -> None:
+def test_equivalent_cells_share_proxies(table: PublishedTable, tmp_path: Path) -> None:
     kinds: dict[tuple[str, ...], Cell] = {}
     for c in table.cells:
         kinds[c.live] = c
     path = tmp_path / "proxies.csv"
     rows = [f"{c.arch_id},{','.join(str(i + column) for column in range(6))}" for i, c in enumerate(kinds.values())]
     path.write_text("arch,synflow,jacov,nwot,snip,grad_norm,zen\n" + "\n".join(rows))
-    found = knowledge(table, ("proxies",), str(path))
+    found = cell_features(table, ("proxies",), str(path))
     assert len(kinds) == 9445
     by_kind: dict[tuple[str, ...], set[float]] = {}
     for c, row in zip(table.cells, found, strict=True):
@@ -180,15 +185,15 @@ def test_a_cell_has_the_proxies_of_what_computes_the_same(table: PublishedTable,
     assert len(set.union(*by_kind.values())) == 9445
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(ConfigError, match="no numbers for"):
-        knowledge(table, ("proxies",), str(path))
+        cell_features(table, ("proxies",), str(path))
 
 
-def test_knowledge_is_scaled_and_needs_its_file(table: PublishedTable) -> None:
-    rows = knowledge(table, ("cost", "size", "structure"), None)
+def test_features_are_standardized_and_need_their_file(table: PublishedTable) -> None:
+    rows = cell_features(table, ("cost", "size", "structure"), None)
     assert rows.shape == (15625, 12)
     assert rows.std(axis=0) == pytest.approx(np.ones(12))
     with pytest.raises(ConfigError, match="--proxies"):
-        knowledge(table, ("proxies",), None)
+        cell_features(table, ("proxies",), None)
 
 
 def test_command_leaves_a_report_and_prints_one_object(
@@ -230,12 +235,12 @@ def test_bad_input_is_one_line(
 ) -> None:
     try:
         code: object = main([a.replace("CSV", str(latency_csv)) for a in arguments])
-    except SystemExit as ended:  # what the parser itself refuses
+    except SystemExit as ended:  # errors of the parser
         code = ended.code
     assert code == 2
-    told_ = capsys.readouterr().err
-    assert message in told_
-    assert told_.count("\n") == 1
+    line = capsys.readouterr().err
+    assert message in line
+    assert line.count("\n") == 1
 
 
 def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_replay_leaves_nobody_behind(latency_csv: Path, tmp_path: Path) -> None:
+def test_a_killed_replay_leaves_no_process_behind(latency_csv: Path, tmp_path: Path) -> None:
     arguments = ["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
     with subprocess.Popen([sys.executable, "-m", "nas.replay", *arguments], start_new_session=True) as command:
         while len(children := _children(command.pid)) < 2:  # the resource tracker and a worker
