@@ -210,9 +210,9 @@ def parser() -> argparse.ArgumentParser:
     add("--plot", type=picture_file, metavar="FILE", help="picture to draw, as .png, .svg or .pdf (default: none)")
     add = built.add_argument_group("with --arch").add_argument
     sizes: dict[str, Any] = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
-    batches = f"batch sizes to sweep; none named: {_joined(BATCHES['cpu'])}, more on CUDA (default: no sweep)"
+    batches = f"batch sizes to sweep; the bare flag sweeps {_joined(BATCHES['cpu'])}, more on CUDA (default: no sweep)"
     add("--batches", help=batches, **sizes)
-    resolutions = f"resolutions to sweep; none named: {_joined(RESOLUTIONS)} (default: no sweep)"
+    resolutions = f"resolutions to sweep; the bare flag sweeps {_joined(RESOLUTIONS)} (default: no sweep)"
     add("--resolutions", help=resolutions, **sizes)
     runtimes = "runtimes to compare, or all; each is timed against the first one (default: no comparison)"
     add("--arms", metavar="A,B,...", help=runtimes)

@@ -377,7 +377,7 @@ COSTS: tuple[RuntimeColumn, ...] = (
     ("reserved\nMiB", lambda m: _decimals(m.reserved_memory_mib, ".1f")),
     ("driver\nMiB", lambda m: _decimals(m.driver_memory_mib, ".1f")),
     ("mJ/\nimage", lambda m: "" if m.energy_j is None else f"{m.energy_j * 1e3:.3g}"),
-    ("build\ns", lambda m: _decimals(m.made_s or None, ".1f")),
+    ("build\ns", lambda m: _decimals(m.compile_s or None, ".1f")),
     ("error", lambda m: "" if m.output_error is None else f"{m.output_error:.1e}"),
 )
 

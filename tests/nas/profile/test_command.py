@@ -355,6 +355,15 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, capsys):
     assert expected in err
 
 
+def test_a_failure_is_one_line_and_exit_code_1(capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no\nmemory")
+
+    monkeypatch.setattr(network, "resolve", fail)
+    assert main(["--arch", "eradio_femto", *QUICK]) == 1
+    assert capsys.readouterr() == ("", "error: no memory\n")
+
+
 @pytest.mark.parametrize("content", ["", "not json", "[]", '{"stages": 3}', "\x00"])
 def test_an_unreadable_spec_is_one_line(content, tmp_path, capsys):
     file = tmp_path / "broken.json"

@@ -243,6 +243,25 @@ def test_bad_input_is_one_line(
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no\nmemory"), MemoryError()])
+def test_a_failure_is_one_line_and_code_1(
+    error: Exception,
+    latency_csv: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nas.replay.__main__.load_table", fail)
+    assert main(["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+
+
 def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.csv"
     path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
