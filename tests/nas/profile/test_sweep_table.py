@@ -64,4 +64,4 @@ def test_requested_and_used_batch_and_refusals_are_shown():
     assert "8 (out of memory; 5 fits); 16 (larger than 8)" in " ".join(out.split())
     assert "best throughput" not in shown(refused={1: "out of memory, even for one image"})
     assert "best throughput" not in shown(point(1, 9, 10, 11), kind="resolution")
-    assert "in eager mode" in shown(point(1, 9, 10, 11), arm=Arm("compiled"))
+    assert "eager" in shown(point(1, 9, 10, 11), arm=Arm("compiled"))
