@@ -161,13 +161,13 @@ def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
     if material.targets is None:
         total = "all teachers and images on one device"
         figures.append(PlanFigure("teachers_s", total, costs.teachers_s, "s", costs.teachers_basis))
-    stored = sum(t.stored for t in material.teachers)
-    temporary = sum(t.temporary for t in material.teachers)
-    figures.append(PlanFigure("targets_bytes", "teacher targets to write", stored, "bytes", Basis.DERIVED, "at most"))
+    kept = sum(t.kept_bytes for t in material.teachers)
+    temporary = sum(t.temporary_bytes for t in material.teachers)
+    figures.append(PlanFigure("targets_bytes", "teacher targets to write", kept, "bytes", Basis.DERIVED, "at most"))
     if temporary:
         label = "temporary files while they are built"
         figures.append(PlanFigure("temporary_bytes", label, temporary, "bytes", Basis.DERIVED))
-    return [*figures, PlanFigure("images_bytes", "images to write", material.images.stays, "bytes", Basis.DERIVED)]
+    return [*figures, PlanFigure("images_bytes", "images to write", material.images.kept_bytes, "bytes", Basis.DERIVED)]
 
 
 def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: Basis) -> list[PlanFigure]:

@@ -38,8 +38,8 @@ class TeacherCost:
         name: Name of the teacher.
         passes: Images whose outputs are not cached yet.
         seconds: Seconds of all passes on one device; None: unknown.
-        stored: Bytes that the cache keeps.
-        temporary: Bytes that are needed only while the cache is built.
+        kept_bytes: Bytes that the cache keeps.
+        temporary_bytes: Bytes that are needed only while the cache is built.
         basis: Source of the seconds.
         note: Remark in the table.
     """
@@ -47,8 +47,8 @@ class TeacherCost:
     name: str
     passes: int
     seconds: float | None
-    stored: float
-    temporary: float
+    kept_bytes: float
+    temporary_bytes: float
     basis: Basis
     note: str
 
@@ -84,11 +84,11 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
         if spec in missing:
             passes = sum(map(len, images.sets.values()))
             numbers = _numbers(spec, config)
-            stored = passes * numbers * compression.share * CODECS[config.storage].bits / 8
+            kept_bytes = passes * numbers * compression.share * CODECS[config.storage].bits / 8
             note = (
                 "no weights on this machine, so the time is unknown; name a file with --teacher or use --assume-tflops"
             )
-            costs.append(TeacherCost(spec.name, passes, None, stored, 0.0, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
     progress("timing the teachers", len(chosen), len(chosen))
@@ -110,14 +110,16 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
-        stored = passes * _numbers(spec, config) * share * bits / 8
+        kept_bytes = passes * _numbers(spec, config) * share * bits / 8
         macs = pass_macs(spec.name)
         if macs is None:
             note = "the passes of a built-in teacher are not counted"
-            costs.append(TeacherCost(spec.name, passes, None, stored, 0.0, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
             continue
         note = f"{macs / 1e9:.1f} GMACs per image, counted"
-        costs.append(TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, stored, 0.0, Basis.ASSUMED, note))
+        costs.append(
+            TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, kept_bytes, 0.0, Basis.ASSUMED, note)
+        )
     images = BuildEstimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 
@@ -158,10 +160,10 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
     name = teacher.spec.name
     if teacher.entry.complete:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "cached already")
-    cost = of_teacher(teacher)
+    cost = estimate_teacher(teacher)
     missing = sum(s.stop - s.start for s in teacher.images.shards if not teacher.entry.has(s))
     note = "timed on 16 images, twice"
-    return TeacherCost(name, missing, cost.seconds, cost.stays, cost.passes, Basis.MEASURED, note)
+    return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 
 def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:

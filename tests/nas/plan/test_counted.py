@@ -56,7 +56,7 @@ def test_passes_and_bytes() -> None:
     (clip,) = material_counted(config, {}, seconds_per_mac=1e-12).teachers
     assert clip.passes == 2100
     assert clip.seconds == pytest.approx(2100 * pass_macs(CLIP) * 1e-12)
-    assert clip.stored == 2100 * (1024 + 4 * 4 * 1280) * 0.25
+    assert clip.kept_bytes == 2100 * (1024 + 4 * 4 * 1280) * 0.25
 
 
 def test_weights_of_a_file_are_here(tmp_path: Path) -> None:
