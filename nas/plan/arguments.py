@@ -100,7 +100,7 @@ def plan_settings(argv: Sequence[str] | None = None) -> PlanSettings:
     tflops = options.get("assume_tflops")
     if tflops is not None and "workers" in options:
         raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
-    config = new_config(options, here=tflops is None)
+    config = new_config(options, require_device=tflops is None)
     gpus = tuple(options.get("gpus", ()))
     if tflops is None:
         workers = options["workers"] if "workers" in options else default_workers(config)
