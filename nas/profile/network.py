@@ -250,7 +250,7 @@ def compare_with_ceilings(
     tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: NetworkSettings
 ) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...], Roofline]:
     """Return rows of stages and layers at the device's ceilings, which are measured again if a row exceeds them."""
-    ceilings = None if settings.new_ceilings else kept_ceilings(settings.device, settings.arm.precision, settings.cache)
+    ceilings = None if settings.new_ceilings else load_ceilings(settings.device, settings.arm.precision, settings.cache)
     if ceilings is None:
         ceilings = measure_ceilings(settings.device, settings.arm.precision)
         save_ceilings(ceilings, settings.cache)

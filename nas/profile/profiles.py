@@ -23,7 +23,7 @@ COVERED = (0.85, 1.05)  # plausible shares of a call that stages explain; outsid
 
 def failure_reason(error: Exception) -> str:
     """Return an error as one line, which begins with the verdict of a `MeasurementError`."""
-    message = one_line(error)[:LONGEST_REASON].removeprefix("arm: ")
+    message = one_line(error)[:LONGEST_REASON].removeprefix("runtime: ")
     verdict = error.verdict if isinstance(error, MeasurementError) else ""
     return message if message.startswith(verdict) else f"{verdict}: {message}"
 

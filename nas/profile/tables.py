@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
-from nas.measure.statistics import FEW
+from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES
 from nas.measure.verdicts import MIN_BLOCKS
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
@@ -304,7 +304,7 @@ def best_line(sweep: Sweep) -> str:
     phrases = [f"best throughput: {rate} at batch {best.batch}"]
     if ties:
         phrases.append(f"its interval overlaps those of batch {ties}")
-    if best.samples < FEW:
+    if best.samples < MIN_BOOTSTRAP_SAMPLES:
         phrases.append(f"only {best.samples} sample(s): a longer --seconds makes this certain")
     return "; ".join(phrases)
 

@@ -96,7 +96,7 @@ def test_a_ceiling_measured_too_low_is_measured_again(tmp_path, measured):
     measured += [2.0, 8.0]
     stages, _, roofline = compared(tmp_path)
     assert (stages[0].utilization, roofline.measured_again, roofline.over) == (0.5, True, ())
-    assert kept_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
+    assert load_ceilings(torch.device("cpu"), "fp32", tmp_path).gmacs_s == 8.0
 
 
 def test_over_100_percent_is_flagged_and_never_clipped(tmp_path, measured):
