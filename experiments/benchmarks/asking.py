@@ -73,7 +73,7 @@ def for_cells(latency: str, count: int) -> list[float]:
         record(n, table.cells[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
-    return asked(replay_sampler("known-cost", table, 0, DEFAULT_SOURCES, None), space, records)
+    return proposal_seconds(replay_sampler("known-cost", table, 0, DEFAULT_SOURCES, None), space, records)
 
 
 def for_space(name: str, count: int) -> list[float]:

@@ -81,10 +81,10 @@ def test_one_driver_serves_one_after_the_other() -> None:
     assert result.spent[Doing.DRIVER] == 100 * 100  # a first result waits until all have asked
 
 
-def test_alone_and_for_nothing_a_worker_is_never_idle() -> None:
-    found = run()
-    assert found.utilization == 1
-    assert found.wall_s == pytest.approx(found.spent[Doing.MEASURING] + found.spent[Doing.TRAINING])
+def test_a_single_worker_without_overheads_is_never_idle() -> None:
+    result = run()
+    assert result.utilization == 1
+    assert result.wall_s == pytest.approx(result.spent[Doing.MEASURING] + result.spent[Doing.TRAINING])
 
 
 def test_baselines_train_to_the_end_and_do_not_count() -> None:
