@@ -115,7 +115,7 @@ class SimulatedSearch:
 
     @property
     def utilization(self) -> float:
-        """Share of the workers' time in which they measured or trained."""
+        """Return the share of the workers' time in which they measured or trained."""
         whole = self.wall_s * self.cluster.workers
         return self.busy_s / whole if whole else 0.0
 
