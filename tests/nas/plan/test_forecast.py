@@ -31,7 +31,7 @@ def test_extrapolated_budget_is_near_the_simulated_one() -> None:
     assert [o.devices for o in clusters] == [1, 8, 64]
     assert [o.planned for o in clusters] == [True, False, False]
     eight = clusters[1]
-    assert eight.about
+    assert eight.extrapolated
     assert eight.fits is not None
     wall_s = simulate_search(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
     assert wall_s == pytest.approx(5 * 3600 - 3600 / 8, rel=0.1)
