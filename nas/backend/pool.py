@@ -308,7 +308,7 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
 
     from backbones import build, load
     from nas.distill import distributed
-    from nas.distill.adaptors import load_heads
+    from nas.distill.folded_heads import load_heads
     from nas.distill.run import Training
     from search_space import ArchSpec
 

@@ -56,7 +56,7 @@ def on_grid(spatial: Tensor, stride: int) -> Tensor:
 
 
 def build_adaptor(about: Mapping[str, Any]) -> Adaptor:
-    """Build an adaptor, without its weights, from its description by `nas.distill.adaptors.describe`.
+    """Build an adaptor, without its weights, from its description by `nas.distill.folded_heads.describe`.
 
     Raises:
         ValueError: the stride neither divides GRID_PX nor is a multiple of it.

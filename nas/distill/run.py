@@ -20,10 +20,10 @@ from nas.cache.targets import Targets
 from nas.cli import checkpoint_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.adaptors import fold, save_heads
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.probes import probe_metrics
+from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError
 from nas.files import atomic_path
 from nas.measure.device_lock import training

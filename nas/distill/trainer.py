@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from nas.cache.targets import Targets
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.adaptors import unfold
 from nas.distill.balance import BALANCES, Balance
 from nas.distill.batches import Batch, BatchLoader, Schedule
+from nas.distill.folded_heads import unfold
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
 from nas.study.config import DistillConfig, Group

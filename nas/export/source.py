@@ -9,7 +9,7 @@ from typing import Any
 from backbones import Backbone, WeightsError, load
 from nas.analysis.run_files import TrainedWeights
 from nas.distill.adaptor import Adaptor
-from nas.distill.adaptors import HeadsError, load_heads
+from nas.distill.folded_heads import HeadsError, load_heads
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS
 from nas.study.records import TrialRecord

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nas.distill.adaptor import module_name
-from nas.distill.adaptors import describe
+from nas.distill.folded_heads import describe
 from nas.export import ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport

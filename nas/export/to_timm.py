@@ -10,7 +10,7 @@ import torch
 
 from backbones import save
 from backbones.entrypoints import default_cfg
-from nas.distill.adaptors import save_heads
+from nas.distill.folded_heads import save_heads
 from nas.export import ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
@@ -24,7 +24,7 @@ classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=
 deploy = timm.utils.reparameterize_model(model.eval())  # BatchNorm folded"""
 HEADS_USAGE = """
 from pathlib import Path
-from nas.distill.adaptors import load_heads
+from nas.distill.folded_heads import load_heads
 
 for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
     teacher_summary, teacher_spatial = adaptor(summary, spatial)"""

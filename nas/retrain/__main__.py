@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nas.backend.pool import TrainingProgress
-    from nas.retrain.plan import RetrainingPlan
+    from nas.retrain.retraining_plan import RetrainingPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +53,9 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     check_plane(study.info.objectives, "nas.retrain")
     candidates = candidates_to_retrain(front_candidates(study), settings.near)
     baselines = [t for t in complete(study) if settings.baselines and t.baseline]
-    from nas.retrain.plan import plan_retraining  # torch takes seconds to import: not for --help or a wrong folder
+    from nas.retrain.retraining_plan import (
+        plan_retraining,  # torch takes seconds to import: not for --help or a wrong folder
+    )
 
     plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
     _announce(candidates, plan)

@@ -20,7 +20,7 @@ from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.backend.trial import run_trial
 from nas.cache import open_targets
 from nas.cache.targets import Targets
-from nas.distill.adaptors import load_heads
+from nas.distill.folded_heads import load_heads
 from nas.distill.run import TrialContext
 from nas.distill.trainer import Distiller
 from nas.measure.service import MeasurementService

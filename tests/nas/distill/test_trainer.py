@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backbones import build
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
-from nas.distill.adaptors import fold
 from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.folded_heads import fold
 from nas.distill.heads import normalize, resize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint

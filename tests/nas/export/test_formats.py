@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from backbones import load
 from nas.cli import FAILED
-from nas.distill.adaptors import load_heads
+from nas.distill.folded_heads import load_heads
 from nas.export import to_hf, to_onnx
 from nas.export.__main__ import main
 from nas.export.to_hf import copied_modules

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backbones import build, save
 from nas.analysis.run_files import TrainedWeights
-from nas.distill.adaptors import fold, load_heads, save_heads
 from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.folded_heads import fold, load_heads, save_heads
 from nas.distill.trainer import Distiller
 from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, outputs

@@ -17,7 +17,7 @@ import torch
 from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
-from nas.retrain.plan import plan_retraining
+from nas.retrain.retraining_plan import plan_retraining
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import Retraining, Study, TrialState

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from backbones import Features
 from nas.cache.standardize import Moments, Standardizer, fit, spectrum
 from nas.cache.targets import TeacherTargets
-from nas.distill.adaptors import HeadsError, fold, load_heads, save_heads, unfold
+from nas.distill.folded_heads import HeadsError, fold, load_heads, save_heads, unfold
 from nas.distill.heads import HeadDims, TeacherHeads
 from nas.distill.losses import TRANSFORMS
 
