@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import subprocess
@@ -276,6 +277,7 @@ def test_new_store_is_a_file_by_default(tmp_path: Path) -> None:
 @pytest.fixture
 def connections() -> Iterator[list[int]]:
     """The number of connections to databases that are open, as the one item of a list."""
+    gc.collect()  # connections that earlier tests left to the garbage collector
     count = [0]
 
     def opened(*_: object) -> None:
