@@ -30,8 +30,8 @@ from nas.cache import open_targets
 from nas.storage.store import STUDY_FILE, read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
+from tests.nas.backend.journal import begun_again, journal
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
-from tests.nas.backend.test_cluster import begun_again, journal
 
 
 def workers(nodes: RayNodes) -> list[int]:

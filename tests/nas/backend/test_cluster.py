@@ -22,6 +22,7 @@ from nas.storage.store import read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
 from nas.teachers import TeacherError
+from tests.nas.backend.journal import begun_again, journal
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.waiting import PATIENCE_S
 
@@ -46,12 +47,6 @@ def driver(run: Path, targets: Targets, address: str, **settings: Any) -> subpro
     )
 
 
-def journal(run: Path) -> list[list[str]]:
-    """Return the lines of the journal: architecture, try, node, process, event."""
-    path = run / "journal"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
     """Return an architecture that trains on a node and has a checkpoint."""
     workers = descendants(node.pid)
@@ -66,17 +61,6 @@ def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
 def nodes_of(run: Path) -> set[str]:
     """Return the nodes on which trials began."""
     return {node for _, _, node, _, what in journal(run) if what == "begins"}
-
-
-def begun_again(run: Path) -> list[str]:
-    """Return the architectures that a worker began although they were finished."""
-    over, again = set(), []
-    for arch_id, _, _, _, what in journal(run):
-        if what == "stored":
-            over.add(arch_id)
-        elif what == "begins" and arch_id in over:
-            again.append(arch_id)
-    return again
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nas.measure.runtimes import runner
 from nas.measure.runtimes.onnx_graph import in_memory_layout, is_channels_last, nearest
-from tests.nas.measure.test_runtimes import Net, Out, check, images, needs_onnxruntime, ready, refusal
+from tests.nas.measure.networks import Net, Out, check, images, needs_onnxruntime, ready, refusal
 
 pytestmark = needs_onnxruntime
 

@@ -13,7 +13,7 @@ from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
 from nas.measure.memory import peak_memory
 from nas.study.records import Measurement
 from search_space import preset
-from tests.nas.measure.test_runtimes import needs_onnxruntime
+from tests.nas.measure.networks import needs_onnxruntime
 
 
 class Net(nn.Module):

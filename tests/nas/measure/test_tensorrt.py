@@ -17,7 +17,7 @@ import torch
 
 from nas.measure.arms import ArmError
 from nas.measure.runtimes.tensorrt_engine import engine
-from tests.nas.measure.test_runtimes import Net, check, images, ready
+from tests.nas.measure.networks import Net, check, images, ready
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx': pip install -e '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx': pip install -e '.[onnx]'")
