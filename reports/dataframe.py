@@ -38,14 +38,14 @@ def trial_frame(study: Study, summary: StudySummary) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
     `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
-    same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and MAC counter
-    have a prefix. Lists and specs are JSON.
+    same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement and stage have a
+    prefix. Lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
     rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
     types = TRIAL_COLUMNS | MEASUREMENT_COLUMNS
     others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in order of appearance
-    types |= {name: WHOLE if name.endswith("/steps") or name.startswith("macs/") else NUMBER for name in others}
+    types |= {name: WHOLE if name.endswith("/steps") else NUMBER for name in others}
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
 
 

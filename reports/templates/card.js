@@ -51,7 +51,7 @@ function commands(t) {
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
   const exported = t.state === 'complete' ? section('Export', copyable(`python -m nas.export RUN --trial ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
   return [...exported, ...section('Measure again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `First save the spec as ${file}: `, element('span', { class: 'actions' }, save),
-    ' With --layers the command also lists every layer.'))];
+    ' The command also shows by how much fvcore and thop differ in MACs, and why; with --layers it lists every layer.'))];
 }
 
 function pictures(t) {

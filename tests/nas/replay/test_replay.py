@@ -225,6 +225,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         (["nasbench201", "--latency", "CSV:gpu_ms", "--dataset", "mnist"], "'mnist'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--knowledge", "luck"], "'luck'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--seeds", "0"], "--seeds"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--workers", "0"], "--workers"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png, .svg, .pdf"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "no/c.png"], "no such folder 'no'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--database", "URL"], "unrecognized arguments: --database URL"),
