@@ -31,6 +31,10 @@ from search_space import SPACES
 
 OBJECTIVES = (Objective("score", "score", "", 0.0), Objective("throughput", "throughput", "x", 0.125, log=True))
 FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
+LOOP_METHODS = ("next_trial", "report")  # what a trial costs the driver, apart from Ray
+SAMPLER_METHODS = (
+    "infer_relative_search_space", "sample_relative", "sample_independent", "before_trial", "after_trial"
+)  # fmt: skip
 
 
 @dataclass
@@ -108,8 +112,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
     """Run one study and return its clock."""
     config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
     timed_sampler, clock = make_sampler(replace(config, sampler=sampler), SPACES[config.space], OBJECTIVES), Clock()
-    clock.sampler.count(timed_sampler, "infer_relative_search_space", "sample_relative", "sample_independent")
-    clock.sampler.count(timed_sampler, "before_trial", "after_trial")
+    clock.sampler.count(timed_sampler, *SAMPLER_METHODS)
     store = Store.create(folder / "run", info(config), timed_sampler)
     for name in FOLDERS:
         (folder / name).mkdir()
@@ -126,7 +129,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
             clock.look(len(loop.trials))
 
     loop = StudyLoop(store, heard)
-    clock.loop.count(loop, "next_trial", "take")
+    clock.loop.count(loop, *LOOP_METHODS)
     with open_cluster(spec, workers) as cluster:
         run_study(loop, cluster, stages=sleeping)
     return clock

@@ -149,7 +149,7 @@ class TrainingPool:
                             slots.append(job.slot)
                         yield progress
                         if progress.ended and progress.reason is None:
-                            progress.job.checkpoint.unlink(missing_ok=True)
+                            _remove_checkpoint(progress.job)
             finally:
                 for job in running:
                     job.kill()
@@ -184,6 +184,12 @@ class TrainingPool:
         if not self._gpus:
             return None
         return ",".join(self._gpus[(slot * ranks + rank) % len(self._gpus)] for rank in range(ranks))
+
+
+def _remove_checkpoint(job: TrainingJob) -> None:
+    """Remove the checkpoint of a finished job, and what its killed processes were writing."""
+    for path in job.checkpoint.parent.glob(f"{job.checkpoint.name}*"):
+        path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(settings: ExportSettings, command: str) -> int:
     """Write and check the folder; the model card shows `command`."""
     with Store.open(settings.run) as store:
-        study, retrainings = store.read(), store.retrainings()
+        study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
     trial = find_trial(study, settings.trial)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
@@ -61,7 +61,7 @@ def export(settings: ExportSettings, command: str) -> int:
     data = CardData(
         study=study,
         trial=trial,
-        retraining=summarize_retraining(study, retrainings, store.remeasurements()),
+        retraining=summarize_retraining(study, retrainings, remeasurements),
         weights=weights,
         continued_from=None if settings.train_longer is None else existing,
         latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
