@@ -3,6 +3,7 @@
 Importing this package registers the presets with timm.
 """
 
+from backbones import entrypoints
 from backbones.backbone import Backbone, Features, InputSizeError
 from backbones.build import build
 from backbones.eradio_public import eradio_from_public

@@ -1,8 +1,11 @@
 """Our presets through timm's front door: what timm's users do with a model works with ours."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import timm
@@ -18,6 +21,8 @@ from search_space.presets import eradio
 from tests.backbones.builders import STAGES, calibrate, spec_of
 
 FEMTO = "eradio_femto"
+
+ROOT = Path(__file__).parents[2]
 
 
 @cache
@@ -346,3 +351,9 @@ def test_autocast_to_bfloat16_trains(stage):
     logits.float().square().sum().backward()
     assert logits.dtype == torch.bfloat16
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_importing_the_package_registers_the_presets():
+    program = "import backbones, timm; print(timm.is_model('eradio_b'), timm.is_model('backbone_nas'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "True"]
