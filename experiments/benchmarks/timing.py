@@ -57,6 +57,8 @@ def agree(trial: int, service: MeasurementService) -> dict[str, Any]:
 
 def drift(trial: int, service: MeasurementService) -> dict[str, Any]:
     """Measure A against A under drift: paired, and one after the other."""
+    from experiments.benchmarks.timing import drifting  # as a module that other processes import
+
     with measuring(lock_dir() / "cpu"):
         return _fork_server().run(drifting, trial, limit_s=120)
 
