@@ -324,7 +324,8 @@ def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path
         record = started(loop)
         times = iter(range(0, 10_000, 1000))
         live = LiveReport(tmp_path / "run", lambda loop, record: None, lambda line: None, lambda: next(times))
+        gc.collect()  # what creating the study left to the garbage collector
         before = connections[0]
         for _ in range(3):
             live(loop, replace(record, state=TrialState.COMPLETE))
-        assert connections[0] == before
+        assert connections[0] <= before
