@@ -1,8 +1,8 @@
 """A worker process of Ray: it takes trials from Tune one after the other and steps through their stages.
 
-A trial of several ranks stays in its worker for the measurement. Ray Train starts the ranks anew for every rung, and
-they continue from the checkpoint of the rung before. That costs the start of a few processes per rung, and needs no
-messages between the scheduler and the ranks.
+A trial of several ranks stays in its worker for the measurement. Ray Train starts new processes for the ranks of every
+rung, and they continue from the checkpoint of the rung before. That costs the start of a few processes per rung, and
+needs no messages between the scheduler and the ranks.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Ceilings:
     gbytes_s: tuple[tuple[int, float], ...]  # (bytes touched, 1e9 bytes a second read and written), sizes rising
 
     def bandwidth(self, touched: int) -> float:
-        """Return the 1e9 bytes a second of an operator that touches so many bytes.
+        """Return the memory bandwidth in GB/s of an operator that moves this number of bytes.
 
         It is the highest rate of the largest size that is no larger, and of all sizes above: a smaller working set lies
         in a cache that is at least as fast.
@@ -55,7 +55,7 @@ class Ceilings:
         return max(rate for _, rate in self.gbytes_s[start:])
 
     def compute_s(self, macs: int) -> float:
-        """Return the least seconds for so many MACs."""
+        """Return the lower bound on the seconds that this number of MACs takes."""
         return macs / (self.gmacs_s * GIGA)
 
     def memory_s(self, moved: int, touched: int) -> float:

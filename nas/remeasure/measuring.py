@@ -82,11 +82,11 @@ def study_arm(measurements: Sequence[Measurement]) -> Arm:
 
 
 def begin_remeasurement(
-    existing: Iterable[Remeasurement], plan: RemeasuringPlan, command: str, anew: bool
+    existing: Iterable[Remeasurement], plan: RemeasuringPlan, command: str, restart: bool
 ) -> Remeasurement:
     """Return the remeasurement to continue: the existing one of the plan's name, or a new one.
 
-    With `anew`, the existing one is returned without the trials that the plan measures.
+    With `restart`, the existing one is returned without the trials that the plan measures.
 
     Raises:
         ValueError: the existing one was measured with other settings.
@@ -97,10 +97,10 @@ def begin_remeasurement(
     if old is None:
         return new
     changed = _differences(old, plan)
-    if changed and not anew:
+    if changed and not restart:
         way_out = "choose another --name, or replace its measurements with --again"
         raise ValueError(f"remeasurement {plan.name!r} has other settings ({'; '.join(changed)}); {way_out}")
-    if not anew:
+    if not restart:
         return old
     numbers = {t.number for t in plan.trials}
     kept = {} if changed else {n: m for n, m in old.measurements.items() if n not in numbers}

@@ -122,10 +122,10 @@ def _measure(
     )
     to_measure = plan_remeasuring(study, requested)
     try:
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=False)
+        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=False)
     except ValueError as error:
         announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, anew=True)
+        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))
     for again in remeasuring.run(newest):

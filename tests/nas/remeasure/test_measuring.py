@@ -84,14 +84,14 @@ def test_a_remeasurement_is_kept_in_the_study_as_text(tmp_path: Path) -> None:
 def test_a_remeasurement_continues_only_as_it_began() -> None:
     plan = plan_of(small_study())
     old = replace(remeasured({0: 1.0, 9: 1.0}), environment=plan.environment, setting=plan.identity)
-    assert begin_remeasurement([old], plan, "c", anew=False) is old
+    assert begin_remeasurement([old], plan, "c", restart=False) is old
     with pytest.raises(ValueError, match=r"\(batch: 2 -> 3\).*--name"):
-        begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=False)
+        begin_remeasurement([old], plan_of(small_study(), batch=3), "c", restart=False)
     with pytest.raises(ValueError, match=r"torch: 1 -> 2"):
-        begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", anew=False)
-    anew = begin_remeasurement([old], plan, "c", anew=True)
-    assert (list(anew.measurements), anew.floor) == ([9], None)  # the plan does not measure 9
-    assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", anew=True).measurements == {}
+        begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", restart=False)
+    restarted = begin_remeasurement([old], plan, "c", restart=True)
+    assert (list(restarted.measurements), restarted.floor) == ([9], None)  # the plan does not measure 9
+    assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", restart=True).measurements == {}
 
 
 def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path)
         KeyError("odd"),
     )
     service = FakeService({key_of(study.trials[n]): error for n, error in enumerate(errors, start=1)})
-    again = begin_remeasurement([], plan_of(study), "c", anew=False)
+    again = begin_remeasurement([], plan_of(study), "c", restart=False)
     steps = list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
     assert steps[-1].unmeasured == {
         1: "crash: the process was ended by SIGKILL",
@@ -124,6 +124,6 @@ def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path)
 def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Exception) -> None:
     study = small_study()
     service = FakeService({key_of(study.trials[0]): error})
-    again = begin_remeasurement([], plan_of(study), "c", anew=False)
+    again = begin_remeasurement([], plan_of(study), "c", restart=False)
     with pytest.raises(ValueError, match=str(error)):
         list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
