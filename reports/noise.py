@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from nas.analysis.remeasuring import DISTURBED
-from nas.study.records import StudyInfo
+from nas.study.records import StudyInfo, TrialRecord
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
 
-def disturbance(scored: ScoredTrial) -> str | None:
+def disturbance(trial: TrialRecord) -> str | None:
     """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
-    m = scored.trial.measurement
+    m = trial.measurement
     return m.verdict if m is not None and m.verdict in DISTURBED else None
 
 
-def disturbances(trials: Iterable[ScoredTrial]) -> str:
+def disturbances(trials: Iterable[TrialRecord]) -> str:
     """List the disturbed measurements: "trial 3 contended, trial 5 throttled"; "" where there are none."""
     verdicts = {brief(t.name, 40): disturbance(t) for t in trials}
     return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)

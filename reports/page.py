@@ -140,7 +140,7 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
         "metrics": metrics,
         "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
         "ranking": ranking,
-        "disturbed": disturbances((*ranking, *(b.scored for b in summary.baselines))),
+        "disturbed": disturbances(s.trial for s in (*ranking, *(b.scored for b in summary.baselines))),
         "any_disturbed": any(t.measurement and t.measurement.verdict in DISTURBED for t in study.trials),
         "limit_misses": misses,
         "reasons": [row for row in summary.reasons if not missed.issuperset(row.numbers)],

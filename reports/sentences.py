@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from nas.analysis.selection import BaselineComparison
 from nas.study.records import Objective, StudyInfo, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, plural
@@ -12,7 +13,7 @@ from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import disturbance, disturbances
 from reports.scored_trials import OBJECTIVE_WORDS
 from reports.statistics import SearchState, search_state
-from reports.summary import BaselineComparison, StudySummary
+from reports.summary import StudySummary
 
 CONTROL = (
     "A control of the same length is a second study with the sampler “random”; reports.compare shows both side by side."
@@ -79,26 +80,26 @@ def _no_front_sentence(summary: StudySummary, evaluated: str) -> str:
 
 
 def _speed_sentence(summary: StudySummary) -> str:
-    result, baseline = summary.fastest_as_good, summary.best_baseline
+    (result, _), baseline = summary.comparisons, summary.best_baseline
     assert baseline is not None
     name = brief(baseline.name)
     if result is None:
         return f"No model scores as high as the best baseline, {name} ({baseline.score:.3f})."
     return (
         f"The fastest model that scores at least as high as the best baseline, {name}, is {brief(result.found.name)} "
-        f"({result.found.score:.3f} against {baseline.score:.3f}). It has {_speedup(result)}."
+        f"({result.found.final_score:.3f} against {baseline.score:.3f}). It has {_speedup(result)}."
     )
 
 
 def _score_sentence(summary: StudySummary) -> str:
-    result, baseline = summary.best_as_fast, summary.best_baseline
+    (_, result), baseline = summary.comparisons, summary.best_baseline
     assert baseline is not None
     name = brief(baseline.name)
     if result is None:
         return f"No model is as fast as {name}."
     gain = "higher" if result.score_gain >= 0 else "lower"
     return (
-        f"The highest score at the throughput of {name} or above is {result.found.score:.3f}, by "
+        f"The highest score at the throughput of {name} or above is {result.found.final_score:.3f}, by "
         f"{brief(result.found.name)}, which is {abs(result.score_gain):.3f} {gain} than that of the baseline. "
         f"This model has {_speedup(result)}."
     )
@@ -139,7 +140,7 @@ def noise_floor_sentence(summary: StudySummary) -> str:
     aa = summary.self_comparison
     if aa is None:
         return ""
-    verdict = disturbance(aa)
+    verdict = disturbance(aa.trial)
     disturbed = f" That measurement was disturbed ({verdict}): its interval cannot be trusted." if verdict else ""
     return (
         f"Measured against itself (A/A), {brief(aa.name)} reached {aa.ratio:.3f} times its own throughput "
@@ -215,7 +216,7 @@ def _chance_sentence(metric: MetricSummary) -> str:
 def result_line(summary: StudySummary) -> str:
     """Return the result in one line for the terminal."""
     text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
-    best = summary.fastest_as_good
+    best, _ = summary.comparisons
     if best is None:
         return text
     return (

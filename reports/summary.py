@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nas.analysis.selection import BaselineComparison, Recommendation, recommend
 from nas.study.records import Study, StudyInfo, TrialRecord, TrialState
 from reports.noise import count_ties, near_front, noise_floor
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
@@ -37,21 +38,6 @@ class BaselineResult:
 
 
 @dataclass(frozen=True)
-class BaselineComparison:
-    """A found model against the best baseline.
-
-    `speedup` is the ratio of their relative throughputs. Its bounds combine opposite bounds of the two intervals.
-    """
-
-    found: ScoredTrial
-    baseline: ScoredTrial
-    speedup: float
-    speedup_low: float
-    speedup_high: float
-    score_gain: float
-
-
-@dataclass(frozen=True)
 class CurvePoint:
     """Hypervolume after `evaluations` trainings with `steps` in total, `seconds` after the study began."""
 
@@ -74,8 +60,7 @@ class StudySummary:
     self_comparison: ScoredTrial | None  # the reference measured against itself (A/A)
     baselines: tuple[BaselineResult, ...]
     best_baseline: ScoredTrial | None  # highest score
-    fastest_as_good: BaselineComparison | None  # fastest model that scores at least as high as the best baseline
-    best_as_fast: BaselineComparison | None  # highest score among models at least as fast as the best baseline
+    recommendation: Recommendation | None  # None before a candidate is complete
     hypervolume: float
     baseline_hypervolume: float
     curve: tuple[CurvePoint, ...]
@@ -85,6 +70,12 @@ class StudySummary:
     verdicts: dict[str, int]  # measurements by verdict
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
+
+    @property
+    def comparisons(self) -> tuple[BaselineComparison | None, BaselineComparison | None]:
+        """Return the comparisons with the best baseline at equal score and at equal speed."""
+        found = self.recommendation
+        return (None, None) if found is None else (found.at_equal_score, found.at_equal_speed)
 
 
 def summarize(study: Study) -> StudySummary:
@@ -107,8 +98,7 @@ def summarize(study: Study) -> StudySummary:
         self_comparison=self_comparison,
         baselines=tuple(BaselineResult(b.name, b, dominators(b, front)) for b in baselines),
         best_baseline=best,
-        fastest_as_good=_compare(complete, best, lambda s: (s.score, s.ratio)),
-        best_as_fast=_compare(complete, best, lambda s: (s.ratio, s.score)),
+        recommendation=recommend(study),
         hypervolume=hypervolume(front, study.info),
         baseline_hypervolume=hypervolume(baselines, study.info),
         curve=_curve(sampled, complete, study.info),
@@ -118,28 +108,6 @@ def summarize(study: Study) -> StudySummary:
         verdicts=dict(Counter(m.verdict for m in measured)),
         half_width=timing_half_width(measured),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
-    )
-
-
-def _compare(
-    complete: Sequence[ScoredTrial],
-    baseline: ScoredTrial | None,
-    values: Callable[[ScoredTrial], tuple[float, float]],
-) -> BaselineComparison | None:
-    """Compare the baseline with the best model by the second value among those as good in the first."""
-    if baseline is None:
-        return None
-    as_good = [s for s in complete if values(s)[0] >= values(baseline)[0]]
-    found = max(as_good, key=lambda s: values(s)[::-1], default=None)
-    if found is None:
-        return None
-    return BaselineComparison(
-        found=found,
-        baseline=baseline,
-        speedup=found.ratio / baseline.ratio,
-        speedup_low=found.ratio_low / baseline.ratio_high if baseline.ratio_high > 0 else math.nan,
-        speedup_high=found.ratio_high / baseline.ratio_low if baseline.ratio_low > 0 else math.nan,
-        score_gain=found.score - baseline.score,
     )
 
 

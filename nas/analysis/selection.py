@@ -1,9 +1,9 @@
-"""Select trials of a study: for retraining, for remeasuring, or by a user's name for one. Pure."""
+"""Select trials of a study: the recommended one, those to retrain or to remeasure, the one a user names. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
@@ -25,7 +25,8 @@ class SelectionError(ValueError):
 
 def complete(study: Study) -> tuple[TrialRecord, ...]:
     """Return the trials and baselines with both objectives: trained to the last rung, measured, finite numbers."""
-    return tuple(t for t in study.trials if t.state is TrialState.COMPLETE and _has_both(t))
+    rungs = len(study.info.rung_steps)
+    return tuple(t for t in study.trials if t.state is TrialState.COMPLETE and len(t.rungs) >= rungs and _has_both(t))
 
 
 def complete_candidates(study: Study) -> tuple[TrialRecord, ...]:
@@ -50,6 +51,74 @@ def measurement(trial: TrialRecord) -> Measurement:
     """Return the measurement of a complete trial."""
     assert trial.measurement is not None
     return trial.measurement
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """A candidate against the best baseline, the one of the highest score.
+
+    `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
+    """
+
+    found: TrialRecord
+    baseline: TrialRecord
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    score_gain: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The candidate that a study recommends, and the gain over the best baseline on each axis.
+
+    `trial` is the candidate of `at_equal_score`. It is the candidate of the highest score where none scores as high as
+    the best baseline, where there is no baseline, or where throughput is no objective of the study.
+    """
+
+    trial: TrialRecord
+    at_equal_score: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
+    at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
+
+
+def recommend(study: Study) -> Recommendation | None:
+    """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung."""
+    trials = complete(study)
+    candidates = [t for t in trials if not t.baseline]
+    if not candidates:
+        return None
+    best_baseline = max((t for t in trials if t.baseline), key=lambda t: t.final_score, default=None)
+    at_equal_score = _compare(candidates, best_baseline, lambda t: (t.final_score, ratio(t)))
+    at_equal_speed = _compare(candidates, best_baseline, lambda t: (ratio(t), t.final_score))
+    by_speed = any(objective.name == "throughput" for objective in study.info.objectives)
+    if at_equal_score is not None and by_speed:
+        trial = at_equal_score.found
+    else:
+        trial = max(candidates, key=lambda t: (t.final_score, ratio(t)))
+    return Recommendation(trial, at_equal_score, at_equal_speed)
+
+
+def _compare(
+    candidates: Sequence[TrialRecord],
+    baseline: TrialRecord | None,
+    values: Callable[[TrialRecord], tuple[float, float]],
+) -> BaselineComparison | None:
+    """Compare the baseline with the best candidate by the second value among those as good in the first."""
+    if baseline is None:
+        return None
+    as_good = [t for t in candidates if values(t)[0] >= values(baseline)[0]]
+    found = max(as_good, key=lambda t: values(t)[::-1], default=None)
+    if found is None:
+        return None
+    ours, theirs = measurement(found), measurement(baseline)
+    return BaselineComparison(
+        found=found,
+        baseline=baseline,
+        speedup=ours.ratio / theirs.ratio,
+        speedup_low=ours.ratio_low / theirs.ratio_high if theirs.ratio_high > 0 else math.nan,
+        speedup_high=ours.ratio_high / theirs.ratio_low if theirs.ratio_low > 0 else math.nan,
+        score_gain=found.final_score - baseline.final_score,
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +190,10 @@ def find_trial(study: Study, which: str) -> TrialRecord:
         SelectionError: there is no such trial, or there are several.
     """
     if which == BEST:
-        return best_trial(study)
+        recommendation = recommend(study)
+        if recommendation is None:
+            raise SelectionError(NO_COMPLETE_TRIAL)
+        return recommendation.trial
     trials = [t for t in study.trials if t.state is not TrialState.DUPLICATE]
     digits = which.isascii() and which.isdigit()
     if digits and (numbered := [t for t in trials if t.number == int(which)]):
@@ -135,21 +207,3 @@ def find_trial(study: Study, which: str) -> TrialRecord:
     if len(ids := sorted({t.arch_id for t in matching})) > 1:
         raise SelectionError(f"--trial: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
     return max(matching, key=lambda t: len(t.rungs))
-
-
-def best_trial(study: Study) -> TrialRecord:
-    """Return the report's headline candidate: the fastest one at least as good as the best baseline.
-
-    If no candidate is as good as the best baseline, if there is no baseline, or if throughput was no objective, it is
-    the candidate of the highest score.
-
-    Raises:
-        SelectionError: no candidate is complete.
-    """
-    candidates = complete_candidates(study)
-    best_baseline = max((t.final_score for t in complete(study) if t.baseline), default=None)
-    by_speed = any(objective.name == "throughput" for objective in study.info.objectives)
-    as_good = [t for t in candidates if by_speed and best_baseline is not None and t.final_score >= best_baseline]
-    if as_good:
-        return max(as_good, key=lambda t: (ratio(t), t.final_score))
-    return max(candidates, key=lambda t: (t.final_score, ratio(t)))

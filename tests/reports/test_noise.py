@@ -39,7 +39,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     numbers = {n.trial.number for n in (best, itself, summary.front[0])}
     bad = timed(study, lambda t: {"verdict": verdict if t.number in numbers else t.measurement.verdict})
     assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
-            if disturbance(s)} == numbers  # fmt: skip
+            if disturbance(s.trial)} == numbers  # fmt: skip
     words, rows, tiles = {}, {}, {}
     for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
         words[which], tiles[which] = page.words, page.tiles

@@ -55,11 +55,11 @@ def test_comparisons_are_with_the_best_baseline():
     as_fast = [t for t in complete(study) if t.measurement.ratio >= best.measurement.ratio]
     fastest = max(as_good, key=lambda t: t.measurement.ratio)
     strongest = max(as_fast, key=lambda t: t.rungs[-1].score)
-    faster, better = summary.fastest_as_good, summary.best_as_fast
-    assert faster.found.trial == fastest
+    faster, better = summary.comparisons
+    assert faster.found == fastest
     assert faster.speedup == pytest.approx(fastest.measurement.ratio / best.measurement.ratio)
     assert faster.speedup_low < faster.speedup < faster.speedup_high
-    assert better.found.trial == strongest
+    assert better.found == strongest
     assert better.score_gain == pytest.approx(strongest.score - best.score)
 
 
@@ -67,8 +67,9 @@ def test_no_model_may_score_as_high_as_the_best_baseline():
     study = synthetic.study(40)
     strong = replace(study.trials[0], rungs=(*study.trials[0].rungs[:2], replace(study.trials[0].rungs[2], score=0.99)))
     summary = summarize(replace(study, trials=(strong, *study.trials[1:])))
-    assert summary.fastest_as_good is None
-    assert summary.best_as_fast.score_gain < 0
+    at_equal_score, at_equal_speed = summary.comparisons
+    assert at_equal_score is None
+    assert at_equal_speed.score_gain < 0
 
 
 def test_equal_models_are_all_on_the_front():

@@ -9,15 +9,14 @@ import pytest
 from nas.analysis.selection import (
     FrontCandidate,
     SelectionError,
-    best_trial,
     candidates_to_retrain,
     find_trial,
     front_candidates,
+    recommend,
     trials_to_remeasure,
 )
 from nas.study.objectives import objectives
 from nas.study.records import Study, TrialState
-from reports.summary import summarize
 from tests.nas.analysis.builders import POINTS, small_study
 from tests.nas.study.builders import record
 
@@ -60,27 +59,59 @@ def test_which_trials_are_measured_again() -> None:
             trials_to_remeasure(study, which)
 
 
-@pytest.mark.parametrize("baseline", [0.1, 0.3, 0.38, 0.4, 0.5, 0.6])
-def test_best_is_what_the_report_headlines(baseline: float) -> None:
-    points = {0: (baseline, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.4, 1.99)}
-    study = small_study(points)
-    headline = summarize(study).fastest_as_good
-    assert headline is not None
-    assert best_trial(study).number == headline.found.trial.number
+def recommended(study: Study) -> int:
+    recommendation = recommend(study)
+    assert recommendation is not None
+    assert find_trial(study, "best") == recommendation.trial
+    return recommendation.trial.number
 
 
-def test_best_without_one_as_good_as_the_baseline_is_the_best() -> None:
-    assert best_trial(small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.6, 3.0)})).number == 3
+def test_recommended_is_the_fastest_of_those_as_good_as_the_best_baseline() -> None:
+    points = {0: (0.4, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.4, 1.99)}
+    found = recommend(small_study(points))
+    assert found is not None
+    assert found.at_equal_score is not None
+    assert found.at_equal_speed is not None
+    assert (found.trial.number, found.at_equal_score.found.number, found.at_equal_speed.found.number) == (2, 2, 3)
+    assert (found.at_equal_score.speedup, found.at_equal_score.score_gain) == (2.0, 0.0)
+    assert found.at_equal_speed.speedup == 1.0
+    assert found.at_equal_speed.score_gain == pytest.approx(0.2)
+
+
+def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
+    study = small_study()
+    bounds = {0: (0.9, 1.1), 3: (0.8, 1.3)}  # of the baseline and of the candidate at equal speed
+    trials = [
+        replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=low, ratio_high=high))
+        for t in study.trials
+        for low, high in [bounds.get(t.number, (1.0, 1.0))]
+    ]
+    found = recommend(Study(study.info, tuple(trials)))
+    assert found is not None
+    assert found.at_equal_speed is not None
+    assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == (0.8 / 1.1, 1.3 / 0.9)
+
+
+def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:
+    assert recommended(small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.6, 3.0)})) == 3
     study = small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0)})
-    assert best_trial(Study(study.info, study.trials[1:])).number == 2
+    assert recommended(Study(study.info, study.trials[1:])) == 2
 
 
 @pytest.mark.parametrize("names", [("score",), ("score", "latency"), ("params", "score")])
-def test_best_where_throughput_was_no_objective_is_the_best(names: tuple[str, ...]) -> None:
+def test_where_throughput_is_no_objective_the_highest_score_is_recommended(names: tuple[str, ...]) -> None:
     study = small_study({0: (0.1, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.5, 3.0)})
-    assert best_trial(study).number == 1
+    assert recommended(study) == 1
     study = Study(replace(study.info, objectives=objectives(names, "both")), study.trials)
-    assert best_trial(study).number == 2
+    assert recommended(study) == 2
+
+
+def test_nothing_is_recommended_before_a_candidate_reaches_the_last_rung() -> None:
+    study = small_study()
+    short = tuple(t if t.baseline else replace(t, rungs=t.rungs[:1]) for t in study.trials)
+    assert recommend(replace(study, trials=short)) is None
+    with pytest.raises(SelectionError, match="no trial that was measured and trained to its last rung"):
+        find_trial(replace(study, trials=short), "best")
 
 
 def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> None:
