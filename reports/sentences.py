@@ -169,7 +169,7 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
     if search is SearchState.ENDED_EARLY:
         reason = brief(info.sessions[-1].get("ending"), 300)
-        return f"Ended early: {state}. The search could not continue: {reason}."
+        return f"Ended early: {state}. The search stopped before its budget was spent: {reason}."
     return f"Unfinished: {state}. No search was running; --resume continues it."
 
 

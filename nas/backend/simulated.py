@@ -218,7 +218,7 @@ class _Simulation:
             ),
             driver_s=self._driver_s,
             spans=tuple(self._spans),
-            ending=self._loop.gave_up or self._loop.exhausted,
+            ending=self._loop.ending,
         )
 
     def _at(self, time_s: float, handle: Callable[[], None]) -> None:

@@ -26,7 +26,7 @@ from nas.backend.simulated import (
     simulate,
 )
 from nas.study.config import SearchConfig
-from nas.study.loop import StudyLoop
+from nas.study.loop import Listener, StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 
 # Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
@@ -143,6 +143,8 @@ def simulate_candidates(
     cluster: Cluster,
     baselines: Sequence[Candidate] = (),
     until_s: float = math.inf,
+    listener: Listener = lambda loop, record: None,
+    deadline_s: float = math.inf,
 ) -> SimulatedSearch:
     """Simulate a search of `config.budget` random candidates, see `nas.backend.simulated.simulate`.
 
@@ -152,6 +154,8 @@ def simulate_candidates(
         cluster: Cluster that runs it.
         baselines: Candidates in place of `config.baselines`, which run first.
         until_s: Seconds at which the simulation stops.
+        listener: Called after every record that the loop has stored.
+        deadline_s: Seconds at which the search itself ends, see `StudyLoop`.
     """
 
     def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
@@ -162,7 +166,8 @@ def simulate_candidates(
 
     clock = SimulatedClock()
     store = MemoryStore(study_info(config, _OBJECTIVES), lambda number: {"number": number})
-    return simulate(StudyLoop(store, space=NumberedSpace(), clock=clock), clock, cluster, stages, until_s)
+    loop = StudyLoop(store, listener, space=NumberedSpace(), clock=clock, deadline_s=deadline_s)
+    return simulate(loop, clock, cluster, stages, until_s)
 
 
 def study_info(config: SearchConfig, objectives: tuple[Objective, ...]) -> StudyInfo:

@@ -16,7 +16,44 @@ from nas.command_log import announce
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 
+MIN_EVALUATED = 5  # candidates of a session before the first estimate of its remaining time
+_RECENT = 40  # evaluated candidates that the pace is taken from, at least; more where the session has more
 _LOG = logging.getLogger(__name__)
+
+
+class RecentPace:
+    """The rate at which the study's workers evaluate candidates, over the recent half of this session.
+
+    The clock starts with the session's first candidate, so neither baselines nor the teachers count. The seconds of
+    candidates under way do count: early-stopped candidates end first, and alone they would promise too much.
+    """
+
+    def __init__(self) -> None:
+        self._history: list[tuple[float, int]] = []  # seconds of the session, candidates evaluated until then
+        self._workers = 0  # the most trials of this session at a time
+
+    def update(self, loop: StudyLoop, record: TrialRecord) -> None:
+        """Note the state of the loop after it has stored `record`."""
+        if record.baseline:
+            return
+        self._workers = max(self._workers, loop.running)
+        if not self._history:
+            self._history.append((loop.session_s, loop.evaluated - record.counts))
+        if loop.evaluated > self._history[-1][1]:
+            self._history.append((loop.session_s, loop.evaluated))
+
+    def remaining_s(self, loop: StudyLoop) -> float | None:
+        """Return the seconds until the budget is spent.
+
+        None before `MIN_EVALUATED` candidates are evaluated in this session, and before as many are as run at a time.
+        """
+        done = self._history[-1][1] - self._history[0][1] if self._history else 0
+        if done < max(MIN_EVALUATED, self._workers):
+            return None
+        latest_s, evaluated = self._history[-1]
+        recent = evaluated - max(_RECENT, done // 2)
+        began_s, before = next((point for point in self._history if point[1] >= recent), self._history[0])
+        return (latest_s - began_s) / (evaluated - before) * max(0, loop.config.budget - loop.evaluated)
 
 
 class SearchProgress:
@@ -26,7 +63,7 @@ class SearchProgress:
         self._console = console
         self._live: Live | None = None
         self._recent: list[str] = []
-        self._evaluated_before: int | None = None
+        self._pace = RecentPace()
 
     @contextmanager
     def showing(self) -> Iterator[SearchProgress]:
@@ -39,8 +76,7 @@ class SearchProgress:
 
     def __call__(self, loop: StudyLoop, record: TrialRecord) -> None:
         """Show the new state of a trial, and log it."""
-        if self._evaluated_before is None:
-            self._evaluated_before = loop.evaluated - int(record.counts)
+        self._pace.update(loop, record)
         if record.state is not TrialState.RUNNING or record.reason:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
@@ -57,11 +93,9 @@ class SearchProgress:
         return f"{loop.evaluated}/{loop.config.budget} front {size} hypervolume {volume:.3f} ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
-        """Return the remaining time at this session's pace, or "?" before its first trial has ended."""
-        done = loop.evaluated - (self._evaluated_before or 0)
-        if done <= 0:
-            return "?"
-        return clock(loop.session_s / done * (loop.config.budget - loop.evaluated))
+        """Return the remaining time at the recent pace, at most until the deadline; "?" while there is no pace."""
+        seconds = self._pace.remaining_s(loop)
+        return "?" if seconds is None else clock(min(seconds, loop.left_s))
 
     def _panel(self, loop: StudyLoop) -> Table:
         table = Table.grid(padding=(0, 1))

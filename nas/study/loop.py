@@ -30,6 +30,7 @@ from search_space import SPACES, preset
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
+OUT_OF_TIME = "the time of --max-hours was over, and --resume continues the search"
 _POLL_S = 1.0  # between two looks of an idle driver for trials that other drivers have left
 
 Result = TypeVar("Result")
@@ -90,6 +91,8 @@ class StudyLoop:
         listener: Called after every record that this driver has stored.
         space: The search space, if it is not one of `SPACES`.
         clock: Returns seconds, for every decision about time. A simulation passes its own clock.
+        deadline_s: Time of `clock` from which on this session starts no trial and lets none pass a rung. A trial that
+            reaches one is left to another driver or a later session, which continues from its checkpoint.
 
     Attributes:
         gave_up: Why the search cannot continue; None while it can.
@@ -103,6 +106,7 @@ class StudyLoop:
         *,
         space: SearchSpace | None = None,
         clock: Callable[[], float] = time.monotonic,
+        deadline_s: float = math.inf,
     ) -> None:
         self._store = store
         self._listener = listener
@@ -110,7 +114,7 @@ class StudyLoop:
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: SearchSpace = space or SPACES[self.config.space]
-        self._clock = clock
+        self._clock, self._deadline_s = clock, deadline_s
         self._proposer = TrialProposer(store, self.space, self.config.baselines)
         self.trials = TrialTable(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
@@ -155,13 +159,28 @@ class StudyLoop:
         return len(self._running)
 
     @property
+    def left_s(self) -> float:
+        """Return the seconds until the deadline of this session; infinity without one."""
+        return max(0.0, self._deadline_s - self._clock())
+
+    @property
+    def out_of_time(self) -> str | None:
+        """Return why this session leaves trials to others: its deadline has passed; None if it leaves none."""
+        return OUT_OF_TIME if not self.left_s and self._has_work() else None
+
+    @property
+    def ending(self) -> str | None:
+        """Return why the search ends before its budget is spent; None if it does not."""
+        return self.gave_up or self.exhausted or self.out_of_time
+
+    @property
     def finished(self) -> bool:
-        """Return whether no trial runs and none is left to start, in any driver."""
+        """Return whether this session is over: none of its trials runs, and it has none to start or to wait for."""
         if self._running:
             return False
-        if self.gave_up:
+        if self.gave_up or self.out_of_time:
             return True
-        if self.trials.running or self._missing_baselines() or self._has_budget():
+        if self._has_work():
             return False
         return not self._store.retry_while_unavailable(self._reload_budget)
 
@@ -174,7 +193,7 @@ class StudyLoop:
 
         While other drivers run trials, it looks once a second for trials that they have left.
         """
-        if self.gave_up:
+        if self.gave_up or not self.left_s:
             return None
         if not (self._requeued or self._missing_baselines() or self._has_budget() or self._should_poll()):
             return None
@@ -203,7 +222,12 @@ class StudyLoop:
         ):
             self._requeue(record, decision)
             return False
-        return self._store_record(record) and record.state is TrialState.RUNNING
+        if not self._store_record(record) or record.state is not TrialState.RUNNING:
+            return False
+        if self.left_s:
+            return True
+        self._running.discard(record.number)
+        return False
 
     def report_lost(self, number: int, failure: Failure, reason: str) -> None:
         """Report a running trial as failed after its worker was lost."""
@@ -248,8 +272,8 @@ class StudyLoop:
             workers: Workers of this session.
         """
         closed = {**self._session, "wall_s": self.session_s, "workers": workers}
-        if why := self.gave_up or self.exhausted:
-            closed["ending"] = why  # the search ends before its budget is spent
+        if self.ending:
+            closed["ending"] = self.ending
 
         def close_session(info: StudyInfo) -> StudyInfo:
             sessions = tuple(closed if s == self._session else s for s in info.sessions)
@@ -319,6 +343,10 @@ class StudyLoop:
             self._waiting = True
             self._store.notify("no trial is left to start: waiting for the trials of other drivers")
         return self._clock() - self._polled >= _POLL_S
+
+    def _has_work(self) -> bool:
+        """Return whether a driver runs a trial, or one is left to start."""
+        return bool(self.trials.running or self._missing_baselines() or self._has_budget())
 
     def _has_budget(self) -> bool:
         left = self.evaluated + self.trials.pending < self.config.budget

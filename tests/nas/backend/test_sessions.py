@@ -14,7 +14,7 @@ from filelock import FileLock
 from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.failures import Failure
-from nas.study.loop import StudyLoop
+from nas.study.loop import OUT_OF_TIME, StudyLoop
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config
@@ -110,6 +110,51 @@ def test_a_session_that_joins_another_has_its_clock(tmp_path: Path) -> None:
     assert resumed(tmp_path).elapsed_s < 1000, "it is dead: nobody knows until when it worked"
     with FileLock(tmp_path / "drivers" / OTHER):
         assert 1050 <= resumed(tmp_path).elapsed_s < 2000
+
+
+def test_after_the_deadline_no_trial_starts_and_those_under_way_pause_at_their_next_rung(tmp_path: Path) -> None:
+    now_s = 0.0
+    config = search_config(budget=9, baselines=(), sampler="random")
+    loop = StudyLoop(new_store(tmp_path, config), clock=lambda: now_s, deadline_s=100.0)
+    trials = begun(loop, 0.8), begun(loop, 0.9)
+    now_s = 100.0
+    complete = replace(trials[0], rungs=(*trials[0].rungs, rung(1, 0.9)), state=TrialState.COMPLETE)
+    assert loop.next_trial() is None
+    assert not loop.finished, "two trials are under way"
+    assert not loop.report(complete)
+    assert not loop.report(trials[1]), "it would have continued"
+    assert loop.next_trial() is None
+    assert loop.finished
+    loop.close({})
+    assert loop.info.sessions[-1]["ending"] == OUT_OF_TIME
+    later = resumed(tmp_path)
+    assert {number: trial.state for number, trial in later.trials.items()} == {
+        trials[0].number: TrialState.COMPLETE,
+        trials[1].number: TrialState.RUNNING,
+    }
+    assert next_trial(later).number == trials[1].number
+    assert later.report(trials[1])
+
+
+def test_a_driver_out_of_time_does_not_wait_for_another_that_works_on(tmp_path: Path) -> None:
+    now_s = 0.0
+    store = new_store(tmp_path, search_config(budget=1, baselines=(), sampler="random"))
+    give_to(store, next_trial(StudyLoop(store)).number, OTHER)
+    with FileLock(tmp_path / "drivers" / OTHER):
+        loop = StudyLoop(store, clock=lambda: now_s, deadline_s=100.0)
+        assert not loop.finished
+        now_s = 100.0
+        assert loop.finished
+        assert loop.ending == OUT_OF_TIME
+
+
+def test_a_search_that_is_complete_before_its_deadline_did_not_run_out_of_time(tmp_path: Path) -> None:
+    now_s = 0.0
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=())), clock=lambda: now_s, deadline_s=100.0)
+    work(loop, next_trial(loop))
+    now_s = 200.0
+    assert loop.finished
+    assert loop.ending is None
 
 
 def test_worker_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
