@@ -169,7 +169,7 @@ class NamedFile(argparse.Action):
 
 
 def add_training_options(add: Callable[..., object], device: str) -> None:
-    """Add --device, --cache and --teacher, for commands that train the models of a study.
+    """Add --device, --cache and --teacher-weights, for commands that train the models of a study.
 
     Args:
         add: The `add_argument` of a parser or a group.
@@ -177,8 +177,20 @@ def add_training_options(add: Callable[..., object], device: str) -> None:
     """
     add("--device", metavar="NAME", choices=DEVICES, help=f"{device}auto, cpu or cuda (default: the study's)")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")
-    files = {"dest": "teacher_files", "default": {}, "metavar": "NAME=FILE", "help": TEACHER_HELP}
-    add("--teacher", action=NamedFile, **files)
+    files = {"dest": "teacher_weights", "default": {}, "metavar": "NAME=FILE", "help": TEACHER_HELP}
+    add("--teacher-weights", action=NamedFile, **files)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Parse a comma list of whole numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: A part is no whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas, as 30,90,270") from None
 
 
 def picture_file(text: str) -> str:

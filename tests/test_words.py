@@ -72,7 +72,7 @@ def test_messages() -> None:
         ("It goes on.\nTwo Nets beside it", ["goes on", "Nets", "beside"]),
         ("the study is normalised, its colours are grey", ["normalised", "colours", "grey"]),
         ("ImageNet and https://example.net, an internet network, otherwise precise", []),
-        ("knowledge is fine, Knowledge is a class; --arm and --arms are flags, an Arm is not", ["Knowledge", "Arm"]),
+        ("knowledge is fine, Knowledge is a class; an Arm is a runtime", ["Knowledge", "Arm"]),
         ("nas.finals and net_name", ["finals", "net_name"]),
     ],
 )

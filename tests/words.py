@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRIVATE_WORDS = {
-    "(?<!--)arm": "runtime",  # the flags --arm and --arms stay for now
+    "arm": "runtime",
     "asker": "trial proposer",
     "beside": "next to, along with, in addition to",
     "contender": "subject",

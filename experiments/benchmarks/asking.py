@@ -79,7 +79,7 @@ def for_cells(latency: str, count: int) -> list[float]:
 def for_space(name: str, count: int) -> list[float]:
     """Return the seconds of proposals after `count` records with throughput and score by predicted cost."""
     space, rng = SPACES[name], random.Random(0)
-    config = SearchConfig(space=name, distill=DistillConfig(image_px=PX[name], rung_steps=(1,)))
+    config = SearchConfig(space=name, distill=DistillConfig(img_size=PX[name], rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}
     chosen = list(specs.values())[:count]
     costs = SpaceCostModel(space, config).costs([space.encode(spec) for spec in chosen], [])

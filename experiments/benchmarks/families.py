@@ -1,7 +1,7 @@
 """Time E-RADIO's family and the networks that its paper compares with, on one card.
 
     python -m experiments.benchmarks.families             a card: batch 128, 224 px, bf16, eager and compiled
-    python -m experiments.benchmarks.families --device cpu --batch 2 --arms eager --nets eradio_xt,timm:resnet50
+    python -m experiments.benchmarks.families --device cpu --batch-size 2 --runtimes eager --nets eradio_xt
     python -m experiments.benchmarks.families --report --results FILE
 
 Each network is interleaved with ResNet-50 in the same runtime and precision, in a separate process; compiling takes
@@ -32,13 +32,13 @@ NETS = (
     *("timm:resnet50", "timm:convnext_base", "timm:swinv2_small_window8_256", "timm:maxvit_base_tf_224"),
     "timm:vit_base_patch16_224",
 )
-ARMS = "eager+bf16,compiled+bf16"
+RUNTIMES = "eager+bf16,compiled+bf16"
 
 
 def measured(net: str, arm: str, args: argparse.Namespace, service: MeasurementService) -> dict[str, Any]:
     """Return one row; a network that cannot be measured has a reason instead of a measurement."""
-    setting = Setting(args.device, args.batch, args.resolution, Arm.parse(arm), budget_s=args.seconds)
-    row = {"net": net, "arm": str(setting.arm), "batch": args.batch, "resolution": args.resolution}
+    setting = Setting(args.device, args.batch_size, args.img_size, Arm.parse(arm), budget_s=args.measure_seconds)
+    row = {"net": net, "arm": str(setting.arm), "batch": args.batch_size, "resolution": args.img_size}
     try:
         with measuring(lock_dir() / device_key(args.device)):
             pair = service.measure(net, REFERENCE, setting, name_of_reference=REFERENCE)
@@ -74,11 +74,11 @@ def main() -> None:
     """Measure the missing rows and print all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--resolution", type=int, default=224)
-    parser.add_argument("--arms", default=ARMS)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--runtimes", default=RUNTIMES)
     parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--measure-seconds", type=float, default=5.0)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--report", action="store_true", help="only print existing rows")
     args = parser.parse_args()
@@ -87,8 +87,8 @@ def main() -> None:
     path = args.results or Path(__file__).parents[1] / "results" / f"families_{card}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     done = {(row["net"], row["arm"], row["batch"], row["resolution"]) for row in rows}
-    todo = [(net, arm) for arm in args.arms.split(",") for net in args.nets.split(",")]
-    todo = [job for job in todo if (job[0], str(Arm.parse(job[1])), args.batch, args.resolution) not in done]
+    todo = [(net, arm) for arm in args.runtimes.split(",") for net in args.nets.split(",")]
+    todo = [job for job in todo if (job[0], str(Arm.parse(job[1])), args.batch_size, args.img_size) not in done]
     began = time.monotonic()
     with MeasurementService() as service:
         for number, (net, arm) in enumerate(() if args.report else todo, start=1):

@@ -54,7 +54,7 @@ def recorded(study: Study, workers: int) -> dict[str, Any]:
         "workers": workers,
         "wall_s": study.info.sessions[0]["wall_s"],
         "budget": config["budget"],
-        "eta": config["eta"],
+        "reduction_factor": config["reduction_factor"],
         "rungs": len(study.info.rung_steps),
         "reached": [
             sum(len(t["rungs"]) > i for t in map(vars, study.trials) if not t["baseline"])
@@ -86,7 +86,7 @@ def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> S
     sampled = [candidate(t) for t in of["trials"] if not t["baseline"]]
     cluster = Cluster(1, of["workers"], start_s(of), ask_s, tell_s)
     names = SearchConfig().baselines[: len(baselines)]
-    config = SearchConfig(budget=len(sampled), eta=of["eta"], baselines=names)
+    config = SearchConfig(budget=len(sampled), reduction_factor=of["reduction_factor"], baselines=names)
     return simulate_candidates(config, lambda asked, over: sampled[asked], cluster, baselines)
 
 

@@ -115,8 +115,8 @@ def main() -> None:
         search = SearchConfig()
         targets = open_targets(
             search.data, search.teachers, root=args.cache, train_images=search.train_images,
-            val_images=search.val_images, image_px=search.distill.image_px, grid=search.grid,
-            seed=search.seed, storage=search.storage,
+            val_images=search.val_images, image_px=search.distill.img_size, grid=search.grid,
+            seed=search.seed, storage=search.target_dtype,
         )  # fmt: skip
         limits = [Setting(float(limit), 0) for limit in args.limits.split(",")]
         settings = [Setting(0.0, 0), *limits, Setting(0.0, 1)]

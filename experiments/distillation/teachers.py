@@ -86,7 +86,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
     torch.set_num_threads(1)
     targets = cifar(cache)
     names, settings = RECIPES[recipe]
-    config = DistillConfig(image_px=32, precision="fp32", batch_size=batch, rung_steps=(steps,), **settings)
+    config = DistillConfig(img_size=32, precision="fp32", batch_size=batch, rung_steps=(steps,), **settings)
     torch.manual_seed(seed)
     distiller = Distiller(build(student(width)), only(targets, names), config, seed=seed)
     began = time.perf_counter()

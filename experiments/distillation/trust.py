@@ -45,7 +45,7 @@ def run(
     config = DistillConfig(precision="fp32", rung_steps=steps, **recipe)
     targets = open_targets(
         default.data, default.teachers, root=cache, train_images=default.train_images, val_images=default.val_images,
-        image_px=config.image_px, grid=default.grid, seed=0, storage=stored[0],
+        image_px=config.img_size, grid=default.grid, seed=0, storage=stored[0],
         share=stored[1],
     )  # fmt: skip
     spec = SPACES["micro"].sample(random.Random(arch))
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", default="30,90,270,300")
     parser.add_argument("--recipe", type=json.loads, default={}, help="settings of DistillConfig, as JSON")
-    parser.add_argument("--storage", default="int8", help="storage of the cached targets (default: int8)")
+    parser.add_argument("--target-dtype", default="int8", help="data type of the cached targets (default: int8)")
     parser.add_argument(
         "--share", type=float, default=0.25, help="share of the teachers' numbers in the cache (default: 0.25)"
     )
@@ -186,7 +186,7 @@ def main() -> None:
     rows = json.loads(args.results.read_text()) if args.results.exists() else []
 
     def mine(row: dict[str, Any]) -> bool:
-        same = row["recipe"] == args.recipe and row["stored"] == [args.storage, args.share]
+        same = row["recipe"] == args.recipe and row["stored"] == [args.target_dtype, args.share]
         return same and [rung["steps"] for rung in row["rungs"]] == list(steps)
 
     done = {(row["arch"], row["seed"]) for row in rows if mine(row)}
@@ -197,7 +197,7 @@ def main() -> None:
         if (arch, seed) not in done
     ]
     with ProcessPoolExecutor(args.workers) as pool:
-        settings = (steps, args.recipe, (args.storage, args.share), args.cache)
+        settings = (steps, args.recipe, (args.target_dtype, args.share), args.cache)
         futures = [pool.submit(run, *job, *settings) for job in jobs if not args.report]
         for future in as_completed(futures):
             rows.append(future.result())

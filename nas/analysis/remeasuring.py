@@ -204,7 +204,7 @@ def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparis
     if c.not_tried:
         were = "was" if c.not_tried == 1 else "were"
         complete_ones = f"{_candidates(c.not_tried)} with complete training {were} not measured again"
-        notes.append(f"{complete_ones}: they may belong on the front (--which near, --which all)")
+        notes.append(f"{complete_ones}: they may belong on the front (--trials near, --trials all)")
     return notes
 
 
@@ -256,7 +256,7 @@ def conclusion(c: RemeasuringComparison) -> str:
         return "No candidate of the front could be measured here: nothing is known about the front on this device."
     if (disturbed := sum(_is_disturbed(r.measurement) for r in c.candidates)) > measured / 2:
         return (
-            f"{disturbed} of {measured} measurements were disturbed: measure again (--again) on an otherwise idle "
+            f"{disturbed} of {measured} measurements were disturbed: measure again (--overwrite) on an otherwise idle "
             "machine."
         )
     other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU

@@ -174,10 +174,10 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
         numbers = {int(part) for part in which.split(",")}
     except ValueError:
         raise SelectionError(
-            f"--which: {which!r}: must be {', '.join(WHICH)} or comma-separated trial numbers"
+            f"--trials: {which!r}: must be {', '.join(WHICH)} or comma-separated trial numbers"
         ) from None
     if missing := sorted(numbers - {t.number for t in trials}):
-        raise SelectionError(f"--which: trial {missing[0]} was not measured and trained to the last rung")
+        raise SelectionError(f"--trials: trial {missing[0]} was not measured and trained to the last rung")
     return numbers
 
 
@@ -202,8 +202,8 @@ def find_trial(study: Study, which: str) -> TrialRecord:
     matching = [t for t in trials if is_prefix and t.arch_id.startswith(which)]
     if not matching:
         raise SelectionError(
-            f"--trial: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
+            f"--trials: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
         )
     if len(ids := sorted({t.arch_id for t in matching})) > 1:
-        raise SelectionError(f"--trial: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
+        raise SelectionError(f"--trials: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
     return max(matching, key=lambda t: len(t.rungs))

@@ -264,14 +264,14 @@ def open_cluster(
 
 
 def run_study(
-    loop: StudyLoop, cluster: RayCluster, *, time_limit_s: float | None = None, stages: Stages = arch_stages
+    loop: StudyLoop, cluster: RayCluster, *, trial_timeout_s: float | None = None, stages: Stages = arch_stages
 ) -> None:
     """Run the loop to its end; KeyboardInterrupt passes through.
 
     Args:
         loop: The loop of the study.
         cluster: Runs the trials.
-        time_limit_s: Seconds after which a stage of a trial (measuring, a rung) hangs; None for a limit that follows
+        trial_timeout_s: Seconds after which a stage of a trial (measuring, a rung) hangs; None for a limit that follows
             from earlier trials.
         stages: Yields a trial's records in the worker.
 
@@ -284,7 +284,7 @@ def run_study(
     try:
         with head_watchdog(cluster.head_address, advice):
             _remove_stale_checkpoints(loop, checkpoints)
-            _run(loop, cluster, time_limit_s, stages)
+            _run(loop, cluster, trial_timeout_s, stages)
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
@@ -359,10 +359,10 @@ def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
     loop.forget_finished(remove_others)
 
 
-def _run(loop: StudyLoop, cluster: RayCluster, time_limit_s: float | None, stages: Stages) -> None:
+def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, stages: Stages) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records have the failures
     errors: list[StoreError] = []
-    watchdog = TrialWatchdog(time_limit_s)
+    watchdog = TrialWatchdog(trial_timeout_s)
     tuner = tune.Tuner(
         ArchTrainable,
         tune_config=tune.TuneConfig(

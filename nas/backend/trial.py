@@ -46,7 +46,7 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
 def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     config = context.config
     spec = ArchSpec.from_dict(record.spec)
-    counted = totals(spec, config.distill.image_px)
+    counted = totals(spec, config.distill.img_size)
     record = replace(record, params=counted.params, macs=counted.macs)
     limits = {} if record.baseline else config.limits  # baselines are trained for comparison
     broken = broken_limit(record, limits)
@@ -102,9 +102,9 @@ def setting_of(config: SearchConfig) -> Setting:
     """Return how a search measures: its device, batch, resolution, runtime and budget."""
     return Setting(
         device=config.device,
-        batch=config.measure_batch,
-        resolution=config.distill.image_px,
-        arm=Arm.parse(config.measure_arm),
+        batch=config.measure_batch_size,
+        resolution=config.distill.img_size,
+        arm=Arm.parse(config.runtime),
         budget_s=config.measure_seconds,
         seed=config.seed,
     )

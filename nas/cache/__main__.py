@@ -33,8 +33,8 @@ from nas.study.redaction import public_text
 
 EXAMPLES = """examples:
   python -m nas.cache build                                 the default search's cache, before the search
-  python -m nas.cache build --data imagefolder:PHOTOS --teachers am_radio --image-px 224 --views 4
-  python -m nas.cache build --teachers NAME --teacher NAME=weights.safetensors
+  python -m nas.cache build --data imagefolder:PHOTOS --teachers am_radio --img-size 224 --views 4
+  python -m nas.cache build --teachers NAME --teacher-weights NAME=weights.safetensors
   python -m nas.cache verify --samples 64                   hash every file, run every teacher again
   python -m nas.cache ls
   python -m nas.cache gc --days 30 --dry-run                show what was not used for 30 days
@@ -66,11 +66,11 @@ class BuildCommand:
     weights: dict[str, Path] = field(default_factory=dict)
     train_images: int = DEFAULTS.train_images
     val_images: int = DEFAULTS.val_images
-    image_px: int = DEFAULTS.distill.image_px
-    grid: int | None = None  # None: image_px // 16
+    img_size: int = DEFAULTS.distill.img_size
+    grid: int | None = None  # None: img_size // 16
     views: int = 1
-    storage: str = "int8"
-    share: float | None = None  # None: the default of the storage
+    target_dtype: str = "int8"
+    share: float | None = None  # None: the default of the data type
 
     def run(self, root: Path) -> int:
         """Build the cache and print a summary."""
@@ -83,11 +83,11 @@ class BuildCommand:
                 root=root,
                 train_images=self.train_images,
                 val_images=self.val_images,
-                image_px=self.image_px,
-                grid=self.grid or self.image_px // 16,
+                image_px=self.img_size,
+                grid=self.grid or self.img_size // 16,
                 seed=STUDY_SEED,
                 views=self.views,
-                storage=self.storage,
+                storage=self.target_dtype,
                 share=self.share,
                 weights=self.weights,
                 progress=progress,
@@ -245,18 +245,18 @@ def add_build_options(build: argparse.ArgumentParser) -> None:
     ):
         add(flag, type=positive, metavar="N", default=count, help=f"{what} (default: %(default)s)")
     side = "side of the student's input (default: %(default)s)"
-    add("--image-px", type=positive, metavar="PX", default=DEFAULTS.distill.image_px, help=side)
+    add("--img-size", type=positive, metavar="PX", default=DEFAULTS.distill.img_size, help=side)
     add("--grid", type=positive, metavar="N", help="side of the spatial targets (default: PX / 16)")
     add("--views", type=positive, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
-    add("--storage", choices=list(CODECS), default="int8", help="storage of each number (default: int8)")
+    add("--target-dtype", choices=list(CODECS), default="int8", help="data type of each stored number (default: int8)")
     share = "share of each teacher's numbers that PCA keeps, 1 keeps all (default: 0.5 in int4, else 0.25)"
     add("--share", type=float, metavar="X", help=share)
 
 
 def add_weights(command: argparse.ArgumentParser) -> None:
-    """Add ``--teacher NAME=FILE``."""
+    """Add ``--teacher-weights NAME=FILE``."""
     add = command.add_argument
-    add("--teacher", dest="weights", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+    add("--teacher-weights", dest="weights", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
 
 
 def positive(text: str) -> int:

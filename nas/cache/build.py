@@ -76,7 +76,7 @@ def share_of(storage: str, share: float | None) -> float:
         CacheError: The storage is unknown.
     """
     if storage not in CODECS:
-        raise CacheError(f"--storage: {storage!r} is not possible; choices: {', '.join(CODECS)}")
+        raise CacheError(f"--target-dtype: {storage!r} is not possible; choices: {', '.join(CODECS)}")
     return CODECS[storage].share if share is None else share
 
 
@@ -164,11 +164,11 @@ def open_study_targets(
         root=root,
         train_images=config.train_images,
         val_images=config.val_images,
-        image_px=config.distill.image_px,
+        image_px=config.distill.img_size,
         grid=config.grid,
         seed=STUDY_SEED,
         views=config.views,
-        storage=config.storage,
+        storage=config.target_dtype,
         weights=weights,
         progress=progress,
         announce=announce,

@@ -61,7 +61,7 @@ class Schedule:
         epoch, position = divmod(earlier, max(1, self._count // group.batch_size))
         order = self._order(number, epoch)
         rows = np.sort(order[position * group.batch_size : (position + 1) * group.batch_size])
-        sizes = group.image_px
+        sizes = group.img_size
         size = sizes[int(np.random.default_rng((self._seed, 2, step)).integers(len(sizes)))]
         return BatchPlan(group, rows, size)
 

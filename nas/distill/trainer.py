@@ -115,7 +115,7 @@ class Distiller:
         self._statistics = distributed.RunningStatistics(self.student)
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.image_px,)),)
+        groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)
         self._module = distributed.data_parallel(
             DistillationModule(self.student, loss, self._balance, autocast),
             self.device,

@@ -38,7 +38,7 @@ def export(settings: ExportSettings, command: str) -> int:
     """Write and check the folder; the model card shows `command`."""
     with Store.open(settings.run) as store:
         study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
-    trial = find_trial(study, settings.trial)
+    trial = find_trial(study, settings.trials)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
@@ -48,12 +48,12 @@ def export(settings: ExportSettings, command: str) -> int:
         check_installed()
     _check_heads(settings.heads, study.info.teachers)
     existing = trained_weights(settings.run, study, trial, retrainings)
-    if existing is None and settings.train_longer is None:
+    if existing is None and settings.extra_steps is None:
         raise ExportError(
-            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with --train-longer STEPS, "
-            f"or choose another --trial: {_with_weights(settings.run, study, retrainings)}"
+            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with --extra-steps STEPS, "
+            f"or choose another --trials: {_with_weights(settings.run, study, retrainings)}"
         )
-    more = settings.train_longer
+    more = settings.extra_steps
     weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
     assert weights is not None
     from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
@@ -63,7 +63,7 @@ def export(settings: ExportSettings, command: str) -> int:
         trial=trial,
         retraining=summarize_retraining(study, retrainings, remeasurements),
         weights=weights,
-        continued_from=None if settings.train_longer is None else existing,
+        continued_from=None if settings.extra_steps is None else existing,
         latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
         command=command,
         versions=versions(),
@@ -79,7 +79,7 @@ def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
     out = settings.out or settings.run / FOLDER / f"{trial.arch_id}-{settings.format}"
     if out.name in ("", ".."):  # a path without the name that the scratch folder's name derives from
         out = out.resolve()
-    check_room(out, settings.run, settings.force)
+    check_room(out, settings.run, settings.overwrite)
     check_writable(out)
     return out
 
@@ -127,7 +127,7 @@ def _continued(
             SearchConfig.from_dict(study.info.config),
             root,
             study=study.info,
-            weights=settings.teacher_files,
+            weights=settings.teacher_weights,
             progress=progress,
             announce=show,
         )

@@ -18,16 +18,16 @@ ALL_HEADS = "all"  # in place of teachers' names
 _EXAMPLES = """examples:
   python -m nas.export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
   python -m nas.export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
-  python -m nas.export runs/mine --trial 17 --format onnx --out winner
-  python -m nas.export runs/mine --trial 3fa9 --format torchscript --heads lite0
-  python -m nas.export runs/mine --format timm --train-longer 5000
+  python -m nas.export runs/mine --trials 17 --format onnx --out winner
+  python -m nas.export runs/mine --trials 3fa9 --format torchscript --heads lite0
+  python -m nas.export runs/mine --format timm --extra-steps 5000
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
 with the measurements. It appears when everything is written and checked. An existing folder is replaced only if it is
 an export to which no files were added. If nas.retrain has retrained the trial, the weights with most training steps
 are exported; all weights are averaged ones (EMA).
 
---train-longer continues from the study's weights and heads. The recipe's learning rate is constant, so a continued
+--extra-steps continues from the study's weights and heads. The recipe's learning rate is constant, so a continued
 training needs no new schedule. The optimizer's moments were not saved: they start at zero, behind the recipe's warm-up.
 The images come in another order. A trial without weights is trained from initial weights. The training uses the largest
 number of GPUs that divides the batch. After Ctrl-C the same command continues.
@@ -50,22 +50,22 @@ class ExportSettings:
 
     run: Path
     format: str  # of FORMATS
-    trial: str = BEST
+    trials: str = BEST  # one trial
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
-    train_longer: int | None = None  # steps of distillation before the export
+    extra_steps: int | None = None  # steps of distillation before the export
     device: str | None = None  # of the training; None: the study's
     cache: str | None = None
-    teacher_files: Mapping[str, Path] = field(default_factory=dict)
-    force: bool = False  # replace a folder that is no export
+    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
+    overwrite: bool = False  # replace a folder that is no export
 
     def __post_init__(self) -> None:
-        if self.train_longer is not None and self.train_longer < 1:
-            raise ValueError(f"--train-longer: {self.train_longer}: must be 1 or more")
-        training = {"device": self.device, "cache": self.cache, "teacher": self.teacher_files}
-        if self.train_longer is None and (useless := [name for name, value in training.items() if value]):
-            raise ValueError(f"--{useless[0]}: only for training; add --train-longer STEPS, or remove it")
+        if self.extra_steps is not None and self.extra_steps < 1:
+            raise ValueError(f"--extra-steps: {self.extra_steps}: must be 1 or more")
+        training = {"device": self.device, "cache": self.cache, "teacher-weights": self.teacher_weights}
+        if self.extra_steps is None and (useless := [name for name, value in training.items() if value]):
+            raise ValueError(f"--{useless[0]}: only for training; add --extra-steps STEPS, or remove it")
         if self.fuse and self.format not in GRAPHS:
             raise ValueError(
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
@@ -94,7 +94,7 @@ def _parser() -> OneLineParser:
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
-    add("--trial", default=BEST, metavar="WHICH", help=_TRIAL_HELP)
+    add("--trials", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
     add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
     fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"
@@ -102,12 +102,12 @@ def _parser() -> OneLineParser:
     heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
     add("--heads", default="", metavar="NAMES", help=heads)
     add(
-        "--train-longer",
+        "--extra-steps",
         type=int,
-        metavar="STEPS",
+        metavar="N",
         help="steps of further distillation before the export (default: none)",
     )
-    add_training_options(add, "device of --train-longer: ")
-    force = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
-    add("--force", action="store_true", help=force)
+    add_training_options(add, "device of --extra-steps: ")
+    overwrite = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
+    add("--overwrite", action="store_true", help=overwrite)
     return parser

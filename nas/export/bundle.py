@@ -39,10 +39,10 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     from nas.export.source import open_source, preprocessing  # torch takes seconds to import
 
     trial, weights, kind = data.trial, data.weights, settings.format
-    image_px = int(data.study.info.config["distill"]["image_px"])
+    image_px = int(data.study.info.config["distill"]["img_size"])
     source = open_source(trial, weights, settings.heads, image_px)
     write_format = import_module(f"nas.export.to_{kind}").write
-    with complete_folder(out, partial(check_room, out, settings.run, settings.force)) as folder:
+    with complete_folder(out, partial(check_room, out, settings.run, settings.overwrite)) as folder:
         _write_json(folder / "spec.json", trial.spec)
         _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
         report: FormatReport = write_format(source, folder, settings.fused)
@@ -94,11 +94,11 @@ def check_room(out: Path, run_dir: Path, force: bool) -> None:
         raise ExportError(f"--out: {str(out)!r} contains the study, or a part of it; choose another folder")
     if foreign and not force:
         raise ExportError(
-            f"--out: {str(out)!r} is neither empty nor an export; choose another folder, or delete it with --force"
+            f"--out: {str(out)!r} is neither empty nor an export; choose another folder, or delete it with --overwrite"
         )
     if not foreign and not force and (added := _added(out)):
         raise ExportError(
-            f"--out: {str(out)!r} has a file that no export wrote, {added[0]!r}; move it, or delete it with --force"
+            f"--out: {str(out)!r} has a file that no export wrote, {added[0]!r}; move it, or delete it with --overwrite"
         )
 
 

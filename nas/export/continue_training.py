@@ -1,4 +1,4 @@
-"""``--train-longer STEPS``: distill a model further before its export, in separate processes.
+"""``--extra-steps STEPS``: distill a model further before its export, in separate processes.
 
 The training uses the largest number of GPUs that divides the batch. It continues from the study's weights and heads:
 the recipe's learning rate is constant, so a continued training needs no new schedule. The optimizer's moments were not
@@ -103,7 +103,7 @@ def continue_training(training: ContinuedTraining, targets: Path, progress: Stag
         for update in updates:
             if update.reason is not None:
                 more = "; the same command continues from its checkpoint" if job.checkpoint.exists() else ""
-                raise ExportFailed(f"--train-longer: {update.reason}{more}")
+                raise ExportFailed(f"--extra-steps: {update.reason}{more}")
             if update.ended:
                 atomic_write(training.result_file, json.dumps(update.rungs[-1].to_dict()))
             else:

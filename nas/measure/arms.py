@@ -1,6 +1,6 @@
 """Say how a network is run: runtime, precision, layout and form. Numbers of two such arms never share a front.
 
-Users read "runtime" for the whole; `Arm` is the record behind the flag `--arm`.
+Users read "runtime" for the whole; `Arm` is the record behind the flag `--runtime`.
 """
 
 from __future__ import annotations

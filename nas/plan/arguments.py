@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.cli import OneLineParser, picture_file
+from nas.cli import OneLineParser, picture_file, whole_numbers
 from nas.search.arguments import LIMITS_HELP, add_settings, default_workers, new_config
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import add_limit_flags
 
 _EXAMPLES = """examples:
-  python -m nas.plan --budget 500 --deadline 8           the cost of a search; nothing is run or written
+  python -m nas.plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
   python -m nas.plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   python -m nas.plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
   python -m nas.search --budget 500 --plan               the same as nas.plan with these flags
@@ -34,7 +34,7 @@ class PlanSettings:
         weights: Files of teachers' weights, by teacher.
         cache: Folder of images and teacher outputs; None: the user's default.
         gpus: Sizes of clusters to simulate in addition to `SIZES`.
-        deadline_h: Hours for which to compute the largest budget; None: no deadline.
+        max_hours: Hours for which to compute the largest budget; None: no deadline.
         probe: Number of random architectures to probe; None: the default.
         assume_tflops: Peak TFLOP/s of a device that is not here; None: plan for this machine.
         mfu: Share of that peak that training reaches; None: `MFU`.
@@ -53,7 +53,7 @@ class PlanSettings:
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache: str | None = None
     gpus: tuple[int, ...] = ()
-    deadline_h: float | None = None
+    max_hours: float | None = None
     probe: int | None = None
     assume_tflops: float | None = None
     mfu: float | None = None
@@ -68,7 +68,7 @@ class PlanSettings:
             if count is not None and count < 1:
                 raise ConfigError(f"{flag}: {count}: must be 1 or more")
         measure = ("--assume-measure-seconds", self.assume_measure_s)
-        for flag, value in (("--deadline", self.deadline_h), ("--assume-tflops", self.assume_tflops), measure):
+        for flag, value in (("--max-hours", self.max_hours), ("--assume-tflops", self.assume_tflops), measure):
             if value is not None and not value > 0:
                 raise ConfigError(f"{flag}: {value}: must be over 0")
         for flag, value in (("--start-seconds", self.start_s), ("--ask-seconds", self.ask_s)):
@@ -106,10 +106,10 @@ def plan_settings(argv: Sequence[str] | None = None) -> PlanSettings:
         workers = options["workers"] if "workers" in options else default_workers(config)
     else:
         workers = max(1, (gpus[0] if gpus else 1) // config.distill.ranks)
-    plain = ("cache", "deadline_h", "probe", "assume_tflops", "mfu", "assume_measure_s", "start_s", "ask_s", "json")
+    plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "assume_measure_s", "start_s", "ask_s", "json")
     plot = Path(options["plot"]) if "plot" in options else None
     settings = {name: options[name] for name in plain if name in options}
-    return PlanSettings(config, workers, options.get("teacher", {}), gpus=gpus, plot=plot, **settings)
+    return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,10 +131,12 @@ def parser() -> argparse.ArgumentParser:
 
 def add_plan(add: Any) -> None:
     """Add the flags of the plan itself."""
-    gpus = "further clusters to simulate, in GPUs, or in machines with --device cpu (default: only 8, 64, 1024)"
-    add("--gpus", type=int, nargs="+", metavar="N", help=gpus)
-    deadline = "print the largest budget that ends in this time (default: no deadline)"
-    add("--deadline", dest="deadline_h", type=float, metavar="HOURS", help=deadline)
+    gpus = (
+        "further clusters to simulate, comma list of GPUs, or in machines with --device cpu (default: only 8, 64, 1024)"
+    )
+    add("--gpus", type=whole_numbers, metavar="A,B", help=gpus)
+    hours = "print the largest budget that ends in this time (default: no limit)"
+    add("--max-hours", type=float, metavar="H", help=hours)
     probe = "random architectures to train for a few steps, or to count with --assume-tflops (default: 3, or 64)"
     add("--probe", type=int, metavar="N", help=probe)
     peak = "plan for a device of this peak that is not here, without a probe (default: plan for this machine)"

@@ -265,7 +265,7 @@ class SearchPlan:
         here: Whether the planned cluster is this machine.
         figures: Numbers of the planned cluster.
         forecasts: Forecasts of all clusters, ordered by their size.
-        deadline_h: Hours until the deadline; None: there is none.
+        max_hours: Hours until the deadline; None: there is none.
         notes: Assumptions, one sentence or more each.
     """
 
@@ -273,7 +273,7 @@ class SearchPlan:
     here: bool
     figures: tuple[PlanFigure, ...]
     forecasts: tuple[Forecast, ...]
-    deadline_h: float | None
+    max_hours: float | None
     notes: tuple[str, ...]
 
     @property
@@ -283,7 +283,7 @@ class SearchPlan:
 
 
 def forecasts(
-    config: SearchConfig, costs: PlanCosts, planned: Cluster, sizes: Sequence[int], deadline_h: float | None
+    config: SearchConfig, costs: PlanCosts, planned: Cluster, sizes: Sequence[int], max_hours: float | None
 ) -> tuple[Forecast, ...]:
     """Return forecasts of the planned cluster and of clusters of other sizes.
 
@@ -292,25 +292,25 @@ def forecasts(
         costs: Costs of its trials and teachers.
         planned: The planned cluster.
         sizes: Devices of the other clusters.
-        deadline_h: Hours until the deadline; None: there is none.
+        max_hours: Hours until the deadline; None: there is none.
     """
     ranks = config.distill.ranks
     clusters = {size: replace(planned, devices=size // ranks) for size in sizes if size >= ranks}
     clusters[planned.devices * ranks] = planned
     return tuple(
-        _forecast(clusters[size], size, clusters[size] is planned, config, costs, deadline_h)
+        _forecast(clusters[size], size, clusters[size] is planned, config, costs, max_hours)
         for size in sorted(clusters)
     )
 
 
 def _forecast(
-    cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, deadline_h: float | None
+    cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, max_hours: float | None
 ) -> Forecast:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
     whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s)
-    if deadline_h is None:
+    if max_hours is None:
         return whole
-    left_s = max(0.0, deadline_h * 3600 - (teachers_s or 0.0))
+    left_s = max(0.0, max_hours * 3600 - (teachers_s or 0.0))
     run = simulate_search(replace(config, budget=MAX_SIMULATED), costs, cluster, until_s=left_s)
     if (fits := run.within(left_s)) < MAX_SIMULATED:
         return replace(whole, fits=fits)

@@ -135,7 +135,7 @@ def _probe(
     service: MeasurementService,
     settings: ProbeSettings,
 ) -> ProbedCosts:
-    counts = totals(spec, config.distill.image_px)
+    counts = totals(spec, config.distill.img_size)
     measure_s = _measure(config, spec.to_dict(), service, settings)
     torch.manual_seed(config.seed)
     slot = TimedSlot(settings.lock_dir)
@@ -221,7 +221,7 @@ def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) 
     probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
     costs = []
     for name, spec in named:
-        macs, params = totals(spec, recipe.image_px)
+        macs, params = totals(spec, recipe.img_size)
         forward_s = macs * device.seconds_per_mac
         step_s, evaluate_s, last_s = (n * forward_s for n in (passes * batch, config.val_images, probed))
         costs.append(ProbedCosts(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
@@ -243,7 +243,7 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
         rows: Images of each split.
     """
     rng = np.random.default_rng(0)
-    px, grid = config.distill.image_px, config.grid
+    px, grid = config.distill.img_size, config.grid
     channels = {
         name: (max(1, round(share * summary)) if summary else 0, max(1, round(share * spatial)))
         for name, (summary, spatial) in widths.items()
@@ -336,6 +336,6 @@ def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random
 
 def _measurement(ratio: float, config: SearchConfig) -> Measurement:
     return Measurement(
-        config.device, config.measure_arm, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0,
+        config.device, config.runtime, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0,
         1 / ratio, 10 / ratio, 1, 0.0, "ok",
     )  # fmt: skip

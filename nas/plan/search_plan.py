@@ -70,7 +70,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     costs = _costs(config, material, probed, infeasible, basis)
     cluster = _planned_cluster(settings, driver)
-    clusters = forecasts(config, costs, cluster, [*SIZES, *settings.gpus], settings.deadline_h)
+    clusters = forecasts(config, costs, cluster, [*SIZES, *settings.gpus], settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
     figures = [
         *_teacher_figures(material, costs),
@@ -79,7 +79,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         *search_figures(config, costs, planned.simulated),
     ]
     notes = _notes(config, material, settings.here, planned)
-    return SearchPlan(device, settings.here, tuple(figures), clusters, settings.deadline_h, notes)
+    return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes)
 
 
 def _assumed_device(settings: PlanSettings) -> AssumedDevice:
@@ -109,7 +109,7 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
     feasible: NamedSpecs = []
     for drawn in range(1, _MAX_DRAWS + 1):
         spec = space.sample(rng)
-        counts = totals(spec, config.distill.image_px)
+        counts = totals(spec, config.distill.img_size)
         if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
             feasible.append((spec.arch_id, spec))
         if len(feasible) == number:
@@ -124,7 +124,7 @@ def _measured(
     config = settings.config
     material = material_here(config, settings.weights, cache_root(settings.cache), progress)
     rows = max(ROWS, config.distill.largest_batch)
-    targets = material.targets or synthetic_targets(config, material.widths, share_of(config.storage, None), rows)
+    targets = material.targets or synthetic_targets(config, material.widths, share_of(config.target_dtype, None), rows)
     presets = {config.reference, *config.baselines}
     wanted = [(name, spec) for name, spec in chosen if name == config.reference or name not in presets]
     cpus = int(environment("cpu")["cpus"])

@@ -47,8 +47,8 @@ def _clusters(plan: SearchPlan) -> Table:
     for column in ("devices", "workers", "teachers", "search", "device-hours", "utilization", "trials at each rung"):
         table.add_column(column, justify="right")
     table.add_column("worker time", no_wrap=True)
-    if plan.deadline_h is not None:
-        table.add_column(f"budget in {plan.deadline_h:g} h", justify="right")
+    if plan.max_hours is not None:
+        table.add_column(f"budget in {plan.max_hours:g} h", justify="right")
     for forecast in plan.forecasts:
         run = forecast.simulated
         row = [
@@ -61,7 +61,7 @@ def _clusters(plan: SearchPlan) -> Table:
             " ".join(map(str, run.reached)),
             bar(run),
         ]
-        table.add_row(*row, *([_fits(forecast)] if plan.deadline_h is not None else []))
+        table.add_row(*row, *([_fits(forecast)] if plan.max_hours is not None else []))
     return table
 
 
@@ -114,7 +114,7 @@ def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
         "here": plan.here,
         "figures": {figure.key: _plain(figure) for figure in plan.figures},
         "clusters": [_cluster(forecast) for forecast in plan.forecasts],
-        "deadline_h": plan.deadline_h,
+        "max_hours": plan.max_hours,
         "notes": list(plan.notes),
     }
 

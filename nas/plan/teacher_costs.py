@@ -74,7 +74,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached."""
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
-    px, compression = config.distill.image_px, _compression(config)
+    px, compression = config.distill.img_size, _compression(config)
     images = ImageCacheBuilder(source, px)
     chosen = specs(config.teachers, weights)
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
@@ -84,10 +84,9 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
         if spec in missing:
             passes = sum(map(len, images.sets.values()))
             numbers = _numbers(spec, config)
-            kept_bytes = passes * numbers * compression.share * CODECS[config.storage].bits / 8
-            note = (
-                "no weights on this machine, so the time is unknown; name a file with --teacher or use --assume-tflops"
-            )
+            kept_bytes = passes * numbers * compression.share * CODECS[config.target_dtype].bits / 8
+            way_out = "name a file with --teacher-weights or use --assume-tflops"
+            note = f"no weights on this machine, so the time is unknown; {way_out}"
             costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
@@ -106,7 +105,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
 def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
     """Count the passes over the images of a search. Nothing is opened or run."""
     passes = config.train_images * config.views + config.val_images
-    share, bits = _compression(config).share, CODECS[config.storage].bits
+    share, bits = _compression(config).share, CODECS[config.target_dtype].bits
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
@@ -120,7 +119,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
         costs.append(
             TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, kept_bytes, 0.0, Basis.ASSUMED, note)
         )
-    images = BuildEstimate(passes * (3 * config.distill.image_px**2 + 8), 0, 0)
+    images = BuildEstimate(passes * (3 * config.distill.img_size**2 + 8), 0, 0)
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 
 
@@ -172,4 +171,4 @@ def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:
 
 
 def _compression(config: SearchConfig) -> Compression:
-    return Compression(config.grid, config.storage, share_of(config.storage, None))
+    return Compression(config.grid, config.target_dtype, share_of(config.target_dtype, None))

@@ -29,33 +29,33 @@ BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 2
 RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
 SAMPLES = 200
 SECONDS, RUNTIME_SECONDS = 30.0, 10.0
-SWEPT = ("batches", "resolutions", "layers", "top")
+SWEPT = ("batch_sizes", "img_sizes", "layers", "top")
 SPACE_ONLY = ("samples", "seed", *LIMITS)
 # The options that each kind of profile does not take.
 UNUSED = {
     "--arch": SPACE_ONLY,
-    "--arms": (*SPACE_ONLY, *SWEPT, "arm", "reference", "new_ceilings"),
-    "--space": (*SWEPT, "arms"),
+    "--runtimes": (*SPACE_ONLY, *SWEPT, "runtime", "reference", "new_ceilings"),
+    "--space": (*SWEPT, "runtimes"),
 }
 
 EXAMPLES = """examples:
   python -m nas.profile --arch eradio                        the paper's network at 224 px on this machine's best device
-  python -m nas.profile --arch timm:resnet50 --batch 8       a network of timm
+  python -m nas.profile --arch timm:resnet50 --batch-size 8       a network of timm
   python -m nas.profile --arch eradio --top 10               with the ten slowest layers
-  python -m nas.profile --arch eradio_nano --batches --resolutions 64,96,128 --plot sweeps.png
-  python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --resolution 64
+  python -m nas.profile --arch eradio_nano --batch-sizes --img-sizes 64,96,128 --plot sweeps.png
+  python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --img-size 64
   python -m nas.profile --arch runs/NAME/winner.json --json > profile.json
-  python -m nas.profile --arch eradio --arm compiled+bf16    with another runtime and precision
-  python -m nas.profile --arch eradio_nano --arch timm:resnet18 --resolution 64 --arms eager,compiled,onnxruntime
-  python -m nas.profile --arch eradio_nano --arms fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png
-  python -m nas.profile --arch eradio_nano --arms all        the default runtime and every change of one word
+  python -m nas.profile --arch eradio --runtime compiled+bf16    with another runtime and precision
+  python -m nas.profile --arch eradio_nano --arch timm:resnet18 --img-size 64 --runtimes eager,compiled,onnxruntime
+  python -m nas.profile --arch eradio_nano --runtimes fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png
+  python -m nas.profile --arch eradio_nano --runtimes all        the default runtime and every change of one word
   python -m nas.profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
-  python -m nas.profile --space micro --seconds 60 --max-latency-ms 5 --plot space.png
+  python -m nas.profile --space micro --measure-seconds 60 --max-latency-ms 5 --plot space.png
 """
 
 _SECONDS = (
-    "timing budget of each network and of each sweep, of each runtime with --arms, of the whole sample with --space"
-    f" (default: {SECONDS:g}; {RUNTIME_SECONDS:g} with --arms; a sample is not timed)"
+    "timing budget of each network and of each sweep, of each runtime with --runtimes, of the whole sample with --space"
+    f" (default: {SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed)"
 )
 
 
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str] | None) -> ProfileCommand:
     options = parser().parse_args(argv)
     if bool(options.arch) == bool(options.space):
         raise ValueError("name either --arch or --space (see --help)")
-    kind = "--space" if options.space else "--arch" if options.arms is None else "--arms"
+    kind = "--space" if options.space else "--arch" if options.runtimes is None else "--runtimes"
     for name in UNUSED[kind]:
         if getattr(options, name) is not None:
             raise ValueError(f"{_flag(name)}: does not go with {kind}")
@@ -115,14 +115,14 @@ def parse(argv: Sequence[str] | None) -> ProfileCommand:
 
 def _network_settings(options: argparse.Namespace, device: torch.device) -> NetworkSettings:
     defaults = {"batch": BATCHES[device.type], "resolution": RESOLUTIONS}
-    wanted = {"batch": options.batches, "resolution": options.resolutions}  # (): the default sizes, None: no sweep
+    wanted = {"batch": options.batch_sizes, "resolution": options.img_sizes}  # (): the default sizes, None: no sweep
     return NetworkSettings(
         device=device,
         cache=cache_root(options.cache),
-        batch=options.batch,
-        resolution=options.resolution,
+        batch=options.batch_size,
+        resolution=options.img_size,
         arm=_arm(options, device),
-        seconds=SECONDS if options.seconds is None else options.seconds,
+        seconds=SECONDS if options.measure_seconds is None else options.measure_seconds,
         reference=options.reference or REFERENCE,
         sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
         new_ceilings=bool(options.new_ceilings),
@@ -134,16 +134,16 @@ def _runtime_settings(options: argparse.Namespace, device: torch.device) -> Runt
     return RuntimeSettings(
         device=device,
         base=base,
-        arms=named_arms(options.arms, base),
-        batch=options.batch,
-        resolution=options.resolution,
-        seconds=RUNTIME_SECONDS if options.seconds is None else options.seconds,
+        arms=named_arms(options.runtimes, base),
+        batch=options.batch_size,
+        resolution=options.img_size,
+        seconds=RUNTIME_SECONDS if options.measure_seconds is None else options.measure_seconds,
     )
 
 
 def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRequest:
     arm = _arm(options, device)
-    resolution = options.resolution or SPACE_RESOLUTIONS[options.space]
+    resolution = options.img_size or SPACE_RESOLUTIONS[options.space]
     return SpaceRequest(
         space=options.space,
         samples=options.samples or SAMPLES,
@@ -151,9 +151,9 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
         limits=_limits(options, device, arm),
         device=device,
         resolution=resolution,
-        batch=options.batch or default_batch(device, resolution),
+        batch=options.batch_size or default_batch(device, resolution),
         arm=arm,
-        seconds=options.seconds,
+        seconds=options.measure_seconds,
         reference=options.reference or SPACE_REFERENCES[options.space],
     )
 
@@ -161,20 +161,20 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
 def _limits(options: argparse.Namespace, device: torch.device, arm: Arm) -> dict[str, float]:
     limits = given_limits(vars(options))
     for limit in (LIMITS[name] for name in limits):
-        if limit.measured and options.seconds is None:
-            raise LimitError(f"{limit.flag}: needs timing; set its budget with --seconds")
+        if limit.measured and options.measure_seconds is None:
+            raise LimitError(f"{limit.flag}: needs timing; set its budget with --measure-seconds")
     check_knowable(limits, arm.unknown_fields(device.type), f"on {device.type} with the runtime {arm.runtime}")
     return limits
 
 
 def _arm(options: argparse.Namespace, device: torch.device) -> Arm:
     base = default_arm(device)
-    return base if options.arm is None else Arm.parse(options.arm, base)
+    return base if options.runtime is None else Arm.parse(options.runtime, base)
 
 
 SETTINGS: dict[str, Callable[[argparse.Namespace, torch.device], NetworkSettings | RuntimeSettings | SpaceRequest]] = {
     "--arch": _network_settings,
-    "--arms": _runtime_settings,
+    "--runtimes": _runtime_settings,
     "--space": _space_request,
 }
 
@@ -193,12 +193,12 @@ def parser() -> argparse.ArgumentParser:
     add = built.add_argument_group("settings").add_argument
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     batch = "images per call (default: 128 on CUDA; 16 on a CPU up to 128 px, else 4)"
-    add("--batch", type=int, metavar="N", help=batch)
+    add("--batch-size", "--measure-batch-size", type=int, metavar="N", help=batch)
     resolution = "input size in pixels, a multiple of 32 (default: 64 for specs of the micro space, else 224)"
-    add("--resolution", type=int, metavar="PX", help=resolution)
+    add("--img-size", type=int, metavar="PX", help=resolution)
     runtime = "runtime, precision, layout and form, any of them, joined by +"
-    add("--arm", metavar="WORDS", help=f"{runtime}: {_words()} (default: {_defaults()})")
-    add("--seconds", type=float, metavar="S", help=_SECONDS)
+    add("--runtime", metavar="WORDS", help=f"{runtime}: {_words()} (default: {_defaults()})")
+    add("--measure-seconds", type=float, metavar="S", help=_SECONDS)
     space_references = ", ".join(f"{name} for {space}" for space, name in SPACE_REFERENCES.items())
     reference = f"network that each is timed against (default: {REFERENCE}; with --space {space_references})"
     add("--reference", metavar="ARCH", help=reference)
@@ -211,31 +211,31 @@ def parser() -> argparse.ArgumentParser:
     add = built.add_argument_group("with --arch").add_argument
     sizes: dict[str, Any] = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
     batches = f"batch sizes to sweep; the bare flag sweeps {_joined(BATCHES['cpu'])}, more on CUDA (default: no sweep)"
-    add("--batches", help=batches, **sizes)
-    resolutions = f"resolutions to sweep; the bare flag sweeps {_joined(RESOLUTIONS)} (default: no sweep)"
-    add("--resolutions", help=resolutions, **sizes)
+    add("--batch-sizes", help=batches, **sizes)
+    resolutions = f"image sizes in pixels to sweep; the bare flag sweeps {_joined(RESOLUTIONS)} (default: no sweep)"
+    add("--img-sizes", help=resolutions, **sizes)
     runtimes = "runtimes to compare, or all; each is timed against the first one (default: no comparison)"
-    add("--arms", metavar="A,B,...", help=runtimes)
+    add("--runtimes", metavar="A,B,...", help=runtimes)
     add("--layers", action="store_const", const=True, help="print a table of all layers, in the order of execution")
     add("--top", type=int, metavar="N", help="print a table of the N slowest layers (default: no table)")
     add = built.add_argument_group("with --space").add_argument
     add("--samples", type=int, metavar="N", help=f"number of specs (default: {SAMPLES})")
     add("--seed", type=int, metavar="N", help="seed of the sample (default: 0)")
     measured = ", ".join(limit.flag for limit in LIMITS.values() if limit.measured)
-    about = f"With --space, the share of the sample within the limits is printed. {measured} need --seconds."
+    about = f"With --space, the share of the sample within the limits is printed. {measured} need --measure-seconds."
     add_limit_flags(built, about)
     return built
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    for name in ("batch", "resolution", "seconds", "threads", "samples", "top"):
+    for name in ("batch_size", "img_size", "measure_seconds", "threads", "samples", "top"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_flag(name)}: {value}: must be positive")
-    for name, values in (("resolution", [options.resolution or 0]), ("resolutions", options.resolutions or ())):
+    for name, values in (("img_size", [options.img_size or 0]), ("img_sizes", options.img_sizes or ())):
         for value in values:
             if value % SIZE_MULTIPLE_PX:
-                raise ValueError(f"--{name}: {value}: must be a multiple of {SIZE_MULTIPLE_PX}")
+                raise ValueError(f"{_flag(name)}: {value}: must be a multiple of {SIZE_MULTIPLE_PX}")
 
 
 def _check_cache(folder: str | None) -> None:

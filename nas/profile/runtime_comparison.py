@@ -200,7 +200,7 @@ def named_arms(text: str, base: Arm) -> dict[str, Arm]:
         arm = Arm.parse(name, base)
         twin = next((earlier for earlier, other in arms.items() if other == arm), None)
         if twin is not None:
-            raise ArmError(f"--arms: {twin!r} and {name!r} are the same runtime: {arm}")
+            raise ArmError(f"--runtimes: {twin!r} and {name!r} are the same runtime: {arm}")
         arms[name] = arm
     return arms
 

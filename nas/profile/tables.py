@@ -84,7 +84,7 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "output error", f"{m.output_error:.1e} relative to eager fp32"
     if m.compile_s:
         yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
-    advice = "; a longer --seconds or a quieter machine narrows the intervals" if m.verdict == "wide" else ""
+    advice = "; a longer --measure-seconds or a quieter machine narrows the intervals" if m.verdict == "wide" else ""
     yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){advice}"
     for note in m.notes:
         yield "note", note
@@ -305,7 +305,7 @@ def best_line(sweep: Sweep) -> str:
     if ties:
         phrases.append(f"its interval overlaps those of batch {ties}")
     if best.samples < MIN_BOOTSTRAP_SAMPLES:
-        phrases.append(f"only {best.samples} sample(s): a longer --seconds makes this certain")
+        phrases.append(f"only {best.samples} sample(s): a longer --measure-seconds makes this certain")
     return "; ".join(phrases)
 
 
@@ -428,7 +428,11 @@ def noise_line(p: RuntimesProfile) -> str:
     m = p.first.measurement if p.first else None
     if m is None or p.noise is None:
         return "no runtime could be measured"
-    few = "" if m.samples >= 2 * MIN_BLOCKS else f" (only {m.samples} samples: a longer --seconds makes this certain)"
+    few = (
+        ""
+        if m.samples >= 2 * MIN_BLOCKS
+        else f" (only {m.samples} samples: a longer --measure-seconds makes this certain)"
+    )
     return f"A/A: x {m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}: differences under {p.noise:.1%} are ties{few}"
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; after Ctrl-C it shows the measurements, which the study keeps."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = f"python -m nas.remeasure {shlex.join(words)}"
-    kept = "finished measurements are saved; the same command, without --again, continues"
+    kept = "finished measurements are saved; the same command, without --overwrite, continues"
     return exit_code(lambda: remeasure(parse(words), command), public_text, kept)
 
 
@@ -52,7 +52,7 @@ def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
     )
 
     plan = plan_remeasuring(study, settings)
-    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.again)]
+    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
     remeasuring = Remeasuring(plan, samples_folder(settings.run, plan.name))
     try:
         _measure(remeasuring, newest, store)
@@ -61,7 +61,7 @@ def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
         left = len(remeasuring.remaining(newest[0]))
         if left == len(plan.trials):
             raise
-        how = "the same command, without --again," if settings.again else "the same command"
+        how = "the same command, without --overwrite," if settings.overwrite else "the same command"
         announce(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", _LOG)
         code = INTERRUPTED
     _show(study, newest[0], settings)

@@ -15,14 +15,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 _EXAMPLES = """examples:
   python -m nas.remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU
-  python -m nas.remeasure runs/mine --device cuda:0 --batch 1 --arm reduce-overhead+fp16
-  python -m nas.remeasure runs/mine --which near --seconds 10    the front and near misses, more precisely
-  python -m nas.remeasure runs/mine --which all --arm onnxruntime --plot fronts.png
-  python -m nas.remeasure runs/mine --which 12,40 --name laptop --json > laptop.json
+  python -m nas.remeasure runs/mine --device cuda:0 --batch-size 1 --runtime reduce-overhead+fp16
+  python -m nas.remeasure runs/mine --trials near --measure-seconds 10    the front and near misses, more precisely
+  python -m nas.remeasure runs/mine --trials all --runtime onnxruntime --plot fronts.png
+  python -m nas.remeasure runs/mine --trials 12,40 --name laptop --json > laptop.json
 
 The measurements are saved in the study as a named remeasurement. The same command continues an interrupted one,
-another --which adds candidates, and --again replaces the measurements. The study's measurements and the new ones are
-compared as two sets; no front mixes them.
+another --trials adds candidates, and --overwrite replaces the measurements. The study's measurements and the new ones
+are compared as two sets; no front mixes them.
 """
 
 
@@ -35,25 +35,25 @@ class RemeasureSettings:
     """
 
     run: Path
-    which: str = "front"  # of nas.analysis.selection.WHICH, or comma-separated trial numbers
+    trials: str = "front"  # of nas.analysis.selection.WHICH, or comma-separated trial numbers
     device: str = "auto"
-    batch: int | None = None  # images per call
-    resolution: int | None = None  # px
-    arm: str | None = None
-    seconds: float = 3.0  # of timing per candidate
+    batch_size: int | None = None  # images per call
+    img_size: int | None = None  # px
+    runtime: str | None = None
+    measure_seconds: float = 3.0  # of timing per candidate
     threads: int | None = None  # CPU threads of the measuring process; None: one less than CPUs
-    name: str | None = None  # None: device, batch, resolution and arm
-    again: bool = False
+    name: str | None = None  # None: device, batch size, image size and runtime
+    overwrite: bool = False
     json: bool = False
     plot: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "resolution", "seconds", "threads"):
+        for name in ("batch_size", "img_size", "measure_seconds", "threads"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"--{name}: {value} must be positive")
-        if self.resolution and self.resolution % SIZE_MULTIPLE_PX:
-            raise ValueError(f"--resolution: {self.resolution} is not a multiple of {SIZE_MULTIPLE_PX}")
+                raise ValueError(f"--{name.replace('_', '-')}: {value} must be positive")
+        if self.img_size and self.img_size % SIZE_MULTIPLE_PX:
+            raise ValueError(f"--img-size: {self.img_size} is not a multiple of {SIZE_MULTIPLE_PX}")
         if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(f"--name: {self.name!r}: must be up to 100 letters, digits and . _ + -, as laptop-b1")
 
@@ -73,15 +73,19 @@ def _parser() -> OneLineParser:
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
-    which = "front, near (the front and near misses), all, or comma-separated trial numbers; the study's baselines are "
-    which += "always measured too (default: front)"
-    add("--which", default="front", metavar="TRIALS", help=which)
+    trials = (
+        "front, near (the front and near misses), all, or comma-separated trial numbers; the study's baselines are "
+    )
+    trials += "always measured too (default: front)"
+    add("--trials", default="front", metavar="TRIALS", help=trials)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--batch", type=int, metavar="N", help="images per call (default: as in the study)")
-    add("--resolution", type=int, metavar="PX", help="side of the images, a multiple of 32 (default: as in the study)")
-    add("--arm", metavar="WORDS", help="runtime, precision, layout and form, joined by +, such as compiled+bf16 "
+    add(
+        "--batch-size", "--measure-batch-size", type=int, metavar="N", help="images per call (default: as in the study)"
+    )
+    add("--img-size", type=int, metavar="PX", help="side of the images, a multiple of 32 (default: as in the study)")
+    add("--runtime", metavar="WORDS", help="runtime, precision, layout and form, joined by +, such as compiled+bf16 "
         "(default of each part: as in the study)")  # fmt: skip
-    add("--seconds", type=float, default=3.0, metavar="S", help="seconds of timing per candidate (default: 3)")
+    add("--measure-seconds", type=float, default=3.0, metavar="S", help="seconds of timing per candidate (default: 3)")
     add(
         "--threads",
         type=int,
@@ -91,9 +95,9 @@ def _parser() -> OneLineParser:
     add(
         "--name",
         metavar="NAME",
-        help="name of the remeasurement in the study (default: from device, batch, resolution and --arm)",
+        help="name of the remeasurement in the study (default: from device, batch size, image size and runtime)",
     )
-    add("--again", action="store_true", help="replace existing measurements of this name (default: keep them)")
+    add("--overwrite", action="store_true", help="replace existing measurements of this name (default: keep them)")
     add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
     add(
         "--plot",

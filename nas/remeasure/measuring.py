@@ -58,16 +58,16 @@ def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPl
     Raises:
         ValueError: this device or the study cannot be measured so.
     """
-    trials = trials_to_remeasure(study, settings.which)
+    trials = trials_to_remeasure(study, settings.trials)
     measured = [t.measurement for t in trials if t.measurement]
     device = torch_device(settings.device)
     threads = _measuring_threads(device, settings.threads)
     setting = Setting(
         device=str(device),
-        batch=settings.batch or _most_frequent(m.requested_batch or m.batch for m in measured),
-        resolution=settings.resolution or _most_frequent(m.resolution for m in measured),
-        arm=Arm.parse(settings.arm, study_arm(measured)) if settings.arm else study_arm(measured),
-        budget_s=settings.seconds,
+        batch=settings.batch_size or _most_frequent(m.requested_batch or m.batch for m in measured),
+        resolution=settings.img_size or _most_frequent(m.resolution for m in measured),
+        arm=Arm.parse(settings.runtime, study_arm(measured)) if settings.runtime else study_arm(measured),
+        budget_s=settings.measure_seconds,
     )
     here = environment(str(device))
     name = settings.name or _default_name(setting, here)
@@ -98,7 +98,7 @@ def begin_remeasurement(
         return new
     changed = _differences(old, plan)
     if changed and not restart:
-        way_out = "choose another --name, or replace its measurements with --again"
+        way_out = "choose another --name, or replace its measurements with --overwrite"
         raise ValueError(f"remeasurement {plan.name!r} has other settings ({'; '.join(changed)}); {way_out}")
     if not restart:
         return old

@@ -51,7 +51,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     log_to(settings.run, "retrain", command)
     study = store.read()
     check_plane(study.info.objectives, "nas.retrain")
-    candidates = candidates_to_retrain(front_candidates(study), settings.near)
+    candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
     baselines = [t for t in complete(study) if settings.baselines and t.baseline]
     from nas.retrain.retraining_plan import (
         plan_retraining,  # torch takes seconds to import: not for --help or a wrong folder
@@ -92,7 +92,7 @@ def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSet
                 SearchConfig.from_dict(study.info.config),
                 root,
                 study=study.info,
-                weights=settings.teacher_files,
+                weights=settings.teacher_weights,
                 progress=progress,
                 announce=show,
             ).path
@@ -118,7 +118,7 @@ def _measure(
     which = ",".join(str(t.number) for t in plan.trials)
     device = settings.device or plan.config.device
     requested = RemeasureSettings(
-        settings.run, which=which, device=device, seconds=settings.seconds, name=REMEASUREMENT
+        settings.run, trials=which, device=device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
     )
     to_measure = plan_remeasuring(study, requested)
     try:

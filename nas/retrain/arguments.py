@@ -13,15 +13,15 @@ PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = """examples:
   python -m nas.retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
-  python -m nas.retrain runs/mine --seeds 5 --steps 2700 --near 10
+  python -m nas.retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
   python -m nas.retrain runs/mine --baselines --plot retrained-front.pdf
   python -m nas.retrain runs/mine --device cuda --json > retraining.json
 
 The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
-outcome. Larger --seeds or --near add trainings; another --steps starts separate ones. Weights are written to
-RUN/retraining/seed-N/weights.
+outcome. Larger --seeds or --runners-up add trainings; another --train-steps starts separate ones. Weights are written
+to RUN/retraining/seed-N/weights.
 """
 
 
@@ -35,24 +35,24 @@ class RetrainSettings:
 
     run: Path
     seeds: int = 3
-    steps: int | None = None  # None: three times the study's last rung
-    near: int = 6  # near misses, at most
+    train_steps: int | None = None  # None: three times the study's last rung
+    runners_up: int = 6  # near misses, at most
     baselines: bool = False
     workers: int | None = None  # trainings at a time; None: one per CPU or GPU
     device: str | None = None
     cache: str | None = None
-    teacher_files: Mapping[str, Path] = field(default_factory=dict)
-    seconds: float = 5.0  # timing budget of each candidate
+    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
+    measure_seconds: float = 5.0  # timing budget of each candidate
     plot: str | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("steps", 1), ("near", 0), ("workers", 1)):
+        for name, least in (("seeds", 1), ("train_steps", 1), ("runners_up", 0), ("workers", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name}: {value}: must be {least} or more")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds: {self.seconds}: must be over 0")
+                raise ValueError(f"--{name.replace('_', '-')}: {value}: must be {least} or more")
+        if not self.measure_seconds > 0:
+            raise ValueError(f"--measure-seconds: {self.measure_seconds}: must be over 0")
 
 
 def parse(words: Sequence[str]) -> RetrainSettings:
@@ -71,9 +71,9 @@ def _parser() -> OneLineParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
-    add("--steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
+    add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
     add(
-        "--near",
+        "--runners-up",
         type=int,
         default=6,
         metavar="N",
@@ -82,7 +82,7 @@ def _parser() -> OneLineParser:
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
     add_training_options(add, "")
-    add("--seconds", type=float, default=5.0, metavar="S", help="seconds of timing per candidate (default: 5)")
+    add("--measure-seconds", type=float, default=5.0, metavar="S", help="seconds of timing per candidate (default: 5)")
     picture = f"file of the picture: .png, .svg or .pdf (default: RUN/{PICTURE})"
     add("--plot", type=picture_file, metavar="FILE", help=picture)
     add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")

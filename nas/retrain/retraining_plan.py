@@ -48,9 +48,9 @@ def plan_retraining(study: Study, trials: Sequence[TrialRecord], settings: Retra
     """Return the plan; ConfigError where the trainings would be shorter than the study's."""
     searched = SearchConfig.from_dict(study.info.config)
     last = study.info.rung_steps[-1]
-    steps = settings.steps or LENGTHENING * last
+    steps = settings.train_steps or LENGTHENING * last
     if steps < last:
-        raise ConfigError(f"--steps: {steps}: must be {last} or more, the steps of the study's last rung")
+        raise ConfigError(f"--train-steps: {steps}: must be {last} or more, the steps of the study's last rung")
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)
     # One process per training: ranks share batches and their statistics, so one rank gives an equivalent training.
     distill = replace(searched.distill, rung_steps=rungs, ranks=1)

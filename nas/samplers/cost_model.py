@@ -54,7 +54,7 @@ class SpaceCostModel:
     def __init__(self, space: Space, config: SearchConfig, cost: str = "throughput") -> None:
         """Take a space, a config and the cost to return for every candidate, one of `COSTS`."""
         self._space, self._config, self._cost = space, config, cost
-        self._px = config.distill.image_px
+        self._px = config.distill.img_size
         self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
@@ -156,7 +156,7 @@ class SpaceCostModel:
     def _fit_latency_model(self, numbers: tuple[int, ...]) -> LatencyModel:
         """Fit a model to the latest of these trials, in units of the reference model's time."""
         observations = [self._measured[number].observation for number in numbers[-MAX_MODELS:]]
-        return LatencyModel.fit(observations, self._config.measure_batch, self._px)
+        return LatencyModel.fit(observations, self._config.measure_batch_size, self._px)
 
 
 def _key(params: Params) -> tuple[Any, ...]:

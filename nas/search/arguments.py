@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count
+from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count, whole_numbers
 from nas.command_log import announce
 from nas.samplers import SAMPLERS, check_objectives, supports
 from nas.storage.location import password_of, without_password
@@ -35,21 +35,21 @@ from search_space import SPACES, preset
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
   python -m nas.search --budget 200                      the whole search on this machine, built-in images and teachers
-  python -m nas.search --budget 8 --steps 10,30          a quick look, about a minute after the first time
+  python -m nas.search --budget 8 --rung-steps 10,30          a quick look, about a minute after the first time
   python -m nas.search --max-params 1e6 --max-latency-ms 5
   python -m nas.search --objectives score,throughput,params
   python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   python -m nas.search --resume runs/photos              resume an interrupted search
   python -m nas.search --resume runs/photos --extend 50  evaluate 50 more architectures
-  python -m nas.search --database postgresql://nas@db.example.org/nas --run /shared/runs/big
+  python -m nas.search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
   python -m nas.search --resume /shared/runs/big         on another machine: both work on the study
   python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
   python -m nas.search --budget 500 --plan               show what the search would cost; run nothing
 """
 
 TEACHERS_HELP = "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
-_DATABASE_HELP = (
+_STORAGE_HELP = (
     "keep the study in PostgreSQL, so that several machines can work on it: postgresql://USER@HOST:PORT/NAME, with the "
     "password in ~/.pgpass or PGPASSWORD (default: the file study.db in the run folder)"
 )
@@ -57,7 +57,7 @@ _DATA_HELP = (
     "builtin, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
     "cifar10 (default: builtin)"
 )
-_ARM_HELP = (
+_RUNTIME_HELP = (
     "how candidates run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or "
     "nchw (default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
 )
@@ -66,7 +66,7 @@ _ADDRESS_HELP = (
     "address of a running Ray cluster, or auto: its nodes run the trials. They need the run folder and the cache under "
     "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start (default: this machine alone)"
 )
-_TIME_LIMIT_HELP = (
+_TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
     "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
 )
@@ -91,30 +91,30 @@ class SearchCommand:
         run: Folder of the study.
         resume: Whether the study exists.
         extend: Architectures to evaluate in addition to the budget of a resumed study.
-        teacher_files: Files of teachers' weights, by teacher.
+        teacher_weights: Files of teachers' weights, by teacher.
         cache: Folder of images and teacher outputs; None for the user's own.
-        database: URL of a PostgreSQL database, without its password; None for a file in the run folder.
+        storage: URL of a PostgreSQL database, without its password; None for a file in the run folder.
         workers: Trials at a time; None for one a CPU or GPU, on a cluster for as many as its nodes take.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
-        time_limit_s: Seconds after which a stage of a trial hangs; None for a limit that follows from earlier trials.
+        trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
     """
 
     config: SearchConfig
     run: Path
     resume: bool = False
     extend: int = 0
-    teacher_files: Mapping[str, Path] = field(default_factory=dict)
+    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     cache: str | None = None
-    database: str | None = None
+    storage: str | None = None
     workers: int | None = None
     address: str | None = None
-    time_limit_s: float | None = None
+    trial_timeout_s: float | None = None
 
 
 def parse(words: Sequence[str]) -> SearchCommand:
     """Return the settings of a command line, and make the folder of a new study.
 
-    A password in --database is moved to the variable PGPASSWORD of this process, where libpq looks for it.
+    A password in --storage is moved to the variable PGPASSWORD of this process, where libpq looks for it.
 
     Raises:
         SystemExit: The parser refused a word, after one line on stderr.
@@ -130,9 +130,9 @@ def parse(words: Sequence[str]) -> SearchCommand:
         config=config,
         run=Path(options["resume"]) if resume else _make_run_folder(options, config),
         resume=resume,
-        teacher_files=options.get("teacher", {}),
-        **{name: options[name] for name in ("extend", "cache", "database", "workers", "address") if name in options},
-        time_limit_s=options.get("time_limit"),
+        teacher_weights=options.get("teacher_weights", {}),
+        **{name: options[name] for name in ("extend", "cache", "storage", "workers", "address") if name in options},
+        trial_timeout_s=options.get("trial_timeout"),
     )
 
 
@@ -171,18 +171,18 @@ def _check_flags(options: Mapping[str, Any]) -> None:
     for name in ("extend", "workers"):
         if options.get(name, 1) < 1:
             raise ConfigError(f"--{name}: {options[name]}: must be 1 or more")
-    if not options.get("time_limit", 1) > 0:
-        raise ConfigError(f"--time-limit: {options['time_limit']}: must be over 0")
+    if not options.get("trial_timeout", 1) > 0:
+        raise ConfigError(f"--trial-timeout: {options['trial_timeout']}: must be over 0")
 
 
 def _hide_password(options: dict[str, Any]) -> None:
-    """Move a password in --database to PGPASSWORD: this process alone has it, and it is stored nowhere."""
-    if "database" not in options or (password := password_of(options["database"])) is None:
+    """Move a password in --storage to PGPASSWORD: this process alone has it, and it is stored nowhere."""
+    if "storage" not in options or (password := password_of(options["storage"])) is None:
         return
     os.environ["PGPASSWORD"] = password
-    options["database"] = without_password(options["database"])
+    options["storage"] = without_password(options["storage"])
     advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
-    announce(f"the password in --database is not stored: {advice}", _LOG)
+    announce(f"the password in --storage is not stored: {advice}", _LOG)
 
 
 def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
@@ -193,7 +193,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     """
     from nas.measure.environment import versions  # imports torch
 
-    with Store.open(Path(options["resume"]), database=options.get("database")) as store:
+    with Store.open(Path(options["resume"]), database=options.get("storage")) as store:
         info = store.info
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
@@ -212,7 +212,7 @@ def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
     """Make and return the folder of a new study: one that cannot be written is refused before an hour of work."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
-    Store.check_free(run_dir, options.get("database"))
+    Store.check_free(run_dir, options.get("storage"))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -225,11 +225,11 @@ def _defaults(options: Mapping[str, Any]) -> SearchConfig:
     base = SearchConfig()
     if options.get("space") == "full":
         names = ("eradio_xt", "eradio_t", "eradio_s")
-        base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, image_px=224))
+        base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, img_size=224))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if (_auto_device() if options.get("device") == "auto" else options.get("device")) == "cuda":
-        base = replace(base, measure_batch=128, measure_arm=_arm("compiled+bf16"))
+        base = replace(base, measure_batch_size=128, runtime=_runtime("compiled+bf16"))
     return base
 
 
@@ -237,14 +237,11 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     """Return the settings of `base` with those that the options change; "auto" is resolved."""
     plain = base.to_dict()
     changes = {name: value for name, value in options.items() if name in plain and value is not None}
-    if "measure_arm" in changes:
-        changes["measure_arm"] = _arm(changes["measure_arm"], base.measure_arm)
+    if "runtime" in changes:
+        changes["runtime"] = _runtime(changes["runtime"], base.runtime)
     limits = {**plain["limits"], **given_limits(options)}
     distill = {**plain["distill"], **options.get("distill_settings", {})}
-    if "steps" in options:
-        distill["rung_steps"] = options["steps"]
-    if "image_px" in options:
-        distill["image_px"] = options["image_px"]
+    distill |= {name: options[name] for name in ("rung_steps", "img_size", "batch_size") if name in options}
     device = changes.get("device", plain["device"])
     if device == "auto":
         changes["device"] = device = _auto_device()
@@ -277,11 +274,11 @@ def _check_limits(config: SearchConfig) -> None:
     """Raise LimitError for a limit on what the study's device and runtime leave unknown."""
     from nas.measure.arms import Arm  # imports torch
 
-    device, arm = config.device, Arm.parse(config.measure_arm)
+    device, arm = config.device, Arm.parse(config.runtime)
     check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
 
 
-def _arm(words: str, base: str | None = None) -> str:
+def _runtime(words: str, base: str | None = None) -> str:
     """Return the full text of the runtime settings that `words` change; ArmError for an unknown word."""
     from nas.measure.arms import Arm
 
@@ -306,13 +303,6 @@ def _auto_precision(device: str) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
-
-
-def _steps(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas, as 30,90,270") from None
 
 
 class _Setting(argparse.Action):
@@ -356,11 +346,11 @@ def parser() -> argparse.ArgumentParser:
     resume = "resume the study in DIR, or help a search that is working on it (default: start a new study)"
     add("--resume", metavar="DIR", help=resume)
     add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
-    add("--database", metavar="URL", help=_DATABASE_HELP)
+    add("--storage", metavar="URL", help=_STORAGE_HELP)
     workers = "trials at a time (default: one per CPU or GPU; on a cluster as many as its nodes take)"
     add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
-    add("--time-limit", type=float, metavar="S", help=_TIME_LIMIT_HELP)
+    add("--trial-timeout", type=float, metavar="S", help=_TRIAL_TIMEOUT_HELP)
     plan = "run nothing and print what the search would cost, as nas.plan with the same flags (default: search)"
     add("--plan", action="store_true", help=plan)
     add_limit_flags(search, LIMITS_HELP)
@@ -378,19 +368,24 @@ def add_settings(add: Callable[..., object]) -> None:
     add("--space", metavar="NAME", help=f"search space: one of {', '.join(SPACES)} (default: {defaults.space})")
     add("--data", metavar="URI", help=_DATA_HELP)
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
-    add("--teacher", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
+    add("--teacher-weights", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
     add("--device", metavar="NAME", help=f"auto, cpu or cuda (default: {defaults.device})")
-    add("--steps", type=_steps, metavar="A,B,C", help=f"distillation steps of the rungs (default: {rungs})")
+    add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"distillation steps of the rungs (default: {rungs})")
+    factor = "share of models that continues at a rung, as 1/N"
+    add("--reduction-factor", type=int, metavar="N", help=f"{factor} (default: {defaults.reduction_factor})")
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
     add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
     add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
-    storage = f"format of the teachers' targets: int8, int4, bf16 or fp32 (default: {defaults.storage})"
-    add("--storage", metavar="NAME", help=storage)
-    add("--image-px", type=int, metavar="PX", help=f"input size of candidates (default: {defaults.distill.image_px})")
-    batch = f"images per call when a candidate is measured (default: {defaults.measure_batch})"
-    add("--measure-batch", type=int, metavar="N", help=batch)
-    add("--arm", dest="measure_arm", metavar="WORDS", help=_ARM_HELP)
+    dtype = f"data type of the stored teachers' outputs: int8, int4, bf16 or fp32 (default: {defaults.target_dtype})"
+    add("--target-dtype", metavar="NAME", help=dtype)
+    add(
+        "--batch-size", type=int, metavar="N", help=f"images per training step (default: {defaults.distill.batch_size})"
+    )
+    add("--img-size", type=int, metavar="PX", help=f"input size of candidates (default: {defaults.distill.img_size})")
+    batch = f"images per call when a candidate is measured (default: {defaults.measure_batch_size})"
+    add("--measure-batch-size", type=int, metavar="N", help=batch)
+    add("--runtime", metavar="WORDS", help=_RUNTIME_HELP)
     seconds = "longest measurement of a candidate; it ends earlier when it is exact to 1 %%"
     add("--measure-seconds", type=float, metavar="S", help=f"{seconds} (default: {defaults.measure_seconds:g})")
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")

@@ -66,14 +66,14 @@ def search(command: SearchCommand, console: Console) -> int:
     study_objectives = objectives(config.objectives, config.distill.score)
     sampler = make_sampler(config, SPACES[config.space], study_objectives)
     with ExitStack() as stores:
-        existing = stores.enter_context(Store.open(command.run, sampler, command.database)) if command.resume else None
+        existing = stores.enter_context(Store.open(command.run, sampler, command.storage)) if command.resume else None
         if existing is not None:
             _refuse_changes(existing.info, targets, study_objectives)
 
         def create_or_extend() -> Store:
             if existing is None:
                 info = _describe_study(command, targets, teacher_facts)
-                return stores.enter_context(Store.create(command.run, info, sampler, command.database))
+                return stores.enter_context(Store.create(command.run, info, sampler, command.storage))
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             _extend(existing, command.extend)
             return existing
@@ -88,15 +88,15 @@ def _open_targets(command: SearchCommand, console: Console, show: Announce) -> t
     from nas.distill.evaluation.zero_shot import embed_class_names
     from nas.teachers import specs
 
-    config, teachers = command.config, specs(command.config.teachers, command.teacher_files)
+    config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
     config.distill.check_teachers([teacher.name for teacher in teachers])
     progress = StageProgress(console)
     with progress.showing():
         targets = open_study_targets(
-            config, cache_root(command.cache), weights=command.teacher_files, progress=progress, announce=show
+            config, cache_root(command.cache), weights=command.teacher_weights, progress=progress, announce=show
         )
         _check_image_count(targets, config)
-        embed_class_names(targets, teachers, command.teacher_files, say=show, progress=progress)
+        embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 
 
@@ -113,7 +113,7 @@ def _teacher_facts(command: SearchCommand, targets: Targets, progress: StageProg
     from nas.distill.evaluation.reference_scores import teacher_facts
     from nas.teachers import specs
 
-    teachers = specs(command.config.teachers, command.teacher_files)
+    teachers = specs(command.config.teachers, command.teacher_weights)
     return teacher_facts(targets, {spec.name: f"{spec.network}: {spec.preprocessing}" for spec in teachers}, progress)
 
 
@@ -190,7 +190,7 @@ def _run(
             store.notify = show
             loop = StudyLoop(store, LiveReport(command.run, progress, show))
             with progress.showing():
-                run_study(loop, cluster, time_limit_s=command.time_limit_s)
+                run_study(loop, cluster, trial_timeout_s=command.trial_timeout_s)
     except StoreError:
         raise  # the end cannot be written into a study that cannot be written
     except BaseException:

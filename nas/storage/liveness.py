@@ -72,7 +72,7 @@ class FileLocks:
                 self.release()
                 raise StoreError(
                     f"{driver.partition(':')[0]} works on this study; drivers on several machines need a study in"
-                    " PostgreSQL (--database of the first command)"
+                    " PostgreSQL (--storage of the first command)"
                 )
 
     def is_dead(self, driver: str) -> bool:

@@ -54,7 +54,7 @@ class StudyLocation:
             if not (run_dir / STUDY_FILE).is_file():
                 raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
             if requested is not None:
-                raise StoreError(f"--database: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
+                raise StoreError(f"--storage: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
             return cls(run_dir)
         try:
             stored = json.loads((run_dir / LOCATION_FILE).read_text())
@@ -62,7 +62,7 @@ class StudyLocation:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{run_dir / LOCATION_FILE} does not name the study's database: {error}") from error
         if requested is not None and _redacted(requested) != _redacted(url):
-            raise StoreError(f"--database: the study is in {_redacted(url)}, not in {_redacted(requested)}")
+            raise StoreError(f"--storage: the study is in {_redacted(url)}, not in {_redacted(requested)}")
         return cls(run_dir, url if requested is None else requested, study)
 
     @classmethod
@@ -107,9 +107,9 @@ def database_url(text: str) -> URL:
     except (ArgumentError, ValueError):
         url = None
     if url is None or url.drivername not in _SCHEMES or not url.database:
-        raise StoreError("--database: must be like postgresql://USER@HOST:PORT/NAME")  # no echo: it may hold a password
+        raise StoreError("--storage: must be like postgresql://USER@HOST:PORT/NAME")  # no echo: it may hold a password
     if find_spec("psycopg") is None:
-        raise StoreError("--database: the package psycopg is missing; pip install 'backbone-nas[postgres]'")
+        raise StoreError("--storage: the package psycopg is missing; pip install 'backbone-nas[postgres]'")
     return url.set(drivername="postgresql+psycopg")
 
 

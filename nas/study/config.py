@@ -38,7 +38,7 @@ class Group:
 
     teachers: tuple[str, ...]
     batch_size: int
-    image_px: tuple[int, ...]
+    img_size: tuple[int, ...]
     rate: float = 1.0
 
     @classmethod
@@ -50,7 +50,7 @@ class Group:
         """
         if isinstance(data["teachers"], str):
             raise TypeError("teachers must be a list")
-        sizes = tuple(int(px) for px in data["image_px"])
+        sizes = tuple(int(px) for px in data["img_size"])
         return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
 
 
@@ -63,7 +63,7 @@ class DistillConfig:
 
     Attributes:
         weights: Loss weights by teacher or "teacher/head"; the others are 1.
-        groups: Teachers with batches of their own (nas.distill.batches); none for all teachers together at `image_px`.
+        groups: Teachers with batches of their own (nas.distill.batches); none for all teachers together at `img_size`.
         ranks: Processes that train one architecture together (nas.distill.distributed), on CUDA each on its own GPU.
         accumulate: Parts of a batch whose gradients add up to those of a step.
         score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
@@ -72,7 +72,7 @@ class DistillConfig:
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
     """
 
-    image_px: int = 64
+    img_size: int = 64
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -98,9 +98,9 @@ class DistillConfig:
         object.__setattr__(self, "groups", tuple(_group(group) for group in self.groups))
         steps = self.rung_steps
         if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
-            raise ConfigError(f"--steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
-        if self.image_px < 32 or self.image_px % 32:
-            raise ConfigError(f"--image-px: {self.image_px}: must be a positive multiple of 32")
+            raise ConfigError(f"--rung-steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
+        if self.img_size < 32 or self.img_size % 32:
+            raise ConfigError(f"--img-size: {self.img_size}: must be a positive multiple of 32")
         for name, allowed in (
             ("precision", PRECISIONS),
             ("summary_loss", SUMMARY_LOSSES),
@@ -163,12 +163,12 @@ class DistillConfig:
             raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
 
     def _check_group(self, group: Group) -> None:
-        if not group.teachers or not group.image_px or not group.rate > 0:
+        if not group.teachers or not group.img_size or not group.rate > 0:
             raise ConfigError(f"groups: {group}: needs teachers, sizes and a rate over 0")
         self._check_batch("groups: batch_size", group.batch_size)
-        for px in group.image_px:
-            if px < 32 or px % 32 or px > self.image_px:
-                raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most image_px ({self.image_px})")
+        for px in group.img_size:
+            if px < 32 or px % 32 or px > self.img_size:
+                raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most img_size ({self.img_size})")
 
 
 def _group(group: Group | Mapping[str, Any]) -> Group:
@@ -176,7 +176,7 @@ def _group(group: Group | Mapping[str, Any]) -> Group:
         return group if isinstance(group, Group) else Group.from_dict(group)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(
-            f"groups: {group!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'image_px': [64], 'rate': 1}}"
+            f"groups: {group!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'img_size': [64], 'rate': 1}}"
         ) from None
 
 
@@ -193,12 +193,12 @@ class SearchConfig:
     train_images: int = 3000
     val_images: int = 600
     views: int = 1  # stored augmentations of each training image
-    storage: str = "int8"  # number format of the stored targets
+    target_dtype: str = "int8"  # number format of the stored targets
     device: str = "cpu"
-    measure_batch: int = 16
-    measure_arm: str = "eager+fp32+channels-last+fused"  # as of nas.measure.arms
+    measure_batch_size: int = 16
+    runtime: str = "eager+fp32+channels-last+fused"  # as of nas.measure.arms
     measure_seconds: float = 2.0  # at most; a measurement ends when the ratio is known to 1 %
-    eta: int = 3
+    reduction_factor: int = 3
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
     limits: dict[str, float] = field(default_factory=dict)  # keys of nas.study.limits
@@ -209,13 +209,13 @@ class SearchConfig:
         for name in ("baselines", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_objectives()
-        for name in ("budget", "train_images", "val_images", "views", "measure_batch"):
+        for name in ("budget", "train_images", "val_images", "views", "measure_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
         if self.val_images < 2:
             raise ConfigError(f"--val-images: {self.val_images}: must be 2 or more: a variance needs two")
-        if self.eta < 2:
-            raise ConfigError(f"eta: {self.eta}: must be 2 or more")
+        if self.reduction_factor < 2:
+            raise ConfigError(f"--reduction-factor: {self.reduction_factor}: must be 2 or more")
         if self.measure_seconds <= 0:
             raise ConfigError(f"measure_seconds: {self.measure_seconds}: must be over 0")
         check_bounds(self.limits)
@@ -234,7 +234,7 @@ class SearchConfig:
     @property
     def grid(self) -> int:
         """Return the side of the teachers' spatial targets, which is that of the student's map at stride 16."""
-        return self.distill.image_px // 16
+        return self.distill.img_size // 16
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON data."""

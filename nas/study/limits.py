@@ -173,7 +173,9 @@ def check_knowable(limits: Collection[str], unknown_fields: Collection[str], whe
     """
     for limit in (LIMITS[name] for name in limits):
         if limit.quantity in unknown_fields:
-            raise LimitError(f"{limit.flag}: {limit.label} is unknown {where}: choose another --arm or drop this limit")
+            raise LimitError(
+                f"{limit.flag}: {limit.label} is unknown {where}: choose another --runtime or drop this limit"
+            )
 
 
 def broken_limit(costs: CandidateCosts, limits: Mapping[str, float]) -> str | None:

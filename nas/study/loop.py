@@ -214,7 +214,7 @@ class StudyLoop:
         if record.state is TrialState.RUNNING and record.rungs:
             self._store.retry_while_unavailable(self._refresh)
             if not self._continues(record):
-                reason = f"not among the best 1/{self.config.eta} at rung {record.rungs[-1].rung}"
+                reason = f"not among the best 1/{self.config.reduction_factor} at rung {record.rungs[-1].rung}"
                 record = replace(record, state=TrialState.STOPPED, reason=reason)
         if (
             record.state is TrialState.FAILED
@@ -368,7 +368,7 @@ class StudyLoop:
         rung = len(record.rungs) - 1
         point = coordinates(record, self.info.objectives, rung)
         return point is not None and should_continue(
-            point, self.trials.points(rung, exclude=record.number), self.config.eta
+            point, self.trials.points(rung, exclude=record.number), self.config.reduction_factor
         )
 
     def _store_record(self, record: TrialRecord) -> bool:

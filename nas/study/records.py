@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from nas.study.failures import Failure
 
-FORMAT = 2  # the format of the studies that this version reads and writes
+FORMAT = 3  # the format of the studies that this version reads and writes
 
 
 class TrialState(StrEnum):

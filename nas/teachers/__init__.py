@@ -53,7 +53,9 @@ def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher
     unused = [name for name in files if name not in wanted and name not in (full.partition("@")[0] for full in wanted)]
     if unused or (unused := [name for name in files if name in TEACHERS]):
         takers = ", ".join(name for name in wanted if name not in TEACHERS) or "none"
-        raise TeacherError(f"--teacher {unused[0]}={files[unused[0]]}: chosen teachers that take a file: {takers}")
+        raise TeacherError(
+            f"--teacher-weights {unused[0]}={files[unused[0]]}: chosen teachers that take a file: {takers}"
+        )
     chosen = [spec_of(name, files) for name in wanted]
     if len({(spec.network, spec.preprocessing) for spec in chosen}) != len(chosen):
         raise TeacherError(f"--teachers: {names!r} names a teacher twice")

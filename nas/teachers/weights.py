@@ -42,10 +42,10 @@ def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
 def local_file(name: str, path: Path) -> Path:
     """Return `path` if it is a safetensors file, else raise TeacherError."""
     if not path.is_file():
-        raise TeacherError(f"--teacher {name}={path}: no such file")
+        raise TeacherError(f"--teacher-weights {name}={path}: no such file")
     if path.suffix != SAFE:
         raise TeacherError(
-            f"--teacher {name}={path}: must be a {SAFE} file, others can run code when read; if you trust it,"
+            f"--teacher-weights {name}={path}: must be a {SAFE} file, others can run code when read; if you trust it,"
             f' convert it: python -c "{CONVERT}"'
         )
     tensor_names(name, path)
@@ -57,7 +57,7 @@ def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Pa
 
     Raises TeacherError if it cannot be downloaded; the message names the flag for a local file.
     """
-    instead = f"use a local file with --teacher {name}=FILE"
+    instead = f"use a local file with --teacher-weights {name}=FILE"
     if not repository:
         raise TeacherError(f"teacher {name}: timm knows no hub repository of its weights; {instead}")
     hub_id, _, revision = repository.partition("@")
@@ -80,7 +80,7 @@ def tensor_names(name: str, path: Path) -> list[str]:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise TeacherError(f"--teacher {name}={path}: not a readable {SAFE} file ({error})") from error
+        raise TeacherError(f"--teacher-weights {name}={path}: not a readable {SAFE} file ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,11 @@ MEASUREMENT_ASPECTS: tuple[Aspect, ...] = (
 SEARCH_ASPECTS: tuple[Aspect, ...] = (
     ("The search spaces differ", lambda i: str(i.config.get("space", "unknown"))),
     ("The lower rungs differ", lambda i: f"{', '.join(map(str, i.rung_steps[:-1])) or 'none'} steps"),
-    ("Different shares continue at a rung", lambda i: f"1/{i.config['eta']}" if "eta" in i.config else ""),
-    ("The distillation targets are stored differently", lambda i: str(i.config.get("storage", ""))),
+    (
+        "Different shares continue at a rung",
+        lambda i: f"1/{i.config['reduction_factor']}" if "reduction_factor" in i.config else "",
+    ),
+    ("The distillation targets are stored differently", lambda i: str(i.config.get("target_dtype", ""))),
     ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
 )
 

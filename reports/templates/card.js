@@ -46,10 +46,10 @@ function commands(t) {
   const m = t.measurement, file = `${t.arch_id}.json`;
   const threads = m && /(\d+) thread/.exec(m.arm), seconds = 5;
   const arm = m && m.arm.split(', ').slice(0, 4).map(word => word.split(' ')[0]).join('+');
-  const options = m ? ` --device ${info.config.device || m.device} --batch ${m.batch} --resolution ${m.resolution} --arm ${arm}`
-    + ` --reference ${m.reference} --seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
+  const options = m ? ` --device ${info.config.device || m.device} --batch-size ${m.batch} --img-size ${m.resolution} --runtime ${arm}`
+    + ` --reference ${m.reference} --measure-seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
-  const exported = t.state === 'complete' ? section('Export', copyable(`python -m nas.export RUN --trial ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
+  const exported = t.state === 'complete' ? section('Export', copyable(`python -m nas.export RUN --trials ${t.number} --format timm`), element('p', { class: 'muted' }, 'RUN is the folder of this study.')) : [];
   return [...exported, ...section('Measure again', copyable(`python -m nas.profile --arch ${file}${options}`), element('p', { class: 'muted' }, `First save the spec as ${file}: `, element('span', { class: 'actions' }, save),
     ' The command also shows by how much fvcore and thop differ in MACs, and why; with --layers it lists every layer.'))];
 }

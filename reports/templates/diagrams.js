@@ -6,7 +6,7 @@ const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} head
 
 function parts(t) {
   const { stem, stem_width, neck, neck_dim, downsampling } = t.spec, stride = STEM_STRIDES[stem] || 4;
-  const px = t.measurement ? t.measurement.resolution : info.config.distill && info.config.distill.image_px;
+  const px = t.measurement ? t.measurement.resolution : info.config.distill && info.config.distill.img_size;
   const map = s => px ? `/${s}, ${Math.ceil(px / s)}×${Math.ceil(px / s)}` : `/${s}`;
   const stages = stagesOf(t).map((s, i) => ({
     name: `stage ${i + 1}`, at: map(stride * 2 ** i), slabs: s.depth, width: s.width, words: `${s.block} ×${s.depth}, ${s.width} channels`,

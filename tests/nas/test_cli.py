@@ -20,10 +20,11 @@ from nas.teachers.base import TeacherError, TeacherUnavailable
 
 
 def test_named_files_are_collected() -> None:
-    words = ["--teachers", "a.x@224,b", "--teacher", "a.x@224=one.safetensors", "--teacher", "b=~/two=2.safetensors"]
+    files = ["--teacher-weights", "a.x@224=one.safetensors", "--teacher-weights", "b=~/two=2.safetensors"]
+    words = ["--teachers", "a.x@224,b", *files]
     arguments = vars(parser().parse_args(words))
     assert arguments["teachers"] == "a.x@224,b"
-    assert arguments["teacher"] == {
+    assert arguments["teacher_weights"] == {
         "a.x@224": Path("one.safetensors"),
         "b": Path("~/two=2.safetensors").expanduser(),
     }
@@ -33,10 +34,10 @@ def test_named_files_are_collected() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--teacher", "a"], "'a': must be NAME=FILE"),
-        (["--teacher", "=f"], "must be NAME=FILE"),
-        (["--teacher", "a="], "must be NAME=FILE"),
-        (["--teacher", "a=f", "--teacher", "a=g"], "a: a file was given twice"),
+        (["--teacher-weights", "a"], "'a': must be NAME=FILE"),
+        (["--teacher-weights", "=f"], "must be NAME=FILE"),
+        (["--teacher-weights", "a="], "must be NAME=FILE"),
+        (["--teacher-weights", "a=f", "--teacher-weights", "a=g"], "a: a file was given twice"),
     ],
 )
 def test_other_forms_are_refused_in_one_line(

@@ -201,7 +201,8 @@ def cautions(*studies: Study) -> tuple[str, ...]:
 def test_other_rungs_shares_and_storage_are_cautions():
     a, b = known_cost(), control()
     first, second = (
-        {**s.info.config, "eta": eta, "storage": kind} for s, eta, kind in ((a, 3, "int8"), (b, 2, "int4"))
+        {**s.info.config, "reduction_factor": factor, "target_dtype": kind}
+        for s, factor, kind in ((a, 3, "int8"), (b, 2, "int4"))
     )
     steps = (30, *b.info.rung_steps[1:])
     text = " ".join(cautions(with_info(a, config=first), with_info(b, config=second, rung_steps=steps)))

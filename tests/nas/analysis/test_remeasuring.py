@@ -83,7 +83,7 @@ def test_untried_candidates_make_no_other_new() -> None:
     assert (numbers(c.joined), c.not_tried) == ([], 3)
     (*_, last) = remeasuring_notes(small_study(), remeasured({0: 1.0}), c)
     assert last.startswith("3 candidates ")
-    assert "--which all" in last
+    assert "--trials all" in last
 
 
 def test_baselines_are_not_part_of_the_front() -> None:
@@ -111,7 +111,7 @@ def test_disturbed_measurements_decide_nothing() -> None:
     now = remeasured({0: 1.0, 1: 4.0, 2: 0.5, 3: 1.0})
     disturbed = {n: replace(m, verdict="contended") for n, m in now.measurements.items() if n}
     c = compare_remeasurement(small_study(), replace(now, measurements={0: now.measurements[0], **disturbed}))
-    assert conclusion(c).startswith("3 of 4 measurements were disturbed: measure again (--again)")
+    assert conclusion(c).startswith("3 of 4 measurements were disturbed: measure again (--overwrite)")
 
 
 def test_another_order_means_another_search() -> None:

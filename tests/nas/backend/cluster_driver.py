@@ -63,7 +63,7 @@ def drive(settings: dict[str, Any]) -> None:
     """Run a new or an existing study to its end."""
     run = Path(settings["run"])
     recipe = DistillConfig(
-        image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=tuple(settings["steps"])
+        img_size=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=tuple(settings["steps"])
     )
     small = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
     config = search_config(budget=settings["budget"], distill=recipe, sampler="random", **small)

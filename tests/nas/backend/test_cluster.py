@@ -190,7 +190,7 @@ def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, tar
 
 @pytest.mark.slow
 def test_the_command_searches_on_a_cluster_and_resumes_there(tmp_path: Path) -> None:
-    run, small = tmp_path / "run", ["--steps", "6,12", "--train-images", "256", "--val-images", "64"]
+    run, small = tmp_path / "run", ["--rung-steps", "6,12", "--train-images", "256", "--val-images", "64"]
 
     def search(*options: str) -> None:
         command = [sys.executable, "-m", "nas.search", *options, "--cache", str(tmp_path / "cache")]

@@ -83,7 +83,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialReco
     store = Store.create(folder / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     spec = worker_spec(folder, json.dumps(config.to_dict()))
     with open_cluster(spec, 2) as cluster:
-        run_study(StudyLoop(store), cluster, time_limit_s=LIMIT_S, stages=misbehaving)
+        run_study(StudyLoop(store), cluster, trial_timeout_s=LIMIT_S, stages=misbehaving)
     return {trial.number: trial for trial in store.trials()}, folder
 
 

@@ -1,4 +1,4 @@
-"""``--resume``, ``--extend`` and ``--database`` as a person uses them."""
+"""``--resume``, ``--extend`` and ``--storage`` as a person uses them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.machine
 
-SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
+SMALL = ["--rung-steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def run(tmp_path: Path) -> Path:
 
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """Run a command that is refused, and return its error; only a line on --database may stand before the error."""
+    """Run a command that is refused, and return its error; only a line on --storage may stand before the error."""
     assert main(arguments) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert ["--database" in line for line in lines[:-1]] in ([], [True])
+    assert ["--storage" in line for line in lines[:-1]] in ([], [True])
     assert lines[-1].startswith("error: ")
     return lines[-1]
 
 
 def test_other_settings_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(["--resume", str(run), "--budget", "20", "--sampler", "tpe", "--steps", "5,9"], capsys)
+    line = refused(["--resume", str(run), "--budget", "20", "--sampler", "tpe", "--rung-steps", "5,9"], capsys)
     assert "budget: 12 -> 20; sampler: evolution -> tpe; rung_steps: [10, 30] -> [5, 9]" in line
     assert "--extend" in line
 
@@ -103,9 +103,9 @@ def test_a_refused_command_changes_nothing(
     [
         (["--extend", "5"], "--extend: ", 2),
         (["--resume", "RUN", "--extend", "0"], "--extend: 0: ", 2),
-        (["--resume", "RUN", "--database", "postgresql://u:s3cret@h/n"], "postgresql://u@h/n", 2),
-        (["--run", "NEW", "--database", "s3cret"], "postgresql://", 2),
-        (["--run", "NEW", "--database", "postgresql://u:s3cret@127.0.0.1:1/n"], "127.0.0.1", 1),
+        (["--resume", "RUN", "--storage", "postgresql://u:s3cret@h/n"], "postgresql://u@h/n", 2),
+        (["--run", "NEW", "--storage", "s3cret"], "postgresql://", 2),
+        (["--run", "NEW", "--storage", "postgresql://u:s3cret@127.0.0.1:1/n"], "127.0.0.1", 1),
     ],
 )
 def test_bad_input_is_one_line(
@@ -131,7 +131,7 @@ def test_a_password_in_the_url_is_used_by_the_whole_command(
         sampler = make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
         Store.create(tmp_path / "taken", Store.open(run).info, sampler, server.url)
         monkeypatch.setenv("PGPASSWORD", "wrong")
-        again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--database"]
+        again = ["--run", str(tmp_path / "elsewhere" / "taken"), "--storage"]
         assert "authentication" in refused([*again, server.url], capsys, code=1)
         assert "'taken'" in refused([*again, server.url.replace("nas@", f"nas:{PASSWORD}@")], capsys)
         assert len(read_study(tmp_path / "taken").trials) == 0, "and what comes after it reads the study"
@@ -148,7 +148,7 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
     resume = ["--resume", str(run), "--workers", "1"]
     with running_server() as server:
         secret = server.url.replace("nas@", f"nas:{PASSWORD}@")
-        begin = ["--budget", "5", *SMALL, "--run", str(run), "--database", secret]
+        begin = ["--budget", "5", *SMALL, "--run", str(run), "--storage", secret]
         bare = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
         first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True, env=bare)
         assert first.stderr is not None
@@ -175,7 +175,7 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         assert again.trials[: len(study.trials)] == study.trials
         assert sum(t.counts for t in again.trials) == again.info.config["budget"] == 6
         assert [session["budget"] for session in again.info.sessions] == [5, 5, 6]
-        assert "--database" in "".join(lines)
+        assert "--storage" in "".join(lines)
         assert PASSWORD not in json.dumps(again.info.to_dict()) + (run / "study.json").read_text() + "".join(lines)
         assert PASSWORD not in (run / "report.html").read_text()
 

@@ -52,7 +52,7 @@ def first_record(service: FakeService, folder: Path, **settings: Any) -> TrialRe
 
 def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
     service = FakeService(Measured(measurement(2.0), {"candidate_s": [[0.1, 0.2]]}))
-    record = first_record(service, tmp_path, measure_arm="compiled+bf16", measure_batch=8)
+    record = first_record(service, tmp_path, runtime="compiled+bf16", measure_batch_size=8)
     assert record.measurement == measurement(2.0)
     assert json.loads((tmp_path / "samples_dir" / f"{record.arch_id}.json").read_text()) == {
         "candidate_s": [[0.1, 0.2]]

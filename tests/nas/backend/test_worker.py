@@ -37,7 +37,7 @@ from tests.nas.study.builders import OBJECTIVES, measurement, search_config, stu
 
 pytestmark = pytest.mark.machine
 
-RECIPE = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
+RECIPE = DistillConfig(img_size=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
 FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
 

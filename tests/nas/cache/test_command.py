@@ -120,8 +120,8 @@ def test_gc_deletes_incomplete_entries(cache):
     ("arguments", "message"),
     [
         (["build", "--train-images", "0"], "--train-images: '0': must be 1 or more"),
-        (["build", "--teacher", "x"], "'x': must be NAME=FILE"),
-        (["build", "--storage", "int3"], "--storage: invalid choice"),
+        (["build", "--teacher-weights", "x"], "'x': must be NAME=FILE"),
+        (["build", "--target-dtype", "int3"], "--target-dtype: invalid choice"),
         (["build", "--share", "1.5"], "--share: 1.5 is not possible; allowed: over 0, up to 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "no built cache in /no/such"),

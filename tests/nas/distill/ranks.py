@@ -17,7 +17,7 @@ from search_space import preset
 from tests.nas.distill.targets_builder import two_teachers
 
 STEPS = 5
-PLAIN = DistillConfig(image_px=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(STEPS,))
+PLAIN = DistillConfig(img_size=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(STEPS,))
 GROUPS = (Group(("colour",), 8, (32,)), Group(("colour", "mean"), 16, (32, 64)))
 RECIPES = {
     "plain": PLAIN,

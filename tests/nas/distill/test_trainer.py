@@ -27,7 +27,7 @@ from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 
-CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
+CONFIG = DistillConfig(img_size=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
 EVERYTHING = replace(
     CONFIG, balance="drop", summary_loss="angle", spatial_loss="hybrid", standardization="global", max_grad_norm=0.1
 )
@@ -314,7 +314,7 @@ def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> No
 def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) -> None:
     two = two_teachers(tmp_path)
     groups = (Group(("colour",), 8, (32,), 3.0), Group(("colour", "mean"), 16, (32, 64), 1.0))
-    config = replace(CONFIG, image_px=64, groups=groups)
+    config = replace(CONFIG, img_size=64, groups=groups)
     torch.manual_seed(0)
     run = Distiller(build(preset("eradio_femto")), two, config, seed=0)
     seen = []

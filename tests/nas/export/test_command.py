@@ -81,7 +81,7 @@ def test_a_trial_that_says_another_architectures_id_is_refused(
     trials = list(made.study.trials)
     trials[1] = replace(trials[1], arch_id="../../elsewhere")
     run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
-    assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
+    assert "its arch_id is not its architecture's" in refusal([str(run), "--trials", "1", *TIMM], capsys)
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,16 +123,16 @@ def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.Ca
     ("words", "error"),
     [
         (
-            ["--trial", "2", *TIMM],
-            "trial 2 (ID) was early-stopped after 10 of 4 steps and has no weights: train it with --train-longer",
+            ["--trials", "2", *TIMM],
+            "trial 2 (ID) was early-stopped after 10 of 4 steps and has no weights: train it with --extra-steps",
         ),
-        (["--trial", "3", *TIMM], "is complete, but its weight file is missing"),
-        (["--trial", "3", *TIMM], "or choose another --trial: 1"),
-        (["--trial", "99", *TIMM], "the study has no trial '99'"),
+        (["--trials", "3", *TIMM], "is complete, but its weight file is missing"),
+        (["--trials", "3", *TIMM], "or choose another --trials: 1"),
+        (["--trials", "99", *TIMM], "the study has no trial '99'"),
         (["--format", "coreml"], "invalid choice: 'coreml'"),
         ([], "the following arguments are required: --format"),
         ([*TIMM, "--fuse"], "--fuse: the format timm has trainable weights"),
-        ([*TIMM, "--train-longer", "0"], "--train-longer: 0: must be 1 or more"),
+        ([*TIMM, "--extra-steps", "0"], "--extra-steps: 0: must be 1 or more"),
         ([*TIMM, "--device", "tpu"], "invalid choice"),
         ([*TIMM, "--cache", "x"], "--cache: only for training"),
         ([*TIMM, "--device", "cpu"], "--device: only for training"),

@@ -33,7 +33,7 @@ def copy_of(made: Made, folder: Path) -> Path:
 
 
 def words(run: Path, made: Made, steps: int, *more: str) -> list[str]:
-    return [str(run), "--format", "timm", "--train-longer", str(steps), "--cache", str(made.cache), *more]
+    return [str(run), "--format", "timm", "--extra-steps", str(steps), "--cache", str(made.cache), *more]
 
 
 def vector(path: Path) -> torch.Tensor:
@@ -109,7 +109,7 @@ def test_a_failed_training_is_one_line(made: Made, tmp_path: Path, capsys: pytes
     (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
     assert main(words(run, made, 3)) == FAILED
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: --train-longer: HeadsError: ")
+    assert last.startswith("error: --extra-steps: HeadsError: ")
     assert not (run / "exports").exists()
 
 

@@ -22,17 +22,17 @@ def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, caps
     (out / "notes").mkdir()
     (out / "notes" / "mine").touch()
     assert "has a file that no export wrote, 'notes/mine'" in refusal(words, capsys)
-    assert main([*words, "--force"]) == 0
+    assert main([*words, "--overwrite"]) == 0
     assert not (out / "notes").exists()
     (out / "export.json").unlink()
     assert "is neither empty nor an export" in refusal(words, capsys)
     assert (out / "model.safetensors").exists()
-    assert main([*words, "--force"]) == 0
+    assert main([*words, "--overwrite"]) == 0
     assert (out / "export.json").exists()
     (tmp_path / "file").touch()
-    assert "is not a folder" in refusal([*words[:-1], str(tmp_path / "file"), "--force"], capsys)
+    assert "is not a folder" in refusal([*words[:-1], str(tmp_path / "file"), "--overwrite"], capsys)
     for holder in (made.run, made.run.parent, made.run / "weights"):
-        assert "contains the study" in refusal([*words[:-1], str(holder), "--force"], capsys)
+        assert "contains the study" in refusal([*words[:-1], str(holder), "--overwrite"], capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
 
 

@@ -32,7 +32,7 @@ def trained(
     spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
     torch.manual_seed(0)
     distiller = Distiller(
-        build(spec), targets(folder), DistillConfig(image_px=32, batch_size=16, warmup_steps=2), seed=0
+        build(spec), targets(folder), DistillConfig(img_size=32, batch_size=16, warmup_steps=2), seed=0
     )
     distiller.train_until(20)
     net = distiller.averaged.backbone

@@ -18,7 +18,8 @@ from nas.plan.teacher_costs import material_here
 from nas.search.__main__ import main as search
 from nas.study.config import SearchConfig
 
-SMALL = ["--budget", "6", "--steps", "4,8", "--train-images", "64", "--val-images", "32", "--measure-seconds", "0.3"]
+IMAGES = ["--train-images", "64", "--val-images", "32"]
+SMALL = ["--budget", "6", "--rung-steps", "4,8", *IMAGES, "--measure-seconds", "0.3"]
 ASSUMED = ["--assume-tflops", "989", "--device", "cuda", "--space", "full", "--sampler", "random"]
 
 
@@ -71,7 +72,7 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
 
 
 def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--budget", "20", "--gpus", "2", "--deadline", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
+    more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
     assert main([*ASSUMED, *more]) == 0
     out = capsys.readouterr().out
     for words in ("source", "assumed", "simulated", "budget in 0.1 h", "architectures over a limit", "█"):
@@ -97,8 +98,9 @@ def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]
 
 def test_every_flag_is_a_setting() -> None:
     """A flag that nothing reads would be ignored."""
-    flags = ["--budget", "9", "--workers", "3", "--gpus", "4", "5", "--deadline", "2", "--probe", "7", "--json"]
-    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c", "--teacher", "lite0=f"]
+    flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--probe", "7", "--json"]
+    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c"]
+    flags += ["--teacher-weights", "lite0=f"]
     settings = plan_settings(flags)
     assert settings == PlanSettings(
         settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, json=True,
@@ -134,12 +136,12 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
     [
         (["--resume", "somewhere"], "--resume"),
         (["--run", "somewhere"], "--run"),
-        (["--database", "URL"], "--database"),
-        (["--time-limit", "5"], "--time-limit"),
+        (["--storage", "URL"], "--storage"),
+        (["--trial-timeout", "5"], "--trial-timeout"),
         (["--gpus", "0"], "--gpus: 0: must be 1 or more"),
         (["--workers", "-1"], "--workers: -1: must be 1 or more"),
         (["--probe", "0"], "--probe: 0: must be 1 or more"),
-        (["--deadline", "-1"], "--deadline: -1.0: must be over 0"),
+        (["--max-hours", "-1"], "--max-hours: -1.0: must be over 0"),
         (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be 0 or more"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
         (["--assume-measure-seconds", "3"], "--assume-measure-seconds: only with --assume-tflops"),

@@ -30,7 +30,7 @@ from tests.nas.profile.services import InProcess, scripted
 KEYS = set(
     "arch arch_id params macs counters throughput_img_s latency_ms peak_memory_mib stages environment".split()  # noqa: SIM905
 )
-QUICK = ["--device", "cpu", "--seconds", "0.2", "--batch", "2"]
+QUICK = ["--device", "cpu", "--measure-seconds", "0.2", "--batch-size", "2"]
 SMALL = {"params", "macs", "activations", "activation_bytes", "moved_bytes", "time_ms", "share", "attainable_ms"}
 
 
@@ -108,7 +108,7 @@ def test_layers_and_roofline_add_up(femto):
 
 def test_layers_and_top_are_tables(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["--arch", "timm:resnet10t", "--resolution", "64", "--layers", "--top", "3", *QUICK]) == 0
+    assert main(["--arch", "timm:resnet10t", "--img-size", "64", "--layers", "--top", "3", *QUICK]) == 0
     out = capsys.readouterr().out
     every, top = out.split("timm:resnet10t: layers")[1].split("the 3 slowest layers")
     names = [line.split()[0] for line in every.splitlines() if line.strip().startswith("model.")]
@@ -121,7 +121,7 @@ def test_layers_and_top_are_tables(capsys, monkeypatch):
 def test_sweeps(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     plot = tmp_path / "sweeps.png"
-    sweeps = ["--batches", "3,1,2", "--resolutions", "64,96", "--plot", str(plot)]
+    sweeps = ["--batch-sizes", "3,1,2", "--img-sizes", "64,96", "--plot", str(plot)]
     assert main(["--arch", "eradio_femto", "--json", *sweeps, *QUICK]) == 0
     swept = json.loads(capsys.readouterr().out)["sweeps"]
     assert [(p["batch"], p["resolution"]) for p in swept["batch"]["points"]] == [(1, 64), (2, 64), (3, 64)]
@@ -134,7 +134,7 @@ def test_sweeps(capsys, tmp_path, monkeypatch):
     }  # fmt: skip
     assert misfit["macs"] > fitting["macs"]
     assert Image.open(plot).size[0] > 1000
-    assert main(["--arch", "timm:resnet10t", "--resolutions", "32,64", "--resolution", "64", *QUICK]) == 0
+    assert main(["--arch", "timm:resnet10t", "--img-sizes", "32,64", "--img-size", "64", *QUICK]) == 0
     assert "+" not in capsys.readouterr().out.split("resolution sweep")[1].split("ceilings")[0]
 
 
@@ -160,7 +160,7 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
         return {}
 
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(answer))
-    both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
+    both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--img-size", "64", *QUICK]
     assert main([*both, "--json"]) == 1
     failed, whole = json.loads(capsys.readouterr().out)["profiles"]
     assert failed["failure"] == "timing: hang: no result after 120 s"
@@ -178,7 +178,7 @@ def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monke
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
     monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("those of fp32 are kept"))
     monkeypatch.setenv("COLUMNS", "140")
-    assert main(["--arch", "eradio_femto", "--arm", "compiled+nchw+unfused", "--batches", "1,2", *QUICK]) == 0
+    assert main(["--arch", "eradio_femto", "--runtime", "compiled+nchw+unfused", "--batch-sizes", "1,2", *QUICK]) == 0
     ((_, _, setting),) = service.requests
     assert setting.arm == Arm("compiled", "fp32", "nchw", "unfused")
     assert (setting.batch, setting.reference_arm, setting.budget_s) == (2, None, 0.2)
@@ -195,7 +195,7 @@ def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(network.SWEEPS, "batch", stopped)
-    assert main(["--arch", "eradio_femto", "--batches", "1,2", "--json", *QUICK]) == 130
+    assert main(["--arch", "eradio_femto", "--batch-sizes", "1,2", "--json", *QUICK]) == 130
     out, err = capsys.readouterr()
     data = json.loads(out)
     assert data["throughput_img_s"] > 0
@@ -255,7 +255,7 @@ def test_a_terminal_shows_the_time_that_is_left():
 
 def test_several_archs_are_one_comparison_and_one_plot(capsys, tmp_path):
     plot = tmp_path / "plot.svg"
-    several = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--resolution", "64", *QUICK]
+    several = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--img-size", "64", *QUICK]
     assert main([*several, "--json", "--plot", str(plot)]) == 0
     profiles = json.loads(capsys.readouterr().out)["profiles"]
     assert [p["arch"] for p in profiles] == ["eradio_femto", "timm:resnet10t"]
@@ -306,28 +306,34 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradioo"], "eradio_nano"),  # the choices
         (["--arch", "timm:resnet18x"], "resnet18"),
         (["--arch", "no/such/file.json"], "no/such/file.json"),
-        (["--arch", "eradio_femto", "--resolution", "100"], "--resolution: 100: must be a multiple of 32"),
-        (["--arch", "eradio_femto", "--resolution", "-32"], "--resolution: -32: must be positive"),
-        (["--arch", "eradio_femto", "--batch", "0"], "--batch: 0: must be positive"),
-        (["--arch", "eradio_femto", "--batch", "many"], "--batch"),
-        (["--arch", "eradio_femto", "--seconds", "nan"], "--seconds: nan: must be positive"),
+        (["--arch", "eradio_femto", "--img-size", "100"], "--img-size: 100: must be a multiple of 32"),
+        (["--arch", "eradio_femto", "--img-size", "-32"], "--img-size: -32: must be positive"),
+        (["--arch", "eradio_femto", "--batch-size", "0"], "--batch-size: 0: must be positive"),
+        (["--arch", "eradio_femto", "--batch-size", "many"], "--batch-size"),
+        (["--arch", "eradio_femto", "--measure-seconds", "nan"], "--measure-seconds: nan: must be positive"),
         (["--arch", "eradio_femto", "--device", "cuda:99"], "choices: auto, cpu"),
-        (["--arch", "eradio_femto", "--arm", "int3"], "runtime: 'int3' in 'int3': choose words from eager"),
-        (["--arch", "eradio_femto", "--arm", "fp32+bf16"], "fp32 and bf16 are both a precision"),
-        (["--arch", "eradio_femto", "--arms", "eager,int3"], "runtime: 'int3' in 'int3'"),
-        (["--arch", "eradio_femto", "--arms", ""], "runtime: '' in ''"),
-        (["--arch", "eradio_femto", "--arms", "eager,fp32"], "'eager' and 'fp32' are the same runtime"),
-        (["--arch", "eradio_femto", "--arms", "eager", "--arm", "bf16"], "--arm: does not go with --arms"),
-        (["--arch", "eradio_femto", "--arms", "eager", "--batches", "1"], "--batches: does not go with --arms"),
-        (["--space", "micro", "--arms", "eager"], "--arms: does not go with --space"),
+        (["--arch", "eradio_femto", "--runtime", "int3"], "runtime: 'int3' in 'int3': choose words from eager"),
+        (["--arch", "eradio_femto", "--runtime", "fp32+bf16"], "fp32 and bf16 are both a precision"),
+        (["--arch", "eradio_femto", "--runtimes", "eager,int3"], "runtime: 'int3' in 'int3'"),
+        (["--arch", "eradio_femto", "--runtimes", ""], "runtime: '' in ''"),
+        (["--arch", "eradio_femto", "--runtimes", "eager,fp32"], "'eager' and 'fp32' are the same runtime"),
+        (
+            ["--arch", "eradio_femto", "--runtimes", "eager", "--runtime", "bf16"],
+            "--runtime: does not go with --runtimes",
+        ),
+        (
+            ["--arch", "eradio_femto", "--runtimes", "eager", "--batch-sizes", "1"],
+            "--batch-sizes: does not go with --runtimes",
+        ),
+        (["--space", "micro", "--runtimes", "eager"], "--runtimes: does not go with --space"),
         ([], "--arch"),
         (["--arch", "eradio_femto", "--space", "micro"], "--arch or --space"),
         (["--arch", "eradio_femto", "--samples", "3"], "--samples: does not go with --arch"),
         (["--arch", "eradio_femto", "--max-params", "3"], "--max-params: does not go with --arch"),
         (["--arch", "eradio_femto", "--top", "0"], "--top: 0: must be positive"),
-        (["--arch", "eradio_femto", "--batches", "1,x"], "--batches"),
-        (["--arch", "eradio_femto", "--batches", "0"], "--batches"),
-        (["--arch", "eradio_femto", "--resolutions", "64,70"], "--resolutions: 70: must be a multiple of 32"),
+        (["--arch", "eradio_femto", "--batch-sizes", "1,x"], "--batch-sizes"),
+        (["--arch", "eradio_femto", "--batch-sizes", "0"], "--batch-sizes"),
+        (["--arch", "eradio_femto", "--img-sizes", "64,70"], "--img-sizes: 70: must be a multiple of 32"),
         (["--arch", "eradio_femto", "--plot", "plot.jpg"], "--plot: 'plot.jpg' must end in one of .png, .svg, .pdf"),
         (["--arch", "eradio_femto", "--plot", "no/where.png"], "--plot: no such folder 'no'"),
         (["--arch", "eradio_femto", "--cache", "/proc/none"], "--cache: cannot write '/proc/none'"),
@@ -338,7 +344,7 @@ def test_default_resolution_follows_the_scale():
         (["--space", "micro", "--samples", "0"], "--samples: 0: must be positive"),
         (
             ["--space", "micro", "--max-latency-ms", "5"],
-            "--max-latency-ms: needs timing; set its budget with --seconds",
+            "--max-latency-ms: needs timing; set its budget with --measure-seconds",
         ),
     ],
 )
@@ -381,7 +387,7 @@ def test_help_has_examples(capsys):
     out = capsys.readouterr().out
     assert "examples:" in out
     assert "--arch timm:resnet50" in out
-    assert "--arms all" in out
+    assert "--runtimes all" in out
 
 
 class Odd(nn.Module):

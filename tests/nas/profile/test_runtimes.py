@@ -11,7 +11,7 @@ from nas.profile.__main__ import main
 from nas.profile.runtime_comparison import named_arms
 from tests.nas.profile.services import scripted
 
-PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch", "2"]
+PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch-size", "2"]
 RATIOS = {"eager": (1.0, 0.99, 1.02), "compiled": (1.5, 1.4, 1.6), "bf16": (0.97, 0.95, 0.985), "nchw": (0.5, 0.4, 0.6)}
 
 
@@ -67,7 +67,7 @@ def test_all_is_every_change_of_one_word():
 
 
 def test_the_reference_is_the_same_network_on_the_first_runtime_that_runs(service, capsys):
-    assert main([*PICO, "--arms", "tensorrt,nchw,eager,compiled+bf16", "--seconds", "7", "--json"]) == 0
+    assert main([*PICO, "--runtimes", "tensorrt,nchw,eager,compiled+bf16", "--measure-seconds", "7", "--json"]) == 0
     arms = [(candidate, reference, s.arm, s.reference_arm) for candidate, reference, s in service.requests]
     tried, first = Arm("tensorrt"), Arm(layout="nchw")
     assert arms == [("eradio_pico", "eradio_pico", arm, reference) for arm, reference in (
@@ -78,7 +78,7 @@ def test_the_reference_is_the_same_network_on_the_first_runtime_that_runs(servic
 
 
 def test_json_holds_every_record(capsys):
-    assert main([*PICO, "--arms", "eager,compiled,bf16,tensorrt", "--json"]) == 0
+    assert main([*PICO, "--runtimes", "eager,compiled,bf16,tensorrt", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["arms"]["bf16"] == "eager+bf16+channels-last+fused"
     (profile,) = data["profiles"]
@@ -96,14 +96,14 @@ def test_json_holds_every_record(capsys):
 
 def test_the_noise_is_the_largest_deviation_on_either_side(capsys, monkeypatch):
     monkeypatch.setitem(RATIOS, "eager", (0.9, 0.8, 1.01))
-    assert main([*PICO, "--arms", "eager,nchw", "--json"]) == 0
+    assert main([*PICO, "--runtimes", "eager,nchw", "--json"]) == 0
     (profile,) = json.loads(capsys.readouterr().out)["profiles"]
     assert profile["noise"] == pytest.approx(0.25)
     assert [row["tie"] for row in profile["arms"]] == [True, False]
 
 
 def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
-    out, err = shown(capsys, monkeypatch, "--arms", "eager,compiled,bf16,tensorrt")
+    out, err = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16,tensorrt")
     assert err == ""
     speed, rest = out.split("A/A: x 1.000 [0.99, 1.02]: differences under 2.0% are ties")
     lines = {line.split()[0]: line for line in speed.splitlines() if line.strip()}
@@ -116,11 +116,11 @@ def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
     assert cost["eager"].split() == ["eager", "11.5", "-", "-", "1.0e-06"]
     assert "tensorrt: tensorrt runs on CUDA devices, not on cpu" in out
     assert "Pareto front" in out
-    assert "Pareto front" not in shown(capsys, monkeypatch, "--arms", "eager,bf16").out
+    assert "Pareto front" not in shown(capsys, monkeypatch, "--runtimes", "eager,bf16").out
 
 
 def test_rows_are_grouped_by_runtime(capsys, monkeypatch):
-    out = shown(capsys, monkeypatch, "--arms", "eager,compiled,bf16").out
+    out = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16").out
     names = [line.split()[0] for line in out.split("A/A: ")[0].splitlines() if " ok" in line]
     assert names == ["eager", "bf16", "compiled"]
 
@@ -131,7 +131,7 @@ def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
     everything |= {"driver_memory_mib": 54321.0, "compile_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
     ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: everything | ratio))
-    out = shown(capsys, monkeypatch, "--arms", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
+    out = shown(capsys, monkeypatch, "--runtimes", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
     assert max(map(len, out.splitlines())) <= columns
     assert "…" not in out
     assert " reduce-overhead " in out
@@ -143,14 +143,14 @@ def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
 
 def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: {"samples": 2}))
-    assert "only 2 samples" in shown(capsys, monkeypatch, "--arms", "eager").out
+    assert "only 2 samples" in shown(capsys, monkeypatch, "--runtimes", "eager").out
 
 
 def test_a_crash_is_a_row_and_exit_code_1(capsys, monkeypatch):
-    out = shown(capsys, monkeypatch, "--arms", "eager,fp16,bf16", code=1).out
+    out = shown(capsys, monkeypatch, "--runtimes", "eager,fp16,bf16", code=1).out
     assert "fp16: crash: the process was ended by SIGSEGV" in out
     assert "tie" in out.split("bf16")[1]  # the others were measured
-    out = shown(capsys, monkeypatch, "--arms", "tensorrt", code=1).out
+    out = shown(capsys, monkeypatch, "--runtimes", "tensorrt", code=1).out
     assert "no runtime could be measured" in out
 
 
@@ -161,15 +161,15 @@ def test_ctrl_c_prints_the_rows_so_far(capsys, monkeypatch):
         return answer(candidate, setting)
 
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(stopped))
-    out, err = shown(capsys, monkeypatch, "--arch", "timm:resnet10t", "--arms", "eager,bf16,nchw", code=130)
+    out, err = shown(capsys, monkeypatch, "--arch", "timm:resnet10t", "--runtimes", "eager,bf16,nchw", code=130)
     assert "A/A: x 1.000" in out
     assert err.split(": ", 1)[1] == "eradio_pico: bf16, eradio_pico: nchw, timm:resnet10t\n"
 
 
 def test_a_picture_has_every_runtime_of_every_network(tmp_path, capsys, monkeypatch):
     plot = tmp_path / "runtimes.svg"
-    networks = ["--arch", "timm:resnet10t", "--resolution", "64"]
-    shown(capsys, monkeypatch, *networks, "--arms", "eager,compiled,tensorrt", "--plot", str(plot))
+    networks = ["--arch", "timm:resnet10t", "--img-size", "64"]
+    shown(capsys, monkeypatch, *networks, "--runtimes", "eager,compiled,tensorrt", "--plot", str(plot))
     text = plot.read_text()
     for word in (
         "eradio_pico, batch 2",
@@ -180,5 +180,5 @@ def test_a_picture_has_every_runtime_of_every_network(tmp_path, capsys, monkeypa
         "open: tie",
     ):
         assert word in text
-    shown(capsys, monkeypatch, "--arms", "eager", "--plot", str(plot.with_suffix(".png")))
+    shown(capsys, monkeypatch, "--runtimes", "eager", "--plot", str(plot.with_suffix(".png")))
     assert Image.open(plot.with_suffix(".png")).size[0] > 1000

@@ -61,7 +61,9 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
     plot = tmp_path / "space.svg"
     limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
-    data = sample(capsys, "--samples", "3", "--seconds", "0.1", "--batch", "2", "--plot", str(plot), *limits)
+    data = sample(
+        capsys, "--samples", "3", "--measure-seconds", "0.1", "--batch-size", "2", "--plot", str(plot), *limits
+    )
     assert data["ranges"]["ratio"]["n"] == data["ranges"]["latency_ms"]["n"] == 1
     assert data["fits"] == {
         "max_latency_ms": {"fit": 0, "of": 1}, "min_throughput_img_s": {"fit": 1, "of": 1}, "all": {"fit": 0, "of": 1},
@@ -78,7 +80,7 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
 
     service = scripted(answer)
     monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
-    timed = ["--samples", "4", "--seconds", "60", "--arm", "bf16", "--max-latency-ms", "3"]
+    timed = ["--samples", "4", "--measure-seconds", "60", "--runtime", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
     assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}

@@ -47,11 +47,11 @@ def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ([], "the following arguments are required: RUN"),
         (["nowhere"], "no such run folder"),
         (["EMPTY"], "no trial that was measured and trained to its last rung"),
-        (["RUN", "--arm", "fast"], "'fast'"),
+        (["RUN", "--runtime", "fast"], "'fast'"),
         (["RUN", "--device", "cuda:9"], "device: 'cuda:9' is not available here"),
-        (["RUN", "--which", "77"], "trial 77"),
-        (["RUN", "--batch", "0"], "--batch: 0 must be positive"),
-        (["RUN", "--resolution", "65"], "not a multiple of 32"),
+        (["RUN", "--trials", "77"], "trial 77"),
+        (["RUN", "--batch-size", "0"], "--batch-size: 0 must be positive"),
+        (["RUN", "--img-size", "65"], "not a multiple of 32"),
         (["RUN", "--name", "../x"], "--name: '../x'"),
         (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
@@ -83,7 +83,7 @@ def test_a_study_measured_again_for_real(
 ) -> None:
     study, run = small_study({n: POINTS[n] for n in range(4)}), tmp_path / "run"
     new_store(run, study)
-    words = [str(run), "--device", "cpu", "--batch", "2", "--seconds", "0.2", "--threads", "1"]
+    words = [str(run), "--device", "cpu", "--batch-size", "2", "--measure-seconds", "0.2", "--threads", "1"]
     with pytest.MonkeyPatch.context() as patch:
         saved: list[Path] = []
         patch.setattr(measuring, "save_samples", lambda m, path: third_is_cut_off(m, path, saved))
@@ -110,5 +110,5 @@ def test_a_study_measured_again_for_real(
 
     monkeypatch.setattr(measuring, "MeasurementService", None)  # a measurement would fail
     assert main(words) == 0
-    assert main([*words, "--batch", "3", "--name", whole.name]) == 2
+    assert main([*words, "--batch-size", "3", "--name", whole.name]) == 2
     assert "batch: 2 -> 3" in capsys.readouterr().err

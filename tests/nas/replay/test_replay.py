@@ -228,7 +228,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         (["nasbench201", "--latency", "CSV:gpu_ms", "--workers", "0"], "--workers"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png, .svg, .pdf"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "no/c.png"], "no such folder 'no'"),
-        (["nasbench201", "--latency", "CSV:gpu_ms", "--database", "URL"], "unrecognized arguments: --database URL"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--storage", "URL"], "unrecognized arguments: --storage URL"),
     ],
 )
 def test_bad_input_is_one_line(

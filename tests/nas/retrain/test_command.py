@@ -29,10 +29,10 @@ from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
 CONFIG = search_config(
-    reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch=2,
+    reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch_size=2,
     distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
 )  # fmt: skip
-WORDS = ["--seeds", "2", "--near", "0", "--workers", "2", "--seconds", "0.2"]
+WORDS = ["--seeds", "2", "--runners-up", "0", "--workers", "2", "--measure-seconds", "0.2"]
 STEPS = 12  # three times the last rung
 
 
@@ -175,7 +175,7 @@ def numbers_and_seeds(jobs: Sequence[TrainingJob]) -> list[tuple[int, int]]:
 
 
 def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> None:
-    plan = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run"), seeds=3, steps=4, workers=5))
+    plan = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run"), seeds=3, train_steps=4, workers=5))
     assert plan.config.distill.rung_steps == (2, 4)
     assert plan.seeds == (1, 2, 3)
     assert CONFIG.seed not in plan.seeds
@@ -190,14 +190,14 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> No
         ([], "the following arguments are required: RUN"),
         (["nowhere"], "no such run folder"),
         (["RUN", "--seeds", "0"], "--seeds: 0: must be 1 or more"),
-        (["RUN", "--steps", "3"], "--steps: 3: must be 4 or more"),
-        (["RUN", "--near", "-1"], "--near: -1: must be 0 or more"),
+        (["RUN", "--train-steps", "3"], "--train-steps: 3: must be 4 or more"),
+        (["RUN", "--runners-up", "-1"], "--runners-up: -1: must be 0 or more"),
         (["RUN", "--workers", "0"], "--workers: 0: must be 1 or more"),
         (["RUN", "--device", "cuda:1"], "invalid choice"),
-        (["RUN", "--seconds", "0"], "--seconds: 0.0: must be over 0"),
+        (["RUN", "--measure-seconds", "0"], "--measure-seconds: 0.0: must be over 0"),
         (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
-        (["RUN", "--teacher", "hed"], "must be NAME=FILE"),
+        (["RUN", "--teacher-weights", "hed"], "must be NAME=FILE"),
         (["EMPTY"], "no trial that was measured and trained to its last rung"),
     ],
 )

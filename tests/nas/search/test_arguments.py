@@ -13,11 +13,11 @@ from nas.search.__main__ import main
         ("--resume DIR --run OTHER", "error: --run: "),
         ("--extend 5", "error: --extend: "),
         ("--workers 0", "error: --workers: 0: "),
-        ("--time-limit 0", "error: --time-limit: 0.0: "),
+        ("--trial-timeout 0", "error: --trial-timeout: 0.0: "),
         ("--pla", "error: --plan: "),
         ("--json", "error: unrecognized arguments: --json"),  # of --plan
         ("--gpus 4", "error: unrecognized arguments: --gpus 4"),
-        ("--plan --extend 5 --database postgresql://u:s3cret@h/n", "error: unrecognized arguments: --extend 5"),
+        ("--plan --extend 5 --storage postgresql://u:s3cret@h/n", "error: unrecognized arguments: --extend 5"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.machine
 
 # The proposals of known-cost depend on measured times after eight trials, and times differ from run to run.
 REPEATABLE = ["--sampler", "evolution"]
-SMALL = ["--steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--measure-seconds", "0.3"]
+IMAGES = ["--train-images", "256", "--val-images", "64"]
+SMALL = ["--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
 
 
 @pytest.fixture(scope="module")
@@ -202,16 +203,16 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
         (["--teachers", "nobody"], "lite0"),
         (["--data", "imagefolder:/no/such/folder"], "/no/such/folder"),
         (["--data", "pictures"], "imagefolder"),
-        (["--steps", "30,10"], "rising"),
-        (["--image-px", "50"], "multiple of 32"),
+        (["--rung-steps", "30,10"], "rising"),
+        (["--img-size", "50"], "multiple of 32"),
         pytest.param(
             ["--device", "cuda"], "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
         ),
         (["--device", "cuda:1"], "cpu"),
         (["--workers", "0"], "--workers"),
-        (["--time-limit", "0"], "--time-limit"),
+        (["--trial-timeout", "0"], "--trial-timeout"),
         (["--budget", "many"], "--budget"),
-        (["--steps", "a,b"], "--steps"),
+        (["--rung-steps", "a,b"], "--rung-steps"),
         (["--colour", "red"], "--colour"),
         (["--val-images", "1"], "--val-images"),
         (["--device", "tpu"], "cpu"),

@@ -118,7 +118,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_study_is_opened_from_the_database_that_its_folder_names(tmp_path: Path, postgres: Server) -> None:
     create(tmp_path / "there", postgres.url)
     other = postgres.url.replace("/nas", "/other")
-    with pytest.raises(StoreError, match=r"--database: .*/nas, not in .*/other"):
+    with pytest.raises(StoreError, match=r"--storage: .*/nas, not in .*/other"):
         Store.open(tmp_path / "there", database=other)
     (tmp_path / "there" / "study.json").write_text('{"database": "postgresql://')
     with pytest.raises(StoreError, match=r"study\.json"):

@@ -13,7 +13,7 @@ from nas.study.limits import LimitError
     [
         ({"budget": 0}, "--budget: 0"),
         ({"budget": -3}, "--budget: -3"),
-        ({"eta": 1}, "eta: 1"),
+        ({"reduction_factor": 1}, "--reduction-factor: 1"),
         ({"measure_seconds": 0}, "measure_seconds"),
         ({"train_images": 4}, "at least a batch"),
     ],
@@ -70,14 +70,14 @@ def test_json_round_trip_and_differences() -> None:
         ({"max_grad_norm": -1}, "max_grad_norm: -1: must be over 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
         ({"ema_decay": 1}, "ema_decay: 1: must be at least 0 and below 1"),
-        ({"groups": [{"teachers": "lite0", "batch_size": 8, "image_px": [64]}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": "many", "image_px": [64]}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": []}]}, "needs teachers, sizes and a rate"),
+        ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "needs teachers, sizes and a rate"),
         ({"weights": {"lite0": 0}}, "weights: lite0: 0"),
         ({"weights": {"lite0": "much"}}, "weights: lite0: much"),
         ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [96]}]}, "groups: 96 px: .* at most image_px"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "image_px": [64], "rate": 0}]}, "rate over 0"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [96]}]}, "groups: 96 px: .* at most img_size"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "rate over 0"),
     ],
 )
 def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str) -> None:
@@ -86,7 +86,7 @@ def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str)
 
 
 def test_recipes_name_the_teachers_of_their_study() -> None:
-    group = {"teachers": ["a"], "batch_size": 8, "image_px": [64]}
+    group = {"teachers": ["a"], "batch_size": 8, "img_size": [64]}
     DistillConfig(weights={"a": 2, "b/spatial": 1}).check_teachers(["a", "b"])
     with pytest.raises(ConfigError, match="weights: no teacher 'c'"):
         DistillConfig(weights={"c": 2}).check_teachers(["a", "b"])

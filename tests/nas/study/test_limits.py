@@ -99,7 +99,7 @@ def test_a_search_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report
 ) -> None:
     run = tmp_path / "run"
     monkeypatch.setattr("nas.search.__main__.search", lambda *_: 0)  # a command that is not refused ends here
-    refused = ["--max-memory-mib", "100", "--device", "cpu", "--arm", arm]
+    refused = ["--max-memory-mib", "100", "--device", "cpu", "--runtime", arm]
     assert search_main([*refused, "--run", str(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --max-memory-mib")
@@ -114,7 +114,7 @@ def test_a_profile_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_repor
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
     monkeypatch.setattr("nas.profile.__main__._space", lambda command, request: 0)
     space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
-    for more in (["--seconds", "9", "--arm", "compiled"], []):
+    for more in (["--measure-seconds", "9", "--runtime", "compiled"], []):
         assert profile_main([*space, *more]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: --max-memory-mib")

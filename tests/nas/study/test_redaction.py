@@ -36,7 +36,7 @@ TRICKY = st.lists(
         ("http://u:p@[::1/no-end?s=1", "http://[::1/no-end"),
         ("imagefolder:/a/b?c@d", "imagefolder:/a/b?c@d"),
         ("postgres://u:s3cret@h:1/n", "postgres://u@h:1/n"),
-        ("--database=postgresql://u:s3cret@h/n?sslmode=require", "--database=postgresql://u@h/n?sslmode=require"),
+        ("--storage=postgresql://u:s3cret@h/n?sslmode=require", "--storage=postgresql://u@h/n?sslmode=require"),
         ("postgresql+psycopg://u@h/n?password=s3cret", "postgresql+psycopg://u@h/n"),
         ("postgresql://u:a/'b c@h/n?sslpassword=x&a=1", "postgresql://u@h/n?a=1"),
         ("postgresql://u:p@h/n,postgresql://u:p@h/m", "postgresql://u@h/n,postgresql://u@h/m"),
@@ -97,11 +97,10 @@ def test_a_card_tells_no_secret_of_a_url_and_no_folder_of_this_machine() -> None
     assert card_name(url) == "webdataset:https://[::1]/{00..09}.tar::.../val.tar"
     assert card_name("imagefolder:/home/me/photos") == "imagefolder:.../photos"
     assert card_name("builtin") == "builtin"
-    command = (
-        f"python -m nas.search --data '{url}' --cache /home/me/cache --run=/home/me/r --teacher hed=/home/me/h.pth"
-    )
+    paths = "--cache /home/me/cache --run=/home/me/r --teacher-weights hed=/home/me/h.pth"
+    command = f"python -m nas.search --data '{url}' {paths}"
     assert card_command(command) == (
         "python -m nas.search --data 'webdataset:https://[::1]/{00..09}.tar::.../val.tar' --cache .../cache "
-        "--run=.../r --teacher hed=.../h.pth"
+        "--run=.../r --teacher-weights hed=.../h.pth"
     )
     assert card_command("an 'open quote https://a:b@c") == "an ''\"'\"'open' quote https://c"

@@ -314,13 +314,15 @@ def test_without_a_network_the_flag_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     spec = specs("test_resnet.r160_in1k")[0]
-    with pytest.raises(TeacherError, match=r"cannot be reached .*--teacher test_resnet.r160_in1k=FILE") as caught:
+    with pytest.raises(
+        TeacherError, match=r"cannot be reached .*--teacher-weights test_resnet.r160_in1k=FILE"
+    ) as caught:
         print(spec.fingerprint)
     assert "\n" not in str(caught.value)
 
 
 def test_a_network_without_a_repository_names_the_flag():
-    with pytest.raises(TeacherError, match=r"no hub repository.*--teacher small_dinov2=FILE"):
+    with pytest.raises(TeacherError, match=r"no hub repository.*--teacher-weights small_dinov2=FILE"):
         specs("small_dinov2")[0].load()
 
 

@@ -18,7 +18,7 @@ from nas.study.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, Conta
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
 
-CONFIG = DistillConfig(image_px=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
+CONFIG = DistillConfig(img_size=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
 KINDS = ((IMAGE, ""), (TEACHER, "colour"), (STUDENT, "colour"), (OWN, ""))
 
 
