@@ -103,6 +103,7 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tup
 def _result(
     table: PublishedTable, settings: ReplaySettings, curves: dict[str, list[Array]], trained: dict[str, float]
 ) -> dict[str, Any]:
+    """Return the settings and results as plain JSON data; `curves` has the share of each seed after 1, 2, ... cells."""
     accuracy, slowest = table.reference
     return {
         "bench": settings.bench,
@@ -116,6 +117,7 @@ def _result(
         "knowledge": list(settings.knowledge),
         "samplers": {name: quantiles(shares) for name, shares in curves.items()},
         "full_trainings": trained,
+        "curves": {name: [share.round(5).tolist() for share in shares] for name, shares in curves.items()},
     }
 
 

@@ -34,6 +34,12 @@ class Group:
 
     The features of a student that learns from a teacher at a single size vary with the size. Sources: the partitions of
     AM-RADIO (arXiv 2312.06709) and the resolutions of RADIOv2.5 (arXiv 2412.07679).
+
+    Attributes:
+        teachers: Names of the teachers.
+        batch_size: Images of a step of this group.
+        img_size: Sides of the student's input in px, multiples of 32; a step draws one.
+        rate: Share of the steps, relative to the other groups.
     """
 
     teachers: tuple[str, ...]
@@ -62,14 +68,27 @@ class DistillConfig:
     MSE on PHI-S targets (arXiv 2410.01680), with equal weights for all teachers and heads.
 
     Attributes:
-        weights: Loss weights by teacher or "teacher/head"; the others are 1.
-        groups: Teachers with batches of their own (nas.distill.batches); none for all teachers together at `img_size`.
-        ranks: Processes that train one architecture together (nas.distill.distributed), on CUDA each on its own GPU.
-        accumulate: Parts of a batch whose gradients add up to those of a step.
+        img_size: Side of the candidates' input in px, a multiple of 32. Spatial targets have a cell for every 16 px.
+        batch_size: Images of a training step, a multiple of `accumulate` times `ranks`.
+        learning_rate: Learning rate of AdamW, constant after the warm-up.
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Steps in which the learning rate rises to its value.
+        ema_decay: Decay of the averaged weights (EMA), which are scored and exported; 0 for no averaging.
+        head_width: Hidden width of the adaptor heads, one for each teacher.
+        precision: "fp32" or "bf16" (autocast); the search replaces "auto" by the faster one on the device.
+        rung_steps: Training steps at which candidates are compared, rising; the last one ends a training.
+        summary_loss: Loss of the summaries: "mse", "cosine" or "angle".
+        spatial_loss: Loss of the spatial features: "mse", "cosine", "hybrid" or "angle".
+        standardization: Standardization of the targets: "phi_s", "global" or "raw".
+        balance: Weights between teachers: "fixed", or adapted by "uncertainty", "adaloss" or "drop".
         score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
             a few hundred steps is mostly that of the seed (experiments/LOG.md).
-        precision: "fp32" or "bf16" (autocast); nas.search replaces "auto" by the faster one on the device.
+        weights: Loss weights by teacher or "teacher/head"; the others are 1.
+        groups: Teachers with batches of their own; none for all teachers together at `img_size`.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
+        accumulate: Parts of a batch whose gradients add up to those of a step.
+        grad_checkpointing: Whether activations are computed again in the backward pass, to save memory.
+        ranks: Processes that train one architecture together, on CUDA each on its own GPU.
     """
 
     img_size: int = 64
@@ -182,7 +201,30 @@ def _group(group: Group | Mapping[str, Any]) -> Group:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The settings that a study's numbers depend on, and the budget."""
+    """The settings that a study's numbers depend on, and the budget.
+
+    Attributes:
+        budget: Unique architectures to evaluate; baselines do not count.
+        seed: Seed of sampling, initial weights and the order of images.
+        sampler: Sampler: "known-cost", "evolution", "random", "nsga2" or "tpe".
+        space: Search space: "micro" (64 px) or "full" (224 px).
+        data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
+        teachers: Comma list of teachers and sets of teachers.
+        train_images: Images to train on.
+        val_images: Held-out images, for scores and probes.
+        views: Stored augmentations of each training image.
+        target_dtype: Number format of the stored targets: "int8", "int4", "bf16" or "fp32".
+        device: Device that measures and trains: "cpu" or "cuda"; the command line also takes "auto".
+        measure_batch_size: Images per call when a candidate is measured.
+        runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
+        measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %.
+        reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
+        reference: Backbone that every throughput is relative to: a preset or timm:NAME.
+        baselines: Backbones that are trained and measured in the same study, for comparison.
+        limits: Hard limits, by their names.
+        objectives: Names of the objectives; "score" is one of them.
+        distill: The training recipe.
+    """
 
     budget: int = 200
     seed: int = 0
@@ -192,17 +234,17 @@ class SearchConfig:
     teachers: str = "builtin"
     train_images: int = 3000
     val_images: int = 600
-    views: int = 1  # stored augmentations of each training image
-    target_dtype: str = "int8"  # number format of the stored targets
+    views: int = 1
+    target_dtype: str = "int8"
     device: str = "cpu"
     measure_batch_size: int = 16
-    runtime: str = "eager+fp32+channels-last+fused"  # as of nas.measure.arms
-    measure_seconds: float = 2.0  # at most; a measurement ends when the ratio is known to 1 %
+    runtime: str = "eager+fp32+channels-last+fused"
+    measure_seconds: float = 2.0
     reduction_factor: int = 3
     reference: str = "eradio_pico"
     baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
-    limits: dict[str, float] = field(default_factory=dict)  # keys of nas.study.limits
-    objectives: tuple[str, ...] = ("score", "throughput")  # keys of nas.study.objectives
+    limits: dict[str, float] = field(default_factory=dict)
+    objectives: tuple[str, ...] = ("score", "throughput")
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:

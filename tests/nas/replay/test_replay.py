@@ -204,6 +204,9 @@ def test_command_leaves_a_report_and_prints_one_object(
     assert main([*arguments, "--budget", "14", "--seeds", "2", "--json", "--run", str(run)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["samplers"]) == {"known-cost", "random", "nsga2", "tpe"}
+    assert {name: len(curves) for name, curves in result["curves"].items()} == dict.fromkeys(
+        result["samplers"], result["seeds"]
+    )
     for curve in result["samplers"].values():
         assert set(curve) == {"evaluations", "median", "p5", "p95"}
         assert curve["evaluations"] == list(range(1, 15))
