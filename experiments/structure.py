@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 PACKAGES = ("search_space", "backbones", "nas", "reports")
-CONVENTIONAL_NAMES = frozenset({"__init__", "__main__", "arguments", "tables", "plots"})
+CONVENTIONAL_NAMES = frozenset({"__init__", "__main__", "arguments", "command", "tables", "plots"})
 SHORT_FILE_LINES = 60
 LONG_FUNCTION_LINES = 60
 

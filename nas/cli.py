@@ -12,15 +12,18 @@ Every command ends with one of these exit codes, and an error is one line on std
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import math
 import os
+import re
+import shlex
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,6 +46,7 @@ _BUGS = (NotImplementedError, RecursionError)  # RuntimeErrors that show their t
 _PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _MAX_ERROR_CHARS = 500
 
+PROGRAM = "backbone-nas"
 DEVICES = ("auto", "cpu", "cuda")
 TEACHER_HELP = (
     "safetensors file with the weights of a timm teacher; may be given several times (default: download from timm)"
@@ -127,14 +131,28 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def command_line(name: str, words: Sequence[str]) -> str:
+    """Return a command as a user writes it in a shell.
+
+    Args:
+        name: Name of the command.
+        words: Its arguments.
+    """
+    return shlex.join([PROGRAM, name, *words])
+
+
 # --- parsers
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, with ``--verbose``; ``--help`` ends with the exit codes."""
+    """An ArgumentParser whose errors are one line, with ``--verbose``; ``--help`` ends with the exit codes.
+
+    Flags have to be written in full: an abbreviation would be refused or change its meaning when a flag is added.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **settings})
         shown = "show the log's lines on stderr, with time, level and module (default: progress only)"
         self.add_argument("--verbose", action=VerboseAction, help=shown)
 
@@ -143,9 +161,17 @@ class OneLineParser(argparse.ArgumentParser):
         return f"{super().format_help().rstrip()}\n\n{EXIT_CODES}"
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and end the program."""
-        print(f"error: {message} (see --help)", file=sys.stderr)
+        """Print the message, with the nearest flag if one is unknown, and end the program."""
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        hint = nearest(unknown[1], self._option_string_actions) if unknown else ""
+        print(f"error: {message}{hint} (see --help)", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the choice that a misspelled word resembles most, or "" if none does."""
+    found = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 class NamedFile(argparse.Action):

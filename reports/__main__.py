@@ -1,21 +1,14 @@
-"""Rebuild a study's report, draw its figures for a paper, export its trials: `python -m reports RUN`."""
+"""Rebuild a study's report, draw its figures for a paper, export its trials: `backbone-nas report RUN`."""
 
 from __future__ import annotations
 
-import argparse
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cli import OneLineParser, exit_code
-from nas.storage.store import read_study
+from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.study.redaction import public_text
-from reports.dataframe import save_csv, save_parquet, trial_frame
-from reports.page import REPORT_FILE, write_page
-from reports.paper_figures import draw, save
-from reports.sentences import result_line
-from reports.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -32,10 +25,18 @@ class ReportOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    return exit_code(lambda: _report(ReportOptions(**vars(_parser().parse_args(arguments)))), public_text)
+    return exit_code(lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), public_text)
 
 
 def _report(options: ReportOptions) -> int:
+    # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
+    from nas.storage.store import read_study
+    from reports.dataframe import save_csv, save_parquet, trial_frame
+    from reports.page import REPORT_FILE, write_page
+    from reports.paper_figures import draw, save
+    from reports.sentences import result_line
+    from reports.summary import summarize
+
     out = options.out or options.run / REPORT_FILE
     study = read_study(options.run)
     write_page(study, out, options.run)
@@ -55,27 +56,27 @@ def _report(options: ReportOptions) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="python -m reports",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} report",
         description="Rebuild the HTML report of a study, draw its figures for a paper, export its trials as a table.",
-        epilog="examples:\n  python -m reports runs/mine --open\n  python -m reports runs/mine --figures figures\n"
-        "  python -m reports runs/mine --csv trials.csv --parquet trials.parquet",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  backbone-nas report runs/mine --open\n  backbone-nas report runs/mine --figures figures\n"
+        "  backbone-nas report runs/mine --csv trials.csv --parquet trials.parquet",
     )
     none = "(default: not written)"
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a search, such as runs/2025-01-31-name")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"file of the report (default: RUN/{REPORT_FILE})")
-    parser.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help=f"write the trials as CSV, one per row {none}")
-    parser.add_argument(
+    built.add_argument("run", type=Path, metavar="RUN", help="folder of a search, such as runs/2025-01-31-name")
+    built.add_argument("--out", type=Path, metavar="FILE", help="file of the report (default: RUN/report.html)")
+    built.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}")
+    built.add_argument("--csv", type=Path, metavar="FILE", help=f"write the trials as CSV, one per row {none}")
+    built.add_argument(
         "--parquet",
         type=Path,
         metavar="FILE",
         help=f"write the trials as Parquet, exact and typed; needs pyarrow {none}",
     )
-    parser.add_argument("--open", action="store_true", help="open the report in the browser (default: no)")
-    return parser
+    built.add_argument("--open", action="store_true", help="open the report in the browser (default: no)")
+    return built
 
 
 if __name__ == "__main__":

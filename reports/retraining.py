@@ -13,7 +13,7 @@ from nas.study.records import Study
 
 
 def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
-    """Read the results as ``nas.retrain --json`` prints them; None where nothing was retrained.
+    """Read the results as ``backbone-nas retrain --json`` prints them; None where nothing was retrained.
 
     Raises:
         StoreError: the study cannot be read.

@@ -15,9 +15,7 @@ from reports.scored_trials import OBJECTIVE_WORDS
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
-CONTROL = (
-    "A control of the same length is a second study with the sampler “random”; reports.compare shows both side by side."
-)
+CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
 
 
 def score_definition(info: StudyInfo) -> str:

@@ -18,7 +18,7 @@ from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, trial_seconds
 
-PUBLISHED = "published"  # the runtime that nas.replay records for values of a table: nothing was timed
+PUBLISHED = "published"  # the runtime that backbone-nas replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_CORRELATED = 3  # pairs

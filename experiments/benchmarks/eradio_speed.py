@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone, eradio_from_public, fuse
-from nas.measure.arms import PRECISIONS
+from nas.measure.arms import torch_dtype
 from nas.measure.environment import device_name, torch_device
 from nas.measure.interleave import compare
 from nas.measure.timers import Call, timer_for
@@ -155,7 +155,7 @@ def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
     shape = (case.batch, 3, case.resolution, case.resolution)
     images = [torch.randn(shape, generator=generator) for _ in range(BUFFERS)]
     check(ours.encode, port_encode(port), images[0][:2])
-    dtype = torch.float32 if case.training else PRECISIONS[case.precision]
+    dtype = torch.float32 if case.training else torch_dtype(case.precision)
     images = [x.to(device, dtype) for x in images]
     ours, port = ours.to(device, dtype), port.to(device, dtype)
     if case.training:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from nas.cli import lock_dir
-from nas.measure import Arm, Setting, environment, torch_device
+from nas.measure import Arm, Setting, torch_device
 from nas.measure.device_lock import measuring
-from nas.measure.environment import device_key, device_name
+from nas.measure.environment import device_key, device_name, environment
 from nas.measure.service import MeasurementService
 
 REFERENCE = "timm:resnet50"

@@ -32,8 +32,9 @@ from scipy.stats import kendalltau
 
 from backbones import build, fuse, resolve
 from nas.cli import lock_dir
-from nas.measure import Setting, environment, measure_pair
+from nas.measure import Setting, measure_pair
 from nas.measure.device_lock import measuring
+from nas.measure.environment import environment
 from nas.measure.forkserver import ForkServer
 from nas.measure.service import MeasurementService
 from search_space import SPACES

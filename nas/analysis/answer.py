@@ -215,7 +215,7 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     """Return notes for the reader of the numbers, a phrase each."""
     basis = "mean score of retrainings" if a.basis == RETRAINED else "score of one training each"
     notes = [f"compared by {basis}, {a.steps} steps; candidates trained for other numbers of steps are left out"]
-    source = "from another study; nas.retrain measures it"
+    source = "from another study; `backbone-nas retrain` measures it"
     if a.scatter.measured:
         source = f"measured here, {a.scatter.degrees} degrees of freedom"
     notes.append(f"standard deviation of the score between seeds: {a.scatter.sd:.4f} ({source})")

@@ -17,7 +17,7 @@ from nas.analysis.selection import complete, front_numbers
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
 
-REMEASUREMENT = "retraining"  # name of the remeasurement by nas.retrain
+REMEASUREMENT = "retraining"  # name of the remeasurement by backbone-nas retrain
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 ASSUMPTIONS = (
     "chance: probability of being on the front of the retrained candidates; assumes scores normal over seeds with one "

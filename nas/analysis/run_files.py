@@ -68,7 +68,7 @@ def trained_weights(
     for seed, retraining in last_of_seed.items():
         file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
         if retraining.score is not None and file.is_file():
-            candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"nas.retrain, seed {seed}"))
+            candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"retraining, seed {seed}"))
     return max(candidates, key=lambda w: (w.result.steps, w.result.score), default=None)
 
 

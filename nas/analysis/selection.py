@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nas.analysis import BEST, WHICH
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
 from nas.study import pareto
 from nas.study.records import Measurement, Study, TrialRecord, TrialState
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
-WHICH = ("front", "near", "all")
-BEST = "best"
 MIN_ID_DIGITS = 8  # fewer digits are a trial's number, not an arch_id's beginning
 
 NO_COMPLETE_TRIAL = "the study has no trial that was measured and trained to its last rung"

@@ -1,4 +1,4 @@
-"""``python -m nas.export``: write a trained model of a study as a folder that works without the study."""
+"""``backbone-nas export``: write a trained model of a study as a folder that works without the study."""
 
 from __future__ import annotations
 

@@ -1,137 +1,28 @@
-"""``python -m nas.export RUN --format timm``: write a trained model of a study as a folder for other users."""
+"""``backbone-nas export RUN --format timm``: write a trained model of a study as a folder for other users."""
 
 from __future__ import annotations
 
-import logging
-import shlex
 import sys
-from collections.abc import Collection, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 
-from nas.analysis.retraining import summarize_retraining
-from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
-from nas.analysis.selection import find_trial
-from nas.cli import cache_root, exit_code
-from nas.command_log import announce, log_to
-from nas.export import ExportError
-from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, parse
-from nas.export.bundle import check_room, check_writable, write_bundle
-from nas.export.card import REPORT, CardData
-from nas.storage.store import Store
-from nas.study.config import SearchConfig
-from nas.study.records import Retraining, Study, TrialRecord, TrialState
+from nas.cli import command_line, exit_code
+from nas.export.arguments import parse, parser
 from nas.study.redaction import public_text
-from search_space import ArchSpec
 
-MAX_NAMED_TRIALS = 8
-_LOG = logging.getLogger(__name__)
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: export(parse(words), f"python -m nas.export {shlex.join(words)}"), public_text)
 
+    def work() -> int:
+        settings = parse(words)
+        from nas.export.command import export  # imports what takes seconds, as torch: not for --help or a bad flag
 
-def export(settings: ExportSettings, command: str) -> int:
-    """Write and check the folder; the model card shows `command`."""
-    with Store.open(settings.run) as store:
-        study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
-    trial = find_trial(study, settings.trials)
-    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
-        raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
-    out = _free_folder(settings, trial)
-    if settings.format == "onnx":
-        from nas.export.to_onnx import check_installed
+        return export(settings, command_line("export", words))
 
-        check_installed()
-    _check_heads(settings.heads, study.info.teachers)
-    existing = trained_weights(settings.run, study, trial, retrainings)
-    if existing is None and settings.extra_steps is None:
-        raise ExportError(
-            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with --extra-steps STEPS, "
-            f"or choose another --trials: {_with_weights(settings.run, study, retrainings)}"
-        )
-    more = settings.extra_steps
-    weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
-    assert weights is not None
-    from nas.measure.environment import versions  # torch takes seconds to import: not for --help or a wrong folder
-
-    data = CardData(
-        study=study,
-        trial=trial,
-        retraining=summarize_retraining(study, retrainings, remeasurements),
-        weights=weights,
-        continued_from=None if settings.extra_steps is None else existing,
-        latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
-        command=command,
-        versions=versions(),
-        report=settings.run / REPORT,
-    )
-    for line in write_bundle(data, settings, out):
-        print(line)
-    return 0
-
-
-def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:
-    """Return the folder to write; ExportError where it cannot be written or must not be replaced."""
-    out = settings.out or settings.run / FOLDER / f"{trial.arch_id}-{settings.format}"
-    if out.name in ("", ".."):  # a path without the name that the scratch folder's name derives from
-        out = out.resolve()
-    check_room(out, settings.run, settings.overwrite)
-    check_writable(out)
-    return out
-
-
-def _check_heads(names: Sequence[str], teachers: Collection[str]) -> None:
-    """Raise ExportError for unknown teachers, before a training of hours rather than after it."""
-    if unknown := [name for name in names if name not in (*teachers, ALL_HEADS)]:
-        choices = ", ".join((*teachers, ALL_HEADS))
-        raise ExportError(f"--heads: the study has no teacher {unknown[0]!r}; choose from {choices}")
-
-
-def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
-    name = f"trial {trial.number} ({trial.baseline or trial.arch_id})"
-    if trial.state is TrialState.STOPPED and trial.rungs:
-        return f"{name} was early-stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
-    if trial.state is TrialState.COMPLETE:
-        return f"{name} is complete, but its weight file is missing"
-    return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
-
-
-def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]) -> str:
-    trained = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
-    return ", ".join([*trained[:MAX_NAMED_TRIALS], *["..."] * (len(trained) > MAX_NAMED_TRIALS)]) or "none has weights"
-
-
-def _continued(
-    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, command: str
-) -> TrainedWeights:
-    """Train for `steps` more steps and return the weights; an earlier identical training is reused."""
-    from nas.cache import open_study_targets
-    from nas.cli import StageProgress, stderr_console
-    from nas.export.continue_training import continue_training, plan_continued
-
-    training = plan_continued(settings.run, study, trial, start, steps, settings.device)
-    if (weights := training.result()) is not None:
-        return weights
-    source = "initial weights" if start is None else f"{start.origin} ({start.result.steps} steps)"
-    log_to(settings.run, "export", command)
-    processes = "1 process" if training.ranks == 1 else f"{training.ranks} processes"
-    announce(f"trial {trial.number}: {steps} steps from {source}, {processes}", _LOG)
-    progress = StageProgress(stderr_console())
-    with progress.showing():
-        root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-        targets = open_study_targets(
-            SearchConfig.from_dict(study.info.config),
-            root,
-            study=study.info,
-            weights=settings.teacher_weights,
-            progress=progress,
-            announce=show,
-        )
-        return continue_training(training, targets.path, progress)
+    return exit_code(work, public_text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Define the settings of ``python -m nas.export`` and its command line."""
+"""Define the settings of ``backbone-nas export`` and its command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.analysis.selection import BEST
-from nas.cli import OneLineParser, add_training_options
+from nas.analysis import BEST
+from nas.cli import PROGRAM, OneLineParser, add_training_options
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
@@ -16,16 +16,16 @@ FOLDER = "exports"  # in the run's folder
 ALL_HEADS = "all"  # in place of teachers' names
 
 _EXAMPLES = """examples:
-  python -m nas.export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
-  python -m nas.export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
-  python -m nas.export runs/mine --trials 17 --format onnx --out winner
-  python -m nas.export runs/mine --trials 3fa9 --format torchscript --heads lite0
-  python -m nas.export runs/mine --format timm --extra-steps 5000
+  backbone-nas export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
+  backbone-nas export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
+  backbone-nas export runs/mine --trials 17 --format onnx --out winner
+  backbone-nas export runs/mine --trials 3fa9 --format torchscript --heads lite0
+  backbone-nas export runs/mine --format timm --extra-steps 5000
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
 with the measurements. It appears when everything is written and checked. An existing folder is replaced only if it is
-an export to which no files were added. If nas.retrain has retrained the trial, the weights with most training steps
-are exported; all weights are averaged ones (EMA).
+an export to which no files were added. If `backbone-nas retrain` has retrained the trial, the weights with most
+training steps are exported; all weights are averaged ones (EMA).
 
 --extra-steps continues from the study's weights and heads. The recipe's learning rate is constant, so a continued
 training needs no new schedule. The optimizer's moments were not saved: they start at zero, behind the recipe's warm-up.
@@ -42,7 +42,7 @@ _TRIAL_HELP = (
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Settings of one ``nas.export`` command.
+    """Settings of one ``backbone-nas export`` command.
 
     Raises:
         ValueError: options contradict each other.
@@ -80,19 +80,19 @@ class ExportSettings:
 
 def parse(words: Sequence[str]) -> ExportSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    options = vars(_parser().parse_args(words))
+    options = vars(parser().parse_args(words))
     heads = tuple(name for name in options.pop("heads").split(",") if name)
     return ExportSettings(**options, heads=heads)
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m nas.export",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} export",
         description="Write a trained model of a study as a folder that others can use, with a model card.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = built.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--trials", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
     add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
@@ -110,4 +110,4 @@ def _parser() -> OneLineParser:
     add_training_options(add, "device of --extra-steps: ")
     overwrite = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
     add("--overwrite", action="store_true", help=overwrite)
-    return parser
+    return built

@@ -128,7 +128,7 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
             seeds = len(candidate.scores)
-            name = f"mean of {seeds} seed{'s' * (seeds > 1)}, nas.retrain"
+            name = f"mean of {seeds} seed{'s' * (seeds > 1)}, retraining"
             rows.append((name, candidate.steps, candidate.mean, seeds))
     lines = ["| weights | steps | score | 95 % interval over seeds |", "|---|---:|---:|---|"]
     for name, steps, score, seeds in rows:

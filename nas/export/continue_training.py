@@ -120,7 +120,7 @@ def _only_command(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise ExportError(f"another nas.export is training in {str(folder)!r}") from None
+        raise ExportError(f"another backbone-nas export is training in {str(folder)!r}") from None
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """Define a backbone that transformers loads, with the calls and outputs of the RADIO models.
 
-``nas.export --format hf`` copies this file into its folders, with the modules of this project that it imports.
+``backbone-nas export --format hf`` copies this file into its folders, with the modules of this project that it imports.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LAYOUTS = {"channels-last": torch.channels_last, "nchw": torch.contiguous_format}
+PRECISIONS = ("fp32", "bf16", "fp16")
+LAYOUTS = ("channels-last", "nchw")
 FORMS = ("fused", "unfused")
 # Implemented in nas.measure.runtimes.
 RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "onnxruntime", "tensorrt")
@@ -49,7 +51,7 @@ class Arm:
         Raises:
             ArmError: A word is unknown, or two words set the same field.
         """
-        choices = {"runtime": RUNTIMES, "precision": tuple(PRECISIONS), "layout": tuple(LAYOUTS), "form": FORMS}
+        choices = {"runtime": RUNTIMES, "precision": PRECISIONS, "layout": LAYOUTS, "form": FORMS}
         fields: dict[str, str] = {}
         for word in text.split("+"):
             field = next((name for name, words in choices.items() if word in words), None)
@@ -65,12 +67,14 @@ class Arm:
     @property
     def dtype(self) -> torch.dtype:
         """The type of weights and inputs."""
-        return PRECISIONS[self.precision]
+        return torch_dtype(self.precision)
 
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of weights and inputs."""
-        return LAYOUTS[self.layout]
+        import torch
+
+        return torch.channels_last if self.layout == "channels-last" else torch.contiguous_format
 
     def unknown_fields(self, device_type: str) -> frozenset[str]:
         """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda").
@@ -81,9 +85,16 @@ class Arm:
         return frozenset() if tracked else frozenset({"peak_memory_mib"})
 
 
-def default_arm(device: torch.device) -> Arm:
+def torch_dtype(precision: str) -> torch.dtype:
+    """Return the type of numbers of a precision, one of `PRECISIONS`."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def default_arm(device_type: str) -> Arm:
     """Return the arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last, fused."""
-    return Arm("compiled", "bf16") if device.type == "cuda" else Arm()
+    return Arm("compiled", "bf16") if device_type == "cuda" else Arm()
 
 
 def _words(choices: Iterable[Iterable[str]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from nas.files import atomic_write
-from nas.measure.arms import PRECISIONS
+from nas.measure.arms import torch_dtype
 from nas.measure.environment import device_name
 from nas.measure.timers import Timer, timer_for
 
@@ -132,7 +132,7 @@ def measure_ceilings(
         sizes: Bytes touched; None: the device's own sizes.
     """
     timer = timer or timer_for(device)
-    dtype = PRECISIONS[precision]
+    dtype = torch_dtype(precision)
     with torch.inference_mode():
         # On most CPUs bf16 is slower than float32, to which kernels may convert it: the faster type is the ceiling.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}

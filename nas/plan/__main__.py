@@ -1,23 +1,27 @@
-"""``python -m nas.plan``: predict the cost of a search by a short probe and a simulation. Nothing is kept."""
+"""``backbone-nas plan``: predict the cost of a search by a short probe and a simulation. Nothing is kept."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from nas.cli import StageProgress, exit_code, stderr_console
-from nas.plan.arguments import PlanSettings, plan_settings
+from nas.plan.arguments import PlanSettings, parse, parser
 from nas.study.redaction import public_text
+
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
-    return exit_code(lambda: _plan(plan_settings(argv)), public_text, "nothing was written")
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _plan(parse(words)), public_text, "nothing was written")
 
 
 def _plan(settings: PlanSettings) -> int:
+    from rich.console import Console
+
     from nas.plan.search_plan import plan_search  # imports torch, which takes seconds: after the arguments are checked
     from nas.plan.tables import as_json, show
 

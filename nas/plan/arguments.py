@@ -1,4 +1,4 @@
-"""Parse the arguments of ``nas.plan``: the settings of the search, and those of the plan."""
+"""Parse the arguments of ``backbone-nas plan``: the settings of the search, and those of the plan."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.cli import OneLineParser, picture_file, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, picture_file, whole_numbers
 from nas.search.arguments import LIMITS_HELP, add_settings, default_workers, new_config
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import add_limit_flags
 
 _EXAMPLES = """examples:
-  python -m nas.plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
-  python -m nas.plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
-  python -m nas.plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
-  python -m nas.search --budget 500 --plan               the same as nas.plan with these flags
+  backbone-nas plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
+  backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
+  backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
+  backbone-nas search --budget 500 --plan               the same as backbone-nas plan with these flags
 """
 # Ray and the imports of two workers on two idle CPUs, from experiments/results/recorded_search.json.
 START_S = 17.0
@@ -86,17 +86,17 @@ class PlanSettings:
         return self.assume_tflops is None
 
 
-def plan_settings(argv: Sequence[str] | None = None) -> PlanSettings:
+def parse(words: Sequence[str]) -> PlanSettings:
     """Parse a command line.
 
     Args:
-        argv: Words after the command's name; None: those of the process.
+        words: Words after the command's name.
 
     Raises:
         ConfigError: A value is out of its range, or options contradict each other.
         SystemExit: An option is unknown or malformed; one line was printed.
     """
-    options: dict[str, Any] = vars(parser().parse_args(argv))
+    options: dict[str, Any] = vars(parser().parse_args(words))
     tflops = options.get("assume_tflops")
     if tflops is not None and "workers" in options:
         raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
@@ -112,17 +112,16 @@ def plan_settings(argv: Sequence[str] | None = None) -> PlanSettings:
     return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Build the parser. An absent flag has no entry in the namespace."""
     built = OneLineParser(
-        prog="python -m nas.plan",
+        prog=f"{PROGRAM} plan",
         description="Predict the cost of a search: probe a few architectures on this device, then simulate the search.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     add_plan(built.add_argument_group("plan", "settings of the plan").add_argument)
-    search = built.add_argument_group("search", "settings of the search, the same as those of nas.search")
+    search = built.add_argument_group("search", "settings of the search, the same as those of backbone-nas search")
     add_settings(search.add_argument)
     add_limit_flags(built, LIMITS_HELP)
     search.add_argument("--workers", type=int, metavar="N", help="trials at a time (default: one per CPU or GPU)")

@@ -1,1 +1,1 @@
-"""The command ``nas.profile``: one network in depth, several compared, runtimes compared, or a sample of a space."""
+"""``backbone-nas profile``: one network in depth, several compared, runtimes compared, or a sample of a space."""

@@ -1,215 +1,28 @@
-"""``python -m nas.profile``: measure the cost of backbones, their stages and runtimes, or sample a search space.
-
-python -m nas.profile --arch eradio
-"""
+"""``backbone-nas profile --arch eradio``: measure the cost of backbones, or sample a search space."""
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-import torch
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
-from rich.text import Text
-
-from backbones import resolve
-from nas.cli import FAILED, INTERRUPTED, clock, exit_code, report_error
-from nas.measure.service import MeasurementService
-from nas.profile.arguments import ProfileCommand, parse
-from nas.profile.network import profile_network
-from nas.profile.profiles import NetworkSettings, Profile
-from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, compare_runtimes
-from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
-from nas.profile.tables import show, show_runtimes, show_space
+from nas.cli import exit_code
+from nas.profile.arguments import parse, parser
 from nas.study.redaction import public_text
 
-Result = TypeVar("Result")
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code (see `nas.cli`), which is 1 also where a network could not be measured.
+    """Run the command and return its exit code, see `nas.cli`."""
+    words = list(sys.argv[1:] if argv is None else argv)
 
-    Results from before an error or an interruption are printed.
-    """
-    return exit_code(lambda: _command(argv), public_text, "nothing was measured yet")
+    def work() -> int:
+        command = parse(words)
+        from nas.profile.command import profile
 
+        return profile(command)
 
-def _command(argv: Sequence[str] | None) -> int:
-    command = parse(argv)
-    if command.threads:
-        torch.set_num_threads(command.threads)
-    if isinstance(command.settings, SpaceRequest):
-        return _space(command, command.settings)
-    if isinstance(command.settings, RuntimeSettings):
-        return _runtimes(command, command.settings)
-    return _networks(command, command.settings)
-
-
-class TimeLeftColumn(ProgressColumn):
-    """A column that counts down to the task's `deadline`, in seconds of the monotonic clock."""
-
-    def render(self, task: Task) -> Text:
-        """Return the time that is left, and the time spent."""
-        left_s = max(0.0, task.fields["deadline"] - time.monotonic())
-        return Text(f"ETA {clock(left_s)}, elapsed {clock(task.elapsed or 0.0)}", style="dim")
-
-
-class ProfileProgress:
-    """A progress line with the current step and the time that is left. Without a terminal it prints nothing."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeLeftColumn(), console=console, transient=True
-        )
-        self._task = self._bars.add_task("", deadline=0.0)
-
-    @contextmanager
-    def showing(self) -> Iterator[None]:
-        """Show the line while the body runs."""
-        if not self._console.is_terminal:
-            yield
-            return
-        with self._bars:
-            yield
-
-    def __call__(self, step: str, left_s: float) -> None:
-        """Show a new step and the seconds that are left."""
-        self._bars.update(self._task, description=step, deadline=time.monotonic() + left_s)
-
-
-def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
-    for arch in (*command.archs, settings.reference):
-        _check(arch)
-    profiles: list[Profile] = []
-
-    def steps(
-        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
-    ) -> Iterator[Profile]:
-        later_s = settings.planned_s * networks_left
-        return profile_network(arch, settings, service, lambda step, s: progress(step, s + later_s))
-
-    code = _one_by_one(command.archs, steps, profiles)
-    if command.json:
-        plain = [p.to_dict() for p in profiles]
-        _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
-    else:
-        show(profiles, settings, Console(), command.layers, command.top)
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
-    if command.plot:
-        from nas.profile.plots import plot_networks  # matplotlib takes a second to import
-
-        plot_networks(profiles, command.plot)
-    return code or (FAILED if any(p.failure for p in profiles) else 0)
-
-
-def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
-    for arch in command.archs:
-        _check(arch)
-    profiles: list[RuntimesProfile] = []
-
-    def steps(
-        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
-    ) -> Iterator[RuntimesProfile]:
-        later_s = settings.seconds * len(settings.arms) * networks_left
-        return compare_runtimes(arch, settings, service, lambda step, s: progress(step, s + later_s))
-
-    code = _one_by_one(command.archs, steps, profiles)
-    if command.json:
-        arms = {name: str(arm) for name, arm in settings.arms.items()}
-        _print_json({"arms": arms, "profiles": [p.to_dict() for p in profiles]})
-    else:
-        show_runtimes(profiles, settings, Console())
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
-    if command.plot:
-        from nas.profile.plots import plot_runtimes
-
-        plot_runtimes(profiles, settings.base, command.plot)
-    return code or (FAILED if any(p.failed for p in profiles) else 0)
-
-
-def _space(command: ProfileCommand, request: SpaceRequest) -> int:
-    _check(request.reference)
-    profiles: list[SpaceProfile] = []
-
-    def work(progress: ProfileProgress) -> None:
-        with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as service:
-            for profile in sample_space(request, service, progress):
-                profiles[:] = [profile]
-
-    code = _run(work, profiles)
-    (profile,) = profiles
-    if command.json:
-        _print_json(profile.to_dict())
-    else:
-        show_space(profile, Console())
-    _warn(profile.missing)
-    if command.plot:
-        from nas.profile.plots import plot_space
-
-        plot_space(profile, command.plot)
-    none_measured = profile.failed and not profile.values("ratio")
-    return code or (FAILED if none_measured else 0)
-
-
-def _one_by_one(
-    archs: Sequence[str],
-    steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Result]],
-    profiles: list[Result],
-) -> int:
-    """Profile one network after the other and return the exit code.
-
-    Args:
-        archs: Networks to profile.
-        steps: Returns the profiles of a network after each step; its last argument is the number of networks that
-            follow.
-        profiles: List that receives the latest profile of each network.
-    """
-
-    def work(progress: ProfileProgress) -> None:
-        with MeasurementService(torch.get_num_threads()) as service:
-            for done, arch in enumerate(archs):
-                for profile in steps(arch, service, progress, len(archs) - done - 1):
-                    profiles[done:] = [profile]
-
-    return _run(work, profiles)
-
-
-def _check(arch: str) -> None:
-    """Raise the error of an unknown network now, not after an hour of timing others."""
-    with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # some networks compute while being built
-        resolve(arch)
-
-
-def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object]) -> int:
-    """Do the work and return the exit code; raise its error only where `profiles` is empty."""
-    progress = ProfileProgress(Console(stderr=True))
-    try:
-        with progress.showing():
-            work(progress)
-    except KeyboardInterrupt:
-        if not profiles:
-            raise
-        return INTERRUPTED
-    except (ValueError, RuntimeError) as error:
-        if not profiles:
-            raise
-        return report_error(error)
-    return 0
-
-
-def _print_json(plain: Any) -> None:
-    print(json.dumps(plain, indent=2))
-
-
-def _warn(missing: Sequence[str]) -> None:
-    if missing:
-        print(f"incomplete; not done: {', '.join(missing)}", file=sys.stderr)
+    return exit_code(work, public_text, "nothing was measured yet")
 
 
 if __name__ == "__main__":

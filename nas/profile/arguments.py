@@ -1,4 +1,4 @@
-"""Parse and check the arguments of ``nas.profile``."""
+"""Parse and check the arguments of ``backbone-nas profile``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from nas.cli import OneLineParser, cache_root, picture_file
-from nas.measure import Arm, default_arm, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
-from nas.profile.network import default_batch
-from nas.profile.profiles import NetworkSettings
-from nas.profile.runtime_comparison import RuntimeSettings, named_arms
-from nas.profile.space_sample import RESOLUTIONS as SPACE_RESOLUTIONS
-from nas.profile.space_sample import SpaceRequest
+from nas.cli import PROGRAM, OneLineParser, cache_root, picture_file
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, default_arm
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
+
+if TYPE_CHECKING:
+    import torch
+
+    from nas.profile.profiles import NetworkSettings
+    from nas.profile.runtime_comparison import RuntimeSettings
+    from nas.profile.space_sample import SpaceRequest
 
 REFERENCE = "timm:resnet18"
 SPACE_REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}  # the references of searches of that space
@@ -39,18 +38,19 @@ UNUSED = {
 }
 
 EXAMPLES = """examples:
-  python -m nas.profile --arch eradio                        the paper's network at 224 px on this machine's best device
-  python -m nas.profile --arch timm:resnet50 --batch-size 8       a network of timm
-  python -m nas.profile --arch eradio --top 10               with the ten slowest layers
-  python -m nas.profile --arch eradio_nano --batch-sizes --img-sizes 64,96,128 --plot sweeps.png
-  python -m nas.profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --img-size 64
-  python -m nas.profile --arch runs/NAME/winner.json --json > profile.json
-  python -m nas.profile --arch eradio --runtime compiled+bf16    with another runtime and precision
-  python -m nas.profile --arch eradio_nano --arch timm:resnet18 --img-size 64 --runtimes eager,compiled,onnxruntime
-  python -m nas.profile --arch eradio_nano --runtimes fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png
-  python -m nas.profile --arch eradio_nano --runtimes all        the default runtime and every change of one word
-  python -m nas.profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
-  python -m nas.profile --space micro --measure-seconds 60 --max-latency-ms 5 --plot space.png
+  backbone-nas profile --arch eradio                        the paper's network at 224 px on this machine's best device
+  python -m nas.profile --arch eradio                        the same, where no console script is installed
+  backbone-nas profile --arch timm:resnet50 --batch-size 8       a network of timm
+  backbone-nas profile --arch eradio --top 10               with the ten slowest layers
+  backbone-nas profile --arch eradio_nano --batch-sizes --img-sizes 64,96,128 --plot sweeps.png
+  backbone-nas profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --img-size 64
+  backbone-nas profile --arch runs/NAME/winner.json --json > profile.json
+  backbone-nas profile --arch eradio --runtime compiled+bf16    with another runtime and precision
+  backbone-nas profile --arch eradio_nano --arch timm:resnet18 --img-size 64 --runtimes eager,compiled,onnxruntime
+  backbone-nas profile --arch eradio_nano --runtimes fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png
+  backbone-nas profile --arch eradio_nano --runtimes all        the default runtime and every change of one word
+  backbone-nas profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
+  backbone-nas profile --space micro --measure-seconds 60 --max-latency-ms 5 --plot space.png
 """
 
 _SECONDS = (
@@ -82,17 +82,17 @@ class ProfileCommand:
     top: int | None
 
 
-def parse(argv: Sequence[str] | None) -> ProfileCommand:
+def parse(words: Sequence[str]) -> ProfileCommand:
     """Parse a command line and fill in defaults. Nothing is built yet.
 
     Args:
-        argv: Words after the command's name; None: those of the process.
+        words: Words after the command's name.
 
     Raises:
         ValueError: Options contradict each other or a value is out of range; the message is one line.
         SystemExit: An option is unknown or malformed; one line was printed.
     """
-    options = parser().parse_args(argv)
+    options = parser().parse_args(words)
     if bool(options.arch) == bool(options.space):
         raise ValueError("name either --arch or --space (see --help)")
     kind = "--space" if options.space else "--arch" if options.runtimes is None else "--runtimes"
@@ -101,6 +101,8 @@ def parse(argv: Sequence[str] | None) -> ProfileCommand:
             raise ValueError(f"{_flag(name)}: does not go with {kind}")
     _check_numbers(options)
     _check_cache(options.cache)
+    from nas.measure import torch_device  # imports torch, which takes seconds: not for --help or a bad flag
+
     device = torch_device(options.device)
     return ProfileCommand(
         archs=tuple(options.arch or ()),
@@ -114,6 +116,8 @@ def parse(argv: Sequence[str] | None) -> ProfileCommand:
 
 
 def _network_settings(options: argparse.Namespace, device: torch.device) -> NetworkSettings:
+    from nas.profile.profiles import NetworkSettings
+
     defaults = {"batch": BATCHES[device.type], "resolution": RESOLUTIONS}
     wanted = {"batch": options.batch_sizes, "resolution": options.img_sizes}  # (): the default sizes, None: no sweep
     return NetworkSettings(
@@ -130,7 +134,9 @@ def _network_settings(options: argparse.Namespace, device: torch.device) -> Netw
 
 
 def _runtime_settings(options: argparse.Namespace, device: torch.device) -> RuntimeSettings:
-    base = default_arm(device)
+    from nas.profile.runtime_comparison import RuntimeSettings, named_arms
+
+    base = default_arm(device.type)
     return RuntimeSettings(
         device=device,
         base=base,
@@ -142,6 +148,10 @@ def _runtime_settings(options: argparse.Namespace, device: torch.device) -> Runt
 
 
 def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRequest:
+    from nas.profile.network import default_batch
+    from nas.profile.space_sample import RESOLUTIONS as SPACE_RESOLUTIONS
+    from nas.profile.space_sample import SpaceRequest
+
     arm = _arm(options, device)
     resolution = options.img_size or SPACE_RESOLUTIONS[options.space]
     return SpaceRequest(
@@ -168,7 +178,7 @@ def _limits(options: argparse.Namespace, device: torch.device, arm: Arm) -> dict
 
 
 def _arm(options: argparse.Namespace, device: torch.device) -> Arm:
-    base = default_arm(device)
+    base = default_arm(device.type)
     return base if options.runtime is None else Arm.parse(options.runtime, base)
 
 
@@ -179,13 +189,12 @@ SETTINGS: dict[str, Callable[[argparse.Namespace, torch.device], NetworkSettings
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Build the parser. Options of only one kind of profile are None where they are absent."""
     built = OneLineParser(
-        prog="python -m nas.profile",
+        prog=f"{PROGRAM} profile",
         description="Measure the cost of backbones on this machine, stage by stage, or sample a search space.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = built.add_argument_group("networks").add_argument
     add("--arch", action="append", help="preset, timm:NAME or a spec's .json file; may be repeated")
@@ -262,7 +271,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _defaults() -> str:
     """Return the default runtime of each kind of device as text."""
-    return ", ".join(f"{default_arm(torch.device(kind))} on {kind}" for kind in ("cpu", "cuda"))
+    return ", ".join(f"{default_arm(kind)} on {kind}" for kind in ("cpu", "cuda"))
 
 
 def _words() -> str:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from backbones import resolve
-from nas.measure import Setting, environment
+from nas.measure import Setting
 from nas.measure.counts import CounterResult, checked_count, compare_counters
 from nas.measure.counts.compare import format_macs
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device
+from nas.measure.environment import environment
 from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.service import MeasurementService

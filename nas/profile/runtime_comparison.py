@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from backbones import resolve
-from nas.measure import Arm, ArmError, Setting, environment
+from nas.measure import Arm, ArmError, Setting
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
+from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.profile.network import default_batch, default_resolution
 from nas.profile.profiles import FAILURES, failure_reason

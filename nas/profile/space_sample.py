@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from backbones import build
-from nas.measure import Arm, Setting, environment
+from nas.measure import Arm, Setting
 from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device
+from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.profile.network import FULL_PX, MICRO_PX
 from nas.profile.profiles import FAILURES, failure_reason

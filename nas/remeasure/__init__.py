@@ -1,1 +1,1 @@
-"""``python -m nas.remeasure``: measure candidates of a study again, and show what that changes."""
+"""``backbone-nas remeasure``: measure candidates of a study again, and show what that changes."""

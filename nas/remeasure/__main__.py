@@ -1,94 +1,34 @@
-"""``python -m nas.remeasure RUN --device cuda:0``: measure candidates of a study again, and show the changes."""
+"""``backbone-nas remeasure RUN --device cuda:0``: measure candidates of a study again, and show the changes."""
 
 from __future__ import annotations
 
-import json
-import logging
-import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
-from nas.analysis.run_files import samples_folder
-from nas.analysis.tables import show_remeasuring
-from nas.cli import INTERRUPTED, StageProgress, exit_code, stderr_console, stdout_console
-from nas.command_log import announce, log_to
-from nas.remeasure.arguments import RemeasureSettings, parse
-from nas.storage.store import Store
-from nas.study.objectives import check_plane
-from nas.study.records import Remeasurement, Study
+from nas.cli import command_line, exit_code
+from nas.remeasure.arguments import parse, parser
 from nas.study.redaction import public_text
 
-_LOG = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from nas.remeasure.measuring import Remeasuring
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; after Ctrl-C it shows the measurements, which the study keeps."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = f"python -m nas.remeasure {shlex.join(words)}"
-    kept = "finished measurements are saved; the same command, without --overwrite, continues"
-    return exit_code(lambda: remeasure(parse(words), command), public_text, kept)
 
+    def work() -> int:
+        settings = parse(words)
+        from nas.remeasure.command import (
+            remeasure,
+        )  # imports what takes seconds, as torch: not for --help or a bad flag
 
-def remeasure(settings: RemeasureSettings, command: str) -> int:
-    """Measure the remaining candidates, then show the comparison; the study records `command`."""
-    with Store.open(settings.run) as store:
-        return _remeasure(store, settings, command)
+        return remeasure(settings, command_line("remeasure", words))
 
-
-def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
-    log_to(settings.run, "remeasure", command)
-    study = store.read()
-    check_plane(study.info.objectives, "nas.remeasure")
-    from nas.remeasure.measuring import (  # torch takes seconds to import: not for --help or a wrong folder
-        Remeasuring,
-        begin_remeasurement,
-        plan_remeasuring,
+    return exit_code(
+        work,
+        public_text,
+        "finished measurements are saved; the same command, without --overwrite, continues",
     )
-
-    plan = plan_remeasuring(study, settings)
-    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
-    remeasuring = Remeasuring(plan, samples_folder(settings.run, plan.name))
-    try:
-        _measure(remeasuring, newest, store)
-        code = 0
-    except KeyboardInterrupt:
-        left = len(remeasuring.remaining(newest[0]))
-        if left == len(plan.trials):
-            raise
-        how = "the same command, without --overwrite," if settings.overwrite else "the same command"
-        announce(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", _LOG)
-        code = INTERRUPTED
-    _show(study, newest[0], settings)
-    return code
-
-
-def _measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
-    """Measure; the newest state is in newest[0] and in the study after each candidate."""
-    progress = StageProgress(stderr_console())
-    total = len(remeasuring.remaining(newest[0]))
-    with progress.showing():
-        for again in remeasuring.run(newest[0]):
-            store.save_remeasurement(again)
-            newest[0] = again
-            progress("measured", total - len(remeasuring.remaining(again)), total)
-
-
-def _show(study: Study, again: Remeasurement, settings: RemeasureSettings) -> None:
-    comparison = compare_remeasurement(study, again)
-    if settings.json:
-        print(json.dumps(remeasuring_json(study, again, comparison), indent=2))
-    else:
-        show_remeasuring(study, again, comparison, stdout_console())
-    if settings.plot:
-        from nas.analysis.plots import plot_remeasuring  # matplotlib takes a second to import
-
-        plot_remeasuring(study, again, comparison, Path(settings.plot))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""Define the settings of ``python -m nas.remeasure`` and its command line."""
+"""Define the settings of ``backbone-nas remeasure`` and its command line."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cli import OneLineParser, picture_file
+from nas.cli import PROGRAM, OneLineParser, picture_file
 
 SIZE_MULTIPLE_PX = 32
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 _EXAMPLES = """examples:
-  python -m nas.remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU
-  python -m nas.remeasure runs/mine --device cuda:0 --batch-size 1 --runtime reduce-overhead+fp16
-  python -m nas.remeasure runs/mine --trials near --measure-seconds 10    the front and near misses, more precisely
-  python -m nas.remeasure runs/mine --trials all --runtime onnxruntime --plot fronts.png
-  python -m nas.remeasure runs/mine --trials 12,40 --name laptop --json > laptop.json
+  backbone-nas remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU
+  backbone-nas remeasure runs/mine --device cuda:0 --batch-size 1 --runtime reduce-overhead+fp16
+  backbone-nas remeasure runs/mine --trials near --measure-seconds 10    the front and near misses, more precisely
+  backbone-nas remeasure runs/mine --trials all --runtime onnxruntime --plot fronts.png
+  backbone-nas remeasure runs/mine --trials 12,40 --name laptop --json > laptop.json
 
 The measurements are saved in the study as a named remeasurement. The same command continues an interrupted one,
 another --trials adds candidates, and --overwrite replaces the measurements. The study's measurements and the new ones
@@ -28,14 +27,14 @@ are compared as two sets; no front mixes them.
 
 @dataclass(frozen=True)
 class RemeasureSettings:
-    """Settings of one ``nas.remeasure`` command; None means as in the study.
+    """Settings of one ``backbone-nas remeasure`` command; None means as in the study.
 
     Raises:
         ValueError: a value is impossible.
     """
 
     run: Path
-    trials: str = "front"  # of nas.analysis.selection.WHICH, or comma-separated trial numbers
+    trials: str = "front"  # of nas.analysis.WHICH, or comma-separated trial numbers
     device: str = "auto"
     batch_size: int | None = None  # images per call
     img_size: int | None = None  # px
@@ -60,18 +59,18 @@ class RemeasureSettings:
 
 def parse(words: Sequence[str]) -> RemeasureSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    return RemeasureSettings(**vars(_parser().parse_args(words)))
+    return RemeasureSettings(**vars(parser().parse_args(words)))
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m nas.remeasure",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} remeasure",
         description="Measure candidates of a finished study again, on another device or with other settings, and show "
         "how their order by speed and the Pareto front change.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = built.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     trials = (
         "front, near (the front and near misses), all, or comma-separated trial numbers; the study's baselines are "
@@ -105,4 +104,4 @@ def _parser() -> OneLineParser:
         metavar="FILE",
         help="also draw both fronts: a .png, .svg or .pdf file (default: none)",
     )
-    return parser
+    return built

@@ -19,9 +19,10 @@ import torch
 
 from nas.analysis.selection import trials_to_remeasure
 from nas.cli import one_line
-from nas.measure import Arm, ArmError, Measured, Setting, environment, torch_device
+from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.device_lock import exclusive_device
+from nas.measure.environment import environment
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings

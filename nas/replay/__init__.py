@@ -1,1 +1,1 @@
-"""The command ``nas.replay``: replay searches on published accuracies and latencies. Nothing is trained."""
+"""The command ``backbone-nas replay``: replay searches on published accuracies and latencies. Nothing is trained."""

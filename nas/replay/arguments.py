@@ -1,4 +1,4 @@
-"""Parse and check the arguments of ``nas.replay``."""
+"""Parse and check the arguments of ``backbone-nas replay``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import OneLineParser, picture_file
-from nas.replay.nasbench201 import DEFAULT_SOURCES, REFERENCES, SOURCES
-from nas.samplers import SAMPLERS
-from nas.study.config import ConfigError
+from nas.cli import PROGRAM, OneLineParser, picture_file
+from nas.study.config import SAMPLERS, ConfigError
 
 BENCHES = ("nasbench201",)
+DATASETS = ("cifar10", "cifar100", "imagenet16")
+SOURCES = ("parameters", "cost", "size", "structure", "proxies")  # of a cell's features before it is trained
+DEFAULT_SOURCES = ("cost", "structure")
 DEFAULT_SAMPLERS = ("known-cost", "random", "nsga2", "tpe")
 
 _EXAMPLES = """examples:
-  python -m nas.replay nasbench201 --latency gpu.csv:titan_rtx_256_ms       compare samplers, 20 seeds each
-  python -m nas.replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --sampler evolution --dataset cifar100
-  python -m nas.replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --rungs 3 --workers 8 --json
+  backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms       compare samplers, 20 seeds each
+  backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --sampler evolution --dataset cifar100
+  backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --rungs 3 --workers 8 --json
 """
 
 
@@ -64,7 +65,7 @@ class ReplaySettings:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), REFERENCES))
+        names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), DATASETS))
         for flag, chosen, choices in (
             *names,
             ("--sampler", self.samplers, SAMPLERS),
@@ -82,31 +83,30 @@ class ReplaySettings:
         return self.run_dir or Path(f"runs/{stamp}-replay-{self.dataset}")
 
 
-def replay_settings(argv: Sequence[str] | None = None) -> ReplaySettings:
+def parse(words: Sequence[str]) -> ReplaySettings:
     """Parse a command line.
 
     Args:
-        argv: Words after the command's name; None: those of the process.
+        words: Words after the command's name.
 
     Raises:
         ConfigError: A name is unknown or a number out of its range.
         SystemExit: An option is unknown or malformed; one line was printed.
     """
-    options: dict[str, Any] = vars(parser().parse_args(argv))
+    options: dict[str, Any] = vars(parser().parse_args(words))
     if "sampler" in options:
         options["samplers"] = (options.pop("sampler"),)
     paths: dict[str, Any] = {name: Path(options.pop(name)) for name in ("run_dir", "plot") if name in options}
     return ReplaySettings(**options, **paths)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Build the parser. An absent flag has no entry in the namespace."""
     defaults = ReplaySettings(latency="")
     built = OneLineParser(
-        prog="python -m nas.replay",
+        prog=f"{PROGRAM} replay",
         description="Compare samplers on published results. Nothing is trained or measured.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     add = built.add_argument
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     latency = "column of latencies in ms; the column 'arch' has the cells' names"
     add("--latency", required=True, metavar="FILE.csv:COLUMN", help=latency)
-    add("--dataset", metavar="NAME", help=f"data set: {', '.join(REFERENCES)} (default: {defaults.dataset})")
+    add("--dataset", metavar="NAME", help=f"data set: {', '.join(DATASETS)} (default: {defaults.dataset})")
     compared = f"sampler to replay: {', '.join(SAMPLERS)} (default: compare {', '.join(DEFAULT_SAMPLERS)})"
     add("--sampler", metavar="NAME", help=compared)
     add(

@@ -30,8 +30,6 @@ CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
 # Accuracies of the hypervolume's reference point: about the 28th percentile of all cells.
 REFERENCES = {"cifar10": 85.0, "cifar100": 60.0, "imagenet16": 30.0}
 KNOWN_COST = "known-cost"  # the sampler that uses costs and features of cells before they are trained
-SOURCES = ("parameters", "cost", "size", "structure", "proxies")  # of a cell's features before it is trained
-DEFAULT_SOURCES = ("cost", "structure")
 PROXIES = ("synflow", "jacov", "nwot", "snip", "grad_norm", "zen")
 
 _PUBLISHED_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}

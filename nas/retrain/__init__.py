@@ -1,1 +1,1 @@
-"""``python -m nas.retrain``: retrain the front of a study, longer and with more seeds."""
+"""``backbone-nas retrain``: retrain the front of a study, longer and with more seeds."""

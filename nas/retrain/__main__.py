@@ -1,197 +1,28 @@
-"""``python -m nas.retrain RUN``: retrain the front of a study, and show each candidate's chance to be on it."""
+"""``backbone-nas retrain RUN``: retrain the front of a study, and show each candidate's chance to be on it."""
 
 from __future__ import annotations
 
-import json
-import logging
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from filelock import FileLock, Timeout
-
-from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
-from nas.analysis.run_files import samples_folder
-from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
-from nas.analysis.tables import show_retraining
-from nas.cli import INTERRUPTED, StageProgress, cache_root, exit_code, one_line, stderr_console, stdout_console
-from nas.command_log import announce, log_to
-from nas.retrain.arguments import PICTURE, RetrainSettings, parse
-from nas.storage.store import Store, StoreError
-from nas.study.config import SearchConfig
-from nas.study.objectives import check_plane
-from nas.study.records import Retraining, Study
+from nas.cli import command_line, exit_code
+from nas.retrain.arguments import parse, parser
 from nas.study.redaction import public_text
 
-_LOG = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from nas.backend.pool import TrainingProgress
-    from nas.retrain.retraining_plan import RetrainingPlan
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; after Ctrl-C it shows the finished trainings, which the study keeps."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: retrain(parse(words), f"python -m nas.retrain {shlex.join(words)}"), public_text)
 
+    def work() -> int:
+        settings = parse(words)
+        from nas.retrain.command import retrain  # imports what takes seconds, as torch: not for --help or a bad flag
 
-def retrain(settings: RetrainSettings, command: str) -> int:
-    """Train and measure the rest of the plan, then show the outcome; the study records `command`."""
-    with Store.open(settings.run) as store:
-        return _retrain(store, settings, command)
+        return retrain(settings, command_line("retrain", words))
 
-
-def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
-    log_to(settings.run, "retrain", command)
-    study = store.read()
-    check_plane(study.info.objectives, "nas.retrain")
-    candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
-    baselines = [t for t in complete(study) if settings.baselines and t.baseline]
-    from nas.retrain.retraining_plan import (
-        plan_retraining,  # torch takes seconds to import: not for --help or a wrong folder
-    )
-
-    plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
-    _announce(candidates, plan)
-    code = 0
-    try:
-        with _only_command(settings.run):
-            _work(store, study, plan, settings, command)
-    except KeyboardInterrupt:
-        left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
-        announce(f"interrupted; {left} of {total} trainings are left; the same command continues", _LOG)
-        code = INTERRUPTED
-    _show(store, study, plan.steps, settings)
-    return code
-
-
-def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> None:
-    front = sum(c.on_front for c in candidates)
-    counts = {
-        "front": front, "near misses": len(candidates) - front, "baselines": len(plan.trials) - len(candidates)
-    }  # fmt: skip
-    parts = ", ".join(f"{group} {count}" for group, count in counts.items())
-    announce(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
-
-
-def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
-    from nas.cache import open_study_targets
-
-    progress = StageProgress(stderr_console())
-    with progress.showing():
-        targets = None
-        if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
-            root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-            targets = open_study_targets(
-                SearchConfig.from_dict(study.info.config),
-                root,
-                study=study.info,
-                weights=settings.teacher_weights,
-                progress=progress,
-                announce=show,
-            ).path
-        _measure(store, study, plan, settings, command, progress)
-        if targets is not None:
-            _train(store, plan, targets, progress)
-
-
-def _measure(
-    store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str, progress: StageProgress
-) -> None:
-    """Measure all candidates relative to the reference, as nas.remeasure does.
-
-    If some are missing and the others were measured with other settings (on another device, for example), all are
-    measured again.
-    """
-    before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
-    if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
-        return
-    from nas.remeasure.arguments import RemeasureSettings
-    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
-
-    which = ",".join(str(t.number) for t in plan.trials)
-    device = settings.device or plan.config.device
-    requested = RemeasureSettings(
-        settings.run, trials=which, device=device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
-    )
-    to_measure = plan_remeasuring(study, requested)
-    try:
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=False)
-    except ValueError as error:
-        announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=True)
-    remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
-    total = len(remeasuring.remaining(newest))
-    for again in remeasuring.run(newest):
-        store.save_remeasurement(again)
-        progress("candidates measured", total - len(remeasuring.remaining(again)), total)
-
-
-def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
-    """Train and save each training when it ends. Progress counts steps: trainings may be few and long."""
-    from nas.backend.pool import TrainingPool
-    from nas.measure.environment import device_name, torch_device
-
-    jobs = plan.remaining(store.retrainings())
-    device = device_name(torch_device(plan.config.device))
-    reached = {(job.trial.number, job.config.seed): 0 for job in jobs}
-    total = plan.steps * len(jobs)
-    with closing(TrainingPool(targets, plan.workers, plan.gpus).run(jobs)) as updates:
-        for update in updates:
-            key = update.job.trial.number, update.job.config.seed
-            if update.ended:
-                store.save_retraining(_retraining(update, device))
-            if update.reason:
-                announce(f"trial {key[0]}, seed {key[1]}: {update.reason}", _LOG, level=logging.WARNING)
-            before = sum(reached.values())
-            reached[key] = plan.steps if update.ended else update.steps
-            if (done := sum(reached.values())) > before:
-                progress("steps trained", done, total)
-
-
-def _retraining(update: TrainingProgress, device: str) -> Retraining:
-    job, now = update.job, datetime.now(UTC).isoformat(timespec="seconds")
-    return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason)
-
-
-def _show(store: Store, study: Study, steps: int, settings: RetrainSettings) -> None:
-    summary = summarize_retraining(study, store.retrainings(), store.remeasurements(), steps)
-    if summary is None:
-        return
-    if settings.json:
-        print(json.dumps(retraining_json(study, summary), indent=2))
-    else:
-        show_retraining(study, summary, stdout_console())
-    _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
-
-
-def _draw(study: Study, summary: RetrainingSummary, path: Path) -> None:
-    if not summary.complete:
-        return
-    from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import
-
-    plot_retraining(study, summary, path)
-    announce(f"picture: {path}", _LOG)
-
-
-@contextmanager
-def _only_command(run_dir: Path) -> Iterator[None]:
-    """Hold the study's lock for retraining; StoreError where another command, which would train the same, holds it."""
-    lock = FileLock(run_dir / "retraining.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(f"another nas.retrain is working on {str(run_dir)!r}") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return exit_code(work, public_text)
 
 
 if __name__ == "__main__":

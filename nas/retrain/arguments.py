@@ -1,21 +1,20 @@
-"""Define the settings of ``python -m nas.retrain`` and its command line."""
+"""Define the settings of ``backbone-nas retrain`` and its command line."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.cli import OneLineParser, add_training_options, picture_file
+from nas.cli import PROGRAM, OneLineParser, add_training_options, picture_file
 
 PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = """examples:
-  python -m nas.retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
-  python -m nas.retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
-  python -m nas.retrain runs/mine --baselines --plot retrained-front.pdf
-  python -m nas.retrain runs/mine --device cuda --json > retraining.json
+  backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
+  backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
+  backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
+  backbone-nas retrain runs/mine --device cuda --json > retraining.json
 
 The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
@@ -27,7 +26,7 @@ to RUN/retraining/seed-N/weights.
 
 @dataclass(frozen=True)
 class RetrainSettings:
-    """Settings of one ``nas.retrain`` command; None means as in the study.
+    """Settings of one ``backbone-nas retrain`` command; None means as in the study.
 
     Raises:
         ValueError: a number is out of range.
@@ -57,18 +56,18 @@ class RetrainSettings:
 
 def parse(words: Sequence[str]) -> RetrainSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    return RetrainSettings(**vars(_parser().parse_args(words)))
+    return RetrainSettings(**vars(parser().parse_args(words)))
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m nas.retrain",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} retrain",
         description="Retrain the front of a study and its near misses, longer and with new seeds, measure them again, "
         "and show each candidate's chance to be on the front.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = built.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
     add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
@@ -86,4 +85,4 @@ def _parser() -> OneLineParser:
     picture = f"file of the picture: .png, .svg or .pdf (default: RUN/{PICTURE})"
     add("--plot", type=picture_file, metavar="FILE", help=picture)
     add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
-    return parser
+    return built

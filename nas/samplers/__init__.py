@@ -16,12 +16,10 @@ from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Objective
 from search_space import Space
-
-KNOWN_COSTS = ("throughput", "params", "macs")  # keys of nas.samplers.cost_model.COSTS
 
 
 class SpaceSampler(BaseSampler):
@@ -96,7 +94,7 @@ def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: Sea
 
     if not isinstance(space, Space):
         raise ValueError(f"known-cost: no cost model for the space {space.name!r}; see nas.samplers.known_cost")
-    check_objectives(config)
+    check_sampler(config)
     names = [objective.name for objective in objectives]
     cost = names[1] if len(names) > 1 else "throughput"  # unused with score alone
     cost_model = SpaceCostModel(space, config, cost)
@@ -140,21 +138,6 @@ SAMPLERS: dict[str, Callable[[SearchSpace, Sequence[Objective], SearchConfig], B
 }
 
 
-def supports(sampler: str, objectives: Sequence[str]) -> bool:
-    """Tell whether a sampler can search for these objectives, by their names."""
-    score, *costs = objectives
-    return sampler != "known-cost" or (score == "score" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
-
-
-def check_objectives(config: SearchConfig) -> None:
-    """Raise ConfigError unless the sampler supports the objectives."""
-    if not supports(config.sampler, config.objectives):
-        supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
-        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
-        names = ",".join(config.objectives)
-        raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")
-
-
 def make_sampler(config: SearchConfig, space: SearchSpace, objectives: Sequence[Objective]) -> BaseSampler:
     """Return the sampler that `config` names.
 
@@ -164,9 +147,8 @@ def make_sampler(config: SearchConfig, space: SearchSpace, objectives: Sequence[
         objectives: the study's objectives, in order.
 
     Raises:
-        ValueError: no sampler has the name, or it does not support the space.
-        ConfigError: it does not support the objectives.
+        ValueError: it does not support the space.
+        ConfigError: no sampler has the name, or it does not support the objectives.
     """
-    if config.sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    check_sampler(config)
     return SAMPLERS[config.sampler](space, objectives, config)

@@ -1,1 +1,1 @@
-"""``python -m nas.search``: search a space of backbones; ends with a Pareto report."""
+"""``backbone-nas search``: search a space of backbones; ends with a Pareto report."""

@@ -1,18 +1,17 @@
-"""``python -m nas.search``: search a space of backbones; ends with a Pareto report."""
+"""``backbone-nas search``: search a space of backbones; ends with a Pareto report."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.cli import checkpoint_interval_s, exit_code, stderr_console
+from nas.cli import checkpoint_interval_s, command_line, exit_code, stderr_console
 from nas.command_log import log_to
-from nas.search.arguments import parse
-from nas.search.session import search
-from nas.storage.location import holds_study
+from nas.search.arguments import parse, parser
 from nas.study.redaction import public_text
+
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,15 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
     """Run a command line; add its run folder to `run_dirs` as soon as the folder is known."""
     command = parse(words)
+    from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
+
     run_dirs.append(command.run)
-    log_to(command.run, "search", shlex.join(["python", "-m", "nas.search", *words]))
+    log_to(command.run, "search", command_line("search", words))
     return search(command, stderr_console())
 
 
 def _after_interruption(run_dirs: Sequence[Path]) -> str:
     """Say what an interruption lost and how to resume the search."""
+    from nas.storage.location import holds_study
+
     lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
-    commands = [f"python -m nas.search --resume {shlex.quote(str(path))}" for path in run_dirs if holds_study(path)]
+    commands = [command_line("search", ["--resume", str(path)]) for path in run_dirs if holds_study(path)]
     return lost + "".join(f"\nresume with: {command}" for command in commands)
 
 

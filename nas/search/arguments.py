@@ -1,4 +1,4 @@
-"""The command line of ``nas.search``, and the settings that a search is run with."""
+"""The command line of ``backbone-nas search``, and the settings that a search is run with."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import TEACHER_HELP, NamedFile, OneLineParser, cpu_count, whole_numbers
+from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser, cpu_count, whole_numbers
 from nas.command_log import announce
-from nas.samplers import SAMPLERS, check_objectives, supports
-from nas.storage.location import password_of, without_password
-from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import (
     BALANCES,
+    SAMPLERS,
     SCORES,
     SPATIAL_LOSSES,
     STANDARDIZATIONS,
     SUMMARY_LOSSES,
+    TARGET_DTYPES,
     ConfigError,
     DistillConfig,
     SearchConfig,
+    check_sampler,
+    supports,
 )
 from nas.study.limits import add_limit_flags, check_knowable, given_limits
 from nas.study.objectives import OBJECTIVES
@@ -34,18 +35,19 @@ from search_space import SPACES, preset
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
-  python -m nas.search --budget 200                      the whole search on this machine, built-in images and teachers
-  python -m nas.search --budget 8 --rung-steps 10,30          a quick look, about a minute after the first time
-  python -m nas.search --max-params 1e6 --max-latency-ms 5
-  python -m nas.search --objectives score,throughput,params
-  python -m nas.search --data imagefolder:PHOTOS --seed 1 --run runs/photos
-  python -m nas.search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
-  python -m nas.search --resume runs/photos              resume an interrupted search
-  python -m nas.search --resume runs/photos --extend 50  evaluate 50 more architectures
-  python -m nas.search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
-  python -m nas.search --resume /shared/runs/big         on another machine: both work on the study
-  python -m nas.search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
-  python -m nas.search --budget 500 --plan               show what the search would cost; run nothing
+  backbone-nas search --budget 200                      the whole search on this machine, built-in images and teachers
+  python -m nas.search --budget 200                      the same, where no console script is installed
+  backbone-nas search --budget 8 --rung-steps 10,30          a quick look, about a minute after the first time
+  backbone-nas search --max-params 1e6 --max-latency-ms 5
+  backbone-nas search --objectives score,throughput,params
+  backbone-nas search --data imagefolder:PHOTOS --seed 1 --run runs/photos
+  backbone-nas search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
+  backbone-nas search --resume runs/photos              resume an interrupted search
+  backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
+  backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
+  backbone-nas search --resume /shared/runs/big         on another machine: both work on the study
+  backbone-nas search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
+  backbone-nas search --budget 500 --plan               show what the search would cost; run nothing
 """
 
 TEACHERS_HELP = "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]"
@@ -84,7 +86,7 @@ _DISTILL_HELP = (
 
 @dataclass(frozen=True)
 class SearchCommand:
-    """What a user asks of ``nas.search``.
+    """What a user asks of ``backbone-nas search``.
 
     Args:
         config: Settings of the search; of a resumed study its own, with the new budget.
@@ -162,8 +164,6 @@ def default_workers(config: SearchConfig) -> int:
 
 def _check_flags(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for a flag that would be ignored, or a number out of its range."""
-    if "plan" in options:
-        raise ConfigError("--plan: has to be written in full")
     if "resume" in options and "run" in options:
         raise ConfigError("--run: does not go with --resume")
     if "extend" in options and "resume" not in options:
@@ -177,7 +177,11 @@ def _check_flags(options: Mapping[str, Any]) -> None:
 
 def _hide_password(options: dict[str, Any]) -> None:
     """Move a password in --storage to PGPASSWORD: this process alone has it, and it is stored nowhere."""
-    if "storage" not in options or (password := password_of(options["storage"])) is None:
+    if "storage" not in options:
+        return
+    from nas.storage.location import password_of, without_password
+
+    if (password := password_of(options["storage"])) is None:
         return
     os.environ["PGPASSWORD"] = password
     options["storage"] = without_password(options["storage"])
@@ -192,6 +196,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
         ConfigError: Options, the search space or versions differ from those of the study.
     """
     from nas.measure.environment import versions  # imports torch
+    from nas.storage.store import Store
 
     with Store.open(Path(options["resume"]), database=options.get("storage")) as store:
         info = store.info
@@ -210,6 +215,8 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
 
 def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
     """Make and return the folder of a new study: one that cannot be written is refused before an hour of work."""
+    from nas.storage.store import Store, StoreError
+
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
     Store.check_free(run_dir, options.get("storage"))
@@ -252,9 +259,7 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
 
 def _check_names(config: SearchConfig, require_device: bool = True) -> None:
     """Raise ConfigError for an unknown name or a missing device; SearchConfig has checked the numbers."""
-    if config.sampler not in SAMPLERS:
-        raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
-    check_objectives(config)
+    check_sampler(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     for name in (config.reference, *config.baselines):
@@ -331,13 +336,12 @@ def _types_like(default: Any) -> tuple[type, ...]:
     return (list,) if isinstance(default, tuple) else (int,) if isinstance(default, int) else (int, float)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``nas.search``; an option that is not given is not in the namespace."""
+def parser() -> OneLineParser:
+    """Return the parser of ``backbone-nas search``; an option that is not given is not in the namespace."""
     search = OneLineParser(
-        prog="python -m nas.search",
+        prog=f"{PROGRAM} search",
         description="Search hybrid CNN-transformer backbones for the best distillation score and throughput.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     add = search.add_argument
@@ -351,7 +355,9 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     add("--trial-timeout", type=float, metavar="S", help=_TRIAL_TIMEOUT_HELP)
-    plan = "run nothing and print what the search would cost, as nas.plan with the same flags (default: search)"
+    plan = (
+        "run nothing and print what the search would cost, as backbone-nas plan with the same flags (default: search)"
+    )
     add("--plan", action="store_true", help=plan)
     add_limit_flags(search, LIMITS_HELP)
     return search
@@ -377,7 +383,7 @@ def add_settings(add: Callable[..., object]) -> None:
     add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
     add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
-    dtype = f"data type of the stored teachers' outputs: int8, int4, bf16 or fp32 (default: {defaults.target_dtype})"
+    dtype = f"data type of the stored teachers' outputs: {', '.join(TARGET_DTYPES)} (default: {defaults.target_dtype})"
     add("--target-dtype", metavar="NAME", help=dtype)
     add(
         "--batch-size", type=int, metavar="N", help=f"images per training step (default: {defaults.distill.batch_size})"

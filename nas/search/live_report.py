@@ -102,7 +102,7 @@ def _write_report(run_dir: Path, console: Console) -> None:
         path = build_report(run_dir)
     except Exception as error:
         _LOG.exception("the report could not be written")
-        line = f"the report could not be written: {one_line(error)}; to try again: python -m reports {run_dir}"
+        line = f"the report could not be written: {one_line(error)}; to try again: backbone-nas report {run_dir}"
         announce(line, _LOG, console, logging.WARNING)
         return
     print(path)

@@ -129,13 +129,13 @@ def _refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequenc
 def _describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
     """Return the description of a new study."""
     from nas.distill.evaluation.reference_scores import chance
-    from nas.measure import environment
+    from nas.measure.environment import environment
 
     config = command.config
     return StudyInfo(
         name=command.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command="python -m nas.search " + shlex.join(map(public_word, sys.argv[1:])),
+        command="backbone-nas search " + shlex.join(map(public_word, sys.argv[1:])),
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=objectives(config.objectives, config.distill.score),

@@ -1,1 +1,1 @@
-"""``python -m nas.select``: the best candidate of a study within limits."""
+"""``backbone-nas select``: the best candidate of a study within limits."""

@@ -1,39 +1,38 @@
-"""``python -m nas.select RUN --max-latency-ms 13``: show the best candidate within limits, and its confidence."""
+"""``backbone-nas select RUN --max-latency-ms 13``: show the best candidate within limits, and its confidence."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nas.analysis.answer import RETRAINED, MeasuredCandidate, answer, answer_json
-from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, summarize_retraining
-from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
-from nas.analysis.tables import show_answer
-from nas.cli import OneLineParser, exit_code, stdout_console
-from nas.storage.store import Store
+from nas.cli import PROGRAM, OneLineParser, exit_code, stdout_console
 from nas.study.limits import add_limit_flags, given_limits
 from nas.study.redaction import public_text
+
+if TYPE_CHECKING:
+    from nas.analysis.answer import MeasuredCandidate
+    from nas.analysis.retraining import RetrainingSummary
 
 NOTHING_FITS = 1  # exit code
 
 _EXAMPLES = """examples:
-  python -m nas.select runs/mine --max-latency-ms 13
-  python -m nas.select runs/mine --min-throughput 2000 --max-params 1e6
-  python -m nas.select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
+  backbone-nas select runs/mine --max-latency-ms 13
+  backbone-nas select runs/mine --min-throughput 2000 --max-params 1e6
+  backbone-nas select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
-The score is that of the study's last rung, or the mean over seeds for candidates that nas.retrain has retrained.
-Candidates that were early-stopped at lower rungs are not compared. If no candidate is within the limits, the exit code
-is 1, and the nearest candidate is shown.
+The score is that of the study's last rung, or the mean over seeds for candidates that `backbone-nas retrain` has
+retrained. Candidates that were early-stopped at lower rungs are not compared. If no candidate is within the limits, the
+exit code is 1, and the nearest candidate is shown.
 """
 
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """Settings of one ``nas.select`` command."""
+    """Settings of one ``backbone-nas select`` command."""
 
     run: Path
     limits: Mapping[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
@@ -48,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def select(settings: SelectSettings) -> int:
     """Show the answer; return 0 or NOTHING_FITS."""
+    from nas.analysis.answer import RETRAINED, answer, answer_json
+    from nas.analysis.retraining import REMEASUREMENT, summarize_retraining
+    from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
+    from nas.analysis.tables import show_answer
+    from nas.storage.store import (
+        Store,
+    )  # all of these import what takes seconds, as optuna: not for --help or a bad flag
+
     with Store.open(settings.run) as store:
         study = store.read()
         summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
@@ -74,23 +81,23 @@ def _seeds(summary: RetrainingSummary | None, candidate: MeasuredCandidate) -> l
 
 def parse(words: Sequence[str]) -> SelectSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    options = vars(_parser().parse_args(words))
+    options = vars(parser().parse_args(words))
     return SelectSettings(options["run"], given_limits(options), options["json"])
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m nas.select",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} select",
         description="Show the best candidate of a study within limits, the confidence in it, and the candidates that "
         "are not significantly worse; where none is within the limits, show the nearest one.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = built.add_argument
     add("run", type=Path, metavar="RUN", help="folder of the study")
     add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
-    add_limit_flags(parser, "A candidate with an unknown value is not within the limit.")
-    return parser
+    add_limit_flags(built, "A candidate with an unknown value is not within the limit.")
+    return built
 
 
 if __name__ == "__main__":

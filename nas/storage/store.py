@@ -137,7 +137,7 @@ class Store:
         with translate_errors(f"study {self._study.study_name!r} cannot be read"):
             attributes = self._study.user_attrs
             if "info" not in attributes:
-                raise StoreError(f"study {self._study.study_name!r} was not written by nas.search (it has no 'info')")
+                raise StoreError(f"study {self._study.study_name!r} was not written by a search (it has no 'info')")
             return StudyInfo.from_dict(attributes["info"])
 
     def save_info(self, info: StudyInfo) -> None:

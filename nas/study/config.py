@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -12,7 +12,11 @@ from nas.study.limits import check_bounds
 from nas.study.objectives import OBJECTIVES
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.distill's LOSSES, TRANSFORMS and BALANCES, repeated here for commands that do not import torch.
+# The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
+# repeated here because the help of a command imports neither optuna nor torch.
+SAMPLERS = ("known-cost", "evolution", "random", "nsga2", "tpe")
+KNOWN_COSTS = ("throughput", "params", "macs")  # the costs that the sampler known-cost can model, next to the score
+TARGET_DTYPES = ("int8", "int4", "bf16", "fp32")
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
@@ -302,3 +306,20 @@ class SearchConfig:
         """Return the settings that differ between two configs, as "name: ours -> theirs"."""
         ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], "distill": None} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+def supports(sampler: str, objectives: Sequence[str]) -> bool:
+    """Tell whether a sampler can search for these objectives, by their names."""
+    score, *costs = objectives
+    return sampler != "known-cost" or (score == "score" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+
+
+def check_sampler(config: SearchConfig) -> None:
+    """Raise ConfigError unless there is a sampler of this name that supports the objectives."""
+    if config.sampler not in SAMPLERS:
+        raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+    if not supports(config.sampler, config.objectives):
+        supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
+        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+        names = ",".join(config.objectives)
+        raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")

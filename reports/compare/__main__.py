@@ -1,17 +1,14 @@
-"""Compare two or more studies on one page: `python -m reports.compare RUN_A RUN_B [--out FILE]`."""
+"""Compare two or more studies on one page: `backbone-nas compare RUN_A RUN_B [--out FILE]`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.cli import OneLineParser, exit_code
-from nas.storage.store import read_study
+from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.study.redaction import public_text
-from reports.compare.comparison import MAX_STUDIES, compare_studies
-from reports.compare.comparison_page import write_comparison
+from reports.compare import MAX_STUDIES
 
 COMPARISON_FILE = "comparison.html"
 
@@ -22,29 +19,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     runs: list[Path] = options.runs
     out: Path = options.out
     if not 2 <= len(runs) <= MAX_STUDIES:
-        parser.error(f"RUN: {len(runs)} given: must be 2 to {MAX_STUDIES}")
+        parser().error(f"RUN: {len(runs)} given: must be 2 to {MAX_STUDIES}")
+    # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
+    from nas.storage.store import read_study
+    from reports.compare.comparison import compare_studies
+    from reports.compare.comparison_page import write_comparison
+
     write_comparison(compare_studies([read_study(run) for run in runs]), out)
     print(out)
     return 0
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m reports.compare",
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} compare",
         description="Compare two or more studies on one page: Pareto fronts, hypervolumes, shared architectures.",
-        epilog="examples:\n  python -m reports.compare runs/known-cost runs/random\n"
-        "  python -m reports.compare runs/h100 runs/laptop --out gpus.html",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  backbone-nas compare runs/known-cost runs/random\n"
+        "  backbone-nas compare runs/h100 runs/laptop --out gpus.html",
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=f"folders of 2 to {MAX_STUDIES} searches")
+    built.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=f"folders of 2 to {MAX_STUDIES} searches")
     text = f"file of the page (default: {COMPARISON_FILE})"
-    parser.add_argument("--out", type=Path, metavar="FILE", default=Path(COMPARISON_FILE), help=text)
-    return parser
+    built.add_argument("--out", type=Path, metavar="FILE", default=Path(COMPARISON_FILE), help=text)
+    return built
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
 from nas.study.records import Study, StudyInfo
+from reports.compare import LETTERS
 
-LETTERS = "ABCDEF"  # names of the studies on the page
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 _SHORTENED = r"\1…"
 

@@ -10,11 +10,10 @@ from itertools import permutations
 from nas.analysis.agreement import kendall
 from nas.study.records import Objective, Study, TrialRecord
 from nas.study.redaction import public_info
-from reports.compare.comparability import LETTERS, Comparability, comparability
+from reports.compare import LETTERS
+from reports.compare.comparability import Comparability, comparability
 from reports.scored_trials import ScoredTrial
 from reports.summary import CurvePoint, StudySummary, summarize
-
-MAX_STUDIES = len(LETTERS)
 
 
 @dataclass(frozen=True)

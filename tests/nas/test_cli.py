@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import EXIT_CODES, exit_code
+from nas.cli import exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.arguments import parser
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
@@ -49,32 +49,6 @@ def test_other_forms_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-COMMANDS = (
-    "nas.search.__main__",
-    "nas.profile.__main__",
-    "nas.plan.__main__",
-    "nas.replay.__main__",
-    "nas.retrain.__main__",
-    "nas.remeasure.__main__",
-    "nas.select.__main__",
-    "nas.export.__main__",
-    "nas.cache.__main__",
-    "reports.__main__",
-    "reports.compare.__main__",
-)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A single % in a help text is enough to break it."""
-    with pytest.raises(SystemExit) as caught:
-        importlib.import_module(name).main(["--help"])
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert "\nexamples:\n  python -m " in shown
-    assert shown.endswith(EXIT_CODES)
 
 
 def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +134,7 @@ def test_an_unwritable_study_is_a_failure_and_an_invalid_one_is_wrong_use(cause:
     assert exit_code(work, str) == code
 
 
-@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_networks")])
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "parse")])
 def test_exhausted_memory_is_one_line_and_code_1(
     command: str, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +151,7 @@ def test_exhausted_memory_is_one_line_and_code_1(
     assert error.startswith("error: [enforce fail")
 
 
-@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "_command")])
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "parse")])
 def test_signals_end_every_command_in_the_same_way(
     command: str, work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

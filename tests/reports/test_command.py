@@ -1,4 +1,4 @@
-"""The command `python -m reports` on a stored study."""
+"""The command `backbone-nas report` on a stored study."""
 
 import re
 import shutil

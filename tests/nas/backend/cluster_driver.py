@@ -21,8 +21,7 @@ import ray
 from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.backend.worker import arch_stages
 from nas.cli import report_error
-from nas.measure import environment
-from nas.measure.environment import recorded_device_kind
+from nas.measure.environment import environment, recorded_device_kind
 from nas.samplers import make_sampler
 from nas.storage.store import STUDY_FILE, Store
 from nas.study.config import DistillConfig

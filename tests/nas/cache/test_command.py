@@ -1,4 +1,4 @@
-"""``python -m nas.cache``: its output, its errors, its deletions."""
+"""``backbone-nas cache``: its output, its errors, its deletions."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from nas.cache.__main__ import agreement_line, main
+from nas.cache.__main__ import main
+from nas.cache.command import agreement_line
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
 

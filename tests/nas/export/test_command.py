@@ -52,7 +52,7 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
         "heads in this folder: `lite0`, `xfeat`",
         f"local-dir:{out.name}",
         "search: `nas.search --data https://host/x`",
-        f"export: `python -m nas.export .../{run.name} --format timm",
+        f"export: `backbone-nas export .../{run.name} --format timm",
         "`a/b'<script> # c`",
     ):
         assert words in text, words

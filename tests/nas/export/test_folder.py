@@ -105,7 +105,7 @@ def test_impossible_folders_are_refused_before_any_work(
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path / "a" / "b")
-    monkeypatch.setattr("nas.export.__main__.trained_weights", None)
+    monkeypatch.setattr("nas.export.command.trained_weights", None)
     for where in (".", "..", str(tmp_path / "a" / "b")):
         assert "is the current folder, or contains it" in refusal([str(made.run), *TIMM, "--out", where], capsys)
     for where in (tmp_path / "file" / "out", Path("/proc/out")):

@@ -55,8 +55,8 @@ def test_bad_words_are_one_line(text, message):
 
 
 def test_defaults_of_the_devices():
-    assert str(default_arm(torch.device("cpu"))) == "eager+fp32+channels-last+fused"
-    assert str(default_arm(torch.device("cuda:0"))) == "compiled+bf16+channels-last+fused"
+    assert str(default_arm("cpu")) == "eager+fp32+channels-last+fused"
+    assert str(default_arm("cuda")) == "compiled+bf16+channels-last+fused"
 
 
 class Two(torch.nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from backbones import build
-from nas.measure import Arm, DeviceError, Setting, environment, measure_pair
+from nas.measure import Arm, DeviceError, Setting, measure_pair
+from nas.measure.environment import environment
 from nas.measure.memory import peak_memory
 from nas.study.records import Measurement
 from search_space import preset

@@ -13,7 +13,7 @@ from nas.cli import StageProgress, stderr_console
 from nas.measure import MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
-from nas.plan.arguments import PlanSettings, parser, plan_settings
+from nas.plan.arguments import PlanSettings, parse, parser
 from nas.plan.teacher_costs import material_here
 from nas.search.__main__ import main as search
 from nas.study.config import SearchConfig
@@ -101,13 +101,13 @@ def test_every_flag_is_a_setting() -> None:
     flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--probe", "7", "--json"]
     flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c"]
     flags += ["--teacher-weights", "lite0=f"]
-    settings = plan_settings(flags)
+    settings = parse(flags)
     assert settings == PlanSettings(
         settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, json=True,
         plot=Path("p.svg"),
     )  # fmt: skip
     assert settings.config.budget == 9
-    elsewhere = plan_settings(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
+    elsewhere = parse(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
     assert (elsewhere.assume_tflops, elsewhere.mfu, elsewhere.assume_measure_s, elsewhere.workers) == (9, 0.2, 4, 6)
     assert {action.dest for action in parser()._actions} >= {"distill_settings", "max_params", "teachers"}
 

@@ -20,7 +20,8 @@ from nas.measure.device_lock import exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_modules, stage_times
 from nas.profile import network
-from nas.profile.__main__ import ProfileProgress, main
+from nas.profile.__main__ import main
+from nas.profile.command import ProfileProgress
 from nas.profile.network import default_resolution
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
@@ -44,7 +45,7 @@ def places(cache, tmp_path, monkeypatch):
     """Share ceilings among the tests of this module, but no locks."""
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(cache))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", InProcess)
+    monkeypatch.setattr("nas.profile.command.MeasurementService", InProcess)
 
 
 def device_lock():
@@ -159,7 +160,7 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
             raise MeasurementError("hang", "no result after 120 s")
         return {}
 
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(answer))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(answer))
     both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--img-size", "64", *QUICK]
     assert main([*both, "--json"]) == 1
     failed, whole = json.loads(capsys.readouterr().out)["profiles"]
@@ -175,7 +176,7 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
 
 def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monkeypatch):
     service = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
+    monkeypatch.setattr("nas.profile.command.MeasurementService", service)
     monkeypatch.setattr(network, "measure_ceilings", lambda *_: pytest.fail("those of fp32 are kept"))
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["--arch", "eradio_femto", "--runtime", "compiled+nchw+unfused", "--batch-sizes", "1,2", *QUICK]) == 0
@@ -201,7 +202,7 @@ def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
     assert data["throughput_img_s"] > 0
     assert data["missing"] == ["batch sweep"]
     assert "not done: eradio_femto: batch sweep" in err
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(stopped))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(stopped))
     assert main(["--arch", "eradio_femto", "--arch", "eradio_pico", *QUICK]) == 130
     out, err = capsys.readouterr()
     assert "compute" in out

@@ -33,7 +33,7 @@ def service(tmp_path, monkeypatch):
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     service = scripted(answer)
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
+    monkeypatch.setattr("nas.profile.command.MeasurementService", service)
     return service
 
 
@@ -130,7 +130,7 @@ def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
     everything = {"latency_p95_ms": 123.25, "latency_p99_ms": 234.5, "reserved_memory_mib": 12345.75, "energy_j": 0.125}
     everything |= {"driver_memory_mib": 54321.0, "compile_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
     ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: everything | ratio))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: everything | ratio))
     out = shown(capsys, monkeypatch, "--runtimes", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
     assert max(map(len, out.splitlines())) <= columns
     assert "…" not in out
@@ -142,7 +142,7 @@ def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
 
 
 def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: {"samples": 2}))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: {"samples": 2}))
     assert "only 2 samples" in shown(capsys, monkeypatch, "--runtimes", "eager").out
 
 
@@ -160,7 +160,7 @@ def test_ctrl_c_prints_the_rows_so_far(capsys, monkeypatch):
             raise KeyboardInterrupt
         return answer(candidate, setting)
 
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(stopped))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(stopped))
     out, err = shown(capsys, monkeypatch, "--arch", "timm:resnet10t", "--runtimes", "eager,bf16,nchw", code=130)
     assert "A/A: x 1.000" in out
     assert err.split(": ", 1)[1] == "eradio_pico: bf16, eradio_pico: nchw, timm:resnet10t\n"

@@ -58,7 +58,7 @@ def test_specs_are_counted_and_ranged(capsys):
 
 
 def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
     plot = tmp_path / "space.svg"
     limits = ["--min-throughput", "1", "--max-latency-ms", "1e-6"]
     data = sample(
@@ -79,7 +79,7 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
         return {"latency_ms": 2.0}
 
     service = scripted(answer)
-    monkeypatch.setattr("nas.profile.__main__.MeasurementService", service)
+    monkeypatch.setattr("nas.profile.command.MeasurementService", service)
     timed = ["--samples", "4", "--measure-seconds", "60", "--runtime", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2

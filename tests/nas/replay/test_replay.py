@@ -212,7 +212,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         assert curve["evaluations"] == list(range(1, 15))
         assert all(low <= middle <= high for low, middle, high in zip(curve["p5"], curve["median"], curve["p95"]))  # noqa: B905
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
-    assert read_study(run).info.command.startswith("python -m nas.replay nasbench201 --latency ")
+    assert read_study(run).info.command.startswith("backbone-nas replay nasbench201 --latency ")
     assert main([*arguments, "--run", str(run)]) == 2
     assert "already holds a study" in capsys.readouterr().err
 
@@ -258,7 +258,7 @@ def test_a_failure_is_one_line_and_code_1(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("nas.replay.__main__.load_table", fail)
+    monkeypatch.setattr("nas.replay.command.load_table", fail)
     assert main(["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

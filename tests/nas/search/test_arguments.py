@@ -14,7 +14,7 @@ from nas.search.__main__ import main
         ("--extend 5", "error: --extend: "),
         ("--workers 0", "error: --workers: 0: "),
         ("--trial-timeout 0", "error: --trial-timeout: 0.0: "),
-        ("--pla", "error: --plan: "),
+        ("--pla", "error: unrecognized arguments: --pla; did you mean --plan?"),
         ("--json", "error: unrecognized arguments: --json"),  # of --plan
         ("--gpus 4", "error: unrecognized arguments: --gpus 4"),
         ("--plan --extend 5 --storage postgresql://u:s3cret@h/n", "error: unrecognized arguments: --extend 5"),

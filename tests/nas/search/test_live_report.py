@@ -71,7 +71,7 @@ def test_a_last_report_that_fails_is_shown_and_the_study_is_closed(loop, tmp_pat
     (tmp_path / "run" / "report.html").mkdir()  # nothing can be written there
     end_search(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
     shown = capsys.readouterr().out
-    assert f"python -m reports {tmp_path / 'run'}" in shown
+    assert f"backbone-nas report {tmp_path / 'run'}" in shown
     assert read_study(tmp_path / "run").info.time_spent
 
 

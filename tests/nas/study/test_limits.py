@@ -13,7 +13,7 @@ from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
 from nas.search import arguments
 from nas.search.__main__ import main as search_main
-from nas.select.__main__ import _parser as select_parser
+from nas.select.__main__ import parser as select_parser
 from nas.study.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
 from tests.nas.study.builders import measurement, record
 
@@ -98,7 +98,7 @@ def test_a_search_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report
     arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr("nas.search.__main__.search", lambda *_: 0)  # a command that is not refused ends here
+    monkeypatch.setattr("nas.search.session.search", lambda *_: 0)  # a command that is not refused ends here
     refused = ["--max-memory-mib", "100", "--device", "cpu", "--runtime", arm]
     assert search_main([*refused, "--run", str(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -112,7 +112,7 @@ def test_a_profile_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_repor
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
-    monkeypatch.setattr("nas.profile.__main__._space", lambda command, request: 0)
+    monkeypatch.setattr("nas.profile.command._space", lambda command, request: 0)
     space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
     for more in (["--measure-seconds", "9", "--runtime", "compiled"], []):
         assert profile_main([*space, *more]) == 2

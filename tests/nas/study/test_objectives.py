@@ -136,14 +136,14 @@ def test_objectives_that_come_from_training_are_not_required_before_it(monkeypat
     assert unknown_before_training(measured, objectives(("score", "knn"), "spatial")) == []
 
 
-@pytest.mark.parametrize("command", ["nas.retrain", "nas.remeasure"])
+@pytest.mark.parametrize("command", ["retrain", "remeasure"])
 def test_commands_of_the_plane_refuse_other_fronts(tmp_path: Path, command: str) -> None:
     about = info(("score", "params"))
     config = search_config(objectives=("score", "params"))
     Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives))
-    words = [sys.executable, "-m", command, str(tmp_path)]
+    words = [sys.executable, "-m", "nas", command, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    line = f"error: {command}: the study's objectives are score, params; it takes score and throughput"
+    line = f"error: backbone-nas {command}: the study's objectives are score, params; it takes score and throughput"
     assert (done.returncode, done.stderr.strip()) == (2, line)
 
 

@@ -1,0 +1,70 @@
+"""Measure candidates of a study again, and show the changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
+from nas.analysis.run_files import samples_folder
+from nas.analysis.tables import show_remeasuring
+from nas.cli import INTERRUPTED, StageProgress, stderr_console, stdout_console
+from nas.command_log import announce, log_to
+from nas.remeasure.arguments import RemeasureSettings
+from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
+from nas.storage.store import Store
+from nas.study.objectives import check_plane
+from nas.study.records import Remeasurement, Study
+
+_LOG = logging.getLogger(__name__)
+
+
+def remeasure(settings: RemeasureSettings, command: str) -> int:
+    """Measure the remaining candidates, then show the comparison; the study records `command`."""
+    with Store.open(settings.run) as store:
+        return _remeasure(store, settings, command)
+
+
+def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
+    log_to(settings.run, "remeasure", command)
+    study = store.read()
+    check_plane(study.info.objectives, "backbone-nas remeasure")
+    plan = plan_remeasuring(study, settings)
+    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
+    remeasuring = Remeasuring(plan, samples_folder(settings.run, plan.name))
+    try:
+        _measure(remeasuring, newest, store)
+        code = 0
+    except KeyboardInterrupt:
+        left = len(remeasuring.remaining(newest[0]))
+        if left == len(plan.trials):
+            raise
+        how = "the same command, without --overwrite," if settings.overwrite else "the same command"
+        announce(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", _LOG)
+        code = INTERRUPTED
+    _show(study, newest[0], settings)
+    return code
+
+
+def _measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
+    """Measure; the newest state is in newest[0] and in the study after each candidate."""
+    progress = StageProgress(stderr_console())
+    total = len(remeasuring.remaining(newest[0]))
+    with progress.showing():
+        for again in remeasuring.run(newest[0]):
+            store.save_remeasurement(again)
+            newest[0] = again
+            progress("measured", total - len(remeasuring.remaining(again)), total)
+
+
+def _show(study: Study, again: Remeasurement, settings: RemeasureSettings) -> None:
+    comparison = compare_remeasurement(study, again)
+    if settings.json:
+        print(json.dumps(remeasuring_json(study, again, comparison), indent=2))
+    else:
+        show_remeasuring(study, again, comparison, stdout_console())
+    if settings.plot:
+        from nas.analysis.plots import plot_remeasuring  # matplotlib takes a second to import
+
+        plot_remeasuring(study, again, comparison, Path(settings.plot))
