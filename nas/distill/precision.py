@@ -1,0 +1,120 @@
+"""Choose the precision of a study's trainings: time steps of each on the study's device, and take the faster one.
+
+Properties of the device do not tell: on a Xeon with AVX512-BF16 but without AMX, bf16 steps took 1.15 to 1.47 times
+fp32's. So a few steps of both are timed in turn, as a trial trains: with its batch, sizes, teachers and threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from backbones import build
+from nas.cache.targets import Targets
+from nas.distill.run import TimedSlot
+from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig, SearchConfig
+from search_space import ArchSpec
+
+MIN_GAIN = 0.05  # of a step's time, for which bf16 is taken: its sums are less exact
+_WARM_UP, _LONG_MS = 2, 1000.0  # steps of each precision, or one where it takes so long
+_TURN_S, _MAX_STEPS = 0.25, 5  # a turn of one precision takes about as long, and at most so many steps
+_MAX_TURNS, _ENOUGH_S = 12, 3.0  # turns of each, and the seconds of all turns that suffice
+_CLEAR = 2.0  # times as long as the other's: one turn of each suffices
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The precision of a study's trainings, and the median ms of a training step in each."""
+
+    precision: str
+    step_ms: dict[str, float]
+
+    def __str__(self) -> str:
+        other = next(name for name in self.step_ms if name != self.precision)
+        times = f"{self.step_ms[self.precision]:,.1f} ms a step, {other} {self.step_ms[other]:,.1f} ms"
+        return f"training precision: {self.precision} ({times}; bf16 is taken where it saves {MIN_GAIN:.0%} or more)"
+
+
+def choose_precision(
+    spec: ArchSpec, targets: Targets, config: SearchConfig, threads: int, lock_dir: Path
+) -> PrecisionChoice:
+    """Return the faster precision for the training of a backbone; takes a few seconds.
+
+    The state of PyTorch's random numbers and its number of threads stay as they are.
+
+    Args:
+        spec: The backbone.
+        targets: Images and teacher targets to train on.
+        config: Settings of the search.
+        threads: Threads of a training worker.
+        lock_dir: Folder of the device's locks.
+    """
+    recipe = _share_of_a_rank(config.distill)
+    threads_before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.set_num_threads(max(1, threads // config.distill.ranks))
+        try:
+            step_ms = _interleaved_ms(spec, targets, replace(config, distill=recipe), lock_dir)
+        finally:
+            torch.set_num_threads(threads_before)
+    return PrecisionChoice(faster(step_ms), step_ms)
+
+
+def faster(step_ms: dict[str, float]) -> str:
+    """Return "bf16" where its steps are clearly shorter, see `MIN_GAIN`, else "fp32"."""
+    return "bf16" if step_ms["bf16"] <= (1 - MIN_GAIN) * step_ms["fp32"] else "fp32"
+
+
+def _share_of_a_rank(recipe: DistillConfig) -> DistillConfig:
+    """Return the recipe of one of the processes that train an architecture together."""
+    ranks = recipe.ranks
+    groups = tuple(replace(group, batch_size=group.batch_size // ranks) for group in recipe.groups)
+    return replace(recipe, ranks=1, batch_size=recipe.batch_size // ranks, groups=groups)
+
+
+def _interleaved_ms(spec: ArchSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
+    """Return the median ms of a step in each precision; turns alternate, so that a drift of the device hits both."""
+    slot = TimedSlot(lock_dir)
+    distillers = {name: _distiller(spec, targets, config, name, slot) for name in ("fp32", "bf16")}
+    turns_ms: dict[str, list[float]] = {name: [] for name in distillers}
+    try:
+        step_ms = max(_warm_up_ms(distiller, slot) for distiller in distillers.values())
+        steps = min(_MAX_STEPS, max(1, int(1e3 * _TURN_S / step_ms)))
+        began_s = slot.busy_s
+        for turn in range(_MAX_TURNS):
+            for name in sorted(distillers, reverse=bool(turn % 2)):
+                turns_ms[name].append(_step_ms(distillers[name], slot, steps))
+            fastest, slowest = sorted(median(values) for values in turns_ms.values())
+            if slot.busy_s - began_s >= _ENOUGH_S or slowest >= _CLEAR * fastest:
+                break
+    finally:
+        for distiller in distillers.values():
+            distiller.close()
+    return {name: median(values) for name, values in turns_ms.items()}
+
+
+def _distiller(spec: ArchSpec, targets: Targets, config: SearchConfig, precision: str, slot: TimedSlot) -> Distiller:
+    recipe = replace(config.distill, precision=precision)
+    torch.manual_seed(config.seed)
+    return Distiller(build(spec), targets, recipe, seed=config.seed, device=config.device, slot=slot)
+
+
+def _warm_up_ms(distiller: Distiller, slot: TimedSlot) -> float:
+    """Return the ms of the last step of the warm-up."""
+    step_ms = 0.0
+    for _ in range(_WARM_UP):
+        step_ms = _step_ms(distiller, slot, 1)
+        if step_ms >= _LONG_MS:
+            break
+    return step_ms
+
+
+def _step_ms(distiller: Distiller, slot: TimedSlot, steps: int) -> float:
+    """Return the ms of a step; they end with a read of their losses, which waits for the device."""
+    began_s = slot.busy_s
+    distiller.train_until(distiller.step + steps)
+    return 1e3 * (slot.busy_s - began_s) / steps
