@@ -49,6 +49,14 @@ def device_name(device: torch.device) -> str:
     return f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
+def device_line(device: torch.device) -> str:
+    """Return the line that tells a user which device a command uses."""
+    if device.type == "cuda":
+        return f"device: cuda ({torch.cuda.get_device_name(device)})"
+    cpus = "1 CPU" if cpu_count() == 1 else f"{cpu_count()} CPUs"
+    return f"device: cpu ({cpus}{'' if torch.cuda.is_available() else '; PyTorch sees no GPU'})"
+
+
 def device_kind(device: str) -> str:
     """Return the kind of device, which must be equal for two timings to be compared.
 

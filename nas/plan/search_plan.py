@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
 from nas.cli import StageProgress, cache_root, lock_dir
+from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings
@@ -60,12 +62,12 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     number = settings.probe or (_PROBED if settings.here else _COUNTED)
     chosen, infeasible = _sampled(config, number)
     if settings.here:
-        material, probed = _measured(settings, chosen, progress)
+        material, probed, precision = _measured(settings, chosen, progress)
         basis, device = Basis.MEASURED, device_name(torch_device(config.device))
     else:
         assumed = _assumed_device(settings)
         material = material_counted(config, settings.weights, assumed.seconds_per_mac)
-        probed = count_costs(config, chosen, assumed)
+        probed, precision = count_costs(config, chosen, assumed), None
         basis, device = Basis.ASSUMED, f"a device of {assumed.tflops:g} TFLOP/s at an assumed MFU of {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     costs = _costs(config, material, probed, infeasible, basis)
@@ -75,6 +77,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
+        *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
     ]
@@ -119,8 +122,8 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
 
 def _measured(
     settings: PlanSettings, chosen: NamedSpecs, progress: StageProgress
-) -> tuple[Material, list[ProbedCosts]]:
-    """Probe the random architectures and the reference on this machine."""
+) -> tuple[Material, list[ProbedCosts], PrecisionChoice | None]:
+    """Choose the precision as the search does, and probe the random architectures and the reference on this machine."""
     config = settings.config
     material = material_here(config, settings.weights, cache_root(settings.cache), progress)
     rows = max(ROWS, config.distill.largest_batch)
@@ -129,9 +132,11 @@ def _measured(
     wanted = [(name, spec) for name, spec in chosen if name == config.reference or name not in presets]
     cpus = int(environment("cpu")["cpus"])
     threads = max(1, cpus // settings.workers), max(1, cpus - 1)
-    return material, probe(
-        config, wanted, targets, ProbeSettings(*threads, lock_dir() / device_key(config.device)), progress
-    )
+    locks, precision = lock_dir() / device_key(config.device), None
+    if config.distill.precision == "auto":
+        precision = choose_precision(preset(config.reference), targets, config, threads[0], locks)
+        config = replace(config, distill=replace(config.distill, precision=precision.precision))
+    return material, probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
 
 
 def _costs(
@@ -179,6 +184,19 @@ def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: B
     )
     note = f"median (range) of {len(probed)} architectures"
     return [spread(key, label, seconds, basis, note) for key, label, seconds in parts]
+
+
+def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:
+    """Return the times by which the training precision was chosen."""
+    if choice is None:
+        return []
+    return [
+        PlanFigure(
+            f"step_s.{precision}", f"a training step of the reference in {precision}", ms / 1e3, "s", Basis.MEASURED,
+            "chosen" if precision == choice.precision else "",
+        )
+        for precision, ms in choice.step_ms.items()
+    ]  # fmt: skip
 
 
 def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTimes) -> list[PlanFigure]:

@@ -72,6 +72,10 @@ _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
     "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
 )
+_MAX_HOURS_HELP = (
+    "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
+    "--resume continues the search (default: run until the budget is spent)"
+)
 _OBJECTIVES_HELP = (
     f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for objectives that "
     "known-cost does not take, the default sampler is evolution (default: score,throughput)"
@@ -82,6 +86,9 @@ _DISTILL_HELP = (
     f"({', '.join(STANDARDIZATIONS)}), balance ({', '.join(BALANCES)}), score ({', '.join(SCORES)}), "
     "weights, groups, ... (default: the recipe's)"
 )
+
+
+RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours")
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class SearchCommand:
         workers: Trials at a time; None for one a CPU or GPU, on a cluster for as many as its nodes take.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
+        max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
     """
 
     config: SearchConfig
@@ -111,6 +119,7 @@ class SearchCommand:
     workers: int | None = None
     address: str | None = None
     trial_timeout_s: float | None = None
+    max_hours: float | None = None
 
 
 def parse(words: Sequence[str]) -> SearchCommand:
@@ -133,7 +142,7 @@ def parse(words: Sequence[str]) -> SearchCommand:
         run=Path(options["resume"]) if resume else _make_run_folder(options, config),
         resume=resume,
         teacher_weights=options.get("teacher_weights", {}),
-        **{name: options[name] for name in ("extend", "cache", "storage", "workers", "address") if name in options},
+        **{name: options[name] for name in RUN_OPTIONS if name in options},
         trial_timeout_s=options.get("trial_timeout"),
     )
 
@@ -171,8 +180,9 @@ def _check_flags(options: Mapping[str, Any]) -> None:
     for name in ("extend", "workers"):
         if options.get(name, 1) < 1:
             raise ConfigError(f"--{name}: {options[name]}: must be 1 or more")
-    if not options.get("trial_timeout", 1) > 0:
-        raise ConfigError(f"--trial-timeout: {options['trial_timeout']}: must be over 0")
+    for name in ("trial_timeout", "max_hours"):
+        if not options.get(name, 1) > 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: {options[name]}: must be over 0")
 
 
 def _hide_password(options: dict[str, Any]) -> None:
@@ -235,13 +245,13 @@ def _defaults(options: Mapping[str, Any]) -> SearchConfig:
         base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, img_size=224))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
-    if (_auto_device() if options.get("device") == "auto" else options.get("device")) == "cuda":
+    if _resolved_device(options.get("device", base.device)) == "cuda":
         base = replace(base, measure_batch_size=128, runtime=_runtime("compiled+bf16"))
     return base
 
 
 def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
-    """Return the settings of `base` with those that the options change; "auto" is resolved."""
+    """Return the settings of `base` with those that the options change; the device "auto" is resolved."""
     plain = base.to_dict()
     changes = {name: value for name, value in options.items() if name in plain and value is not None}
     if "runtime" in changes:
@@ -249,11 +259,7 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     limits = {**plain["limits"], **given_limits(options)}
     distill = {**plain["distill"], **options.get("distill_settings", {})}
     distill |= {name: options[name] for name in ("rung_steps", "img_size", "batch_size") if name in options}
-    device = changes.get("device", plain["device"])
-    if device == "auto":
-        changes["device"] = device = _auto_device()
-    if distill["precision"] == "auto" and device in ("cpu", "cuda"):
-        distill["precision"] = _auto_precision(device)
+    changes["device"] = _resolved_device(changes.get("device", base.device))
     return SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill})
 
 
@@ -290,20 +296,13 @@ def _runtime(words: str, base: str | None = None) -> str:
     return str(Arm.parse(words, Arm.parse(base) if base else None))
 
 
-def _auto_device() -> str:
+def _resolved_device(name: str) -> str:
+    """Return the device that "auto" stands for on this machine; another name stays."""
+    if name != "auto":
+        return name
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _auto_precision(device: str) -> str:
-    """Return the precision that suits the device; it is stored, so that a study resumed elsewhere keeps its numbers."""
-    import torch
-
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    # On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower than fp32.
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -355,6 +354,7 @@ def parser() -> OneLineParser:
     add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     add("--trial-timeout", type=float, metavar="S", help=_TRIAL_TIMEOUT_HELP)
+    add("--max-hours", type=float, metavar="H", help=_MAX_HOURS_HELP)
     plan = (
         "run nothing and print what the search would cost, as backbone-nas plan with the same flags (default: search)"
     )
@@ -375,7 +375,8 @@ def add_settings(add: Callable[..., object]) -> None:
     add("--data", metavar="URI", help=_DATA_HELP)
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
     add("--teacher-weights", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
-    add("--device", metavar="NAME", help=f"auto, cpu or cuda (default: {defaults.device})")
+    device = "cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU"
+    add("--device", metavar="NAME", help=f"{device} (default: {defaults.device})")
     add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"distillation steps of the rungs (default: {rungs})")
     factor = "share of models that continues at a rung, as 1/N"
     add("--reduction-factor", type=int, metavar="N", help=f"{factor} (default: {defaults.reduction_factor})")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import StageProgress, cache_root, cpu_count
+from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
@@ -31,11 +33,11 @@ from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
-from nas.study.loop import StudyLoop
+from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
 from nas.study.redaction import public_word
-from search_space import SPACES
+from search_space import SPACES, preset
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -60,9 +62,12 @@ def search(command: SearchCommand, console: Console) -> int:
         StoreError: The study cannot be created, resumed or written.
         SearchFailed: Too many trials failed in a row.
     """
-    config = command.config
+    began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
+    _show_device(command.config, show)
     targets, teacher_facts = _open_targets(command, console, show)
+    command, precision_ms = _with_precision(command, targets, show)
+    config = command.config
     study_objectives = objectives(config.objectives, config.distill.score)
     sampler = make_sampler(config, SPACES[config.space], study_objectives)
     with ExitStack() as stores:
@@ -72,14 +77,22 @@ def search(command: SearchCommand, console: Console) -> int:
 
         def create_or_extend() -> Store:
             if existing is None:
-                info = _describe_study(command, targets, teacher_facts)
+                info = replace(_describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
                 return stores.enter_context(Store.create(command.run, info, sampler, command.storage))
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             _extend(existing, command.extend)
             return existing
 
-        _run(command, targets, None if existing is None else existing.info, create_or_extend, console, show)
+        deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
+        start_loop = partial(StudyLoop, deadline_s=deadline_s)
+        _run(command, targets, None if existing is None else existing.info, create_or_extend, start_loop, console, show)
     return 0
+
+
+def _show_device(config: SearchConfig, show: Announce) -> None:
+    from nas.measure.environment import device_line, torch_device
+
+    show(device_line(torch_device(config.device)))
 
 
 def _open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
@@ -98,6 +111,22 @@ def _open_targets(command: SearchCommand, console: Console, show: Announce) -> t
         _check_image_count(targets, config)
         embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
+
+
+def _with_precision(command: SearchCommand, targets: Targets, show: Announce) -> tuple[SearchCommand, dict[str, float]]:
+    """Return the command with a training precision in place of "auto", and the ms of a step in each if timed."""
+    config = command.config
+    if config.distill.precision != "auto":
+        return command, {}
+    from nas.distill.precision import choose_precision
+    from nas.measure.environment import device_key
+
+    threads = _train_threads(command.workers or default_workers(config))
+    locks = lock_dir() / device_key(config.device)
+    choice = choose_precision(preset(config.reference), targets, config, threads, locks)
+    show(str(choice))
+    distill = replace(config.distill, precision=choice.precision)
+    return replace(command, config=replace(config, distill=distill)), choice.step_ms
 
 
 def _check_image_count(targets: Targets, config: SearchConfig) -> None:
@@ -168,6 +197,7 @@ def _run(
     targets: Targets,
     existing: StudyInfo | None,
     create_or_extend: Callable[[], Store],
+    start_loop: Callable[[Store, Listener], StudyLoop],
     console: Console,
     show: Announce,
 ) -> None:
@@ -188,7 +218,7 @@ def _run(
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
             store.notify = show
-            loop = StudyLoop(store, LiveReport(command.run, progress, show))
+            loop = start_loop(store, LiveReport(command.run, progress, show))
             with progress.showing():
                 run_study(loop, cluster, trial_timeout_s=command.trial_timeout_s)
     except StoreError:
@@ -197,9 +227,13 @@ def _run(
         if loop is not None:
             end(loop, ending="interrupted", console=console)
         raise
-    end(loop, ending="gave up" if loop.gave_up else loop.exhausted or "done", console=console)
-    if loop.gave_up:
-        raise SearchFailed(loop.gave_up)
+    gave_up, out_of_time = loop.gave_up, loop.out_of_time
+    ending = "gave up" if gave_up else loop.exhausted or ("out of time" if out_of_time else "done")
+    end(loop, ending=ending, console=console)
+    if gave_up:
+        raise SearchFailed(gave_up)
+    if out_of_time:
+        show(f"{out_of_time}: backbone-nas search --resume {shlex.quote(str(command.run))}")
 
 
 def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: int) -> WorkerSpec:
@@ -210,11 +244,15 @@ def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: 
         weights_dir=_make_folder(command.run / "weights"),
         pictures_dir=_make_folder(command.run / PICTURES),
         checkpoint_dir=_make_folder(command.run / "checkpoints"),
-        train_threads=max(1, cpu_count() // workers_per_machine),
+        train_threads=_train_threads(workers_per_machine),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if command.config.device.startswith("cuda") else 0.0,
     )
+
+
+def _train_threads(workers_per_machine: int) -> int:
+    return max(1, cpu_count() // workers_per_machine)
 
 
 def _make_folder(path: Path) -> str:

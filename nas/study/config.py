@@ -79,7 +79,7 @@ class DistillConfig:
         warmup_steps: Steps in which the learning rate rises to its value.
         ema_decay: Decay of the averaged weights (EMA), which are scored and exported; 0 for no averaging.
         head_width: Hidden width of the adaptor heads, one for each teacher.
-        precision: "fp32" or "bf16" (autocast); the search replaces "auto" by the faster one on the device.
+        precision: "fp32" or "bf16" (autocast); a search replaces "auto" by the one whose steps are shorter.
         rung_steps: Training steps at which candidates are compared, rising; the last one ends a training.
         summary_loss: Loss of the summaries: "mse", "cosine" or "angle".
         spatial_loss: Loss of the spatial features: "mse", "cosine", "hybrid" or "angle".
@@ -218,7 +218,8 @@ class SearchConfig:
         val_images: Held-out images, for scores and probes.
         views: Stored augmentations of each training image.
         target_dtype: Number format of the stored targets: "int8", "int4", "bf16" or "fp32".
-        device: Device that measures and trains: "cpu" or "cuda"; the command line also takes "auto".
+        device: Device that measures and trains: "cpu" or "cuda"; a search replaces "auto" by a GPU that PyTorch sees,
+            or else by the CPU.
         measure_batch_size: Images per call when a candidate is measured.
         runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
         measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %.
@@ -240,7 +241,7 @@ class SearchConfig:
     val_images: int = 600
     views: int = 1
     target_dtype: str = "int8"
-    device: str = "cpu"
+    device: str = "auto"
     measure_batch_size: int = 16
     runtime: str = "eager+fp32+channels-last+fused"
     measure_seconds: float = 2.0

@@ -229,6 +229,7 @@ class StudyInfo(Record):
     teacher_facts: dict[str, TeacherFacts] = field(default_factory=dict)  # by teacher
     chance: dict[str, float] = field(default_factory=dict)  # metric -> value of the best constant guess (chance level)
     space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices
+    precision_ms: dict[str, float] = field(default_factory=dict)  # precision -> ms of a training step; {} if not timed
     format: int = FORMAT  # a version that would read or continue older studies wrongly has a new one
 
     @classmethod

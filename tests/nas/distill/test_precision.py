@@ -20,9 +20,12 @@ def test_bf16_is_taken_only_where_it_is_clearly_faster(fp32_ms: float, bf16_ms: 
     assert faster({"fp32": fp32_ms, "bf16": bf16_ms}) == chosen
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
 def test_steps_of_both_precisions_are_timed_as_a_rank_trains_them(tmp_path: Path, device: str) -> None:
-    recipe = DistillConfig(image_px=32, batch_size=16, ranks=2, groups=(Group(("colour",), 16, (32,)),))
+    recipe = DistillConfig(img_size=32, batch_size=16, ranks=2, groups=(Group(("colour",), 16, (32,)),))
     config = SearchConfig(train_images=64, val_images=32, device=device, distill=recipe)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     choice = choose_precision(preset("eradio_femto"), targets(tmp_path), config, 2, tmp_path / "locks")

@@ -45,6 +45,7 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     for key in ("step_s", "evaluate_s", "measure_s", "ask_s", "tell_s", "teacher_s.lite0"):
         assert figures[key]["basis"] == "measured"
         assert figures[key]["value"] > 0
+    assert {figures[f"step_s.{name}"]["note"] for name in ("fp32", "bf16")} == {"", "chosen"}
     assert figures["teacher_s.hed"]["note"].startswith("96 passes")
     assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
     assert [c["devices"] for c in plan["clusters"]] == [1, 3, 8, 64, 1024]

@@ -14,6 +14,7 @@ from nas.search.__main__ import main
         ("--extend 5", "error: --extend: "),
         ("--workers 0", "error: --workers: 0: "),
         ("--trial-timeout 0", "error: --trial-timeout: 0.0: "),
+        ("--max-hours 0", "error: --max-hours: 0.0: "),
         ("--pla", "error: unrecognized arguments: --pla; did you mean --plan?"),
         ("--json", "error: unrecognized arguments: --json"),  # of --plan
         ("--gpus 4", "error: unrecognized arguments: --gpus 4"),

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.distill.precision import faster
 from nas.search.__main__ import main
 from nas.storage.store import read_study
+from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Study, TrialState
 from tests.nas.backend.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
@@ -23,8 +25,8 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.machine
 
-# The proposals of known-cost depend on measured times after eight trials, and times differ from run to run.
-REPEATABLE = ["--sampler", "evolution"]
+# The proposals of known-cost and the precision "auto" depend on measured times, which differ from run to run.
+REPEATABLE = ["--sampler", "evolution", "--distill", "precision=fp32"]
 IMAGES = ["--train-images", "256", "--val-images", "64"]
 SMALL = ["--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
 
@@ -85,6 +87,26 @@ def test_the_log_of_the_real_search_has_its_command_and_every_trial_s_outcome(wh
     for trial in read_study(whole).trials:
         assert any(f"#{trial.number} {trial.arch_id}" in line and trial.state.value in line for line in outcomes)
     assert not [line for line in lines if " ERROR " in line]
+
+
+@pytest.mark.slow
+def test_a_search_out_of_time_ends_as_usual_and_says_how_to_resume(cache: Path, tmp_path: Path) -> None:
+    """It also times the precisions, and chooses the device."""
+    run = tmp_path / "run"
+    hours = 20 / 3600  # too short for 200 candidates, and on a slow machine for one
+    result = search(["--budget", "200", *SMALL, "--run", str(run), "--max-hours", str(hours)], cache)
+    assert result.returncode == 0, result.stderr
+    assert f"--resume {run}" in result.stderr
+    study = read_study(run)
+    assert str(run / "report.html") in result.stdout or not study.trials
+    assert sum(trial.counts for trial in study.trials) < 200
+    assert study.info.sessions[-1]["ending"] == OUT_OF_TIME
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert f"device: {device} (" in result.stderr
+    assert study.info.config["device"] == device
+    times = study.info.precision_ms
+    assert study.info.config["distill"]["precision"] == faster(times)
+    assert f"training precision: {faster(times)} ({times[faster(times)]:,.1f} ms a step" in result.stderr
 
 
 @needs_chromium

@@ -46,5 +46,5 @@ def study_info(config: SearchConfig) -> StudyInfo:
 
 
 def search_config(**settings: object) -> SearchConfig:
-    plain = {"budget": 12, "sampler": "evolution", "distill": DistillConfig(rung_steps=(10, 30)), **settings}
-    return SearchConfig(**plain)  # type: ignore[arg-type]
+    plain = {"budget": 12, "sampler": "evolution", "device": "cpu", "distill": DistillConfig(rung_steps=(10, 30))}
+    return SearchConfig(**{**plain, **settings})  # type: ignore[arg-type]
