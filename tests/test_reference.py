@@ -1,0 +1,49 @@
+"""The reference pages say what the code says: `python docs/generate.py` would not change them."""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GENERATE: dict[str, Any] = runpy.run_path(str(ROOT / "docs/generate.py"))
+SLOW = {"spaces", "teachers"}  # count networks, of up to seven billion parameters
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in GENERATE["MAKERS"]]
+)
+def test_page_is_up_to_date(name: str) -> None:
+    page = GENERATE["page"](name)
+    assert (ROOT / f"docs/reference/{name}.md").read_text() == page, "run python docs/generate.py"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    from nas.search.arguments import SearchCommand
+    from nas.study.config import DistillConfig, Group, SearchConfig
+
+    for record in (SearchConfig, DistillConfig, Group, SearchCommand):
+        assert set(GENERATE["attributes"](record)) == {field.name for field in dataclasses.fields(record)}, record
+
+
+def test_docstring_sections_are_read_by_name() -> None:
+    class Example:
+        """Stand for a record.
+
+        Attributes:
+            first: A number, whose text
+                has a second line: with a colon.
+            second: Another one.
+
+        Raises:
+            ValueError: Never.
+        """
+
+    assert GENERATE["sections"](Example) == {
+        "Attributes": {"first": "A number, whose text has a second line: with a colon.", "second": "Another one."},
+        "Raises": {"ValueError": "Never."},
+    }
