@@ -28,9 +28,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.model: Any
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
-            raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
+        check_name(name)
         self.name = name
         self.model = create(name, num_classes=0)
         self.has_head = all(hasattr(self.model, method) for method in ("forward_intermediates", "get_classifier"))
@@ -102,6 +100,13 @@ class TimmBackbone(nn.Module):
         maps: list[Tensor] = self.model(x)
         channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         return [y.permute(0, 3, 1, 2) for y in maps] if channels_last else maps
+
+
+def check_name(name: str) -> None:
+    """Raise SpecError, with similar names, unless timm has a model of this name."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
+        raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
 
 
 def create(name: str, **options: Any) -> nn.Module:

@@ -19,7 +19,7 @@ UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "
          "ratio_high": "times_reference_high", "notes": "notes_json", "conditions": "conditions_json"}  # fmt: skip
 TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
 TRIAL_COLUMNS = {
-    "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "state": TEXT, "on_front": BOOLEAN,
+    "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "scale": TEXT, "state": TEXT, "on_front": BOOLEAN,
     "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE,
     "spec_json": TEXT, "score": NUMBER, "score_rung": WHOLE, "score_steps": WHOLE,
 }  # fmt: skip
@@ -37,12 +37,14 @@ class DataFrameError(ValueError):
 def trial_frame(study: Study, summary: StudySummary) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
+    The networks that were measured for scale come last: they have a name in `scale`, and neither number nor score.
     `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
     same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement and stage have a
     prefix. Lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
     rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
+    rows += [{**_row(t, False), "number": None} for t in study.scale]
     types = TRIAL_COLUMNS | MEASUREMENT_COLUMNS
     others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in order of appearance
     types |= {name: WHOLE if name.endswith("/steps") else NUMBER for name in others}
@@ -78,6 +80,7 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "name": trial.name,
         "arch_id": trial.arch_id,
         "baseline": trial.baseline,
+        "scale": trial.scale,
         "state": trial.state.value,
         "on_front": on_front,
         "reason": trial.reason,

@@ -86,7 +86,7 @@ def summarize(study: Study) -> StudySummary:
     front = pareto_front(complete)
     best = max(baselines, key=lambda b: b.score, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
-    self_comparison = next((b for b in baselines if b.name == study.info.reference), None)
+    self_comparison = _self_comparison(study, baselines)
     floor = noise_floor(self_comparison)
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
@@ -102,13 +102,24 @@ def summarize(study: Study) -> StudySummary:
         hypervolume=hypervolume(front, study.info),
         baseline_hypervolume=hypervolume(baselines, study.info),
         curve=_curve(sampled, complete, study.info),
-        time_spent=time_spent(study.info, study.trials),
+        time_spent=time_spent(study.info, (*study.trials, *study.scale)),
         correlations=rung_correlations(sampled, len(study.info.rung_steps)),
         reasons=failure_reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
         half_width=timing_half_width(measured),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
     )
+
+
+def _self_comparison(study: Study, baselines: Sequence[ScoredTrial]) -> ScoredTrial | None:
+    """Return the reference measured against itself: a baseline, or measured for scale and then without a score."""
+    reference = study.info.reference
+    for_scale = (
+        ScoredTrial(t, math.nan, t.measurement.ratio, t.measurement.ratio_low, t.measurement.ratio_high)
+        for t in study.scale
+        if t.scale == reference and t.measurement
+    )
+    return next((b for b in baselines if b.name == reference), None) or next(for_scale, None)
 
 
 def _curve(sampled: Sequence[TrialRecord], complete: Sequence[ScoredTrial], info: StudyInfo) -> tuple[CurvePoint, ...]:

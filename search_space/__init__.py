@@ -2,8 +2,8 @@
 
 from search_space.arch import BLOCKS, ArchSpec, StageSpec
 from search_space.checks import SpecError
-from search_space.presets import PRESETS, preset
+from search_space.presets import PRESETS, find_spec, preset
 from search_space.space import Space
 from search_space.spaces import SPACES
 
-__all__ = ["BLOCKS", "PRESETS", "SPACES", "ArchSpec", "Space", "SpecError", "StageSpec", "preset"]
+__all__ = ["BLOCKS", "PRESETS", "SPACES", "ArchSpec", "Space", "SpecError", "StageSpec", "find_spec", "preset"]

@@ -6,6 +6,7 @@ Source of E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from search_space.arch import ArchSpec, StageSpec
 from search_space.checks import SpecError
@@ -96,3 +97,26 @@ def preset(name: str) -> ArchSpec:
     if name not in PRESETS:
         raise SpecError(f"arch: no preset {name!r}; choose from {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+def find_spec(arch: str) -> tuple[str, ArchSpec]:
+    """Return name and spec of a preset, or of a spec's .json file, whose name is that of the file.
+
+    Raises:
+        SpecError: There is no such preset, or the file has no valid spec; the message names the choices or the error.
+    """
+    if arch in PRESETS:
+        return arch, PRESETS[arch]
+    path = Path(arch)
+    if path.suffix != ".json":
+        raise SpecError(
+            f"arch: no preset {arch!r}; choose from {', '.join(PRESETS)}, timm:NAME, or a spec's .json file"
+        )
+    try:
+        return path.stem, ArchSpec.from_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or 'not text'})") from None
+    except (RecursionError, OverflowError) as error:
+        raise SpecError(f"arch: cannot read {arch!r} ({error})") from None
+    except SpecError as error:
+        raise SpecError(f"arch: {arch}: {error}") from None

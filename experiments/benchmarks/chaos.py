@@ -45,7 +45,7 @@ class Broken(AssertionError):
 
 def new_study(run_dir: Path, budget: int, database: str | None = None, sampler: str = "random") -> None:
     """Create a study without trials."""
-    config = SearchConfig(budget=budget, sampler=sampler, distill=DistillConfig(rung_steps=RUNG_STEPS))
+    config = SearchConfig(budget=budget, sampler=sampler, scale=(), distill=DistillConfig(rung_steps=RUNG_STEPS))
     info = StudyInfo(
         name=run_dir.name, created="", command="", config=config.to_dict(), environment={}, objectives=OBJECTIVES,
         rung_steps=RUNG_STEPS, limits={}, teachers={}, data={}, reference=config.reference, baselines=config.baselines,

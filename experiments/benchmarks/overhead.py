@@ -110,7 +110,9 @@ def info(config: SearchConfig) -> StudyInfo:
 
 def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -> Clock:
     """Run one study and return its clock."""
-    config = SearchConfig(budget=trials, sampler=sampler, baselines=(), distill=DistillConfig(rung_steps=(10,)))
+    config = SearchConfig(
+        budget=trials, sampler=sampler, baselines=(), scale=(), distill=DistillConfig(rung_steps=(10,))
+    )
     timed_sampler, clock = make_sampler(replace(config, sampler=sampler), SPACES[config.space], OBJECTIVES), Clock()
     clock.sampler.count(timed_sampler, *SAMPLER_METHODS)
     store = Store.create(folder / "run", info(config), timed_sampler)

@@ -199,6 +199,7 @@ def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparis
     changed = differences(study, again, before)
     notes = [f"changed: {d}" for d in changed] or ["changed: nothing that is recorded"]
     notes += _resolution_notes(before, again) + _floor_notes(again.floor) + _verdict_notes(again)
+    notes += _scale_notes(study, again)
     notes += _baseline_notes(c, FrontStatus.FRONT, "no longer dominated")
     notes += _baseline_notes(c, FrontStatus.BEHIND, "newly dominated")
     if c.not_tried:
@@ -224,6 +225,15 @@ def _verdict_notes(again: Remeasurement) -> list[str]:
     verdicts = Counter(m.verdict for m in again.measurements.values())
     counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
     return [f"verdicts: {counts}"] if set(verdicts) - {"ok"} else []
+
+
+def _scale_notes(study: Study, again: Remeasurement) -> list[str]:
+    """Return a note on each network that was measured for scale both times, without the reference itself."""
+    return [
+        f"for scale, {t.scale}: ratio {t.measurement.ratio:.3f} before, {again.measurements[t.number].ratio:.3f} now"
+        for t in study.scale
+        if t.measurement and t.number in again.measurements and t.scale != study.info.reference
+    ]
 
 
 def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:

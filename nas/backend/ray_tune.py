@@ -204,7 +204,7 @@ class LoopScheduler(NotPickled, FIFOScheduler):
 
     def _remove_checkpoint_if_over(self, record: TrialRecord) -> None:
         """Remove the checkpoint of a finished training, and the unfinished one of a killed worker."""
-        if self._loop.trials[record.number].state is not TrialState.RUNNING:
+        if self._loop.record(record.number).state is not TrialState.RUNNING:
             for path in self._checkpoints.glob(f"{record.arch_id}.*"):
                 path.unlink(missing_ok=True)
 

@@ -362,6 +362,13 @@ class MemoryStore:
         """Return True: every trial is this driver's."""
         return True
 
+    def scale(self) -> tuple[TrialRecord, ...]:
+        """Return (): the loop keeps the networks that it has measured."""
+        return ()
+
+    def save_scale(self, record: TrialRecord) -> None:
+        """Do nothing: the loop keeps the network."""
+
     def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
         """Return []: the loop has every change of this driver."""
         return []

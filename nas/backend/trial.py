@@ -17,7 +17,7 @@ from backbones import build
 from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
-from nas.measure.counts import totals
+from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
 from nas.measure.service import save_samples
 from nas.measure.sweep import out_of_memory
@@ -44,6 +44,9 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
 
 
 def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+    if record.scale is not None:
+        yield _measured_for_scale(record, context)
+        return
     config = context.config
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.img_size)
@@ -63,6 +66,19 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
         yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
 
 
+def _measured_for_scale(record: TrialRecord, context: TrialContext) -> TrialRecord:
+    """Count and measure a network that is not trained."""
+    try:
+        counted = network_totals(record.spec or record.arch_id, context.config.distill.img_size)
+    except ValueError as error:  # it does not take images of this size
+        return replace(record, state=TrialState.INFEASIBLE, reason=str(error))
+    record = replace(record, params=counted.params, macs=counted.macs)
+    record = replace(record, measurement=_measure(record, context), state=TrialState.MEASURED)
+    if smaller := _smaller_batch(record):
+        return replace(record, state=TrialState.INFEASIBLE, reason=smaller)
+    return record
+
+
 def _smaller_batch(record: TrialRecord) -> str | None:
     """Return why a throughput cannot be compared: its batch is smaller than the study's; None where it is not."""
     measured = record.measurement
@@ -76,8 +92,10 @@ def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
     config = context.config
     setting = setting_of(config)
     with measuring(context.lock_dir):
-        measured = context.service.measure(record.spec, config.reference, setting, name_of_reference=config.reference)
-    save_samples(measured, context.samples_dir / f"{record.arch_id}.json")
+        measured = context.service.measure(
+            record.spec or record.arch_id, config.arch(config.reference), setting, name_of_reference=config.reference
+        )
+    save_samples(measured, context.samples_dir / f"{record.arch_id.replace('/', '-')}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
         raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")

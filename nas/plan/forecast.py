@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import median
+from statistics import fmean, median
 
 from nas.backend.simulated import (
     Cluster,
@@ -145,6 +145,7 @@ def simulate_candidates(
     until_s: float = math.inf,
     listener: Listener = lambda loop, record: None,
     deadline_s: float = math.inf,
+    scale_s: float = 0.0,
 ) -> SimulatedSearch:
     """Simulate a search of `config.budget` random candidates, see `nas.backend.simulated.simulate`.
 
@@ -156,9 +157,12 @@ def simulate_candidates(
         until_s: Seconds at which the simulation stops.
         listener: Called after every record that the loop has stored.
         deadline_s: Seconds at which the search itself ends, see `StudyLoop`.
+        scale_s: Seconds of measuring a network for scale.
     """
 
     def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
+        if record.scale is not None:
+            return iter([Stage(Doing.MEASURING, scale_s, replace(record, state=TrialState.MEASURED))])
         sampled = record.number - len(baselines)
         finished = len(loop.trials) - len(loop.trials.running)
         candidate = draw(sampled, finished) if sampled >= 0 else baselines[record.number]
@@ -339,7 +343,8 @@ def simulate_search(
         learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
     baselines = [Candidate(t.measure_s, t.rung_s, (0.0,) * len(t.rung_s)) for t in costs.baselines]
-    return simulate_candidates(config, workload.draw, cluster, baselines, until_s)
+    scale_s = fmean(t.measure_s for t in costs.candidates)
+    return simulate_candidates(config, workload.draw, cluster, baselines, until_s, scale_s=scale_s)
 
 
 def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch) -> list[PlanFigure]:

@@ -113,7 +113,9 @@ def probe(
     try:
         with MeasurementService(settings.measure_threads) as service:
             progress("probing architectures", 0, len(named))
-            _measure(config, config.reference, service, settings)  # starts the measuring process, as trials reuse it
+            _measure(
+                config, config.arch(config.reference), service, settings
+            )  # starts the measuring process, as trials reuse it
             for done, (name, spec) in enumerate(named):
                 try:
                     costs.append(_probe(config, name, spec, targets, service, settings))
@@ -156,7 +158,7 @@ def _measure(config: SearchConfig, arch: Any, service: MeasurementService, setti
     setting = setting_of(config)
     with measuring(settings.lock_dir):
         began = time.perf_counter()
-        service.measure(arch, config.reference, setting, name_of_reference=config.reference)
+        service.measure(arch, config.arch(config.reference), setting, name_of_reference=config.reference)
         return time.perf_counter() - began
 
 
@@ -297,7 +299,7 @@ class DriverTimes:
 
 def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
     """Time proposals and results of a short study with random results, on the search's sampler and storage."""
-    small = replace(config, budget=MAX_TRIALS, baselines=(), limits={})
+    small = replace(config, budget=MAX_TRIALS, baselines=(), scale=(), limits={})
     asks: list[float] = []
     tells: list[float] = []
     rng = random.Random(config.seed)

@@ -42,7 +42,7 @@ from nas.plan.probe import (
     synthetic_targets,
 )
 from nas.plan.teacher_costs import Material, material_counted, material_here
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import REFERENCES, ConfigError, SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
 from nas.study.objectives import objectives
 from search_space import SPACES, preset
@@ -103,12 +103,13 @@ def _planned_cluster(settings: PlanSettings, driver: DriverTimes) -> Cluster:
 
 
 def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
-    """Return presets and random architectures, and the share of the space that breaks a limit on counted costs.
+    """Return named and random architectures, and the share of the space that breaks a limit on counted costs.
 
-    The presets are the reference and the baselines.
+    The named ones are the reference, unless it is a network of timm, and the baselines.
     """
     rng, space = random.Random(f"plan/{config.seed}"), SPACES[config.space]
-    named: NamedSpecs = [(name, preset(name)) for name in dict.fromkeys((config.reference, *config.baselines))]
+    names = dict.fromkeys((config.reference, *config.baselines))
+    named: NamedSpecs = [(name, config.spec(name)) for name in names if not is_of_timm(name)]
     feasible: NamedSpecs = []
     for drawn in range(1, _MAX_DRAWS + 1):
         spec = space.sample(rng)
@@ -134,7 +135,7 @@ def _measured(
     threads = max(1, cpus // settings.workers), max(1, cpus - 1)
     locks, precision = lock_dir() / device_key(config.device), None
     if config.distill.precision == "auto":
-        precision = choose_precision(preset(config.reference), targets, config, threads[0], locks)
+        precision = choose_precision(preset(REFERENCES[config.space]), targets, config, threads[0], locks)
         config = replace(config, distill=replace(config.distill, precision=precision.precision))
     return material, probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
 

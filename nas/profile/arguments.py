@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import PROGRAM, OneLineParser, cache_root, picture_file
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, default_arm
+from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from nas.profile.runtime_comparison import RuntimeSettings
     from nas.profile.space_sample import SpaceRequest
 
-REFERENCE = "timm:resnet18"
-SPACE_REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}  # the references of searches of that space
+NETWORK_REFERENCE = "timm:resnet18"
 SIZE_MULTIPLE_PX = 32
 # Sizes between the powers of two are included, because throughput has its steps there.
 BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
@@ -127,7 +127,7 @@ def _network_settings(options: argparse.Namespace, device: torch.device) -> Netw
         resolution=options.img_size,
         arm=_arm(options, device),
         seconds=SECONDS if options.measure_seconds is None else options.measure_seconds,
-        reference=options.reference or REFERENCE,
+        reference=options.reference or NETWORK_REFERENCE,
         sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
         new_ceilings=bool(options.new_ceilings),
     )
@@ -164,7 +164,7 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
         batch=options.batch_size or default_batch(device, resolution),
         arm=arm,
         seconds=options.measure_seconds,
-        reference=options.reference or SPACE_REFERENCES[options.space],
+        reference=options.reference or REFERENCES[options.space],
     )
 
 
@@ -208,8 +208,8 @@ def parser() -> OneLineParser:
     runtime = "runtime, precision, layout and form, any of them, joined by +"
     add("--runtime", metavar="WORDS", help=f"{runtime}: {_words()} (default: {_defaults()})")
     add("--measure-seconds", type=float, metavar="S", help=_SECONDS)
-    space_references = ", ".join(f"{name} for {space}" for space, name in SPACE_REFERENCES.items())
-    reference = f"network that each is timed against (default: {REFERENCE}; with --space {space_references})"
+    space_references = ", ".join(f"{name} for {space}" for space, name in REFERENCES.items())
+    reference = f"network that each is timed against (default: {NETWORK_REFERENCE}; with --space {space_references})"
     add("--reference", metavar="ARCH", help=reference)
     add("--threads", type=int, metavar="N", help="CPU threads (default: one per core)")
     ceilings = "measure the roofline's ceilings again (default: measure them once and keep them)"

@@ -26,7 +26,8 @@ from nas.measure.environment import environment
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings
-from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.config import SearchConfig
+from nas.study.records import Measurement, Remeasurement, Study, TrialRecord, TrialState
 
 ORDER_SEED = 0
 MAX_REASON_CHARACTERS = 300
@@ -36,12 +37,23 @@ COMPARED_ENVIRONMENT = ("device_name", "cpu", "threads", "torch", "timm", "cuda"
 
 @dataclass(frozen=True)
 class RemeasuringPlan:
-    """Trials and settings of a remeasurement. `threads`: CPU threads of the measuring process, None on a GPU."""
+    """Trials and settings of a remeasurement.
+
+    Attributes:
+        name: Of the remeasurement.
+        setting: How it measures.
+        threads: CPU threads of the measuring process; None on a GPU.
+        reference: Name of the study's reference.
+        reference_arch: The reference itself: of a spec the one of the study, for a preset may have changed since.
+        trials: Trials to measure, baselines included, and the networks that the study has measured for scale.
+        environment: This machine's.
+    """
 
     name: str
     setting: Setting
     threads: int | None
     reference: str
+    reference_arch: Arch
     trials: tuple[TrialRecord, ...]
     environment: dict[str, Any]
 
@@ -60,6 +72,7 @@ def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPl
         ValueError: this device or the study cannot be measured so.
     """
     trials = trials_to_remeasure(study, settings.trials)
+    config = SearchConfig.from_dict(study.info.config)
     measured = [t.measurement for t in trials if t.measurement]
     device = torch_device(settings.device)
     threads = _measuring_threads(device, settings.threads)
@@ -72,7 +85,10 @@ def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPl
     )
     here = environment(str(device))
     name = settings.name or _default_name(setting, here)
-    return RemeasuringPlan(name, setting, threads, study.info.reference, trials, here)
+    reference = study.info.reference
+    recorded = next((t.spec for t in study.trials if t.baseline == reference), None)
+    with_scale = (*trials, *(t for t in study.scale if t.state is TrialState.MEASURED))
+    return RemeasuringPlan(name, setting, threads, reference, recorded or config.arch(reference), with_scale, here)
 
 
 def study_arm(measurements: Sequence[Measurement]) -> Arm:
@@ -155,7 +171,7 @@ class Remeasuring:
         open_service: Callable[[int | None], MeasurementService] | None = None,
     ) -> None:
         self._plan, self._samples_dir, self._open = plan, samples_dir, open_service or MeasurementService
-        self._reference = next((t for t in plan.trials if t.baseline == plan.reference), None)
+        self._reference = next((t for t in plan.trials if t.name == plan.reference), None)
 
     def remaining(self, again: Remeasurement) -> list[TrialRecord]:
         """Return the trials still to be measured, in random order, so that drift favors no part of the front."""
@@ -186,18 +202,18 @@ class Remeasuring:
     def _measure_reference(self, again: Remeasurement) -> Remeasurement:
         trial, name = self._reference, self._plan.reference
         try:
-            measured = self._measure(self._reference_arch)
+            measured = self._measure(self._plan.reference_arch)
         except ArmError:
             raise
         except Exception as error:
             raise ValueError(f"the reference {name} cannot be measured here: {_reason(error)}") from error
-        self._save_samples(measured, trial.arch_id if trial else name.replace("/", "-"))
+        self._save_samples(measured, trial.arch_id if trial else name)
         of_trial = {trial.number: measured.record} if trial else {}
         return replace(again, floor=measured.record, measurements={**again.measurements, **of_trial})
 
     def _measure_trial(self, again: Remeasurement, trial: TrialRecord) -> Remeasurement:
         try:
-            measured = self._measure(trial.spec)
+            measured = self._measure(trial.spec or trial.arch_id)
         except Exception as error:  # of whatever kind: this candidate causes it, for the reference has run
             if isinstance(error, MeasurementError) and error.verdict == "crash":
                 self._service.close()  # the process that has ended may be the service's
@@ -206,18 +222,13 @@ class Remeasuring:
         self._save_samples(measured, trial.arch_id)
         return replace(again, measurements={**again.measurements, trial.number: measured.record})
 
-    @property
-    def _reference_arch(self) -> Arch:
-        """Return the reference's spec in the study, if it is a trial there: the preset may have changed since."""
-        return self._reference.spec if self._reference else self._plan.reference
-
     def _measure(self, arch: Arch) -> Measured:
         setting, reference = self._plan.setting, self._plan.reference
         with exclusive_device(setting.device):
-            return self._service.measure(arch, self._reference_arch, setting, name_of_reference=reference)
+            return self._service.measure(arch, self._plan.reference_arch, setting, name_of_reference=reference)
 
     def _save_samples(self, measured: Measured, name: str) -> None:
-        save_samples(measured, self._samples_dir / f"{name}.json")
+        save_samples(measured, self._samples_dir / f"{name.replace('/', '-')}.json")
 
 
 def _reason(error: Exception) -> str:

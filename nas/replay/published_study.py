@@ -128,7 +128,7 @@ def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Object
 def replay_config(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
     """Return the config of a replayed study. Its steps are relative; the last rung is the published training."""
     steps = tuple(3**rung for rung in range(rungs))
-    published = {"space": "nasbench201", "data": "published", "teachers": "none", "baselines": ()}
+    published = {"space": "nasbench201", "data": "published", "teachers": "none", "baselines": (), "scale": ()}
     return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **published)  # type: ignore[arg-type]
 
 

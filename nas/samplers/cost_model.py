@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
-from nas.measure.counts.totals import totals
+from nas.measure.counts.totals import network_totals, totals
 from nas.samplers.known_cost import TrialValues
 from nas.samplers.latency import MAX_MODELS, MIN_MODELS, LatencyModel, Observation
 from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.architectures import vary
-from nas.study.config import SearchConfig
+from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.study.records import TrialState
-from search_space import ArchSpec, Space, preset
+from search_space import ArchSpec, Space
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]
@@ -58,7 +58,7 @@ class SpaceCostModel:
         self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
-        self._reference_work = _work_of(preset(config.reference), self._px)
+        self._reference_work = _work_of_reference(config)
 
     def candidates(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
         """Return new architectures; with parents, some are mutations and crossovers of these."""
@@ -167,6 +167,18 @@ def _key(params: Params) -> tuple[Any, ...]:
 def _work_of(spec: ArchSpec, px: int) -> Work:
     operators = [operator for stage in stage_costs(spec, 1, px) for operator in stage.operators]
     return sum(o.macs for o in operators), sum(o.moved for o in operators)
+
+
+def _work_of_reference(config: SearchConfig) -> Work:
+    """Return the work of the reference.
+
+    Of a network of timm only MACs are counted. They stand in for the elements moved, which only shift a feature.
+    """
+    px = config.distill.img_size
+    if not is_of_timm(config.reference):
+        return _work_of(config.spec(config.reference), px)
+    macs = network_totals(config.reference, px).macs
+    return macs, macs
 
 
 def read_trial(trial: FrozenTrial, cost: str = "throughput") -> TrialValues | None:

@@ -14,9 +14,12 @@ from typing import Any
 
 from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser, cpu_count, whole_numbers
 from nas.command_log import announce
+from nas.search.networks import add_network_flags, check_networks, read_spec_files
 from nas.study import compatibility
 from nas.study.config import (
     BALANCES,
+    BASELINES,
+    REFERENCES,
     SAMPLERS,
     SCORES,
     SPATIAL_LOSSES,
@@ -31,7 +34,7 @@ from nas.study.config import (
 )
 from nas.study.limits import add_limit_flags, check_knowable, given_limits
 from nas.study.objectives import OBJECTIVES
-from search_space import SPACES, preset
+from search_space import SPACES
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
@@ -42,6 +45,7 @@ _EXAMPLES = """examples:
   backbone-nas search --objectives score,throughput,params
   backbone-nas search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   backbone-nas search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
+  backbone-nas search --reference timm:resnet50 --baselines eradio_pico,winner.json --scale timm:convnext_atto
   backbone-nas search --resume runs/photos              resume an interrupted search
   backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
   backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
@@ -240,9 +244,9 @@ def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
 def _defaults(options: Mapping[str, Any]) -> SearchConfig:
     """Return the defaults of the chosen space and device; resolution, reference and baselines suit the space."""
     base = SearchConfig()
-    if options.get("space") == "full":
-        names = ("eradio_xt", "eradio_t", "eradio_s")
-        base = replace(base, reference=names[0], baselines=names, distill=replace(base.distill, img_size=224))
+    if (space := options.get("space")) == "full":
+        base = replace(base, reference=REFERENCES[space], baselines=BASELINES[space])
+        base = replace(base, distill=replace(base.distill, img_size=224))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if _resolved_device(options.get("device", base.device)) == "cuda":
@@ -260,7 +264,7 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     distill = {**plain["distill"], **options.get("distill_settings", {})}
     distill |= {name: options[name] for name in ("rung_steps", "img_size", "batch_size") if name in options}
     changes["device"] = _resolved_device(changes.get("device", base.device))
-    return SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill})
+    return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
 
 
 def _check_names(config: SearchConfig, require_device: bool = True) -> None:
@@ -268,8 +272,7 @@ def _check_names(config: SearchConfig, require_device: bool = True) -> None:
     check_sampler(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
-    for name in (config.reference, *config.baselines):
-        preset(name)
+    check_networks(config)
     if config.device == "cuda":
         import torch
 
@@ -395,4 +398,5 @@ def add_settings(add: Callable[..., object]) -> None:
     add("--runtime", metavar="WORDS", help=_RUNTIME_HELP)
     seconds = "longest measurement of a candidate; it ends earlier when it is exact to 1 %%"
     add("--measure-seconds", type=float, metavar="S", help=f"{seconds} (default: {defaults.measure_seconds:g})")
+    add_network_flags(add)
     add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")

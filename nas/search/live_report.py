@@ -78,7 +78,7 @@ def end_search(
 
 def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     """Store the workers' seconds by purpose, over all sessions."""
-    busy = trial_seconds(loop.trials.values(), loop.info.rung_steps)
+    busy = trial_seconds([*loop.trials.values(), *loop.scale.values()], loop.info.rung_steps)
     idle = {"waiting and start-up": max(0.0, loop.worker_seconds(workers) - sum(busy.values()))}
     loop.close({"teachers": loop.info.time_spent.get("teachers", teacher_seconds), **busy, **idle}, workers)
 

@@ -113,7 +113,8 @@ def describe(record: TrialRecord) -> str:
     """Return one line on a trial that is finished or will be run again."""
     name = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
-    words = [f"#{record.number}", name, "will run again:" if again else record.state.value]
+    title = f"for scale: {record.scale}" if record.scale else f"#{record.number} {name}"
+    words = [title, "will run again:" if again else record.state.value]
     if record.measurement:
         words.append(f"{record.measurement.throughput_img_s:.0f} img/s ({record.measurement.ratio:.2f}x)")
     if record.rungs:

@@ -31,7 +31,7 @@ from nas.search.live_report import LiveReport, end_search
 from nas.search.progress import SearchProgress
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import REFERENCES, ConfigError, SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
@@ -123,7 +123,7 @@ def _with_precision(command: SearchCommand, targets: Targets, show: Announce) ->
 
     threads = _train_threads(command.workers or default_workers(config))
     locks = lock_dir() / device_key(config.device)
-    choice = choose_precision(preset(config.reference), targets, config, threads, locks)
+    choice = choose_precision(preset(REFERENCES[config.space]), targets, config, threads, locks)
     show(str(choice))
     distill = replace(config.distill, precision=choice.precision)
     return replace(command, config=replace(config, distill=distill)), choice.step_ms

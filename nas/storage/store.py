@@ -2,9 +2,10 @@
 
 Only this package and `nas.samplers` import Optuna. Every trial carries its `TrialRecord` as the user attribute
 ``record`` and the name of the driver that runs it as ``driver``. The study carries its `StudyInfo` as ``info``, every
-`Remeasurement` as ``remeasurement:NAME`` and every `Retraining` as ``retraining:STEPS:TRIAL:SEED``. Optuna's trial
-state says what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED
-for early-stopped, infeasible and duplicate trials; FAIL for failures. optuna-dashboard therefore opens our studies.
+`Remeasurement` as ``remeasurement:NAME``, every `Retraining` as ``retraining:STEPS:TRIAL:SEED`` and every network that
+is measured for scale as ``scale:NAME``: it is no trial, so that samplers see nothing of it. Optuna's trial state says
+what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED for
+early-stopped, infeasible and duplicate trials; FAIL for failures. optuna-dashboard therefore opens our studies.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _TRIALS_BY_ID = text(f"{_TRIALS} WHERE t.trial_id IN :ids ORDER BY t.trial_id").
 )
 _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
+_SCALE = "scale:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Result = TypeVar("Result")
 
@@ -154,13 +156,25 @@ class Store:
 
     def read(self) -> Study:
         """Read the whole study as plain records."""
-        return Study(self.info, self.trials())
+        return Study(self.info, self.trials(), self.scale())
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """Read all trials, in the order of their numbers."""
         with translate_errors("the study cannot be read"):
             rows = self._database.rows(_TRIALS_AFTER, {"study": self._study._study_id, "last": -1})
             return tuple(_parse(row.record) for row in rows)
+
+    def scale(self) -> tuple[TrialRecord, ...]:
+        """Read the networks that have been measured for scale, in the order of the study's settings."""
+        with translate_errors("the study cannot be read"):
+            records = (_parse(value) for value in self._attributes(_SCALE))
+            return tuple(sorted(records, key=lambda record: -record.number))
+
+    def save_scale(self, record: TrialRecord) -> None:
+        """Write a network that has been measured for scale, as JSON text, unless another driver has."""
+        with self.exclusive():
+            if record.scale not in {other.scale for other in self.scale()}:
+                self._study.set_user_attr(f"{_SCALE}{record.scale}", json.dumps(record.to_dict()))
 
     def remeasurements(self) -> tuple[Remeasurement, ...]:
         """Read all remeasurements, oldest first."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from nas.study.limits import check_bounds
 from nas.study.objectives import OBJECTIVES
+from search_space import ArchSpec, preset
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
@@ -22,10 +23,21 @@ SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
+# What the searches of a space compare with, by the space's name.
+REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}
+BASELINES = {
+    "micro": ("eradio_femto", "eradio_pico", "eradio_nano"),
+    "full": ("eradio_xt", "eradio_t", "eradio_s"),
+}
 DIRECTIONS = (
     "cosine",
     "angle",
 )  # losses that do not train a prediction's length, so that its explained variance is meaningless
+
+
+def is_of_timm(name: str) -> bool:
+    """Return whether an arch name is that of a network of timm."""
+    return name.startswith("timm:")
 
 
 class ConfigError(ValueError):
@@ -224,8 +236,10 @@ class SearchConfig:
         runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
         measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %.
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
-        reference: Backbone that every throughput is relative to: a preset or timm:NAME.
-        baselines: Backbones that are trained and measured in the same study, for comparison.
+        reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
+        baselines: Presets and keys of `specs` that are trained and measured in the same study, for comparison.
+        scale: Networks that are measured and not trained, for comparison; named as `reference`.
+        specs: Architectures by name, as ArchSpec.to_dict(); the command line reads them from the files that it names.
         limits: Hard limits, by their names.
         objectives: Names of the objectives; "score" is one of them.
         distill: The training recipe.
@@ -246,14 +260,16 @@ class SearchConfig:
     runtime: str = "eager+fp32+channels-last+fused"
     measure_seconds: float = 2.0
     reduction_factor: int = 3
-    reference: str = "eradio_pico"
-    baselines: tuple[str, ...] = ("eradio_femto", "eradio_pico", "eradio_nano")
+    reference: str = REFERENCES["micro"]
+    baselines: tuple[str, ...] = BASELINES["micro"]
+    scale: tuple[str, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     objectives: tuple[str, ...] = ("score", "throughput")
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
-        for name in ("baselines", "objectives"):
+        for name in ("baselines", "scale", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_objectives()
         for name in ("budget", "train_images", "val_images", "views", "measure_batch_size"):
@@ -282,6 +298,24 @@ class SearchConfig:
     def grid(self) -> int:
         """Return the side of the teachers' spatial targets, which is that of the student's map at stride 16."""
         return self.distill.img_size // 16
+
+    @property
+    def measured_for_scale(self) -> tuple[str, ...]:
+        """Return the names of the networks that are measured and not trained.
+
+        With those in `scale`, the reference is measured against itself, unless it is a baseline: the difference of the
+        ratio from 1 is the noise of all ratios.
+        """
+        names = dict.fromkeys((self.reference, *self.scale)) if self.scale else ()
+        return tuple(name for name in names if name not in self.baselines)
+
+    def spec(self, name: str) -> ArchSpec:
+        """Return the architecture of a name of this study; SpecError for a network of timm and an unknown name."""
+        return ArchSpec.from_dict(self.specs[name]) if name in self.specs else preset(name)
+
+    def arch(self, name: str) -> str | dict[str, Any]:
+        """Return what measures a network of this study by its name: the spec, or the name of a network of timm."""
+        return name if is_of_timm(name) else self.spec(name).to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON data."""

@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from nas.study.architectures import Architecture, SearchSpace
-from nas.study.config import SearchConfig
+from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure, RetryDecision, decide_retry
 from nas.study.halving import should_continue
 from nas.study.objectives import unknown_before_training
 from nas.study.pareto import coordinates
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.trial_table import TrialTable
-from search_space import SPACES, preset
+from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
@@ -49,6 +49,12 @@ class StudyStore(Protocol):
     @property
     def info(self) -> StudyInfo:
         """Return the study's description."""
+
+    def scale(self) -> tuple[TrialRecord, ...]:
+        """Return the networks that have been measured for scale."""
+
+    def save_scale(self, record: TrialRecord) -> None:
+        """Write a network that has been measured for scale, unless another driver has."""
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
         """Replace the study's description by `change` of it, and return the new one."""
@@ -95,6 +101,8 @@ class StudyLoop:
             reaches one is left to another driver or a later session, which continues from its checkpoint.
 
     Attributes:
+        trials: Baselines and sampled architectures.
+        scale: Networks that are measured for scale, by numbers below 0; a running one may not have begun.
         gave_up: Why the search cannot continue; None while it can.
         exhausted: Why there is no new architecture to evaluate; None while there is one.
     """
@@ -115,7 +123,9 @@ class StudyLoop:
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: SearchSpace = space or SPACES[self.config.space]
         self._clock, self._deadline_s = clock, deadline_s
-        self._proposer = TrialProposer(store, self.space, self.config.baselines)
+        baselines = {name: self.config.spec(name) for name in self.config.baselines}
+        self._proposer = TrialProposer(store, self.space, baselines)
+        self.scale = {-n: _for_scale(-n, name, self.config) for n, name in enumerate(self.config.measured_for_scale, 1)}
         self.trials = TrialTable(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
         self._running: set[int] = set()
@@ -191,10 +201,13 @@ class StudyLoop:
     def next_trial(self) -> TrialRecord | None:
         """Return the next trial to run, already stored as running; None while there is no trial to start.
 
-        While other drivers run trials, it looks once a second for trials that they have left.
+        The networks for scale come first; they are stored when they have been measured. While other drivers run trials,
+        it looks once a second for trials that they have left.
         """
         if self.gave_up or not self.left_s:
             return None
+        if (network := self._next_for_scale()) is not None:
+            return network
         if not (self._requeued or self._missing_baselines() or self._has_budget() or self._should_poll()):
             return None
         for record in self._store.retry_while_unavailable(self._claim_or_ask):
@@ -205,6 +218,10 @@ class StudyLoop:
                 return replace(record, rungs=())  # the worker reports them again, from a checkpoint or a new training
         self._polled = self._clock()
         return None
+
+    def record(self, number: int) -> TrialRecord:
+        """Return the record of a trial, or of a network that is measured for scale."""
+        return self.scale[number] if number < 0 else self.trials[number]
 
     def report(self, record: TrialRecord) -> bool:
         """Store the record that a worker sent; return False if the trial has to end."""
@@ -232,7 +249,7 @@ class StudyLoop:
     def report_lost(self, number: int, failure: Failure, reason: str) -> None:
         """Report a running trial as failed after its worker was lost."""
         if number in self._running:
-            self.report(replace(self.trials[number], state=TrialState.FAILED, failure=failure, reason=reason))
+            self.report(replace(self.record(number), state=TrialState.FAILED, failure=failure, reason=reason))
 
     def release(self, number: int) -> None:
         """Return a trial that no worker could begin to the queue: `next_trial` returns it again."""
@@ -346,7 +363,8 @@ class StudyLoop:
 
     def _has_work(self) -> bool:
         """Return whether a driver runs a trial, or one is left to start."""
-        return bool(self.trials.running or self._missing_baselines() or self._has_budget())
+        left = self._unmeasured_scale() or self.trials.running or self._missing_baselines() or self._has_budget()
+        return bool(left)
 
     def _has_budget(self) -> bool:
         left = self.evaluated + self.trials.pending < self.config.budget
@@ -357,6 +375,25 @@ class StudyLoop:
         budget = self._store.info.config["budget"]
         self.config = replace(self.config, budget=budget)
         return self._has_budget()
+
+    def _unmeasured_scale(self) -> list[TrialRecord]:
+        """Return the networks that nobody has measured for scale and that this driver is not measuring."""
+        return [r for r in self.scale.values() if r.state is TrialState.RUNNING and r.number not in self._running]
+
+    def _next_for_scale(self) -> TrialRecord | None:
+        """Return the next network to measure for scale, after a look for what other drivers have measured.
+
+        Drivers that start at the same time may both measure a network: that costs seconds, and the first result stays.
+        """
+        if not self._unmeasured_scale():
+            return None
+        stored = {r.scale: r for r in self._store.retry_while_unavailable(self._store.scale)}
+        self.scale.update((n, replace(stored[r.scale], number=n)) for n, r in self.scale.items() if r.scale in stored)
+        for record in self._unmeasured_scale():
+            self._running.add(record.number)
+            self._requeued.discard(record.number)
+            return record
+        return None
 
     def _missing_baselines(self) -> list[str]:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
@@ -376,6 +413,8 @@ class StudyLoop:
 
         The stored record keeps rungs that an earlier try has reached and this one has not reached yet.
         """
+        if record.scale is not None:
+            return self._store_scale(record)
         record = replace(record, rungs=(*record.rungs, *self.trials[record.number].rungs[len(record.rungs) :]))
         if record.state is not TrialState.RUNNING:
             record = replace(record, finished_s=self.elapsed_s)
@@ -385,6 +424,16 @@ class StudyLoop:
             self._running.discard(record.number)
             return False
         self._update(record)
+        return True
+
+    def _store_scale(self, record: TrialRecord) -> bool:
+        """Store a network for scale that has been measured, or whose measurement failed."""
+        if record.state is not TrialState.RUNNING:
+            record = replace(record, finished_s=self.elapsed_s)
+            self._store.retry_while_unavailable(lambda: self._store.save_scale(record))
+            self._running.discard(record.number)
+        self.scale[record.number] = record
+        self._listener(self, record)
         return True
 
     def _update(self, record: TrialRecord) -> None:
@@ -429,17 +478,16 @@ class TrialProposer:
     Args:
         store: The study.
         space: The search space.
-        baselines: Names of the study's reference backbones.
+        baselines: The study's reference backbones by name.
     """
 
-    def __init__(self, store: StudyStore, space: SearchSpace, baselines: Sequence[str] = ()) -> None:
-        self._store, self._space = store, space
-        specs = [preset(name) for name in baselines]
-        self._foreign = frozenset(spec.arch_id for spec in specs if not space.contains(spec))  # outside the space
+    def __init__(self, store: StudyStore, space: SearchSpace, baselines: Mapping[str, Architecture]) -> None:
+        self._store, self._space, self._baselines = store, space, baselines
+        self._foreign = frozenset(spec.arch_id for spec in baselines.values() if not space.contains(spec))
 
     def baseline(self, name: str) -> TrialRecord:
         """Return the trial of a reference backbone; the sampler gets its parameters if the space contains it."""
-        spec = preset(name)
+        spec = self._baselines[name]
         inside = self._space.contains(spec)
         number, _ = self._store.ask(
             self._space.choices() if inside else {}, self._space.encode(spec) if inside else None
@@ -482,3 +530,11 @@ class TrialProposer:
 
 def _new(number: int, spec: Architecture, baseline: str | None = None) -> TrialRecord:
     return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
+
+
+def _for_scale(number: int, name: str, config: SearchConfig) -> TrialRecord:
+    """Return the record of a network that is still to be measured for scale."""
+    if is_of_timm(name):
+        return TrialRecord(number, name, {}, TrialState.RUNNING, scale=name)
+    spec = config.spec(name)
+    return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, scale=name)

@@ -24,6 +24,7 @@ class TrialState(StrEnum):
     STOPPED = "stopped"  # early-stopped by successive halving at a lower rung
     INFEASIBLE = "infeasible"  # broke a hard limit before training
     FAILED = "failed"  # an error, NaN or a lost worker; `reason` says which
+    MEASURED = "measured"  # measured for scale and never trained
     DUPLICATE = "duplicate"  # the sampler proposed an architecture that the study has; never evaluated
 
 
@@ -119,11 +120,11 @@ class RungResult(Record):
 
 @dataclass(frozen=True)
 class TrialRecord(Record):
-    """One architecture in a study."""
+    """One architecture in a study, or a network that the study measures for scale and does not train."""
 
-    number: int  # Optuna's trial number
-    arch_id: str
-    spec: dict[str, Any]  # ArchSpec.to_dict()
+    number: int  # Optuna's trial number; below 0 for a network that is measured for scale
+    arch_id: str  # of a network of timm its arch name
+    spec: dict[str, Any]  # ArchSpec.to_dict(); empty for a network of timm
     state: TrialState
     baseline: str | None = None  # arch name of a reference backbone, which does not count against the budget
     reason: str | None = None  # for infeasible, failed and early-stopped trials
@@ -134,11 +135,12 @@ class TrialRecord(Record):
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     tries: int = 1  # runs after failures included, continuations after a kill of the driver not
     failure: Failure | None = None  # the last one, also of a trial that runs again
+    scale: str | None = None  # arch name of a network that is measured for scale
 
     @property
     def name(self) -> str:
-        """Return the name to show within the study: the baseline's arch name, or `trial N`."""
-        return self.baseline or f"trial {self.number}"
+        """Return the name to show within the study: the arch name of a baseline or for scale, or `trial N`."""
+        return self.baseline or self.scale or f"trial {self.number}"
 
     @property
     def score(self) -> float | None:
@@ -250,10 +252,17 @@ class StudyInfo(Record):
 
 @dataclass(frozen=True)
 class Study:
-    """A study as read from its storage."""
+    """A study as read from its storage.
+
+    Attributes:
+        info: Its description.
+        trials: Baselines and sampled architectures.
+        scale: Networks that are measured for scale, and not trained: none of `trials` is among them.
+    """
 
     info: StudyInfo
     trials: tuple[TrialRecord, ...]
+    scale: tuple[TrialRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 
 from nas.study.failures import Failure
-from nas.study.records import Study, TrialState
+from nas.study.records import Study, TrialRecord, TrialState
 from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
 from reports.summary import summarize
 from search_space import ArchSpec
+from tests.nas.study.builders import measurement
 from tests.reports import synthetic
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet run the rest
@@ -99,3 +100,19 @@ def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataFrameError, match=r"^--parquet: needs pyarrow: pip install 'backbone-nas\[parquet\]'$"):
         save_parquet(frame, tmp_path / "t.parquet")
+
+
+def test_a_network_for_scale_is_a_row_without_number_and_score(study: Study) -> None:
+    measured = TrialRecord(
+        -1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=measurement(0.5), params=7
+    )
+    without = trial_frame(study, summarize(study))
+    with_scale = replace(study, scale=(measured,))
+    frame = trial_frame(with_scale, summarize(with_scale))
+    assert frame[:-1].drop(columns="scale").equals(without.drop(columns="scale"))
+    row = frame.iloc[-1]
+    assert (row["name"], row["scale"], row["state"], row["params"]) == ("timm:a", "timm:a", "measured", 7)
+    assert row["measurement/times_reference"] == 0.5
+    assert pd.isna(row["number"])
+    assert pd.isna(row["score"])
+    assert not row["on_front"]

@@ -9,6 +9,7 @@ from reports.compare.comparison import compare_studies
 from reports.scored_trials import ScoredTrial
 from reports.statistics import rung_correlations
 from reports.summary import summarize
+from tests.nas.study.builders import measurement
 from tests.reports import brute_force, synthetic
 from tests.reports.brute_force import place
 
@@ -155,3 +156,16 @@ def test_a_comparison_refuses_other_objectives(count):
     info = replace(study.info, objectives=(score, speed, replace(speed, name="memory"))[:count])
     with pytest.raises(ValueError, match=r"^synthetic study: .*score"):
         compare_studies([study, replace(study, info=info)])
+
+
+def test_a_reference_that_is_no_baseline_is_compared_with_itself_among_the_networks_for_scale():
+    study = synthetic.study(12, baselines=False)
+    aa = replace(measurement(1.0), ratio=1.0, ratio_low=0.98, ratio_high=1.01)
+    itself = TrialRecord(-1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=aa)
+    other = replace(itself, number=-2, scale="timm:b", measurement=replace(aa, ratio=0.5))
+    with_scale = replace(study, info=replace(study.info, reference="timm:a"), scale=(other, itself))
+    before, after = summarize(study), summarize(with_scale)
+    assert before.self_comparison is None
+    assert after.self_comparison is not None
+    assert (after.self_comparison.name, after.self_comparison.ratio_low) == ("timm:a", 0.98)
+    assert (after.complete, after.front, after.counts) == (before.complete, before.front, before.counts)

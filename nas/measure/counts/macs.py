@@ -243,4 +243,4 @@ def checked_count(name: str, model: nn.Module, resolution: int) -> Counts:
         return count(model, resolution)
     except (RuntimeError, AssertionError, ValueError) as error:  # raised by timm's networks of a fixed size
         summary = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"resolution: {name} cannot take {resolution} px: {summary}") from None
+        raise ValueError(f"{name} cannot take images of {resolution} px: {summary}") from None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from backbones import InputSizeError
+from backbones import InputSizeError, resolve
 from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
 from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
-from nas.measure.counts.macs import MacCountingMode, evaluating
+from nas.measure.counts.macs import MacCountingMode, checked_count, evaluating
 from search_space import ArchSpec, StageSpec
 from search_space.arch import MAX_STRIDE
 
@@ -55,6 +55,25 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
         neck = partial(Neck, widths[start:], spec.neck_dim)
         parts.append(_part(("neck", spec.neck_dim), neck, *maps[start:], listed=True))
     return Totals(sum(part.macs for part in parts), sum(part.params for part in parts))
+
+
+def network_totals(arch: str | Mapping[str, Any], resolution: int) -> Totals:
+    """Return MACs and parameters of a network, built on the meta device, for one image.
+
+    Args:
+        arch: A name for `backbones.resolve`, or ArchSpec.to_dict().
+        resolution: Side of the image in px.
+
+    Raises:
+        SpecError: There is no such architecture.
+        ValueError: It cannot take the resolution; the message is one line.
+    """
+    if not isinstance(arch, str):
+        return totals(ArchSpec.from_dict(arch), resolution)
+    with skip_init():
+        name, model = resolve(arch)
+    counts = checked_count(name, model, resolution)
+    return Totals(counts.macs, counts.params)
 
 
 def _stage(stage: StageSpec, entering: Map) -> Totals:

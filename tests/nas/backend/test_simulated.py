@@ -45,7 +45,7 @@ def run(workers: int = 1, budget: int = 30, per_device: int = 1, seed: int = 0, 
 
 
 def config(budget: int, baselines: tuple[str, ...] = ()) -> SearchConfig:
-    return SearchConfig(budget=budget, baselines=baselines)
+    return SearchConfig(budget=budget, baselines=baselines, scale=())
 
 
 def test_measurement_pauses_the_training_of_its_neighbor() -> None:

@@ -18,7 +18,7 @@ from nas.distill.run import TrialContext
 from nas.measure import Measured, MeasurementError, Setting
 from nas.study.failures import Failure
 from nas.study.records import RungResult, TrialRecord, TrialState
-from search_space import SPACES
+from search_space import SPACES, preset
 from tests.nas.study.builders import measurement, rung, search_config
 
 
@@ -39,11 +39,14 @@ class FakeService:
 def records(service: FakeService, folder: Path, baseline: str | None = None, **settings: Any) -> Iterator[TrialRecord]:
     spec = SPACES["micro"].sample(random.Random(0))
     asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
+    return run_trial(asked, context_of(service, folder, **settings))
+
+
+def context_of(service: FakeService, folder: Path, **settings: Any) -> TrialContext:
     folders = {
         name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
     }
-    context = TrialContext(config=search_config(**settings), targets=None, service=service, **folders)  # type: ignore[arg-type]
-    return run_trial(asked, context)
+    return TrialContext(config=search_config(**settings), targets=None, service=service, **folders)  # type: ignore[arg-type]
 
 
 def first_record(service: FakeService, folder: Path, **settings: Any) -> TrialRecord:
@@ -58,7 +61,7 @@ def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
         "candidate_s": [[0.1, 0.2]]
     }
     ((candidate, reference, setting),) = service.calls
-    assert (candidate, reference) == (record.spec, "eradio_pico")
+    assert (candidate, reference) == (record.spec, preset("eradio_pico").to_dict())
     assert (str(setting.arm), setting.batch) == ("compiled+bf16+channels-last+fused", 8)
 
 
@@ -118,3 +121,25 @@ def test_a_baseline_has_no_limits(tmp_path, monkeypatch):
     for baseline, state in ((None, TrialState.INFEASIBLE), ("eradio_pico", TrialState.RUNNING)):
         record = next(records(service, tmp_path, baseline, limits={"max_params": 10.0}))
         assert record.state is state
+
+
+def for_scale(service: FakeService, folder: Path, name: str, **settings: Any) -> TrialRecord:
+    asked = TrialRecord(-1, name, {}, TrialState.RUNNING, scale=name)
+    (record,) = run_trial(asked, context_of(service, folder, **settings))
+    return record
+
+
+def test_a_network_for_scale_is_counted_and_measured_against_the_study_s_reference(tmp_path):
+    service = FakeService(Measured(measurement(2.0), {}))
+    record = for_scale(service, tmp_path, "timm:resnet18", reference="timm:resnet34")
+    assert (record.state, record.rungs, record.measurement) == (TrialState.MEASURED, (), measurement(2.0))
+    assert (record.params, record.macs) == (11_176_512, 148_045_824)
+    assert [call[:2] for call in service.calls] == [("timm:resnet18", "timm:resnet34")]
+
+
+def test_a_network_for_scale_that_does_not_take_the_images_is_not_measured(tmp_path):
+    service = FakeService(Measured(measurement(2.0), {}))
+    record = for_scale(service, tmp_path, "timm:levit_128")
+    assert (record.state, service.calls) == (TrialState.INFEASIBLE, [])
+    assert "timm:levit_128" in record.reason
+    assert "64 px" in record.reason

@@ -10,10 +10,13 @@ from typing import Any
 import optuna
 import pytest
 
+from nas.analysis.remeasuring import compare_remeasurement, remeasuring_notes
 from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
-from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, study_arm
+from nas.remeasure.arguments import RemeasureSettings
+from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, plan_remeasuring, study_arm
 from nas.storage.store import Store
-from nas.study.records import Remeasurement, Study, TrialRecord
+from nas.study.records import Remeasurement, Study, TrialRecord, TrialState
+from search_space import preset
 from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
 from tests.nas.study.builders import measurement
 
@@ -50,7 +53,8 @@ def key_of(trial: TrialRecord) -> str:
 
 def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
     setting = Setting("cpu", **{"batch": 2, "resolution": 64, "budget_s": 0.1, **settings})
-    return RemeasuringPlan("r", setting, 1, REFERENCE, study.trials, {"device_name": "here", "torch": "2"})
+    spec, here = preset(REFERENCE).to_dict(), {"device_name": "here", "torch": "2"}
+    return RemeasuringPlan("r", setting, 1, REFERENCE, spec, (*study.trials, *study.scale), here)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +131,22 @@ def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Excepti
     again = begin_remeasurement([], plan_of(study), "c", restart=False)
     with pytest.raises(ValueError, match=str(error)):
         list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
+
+
+def test_a_study_s_networks_for_scale_are_measured_along(tmp_path: Path) -> None:
+    name = "timm:resnet18"
+    for_scale = TrialRecord(-1, name, {}, TrialState.MEASURED, scale=name, measurement=measurement(0.5))
+    study = replace(
+        small_study(), scale=(for_scale, replace(for_scale, number=-2, state=TrialState.FAILED, measurement=None))
+    )
+    settings = RemeasureSettings(tmp_path, device="cpu", trials="3")
+    assert [t.number for t in plan_remeasuring(study, settings).trials] == [0, 3, -1]
+    service = FakeService({})
+    again = begin_remeasurement([], plan_of(study), "c", restart=False)
+    *_, again = Remeasuring(plan_of(study), tmp_path, service).run(again)  # type: ignore[arg-type]
+    assert json.dumps(name) in service.measured
+    assert again.measurements[-1] == measurement(1.0)
+    comparison = compare_remeasurement(study, again)
+    assert not [c for c in comparison.candidates if c.trial.number < 0]
+    (note,) = [n for n in remeasuring_notes(study, again, comparison) if name in n]
+    assert "0.500 before, 1.000 now" in note

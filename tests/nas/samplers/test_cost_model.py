@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from nas.measure.counts.totals import totals
+from nas.measure.counts.totals import network_totals, totals
 from nas.samplers.cost_model import SpaceCostModel, read_trial
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
@@ -126,6 +126,17 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
         infeasible[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
     assert infeasible["random"] > 30
     assert infeasible["known-cost"] < infeasible["random"] / 2
+
+
+def test_with_a_reference_of_timm_features_are_shifted_and_costs_relative_to_its_macs() -> None:
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(5)]
+    ours, timm = SpaceCostModel(MICRO, search_config()), SpaceCostModel(MICRO, search_config(reference="timm:resnet18"))
+    shift = timm.features(asked) - ours.features(asked)
+    assert np.allclose(shift, shift[0])
+    macs = [totals(MICRO.decode(params), 64).macs for params in asked]
+    assert np.allclose(
+        timm.costs(asked, []), math.log2(network_totals("timm:resnet18", 64).macs) - np.log2(macs), atol=0.1
+    )
 
 
 @pytest.mark.parametrize(

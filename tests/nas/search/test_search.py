@@ -17,6 +17,7 @@ import torch
 from nas.distill.precision import faster
 from nas.search.__main__ import main
 from nas.storage.store import read_study
+from nas.study.config import SearchConfig
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Study, TrialState
 from tests.nas.backend.sockets import is_loopback, listening_addresses
@@ -72,6 +73,42 @@ def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> Non
     kept = {f"{t.arch_id}{which}.safetensors" for t in complete for which in ("", ".heads")}
     assert {path.name for path in (whole / "weights").iterdir()} == kept
     assert study.info.time_spent["measure"] > 0
+
+
+def test_the_default_networks_for_scale_are_measured_against_the_reference(whole: Path) -> None:
+    study = read_study(whole)
+    assert [t.scale for t in study.scale] == list(SearchConfig().scale)
+    for network in study.scale:
+        assert network.state is TrialState.MEASURED, network.reason
+        assert network.measurement
+        assert (network.measurement.reference, network.rungs) == ("eradio_pico", ())
+        assert network.params
+        assert network.macs
+
+
+@pytest.mark.slow
+def test_a_reference_of_timm_changes_throughputs_and_no_score(whole: Path, cache: Path, tmp_path: Path) -> None:
+    reference, too_large = "timm:mobilenetv3_small_050", "timm:levit_128"
+    run = tmp_path / "run"
+    networks = ["--reference", reference, "--scale", too_large]
+    result = search(["--budget", "1", *REPEATABLE, *SMALL, *networks, "--run", str(run)], cache)
+    assert result.returncode == 0, result.stderr
+    assert any(too_large in line and "64 px" in line for line in result.stderr.splitlines())
+    study = read_study(run)
+    assert [(t.scale, t.state) for t in study.scale] == [
+        (reference, TrialState.MEASURED),
+        (too_large, TrialState.INFEASIBLE),
+    ]
+    assert {t.measurement.reference for t in (*study.trials, study.scale[0]) if t.measurement} == {reference}
+    before = losses(read_study(whole))
+    assert losses(study) == {arch_id: before[arch_id] for arch_id in losses(study)}
+    again = subprocess.run(
+        command(["--resume", str(run), "--extend", "1"], cache),
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "for scale" not in again.stderr
+    assert read_study(run).scale == study.scale
 
 
 def test_report_of_the_real_search_shows_its_numbers(whole: Path) -> None:

@@ -46,5 +46,6 @@ def study_info(config: SearchConfig) -> StudyInfo:
 
 
 def search_config(**settings: object) -> SearchConfig:
-    plain = {"budget": 12, "sampler": "evolution", "device": "cpu", "distill": DistillConfig(rung_steps=(10, 30))}
+    recipe = DistillConfig(rung_steps=(10, 30))
+    plain = {"budget": 12, "sampler": "evolution", "device": "cpu", "scale": (), "distill": recipe}
     return SearchConfig(**{**plain, **settings})  # type: ignore[arg-type]

@@ -51,6 +51,9 @@ def landscape(record: TrialRecord) -> tuple[float, float]:
 
 def work(loop: StudyLoop, record: TrialRecord) -> None:
     """Run a trial as a worker does: report a measurement, then every rung until the loop ends the trial."""
+    if record.scale is not None:
+        loop.report(replace(record, measurement=measurement(2.0), state=TrialState.MEASURED))
+        return
     score, ratio = landscape(record)
     record = replace(record, measurement=measurement(ratio), params=1, macs=1)
     continues = loop.report(record)

@@ -1,0 +1,120 @@
+"""The networks that a search names: its reference, its baselines and the networks that it measures for scale."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
+from search_space import PRESETS, SpecError, find_spec
+
+_ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read from a file
+
+
+def add_network_flags(add: Callable[..., object]) -> None:
+    """Add the flags of a search that name networks."""
+    defaults = SearchConfig()
+    reference = (
+        "network that throughputs are relative to, timed in a pair with each candidate: a preset, a spec's .json file, "
+        f"or timm:NAME with random weights (default: {defaults.reference}; {REFERENCES['full']} with --space full)"
+    )
+    add("--reference", metavar="ARCH", help=reference)
+    baselines = (
+        "comma list of presets and specs' .json files, which are trained and measured like candidates, or none "
+        f"(default: {','.join(defaults.baselines)}; {','.join(BASELINES['full'])} with --space full)"
+    )
+    add("--baselines", type=_names_or_none, metavar="A,B", help=baselines)
+    scale = (
+        "comma list of networks, named as --reference, that are measured and not trained, to show the scale of the "
+        "throughputs, or none; the reference is measured with them, unless it is a baseline "
+        f"(default: {','.join(defaults.scale)})"
+    )
+    add("--scale", type=_names_or_none, metavar="A,B", help=scale)
+
+
+def _names_or_none(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(part.strip() for part in text.split(","))
+
+
+def read_spec_files(config: SearchConfig) -> SearchConfig:
+    """Return the settings with the architectures of the spec files that they name in `specs`.
+
+    The study and other machines have them from there. The architecture of winner.json is named winner-1a2b3c4d: the end
+    is the beginning of its id, so that two files of one name do not mix.
+
+    Raises:
+        ConfigError: A file cannot be read or has no valid spec.
+    """
+    specs: dict[str, dict[str, Any]] = {}
+
+    def name_of(flag: str, arch: str) -> str:
+        if arch in config.specs:
+            specs[arch] = config.specs[arch]
+        if arch in config.specs or not arch.endswith(".json"):
+            return arch
+        try:
+            file_name, spec = find_spec(arch)
+        except SpecError as error:
+            raise ConfigError(f"--{flag}: {_reason(error)}") from None
+        name = f"{file_name}-{spec.arch_id[:_ID_CHARACTERS]}"
+        specs[name] = spec.to_dict()
+        return name
+
+    reference = name_of("reference", config.reference)
+    baselines = tuple(name_of("baselines", arch) for arch in config.baselines)
+    scale = tuple(name_of("scale", arch) for arch in config.scale)
+    return replace(config, reference=reference, baselines=baselines, scale=scale, specs=specs)
+
+
+def check_networks(config: SearchConfig) -> None:
+    """Check that every named network exists, and that the reference takes the study's images.
+
+    Raises:
+        ConfigError: A network does not, or a baseline is one of timm.
+    """
+    for flag, names in (("reference", (config.reference,)), ("baselines", config.baselines), ("scale", config.scale)):
+        for name in names:
+            _check_network(flag, name, config)
+    if is_of_timm(config.reference):
+        _check_image_size(config.reference, config.distill.img_size)
+
+
+def _check_network(flag: str, name: str, config: SearchConfig) -> None:
+    try:
+        if name in config.specs:
+            config.spec(name)
+        elif is_of_timm(name):
+            _check_timm_network(flag, name)
+        elif name not in PRESETS:
+            presets = ", ".join(difflib.get_close_matches(name, PRESETS, n=3) or PRESETS)
+            kinds = "a spec's .json file" if flag == "baselines" else "timm:NAME, a spec's .json file"
+            raise ConfigError(f"--{flag}: no preset {name!r}; choose {kinds}, or a preset: {presets}")
+    except SpecError as error:
+        raise ConfigError(f"--{flag}: {_reason(error)}") from None
+
+
+def _check_timm_network(flag: str, name: str) -> None:
+    """Raise SpecError for a network that timm does not have, ConfigError for one as a baseline."""
+    from backbones.timm_models import check_name  # imports torch and timm
+
+    check_name(name.removeprefix("timm:"))
+    if flag == "baselines":
+        raise ConfigError(
+            f"--baselines: {name}: a baseline is trained, and must be a preset or a spec's .json file; "
+            f"--scale {name} measures it"
+        )
+
+
+def _check_image_size(name: str, px: int) -> None:
+    from nas.measure.counts import network_totals  # imports torch and timm
+
+    try:
+        network_totals(name, px)
+    except ValueError as error:
+        raise ConfigError(f"--reference: {error}") from None
+
+
+def _reason(error: SpecError) -> str:
+    return str(error).removeprefix("arch: ")

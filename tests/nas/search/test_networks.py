@@ -1,0 +1,74 @@
+"""The networks that a search names: reference, baselines and those for scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.measure.counts import network_totals
+from nas.search.__main__ import main
+from nas.search.arguments import new_config, parser
+from nas.study.config import ConfigError, SearchConfig
+from search_space import preset
+
+
+def config_of(*words: str) -> SearchConfig:
+    return new_config(vars(parser().parse_args(words)))
+
+
+def spec_file(folder: Path, name: str = "winner.json", arch: str = "eradio_femto") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(preset(arch).to_json())
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--reference timm:resnet5", ("--reference", "'resnet5'", "resnet50")),
+        ("--reference timm:levit_128", ("--reference", "timm:levit_128", "64 px")),
+        ("--reference eradio_nanoo", ("--reference", "'eradio_nanoo'", "eradio_nano", "timm:NAME", ".json")),
+        ("--baselines eradio_pico,timm:resnet18", ("--baselines", "timm:resnet18", "--scale timm:resnet18")),
+        ("--baselines eradio_pico,nowhere.json", ("--baselines", "'nowhere.json'")),
+        ("--scale timm:resnet18,timm:convnext_at", ("--scale", "'convnext_at'", "convnext_atto")),
+    ],
+)
+def test_an_unknown_network_is_refused_in_one_line_before_the_search(
+    words: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*words.split(), "--run", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(part in line for part in parts), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_architecture_of_a_file_is_part_of_the_settings(tmp_path: Path) -> None:
+    spec, file = preset("eradio_femto"), str(spec_file(tmp_path))
+    config = config_of("--reference", file, "--baselines", f"{file},eradio_pico", "--scale", "timm:resnet18")
+    name = f"winner-{spec.arch_id[:8]}"
+    assert (config.reference, config.baselines, config.scale) == (name, (name, "eradio_pico"), ("timm:resnet18",))
+    assert config.specs == {name: spec.to_dict()}
+    Path(file).unlink()
+    assert config.spec(name) == spec
+
+
+def test_two_files_of_one_name_are_two_networks(tmp_path: Path) -> None:
+    files = [str(spec_file(tmp_path / arch, arch=arch)) for arch in ("eradio_femto", "eradio_pico")]
+    assert len(config_of("--scale", ",".join(files)).specs) == 2
+
+
+def test_a_file_without_a_valid_spec_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('{"stages": 7}')
+    with pytest.raises(ConfigError, match=r"--baselines: .*stages"):
+        config_of("--baselines", str(tmp_path / "bad.json"))
+
+
+def test_none_is_no_network() -> None:
+    config = config_of("--baselines", "none", "--scale", "none")
+    assert (config.baselines, config.scale, config.measured_for_scale) == ((), (), ())
+
+
+def test_the_default_networks_for_scale_exist_and_take_the_images_of_both_spaces() -> None:
+    for name in SearchConfig().scale:
+        assert network_totals(name, 64).macs < network_totals(name, 224).macs

@@ -1,0 +1,126 @@
+"""Networks that a search measures for scale: first, once, and out of sight of everything that is searched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nas.analysis.selection import complete, trials_to_remeasure
+from nas.backend.simulated import Cluster
+from nas.plan.forecast import Candidate, simulate_candidates
+from nas.storage.store import read_study
+from nas.study.config import SearchConfig
+from nas.study.failures import Failure
+from nas.study.loop import StudyLoop
+from nas.study.records import TrialRecord, TrialState
+from search_space import preset
+from tests.nas.study.builders import measurement, search_config
+from tests.nas.study.searches import drive, new_store, reopen, started, work
+
+NAMES = ("timm:resnet18", "like_resnet18")
+
+
+def searched(folder: Path, **settings: object) -> StudyLoop:
+    """Run a search to its end."""
+    loop = StudyLoop(new_store(folder, search_config(budget=4, **settings)))
+    drive(loop)
+    return loop
+
+
+def timeless(loop: StudyLoop) -> list[TrialRecord]:
+    """Return the trials without their times."""
+    return [replace(t, finished_s=None) for t in loop.trials.values()]
+
+
+def test_a_search_is_the_same_with_and_without_networks_for_scale(tmp_path: Path) -> None:
+    without = searched(tmp_path / "without")
+    loop = searched(tmp_path / "with", scale=NAMES)
+    assert timeless(loop) == timeless(without)
+    study = read_study(tmp_path / "with")
+    assert study.trials == tuple(loop.trials.values())
+    assert [(t.scale, t.state, t.number, t.counts) for t in study.scale] == [
+        ("timm:resnet18", TrialState.MEASURED, -1, False),
+        ("like_resnet18", TrialState.MEASURED, -2, False),
+    ]
+    assert [t.spec for t in study.scale] == [{}, preset("like_resnet18").to_dict()]
+    assert not {t.number for t in (*complete(study), *trials_to_remeasure(study, "all"))} & {-1, -2}
+
+
+def test_networks_for_scale_come_first_and_a_resumed_search_measures_only_those_that_are_left(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
+    first, second = started(loop), started(loop)
+    assert [r.scale for r in (first, second)] == list(NAMES)
+    assert started(loop).scale is None
+    work(loop, first)
+    resumed = StudyLoop(reopen(tmp_path))  # as after a kill: the second was not reported
+    assert started(resumed).scale == second.scale
+    assert resumed.scale[-1] == read_study(tmp_path).scale[0]
+    work(resumed, second)
+    drive(resumed)
+    assert resumed.finished
+    assert StudyLoop(reopen(tmp_path)).next_trial() is None
+
+
+def test_a_network_whose_worker_dies_is_measured_again_and_one_that_fails_does_not_stop_the_search(
+    tmp_path: Path,
+) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=2, baselines=(), reference=NAMES[0], scale=NAMES)))
+    first = started(loop)
+    loop.report_lost(first.number, Failure.LOST_WORKER, "the worker process died")
+    again = started(loop)
+    assert (again.scale, again.tries) == (first.scale, 2)
+    failed = replace(again, state=TrialState.FAILED, failure=Failure.ERROR, reason="too small")
+    assert not loop.report(failed)
+    drive(loop)
+    assert loop.evaluated == 2
+    assert [(t.state, t.reason) for t in read_study(tmp_path).scale] == [
+        (TrialState.FAILED, "too small"),
+        (TrialState.MEASURED, None),
+    ]
+
+
+def test_a_failed_network_for_scale_counts_neither_as_an_evaluation_nor_as_a_failure(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
+    loop.report(replace(started(loop), state=TrialState.FAILED, failure=Failure.ERROR))
+    assert (loop.evaluated, loop.counts.total(), len(loop.trials)) == (0, 0, 0)
+
+
+def test_of_two_drivers_the_first_result_stays(tmp_path: Path) -> None:
+    config = search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES[:1])
+    one = StudyLoop(new_store(tmp_path, config))
+    two = StudyLoop(reopen(tmp_path))
+    mine, theirs = started(one), started(two)
+    work(one, mine)
+    two.report(replace(theirs, measurement=measurement(3.0), state=TrialState.MEASURED))
+    (kept,) = read_study(tmp_path).scale
+    assert kept.measurement == measurement(2.0)
+
+
+def test_the_reference_is_measured_against_itself_unless_it_is_a_baseline() -> None:
+    config = SearchConfig(reference="timm:resnet50", scale=("timm:resnet18",))
+    assert config.measured_for_scale == ("timm:resnet50", "timm:resnet18")
+    assert SearchConfig(scale=("timm:resnet18",)).measured_for_scale == ("timm:resnet18",)
+    assert replace(config, scale=()).measured_for_scale == ()
+
+
+def test_a_study_has_the_architectures_of_files_and_timm_s_networks_by_name() -> None:
+    spec = preset("eradio_femto")
+    config = SearchConfig(reference="mine-1", baselines=("mine-1",), specs={"mine-1": spec.to_dict()})
+    assert SearchConfig.from_dict(config.to_dict()).spec("mine-1") == spec
+    assert config.arch("mine-1") == spec.to_dict()
+    assert config.arch("eradio_nano") == preset("eradio_nano").to_dict()
+    assert config.arch("timm:resnet18") == "timm:resnet18"
+
+
+def test_a_baseline_from_a_file_is_a_trial_of_its_architecture(tmp_path: Path) -> None:
+    spec = preset("eradio_t")  # outside the space
+    config = search_config(budget=1, baselines=("mine-1",), specs={"mine-1": spec.to_dict()})
+    loop = StudyLoop(new_store(tmp_path, config))
+    record = started(loop)
+    assert (record.baseline, record.spec, record.arch_id) == ("mine-1", spec.to_dict(), spec.arch_id)
+
+
+def test_a_forecast_has_the_seconds_of_the_networks_for_scale() -> None:
+    config = SearchConfig(budget=1, baselines=(), reference="timm:resnet18", scale=("timm:resnet18", "timm:resnet34"))
+    one = Candidate(1.0, (10.0,), (1.0,), speed=1.0)
+    assert simulate_candidates(config, lambda asked, over: one, Cluster(1), scale_s=3.0).wall_s == 2 * 3 + 11
