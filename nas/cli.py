@@ -28,8 +28,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from nas.command_log import CommandLog, VerboseAction, announce
 
@@ -55,6 +57,7 @@ _PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 _COLUMNS_WITHOUT_TERMINAL = 130
 _PROGRESS_LINE_S = 10.0  # between two progress lines of a stage without a terminal
+_NOTEBOOK_REFRESH_S = 0.5  # between two updates of a notebook's panel: each is a message to the browser
 _LOG = logging.getLogger(__name__)
 
 
@@ -79,17 +82,28 @@ def exit_code(
         redact: Removes the secrets from a line of the log.
         interrupted: Says what an interruption left.
     """
-    with CommandLog(redact), interrupted_by_signals():
+    with CommandLog(redact):
         try:
-            return work()
+            with logged_work():
+                return work()
         except KeyboardInterrupt:
             announce(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", _LOG)
             return INTERRUPTED
         except Exception as error:
-            _LOG.exception("the command ends with an error")
             if isinstance(error, _BUGS) or not isinstance(error, _ONE_LINE_ERRORS):
                 raise
             return report_error(error)
+
+
+@contextmanager
+def logged_work() -> Iterator[None]:
+    """Let signals interrupt the block, and log the traceback of an error that ends it."""
+    with interrupted_by_signals():
+        try:
+            yield
+        except Exception:
+            _LOG.exception("the command ends with an error")
+            raise
 
 
 def report_error(error: Exception) -> int:
@@ -253,10 +267,48 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+@contextmanager
+def live_panel(console: Console, transient: bool) -> Iterator[Callable[[RenderableType], object] | None]:
+    """Yield a function that replaces what a panel shows; None where there is no panel, and lines are printed instead.
+
+    Args:
+        console: A terminal or a Jupyter notebook has a panel, a file or a pipe has none.
+        transient: Whether a terminal's panel is removed at the end; a notebook's stays, with its last content.
+    """
+    if console.is_jupyter:
+        yield from _notebook_panel()
+    elif console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=transient) as live:
+            yield live.update
+    else:
+        yield None
+
+
+def _notebook_panel() -> Iterator[Callable[[RenderableType], object]]:
+    """Yield a function that replaces one output of the running cell, at most twice a second and at the end."""
+    from IPython.display import display
+
+    handle = display(Text(), display_id=True)
+    newest: RenderableType = Text()
+    shown_s = -math.inf
+
+    def show(renderable: RenderableType) -> None:
+        nonlocal newest, shown_s
+        newest = renderable
+        if time.monotonic() - shown_s >= _NOTEBOOK_REFRESH_S:
+            shown_s = time.monotonic()
+            handle.update(renderable)
+
+    try:
+        yield show
+    finally:
+        handle.update(newest)
+
+
 class StageProgress:
     """The progress of the stages before a search, such as images and teachers; call it with (stage, done, total).
 
-    A terminal shows bars; another console gets a line at most every ten seconds.
+    A terminal and a notebook show bars; another console gets a line at most every ten seconds.
 
     Args:
         console: Where the progress is shown.
@@ -266,32 +318,31 @@ class StageProgress:
         self._console = console
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console)
+        self._show: Callable[[RenderableType], object] | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line_s: dict[str, float] = {}
         self._first: dict[str, tuple[float, int]] = {}  # stage -> time and `done` of its first line
 
     @contextmanager
     def showing(self) -> Iterator[StageProgress]:
-        """Show the bars during the body, on a terminal."""
-        if not self._console.is_terminal:
-            yield self
-            return
-        with self._bars:
+        """Show the bars during the body, on a terminal and in a notebook."""
+        with live_panel(self._console, transient=False) as self._show:
             yield self
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` are done in a stage."""
-        if self._console.is_terminal:
+        if self._show is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._bars.update(self._tasks[stage], completed=done, total=total)
+            self._show(self._bars)
         now = time.monotonic()
         if done >= total or now - self._last_line_s.get(stage, now - _PROGRESS_LINE_S) >= _PROGRESS_LINE_S:
             self._last_line_s[stage] = now
             start, before = self._first.setdefault(stage, (now, done))
             eta = f" ETA {clock((now - start) / (done - before) * (total - done))}" if before < done < total else ""
             line = f"{stage}: {done}/{total}{eta}"
-            if self._console.is_terminal:
+            if self._show is not None:
                 _LOG.info("%s", line)
             else:
                 announce(line, _LOG, self._console)

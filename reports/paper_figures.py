@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -38,6 +39,7 @@ HEIGHT_INCHES, FRONT_HEIGHT_INCHES, PANEL_HEIGHT_INCHES = 2.7, 3.1, 2.1
 CHOICE_INCHES, FRAME_INCHES = 0.19, 0.95  # of the importance figure: height of a row, and of all else
 AXES_WIDTH_INCHES, AXES_HEIGHT_INCHES = 3.0, 2.3
 DPI = 300
+NOTEBOOK_DPI = 160
 MIN_FONT_POINTS = 7.0
 MARK_POINTS = 3.5  # diameter
 # No file holds a date or the version of its writer, so that the same study gives the same bytes.
@@ -104,6 +106,12 @@ def draw(study: Study, summary: StudySummary) -> dict[str, Figure | None]:
         }
 
 
+def draw_front(study: Study, summary: StudySummary) -> Figure | None:
+    """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
+    with rc_context(STYLE):
+        return _front_figure(prepare(study, summary))
+
+
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     """Write the figures into `folder` and return the paths; the same study gives the same bytes.
 
@@ -123,9 +131,19 @@ def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     return written
 
 
+class PaperFigure(Figure):
+    """A figure that a notebook shows as a picture, whether or not pyplot is imported there."""
+
+    def _repr_png_(self) -> bytes:
+        content = BytesIO()
+        with rc_context(STYLE):
+            self.savefig(content, format="png", dpi=NOTEBOOK_DPI, metadata=FORMATS["png"])
+        return content.getvalue()
+
+
 def _empty_figure(columns: int = 1, height_inches: float = HEIGHT_INCHES) -> tuple[Figure, list[Any]]:
     """Create a figure of one column's width with `columns` axes side by side."""
-    figure = Figure(figsize=(COLUMN_INCHES, height_inches), layout="constrained")
+    figure = PaperFigure(figsize=(COLUMN_INCHES, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, columns, squeeze=False)[0])
     for axes in panels:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.analysis.answer import RETRAINED, Latencies
+from nas.analysis.retraining import REMEASUREMENT
 from nas.study.records import Retraining, RungResult, Study, TrialRecord, TrialState
 
 WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
@@ -35,6 +37,15 @@ def latencies_s(folder: Path, arch_id: str) -> list[float]:
         return [float(sample) for sample in samples if sample > 0]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def recorded_latencies(run_dir: Path) -> Latencies:
+    """Return a function that reads a candidate's single-image calls, of the study or of its retraining."""
+
+    def latencies(basis: str, arch_id: str) -> list[float]:
+        return latencies_s(samples_folder(run_dir, REMEASUREMENT if basis == RETRAINED else None), arch_id)
+
+    return latencies
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -332,7 +333,8 @@ def _init_ray(**settings: Any) -> None:
     services.resolve_ip_for_localhost = lambda host: host
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
+    if threading.current_thread() is threading.main_thread():  # in another one Ray installs none, and we cannot
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
 
 
 def _head_address() -> str:
@@ -372,7 +374,13 @@ def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, st
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
-        run_config=tune.RunConfig(storage_path=cluster.spec.scratch, name="trials", verbose=0, callbacks=[watchdog]),
+        run_config=tune.RunConfig(
+            storage_path=cluster.spec.scratch,
+            name="trials",
+            verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears the cell's output
+            callbacks=[watchdog],
+        ),
     )
     try:
         tuner.fit()

@@ -29,7 +29,27 @@ _LOG = logging.getLogger(__name__)
 
 
 def export(settings: ExportSettings, command: str) -> int:
-    """Write and check the folder; the model card shows `command`."""
+    """Write and check the folder, and print what was done; the model card shows `command`."""
+    for line in export_model(settings, command):
+        print(line)
+    return 0
+
+
+def export_model(settings: ExportSettings, command: str) -> list[str]:
+    """Write the folder and check it.
+
+    Args:
+        settings: Settings of the export.
+        command: Command or call that the model card shows.
+
+    Returns:
+        Lines for the user: what was written and checked.
+
+    Raises:
+        StoreError: The study cannot be read.
+        SelectionError: There is no such trial.
+        ExportError: The model cannot be exported.
+    """
     with Store.open(settings.run) as store:
         study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
     trial = find_trial(study, settings.trials)
@@ -61,9 +81,7 @@ def export(settings: ExportSettings, command: str) -> int:
         versions=versions(),
         report=settings.run / REPORT,
     )
-    for line in write_bundle(data, settings, out):
-        print(line)
-    return 0
+    return write_bundle(data, settings, out)
 
 
 def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:

@@ -31,7 +31,7 @@ def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
     from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
 
     run_dirs.append(command.run)
-    log_to(command.run, "search", command_line("search", words))
+    log_to(command.run, "search", command.text)
     return search(command, stderr_console())
 
 

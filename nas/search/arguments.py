@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser, cpu_count, whole_numbers
+from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser, command_line, cpu_count, whole_numbers
 from nas.command_log import announce
 from nas.search.networks import add_network_flags, check_networks, read_spec_files
 from nas.study import compatibility
@@ -34,6 +34,7 @@ from nas.study.config import (
 )
 from nas.study.limits import add_limit_flags, check_knowable, given_limits
 from nas.study.objectives import OBJECTIVES
+from nas.study.redaction import public_word
 from search_space import SPACES
 
 _LOG = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class SearchCommand:
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
+        text: Command line or call that the study records, without secrets.
     """
 
     config: SearchConfig
@@ -124,19 +126,28 @@ class SearchCommand:
     address: str | None = None
     trial_timeout_s: float | None = None
     max_hours: float | None = None
+    text: str = ""
 
 
 def parse(words: Sequence[str]) -> SearchCommand:
-    """Return the settings of a command line, and make the folder of a new study.
+    """Return the settings of a command line, see `command_of`; SystemExit where the parser refuses a word."""
+    return command_of(vars(parser().parse_args(words)), command_line("search", [public_word(word) for word in words]))
+
+
+def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
+    """Return the settings of a search, and make the folder of a new study.
 
     A password in --storage is moved to the variable PGPASSWORD of this process, where libpq looks for it.
 
+    Args:
+        given: Options of the command line by name, without those that were not given.
+        text: Command line or call that the study records, without secrets.
+
     Raises:
-        SystemExit: The parser refused a word, after one line on stderr.
         ConfigError: A setting is impossible, or would be ignored.
         StoreError: There is no study to resume, or no place for a new one.
     """
-    options = vars(parser().parse_args(words))
+    options = dict(given)
     _check_flags(options)
     _hide_password(options)
     resume = "resume" in options
@@ -148,6 +159,7 @@ def parse(words: Sequence[str]) -> SearchCommand:
         teacher_weights=options.get("teacher_weights", {}),
         **{name: options[name] for name in RUN_OPTIONS if name in options},
         trial_timeout_s=options.get("trial_timeout"),
+        text=text,
     )
 
 

@@ -1,17 +1,16 @@
-"""The progress of a search: a live panel on a terminal, one line per event elsewhere."""
+"""The progress of a search: a live panel on a terminal and in a notebook, one line per event elsewhere."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nas.cli import clock
+from nas.cli import clock, live_panel
 from nas.command_log import announce
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
@@ -61,17 +60,14 @@ class SearchProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live: Live | None = None
+        self._show: Callable[[RenderableType], object] | None = None
         self._recent: list[str] = []
         self._pace = RecentPace()
 
     @contextmanager
     def showing(self) -> Iterator[SearchProgress]:
-        """Show the live panel on a terminal while the body runs."""
-        if not self._console.is_terminal:
-            yield self
-            return
-        with Live(console=self._console, refresh_per_second=2, transient=True) as self._live:
+        """Show the live panel on a terminal or in a notebook while the body runs."""
+        with live_panel(self._console, transient=True) as self._show:
             yield self
 
     def __call__(self, loop: StudyLoop, record: TrialRecord) -> None:
@@ -81,12 +77,12 @@ class SearchProgress:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
             whole = f"[{clock(loop.elapsed_s)}] {self._headline(loop)} | {line}"
-            if self._live is None:
+            if self._show is None:
                 announce(whole, _LOG, self._console)
             else:
                 _LOG.info("%s", whole)
-        if self._live is not None:
-            self._live.update(self._panel(loop))
+        if self._show is not None:
+            self._show(self._panel(loop))
 
     def _headline(self, loop: StudyLoop) -> str:
         size, volume = loop.front_summary()

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -164,7 +163,7 @@ def _describe_study(command: SearchCommand, targets: Targets, teacher_facts: dic
     return StudyInfo(
         name=command.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command="backbone-nas search " + shlex.join(map(public_word, sys.argv[1:])),
+        command=command.text,
         config=config.to_dict(),
         environment=environment(config.device),
         objectives=objectives(config.objectives, config.distill.score),

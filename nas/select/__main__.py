@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def select(settings: SelectSettings) -> int:
     """Show the answer; return 0 or NOTHING_FITS."""
-    from nas.analysis.answer import RETRAINED, answer, answer_json
-    from nas.analysis.retraining import REMEASUREMENT, summarize_retraining
-    from nas.analysis.run_files import all_weight_files, latencies_s, samples_folder
+    from nas.analysis.answer import answer, answer_json
+    from nas.analysis.retraining import summarize_retraining
+    from nas.analysis.run_files import all_weight_files, recorded_latencies
     from nas.analysis.tables import show_answer
     from nas.storage.store import (
         Store,
@@ -59,13 +59,10 @@ def select(settings: SelectSettings) -> int:
         study = store.read()
         summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
 
-    def latencies(basis: str, arch_id: str) -> list[float]:
-        return latencies_s(samples_folder(settings.run, REMEASUREMENT if basis == RETRAINED else None), arch_id)
-
     def weights(candidate: MeasuredCandidate) -> list[Path]:
         return all_weight_files(settings.run, candidate.trial.arch_id, _seeds(summary, candidate))
 
-    a = answer(study, summary, settings.limits, latencies)
+    a = answer(study, summary, settings.limits, recorded_latencies(settings.run))
     if settings.json:
         print(json.dumps(answer_json(study, a, settings.limits, weights), indent=2))
     else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
 _DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?://)", re.IGNORECASE)
+_PATH_IN_A_CALL = re.compile(r"(['\"])(/.*?)\1")
 _FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
 
 
@@ -66,7 +67,12 @@ def public_info(info: StudyInfo) -> StudyInfo:
 
 
 def card_command(command: str) -> str:
-    """Return a command line as a model card shows it: without secrets and without the folders of this machine."""
+    """Return a command as a model card shows it: without secrets and without the folders of this machine.
+
+    A command is a command line or, if it starts with "nas.api.", a call in Python.
+    """
+    if command.startswith("nas.api."):
+        return _PATH_IN_A_CALL.sub(lambda match: repr(card_name(match[2])), public_text(command))
     try:
         words = shlex.split(command)
     except ValueError:  # the command comes out of a study, which may hold anything

@@ -1,0 +1,525 @@
+"""The Python front door: start a search, or open its study, and use the models that it trained.
+
+```python
+from nas.api import SearchConfig, load_study, search
+
+study = search(SearchConfig(budget=20), run_dir="runs/nb")  # or load_study("runs/nb")
+study.dataframe()
+best = study.select(max_latency_ms=13)
+model = best.load()
+best.export("winner", format="timm")
+study.report()
+```
+
+These functions are the commands' own: `search` is ``backbone-nas search``, `Study.select` is ``backbone-nas select``,
+and so on. What a command prints as an error is an exception here, with the same line: `ConfigError` for an impossible
+setting, `StoreError` for a study that cannot be read or written, `SelectionError` where no model answers,
+`ExportError` for a model that cannot be exported, `SearchFailed` for a search that gave up. All but the last are
+subclasses of ValueError.
+
+Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nas.analysis import BEST
+from nas.analysis.answer import MeasuredCandidate, answer, nothing_fits_line
+from nas.analysis.retraining import RetrainingSummary, summarize_retraining
+from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_weights
+from nas.analysis.selection import SelectionError, complete, find_trial, measurement
+from nas.cli import logged_work, stderr_console
+from nas.command_log import CommandLog, log_to
+from nas.storage.store import Store, StoreError
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.study.limits import check_bounds
+from nas.study.records import Measurement, StudyInfo, TrialRecord
+from nas.study.redaction import public_text
+from search_space import ArchSpec
+from search_space.outline import outline
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from backbones import Backbone
+    from reports.summary import StudySummary
+
+__all__ = [
+    "ConfigError",
+    "DistillConfig",
+    "Model",
+    "NothingFits",
+    "SearchConfig",
+    "SelectionError",
+    "StoreError",
+    "Study",
+    "load_study",
+    "search",
+]
+
+LATEST = "runs/latest"
+ExportFormat = Literal["timm", "hf", "onnx", "torchscript"]
+
+
+class NothingFits(SelectionError):
+    """No model of a study is within the limits; the message names the limits to relax, and by how much.
+
+    Attributes:
+        nearest: The model that needs the least relaxed limits; None where a limited quantity is unknown for all models.
+    """
+
+    def __init__(self, message: str, nearest: Model | None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
+def search(
+    config: SearchConfig | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    extend: int = 0,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    teacher_weights: Mapping[str, str | Path] | None = None,
+    storage: str | None = None,
+    address: str | None = None,
+    trial_timeout_s: float | None = None,
+    max_hours: float | None = None,
+) -> Study:
+    """Run a search to its end and return its study; a terminal and a notebook show its progress.
+
+    Ctrl-C, or the interruption of a notebook's kernel, raises KeyboardInterrupt. Every finished trial is in the study
+    then, the report is written, and Ray has ended: the same call with `resume=True` continues.
+
+    Args:
+        config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
+            has its default value suits the space and the device, as a flag that is not given does.
+        run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
+        resume: Continue the study in `run_dir`, or help a search that is working on it. Settings other than those of
+            the study are refused.
+        extend: With `resume`: architectures to evaluate in addition to the study's budget.
+        workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
+        cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
+        teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are downloaded.
+        storage: URL of a PostgreSQL database that keeps the study, so that several machines can work on it; None for
+            the file study.db in the run folder.
+        address: Address of a running Ray cluster, or "auto"; None for this machine alone.
+        trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
+            and run again; None for ten times the median of earlier trials, at least 600.
+        max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung; None for
+            no end before the budget is spent.
+
+    Raises:
+        ConfigError: A setting is impossible; LimitError where it is a limit.
+        StoreError: There is no study to resume, or already one in the folder, or the study cannot be written.
+        SearchFailed: Too many trials failed in a row.
+    """
+    folder = LATEST if resume and run_dir is None else run_dir
+    settings = {
+        "resume" if resume else "run": None if folder is None else str(folder),
+        "extend": extend or None,
+        "workers": workers,
+        "cache": None if cache is None else str(cache),
+        "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
+        "storage": storage,
+        "address": address,
+        "trial_timeout": trial_timeout_s,
+        "max_hours": max_hours,
+    }
+    return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
+
+
+def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
+    """Run the search command and return the run folder.
+
+    Args:
+        config: Settings of the search, of which those that differ from their defaults are given.
+        settings: The other options of the command line by name, without those that were not given.
+    """
+    from nas.search.arguments import command_of
+    from nas.search.session import search as run_search
+
+    call = f"nas.api.search({_call_arguments(config, settings)})"
+    with CommandLog(public_text), logged_work():
+        command = command_of({**_options(config or SearchConfig()), **settings}, public_text(call))
+        log_to(command.run, "search", command.text)
+        run_search(command, stderr_console())
+    return command.run
+
+
+def _options(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings without their default value as options of the search command, by name."""
+    options = _changes(config, SearchConfig())
+    options |= options.pop("limits", {})
+    if options.pop("distill", None):
+        options["distill_settings"] = _changes(config.distill, DistillConfig())
+    return options
+
+
+def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | DistillConfig) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, as plain data."""
+    plain, of_default = (json.loads(json.dumps(asdict(each))) for each in (config, default))
+    return {name: value for name, value in plain.items() if value != of_default[name]}
+
+
+def _call_arguments(config: SearchConfig | None, settings: Mapping[str, Any]) -> str:
+    """Return the arguments of a call of `search` as code."""
+    names = {"run": "run_dir", "resume": "resume=True, run_dir", "trial_timeout": "trial_timeout_s"}
+    keywords = [f"{names.get(name, name)}={value!r}" for name, value in settings.items()]
+    return ", ".join([*([] if config is None else [_code(config)]), *keywords])
+
+
+def _code(value: object) -> str:
+    """Return a value as code; of a config, the settings without their default value."""
+    if not isinstance(value, SearchConfig | DistillConfig):
+        return repr(value)
+    default = type(value)()
+    changed = [(f.name, v) for f in fields(value) if (v := getattr(value, f.name)) != getattr(default, f.name)]
+    return f"{type(value).__name__}({', '.join(f'{name}={_code(v)}' for name, v in changed)})"
+
+
+def load_study(run_dir: str | Path = LATEST) -> Study:
+    """Open the study of a run folder, finished or not; a study in PostgreSQL is read from its database.
+
+    Args:
+        run_dir: Folder of the study. The default is the study last started or resumed from the current folder.
+
+    Raises:
+        StoreError: There is no study, or it cannot be read.
+    """
+    path = Path(run_dir)
+    return Study(path.resolve() if path.is_symlink() else path)
+
+
+class Study:
+    """The study of a search: its settings, its trials, and the models that it trained.
+
+    The records are read once. `refresh` reads them again, as after further trials of a search that still runs.
+
+    Args:
+        run_dir: Folder of the study.
+
+    Raises:
+        StoreError: There is no study, or it cannot be read.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the study again; models that were selected before keep their numbers."""
+        with Store.open(self.run_dir) as store:
+            self._records = store.read()
+            self._retrainings, self._remeasurements = store.retrainings(), store.remeasurements()
+        self.__dict__.pop("_summary", None)
+
+    def __repr__(self) -> str:
+        from reports.sentences import result_line
+
+        return f"<Study {self.run_dir.name}: {result_line(self._summary)}>"
+
+    @cached_property
+    def _summary(self) -> StudySummary:
+        """Return the numbers of the report."""
+        from reports.summary import summarize
+
+        return summarize(self._records)
+
+    @property
+    def info(self) -> StudyInfo:
+        """Return the description of the study: objectives, teachers, environment, the command that started it."""
+        return self._records.info
+
+    @property
+    def config(self) -> SearchConfig:
+        """Return the settings of the search; ConfigError where another version wrote them."""
+        return SearchConfig.from_dict(self.info.config)
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """Return the records of all trials in the order of their numbers, with failed and running ones."""
+        return self._records.trials
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Return the models that were measured and trained to the last rung, baselines included, by trial number."""
+        return tuple(self._model(trial) for trial in complete(self._records))
+
+    def front(self) -> tuple[Model, ...]:
+        """Return the models on the Pareto front of the study's objectives, the fastest first."""
+        return tuple(self._model(scored.trial) for scored in self._summary.front)
+
+    def best(self) -> Model:
+        """Return the model that the report recommends: the fastest one at least as good as the best baseline.
+
+        If no model is as good as the best baseline, or if throughput was no objective, it is the model of the highest
+        score.
+
+        Raises:
+            SelectionError: No candidate was measured and trained to the last rung.
+        """
+        return self._model(find_trial(self._records, BEST))
+
+    def model(self, trial: int | str) -> Model:
+        """Return the model of a trial.
+
+        Args:
+            trial: The trial's number, or the beginning of the architecture's id.
+
+        Raises:
+            SelectionError: There is no such trial, or it was not measured and trained to the last rung.
+        """
+        found = find_trial(self._records, str(trial))
+        if found not in complete(self._records):
+            raise SelectionError(f"{found.name} is {found.state.value}: it is no model trained to the last rung")
+        return self._model(found)
+
+    def select(
+        self,
+        *,
+        max_params: float | None = None,
+        max_gmacs: float | None = None,
+        max_latency_ms: float | None = None,
+        max_memory_mib: float | None = None,
+        min_throughput_img_s: float | None = None,
+    ) -> Model:
+        """Return the model with the highest score within limits, as ``backbone-nas select`` does.
+
+        If the study was retrained, the scores are means over seeds and the measurements are the newer ones. The
+        returned model has its chances to be the best of those that fit, and to be within the limits.
+
+        Args:
+            max_params: Most parameters.
+            max_gmacs: Most multiply-accumulates for one image, in units of 1e9.
+            max_latency_ms: Longest median latency of one image in milliseconds.
+            max_memory_mib: Most memory of tensors at the peak of a forward pass of the measured batch, in MiB.
+            min_throughput_img_s: Least throughput at the measured batch in images per second.
+
+        Raises:
+            NothingFits: No model is within the limits; the error has the nearest one.
+            SelectionError: No candidate was measured and trained to the last rung.
+            LimitError: A limit is no positive number.
+        """
+        given = {
+            "max_params": max_params,
+            "max_gmacs": max_gmacs,
+            "max_latency_ms": max_latency_ms,
+            "max_memory_mib": max_memory_mib,
+            "min_throughput_img_s": min_throughput_img_s,
+        }
+        limits = {name: bound for name, bound in given.items() if bound is not None}
+        check_bounds(limits)
+        found = answer(self._records, self._retraining, limits, recorded_latencies(self.run_dir))
+        if found.best is None:
+            nearest = None if found.nearest is None else self._selected(found.nearest)
+            raise NothingFits(nothing_fits_line(found, limits), nearest)
+        return self._selected(found.best)
+
+    def dataframe(self) -> pd.DataFrame:
+        """Return a table with one row per trial, typed columns, and units in their names.
+
+        `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
+        same rung. `on_front` marks the Pareto front. A value that a trial lacks is missing (NA).
+        """
+        from reports.dataframe import trial_frame
+
+        return trial_frame(self._records, self._summary)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report, one HTML file that fetches nothing, and return its path.
+
+        Args:
+            out: File to write; None for report.html in the run folder.
+
+        Raises:
+            StoreError: The study cannot be read.
+            OSError: The file cannot be written.
+        """
+        from reports.page import build_report
+
+        return build_report(self.run_dir, None if out is None else Path(out))
+
+    def plot(self) -> Figure:
+        """Draw the Pareto front, relative throughput against distillation score, as the report does.
+
+        A notebook shows the returned figure; its `savefig` writes a file.
+
+        Raises:
+            SelectionError: The study has no measurement, or a single objective.
+        """
+        from reports.paper_figures import draw_front
+
+        figure = draw_front(self._records, self._summary)
+        if figure is None:
+            raise SelectionError("there is no front to draw: the study has no measurement, or a single objective")
+        return figure
+
+    @property
+    def _retraining(self) -> RetrainingSummary | None:
+        return summarize_retraining(self._records, self._retrainings, self._remeasurements)
+
+    def _model(self, trial: TrialRecord) -> Model:
+        """Return a complete trial as a model with the search's own numbers."""
+        return Model(self, trial, trial.final_score, measurement(trial))
+
+    def _selected(self, candidate: MeasuredCandidate) -> Model:
+        """Return the answer to limits as a model with the numbers that it was chosen by."""
+        return Model(
+            self,
+            candidate.trial,
+            candidate.score,
+            candidate.measurement,
+            candidate.seeds,
+            candidate.chance_best,
+            candidate.chance_to_keep,
+        )
+
+    def _weights(self, trial: TrialRecord) -> TrainedWeights | None:
+        return trained_weights(self.run_dir, self._records, trial, self._retrainings)
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A trained model of a study, with what was measured of it.
+
+    Attributes:
+        study: The study that it belongs to.
+        trial: Its record: every rung with the score of each teacher and head, and the measurement of the search.
+        score: Distillation score: mean explained variance (R²) of the teachers' spatial features on held-out images;
+            1 is perfect, 0 that of a constant. The mean over seeds, where the model was selected among retrained ones.
+        measurement: Throughput with its interval, latency, memory, the device and its conditions.
+        seeds: Trainings that the score is the mean of.
+        chance_best: For a selected model, the chance that it is the best of those within the limits; else None.
+        chance_to_keep: For a selected model, the chance that it is within the limits; None where no interval is known.
+    """
+
+    study: Study = field(compare=False)
+    trial: TrialRecord
+    score: float
+    measurement: Measurement
+    seeds: int = 1
+    chance_best: float | None = None
+    chance_to_keep: float | None = None
+
+    @property
+    def number(self) -> int:
+        """Return the number of its trial."""
+        return self.trial.number
+
+    @property
+    def name(self) -> str:
+        """Return the baseline's name, or "trial N"."""
+        return self.trial.name
+
+    @property
+    def arch_id(self) -> str:
+        """Return the id of its architecture, the hash of the spec."""
+        return self.trial.arch_id
+
+    @property
+    def spec(self) -> ArchSpec:
+        """Return its architecture, from which `backbones.build` builds an untrained model."""
+        return ArchSpec.from_dict(self.trial.spec)
+
+    @property
+    def params(self) -> int | None:
+        """Return its number of parameters; None where they were not counted."""
+        return self.trial.params
+
+    @property
+    def macs(self) -> int | None:
+        """Return its multiply-accumulates for one image of the study's size; None where they were not counted."""
+        return self.trial.macs
+
+    @property
+    def throughput_img_s(self) -> float:
+        """Return its throughput at the measured batch in images per second."""
+        return self.measurement.throughput_img_s
+
+    @property
+    def ratio(self) -> float:
+        """Return its throughput relative to the study's reference backbone, timed in pairs."""
+        return self.measurement.ratio
+
+    @property
+    def latency_ms(self) -> float:
+        """Return the median latency of one image in milliseconds."""
+        return self.measurement.latency_ms
+
+    @property
+    def weights(self) -> Path | None:
+        """Return the file of the trained weights, those with most training steps; None where there is none."""
+        found = self.study._weights(self.trial)
+        return None if found is None else found.weights
+
+    def load(self) -> Backbone:
+        """Return the model with its trained weights, in eval mode on the CPU.
+
+        `encode(images)` returns the summary (B, C) and the spatial features (B, D, H / stride, W / stride) of images
+        (B, 3, H, W) whose sides are multiples of 32, normalized as `(x - 0.5) / 0.25` for x in [0, 1].
+
+        Raises:
+            SelectionError: The weight file is missing.
+            WeightsError: The weight file is damaged, or of another architecture.
+        """
+        from backbones import load
+
+        path = self.weights
+        if path is None:
+            raise SelectionError(f"{self.name} has no weight file in {str(self.study.run_dir)!r}")
+        return load(path, self.spec).eval()
+
+    def export(
+        self,
+        folder: str | Path,
+        format: ExportFormat = "timm",
+        *,
+        heads: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model with a model card as a folder that works without the study, and return the folder.
+
+        The written model is opened and compared with the original one. An existing folder is replaced only if it is an
+        export to which no files were added.
+
+        Args:
+            folder: Folder to write.
+            format: "timm" (``timm.create_model("local-dir:FOLDER", pretrained=True)``), "hf" (transformers, with the
+                interface of RADIO's models), "onnx" or "torchscript".
+            heads: Teachers whose adaptor heads are exported too, or ["all"].
+            overwrite: Replace any other folder too, and delete its content.
+
+        Raises:
+            ExportError: The folder must not be replaced, the weights are missing or damaged, a package is missing, or
+                the written model computes something else.
+        """
+        from nas.export.arguments import ExportSettings
+        from nas.export.command import export_model
+
+        out = Path(folder)
+        settings = ExportSettings(
+            self.study.run_dir, format, str(self.number), out=out, heads=tuple(heads), overwrite=overwrite
+        )
+        more = f", heads={list(heads)!r}" if heads else ""
+        call = f"load_study({self.study.run_dir.name!r}).model({self.number}).export({out.name!r}, {format!r}{more})"
+        export_model(settings, f"nas.api.{call}")
+        return out
+
+    def __repr__(self) -> str:
+        m = self.measurement
+        costs = "" if self.params is None else f", {self.params / 1e6:.2f} M parameters"
+        costs += "" if self.macs is None else f", {self.macs / 1e9:.3f} GMACs"
+        chance = "" if self.chance_best is None else f", best of those that fit: {self.chance_best:.0%}"
+        return (
+            f"<Model {self.name} ({self.arch_id}): score {self.score:.3f}{chance}, {m.throughput_img_s:.0f} img/s"
+            f" ({m.ratio:.2f}x {m.reference}), {m.latency_ms:.2f} ms{costs}; {outline(self.spec)}>"
+        )
