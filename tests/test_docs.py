@@ -146,14 +146,20 @@ def after_tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+WITH_CODE = [page for page in PAGES if runnable(page, "bash") or runnable(page, "python")]
+WITHOUT_A_STUDY = [DOCS / name for name in ("how-to/extending.md", "how-to/backbones_library.md")]
+
+
+@pytest.mark.parametrize("page", WITHOUT_A_STUDY, ids=name_of)
+def test_blocks_of_a_page_without_a_study_run(page: Path, tmp_path: Path) -> None:
+    run_page(page, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.machine
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if runnable(page, "bash") or runnable(page, "python")], ids=name_of
-)
+@pytest.mark.parametrize("page", [p for p in WITH_CODE if p not in WITHOUT_A_STUDY and p != TUTORIAL], ids=name_of)
 def test_blocks_of_a_page_run(page: Path, after_tutorial: Path) -> None:
-    if page != TUTORIAL:
-        run_page(page, after_tutorial)
+    run_page(page, after_tutorial)
 
 
 def paths_of_tree(tree: str) -> list[str]:
