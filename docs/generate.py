@@ -159,6 +159,8 @@ def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
 
 def plain_type(text: str) -> str:
     """Return the type of a field in a config file."""
+    if text == "dict[str, dict[str, Any]]":
+        return "table of tables"
     text = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", text)
     return re.sub(r"(?:dict|Mapping)\[str, (\w+)\]", r"table of \1", text).replace(" | None", "")
 
