@@ -14,7 +14,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -199,21 +198,30 @@ def run_table() -> str:
 
 
 def api_page() -> str:
-    """Return the page of nas.api, from its docstrings."""
+    """Return the page of nas.api, from its docstrings: functions, then its own classes, then what it re-exports."""
     api = import_module("nas.api")
-    parts = ["# Python API", inspect.getdoc(api) or ""]
-    for name in api.__all__:
-        thing = getattr(api, name)
-        if inspect.isclass(thing) and thing.__module__ != api.__name__:
-            parts.append(f"## `{name}`\n\n{first_line(thing)} Its fields are listed in [configuration](config.md).")
+    about = (inspect.getdoc(api) or "").replace("```python", "<!-- needs: time -->\n```python")
+    parts = ["# Python API", about]
+    things = [(name, getattr(api, name)) for name in api.__all__]
+    for name, thing in sorted(things, key=lambda item: kind_of(item[1], api.__name__)):
+        if dataclasses.is_dataclass(thing) and thing.__module__ != api.__name__:
+            link = "config.md#search" if name == "SearchConfig" else "config.md#distill"
+            parts.append(f"## `{name}`\n\n{first_line(thing)} [Its fields]({link}).")
             continue
         parts += entry(thing, name, 2)
-        if inspect.isclass(thing):
+        if inspect.isclass(thing) and not issubclass(thing, Exception):
             public = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
             for key, value in public:
                 if inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod):
                     parts += entry(value, f"{name}.{key}", 3)
     return "\n\n".join(parts)
+
+
+def kind_of(thing: Any, module: str) -> int:
+    """Return the place of a thing's kind on the page."""
+    if inspect.isfunction(thing):
+        return 0
+    return 3 if issubclass(thing, Exception) else 1 if thing.__module__ == module else 2
 
 
 def entry(thing: Any, name: str, level: int) -> list[str]:
@@ -222,8 +230,10 @@ def entry(thing: Any, name: str, level: int) -> list[str]:
     heading = f"{'#' * level} `{name}`"
     if isinstance(thing, property):
         return [f"{heading} (property)", prose(function)]
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return [heading, prose(thing)]
     signature = str(inspect.signature(function)).replace("(self, ", "(").replace("(self)", "()")
-    shown = re.sub(r"'|nas\.[a-z_.]+\.|pathlib\.|pandas\.", "", signature)
+    shown = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)  # annotations are text
     return [heading, f"```text\n{name}{shown}\n```", prose(function)]
 
 
@@ -388,7 +398,7 @@ def objectives_page() -> str:
 MAKERS = {
     "cli": cli_page,
     "config": config_page,
-    **({"python_api": api_page} if find_spec("nas.api") else {}),
+    "python_api": api_page,
     "spaces": spaces_page,
     "teachers": teachers_page,
     "objectives_and_limits": objectives_page,
