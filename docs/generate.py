@@ -189,7 +189,7 @@ def run_table() -> str:
     rows = [
         (f"`{field.name}`", f"`{plain_type(str(field.type))}`", meanings[field.name])
         for field in dataclasses.fields(SearchCommand)
-        if field.name not in ("config", "resume", "extend", "dry_run")
+        if field.name not in ("config", "resume", "extend", "text", "dry_run")
     ]
     return table(["key", "type", "meaning"], rows)
 
