@@ -33,7 +33,6 @@ PARSERS = {command.name: command.parser for command in COMMANDS}
 PENDING_FLAGS = {"--recipe", "--config", "--dry-run"}
 PENDING_LINKS = {
     "../../nas/recipes",
-    "../../experiments/results/replay_curves.json",
 }
 NEEDS = {"gpu", "hub", "cluster", "database", "data", "network", "time"}
 LANGUAGES = {"bash", "python", "console", "text", "bibtex", "toml"}
