@@ -4,7 +4,7 @@ Every command ends with one of these exit codes, and an error is one line on std
 
 - 0: done.
 - 1: failed for a reason outside the command line: a full disk, a dead cluster, a database or a server that cannot be
-  reached, no memory left; or the command's answer is no.
+  reached, no memory left, a training that broke down; or the command's answer is no, as where no candidate fits.
 - 2: wrong use: an option, a file or a study that the command cannot work with.
 - 130: interrupted by Ctrl-C, SIGTERM or SIGHUP.
 """
@@ -16,7 +16,6 @@ import difflib
 import logging
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -25,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,9 +50,7 @@ _MAX_ERROR_CHARS = 500
 
 PROGRAM = "backbone-nas"
 DEVICES = ("auto", "cpu", "cuda")
-TEACHER_HELP = (
-    "safetensors file with the weights of a timm teacher; may be given several times (default: download from timm)"
-)
+TEACHER_HELP = "safetensors file with the weights of a timm teacher; may be given several times"
 _PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 _COLUMNS_WITHOUT_TERMINAL = 130
@@ -174,11 +172,23 @@ class OneLineParser(argparse.ArgumentParser):
         """Return the help of argparse and the exit codes."""
         return f"{super().format_help().rstrip()}\n\n{EXIT_CODES}"
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse an unknown flag, with the nearest one; argparse would take its value for RUN, and complain of that."""
+        words = list(sys.argv[1:] if args is None else args)
+        flags = takewhile(lambda word: word != "--", words if self._subparsers is None else ())
+        unknown = next((i for i, word in enumerate(flags) if self._is_unknown(word)), None)
+        if unknown is not None:
+            value = takewhile(lambda word: not word.startswith("-"), words[unknown + 1 :])
+            hint = nearest(words[unknown].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join([words[unknown], *value])}{hint}")
+        return super().parse_known_args(words, namespace)
+
+    def _is_unknown(self, word: str) -> bool:
+        return word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
+
     def error(self, message: str) -> NoReturn:
-        """Print the message, with the nearest flag if one is unknown, and end the program."""
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        hint = nearest(unknown[1], self._option_string_actions) if unknown else ""
-        print(f"error: {message}{hint} (see --help)", file=sys.stderr)
+        """Print the message and end the program."""
+        print(f"error: {message} (see --help)", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -206,19 +216,6 @@ class NamedFile(argparse.Action):
         if name in files:
             parser.error(f"argument {option_string}: {name}: a file was given twice")
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
-
-
-def add_training_options(add: Callable[..., object], device: str) -> None:
-    """Add --device, --cache and --teacher-weights, for commands that train the models of a study.
-
-    Args:
-        add: The `add_argument` of a parser or a group.
-        device: Begins the help text of --device.
-    """
-    add("--device", metavar="NAME", choices=DEVICES, help=f"{device}auto, cpu or cuda (default: the study's)")
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")
-    files = {"dest": "teacher_weights", "default": {}, "metavar": "NAME=FILE", "help": TEACHER_HELP}
-    add("--teacher-weights", action=NamedFile, **files)
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

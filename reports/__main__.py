@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser, exit_code
+from nas.flags import add_run
 from nas.study.redaction import public_text
 
 
@@ -65,7 +66,7 @@ def parser() -> OneLineParser:
         "  backbone-nas report runs/mine --csv trials.csv --parquet trials.parquet",
     )
     none = "(default: not written)"
-    built.add_argument("run", type=Path, metavar="RUN", help="folder of a search, such as runs/2025-01-31-name")
+    add_run(built.add_argument)
     built.add_argument("--out", type=Path, metavar="FILE", help="file of the report (default: RUN/report.html)")
     built.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}")
     built.add_argument("--csv", type=Path, metavar="FILE", help=f"write the trials as CSV, one per row {none}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_cache, add_flag
 from nas.study.config import TARGET_DTYPES, SearchConfig
 
 _EXAMPLES = """examples:
@@ -89,16 +90,14 @@ def parser() -> OneLineParser:
     def add_command(name: str, settings: type[CacheSettings], about: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about, description=about)
         added.set_defaults(settings=settings)
-        added.add_argument(
-            "--cache", metavar="DIR", help="folder of caches (default: $BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas)"
-        )
+        add_cache(added.add_argument)
         return added
 
     _add_build_options(add_command("build", BuildSettings, "Run teachers on images and store their features."))
     verify = add_command("verify", VerifySettings, "Hash every file and run every teacher again on held-out images.")
     verify.add_argument("sets", nargs="*", metavar="SET", help="set files to verify (default: all in the folder)")
     verify.add_argument("--samples", type=_positive, default=32, metavar="N", help="images to run (default: 32)")
-    _add_weights(verify)
+    _add_weights(verify.add_argument)
     add_command("ls", ListSettings, "List the entries of the cache folder.")
     delete = add_command("gc", DeleteSettings, "Delete entries that no process uses.")
     which = delete.add_mutually_exclusive_group(required=True)
@@ -116,14 +115,14 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
     add("--data", metavar="URI", default=DEFAULTS.data, help=data)
     names = "comma list of teachers or sets (default: %(default)s)"
     add("--teachers", metavar="NAMES", default=DEFAULTS.teachers, help=names)
-    _add_weights(build)
+    _add_weights(add)
     for flag, count, what in (
         ("--train-images", DEFAULTS.train_images, "images in the train split"),
         ("--val-images", DEFAULTS.val_images, "images in the held-out split"),
     ):
         add(flag, type=_positive, metavar="N", default=count, help=f"{what} (default: %(default)s)")
-    side = "side of the student's input (default: %(default)s)"
-    add("--img-size", type=_positive, metavar="PX", default=DEFAULTS.distill.img_size, help=side)
+    px = DEFAULTS.distill.img_size
+    add_flag(add, "--img-size", str(px), type=_positive, default=px)
     add("--grid", type=_positive, metavar="N", help="side of the spatial targets (default: PX / 16)")
     add("--views", type=_positive, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
     add("--target-dtype", choices=TARGET_DTYPES, default="int8", help="data type of each stored number (default: int8)")
@@ -131,10 +130,8 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
     add("--share", type=float, metavar="X", help=share)
 
 
-def _add_weights(command: argparse.ArgumentParser) -> None:
-    """Add ``--teacher-weights NAME=FILE``."""
-    add = command.add_argument
-    add("--teacher-weights", dest="weights", action=NamedFile, default={}, metavar="NAME=FILE", help=TEACHER_HELP)
+def _add_weights(add: Callable[..., object]) -> None:
+    add_flag(add, "--teacher-weights", "download from timm", dest="weights", default={})
 
 
 def _positive(text: str) -> int:

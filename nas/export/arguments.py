@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.analysis import BEST
-from nas.cli import PROGRAM, OneLineParser, add_training_options
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_run, add_training_flags
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
@@ -93,7 +94,7 @@ def parser() -> OneLineParser:
         epilog=_EXAMPLES,
     )
     add = built.add_argument
-    add("run", type=Path, metavar="RUN", help="folder of the study")
+    add_run(add)
     add("--trials", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
     add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
@@ -107,7 +108,7 @@ def parser() -> OneLineParser:
         metavar="N",
         help="steps of further distillation before the export (default: none)",
     )
-    add_training_options(add, "device of --extra-steps: ")
+    add_training_flags(built.add_argument_group("training", "Only with --extra-steps.").add_argument)
     overwrite = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
     add("--overwrite", action="store_true", help=overwrite)
     return built

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser, picture_file, whole_numbers
-from nas.search.arguments import LIMITS_HELP, add_settings, default_workers, new_config
+from nas.cli import PROGRAM, OneLineParser, whole_numbers
+from nas.flags import add_flag
+from nas.search.arguments import add_settings, default_workers, new_config
 from nas.study.config import ConfigError, SearchConfig
-from nas.study.limits import add_limit_flags
 
 _EXAMPLES = """examples:
   backbone-nas plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
@@ -116,15 +116,15 @@ def parser() -> OneLineParser:
     """Build the parser. An absent flag has no entry in the namespace."""
     built = OneLineParser(
         prog=f"{PROGRAM} plan",
+        usage=f"{PROGRAM} plan [OPTION ...]",
         description="Predict the cost of a search: probe a few architectures on this device, then simulate the search.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
-    add_plan(built.add_argument_group("plan", "settings of the plan").add_argument)
-    search = built.add_argument_group("search", "settings of the search, the same as those of backbone-nas search")
-    add_settings(search.add_argument)
-    add_limit_flags(built, LIMITS_HELP)
-    search.add_argument("--workers", type=int, metavar="N", help="trials at a time (default: one per CPU or GPU)")
+    add_plan(built.add_argument_group("the plan").add_argument)
+    add_settings(built)
+    workers = "trials at a time (default: one per CPU or GPU)"
+    built.add_argument_group("where it runs").add_argument("--workers", type=int, metavar="N", help=workers)
     return built
 
 
@@ -147,6 +147,5 @@ def add_plan(add: Any) -> None:
     add("--start-seconds", dest="start_s", type=float, metavar="S", help=start)
     ask = "seconds that the driver takes for a new trial (default: measured here)"
     add("--ask-seconds", dest="ask_s", type=float, metavar="S", help=ask)
-    add("--json", action="store_true", help="print one JSON object instead of tables")
-    picture = "picture of the simulated search, worker by worker, as .png, .svg or .pdf (default: none)"
-    add("--plot", type=picture_file, metavar="FILE", help=picture)
+    add_flag(add, "--json", "no")
+    add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import PROGRAM, OneLineParser, cache_root, picture_file
+from nas.cli import PROGRAM, OneLineParser, cache_root
+from nas.flags import add_batch_size, add_cache, add_flag
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, default_arm
 from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
@@ -53,10 +54,7 @@ EXAMPLES = """examples:
   backbone-nas profile --space micro --measure-seconds 60 --max-latency-ms 5 --plot space.png
 """
 
-_SECONDS = (
-    "timing budget of each network and of each sweep, of each runtime with --runtimes, of the whole sample with --space"
-    f" (default: {SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed)"
-)
+_SECONDS = ", of each sweep, of each runtime with --runtimes, and of the whole sample with --space"
 
 
 @dataclass(frozen=True)
@@ -193,6 +191,7 @@ def parser() -> OneLineParser:
     """Build the parser. Options of only one kind of profile are None where they are absent."""
     built = OneLineParser(
         prog=f"{PROGRAM} profile",
+        usage=f"{PROGRAM} profile (--arch ARCH ... | --space NAME) [OPTION ...]",
         description="Measure the cost of backbones on this machine, stage by stage, or sample a search space.",
         epilog=EXAMPLES,
     )
@@ -200,23 +199,21 @@ def parser() -> OneLineParser:
     add("--arch", action="append", help="preset, timm:NAME or a spec's .json file; may be repeated")
     add("--space", choices=list(SPACES), help="profile a sample of this search space instead of --arch")
     add = built.add_argument_group("settings").add_argument
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    batch = "images per call (default: 128 on CUDA; 16 on a CPU up to 128 px, else 4)"
-    add("--batch-size", "--measure-batch-size", type=int, metavar="N", help=batch)
-    resolution = "input size in pixels, a multiple of 32 (default: 64 for specs of the micro space, else 224)"
-    add("--img-size", type=int, metavar="PX", help=resolution)
-    runtime = "runtime, precision, layout and form, any of them, joined by +"
-    add("--runtime", metavar="WORDS", help=f"{runtime}: {_words()} (default: {_defaults()})")
-    add("--measure-seconds", type=float, metavar="S", help=_SECONDS)
+    add_flag(add, "--device", "auto", default="auto")
+    add_batch_size(add, "128 on CUDA; 16 on a CPU up to 128 px, else 4")
+    add_flag(add, "--img-size", "64 for specs of the micro space, else 224")
+    add_flag(add, "--runtime", _defaults(), more=f"; words: {_words()}")
+    seconds = f"{SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed"
+    add_flag(add, "--measure-seconds", seconds, more=_SECONDS)
     space_references = ", ".join(f"{name} for {space}" for space, name in REFERENCES.items())
     reference = f"network that each is timed against (default: {NETWORK_REFERENCE}; with --space {space_references})"
     add("--reference", metavar="ARCH", help=reference)
-    add("--threads", type=int, metavar="N", help="CPU threads (default: one per core)")
+    add_flag(add, "--threads", "one per core")
     ceilings = "measure the roofline's ceilings again (default: measure them once and keep them)"
     add("--new-ceilings", action="store_const", const=True, help=ceilings)
-    add("--cache", metavar="DIR", help="folder that keeps the ceilings (default: ~/.cache/backbone-nas)")
-    add("--json", action="store_true", help="print one JSON object instead of tables")
-    add("--plot", type=picture_file, metavar="FILE", help="picture to draw, as .png, .svg or .pdf (default: none)")
+    add_cache(add)
+    add_flag(add, "--json", "no")
+    add_flag(add, "--plot", "none")
     add = built.add_argument_group("with --arch").add_argument
     sizes: dict[str, Any] = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
     batches = f"batch sizes to sweep; the bare flag sweeps {_joined(BATCHES['cpu'])}, more on CUDA (default: no sweep)"

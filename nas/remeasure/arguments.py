@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cli import PROGRAM, OneLineParser, picture_file
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_batch_size, add_flag, add_run
 
 SIZE_MULTIPLE_PX = 32
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -71,37 +72,21 @@ def parser() -> OneLineParser:
         epilog=_EXAMPLES,
     )
     add = built.add_argument
-    add("run", type=Path, metavar="RUN", help="folder of the study")
+    add_run(add)
     trials = (
         "front, near (the front and near misses), all, or comma-separated trial numbers; the study's baselines are "
+        "always measured too (default: front)"
     )
-    trials += "always measured too (default: front)"
     add("--trials", default="front", metavar="TRIALS", help=trials)
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add(
-        "--batch-size", "--measure-batch-size", type=int, metavar="N", help="images per call (default: as in the study)"
-    )
-    add("--img-size", type=int, metavar="PX", help="side of the images, a multiple of 32 (default: as in the study)")
-    add("--runtime", metavar="WORDS", help="runtime, precision, layout and form, joined by +, such as compiled+bf16 "
-        "(default of each part: as in the study)")  # fmt: skip
-    add("--measure-seconds", type=float, default=3.0, metavar="S", help="seconds of timing per candidate (default: 3)")
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="CPU threads of the measuring process (default: the number of CPUs minus one)",
-    )
-    add(
-        "--name",
-        metavar="NAME",
-        help="name of the remeasurement in the study (default: from device, batch size, image size and runtime)",
-    )
+    add_flag(add, "--device", "auto", default="auto")
+    add_batch_size(add, "the study's")
+    add_flag(add, "--img-size", "the study's")
+    add_flag(add, "--runtime", "each part as in the study")
+    add_flag(add, "--measure-seconds", "3", default=3.0)
+    add_flag(add, "--threads", "the number of CPUs minus one")
+    name = "name of the remeasurement in the study (default: from device, batch size, image size and runtime)"
+    add("--name", metavar="NAME", help=name)
     add("--overwrite", action="store_true", help="replace existing measurements of this name (default: keep them)")
-    add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
-    add(
-        "--plot",
-        type=picture_file,
-        metavar="FILE",
-        help="also draw both fronts: a .png, .svg or .pdf file (default: none)",
-    )
+    add_flag(add, "--json", "no")
+    add_flag(add, "--plot", "none", more=", with both fronts")
     return built

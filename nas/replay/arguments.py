@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser, picture_file
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_flag
 from nas.study.config import SAMPLERS, ConfigError
 
 BENCHES = ("nasbench201",)
@@ -138,9 +139,8 @@ def parser() -> OneLineParser:
     )
     run = "folder of the first search's study, the report and the picture (default: runs/<date>-replay-<dataset>)"
     add("--run", dest="run_dir", metavar="DIR", help=run)
-    add("--json", action="store_true", help="print one JSON object instead of the table")
-    picture = "picture of the samplers' curves, as .png, .svg or .pdf (default: replay.png in the run folder)"
-    add("--plot", type=picture_file, metavar="FILE", help=picture)
+    add_flag(add, "--json", "no")
+    add_flag(add, "--plot", "replay.png in the run folder")
     return built
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.cli import PROGRAM, OneLineParser, add_training_options, picture_file
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_flag, add_run, add_training_flags
 
 PICTURE = "retraining.png"  # in the run's folder
 
@@ -68,7 +69,7 @@ def parser() -> OneLineParser:
         epilog=_EXAMPLES,
     )
     add = built.add_argument
-    add("run", type=Path, metavar="RUN", help="folder of the study")
+    add_run(add)
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
     add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
     add(
@@ -80,9 +81,8 @@ def parser() -> OneLineParser:
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
-    add_training_options(add, "")
-    add("--measure-seconds", type=float, default=5.0, metavar="S", help="seconds of timing per candidate (default: 5)")
-    picture = f"file of the picture: .png, .svg or .pdf (default: RUN/{PICTURE})"
-    add("--plot", type=picture_file, metavar="FILE", help=picture)
-    add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
+    add_training_flags(add)
+    add_flag(add, "--measure-seconds", "5", default=5.0)
+    add_flag(add, "--plot", f"RUN/{PICTURE}")
+    add_flag(add, "--json", "no")
     return built

@@ -18,7 +18,7 @@ from nas.analysis.selection import FrontCandidate, candidates_to_retrain, comple
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cache import open_study_targets
-from nas.cli import INTERRUPTED, StageProgress, cache_root, one_line, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, StageProgress, cache_root, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_name, torch_device
 from nas.remeasure.arguments import RemeasureSettings
@@ -34,7 +34,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def retrain(settings: RetrainSettings, command: str) -> int:
-    """Train and measure the rest of the plan, then show the outcome; the study records `command`."""
+    """Train and measure the rest of the plan, show the outcome and return the exit code: 1 if a training failed.
+
+    The study records `command`.
+    """
     with Store.open(settings.run) as store:
         return _retrain(store, settings, command)
 
@@ -56,6 +59,10 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
         announce(f"interrupted; {left} of {total} trainings are left; the same command continues", _LOG)
         code = INTERRUPTED
     _show(store, study, plan.steps, settings)
+    if code == 0 and (failed := plan.remaining(store.retrainings())):
+        named = ", ".join(f"trial {job.trial.number} with seed {job.config.seed}" for job in failed)
+        announce(f"failed: {named}; the same command trains again what failed", _LOG, level=logging.ERROR)
+        code = FAILED
     return code
 
 

@@ -6,14 +6,15 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, TEACHER_HELP, NamedFile, OneLineParser, command_line, cpu_count, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, command_line, cpu_count, whole_numbers
 from nas.command_log import announce
+from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
 from nas.search.networks import add_network_flags, check_networks, read_spec_files
 from nas.study import compatibility
 from nas.study.config import (
@@ -63,10 +64,6 @@ _STORAGE_HELP = (
 _DATA_HELP = (
     "builtin, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) or "
     "cifar10 (default: builtin)"
-)
-_RUNTIME_HELP = (
-    "how candidates run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or "
-    "nchw (default: eager+fp32+channels-last+fused; on CUDA compiled+bf16)"
 )
 LIMITS_HELP = "An architecture that breaks a limit is never trained."
 _ADDRESS_HELP = (
@@ -354,61 +351,83 @@ def parser() -> OneLineParser:
     """Return the parser of ``backbone-nas search``; an option that is not given is not in the namespace."""
     search = OneLineParser(
         prog=f"{PROGRAM} search",
+        usage=f"{PROGRAM} search [OPTION ...]",
         description="Search hybrid CNN-transformer backbones for the best distillation score and throughput.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
-    add = search.add_argument
-    add_settings(add)
-    add("--run", metavar="DIR", help="folder of the new study (default: runs/<date>-<sampler>-s<seed>)")
-    resume = "resume the study in DIR, or help a search that is working on it (default: start a new study)"
-    add("--resume", metavar="DIR", help=resume)
-    add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
-    add("--storage", metavar="URL", help=_STORAGE_HELP)
+    add_settings(search)
+    _add_where_it_runs(search.add_argument_group("where it runs").add_argument)
+    _add_session(search.add_argument_group("the session").add_argument)
+    return search
+
+
+def add_settings(built: argparse.ArgumentParser) -> None:
+    """Add the flags that a search's numbers depend on, and those that say where images and teachers come from."""
+    _add_what_to_search(built.add_argument_group("what to search").add_argument)
+    _add_data(built.add_argument_group("data and teachers").add_argument)
+    _add_training(built.add_argument_group("training").add_argument)
+    _add_measuring(built.add_argument_group("measuring").add_argument)
+    add_limit_flags(built, LIMITS_HELP)
+
+
+def _add_what_to_search(add: Add) -> None:
+    defaults = SearchConfig()
+    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default: {defaults.budget})")
+    add("--space", choices=tuple(SPACES), help=f"search space (default: {defaults.space})")
+    add("--sampler", choices=SAMPLERS, help=f"proposes architectures (default: {defaults.sampler})")
+    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
+    add("--seed", type=int, help=f"seed of sampling, initial weights and image order (default: {defaults.seed})")
+    add_network_flags(add)
+
+
+def _add_data(add: Add) -> None:
+    defaults = SearchConfig()
+    add("--data", metavar="URI", help=_DATA_HELP)
+    add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
+    add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
+    add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
+    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
+    add_flag(add, "--teacher-weights", "download from timm")
+    dtype = f"data type of the teachers' stored outputs (default: {defaults.target_dtype})"
+    add("--target-dtype", choices=TARGET_DTYPES, help=dtype)
+    add_cache(add)
+
+
+def _add_training(add: Add) -> None:
+    defaults = SearchConfig()
+    recipe, rungs = defaults.distill, ",".join(map(str, defaults.distill.rung_steps))
+    add_flag(add, "--img-size", f"{recipe.img_size}; 224 with --space full")
+    add("--batch-size", type=int, metavar="N", help=f"images per training step (default: {recipe.batch_size})")
+    add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"training steps of the rungs (default: {rungs})")
+    factor = f"at a rung, the best 1/N of the candidates continue (default: {defaults.reduction_factor})"
+    add("--reduction-factor", type=int, metavar="N", help=factor)
+    add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
+
+
+def _add_measuring(add: Add) -> None:
+    defaults = SearchConfig()
+    add_flag(add, "--device", defaults.device)
+    add_flag(add, "--runtime", "eager+fp32+channels-last+fused; on CUDA compiled+bf16")
+    add_flag(add, "--measure-batch-size", f"{defaults.measure_batch_size}; 128 on CUDA")
+    earlier = "; it ends earlier when it is exact to 1 %%"
+    add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=earlier)
+
+
+def _add_where_it_runs(add: Add) -> None:
     workers = "trials at a time (default: one per CPU or GPU; on a cluster as many as its nodes take)"
     add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     add("--trial-timeout", type=float, metavar="S", help=_TRIAL_TIMEOUT_HELP)
+    add("--storage", metavar="URL", help=_STORAGE_HELP)
+
+
+def _add_session(add: Add) -> None:
+    add("--run", metavar="DIR", help="folder of the new study (default: runs/<date>-<sampler>-s<seed>)")
+    resume = "resume the study in RUN, or help a search that is working on it"
+    shown = f"{resume} (default: start a new study; the bare flag resumes {LATEST})"
+    add("--resume", nargs="?", const=LATEST, type=run_folder, metavar="RUN", help=shown)
+    add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
     add("--max-hours", type=float, metavar="H", help=_MAX_HOURS_HELP)
-    plan = (
-        "run nothing and print what the search would cost, as backbone-nas plan with the same flags (default: search)"
-    )
+    plan = "run nothing and print the cost of the search, as backbone-nas plan does with these flags (default: search)"
     add("--plan", action="store_true", help=plan)
-    add_limit_flags(search, LIMITS_HELP)
-    return search
-
-
-def add_settings(add: Callable[..., object]) -> None:
-    """Add the options that a search's numbers depend on, and those that say where images and teachers come from."""
-    defaults = SearchConfig()
-    rungs = ",".join(map(str, defaults.distill.rung_steps))
-    add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default: {defaults.budget})")
-    add("--seed", type=int, help=f"seed of sampling, initial weights and image order (default: {defaults.seed})")
-    add("--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: {defaults.sampler})")
-    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
-    add("--space", metavar="NAME", help=f"search space: one of {', '.join(SPACES)} (default: {defaults.space})")
-    add("--data", metavar="URI", help=_DATA_HELP)
-    add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
-    add("--teacher-weights", action=NamedFile, metavar="NAME=FILE", help=TEACHER_HELP)
-    device = "cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU"
-    add("--device", metavar="NAME", help=f"{device} (default: {defaults.device})")
-    add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"distillation steps of the rungs (default: {rungs})")
-    factor = "share of models that continues at a rung, as 1/N"
-    add("--reduction-factor", type=int, metavar="N", help=f"{factor} (default: {defaults.reduction_factor})")
-    add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
-    add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
-    add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
-    add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
-    dtype = f"data type of the stored teachers' outputs: {', '.join(TARGET_DTYPES)} (default: {defaults.target_dtype})"
-    add("--target-dtype", metavar="NAME", help=dtype)
-    add(
-        "--batch-size", type=int, metavar="N", help=f"images per training step (default: {defaults.distill.batch_size})"
-    )
-    add("--img-size", type=int, metavar="PX", help=f"input size of candidates (default: {defaults.distill.img_size})")
-    batch = f"images per call when a candidate is measured (default: {defaults.measure_batch_size})"
-    add("--measure-batch-size", type=int, metavar="N", help=batch)
-    add("--runtime", metavar="WORDS", help=_RUNTIME_HELP)
-    seconds = "longest measurement of a candidate; it ends earlier when it is exact to 1 %%"
-    add("--measure-seconds", type=float, metavar="S", help=f"{seconds} (default: {defaults.measure_seconds:g})")
-    add_network_flags(add)
-    add("--cache", metavar="DIR", help="folder of images and teacher outputs (default: ~/.cache/backbone-nas)")

@@ -24,6 +24,7 @@ from rich.console import Console
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
 from nas.command_log import announce
+from nas.flags import link_latest
 from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
 from nas.search.live_report import LiveReport, end_search
@@ -216,6 +217,7 @@ def _run(
         spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
+            link_latest(command.run)
             store.notify = show
             loop = start_loop(store, LiveReport(command.run, progress, show))
             with progress.showing():

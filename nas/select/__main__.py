@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import PROGRAM, OneLineParser, exit_code, stdout_console
+from nas.flags import add_flag, add_run
 from nas.study.limits import add_limit_flags, given_limits
 from nas.study.redaction import public_text
 
@@ -91,8 +92,8 @@ def parser() -> OneLineParser:
         epilog=_EXAMPLES,
     )
     add = built.add_argument
-    add("run", type=Path, metavar="RUN", help="folder of the study")
-    add("--json", action="store_true", help="print one JSON object instead of tables (default: no)")
+    add_run(add)
+    add_flag(add, "--json", "no")
     add_limit_flags(built, "A candidate with an unknown value is not within the limit.")
     return built
 

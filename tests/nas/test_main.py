@@ -61,7 +61,11 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["serch"], "did you mean search?"), (["--halp"], "'--halp'"), (["select", "--max-latensy-ms", "3"], "latency")],
+    [
+        (["serch"], "did you mean search?"),
+        (["--halp"], "'--halp'"),
+        (["select", "--max-latensy-ms", "3"], "did you mean --max-latency-ms?"),
+    ],
 )
 def test_a_misspelled_word_is_one_line_and_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]

@@ -36,11 +36,10 @@ def test_out_chooses_the_file_and_no_temporary_file_stays(run, tmp_path):
     assert build_report(run) == run / "report.html"
 
 
-@pytest.mark.parametrize("make", ["missing", "empty", "garbage"])
+@pytest.mark.parametrize("make", ["empty", "garbage"])
 def test_unreadable_studies_are_one_line_and_exit_code_2(make, tmp_path, capsys):
     folder = tmp_path / "run"
-    if make != "missing":
-        folder.mkdir()
+    folder.mkdir()
     if make == "garbage":
         (folder / "study.db").write_bytes(b"not a database" * 100)
     assert main([str(folder)]) == 2

@@ -44,7 +44,6 @@ def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "the following arguments are required: RUN"),
         (["nowhere"], "no such run folder"),
         (["EMPTY"], "no trial that was measured and trained to its last rung"),
         (["RUN", "--runtime", "fast"], "'fast'"),

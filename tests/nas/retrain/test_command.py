@@ -187,7 +187,6 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> No
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "the following arguments are required: RUN"),
         (["nowhere"], "no such run folder"),
         (["RUN", "--seeds", "0"], "--seeds: 0: must be 1 or more"),
         (["RUN", "--train-steps", "3"], "--train-steps: 3: must be 4 or more"),

@@ -10,7 +10,7 @@ from nas.search.__main__ import main
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("--resume DIR --run OTHER", "error: --run: "),
+        ("--resume . --run OTHER", "error: --run: "),
         ("--extend 5", "error: --extend: "),
         ("--workers 0", "error: --workers: 0: "),
         ("--trial-timeout 0", "error: --trial-timeout: 0.0: "),

@@ -109,7 +109,6 @@ def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "the following arguments are required: RUN"),
         (["nowhere"], "no such run folder"),
         (["RUN", "--max-params", "0"], "--max-params: 0.0: must be a number over 0"),
         (["RUN", "--min-throughput", "nan"], "--min-throughput: nan"),

@@ -1,0 +1,121 @@
+"""Flags and arguments that several commands take, each with one text; and ``runs/latest``, the default study.
+
+A command's parser adds them by `add_flag` with its own default; everything else about a flag is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.cli import DEVICES, TEACHER_HELP, NamedFile, picture_file
+from nas.command_log import announce
+
+LATEST = "runs/latest"  # a link to the study last started or resumed from the current folder
+_LOG = logging.getLogger(__name__)
+
+Add = Callable[..., object]  # the method `add_argument` of a parser or a group
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "--device": {
+        "metavar": "NAME",
+        "help": "cpu, cuda (cuda:N where nothing is trained), or auto for a GPU that PyTorch sees, else the CPU",
+    },
+    "--img-size": {"type": int, "metavar": "PX", "help": "side of the input images in pixels, a multiple of 32"},
+    "--measure-batch-size": {"type": int, "metavar": "N", "help": "images per call when a network is measured"},
+    "--runtime": {
+        "metavar": "WORDS",
+        "help": "how networks run when they are measured: runtime, precision, layout and form joined by +, as "
+        "compiled+bf16 or nchw",
+    },
+    "--measure-seconds": {"type": float, "metavar": "S", "help": "longest timing of a network, in seconds"},
+    "--threads": {"type": int, "metavar": "N", "help": "CPU threads of the process that measures"},
+    "--cache": {"metavar": "DIR", "help": "folder of images, teachers' outputs and roofline ceilings"},
+    "--teacher-weights": {"action": NamedFile, "metavar": "NAME=FILE", "help": TEACHER_HELP},
+    "--json": {"action": "store_true", "help": "print one JSON object instead of tables"},
+    "--plot": {"type": picture_file, "metavar": "FILE", "help": "picture to draw, as .png, .svg or .pdf"},
+}
+
+
+def add_flag(
+    add: Add, flag: str, default: str, /, *, names: tuple[str, ...] = (), more: str = "", **settings: Any
+) -> None:
+    """Add a shared flag to a parser.
+
+    Args:
+        add: The method `add_argument` of a parser or a group.
+        flag: A key of `FLAGS`.
+        default: The default, as the help shows it.
+        names: Spellings of the flag; empty for `flag` alone.
+        more: Continues the help text.
+        settings: Further arguments of `add`.
+    """
+    shared = FLAGS[flag]
+    add(*(names or (flag,)), **{**shared, "help": f"{shared['help']}{more} (default: {default})", **settings})
+
+
+def add_cache(add: Add) -> None:
+    """Add --cache."""
+    add_flag(add, "--cache", "$BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas")
+
+
+def add_batch_size(add: Add, default: str) -> None:
+    """Add --batch-size to a command that measures and does not train, where --measure-batch-size is the same."""
+    add_flag(add, "--measure-batch-size", default, names=("--batch-size", "--measure-batch-size"), dest="batch_size")
+
+
+def add_training_flags(add: Add) -> None:
+    """Add --device, --cache and --teacher-weights to a command that trains the models of a study."""
+    add_flag(add, "--device", "the study's", choices=DEVICES)
+    add_cache(add)
+    add_flag(add, "--teacher-weights", "download from timm", default={})
+
+
+def add_run(add: Add) -> None:
+    """Add the argument RUN, the folder of a study."""
+    about = f"folder of the study (default: {LATEST}, the study last started or resumed from the current folder)"
+    add("run", nargs="?", type=run_folder, default=LATEST, metavar="RUN", help=about)
+
+
+def run_folder(text: str) -> Path:
+    """Return the run folder that a text names; a link is followed, so that messages name the study itself.
+
+    Raises:
+        argparse.ArgumentTypeError: There is no such folder.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return _without_link(path) if path.is_symlink() else path
+    if path.is_symlink():
+        raise argparse.ArgumentTypeError(f"{text} links to {str(path.readlink())!r}, which is gone; name a run folder")
+    if text == LATEST:
+        raise argparse.ArgumentTypeError(
+            f"no search was started from this folder: {text} is missing; name a run folder"
+        )
+    raise argparse.ArgumentTypeError(f"no such run folder: {text!r}")
+
+
+def _without_link(path: Path) -> Path:
+    """Return where a link leads, relative to the current folder if it is in there."""
+    target, here = path.resolve(), Path.cwd()
+    return target.relative_to(here) if target.is_relative_to(here) else target
+
+
+def link_latest(run_dir: Path) -> None:
+    """Let ``runs/latest`` in the current folder link to a study, in one step; an error is only shown."""
+    link = Path(LATEST)
+    if link.absolute() == run_dir.absolute():
+        return
+    unfinished = link.with_name(f".latest-{os.getpid()}")
+    try:
+        link.parent.mkdir(exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        unfinished.symlink_to(os.path.relpath(run_dir.resolve(), link.parent.resolve()))
+        unfinished.replace(link)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        announce(f"{LATEST} could not be set to {run_dir}: {error.strerror}", _LOG, level=logging.WARNING)

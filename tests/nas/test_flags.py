@@ -1,0 +1,75 @@
+"""Flags that commands share, and ``runs/latest``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nas.__main__ import COMMANDS, Command, main
+from nas.flags import FLAGS, LATEST, link_latest, run_folder
+
+
+def parsers(command: Command) -> Iterator[argparse.ArgumentParser]:
+    """The parser of a command and those of its sub-commands."""
+    parser = command.parser()
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_shared_flag_has_one_text_in_all_commands(command: Command) -> None:
+    actions = [action for parser in parsers(command) for action in parser._actions]
+    shared = [(action, FLAGS[flag]) for action in actions for flag in action.option_strings if flag in FLAGS]
+    assert [a.option_strings for a, settings in shared if not str(a.help).startswith(settings["help"])] == []
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_latest_is_the_last_study_wherever_its_folder_is(here: Path) -> None:
+    for path in ("runs/first", "runs/second", "elsewhere/third"):
+        Path(path).mkdir(parents=True)
+        link_latest(Path(path))
+        assert run_folder(LATEST) == Path(path)
+    assert [entry.name for entry in Path("runs").iterdir() if entry.is_symlink()] == ["latest"]
+
+
+def test_a_study_outside_the_current_folder_has_its_whole_path(
+    here: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    link_latest(outside)
+    assert run_folder(LATEST) == outside.resolve()
+
+
+def test_a_folder_named_latest_is_not_replaced(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / LATEST).mkdir(parents=True)
+    link_latest(here / "runs/mine")
+    assert not (here / LATEST).is_symlink()
+    assert capsys.readouterr().err.startswith("runs/latest could not be set")
+    assert [entry.name for entry in (here / "runs").iterdir()] == ["latest"]
+
+
+@pytest.mark.parametrize(
+    "command", ["retrain", "remeasure", "select", "report", "export --format timm", "search --resume"]
+)
+def test_without_a_study_the_default_is_one_line_and_code_2(
+    command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for expected in ("no search was started from this folder", "which is gone"):
+        with pytest.raises(SystemExit, match="2"):
+            main(command.split())
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+        (here / "runs").mkdir(exist_ok=True)
+        if not (here / LATEST).is_symlink():
+            (here / LATEST).symlink_to("gone")
