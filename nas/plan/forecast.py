@@ -365,7 +365,9 @@ def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch)
         label = "architectures over a limit"
         figures.append(PlanFigure("infeasible", label, run.infeasible, "", Basis.SIMULATED, note))
     mean_s = run.busy_s / max(1, run.reached[0])
-    figures.append(PlanFigure("mean_trial_s", "mean trial", mean_s, "s", basis, "baselines and networks for scale included"))
+    figures.append(
+        PlanFigure("mean_trial_s", "mean trial", mean_s, "s", basis, "baselines and networks for scale included")
+    )
     total = PlanFigure("busy_s", "measuring and training on all workers", run.busy_s, "s", basis, low=chance.busy_s)
     weights = run.complete * costs.params * 4
     note = "weights of complete trials, without heads, samples and pictures"

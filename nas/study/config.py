@@ -338,8 +338,12 @@ class SearchConfig:
             raise ConfigError(f"settings of another version: {error}") from None
 
     def differences(self, other: SearchConfig) -> list[str]:
-        """Return the settings that differ between two configs, as "name: ours -> theirs"."""
-        ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], "distill": None} for c in (self, other))
+        """Return the settings that differ between two configs, as "name: ours -> theirs".
+
+        Architectures from files are compared by their names, which end in their ids.
+        """
+        hidden = {"distill": None, "specs": None}
+        ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], **hidden} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
 
 

@@ -58,6 +58,14 @@ def test_two_files_of_one_name_are_two_networks(tmp_path: Path) -> None:
     assert len(config_of("--scale", ",".join(files)).specs) == 2
 
 
+def test_a_resumed_study_s_file_is_compared_by_its_content(tmp_path: Path) -> None:
+    file = spec_file(tmp_path)
+    first = config_of("--reference", str(file))
+    assert not first.differences(config_of("--reference", str(file)))
+    (changed,) = first.differences(config_of("--reference", str(spec_file(tmp_path, arch="eradio_nano"))))
+    assert changed == f"reference: {first.reference} -> winner-{preset('eradio_nano').arch_id[:8]}"
+
+
 def test_a_file_without_a_valid_spec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"stages": 7}')
     with pytest.raises(ConfigError, match=r"--baselines: .*stages"):
