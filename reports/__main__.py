@@ -14,14 +14,23 @@ from nas.study.redaction import public_text
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Options of the command; a path of None is not written."""
+    """Options of the command; a path of None is not written.
+
+    Raises:
+        ValueError: an option needs another one.
+    """
 
     run: Path
     out: Path | None
     figures: Path | None
+    behind: Path | None
     csv: Path | None
     parquet: Path | None
     open: bool
+
+    def __post_init__(self) -> None:
+        if self.behind is not None and self.figures is None:
+            raise ValueError("--behind: only for figures; add --figures DIR, or remove it")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +44,7 @@ def _report(options: ReportOptions) -> int:
     from reports.dataframe import save_csv, save_parquet, trial_frame
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
+    from reports.retraining import read_retraining
     from reports.sentences import result_line
     from reports.summary import summarize
 
@@ -42,7 +52,8 @@ def _report(options: ReportOptions) -> int:
     study = read_study(options.run)
     write_page(study, out, options.run)
     summary = summarize(study)
-    figures = draw(study, summary) if options.figures else {}
+    behind = read_study(options.behind) if options.behind else None
+    figures = draw(study, summary, read_retraining(options.run, study), behind) if options.figures else {}
     written = save(figures, options.figures) if options.figures else []
     written += [save_csv(trial_frame(study, summary), options.csv)] if options.csv else []
     written += [save_parquet(trial_frame(study, summary), options.parquet)] if options.parquet else []
@@ -63,12 +74,20 @@ def parser() -> OneLineParser:
         prog=f"{PROGRAM} report",
         description="Rebuild the HTML report of a study, draw its figures for a paper, export its trials as a table.",
         epilog="examples:\n  backbone-nas report runs/mine --open\n  backbone-nas report runs/mine --figures figures\n"
+        "  backbone-nas report runs/mine --figures figures --behind runs/random\n"
         "  backbone-nas report runs/mine --csv trials.csv --parquet trials.parquet",
     )
     none = "(default: not written)"
     add_run(built.add_argument)
     built.add_argument("--out", type=Path, metavar="FILE", help="file of the report (default: RUN/report.html)")
     built.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}")
+    built.add_argument(
+        "--behind",
+        type=Path,
+        metavar="RUN",
+        help="with --figures: draw the front of another study in gray behind this one, such as that of a random search "
+        "(default: none)",
+    )
     built.add_argument("--csv", type=Path, metavar="FILE", help=f"write the trials as CSV, one per row {none}")
     built.add_argument(
         "--parquet",

@@ -5,16 +5,29 @@ Colors are CSS custom properties, so one chart serves the light, the dark and th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
 from nas.study.records import Objective
-from reports.figure_data import BASELINE, FRONT, INFEASIBLE, MARKS, SERIES, FigureData, LearningCurves, MetricScatter
+from reports.figure_data import (
+    BASELINE,
+    DOMINATED,
+    FRONT,
+    INFEASIBLE,
+    MARKS,
+    SERIES,
+    STOPPED,
+    FigureData,
+    LearningCurves,
+    MetricScatter,
+)
 from reports.formatting import brief
 from reports.importance import Importance
 from reports.scored_trials import OBJECTIVE_WORDS
+from reports.timeline import MEASURING, TRAINING, WAITING
 
 Specification = dict[str, Any]  # Vega-Lite
 
@@ -30,6 +43,10 @@ THIRD_FORMAT = ",.4~r"  # four digits, no exponent
 MANY_POINTS = 1500  # the intervals of more dominated trials would hide everything else
 MAX_CHOICES = 12  # in a chart of importance
 SCORE, VARIANCE_EXPLAINED = OBJECTIVE_WORDS["score"], "explained variance"
+_WIDE = alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")  # opacity of what a phone has no room for
+SHOW_STOPPED = "show_stopped"  # parameter of the front's chart: whether early-stopped candidates are drawn
+OTHERS = "other candidates"
+TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 RETRAINED_SCORE = "mean score of the longer trainings"
 
 
@@ -39,6 +56,8 @@ def page_charts(data: FigureData) -> dict[str, Specification]:
         "front": _front_chart(data) if data.points and data.single is None else None,
         "teachers": _teacher_chart(data) if data.teachers else None,
         "time-spent": _time_chart(data) if data.time_spent else None,
+        "score-curves": _score_curves_chart(data) if data.score_curves else None,
+        "timeline": _timeline_chart(data) if data.spans else None,
     }
     return {name: _specification(chart) for name, chart in built.items() if chart is not None}
 
@@ -113,10 +132,10 @@ def _specification(chart: Any) -> Specification:
     )
 
 
-def _by_kind(chart: Any, legend: bool = True) -> Any:
-    """Encode the kind of a point by shape, outline and fill, with one merged legend."""
+def _by_kind(chart: Any, legend: Any = None) -> Any:
+    """Encode the kind of a point by shape, outline and fill, with one merged legend if there is one."""
     kinds, styles = list(MARKS), list(MARKS.values())
-    entries = alt.Legend(title=None, orient="top", columns=_columns(len(kinds)), symbolSize=70) if legend else None
+    entries = legend
     return chart.encode(
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[s.vega_shape for s in styles]), legend=entries),
         stroke=alt.Stroke("kind:N", scale=alt.Scale(domain=kinds, range=[s.css for s in styles]), legend=entries),
@@ -125,6 +144,20 @@ def _by_kind(chart: Any, legend: bool = True) -> Any:
             scale=alt.Scale(domain=kinds, range=[s.css if s.filled else "transparent" for s in styles]),
             legend=entries,
         ),
+    )
+
+
+def _front_legend(data: FigureData) -> Any:
+    """Return the legend of the kinds in the front's chart; early-stopped candidates are named while they are shown."""
+    present = {point.kind for point in data.points}
+    kinds = [kind for kind in MARKS if kind in present]
+    shown = [kind for kind in kinds if kind != STOPPED]
+    return alt.Legend(
+        title=None,
+        orient="top",
+        columns=_columns(len(kinds)),
+        symbolSize=70,
+        values=alt.ExprRef(f"{SHOW_STOPPED} ? {json.dumps(kinds)} : {json.dumps(shown)}"),
     )
 
 
@@ -139,12 +172,17 @@ def _tip(field: str, title: str, number_format: str | None = None) -> Any:
 
 
 def _front_chart(data: FigureData) -> Any:
-    """Draw throughput against score: points by kind, intervals, the front's steps, the reference point."""
+    """Draw throughput against score: points by kind, intervals, the front's steps, models measured for scale.
+
+    The page sets the parameter `SHOW_STOPPED`; without it, early-stopped candidates are hidden.
+    """
     x, y = _front_axes(data)
-    points = alt.Chart(alt.NamedData(name="points"))
+    points = alt.Chart(alt.NamedData(name="points")).transform_filter(
+        f"{SHOW_STOPPED} || datum.kind != {json.dumps(STOPPED)}"
+    )
     trained = points.transform_filter("isValid(datum.score)")
     never_trained = _by_kind(
-        points.transform_filter("!isValid(datum.score)").mark_point(strokeWidth=1.5, size=80)
+        points.transform_filter("!isValid(datum.score)").mark_point(strokeWidth=1.5, size=80), _front_legend(data)
     ).encode(x=x, y=alt.value(FRONT_HEIGHT_PX - 6), tooltip=_front_tooltip(data))
     with_intervals = trained
     if len(data.points) > MANY_POINTS:
@@ -158,11 +196,12 @@ def _front_chart(data: FigureData) -> Any:
         .encode(x=x, y=y, order="order:O")
     )
     labeled = trained.transform_filter("datum.label != ''")
-    place = {"align": "left", "dx": 8, "dy": -8, "fontSize": 11, "opacity": alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")}
+    place = {"align": "left", "dx": 8, "dy": -8, "fontSize": 11, "opacity": _WIDE}
     halo = labeled.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
     labels = [layer.encode(x=x, y=y, text="label:N") for layer in (halo, labeled.mark_text(color=INK, **place))]
     picked = alt.Chart(alt.NamedData(name="picked")).mark_point(size=260, strokeWidth=2.5, color=INK, filled=False)
     layers = [
+        *_scale_rules(data, x),
         steps,
         intervals,
         labels[0],
@@ -172,7 +211,25 @@ def _front_chart(data: FigureData) -> Any:
         *_front_directions(data, x, y),
         picked.encode(x=x, y=y),
     ]
-    return alt.layer(*layers).properties(height=FRONT_HEIGHT_PX)
+    chart = alt.layer(*layers).add_params(alt.param(name=SHOW_STOPPED, value=False))
+    return chart.properties(height=FRONT_HEIGHT_PX)
+
+
+def _scale_rules(data: FigureData, x: Any) -> list[Any]:
+    """Draw a vertical line with its name for each model that was measured for scale and lies inside the axis."""
+    if not any(model.inside for model in data.scale):
+        return []
+    models = alt.Chart(alt.NamedData(name="scale"))
+    rule = models.mark_rule(color=FAINT, strokeDash=[1, 3], strokeWidth=1.2)
+    # At the bottom, above the crosses: the front and its labels are at the top.
+    place = {"angle": 270, "align": "left", "baseline": "bottom", "dx": 18, "dy": -3, "fontSize": 10, "opacity": _WIDE}
+    halo = models.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
+    names = (halo, models.mark_text(color=FAINT, **place))
+    tips = [_tip("name", "measured only"), _tip("ratio", data.throughput.label, ".3f")]
+    return [
+        rule.encode(x=x, tooltip=tips),
+        *(name.encode(x=x, y=alt.value(FRONT_HEIGHT_PX), text="name:N") for name in names),
+    ]
 
 
 def _front_axes(data: FigureData) -> tuple[Any, Any]:
@@ -180,7 +237,7 @@ def _front_axes(data: FigureData) -> tuple[Any, Any]:
     options = {"base": 2} if data.throughput.log else {"zero": False}
     x = alt.X(
         "ratio:Q",
-        title=f"{data.throughput.label} ({data.throughput.unit}), higher is better",
+        title=[data.throughput_title, "higher is better"],
         scale=alt.Scale(type=kind, domain=list(data.ratio_range), nice=False, **options),
         axis=alt.Axis(
             format=".3~g", labelOverlap=True, titleLimit=620, titleFontSize=alt.ExprRef(f"width < {NARROW_PX} ? 9 : 11")
@@ -189,9 +246,15 @@ def _front_axes(data: FigureData) -> tuple[Any, Any]:
     y = alt.Y(
         "score:Q",
         title=f"{SCORE}, higher is better",
-        scale=alt.Scale(domain=list(data.score_range), nice=False, zero=False),
+        scale=alt.Scale(domain=_score_domain(data), nice=False, zero=False),
     )
     return x, y
+
+
+def _score_domain(data: FigureData) -> list[Any]:
+    """Return the ends of the score's axis, which reaches further down while early-stopped candidates are shown."""
+    ends = zip(data.score_range_of_all, data.score_range, strict=True)
+    return [alt.ExprRef(f"{SHOW_STOPPED} ? {with_them:.6g} : {without:.6g}") for with_them, without in ends]
 
 
 def _front_marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
@@ -208,7 +271,9 @@ def _front_marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
         layers = [(without, alt.value(40)), (trained.transform_filter("isValid(datum.third)"), third)]
     tips = _front_tooltip(data)
     return [
-        _by_kind(points.mark_point(strokeWidth=1.5, opacity=0.9)).encode(x=x, y=y, tooltip=tips, size=size)
+        _by_kind(points.mark_point(strokeWidth=1.5, opacity=0.9, clip=True), _front_legend(data)).encode(
+            x=x, y=y, tooltip=tips, size=size
+        )
         for points, size in layers
     ]
 
@@ -288,7 +353,7 @@ def _time_chart(data: FigureData) -> Any:
 def _metric_chart(which: int, scatter: MetricScatter) -> Any:
     """Draw the distillation score against one metric."""
     points = alt.Chart(alt.NamedData(name="metrics"), title=scatter.label).transform_filter(f"datum.which == {which}")
-    return _by_kind(points.mark_point(strokeWidth=1.2, size=30), legend=False).encode(
+    return _by_kind(points.mark_point(strokeWidth=1.2, size=30)).encode(
         x=alt.X("score:Q", title=SCORE, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
         tooltip=[_tip("name", "model"), _tip("score", SCORE, ".3f"), _tip("value", scatter.label, ".3f")],
@@ -317,6 +382,72 @@ def _learning_chart(which: int, curves: LearningCurves) -> Any:
             tooltip=[_tip("name", "model"), _tip("steps", "steps", "d"), _tip("score", VARIANCE_EXPLAINED, ".3f")],
         )
     )
+
+
+def _score_curves_chart(data: FigureData) -> Any:
+    """Draw the score of every candidate by training steps: the front and the baselines over all others."""
+    steps = sorted({point[3] for point in data.score_curves})
+    present = {kind if kind in (FRONT, BASELINE) else OTHERS for _, _, kind, _, _ in data.score_curves}
+    looks = {
+        OTHERS: (MARKS[DOMINATED].css, 0.8, 0.5),
+        FRONT: (MARKS[FRONT].css, 1.4, 0.9),
+        BASELINE: (MARKS[BASELINE].css, 2.0, 1.0),
+    }
+    kinds = [kind for kind in looks if kind in present]  # a layer without data would warn on the console
+    colors = [looks[kind][0] for kind in kinds]
+    lines = alt.Chart(alt.NamedData(name="score-curves"))
+    x = alt.X(
+        "steps:Q",
+        title="training steps",
+        scale=alt.Scale(type="log", domain=[steps[0] / 1.1, steps[-1] * 1.1], nice=False),
+        axis=alt.Axis(values=steps, format="d"),
+    )
+    y = alt.Y("score:Q", title=f"{SCORE}, higher is better", scale=alt.Scale(zero=False))
+    tips = [_tip("name", "candidate"), _tip("kind", "status"), _tip("steps", "steps", "d"), _tip("score", SCORE, ".3f")]
+    legend = alt.Legend(
+        title=None,
+        orient="top",
+        columns=_columns(len(kinds)),
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolStrokeWidth=2,
+    )
+    layers = []
+    for kind in kinds:
+        _, width, opacity = looks[kind]
+        of_kind = lines.transform_calculate(
+            shown=f"indexof({json.dumps(kinds)}, datum.kind) < 0 ? {json.dumps(OTHERS)} : datum.kind"
+        ).transform_filter(f"datum.shown == {json.dumps(kind)}")
+        color = alt.Color("shown:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend)
+        mark = of_kind.mark_line(strokeWidth=width, opacity=opacity, point=alt.OverlayMarkDef(size=12, opacity=opacity))
+        layers.append(mark.encode(x=x, y=y, detail="number:N", color=color, tooltip=tips))
+    return alt.layer(*layers).properties(height=CURVE_HEIGHT_PX)
+
+
+def _timeline_chart(data: FigureData) -> Any:
+    """Draw when each worker measured and trained, a row per worker."""
+    lanes = 1 + max(span.lane for span in data.spans)
+    kinds, colors = [MEASURING, TRAINING, WAITING], [SERIES[1][0], SERIES[0][0], GRID]
+    seconds = max(span.end_s for span in data.spans)
+    unit, size = next((unit, size) for unit, size in TIME_UNITS if seconds >= 3 * size or size == 1)
+    bars = (
+        alt.Chart(alt.NamedData(name="timeline"))
+        .transform_calculate(begin=f"datum.begin_s / {size}", end=f"datum.end_s / {size}", row="datum.lane + 1")
+        .mark_bar(height={"band": 0.8})
+    )
+    legend = alt.Legend(title=None, orient="top", columns=_columns(len(kinds)))
+    return bars.encode(
+        x=alt.X("begin:Q", title=f"{unit} since the study began", axis=alt.Axis(labelOverlap=True)),
+        x2="end:Q",
+        y=alt.Y("row:O", title="worker", axis=alt.Axis(labelOverlap=True)),
+        color=alt.Color("doing:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend),
+        tooltip=[
+            _tip("name", "trial"),
+            _tip("doing", "doing"),
+            _tip("begin_s", "from, s", ",.1f"),
+            _tip("end_s", "to, s", ",.1f"),
+        ],
+    ).properties(height=max(60, min(26, 900 // lanes) * lanes))
 
 
 def _hypervolume_charts(data: FigureData) -> dict[str, Any]:

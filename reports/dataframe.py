@@ -20,8 +20,8 @@ UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "
 TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
 TRIAL_COLUMNS = {
     "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "scale": TEXT, "state": TEXT, "on_front": BOOLEAN,
-    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "finished_s": NUMBER, "params": WHOLE, "macs": WHOLE,
-    "spec_json": TEXT, "score": NUMBER, "score_rung": WHOLE, "score_steps": WHOLE,
+    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "worker": TEXT, "started_s": NUMBER, "finished_s": NUMBER,
+    "params": WHOLE, "macs": WHOLE, "spec_json": TEXT, "score": NUMBER, "score_rung": WHOLE, "score_steps": WHOLE,
 }  # fmt: skip
 MEASUREMENT_COLUMNS = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
@@ -86,6 +86,8 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "reason": trial.reason,
         "failure": None if trial.failure is None else trial.failure.value,
         "tries": trial.tries,
+        "worker": trial.worker,
+        "started_s": trial.started_s,
         "finished_s": trial.finished_s,
         "params": trial.params,
         "macs": trial.macs,

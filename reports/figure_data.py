@@ -11,7 +11,9 @@ from nas.study.records import Objective, Study, StudyInfo, TrialRecord, TrialSta
 from reports.formatting import brief
 from reports.metrics import metric_label, metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
+from reports.statistics import PUBLISHED
 from reports.summary import StudySummary
+from reports.timeline import WorkerSpan, worker_spans
 
 FRONT, DOMINATED, STOPPED = "Pareto front", "dominated", "early-stopped"
 INFEASIBLE, BASELINE = "infeasible", "baseline"
@@ -20,6 +22,8 @@ MAX_LABELS = 40  # of trials on the front; with more, hardly a label can be read
 MAX_TEACHER_ROWS = 16
 MIN_SCATTERED = 10  # models in a scatter chart; fewer show no correlation
 MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page slow
+MAX_CURVES = 1000  # learning curves of candidates that are not on the front
+SCALE_DOUBLINGS = 1.0  # by which the axis of throughput is extended at most, to show models measured for scale
 CHART_PX = 820, 370  # inside the axes, on a desktop
 LETTER_PX = 6.6, 13
 
@@ -64,6 +68,15 @@ class CandidatePoint:
 
 
 @dataclass(frozen=True)
+class ScaleModel:
+    """A known network that was measured and not distilled, for the scale of the throughput axis."""
+
+    name: str
+    ratio: float
+    inside: bool  # whether the axis of throughput reaches it
+
+
+@dataclass(frozen=True)
 class MetricScatter:
     """The distillation score against one metric; a point is (number, name, kind, score, value)."""
 
@@ -94,8 +107,11 @@ class FigureData:
     throughput: Objective
     points: tuple[CandidatePoint, ...]
     staircase: tuple[tuple[float, float], ...]  # `attainment_line` of (ratio, score)
-    score_range: tuple[float, float]
+    score_range: tuple[float, float]  # without the early-stopped candidates
+    score_range_of_all: tuple[float, float]
     ratio_range: tuple[float, float]
+    throughput_title: str  # with what was measured, and where
+    scale: tuple[ScaleModel, ...]
     reference_inside: bool  # whether the ranges hold the hypervolume's reference point
     curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
     baseline_hypervolume: float
@@ -103,9 +119,22 @@ class FigureData:
     teachers: tuple[tuple[str, str, str, float], ...]  # (name, teacher, head, explained variance), best model first
     metrics: tuple[MetricScatter, ...]
     learning_curves: tuple[LearningCurves, ...]
+    score_curves: tuple[tuple[int, str, str, int, float], ...]  # (number, name, kind, steps, score) of all candidates
+    spans: tuple[WorkerSpan, ...]
     third: Objective | None = None
     single: Objective | None = None  # the objective of a study with only one, which has no chart of a front
     random_start: tuple[float, ...] = ()  # expected hypervolume of the first 1, 2, ... random trainings
+
+    @property
+    def curve_step(self) -> int:
+        """Return n, where the page draws the curve of every n-th candidate that is not on the front."""
+        others = len({number for number, _, kind, _, _ in self.score_curves if kind not in (FRONT, BASELINE)})
+        return max(1, -(-others // MAX_CURVES))
+
+    @property
+    def stopped(self) -> int:
+        """Return the number of early-stopped candidates in the chart of the front."""
+        return sum(p.kind == STOPPED for p in self.points)
 
     def datasets(self) -> dict[str, list[dict[str, Any]]]:
         """Return the named data sets of the interactive charts."""
@@ -113,6 +142,7 @@ class FigureData:
             "points": [asdict(p) for p in self.points],
             "picked": [],  # filled by the page's script
             "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
+            "scale": [{"name": s.name, "ratio": s.ratio} for s in self.scale if s.inside],
             "staircase": [{"ratio": x, "score": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
             "curve": [
                 {"evaluations": n, "seconds": s, "hypervolume": v, "improved": v > before}
@@ -124,6 +154,21 @@ class FigureData:
                 {"which": i, "number": number, "name": name, "kind": kind, "score": score, "value": value}
                 for i, scatter in enumerate(self.metrics)
                 for number, name, kind, score, value in scatter.points
+            ],
+            "timeline": [
+                {
+                    "lane": s.lane,
+                    "begin_s": round(s.begin_s, 1),
+                    "end_s": round(s.end_s, 1),
+                    "doing": s.doing,
+                    "number": s.number,
+                    "name": s.name,
+                }
+                for s in self.spans
+            ],
+            "score-curves": [
+                {"number": number, "name": name, "kind": kind, "steps": steps, "score": score}
+                for number, name, kind, steps, score in self.score_curves
             ],
             "learning-curves": [
                 {"which": i, "number": number, "name": name, "kind": kind, "steps": steps, "score": score}
@@ -146,8 +191,15 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
     )
     reference = (throughput.reference, score.reference)
     ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
-    ratio_range, has_ratio = axis_range([*(p.ratio for p in points), *ends], reference[0], log=throughput.log)
-    score_range, has_score = axis_range([p.score for p in points if p.score is not None], reference[1])
+    scale = _scale_models(study, [p.ratio for p in points])
+    ratios = [*(p.ratio for p in points), *ends, *(s.ratio for s in scale if s.inside)]
+    ratio_range, has_ratio = axis_range(ratios, reference[0], log=throughput.log)
+    of_all = [p.score for p in points if p.score is not None]
+    comparable = [p.score for p in points if p.score is not None and p.kind != STOPPED]
+    score_range, has_score = axis_range(comparable or of_all, reference[1])
+    reference_inside = two_axes and has_ratio and has_score
+    if not reference_inside:  # then neither axis is extended for it
+        ratio_range, score_range = axis_range(ratios, None, throughput.log)[0], axis_range(comparable or of_all)[0]
     corner = max(reference[0], ratio_range[0]), max(reference[1], score_range[0])
     return FigureData(
         score=score,
@@ -155,32 +207,61 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
         points=_without_overlapping_labels(points, ratio_range, score_range),
         staircase=attainment_line(summary.front if two_axes else (), *corner),
         score_range=score_range,
+        score_range_of_all=axis_range(of_all, reference[1] if reference_inside else None)[0],
         ratio_range=ratio_range,
-        reference_inside=two_axes and has_ratio and has_score,
+        throughput_title=throughput_title(study),
+        scale=scale,
+        reference_inside=reference_inside,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
         time_spent=tuple((brief(row.purpose, 100), row.seconds) for row in summary.time_spent),
         teachers=_teacher_rows(summary),
         metrics=_scatters(summary, front),
         learning_curves=_learning_curves(info, summary, front),
+        score_curves=_score_curves(study, front),
+        spans=tuple(replace(s, name=brief(s.name, 100)) for s in worker_spans((*study.trials, *study.scale))),
         third=third,
         single=_shortened(info.objectives[0]) if len(info.objectives) == 1 else None,
         random_start=() if summary.random_start is None else summary.random_start.expected,
     )
 
 
-def axis_range(values: Sequence[float], reference: float, log: bool = False) -> tuple[tuple[float, float], bool]:
+def throughput_title(study: Study) -> str:
+    """Return the title of the throughput axis: "throughput / eradio_pico, 64 px, batch 16, CPU"."""
+    title = f"throughput / {brief(study.info.reference, 40)}"
+    m = next((t.measurement for t in study.trials if t.measurement is not None), None)
+    if m is None or m.arm == PUBLISHED:
+        return title
+    devices = study.info.environment.get("device"), study.info.config.get("device")  # as recorded, as asked for
+    device = "CPU" if "cpu" in devices else brief(m.device, 40)
+    return f"{title}, {m.resolution} px, batch {m.batch}, {device}"
+
+
+def _scale_models(study: Study, ratios: Sequence[float]) -> tuple[ScaleModel, ...]:
+    """Return the networks that were measured for scale, fastest first; the axis is extended only a little for them."""
+    reach = 2**SCALE_DOUBLINGS
+    low, high = min(ratios, default=1.0) / reach, max(ratios, default=1.0) * reach
+    measured = [(t.name, t.measurement.ratio) for t in study.scale if t.measurement and t.measurement.ratio > 0]
+    models = [ScaleModel(brief(name, 40), ratio, low <= ratio <= high) for name, ratio in measured]
+    return tuple(sorted(models, key=lambda model: -model.ratio))
+
+
+def axis_range(
+    values: Sequence[float], reference: float | None = None, log: bool = False
+) -> tuple[tuple[float, float], bool]:
     """Return an axis range with a margin, and whether it holds the reference point.
 
     A reference further away than the span of the values is left outside.
     """
     if log:
-        (low, high), inside = axis_range([math.log2(v) for v in values], math.log2(reference))
+        places = [math.log2(v) for v in values]
+        (low, high), inside = axis_range(places, None if reference is None else math.log2(reference))
         return (2**low, 2**high), inside
-    low, high = min(values, default=reference), max(values, default=reference + 1)
+    low = min(values, default=reference or 0.0)
+    high = max(values, default=low + 1)
     span = max(high - low, 0.05)
-    inside = low - span <= reference <= high + span
-    if inside:
+    inside = reference is not None and low - span <= reference <= high + span
+    if reference is not None and inside:
         low, high = min(low, reference), max(high, reference)
     margin = 0.06 * max(high - low, 0.05)
     return (low - margin, high + margin), inside
@@ -279,6 +360,19 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ..
         if len(points) >= MIN_SCATTERED:
             scatters.append(MetricScatter(name, brief(metric_label(name), 60), points))
     return tuple(scatters)
+
+
+def _score_curves(study: Study, front: set[int]) -> tuple[tuple[int, str, str, int, float], ...]:
+    """Return the score at every rung of all trials that reached one; none for a study with one rung."""
+    if len(study.info.rung_steps) < 2:
+        return ()
+    return tuple(
+        (trial.number, brief(trial.name, 100), kind, rung.steps, rung.score)
+        for trial in study.trials
+        if (kind := _kind(trial, front)) is not None
+        for rung in trial.rungs
+        if math.isfinite(rung.score)
+    )
 
 
 def _learning_curves(info: StudyInfo, summary: StudySummary, front: set[int]) -> tuple[LearningCurves, ...]:

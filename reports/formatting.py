@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 SIGNIFICANT_DIGITS = 6  # finer than any interval in a study; the study's database keeps the exact numbers
@@ -44,6 +45,14 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def moment(text: str) -> str:
+    """Format a UTC time in ISO 8601 for people: 2026-01-31 12:00 UTC; return any other text on one line."""
+    try:
+        return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return brief(text)
 
 
 def rounded(value: Any, digits: int = SIGNIFICANT_DIGITS) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from reports.charts import (
 )
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
 from reports.figure_data import BASELINE, FRONT, STOPPED, FigureData, prepare
-from reports.formatting import brief, duration, flat, packed_json, rounded, significant
+from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
 from reports.importance import importances
 from reports.metrics import (
@@ -44,6 +45,7 @@ from reports.retraining import read_retraining, retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
+from reports.trust import trust_checks, verdict_sentence
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
 
@@ -52,8 +54,22 @@ STAGE_DIGITS = 4  # of a stage's seconds, which are means of a few runs
 STATIC_WIDTH_PX = 920
 STATIC_SMALL_PX = 300
 STATIC_POINTS = 1200  # in the picture that is shown before, or without, JavaScript
+STATIC_CURVES = 150  # learning curves, likewise
 STATIC_SMALL_POINTS = 900  # in all small pictures together
 MAX_RANKED = 20  # models of a study with one objective
+CONTENTS = (
+    ("result", "Summary"),
+    ("front", "Pareto front"),
+    ("trust", "Can I trust this?"),
+    ("candidates", "Parallel coordinates"),
+    ("teachers", "Teachers"),
+    ("progress", "Progress"),
+    ("importance", "Importance"),
+    ("time-spent", "Time"),
+    ("failures", "Failures"),
+    ("trials", "Trials"),
+    ("settings", "Settings"),
+)  # the sections' ids, and their titles in the table of contents
 # Concatenated in this order. Modules are impossible: a page opened from a file cannot load them.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
 # Fields of a measurement without a default: a record cannot be read back without them.
@@ -85,12 +101,17 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
         run_dir: folder that may hold contact sheets and the records of retraining.
     """
     summary = summarize(study)
-    page = render(study, summary, read_gallery(run_dir, summary), read_retraining(run_dir, study))
+    folder = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
+    page = render(study, summary, read_gallery(run_dir, summary), read_retraining(run_dir, study), str(folder))
     atomic_write(out, page)
 
 
 def render(
-    study: Study, summary: StudySummary, pictures: Gallery | None = None, retraining: Mapping[str, Any] | None = None
+    study: Study,
+    summary: StudySummary,
+    pictures: Gallery | None = None,
+    retraining: Mapping[str, Any] | None = None,
+    run: str = "RUN",
 ) -> str:
     """Render the report as HTML.
 
@@ -99,6 +120,7 @@ def render(
         summary: numbers of the study.
         pictures: feature maps of its models, if there are any.
         retraining: results, as `reports.retraining.read_retraining` returns them.
+        run: folder of the study, for the commands on the page.
     """
     study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
@@ -118,10 +140,13 @@ def render(
         retraining=retraining,
         importances=choices,
         objective_words=OBJECTIVE_WORDS,
+        run=run,
+        contents=CONTENTS,
         **_tables(study, summary),
-        **_sentences(study, summary, data),
+        **_trust(study, summary, retraining, shlex.quote(run)),
+        **_sentences(study, summary, data, shlex.quote(run)),
         pictures={name: Markup(svg) for name, svg in stills.items()},
-        payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small))),
+        payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small, shlex.quote(run)))),
         scripts=[Markup(s) for s in scripts],
         style=Markup(style),
         policy=policy(style, scripts),
@@ -147,34 +172,52 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
         "agreement": sentences.agreement(metrics),
         "environment": list(flat(info.environment)),
         "settings": list(flat(info.config)),
+        "scale": sorted(study.scale, key=lambda t: -t.measurement.ratio if t.measurement else 0.0),
     }
 
 
-def _sentences(study: Study, summary: StudySummary, data: FigureData) -> dict[str, Any]:
+def _trust(study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
+    checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, run)
+    return {"checks": checks, "trust_sentence": verdict_sentence(checks)}
+
+
+def _sentences(study: Study, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
     info = study.info
     return {
         "third": data.third,
         "score_definition": sentences.score_definition(info),
         "headline": sentences.headline(info, summary),
         "noise": sentences.noise(info, summary),
+        "recommended": sentences.recommended(summary),
+        "export_command": sentences.export_command(summary, run),
+        "baseline_words": sentences.baseline_words(info),
+        "hypervolume": sentences.hypervolume(info, summary),
+        "score_curves_caption": sentences.score_curves_caption(data),
+        "timeline_caption": sentences.timeline_caption(data),
         "noise_floor": sentences.noise_floor_sentence(summary),
         "footer": sentences.footer(info, summary),
         "progress": sentences.progress(info, summary, datetime.now(UTC)),
         "random_control": sentences.random_control(info, summary),
-        "front_caption": sentences.front_caption(data),
+        "front_caption": sentences.front_caption(info, data, summary),
         "learning_caption": sentences.learning_caption(info),
         "curve_caption": sentences.curve_caption(info, data),
     }
 
 
 def _payload(
-    study: Study, summary: StudySummary, data: FigureData, datasets: Datasets, charts: Mapping[str, Specification]
+    study: Study,
+    summary: StudySummary,
+    data: FigureData,
+    datasets: Datasets,
+    charts: Mapping[str, Specification],
+    run: str,
 ) -> dict[str, Any]:
     """Return the data of the page's script: the study as records, so that it can be downloaded again, and the charts.
 
     `scattered` has the metrics of the small charts in order, each with the step at which its dominated models are
-    drawn; `floor` is the score at which the chart of the front ends; `disturbed_verdicts` are the verdicts whose
-    intervals cannot be trusted; `state_words` replace the states of trials in the tables.
+    drawn; `curve_step` is that step for the learning curves; `floors` are the scores at which the chart of the front
+    ends, without early-stopped candidates and with them; `disturbed_verdicts` are the verdicts whose intervals cannot
+    be trusted; `state_words` replace the states of trials in the tables.
     """
     names = metric_names(trained_models(summary))
     return {
@@ -183,9 +226,12 @@ def _payload(
         "front": [s.trial.number for s in summary.front],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(charts),
-        "datasets": rounded({**datasets, "metrics": []}),  # the script derives these from the trials
+        "datasets": rounded({**datasets, "metrics": [], "score-curves": []}),  # the script derives these
         "scattered": [[scatter.name, scatter.step] for scatter in data.metrics],
-        "floor": data.score_range[0],
+        "curve_step": data.curve_step,
+        "floors": [data.score_range[0], data.score_range_of_all[0]],
+        "stopped_kind": STOPPED,
+        "run": run,
         "disturbed_verdicts": DISTURBED,
         "state_words": {"front": FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
@@ -207,6 +253,7 @@ def _still(chart: Specification, datasets: Datasets, width_px: int) -> str:
     datasets = datasets | {
         "points": _thinned(datasets["points"], STATIC_POINTS),
         "metrics": _thinned(datasets["metrics"], STATIC_SMALL_POINTS),
+        "score-curves": _fewer_curves(datasets["score-curves"], STATIC_CURVES),
     }
     return chart_svg({**chart, "width": width_px, "datasets": datasets})
 
@@ -218,10 +265,22 @@ def _thinned(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     return others[:: max(1, -(-len(others) // limit))] + important
 
 
+def _fewer_curves(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Keep the curves of the front, of the baselines, and of about `limit` other candidates, evenly spaced."""
+    others = list(dict.fromkeys(row["number"] for row in rows if row["kind"] not in (FRONT, BASELINE)))
+    kept = set(others[:: max(1, -(-len(others) // limit))])
+    return [row for row in rows if row["kind"] in (FRONT, BASELINE) or row["number"] in kept]
+
+
 @cache
 def _templates() -> Environment:
     return templates(
-        seconds=duration, brief=brief, value_of=value_of, disturbances=disturbances, significant=significant
+        seconds=duration,
+        moment=moment,
+        brief=brief,
+        value_of=value_of,
+        disturbances=disturbances,
+        significant=significant,
     )
 
 

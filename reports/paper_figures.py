@@ -25,14 +25,17 @@ from reports.figure_data import (
     INFEASIBLE,
     MARKS,
     SERIES,
+    STOPPED,
     CandidatePoint,
     FigureData,
     prepare,
 )
-from reports.formatting import brief
+from reports.formatting import brief, plural
 from reports.importance import Importance, importances
+from reports.retraining import retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.summary import CurvePoint, StudySummary
+from reports.sentences import baseline_words
+from reports.summary import CurvePoint, StudySummary, summarize
 
 COLUMN_INCHES = 3.5  # of a page in two columns
 HEIGHT_INCHES, FRONT_HEIGHT_INCHES, PANEL_HEIGHT_INCHES = 2.7, 3.1, 2.1
@@ -93,13 +96,38 @@ PROGRESS = {
 }
 
 
-def draw(study: Study, summary: StudySummary) -> dict[str, Figure | None]:
-    """Draw the figures by file name; a figure without data is None."""
+@dataclass(frozen=True)
+class FrontAdditions:
+    """What the figure of the front shows in addition to the study's own trials.
+
+    Attributes:
+        baselines: What the baselines are, for the legend.
+        retraining: Results of retraining, as `reports.retraining.read_retraining` returns them.
+        behind: Another study, whose front is drawn in gray.
+    """
+
+    baselines: str = BASELINE
+    retraining: Mapping[str, Any] | None = None
+    behind: Study | None = None
+
+
+def draw(
+    study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None = None, behind: Study | None = None
+) -> dict[str, Figure | None]:
+    """Draw the figures by file name; a figure without data is None.
+
+    Args:
+        study: records of the study.
+        summary: numbers of the study.
+        retraining: results, as `reports.retraining.read_retraining` returns them; drawn with error bars.
+        behind: another study, whose front is drawn in gray behind the front of this one.
+    """
     data = prepare(study, summary)
+    additions = FrontAdditions(baseline_words(study.info), retraining, behind)
     what = "hypervolume" if data.single is None else f"best {brief(data.single.label)}"
     with rc_context(STYLE):
         return {
-            "front": _front_figure(data),
+            "front": _front_figure(data, additions),
             **{name: _progress_figure(summary, axis, what) for name, axis in PROGRESS.items()},
             "rungs": _rung_figure(study, summary),
             "importance": _importance_figure(importances(study.info, summary)),
@@ -109,7 +137,7 @@ def draw(study: Study, summary: StudySummary) -> dict[str, Figure | None]:
 def draw_front(study: Study, summary: StudySummary) -> Figure | None:
     """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
     with rc_context(STYLE):
-        return _front_figure(prepare(study, summary))
+        return _front_figure(prepare(study, summary), FrontAdditions(baseline_words(study.info)))
 
 
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
@@ -157,47 +185,96 @@ def _wrapped(label: str, inches: float) -> str:
     return fill(label, int(inches * CHARACTERS_PER_INCH))
 
 
-def _front_figure(data: FigureData) -> Figure | None:
-    """Draw throughput against score, as the page's chart of the front does.
+def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
+    """Draw throughput against score, as the page's chart of the front does at first: without early-stopped candidates.
 
     A study without measurements, or with one objective, has no such figure.
     """
-    if not data.points or data.single is not None:
+    points = [p for p in data.points if p.kind != STOPPED]
+    if not points or data.single is not None:
         return None
+    retrained = retraining_points(additions.retraining)
     figure, (axes,) = _empty_figure(height_inches=FRONT_HEIGHT_INCHES)
+    _scale_axes(axes, data, retrained)
+    if additions.behind is not None:
+        _draw_behind(axes, additions.behind)
+    if data.staircase:
+        x, y = zip(*data.staircase, strict=True)
+        axes.plot(x, y, drawstyle="steps-pre", color=MARKS[FRONT].paper, linewidth=1, alpha=0.8, zorder=2)
+    for kind in MARKS:
+        of_kind = [p for p in points if p.kind == kind]
+        if of_kind:
+            _draw_kind(axes, data.score_range[0], kind, of_kind, additions.baselines if kind == BASELINE else kind)
+    _draw_retrained(axes, retrained, additions.retraining)
+    _draw_scale(axes, data)
+    if data.reference_inside:
+        place = data.throughput.reference, data.score.reference
+        axes.plot(*place, "s", markerfacecolor="none", color="0.4", markersize=4, label="reference point")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
+    corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
+    axes.annotate("better ↗", (0.99, 0.98), **corner)
+    labeled = [p for kind in (BASELINE, FRONT) for p in points if p.kind == kind and p.label]
+    _label(figure, axes, labeled, [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None])
+    return figure
+
+
+def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, Any]]) -> None:
+    """Set the ranges, which include the retrained models, and the titles."""
+    low, high = data.score_range
+    low, high = min([low, *(row["low"] for row in retrained)]), max([high, *(row["high"] for row in retrained)])
     if data.throughput.log:
         axes.set_xscale("log", base=2)
         doublings = math.log2(data.ratio_range[1] / data.ratio_range[0])
         axes.xaxis.set_major_locator(LogLocator(2, subs=next(subs for above, subs in TICKS if doublings > above)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlim=data.ratio_range, ylim=data.score_range)
-    unit = f" ({data.throughput.unit})" if data.throughput.unit else ""
-    axes.set_xlabel(_wrapped(f"{data.throughput.label}{unit}", AXES_WIDTH_INCHES))
+    axes.set(xlim=data.ratio_range, ylim=(low, high))
+    axes.set_xlabel(_wrapped(data.throughput_title, AXES_WIDTH_INCHES))
     axes.set_ylabel(_wrapped(data.score.label, AXES_HEIGHT_INCHES))
-    if data.staircase:
-        x, y = zip(*data.staircase, strict=True)
-        axes.plot(x, y, drawstyle="steps-pre", color=MARKS[FRONT].paper, linewidth=1, alpha=0.8, zorder=2)
-    for kind in MARKS:
-        _draw_kind(axes, data, kind)
-    if data.reference_inside:
-        place = data.throughput.reference, data.score.reference
-        axes.plot(*place, "s", markerfacecolor="none", color="0.4", markersize=4, label="reference point")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.1, columnspacing=1)
-    corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
-    axes.annotate("better ↗", (0.99, 0.98), **corner)
-    _label(figure, axes, [p for kind in (BASELINE, FRONT) for p in data.points if p.kind == kind and p.label])
-    return figure
 
 
-def _draw_kind(axes: Any, data: FigureData, kind: str) -> None:
-    """Draw the points of one kind with their intervals; untrained candidates lie on the lower edge."""
-    style = MARKS[kind]
-    points = [p for p in data.points if p.kind == kind]
-    if not points:
+def _draw_behind(axes: Any, study: Study) -> None:
+    """Draw the front of another study in gray."""
+    front = [p for p in prepare(study, summarize(study)).points if p.kind == FRONT and p.score is not None]
+    if not front:
         return
-    bottom = data.score_range[0] + 0.015 * (data.score_range[1] - data.score_range[0])
-    y = [bottom if p.score is None else p.score for p in points]
+    x, y = zip(*sorted((p.ratio, p.score) for p in front), strict=True)
+    line = {"color": "0.6", "linewidth": 1, "marker": "o", "markersize": 2, "zorder": 1.5}
+    axes.plot(x, y, drawstyle="steps-pre", label=f"front of {brief(study.info.name, 30)}", **line)
+
+
+def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retraining: Mapping[str, Any] | None) -> None:
+    """Draw the mean scores of the longer trainings at the ratios measured then, with 95 % intervals of both."""
+    placed = [row for row in retrained if row["ratio"] is not None]
+    if retraining is None or not placed:
+        return
+    x, y = [row["ratio"] for row in placed], [row["long"] for row in placed]
+    bars = {
+        "xerr": [[r["ratio"] - r["ratio_low"] for r in placed], [r["ratio_high"] - r["ratio"] for r in placed]],
+        "yerr": [[r["long"] - r["low"] for r in placed], [r["high"] - r["long"] for r in placed]],
+    }
+    look = {"fmt": "s", "color": SERIES[2][1], "markersize": MARK_POINTS, "elinewidth": 0.7, "zorder": 3.5}
+    axes.errorbar(x, y, label=f"retrained, {retraining['steps']:,} steps, {_seeds(retraining)}", **bars, **look)
+
+
+def _seeds(retraining: Mapping[str, Any]) -> str:
+    return plural(len(retraining["seeds"]), "seed", "seeds")
+
+
+def _draw_scale(axes: Any, data: FigureData) -> None:
+    """Draw a vertical line with its name for each known network that was measured and not distilled."""
+    for model in data.scale:
+        if model.inside:
+            axes.axvline(model.ratio, color="0.5", linestyle=":", linewidth=0.7, zorder=1)
+            place = {"xycoords": ("data", "axes fraction"), "xytext": (-1, 0), "textcoords": "offset points"}
+            name = axes.annotate(model.name, (model.ratio, 0.04), **place)
+            name.set(rotation=90, ha="right", va="bottom", fontsize=MIN_FONT_POINTS, color="0.4", in_layout=False)
+
+
+def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoint], label: str) -> None:
+    """Draw the points of one kind with their intervals; untrained candidates lie on the lower edge, at `floor`."""
+    style = MARKS[kind]
+    y = [floor if p.score is None else p.score for p in points]
     x = [p.ratio for p in points]
     many = len(points) > MAX_VECTOR_POINTS
     if kind != INFEASIBLE:
@@ -208,14 +285,14 @@ def _draw_kind(axes: Any, data: FigureData, kind: str) -> None:
     edge = {} if cross else {"edgecolors": style.paper}
     size = MARK_POINTS**2 / (4 if many else 1)
     marks = {"marker": style.matplotlib_marker, "c": face, "s": size, "linewidths": 0.7, **edge}
-    axes.scatter(x, y, zorder=3, label=kind, rasterized=many, **marks)
+    axes.scatter(x, y, zorder=3, label=label, rasterized=many, clip_on=kind != INFEASIBLE, **marks)
 
 
-def _label(figure: Figure, axes: Any, points: Sequence[CandidatePoint]) -> None:
-    """Label the points where a label covers no mark and no other label; crowded points stay without."""
+def _label(figure: Figure, axes: Any, points: Sequence[CandidatePoint], others: Sequence[tuple[float, float]]) -> None:
+    """Label the points where a label covers no other label and no mark, also of `others`; crowded ones stay bare."""
     figure.draw_without_rendering()  # lays the figure out: the extents of texts are unknown before
     radius = figure.dpi * MARK_POINTS / 72 / 2
-    marks = axes.transData.transform([(p.ratio, p.score) for p in points]) if points else []
+    marks = axes.transData.transform([*((p.ratio, p.score) for p in points), *others]) if points else []
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
     for p in points:
         for (dx, dy), (ha, va) in LABEL_PLACES:

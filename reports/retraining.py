@@ -26,7 +26,7 @@ def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
 
 
 def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return each candidate's score in the study, and the mean of its longer trainings with its 95 % interval."""
+    """Return each candidate's score in the study, the mean of its longer trainings, and its ratio measured then."""
     if retraining is None:
         return []
     return [
@@ -38,6 +38,7 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
             "long": candidate["score"],
             "low": candidate["score"] - candidate["half_width"],
             "high": candidate["score"] + candidate["half_width"],
+            **{name: (candidate["measurement"] or {}).get(name) for name in ("ratio", "ratio_low", "ratio_high")},
         }
         for candidate in retraining["candidates"]
         if candidate["score"] is not None and candidate["score_of_study"] is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.analysis.selection import BaselineComparison
-from nas.study.records import Objective, StudyInfo, TrialState
+from nas.analysis.selection import BaselineComparison, measurement
+from nas.study.records import Objective, StudyInfo, TrialRecord, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, plural
 from reports.metrics import MetricSummary, scores_spatial
@@ -14,58 +14,76 @@ from reports.noise import disturbance, disturbances
 from reports.scored_trials import OBJECTIVE_WORDS
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
+from reports.timeline import MAX_SPANS
 
 CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
 
 
 def score_definition(info: StudyInfo) -> str:
-    """Define the distillation score of a study."""
-    features = "their spatial features" if scores_spatial(info) else "their features, averaged over heads"
+    """Define the distillation score of a study, in one line."""
+    features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
-        f"The distillation score, or score, is the mean over teachers of the explained variance (R²) of {features}, "
-        "on held-out images. At 1 a model copies the distillation targets exactly; at 0 it predicts no better than "
-        "their mean."
+        f"The distillation score, or score, is the mean explained variance (R²) of the teachers’ {features} on "
+        "held-out images: 1 copies the distillation targets, 0 predicts no better than their mean."
     )
 
 
+def baseline_words(info: StudyInfo) -> str:
+    """Say what a study's baselines are: presets of ours in the style of a published family, or networks of timm."""
+    px = info.config.get("distill", {}).get("img_size")
+    size = f" {px} px" if isinstance(px, int) else ""
+    if info.baselines and all(name.startswith("eradio") for name in info.baselines):
+        return f"E\u2011RADIO-style{size} baselines (ours)"  # a hyphen at which no line breaks
+    if info.baselines and all(name.startswith("timm:") for name in info.baselines):
+        return f"{size.strip()} baselines of timm".strip()
+    return f"{size.strip()} baselines".strip()
+
+
 def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
-    """Say in three paragraphs what the front is, and how it compares with the best baseline in speed and score."""
-    first = _front_sentence(info, summary)
+    """Say which model is recommended and why, what else is better than the best baseline, and what the front is."""
+    front = _front_sentence(info, summary)
+    if summary.recommendation is None:
+        return (front,)
     if summary.best_baseline is None:
-        return first, "No baseline was trained to the last rung, so there is no comparison."
-    if not summary.complete:
-        return (first,)
-    return first, _speed_sentence(summary), _score_sentence(summary)
+        model = _model_words(summary.recommendation.trial, info)
+        why = f"The highest score is that of {model}. No baseline was trained to the last rung, so none is compared."
+        return why, front
+    return _speed_sentence(info, summary), _score_sentence(summary), front
+
+
+def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
+    speed = measurement(trial).ratio
+    times = f"{speed:.2f} times the throughput of {brief(info.reference)}"
+    return f"{brief(trial.name)}, {trial.final_score:.3f} at {times}"
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     stopped = summary.counts.get(TrialState.STOPPED, 0)
     evaluated = plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
     if not summary.front:
-        return _no_front_sentence(summary, evaluated)
+        return _no_front_sentence(info, summary, evaluated)
     early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
     start = f"{evaluated[0].upper()}{evaluated[1:]}{early}."
     reference = f"the throughput of {brief(info.reference)}"
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
     if len(info.objectives) == 1:
-        label = brief(info.objectives[0].label)
-        return (
-            f"{start} The best by {label} is {brief(best.name)}, with a score of {best.score:.3f} at "
-            f"{best.ratio:.2f} times {reference}."
-        )
+        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, info)}."
     if len(summary.front) == 1:
-        return (
-            f"{start} The Pareto front is one model, {brief(best.name)}, with a score of {best.score:.3f} at "
-            f"{best.ratio:.2f} times {reference}."
-        )
+        return f"{start} The Pareto front is one model, {_model_words(best.trial, info)}."
     return (
-        f"{start} The Pareto front has {len(summary.front)} models. The fastest reaches "
-        f"{fastest.ratio:.2f} times {reference} at a score of {fastest.score:.3f}; the highest score is "
-        f"{best.score:.3f}, at {best.ratio:.2f} times {reference}."
+        f"{start} The Pareto front has {len(summary.front)} models, from {brief(best.name)} with the highest score "
+        f"({best.score:.3f} at {best.ratio:.2f} times {reference}) to {brief(fastest.name)}, the fastest "
+        f"({fastest.score:.3f} at {fastest.ratio:.2f} times)."
     )
 
 
-def _no_front_sentence(summary: StudySummary, evaluated: str) -> str:
+def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -> str:
+    if not summary.evaluated and len(summary.baselines) < len(info.baselines):
+        done = f"{len(summary.baselines)} of {len(info.baselines)} done"
+        running = summary.counts.get(TrialState.RUNNING, 0)
+        if search_state(info, summary.evaluated, running) is SearchState.RUNNING:
+            return f"The {baseline_words(info)} are being measured and trained ({done}); the candidates follow."
+        return f"The search ended while the {baseline_words(info)} were being measured and trained ({done})."
     words = {TrialState.STOPPED: "early-stopped"}
     others = [
         f"{n} {words.get(state, state.value)}"
@@ -74,19 +92,27 @@ def _no_front_sentence(summary: StudySummary, evaluated: str) -> str:
     ]
     untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
     none = ", none of them to the last rung" if untrained else ""
-    return f"There is no Pareto front: {evaluated}{none} ({', '.join(others) or 'no trials'})."
+    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'})."
 
 
-def _speed_sentence(summary: StudySummary) -> str:
-    (result, _), baseline = summary.comparisons, summary.best_baseline
+def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
+    (result, _), baseline, found = summary.comparisons, summary.best_baseline, summary.recommendation
     assert baseline is not None
-    name = brief(baseline.name)
+    assert found is not None
+    best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
-        return f"No model scores as high as the best baseline, {name} ({baseline.score:.3f})."
+        return (
+            f"No model scores as high as {best} ({baseline.score:.3f}). The highest score of a candidate is that of "
+            f"{_model_words(found.trial, info)}."
+        )
     return (
-        f"The fastest model that scores at least as high as the best baseline, {name}, is {brief(result.found.name)} "
+        f"{_capital(brief(result.found.name))} is the fastest model that scores at least as high as {best} "
         f"({result.found.final_score:.3f} against {baseline.score:.3f}). It has {_speedup(result)}."
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _score_sentence(summary: StudySummary) -> str:
@@ -98,7 +124,7 @@ def _score_sentence(summary: StudySummary) -> str:
     gain = "higher" if result.score_gain >= 0 else "lower"
     return (
         f"The highest score at the throughput of {name} or above is {result.found.final_score:.3f}, by "
-        f"{brief(result.found.name)}, which is {abs(result.score_gain):.3f} {gain} than that of the baseline. "
+        f"{brief(result.found.name)}: {abs(result.score_gain):.3f} {gain} than that of the baseline. "
         f"This model has {_speedup(result)}."
     )
 
@@ -114,6 +140,27 @@ def _speedup(result: BaselineComparison) -> str:
     return f"{text}. Measurements were disturbed ({brief(disturbed)}): this interval cannot be trusted"
 
 
+def recommended(summary: StudySummary) -> str:
+    """Return the recommended model's numbers in one line; "" where no model is recommended."""
+    if summary.recommendation is None:
+        return ""
+    trial = summary.recommendation.trial
+    m = measurement(trial)
+    size = "" if trial.params is None else f", {trial.params / 1e6:.2f} M parameters"
+    macs = "" if trial.macs is None else f", {trial.macs / 1e6:.1f} M MACs"
+    return (
+        f"score {trial.final_score:.3f}, {m.ratio:.2f} times {brief(m.reference, 40)}, "
+        f"{m.throughput_img_s:,.0f} images/s, latency {m.latency_ms:.2f} ms{size}{macs}"
+    )
+
+
+def export_command(summary: StudySummary, run: str) -> str:
+    """Return the command that exports the recommended model; "" where no model is recommended."""
+    if summary.recommendation is None:
+        return ""
+    return f"backbone-nas export {run} --trials {summary.recommendation.trial.number} --format timm --out winner"
+
+
 def noise(info: StudyInfo, summary: StudySummary) -> str:
     """Say what the measured intervals allow to conclude about a front of score and throughput; "" of any other."""
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
@@ -127,7 +174,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
         ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
     near = plural(len(summary.near), "dominated model is", "dominated models are")
     return (
-        f"{noise_floor_sentence(summary)}The 95 % intervals of the throughput have a median half-width of "
+        f"The 95 % intervals of the throughput have a median half-width of "
         f"{100 * summary.half_width:.2f} %. {ties} {near[0].upper()}{near[1:]} within the noise of the front. "
         "Each model was trained once, so scores have no interval, and small differences in score prove nothing."
     )
@@ -222,17 +269,48 @@ def result_line(summary: StudySummary) -> str:
     )
 
 
-def front_caption(data: FigureData) -> str:
+def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
     """Explain the marks in the chart of the Pareto front."""
-    third = ""
+    third = scale = diamonds = ""
     if data.third:
         better = " (lower is better)" if data.third.minimize else ""
         third = f" The size of a mark shows its {brief(data.third.label)}{better}."
+    if summary.baselines:
+        diamonds = f" Diamonds are the {baseline_words(info)}."
+    if any(model.inside for model in data.scale):
+        scale = " Dotted vertical lines are the throughputs of known networks, measured and not distilled."
     return (
-        "Each point is a candidate; bars are 95 % intervals of the relative throughput. Early-stopped candidates are "
-        "drawn at the score of the rung they reached and cannot be compared with the others. Crosses at the bottom "
-        "broke a hard limit or could not be measured, and were never trained."
-        f"{third} Click a point to open its card."
+        f"Each point is a candidate; bars are 95 % intervals of the relative throughput.{diamonds}{scale} "
+        "Early-stopped candidates are hidden at first; they are drawn at the score of the rung they reached and cannot "
+        "be compared with the others. Crosses at the bottom broke a hard limit or could not be measured, and were "
+        f"never trained.{third} Click a point to open its card."
+    )
+
+
+def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
+    """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
+    if len(info.objectives) == 1:
+        return f"The best value lies {summary.hypervolume:.4f} above the reference."
+    return f"The hypervolume is {summary.hypervolume:.4f}."
+
+
+def score_curves_caption(data: FigureData) -> str:
+    """Explain the lines in the chart of all learning curves."""
+    step = data.curve_step
+    some = "" if step == 1 else f" Of the other candidates, every {step}th is drawn."
+    return (
+        "Distillation score of every trained candidate at each rung; a line ends where its candidate was early-stopped."
+        f"{some}"
+    )
+
+
+def timeline_caption(data: FigureData) -> str:
+    """Explain the bars in the timeline of workers."""
+    all_ = len(data.spans) < MAX_SPANS
+    return (
+        "Which worker measured or trained which candidate when, by the records of finished trials; click a bar to open "
+        "the card. A row is a worker process, or several of which one began after another had ended."
+        + ("" if all_ else f" Only the {MAX_SPANS} longest bars are drawn.")
     )
 
 

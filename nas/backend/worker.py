@@ -8,6 +8,7 @@ needs no messages between the scheduler and the ranks.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import train, tune
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -43,6 +45,7 @@ class ArchTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first trial; Tune calls this in a new worker process."""
+        self._worker = f"{ray.get_runtime_context().get_node_id()[:8]}:{os.getpid()}"
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -54,7 +57,7 @@ class ArchTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Return the next record of the trial as JSON: Tune would flatten a nested result."""
-        record = next(self._stages)
+        record = replace(next(self._stages), worker=self._worker)
         try:
             text = json.dumps(record.to_dict())
         except (TypeError, ValueError) as error:

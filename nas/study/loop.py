@@ -130,6 +130,7 @@ class StudyLoop:
         self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
         self._running: set[int] = set()
         self._requeued: set[int] = set()  # trials of this session that are to run again
+        self._began_s: dict[int, float] = {}  # trial number -> when this session last started it
         self._waiting = False
         self._consecutive: Counter[TrialState] = Counter()  # trials since the last evaluated one, by their state
         self.gave_up: str | None = None
@@ -215,6 +216,7 @@ class StudyLoop:
             if record.state is TrialState.RUNNING:
                 self._running.add(record.number)
                 self._requeued.discard(record.number)
+                self._began_s[record.number] = self.elapsed_s
                 return replace(record, rungs=())  # the worker reports them again, from a checkpoint or a new training
         self._polled = self._clock()
         return None
@@ -417,7 +419,7 @@ class StudyLoop:
             return self._store_scale(record)
         record = replace(record, rungs=(*record.rungs, *self.trials[record.number].rungs[len(record.rungs) :]))
         if record.state is not TrialState.RUNNING:
-            record = replace(record, finished_s=self.elapsed_s)
+            record = replace(record, started_s=self._began_s.get(record.number), finished_s=self.elapsed_s)
         values = coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
         saved = self._store.retry_while_unavailable(lambda: self._store.save(record, values))
         if not saved:

@@ -132,7 +132,9 @@ class TrialRecord(Record):
     macs: int | None = None  # multiply-accumulates for one image at the study's resolution
     measurement: Measurement | None = None
     rungs: tuple[RungResult, ...] = ()
+    started_s: float | None = None  # start of the last run, known once it has ended; the clock of `finished_s`
     finished_s: float | None = None  # seconds since the study's start, over all sessions
+    worker: str | None = None  # worker process of the last run: "NODE:PROCESS", both numbers without a name
     tries: int = 1  # runs after failures included, continuations after a kill of the driver not
     failure: Failure | None = None  # the last one, also of a trial that runs again
     scale: str | None = None  # arch name of a network that is measured for scale

@@ -20,6 +20,12 @@ datasets.metrics = scattered.flatMap(([name, step], which) => {
     .map(t => ({ which, number: t.number, name: trialName(t), kind: kinds.get(t.number), score: score(t), value: metric(t, name) }));
 });
 
+// The learning curves of all candidates, likewise.
+let otherCurves = 0;
+datasets['score-curves'] = trials.filter(t => kinds.has(t.number) && t.rungs.length && charts['score-curves'])
+  .filter(t => ['front', 'baseline'].includes(status(t)) || otherCurves++ % curveStep === 0)
+  .flatMap(t => t.rungs.map(r => ({ number: t.number, name: trialName(t), kind: kinds.get(t.number), steps: r.steps, score: r.score })));
+
 async function drawChart(name) {
   const place = byId(`chart-${name}`), picture = [...place.childNodes];
   const tooltip = (handler, event, item, value) => showTip(value && typeof value === 'object' ? Object.entries(value) : null, event.clientX, event.clientY);
@@ -43,13 +49,27 @@ async function drawCharts() {
   document.documentElement.dataset.charts = 'ready';
 }
 
+// Early-stopped candidates are hidden in the chart of the front until the switch above it is on.
+const stoppedSwitch = byId('stopped');
+const stoppedShown = () => Boolean(stoppedSwitch && stoppedSwitch.checked);
+
 function ringInFront(number) {
-  const point = datasets.points.find(p => p.number === number);
-  if (views.front) views.front.data('picked', point ? [{ number, ratio: point.ratio, score: point.score ?? floor }] : []).runAsync();
+  const point = datasets.points.find(p => p.number === number && (stoppedShown() || p.kind !== stoppedKind));
+  if (views.front) views.front.data('picked', point ? [{ number, ratio: point.ratio, score: point.score ?? floors[Number(stoppedShown())] }] : []).runAsync();
+}
+
+function startStoppedSwitch() {
+  if (!stoppedSwitch) return;
+  byId('stopped-switch').hidden = false;
+  stoppedSwitch.addEventListener('change', () => {
+    if (views.front) views.front.signal('show_stopped', stoppedShown()).runAsync();
+    ringInFront(selection.picked);
+  });
 }
 
 let refilling = 0;
 function startCharts() {
+  startStoppedSwitch();
   listeners.picked.push(ringInFront);
   listeners.shown.push(shown => {
     const numbers = new Set(shown.map(t => t.number));

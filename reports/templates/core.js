@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
 };
-const { info, trials, front, metrics, charts, datasets, floor, scattered, disturbed_verdicts: disturbedVerdicts, state_words: stateWords } = unpack(packed.data);
+const { info, trials, front, metrics, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, disturbed_verdicts: disturbedVerdicts, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 

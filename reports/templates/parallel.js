@@ -205,7 +205,7 @@ function startParallel() {
   }
   const names = Object.keys(SETS);
   if (!names.length) return;
-  byId('candidates').hidden = false;
+  byId('candidates').hidden = document.querySelector('#contents [hidden]').hidden = false;
   byId('axis-sets').append(...names.map((name, i) => element('label', {}, element('input', { type: 'radio', name: 'axes', checked: !i, onchange: () => chooseAxes(name) }), ` ${name}`)));
   const axes = byId('axes');
   const under = event => { const box = axes.getBoundingClientRect(); return nearest(event.clientX - box.left, event.clientY - box.top); };

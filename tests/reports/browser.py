@@ -131,8 +131,9 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key and release it."""
-        code = {"Enter": 13, "Escape": 27}.get(key, 0)
-        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Escape": 27, " ": 32}.get(key, 0)
+        texts = {"Enter": "\r", " ": " "}
+        text = {"text": texts[key]} if key in texts else {}
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def study(
 def with_info(study: Study, **changes: Any) -> Study:
     """Return the study with another description."""
     return replace(study, info=replace(study.info, **changes))
+
+
+def timed(study: Study, change: Callable[[TrialRecord], Mapping[str, Any]]) -> Study:
+    """Return the study with changed measurements; `change` takes a trial and returns the fields that differ."""
+
+    def changed(t: TrialRecord) -> Measurement | None:
+        return t.measurement and replace(t.measurement, **change(t))
+
+    return replace(study, trials=tuple(replace(t, measurement=changed(t)) for t in study.trials))
 
 
 def store_study(study: Study, folder: Path) -> Store:
@@ -120,8 +129,25 @@ def record(
         macs=rng.randrange(5_000_000, 80_000_000),
         measurement=measurement(rng, speed, stages(spec)) if measured else None,
         rungs=tuple(rung(rng, i, level) for i in range(reached)),
+        started_s=None if state is TrialState.RUNNING else max(0.0, 7.0 * (number - 4)),
         finished_s=None if state is TrialState.RUNNING else 7.0 * number + rng.random(),
+        worker=None if state is TrialState.RUNNING else f"c0ffee00:{4000 + number % 4}",
     )
+
+
+def with_scale(study: Study, ratios: Mapping[str, float | None]) -> Study:
+    """Return the study with networks that were measured for scale; None for one that could not be measured."""
+    rng = random.Random(1)
+    return replace(
+        study,
+        scale=tuple(
+            TrialRecord(
+                -n, name, {}, TrialState.FAILED if ratio is None else TrialState.MEASURED, params=11_000_000,
+                macs=150_000_000, measurement=None if ratio is None else measurement(rng, ratio), scale=name,
+            )
+            for n, (name, ratio) in enumerate(ratios.items(), start=1)
+        ),
+    )  # fmt: skip
 
 
 def stages(spec: ArchSpec) -> list[str]:

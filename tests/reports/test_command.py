@@ -28,6 +28,13 @@ def test_writes_the_report_and_the_figures_and_prints_their_paths(run, tmp_path,
     assert re.findall(r"\d[\d.]*", lines[-1]) == ["6", str(len(summary.front)), f"{summary.hypervolume:.4f}"]
 
 
+def test_a_front_behind_another_needs_figures_and_is_named_in_them(run, tmp_path, capsys):
+    assert main([str(run), "--behind", str(run)]) == 2
+    assert "--behind" in capsys.readouterr().err
+    assert main([str(run), "--behind", str(run), "--figures", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / "figures" / "front.svg").is_file()
+
+
 def test_out_chooses_the_file_and_no_temporary_file_stays(run, tmp_path):
     out = tmp_path / "page.html"
     assert main([str(run), "--out", str(out)]) == 0

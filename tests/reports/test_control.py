@@ -63,7 +63,8 @@ def test_captions_name_the_objectives_that_the_study_has():
         other = with_info(study, objectives=objectives)
         summary = summarize(other)
         data = prepare(other, summary)
-        texts[objectives] = curve_caption(other.info, data), footer(other.info, summary), front_caption(data)
+        front = front_caption(other.info, data, summary)
+        texts[objectives] = curve_caption(other.info, data), footer(other.info, summary), front
     curve, foot, _ = texts[score, speed]
     assert "throughput 0.25" in curve
     assert "throughput in doublings" in foot

@@ -1,11 +1,13 @@
 """Every number of the page against plain loops over the study's records."""
 
 import math
+import re
 from functools import cache
 from itertools import pairwise
 
 import pytest
 
+from nas.analysis.selection import recommend
 from nas.study.records import Study, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
@@ -57,12 +59,10 @@ def test_tiles(name):
     s, tiles = study(name), read(name).tiles
     models = brute_force.trained(s, False)
     reference = tuple(o.reference for o in s.info.objectives)
-    assert int(tiles["evaluated"]) == sum(
-        not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials
-    )
-    assert int(tiles["on the Pareto front"]) == len(brute_force.front(models))
+    evaluated = sum(not t.baseline and t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in s.trials)
+    assert tiles["models on the Pareto front"] == f"{len(brute_force.front(models))} of {evaluated} evaluated"
     volume = brute_force.hypervolume([brute_force.place(t) for t in models], reference)
-    assert tiles["hypervolume"] == f"{volume:.4f}"
+    assert f"hypervolume is {volume:.4f}" in read(name).words
     darts, error = brute_force.hypervolume_by_chance(
         [brute_force.place(t) for t in brute_force.front(models)], reference
     )
@@ -72,7 +72,7 @@ def test_tiles(name):
 def test_comparison_with_the_best_baseline(name):
     s, tiles, words = study(name), read(name).tiles, read(name).words
     if not baselines(s):
-        assert not [tile for tile in tiles if "throughput" in tile]
+        assert not [tile for tile in tiles if "equal" in tile]
         return
     best = max(baselines(s), key=lambda t: t.rungs[-1].score)
     models = brute_force.trained(s, False)
@@ -80,13 +80,17 @@ def test_comparison_with_the_best_baseline(name):
     fast = [t for t in models if t.measurement.ratio >= best.measurement.ratio]
     fastest = max(good, key=lambda t: (t.measurement.ratio, t.rungs[-1].score))
     strongest = max(fast, key=lambda t: (t.rungs[-1].score, t.measurement.ratio))
-    (tile,) = [value for tile, value in tiles.items() if tile == f"throughput at the score of {called(best)}"]
-    assert tile == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}×"
-    assert tiles["score at its throughput"] == f"{strongest.rungs[-1].score - best.rungs[-1].score:+.3f}"
+    speedup, *interval = re.findall(r"[\d.]+", tiles["speed-up at equal score"])
+    assert speedup == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}"
+    gain, *_ = tiles["score gain at equal speed"].split()
+    assert gain == f"{strongest.rungs[-1].score - best.rungs[-1].score:+.3f}"
     for model in (fastest, strongest):
         m, b = model.measurement, best.measurement
-        assert f"{m.ratio_low / b.ratio_high:.2f} to {m.ratio_high / b.ratio_low:.2f})" in words
-        assert called(model) in words
+        bounds = [f"{m.ratio_low / b.ratio_high:.2f}", f"{m.ratio_high / b.ratio_low:.2f}"]
+        assert f"{' to '.join(bounds)})" in words
+        assert called(model) in words.replace("Trial", "trial")
+        assert model is not fastest or interval == bounds
+    assert f"export RUN --trials {fastest.number} " in words
 
 
 def test_table_of_the_front_and_the_baselines(name):
@@ -108,7 +112,8 @@ def test_table_of_the_front_and_the_baselines(name):
                 assert row[label] == f"{t.rungs[-1].metrics[metric]:.3f}"
         beaten = sum(brute_force.beats(brute_force.place(f), brute_force.place(t)) for f in best)
         wanted = f"baseline, dominated by {beaten}" if beaten else "baseline, not dominated"
-        assert row["status"] == ("Pareto front" if t in best else wanted)
+        recommended = ", recommended" if t == recommend(s).trial else ""
+        assert row["status"] == (f"Pareto front{recommended}" if t in best else wanted)
 
 
 def test_what_the_noise_allows(name):

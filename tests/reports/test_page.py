@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.browser import needs_chromium
-from tests.reports.brute_force import payload
+from tests.reports.brute_force import Page, payload
 
 STUDIES = {
     "one": lambda: synthetic.study(1, only=TrialState.COMPLETE),
@@ -113,6 +114,51 @@ def test_hostile_text_is_shown_and_never_runs(attack, tmp_path, browser):
         r"<title>owned|<img|<iframe|<svg onload", re.sub(r"<script.*?</script>", "", document, flags=re.S)
     )
     assert document.count("<script") == 3
+
+
+SECTIONS = (
+    "result", "front", "trust", "candidates", "teachers", "progress", "importance", "time-spent", "failures", "trials",
+    "settings",
+)  # fmt: skip
+
+
+def test_sections_are_in_their_order_and_the_contents_name_all_of_them():
+    page = page_of(synthetic.study(40))
+    assert tuple(re.findall(r'<section id="([^"]+)"', page)) == SECTIONS
+    contents = re.search(r'<nav id="contents".*?</nav>', page, re.S)[0]
+    assert tuple(re.findall(r'href="#([^"]+)"', contents)) == SECTIONS
+    for section in re.findall(r'<p class="check"><a href="#([^"]+)"', page):
+        assert f'<h3 id="{section}">' in page
+
+
+def test_without_teachers_the_contents_name_no_section_on_them():
+    info = {"teacher_facts": {}, "teachers": {}}
+    page = page_of(synthetic.with_info(synthetic.study(4, only=TrialState.INFEASIBLE, baselines=False), **info))
+    assert 'href="#teachers"' not in page
+    assert '<section id="teachers"' not in page
+
+
+def test_an_unfinished_study_says_that_its_baselines_are_being_measured():
+    study = synthetic.study(6, only=TrialState.RUNNING, baselines=False)
+    running = synthetic.with_info(study, sessions=({"started": "2025-01-31T12:00:00Z", "wall_s": 0.0},))
+    assert "being measured" in Page(page_of(running)).words
+    assert "no Pareto front" not in page_of(running)
+
+
+def test_networks_measured_for_scale_have_lines_in_the_chart_and_rows_in_a_table_and_are_no_trials():
+    study = synthetic.study(20)
+    ratios = {"timm:near": 1.5, "timm:far": 0.001, "timm:unmeasured": None}
+    page = page_of(synthetic.with_scale(study, ratios))
+    rows = Page(page).table("Models for scale").body()
+    assert [row[""] for row in rows] == ["timm:near", "timm:far", "timm:unmeasured"]
+    assert rows[0][f"× {study.info.reference} 95 %"].startswith("1.500")
+    assert [row["name"] for row in payload(page)["datasets"]["scale"]] == ["timm:near"]
+    assert len(payload(page)["trials"]) == len(study.trials)
+
+
+def test_the_axis_of_throughput_names_the_reference_and_the_setting():
+    title = json.dumps(payload(page_of(synthetic.study(5)))["charts"]["front"])
+    assert f"throughput / {synthetic.REFERENCE}, 64 px, batch 16, CPU" in title
 
 
 def test_reports_load_neither_torch_nor_ray():

@@ -213,6 +213,30 @@ def test_right_of_the_last_axis_are_the_nets_that_end_there(tab):
     assert sum((before is None) != (after is None) for before, after in pairs) < 5
 
 
+STOPPED_MARKS = 'document.querySelectorAll(\'#chart-front path[stroke="var(--stopped)"][d*="L"]\').length'
+
+
+def test_early_stopped_candidates_are_drawn_while_the_switch_is_on(tab, study):
+    stopped = sum(t.state is TrialState.STOPPED for t in study.trials)
+    assert tab.evaluate(STOPPED_MARKS) == 0
+    tab.evaluate("document.querySelector('#stopped').focus()")
+    tab.press(" ")
+    tab.wait(f"{STOPPED_MARKS} >= {stopped}")  # one more is in the legend
+    tab.press(" ")
+    tab.wait(f"{STOPPED_MARKS} === 0")
+
+
+def test_a_click_on_a_bar_of_the_timeline_opens_its_card(tab, study):
+    tab.evaluate("document.querySelector('#chart-timeline').scrollIntoView({block: 'center', behavior: 'instant'})")
+    bars = "[...document.querySelectorAll('#chart-timeline .mark-rect path')]"
+    longest = f"{bars}.map(b => b.getBoundingClientRect()).sort((a, b) => b.width - a.width)[0]"
+    x, y = tab.evaluate(f"(() => {{ const b = {longest}; return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
+    tab.drag((x, y))
+    tab.wait(f"{CARD} !== null")
+    card = tab.evaluate(CARD)
+    assert card in {t.name for t in study.trials if t.worker}
+
+
 def test_a_click_on_a_point_opens_its_card(tab, study):
     tab.evaluate("document.querySelector('#chart-front').scrollIntoView({block: 'center', behavior: 'instant'})")
     tab.evaluate(f"{LIST}.focus({{preventScroll: true}})")

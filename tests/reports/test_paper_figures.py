@@ -40,6 +40,31 @@ def test_one_objective_has_no_front_and_its_progress_is_of_that_objective():
     assert study.info.objectives[0].label in " ".join(label.split())
 
 
+def texts(figure) -> str:
+    return " ".join(" ".join(t.get_text().split()) for t in figure.findobj(Text))
+
+
+def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_intervals():
+    study, other = synthetic.study(30), synthetic.with_info(synthetic.study(30, seed=1), name="random")
+    summary = summarize(study)
+    best = summary.front[0].trial
+    candidate = {
+        "trial": best.number, "name": best.name, "change": "still on it", "score_of_study": best.score,
+        "score": 0.7, "half_width": 0.05, "measurement": best.measurement.to_dict(),
+    }  # fmt: skip
+    retraining = {"steps": 1620, "seeds": [0, 1], "candidates": [candidate]}
+    front = draw(study, summary, retraining, other)["front"]
+    assert "front of random" in texts(front)
+    assert "1,620 steps, 2 seeds" in texts(front)
+    (bars,) = front.axes[0].containers
+    m = best.measurement
+    (across, up) = (lines.get_segments()[0].tolist() for lines in bars.lines[2])
+    assert [x for x, _ in across] == pytest.approx([m.ratio_low, m.ratio_high])
+    assert [y for _, y in up] == pytest.approx([0.65, 0.75])
+    assert front.axes[0].get_ylim()[1] >= 0.75
+    assert "front of" not in texts(draw(study, summary)["front"])
+
+
 def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_each_time(tmp_path):
     study = synthetic.study(8, only=TrialState.COMPLETE)
     drawn = [{"rungs": draw(study, summarize(study))["rungs"]} for _ in range(2)]

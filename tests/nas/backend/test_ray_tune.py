@@ -127,6 +127,9 @@ def test_later_trials_run_and_no_worker_outlives_the_study(study: Found) -> None
     assert sum(trial.counts for trial in trials.values()) == 6
     last = [trial.rungs[-1].metrics["process"] for trial in trials.values() if trial.number > 5]
     assert last, "more trials than misbehave"
+    assert all(
+        t.worker and t.worker.endswith(f":{t.rungs[-1].metrics['process']:.0f}") for t in trials.values() if t.rungs
+    )
     for process in {trial.rungs[-1].metrics["process"] for trial in trials.values() if trial.rungs}:
         assert not stays_alive(int(process)), "a worker outlived its study"
 

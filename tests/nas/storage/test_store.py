@@ -49,7 +49,7 @@ def test_a_study_in_postgresql_is_the_same_as_in_a_file(tmp_path: Path, postgres
     for name, database in ((f"file-{sampler}", None), (f"server-{sampler}", postgres.url)):
         drive(StudyLoop(create(tmp_path / name, database, budget=30, sampler=sampler)))
     file, server = (
-        [replace(t, finished_s=None) for t in read_study(tmp_path / f"{name}-{sampler}").trials]
+        [replace(t, started_s=None, finished_s=None) for t in read_study(tmp_path / f"{name}-{sampler}").trials]
         for name in ("file", "server")
     )
     assert file == server

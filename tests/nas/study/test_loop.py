@@ -163,6 +163,20 @@ def test_a_retry_is_stored_before_it_runs_and_keeps_its_measurement(tmp_path: Pa
     assert resumed.next_trial() == replace(measured, tries=2, failure=Failure.HANG)
 
 
+def test_a_trial_that_runs_again_has_the_seconds_of_its_last_run(tmp_path: Path) -> None:
+    now = iter(range(1000))
+    loop = StudyLoop(new_store(tmp_path, search_config(baselines=())), clock=lambda: float(next(now)))
+    record = started(loop)
+    loop.report_lost(record.number, Failure.LOST_WORKER, "the worker process died")
+    between = loop.elapsed_s
+    assert started(loop).number == record.number
+    loop.report_lost(record.number, Failure.LOST_WORKER, "the worker process died")
+    failed = loop.trials[record.number]
+    assert failed.started_s is not None
+    assert failed.finished_s is not None
+    assert between < failed.started_s < failed.finished_s
+
+
 def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=5, baselines=())))
     while not loop.finished:

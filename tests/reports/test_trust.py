@@ -1,0 +1,129 @@
+"""The four checks of a report, and what it takes to pass them."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas.study.records import Study, TrialState
+from reports.metrics import summarize_metrics
+from reports.statistics import RungCorrelation
+from reports.summary import summarize
+from reports.trust import MAX_DISTURBED, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
+from tests.reports import synthetic
+
+NOISE, RUNGS, SEEDS, METRICS = range(4)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    """Return a study whose reference was measured against itself to 1 %, without disturbance."""
+    exact = {"ratio": 1.0, "ratio_low": 0.99, "ratio_high": 1.01}
+    return synthetic.timed(
+        synthetic.study(60), lambda t: {"verdict": "ok", **(exact if t.baseline == synthetic.REFERENCE else {})}
+    )
+
+
+def check(study: Study, which: int, retraining: dict | None = None, **changes: object) -> TrustCheck:
+    summary = replace(summarize(study), **changes)
+    return trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, "runs/mine")[which]
+
+
+@pytest.mark.parametrize(("floor", "outcome"), [(MAX_FLOOR - 0.01, Outcome.PASS), (MAX_FLOOR + 0.01, Outcome.WARN)])
+def test_noise_is_judged_by_the_reference_against_itself(study, floor, outcome):
+    noisy = synthetic.timed(study, lambda t: {"ratio_high": 1 + floor} if t.baseline == synthetic.REFERENCE else {})
+    found = check(noisy, NOISE)
+    assert found.outcome is outcome
+    assert f"{100 * floor:.1f} %" in found.sentence
+    assert (found.command is not None) is (outcome is Outcome.WARN)
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(MAX_DISTURBED / 2, Outcome.PASS), (2 * MAX_DISTURBED, Outcome.WARN)])
+def test_many_disturbed_measurements_warn(study, share, outcome):
+    measured = [t.number for t in study.trials if t.measurement and not t.baseline]
+    bad = set(measured[: int(share * len(measured))])
+    assert (
+        check(synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number in bad else {}), NOISE).outcome
+        is outcome
+    )
+
+
+def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
+    lone = replace(study, trials=tuple(t for t in study.trials if not t.baseline))
+    found = check(lone, NOISE)
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas remeasure runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("taus", "models", "outcome"),
+    [
+        ((MIN_TAU, 0.9), 30, Outcome.PASS),
+        ((0.9, MIN_TAU - 0.01), 30, Outcome.WARN),
+        ((0.9, 0.9), 4, Outcome.NOT_DONE),
+        ((None, 0.9), 30, Outcome.NOT_DONE),
+        ((), 0, Outcome.PASS),  # no rung below the last one
+    ],
+)
+def test_short_runs_are_judged_by_the_lower_rung_that_agrees_least(study, taus, models, outcome):
+    to_last = tuple(RungCorrelation(low, 2, models, tau, 0.001) for low, tau in enumerate(taus))
+    between = (RungCorrelation(0, 1, models, 0.0, 0.5),) if taus else ()  # decides nothing
+    assert check(study, RUNGS, correlations=(*between, *to_last)).outcome is outcome
+
+
+def retrained(number: int, chance: float | None, seeds: int = 3) -> dict:
+    scores = {str(seed): 0.5 for seed in range(seeds)}
+    candidate = {"trial": number, "score": 0.5, "half_width": 0.01, "scores": scores, "chance": chance}
+    return {"seeds": list(range(seeds)), "steps": 1620, "candidates": [candidate]}
+
+
+@pytest.mark.parametrize(
+    ("chance", "seeds", "outcome"),
+    [
+        (MIN_CHANCE, 2, Outcome.PASS),
+        (MIN_CHANCE - 0.01, 2, Outcome.WARN),
+        (0.9, 1, Outcome.WARN),
+        (None, 2, Outcome.WARN),
+    ],
+)
+def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds, outcome):
+    number = summarize(study).recommendation.trial.number
+    assert check(study, SEEDS, retrained(number, chance, seeds)).outcome is outcome
+    assert check(study, SEEDS, retrained(number + 1, 0.9)).outcome is Outcome.WARN
+
+
+def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):
+    found = check(study, SEEDS)
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas retrain runs/mine --baselines")
+    assert check(synthetic.with_info(study, teachers={}), SEEDS).command is None
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [
+        (lambda score: 0.3 + score, Outcome.PASS),
+        (lambda score: 0.9 - score, Outcome.WARN),
+        (lambda score: 0.3, Outcome.NOT_DONE),  # no order to compare
+    ],
+)
+def test_metrics_are_judged_by_their_order_of_the_models(study, value, outcome):
+    trials = [
+        replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], metrics={"knn": value(t.score)}))) if t.rungs else t
+        for t in study.trials
+    ]
+    assert check(replace(study, trials=tuple(trials)), METRICS).outcome is outcome
+
+
+def test_metrics_at_which_the_teachers_are_near_chance_judge_nothing(study):
+    chance = dict.fromkeys(("knn", "probe", "miou"), 0.49)
+    facts = {n: replace(f, metrics=dict.fromkeys(chance, 0.5)) for n, f in study.info.teacher_facts.items()}
+    assert check(study, METRICS).outcome is Outcome.PASS
+    assert check(synthetic.with_info(study, chance=chance, teacher_facts=facts), METRICS).outcome is Outcome.NOT_DONE
+
+
+def test_a_study_without_trials_has_four_checks_and_passes_none():
+    empty = synthetic.study(0, baselines=False, budget=8)
+    assert [check(empty, i).outcome for i in range(4)] == [Outcome.NOT_DONE] * 4
+
+
+def test_an_unfinished_study_has_them_too():
+    running = synthetic.study(6, only=TrialState.RUNNING)
+    assert Outcome.WARN not in {check(running, i).outcome for i in (RUNGS, SEEDS)}
