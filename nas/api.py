@@ -36,10 +36,11 @@ from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_w
 from nas.analysis.selection import SelectionError, complete, find_trial, measurement
 from nas.cli import logged_work, stderr_console
 from nas.command_log import CommandLog, log_to
+from nas.flags import LATEST
 from nas.storage.store import Store, StoreError
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import check_bounds
-from nas.study.records import Measurement, StudyInfo, TrialRecord
+from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
 from nas.study.redaction import public_text
 from search_space import ArchSpec
 from search_space.outline import outline
@@ -64,7 +65,6 @@ __all__ = [
     "search",
 ]
 
-LATEST = "runs/latest"
 ExportFormat = Literal["timm", "hf", "onnx", "torchscript"]
 
 
@@ -362,6 +362,111 @@ class Study:
         if figure is None:
             raise SelectionError("there is no front to draw: the study has no measurement, or a single objective")
         return figure
+
+    def retrain(
+        self,
+        *,
+        seeds: int = 3,
+        train_steps: int | None = None,
+        runners_up: int = 6,
+        baselines: bool = False,
+        workers: int | None = None,
+        device: str | None = None,
+        cache: str | Path | None = None,
+    ) -> RetrainingSummary:
+        """Train the front and its near misses again with new seeds, and measure them again.
+
+        `select` answers by these trainings from then on. Ctrl-C raises KeyboardInterrupt; the same call continues, even
+        in the middle of a training. Trainings run in processes of their own: in a script, call it under
+        ``if __name__ == "__main__":``.
+
+        Args:
+            seeds: Trainings of each model.
+            train_steps: Steps of each training; None for three times the study's last rung.
+            runners_up: Near misses to retrain in addition to the front, at most.
+            baselines: Retrain the baselines too.
+            workers: Trainings at a time; None for one per CPU or GPU.
+            device: "auto", "cpu" or "cuda"; None for the study's.
+            cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
+
+        Returns:
+            The mean score of each model over its seeds, and its chance to be on the front.
+
+        Raises:
+            SelectionError: No candidate was measured and trained to the last rung, or every training failed.
+            StoreError: Another command retrains the study, or the study cannot be written.
+        """
+        from nas.retrain.arguments import RetrainSettings
+        from nas.retrain.command import begin_retraining, train_and_measure
+
+        folder = None if cache is None else str(cache)
+        settings = RetrainSettings(
+            self.run_dir, seeds, train_steps, runners_up, baselines, workers, device, cache=folder
+        )
+        call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps})"
+        with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
+            records, plan = begin_retraining(store, settings, call)
+            train_and_measure(store, records, plan, settings, call)
+        self.refresh()
+        if self._retraining is None:
+            raise SelectionError("every training failed; the study keeps the reasons")
+        return self._retraining
+
+    def remeasure(
+        self,
+        *,
+        trials: str = "front",
+        device: str = "auto",
+        batch_size: int | None = None,
+        img_size: int | None = None,
+        runtime: str | None = None,
+        measure_seconds: float = 3.0,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> Remeasurement:
+        """Measure models again, on another device or with other settings, and save the result in the study.
+
+        The same call continues an interrupted one.
+
+        Args:
+            trials: "front", "near" (the front and near misses), "all", or trial numbers with commas; the baselines are
+                always measured too.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            batch_size: Images per call; None as in the study.
+            img_size: Side of the images in px, a multiple of 32; None as in the study.
+            runtime: Runtime, precision, layout and form, joined by +, as compiled+bf16; None as in the study.
+            measure_seconds: Longest timing of each model.
+            name: Name of the remeasurement in the study; None for one of device, batch size, image size and runtime.
+            overwrite: Replace the existing measurements of this name.
+
+        Returns:
+            The measurements by trial number, and the reasons why models have none.
+
+        Raises:
+            SelectionError: No candidate was measured and trained to the last rung, or `trials` names none.
+            ValueError: A setting is impossible, or the remeasurement of this name has other settings.
+            StoreError: The study cannot be written.
+        """
+        from nas.remeasure.arguments import RemeasureSettings
+        from nas.remeasure.command import begin_remeasuring, measure
+
+        settings = RemeasureSettings(
+            self.run_dir,
+            trials,
+            device,
+            batch_size,
+            img_size,
+            runtime,
+            measure_seconds,
+            name=name,
+            overwrite=overwrite,
+        )
+        call = f"nas.api.load_study({self.run_dir.name!r}).remeasure(trials={trials!r}, device={device!r})"
+        with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
+            remeasuring, newest = begin_remeasuring(store, store.read(), settings, call)
+            measure(remeasuring, newest, store)
+        self.refresh()
+        return newest[0]
 
     @property
     def _retraining(self) -> RetrainingSummary | None:

@@ -7,8 +7,10 @@ that it starts.
 
 from __future__ import annotations
 
+import logging
 import os
 
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # in a notebook it asks for widgets that nothing shows
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

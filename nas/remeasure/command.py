@@ -27,27 +27,39 @@ def remeasure(settings: RemeasureSettings, command: str) -> int:
 
 
 def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
-    log_to(settings.run, "remeasure", command)
     study = store.read()
-    check_plane(study.info.objectives, "backbone-nas remeasure")
-    plan = plan_remeasuring(study, settings)
-    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
-    remeasuring = Remeasuring(plan, samples_folder(settings.run, plan.name))
+    remeasuring, newest = begin_remeasuring(store, study, settings, command)
     try:
-        _measure(remeasuring, newest, store)
+        measure(remeasuring, newest, store)
         code = 0
     except KeyboardInterrupt:
-        left = len(remeasuring.remaining(newest[0]))
-        if left == len(plan.trials):
+        left, total = len(remeasuring.remaining(newest[0])), len(remeasuring.plan.trials)
+        if left == total:
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
-        announce(f"interrupted; {left} of {len(plan.trials)} candidates are left; {how} continues", _LOG)
+        announce(f"interrupted; {left} of {total} candidates are left; {how} continues", _LOG)
         code = INTERRUPTED
     _show(study, newest[0], settings)
     return code
 
 
-def _measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
+def begin_remeasuring(
+    store: Store, study: Study, settings: RemeasureSettings, command: str
+) -> tuple[Remeasuring, list[Remeasurement]]:
+    """Return what measures the candidates, and a list with the remeasurement to begin or continue, for `measure`.
+
+    Raises:
+        SelectionError: The study has no complete candidate, or the settings name none.
+        ValueError: The study cannot be measured so, or the remeasurement of that name has other settings.
+    """
+    log_to(settings.run, "remeasure", command)
+    check_plane(study.info.objectives, "backbone-nas remeasure")
+    plan = plan_remeasuring(study, settings)
+    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
+    return Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
+
+
+def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
     """Measure; the newest state is in newest[0] and in the study after each candidate."""
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))

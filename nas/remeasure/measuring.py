@@ -170,13 +170,13 @@ class Remeasuring:
         samples_dir: Path,
         open_service: Callable[[int | None], MeasurementService] | None = None,
     ) -> None:
-        self._plan, self._samples_dir, self._open = plan, samples_dir, open_service or MeasurementService
+        self.plan, self._samples_dir, self._open = plan, samples_dir, open_service or MeasurementService
         self._reference = next((t for t in plan.trials if t.name == plan.reference), None)
 
     def remaining(self, again: Remeasurement) -> list[TrialRecord]:
         """Return the trials still to be measured, in random order, so that drift favors no part of the front."""
         done = again.measurements.keys() | again.unmeasured.keys()
-        remaining = [t for t in self._plan.trials if t.number not in done]
+        remaining = [t for t in self.plan.trials if t.number not in done]
         random.Random(ORDER_SEED).shuffle(remaining)
         return remaining
 
@@ -188,7 +188,7 @@ class Remeasuring:
         """
         if not self.remaining(again):
             return
-        self._service = self._open(self._plan.threads)
+        self._service = self._open(self.plan.threads)
         try:
             if again.floor is None:
                 again = self._measure_reference(again)
@@ -200,9 +200,9 @@ class Remeasuring:
             self._service.close()
 
     def _measure_reference(self, again: Remeasurement) -> Remeasurement:
-        trial, name = self._reference, self._plan.reference
+        trial, name = self._reference, self.plan.reference
         try:
-            measured = self._measure(self._plan.reference_arch)
+            measured = self._measure(self.plan.reference_arch)
         except ArmError:
             raise
         except Exception as error:
@@ -217,15 +217,15 @@ class Remeasuring:
         except Exception as error:  # of whatever kind: this candidate causes it, for the reference has run
             if isinstance(error, MeasurementError) and error.verdict == "crash":
                 self._service.close()  # the process that has ended may be the service's
-                self._service = self._open(self._plan.threads)
+                self._service = self._open(self.plan.threads)
             return replace(again, unmeasured={**again.unmeasured, trial.number: _reason(error)})
         self._save_samples(measured, trial.arch_id)
         return replace(again, measurements={**again.measurements, trial.number: measured.record})
 
     def _measure(self, arch: Arch) -> Measured:
-        setting, reference = self._plan.setting, self._plan.reference
+        setting, reference = self.plan.setting, self.plan.reference
         with exclusive_device(setting.device):
-            return self._service.measure(arch, self._plan.reference_arch, setting, name_of_reference=reference)
+            return self._service.measure(arch, self.plan.reference_arch, setting, name_of_reference=reference)
 
     def _save_samples(self, measured: Measured, name: str) -> None:
         save_samples(measured, self._samples_dir / f"{name.replace('/', '-')}.json")

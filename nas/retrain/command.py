@@ -43,17 +43,10 @@ def retrain(settings: RetrainSettings, command: str) -> int:
 
 
 def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
-    log_to(settings.run, "retrain", command)
-    study = store.read()
-    check_plane(study.info.objectives, "backbone-nas retrain")
-    candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
-    baselines = [t for t in complete(study) if settings.baselines and t.baseline]
-    plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
-    _announce(candidates, plan)
+    study, plan = begin_retraining(store, settings, command)
     code = 0
     try:
-        with _only_command(settings.run):
-            _work(store, study, plan, settings, command)
+        train_and_measure(store, study, plan, settings, command)
     except KeyboardInterrupt:
         left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
         announce(f"interrupted; {left} of {total} trainings are left; the same command continues", _LOG)
@@ -64,6 +57,35 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
         announce(f"failed: {named}; the same command trains again what failed", _LOG, level=logging.ERROR)
         code = FAILED
     return code
+
+
+def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> tuple[Study, RetrainingPlan]:
+    """Return the study and the plan of its retraining, after announcing the plan.
+
+    Raises:
+        SelectionError: No candidate was measured and trained to the last rung.
+        ValueError: A setting does not fit the study.
+    """
+    log_to(settings.run, "retrain", command)
+    study = store.read()
+    check_plane(study.info.objectives, "backbone-nas retrain")
+    candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
+    baselines = [t for t in complete(study) if settings.baselines and t.baseline]
+    plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
+    _announce(candidates, plan)
+    return study, plan
+
+
+def train_and_measure(
+    store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str
+) -> None:
+    """Train and measure the rest of a plan; every training and measurement is in the study when it ends.
+
+    Raises:
+        StoreError: Another command retrains the study, or the study cannot be written.
+    """
+    with _only_command(settings.run):
+        _work(store, study, plan, settings, command)
 
 
 def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> None:
