@@ -158,8 +158,10 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     blocked = run / "retraining" / "seed-1"
     blocked.write_text("a file where the folder should be")
     words = [str(run), "--seeds", "1", "--workers", "1", "--cache", str(cache)]
-    assert main(words) == 0
-    assert "trial 1, seed 1: " in capsys.readouterr().err
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "trial 1, seed 1: " in error
+    assert error.splitlines()[-1].startswith("failed: trial 1 with seed 1;")
     (final,) = store.retrainings()
     assert final.score is None
     assert "seed-1" in (final.reason or "")
