@@ -57,6 +57,7 @@ COMMANDS = (
     ),
     Command("select", "decide", "show the best candidate within limits, and how sure that is", "nas.select"),
     Command("export", "ship", "write a trained model for timm, transformers, ONNX or TorchScript", "nas.export"),
+    Command("completion", "shell", "print a script that completes commands and flags in a shell", "nas.completion"),
 )
 
 _EXAMPLES = f"""examples:

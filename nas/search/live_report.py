@@ -10,11 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from nas.cli import clock, one_line
+from nas.cli import clock, command_line, one_line
 from nas.command_log import announce
+from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.records import TrialRecord, TrialState, trial_seconds
 
+INTERRUPTED = "interrupted"  # the ending of a session that Ctrl-C ended, or an error
 REPORT_EVERY_S = 60.0  # shortest time between two reports while the search runs
 REST_FACTOR = 50  # rest this many times as long as the last report took: reports cost at most 2 % of the time
 _LOG = logging.getLogger(__name__)
@@ -68,12 +70,15 @@ def end_search(
         teacher_seconds: Seconds spent on the teachers' outputs, if the study does not have them yet.
         run_dir: Folder of the study.
         ending: How the search ended, in a word or two.
-        console: Takes the last line; the path of the report goes to stdout.
+        console: Takes the last lines; the path of the report goes to stdout.
     """
     _store_time_spent(loop, workers, teacher_seconds)
     _show_ending(loop, ending, console)
-    if loop.trials:
-        _write_report(run_dir, console)
+    if not loop.trials:
+        return
+    if ending != INTERRUPTED:
+        _show_result(run_dir, console)
+    _write_report(run_dir, console)
 
 
 def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
@@ -92,6 +97,29 @@ def _show_ending(loop: StudyLoop, ending: str, console: Console) -> None:
         f"front of {size}, hypervolume {volume:.3f}"
     )
     announce(line, _LOG, console)
+
+
+def _show_result(run_dir: Path, console: Console) -> None:
+    """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
+    from reports.sentences import headline
+    from reports.summary import summarize
+
+    study = read_study(run_dir)
+    summary = summarize(study)
+    for sentence in headline(study.info, summary):
+        announce(sentence, _LOG, console)
+    if summary.recommendation is None:
+        return
+    run = str(run_dir)
+    following = {
+        command_line("report", [run, "--open"]): "open the report",
+        command_line("retrain", [run]): "does the front hold after longer training, with new seeds?",
+        command_line("export", [run, "--format", "timm"]): "the recommended model, for others",
+    }
+    width = max(map(len, following))
+    announce("next:", _LOG, console)
+    for command, purpose in following.items():
+        announce(f"  {command:<{width}}  {purpose}", _LOG, console)
 
 
 def _write_report(run_dir: Path, console: Console) -> None:

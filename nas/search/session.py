@@ -27,7 +27,7 @@ from nas.command_log import announce
 from nas.flags import link_latest
 from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
-from nas.search.live_report import LiveReport, end_search
+from nas.search.live_report import INTERRUPTED, LiveReport, end_search
 from nas.search.progress import SearchProgress
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
@@ -226,7 +226,7 @@ def _run(
         raise  # the end cannot be written into a study that cannot be written
     except BaseException:
         if loop is not None:
-            end(loop, ending="interrupted", console=console)
+            end(loop, ending=INTERRUPTED, console=console)
         raise
     gave_up, out_of_time = loop.gave_up, loop.out_of_time
     ending = "gave up" if gave_up else loop.exhausted or ("out of time" if out_of_time else "done")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from nas.analysis.selection import recommend
 from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, end_search
 from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
@@ -80,3 +81,20 @@ def test_a_session_stores_why_it_ended_before_its_budget(loop, tmp_path, why):
     loop.gave_up = why
     end_search(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
     assert read_study(tmp_path / "run").info.sessions[-1].get("ending") == why
+
+
+def test_a_finished_search_names_its_winner_and_what_to_do_next(loop, tmp_path, capsys):
+    run = tmp_path / "run"
+    end_search(loop, 1, 0.0, run, "done", Console(width=1000))
+    shown = capsys.readouterr().out
+    recommended = recommend(read_study(run))
+    assert recommended is not None
+    assert f" {recommended.trial.name}, " in shown
+    for command in (f"report {run} --open", f"retrain {run}", f"export {run} --format timm"):
+        assert f"\n  backbone-nas {command} " in shown
+    assert shown.endswith(f"{run / 'report.html'}\n")
+
+
+def test_an_interrupted_search_recommends_nothing(loop, tmp_path, capsys):
+    end_search(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
+    assert "backbone-nas" not in capsys.readouterr().out
