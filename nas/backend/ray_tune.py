@@ -328,6 +328,21 @@ def _joined_ray(address: str, run_dir: Path) -> Iterator[str]:
             ray.shutdown()
 
 
+def cluster_resources(address: str, folder: Path) -> tuple[int, float, float]:
+    """Join a running cluster, and return the number of its living nodes, their CPUs and their GPUs.
+
+    Args:
+        address: "auto" or HOST:PORT.
+        folder: Folder for temporary files.
+
+    Raises:
+        ClusterError: The cluster cannot be joined.
+    """
+    with _joined_ray(address, folder):
+        living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return len(living), *(sum(resources.get(kind, 0.0) for resources in living) for kind in ("CPU", "GPU"))
+
+
 def _init_ray(**settings: Any) -> None:
     # Ray replaces a loopback address by the machine's own and would listen to the network.
     services.resolve_ip_for_localhost = lambda host: host

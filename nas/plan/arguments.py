@@ -10,10 +10,11 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.flags import add_flag
-from nas.search.arguments import add_settings, default_workers, new_config
+from nas.search.arguments import add_settings, default_workers, new_config, with_file
 from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:
+  backbone-nas plan --recipe imagenet-8a100              hours, cost and disk of a recipe
   backbone-nas plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
   backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
@@ -39,6 +40,7 @@ class PlanSettings:
         assume_tflops: Peak TFLOP/s of a device that is not here; None: plan for this machine.
         mfu: Share of that peak that training reaches; None: `MFU`.
         assume_measure_s: Seconds of one measurement on that device; None: the search's setting.
+        usd_per_hour: US dollars of a device-hour; None: the plan has no cost.
         start_s: Seconds until a worker begins its first trial.
         ask_s: Seconds of the driver per new trial; None: measure it.
         json: Whether to print one JSON object instead of tables.
@@ -58,6 +60,7 @@ class PlanSettings:
     assume_tflops: float | None = None
     mfu: float | None = None
     assume_measure_s: float | None = None
+    usd_per_hour: float | None = None
     start_s: float = START_S
     ask_s: float | None = None
     json: bool = False
@@ -68,7 +71,8 @@ class PlanSettings:
             if count is not None and count < 1:
                 raise ConfigError(f"{flag}: {count}: must be 1 or more")
         measure = ("--assume-measure-seconds", self.assume_measure_s)
-        for flag, value in (("--max-hours", self.max_hours), ("--assume-tflops", self.assume_tflops), measure):
+        price = ("--usd-per-hour", self.usd_per_hour)
+        for flag, value in (("--max-hours", self.max_hours), ("--assume-tflops", self.assume_tflops), measure, price):
             if value is not None and not value > 0:
                 raise ConfigError(f"{flag}: {value}: must be over 0")
         for flag, value in (("--start-seconds", self.start_s), ("--ask-seconds", self.ask_s)):
@@ -96,9 +100,10 @@ def parse(words: Sequence[str]) -> PlanSettings:
         ConfigError: A value is out of its range, or options contradict each other.
         SystemExit: An option is unknown or malformed; one line was printed.
     """
-    options: dict[str, Any] = vars(parser().parse_args(words))
+    given = vars(parser().parse_args(words))
+    options = with_file(given)
     tflops = options.get("assume_tflops")
-    if tflops is not None and "workers" in options:
+    if tflops is not None and "workers" in given:
         raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
     config = new_config(options, require_device=tflops is None)
     gpus = tuple(options.get("gpus", ()))
@@ -106,9 +111,11 @@ def parse(words: Sequence[str]) -> PlanSettings:
         workers = options["workers"] if "workers" in options else default_workers(config)
     else:
         workers = max(1, (gpus[0] if gpus else 1) // config.distill.ranks)
-    plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "assume_measure_s", "start_s", "ask_s", "json")
+    plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "usd_per_hour", "json")
     plot = Path(options["plot"]) if "plot" in options else None
     settings = {name: options[name] for name in plain if name in options}
+    durations = {"assume_measure_s": "assume_measure_seconds", "start_s": "start_seconds", "ask_s": "ask_seconds"}
+    settings |= {name: options[flag] for name, flag in durations.items() if flag in options}
     return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
 
 
@@ -142,10 +149,12 @@ def add_plan(add: Any) -> None:
     add("--assume-tflops", type=float, metavar="X", help=peak)
     add("--mfu", type=float, metavar="X", help=f"share of that peak that training reaches (default: {MFU})")
     measure = "seconds of one measurement on that device (default: --measure-seconds, without compiling)"
-    add("--assume-measure-seconds", dest="assume_measure_s", type=float, metavar="S", help=measure)
+    add("--assume-measure-seconds", type=float, metavar="S", help=measure)
+    price = "US dollars of a device-hour, for the cost of the search (default: no cost)"
+    add("--usd-per-hour", type=float, metavar="X", help=price)
     start = f"seconds until a worker begins its first trial (default: {START_S:g})"
-    add("--start-seconds", dest="start_s", type=float, metavar="S", help=start)
+    add("--start-seconds", type=float, metavar="S", help=start)
     ask = "seconds that the driver takes for a new trial (default: measured here)"
-    add("--ask-seconds", dest="ask_s", type=float, metavar="S", help=ask)
+    add("--ask-seconds", type=float, metavar="S", help=ask)
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker")

@@ -80,6 +80,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
+        *_cost_figures(settings.usd_per_hour, planned),
     ]
     notes = _notes(config, material, settings.here, planned)
     return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes)
@@ -198,6 +199,14 @@ def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:
         )
         for precision, ms in choice.step_ms.items()
     ]  # fmt: skip
+
+
+def _cost_figures(usd_per_hour: float | None, planned: Forecast) -> list[PlanFigure]:
+    if usd_per_hour is None:
+        return []
+    note = f"{planned.device_hours:,.3g} device-hours at {usd_per_hour:g} US dollars"
+    cost = usd_per_hour * planned.device_hours
+    return [PlanFigure("usd", "cost in US dollars", cost, "", Basis.ASSUMED, note)]
 
 
 def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTimes) -> list[PlanFigure]:

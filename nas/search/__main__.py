@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
     """Run a command line; add its run folder to `run_dirs` as soon as the folder is known."""
     command = parse(words)
+    if command.dry_run:
+        from nas.search.dry_run import dry_run
+
+        return dry_run(command, stderr_console())
     from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
 
     run_dirs.append(command.run)

@@ -15,6 +15,7 @@ from typing import Any
 from nas.cli import PROGRAM, OneLineParser, command_line, cpu_count, whole_numbers
 from nas.command_log import announce
 from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
+from nas.search.config_file import in_terms_of_keys, read_options, recipe_names, recipe_path
 from nas.search.networks import add_network_flags, check_networks, read_spec_files
 from nas.study import compatibility
 from nas.study.config import (
@@ -48,6 +49,8 @@ _EXAMPLES = """examples:
   backbone-nas search --data imagefolder:PHOTOS --seed 1 --run runs/photos
   backbone-nas search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   backbone-nas search --reference timm:resnet50 --baselines eradio_pico,winner.json --scale timm:convnext_atto
+  backbone-nas search --recipe cifar10-1gpu             settings for a GPU; flags override them
+  backbone-nas search --config runs/latest/config.toml --seed 1   the same search with another seed
   backbone-nas search --resume runs/photos              resume an interrupted search
   backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
   backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
@@ -90,7 +93,9 @@ _DISTILL_HELP = (
 )
 
 
-RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours")
+RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "dry_run")
+_BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
+_BUILTIN_TEACHERS = {"builtin", "lite0", "hed", "xfeat"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class SearchCommand:
         trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
         text: Command line or call that the study records, without secrets.
+        dry_run: Whether everything is checked and nothing is run.
     """
 
     config: SearchConfig
@@ -124,6 +130,7 @@ class SearchCommand:
     trial_timeout_s: float | None = None
     max_hours: float | None = None
     text: str = ""
+    dry_run: bool = False
 
 
 def parse(words: Sequence[str]) -> SearchCommand:
@@ -144,20 +151,52 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         ConfigError: A setting is impossible, or would be ignored.
         StoreError: There is no study to resume, or no place for a new one.
     """
-    options = dict(given)
+    options = with_file(given)
     _check_flags(options)
     _hide_password(options)
     resume = "resume" in options
     config = _resumed_config(options) if resume else new_config(options)
+    if not resume:
+        _check_size(options, config)
     return SearchCommand(
         config=config,
-        run=Path(options["resume"]) if resume else _make_run_folder(options, config),
+        run=Path(options["resume"]) if resume else _run_folder(options, config),
         resume=resume,
         teacher_weights=options.get("teacher_weights", {}),
         **{name: options[name] for name in RUN_OPTIONS if name in options},
         trial_timeout_s=options.get("trial_timeout"),
         text=text,
     )
+
+
+def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with those of the file that --config or --recipe names; options override the file.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+
+    Raises:
+        ConfigError: The file cannot be read, or it alone is no valid search.
+    """
+    given = dict(options)
+    sources = [name for name in ("config", "recipe") if name in given]
+    if not sources:
+        return given
+    if len(sources) == 2 or "resume" in given:
+        raise ConfigError(f"--{sources[-1]}: does not go with --{'config' if len(sources) == 2 else 'resume'}")
+    path = Path(given["config"]) if sources == ["config"] else recipe_path(given["recipe"])
+    from_file = read_options(path)
+    try:
+        _check_flags(from_file)
+        new_config(from_file, require_device=False)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
+    nested: dict[str, Any] = {
+        name: {**from_file[name], **given.get(name, {})}
+        for name in ("distill_settings", "teacher_weights")
+        if name in from_file
+    }
+    return {**from_file, **given, **nested}
 
 
 def new_config(options: Mapping[str, Any], require_device: bool = True) -> SearchConfig:
@@ -236,12 +275,44 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     return replace(stored, budget=stored.budget + options.get("extend", 0))
 
 
-def _make_run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
-    """Make and return the folder of a new study: one that cannot be written is refused before an hour of work."""
+def _check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
+    """Refuse to spend a GPU or a cluster on the budget of a laptop unless the user names one.
+
+    A GPU that was found and not asked for runs it on the built-in data: that is a demonstration, and is called so.
+
+    Raises:
+        ConfigError: The options ask for what a laptop does not have, and name neither a file nor the training's size.
+    """
+    if {"config", "recipe"} & set(options) or {"train_images", "rung_steps"} <= set(options):
+        return
+    recipe, names = config.distill, ", ".join(recipe_names())
+    steps = "/".join(map(str, recipe.rung_steps))
+    size = f"{config.train_images:,} images of {recipe.img_size} px, {steps} steps, batches of {recipe.batch_size}"
+    asked = [f"--{name} {options[name]}" for name in ("address",) if name in options]
+    asked += [f"--{name} {value}" for name, value in _BEYOND_A_LAPTOP if options.get(name) == value]
+    if config.device == "cuda":
+        asked += [f"--data {config.data}"] if config.data != "builtin" else []
+        asked += [f"--teachers {config.teachers}"] if set(config.teachers.split(",")) - _BUILTIN_TEACHERS else []
+    if asked:
+        raise ConfigError(
+            f"{public_word(asked[0])}: would train on a laptop's budget, {size}: choose --recipe NAME ({names}), or "
+            "give --train-images and --rung-steps"
+        )
+    if config.device == "cuda":
+        announce(f"a demonstration: a laptop's budget, {size}, on a GPU; for more choose --recipe NAME ({names})", _LOG)
+
+
+def _run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
+    """Return the folder of a new study, and make it: one that cannot be written is refused before an hour of work.
+
+    A dry run makes no folder.
+    """
     from nas.storage.store import Store, StoreError
 
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
+    if options.get("dry_run"):
+        return run_dir
     Store.check_free(run_dir, options.get("storage"))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -364,11 +435,19 @@ def parser() -> OneLineParser:
 
 def add_settings(built: argparse.ArgumentParser) -> None:
     """Add the flags that a search's numbers depend on, and those that say where images and teachers come from."""
+    _add_file(built.add_argument_group("a file of settings").add_argument)
     _add_what_to_search(built.add_argument_group("what to search").add_argument)
     _add_data(built.add_argument_group("data and teachers").add_argument)
     _add_training(built.add_argument_group("training").add_argument)
     _add_measuring(built.add_argument_group("measuring").add_argument)
     add_limit_flags(built, LIMITS_HELP)
+
+
+def _add_file(add: Add) -> None:
+    config = "TOML file of settings, as RUN/config.toml of every search; flags override it (default: none)"
+    add("--config", metavar="FILE", help=config)
+    recipe = f"settings that come with the program, which flags override: {', '.join(recipe_names())} (default: none)"
+    add("--recipe", metavar="NAME", help=recipe)
 
 
 def _add_what_to_search(add: Add) -> None:
@@ -429,5 +508,7 @@ def _add_session(add: Add) -> None:
     add("--resume", nargs="?", const=LATEST, type=run_folder, metavar="RUN", help=shown)
     add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
     add("--max-hours", type=float, metavar="H", help=_MAX_HOURS_HELP)
+    dry = "check settings, device, teachers, data, folders, disk, database and cluster; run nothing (default: search)"
+    add("--dry-run", action="store_true", help=dry)
     plan = "run nothing and print the cost of the search, as backbone-nas plan does with these flags (default: search)"
     add("--plan", action="store_true", help=plan)

@@ -24,9 +24,11 @@ from rich.console import Console
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
 from nas.command_log import announce
+from nas.files import atomic_write
 from nas.flags import link_latest
 from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
+from nas.search.config_file import FILE_NAME, config_text, run_table
 from nas.search.live_report import INTERRUPTED, LiveReport, end_search
 from nas.search.progress import SearchProgress
 from nas.storage.store import Store, StoreError
@@ -78,9 +80,13 @@ def search(command: SearchCommand, console: Console) -> int:
         def create_or_extend() -> Store:
             if existing is None:
                 info = replace(_describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
-                return stores.enter_context(Store.create(command.run, info, sampler, command.storage))
+                created = stores.enter_context(Store.create(command.run, info, sampler, command.storage))
+                _write_config(command)
+                return created
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
-            _extend(existing, command.extend)
+            if command.extend:
+                _extend(existing, command.extend)
+                _write_config(command)
             return existing
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
@@ -182,14 +188,18 @@ def _describe_study(command: SearchCommand, targets: Targets, teacher_facts: dic
     )
 
 
+def _write_config(command: SearchCommand) -> None:
+    """Write the file that starts the search again."""
+    atomic_write(command.run / FILE_NAME, config_text(command.config.to_dict(), run_table(command)))
+
+
 def _extend(store: Store, architectures: int) -> None:
     """Raise the budget of a study."""
 
     def with_larger_budget(info: StudyInfo) -> StudyInfo:
         return replace(info, config={**info.config, "budget": info.config["budget"] + architectures})
 
-    if architectures:
-        store.update_info(with_larger_budget)
+    store.update_info(with_larger_budget)
 
 
 def _run(

@@ -44,9 +44,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """Run a command that is refused, and return its error; only a line on --storage may stand before the error."""
+    """Run a command that is refused, and return its error, the only line but those on --storage and the device."""
     assert main(arguments) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("device: ")]
     assert ["--storage" in line for line in lines[:-1]] in ([], [True])
     assert lines[-1].startswith("error: ")
     return lines[-1]
@@ -85,7 +85,8 @@ def test_a_refused_command_changes_nothing(
     nobody = ["--address", "127.0.0.1:1"]
     assert "--address" in refused(["--resume", str(run), "--extend", "50", *nobody], capsys, code=1)
     assert Store.open(run).info == before
-    assert "--address" in refused(["--run", str(tmp_path / "new"), *nobody], capsys, code=1)
+    new = ["--run", str(tmp_path / "new"), "--train-images", "256", "--rung-steps", "10,30"]
+    assert "--address" in refused([*new, "--distill", "precision=fp32", *nobody], capsys, code=1)
     assert not holds_study(tmp_path / "new")
 
     Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))

@@ -1,0 +1,164 @@
+"""Configuration files: the settings of a search as TOML, strict on reading and complete on writing.
+
+A file's keys are the fields of `SearchConfig`, with the tables ``[distill]`` (`DistillConfig`), ``[limits]`` (names of
+`nas.study.limits`), ``[run]`` (how and where the search runs) and ``[plan]`` (the device that a plan assumes). A key
+is its flag with _ for -. Recipes are such files inside the package. A search writes its own as RUN/config.toml.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from nas.cli import PROGRAM
+from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.limits import LIMITS
+from nas.study.redaction import public_word
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+FILE_NAME = "config.toml"  # in the run folder
+
+RUN_KEYS: dict[str, Any] = {
+    "run": str,
+    "cache": str,
+    "storage": str,
+    "workers": int,
+    "address": str,
+    "trial_timeout": float,
+    "max_hours": float,
+    "teacher_weights": dict[str, str],
+}
+PLAN_KEYS: dict[str, Any] = {
+    "assume_tflops": float,
+    "mfu": float,
+    "gpus": tuple[int, ...],
+    "assume_measure_seconds": float,
+    "start_seconds": float,
+    "ask_seconds": float,
+    "usd_per_hour": float,
+}
+TABLES: dict[str, dict[str, Any]] = {
+    "distill": get_type_hints(DistillConfig),
+    "limits": dict.fromkeys(LIMITS, float),
+    "run": RUN_KEYS,
+    "plan": PLAN_KEYS,
+}
+_SETTINGS = {name: hint for name, hint in get_type_hints(SearchConfig).items() if name not in TABLES}
+_HEADER = f"""\
+# All settings of this search. Start it again in a new folder, from the folder where it was started:
+#   {PROGRAM} search --config {FILE_NAME}
+# Flags override the file, as --seed 1; --run DIR names the new folder.
+"""
+_REMOVED = """\
+# The user, the password and the query of a URL in `data` were removed. Put them back to start the search.
+"""
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a recipe; ConfigError for an unknown name."""
+    if name not in recipe_names():
+        raise ConfigError(f"--recipe: no recipe {name!r}; choose one of: {', '.join(recipe_names())}")
+    return RECIPES / f"{name}.toml"
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Return the settings of a file as the options of a command line: by name, without those that are not given.
+
+    Raises:
+        ConfigError: There is no such file, it is not TOML, or a key or the type of its value is wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"--config: cannot read {str(path)!r}: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    tables = {name: content.pop(name, {}) for name in TABLES}
+    _check(path, "", content, _SETTINGS, also=TABLES)
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name}: {table!r}: must be a table")
+        _check(path, f"{name}.", table, TABLES[name])
+    options: dict[str, Any] = content | tables["limits"] | tables["run"] | tables["plan"]
+    if "teacher_weights" in options:
+        files = options["teacher_weights"].items()
+        options["teacher_weights"] = {name: Path(file).expanduser() for name, file in files}
+    return options | ({"distill_settings": tables["distill"]} if tables["distill"] else {})
+
+
+def _check(
+    path: Path, prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also: Iterable[str] = ()
+) -> None:
+    """Raise ConfigError for an unknown key of a table, or a value of another type."""
+    for key, value in table.items():
+        if key not in hints:
+            names = ", ".join([*hints, *also])
+            raise ConfigError(f"{path}: {prefix}{key}: no such setting; choose from: {names}")
+        if not _fits(value, hints[key]):
+            raise ConfigError(f"{path}: {prefix}{key}: {value!r}: must be {_type_name(hints[key])}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value of TOML is of a field's type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(each, get_args(hint)[1]) for each in value.values())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is Group:
+        return isinstance(value, dict)
+    return hint is Any or type(value) is hint  # True is an int to isinstance
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"a list, each item {_type_name(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return f"a table, each value {_type_name(get_args(hint)[1])}"
+    return _TYPE_NAMES.get(hint, "a table")
+
+
+def in_terms_of_keys(message: str) -> str:
+    """Return the message of a bad value, which begins with a flag, with the file's key in its place."""
+    flag, colon, rest = message.partition(":")
+    if not flag.startswith("--"):
+        return message
+    limits = {limit.flag: limit.name for limit in LIMITS.values()}
+    return limits.get(flag, flag.removeprefix("--").replace("-", "_")) + colon + rest
+
+
+def run_table(command: Any) -> dict[str, Any]:
+    """Return the table ``[run]`` of a `SearchCommand`, without the folder of its study: a search has its own."""
+    values = {name: getattr(command, name) for name in RUN_KEYS if name not in ("run", "trial_timeout")}
+    values["trial_timeout"] = command.trial_timeout_s
+    values["teacher_weights"] = {name: str(file) for name, file in command.teacher_weights.items()}
+    return {name: value for name, value in values.items() if value}
+
+
+def config_text(settings: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Return a file that starts a search again, without secrets.
+
+    Args:
+        settings: `SearchConfig.to_dict`.
+        run: The table ``[run]``, without the folder of the study.
+    """
+    tables = {name: settings[name] for name in ("limits", "distill")} | {"run": dict(run)}
+    plain = {name: value for name, value in settings.items() if name not in tables}
+    public = plain | {"data": public_word(plain["data"])}
+    removed = "" if public["data"] == plain["data"] else _REMOVED
+    return _HEADER + removed + "\n" + tomli_w.dumps(public | tables)

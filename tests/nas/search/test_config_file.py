@@ -1,0 +1,211 @@
+"""Files of settings: what is wrong is one line, a flag overrides, and a search's own file starts it again."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.plan.arguments import parse as plan_settings
+from nas.search.__main__ import main
+from nas.search.arguments import SearchCommand, command_of, parse
+from nas.search.config_file import RUN_KEYS, config_text, read_options, recipe_names, run_table
+from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+
+EVERYTHING = """
+budget = 7
+space = "micro"
+baselines = ["eradio_pico"]
+measure_seconds = 1
+[distill]
+rung_steps = [5, 15]
+learning_rate = 1e-3
+weights = { lite0 = 2.0 }
+groups = [{ teachers = ["lite0"], batch_size = 16, img_size = [32, 64], rate = 2 }]
+[limits]
+max_params = 1e6
+[run]
+cache = "somewhere"
+workers = 3
+max_hours = 2.5
+trial_timeout = 900
+teacher_weights = { "vit_small_patch14_reg4_dinov2.lvd142m" = "dino.safetensors" }
+[plan]
+gpus = [8]
+assume_tflops = 312.0
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "mine.toml").write_text(text)
+    return str(folder / "mine.toml")
+
+
+def test_every_table_reaches_the_search(tmp_path: Path) -> None:
+    command = parse(["--config", written(tmp_path, EVERYTHING), "--run", str(tmp_path / "run")])
+    assert command.config == replace(
+        SearchConfig(
+            budget=7,
+            baselines=("eradio_pico",),
+            measure_seconds=1,
+            limits={"max_params": 1e6},
+            distill=DistillConfig(
+                rung_steps=(5, 15),
+                learning_rate=1e-3,
+                weights={"lite0": 2.0},
+                groups=(Group(("lite0",), 16, (32, 64), 2.0),),
+            ),
+        ),
+        device=command.config.device,
+        runtime=command.config.runtime,
+        measure_batch_size=command.config.measure_batch_size,
+    )
+    assert (command.cache, command.workers, command.max_hours, command.trial_timeout_s) == ("somewhere", 3, 2.5, 900)
+    assert command.teacher_weights == {"vit_small_patch14_reg4_dinov2.lvd142m": Path("dino.safetensors")}
+    plan = plan_settings(["--config", written(tmp_path, EVERYTHING)])
+    assert (plan.assume_tflops, plan.gpus, plan.workers, plan.max_hours) == (312, (8,), 8, 2.5)
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    flags = ["--budget", "9", "--rung-steps", "4,8", "--distill", "weights={}", "--workers", "1", "--max-params", "2e6"]
+    command = parse(["--config", written(tmp_path, EVERYTHING), "--run", str(tmp_path / "run"), *flags])
+    assert (command.config.budget, command.config.distill.rung_steps, command.workers) == (9, (4, 8), 1)
+    assert command.config.distill.weights == {}
+    assert command.config.distill.learning_rate == 1e-3
+    assert command.config.limits == {"max_params": 2e6}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("budget = [", ("mine.toml", "TOML")),
+        ("bugdet = 5", ("mine.toml: bugdet:", "budget")),
+        ('budget = "many"', ("mine.toml: budget: 'many': must be a whole number",)),
+        ("budget = true", ("mine.toml: budget: True",)),
+        ("budget = 0", ("mine.toml: budget: 0: must be 1 or more",)),
+        ('sampler = "magic"', ("mine.toml: sampler:", "known-cost")),
+        ('baselines = "eradio_pico"', ("mine.toml: baselines:", "a list")),
+        ("baselines = [3]", ("mine.toml: baselines: [3]: must be a list, each item text",)),
+        ("distill = 3", ("mine.toml: distill: 3: must be a table",)),
+        ("[distill]\nlearning_rat = 1", ("mine.toml: distill.learning_rat:", "learning_rate")),
+        ("[distill]\nrung_steps = [30, 10]", ("mine.toml: rung_steps: ", "rising")),
+        ("[distill]\ngroups = [3]", ("mine.toml: distill.groups: [3]: must be a list, each item a table",)),
+        ("[distill]\ngroups = [{ teachers = 3 }]", ("mine.toml: groups: ",)),
+        ("[limits]\nmax_weight = 1", ("mine.toml: limits.max_weight:", "max_params")),
+        ("[limits]\nmin_throughput_img_s = -1", ("mine.toml: min_throughput_img_s: -1",)),
+        ("[run]\nworkers = 0", ("mine.toml: workers: 0: must be 1 or more",)),
+        ("[run]\nresume = 'x'", ("mine.toml: run.resume:", "workers")),
+        ("[plan]\ngpus = 8", ("mine.toml: plan.gpus: 8: must be a list, each item a whole number",)),
+        ('data = "no\x80"', ("mine.toml", "UTF-8")),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_file_and_the_key(
+    text: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text.encode("latin-1"))
+    assert main(["--config", str(path), "--run", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "/no/such.toml"], "cannot read '/no/such.toml'"),
+        (["--recipe", "phone"], "imagenet-8a100"),
+        (["--recipe", "laptop", "--config", "x.toml"], "--recipe: does not go with --config"),
+        (["--recipe", "laptop", "--resume", "."], "--recipe: does not go with --resume"),
+    ],
+)
+def test_a_file_that_cannot_be_taken_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+SIGNED = "webdataset:https://user:secret@host/{0..3}.tar?sig=s3cret"
+
+
+def test_the_file_of_a_search_starts_it_again_and_has_no_secrets(tmp_path: Path) -> None:
+    config = parse(["--config", written(tmp_path, EVERYTHING), "--run", str(tmp_path / "first")]).config
+    command = SearchCommand(
+        config, tmp_path / "first", teacher_weights={"a": Path("a.safetensors")}, cache="c", workers=2,
+        storage="postgresql://me@host/nas", address="auto", trial_timeout_s=5.0, max_hours=1.5,
+    )  # fmt: skip
+    path = tmp_path / "config.toml"
+    path.write_text(config_text(config.to_dict(), run_table(command)))
+    options = read_options(path)
+    again = command_of({**options, "run": str(tmp_path / "second"), "config": str(path), "dry_run": True}, "")
+    kept = [field.name for field in fields(SearchCommand) if field.name not in ("run", "text", "dry_run")]
+    assert {name: getattr(again, name) for name in kept} == {name: getattr(command, name) for name in kept}
+    signed = replace(config, data=SIGNED)
+    text = config_text(signed.to_dict(), {})
+    assert "secret" not in text
+    assert "s3cret" not in text
+    assert tomllib.loads(text)["data"] == "webdataset:https://host/{0..3}.tar"
+    assert "removed" in text
+
+
+def test_every_run_setting_has_a_key() -> None:
+    settings = {field.name for field in fields(SearchCommand)} - {"config", "resume", "extend", "text", "dry_run"}
+    assert {name.removesuffix("_s") for name in settings} == set(RUN_KEYS)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch see a GPU, for the commands that only decide."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("asked", "flag"),
+    [
+        (["--device", "cuda"], "--device cuda"),
+        (["--address", "10.0.0.1:6379"], "--address 10.0.0.1:6379"),
+        (["--space", "full"], "--space full"),
+        (["--data", "imagefolder:mine"], "--data imagefolder:mine"),
+        (["--teachers", "am_radio"], "--teachers am_radio"),
+    ],
+)
+def test_no_gpu_and_no_cluster_gets_the_budget_of_a_laptop_silently(
+    asked: list[str], flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--run", str(tmp_path / "run")]
+    assert main([*asked, *run, "--train-images", "4000"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {flag}: ")
+    assert all(words in line for words in ("4,000 images", "30/90/270", "batches of 32", *recipe_names()))
+    assert parse([*asked, *run, "--train-images", "4000", "--rung-steps", "30,90"]).config.train_images == 4000
+    assert parse([*asked, *run, "--recipe", "imagenet-8a100"]).config.train_images == 1281167
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_first_search_runs_on_a_gpu_and_is_called_a_demonstration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse(["--budget", "200", "--run", str(tmp_path / "run")]).config
+    assert config.device == "cuda"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "demonstration" in line
+    assert "--recipe" in line
+
+
+def test_a_laptop_with_its_own_images_is_not_asked_for_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert parse(["--data", "imagefolder:mine", "--run", str(tmp_path / "run")]).config.device == "cpu"
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_in_python_are_held_to_the_same_rule(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--space full"):
+        command_of({"space": "full", "run": str(tmp_path / "run")}, "")

@@ -1,0 +1,90 @@
+"""A dry run: one line a check, nothing run, nothing left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas.search import dry_run
+from nas.search.__main__ import main
+from nas.search.config_file import FILE_NAME
+from tests.nas.study.builders import search_config
+from tests.nas.study.searches import new_store
+
+SMALL = ["--dry-run", "--device", "cpu", "--train-images", "64", "--val-images", "8"]
+
+
+def checks(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Return the exit code, and "ok" or "problem" with the details of each check."""
+    code = main(arguments)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "problem "))]
+    split = [line.split(maxsplit=1) for line in lines]
+    return code, {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in split}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_a_search_that_can_start(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = ["--batch-size", "16", "--cache", str(tmp_path / "cache")]
+    code, found = checks([*SMALL, *batch], capsys)
+    assert code == 0
+    assert {name: state for name, (state, _) in found.items()} == dict.fromkeys(
+        ("device", "teachers", "data", "run folder", "disk"), "ok"
+    )
+    assert "64 images to train on" in found["data"][1]
+    assert list(here.iterdir()) == []
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "check", "words"),
+    [
+        (["--teachers", "nobody"], "teachers", "nobody"),
+        (
+            ["--teachers", "vit_small_patch14_reg4_dinov2.lvd142m", "--teacher-weights",
+             "vit_small_patch14_reg4_dinov2.lvd142m=missing.safetensors"],
+            "teachers",
+            "missing.safetensors",
+        ),
+        (["--data", "imagefolder:/no/such/folder"], "data", "/no/such/folder"),
+        (["--run", "/proc/nowhere/run"], "run folder", "/proc/nowhere/run"),
+        (["--cache", "/proc/nowhere"], "disk", "/proc/nowhere"),
+        (["--address", "127.0.0.1:1", "--rung-steps", "5,10"], "cluster", "127.0.0.1:1"),
+        (["--storage", "postgresql://me@127.0.0.1:1/nas"], "database", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_one_line_and_code_2(
+    arguments: list[str], check: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = [] if "--cache" in arguments else ["--cache", str(tmp_path / "cache")]
+    code, found = checks([*SMALL, *arguments, *cache], capsys)
+    assert code == 2
+    assert [name for name, (state, _) in found.items() if state == "problem"] == [check]
+    assert words in found[check][1]
+
+
+def test_a_full_disk_is_found_before_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: usage)
+    code, found = checks([*SMALL, "--cache", str(tmp_path / "cache")], capsys)
+    assert code == 2
+    assert found["disk"][0] == "problem"
+
+
+def test_a_folder_that_holds_a_study_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_store(tmp_path / "run", search_config()).close()
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    code, found = checks([*SMALL, "--run", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")], capsys)
+    assert code == 2
+    assert "--resume" in found["run folder"][1]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    assert not (tmp_path / "run" / FILE_NAME).exists()

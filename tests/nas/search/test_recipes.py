@@ -1,0 +1,122 @@
+"""The recipes: what their comments promise, and that a search can start with them once its files are there."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from nas.plan.__main__ import main as plan
+from nas.plan.teacher_costs import material_counted
+from nas.search.__main__ import main as search
+from nas.search.arguments import new_config
+from nas.search.config_file import read_options, recipe_names, recipe_path
+from nas.study.config import SearchConfig
+from nas.teachers import specs
+
+PRICED = [name for name in recipe_names() if name != "laptop"]
+TOLERANCE = 0.1
+
+
+def promised(name: str) -> dict[str, float]:
+    """Return the figures in a recipe's comment: "# LABEL: NUMBER"."""
+    lines = re.findall(r"^# ([^:\n]+): ([\d.,]+)$", recipe_path(name).read_text(), re.MULTILINE)
+    return {label: float(number.replace(",", "")) for label, number in lines}
+
+
+def settings(name: str) -> SearchConfig:
+    return new_config(read_options(recipe_path(name)), require_device=False)
+
+
+def test_the_recipe_of_a_laptop_is_the_default() -> None:
+    assert settings("laptop") == new_config({})
+
+
+def test_the_disk_of_the_laptop_s_recipe_is_as_promised() -> None:
+    material = material_counted(settings("laptop"), {}, seconds_per_mac=0.0)
+    assert promised("laptop") == pytest.approx(
+        {
+            "Teacher targets (GB)": sum(teacher.kept_bytes for teacher in material.teachers) / 1e9,
+            "Images (GB)": material.images.kept_bytes / 1e9,
+        },
+        rel=TOLERANCE,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRICED)
+def test_hours_cost_and_disk_are_what_plan_computes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(["--recipe", name, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    (cluster,) = (cluster for cluster in planned["clusters"] if cluster["planned"])
+    figures = {key: figure["value"] for key, figure in planned["figures"].items()}
+    assert promised(name) == pytest.approx(
+        {
+            "Teachers (h)": cluster["teachers_s"] / 3600,
+            "Search (h)": cluster["search_s"] / 3600,
+            "GPU-hours": cluster["device_hours"],
+            "Cost (USD)": figures["usd"],
+            "Teacher targets (GB)": figures["targets_bytes"] / 1e9,
+            "Images (GB)": figures["images_bytes"] / 1e9,
+            "Run folder (GB)": figures["run_bytes"] / 1e9,
+        },
+        rel=TOLERANCE,
+    )
+
+
+def shard(path: Path, images: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for number in range(images):
+            picture = io.BytesIO()
+            Image.fromarray(np.full((32, 32, 3), number % 256, np.uint8)).save(picture, "jpeg")
+            for suffix, content in (("jpg", picture.getvalue()), ("cls", b"0")):
+                member = tarfile.TarInfo(f"{path.stem}-{number:05d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet-8a100", "datacomp-64h100"])
+def test_with_its_files_a_dry_run_finds_no_problem(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny shards and weights in place of the real ones, on the CPU."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        shard(tmp_path / f"shards/train-{number}.tar", 300)
+    shard(tmp_path / "shards/val-0.tar", 4)
+    flags = [
+        "--data",
+        "webdataset:shards/train-{0..1}.tar::shards/val-0.tar",
+        "--device",
+        "cpu",
+        "--train-images",
+        "600",
+    ]
+    for spec in specs(settings(name).teachers):
+        save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
+        flags += ["--teacher-weights", f"{spec.name}=weights.safetensors"]
+    assert search(["--recipe", name, "--dry-run", *flags, "--cache", str(tmp_path / "cache")]) == 0
+    shown = capsys.readouterr().out
+    assert "problem" not in shown
+    assert "600 images to train on (of 600 asked for), 4 held out" in shown
+    assert not (tmp_path / "runs").exists(), "a dry run leaves nothing"
+
+
+@pytest.mark.parametrize("name", ["imagenet-8a100", "datacomp-64h100"])
+def test_without_its_shards_a_dry_run_names_the_first(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert search(["--recipe", name, "--dry-run", "--device", "cpu", "--cache", str(tmp_path / "cache")]) == 2
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem  data: ")]
+    assert len(problems) == 1
+    assert re.search(r"no such shard '\S+0000\.tar'", problems[0])
