@@ -159,9 +159,9 @@ def _options(config: SearchConfig) -> dict[str, Any]:
     """Return the settings without their default value as options of the search command, by name."""
     options = _changes(config, SearchConfig())
     options |= options.pop("limits", {})
-    if options.pop("distill", None):
-        options["distill_settings"] = _changes(config.distill, DistillConfig())
-    return options
+    distill = _changes(config.distill, DistillConfig()) if options.pop("distill", None) else {}
+    options |= {name: distill.pop(name) for name in ("rung_steps", "img_size", "batch_size") if name in distill}
+    return options | ({"distill_settings": distill} if distill else {})
 
 
 def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | DistillConfig) -> dict[str, Any]:
