@@ -139,6 +139,9 @@ def config_page() -> str:
             "## run",
             "Keys of the table `[run]`: settings of one run on which no number depends.",
             run_table(),
+            "## plan",
+            "Keys of the table `[plan]`, for `backbone-nas plan` alone: a device that is not here, and its price.",
+            plan_table(),
         ]
     )
 
@@ -184,12 +187,27 @@ def sections(thing: Any) -> dict[str, dict[str, str]]:
 def run_table() -> str:
     """Return the table of a run's settings."""
     from nas.search.arguments import SearchCommand
+    from nas.search.config_file import RUN_KEYS
 
     meanings = attributes(SearchCommand)
     rows = [
-        (f"`{field.name}`", f"`{plain_type(str(field.type))}`", meanings[field.name])
+        (f"`{key}`", f"`{plain_type(str(field.type))}`", meanings[field.name])
         for field in dataclasses.fields(SearchCommand)
-        if field.name not in ("config", "resume", "extend", "text", "dry_run")
+        if (key := field.name.removesuffix("_s")) in RUN_KEYS
+    ]
+    return table(["key", "type", "meaning"], rows)
+
+
+def plan_table() -> str:
+    """Return the table of what a plan assumes, from the flags of the plan."""
+    from nas.plan.arguments import parser
+    from nas.search.config_file import PLAN_KEYS
+
+    flags = parser()
+    helps = {action.dest: help_of(flags, action) for action in flags._actions}
+    rows = [
+        (f"`{key}`", f"`{'float' if hint is float else plain_type(str(hint))}`", helps[key])
+        for key, hint in PLAN_KEYS.items()
     ]
     return table(["key", "type", "meaning"], rows)
 
