@@ -246,7 +246,7 @@ print([name for name in ("torch", "ray", "timm") if name in sys.modules])"""
 
 
 @pytest.mark.slow
-def test_mypy_knows_the_types_of_what_the_front_door_returns() -> None:
+def test_mypy_knows_the_types_of_what_the_front_door_returns(tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from typing import assert_type
@@ -266,7 +266,8 @@ assert_type(study.report(), Path)
 study.select(max_weight=3)  # type: ignore[call-arg]
 best.export("winner", format="coreml")  # type: ignore[arg-type]
 """
-    mypy = [sys.executable, "-m", "mypy", "--warn-unused-ignores", "-c", code]
+    (tmp_path / "user.py").write_text(code)
+    mypy = [sys.executable, "-m", "mypy", "--warn-unused-ignores", str(tmp_path / "user.py")]
     result = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 0, result.stdout
 
