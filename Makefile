@@ -1,4 +1,5 @@
 # make setup      create .venv and install what a search needs
+# make develop    add the developers' tools, which lint, test and docs need
 # make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
 # make lint       run ruff, mypy and the import contracts
 # make test       run the fast tests in one process per core; JOBS=1 for one process, ARGS='options of pytest'
@@ -29,7 +30,6 @@ $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
 	$(PY) -m pip install --quiet --no-deps --require-hashes --requirement nas/teachers/requirements.txt
 	@touch $@
 
-# The developers' tools, which lint, test and docs need.
 develop: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready

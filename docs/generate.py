@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def config_page() -> str:
     """Return the page of all settings, from the docstrings of their classes."""
+    from nas.plan.arguments import parser as plan_parser
+    from nas.search.arguments import parser as search_parser
+    from nas.search.config_file import PLAN_KEYS, RUN_KEYS
     from nas.study.config import DistillConfig, Group, SearchConfig
     from nas.study.limits import LIMITS
 
@@ -138,10 +142,10 @@ def config_page() -> str:
             table(["key", "meaning"], limits),
             "## run",
             "Keys of the table `[run]`: settings of one run on which no number depends.",
-            run_table(),
+            options_table(RUN_KEYS, search_parser()),
             "## plan",
-            "Keys of the table `[plan]`, for `backbone-nas plan` alone: a device that is not here, and its price.",
-            plan_table(),
+            "Keys of the table `[plan]`: the device that `backbone-nas plan` assumes. A search ignores them.",
+            options_table(PLAN_KEYS, plan_parser()),
         ]
     )
 
@@ -184,32 +188,40 @@ def sections(thing: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-def run_table() -> str:
-    """Return the table of a run's settings."""
-    from nas.search.arguments import SearchCommand
-    from nas.search.config_file import RUN_KEYS
+def options_table(keys: Iterable[str], parser: argparse.ArgumentParser) -> str:
+    """Return the table of keys whose meaning is the help text of the flag of their name."""
+    flags = {word: action for action in parser._actions for word in action.option_strings}
+    rows = [(f"`{key}`", help_of(parser, flags[f"--{key.replace('_', '-')}"])) for key in keys]
+    return table(["key", "meaning"], rows)
 
-    meanings = attributes(SearchCommand)
-    rows = [
-        (f"`{key}`", f"`{plain_type(str(field.type))}`", meanings[field.name])
-        for field in dataclasses.fields(SearchCommand)
-        if (key := field.name.removesuffix("_s")) in RUN_KEYS
+
+# --- recipes
+
+
+def recipes_page() -> str:
+    """Return the page of the recipes, from the comments at their beginning."""
+    from nas.search.config_file import recipe_names, recipe_path
+
+    parts = [
+        "# Recipes",
+        "Config files that come with the package, for `--recipe NAME`; any flag overrides them. Hours, cost and disk"
+        " are what `backbone-nas plan --recipe NAME` prints under the assumptions in the file, not measurements.",
     ]
-    return table(["key", "type", "meaning"], rows)
-
-
-def plan_table() -> str:
-    """Return the table of what a plan assumes, from the flags of the plan."""
-    from nas.plan.arguments import parser
-    from nas.search.config_file import PLAN_KEYS
-
-    flags = parser()
-    helps = {action.dest: help_of(flags, action) for action in flags._actions}
-    rows = [
-        (f"`{key}`", f"`{'float' if hint is float else plain_type(str(hint))}`", helps[key])
-        for key, hint in PLAN_KEYS.items()
-    ]
-    return table(["key", "type", "meaning"], rows)
+    for name in recipe_names():
+        text = recipe_path(name).read_text()
+        comments = [line.removeprefix("#").strip() for line in text.split("\n\n")[0].splitlines()]
+        figures = [
+            line.partition(": ")[::2] for line in comments[1:] if re.match(r"[A-Z][\w\- ]*(\([\w-]+\))?: \S", line)
+        ]
+        rest = " ".join(comments[1:]).partition("Prepare: ")[2]
+        parts += [
+            f"## `{name}`",
+            comments[0],
+            table(["", ""], [pair for pair in figures if pair[0] != "Prepare"]),
+            f"Prepare: {rest}",
+            f"```toml\n{text.partition(chr(10) * 2)[2].strip()}\n```",
+        ]
+    return "\n\n".join(parts)
 
 
 # --- Python
@@ -380,6 +392,23 @@ def teacher_row(
     return (f"`{name}`", px, *costs, *shapes, license_name)
 
 
+# --- downstream metrics
+
+
+def tasks_page() -> str:
+    """Return the page of the downstream metrics, from their table."""
+    from nas.study.metrics import METRICS
+
+    rows = [(f"`{name}`", m.label, m.measures, m.unit, m.chance, m.data) for name, m in METRICS.items()]
+    return "\n\n".join([
+        "# Downstream metrics",
+        "What the frozen features of a model are good for, on held-out images. Values are 0 to 1, and higher is better."
+        " Labels and masks are used here alone. Each metric is also computed for the teachers' own features and for"
+        " chance: compare with those, not with published numbers. [Metrics](metrics.md) has the formulas.",
+        table(["name", "metric", "what it measures", "unit", "chance", "data"], rows),
+    ])  # fmt: skip
+
+
 # --- objectives and limits
 
 
@@ -416,10 +445,12 @@ def objectives_page() -> str:
 MAKERS = {
     "cli": cli_page,
     "config": config_page,
+    "recipes": recipes_page,
     "python_api": api_page,
     "spaces": spaces_page,
     "teachers": teachers_page,
     "objectives_and_limits": objectives_page,
+    **({"downstream_metrics": tasks_page} if find_spec("nas.study.metrics") else {}),
 }
 
 if __name__ == "__main__":
