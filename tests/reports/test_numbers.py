@@ -247,13 +247,13 @@ def test_time_spent_and_failures(name):
     assert [row["share"] for row in rows] == shares
     lost = [t for t in s.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)]
     if not lost:
-        assert "Failed and infeasible trials" not in [t.label for t in read(name).tables]
+        assert "Reasons of failures" not in [t.label for t in read(name).tables]
         return
     limit = s.info.limits["max_params"]  # trials that broke it have a table of their own
     missed = {t.number for t in lost if t.state is TrialState.INFEASIBLE and t.params is not None and t.params > limit}
     same_reason = [{t.number for t in lost if (t.state, t.reason) == (u.state, u.reason)} for u in lost]
     lost = [t for t, group in zip(lost, same_reason, strict=True) if not group <= missed]
-    shown = read(name).table("Failed and infeasible trials").body() if lost else []
+    shown = read(name).table("Reasons of failures").body() if lost else []
     for row in shown:
         same = [t.number for t in lost if (t.state.value, t.reason) == (row[""], row["reason"])]
         assert int(row["count"]) == len(same)
