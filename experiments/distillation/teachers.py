@@ -25,9 +25,9 @@ from scipy.stats import rankdata
 from backbones import build
 from nas.cache import open_targets
 from nas.data import open_images
-from nas.distill.evaluation import probes
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.probes import SegmentationProbe
+from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.heads import normalize
 from nas.distill.trainer import Distiller
 from nas.study.config import DistillConfig
@@ -94,7 +94,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
     seconds = time.perf_counter() - began
     distiller.close()
     net = distiller.averaged
-    metrics = probes.probe_metrics(net, targets, "cpu", images=8000)
+    metrics = student_metrics(net, targets, "cpu", images=8000)
     metrics["miou"] = scenes_miou(net, cache)
     explained = explained_variance(net, only(targets, names).val, "cpu")
     return {
@@ -170,7 +170,7 @@ def main() -> None:
             print(f"{len(rows)} {row['recipe']} seed {row['seed']} {row['seconds']} s {shown}", flush=True)
     if not args.report:
         for teacher in ALL:
-            print(f"{teacher} itself", probes.teacher_metrics(cifar(args.cache), teacher, images=8000))
+            print(f"{teacher} itself", teacher_metrics(cifar(args.cache), teacher, images=8000))
     same = (args.width, args.steps, args.batch)
     report([row for row in rows if (row["width"], row["steps"], row["batch"]) == same])
 

@@ -27,7 +27,8 @@ from scipy.stats import kendalltau
 from backbones import build
 from nas.cache import open_targets
 from nas.distill.evaluation.explained_variance import explained_variance
-from nas.distill.evaluation.probes import probe_metrics, student_features, tokens
+from nas.distill.evaluation.probes import tokens
+from nas.distill.evaluation.tasks import student_features, student_metrics
 from nas.distill.trainer import Distiller
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES
@@ -73,7 +74,7 @@ def run(
         "stored": list(stored),
         "rungs": rungs,
     }
-    metrics = probe_metrics(distiller.averaged, targets, "cpu")
+    metrics = student_metrics(distiller.averaged, targets, "cpu")
     return {**row, "metrics": metrics, "seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -81,8 +82,8 @@ def linear(student: Any, targets: Any, images: int = 1000) -> dict[str, dict[str
     """Return explained variance by ridge regression from the backbone's own features: strength -> teacher -> head."""
 
     def features(split: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        found = list(student_features(student, split, "cpu", count))
-        return torch.cat([f[1] for f in found]).double(), torch.cat([tokens(f[2]) for f in found]).double()
+        found = list(student_features(student, "cpu", split, count))
+        return torch.cat([f.summary for f in found]).double(), torch.cat([tokens(f.spatial) for f in found]).double()
 
     def wanted(split: Any, count: int, teacher: str, head: str) -> torch.Tensor:
         if head == "summary":

@@ -9,6 +9,7 @@ from nas.cache.codecs import CODECS
 from nas.cache.entry import FORMAT, CacheError, write_json
 from nas.cache.estimate import estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
+from nas.cache.poses import build_poses, missing_poses
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data.dataset import Progress, digest
@@ -49,8 +50,9 @@ class CachePlan:
 
     @property
     def complete(self) -> bool:
-        """Tell whether every entry and the set's file exist."""
-        return self.path.exists() and self.images.entry.complete and not self.missing
+        """Tell whether every entry, with its poses, and the set's file exist."""
+        entries = self.images.entry.complete and not self.missing
+        return self.path.exists() and entries and not missing_poses(self.images, self.teachers)
 
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
@@ -58,6 +60,7 @@ class CachePlan:
             self.images.build(progress)
         for teacher in self.missing:
             teacher.build(progress)
+        build_poses(self.images, self.teachers, progress)
         if not self.path.exists():
             source = self.images.source
             origin = {"data": source.uri, "train_images": source.counts["train"], "val_images": source.counts["val"]}
@@ -127,7 +130,8 @@ def open_targets(
     if not plan.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            announce(estimate(plan.images, plan.missing).line)
+            if plan.missing or not plan.images.entry.complete:
+                announce(estimate(plan.images, plan.missing).line)
             plan.build(progress)
         except OSError as error:
             raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error

@@ -10,7 +10,8 @@ from typing import Any
 
 from nas.cache.codecs import CODECS, Codec
 from nas.cache.entry import FORMAT, CacheEntry, CacheError, mark_in_use
-from nas.cache.shards import ShardedArray, TargetArray
+from nas.cache.poses import POSES, poses_file
+from nas.cache.shards import ShardedArray, TargetArray, mapped
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
 
 
@@ -83,6 +84,8 @@ class Targets:
         build_seconds: Sum over all processes that built the entries.
         skipped: Messages about images that cannot be decoded.
         class_names: The classes' names, if known.
+        poses: Pairs of images 2 i and 2 i + 1 that show one object in two poses, with masks that are 1 on the object
+            and the teachers' spatial targets; None where the data has none.
     """
 
     path: Path
@@ -98,6 +101,7 @@ class Targets:
     build_seconds: float
     skipped: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    poses: SplitTargets | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
         build_seconds=round(sum(entry.manifest["seconds"] for entry in cache_set.entries), 2),
         skipped=tuple(skipped),
         class_names=None if images["class_names"] is None else tuple(images["class_names"]),
+        poses=load_poses(cache_set, codecs),
     )
 
 
@@ -198,6 +203,25 @@ def load_split(cache_set: CacheSet, split: str, codecs: Mapping[str, Mapping[str
         for head in HEADS
     }
     return SplitTargets(open_array(cache_set.images, rows, "images"), **optional, **heads)  # type: ignore[arg-type]
+
+
+def load_poses(cache_set: CacheSet, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets | None:
+    """Open the pairs of poses, with `codecs` by teacher and head; None where the cache has none."""
+    pixels = poses_file(cache_set.images, "images")
+    if not pixels.exists():
+        return None
+    rows = {POSES: len(mapped(pixels))}
+    return SplitTargets(
+        images=open_array(cache_set.images, rows, "images"),
+        labels=open_array(cache_set.images, rows, "labels"),
+        masks=open_array(cache_set.images, rows, "masks"),
+        summary={},
+        spatial={
+            name: open_array(entry, rows, "spatial", codecs[name]["spatial"])
+            for name, entry in cache_set.teachers.items()
+            if poses_file(entry, "spatial").exists()
+        },
+    )
 
 
 def open_array(entry: CacheEntry, rows: Mapping[str, int], array: str, codec: Codec | None = None) -> ShardedArray:

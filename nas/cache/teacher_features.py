@@ -42,6 +42,7 @@ RAW_SUFFIX = ".raw"
 
 Heads = dict[str, Tensor]  # head -> features (N, C) or (N, C, g, g)
 RowBatch = Sequence[int]  # rows of a shard
+ReadImages = Callable[[RowBatch], Tensor]  # as uint8 (N, 3, S, S)
 T = TypeVar("T")
 
 
@@ -82,7 +83,11 @@ class TeacherCacheBuilder:
             done = stage_progress(progress, f"{self.spec.name} on {split} images", len(images))
             self.entry.fill(self.images.shards_of(split), self.entry.has, self.write_shard, done)
         self.entry.finish(self.images.shards, [self.entry.folder / STATISTICS_FILE], self.describe)
-        self.__dict__.pop("teacher", None)  # free its memory for the next teacher
+        self.forget_teacher()
+
+    def forget_teacher(self) -> None:
+        """Free the teacher's memory, for the next teacher; it is loaded again when it is needed."""
+        self.__dict__.pop("teacher", None)
 
     @property
     def calibrated(self) -> bool:
@@ -102,7 +107,7 @@ class TeacherCacheBuilder:
         """Run the teacher on a shard and write its raw features."""
         began = time.perf_counter()
         with ShardWriter(self.entry.working, shard.name, RAW_SUFFIX) as writer:
-            for heads in self.map_batches(shard, self.live_features(shard), done):
+            for heads in self.map_batches(shard, self.live_features(self.image_reader(shard)), done):
                 writer.append({head: features.cpu().numpy() for head, features in heads.items()})
         write_json(self.raw_record(shard), {"seconds": time.perf_counter() - began})
 
@@ -125,7 +130,7 @@ class TeacherCacheBuilder:
             read: Callable[[RowBatch], Heads] = partial(self.raw_features, shard)
             earlier = json.loads(self.raw_record(shard).read_text())["seconds"]
         else:
-            read = self.live_features(shard)
+            read = self.live_features(self.image_reader(shard))
         sums = {head: {"clipped": 0, "cosine": 0.0} for head in self.compressors}
         with ShardWriter(self.entry.folder, shard.name) as writer:
             for heads in self.map_batches(shard, lambda rows: self.compress(read(rows)), done):
@@ -148,12 +153,12 @@ class TeacherCacheBuilder:
         """Yield a shard's rows in batches. These are fixed, since an image's features depend on its mosaic."""
         return batches(range(self.images.entry.manifest["shards"][shard.name]["rows"]))
 
-    def live_features(self, shard: Shard) -> Callable[[RowBatch], Heads]:
-        """Return a function that runs the teacher on rows of a shard.
+    def live_features(self, read_images: ReadImages) -> Callable[[RowBatch], Heads]:
+        """Return a function that runs the teacher on the images that `read_images` returns.
 
         The teacher is loaded before it returns, so that the threads that call the function share one teacher.
         """
-        teacher, read_images = self.teacher, self.image_reader(shard)
+        teacher = self.teacher
 
         def run(rows: RowBatch) -> Heads:
             with torch.inference_mode():
@@ -163,8 +168,8 @@ class TeacherCacheBuilder:
 
         return run
 
-    def image_reader(self, shard: Shard) -> Callable[[RowBatch], Tensor]:
-        """Return a function that reads rows of a shard as images uint8 (N, 3, S, S).
+    def image_reader(self, shard: Shard) -> ReadImages:
+        """Return a function that reads rows of a shard.
 
         These are the cached images if they are large enough for the teacher, else the source's images at its size.
         """
@@ -173,12 +178,7 @@ class TeacherCacheBuilder:
             return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
         images = self.source_images[shard.split]
         items = decodable_items(shard, self.images.entry.manifest["shards"][shard.name])
-
-        def read(rows: RowBatch) -> Tensor:
-            pixels = [images.read(items[row]).image for row in rows]
-            return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-
-        return read
+        return lambda rows: read_pixels(images, [items[row] for row in rows])
 
     def raw_features(self, shard: Shard, rows: RowBatch) -> Heads:
         """Read raw features from the working folder."""
@@ -258,3 +258,8 @@ class TeacherCacheBuilder:
             "activations": json.loads(self.activations_path.read_text()),
             "seconds": round(sum(record["seconds"] for record in records.values()), 3),
         }
+
+
+def read_pixels(images: ImageSet, items: Sequence[int]) -> Tensor:
+    """Read images that can be decoded as uint8 (N, 3, S, S)."""
+    return torch.from_numpy(np.stack([images.read(i).image for i in items])).permute(0, 3, 1, 2)

@@ -91,7 +91,7 @@ def compare(builder: TeacherCacheBuilder, samples: int) -> list[TeacherAgreement
         if images >= samples:
             break
         images += len(rows)
-        live = builder.live_features(shard)(rows)
+        live = builder.live_features(builder.image_reader(shard))(rows)
         compressed = builder.compress(live)
         for head, features in live.items():
             compressor = builder.compressors[head]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nas.data.augment import ENLARGEMENT, Augmentation, AugmentedSet
 from nas.data.cifar import Cifar10, open_cifar10
-from nas.data.composites import Composites
+from nas.data.composites import Composites, GlyphPoses
 from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
 from nas.data.folder import ImageFolder, open_folder
 from nas.data.webdataset import Shards, open_shards
@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "Split",
     "open_images",
+    "open_poses",
 ]
 
 FORMS = (
@@ -90,3 +91,13 @@ def open_unaugmented(
     if form == "webdataset" and argument:
         return open_shards(argument, split, count, seed, size_px, cache_dir, progress)
     raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
+
+
+def open_poses(uri: str, size_px: int) -> ImageSet | None:
+    """Open the pairs of images of the built-in data that show one glyph in two poses; None of other data.
+
+    Args:
+        uri: The source, in one of `FORMS`.
+        size_px: Side of the squares.
+    """
+    return GlyphPoses(size_px) if uri == "builtin" else None

@@ -103,6 +103,10 @@ DISTRACTOR_SHARE = 0.35
 MAX_ANGLE_DEG = 35.0
 MIN_SIZE_PX = 32
 
+POSES_VERSION = 1  # part of the name of the cached poses: raise it when their drawing changes
+POSE_SCALE = (0.7, 0.95)
+POSE_MAX_ANGLE_DEG = 15.0
+
 
 def font_path() -> Path:
     """Return the path of the color font (COLR version 0) inside the wheel."""
@@ -235,22 +239,67 @@ class Composites:
         mask = np.zeros((drawn_px, drawn_px), dtype=np.uint8)
         if rng.random() < DISTRACTOR_SHARE:
             other = int((label + rng.integers(1, self.num_classes)) % self.num_classes)
-            paste_object(image, mask, self.split, other, DISTRACTOR_SCALE, rng)
-        paste_object(image, mask, self.split, label, MAIN_SCALE, rng)
+            self._paste_object(image, mask, other, DISTRACTOR_SCALE, rng)
+        self._paste_object(image, mask, label, MAIN_SCALE, rng)
         return Sample(square(image, self.size_px), label, square_mask(Image.fromarray(mask), self.size_px))
 
+    def _paste_object(
+        self, image: Image.Image, mask: Pixels, label: int, scale: tuple[float, float], rng: np.random.Generator
+    ) -> None:
+        """Draw a random object of class `label` over image and mask, in place."""
+        glyphs = objects(self.split)[label]
+        character = glyphs[rng.integers(len(glyphs))]
+        paste(image, mask, random_pose(character, scale, MAX_ANGLE_DEG, rng, image.width), label + 1, rng)
 
-def paste_object(
-    image: Image.Image,
-    mask: Pixels,
-    split: Split,
-    label: int,
-    scale: tuple[float, float],
-    rng: np.random.Generator,
-) -> None:
-    """Draw a random object of class `label` over image and mask, in place."""
-    glyph = random_object(split, label, scale, rng, image.width)
-    # A tenth of the object may leave the image.
+
+@dataclass(frozen=True)
+class GlyphPoses:
+    """Every glyph of the validation split in two random poses, on two random backgrounds of that split.
+
+    Item i shows glyph i // 2, which is its label, alone and large; its mask is 1 on the glyph. Training and the
+    distillation score never see these images: they serve one metric, the retrieval of a glyph's other pose.
+    """
+
+    size_px: int
+    uri: str = "builtin"
+    class_names: tuple[str, ...] | None = None
+    has_masks: bool = True
+    mask_classes: int = 2
+
+    def __len__(self) -> int:
+        return 2 * self.num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of glyphs."""
+        return len(self._glyphs)
+
+    @cached_property
+    def _glyphs(self) -> tuple[str, ...]:
+        return tuple(glyph for glyphs in objects("val") for glyph in glyphs)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return a digest of the recipe, its sources and the first images."""
+        sources = [file_identity(path) for path in [font_path(), *photograph_paths()]]
+        return digest(["poses", POSES_VERSION, self.size_px, sources, [self.read(i).image.tobytes() for i in range(4)]])
+
+    def read(self, i: int) -> Sample:
+        """Draw item `i`."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        rng = np.random.default_rng([POSES_VERSION, i])
+        drawn_px = max(self.size_px, DRAWN_PX)
+        image = random_crop("val", rng, drawn_px)
+        mask = np.zeros((drawn_px, drawn_px), dtype=np.uint8)
+        glyph = random_pose(self._glyphs[i // 2], POSE_SCALE, POSE_MAX_ANGLE_DEG, rng, drawn_px)
+        paste(image, mask, glyph, 1, rng)
+        return Sample(square(image, self.size_px), i // 2, square_mask(Image.fromarray(mask), self.size_px))
+
+
+def paste(image: Image.Image, mask: Pixels, glyph: Image.Image, value: int, rng: np.random.Generator) -> None:
+    """Draw a glyph at a random place over the image, and `value` over the mask, in place."""
+    # A tenth of the glyph may leave the image.
     slack_x, slack_y = glyph.width // 10, glyph.height // 10
     left = int(rng.integers(-slack_x, max(image.width - glyph.width + slack_x, -slack_x) + 1))
     upper = int(rng.integers(-slack_y, max(image.height - glyph.height + slack_y, -slack_y) + 1))
@@ -258,20 +307,18 @@ def paste_object(
     layer.paste(glyph, (left, upper))
     alpha = layer.getchannel("A")
     image.paste(layer, (0, 0), alpha)
-    mask[np.asarray(alpha) > 127] = label + 1
+    mask[np.asarray(alpha) > 127] = value
 
 
-def random_object(
-    split: Split, label: int, scale: tuple[float, float], rng: np.random.Generator, size_px: int
+def random_pose(
+    character: str, scale: tuple[float, float], max_angle_deg: float, rng: np.random.Generator, size_px: int
 ) -> Image.Image:
-    """Draw a random object of a class in random size, color, mirroring and rotation, no larger than the image."""
-    glyphs = objects(split)[label]
-    character = glyphs[rng.integers(len(glyphs))]
+    """Draw a glyph in random size, color, mirroring and rotation, no larger than an image of `size_px`."""
     glyph = draw_glyph(character, max(8, round(size_px * rng.uniform(*scale))))
     if rng.random() < 0.5:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     glyph = shift_colors(glyph, rng, gain=0.25, offset=15)
-    angle = float(rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG))
+    angle = float(rng.uniform(-max_angle_deg, max_angle_deg))
     glyph = glyph.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     glyph = glyph.crop(glyph.getchannel("A").getbbox())
     glyph.thumbnail((size_px, size_px))

@@ -22,7 +22,7 @@ from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
-from nas.distill.evaluation.probes import probe_metrics
+from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError
 from nas.files import atomic_path
@@ -163,7 +163,7 @@ class Training:
             teachers = explained_variance(averaged, targets.val, config.device)
             if config.distill.summary_loss in DIRECTIONS:
                 teachers = {name: {"spatial": heads["spatial"]} for name, heads in teachers.items()}
-            metrics = probe_metrics(averaged, targets, config.device) if last else {}
+            metrics = student_metrics(averaged, targets, config.device) if last else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
         score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):

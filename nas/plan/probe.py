@@ -26,9 +26,10 @@ from backbones import build
 from nas.backend.trial import setting_of
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
+from nas.data import open_poses
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
-from nas.distill.evaluation.probes import HELD_OUT_IMAGES, PROBE_IMAGES, probe_metrics
+from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, student_metrics
 from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
@@ -182,14 +183,22 @@ def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) 
     evaluate = partial(explained_variance, student, few.val, config.device)
     evaluate()
     each_s = _timed(evaluate) / len(few.val)
-    probe_metrics(student, few, config.device)
+    student_metrics(student, few, config.device)
     contact_sheet(student, few, config.device)
     rows = max(ROWS, int(ENOUGH_S / each_s))
-    some = first_rows(targets, min(rows, PROBE_IMAGES), min(rows, HELD_OUT_IMAGES))
-    wanted = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
-    metrics_s = _timed(lambda: probe_metrics(student, some, config.device)) * wanted
+    some = first_rows(targets, min(rows, TRAIN_IMAGES), min(rows, HELD_OUT_IMAGES))
+    metrics_s = _timed(lambda: student_metrics(student, some, config.device)) * _evaluated_images(config)
     sheet_s = _timed(lambda: contact_sheet(student, few, config.device))
-    return each_s * config.val_images, metrics_s / (len(some.train) + len(some.val)) + sheet_s
+    return each_s * config.val_images, metrics_s / sum(
+        len(split) for split in (some.train, some.val, some.poses) if split
+    ) + sheet_s
+
+
+def _evaluated_images(config: SearchConfig) -> int:
+    """Return the number of images whose features the evaluation at the last rung takes."""
+    poses = open_poses(config.data, config.distill.img_size)
+    train, val = min(TRAIN_IMAGES, config.train_images * config.views), min(HELD_OUT_IMAGES, config.val_images)
+    return train + val + (len(poses) if poses else 0)
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -220,7 +229,7 @@ def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) 
     rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
     batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
     passes = 4 if recipe.grad_checkpointing else 3
-    probed = min(PROBE_IMAGES, config.train_images * config.views) + min(HELD_OUT_IMAGES, config.val_images)
+    probed = _evaluated_images(config)
     costs = []
     for name, spec in named:
         macs, params = totals(spec, recipe.img_size)
@@ -231,8 +240,9 @@ def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) 
 
 
 def first_rows(targets: Targets, train: int, val: int) -> Targets:
-    """Return the targets of the first images only."""
-    return replace(targets, train=_first_rows(targets.train, train), val=_first_rows(targets.val, val))
+    """Return the targets of the first images only, with an even number of poses."""
+    poses = None if targets.poses is None else _first_rows(targets.poses, 2 * (val // 2))
+    return replace(targets, train=_first_rows(targets.train, train), val=_first_rows(targets.val, val), poses=poses)
 
 
 def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]], share: float, rows: int) -> Targets:

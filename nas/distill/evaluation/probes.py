@@ -1,47 +1,32 @@
-"""Probes: classes by nearest neighbors and a linear probe, segmentation, and retrieval of the teachers' summaries.
+"""Probes of frozen features: classes, segmentation, pixels of an object or its edges, and retrieval.
 
-Labels and masks are used here alone. Probes are fitted on the first train images, scored on the first held-out ones,
-and have no randomness of their own. A metric that is undefined (no labels, one class only, features that are not
-finite) is left out.
-
-Compare accuracies with the teachers' own (`teacher_metrics`). On the built-in composites they are near chance because
-the class (a glyph's category: "objects", "flags") is hardly visible, not because the student is bad: with 1,500 images
-to vote and 600 held out, kNN is 0.347 for EfficientNet-Lite0, 0.133 for HED and 0.080 for XFeat at a chance of 0.067.
-On CIFAR-10 (4,000 and 2,000 images) the same teachers reach 0.701, 0.463 and 0.320, and a student of 0.76M parameters
-0.591 from Lite0 alone after 936 steps.
+They work on tensors; `nas.distill.evaluation.tasks` says which of them a study's data gets. None has randomness.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.special import comb
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from backbones import Features
-from nas.cache.targets import SplitTargets, Targets
-from nas.distill.evaluation.explained_variance import predict, read, slices
-from nas.distill.evaluation.zero_shot import zero_shot_accuracy
-from nas.distill.heads import Student, resize
-
-PROBE_IMAGES = 1500
-HELD_OUT_IMAGES = 2000  # retrieval compares each with each
 NEIGHBORS = 20
 TEMPERATURE = 0.07
 INVERSE_PENALTY = 0.1  # of the linear probe
 MAX_ITERATIONS = 300  # for 8,000 x 256 features of CIFAR-10's teachers it took 87, 0.7 s on one CPU
 RIDGE_PENALTY = 1e-2  # against channels of variance 1
 CONSTANT_SHARE = 1e-9  # a channel whose variance is below this share of its mean square is taken for constant
-_ROWS = 256  # targets read at a time
 _ENLARGED = 8  # images whose class scores are enlarged at a time: classes x S x S numbers each
-
-Batches = Iterator[tuple[slice, Tensor, Tensor]]  # rows, their summaries (B, C) and maps (B, C, g, g)
+GALLERY = 10  # candidates in a retrieval of pairs: larger galleries leave more noise than differences
+POINTS = 4  # a side of a cell, at which `PixelProbe` answers
+THRESHOLDS = 1024  # of a `PixelProbe`, evenly spaced over LOWEST to HIGHEST
+LOWEST, HIGHEST = -0.5, 1.5  # answers beyond are clipped: most are between 0 and 1
 
 
 class Ridge:
@@ -126,6 +111,97 @@ class SegmentationProbe:
         return mean_iou(self.confusion) if fitted and (self.confusion.sum(1) > 0).sum() > 1 else math.nan
 
 
+class PixelProbe:
+    """Ridge regression from the features of a cell to 4 x 4 points in it, scored as a detector of positive pixels.
+
+    A point's value is the share of positive pixels around it; its answers are enlarged bilinearly to pixels. Only sums
+    are kept in memory: the answers on held-out images go into a histogram.
+    """
+
+    def __init__(self) -> None:
+        self._ridge = Ridge()
+        self._weights: Tensor | None = None
+        self.histogram = torch.zeros(2, THRESHOLDS, dtype=torch.int64)  # pixels by truth and answer
+
+    def fit(self, spatial: Tensor, positive: Tensor) -> None:
+        """Add features (N, C, h, w) and their positive pixels (N, S, S) to learn from."""
+        points = (POINTS * spatial.shape[-2], POINTS * spatial.shape[-1])
+        shares = F.adaptive_avg_pool2d(positive.float()[:, None], points)
+        self._ridge.add(tokens(spatial), tokens(F.pixel_unshuffle(shares, POINTS)))
+
+    def predict(self, spatial: Tensor, size_px: int) -> Tensor:
+        """Return the answer for every pixel (N, size, size)."""
+        if self._weights is None:
+            self._weights = self._ridge.solve()
+        n, _, h, w = spatial.shape
+        answers = (with_bias(tokens(spatial)) @ self._weights).float().view(n, h, w, -1).permute(0, 3, 1, 2)
+        points = F.pixel_shuffle(answers, POINTS)
+        return F.interpolate(points, size=(size_px, size_px), mode="bilinear", align_corners=False)[:, 0]
+
+    def score(self, spatial: Tensor, positive: Tensor) -> None:
+        """Add features (N, C, h, w) and their positive pixels (N, S, S) to be scored on, once fitted."""
+        answers = self.predict(spatial, positive.shape[-1])
+        bins = ((answers - LOWEST) / (HIGHEST - LOWEST) * THRESHOLDS).long().clamp(0, THRESHOLDS - 1)
+        counts = torch.bincount((bins + THRESHOLDS * positive).flatten(), minlength=2 * THRESHOLDS)
+        self.histogram += counts.view(2, THRESHOLDS)
+
+    @property
+    def average_precision(self) -> float:
+        """Return the average precision; NaN where nothing or everything is positive."""
+        found, called = self._by_falling_threshold()
+        precision, recall = found / called.clamp(min=1), found / found[-1]
+        return self._defined(float((precision * recall.diff(prepend=torch.zeros(1, dtype=recall.dtype))).sum()))
+
+    @property
+    def best_iou(self) -> float:
+        """Return the intersection over union at the best of all thresholds; NaN where `average_precision` is."""
+        found, called = self._by_falling_threshold()
+        return self._defined(float((found / (found[-1] + called - found)).max()))
+
+    def _by_falling_threshold(self) -> tuple[Tensor, Tensor]:
+        """Return how many pixels at or above each threshold, the highest first, are positive, and how many in all."""
+        found = self.histogram[1].flip(0).cumsum(0).double()
+        return found, self.histogram.sum(0).flip(0).cumsum(0).double()
+
+    def _defined(self, value: float) -> float:
+        return value if bool((self.histogram.sum(1) > 0).all()) else math.nan
+
+
+def outlines(masks: Tensor) -> Tensor:
+    """Return whether a pixel of masks (N, S, S) is within S / 32 pixels of one with another value, as (N, S, S)."""
+    reach = max(1, masks.shape[-1] // 32)
+    values = masks.float()[:, None]
+    highest, lowest = (sign * F.max_pool2d(sign * values, 2 * reach + 1, 1, reach) for sign in (1, -1))
+    return (highest != lowest)[:, 0]
+
+
+def object_features(spatial: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean (N, C) of maps (N, C, h, w), their cells weighted by the share that masks (N, S, S) fill."""
+    weights = F.adaptive_avg_pool2d((masks > 0).float()[:, None], (spatial.shape[-2], spatial.shape[-1]))
+    return (spatial * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-9)
+
+
+def recall_of_pairs(features: Tensor, gallery: int = GALLERY) -> float:
+    """Return the share of features (2 N, C) whose partner is the nearest in a gallery, in centered cosine.
+
+    Rows 2 i and 2 i + 1 are partners. The gallery of an even row is its partner and other odd rows, and the reverse.
+    The share is the exact mean over all galleries of that size, and over the orders of ties: chance is 1 / size.
+    """
+    centered = F.normalize(features.double() - features.double().mean(0), dim=1)
+    similarity = centered[0::2] @ centered[1::2].T
+    own = similarity.diagonal()[:, None]
+    closer, tied = (
+        torch.cat([compared(similarity, own).sum(1), compared(similarity.T, own).sum(1)]).numpy()
+        for compared in (torch.gt, torch.eq)
+    )
+    others = len(similarity) - 1
+    drawn = min(gallery, len(similarity)) - 1
+    # The share of galleries without any of the r candidates that are closer than the partner, summed over r.
+    without = comb(others - np.arange(others + 1), drawn) / comb(others, drawn)
+    summed = np.concatenate([[0.0], without.cumsum()])
+    return float(((summed[closer + tied] - summed[closer]) / tied).mean())  # the partner is one of its ties
+
+
 def class_shares(masks: Tensor, classes: int, cells: tuple[int, int]) -> Tensor:
     """Return the share of each class (N, classes, h, w) in every cell; void takes the rest."""
     shares = [F.adaptive_avg_pool2d((masks == label).float()[:, None], cells) for label in range(classes)]
@@ -149,116 +225,6 @@ def mean_iou(table: Tensor) -> float:
 def tokens(spatial: Tensor) -> Tensor:
     """Flatten (N, C, h, w) to (N h w, C)."""
     return spatial.flatten(2).transpose(1, 2).flatten(0, 1)
-
-
-class ProbeScores(NamedTuple):
-    """Summaries (N, C) of the train and held-out images, and the metrics of the probes."""
-
-    bank: Tensor
-    queries: Tensor
-    metrics: dict[str, float]
-
-
-def probe_metrics(student: Student, targets: Targets, device: str, images: int = PROBE_IMAGES) -> dict[str, float]:
-    """Score the probes of a student's backbone on up to `images` train images and 2,000 held-out ones.
-
-    Returns:
-        {"knn", "probe": accuracies, "miou": mean intersection over union, "retrieval/TEACHER" and "zero_shot/TEACHER":
-        shares of images}; empty where the features are not finite.
-    """
-    train, val = targets.train, targets.val
-    train_features, held_out_features = (
-        student_features(student, split, device, count) for split, count in ((train, images), (val, HELD_OUT_IMAGES))
-    )
-    try:
-        bank, queries, metrics = fit_and_score(train_features, held_out_features, targets)
-    except FloatingPointError:
-        return {}
-    for teacher in targets.teachers:
-        bank_targets, query_targets = (
-            torch.cat([teacher_summary(split, teacher, rows) for rows in slices(len(summaries), _ROWS)])
-            for split, summaries in ((train, bank), (val, queries))
-        )
-        metrics[f"retrieval/{teacher}"] = retrieval(bank, bank_targets, queries, query_targets)
-        if teacher in student.heads.names and teacher in val.summary:
-            with torch.inference_mode():
-                predicted = student.heads.predict_summary(queries.to(device), teacher).cpu()
-            metrics |= _metric(f"zero_shot/{teacher}", zero_shot_accuracy(targets, teacher, predicted))
-    return metrics
-
-
-def teacher_metrics(targets: Targets, teacher: str, images: int = PROBE_IMAGES) -> dict[str, float]:
-    """Score the probes of a teacher's own targets, {"knn", "probe", "miou", "zero_shot"}, to compare students with."""
-    train_features, held_out_features = (
-        teacher_features(split, teacher, count)
-        for split, count in ((targets.train, images), (targets.val, HELD_OUT_IMAGES))
-    )
-    _, queries, metrics = fit_and_score(train_features, held_out_features, targets)
-    return metrics | _metric("zero_shot", zero_shot_accuracy(targets, teacher, queries))
-
-
-def _metric(name: str, value: float | None) -> dict[str, float]:
-    """Return one metric, or none."""
-    return {} if value is None else {name: value}
-
-
-def student_features(student: Student, split: SplitTargets, device: str, count: int) -> Batches:
-    """Yield the backbone's features of the first `count` images; FloatingPointError where they are not finite."""
-    encode: Callable[[Tensor], Features] = student.backbone.encode  # type: ignore[assignment]
-    for rows, features in predict(encode, split, device, images=count):
-        summary, spatial = features.summary.float().cpu(), resize(features.spatial.float(), student.heads.grid).cpu()
-        if not (summary.isfinite().all() and spatial.isfinite().all()):
-            raise FloatingPointError(f"features of images {rows.start} to {rows.stop} are not finite")
-        yield rows, summary, spatial
-
-
-def teacher_features(split: SplitTargets, teacher: str, count: int) -> Batches:
-    """Yield the targets of the first `count` images."""
-    for rows in slices(min(count, len(split)), _ROWS):
-        yield rows, teacher_summary(split, teacher, rows), read(split.spatial[teacher], rows).float()
-
-
-def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
-    """Return targets (B, k) of the summary, or the means of the maps' targets where a teacher has no summary."""
-    if teacher in split.summary:
-        return read(split.summary[teacher], rows).float()
-    return read(split.spatial[teacher], rows).float().mean((2, 3))
-
-
-def fit_and_score(train_features: Batches, held_out_features: Batches, targets: Targets) -> ProbeScores:
-    """Fit probes on features of train images and score them on held-out ones; maps are not kept."""
-    train, val = targets.train, targets.val
-    masked = train.masks is not None and val.masks is not None
-    segmentation = SegmentationProbe(targets.mask_classes) if masked and targets.mask_classes else None
-    bank, queries = [], []
-    for rows, summary, spatial in train_features:
-        bank.append(summary)
-        if segmentation and train.masks is not None:
-            segmentation.fit(spatial, read(train.masks, rows))
-    for rows, summary, spatial in held_out_features:
-        queries.append(summary)
-        if segmentation and val.masks is not None:
-            segmentation.score(spatial, read(val.masks, rows))
-    metrics = class_metrics(torch.cat(bank), torch.cat(queries), targets)
-    if segmentation and not math.isnan(segmentation.miou):
-        metrics["miou"] = segmentation.miou
-    return ProbeScores(torch.cat(bank), torch.cat(queries), metrics)
-
-
-def class_metrics(bank: Tensor, queries: Tensor, targets: Targets) -> dict[str, float]:
-    """Score {"knn", "probe"} on features (N, C) of the first train and held-out images.
-
-    Empty without labels, or where the images on either side are all of one class, which no probe can get wrong.
-    """
-    if targets.train.labels is None or targets.val.labels is None or not targets.num_classes:
-        return {}
-    labels, truth = read(targets.train.labels, slice(len(bank))), read(targets.val.labels, slice(len(queries)))
-    if (labels == labels[0]).all() or (truth == truth[0]).all():
-        return {}
-    return {
-        "knn": accuracy(knn_classify(bank, labels, queries, targets.num_classes), truth),
-        "probe": accuracy(linear_classify(bank, labels, queries), truth),
-    }
 
 
 def accuracy(predicted: Tensor, truth: Tensor) -> float:

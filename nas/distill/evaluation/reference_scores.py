@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from nas.cache.targets import SplitTargets, Targets, read_cache_set
+from nas.cache.targets import Targets, read_cache_set
 from nas.data.dataset import Progress
-from nas.distill.evaluation.probes import HELD_OUT_IMAGES, teacher_metrics
+from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TASKS, most_frequent_share, teacher_metrics
 from nas.study.records import HeadFacts, TeacherFacts
 
 _HEAD_FACTS = ("channels", "dims", "kept", "cosine")  # keys of a head in the cache's manifest
@@ -17,7 +15,7 @@ _HEAD_FACTS = ("channels", "dims", "kept", "cosine")  # keys of a head in the ca
 def teacher_facts(
     targets: Targets, descriptions: Mapping[str, str], progress: Progress = lambda stage, done, total: None
 ) -> dict[str, TeacherFacts]:
-    """Return how much of every teacher is distilled, and how its own targets score in the students' probes.
+    """Return how much of every teacher is distilled, and how its own targets do in the students' tasks.
 
     Args:
         targets: the cached teachers.
@@ -32,24 +30,16 @@ def teacher_facts(
             for head, about in parts[teacher].manifest["heads"].items()
         }
         facts[teacher] = TeacherFacts(descriptions[teacher], heads, teacher_metrics(targets, teacher))
-        progress("probes of the teachers' own features", done, len(targets.teachers))
+        progress("evaluation of the teachers", done, len(targets.teachers))
     return facts
 
 
 def chance(targets: Targets) -> dict[str, float]:
-    """Return the scores of the best constant guess on the held-out images: the lower end of every metric's scale."""
-    val = targets.val
-    scores = {"retrieval": 1 / min(len(val), HELD_OUT_IMAGES)}
-    if val.labels is not None:
-        shares = np.bincount(np.asarray(val.labels[:])) / len(val)
-        scores |= dict.fromkeys(("knn", "probe", "zero_shot"), float(shares.max()))
-    if val.masks is not None and targets.mask_classes:
-        scores["miou"] = _constant_iou(val, targets.mask_classes)
-    return scores
-
-
-def _constant_iou(val: SplitTargets, classes: int) -> float:
-    """Return the mean IoU of predicting the most frequent class: its share of pixels over the number of classes."""
-    assert val.masks is not None
-    pixels = np.bincount(np.asarray(val.masks[:]).ravel(), minlength=classes)[:classes]
-    return float(pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1))  # 0 where all pixels are void
+    """Return the metrics of a constant guess on the held-out images: the lower end of every metric's scale."""
+    levels = {"retrieval": 1 / min(len(targets.val), HELD_OUT_IMAGES)}
+    if targets.val.labels is not None:
+        levels["zero_shot"] = most_frequent_share(targets.val)
+    for task in TASKS:
+        if task.suits(targets):
+            levels |= task.chance(targets)
+    return levels

@@ -1,0 +1,74 @@
+"""Cache the pairs of poses that evaluation matches, beside the images and targets that a search trains on.
+
+Each entry holds one further shard, `POSES`. It is in no manifest and no fingerprint, because no training depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nas.cache.entry import CacheEntry
+from nas.cache.images import ImageCacheBuilder, batches, map_in_order, read_rows, stage_progress
+from nas.cache.shards import ShardWriter, mapped
+from nas.cache.teacher_features import ReadImages, TeacherCacheBuilder, read_pixels
+from nas.data import open_poses
+from nas.data.composites import POSES_VERSION
+from nas.data.dataset import Progress
+
+POSES = f"poses-{POSES_VERSION}"  # name of the shard
+
+
+def poses_file(entry: CacheEntry, array: str) -> Path:
+    """Return the path of one array of an entry's poses, written or not."""
+    return entry.folder / f"{POSES}-{array}.npy"
+
+
+def missing_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> bool:
+    """Tell whether the data has poses of which an entry lacks its part."""
+    if open_poses(images.source.uri, images.image_px) is None:
+        return False
+    files = [poses_file(images.entry, "images"), *(poses_file(teacher.entry, "spatial") for teacher in teachers)]
+    return not all(file.exists() for file in files)
+
+
+def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder], progress: Progress) -> None:
+    """Write the poses' missing parts, into entries that are complete."""
+    poses = open_poses(images.source.uri, images.image_px)
+    if poses is None:
+        return
+    with images.entry.lock(POSES):
+        if not poses_file(images.entry, "images").exists():
+            # Of the files of a shard, the first one is renamed last.
+            with ShardWriter(images.entry.folder, POSES) as writer:
+                writer.append(read_rows(poses, range(len(poses)))[0])
+    for teacher in teachers:
+        with teacher.entry.lock(POSES):
+            if not poses_file(teacher.entry, "spatial").exists():
+                _write_targets(teacher, len(poses), progress)
+
+
+def _write_targets(teacher: TeacherCacheBuilder, count: int, progress: Progress) -> None:
+    """Run a teacher on the poses, and write the targets of its spatial features."""
+    run = teacher.live_features(_reader(teacher))
+    done = stage_progress(progress, f"{teacher.spec.name} on pairs of poses", count)
+    with ShardWriter(teacher.entry.folder, POSES) as writer:
+        compressed = map_in_order(lambda rows: teacher.compress(run(rows))["spatial"], batches(range(count)))
+        for targets in compressed:
+            writer.append({"spatial": targets.codes})
+            done(writer.rows)
+    teacher.forget_teacher()
+
+
+def _reader(teacher: TeacherCacheBuilder) -> ReadImages:
+    """Return a function that reads poses at the teacher's size as uint8 (N, 3, S, S)."""
+    images = teacher.images
+    if teacher.spec.source_px <= images.image_px:
+        path = poses_file(images.entry, "images")
+        return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
+    poses = open_poses(images.source.uri, teacher.spec.source_px)
+    assert poses is not None
+    return partial(read_pixels, poses)

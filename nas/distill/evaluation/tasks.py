@@ -1,0 +1,371 @@
+"""The evaluation tasks: what the frozen features of students and teachers are good for, on images of the study's data.
+
+A task is one class in `TASKS`, and each of its metrics one entry of `nas.study.metrics.METRICS`. Probes are fitted on
+the first train images and scored on the first held-out ones; labels and masks are used here alone. A metric that is
+undefined (no labels, one class only, features that are not finite) is left out.
+
+Data with real labels and masks are classified and segmented. On the built-in data the teachers themselves do that
+hardly better than chance, because a glyph's category ("office", "play") is hardly visible: they are evaluated by the
+glyphs' figures, edges and identities instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backbones import Features
+from nas.cache.targets import SplitTargets, Targets
+from nas.distill.evaluation.explained_variance import predict, read, slices
+from nas.distill.evaluation.probes import (
+    GALLERY,
+    PixelProbe,
+    SegmentationProbe,
+    accuracy,
+    knn_classify,
+    linear_classify,
+    object_features,
+    outlines,
+    recall_of_pairs,
+    retrieval,
+)
+from nas.distill.evaluation.zero_shot import zero_shot_accuracy
+from nas.distill.heads import Student, resize
+
+TRAIN_IMAGES = 1500  # that probes are fitted on
+HELD_OUT_IMAGES = 2000  # retrieval compares each with each
+_ROWS = 256  # targets read at a time
+
+
+class Batch(NamedTuple):
+    """Features of some images of a split: summaries (B, C) and maps (B, C, g, g)."""
+
+    split: SplitTargets
+    rows: slice
+    summary: Tensor
+    spatial: Tensor
+
+    @property
+    def masks(self) -> Tensor:
+        """Return the images' masks (B, S, S)."""
+        assert self.split.masks is not None
+        return read(self.split.masks, self.rows)
+
+
+FeaturesOf = Callable[[SplitTargets, int], Iterator[Batch]]  # of the first images of a split
+
+
+class Task:
+    """One evaluation of frozen features, which sees the features of the train images, then of the held-out ones.
+
+    Args:
+        targets: the images with their labels and masks.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self.targets = targets
+
+    @classmethod
+    def suits(cls, targets: Targets) -> bool:
+        """Tell whether the data has this task."""
+        raise NotImplementedError
+
+    @classmethod
+    def chance(cls, targets: Targets) -> dict[str, float]:
+        """Return the metrics of a constant guess."""
+        raise NotImplementedError
+
+    def fit(self, batch: Batch) -> None:
+        """Learn from features of train images."""
+
+    def score(self, batch: Batch) -> None:
+        """Score features of held-out images, after all of `fit`."""
+
+    def metrics(self, features: FeaturesOf) -> dict[str, float]:
+        """Return the metrics, after all of `score`; NaN where one is undefined.
+
+        Args:
+            features: computes features of further images.
+        """
+        raise NotImplementedError
+
+
+class Classification(Task):
+    """Classes of images by nearest neighbors and by a linear probe of the summaries."""
+
+    def __init__(self, targets: Targets) -> None:
+        super().__init__(targets)
+        self._bank: list[Tensor] = []
+        self._queries: list[Tensor] = []
+
+    @classmethod
+    def suits(cls, targets: Targets) -> bool:
+        """Tell whether the images have labels, and are not the built-in ones."""
+        labeled = targets.train.labels is not None and targets.val.labels is not None
+        return targets.poses is None and labeled and bool(targets.num_classes)
+
+    @classmethod
+    def chance(cls, targets: Targets) -> dict[str, float]:
+        """Return the share of the most frequent class."""
+        return dict.fromkeys(("knn", "probe"), most_frequent_share(targets.val))
+
+    def fit(self, batch: Batch) -> None:
+        """Keep the summaries."""
+        self._bank.append(batch.summary)
+
+    def score(self, batch: Batch) -> None:
+        """Keep the summaries."""
+        self._queries.append(batch.summary)
+
+    def metrics(self, features: FeaturesOf) -> dict[str, float]:
+        """Return the accuracies; none where the images on either side are all of one class, which is never wrong."""
+        bank, queries, classes = torch.cat(self._bank), torch.cat(self._queries), self.targets.num_classes
+        train, val = self.targets.train.labels, self.targets.val.labels
+        assert train is not None
+        assert val is not None
+        assert classes is not None
+        labels, truth = read(train, slice(len(bank))), read(val, slice(len(queries)))
+        if (labels == labels[0]).all() or (truth == truth[0]).all():
+            return {}
+        return {
+            "knn": accuracy(knn_classify(bank, labels, queries, classes), truth),
+            "probe": accuracy(linear_classify(bank, labels, queries), truth),
+        }
+
+
+class Segmentation(Task):
+    """Classes of pixels by a linear probe of the maps."""
+
+    def __init__(self, targets: Targets) -> None:
+        super().__init__(targets)
+        self._probe = SegmentationProbe(targets.mask_classes or 0)
+
+    @classmethod
+    def suits(cls, targets: Targets) -> bool:
+        """Tell whether the images have masks, and are not the built-in ones."""
+        masked = targets.train.masks is not None and targets.val.masks is not None
+        return targets.poses is None and masked and bool(targets.mask_classes)
+
+    @classmethod
+    def chance(cls, targets: Targets) -> dict[str, float]:
+        """Return the IoU of the most frequent class, its share of the pixels, over the number of classes."""
+        classes = targets.mask_classes or 0
+        pixels = np.bincount(_masks(targets.val).ravel(), minlength=classes)[:classes]
+        return {"miou": float(pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1))}  # 0 if all are void
+
+    def fit(self, batch: Batch) -> None:
+        """Learn from maps and masks."""
+        self._probe.fit(batch.spatial, batch.masks)
+
+    def score(self, batch: Batch) -> None:
+        """Score the maps by the masks."""
+        self._probe.score(batch.spatial, batch.masks)
+
+    def metrics(self, features: FeaturesOf) -> dict[str, float]:
+        """Return the mean IoU."""
+        return {"miou": self._probe.miou}
+
+
+class PixelTask(Task):
+    """A kind of the built-in data's pixels, found by a linear probe of the maps. Chance is their share of all pixels.
+
+    Both statistics of a constant answer are that share: its average precision, and the IoU of calling every pixel
+    positive.
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(self, targets: Targets) -> None:
+        super().__init__(targets)
+        self._probe = PixelProbe()
+
+    @staticmethod
+    def positive(masks: Tensor) -> Tensor:
+        """Return whether a pixel of masks (N, S, S) is to be found."""
+        raise NotImplementedError
+
+    @staticmethod
+    def value(probe: PixelProbe) -> float:
+        """Return the metric."""
+        raise NotImplementedError
+
+    @classmethod
+    def suits(cls, targets: Targets) -> bool:
+        """Tell whether the images are the built-in ones."""
+        return targets.poses is not None
+
+    @classmethod
+    def chance(cls, targets: Targets) -> dict[str, float]:
+        """Return the share of pixels to be found on held-out images."""
+        masks = torch.from_numpy(_masks(targets.val)[:HELD_OUT_IMAGES])
+        return {cls.metric: float(cls.positive(masks).float().mean())}
+
+    def fit(self, batch: Batch) -> None:
+        """Learn from maps and masks."""
+        self._probe.fit(batch.spatial, self.positive(batch.masks))
+
+    def score(self, batch: Batch) -> None:
+        """Score the maps by the masks."""
+        self._probe.score(batch.spatial, self.positive(batch.masks))
+
+    def metrics(self, features: FeaturesOf) -> dict[str, float]:
+        """Return the metric."""
+        return {self.metric: self.value(self._probe)}
+
+
+class FigureGround(PixelTask):
+    """Pixels of glyphs, scored by the IoU at the best threshold."""
+
+    metric = "figure_iou"
+
+    @staticmethod
+    def positive(masks: Tensor) -> Tensor:
+        """Return whether a pixel is a glyph's."""
+        return masks > 0
+
+    @staticmethod
+    def value(probe: PixelProbe) -> float:
+        """Return the IoU."""
+        return probe.best_iou
+
+
+class GlyphEdges(PixelTask):
+    """Pixels near the outlines of glyphs, scored by average precision."""
+
+    metric = "edge_ap"
+
+    @staticmethod
+    def positive(masks: Tensor) -> Tensor:
+        """Return whether a pixel is near an outline."""
+        return outlines(masks)
+
+    @staticmethod
+    def value(probe: PixelProbe) -> float:
+        """Return the average precision."""
+        return probe.average_precision
+
+
+class GlyphRetrieval(Task):
+    """The other pose of a glyph that no training has seen, among ten such glyphs."""
+
+    @classmethod
+    def suits(cls, targets: Targets) -> bool:
+        """Tell whether the images are the built-in ones."""
+        return targets.poses is not None
+
+    @classmethod
+    def chance(cls, targets: Targets) -> dict[str, float]:
+        """Return 1 / glyphs in a gallery."""
+        assert targets.poses is not None
+        return {"glyph_retrieval": 1 / min(GALLERY, len(targets.poses) // 2)}
+
+    def metrics(self, features: FeaturesOf) -> dict[str, float]:
+        """Return the recall at 1. No probe is fitted."""
+        poses = self.targets.poses
+        assert poses is not None
+        found = [object_features(batch.spatial, batch.masks) for batch in features(poses, len(poses))]
+        return {"glyph_retrieval": recall_of_pairs(torch.cat(found))}
+
+
+TASKS: tuple[type[Task], ...] = (GlyphRetrieval, FigureGround, GlyphEdges, Classification, Segmentation)
+
+
+class Evaluation(NamedTuple):
+    """Summaries (N, C) of the train and of the held-out images, and the metrics of all tasks."""
+
+    bank: Tensor
+    queries: Tensor
+    metrics: dict[str, float]
+
+
+def student_metrics(student: Student, targets: Targets, device: str, images: int = TRAIN_IMAGES) -> dict[str, float]:
+    """Evaluate a student's backbone, with probes fitted on up to `images` train images.
+
+    Returns:
+        The metrics of the tasks that suit the data, "retrieval/TEACHER" and "zero_shot/TEACHER"; empty where the
+        features are not finite.
+    """
+    try:
+        bank, queries, metrics = evaluate(partial(student_features, student, device), targets, images)
+    except FloatingPointError:
+        return {}
+    for teacher in targets.teachers:
+        bank_targets, query_targets = (
+            torch.cat([teacher_summary(split, teacher, rows) for rows in slices(len(summaries), _ROWS)])
+            for split, summaries in ((targets.train, bank), (targets.val, queries))
+        )
+        metrics[f"retrieval/{teacher}"] = retrieval(bank, bank_targets, queries, query_targets)
+        if teacher in student.heads.names and teacher in targets.val.summary:
+            with torch.inference_mode():
+                predicted = student.heads.predict_summary(queries.to(device), teacher).cpu()
+            metrics |= _metric(f"zero_shot/{teacher}", zero_shot_accuracy(targets, teacher, predicted))
+    return metrics
+
+
+def teacher_metrics(targets: Targets, teacher: str, images: int = TRAIN_IMAGES) -> dict[str, float]:
+    """Evaluate a teacher's own targets by the tasks and by "zero_shot", to compare students with."""
+    _, queries, metrics = evaluate(partial(teacher_features, teacher), targets, images)
+    return metrics | _metric("zero_shot", zero_shot_accuracy(targets, teacher, queries))
+
+
+def evaluate(features: FeaturesOf, targets: Targets, images: int) -> Evaluation:
+    """Run the tasks that suit the data on features of the first `images` train images and the first held-out ones."""
+    tasks = [task(targets) for task in TASKS if task.suits(targets)]
+    bank, queries = [], []
+    for batch in features(targets.train, images):
+        bank.append(batch.summary)
+        for task in tasks:
+            task.fit(batch)
+    for batch in features(targets.val, HELD_OUT_IMAGES):
+        queries.append(batch.summary)
+        for task in tasks:
+            task.score(batch)
+    values = {name: value for task in tasks for name, value in task.metrics(features).items()}
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    return Evaluation(torch.cat(bank), torch.cat(queries), finite)
+
+
+def student_features(student: Student, device: str, split: SplitTargets, count: int) -> Iterator[Batch]:
+    """Yield the backbone's features of the first `count` images; FloatingPointError where they are not finite."""
+    encode: Callable[[Tensor], Features] = student.backbone.encode  # type: ignore[assignment]
+    for rows, features in predict(encode, split, device, images=count):
+        summary, spatial = features.summary.float().cpu(), resize(features.spatial.float(), student.heads.grid).cpu()
+        if not (summary.isfinite().all() and spatial.isfinite().all()):
+            raise FloatingPointError(f"features of images {rows.start} to {rows.stop} are not finite")
+        yield Batch(split, rows, summary, spatial)
+
+
+def teacher_features(teacher: str, split: SplitTargets, count: int) -> Iterator[Batch]:
+    """Yield the targets of the first `count` images."""
+    for rows in slices(min(count, len(split)), _ROWS):
+        yield Batch(split, rows, teacher_summary(split, teacher, rows), read(split.spatial[teacher], rows).float())
+
+
+def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
+    """Return targets (B, k) of the summary, or the means of the maps' targets where a teacher has no summary."""
+    if teacher in split.summary:
+        return read(split.summary[teacher], rows).float()
+    return read(split.spatial[teacher], rows).float().mean((2, 3))
+
+
+def most_frequent_share(split: SplitTargets) -> float:
+    """Return the share of a labeled split's most frequent class."""
+    assert split.labels is not None
+    return float((np.bincount(np.asarray(split.labels[:])) / len(split)).max())
+
+
+def _masks(split: SplitTargets) -> NDArray[Any]:
+    assert split.masks is not None
+    return np.asarray(split.masks[:])
+
+
+def _metric(name: str, value: float | None) -> dict[str, float]:
+    """Return one metric, or none."""
+    return {} if value is None else {name: value}
