@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nas.study.metrics import metric_label
 from nas.study.records import Objective, Study, StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief
-from reports.metrics import metric_label, metric_names, metrics_of, teacher_score, trained_models
+from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
 from reports.statistics import PUBLISHED
 from reports.summary import StudySummary

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas.analysis.agreement import kendall
+from nas.study.metrics import METRICS, metric_label
 from nas.study.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
 from reports.summary import StudySummary
 
-LABELS = {"knn": "kNN", "probe": "linear probe", "miou": "mIoU", "zero_shot": "zero-shot", "retrieval": "retrieval"}
-IN_TABLES = ("knn", "probe", "miou", "zero_shot")  # retrieval has a value for each teacher: the cards show them
+IN_TABLES = tuple(name for name, metric in METRICS.items() if metric.in_tables)
 AGREEMENT_TAU, MAX_P_VALUE = 0.3, 0.05  # from which the score is said to rank models as a metric does
 NEAR_CHANCE_SHARE, NEAR_CHANCE_TIMES = 0.1, 2.0  # of the way from chance to 1, and times chance: both are upper bounds
 
@@ -32,6 +33,7 @@ class MetricSummary:
     teacher: str | None  # the teacher whose own features do best
     teacher_value: float | None
     chance: float | None
+    seed_noise: float | None = None  # standard deviation between retrainings with other seeds
 
     @property
     def agrees(self) -> bool:
@@ -103,7 +105,7 @@ def metrics_of(model: ScoredTrial) -> dict[str, float]:
 
 def metric_names(models: Iterable[ScoredTrial]) -> tuple[str, ...]:
     """Return the names of all metrics that any model has, those with a label first."""
-    known = list(LABELS)
+    known = list(METRICS)
     names = {name: None for model in models for name in metrics_of(model)}
 
     def place(name: str) -> int:
@@ -113,20 +115,25 @@ def metric_names(models: Iterable[ScoredTrial]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (place(name), name)))
 
 
-def metric_label(name: str) -> str:
-    """Return a metric's label: ``retrieval/hed`` is "retrieval, hed"."""
-    kind, _, teacher = name.partition("/")
-    return LABELS.get(kind, kind) + (f", {teacher}" if teacher else "")
+def summarize_metrics(
+    info: StudyInfo, summary: StudySummary, retraining: Mapping[str, Any] | None = None
+) -> tuple[MetricSummary, ...]:
+    """Summarize each metric over the trained models.
 
-
-def summarize_metrics(info: StudyInfo, summary: StudySummary) -> tuple[MetricSummary, ...]:
-    """Summarize each metric over the trained models."""
-    models = trained_models(summary)
-    return tuple(_metric_summary(name, models, info, summary.best_baseline) for name in metric_names(models))
+    Args:
+        info: description of the study.
+        summary: numbers of the study.
+        retraining: results, as `reports.retraining.read_retraining` returns them.
+    """
+    models, scatter = trained_models(summary), retraining["metric_scatter"] if retraining else {}
+    noise = {name: float(between["sd"]) for name, between in scatter.items()}
+    return tuple(
+        _metric_summary(name, models, info, summary.best_baseline, noise.get(name)) for name in metric_names(models)
+    )
 
 
 def _metric_summary(
-    name: str, models: Sequence[ScoredTrial], info: StudyInfo, baseline: ScoredTrial | None
+    name: str, models: Sequence[ScoredTrial], info: StudyInfo, baseline: ScoredTrial | None, noise: float | None
 ) -> MetricSummary:
     measured = [(metrics_of(model)[name], model) for model in models if name in metrics_of(model)]
     best, best_model = max(measured, key=lambda pair: pair[0])
@@ -145,6 +152,7 @@ def _metric_summary(
         teacher=strongest,
         teacher_value=None if strongest is None else teachers[strongest],
         chance=info.chance.get(name, info.chance.get(name.partition("/")[0])),
+        seed_noise=noise,
     )
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from nas.analysis.remeasuring import DISTURBED
 from nas.files import atomic_write
 from nas.storage.store import read_study
+from nas.study.metrics import METRICS, metric_label
 from nas.study.records import Measurement, Study
 from nas.study.redaction import public_info
 from reports import sentences
@@ -34,7 +35,6 @@ from reports.gallery import Gallery, read_gallery
 from reports.importance import importances
 from reports.metrics import (
     IN_TABLES,
-    metric_label,
     metric_names,
     summarize_heads,
     summarize_metrics,
@@ -142,7 +142,7 @@ def render(
         objective_words=OBJECTIVE_WORDS,
         run=run,
         contents=CONTENTS,
-        **_tables(study, summary),
+        **_tables(study, summary, retraining),
         **_trust(study, summary, retraining, shlex.quote(run)),
         **_sentences(study, summary, data, shlex.quote(run)),
         pictures={name: Markup(svg) for name, svg in stills.items()},
@@ -153,8 +153,9 @@ def render(
     )  # fmt: skip
 
 
-def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
-    info, metrics = study.info, summarize_metrics(study.info, summary)
+def _tables(study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None) -> dict[str, Any]:
+    info, metrics = study.info, summarize_metrics(study.info, summary, retraining)
+    kinds = {m.name.partition("/")[0] for m in metrics}
     misses = limit_misses(study)
     missed = {number for row in misses for number in row.numbers}
     objectives = [o.name for o in info.objectives]
@@ -163,6 +164,7 @@ def _tables(study: Study, summary: StudySummary) -> dict[str, Any]:
     return {
         "heads": summarize_heads(info, summary),
         "metrics": metrics,
+        "definitions": [metric for name, metric in METRICS.items() if name in kinds],
         "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
         "ranking": ranking,
         "disturbed": disturbances(s.trial for s in (*ranking, *(b.scored for b in summary.baselines))),

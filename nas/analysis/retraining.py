@@ -145,6 +145,16 @@ def _with_chances(rows: Sequence[RetrainedCandidate], scatter: SeedScatter) -> l
     return [replace(c, on_front=c.trial.number in front, chance=chances.get(c.trial.number)) for c in rows]
 
 
+def metric_scatter(summary: RetrainingSummary) -> dict[str, SeedScatter]:
+    """Return each downstream metric's scatter between seeds after all steps, where a candidate has it of two seeds."""
+    by_candidate = [
+        [t.rungs[-1].metrics for t in c.trainings if t.reason is None and t.rungs] for c in summary.candidates
+    ]
+    names = dict.fromkeys(name for trainings in by_candidate for metrics in trainings for name in metrics)
+    scatter = {name: pooled_scatter([[m[name] for m in ms if name in m] for ms in by_candidate]) for name in names}
+    return {name: between for name, between in scatter.items() if between is not None}
+
+
 Ranking = Callable[[RetrainedCandidate], float | None]
 
 
@@ -243,6 +253,7 @@ def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:
         "candidates": [_candidate_json(c, summary.scatter) for c in summary.candidates],
         "scatter": asdict(summary.scatter),
         "scatter_at_last_rung": None if before is None else asdict(before),
+        "metric_scatter": {name: asdict(between) for name, between in metric_scatter(summary).items()},
         "correlations": [{"between": label, **asdict(c)} for label, c in correlations.items()],
         "notes": retraining_notes(study, summary),
     }

@@ -15,7 +15,7 @@ from nas.cache.entry import CacheEntry
 from nas.cache.images import ImageCacheBuilder, batches, map_in_order, read_rows, stage_progress
 from nas.cache.shards import ShardWriter, mapped
 from nas.cache.teacher_features import ReadImages, TeacherCacheBuilder, read_pixels
-from nas.data import open_poses
+from nas.data import ImageSet, open_poses
 from nas.data.composites import POSES_VERSION
 from nas.data.dataset import Progress
 
@@ -29,7 +29,7 @@ def poses_file(entry: CacheEntry, array: str) -> Path:
 
 def missing_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> bool:
     """Tell whether the data has poses of which an entry lacks its part."""
-    if open_poses(images.source.uri, images.image_px) is None:
+    if _open(images, images.image_px) is None:
         return False
     files = [poses_file(images.entry, "images"), *(poses_file(teacher.entry, "spatial") for teacher in teachers)]
     return not all(file.exists() for file in files)
@@ -37,7 +37,7 @@ def missing_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuil
 
 def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder], progress: Progress) -> None:
     """Write the poses' missing parts, into entries that are complete."""
-    poses = open_poses(images.source.uri, images.image_px)
+    poses = _open(images, images.image_px)
     if poses is None:
         return
     with images.entry.lock(POSES):
@@ -49,6 +49,11 @@ def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilde
         with teacher.entry.lock(POSES):
             if not poses_file(teacher.entry, "spatial").exists():
                 _write_targets(teacher, len(poses), progress)
+
+
+def _open(images: ImageCacheBuilder, size_px: int) -> ImageSet | None:
+    """Open the poses, no more of them than held-out images."""
+    return open_poses(images.source.uri, images.source.counts["val"], size_px)
 
 
 def _write_targets(teacher: TeacherCacheBuilder, count: int, progress: Progress) -> None:
@@ -69,6 +74,6 @@ def _reader(teacher: TeacherCacheBuilder) -> ReadImages:
     if teacher.spec.source_px <= images.image_px:
         path = poses_file(images.entry, "images")
         return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
-    poses = open_poses(images.source.uri, teacher.spec.source_px)
+    poses = _open(images, teacher.spec.source_px)
     assert poses is not None
     return partial(read_pixels, poses)

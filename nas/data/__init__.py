@@ -93,11 +93,12 @@ def open_unaugmented(
     raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
 
 
-def open_poses(uri: str, size_px: int) -> ImageSet | None:
+def open_poses(uri: str, most: int, size_px: int) -> ImageSet | None:
     """Open the pairs of images of the built-in data that show one glyph in two poses; None of other data.
 
     Args:
         uri: The source, in one of `FORMS`.
+        most: Largest number of images.
         size_px: Side of the squares.
     """
-    return GlyphPoses(size_px) if uri == "builtin" else None
+    return GlyphPoses(most, size_px) if uri == "builtin" else None

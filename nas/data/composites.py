@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity, square, square_mask
+from nas.data.dataset import DataError, Pixels, Sample, Split, digest, file_identity, shuffled, square, square_mask
 
 VAL_GLYPHS = 5  # in every class, one glyph in five is a validation object
 
@@ -254,12 +254,17 @@ class Composites:
 
 @dataclass(frozen=True)
 class GlyphPoses:
-    """Every glyph of the validation split in two random poses, on two random backgrounds of that split.
+    """Glyphs of the validation split, each in two random poses, on two random backgrounds of that split.
 
     Item i shows glyph i // 2, which is its label, alone and large; its mask is 1 on the glyph. Training and the
     distillation score never see these images: they serve one metric, the retrieval of a glyph's other pose.
+
+    Args:
+        most: The largest number of images.
+        size_px: Side of every image and mask.
     """
 
+    most: int
     size_px: int
     uri: str = "builtin"
     class_names: tuple[str, ...] | None = None
@@ -272,17 +277,18 @@ class GlyphPoses:
     @property
     def num_classes(self) -> int:
         """Return the number of glyphs."""
-        return len(self._glyphs)
+        return min(self.most // 2, len(self._glyphs))
 
     @cached_property
-    def _glyphs(self) -> tuple[str, ...]:
-        return tuple(glyph for glyphs in objects("val") for glyph in glyphs)
+    def _glyphs(self) -> list[str]:
+        """Return all glyphs of the split, those of a class apart from each other."""
+        return shuffled((glyph for glyphs in objects("val") for glyph in glyphs), POSES_VERSION, str)
 
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the recipe, its sources and the first images."""
         sources = [file_identity(path) for path in [font_path(), *photograph_paths()]]
-        return digest(["poses", POSES_VERSION, self.size_px, sources, [self.read(i).image.tobytes() for i in range(4)]])
+        return digest(["poses", POSES_VERSION, len(self), self.size_px, sources, self.read(0).image.tobytes()])
 
     def read(self, i: int) -> Sample:
         """Draw item `i`."""

@@ -196,7 +196,7 @@ def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) 
 
 def _evaluated_images(config: SearchConfig) -> int:
     """Return the number of images whose features the evaluation at the last rung takes."""
-    poses = open_poses(config.data, config.distill.img_size)
+    poses = open_poses(config.data, config.val_images, config.distill.img_size)
     train, val = min(TRAIN_IMAGES, config.train_images * config.views), min(HELD_OUT_IMAGES, config.val_images)
     return train + val + (len(poses) if poses else 0)
 

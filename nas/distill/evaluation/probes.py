@@ -187,7 +187,10 @@ def recall_of_pairs(features: Tensor, gallery: int = GALLERY) -> float:
     Rows 2 i and 2 i + 1 are partners. The gallery of an even row is its partner and other odd rows, and the reverse.
     The share is the exact mean over all galleries of that size, and over the orders of ties: chance is 1 / size.
     """
-    centered = F.normalize(features.double() - features.double().mean(0), dim=1)
+    values = features.double()
+    deviations = values - values.mean(0)
+    varies = deviations.square().mean(0) > CONSTANT_SHARE * values.square().mean(0)
+    centered = F.normalize(torch.where(varies, deviations, 0.0), dim=1)
     similarity = centered[0::2] @ centered[1::2].T
     own = similarity.diagonal()[:, None]
     closer, tied = (

@@ -44,7 +44,7 @@ HELD_OUT_IMAGES = 2000  # retrieval compares each with each
 _ROWS = 256  # targets read at a time
 
 
-class Batch(NamedTuple):
+class FeatureBatch(NamedTuple):
     """Features of some images of a split: summaries (B, C) and maps (B, C, g, g)."""
 
     split: SplitTargets
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         return read(self.split.masks, self.rows)
 
 
-FeaturesOf = Callable[[SplitTargets, int], Iterator[Batch]]  # of the first images of a split
+FeaturesOf = Callable[[SplitTargets, int], Iterator[FeatureBatch]]  # of the first images of a split
 
 
 class Task:
@@ -82,10 +82,10 @@ class Task:
         """Return the metrics of a constant guess."""
         raise NotImplementedError
 
-    def fit(self, batch: Batch) -> None:
+    def fit(self, batch: FeatureBatch) -> None:
         """Learn from features of train images."""
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: FeatureBatch) -> None:
         """Score features of held-out images, after all of `fit`."""
 
     def metrics(self, features: FeaturesOf) -> dict[str, float]:
@@ -116,11 +116,11 @@ class Classification(Task):
         """Return the share of the most frequent class."""
         return dict.fromkeys(("knn", "probe"), most_frequent_share(targets.val))
 
-    def fit(self, batch: Batch) -> None:
+    def fit(self, batch: FeatureBatch) -> None:
         """Keep the summaries."""
         self._bank.append(batch.summary)
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: FeatureBatch) -> None:
         """Keep the summaries."""
         self._queries.append(batch.summary)
 
@@ -160,11 +160,11 @@ class Segmentation(Task):
         pixels = np.bincount(_masks(targets.val).ravel(), minlength=classes)[:classes]
         return {"miou": float(pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1))}  # 0 if all are void
 
-    def fit(self, batch: Batch) -> None:
+    def fit(self, batch: FeatureBatch) -> None:
         """Learn from maps and masks."""
         self._probe.fit(batch.spatial, batch.masks)
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: FeatureBatch) -> None:
         """Score the maps by the masks."""
         self._probe.score(batch.spatial, batch.masks)
 
@@ -207,11 +207,11 @@ class PixelTask(Task):
         masks = torch.from_numpy(_masks(targets.val)[:HELD_OUT_IMAGES])
         return {cls.metric: float(cls.positive(masks).float().mean())}
 
-    def fit(self, batch: Batch) -> None:
+    def fit(self, batch: FeatureBatch) -> None:
         """Learn from maps and masks."""
         self._probe.fit(batch.spatial, self.positive(batch.masks))
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: FeatureBatch) -> None:
         """Score the maps by the masks."""
         self._probe.score(batch.spatial, self.positive(batch.masks))
 
@@ -332,20 +332,22 @@ def evaluate(features: FeaturesOf, targets: Targets, images: int) -> Evaluation:
     return Evaluation(torch.cat(bank), torch.cat(queries), finite)
 
 
-def student_features(student: Student, device: str, split: SplitTargets, count: int) -> Iterator[Batch]:
+def student_features(student: Student, device: str, split: SplitTargets, count: int) -> Iterator[FeatureBatch]:
     """Yield the backbone's features of the first `count` images; FloatingPointError where they are not finite."""
     encode: Callable[[Tensor], Features] = student.backbone.encode  # type: ignore[assignment]
     for rows, features in predict(encode, split, device, images=count):
         summary, spatial = features.summary.float().cpu(), resize(features.spatial.float(), student.heads.grid).cpu()
         if not (summary.isfinite().all() and spatial.isfinite().all()):
             raise FloatingPointError(f"features of images {rows.start} to {rows.stop} are not finite")
-        yield Batch(split, rows, summary, spatial)
+        yield FeatureBatch(split, rows, summary, spatial)
 
 
-def teacher_features(teacher: str, split: SplitTargets, count: int) -> Iterator[Batch]:
+def teacher_features(teacher: str, split: SplitTargets, count: int) -> Iterator[FeatureBatch]:
     """Yield the targets of the first `count` images."""
     for rows in slices(min(count, len(split)), _ROWS):
-        yield Batch(split, rows, teacher_summary(split, teacher, rows), read(split.spatial[teacher], rows).float())
+        yield FeatureBatch(
+            split, rows, teacher_summary(split, teacher, rows), read(split.spatial[teacher], rows).float()
+        )
 
 
 def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:

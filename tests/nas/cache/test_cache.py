@@ -16,9 +16,10 @@ from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.standardize import HEADS, as_vectors, calibrate, to_grid
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.data import open_images
+from nas.data import open_images, open_poses
 from nas.data.dataset import DataError
 from nas.teachers import TeacherOutput, specs
+from tests.nas.cache.builder import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +260,35 @@ def test_broken_manifests_and_sets_are_refused(copied):
 def test_the_manifest_lists_every_file(targets):
     for entry in read_cache_set(targets.path).entries:
         listed = set(json.loads((entry.folder / "manifest.json").read_text())["files"])
-        assert listed == {path.name for path in entry.folder.iterdir() if path.is_file()} - {"manifest.json", "used"}
+        others = {"manifest.json", "used", *(path.name for path in entry.folder.glob("poses-*.npy"))}
+        assert listed == {path.name for path in entry.folder.iterdir() if path.is_file()} - others
+
+
+def test_poses_are_the_sources_and_have_the_teachers_targets(targets, teachers):
+    for name, size_px in (("lite0", 128), ("xfeat", 64)):
+        images = open_poses("builtin", SIZES["val_images"], size_px)
+        seen = torch.from_numpy(np.stack([images.read(i).image for i in range(20)])).permute(0, 3, 1, 2)
+        wanted = targets.teachers[name].spatial.apply(as_vectors(live(teachers[name], seen)["spatial"]))
+        stored = as_vectors(targets.poses.spatial[name][:])
+        assert np.abs(stored - wanted).max() < np.abs(wanted).max() / 3, "int8 clips what calibration has not seen"
+        assert np.median(np.abs(stored - wanted)) < np.abs(wanted).max() / 200
+    np.testing.assert_array_equal(targets.poses.images[:], seen)
+    assert targets.poses.labels[:].tolist() == [i // 2 for i in range(20)]
+    assert set(np.unique(targets.poses.masks[:])) == {0, 1}
+
+
+def test_poses_that_a_cache_lacks_are_added_and_change_nothing_else(copied, opened, targets):
+    for folder in copied[1:]:
+        for file in folder.glob("poses-*.npy"):
+            file.unlink()
+    bare = load_targets(copied[0])
+    assert bare.poses is None
+    stages = set()
+    again = opened(copied[0].parent, names="lite0,xfeat", progress=lambda stage, *call: stages.add(stage))
+    assert stages == {"xfeat on pairs of poses"}, "Lite0 has its part"
+    np.testing.assert_array_equal(again.poses.images[:], targets.poses.images[:])
+    np.testing.assert_array_equal(again.poses.spatial["xfeat"][:], targets.poses.spatial["xfeat"][:])
+    assert (again.fingerprint, again.data_fingerprint) == (targets.fingerprint, targets.data_fingerprint)
 
 
 def test_undecodable_images_are_skipped_and_named(opened, tmp_path):

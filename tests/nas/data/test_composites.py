@@ -5,7 +5,16 @@ import pytest
 from PIL import Image
 
 from nas.data import DataError, open_images
-from nas.data.composites import CLASSES, Composites, backgrounds, characters, draw_glyph, objects, photograph_paths
+from nas.data.composites import (
+    CLASSES,
+    Composites,
+    GlyphPoses,
+    backgrounds,
+    characters,
+    draw_glyph,
+    objects,
+    photograph_paths,
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +116,19 @@ def test_too_small_a_size_is_an_error():
 def test_a_set_of_one_image_has_an_identity():
     first, second = (Composites("train", 1, seed, 64) for seed in (0, 1))
     assert first.fingerprint != second.fingerprint
+
+
+def test_poses_show_held_out_glyphs_twice_and_a_shorter_set_shows_the_first_of_them():
+    poses = GlyphPoses(40, 64)
+    assert (len(poses), poses.num_classes) == (40, 20)
+    held, trained = ({glyph for glyphs in objects(split) for glyph in glyphs} for split in ("val", "train"))
+    assert set(poses._glyphs) == held
+    assert not held & trained
+    assert len(GlyphPoses(10_000, 64)) == 2 * len(held)
+    for i in range(0, 40, 2):
+        first, second = poses.read(i), poses.read(i + 1)
+        assert first.label == second.label == i // 2
+        assert (first.image != second.image).mean() > 0.5, "another pose on another background"
+        assert all(0.05 < sample.mask.mean() < 0.95 for sample in (first, second))
+    np.testing.assert_array_equal(GlyphPoses(7, 64).read(5).image, poses.read(5).image)
+    assert len(GlyphPoses(7, 64)) == 6

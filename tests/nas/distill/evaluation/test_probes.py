@@ -21,15 +21,19 @@ from nas.distill.evaluation.explained_variance import explained_variance, predic
 from nas.distill.evaluation.probes import (
     Ridge,
     SegmentationProbe,
-    class_metrics,
     confusion,
     knn_classify,
     linear_classify,
     mean_iou,
-    probe_metrics,
     retrieval,
-    teacher_metrics,
     with_bias,
+)
+from nas.distill.evaluation.tasks import (
+    Classification,
+    FeatureBatch,
+    student_metrics,
+    teacher_metrics,
+    teacher_summary,
 )
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from tests.nas.distill.known import Known, recalling
@@ -205,7 +209,7 @@ def student(summary: Any = lambda images: cells(images).flatten(1), spatial: Any
 
 def test_probes_of_a_student_that_sees_colours(tmp_path: Path) -> None:
     """Labels and masks are brightness, the teacher's features colours: all of it is in a 4 x 4 thumbnail."""
-    found = probe_metrics(student(), targets(tmp_path, train=200, val=60), "cpu")
+    found = student_metrics(student(), targets(tmp_path, train=200, val=60), "cpu")
     assert set(found) == {"knn", "probe", "miou", "retrieval/colour"}
     assert found["knn"] > 0.8
     assert found["probe"] > 0.85
@@ -222,7 +226,7 @@ def test_only_the_first_images_are_read(tmp_path: Path) -> None:
         seen.append(len(images))
         return cells(images).flatten(1)
 
-    probe_metrics(student(count), whole, "cpu", images=50)
+    student_metrics(student(count), whole, "cpu", images=50)
     assert sum(seen) == 50 + len(whole.val)
     assert [rows for rows, _ in predict(nn.Identity(), whole.train, "cpu", 40, 70)] == [slice(0, 40), slice(40, 70)]
 
@@ -236,7 +240,7 @@ def alone(split: SplitTargets, label: int) -> SplitTargets:
 def test_one_class_on_either_side_has_no_accuracy(tmp_path: Path, which: str) -> None:
     whole = targets(tmp_path)
     whole = replace(whole, **{which: alone(getattr(whole, which), 1)})
-    assert set(probe_metrics(student(), whole, "cpu")) == {"miou", "retrieval/colour"}
+    assert set(student_metrics(student(), whole, "cpu")) == {"miou", "retrieval/colour"}
 
 
 def test_a_class_that_one_side_lacks_is_simply_missed() -> None:
@@ -246,7 +250,10 @@ def test_a_class_that_one_side_lacks_is_simply_missed() -> None:
     def score(train: Tensor, val: Tensor) -> dict[str, float]:
         made = targets(Path())
         split = [replace(made.train, labels=labels[kept].numpy()) for kept in (train, val)]
-        return class_metrics(features[train], features[val], replace(made, train=split[0], val=split[1], num_classes=3))
+        task = Classification(replace(made, train=split[0], val=split[1], num_classes=3))
+        for use, part, kept in ((task.fit, split[0], train), (task.score, split[1], val)):
+            use(FeatureBatch(part, slice(0, len(part)), features[kept], features[kept][:, :, None, None]))
+        return task.metrics(lambda split, count: iter(()))
 
     every, two = torch.ones(90, dtype=torch.bool), labels < 2
     assert score(every, every) == {"knn": 1.0, "probe": 1.0}
@@ -255,7 +262,7 @@ def test_a_class_that_one_side_lacks_is_simply_missed() -> None:
 
 
 def test_fewer_images_than_neighbours_and_more_held_out_than_train(tmp_path: Path) -> None:
-    found = probe_metrics(student(), targets(tmp_path, train=12, val=40), "cpu")
+    found = student_metrics(student(), targets(tmp_path, train=12, val=40), "cpu")
     assert set(found) == {"knn", "probe", "miou", "retrieval/colour"}
     assert all(0 <= value <= 1 for value in found.values())
 
@@ -263,7 +270,7 @@ def test_fewer_images_than_neighbours_and_more_held_out_than_train(tmp_path: Pat
 def test_constant_features_score_as_a_constant_guess(tmp_path: Path) -> None:
     whole = targets(tmp_path)
     dull = student(lambda images: torch.ones(len(images), 48), lambda images: torch.ones(len(images), 3, 4, 4))
-    found = probe_metrics(dull, whole, "cpu")
+    found = student_metrics(dull, whole, "cpu")
     assert whole.val.labels is not None
     bright = whole.val.labels[:].mean()
     assert min(bright, 1 - bright) > 0.1
@@ -277,7 +284,7 @@ def test_features_that_are_not_finite_have_no_metrics(tmp_path: Path, bad: str) 
     """The trial itself says that its training broke down; a probe must not be the one to fail."""
     shape = {"summary": (48,), "spatial": (3, 4, 4)}[bad]
     broken = {bad: lambda images: torch.full((len(images), *shape), math.nan)}
-    assert probe_metrics(student(**broken), targets(tmp_path), "cpu") == {}
+    assert student_metrics(student(**broken), targets(tmp_path), "cpu") == {}
 
 
 def test_without_labels_and_masks_retrieval_is_left(tmp_path: Path) -> None:
@@ -289,7 +296,7 @@ def test_without_labels_and_masks_retrieval_is_left(tmp_path: Path) -> None:
         num_classes=None,
         mask_classes=None,
     )
-    assert set(probe_metrics(student(), bare, "cpu")) == {"retrieval/colour"}
+    assert set(student_metrics(student(), bare, "cpu")) == {"retrieval/colour"}
 
 
 def test_a_teacher_is_probed_as_a_student_is(tmp_path: Path) -> None:
@@ -297,12 +304,12 @@ def test_a_teacher_is_probed_as_a_student_is(tmp_path: Path) -> None:
     two = two_teachers(tmp_path)
     found = teacher_metrics(two, "colour")
     assert found["probe"] > 0.7
-    asked = probe_metrics(recalling(two, "colour"), two, "cpu")
+    asked = student_metrics(recalling(two, "colour"), two, "cpu")
     assert found == {name: asked[name] for name in ("knn", "probe", "miou")}
     assert asked["retrieval/colour"] > 0.9
     assert set(teacher_metrics(two, "mean")) == {"knn", "probe", "miou"}
     means = torch.from_numpy(two.val.spatial["mean"][:5]).float().mean((2, 3))
-    torch.testing.assert_close(probes.teacher_summary(two.val, "mean", slice(5)), means)
+    torch.testing.assert_close(teacher_summary(two.val, "mean", slice(5)), means)
 
 
 # Explained variance

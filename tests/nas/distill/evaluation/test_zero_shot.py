@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from nas.cache import open_targets
 from nas.cache.targets import Targets
-from nas.distill.evaluation.probes import probe_metrics, teacher_metrics
+from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.evaluation.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
 from nas.teachers import load_teachers, spec_of, specs
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
@@ -93,9 +93,9 @@ def test_a_student_that_predicts_the_teacher_is_as_accurate_as_the_teacher(
 ) -> None:
     """And neither has a number before the names were embedded."""
     student = recalling(made, CLIP)
-    assert not [name for name in probe_metrics(student, made, "cpu") if "zero_shot" in name]
+    assert not [name for name in student_metrics(student, made, "cpu") if "zero_shot" in name]
     assert prepared(made, f"{CLIP},xfeat", weights) == []
-    asked, ceiling = probe_metrics(student, made, "cpu"), teacher_metrics(made, CLIP)["zero_shot"]
+    asked, ceiling = student_metrics(student, made, "cpu"), teacher_metrics(made, CLIP)["zero_shot"]
     assert asked[f"zero_shot/{CLIP}"] == ceiling
     assert "zero_shot/xfeat" not in asked
     assert "zero_shot" not in teacher_metrics(made, "xfeat")
@@ -170,4 +170,4 @@ def test_without_open_clip_a_line_says_what_to_install(
     assert line.startswith(f"no zero-shot accuracy through {CLIP}: ")
     assert "pip install open_clip_torch" in line
     assert "\n" not in line
-    assert not [name for name in probe_metrics(recalling(renamed, CLIP), renamed, "cpu") if "zero_shot" in name]
+    assert not [name for name in student_metrics(recalling(renamed, CLIP), renamed, "cpu") if "zero_shot" in name]

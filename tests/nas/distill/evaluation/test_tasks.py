@@ -1,0 +1,144 @@
+"""The built-in data's tasks: on features whose answer is known, and on constant ones, which score as chance says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.cache.targets import Targets
+from nas.distill.evaluation.probes import PixelProbe, object_features, outlines, recall_of_pairs
+from nas.distill.evaluation.reference_scores import chance
+from nas.distill.evaluation.tasks import TASKS, student_metrics, teacher_metrics
+from nas.distill.heads import HeadDims, Student, TeacherHeads
+from nas.study.metrics import METRICS, metric_label, metric_of
+from tests.nas.distill.known import Known
+from tests.nas.distill.targets_builder import split_of, targets
+
+BUILT_IN = {"glyph_retrieval", "figure_iou", "edge_ap"}
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built_in(folder: Path) -> Targets:
+    """Targets with poses: both images of a pair are one photograph, darker and brighter."""
+    poses = split_of(24, 2)
+    paired = np.repeat(poses.images[::2], 2, axis=0)
+    paired[1::2] //= 2
+    spatial = {"colour": np.repeat(poses.spatial["colour"][::2], 2, axis=0)}
+    masks = np.repeat(np.asarray(poses.masks)[::2], 2, axis=0)
+    return replace(targets(folder), poses=replace(poses, images=paired, masks=masks, spatial=spatial, summary={}))
+
+
+def student(spatial: Any) -> Student:
+    heads = TeacherHeads(3, 3, {"colour": HeadDims(8, 8)}, 8, 4)
+    return Student(Known(lambda images: images.mean((2, 3)), spatial), heads)
+
+
+# Probes
+
+
+def test_points_that_are_known_are_found_without_error() -> None:
+    """Each channel holds one of the 16 points of a cell; a point is a pixel."""
+    positive = drawn(40, 16, 16) > 0.8
+    probe = PixelProbe()
+    probe.fit(F.pixel_unshuffle(positive[:20, None].float(), 4), positive[:20])
+    probe.score(F.pixel_unshuffle(positive[20:, None].float(), 4), positive[20:])
+    assert (probe.average_precision, probe.best_iou) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_average_precision_and_best_iou_are_those_of_all_thresholds() -> None:
+    features, positive = drawn(60, 3, 4, 4), drawn(60, 16, 16, seed=1) > 0.5
+    positive |= F.interpolate(features[:, :1], 16)[:, 0] > 1
+    probe = PixelProbe()
+    probe.fit(features[:30], positive[:30])
+    probe.score(features[30:], positive[30:])
+    answers, truth = probe.predict(features[30:], 16).flatten().numpy(), positive[30:].flatten().numpy()
+    assert probe.average_precision == pytest.approx(average_precision_score(truth, answers), abs=1e-3)
+    called = [answers >= threshold for threshold in np.linspace(-0.5, 1.5, 400)]
+    wanted = max((c & truth).sum() / (c | truth).sum() for c in called)
+    assert probe.best_iou == pytest.approx(wanted, abs=2e-3)
+    assert probe.average_precision > 1.2 * truth.mean()
+
+
+def test_without_positive_pixels_nothing_is_defined() -> None:
+    features, nothing = drawn(4, 3, 4, 4), torch.zeros(4, 16, 16, dtype=torch.bool)
+    probe = PixelProbe()
+    probe.fit(features, nothing)
+    probe.score(features, nothing)
+    assert np.isnan([probe.average_precision, probe.best_iou]).all()
+
+
+def test_an_outline_is_two_pixels_wide_on_both_sides_at_64_px() -> None:
+    masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    masks[0, :, 20:40] = 3
+    columns = outlines(masks)[0, 30].nonzero()[:, 0].tolist()
+    assert columns == [18, 19, 20, 21, 38, 39, 40, 41]
+    masks[0, :, 40:] = 5  # another glyph
+    assert outlines(masks)[0, 30].nonzero()[:, 0].tolist() == columns
+
+
+def test_an_objects_features_do_not_depend_on_the_background() -> None:
+    masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    masks[0, :8, :4], masks[0, :4, 4:6] = 1, 1  # two whole cells of 4 px, and half of a third
+    maps = drawn(1, 2, 4, 4)
+    wanted = (maps[0, :, 0, 0] + maps[0, :, 1, 0] + maps[0, :, 0, 1] / 2) / 2.5
+    torch.testing.assert_close(object_features(maps, masks)[0], wanted)
+    changed = maps.clone()
+    changed[:, :, 2:] = 9
+    torch.testing.assert_close(object_features(changed, masks), object_features(maps, masks))
+
+
+def test_recall_is_the_mean_over_all_galleries() -> None:
+    features = drawn(14, 3)
+    centered = F.normalize(features - features.mean(0), dim=1).double()
+    hits = []
+    for query in range(14):
+        own = centered[query] @ centered[query ^ 1]
+        others = [i for i in range(14) if i % 2 != query % 2 and i != query ^ 1]
+        hits += [all(centered[query] @ centered[i] < own for i in chosen) for chosen in combinations(others, 3)]
+    assert recall_of_pairs(features, gallery=4) == pytest.approx(np.mean(hits))
+    assert recall_of_pairs(drawn(7, 5).repeat_interleave(2, 0)) == 1
+
+
+# Tasks
+
+
+def test_the_built_in_data_has_its_own_tasks_and_no_classes(tmp_path: Path) -> None:
+    """Masks are brightness, which a 4 x 4 thumbnail shows."""
+    whole = built_in(tmp_path)
+    found = student_metrics(student(lambda images: F.adaptive_avg_pool2d(images, 4)), whole, "cpu")
+    assert set(found) == BUILT_IN | {"retrieval/colour"}
+    levels = chance(whole)
+    assert all(found[name] > 1.2 * levels[name] for name in BUILT_IN), (found, levels)
+    assert set(teacher_metrics(whole, "colour")) == BUILT_IN
+    assert set(teacher_metrics(targets(tmp_path), "colour")) == {"knn", "probe", "miou"}
+    assert set(chance(targets(tmp_path))) == {"knn", "probe", "miou", "zero_shot", "retrieval"}
+
+
+def test_constant_features_score_as_chance(tmp_path: Path) -> None:
+    whole = built_in(tmp_path)
+    found = student_metrics(student(lambda images: torch.ones(len(images), 3, 4, 4)), whole, "cpu")
+    levels = chance(whole)
+    assert found["glyph_retrieval"] == pytest.approx(levels["glyph_retrieval"]) == pytest.approx(1 / 10)
+    for name in ("figure_iou", "edge_ap"):
+        assert found[name] == pytest.approx(levels[name], abs=0.005), "but for a point's place in its cell"
+
+
+def test_every_metric_is_defined_once(tmp_path: Path) -> None:
+    whole = built_in(tmp_path)
+    suited = [(task, made) for made in (whole, targets(tmp_path)) for task in TASKS if task.suits(made)]
+    named = {name for task, made in suited for name in task.chance(made)}
+    assert named | {"zero_shot", "retrieval"} == set(METRICS)
+    assert metric_of("retrieval/hed") is METRICS["retrieval"]
+    assert (metric_of("zz"), metric_label("zz"), metric_label("retrieval/hed")) == (None, "zz", "retrieval, hed")
