@@ -47,6 +47,13 @@ def test_tau_is_one_minus_one_or_undefined_where_it_must_be(study):
     assert rows["retrieval/hed"].chance == pytest.approx(1 / 600)
 
 
+def test_seed_noise_is_that_of_the_retrainings_and_unknown_without(study):
+    retraining = {"metric_scatter": {"knn": {"sd": 0.02, "degrees": 4, "measured": True}}}
+    rows = {row.name: row.seed_noise for row in summarize_metrics(study.info, summarize(study), retraining)}
+    assert rows == {"knn": 0.02, "miou": None, "retrieval/hed": None, "zz": None}
+    assert {row.seed_noise for row in rows_of(study).values()} == {None}
+
+
 def test_metrics_agree_contradict_or_show_nothing(study):
     rows = rows_of(study)
     kinds = {name: (r.agrees, r.agrees_weakly, r.contradicts) for name, r in rows.items()}

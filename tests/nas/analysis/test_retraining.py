@@ -16,6 +16,7 @@ from nas.analysis.plots import FELL_OFF, plot_retraining
 from nas.analysis.retraining import (
     WRONG_OUTPUT,
     RetrainingSummary,
+    metric_scatter,
     rank_correlations,
     retraining_json,
     retraining_notes,
@@ -43,6 +44,19 @@ def summary(study: Study | None = None, again: list[Retraining] | None = None) -
     result = summarize_retraining(study or small_study(), again, [remeasured_for_retraining(RATIOS)])
     assert result is not None
     return result
+
+
+def test_metrics_scatter_between_seeds_as_scores_do_and_one_of_a_single_seed_is_left_out() -> None:
+    again = []
+    for training in retrainings():
+        score = training.rungs[-1].score
+        metrics = {"edge_ap": score / 2} | ({"knn": score} if training.seed == 1 else {})
+        again.append(replace(training, rungs=(*training.rungs[:-1], replace(training.rungs[-1], metrics=metrics))))
+    found = metric_scatter(summary(again=again))
+    assert set(found) == {"edge_ap"}
+    assert (found["edge_ap"].sd, found["edge_ap"].degrees) == (pytest.approx(0.005), 8)
+    shown = retraining_json(small_study(), summary(again=again))["metric_scatter"]
+    assert shown["edge_ap"]["sd"] == found["edge_ap"].sd
 
 
 def test_candidates_leave_and_join_the_front() -> None:
