@@ -68,7 +68,7 @@ def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> Non
     assert [t.state for t in baselines] == [TrialState.COMPLETE] * 3
     assert all(t.measurement and t.measurement.throughput_img_s > 0 and t.macs and t.params for t in counted)
     complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
-    asked = {"knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in study.info.teachers)}
+    asked = {"glyph_retrieval", "figure_iou", "edge_ap", *(f"retrieval/{teacher}" for teacher in study.info.teachers)}
     assert all(set(t.rungs[-1].metrics) == asked for t in complete)
     kept = {f"{t.arch_id}{which}.safetensors" for t in complete for which in ("", ".heads")}
     assert {path.name for path in (whole / "weights").iterdir()} == kept
