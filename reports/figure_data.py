@@ -24,7 +24,7 @@ MAX_TEACHER_ROWS = 16
 MIN_SCATTERED = 10  # models in a scatter chart; fewer show no correlation
 MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page slow
 MAX_CURVES = 1000  # learning curves of candidates that are not on the front
-SCALE_DOUBLINGS = 1.0  # by which the axis of throughput is extended at most, to show models measured for scale
+SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show models measured for scale
 CHART_PX = 820, 370  # inside the axes, on a desktop
 LETTER_PX = 6.6, 13
 

@@ -54,7 +54,7 @@ def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
 def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
     speed = measurement(trial).ratio
     times = f"{speed:.2f} times the throughput of {brief(info.reference)}"
-    return f"{brief(trial.name)}, {trial.final_score:.3f} at {times}"
+    return f"{brief(trial.name)} (score {trial.final_score:.3f} at {times})"
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -122,6 +122,12 @@ def _score_sentence(summary: StudySummary) -> str:
     if result is None:
         return f"No model is as fast as {name}."
     gain = "higher" if result.score_gain >= 0 else "lower"
+    at_equal_score, _ = summary.comparisons
+    if at_equal_score is not None and at_equal_score.found == result.found:
+        return (
+            f"No candidate at the throughput of {name} or above scores higher: {brief(result.found.name)} is "
+            f"{abs(result.score_gain):.3f} {gain} than the baseline."
+        )
     return (
         f"The highest score at the throughput of {name} or above is {result.found.final_score:.3f}, by "
         f"{brief(result.found.name)}: {abs(result.score_gain):.3f} {gain} than that of the baseline. "

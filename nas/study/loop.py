@@ -394,6 +394,7 @@ class StudyLoop:
         for record in self._unmeasured_scale():
             self._running.add(record.number)
             self._requeued.discard(record.number)
+            self._began_s[record.number] = self.elapsed_s
             return record
         return None
 
@@ -431,7 +432,7 @@ class StudyLoop:
     def _store_scale(self, record: TrialRecord) -> bool:
         """Store a network for scale that has been measured, or whose measurement failed."""
         if record.state is not TrialState.RUNNING:
-            record = replace(record, finished_s=self.elapsed_s)
+            record = replace(record, started_s=self._began_s.get(record.number), finished_s=self.elapsed_s)
             self._store.retry_while_unavailable(lambda: self._store.save_scale(record))
             self._running.discard(record.number)
         self.scale[record.number] = record

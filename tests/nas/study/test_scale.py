@@ -29,7 +29,7 @@ def searched(folder: Path, **settings: object) -> StudyLoop:
 
 def timeless(loop: StudyLoop) -> list[TrialRecord]:
     """Return the trials without their times."""
-    return [replace(t, finished_s=None) for t in loop.trials.values()]
+    return [replace(t, started_s=None, finished_s=None) for t in loop.trials.values()]
 
 
 def test_a_search_is_the_same_with_and_without_networks_for_scale(tmp_path: Path) -> None:
