@@ -14,7 +14,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -450,7 +449,7 @@ MAKERS = {
     "spaces": spaces_page,
     "teachers": teachers_page,
     "objectives_and_limits": objectives_page,
-    **({"downstream_metrics": tasks_page} if find_spec("nas.study.metrics") else {}),
+    "downstream_metrics": tasks_page,
 }
 
 if __name__ == "__main__":
