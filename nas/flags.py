@@ -70,7 +70,7 @@ def add_batch_size(add: Add, default: str) -> None:
 
 def add_training_flags(add: Add) -> None:
     """Add --device, --cache and --teacher-weights to a command that trains the models of a study."""
-    add_flag(add, "--device", "the study's", choices=DEVICES)
+    add_flag(add, "--device", "auto", choices=DEVICES)
     add_cache(add)
     add_flag(add, "--teacher-weights", "download from timm", default={})
 

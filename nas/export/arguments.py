@@ -56,7 +56,7 @@ class ExportSettings:
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
     extra_steps: int | None = None  # steps of distillation before the export
-    device: str | None = None  # of the training; None: the study's
+    device: str | None = None  # of the training; None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     overwrite: bool = False  # replace a folder that is no export

@@ -18,7 +18,7 @@ from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings
 from nas.export.bundle import check_room, check_writable, write_bundle
 from nas.export.card import REPORT, CardData
 from nas.export.continue_training import continue_training, plan_continued
-from nas.measure.environment import versions
+from nas.measure.environment import device_line, torch_device, versions
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, Study, TrialRecord, TrialState
@@ -125,6 +125,7 @@ def _continued(
     source = "initial weights" if start is None else f"{start.origin} ({start.result.steps} steps)"
     log_to(settings.run, "export", command)
     processes = "1 process" if training.ranks == 1 else f"{training.ranks} processes"
+    announce(device_line(torch_device(training.job.config.device)), _LOG)
     announce(f"trial {trial.number}: {steps} steps from {source}, {processes}", _LOG)
     progress = StageProgress(stderr_console())
     with progress.showing():

@@ -67,7 +67,7 @@ def plan_continued(
 ) -> ContinuedTraining:
     """Return the requested training; the same arguments give the same one."""
     searched = SearchConfig.from_dict(study.info.config)
-    kind = torch_device(device or searched.device).type
+    kind = torch_device(device or "auto").type
     distill = replace(searched.distill, rung_steps=(steps,), ranks=1)
     seed = searched.seed if start is None else start.seed + SEED_OFFSET
     config = replace(searched, device=kind, distill=distill, seed=seed)

@@ -11,6 +11,7 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.tables import show_remeasuring
 from nas.cli import INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
+from nas.measure.environment import device_line, torch_device
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.storage.store import Store
@@ -63,6 +64,7 @@ def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store)
     """Measure; the newest state is in newest[0] and in the study after each candidate."""
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))
+    announce(device_line(torch_device(remeasuring.plan.setting.device)), _LOG)
     with progress.showing():
         for again in remeasuring.run(newest[0]):
             store.save_remeasurement(again)

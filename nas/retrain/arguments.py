@@ -39,7 +39,7 @@ class RetrainSettings:
     runners_up: int = 6  # near misses, at most
     baselines: bool = False
     workers: int | None = None  # trainings at a time; None: one per CPU or GPU
-    device: str | None = None
+    device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     measure_seconds: float = 5.0  # timing budget of each candidate

@@ -20,7 +20,7 @@ from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cache import open_study_targets
 from nas.cli import FAILED, INTERRUPTED, StageProgress, cache_root, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
-from nas.measure.environment import device_name, torch_device
+from nas.measure.environment import device_line, device_name, torch_device
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.retrain.arguments import PICTURE, RetrainSettings
@@ -128,7 +128,7 @@ def _measure(
     if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
         return
     which = ",".join(str(t.number) for t in plan.trials)
-    device = settings.device or plan.config.device
+    device = plan.config.device
     requested = RemeasureSettings(
         settings.run, trials=which, device=device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
     )
@@ -148,6 +148,7 @@ def _measure(
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
     """Train and save each training when it ends. Progress counts steps: trainings may be few and long."""
     jobs = plan.remaining(store.retrainings())
+    announce(device_line(torch_device(plan.config.device)), _LOG)
     device = device_name(torch_device(plan.config.device))
     reached = {(job.trial.number, job.config.seed): 0 for job in jobs}
     total = plan.steps * len(jobs)

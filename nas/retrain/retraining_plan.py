@@ -54,7 +54,7 @@ def plan_retraining(study: Study, trials: Sequence[TrialRecord], settings: Retra
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)
     # One process per training: ranks share batches and their statistics, so one rank gives an equivalent training.
     distill = replace(searched.distill, rung_steps=rungs, ranks=1)
-    config = replace(searched, distill=distill, device=torch_device(settings.device or searched.device).type)
+    config = replace(searched, distill=distill, device=torch_device(settings.device or "auto").type)
     gpus = visible_gpus() if config.device == "cuda" else ()
     seeds = tuple(searched.seed + 1 + i for i in range(settings.seeds))  # new ones: the study used searched.seed
     workers = settings.workers or len(gpus) or cpu_count() or 1
