@@ -84,6 +84,8 @@ def search(
     config: SearchConfig | None = None,
     run_dir: str | Path | None = None,
     *,
+    recipe: str | None = None,
+    config_file: str | Path | None = None,
     resume: bool = False,
     extend: int = 0,
     workers: int | None = None,
@@ -103,6 +105,8 @@ def search(
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
             has its default value suits the space and the device, as a flag that is not given does.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings `config` and the arguments override.
+        config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
         resume: Continue the study in `run_dir`, or help a search that is working on it. Settings other than those of
             the study are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
@@ -125,6 +129,8 @@ def search(
     folder = LATEST if resume and run_dir is None else run_dir
     settings = {
         "resume" if resume else "run": None if folder is None else str(folder),
+        "recipe": recipe,
+        "config": None if config_file is None else str(config_file),
         "extend": extend or None,
         "workers": workers,
         "cache": None if cache is None else str(cache),
@@ -172,7 +178,8 @@ def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | Disti
 
 def _call_arguments(config: SearchConfig | None, settings: Mapping[str, Any]) -> str:
     """Return the arguments of a call of `search` as code."""
-    names = {"run": "run_dir", "resume": "resume=True, run_dir", "trial_timeout": "trial_timeout_s"}
+    names = {"run": "run_dir", "config": "config_file", "resume": "resume=True, run_dir"}
+    names["trial_timeout"] = "trial_timeout_s"
     keywords = [f"{names.get(name, name)}={value!r}" for name, value in settings.items()]
     return ", ".join([*([] if config is None else [_code(config)]), *keywords])
 

@@ -198,6 +198,7 @@ def _sentences(study: Study, summary: StudySummary, data: FigureData, run: str) 
         "timeline_caption": sentences.timeline_caption(data),
         "noise_floor": sentences.noise_floor_sentence(summary),
         "footer": sentences.footer(info, summary),
+        "precision": sentences.precision(info),
         "progress": sentences.progress(info, summary, datetime.now(UTC)),
         "random_control": sentences.random_control(info, summary),
         "front_caption": sentences.front_caption(info, data, summary),

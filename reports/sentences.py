@@ -224,6 +224,13 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     return f"Unfinished: {state}. No search was running; --resume continues it."
 
 
+def precision(info: StudyInfo) -> str:
+    """Name the precision of the training steps, with the times that chose it where it was chosen by timing."""
+    used = brief(info.config.get("distill", {}).get("precision", "not recorded"))
+    times = ", ".join(f"{brief(name)} {ms:.1f} ms" for name, ms in info.precision_ms.items())
+    return f"{used} (timed steps: {times})" if times else used
+
+
 def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
     """Say which metrics the distillation score agrees with, and which metrics are too close to chance to tell."""
     known = [m for m in metrics if m.tau is not None]

@@ -16,6 +16,7 @@ from statistics import median
 from nas.analysis.agreement import kendall
 from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
+from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, trial_seconds
 
 PUBLISHED = "published"  # the runtime that backbone-nas replay records for values of a table: nothing was timed
@@ -95,7 +96,7 @@ class SearchState(StrEnum):
 
     FINISHED = "finished"  # the budget is spent and no trial runs
     RUNNING = "running"  # a session runs, or was killed and could not record its end
-    ENDED_EARLY = "ended early"  # the search gave up; its last session recorded the reason
+    ENDED_EARLY = "ended early"  # the search gave up or was out of time; its last session recorded the reason
     INTERRUPTED = "interrupted"  # no session runs, and the search can be continued
 
 
@@ -112,8 +113,10 @@ def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
         return SearchState.FINISHED
     if is_open(info) or not info.sessions:
         return SearchState.RUNNING
-    gave_up = info.sessions[-1].get("ending") is not None
-    return SearchState.ENDED_EARLY if gave_up and not running else SearchState.INTERRUPTED
+    ending = info.sessions[-1].get("ending")
+    # A session that is out of time leaves its trials in the state of running trials, for --resume.
+    ended = ending == OUT_OF_TIME or (ending is not None and not running)
+    return SearchState.ENDED_EARLY if ended else SearchState.INTERRUPTED
 
 
 def is_open(info: StudyInfo) -> bool:

@@ -20,8 +20,9 @@ import torch
 
 import backbones
 import nas.api
-from nas.api import Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
+from nas.api import ConfigError, Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
 from nas.export import ExportError
+from nas.search.arguments import SearchCommand
 from nas.select.__main__ import main as select_command
 from nas.storage.store import Store
 from nas.study.limits import LIMITS, LimitError
@@ -245,13 +246,30 @@ print([name for name in ("torch", "ray", "timm") if name in sys.modules])"""
     assert result.stdout == "[]\n"
 
 
+def test_a_search_takes_a_recipe_or_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arguments(command: SearchCommand, console: object) -> None:
+        commands.append(command)
+
+    commands: list[SearchCommand] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.search.session.search", arguments)
+    monkeypatch.setattr("nas.api.load_study", lambda folder: folder)
+    nas.api.search(SearchConfig(budget=7), "runs/a", recipe="laptop")
+    (tmp_path / "mine.toml").write_text("budget = 9\nseed = 3\n")
+    nas.api.search(SearchConfig(budget=7), "runs/b", config_file="mine.toml")
+    assert [(command.config.budget, command.config.seed) for command in commands] == [(7, 0), (7, 3)]
+    assert "config_file='mine.toml'" in commands[1].text
+    with pytest.raises(ConfigError, match="laptop"):
+        nas.api.search(recipe="desktop")
+
+
 @pytest.mark.slow
 def test_mypy_knows_the_types_of_what_the_front_door_returns(tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from typing import assert_type
 from backbones import Backbone
-from nas.api import Model, SearchConfig, Study, load_study, search
+from nas.api import ConfigError, Model, SearchConfig, Study, load_study, search
 
 study = search(SearchConfig(budget=20), run_dir="runs/nb", workers=1)
 assert_type(study, Study)

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Study
-from reports.sentences import progress
+from reports.sentences import precision, progress
 from reports.statistics import SearchState, search_state
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -33,6 +34,20 @@ def test_a_search_that_cannot_continue_is_told_from_one_that_runs(sessions, stat
     sentence = progress(study.info, summary, datetime(2025, 1, 31, tzinfo=UTC))
     assert f"{summary.evaluated} of 100" in sentence
     assert (WHY in sentence) is (state is SearchState.ENDED_EARLY)
+
+
+def test_a_session_out_of_time_ended_early_though_its_trials_wait_as_running():
+    out_of_time = {**OVER, "ending": OUT_OF_TIME}
+    study = synthetic.with_info(synthetic.study(8, budget=100), sessions=(out_of_time,))
+    assert search_state(study.info, evaluated=5, running=2) is SearchState.ENDED_EARLY
+    assert search_state(synthetic.with_info(study, sessions=(GAVE_UP,)).info, 5, running=2) is SearchState.INTERRUPTED
+
+
+def test_the_precision_of_training_is_shown_with_the_times_that_chose_it():
+    study = synthetic.study(8)
+    timed = replace(study.info, config={"distill": {"precision": "fp32"}}, precision_ms={"fp32": 25.1, "bf16": 34.2})
+    assert precision(timed) == "fp32 (timed steps: fp32 25.1 ms, bf16 34.2 ms)"
+    assert precision(replace(timed, precision_ms={})) == "fp32"
 
 
 def test_a_finished_search_has_no_progress():
