@@ -112,59 +112,55 @@ class SegmentationProbe:
 
 
 class PixelProbe:
-    """Ridge regression from the features of a cell to 4 x 4 points in it, scored as a detector of positive pixels.
+    """Ridge regression from the features of a cell to 4 x 4 points in it, scored as a detector of kinds of pixels.
 
-    A point's value is the share of positive pixels around it; its answers are enlarged bilinearly to pixels. Only sums
-    are kept in memory: the answers on held-out images go into a histogram.
+    A point's value is the share of pixels of a kind around it; answers are enlarged bilinearly to pixels. Only sums are
+    kept in memory: the answers on held-out images go into a histogram. Pixels are given as booleans (N, kinds, S, S).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: int) -> None:
         self._ridge = Ridge()
         self._weights: Tensor | None = None
-        self.histogram = torch.zeros(2, THRESHOLDS, dtype=torch.int64)  # pixels by truth and answer
+        self.histogram = torch.zeros(kinds, 2, THRESHOLDS, dtype=torch.int64)  # pixels by kind, truth and answer
 
     def fit(self, spatial: Tensor, positive: Tensor) -> None:
-        """Add features (N, C, h, w) and their positive pixels (N, S, S) to learn from."""
+        """Add features (N, C, h, w) and the pixels of each kind to learn from."""
         points = (POINTS * spatial.shape[-2], POINTS * spatial.shape[-1])
-        shares = F.adaptive_avg_pool2d(positive.float()[:, None], points)
+        shares = F.adaptive_avg_pool2d(positive.float(), points)
         self._ridge.add(tokens(spatial), tokens(F.pixel_unshuffle(shares, POINTS)))
 
     def predict(self, spatial: Tensor, size_px: int) -> Tensor:
-        """Return the answer for every pixel (N, size, size)."""
+        """Return the answer for every kind and pixel (N, kinds, size, size)."""
         if self._weights is None:
             self._weights = self._ridge.solve()
         n, _, h, w = spatial.shape
         answers = (with_bias(tokens(spatial)) @ self._weights).float().view(n, h, w, -1).permute(0, 3, 1, 2)
         points = F.pixel_shuffle(answers, POINTS)
-        return F.interpolate(points, size=(size_px, size_px), mode="bilinear", align_corners=False)[:, 0]
+        return F.interpolate(points, size=(size_px, size_px), mode="bilinear", align_corners=False)
 
     def score(self, spatial: Tensor, positive: Tensor) -> None:
-        """Add features (N, C, h, w) and their positive pixels (N, S, S) to be scored on, once fitted."""
+        """Add features (N, C, h, w) and the pixels of each kind to be scored on, once fitted."""
         answers = self.predict(spatial, positive.shape[-1])
         bins = ((answers - LOWEST) / (HIGHEST - LOWEST) * THRESHOLDS).long().clamp(0, THRESHOLDS - 1)
-        counts = torch.bincount((bins + THRESHOLDS * positive).flatten(), minlength=2 * THRESHOLDS)
-        self.histogram += counts.view(2, THRESHOLDS)
+        for histogram, kind_bins, truth in zip(self.histogram, bins.unbind(1), positive.unbind(1), strict=True):
+            counts = torch.bincount((kind_bins + THRESHOLDS * truth).flatten(), minlength=2 * THRESHOLDS)
+            histogram += counts.view(2, THRESHOLDS)
 
-    @property
-    def average_precision(self) -> float:
-        """Return the average precision; NaN where nothing or everything is positive."""
-        found, called = self._by_falling_threshold()
+    def average_precision(self, kind: int) -> float:
+        """Return the average precision; NaN where no pixel is of the kind."""
+        found, called = self._by_falling_threshold(kind)
         precision, recall = found / called.clamp(min=1), found / found[-1]
-        return self._defined(float((precision * recall.diff(prepend=torch.zeros(1, dtype=recall.dtype))).sum()))
+        return float((precision * recall.diff(prepend=torch.zeros(1, dtype=recall.dtype))).sum())
 
-    @property
-    def best_iou(self) -> float:
-        """Return the intersection over union at the best of all thresholds; NaN where `average_precision` is."""
-        found, called = self._by_falling_threshold()
-        return self._defined(float((found / (found[-1] + called - found)).max()))
+    def best_iou(self, kind: int) -> float:
+        """Return the intersection over union at the best of all thresholds; NaN where no pixel is of the kind."""
+        found, called = self._by_falling_threshold(kind)
+        return float((found / (found[-1] + called - found)).max())
 
-    def _by_falling_threshold(self) -> tuple[Tensor, Tensor]:
-        """Return how many pixels at or above each threshold, the highest first, are positive, and how many in all."""
-        found = self.histogram[1].flip(0).cumsum(0).double()
-        return found, self.histogram.sum(0).flip(0).cumsum(0).double()
-
-    def _defined(self, value: float) -> float:
-        return value if bool((self.histogram.sum(1) > 0).all()) else math.nan
+    def _by_falling_threshold(self, kind: int) -> tuple[Tensor, Tensor]:
+        """Return how many pixels at or above each threshold, highest first, are of the kind, and how many in all."""
+        found = self.histogram[kind, 1].flip(0).cumsum(0).double()
+        return found, self.histogram[kind].sum(0).flip(0).cumsum(0).double()
 
 
 def outlines(masks: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -173,28 +173,12 @@ class Segmentation(Task):
         return {"miou": self._probe.miou}
 
 
-class PixelTask(Task):
-    """A kind of the built-in data's pixels, found by a linear probe of the maps. Chance is their share of all pixels.
-
-    Both statistics of a constant answer are that share: its average precision, and the IoU of calling every pixel
-    positive.
-    """
-
-    metric: ClassVar[str]
+class GlyphPixels(Task):
+    """Pixels of the built-in data's glyphs, and pixels near their outlines, by a linear probe of the maps."""
 
     def __init__(self, targets: Targets) -> None:
         super().__init__(targets)
-        self._probe = PixelProbe()
-
-    @staticmethod
-    def positive(masks: Tensor) -> Tensor:
-        """Return whether a pixel of masks (N, S, S) is to be found."""
-        raise NotImplementedError
-
-    @staticmethod
-    def value(probe: PixelProbe) -> float:
-        """Return the metric."""
-        raise NotImplementedError
+        self._probe = PixelProbe(kinds=2)
 
     @classmethod
     def suits(cls, targets: Targets) -> bool:
@@ -203,53 +187,27 @@ class PixelTask(Task):
 
     @classmethod
     def chance(cls, targets: Targets) -> dict[str, float]:
-        """Return the share of pixels to be found on held-out images."""
+        """Return the share of pixels of each kind: the IoU of calling all pixels so, and a constant's precision."""
         masks = torch.from_numpy(_masks(targets.val)[:HELD_OUT_IMAGES])
-        return {cls.metric: float(cls.positive(masks).float().mean())}
+        figure, edges = cls.kinds(masks).float().mean((0, 2, 3)).tolist()
+        return {"figure_iou": figure, "edge_ap": edges}
+
+    @staticmethod
+    def kinds(masks: Tensor) -> Tensor:
+        """Return which pixels of masks (N, S, S) are of the two kinds (N, 2, S, S)."""
+        return torch.stack([masks > 0, outlines(masks)], dim=1)
 
     def fit(self, batch: FeatureBatch) -> None:
         """Learn from maps and masks."""
-        self._probe.fit(batch.spatial, self.positive(batch.masks))
+        self._probe.fit(batch.spatial, self.kinds(batch.masks))
 
     def score(self, batch: FeatureBatch) -> None:
         """Score the maps by the masks."""
-        self._probe.score(batch.spatial, self.positive(batch.masks))
+        self._probe.score(batch.spatial, self.kinds(batch.masks))
 
     def metrics(self, features: FeaturesOf) -> dict[str, float]:
-        """Return the metric."""
-        return {self.metric: self.value(self._probe)}
-
-
-class FigureGround(PixelTask):
-    """Pixels of glyphs, scored by the IoU at the best threshold."""
-
-    metric = "figure_iou"
-
-    @staticmethod
-    def positive(masks: Tensor) -> Tensor:
-        """Return whether a pixel is a glyph's."""
-        return masks > 0
-
-    @staticmethod
-    def value(probe: PixelProbe) -> float:
-        """Return the IoU."""
-        return probe.best_iou
-
-
-class GlyphEdges(PixelTask):
-    """Pixels near the outlines of glyphs, scored by average precision."""
-
-    metric = "edge_ap"
-
-    @staticmethod
-    def positive(masks: Tensor) -> Tensor:
-        """Return whether a pixel is near an outline."""
-        return outlines(masks)
-
-    @staticmethod
-    def value(probe: PixelProbe) -> float:
-        """Return the average precision."""
-        return probe.average_precision
+        """Return the IoU of the glyphs' pixels at the best threshold, and the average precision of the outlines'."""
+        return {"figure_iou": self._probe.best_iou(0), "edge_ap": self._probe.average_precision(1)}
 
 
 class GlyphRetrieval(Task):
@@ -274,7 +232,7 @@ class GlyphRetrieval(Task):
         return {"glyph_retrieval": recall_of_pairs(torch.cat(found))}
 
 
-TASKS: tuple[type[Task], ...] = (GlyphRetrieval, FigureGround, GlyphEdges, Classification, Segmentation)
+TASKS: tuple[type[Task], ...] = (GlyphRetrieval, GlyphPixels, Classification, Segmentation)
 
 
 class Evaluation(NamedTuple):

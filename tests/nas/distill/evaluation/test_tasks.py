@@ -50,34 +50,37 @@ def student(spatial: Any) -> Student:
 
 
 def test_points_that_are_known_are_found_without_error() -> None:
-    """Each channel holds one of the 16 points of a cell; a point is a pixel."""
-    positive = drawn(40, 16, 16) > 0.8
-    probe = PixelProbe()
-    probe.fit(F.pixel_unshuffle(positive[:20, None].float(), 4), positive[:20])
-    probe.score(F.pixel_unshuffle(positive[20:, None].float(), 4), positive[20:])
-    assert (probe.average_precision, probe.best_iou) == (pytest.approx(1), pytest.approx(1))
+    """Each channel holds one of the 16 points of a cell, of two kinds; a point is a pixel."""
+    positive = drawn(40, 2, 16, 16) > 0.8
+    features = F.pixel_unshuffle(positive.float(), 4)
+    probe = PixelProbe(kinds=2)
+    probe.fit(features[:20], positive[:20])
+    probe.score(features[20:], positive[20:])
+    assert [probe.average_precision(0), probe.best_iou(1)] == [pytest.approx(1)] * 2
 
 
 def test_average_precision_and_best_iou_are_those_of_all_thresholds() -> None:
-    features, positive = drawn(60, 3, 4, 4), drawn(60, 16, 16, seed=1) > 0.5
-    positive |= F.interpolate(features[:, :1], 16)[:, 0] > 1
-    probe = PixelProbe()
+    features, positive = drawn(60, 3, 4, 4), drawn(60, 2, 16, 16, seed=1) > 0.5
+    positive[:, :1] |= F.interpolate(features[:, :1], 16) > 1
+    probe = PixelProbe(kinds=2)
     probe.fit(features[:30], positive[:30])
     probe.score(features[30:], positive[30:])
-    answers, truth = probe.predict(features[30:], 16).flatten().numpy(), positive[30:].flatten().numpy()
-    assert probe.average_precision == pytest.approx(average_precision_score(truth, answers), abs=1e-3)
-    called = [answers >= threshold for threshold in np.linspace(-0.5, 1.5, 400)]
-    wanted = max((c & truth).sum() / (c | truth).sum() for c in called)
-    assert probe.best_iou == pytest.approx(wanted, abs=2e-3)
-    assert probe.average_precision > 1.2 * truth.mean()
+    for kind in (0, 1):
+        answers = probe.predict(features[30:], 16)[:, kind].flatten().numpy()
+        truth = positive[30:, kind].flatten().numpy()
+        assert probe.average_precision(kind) == pytest.approx(average_precision_score(truth, answers), abs=1e-3)
+        called = [answers >= threshold for threshold in np.linspace(-0.5, 1.5, 400)]
+        wanted = max((c & truth).sum() / (c | truth).sum() for c in called)
+        assert probe.best_iou(kind) == pytest.approx(wanted, abs=2e-3)
+    assert probe.average_precision(0) > 1.2 * positive[30:, 0].float().mean()
 
 
-def test_without_positive_pixels_nothing_is_defined() -> None:
-    features, nothing = drawn(4, 3, 4, 4), torch.zeros(4, 16, 16, dtype=torch.bool)
-    probe = PixelProbe()
+def test_without_pixels_of_a_kind_nothing_is_defined() -> None:
+    features, nothing = drawn(4, 3, 4, 4), torch.zeros(4, 1, 16, 16, dtype=torch.bool)
+    probe = PixelProbe(kinds=1)
     probe.fit(features, nothing)
     probe.score(features, nothing)
-    assert np.isnan([probe.average_precision, probe.best_iou]).all()
+    assert np.isnan([probe.average_precision(0), probe.best_iou(0)]).all()
 
 
 def test_an_outline_is_two_pixels_wide_on_both_sides_at_64_px() -> None:
