@@ -43,13 +43,13 @@ from search_space import SPACES
 CONFIG = SearchConfig()
 DISTILL = replace(CONFIG.distill, precision="fp32")
 RESULTS = Path(__file__).parents[1] / "results" / "agreement.json"
+NICENESS = 5  # of the workers: other work goes first
 Row = dict[str, Any]
 
 
 def run(arch: int, seed: int, work: Path, cache: Path) -> Row:
     """Return the row of one architecture, which is trained unless `work` holds its weights."""
     torch.set_num_threads(1)
-    os.nice(5)
     targets = open_study_targets(CONFIG, cache)
     trained, weights = work / f"{arch}-{seed}.json", work / f"{arch}-{seed}.safetensors"
     if not trained.exists():
@@ -129,7 +129,7 @@ def main() -> None:
         half = args.archs // 2
         jobs = [*((a, 0) for a in range(half)), *((a, 1) for a in range(args.again))]
         jobs += [(a, 0) for a in range(half, args.archs)]
-        with ProcessPoolExecutor(args.workers) as pool:
+        with ProcessPoolExecutor(args.workers, initializer=os.nice, initargs=(NICENESS,)) as pool:
             futures = [pool.submit(run, *job, args.work, args.cache) for job in jobs if job not in done]
             for future in as_completed(futures):
                 row = future.result()
