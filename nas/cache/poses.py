@@ -5,7 +5,7 @@ Each entry holds one further shard, `POSES`. It is in no manifest and no fingerp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,15 +40,26 @@ def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilde
     poses = _open(images, images.image_px)
     if poses is None:
         return
-    with images.entry.lock(POSES):
-        if not poses_file(images.entry, "images").exists():
-            # Of the files of a shard, the first one is renamed last.
-            with ShardWriter(images.entry.folder, POSES) as writer:
-                writer.append(read_rows(poses, range(len(poses)))[0])
+    _build_once(images.entry, "images", partial(_write_images, images, poses))
     for teacher in teachers:
-        with teacher.entry.lock(POSES):
-            if not poses_file(teacher.entry, "spatial").exists():
-                _write_targets(teacher, len(poses), progress)
+        _build_once(teacher.entry, "spatial", partial(_write_targets, teacher, len(poses), progress))
+
+
+def _build_once(entry: CacheEntry, array: str, build: Callable[[], None]) -> None:
+    """Build a missing part of an entry, unless another process builds it meanwhile, and remove the lock's file."""
+    if poses_file(entry, array).exists():
+        return
+    with entry.lock(POSES):
+        if not poses_file(entry, array).exists():
+            build()
+        # Whoever waits for the lock looks for the part again, so that the file of the lock may go.
+        (entry.working / f"{POSES}.lock").unlink(missing_ok=True)
+
+
+def _write_images(images: ImageCacheBuilder, poses: ImageSet) -> None:
+    # Of the files of a shard, the first one is renamed last.
+    with ShardWriter(images.entry.folder, POSES) as writer:
+        writer.append(read_rows(poses, range(len(poses)))[0])
 
 
 def _open(images: ImageCacheBuilder, size_px: int) -> ImageSet | None:

@@ -23,8 +23,9 @@ _LOG = logging.getLogger(__name__)
 class RecentPace:
     """The rate at which the study's workers evaluate candidates, over the recent half of this session.
 
-    The clock starts with the session's first candidate, so neither baselines nor the teachers count. The seconds of
-    candidates under way do count: early-stopped candidates end first, and alone they would promise too much.
+    The clock starts with the session's first candidate, so that baselines, networks for scale and the teachers do not
+    count. The seconds of candidates under way do count: early-stopped candidates end first, and alone they would
+    promise too much.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class RecentPace:
 
     def update(self, loop: StudyLoop, record: TrialRecord) -> None:
         """Note the state of the loop after it has stored `record`."""
-        if record.baseline:
+        if record.baseline or record.scale:
             return
         self._workers = max(self._workers, loop.running)
         if not self._history:

@@ -25,10 +25,10 @@ def test_own_times_leave_out_what_runs_inside():
     net = nn.Sequential(Slow(0.02, Slow(0.01)), nn.Identity())
     times = self_times(net, torch.zeros(1), budget_s=0.1)
     assert set(times.stages_s) == {"", "0", "0.inner"}
-    assert times.stages_s["0"] == pytest.approx(0.02, abs=0.004)
-    assert times.stages_s["0.inner"] == pytest.approx(0.02, abs=0.004)  # called twice
+    # A busy machine prolongs every sleep, so only what holds at any speed is compared.
+    assert min(times.stages_s["0"], times.stages_s["0.inner"]) >= 0.02  # the inner one is called twice
+    assert times.stages_s["0"] < times.whole_s - 0.02
     assert times.covered == pytest.approx(1)
-    assert times.whole_s == pytest.approx(0.04, abs=0.008)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
