@@ -10,7 +10,8 @@ All in fp32, channels-last, fused, eager, one thread. The next call repeats rows
 2 %, and keeps the more precise one. The models predict the time relative to the reference's: seconds depend on other
 load (a model takes 11 or 20 ms), the ratio does not.
 
-Hardware: two hyperthreads of an AMD EPYC (torch 2.13). Time: 13 minutes on an idle machine, 3 for the report; "full" 7.
+Hardware: two hyperthreads of an AMD EPYC (torch 2.13). Time: 13 minutes on an idle machine; "full" 7. The report
+fits each model ten times: 3 minutes on an idle machine, 8 on a busy one.
 Expected: median error under 5 % from 100 architectures (2 %, where two measurements differ by 0.9 %).
 """
 
@@ -20,9 +21,11 @@ import argparse
 import itertools
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,22 +202,24 @@ def report(scale: Scale, rows: Sequence[Row]) -> None:
 
 
 def compared(rows: Sequence[Row]) -> None:
-    """Print all models, the noise, the learning curve, and untimed blocks."""
+    """Print all models, the noise, the learning curve, and untimed blocks; on stderr, the lines done and the ETA."""
     first, second = (observed([r for r in rows if r["turn"] == turn]) for turn in (0, 1))
     first_seconds = {o.spec.arch_id: o.seconds for o in first}
     twice = scores([first_seconds[o.spec.arch_id] for o in second], [o.seconds for o in second])
     print(f"{len(first)} architectures; trained on {TRAINED_ON}, held out the rest, {SPLITS} splits: mean and spread\n")
     print(f"{'':36}{'median error %':>16}{'p90 error %':>16}{'Kendall tau':>16}{'Spearman rho':>16}")
-    for name, fit in MODELS.items():
-        print(f"{name:36}{errors(fit, first, TRAINED_ON)}", flush=True)
-    print(f"{f'{len(second)} measured twice':36}{cells([twice])}\n")
-    for stages in (True, False):
-        for size in SIZES:
-            label = f"nas.samplers.latency, {size} timed" + ("" if stages else ", whole only")
-            print(f"{label:36}{errors(ours(stages), first, size)}", flush=True)
-    print()
-    for kind in SPACES[SPACE].choices()["stage3.block"]:
-        print(f"{kind}, in no fitted architecture: {untimed_block(str(kind), first)}", flush=True)
+    lines: list[tuple[str, Callable[[], object]]] = [(f"{len(second)} measured twice", lambda: cells([twice]))]
+    lines += [(name, partial(errors, fit, first, TRAINED_ON)) for name, fit in MODELS.items()]
+    for stages, label in ((True, ""), (False, ", whole only")):
+        sizes = [(f"nas.samplers.latency, {size} timed{label}", size) for size in SIZES]
+        lines += [(name, partial(errors, ours(stages), first, size)) for name, size in sizes]
+    for kind in map(str, SPACES[SPACE].choices()["stage3.block"]):
+        lines.append((f"{kind}, in no fitted architecture: ", partial(untimed_block, kind, first)))
+    began = time.monotonic()
+    for done, (name, line) in enumerate(lines, start=1):
+        print(f"{name:36}{line()}", flush=True)
+        left_s = (time.monotonic() - began) / done * (len(lines) - done)
+        print(f"{done}/{len(lines)} ETA {clock(left_s)}", file=sys.stderr, flush=True)
 
 
 def untimed_block(block: str, observations: Sequence[Observation]) -> HeldOut:

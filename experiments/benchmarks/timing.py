@@ -42,6 +42,7 @@ from search_space import SPACES
 REFERENCE = "eradio_pico"
 SETTING = Setting("cpu", batch=16, resolution=64, budget_s=3.0)
 DRIFT, DRIFT_BUDGET_S = 0.02, 1.5
+FLOOR = 0.01  # the difference below which two networks are ties: that of two equal ones (A/A floor), rounded
 RESULTS = Path(__file__).parents[1] / "results" / "timing.json"
 
 
@@ -184,11 +185,13 @@ def _about(kind: str, rows: list[dict[str, Any]]) -> str:
         apart = np.abs(np.log(one / other))
         tau = kendalltau(one, other).statistic
         return f"{len(one)} architectures, Kendall tau {tau:.3f}, apart in the median {np.median(apart):.2%}; {about}"
-    different = sum(not row["ratio_low"] <= 1 <= row["ratio_high"] for row in rows)
+    excluded = np.array([not row["ratio_low"] <= 1 <= row["ratio_high"] for row in rows])
     off = np.abs(ratios - 1)
-    text = f"off by {np.median(off):.2%} in the median, {np.percentile(off, 95):.2%} at the 95th percentile, "
-    text += (
-        f"{off.max():.2%} at most; mean {ratios.mean() - 1:+.2%}; called different: {different} of {len(rows)}; {about}"
+    text = (
+        f"off by {np.median(off):.2%} in the median, {np.percentile(off, 95):.2%} at the 95th percentile,"
+        f" {off.max():.2%} at most; mean {ratios.mean() - 1:+.2%}, below 1 in {(ratios < 1).sum()}; 95 % interval"
+        f" excludes 1: {excluded.sum()} of {len(rows)}; excludes 1 and off by over {FLOOR:.0%} (called different):"
+        f" {(excluded & (off > FLOOR)).sum()} of {len(rows)}; {about}"
     )
     if kind == "drift":
         apart = np.array([row["sequential"] for row in rows]) - 1

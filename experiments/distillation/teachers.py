@@ -5,7 +5,8 @@
 
 Distills a small E-RADIO from the built-in teachers on unlabeled CIFAR-10 (WebDataset shards of ../shared/data) under
 every recipe of `RECIPES` and prints the probes of each. Rows are saved in experiments/results; existing ones are not
-run again.
+run again. `--report` prints the published rows: each metric's mean and standard deviation over the seeds, and its
+difference from a student of EfficientNet-Lite0 alone with the same seed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from search_space import ArchSpec, StageSpec
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
+PUBLISHED = tuple(HERE.parent / "results" / name for name in ("teachers_b626d66.json", "teachers_long.json"))
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
 SCENE_CLASSES = 11
@@ -124,18 +126,52 @@ def cifar(cache: Path) -> Any:
     return open_targets(uri, "builtin", root=cache, train_images=10_000, val_images=2000, image_px=32, grid=4, seed=0)
 
 
+METRICS = ("knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL))
+RIVAL = "lite0 alone"
+
+
+def settings_of(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return what rows of one table have in common: width of the student, steps, batch."""
+    return row["width"], row["steps"], row["batch"]
+
+
 def report(rows: list[dict[str, Any]]) -> None:
-    """Print the mean of every metric over the seeds, and the mean rank of the students over the metrics."""
-    names = list(dict.fromkeys(row["recipe"] for row in rows))
-    metrics = ["knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL)]
-    table = {
-        name: [np.mean([row["metrics"][m] for row in rows if row["recipe"] == name]) for m in metrics] for name in names
-    }
-    ranks = rankdata([[-value for value in table[name]] for name in names], axis=0).mean(1)
-    print("recipe", *metrics, "mean rank", "seeds", sep=" | ")
-    for name, rank in zip(names, ranks, strict=True):
-        seeds = sum(row["recipe"] == name for row in rows)
-        print(name, *(f"{value:.3f}" for value in table[name]), f"{rank:.2f}", seeds, sep=" | ")
+    """Print the tables of each setting of the students: the metrics, and their differences from the rival's."""
+    for setting in dict.fromkeys(map(settings_of, rows)):
+        print("width {}, {} steps, batch {}".format(*setting))
+        by: dict[str, dict[int, dict[str, float]]] = {}
+        for row in rows:
+            if settings_of(row) == setting:
+                by.setdefault(row["recipe"], {})[row["seed"]] = row["metrics"]
+        metrics_table(by)
+        if RIVAL in by:
+            differences_table(by)
+
+
+def metrics_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
+    """Print mean and deviation of every metric over the seeds, and the mean rank of the students over the metrics."""
+    means = [[-np.mean([of_seed[m] for of_seed in of.values()]) for m in METRICS] for of in by.values()]
+    ranks = rankdata(means, axis=0).mean(1)
+    print("recipe", *METRICS, f"mean rank of {len(by)}", "seeds", sep=" | ")
+    for (name, of), rank in zip(by.items(), ranks, strict=True):
+        cells = (mean_and_deviation([of_seed[m] for of_seed in of.values()], "") for m in METRICS)
+        print(name, *cells, f"{rank:.2f}", len(of), sep=" | ")
+
+
+def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
+    """Print the differences of every metric from the rival's with the same seed: mean and deviation over the seeds."""
+    print(f"recipe less {RIVAL!r}", *METRICS, "seeds", sep=" | ")
+    for name, of in by.items():
+        seeds = sorted(set(of) & set(by[RIVAL]))
+        if name != RIVAL and seeds:
+            pairs = {m: [of[seed][m] - by[RIVAL][seed][m] for seed in seeds] for m in METRICS}
+            print(name, *(mean_and_deviation(pairs[m], "+") for m in METRICS), len(seeds), sep=" | ")
+
+
+def mean_and_deviation(values: list[float], sign: str) -> str:
+    """Return the mean, and with two values or more their standard deviation."""
+    spread = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.3f}{spread}"
 
 
 def main() -> None:
@@ -149,30 +185,36 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="only print the table of existing rows")
+    where = "file of the rows (default: results/teachers.json; with --report the published files)"
+    parser.add_argument("--results", type=Path, help=where)
+    parser.add_argument("--report", action="store_true", help="only print the tables of existing rows")
     args = parser.parse_args()
+    if args.report:
+        for path in [args.results] if args.results else PUBLISHED:
+            print(f"\n{path.name}")
+            report(json.loads(path.read_text()))
+        return
+    results = args.results or RESULTS
     wanted = [r.replace(";", ", ") for r in args.recipes.split(",")]
-    rows = json.loads(args.results.read_text()) if args.results.exists() else []
-    done = {(r["recipe"], r["seed"], r["width"], r["steps"], r["batch"]) for r in rows}
+    rows = json.loads(results.read_text()) if results.exists() else []
+    done = {(r["recipe"], r["seed"], *settings_of(r)) for r in rows}
     jobs = [
         (recipe, seed, args.width, args.steps, args.batch)
         for seed in range(args.first_seed, args.seeds)
         for recipe in wanted
     ]
     with ProcessPoolExecutor(args.workers) as pool:
-        futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done and not args.report]
+        futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done]
         for future in as_completed(futures):
             row = future.result()
             rows.append(row)
-            args.results.write_text(json.dumps(rows, indent=1))
+            results.write_text(json.dumps(rows, indent=1))
             shown = {k: round(v, 3) for k, v in row["metrics"].items()}
             print(f"{len(rows)} {row['recipe']} seed {row['seed']} {row['seconds']} s {shown}", flush=True)
-    if not args.report:
-        for teacher in ALL:
-            print(f"{teacher} itself", teacher_metrics(cifar(args.cache), teacher, images=8000))
+    for teacher in ALL:
+        print(f"{teacher} itself", teacher_metrics(cifar(args.cache), teacher, images=8000))
     same = (args.width, args.steps, args.batch)
-    report([row for row in rows if (row["width"], row["steps"], row["batch"]) == same])
+    report([row for row in rows if settings_of(row) == same])
 
 
 if __name__ == "__main__":
