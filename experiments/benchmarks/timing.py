@@ -195,9 +195,10 @@ def _about(kind: str, rows: list[dict[str, Any]]) -> str:
     )
     if kind == "drift":
         apart = np.array([row["sequential"] for row in rows]) - 1
-        text += (
-            f"; one after the other: mean {apart.mean():+.2%}, off by over 0.5 %: {np.mean(np.abs(apart) > 0.005):.0%}"
-        )
+        text += f"; one after the other: mean {apart.mean():+.2%}"
+        for limit in (FLOOR / 2, FLOOR):
+            paired, sequential = (int((np.abs(values) > limit).sum()) for values in (off, apart))
+            text += f"; off by over {limit:.1%}: {paired} paired, {sequential} one after the other"
     return text
 
 
