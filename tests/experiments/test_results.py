@@ -1,8 +1,9 @@
-"""Published tables follow from the committed curves."""
+"""Published tables and headlines follow from the committed rows."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments/results"
+DOCS = ROOT / "docs"
 CURVES = json.loads((RESULTS / "replay_curves.json").read_text())
 
 
@@ -25,7 +27,61 @@ def test_medians_and_percentiles_are_those_of_the_curves(pair: dict[str, object]
 
 
 def test_headline_of_the_replay_page_is_that_of_the_curves() -> None:
-    page = (ROOT / "docs/results/replay.md").read_text()
+    page = (DOCS / "results/replay.md").read_text()
     (pair,) = [pair for pair in CURVES if (pair["dataset"], pair["latency"]) == ("cifar10", "titan_rtx_256_ms")]
     shares = np.array(pair["curves"]["known-cost"])[:, 199]
     assert f"**{np.median(shares):.3f} / {np.percentile(shares, 5):.3f}**" in page
+
+
+def test_headline_of_the_held_out_pair_is_that_of_the_curves() -> None:
+    page = (DOCS / "results/replay.md").read_text()
+    (pair,) = [pair for pair in CURVES if pair["dataset"] == "cifar100"]
+    for sampler, name in (("known-cost", "**known-cost**"), ("tpe", "TPE"), ("nsga2", "NSGA-II"), ("random", "random")):
+        shares = np.array(pair["curves"][sampler])[:, 199]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {name} | ") and line.count("|") == 4]
+        cells = [cell.strip(" *") for cell in line.split("|")[2:4]]
+        assert cells == [f"{np.median(shares):.3f}", f"{shares.min():.3f}"]
+
+
+@pytest.mark.parametrize("recipe", ["all, summary cosine, lite0 x2", "all, fixed"])
+def test_students_of_all_teachers_are_compared_as_the_rows_say(recipe: str) -> None:
+    rows = json.loads((RESULTS / "teachers_b626d66.json").read_text())
+    metrics = {(row["recipe"], row["seed"]): row["metrics"] for row in rows}
+    for metric in ("probe", "knn", "miou"):
+        apart = [metrics[recipe, seed][metric] - metrics["lite0 alone", seed][metric] for seed in range(3)]
+        points = f"{100 * np.mean(apart):.1f} ± {100 * np.std(apart, ddof=1):.1f}"
+        assert points in (ROOT / "README.md").read_text()
+        assert points in (DOCS / "results/index.md").read_text()
+        difference = f"{np.mean(apart):.3f} ± {np.std(apart, ddof=1):.3f}"
+        assert difference in (DOCS / "explanation/distillation_score.md").read_text()
+
+
+def test_equal_networks_are_counted_as_the_rows_say() -> None:
+    rows = json.loads((RESULTS / "timing.json").read_text())["rows"]
+    page = (DOCS / "explanation/throughput.md").read_text()
+    for kind, title in (("floor", "{} of 30 | {} of 30"), ("drift", "{} | {}")):
+        excluded, different = [], []
+        for busy in (0, 2):
+            of = [row for row in rows if (row["busy"], row["kind"]) == (busy, kind)]
+            of = [row for row in of if not row["ratio_low"] <= 1 <= row["ratio_high"]]
+            excluded.append(len(of))
+            different.append(sum(abs(row["ratio"] - 1) > 0.01 for row in of))
+        assert f"| 95 % interval excludes equality | {title.format(*excluded)} |" in page
+        assert f"off by more than 1 %: called different | {title.format(*different)} |" in page
+
+
+def test_report_of_the_students_prints_every_published_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.distillation import teachers
+
+    monkeypatch.setattr(sys, "argv", ["teachers", "--report"])
+    teachers.main()
+    printed = capsys.readouterr().out
+    assert all(path.name in printed for path in teachers.PUBLISHED)
+    assert "all, summary cosine, lite0 x2 | -0.013 +- 0.006 | -0.004 +- 0.013" in printed
+
+
+def test_every_file_of_rows_is_described() -> None:
+    described = (RESULTS / "README.md").read_text()
+    assert [path.name for path in RESULTS.glob("*.json") if f"`{path.name}`" not in described] == []
