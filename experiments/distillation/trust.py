@@ -128,8 +128,6 @@ SCORES: dict[str, Callable[[dict[str, Any]], float]] = {
     "ridge, maps": lambda rung: of_heads(rung["linear"]["0.03"], "spatial"),
     "ridge, summaries": lambda rung: of_heads(rung["linear"]["0.03"], "summary"),
 }
-
-
 ADOPTED = "explained, maps"  # the search's score
 BOTH = "explained, both heads"  # the score until 2026-11-24
 
@@ -164,13 +162,11 @@ def report(rows: list[dict[str, Any]]) -> None:
     for metric in sorted(first["metrics"]):
         values = np.array([[by[a, s]["metrics"][metric] for a in archs] for s in seeds])
         agree = [tau(s, t) for s, t in combinations(values, 2)]
-        maps, both = (
-            list(zip(scores[name][:, -1], values, strict=True)) for name in (ADOPTED, "explained, both heads")
-        )
+        maps, both = (list(zip(scores[name][:, -1], values, strict=True)) for name in (ADOPTED, BOTH))
         with_maps = [tau_with_interval(*pair) for pair in maps]
         with_both = [tau(*pair) for pair in both]
         lowest_to_highest = f"{values.min():.3f} to {values.max():.3f}"
-        print(f"{metric:18} {lowest_to_highest}; seeds {agree}; {ADOPTED} {with_maps}; both heads {with_both}")
+        print(f"{metric:18} {lowest_to_highest}; seeds {agree}; {ADOPTED} {with_maps}; {BOTH} {with_both}")
 
 
 def report_score(name: str, table: Any, steps: list[int]) -> None:

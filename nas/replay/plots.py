@@ -48,8 +48,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.set_ylabel("share of the true hypervolume")
         rungs = ", lower rungs emulated" if result["emulated_rungs"] else ""
         axes.set_title(
-            f"NAS-Bench-201, {NAMES.get(result['dataset'], result['dataset'])}, {result['latency']}{rungs}."
-            f" Lines: median of {result['seeds']} seeds; bands: 5th to 95th percentile",
+            f"NAS-Bench-201, {NAMES.get(result['dataset'], result['dataset'])}, {result['latency']}{rungs}\n"
+            f"lines: median of {result['seeds']} seeds; bands: 5th to 95th percentile",
             fontsize=9,
             loc="left",
         )
