@@ -208,8 +208,9 @@ def compared(rows: Sequence[Row]) -> None:
     twice = scores([first_seconds[o.spec.arch_id] for o in second], [o.seconds for o in second])
     print(f"{len(first)} architectures; trained on {TRAINED_ON}, held out the rest, {SPLITS} splits: mean and spread\n")
     print(f"{'':36}{'median error %':>16}{'p90 error %':>16}{'Kendall tau':>16}{'Spearman rho':>16}")
-    lines: list[tuple[str, Callable[[], object]]] = [(f"{len(second)} measured twice", lambda: cells([twice]))]
-    lines += [(name, partial(errors, fit, first, TRAINED_ON)) for name, fit in MODELS.items()]
+    print(f"{f'{len(second)} measured twice':36}{cells([twice])}", flush=True)
+    lines: list[tuple[str, Callable[[], object]]]
+    lines = [(name, partial(errors, fit, first, TRAINED_ON)) for name, fit in MODELS.items()]
     for stages, label in ((True, ""), (False, ", whole only")):
         sizes = [(f"nas.samplers.latency, {size} timed{label}", size) for size in SIZES]
         lines += [(name, partial(errors, ours(stages), first, size)) for name, size in sizes]
