@@ -142,6 +142,11 @@ def config_page() -> str:
             "## run",
             "Keys of the table `[run]`: settings of one run on which no number depends.",
             options_table(RUN_KEYS, search_parser()),
+            "`teacher_weights` is a table from names of networks, in quotes because they have dots, to files. The names"
+            " are those of `--teachers` without `@PX/N`:",
+            "```toml\n[run.teacher_weights]\n"
+            '"vit_huge_patch14_clip_224.laion2b" = "weights/vit_huge_patch14_clip_224.laion2b/model.safetensors"\n'
+            '"samvit_huge_patch16.sa1b" = "/shared/weights/sam_h.safetensors"\n```',
             "## plan",
             "Keys of the table `[plan]`: the device that `backbone-nas plan` assumes. A search ignores them.",
             options_table(PLAN_KEYS, plan_parser()),
@@ -346,7 +351,30 @@ def teachers_page() -> str:
     sets = [(f"`{key}`", ", ".join(f"`{name}`" for name in members)) for key, members in SETS.items()]
     intro = (inspect.getdoc(import_module("nas.teachers")) or "").split("\n\n", 1)[1]
     costs = ["## Costs and licenses", about, table(head, rows)]
-    return "\n\n".join(["# Teachers", intro, *costs, "## Sets", table(["set", "teachers"], sets)])
+    files = [
+        "## Files of weights",
+        FILES,
+        table(["`--teacher-weights` name", "command"], (weight_row(name) for name in names if name not in TEACHERS)),
+    ]
+    return "\n\n".join(["# Teachers", intro, *costs, *files, "## Sets", table(["set", "teachers"], sets)])
+
+
+FILES = (
+    "A search downloads `model.safetensors` of a network's repository on the Hugging Face hub. Where there is no"
+    " network, download it elsewhere by the command, copy it, and give its place by `--teacher-weights NAME=FILE`, with"
+    " the network's name without `@PX/N`. Any pretrained network of timm works so; most repositories are `timm/NAME`."
+)
+
+
+def weight_row(name: str) -> tuple[str, str]:
+    """Return a network's name for --teacher-weights, and the command that downloads its weights."""
+    from timm.models import get_pretrained_cfg
+
+    from nas.teachers.timm_networks import parse
+    from nas.teachers.weights import download_command
+
+    network = parse(name).network
+    return f"`{network}`", f"`{download_command(get_pretrained_cfg(network).hf_hub_id)}`"
 
 
 def builtin_teacher(name: str) -> tuple[str, ...]:
@@ -368,19 +396,18 @@ def builtin_teacher(name: str) -> tuple[str, ...]:
 
 def timm_teacher(name: str) -> tuple[str, ...]:
     """Return the row of a network of timm, counted without its weights."""
-    import torch
     from timm.models import get_pretrained_cfg
 
     from nas.plan.teacher_costs import pass_macs, widths
     from nas.teachers import spec_of
-    from nas.teachers.timm_networks import create, parse
+    from nas.teachers.timm_networks import parameters, parse
 
-    with torch.device("meta"):
-        params = sum(parameter.numel() for parameter in create(parse(name)).parameters())
     summary, spatial = widths(name)
     license_name = get_pretrained_cfg(parse(name).network).license or "unknown"
     shapes = (str(summary or "-"), str(spatial))
-    return teacher_row(name, str(spec_of(name, {}).source_px), params, pass_macs(name) or 0.0, shapes, license_name)
+    return teacher_row(
+        name, str(spec_of(name, {}).source_px), parameters(name), pass_macs(name) or 0.0, shapes, license_name
+    )
 
 
 def teacher_row(

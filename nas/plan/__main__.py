@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import StageProgress, exit_code, stderr_console
+from nas.cli import FAILED, StageProgress, exit_code, stderr_console
 from nas.plan.arguments import PlanSettings, parse, parser
 from nas.study.redaction import public_text
 
@@ -36,7 +36,7 @@ def _plan(settings: PlanSettings) -> int:
         print(json.dumps(as_json(plan, settings.config.to_dict())))
     else:
         show(plan, Console(soft_wrap=False))
-    return 0
+    return FAILED if plan.planned.fits == 0 else 0
 
 
 if __name__ == "__main__":

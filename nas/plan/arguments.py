@@ -10,7 +10,8 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.flags import add_flag
-from nas.search.arguments import add_settings, default_workers, new_config, with_file
+from nas.search.arguments import add_settings, default_workers, device_source, new_config, with_file
+from nas.search.preconditions import check_device
 from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:
@@ -23,6 +24,10 @@ _EXAMPLES = """examples:
 # Ray and the imports of two workers on two idle CPUs, from experiments/results/recorded_search.json.
 START_S = 17.0
 MFU = 0.3
+_ASSUME = (
+    "plan for one that is not here with --assume-tflops X (peak of dense bf16: A100 312, H100 989), or with a table"
+    " [plan] in the file, as the recipes have it"
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,9 @@ def parse(words: Sequence[str]) -> PlanSettings:
     tflops = options.get("assume_tflops")
     if tflops is not None and "workers" in given:
         raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
-    config = new_config(options, require_device=tflops is None)
+    config = new_config(options)
+    if tflops is None:
+        check_device(config, device_source(given), _ASSUME)
     gpus = tuple(options.get("gpus", ()))
     if tflops is None:
         workers = options["workers"] if "workers" in options else default_workers(config)
@@ -138,7 +145,8 @@ def parser() -> OneLineParser:
 def add_plan(add: Any) -> None:
     """Add the flags of the plan itself."""
     gpus = (
-        "further clusters to simulate, comma list of GPUs, or in machines with --device cpu (default: only 8, 64, 1024)"
+        "also simulate clusters of these sizes, in GPUs, or in machines with --device cpu; with --assume-tflops the "
+        "figures are those of the first (default: 8, 64 and 1024 alone)"
     )
     add("--gpus", type=whole_numbers, metavar="A,B", help=gpus)
     hours = "print the largest budget that ends in this time (default: no limit)"

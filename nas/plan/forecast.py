@@ -271,6 +271,7 @@ class SearchPlan:
         forecasts: Forecasts of all clusters, ordered by their size.
         max_hours: Hours until the deadline; None: there is none.
         notes: Assumptions, one sentence or more each.
+        usd_per_hour: US dollars of a device-hour; None: there is no cost.
     """
 
     device: str
@@ -279,6 +280,7 @@ class SearchPlan:
     forecasts: tuple[Forecast, ...]
     max_hours: float | None
     notes: tuple[str, ...]
+    usd_per_hour: float | None = None
 
     @property
     def planned(self) -> Forecast:

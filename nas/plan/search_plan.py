@@ -9,7 +9,7 @@ from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.cli import StageProgress, cache_root, lock_dir
+from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
 from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
@@ -42,6 +42,7 @@ from nas.plan.probe import (
     synthetic_targets,
 )
 from nas.plan.teacher_costs import Material, material_counted, material_here
+from nas.search.preconditions import check_limits
 from nas.study.config import REFERENCES, ConfigError, SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
 from nas.study.objectives import objectives
@@ -82,8 +83,9 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         *search_figures(config, costs, planned.simulated),
         *_cost_figures(settings.usd_per_hour, planned),
     ]
-    notes = _notes(config, material, settings.here, planned)
-    return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes)
+    notes = _notes(config, material, settings.here, planned) + _deadline_notes(clusters, settings.max_hours)
+    price = settings.usd_per_hour
+    return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes, price)
 
 
 def _assumed_device(settings: PlanSettings) -> AssumedDevice:
@@ -119,6 +121,8 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
             feasible.append((spec.arch_id, spec))
         if len(feasible) == number:
             return [*named, *feasible], 1 - number / drawn
+    if not feasible:
+        check_limits(config)
     raise ConfigError(f"limits: only {len(feasible)} of {_MAX_DRAWS} random architectures of the space are within them")
 
 
@@ -222,6 +226,17 @@ def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTime
     ]
 
 
+def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tuple[str, ...]:
+    """Return a sentence about the clusters on which no trial ends in time."""
+    late = [str(forecast.devices) for forecast in clusters if forecast.fits == 0]
+    if not late:
+        return ()
+    return (
+        f"A budget of 0 means that no trial ends within {max_hours:g} h after the teachers' passes, as on"
+        f" {', '.join(late)} devices.",
+    )
+
+
 def _notes(config: SearchConfig, material: Material, here: bool, planned: Forecast) -> tuple[str, ...]:
     """Return the plan's assumptions as sentences."""
     notes = []
@@ -242,8 +257,13 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             f"The sampler is assumed to learn as in the recorded searches ({learning:g}), so that more trials are"
             " promoted than with random search. While it has few results, fewer are."
         )
-    if any(LIMITS[name].measured for name in config.limits):
-        notes.append("No trial is assumed to break a limit on latency, throughput or memory.")
+    if measured := [(LIMITS[name].flag, bound) for name, bound in config.limits.items() if LIMITS[name].measured]:
+        bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
+        notes.append(
+            f"The plan measures no latency, throughput or memory: it assumes that every architecture keeps {bounds}."
+            " Where many do not, the search proposes more than the budget. The share that does is printed by:"
+            f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
+        )
     if config.distill.ranks > 1:
         notes.append(f"{config.distill.ranks} ranks are assumed to share a training step without loss.")
     if here and config.device == "cpu":
@@ -252,7 +272,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " machines like this one."
         )
     notes.append(
-        "All devices are assumed to share the teachers' passes without loss. Device-hours count every device from the"
-        " first pass to the last trial."
+        "All devices are assumed to share the teachers' passes without loss. The column search leaves the teachers out;"
+        " device-hours, US dollars and the budget that fits count every device from the first pass to the last trial."
     )
     return tuple(notes)

@@ -21,8 +21,8 @@ _MARKS = {
     Doing.DEVICE: "w",
     Doing.TAIL: "·",
 }
-_BAR = 32
-_WIDTH = 150  # columns without a terminal
+_BAR = 16
+_WIDTH = 120  # columns without a terminal
 
 
 def show(plan: SearchPlan, console: Console) -> None:
@@ -44,11 +44,12 @@ def show(plan: SearchPlan, console: Console) -> None:
 
 def _clusters(plan: SearchPlan) -> Table:
     table = Table(title="Simulated clusters", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("devices", "workers", "teachers", "search", "device-hours", "utilization", "trials at each rung"):
+    columns = ["devices", "workers", "teachers", "search", "device-\nhours"]
+    columns += ["USD"] if plan.usd_per_hour is not None else []
+    columns += [f"budget in\n{plan.max_hours:g} h"] if plan.max_hours is not None else []
+    for column in (*columns, "utilization", "trials at\neach rung"):
         table.add_column(column, justify="right")
     table.add_column("worker time", no_wrap=True)
-    if plan.max_hours is not None:
-        table.add_column(f"budget in {plan.max_hours:g} h", justify="right")
     for forecast in plan.forecasts:
         run = forecast.simulated
         row = [
@@ -56,12 +57,14 @@ def _clusters(plan: SearchPlan) -> Table:
             str(run.cluster.workers),
             "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
             seconds(run.wall_s),
-            f"{forecast.device_hours:.3g}",
+            f"{forecast.device_hours:,.3g}",
+            *([f"{plan.usd_per_hour * forecast.device_hours:,.3g}"] if plan.usd_per_hour is not None else []),
+            *([_fits(forecast)] if plan.max_hours is not None else []),
             f"{run.utilization:.0%}",
             " ".join(map(str, run.reached)),
             bar(run),
         ]
-        table.add_row(*row, *([_fits(forecast)] if plan.max_hours is not None else []))
+        table.add_row(*row)
     return table
 
 
@@ -113,7 +116,7 @@ def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
         "device": plan.device,
         "here": plan.here,
         "figures": {figure.key: _plain(figure) for figure in plan.figures},
-        "clusters": [_cluster(forecast) for forecast in plan.forecasts],
+        "clusters": [_cluster(forecast, plan.usd_per_hour) for forecast in plan.forecasts],
         "max_hours": plan.max_hours,
         "notes": list(plan.notes),
     }
@@ -123,7 +126,7 @@ def _plain(figure: PlanFigure) -> dict[str, Any]:
     return {key: value for key, value in asdict(figure).items() if key != "key"}
 
 
-def _cluster(forecast: Forecast) -> dict[str, Any]:
+def _cluster(forecast: Forecast, usd_per_hour: float | None) -> dict[str, Any]:
     run = forecast.simulated
     return {
         "devices": forecast.devices,
@@ -132,6 +135,7 @@ def _cluster(forecast: Forecast) -> dict[str, Any]:
         "teachers_s": forecast.teachers_s,
         "search_s": run.wall_s,
         "device_hours": forecast.device_hours,
+        "usd": None if usd_per_hour is None else usd_per_hour * forecast.device_hours,
         "utilization": run.utilization,
         "reached": list(run.reached),
         "worker_seconds": {doing.value: spent for doing, spent in run.spent.items()},

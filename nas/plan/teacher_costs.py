@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
 from nas.cache.build import CachePlan, share_of
@@ -24,7 +23,7 @@ from nas.teachers import TEACHERS, TeacherSpec, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0
 from nas.teachers.timm_networks import create, features, layout, parse
-from nas.teachers.weights import HED, LITE0, TIMM_FILE, XFEAT, file_for, locate
+from nas.teachers.weights import HED, LITE0, XFEAT, cached_hub_file, file_for, locate
 from nas.teachers.xfeat import XFeat
 
 _BUILTIN = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
@@ -104,7 +103,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
 
 def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
     """Count the passes over the images of a search. Nothing is opened or run."""
-    passes = config.train_images * config.views + config.val_images
+    passes = _passes(config)
     share, bits = _compression(config).share, CODECS[config.target_dtype].bits
     chosen = specs(config.teachers, weights)
     costs = []
@@ -119,8 +118,17 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
         costs.append(
             TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, kept_bytes, 0.0, Basis.ASSUMED, note)
         )
-    images = BuildEstimate(passes * (3 * config.distill.img_size**2 + 8), 0, 0)
+    images = BuildEstimate(images_bytes(config), 0, 0)
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
+
+
+def images_bytes(config: SearchConfig) -> float:
+    """Return the bytes of all images and their views in the cache."""
+    return _passes(config) * (3 * config.distill.img_size**2 + 8)
+
+
+def _passes(config: SearchConfig) -> int:
+    return config.train_images * config.views + config.val_images
 
 
 def weights_here(name: str, files: Mapping[str, Path]) -> bool:
@@ -129,8 +137,7 @@ def weights_here(name: str, files: Mapping[str, Path]) -> bool:
         return locate(_BUILTIN[name][1]) is not None
     if file_for(name, files):
         return True
-    hub_id, _, revision = (get_pretrained_cfg(parse(name).network).hf_hub_id or "").partition("@")
-    return bool(hub_id) and isinstance(try_to_load_from_cache(hub_id, TIMM_FILE, revision=revision or None), str)
+    return cached_hub_file(get_pretrained_cfg(parse(name).network).hf_hub_id) is not None
 
 
 def widths(name: str) -> tuple[int, int]:

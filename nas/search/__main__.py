@@ -40,11 +40,14 @@ def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
 
 
 def _after_interruption(run_dirs: Sequence[Path]) -> str:
-    """Say what an interruption lost and how to resume the search."""
+    """Say what an interruption lost and how to continue: a study is resumed, a search without one is begun again."""
     from nas.storage.location import holds_study
 
+    studies = [path for path in run_dirs if holds_study(path)]
+    if not studies:
+        return "the search had not begun, and the cache keeps what it has; type the same command again"
+    commands = [command_line("search", ["--resume", str(path)]) for path in studies]
     lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
-    commands = [command_line("search", ["--resume", str(path)]) for path in run_dirs if holds_study(path)]
     return lost + "".join(f"\nresume with: {command}" for command in commands)
 
 

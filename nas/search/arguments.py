@@ -17,6 +17,7 @@ from nas.command_log import announce
 from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
 from nas.search.config_file import in_terms_of_keys, read_options, recipe_names, recipe_path
 from nas.search.networks import add_network_flags, check_networks, read_spec_files
+from nas.search.preconditions import check_device
 from nas.study import compatibility
 from nas.study.config import (
     BALANCES,
@@ -93,6 +94,7 @@ _DISTILL_HELP = (
 )
 
 
+NODE_REMEDY = "run this on the node that has the GPUs"
 RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "dry_run")
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 _BUILTIN_TEACHERS = {"builtin", "lite0", "hed", "xfeat"}
@@ -116,6 +118,7 @@ class SearchCommand:
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
         text: Command line or call that the study records, without secrets.
         dry_run: Whether everything is checked and nothing is run.
+        device_source: The option, file or study that names the device.
     """
 
     config: SearchConfig
@@ -131,6 +134,7 @@ class SearchCommand:
     max_hours: float | None = None
     text: str = ""
     dry_run: bool = False
+    device_source: str = "--device"
 
 
 def parse(words: Sequence[str]) -> SearchCommand:
@@ -156,6 +160,9 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     _hide_password(options)
     resume = "resume" in options
     config = _resumed_config(options) if resume else new_config(options)
+    source = device_source(given)
+    if not options.get("dry_run"):
+        check_device(config, source, NODE_REMEDY)
     if not resume:
         _check_size(options, config)
     return SearchCommand(
@@ -166,7 +173,18 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         **{name: options[name] for name in RUN_OPTIONS if name in options},
         trial_timeout_s=options.get("trial_timeout"),
         text=text,
+        device_source=source,
     )
+
+
+def device_source(given: Mapping[str, Any]) -> str:
+    """Return which option, file or study names the device.
+
+    Args:
+        given: Options of the command line by name, without those that were not given.
+    """
+    sources = [f"--{name} {given[name]}" for name in ("resume", "config", "recipe") if name in given]
+    return "--device" if "device" in given or not sources else f"the device of {sources[0]}"
 
 
 def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
     from_file = read_options(path)
     try:
         _check_flags(from_file)
-        new_config(from_file, require_device=False)
+        new_config(from_file)
     except ValueError as error:
         raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
     nested: dict[str, Any] = {
@@ -199,18 +217,17 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**from_file, **given, **nested}
 
 
-def new_config(options: Mapping[str, Any], require_device: bool = True) -> SearchConfig:
-    """Return the settings of a new study.
+def new_config(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the settings of a new study, which may ask for a device that this machine does not have.
 
     Args:
         options: Options of the command line by name, without those that were not given.
-        require_device: Whether this machine has to have the device.
 
     Raises:
         ConfigError: A name is unknown or a number out of its range.
     """
     config = _config(options, _defaults(options))
-    _check_names(config, require_device)
+    _check_names(config)
     return config
 
 
@@ -347,18 +364,13 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
 
 
-def _check_names(config: SearchConfig, require_device: bool = True) -> None:
-    """Raise ConfigError for an unknown name or a missing device; SearchConfig has checked the numbers."""
+def _check_names(config: SearchConfig) -> None:
+    """Raise ConfigError for an unknown name; SearchConfig has checked the numbers."""
     check_sampler(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     check_networks(config)
-    if config.device == "cuda":
-        import torch
-
-        if require_device and not torch.cuda.is_available():
-            raise ConfigError(f"--device: {config.device!r}: PyTorch sees no CUDA device here; choose cpu")
-    elif config.device != "cpu":
+    if config.device not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
     if config.limits:
         _check_limits(config)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -76,7 +77,7 @@ def read_options(path: Path) -> dict[str, Any]:
     """Return the settings of a file as the options of a command line: by name, without those that are not given.
 
     Raises:
-        ConfigError: There is no such file, it is not TOML, or a key or the type of its value is wrong.
+        ConfigError: There is no such file, it is not TOML, or keys or the types of their values are wrong.
     """
     try:
         content = tomllib.loads(path.read_text())
@@ -86,11 +87,12 @@ def read_options(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     tables = {name: content.pop(name, {}) for name in TABLES}
-    _check(path, "", content, _SETTINGS, also=TABLES)
+    wrong = list(_wrong("", content, _SETTINGS, also=TABLES))
     for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {name}: {table!r}: must be a table")
-        _check(path, f"{name}.", table, TABLES[name])
+        plain = isinstance(table, dict)
+        wrong += _wrong(f"{name}.", table, TABLES[name]) if plain else [f"{name}: {table!r}: must be a table"]
+    if wrong:
+        raise ConfigError(f"{path}: {'; '.join(wrong)}")
     options: dict[str, Any] = content | tables["limits"] | tables["run"] | tables["plan"]
     if "teacher_weights" in options:
         files = options["teacher_weights"].items()
@@ -98,16 +100,16 @@ def read_options(path: Path) -> dict[str, Any]:
     return options | ({"distill_settings": tables["distill"]} if tables["distill"] else {})
 
 
-def _check(
-    path: Path, prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also: Iterable[str] = ()
-) -> None:
-    """Raise ConfigError for an unknown key of a table, or a value of another type."""
+def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also: Iterable[str] = ()) -> Iterator[str]:
+    """Yield what is wrong in a table: a key that is unknown, or a value of another type."""
     for key, value in table.items():
         if key not in hints:
-            names = ", ".join([*hints, *also])
-            raise ConfigError(f"{path}: {prefix}{key}: no such setting; choose from: {names}")
-        if not _fits(value, hints[key]):
-            raise ConfigError(f"{path}: {prefix}{key}: {value!r}: must be {_type_name(hints[key])}")
+            names = [*hints, *also]
+            near = get_close_matches(key, names, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(names)}"
+            yield f"{prefix}{key}: no such setting; {advice}"
+        elif not _fits(value, hints[key]):
+            yield f"{prefix}{key}: {value!r}: must be {_type_name(hints[key])}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

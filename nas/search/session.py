@@ -30,10 +30,11 @@ from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
 from nas.search.config_file import FILE_NAME, config_text, run_table
 from nas.search.live_report import INTERRUPTED, LiveReport, end_search
+from nas.search.preconditions import check_image_count, check_limits
 from nas.search.progress import SearchProgress
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
-from nas.study.config import REFERENCES, ConfigError, SearchConfig
+from nas.study.config import REFERENCES, SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
@@ -60,13 +61,15 @@ def search(command: SearchCommand, console: Console) -> int:
         console: Shows the progress.
 
     Raises:
-        ConfigError: The images or the teachers do not fit the settings.
+        ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
         StoreError: The study cannot be created, resumed or written.
         SearchFailed: Too many trials failed in a row.
     """
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     _show_device(command.config, show)
+    if command.config.limits and not command.resume:
+        show(f"limits: {check_limits(command.config)}")
     targets, teacher_facts = _open_targets(command, console, show)
     command, precision_ms = _with_precision(command, targets, show)
     config = command.config
@@ -114,7 +117,7 @@ def _open_targets(command: SearchCommand, console: Console, show: Announce) -> t
         targets = open_study_targets(
             config, cache_root(command.cache), weights=command.teacher_weights, progress=progress, announce=show
         )
-        _check_image_count(targets, config)
+        check_image_count(config, len(targets.train), len(targets.val))
         embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 
@@ -133,15 +136,6 @@ def _with_precision(command: SearchCommand, targets: Targets, show: Announce) ->
     show(str(choice))
     distill = replace(config.distill, precision=choice.precision)
     return replace(command, config=replace(config, distill=distill)), choice.step_ms
-
-
-def _check_image_count(targets: Targets, config: SearchConfig) -> None:
-    """Refuse a data set that has fewer images than a batch or than a validation needs."""
-    if len(targets.train) < config.distill.largest_batch or len(targets.val) < 2:
-        raise ConfigError(
-            f"--data: {config.data}: {len(targets.train)} images to train on and {len(targets.val)} held out;"
-            f" needed are a batch of {config.distill.largest_batch} and 2"
-        )
 
 
 def _teacher_facts(command: SearchCommand, targets: Targets, progress: StageProgress) -> dict[str, TeacherFacts]:

@@ -52,7 +52,10 @@ class StudyLocation:
         requested = None if database is None else database_url(database)
         if not (run_dir / LOCATION_FILE).is_file():
             if not (run_dir / STUDY_FILE).is_file():
-                raise StoreError(f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)")
+                raise StoreError(
+                    f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing); type the command of its search"
+                    " again: it ended before there was anything to resume"
+                )
             if requested is not None:
                 raise StoreError(f"--storage: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
             return cls(run_dir)
@@ -102,20 +105,25 @@ def holds_study(run_dir: Path) -> bool:
 
 def database_url(text: str) -> URL:
     """Parse the URL of a PostgreSQL database, password included; StoreError if it is invalid or psycopg is missing."""
+    url = _parsed(text)
+    if find_spec("psycopg") is None:
+        raise StoreError("--storage: the package psycopg is missing; pip install 'backbone-nas[postgres]'")
+    return url
+
+
+def _parsed(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         url = None
     if url is None or url.drivername not in _SCHEMES or not url.database:
         raise StoreError("--storage: must be like postgresql://USER@HOST:PORT/NAME")  # no echo: it may hold a password
-    if find_spec("psycopg") is None:
-        raise StoreError("--storage: the package psycopg is missing; pip install 'backbone-nas[postgres]'")
     return url.set(drivername="postgresql+psycopg")
 
 
 def password_of(text: str) -> str | None:
-    """Return the password in the URL of a database, None without one."""
-    url = database_url(text)
+    """Return the password in the URL of a database, None without one; StoreError if the URL is invalid."""
+    url = _parsed(text)
     return str(url.password or url.query.get("password") or "") or None
 
 
@@ -126,5 +134,5 @@ def _redacted(url: URL) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return the URL of a database without its secrets; StoreError as in `database_url`."""
-    return _redacted(database_url(text))
+    """Return the URL of a database without its secrets; StoreError if it is invalid."""
+    return _redacted(_parsed(text))

@@ -14,6 +14,7 @@ A set stands for several names; names and sets mix in a comma list.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
@@ -44,22 +45,36 @@ SETS: dict[str, tuple[str, ...]] = {
 def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:
     """Return the specs of a comma list of teachers and sets, in its order; weights are not read.
 
-    `weights` maps names of timm's networks, with or without ``@PX/N``, to safetensors files. Raises TeacherError for an
+    `weights` maps names of timm's networks, without ``@PX/N``, to safetensors files. Raises TeacherError for an
     unknown, repeated or empty name, an impossible size, or a missing file.
     """
-    listed = [name.strip() for name in names.split(",")]
-    wanted = [member for name in listed for member in SETS.get(name, (name,))]
     files = dict(weights or {})
-    unused = [name for name in files if name not in wanted and name not in (full.partition("@")[0] for full in wanted)]
-    if unused or (unused := [name for name in files if name in TEACHERS]):
-        takers = ", ".join(name for name in wanted if name not in TEACHERS) or "none"
-        raise TeacherError(
-            f"--teacher-weights {unused[0]}={files[unused[0]]}: chosen teachers that take a file: {takers}"
-        )
-    chosen = [spec_of(name, files) for name in wanted]
+    check_files(names, files)
+    chosen = [spec_of(name, files) for name in _listed(names)]
     if len({(spec.network, spec.preprocessing) for spec in chosen}) != len(chosen):
         raise TeacherError(f"--teachers: {names!r} names a teacher twice")
     return chosen
+
+
+def check_files(names: str, files: Mapping[str, Path]) -> None:
+    """Raise TeacherError for a file whose name is not that of a chosen teacher that takes one."""
+    takers = [name for name in _listed(names) if name not in TEACHERS]
+    networks = [name.partition("@")[0] for name in takers]
+    for name, file in files.items():
+        if name in takers or name in networks:
+            continue
+        near = get_close_matches(name.partition("@")[0], networks, n=1, cutoff=0.0)
+        meant = f"; nearest: {near[0]}" if near else ""
+        raise TeacherError(
+            f"--teacher-weights {name}={file}: no chosen teacher of this name takes a file{meant}; chosen teachers that"
+            f" take a file: {', '.join(networks) or 'none'}"
+        )
+
+
+def _listed(names: str) -> list[str]:
+    """Return the names of a comma list, with the members of each set in its place."""
+    listed = [name.strip() for name in names.split(",")]
+    return [member for name in listed for member in SETS.get(name, (name,))]
 
 
 def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:

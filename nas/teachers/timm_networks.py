@@ -14,7 +14,7 @@ RADIOv2.5 (arXiv 2412.07679), so the order of the images is fixed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -24,14 +24,22 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import get_pretrained_cfg, is_model, list_pretrained
+from timm.models import clean_state_dict, get_pretrained_cfg, is_model, list_pretrained
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
-from nas.teachers.weights import file_sha256, hub_file, local_file, tensor_names
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, TeacherUnavailable
+from nas.teachers.weights import (
+    TIMM_FILE,
+    cached_hub_file,
+    file_sha256,
+    hub_bytes,
+    hub_file,
+    local_file,
+    tensor_shapes,
+)
 
 SYNTAX = re.compile(r"(?P<network>[^@]*)(@(?P<px>\d+)(/(?P<tiles>\d+))?)?")
 LABEL_TAGS = ("_ft_in1k", "_ft_in12k", "_ft_in22k")  # CLIPs fine-tuned on labels: their head is a classifier
@@ -216,22 +224,74 @@ def layout(name: TimmName) -> Layout:
     return Layout(kind, 0 if summary is None else summary.shape[1], width, rows, norm)
 
 
-def create(name: TimmName, file: Path | None = None) -> nn.Module:
-    """Build the network with the weights of `file` or random ones. timm maps the file's tensor names to its own."""
+def create(name: TimmName, weights: Path | Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Build the network with the weights of a file, of tensors by their names, or random ones.
+
+    timm maps names of tensors to its own.
+    """
     config = get_pretrained_cfg(name.network)
     resized = config.fixed_input_size and tuple(config.input_size[1:]) != (name.px, name.px)
     # SAM resamples its position embedding in every pass; timm's loader does not.
     size = {"img_size": name.px} if resized and not name.architecture.startswith("samvit") else {}
-    source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+    overlay: dict[str, Any] = {"file": str(weights)} if isinstance(weights, Path) else {"state_dict": weights}
+    source = {"pretrained": True, "pretrained_cfg_overlay": overlay} if weights is not None else {}
     network: nn.Module = timm.create_model(name.network, **source, **size)
     return network
 
 
 def load_network(name: TimmName, file: Path) -> nn.Module:
     """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's."""
-    present = set(tensor_names(name.text, file))
+    return _filled(name, file, file, tensor_shapes(name.text, file))
+
+
+def check_header(name: TimmName, file: Path) -> None:
+    """Raise TeacherError where the names and shapes in a safetensors file aren't this network's; no tensor is read.
+
+    timm loads tensors without data into a network without data, and refuses what it would refuse of the file itself.
+    """
+    shapes = tensor_shapes(name.text, file)
+    with torch.device("meta"):
+        weights = clean_state_dict({key: torch.empty(shape) for key, shape in shapes.items()})
+        try:
+            _filled(name, file, weights, shapes)
+        except TeacherError as error:
+            if not isinstance(error.__cause__, NotImplementedError):  # an operation that needs data
+                raise
+
+
+def check_weights(text: str, file: Path | None) -> str:
+    """Say where the weights of a network come from. Only headers of files are read, and nothing is downloaded.
+
+    Args:
+        text: The teacher's name, ``NAME[@PX[/N]]``.
+        file: The user's file; None for the hub's.
+
+    Raises:
+        TeacherError: There are no weights here or on the hub, or they aren't this network's.
+    """
+    name = parse(text)
+    repository = get_pretrained_cfg(name.network).hf_hub_id
+    here = local_file(text, file) if file is not None else cached_hub_file(repository)
+    if here is not None:
+        check_header(name, here)
+        return f"its weights are here{f', in {file}' if file is not None else ''}"
     try:
-        network = create(name, file)
+        size = hub_bytes(text, repository)
+    except TeacherUnavailable as error:
+        raise TeacherUnavailable(f"{error}; it has about {4 * parameters(name.network) / 1e9:.2g} GB") from error
+    return f"{f'{size / 1e9:.2g} GB' if size else 'its weights'} will be downloaded from {repository} ({TIMM_FILE})"
+
+
+def parameters(text: str) -> int:
+    """Return the number of parameters of a network of timm, without its weights."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create(parse(text)).parameters())
+
+
+def _filled(name: TimmName, file: Path, weights: Path | Mapping[str, Tensor], present: Collection[str]) -> nn.Module:
+    """Build the network with `weights`, which are those of `file` or stand for them."""
+    try:
+        network = create(name, weights)
     except (*REFUSALS, SafetensorError) as error:
         reason = "; ".join(line.strip()[:100] for line in str(error).splitlines()[1:] or [str(error)][:3])
         raise TeacherError(f"teacher {name.text}: {file} does not fit {name.network}: {reason[:300]}") from error

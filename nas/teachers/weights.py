@@ -17,7 +17,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
@@ -27,6 +27,7 @@ from nas.teachers.base import TeacherError, TeacherUnavailable
 _LOG = logging.getLogger(__name__)
 SAFE = ".safetensors"
 TIMM_FILE = "model.safetensors"  # the name in timm's repositories, including those of CLIP's image towers
+HUB_TIMEOUT_S = 5.0  # for asking whether the hub has a file
 OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
 CONVERT = "import torch, safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')"
 
@@ -35,7 +36,10 @@ PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", 
 
 
 def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
-    """Return the user's file for a teacher, by its name with or without ``@PX/N``; None without one."""
+    """Return the user's file for a teacher; None without one.
+
+    A file belongs to a network at any size: its name is the teacher's without ``@PX/N``. The whole name is taken too.
+    """
     return files.get(name, files.get(name.partition("@")[0]))
 
 
@@ -48,7 +52,7 @@ def local_file(name: str, path: Path) -> Path:
             f"--teacher-weights {name}={path}: must be a {SAFE} file, others can run code when read; if you trust it,"
             f' convert it: python -c "{CONVERT}"'
         )
-    tensor_names(name, path)
+    tensor_shapes(name, path)
     return path
 
 
@@ -57,28 +61,83 @@ def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Pa
 
     Raises TeacherError if it cannot be downloaded; the message names the flag for a local file.
     """
-    instead = f"use a local file with --teacher-weights {name}=FILE"
-    if not repository:
-        raise TeacherError(f"teacher {name}: timm knows no hub repository of its weights; {instead}")
-    hub_id, _, revision = repository.partition("@")
+    hub_id, revision = _repository(name, repository)
     try:
-        return Path(hf_hub_download(hub_id, filename, revision=revision or None))
+        return Path(hf_hub_download(hub_id, filename, revision=revision))
     except LocalEntryNotFoundError:
-        raise TeacherUnavailable(
-            f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}; {instead}"
-        ) from None
+        raise _unreachable(name, hub_id, filename) from None
     except EntryNotFoundError:
-        raise TeacherError(f"teacher {name}: {hub_id} holds no {filename}, pickles are not read; {instead}") from None
+        raise _absent(name, hub_id, filename) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise TeacherUnavailable(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {instead}") from error
+        raise _refused(name, hub_id, filename, error) from error
 
 
-def tensor_names(name: str, path: Path) -> list[str]:
-    """Return the names of the tensors in a safetensors file; TeacherError where it isn't one."""
+def cached_hub_file(repository: str | None, filename: str = TIMM_FILE) -> Path | None:
+    """Return the path of a hub's file in the local cache; None where it is not there."""
+    hub_id, _, revision = (repository or "").partition("@")
+    path = try_to_load_from_cache(hub_id, filename, revision=revision or None) if hub_id else None
+    return Path(path) if isinstance(path, str) else None
+
+
+def hub_bytes(name: str, repository: str | None, filename: str = TIMM_FILE) -> int | None:
+    """Ask the hub for the size of a file, and download nothing; None where the hub does not say it.
+
+    Raises TeacherError if the file could not be downloaded, as `hub_file`.
+    """
+    hub_id, revision = _repository(name, repository)
+    try:
+        return get_hf_file_metadata(hf_hub_url(hub_id, filename, revision=revision), timeout=HUB_TIMEOUT_S).size
+    except EntryNotFoundError:
+        raise _absent(name, hub_id, filename) from None
+    except HfHubHTTPError as error:
+        raise _refused(name, hub_id, filename, error) from error
+    except Exception as error:  # those of the hub's HTTP client, which is another one from version to version
+        raise _unreachable(name, hub_id, filename, " ".join(str(error).split())[:120]) from error
+
+
+def download_command(hub_id: str, filename: str = TIMM_FILE) -> str:
+    """Return the command that downloads a file of a hub repository into a folder of its own."""
+    owner_and_name, _, revision = hub_id.partition("@")
+    words = ["hf", "download", owner_and_name, filename, *(["--revision", revision] if revision else [])]
+    return " ".join([*words, "--local-dir", f"weights/{owner_and_name.rpartition('/')[2]}"])
+
+
+def _repository(name: str, repository: str | None) -> tuple[str, str | None]:
+    """Return the hub's name of a repository, and its revision."""
+    if not repository:
+        raise TeacherError(f"teacher {name}: timm knows no hub repository of its weights; {_instead(name)}")
+    hub_id, _, revision = repository.partition("@")
+    return hub_id, revision or None
+
+
+def _instead(name: str) -> str:
+    return f"use a local file with --teacher-weights {name.partition('@')[0]}=FILE"
+
+
+def _absent(name: str, hub_id: str, filename: str) -> TeacherError:
+    return TeacherError(f"teacher {name}: {hub_id} holds no {filename}, pickles are not read; {_instead(name)}")
+
+
+def _refused(name: str, hub_id: str, filename: str, error: Exception) -> TeacherUnavailable:
+    reason = " ".join(str(error).split())[:160]
+    return TeacherUnavailable(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {_instead(name)}")
+
+
+def _unreachable(name: str, hub_id: str, filename: str, reason: str = "") -> TeacherUnavailable:
+    return TeacherUnavailable(
+        f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}{f' ({reason})' if reason else ''}; where it"
+        f" can: {download_command(hub_id, filename)}; then {_instead(name)}"
+    )
+
+
+def tensor_shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a safetensors file by their names; TeacherError where it isn't one.
+
+    Only the header is read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise TeacherError(f"--teacher-weights {name}={path}: not a readable {SAFE} file ({error})") from error
 

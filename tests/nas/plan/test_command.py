@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.cache import open_targets
 from nas.cli import StageProgress, stderr_console
@@ -74,11 +75,37 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
 
 def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
+    more += ["--usd-per-hour", "2"]
     assert main([*ASSUMED, *more]) == 0
     out = capsys.readouterr().out
-    for words in ("source", "assumed", "simulated", "budget in 0.1 h", "architectures over a limit", "█"):
+    for words in ("source", "assumed", "simulated", "budget in", "0.1 h", "USD", "architectures over a limit", "█"):
         assert words in out
+    assert max(map(len, out.splitlines())) <= 120
     assert "<svg" in Path("plan.svg").read_text()
+
+
+def test_a_deadline_before_the_first_trial_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+    teachers = ["--teachers", "am_radio", "--train-images", "99999999", "--budget", "9"]
+    assert main([*ASSUMED, *teachers, "--max-hours", "0.1", "--json"]) == 1
+    plan = json.loads(capsys.readouterr().out)
+    assert {cluster["fits"] for cluster in plan["clusters"] if cluster["devices"] <= 8} == {0}
+    assert any("1, 8" in note for note in plan["notes"])
+
+
+def test_a_measured_limit_is_named_as_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001"], capsys)
+    assert any("--max-latency-ms 0.001" in note for note in plan["notes"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA device here")
+def test_a_file_for_a_device_that_is_not_here_needs_an_assumption(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "mine.toml").write_text('device = "cuda"\ntrain_images = 64\n[distill]\nrung_steps = [4, 8]\n')
+    assert main(["--config", "mine.toml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in ("--config mine.toml", "--assume-tflops", "[plan]"):
+        assert words in line
 
 
 def test_unknown_seconds_are_null(capsys: pytest.CaptureFixture[str]) -> None:

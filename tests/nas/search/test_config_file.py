@@ -82,7 +82,8 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("budget = [", ("mine.toml", "TOML")),
-        ("bugdet = 5", ("mine.toml: bugdet:", "budget")),
+        ("bugdet = 5", ("mine.toml: bugdet:", "did you mean budget?")),
+        ("bugdet = 5\nseed = 'x'\n[run]\nworker = 1", ("bugdet:", "seed: 'x'", "run.worker:", "mean workers?")),
         ('budget = "many"', ("mine.toml: budget: 'many': must be a whole number",)),
         ("budget = true", ("mine.toml: budget: True",)),
         ("budget = 0", ("mine.toml: budget: 0: must be 1 or more",)),
@@ -143,7 +144,8 @@ def test_the_file_of_a_search_starts_it_again_and_has_no_secrets(tmp_path: Path)
     path.write_text(config_text(config.to_dict(), run_table(command)))
     options = read_options(path)
     again = command_of({**options, "run": str(tmp_path / "second"), "config": str(path), "dry_run": True}, "")
-    kept = [field.name for field in fields(SearchCommand) if field.name not in ("run", "text", "dry_run")]
+    new = ("run", "text", "dry_run", "device_source")
+    kept = [field.name for field in fields(SearchCommand) if field.name not in new]
     assert {name: getattr(again, name) for name in kept} == {name: getattr(command, name) for name in kept}
     signed = replace(config, data=SIGNED)
     text = config_text(signed.to_dict(), {})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import new_store
+from tests.nas.teachers.holes import shapes_of, write_holes
 
 SMALL = ["--dry-run", "--device", "cpu", "--train-images", "64", "--val-images", "8"]
 
@@ -36,7 +39,15 @@ def test_a_search_that_can_start(here: Path, tmp_path: Path, capsys: pytest.Capt
     code, found = checks([*SMALL, *batch], capsys)
     assert code == 0
     assert {name: state for name, (state, _) in found.items()} == dict.fromkeys(
-        ("device", "teachers", "data", "run folder", "disk"), "ok"
+        (
+            "device",
+            "teachers",
+            *(f"teacher {name}" for name in ("lite0", "hed", "xfeat")),
+            "data",
+            "run folder",
+            "disk",
+        ),
+        "ok",
     )
     assert "64 images to train on" in found["data"][1]
     assert list(here.iterdir()) == []
@@ -50,9 +61,10 @@ def test_a_search_that_can_start(here: Path, tmp_path: Path, capsys: pytest.Capt
         (
             ["--teachers", "vit_small_patch14_reg4_dinov2.lvd142m", "--teacher-weights",
              "vit_small_patch14_reg4_dinov2.lvd142m=missing.safetensors"],
-            "teachers",
+            "teacher vit_small_patch14_reg4_dinov2.lvd142m",
             "missing.safetensors",
         ),
+        (["--max-params", "5"], "limits", "--max-params"),
         (["--data", "imagefolder:/no/such/folder"], "data", "/no/such/folder"),
         (["--run", "/proc/nowhere/run"], "run folder", "/proc/nowhere/run"),
         (["--cache", "/proc/nowhere"], "disk", "/proc/nowhere"),
@@ -68,6 +80,63 @@ def test_what_is_missing_is_one_line_and_code_2(
     assert code == 2
     assert [name for name, (state, _) in found.items() if state == "problem"] == [check]
     assert words in found[check][1]
+
+
+DINO = "vit_small_patch14_reg4_dinov2.lvd142m"
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_weights_that_cannot_be_downloaded_are_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = checks([*SMALL, "--teachers", f"lite0,{DINO}@224", "--cache", str(tmp_path / "cache")], capsys)
+    assert code == 2
+    assert [name for name, (state, _) in found.items() if state == "problem"] == [f"teacher {DINO}@224"]
+    line = found[f"teacher {DINO}@224"][1]
+    assert f"hf download timm/{DINO} model.safetensors" in line
+    assert f"--teacher-weights {DINO}=FILE" in line
+    assert re.search(r"about 0\.09 GB|about 0\.088 GB", line)
+
+
+@pytest.mark.usefixtures("offline")
+def test_files_of_weights_are_those_of_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = write_holes(tmp_path / "right.safetensors", shapes_of(DINO))
+    wrong = write_holes(tmp_path / "wrong.safetensors", shapes_of("vit_base_patch14_reg4_dinov2.lvd142m"))
+    for file, state in ((right, "ok"), (wrong, "problem")):
+        flags = ["--teachers", f"{DINO}@224", "--teacher-weights", f"{DINO}={file}"]
+        code, found = checks([*SMALL, *flags, "--cache", str(tmp_path / "cache")], capsys)
+        assert code == (0 if state == "ok" else 2)
+        assert found[f"teacher {DINO}@224"][0] == state
+    assert "does not fit" in found[f"teacher {DINO}@224"][1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA device here")
+def test_without_the_node_s_gpus_everything_else_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nas.storage.location.find_spec", lambda name: None)
+    more = [
+        "--data",
+        "builtin",
+        "--train-images",
+        "300",
+        "--val-images",
+        "8",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--teachers",
+        "builtin",
+    ]
+    code, found = checks(["--recipe", "cifar10-1gpu", "--dry-run", "--storage", "postgresql://a@h/b", *more], capsys)
+    assert code == 2
+    assert {name for name, (state, _) in found.items() if state == "problem"} == {"device", "database"}
+    assert "--recipe cifar10-1gpu" in found["device"][1]
+    assert "node" in found["device"][1]
+    assert "psycopg" in found["database"][1]
 
 
 def test_a_full_disk_is_found_before_it_is_full(

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 from nas.plan.__main__ import main as plan
 from nas.plan.teacher_costs import material_counted
@@ -19,7 +18,9 @@ from nas.search.__main__ import main as search
 from nas.search.arguments import new_config
 from nas.search.config_file import read_options, recipe_names, recipe_path
 from nas.study.config import SearchConfig
-from nas.teachers import specs
+from nas.teachers import TEACHERS, specs
+from nas.teachers.timm_networks import parameters
+from tests.nas.teachers.holes import shapes_of, write_holes
 
 PRICED = [name for name in recipe_names() if name != "laptop"]
 TOLERANCE = 0.1
@@ -32,7 +33,7 @@ def promised(name: str) -> dict[str, float]:
 
 
 def settings(name: str) -> SearchConfig:
-    return new_config(read_options(recipe_path(name)), require_device=False)
+    return new_config(read_options(recipe_path(name)))
 
 
 def test_the_recipe_of_a_laptop_is_the_default() -> None:
@@ -71,6 +72,14 @@ def test_hours_cost_and_disk_are_what_plan_computes(name: str, capsys: pytest.Ca
     )
 
 
+@pytest.mark.parametrize("name", PRICED)
+def test_the_size_of_the_weights_is_as_promised(name: str) -> None:
+    (promise,) = re.findall(r"([\d.]+) GB(?: of\n# teachers' weights| of teachers' weights|, Hugging Face hub)",
+                            recipe_path(name).read_text())  # fmt: skip
+    chosen = [spec.name for spec in specs(settings(name).teachers) if spec.name not in TEACHERS]
+    assert float(promise) == pytest.approx(sum(map(parameters, chosen)) * 4 / 1e9, rel=0.02)
+
+
 def shard(path: Path, images: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
@@ -101,9 +110,9 @@ def test_with_its_files_a_dry_run_finds_no_problem(
         "--train-images",
         "600",
     ]
-    for spec in specs(settings(name).teachers):
-        save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
-        flags += ["--teacher-weights", f"{spec.name}=weights.safetensors"]
+    for number, spec in enumerate(specs(settings(name).teachers)):
+        write_holes(tmp_path / f"{number}.safetensors", shapes_of(spec.name))
+        flags += ["--teacher-weights", f"{spec.network}={number}.safetensors"]
     assert search(["--recipe", name, "--dry-run", *flags, "--cache", str(tmp_path / "cache")]) == 0
     shown = capsys.readouterr().out
     assert "problem" not in shown

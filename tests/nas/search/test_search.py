@@ -252,6 +252,22 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
     assert all(t.params and t.params <= 6e5 for t in study.trials if t.counts)
 
 
+def test_an_interruption_before_the_study_says_to_type_the_command_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.search.session.search", interrupted)
+    assert main(["--device", "cpu", "--run", str(tmp_path / "run")]) == 130
+    shown = capsys.readouterr().err
+    assert "type the same command again" in shown
+    assert "training" not in shown
+    assert "resume" not in shown
+    assert main(["--resume", str(tmp_path / "run")]) == 2
+    assert "again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -276,6 +292,7 @@ def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_p
         (["--val-images", "1"], "--val-images"),
         (["--device", "tpu"], "cpu"),
         (["--max-params", "-1"], "--max-params"),
+        (["--max-params", "5"], "none of 200 random architectures"),
         (["--resume", "/no/such/run"], "/no/such/run"),
         (["--run", "/proc/nowhere/run"], "/proc/nowhere"),
     ],

@@ -10,9 +10,9 @@ from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.timm_networks import cut_maps, layout, parse, resize, tile_images
+from nas.teachers.timm_networks import check_header, cut_maps, layout, parse, resize, tile_images
 from tests.nas.teachers import small_networks
-from tests.nas.teachers.small_networks import full_name, saved, seeded
+from tests.nas.teachers.small_networks import NETWORKS, full_name, saved, seeded
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -264,10 +264,22 @@ def test_a_file_of_another_network_is_refused(folder):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("small", NETWORKS)
+def test_headers_tell_a_network_from_another(small, folder):
+    """As the weights themselves do, for every kind of network and at another size than the file's."""
+    name = parse(f"{small}@{448 if small.startswith('samvit') else 224}")
+    check_header(name, saved(small, folder))
+    other = "small_swin" if small != "small_swin" else "small_dinov2"
+    with pytest.raises(TeacherError, match=f"does not fit {name.network}"):
+        check_header(name, saved(other, folder))
+
+
 def test_a_file_that_lacks_a_tensor_is_refused(folder):
     tensors = load_file(saved("small_dinov2", folder))
     del tensors["reg_token"]
     save_file(tensors, folder / "lacks.safetensors")
+    with pytest.raises(TeacherError, match="reg_token"):
+        check_header(parse("small_dinov2"), folder / "lacks.safetensors")
     with pytest.raises(TeacherError, match="reg_token"):
         load_teachers("small_dinov2", {"small_dinov2": folder / "lacks.safetensors"})
 
@@ -302,6 +314,7 @@ def test_a_renamed_pickle_is_not_read(folder):
     [
         ("small_dinov2", "small_clip", "chosen teachers that take a file: small_dinov2"),
         ("lite0", "lite0", "chosen teachers that take a file: none"),
+        ("lite0,small_dinov2,small_clip@64", "small_klip@224", "nearest: small_clip;"),
         ("small_dinov2", "small_dinov2", "no such file"),
     ],
 )

@@ -1,0 +1,88 @@
+"""What a search needs before it builds anything: a device, images, and limits that some architecture keeps.
+
+A search refuses to start without them; a dry run shows each as a line.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
+from search_space import SPACES
+
+SAMPLED = 200  # random architectures whose costs are counted
+
+
+def check_device(config: SearchConfig, source: str, remedy: str) -> None:
+    """Raise ConfigError where a search asks for a GPU that this machine does not have.
+
+    Args:
+        config: Settings of the search.
+        source: The option that names the device, or the file or study that does.
+        remedy: What the user can do.
+    """
+    if config.device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
+
+
+def check_image_count(config: SearchConfig, train: int, val: int) -> None:
+    """Raise ConfigError for a data set that has fewer images than a batch or than a validation needs."""
+    batch = config.distill.largest_batch
+    if train < batch or val < 2:
+        raise ConfigError(
+            f"--data: {config.data}: found {train:,} images to train on and {val:,} held out; a training batch takes"
+            f" {batch:,}, and at least 2 images have to be held out"
+        )
+
+
+def check_limits(config: SearchConfig) -> str:
+    """Return a line about how many random architectures keep the limits that are known without a measurement.
+
+    Raises:
+        ConfigError: None does; the message has the smallest values.
+    """
+    counted = {name: bound for name, bound in config.limits.items() if not LIMITS[name].measured}
+    measured = [LIMITS[name].flag for name in config.limits if name not in counted]
+    parts = [_kept(config, counted)] if counted else []
+    if measured:
+        parts.append(f"what keeps {' and '.join(measured)} is known only when it is measured")
+    return "; ".join(parts) or "none"
+
+
+def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
+    costs = _sampled_costs(config)
+    kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
+    bounds = " and ".join(f"{LIMITS[name].flag} {_number(bound)}" for name, bound in limits.items())
+    if kept:
+        return f"{kept} of {len(costs)} random architectures keep {bounds}"
+    smallest = ", ".join(f"{_number(_smallest(LIMITS[name], costs))} for {LIMITS[name].flag}" for name in limits)
+    raise ConfigError(
+        f"{bounds}: none of {len(costs)} random architectures of the space {config.space} keeps "
+        f"{'these limits together' if len(limits) > 1 else 'this limit'}; the smallest value found is {smallest}"
+    )
+
+
+def _sampled_costs(config: SearchConfig) -> list[CountedCosts]:
+    from nas.measure.counts.totals import totals  # imports torch
+
+    rng, space = random.Random(f"limits/{config.seed}"), SPACES[config.space]
+    drawn = (totals(space.sample(rng), config.distill.img_size) for _ in range(SAMPLED))
+    return [CountedCosts(counts.params, counts.macs) for counts in drawn]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def _keeps(limit: Limit, costs: CountedCosts, bound: float) -> bool:
+    return limit.compliance(limit.value(costs), bound) is Compliance.KEPT
+
+
+def _smallest(limit: Limit, costs: list[CountedCosts]) -> float:
+    return min(value for each in costs if (value := limit.value(each)) is not None)
