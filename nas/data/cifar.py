@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ FILES: dict[Split, tuple[str, ...]] = {
     "val": ("test_batch.bin",),
 }
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TIMEOUT_S = 5.0  # for asking whether the archive is there
 RECORD_BYTES = 1 + 3 * 32 * 32  # label, then the red, green and blue planes
 
 
@@ -56,9 +58,27 @@ class Cifar10:
         return Sample(square(image, self.size_px), int(record[0]), None)
 
 
+def find_cifar10(cache_dir: Path) -> bool:
+    """Return whether `cache_dir` has CIFAR-10, and nothing has to be downloaded; DataError if it cannot be."""
+    if all(file.is_file() for split in FILES for file in _files(cache_dir, split)):
+        return True
+    try:
+        with urlopen(Request(URL, method="HEAD"), timeout=TIMEOUT_S):
+            return False
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise DataUnavailable(
+            f"--data cifar10: cannot download {URL} ({reason}); copy its folder {FOLDER} into '{cache_dir}'"
+        ) from error
+
+
+def _files(cache_dir: Path, split: Split) -> tuple[Path, ...]:
+    return tuple(cache_dir / FOLDER / name for name in FILES[split])
+
+
 def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, size_px: int) -> Cifar10:
     """Open CIFAR-10 in `cache_dir`; it is downloaded (170 MB) if missing. DataError if a file is missing or damaged."""
-    files = tuple(cache_dir / FOLDER / name for name in FILES[split])
+    files = _files(cache_dir, split)
     if not all(file.is_file() for file in files):
         try:
             download_and_extract_archive(URL, str(cache_dir), md5=MD5)

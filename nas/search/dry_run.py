@@ -107,17 +107,18 @@ def _weights(teacher: str, command: SearchCommand) -> str:
 def _data(command: SearchCommand, progress: StageProgress) -> str:
     """Count the images. What is downloaded is downloaded by a search only, so that here only its name is checked."""
     from nas.cache.images import ImageSource
+    from nas.data.cifar import find_cifar10
     from nas.data.webdataset import sources
 
-    config = command.config
+    config, root = command.config, cache_root(command.cache)
     kind, _, pattern = config.data.partition(":")
     if kind == "webdataset" and "://" in pattern:
         shards = sum(len(sources(part)) for part in pattern.partition("#")[0].split("::") if part)
         return f"{config.data}: {shards:,} shards, which are fetched when the search starts"
     if kind == "cifar10":
-        return f"{config.data}: downloaded when the search starts, unless the cache has it"
+        here = find_cifar10(root)
+        return f"{config.data}: {'in the cache' if here else '170 MB, which are downloaded when the search starts'}"
     counts = {"train": config.train_images, "val": config.val_images}
-    root = cache_root(command.cache)
     source = ImageSource(config.data, counts, 0, 1, root, progress)  # type: ignore[arg-type]
     with progress.showing():
         train, val = (len(source.open(split, config.distill.img_size)) for split in ("train", "val"))

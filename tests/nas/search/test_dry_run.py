@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.data.cifar import FILES, FOLDER
 from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
@@ -137,6 +138,21 @@ def test_without_the_node_s_gpus_everything_else_is_checked(
     assert "--recipe cifar10-1gpu" in found["device"][1]
     assert "node" in found["device"][1]
     assert "psycopg" in found["database"][1]
+
+
+def test_a_data_set_that_cannot_be_downloaded_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nas.data.cifar.URL", "http://127.0.0.1:9/cifar.tar.gz")  # the port that discards
+    flags = [*SMALL, "--data", "cifar10", "--cache", str(tmp_path)]
+    code, found = checks(flags, capsys)
+    assert code == 2
+    assert [name for name, (state, _) in found.items() if state == "problem"] == ["data"]
+    for names in FILES.values():
+        for name in names:
+            (tmp_path / FOLDER).mkdir(exist_ok=True)
+            (tmp_path / FOLDER / name).touch()
+    assert checks(flags, capsys)[0] == 0
 
 
 def test_a_full_disk_is_found_before_it_is_full(
