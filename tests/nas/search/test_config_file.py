@@ -156,7 +156,9 @@ def test_the_file_of_a_search_starts_it_again_and_has_no_secrets(tmp_path: Path)
 
 
 def test_every_run_setting_has_a_key() -> None:
-    settings = {field.name for field in fields(SearchCommand)} - {"config", "resume", "extend", "text", "dry_run"}
+    settings = {field.name for field in fields(SearchCommand)} - {
+        *("config", "resume", "extend", "text", "dry_run", "device_source")
+    }
     assert {name.removesuffix("_s") for name in settings} == set(RUN_KEYS)
 
 
