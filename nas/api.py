@@ -230,7 +230,7 @@ class Study:
         self.__dict__.pop("_summary", None)
 
     def __repr__(self) -> str:
-        from reports.sentences import result_line
+        from reports.verdict import result_line
 
         return f"<Study {self.run_dir.name}: {result_line(self._summary)}>"
 

@@ -45,8 +45,8 @@ def _report(options: ReportOptions) -> int:
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
     from reports.retraining import read_retraining
-    from reports.sentences import result_line
     from reports.summary import summarize
+    from reports.verdict import result_line
 
     out = options.out or options.run / REPORT_FILE
     study = read_study(options.run)

@@ -26,6 +26,7 @@ from reports.figure_data import (
 )
 from reports.formatting import brief
 from reports.importance import Importance
+from reports.label_sides import OFFSET_PX
 from reports.scored_trials import OBJECTIVE_WORDS
 from reports.timeline import MEASURING, TRAINING, WAITING
 
@@ -196,7 +197,13 @@ def _front_chart(data: FigureData) -> Any:
         .encode(x=x, y=y, order="order:O")
     )
     labeled = trained.transform_filter("datum.label != ''")
-    place = {"align": "left", "dx": 8, "dy": -8, "fontSize": 11, "opacity": _WIDE}
+    place = {
+        "align": alt.ExprRef("datum.right > 0 ? 'left' : 'right'"),
+        "dx": alt.ExprRef(f"{OFFSET_PX} * datum.right"),
+        "dy": alt.ExprRef(f"-{OFFSET_PX} * datum.above"),
+        "fontSize": 11,
+        "opacity": _WIDE,
+    }
     halo = labeled.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
     labels = [layer.encode(x=x, y=y, text="label:N") for layer in (halo, labeled.mark_text(color=INK, **place))]
     picked = alt.Chart(alt.NamedData(name="picked")).mark_point(size=260, strokeWidth=2.5, color=INK, filled=False)
@@ -325,7 +332,7 @@ def _teacher_chart(data: FigureData) -> Any:
             x=alt.X("score:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8)),
             y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(grid=True, labelLimit=150)),
             color=alt.Color("teacher:N", scale=alt.Scale(domain=teachers, range=colors), legend=legend),
-            shape=alt.Shape("head:N", legend=alt.Legend(title=None, orient="bottom")),
+            shape=alt.Shape("head:N", legend=alt.Legend(title=None, orient="top")),
             tooltip=[
                 _tip("name", "model"),
                 _tip("teacher", "teacher"),

@@ -10,6 +10,7 @@ from typing import Any
 from nas.study.metrics import metric_label
 from nas.study.records import Objective, Study, StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief
+from reports.label_sides import label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
 from reports.statistics import PUBLISHED
@@ -26,7 +27,6 @@ MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page 
 MAX_CURVES = 1000  # learning curves of candidates that are not on the front
 SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show models measured for scale
 CHART_PX = 820, 370  # inside the axes, on a desktop
-LETTER_PX = 6.6, 13
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class CandidatePoint:
     rung: int | None
     label: str
     third: float | None = None  # value of a third objective, where the study has one
+    right: int = 1  # side of the label: 1 is right of the point, -1 left of it
+    above: int = 1  # 1 is above the point, -1 below it
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,12 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
     if not reference_inside:  # then neither axis is extended for it
         ratio_range, score_range = axis_range(ratios, None, throughput.log)[0], axis_range(comparable or of_all)[0]
     corner = max(reference[0], ratio_range[0]), max(reference[1], score_range[0])
+    staircase = attainment_line(summary.front if two_axes else (), *corner)
     return FigureData(
         score=score,
         throughput=throughput,
-        points=_without_overlapping_labels(points, ratio_range, score_range),
-        staircase=attainment_line(summary.front if two_axes else (), *corner),
+        points=_with_placed_labels(points, staircase, ratio_range, score_range),
+        staircase=staircase,
         score_range=score_range,
         score_range_of_all=axis_range(of_all, reference[1] if reference_inside else None)[0],
         ratio_range=ratio_range,
@@ -280,25 +283,32 @@ def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) ->
     return (start, *points, end)
 
 
-def _without_overlapping_labels(
-    points: Sequence[CandidatePoint], ratios: tuple[float, float], scores: tuple[float, float]
+def _with_placed_labels(
+    points: Sequence[CandidatePoint],
+    staircase: Sequence[tuple[float, float]],
+    ratios: tuple[float, float],
+    scores: tuple[float, float],
 ) -> tuple[CandidatePoint, ...]:
-    """Remove the labels that would cover others: baselines keep theirs first, then both ends of the front."""
+    """Place the labels: those of the baselines first, then both ends of the front; remove those without a free side."""
+    across, up = CHART_PX[0] / math.log2(ratios[1] / ratios[0]), CHART_PX[1] / (scores[1] - scores[0])
+
+    def place(ratio: float, score: float) -> tuple[float, float]:
+        return across * math.log2(ratio / ratios[0]), up * (score - scores[0])
+
+    def of(p: CandidatePoint) -> tuple[float, float]:
+        return place(p.ratio, p.score or 0.0)
+
     front = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
     ends_first = [*front[:1], *front[-1:], *front[1:-1]]
     labeled = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
-    across = CHART_PX[0] / math.log2(ratios[1] / ratios[0])
-    up = CHART_PX[1] / (scores[1] - scores[0])
-    taken: list[tuple[float, float, float]] = []  # left, right, height
-    covering = []
-    for p in labeled:
-        left, height = across * math.log2(p.ratio), up * (p.score or 0.0)
-        right = left + LETTER_PX[0] * len(p.label) + 10
-        if any(left < r and right > a and abs(height - h) < LETTER_PX[1] for a, r, h in taken):
-            covering.append(p)
-        else:
-            taken.append((left, right, height))
-    return tuple(replace(p, label="") if p in covering else p for p in points)
+    marks = [of(p) for p in points if p.score is not None and p.kind != STOPPED]
+    line = [place(*corner) for corner in staircase]
+    sides = label_sides([(of(p), p.label) for p in labeled], marks, line, CHART_PX[0])
+    placed = {
+        p.number: replace(p, label="") if side is None else replace(p, right=side[0], above=side[1])
+        for p, side in zip(labeled, sides, strict=True)
+    }
+    return tuple(placed.get(p.number, p) for p in points)
 
 
 def _shortened(objective: Objective) -> Objective:

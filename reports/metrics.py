@@ -11,6 +11,7 @@ from nas.analysis.agreement import kendall
 from nas.study.metrics import METRICS, metric_label
 from nas.study.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
+from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 
 IN_TABLES = tuple(name for name, metric in METRICS.items() if metric.in_tables)
@@ -62,7 +63,7 @@ class MetricSummary:
 
     @property
     def _significant(self) -> bool:
-        return (self.p_value or 0.0) < MAX_P_VALUE
+        return self.models >= MIN_RANKED and (self.p_value or 0.0) < MAX_P_VALUE
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from nas.analysis.remeasuring import DISTURBED
+from nas.analysis import noise
+from nas.analysis.selection import measurement
 from nas.study.records import StudyInfo, TrialRecord
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
+MAX_DISTURBED = 0.1  # share of the measurements
+
 
 def disturbance(trial: TrialRecord) -> str | None:
     """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
-    m = trial.measurement
-    return m.verdict if m is not None and m.verdict in DISTURBED else None
+    return noise.disturbance(trial.measurement)
 
 
 def disturbances(trials: Iterable[TrialRecord]) -> str:
     """List the disturbed measurements: "trial 3 contended, trial 5 throttled"; "" where there are none."""
     verdicts = {brief(t.name, 40): disturbance(t) for t in trials}
     return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
+
+
+def ratio_words(trial: TrialRecord) -> tuple[str, str]:
+    """Return a trial's relative throughput and its interval; with two decimals where the measurement was disturbed."""
+    m, digits = measurement(trial), 2 if disturbance(trial) else 3
+    return f"{m.ratio:.{digits}f}", f"{m.ratio_low:.{digits}f} to {m.ratio_high:.{digits}f}"
+
+
+def intervals_are_known(complete: Sequence[ScoredTrial], front: Sequence[ScoredTrial]) -> bool:
+    """Tell whether the intervals can show ties: no timing of the front was disturbed, and few of the others."""
+    disturbed = sum(disturbance(s.trial) is not None for s in complete)
+    return not any(disturbance(s.trial) for s in front) and disturbed <= MAX_DISTURBED * len(complete)
 
 
 def noise_floor(self_comparison: ScoredTrial | None) -> float:

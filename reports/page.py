@@ -13,13 +13,14 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from nas.analysis.remeasuring import DISTURBED
+from nas.analysis.noise import DISTURBED
+from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
 from nas.study.metrics import METRICS, metric_label
 from nas.study.records import Measurement, Study
 from nas.study.redaction import public_info
-from reports import sentences
+from reports import sentences, verdict
 from reports.charts import (
     Specification,
     importance_charts,
@@ -40,7 +41,7 @@ from reports.metrics import (
     summarize_metrics,
     trained_models,
 )
-from reports.noise import disturbances
+from reports.noise import disturbances, ratio_words
 from reports.retraining import read_retraining, retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
@@ -188,16 +189,21 @@ def _sentences(study: Study, summary: StudySummary, data: FigureData, run: str) 
     return {
         "third": data.third,
         "score_definition": sentences.score_definition(info),
-        "headline": sentences.headline(info, summary),
+        "headline": verdict.headline(info, summary),
+        "tiles": verdict.tiles(info, summary),
+        "recommended": verdict.recommended(summary),
+        "export_command": verdict.export_command(summary, run),
+        "unfinished": unfinished(study),
+        "device": sentences.device(info),
         "noise": sentences.noise(info, summary),
-        "recommended": sentences.recommended(summary),
-        "export_command": sentences.export_command(summary, run),
+        "verdicts": sentences.verdicts(summary),
         "baseline_words": sentences.baseline_words(info),
         "hypervolume": sentences.hypervolume(info, summary),
         "score_curves_caption": sentences.score_curves_caption(data),
         "timeline_caption": sentences.timeline_caption(data),
         "noise_floor": sentences.noise_floor_sentence(summary),
         "footer": sentences.footer(info, summary),
+        "picture_words": sentences.picture_words(info),
         "precision": sentences.precision(info),
         "progress": sentences.progress(info, summary, datetime.now(UTC)),
         "random_control": sentences.random_control(info, summary),
@@ -283,6 +289,7 @@ def _templates() -> Environment:
         brief=brief,
         value_of=value_of,
         disturbances=disturbances,
+        ratio_words=ratio_words,
         significant=significant,
     )
 

@@ -36,8 +36,8 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
             "kind": "baseline" if candidate["change"] == "baseline" else "retrained",
             "short": candidate["score_of_study"],
             "long": candidate["score"],
-            "low": candidate["score"] - candidate["half_width"],
-            "high": candidate["score"] + candidate["half_width"],
+            "low": candidate["score"] - (candidate["half_width"] or 0.0),
+            "high": candidate["score"] + (candidate["half_width"] or 0.0),
             **{name: (candidate["measurement"] or {}).get(name) for name in ("ratio", "ratio_low", "ratio_high")},
         }
         for candidate in retraining["candidates"]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.analysis.selection import BaselineComparison, measurement
-from nas.study.records import Objective, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Objective, StudyInfo, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, plural
 from reports.metrics import MetricSummary, scores_spatial
-from reports.noise import disturbance, disturbances
+from reports.noise import disturbance, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.statistics import SearchState, search_state
+from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
 
+TRAINED_ONCE = "The search trained each model once: scores have no interval, and differences in score may be luck."
 CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
 
 
@@ -26,6 +27,19 @@ def score_definition(info: StudyInfo) -> str:
         f"The distillation score, or score, is the mean explained variance (R²) of the teachers’ {features} on "
         "held-out images: 1 copies the distillation targets, 0 predicts no better than their mean."
     )
+
+
+def device(info: StudyInfo) -> str:
+    """Name the device of a search; a CPU's record ends in the threads that train, and fewer of them measure."""
+    recorded = info.environment.get("device_name") or info.environment.get("device") or info.config.get("device")
+    return re.sub(r", (\d+) threads$", r", \1 training threads", brief(recorded or "unknown device"))
+
+
+def picture_words(info: StudyInfo) -> str:
+    """Say what the word under an image is."""
+    if info.data.get("name") == "builtin":
+        return "The word under an image is the class of the glyph that was pasted into it, not of the background."
+    return "The word under an image is its class, where that is known."
 
 
 def baseline_words(info: StudyInfo) -> str:
@@ -39,150 +53,31 @@ def baseline_words(info: StudyInfo) -> str:
     return f"{size.strip()} baselines".strip()
 
 
-def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
-    """Say which model is recommended and why, what else is better than the best baseline, and what the front is."""
-    front = _front_sentence(info, summary)
-    if summary.recommendation is None:
-        return (front,)
-    if summary.best_baseline is None:
-        model = _model_words(summary.recommendation.trial, info)
-        why = f"The highest score is that of {model}. No baseline was trained to the last rung, so none is compared."
-        return why, front
-    return _speed_sentence(info, summary), _score_sentence(summary), front
-
-
-def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
-    speed = measurement(trial).ratio
-    times = f"{speed:.2f} times the throughput of {brief(info.reference)}"
-    return f"{brief(trial.name)} (score {trial.final_score:.3f} at {times})"
-
-
-def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
-    stopped = summary.counts.get(TrialState.STOPPED, 0)
-    evaluated = plural(summary.evaluated, "architecture was evaluated", "architectures were evaluated")
-    if not summary.front:
-        return _no_front_sentence(info, summary, evaluated)
-    early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
-    start = f"{evaluated[0].upper()}{evaluated[1:]}{early}."
-    reference = f"the throughput of {brief(info.reference)}"
-    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
-    if len(info.objectives) == 1:
-        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, info)}."
-    if len(summary.front) == 1:
-        return f"{start} The Pareto front is one model, {_model_words(best.trial, info)}."
-    return (
-        f"{start} The Pareto front has {len(summary.front)} models, from {brief(best.name)} with the highest score "
-        f"({best.score:.3f} at {best.ratio:.2f} times {reference}) to {brief(fastest.name)}, the fastest "
-        f"({fastest.score:.3f} at {fastest.ratio:.2f} times)."
-    )
-
-
-def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -> str:
-    if not summary.evaluated and len(summary.baselines) < len(info.baselines):
-        done = f"{len(summary.baselines)} of {len(info.baselines)} done"
-        running = summary.counts.get(TrialState.RUNNING, 0)
-        if search_state(info, summary.evaluated, running) is SearchState.RUNNING:
-            return f"The {baseline_words(info)} are being measured and trained ({done}); the candidates follow."
-        return f"The search ended while the {baseline_words(info)} were being measured and trained ({done})."
-    words = {TrialState.STOPPED: "early-stopped"}
-    others = [
-        f"{n} {words.get(state, state.value)}"
-        for state, n in summary.counts.items()
-        if n and state is not TrialState.COMPLETE
-    ]
-    untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
-    none = ", none of them to the last rung" if untrained else ""
-    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'})."
-
-
-def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
-    (result, _), baseline, found = summary.comparisons, summary.best_baseline, summary.recommendation
-    assert baseline is not None
-    assert found is not None
-    best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
-    if result is None:
-        return (
-            f"No model scores as high as {best} ({baseline.score:.3f}). The highest score of a candidate is that of "
-            f"{_model_words(found.trial, info)}."
-        )
-    return (
-        f"{_capital(brief(result.found.name))} is the fastest model that scores at least as high as {best} "
-        f"({result.found.final_score:.3f} against {baseline.score:.3f}). It has {_speedup(result)}."
-    )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _score_sentence(summary: StudySummary) -> str:
-    (_, result), baseline = summary.comparisons, summary.best_baseline
-    assert baseline is not None
-    name = brief(baseline.name)
-    if result is None:
-        return f"No model is as fast as {name}."
-    gain = "higher" if result.score_gain >= 0 else "lower"
-    at_equal_score, _ = summary.comparisons
-    if at_equal_score is not None and at_equal_score.found == result.found:
-        return (
-            f"No candidate at the throughput of {name} or above scores higher: {brief(result.found.name)} is "
-            f"{abs(result.score_gain):.3f} {gain} than the baseline."
-        )
-    return (
-        f"The highest score at the throughput of {name} or above is {result.found.final_score:.3f}, by "
-        f"{brief(result.found.name)}: {abs(result.score_gain):.3f} {gain} than that of the baseline. "
-        f"This model has {_speedup(result)}."
-    )
-
-
-def _speedup(result: BaselineComparison) -> str:
-    text = (
-        f"{result.speedup:.2f} times the throughput of the baseline "
-        f"(95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f})"
-    )
-    disturbed = disturbances((result.found, result.baseline))
-    if not disturbed:
-        return text
-    return f"{text}. Measurements were disturbed ({brief(disturbed)}): this interval cannot be trusted"
-
-
-def recommended(summary: StudySummary) -> str:
-    """Return the recommended model's numbers in one line; "" where no model is recommended."""
-    if summary.recommendation is None:
-        return ""
-    trial = summary.recommendation.trial
-    m = measurement(trial)
-    size = "" if trial.params is None else f", {trial.params / 1e6:.2f} M parameters"
-    macs = "" if trial.macs is None else f", {trial.macs / 1e6:.1f} M MACs"
-    return (
-        f"score {trial.final_score:.3f}, {m.ratio:.2f} times {brief(m.reference, 40)}, "
-        f"{m.throughput_img_s:,.0f} images/s, latency {m.latency_ms:.2f} ms{size}{macs}"
-    )
-
-
-def export_command(summary: StudySummary, run: str) -> str:
-    """Return the command that exports the recommended model; "" where no model is recommended."""
-    if summary.recommendation is None:
-        return ""
-    return f"backbone-nas export {run} --trials {summary.recommendation.trial.number} --format timm --out winner"
-
-
 def noise(info: StudyInfo, summary: StudySummary) -> str:
-    """Say what the measured intervals allow to conclude about a front of score and throughput; "" of any other."""
+    """Say what the noise allows to conclude about a front of score and throughput, and what not; "" of any other."""
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
+    if not intervals_are_known(summary.complete, summary.front):
+        return f"Which models tie in throughput is unknown, because timings were disturbed. {TRAINED_ONCE}"
     ties = "No two neighbors on the front have overlapping intervals."
     if len(summary.front) == 1:
         ties = "The front has no neighbors to compare."
     if summary.tied_neighbors:
         pairs = plural(summary.tied_neighbors, "pair", "pairs")
         ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
-    near = plural(len(summary.near), "dominated model is", "dominated models are")
+    near = plural(len(summary.near), "dominated model", "dominated models")
+    return f"{ties} By the noise of the throughput alone, {near} could be on the front. {TRAINED_ONCE}"
+
+
+def verdicts(summary: StudySummary) -> str:
+    """Count the measurements by verdict, and give the width of their intervals; "" where nothing was timed."""
+    if summary.half_width is None:
+        return ""
+    counts = ", ".join(f"{count} {brief(verdict, 40)}" for verdict, count in summary.verdicts.items())
     return (
-        f"The 95 % intervals of the throughput have a median half-width of "
-        f"{100 * summary.half_width:.2f} %. {ties} {near[0].upper()}{near[1:]} within the noise of the front. "
-        "Each model was trained once, so scores have no interval, and small differences in score prove nothing."
+        f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals is "
+        f"{100 * summary.half_width:.2f} %."
     )
 
 
@@ -234,10 +129,10 @@ def precision(info: StudyInfo) -> str:
 def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
     """Say which metrics the distillation score agrees with, and which metrics are too close to chance to tell."""
     known = [m for m in metrics if m.tau is not None]
+    if metrics and max(m.models for m in metrics) < MIN_RANKED:
+        return (too_few_models(metrics),)
     if not known:
-        return (
-            ("Too few models were trained to the last rung to compare their scores with metrics.",) if metrics else ()
-        )
+        return ()
     agreeing = [m for m in known if m.agrees]
     weak = [m for m in known if m.agrees_weakly]
     opposed = [m for m in known if m.contradicts]
@@ -255,6 +150,19 @@ def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
     return (*sentences, *(sentence for m in metrics if (sentence := _chance_sentence(m))))
 
 
+def too_few_models(metrics: Sequence[MetricSummary]) -> str:
+    """Say that the orders of the models prove nothing, because there are too few of them."""
+    trained = plural(max(m.models for m in metrics), "model was", "models were")
+    return (
+        f"{_capital(trained)} trained to the last rung. {MIN_RANKED} or more are needed to compare their order by "
+        "score with that by a metric: the orders of fewer agree by luck."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _taus(metrics: Sequence[MetricSummary]) -> str:
     return ", ".join(f"{brief(m.label)} (τ {m.tau:.2f})" for m in metrics)
 
@@ -269,17 +177,6 @@ def _chance_sentence(metric: MetricSummary) -> str:
         best = "" if metric.teacher is None else f" The best teacher, {teacher}, reaches {metric.teacher_value:.3f}."
         return f"For {label}, all models are near chance ({values}).{best}"
     return ""
-
-
-def result_line(summary: StudySummary) -> str:
-    """Return the result in one line for the terminal."""
-    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
-    best, _ = summary.comparisons
-    if best is None:
-        return text
-    return (
-        f"{text}; {brief(best.found.name)}: score of {brief(best.baseline.name)} at {best.speedup:.2f}x its throughput"
-    )
 
 
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
@@ -304,7 +201,11 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
     if len(info.objectives) == 1:
         return f"The best value lies {summary.hypervolume:.4f} above the reference."
-    return f"The hypervolume is {summary.hypervolume:.4f}."
+    return (
+        f"The hypervolume is {summary.hypervolume:.4f}. It is the volume between the front and the reference point "
+        f"({_reference_point(info)}), and it compares only within this study, or with a study that backbone-nas "
+        "compare finds comparable."
+    )
 
 
 def score_curves_caption(data: FigureData) -> str:
@@ -332,11 +233,14 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
     if data.single is not None:
         text = f"The best {brief(data.single.label)} above the reference ({data.single.reference:g}), "
     else:
-        axes = ", ".join(f"{_word(o)} {o.reference:g}" for o in info.objectives)
-        doublings = f"; {_logarithmic(info)} in doublings" if _logarithmic(info) else ""
-        text = f"Hypervolume above the reference point ({axes}{doublings}), "
+        text = f"Hypervolume above the reference point ({_reference_point(info)}), "
     text += "in the order in which evaluations finished."
     return text + (" Dotted: the expectation of random search." if data.random_start else "")
+
+
+def _reference_point(info: StudyInfo) -> str:
+    axes = ", ".join(f"{_word(o)} {o.reference:g}" for o in info.objectives)
+    return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
 def learning_caption(info: StudyInfo) -> str:

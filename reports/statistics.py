@@ -14,6 +14,7 @@ from enum import StrEnum
 from statistics import median
 
 from nas.analysis.agreement import kendall
+from nas.analysis.selection import is_finished
 from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
@@ -22,7 +23,7 @@ from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialS
 PUBLISHED = "published"  # the runtime that backbone-nas replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
-MIN_CORRELATED = 3  # pairs
+MIN_RANKED = 10  # candidates or models: the order of fewer agrees by luck
 # Trials that each sampler draws at random first, see `nas.samplers`.
 RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20}
 LEARNS_FROM_BASELINES = ("nsga2", "tpe")  # baselines count as random trials for these
@@ -108,8 +109,7 @@ def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
         evaluated: trials that count against the budget.
         running: trials that run.
     """
-    budget = info.config.get("budget")
-    if not running and not (isinstance(budget, int) and evaluated < budget):
+    if is_finished(info, evaluated, running):
         return SearchState.FINISHED
     if is_open(info) or not info.sessions:
         return SearchState.RUNNING

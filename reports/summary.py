@@ -69,6 +69,7 @@ class StudySummary:
     reasons: tuple[FailureReason, ...]
     verdicts: dict[str, int]  # measurements by verdict
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
+    scale: int  # networks that were measured for scale
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
 
     @property
@@ -107,6 +108,7 @@ def summarize(study: Study) -> StudySummary:
         reasons=failure_reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
         half_width=timing_half_width(measured),
+        scale=sum(t.measurement is not None for t in study.scale),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
     )
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from nas.analysis.remeasuring import DISTURBED
+from nas.analysis.noise import DISTURBED
+from nas.analysis.selection import has_budget_left
 from nas.study.records import StudyInfo
 from reports.formatting import brief, plural
-from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary
-from reports.noise import disturbance, noise_floor
-from reports.statistics import RungCorrelation
+from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
+from reports.noise import MAX_DISTURBED, disturbance, noise_floor
+from reports.sentences import TRAINED_ONCE, too_few_models
+from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 
 MAX_FLOOR = 0.03
-MAX_DISTURBED = 0.1
 MIN_TAU = 0.5
-MIN_CANDIDATES = 10
 MIN_CHANCE = 0.5
 
 
@@ -61,7 +61,7 @@ NOISE = CheckKind(
 RUNGS = CheckKind(
     "Do short runs predict longer ones?",
     "rungs",
-    f"Kendall’s τ between each lower rung and the last one is {MIN_TAU:g} or more, over at least {MIN_CANDIDATES} "
+    f"Kendall’s τ between each lower rung and the last one is {MIN_TAU:g} or more, over at least {MIN_RANKED} "
     "candidates.",
     "At τ = 0.5, three of four pairs of candidates have the same order at both rungs; at τ = 0, half of them.",
 )
@@ -75,8 +75,9 @@ SEEDS = CheckKind(
 METRICS = CheckKind(
     "Agreement with downstream metrics",
     "metrics",
-    f"Kendall’s τ between the distillation score and at least one metric is {AGREEMENT_TAU:g} or more at "
-    f"p < {MAX_P_VALUE:g}, and the score contradicts none. Metrics in which the teachers are near chance do not count.",
+    f"Over at least {MIN_RANKED} models, Kendall’s τ between the distillation score and more than half of the metrics "
+    f"is {AGREEMENT_TAU:g} or more at p < {MAX_P_VALUE:g}, and the score contradicts none. Retrieval of a teacher’s "
+    "summary does not count, nor do metrics in which the teachers are near chance.",
     "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric.",
 )
 
@@ -98,10 +99,10 @@ def trust_checks(
         run: folder of the study, for the commands.
     """
     return (
-        _noise_check(summary, run),
-        _rung_check(info, summary.correlations, run),
+        _noise_check(info, summary, run),
+        _rung_check(info, summary, run),
         _seed_check(info, summary, retraining, run),
-        _metric_check(metrics, run),
+        _metric_check(info, summary, metrics, run),
     )
 
 
@@ -118,13 +119,24 @@ def verdict_sentence(checks: Iterable[TrustCheck]) -> str:
     return f"Of {len(outcomes)} checks, {', '.join(parts)}."
 
 
-def _noise_check(summary: StudySummary, run: str) -> TrustCheck:
+def _more_trials(info: StudyInfo, summary: StudySummary, run: str) -> str:
+    """Return the command that evaluates more architectures: what is left of the budget first, then a larger budget."""
+    extend = "" if has_budget_left(info, summary.evaluated) else " --extend 50"
+    return f"backbone-nas search --resume {run}{extend}"
+
+
+def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     command = f"backbone-nas remeasure {run}"
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
     disturbed = sum(n for verdict, n in summary.verdicts.items() if verdict in DISTURBED)
+    if summary.half_width is None and summary.verdicts:
+        return TrustCheck(NOISE, Outcome.NOT_DONE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
-        return TrustCheck(NOISE, Outcome.NOT_DONE, "No throughput has been measured.")
+        scale = plural(summary.scale, "network was", "networks were")
+        only = f"; {scale} measured for scale" if summary.scale else ""
+        sentence = f"No candidate or baseline has been measured{only}."
+        return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
@@ -137,17 +149,17 @@ def _noise_check(summary: StudySummary, run: str) -> TrustCheck:
     return TrustCheck(NOISE, Outcome.PASS, sentence) if quiet else TrustCheck(NOISE, Outcome.WARN, sentence, command)
 
 
-def _rung_check(info: StudyInfo, correlations: Sequence[RungCorrelation], run: str) -> TrustCheck:
+def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     last = len(info.rung_steps) - 1
-    to_last = [c for c in correlations if c.high == last]
+    to_last = [c for c in summary.correlations if c.high == last]
     if not to_last:
         sentence = "All candidates were trained for the same number of steps: no short run decided anything."
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
-    if worst.tau is None or worst.trials < MIN_CANDIDATES:
+    if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate", "candidates")
-        sentence = f"Too few candidates reached the last rung to compare their orders ({reached})."
-        return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence, f"backbone-nas search --resume {run} --extend 50")
+        sentence = f"Too few candidates reached the last rung to compare their orders: {reached} of {MIN_RANKED}."
+        return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "
         f"with τ = {worst.tau:.2f}, over {worst.trials} candidates."
@@ -161,43 +173,49 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retraining: Mapping[str,
     command = f"backbone-nas retrain {run} --baselines"
     if retraining is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
+    if retraining is None and summary.recommendation is None:
+        sentence = "No candidate has been trained to the last rung, so there is none to retrain."
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if retraining is None:
-        sentence = "Each candidate was trained once: small differences in score may be luck."
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence, command)
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, command)
     seeds, steps = len(retraining["seeds"]), retraining["steps"]
     recommended = None if summary.recommendation is None else summary.recommendation.trial
     found = next((c for c in retraining["candidates"] if recommended and c["trial"] == recommended.number), None)
     if recommended is None or found is None or found["chance"] is None:
         sentence = f"{len(retraining['candidates'])} models were retrained, but not the recommended one."
         return TrustCheck(SEEDS, Outcome.WARN, sentence, command)
+    interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (
         f"Retrained for {steps} steps with {plural(seeds, 'seed', 'seeds')}, {brief(recommended.name)} scores "
-        f"{found['score']:.3f} ± {found['half_width']:.3f} and is on the front of the retrained candidates with "
-        f"probability {found['chance']:.2f}."
+        f"{found['score']:.3f}{interval} and is on the front of the retrained candidates with probability "
+        f"{found['chance']:.2f}."
     )
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, command)
 
 
-def _metric_check(metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
-    labeled = "backbone-nas search --data imagefolder:LABELED_PHOTOS"
-    if not metrics:
-        sentence = "No downstream metric was evaluated: nothing shows what a higher score is good for."
-        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence, labeled)
-    known = [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and not m.teacher_near_chance]
+def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
+    if not trained_models(summary):
+        sentence = "No model has been trained to the last rung."
+        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
+    judging = [m for m in metrics if m.name.partition("/")[0] in IN_TABLES]
+    known = [m for m in judging if not m.teacher_near_chance]
+    if not judging:
+        sentence = "No task was evaluated, as these images have none: nothing shows what a higher score is good for."
+        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
     if not known:
         sentence = "Even the teachers are near chance in every metric on these images, so none can judge the score."
-        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence, labeled)
+        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
+    if max(m.models for m in known) < MIN_RANKED:
+        return TrustCheck(METRICS, Outcome.NOT_DONE, too_few_models(known), _more_trials(info, summary, run))
     if not any(m.tau is not None for m in known):
-        sentence = "Too few models were trained to the last rung to compare their scores with metrics."
-        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence, f"backbone-nas search --resume {run} --extend 50")
+        sentence = "All models have the same score or the same values of the metrics: there is no order to compare."
+        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
     agreeing, opposed = [m for m in known if m.agrees], [m for m in known if m.contradicts]
-    best = max((m for m in known if m.tau is not None), key=lambda m: m.tau or 0.0)
-    many = plural(len(known), "metric", "metrics")
-    closest = f"closest to {brief(best.label)} (τ = {best.tau:.2f})"
-    sentence = f"The score ranks the models as {len(agreeing)} of {many} do, {closest}."
-    if not agreeing:
-        sentence = f"The score ranks the models as none of {many} does, {closest}."
+    many = plural(len(known), "metric does", "metrics do")
+    values = ", ".join(f"{brief(m.label)} τ = {m.tau:.2f}" for m in known if m.tau is not None)
+    sentence = f"The score ranks the models as {len(agreeing) or 'none'} of {many} ({values})."
     if opposed:
         sentence = f"{sentence.removesuffix('.')}, and in the opposite order of {len(opposed)}."
-    return TrustCheck(METRICS, Outcome.PASS if agreeing and not opposed else Outcome.WARN, sentence)
+    passed = 2 * len(agreeing) > len(known) and not opposed
+    return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)

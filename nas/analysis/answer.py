@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
-from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_scores
+from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, disturbance, draw_scores
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
-    NO_COMPLETE_TRIAL,
-    SelectionError,
     complete,
     measurement,
+    nothing_complete,
+    setting_words,
+    unfinished,
 )
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Study, TrialRecord, TrialState
@@ -30,6 +31,7 @@ from search_space import ArchSpec
 from search_space.outline import outline
 
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # bases of an answer
+CHANCES = "chances: shares of random draws of all scores with this deviation in which a model scores highest"
 
 Limits = Mapping[str, float]
 Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of single-image calls
@@ -78,6 +80,7 @@ class Answer:
     not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
+    unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
 
 
 def answer(
@@ -96,7 +99,7 @@ def answer(
     """
     trials = complete(study)
     if not trials:
-        raise SelectionError(NO_COMPLETE_TRIAL)
+        raise nothing_complete(study)
     last = [_candidate(t, measurement(t), t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
     retrained = _retrained(summary, latencies)
     favorite = _best([c for c in last if c.fits(limits)])
@@ -120,6 +123,7 @@ def answer(
         not_retrained=sum(c.fits(limits) and c.trial.number not in numbers for c in last) if by_retraining else 0,
         nearest=None if best else _nearest(candidates, limits),
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
+        unfinished=unfinished(study),
     )
 
 
@@ -207,7 +211,8 @@ def nothing_fits_line(a: Answer, limits: Limits) -> str:
 def confidence_line(a: Answer, limits: Limits) -> str:
     """Return a line with the confidence in the answer."""
     assert a.best is not None
-    line = f"confidence: best of the fitting candidates ({a.fitting}): {percent(a.best.chance_best)}"
+    of = f"the {a.fitting} models within the limits" if limits else f"the {a.fitting} models compared"
+    line = f"confidence: {percent(a.best.chance_best)} to have the highest score of {of}"
     return f"{line}; within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 
@@ -215,14 +220,14 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     """Return notes for the reader of the numbers, a phrase each."""
     basis = "mean score of retrainings" if a.basis == RETRAINED else "score of one training each"
     notes = [f"compared by {basis}, {a.steps} steps; candidates trained for other numbers of steps are left out"]
-    source = "from another study; `backbone-nas retrain` measures it"
-    if a.scatter.measured:
-        source = f"measured here, {a.scatter.degrees} degrees of freedom"
-    notes.append(f"standard deviation of the score between seeds: {a.scatter.sd:.4f} ({source})")
+    notes.append(f"standard deviation of the score between seeds: {a.scatter.words}")
+    if a.best is not None and a.fitting > 1:
+        notes.append(CHANCES)
+    within = " within the limits" if limits else ""
     if a.stopped_early:
-        notes.append(f"left out: {_candidates(a.stopped_early)} within the limits, early-stopped at lower rungs")
+        notes.append(f"left out: {_candidates(a.stopped_early)}{within}, early-stopped at lower rungs")
     if a.not_retrained:
-        notes.append(f"left out: {_candidates(a.not_retrained)} within the limits, not retrained")
+        notes.append(f"left out: {_candidates(a.not_retrained)}{within}, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
@@ -230,7 +235,8 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement
         verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"
-        notes.append(f"measured on {m.device}; {m.arm}; batch {m.batch}{verdict}")
+        doubt = " (the intervals of its timings cannot be trusted)" if disturbance(m) else ""
+        notes.append(f"measured on {setting_words(m)}{verdict}{doubt}")
     return notes
 
 
@@ -278,6 +284,7 @@ def answer_json(study: Study, a: Answer, limits: Limits, weights: WeightFiles) -
 
     return {
         "study": study.info.name,
+        "unfinished": a.unfinished or None,
         "limits": dict(limits),
         "basis": a.basis,
         "steps": a.steps,

@@ -1,4 +1,4 @@
-"""Estimate each candidate's chance to be on the front under the noise of seeds and timings. Pure.
+"""Noise of seeds and timings: intervals of scores, disturbed timings, chances to be on the front. Pure.
 
 Assumptions: scores are normal over seeds, with one standard deviation for all candidates that is estimated with limited
 degrees of freedom (so means follow Student's t); the logarithm of a speed is normal with its 95 % interval, each side
@@ -23,23 +23,48 @@ Array = NDArray[np.float64]
 CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
+DISTURBED = ("contended", "throttled", "clock changed")  # verdicts that make even the intervals unreliable
+NO_SCORE_INTERVAL = "none: one seed only"  # in place of an interval
 
 
 @dataclass(frozen=True)
 class SeedScatter:
-    """Standard deviation of score between training seeds, the same for all candidates."""
+    """Standard deviation of score between training seeds, the same for all candidates.
+
+    A deviation of another study serves chances, which are then called assumed. It gives no score an interval.
+    """
 
     sd: float
     degrees: int  # of freedom
-    measured: bool = True  # in this study; else in another one
+    measured: bool = True  # in this study, from candidates with two seeds or more; else in another study
 
-    def half_width(self, seeds: int) -> float:
-        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds."""
+    def half_width(self, seeds: int) -> float | None:
+        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds; None where it is not measured."""
+        if not self.measured:
+            return None
         return float(stdtrit(self.degrees, (1 + CONFIDENCE_LEVEL) / 2)) * self.sd / math.sqrt(seeds)
+
+    def interval_words(self, score: float, seeds: int) -> str:
+        """Return the 95 % interval of a mean score over `seeds` seeds, or why there is none, for tables and cards."""
+        half = self.half_width(seeds)
+        return NO_SCORE_INTERVAL if half is None else f"{score - half:.4f} to {score + half:.4f}"
+
+    @property
+    def words(self) -> str:
+        """Return the deviation with its source, for notes and cards."""
+        if self.measured:
+            return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom)"
+        return f"assumed to be {self.sd:.4f}, {OF_ANOTHER_STUDY}; `backbone-nas retrain` measures it"
 
 
 # 30 random architectures of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md).
+OF_ANOTHER_STUDY = "that of another study (30 architectures of the space micro, 270 steps)"
 TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
+
+
+def disturbance(m: Measurement | None) -> str | None:
+    """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
+    return m.verdict if m is not None and m.verdict in DISTURBED else None
 
 
 def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:

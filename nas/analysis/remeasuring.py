@@ -13,14 +13,13 @@ from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
-from nas.analysis.noise import CONFIDENCE_LEVEL
+from nas.analysis.noise import CONFIDENCE_LEVEL, disturbance
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
 from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
-DISTURBED = ("contended", "throttled", "clock changed")  # verdicts that make even the intervals unreliable
 ARROW = " → "
 
 
@@ -264,7 +263,7 @@ def conclusion(c: RemeasuringComparison) -> str:
     measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
     if not before:
         return "No candidate of the front could be measured here: nothing is known about the front on this device."
-    if (disturbed := sum(_is_disturbed(r.measurement) for r in c.candidates)) > measured / 2:
+    if (disturbed := sum(disturbance(r.measurement) is not None for r in c.candidates)) > measured / 2:
         return (
             f"{disturbed} of {measured} measurements were disturbed: measure again (--overwrite) on an otherwise idle "
             "machine."
@@ -280,10 +279,6 @@ def conclusion(c: RemeasuringComparison) -> str:
             pairs = f"{c.agreement.clearly_swapped} pairs of candidates"
         return f"The front holds here, but {pairs} changed their order by speed: check the new ranks."
     return "The front and the order by speed hold here: the study's best candidates are also the best here."
-
-
-def _is_disturbed(m: Measurement | None) -> bool:
-    return m is not None and m.verdict in DISTURBED
 
 
 def _moves(gone: int, new: int, lost: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
-from nas.analysis.selection import complete, front_numbers
+from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
 
@@ -215,7 +215,7 @@ def retraining_notes(study: Study, summary: RetrainingSummary) -> list[str]:
     if summary.scatter_at_last_rung is not None:
         last = study.info.rung_steps[-1]
         notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
-    settings = dict.fromkeys(f"{m.device}; {m.arm}; batch {m.batch}" for c in summary.complete if (m := c.measurement))
+    settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)
     return [*notes, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
 
 
@@ -235,11 +235,7 @@ def _count(candidates: Sequence[RetrainedCandidate], outcome: str) -> str:
 
 
 def _scatter_note(summary: RetrainingSummary) -> str:
-    deviation = "standard deviation of the score between seeds"
-    if not summary.scatter.measured:
-        return f"{deviation}: {summary.scatter.sd:.4f}, from another study: no candidate has two seeds here yet"
-    degrees = f"pooled, {summary.scatter.degrees} degrees of freedom"
-    return f"{deviation}, {summary.steps} steps: {summary.scatter.sd:.4f} ({degrees})"
+    return f"standard deviation of the score between seeds, {summary.steps} steps: {summary.scatter.words}"
 
 
 def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:

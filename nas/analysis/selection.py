@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
-from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
+from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, disturbance, front_chances
 from nas.study import pareto
-from nas.study.records import Measurement, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
@@ -32,8 +33,34 @@ def complete_candidates(study: Study) -> tuple[TrialRecord, ...]:
     """Return the complete trials that are no baselines; SelectionError where there is none."""
     candidates = tuple(t for t in complete(study) if not t.baseline)
     if not candidates:
-        raise SelectionError(NO_COMPLETE_TRIAL)
+        raise nothing_complete(study)
     return candidates
+
+
+def is_finished(info: StudyInfo, evaluated: int, running: int) -> bool:
+    """Tell whether a study with these numbers of trials has spent its budget and runs no trial."""
+    return not running and not has_budget_left(info, evaluated)
+
+
+def has_budget_left(info: StudyInfo, evaluated: int) -> bool:
+    """Tell whether fewer architectures were evaluated than the budget allows."""
+    budget = info.config.get("budget")
+    return isinstance(budget, int) and evaluated < budget
+
+
+def unfinished(study: Study) -> str:
+    """Say how many architectures an unfinished study has evaluated; "" of a finished one."""
+    sampled = [t for t in study.trials if not t.baseline]
+    evaluated, running = sum(t.counts for t in sampled), sum(t.state is TrialState.RUNNING for t in sampled)
+    if is_finished(study.info, evaluated, running):
+        return ""
+    total = f" of {study.info.config['budget']}" if has_budget_left(study.info, evaluated) else ""
+    return f"unfinished: {evaluated}{total} architectures evaluated"
+
+
+def nothing_complete(study: Study) -> SelectionError:
+    """Return the error of a study that has no complete trial; it says whether the study is unfinished."""
+    return SelectionError("; ".join(filter(None, (NO_COMPLETE_TRIAL, unfinished(study)))))
 
 
 def _has_both(trial: TrialRecord) -> bool:
@@ -52,6 +79,17 @@ def measurement(trial: TrialRecord) -> Measurement:
     return trial.measurement
 
 
+def setting_words(m: Measurement) -> str:
+    """Return a measurement's device, runtime, threads and batch: "AMD EPYC; fp32, eager; 1 measuring thread; batch 16".
+
+    Records name the threads twice, with the CPU and with the runtime.
+    """
+    device, runtime = re.sub(r", \d+ threads$", "", m.device), re.sub(r", \d+ thread\(s\)$", "", m.arm)
+    threads = re.search(r"(\d+) thread\(s\)$", m.arm)
+    words = [] if threads is None else [f"{threads[1]} measuring thread{'s' * (threads[1] != '1')}"]
+    return "; ".join((device, runtime, *words, f"batch {m.batch}"))
+
+
 @dataclass(frozen=True)
 class BaselineComparison:
     """A candidate against the best baseline, the one of the highest score.
@@ -65,6 +103,16 @@ class BaselineComparison:
     speedup_low: float
     speedup_high: float
     score_gain: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Tell whether one of the two timings was disturbed, so that their intervals cannot be trusted."""
+        return any(disturbance(trial.measurement) for trial in (self.found, self.baseline))
+
+    @property
+    def shows_difference(self) -> bool:
+        """Tell whether a difference in throughput is shown: the interval leaves out 1, and no timing was disturbed."""
+        return not self.disturbed and not self.speedup_low <= 1 <= self.speedup_high
 
 
 @dataclass(frozen=True)
@@ -191,7 +239,7 @@ def find_trial(study: Study, which: str) -> TrialRecord:
     if which == BEST:
         recommendation = recommend(study)
         if recommendation is None:
-            raise SelectionError(NO_COMPLETE_TRIAL)
+            raise nothing_complete(study)
         return recommendation.trial
     trials = [t for t in study.trials if t.state is not TrialState.DUPLICATE]
     digits = which.isascii() and which.isdigit()

@@ -22,6 +22,7 @@ from nas.analysis.answer import (
     percent,
 )
 from nas.analysis.front import FrontStatus
+from nas.analysis.noise import disturbance
 from nas.analysis.remeasuring import (
     RemeasuredCandidate,
     RemeasuringComparison,
@@ -32,6 +33,7 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
+from nas.analysis.selection import NEGLIGIBLE_CHANCE
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
@@ -53,12 +55,13 @@ def show_retraining(study: Study, summary: RetrainingSummary, console: Console) 
 
 def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
     seeds = len(c.scores)
+    half = summary.scatter.half_width(seeds) if seeds else None
     return (
         str(c.trial.number),
         _short_name(c.trial),
         f"{c.trial.final_score:.3f}",
         str(seeds),
-        "-" if c.mean is None else f"{c.mean:.4f} ± {summary.scatter.half_width(seeds):.4f}",
+        "-" if c.mean is None else f"{c.mean:.4f}{'' if half is None else f' ± {half:.4f}'}",
         _ratio(c.measurement),
         "" if c.chance is None else f"{c.chance:.2f}",
         c.change,
@@ -117,6 +120,8 @@ def _remeasuring_style(c: RemeasuredCandidate) -> str:
 def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Console) -> None:
     """Print the answer, or the nearest candidate; runners-up; notes."""
     shown = a.best or a.nearest
+    if a.unfinished:
+        _print_lines(console, [a.unfinished])
     if a.best is None:
         console.print(nothing_fits_line(a, limits), style="bold", highlight=False, markup=False)
     if shown is not None:
@@ -126,24 +131,26 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
     if a.best is not None:
         _print_lines(console, [confidence_line(a, limits)])
     if a.runners_up:
-        console.print(_runners_up(a))
+        console.print(_runners_up(a, limits))
     _print_lines(console, answer_notes(a, limits))
 
 
 def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
     title = f"trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
-        title += f": the baseline {c.trial.baseline}"
+        title += f": the baseline {c.trial.baseline}, no candidate of the search"
     console.print(title, style="bold", highlight=False, markup=False)
     console.print(c.outline, highlight=False, markup=False)
-    table = _table(None, "<", "value", "95 % interval", "limit", "within it")
-    half, m = a.scatter.half_width(c.seeds), c.measurement
+    table = _table(None, "<", "value", "95 % interval", *(("limit", "within it") if limits else ()))
+    m, digits = c.measurement, 2 if disturbance(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"score{seeds}", f"{c.score:.4f}", f"{c.score - half:.4f} to {c.score + half:.4f}")
-    table.add_row(f"throughput relative to {m.reference}", f"{m.ratio:.3f}", f"{m.ratio_low:.3f} to {m.ratio_high:.3f}")
+    table.add_row(f"score{seeds}", f"{c.score:.4f}", a.scatter.interval_words(c.score, c.seeds))
+    ratio, low, high = (f"{value:.{digits}f}" for value in (m.ratio, m.ratio_low, m.ratio_high))
+    table.add_row(f"throughput relative to {m.reference}", ratio, f"{low} to {high}")
     for name, limit in LIMITS.items():
         if name in c.quantities or name in limits:
-            table.add_row(f"{limit.label}, {limit.unit}", *_limit_cells(c, name, limits.get(name)))
+            cells = _limit_cells(c, name, limits.get(name))
+            table.add_row(f"{limit.label}, {limit.unit}", *(cells if limits else cells[:2]))
     console.print(table)
 
 
@@ -159,15 +166,17 @@ def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[
     return in_unit(name, q.value), interval, in_unit(name, bound), within
 
 
-def _runners_up(a: Answer) -> Table:
-    title = f"not significantly worse in score: {len(a.runners_up)}"
+def _runners_up(a: Answer, limits: Limits) -> Table:
+    """Return the table of the models that score higher than the best one with more than a negligible chance."""
+    title = f"not clearly worse in score, each better with a chance over {NEGLIGIBLE_CHANCE:.0%}: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
         title += f" (the likeliest {MAX_RUNNERS_UP} shown)"
-    table = _table(title, "trial", "<architecture", "score", "ratio", "chance best", "within limits")
+    chances = ("highest of all", *(("within limits",) if limits else ()))
+    table = _table(title, "trial", "<model", "score", "ratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
-        chances = percent(c.chance_best), percent(c.chance_to_keep)
-        numbers = f"{c.score:.4f}", f"{c.measurement.ratio:.2f}"
-        table.add_row(str(c.trial.number), c.trial.baseline or c.trial.arch_id, *numbers, *chances)
+        name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id
+        cells = f"{c.score:.4f}", f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)
+        table.add_row(str(c.trial.number), name, *(cells if limits else cells[:-1]))
     return table
 
 

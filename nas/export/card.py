@@ -110,10 +110,9 @@ def _input(image_px: int, kind: str) -> str:
 def _score(data: CardData) -> str:
     """Return the explained variance of the exported weights and of other trainings, by teacher and head."""
     scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
-    source = "measured in this study" if scatter.measured else "from another study"
     definition = (
         "The score is the explained variance of the teachers' features on held-out images, mean over teachers. Its "
-        f"standard deviation between seeds is {scatter.sd:.4f} ({source})."
+        f"standard deviation between seeds is {scatter.words}."
     )
     probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
     further = f"Probes on held-out images: {probes}." if probes else ""
@@ -132,8 +131,7 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
             rows.append((name, candidate.steps, candidate.mean, seeds))
     lines = ["| weights | steps | score | 95 % interval over seeds |", "|---|---:|---:|---|"]
     for name, steps, score, seeds in rows:
-        half = scatter.half_width(seeds)
-        lines.append(f"| {name} | {steps} | {score:.4f} | {score - half:.4f} to {score + half:.4f} |")
+        lines.append(f"| {name} | {steps} | {score:.4f} | {scatter.interval_words(score, seeds)} |")
     return "\n".join(lines)
 
 

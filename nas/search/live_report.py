@@ -101,8 +101,8 @@ def _show_ending(loop: StudyLoop, ending: str, console: Console) -> None:
 
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
-    from reports.sentences import headline
     from reports.summary import summarize
+    from reports.verdict import headline
 
     study = read_study(run_dir)
     summary = summarize(study)

@@ -14,6 +14,9 @@ function scoreTable(t) {
     element('tbody', {}, ...all.map(([name, ...values]) => element('tr', {}, element('th', { scope: 'row' }, brief(name, 60)), ...values.map(v => element('td', {}, fixed(v, 3))))))));
 }
 
+// A record names the threads twice, with the CPU and with the runtime.
+const setting = m => `${m.device.replace(/, \d+ threads$/, '')}, ${m.arm.replace(/, (\d+) thread\(s\)$/, (_, n) => `, ${n} measuring thread${n === '1' ? '' : 's'}`)}`;
+
 function measured(m) {
   const kinds = [['tensors', m.peak_memory_mib], ['reserved', m.reserved_memory_mib], ['on the GPU', m.driver_memory_mib]];
   const memory = kinds.filter(([, mib]) => known(mib)).map(([kind, mib]) => `${fixed(mib, 1)} MiB ${kind}`).join(', ');
@@ -24,7 +27,7 @@ function measured(m) {
     ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms${percentiles ? `, ${percentiles}` : ''}`],
     ['peak memory', memory || 'unknown'],
     ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ per image, whole GPU`]] : [],
-    ['measured on', `${m.device}, ${m.arm}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (requested: ${m.requested_batch})` : ''}, ${m.resolution} px`],
+    ['measured on', `${setting(m)}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (requested: ${m.requested_batch})` : ''}, ${m.resolution} px`],
     ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${disturbedVerdicts.includes(m.verdict) ? ': the intervals cannot be trusted' : ''}`],
     ...known(m.output_error) ? [['against fp32 eager', `relative output error ${m.output_error.toExponential(1)}`]] : [],
     ...(m.notes || []).map(note => ['note', note])]);

@@ -46,12 +46,13 @@ const score = t => lastRung(t) ? lastRung(t).score : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
 const disturbed = t => disturbedVerdicts.includes(of(t, 'verdict'));
+const ratioDigits = t => disturbed(t) ? 2 : 3; // an interval that cannot be trusted has no third digit
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];
 const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');
 const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
 const describe = t => `${brief(trialName(t), 60)}, ${statusWord(t)}`
-  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), 3)} times ${brief(info.reference, 40)}` : '')
+  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), ratioDigits(t))} times ${brief(info.reference, 40)}` : '')
   + (Number.isFinite(score(t)) ? `, score ${fixed(score(t), 3)}` : '');
 const narrow = () => innerWidth < 560;

@@ -101,10 +101,33 @@ function drawPicked(hovered = null) {
   }
 }
 
+// Round numbers between two others, at most about five: a step of 1, 2 or 5 times a power of ten.
+function roundSteps(low, high) {
+  const raw = (high - low) / 4, unit = 10 ** Math.floor(Math.log10(raw)), step = unit * [1, 2, 5, 10].find(m => m * unit >= raw);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
+}
+
+// On a logarithmic axis that spans a factor of 4 or more: 1, 2 and 5 times powers of ten; of many, powers of ten alone.
+function roundDoublings(low, high) {
+  if (high < 4 * low) return roundSteps(low, high);
+  const tens = Array.from({ length: Math.ceil(Math.log10(high / low)) + 2 }, (_, i) => 10 ** (Math.floor(Math.log10(low)) + i));
+  const within = values => values.map(v => Number(v.toPrecision(6))).filter(v => v >= low && v <= high);
+  const fine = within(tens.flatMap(ten => [ten, 2 * ten, 5 * ten]));
+  return fine.length > 7 ? within(tens) : fine;
+}
+
+// Places on an axis and their labels.
 function ticks(axis) {
-  if (axis.category) return axis.values.map((_, i) => i);
-  const count = 4;
-  return Array.from({ length: count + 1 }, (_, i) => axis.low + (axis.high - axis.low) * i / count);
+  if (axis.category) return axis.values.map((value, i) => [i, String(value)]);
+  const doublings = axis.back(1) !== 1, values = (doublings ? roundDoublings : roundSteps)(axis.back(axis.low), axis.back(axis.high));
+  return values.map(value => [doublings ? Math.log2(value) : value, value.toLocaleString('en', { maximumFractionDigits: 6 })]);
+}
+
+// A label on paper, which lines do not cross.
+function tickLabel(axis, [place, text]) {
+  const shown = brief(text, 12), y = yOf(axis, place);
+  return [svg('rect', { class: 'under', x: axis.x + 3, y: y - 6.5, width: 5.8 * shown.length + 4, height: 13 }), svg('text', { x: axis.x + 5, y: y + 3.5, class: 'tick' }, shown)];
 }
 
 function drawAxes() {
@@ -114,7 +137,7 @@ function drawAxes() {
     const range = selection.ranges.get(axis);
     return [
       svg('line', { class: 'axis', x1: axis.x, x2: axis.x, y1: TOP, y2: HEIGHT - BOTTOM }), title,
-      ...ticks(axis).map(p => svg('text', { x: axis.x + 5, y: yOf(axis, p) + 3.5, class: 'tick' }, brief(valueText(axis, p), 12))),
+      ...ticks(axis).flatMap(tick => tickLabel(axis, tick)),
       range ? svg('rect', { class: 'brush', x: axis.x - 7, width: 14, rx: 2, y: yOf(axis, range[1]), height: Math.max(2, yOf(axis, range[0]) - yOf(axis, range[1])) }) : null,
       svg('rect', { class: 'grab', x: axis.x - GRAB_PX, width: 2 * GRAB_PX, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16 }),
     ].filter(Boolean);

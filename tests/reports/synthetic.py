@@ -58,6 +58,14 @@ def timed(study: Study, change: Callable[[TrialRecord], Mapping[str, Any]]) -> S
     return replace(study, trials=tuple(replace(t, measurement=changed(t)) for t in study.trials))
 
 
+def scored(study: Study, score: Callable[[TrialRecord], float]) -> Study:
+    """Return the study with other scores at the last rungs."""
+    return replace(
+        study,
+        trials=tuple(replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], score=score(t)))) for t in study.trials),
+    )
+
+
 def store_study(study: Study, folder: Path) -> Store:
     """Store a study of the space "micro" in `folder`, as `nas.search` stores it."""
     space = SPACES["micro"]

@@ -1,11 +1,12 @@
 """The noise of the timings: disturbed measurements, ties by the A/A pair, throughputs that were never timed."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from nas.study.records import Study, TrialState
-from reports import sentences
+from reports import sentences, verdict
 from reports.noise import disturbance
 from reports.page import render
 from reports.summary import summarize
@@ -23,29 +24,45 @@ def page_of_study(study) -> Page:
     return Page(render(study, summarize(study)))
 
 
-@pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])
-def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of_study, verdict):
+@pytest.mark.parametrize("word", ["contended", "throttled", "clock changed"])
+def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of_study, word):
     summary = summarize(study)
     best, itself = summary.best_baseline, summary.self_comparison
     numbers = {n.trial.number for n in (best, itself, summary.front[0])}
-    bad = synthetic.timed(study, lambda t: {"verdict": verdict if t.number in numbers else t.measurement.verdict})
+    bad = synthetic.timed(study, lambda t: {"verdict": word if t.number in numbers else t.measurement.verdict})
     assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
             if disturbance(s.trial)} == numbers  # fmt: skip
     words, rows, tiles = {}, {}, {}
     for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
         words[which], tiles[which] = page.words, page.tiles
         rows[which] = [cell for row in page.table("Pareto front and baselines").body() for cell in row.values()]
-    assert f"{best.name} {verdict}" in words["bad"]
-    assert verdict not in words["good"]
+    assert f"{best.name} {word}" in words["bad"]
+    assert word not in words["good"]
     floor = sentences.noise_floor_sentence(summarize(bad)).strip()
-    assert verdict in floor
+    assert word in floor
     assert words["bad"].count(floor) == 1
     assert "†" in words["bad"]
     assert "†" not in words["good"]
     assert sum("†" in cell for cell in rows["bad"]) == len(numbers)
-    assert tiles["good"] == {name: tile.replace(" †", "") for name, tile in tiles["bad"].items()}
-    marked = {name for name, tile in tiles["bad"].items() if "†" in tile}
-    assert marked == {"speed-up at equal score", "score gain at equal speed"}
+    marked = {name: tile for name, tile in tiles["bad"].items() if "†" in tile}
+    assert len(marked) == 2
+    assert sum(verdict.NO_DIFFERENCE in tile for tile in marked.values()) == 1, "the tile of the throughput"
+    assert not [tile for tile in tiles["good"].values() if verdict.NO_DIFFERENCE in tile]
+    ratios = [cell for cell in rows["bad"] if "†" in cell]
+    assert all(len(number.partition(".")[2]) == 2 for cell in ratios for number in re.findall(r"[\d.]+", cell))
+
+
+def test_disturbed_timings_leave_the_ties_unknown(study):
+    good = summarize(study)
+    assert good.near
+    count = f"{len(good.near)} dominated model"
+    assert count in sentences.noise(study.info, good)
+    on_front = good.front[0].trial.number
+    others = [s.trial.number for s in good.complete if s not in good.front]
+    for bad, known in (({on_front}, False), (set(others[:1]), True), (set(others), False)):
+        disturbed = synthetic.timed(study, lambda t, bad=bad: {"verdict": "contended"} if t.number in bad else {})
+        text = sentences.noise(study.info, summarize(disturbed))
+        assert (count in text, "unknown" in text) == (known, not known)
 
 
 def test_a_dominated_model_within_the_noise_floor_ties_with_the_front():
@@ -95,4 +112,4 @@ def test_a_study_without_a_front_lists_what_became_of_its_trials():
     study = synthetic.study(6, only=TrialState.STOPPED, baselines=False)
     summary = summarize(study)
     assert summary.front == ()
-    assert "6 early-stopped" in sentences.headline(study.info, summary)[0]
+    assert "6 early-stopped" in verdict.headline(study.info, summary)[0]

@@ -6,7 +6,8 @@ import pytest
 
 from nas.study.records import Study, TrialState
 from reports.metrics import summarize_metrics
-from reports.statistics import RungCorrelation
+from reports.sentences import agreement
+from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import summarize
 from reports.trust import MAX_DISTURBED, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
 from tests.reports import synthetic
@@ -105,11 +106,54 @@ def test_without_retraining_the_command_is_there_unless_the_scores_are_published
     ],
 )
 def test_metrics_are_judged_by_their_order_of_the_models(study, value, outcome):
+    assert check(with_metrics(study, lambda score: {"knn": value(score)}), METRICS).outcome is outcome
+
+
+def with_metrics(study: Study, metrics: object, models: int | None = None) -> Study:
+    """Return the study with `metrics` of the score at the last rung, of the first `models` alone."""
     trials = [
-        replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], metrics={"knn": value(t.score)}))) if t.rungs else t
+        replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], metrics=metrics(t.score)))) if t.rungs else t  # type: ignore[operator]
         for t in study.trials
     ]
-    assert check(replace(study, trials=tuple(trials)), METRICS).outcome is outcome
+    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+    return replace(study, trials=tuple(trials if models is None else complete[:models]))
+
+
+def test_metrics_pass_by_a_majority(study):
+    agrees, none = (lambda score: 0.3 + score), (lambda score: 0.4 + (score * 1e4) % 0.1)
+    for values, outcome in (
+        ({"knn": agrees, "probe": agrees, "miou": none}, Outcome.PASS),
+        ({"knn": agrees, "probe": none, "miou": none}, Outcome.WARN),
+        ({"knn": agrees, "retrieval/hed": agrees, "probe": none}, Outcome.WARN),  # retrieval does not count
+    ):
+        judged = with_metrics(study, lambda score, values=values: {name: of(score) for name, of in values.items()})
+        assert check(judged, METRICS).outcome is outcome
+
+
+@pytest.mark.parametrize(("models", "outcome"), [(MIN_RANKED - 1, Outcome.NOT_DONE), (MIN_RANKED, Outcome.PASS)])
+def test_the_orders_of_few_models_prove_nothing(study, models, outcome):
+    few = with_metrics(study, lambda score: {"knn": score}, models)
+    found = check(few, METRICS)
+    assert found.outcome is outcome
+    sentence = " ".join(agreement(summarize_metrics(few.info, summarize(few))))
+    assert ("τ" in sentence) is (outcome is Outcome.PASS)
+
+
+def test_more_trials_come_from_the_rest_of_the_budget_first(study):
+    few = replace(study, trials=study.trials[:5])
+    for budget, more in ((200, False), (1, True)):
+        found = check(synthetic.with_info(few, config={**few.info.config, "budget": budget}), RUNGS)
+        assert ("--extend" in found.command) is more
+        assert "--resume runs/mine" in found.command
+
+
+def test_networks_for_scale_are_no_candidates_and_no_silence(study):
+    interrupted = synthetic.with_scale(replace(study, trials=()), {"timm:resnet18": 0.2, "timm:resnet50": None})
+    found = check(interrupted, NOISE)
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas search --resume runs/mine")
+    assert "1 network " in found.sentence
+    assert not check(interrupted, SEEDS).command, "there is no model to retrain"
+    assert "search --data" not in check(interrupted, METRICS).command
 
 
 def test_metrics_at_which_the_teachers_are_near_chance_judge_nothing(study):

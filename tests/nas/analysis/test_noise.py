@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.analysis.noise import (
+    NO_SCORE_INTERVAL,
     TYPICAL_SCATTER,
     CandidateEstimate,
     SeedScatter,
@@ -114,4 +115,12 @@ def test_pooled_scatter_by_hand() -> None:
     assert found.degrees == 3
     assert found.sd == pytest.approx(math.sqrt(0.10 / 3))
     assert found.half_width(4) == pytest.approx(3.182446 * found.sd / 2)  # t of 3 degrees of freedom
+    assert found.interval_words(0.5, 4) == "0.2095 to 0.7905"
     assert pooled_scatter([[0.4], []]) is None
+
+
+def test_a_deviation_of_another_study_gives_no_interval() -> None:
+    assert TYPICAL_SCATTER.half_width(1) is None
+    assert TYPICAL_SCATTER.interval_words(0.5, 1) == NO_SCORE_INTERVAL
+    assert "assumed" in TYPICAL_SCATTER.words
+    assert "assumed" not in SeedScatter(0.01, 4).words

@@ -7,13 +7,17 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.selection import (
+    BaselineComparison,
     FrontCandidate,
     SelectionError,
     candidates_to_retrain,
     find_trial,
     front_candidates,
+    measurement,
     recommend,
+    setting_words,
     trials_to_remeasure,
+    unfinished,
 )
 from nas.study.objectives import objectives
 from nas.study.records import Study, TrialState
@@ -90,6 +94,47 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
     assert found is not None
     assert found.at_equal_speed is not None
     assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == (0.8 / 1.1, 1.3 / 0.9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "shown"),
+    [(1.01, 1.5, "ok", True), (0.5, 0.99, "ok", True), (0.97, 2.2, "ok", False), (1.01, 1.5, "contended", False)],
+)
+def test_a_difference_is_shown_by_an_undisturbed_interval_that_leaves_out_1(
+    low: float, high: float, verdict: str, shown: bool
+) -> None:
+    trials = [
+        replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=1.0, ratio_high=1.0, verdict="ok"))
+        for t in small_study().trials
+    ]
+    found = replace(measurement(trials[3]), ratio_low=low, ratio_high=high, verdict=verdict)
+    compared = BaselineComparison(replace(trials[3], measurement=found), trials[0], 1.2, low, high, 0.1)
+    assert compared.shows_difference is shown
+
+
+def test_an_unfinished_study_says_how_much_of_its_budget_was_evaluated() -> None:
+    study = small_study()  # 5 candidates and a baseline
+    assert unfinished(with_budget(study, 8)) == "unfinished: 5 of 8 architectures evaluated"
+    assert unfinished(with_budget(study, 5)) == ""
+    running = Study(study.info, (*study.trials, replace(record(6, (), 1.0), state=TrialState.RUNNING)))
+    assert unfinished(with_budget(running, 5)) == "unfinished: 5 architectures evaluated"
+    with pytest.raises(SelectionError, match="unfinished: 0 of 8"):
+        find_trial(with_budget(replace(study, trials=()), 8), "best")
+
+
+def with_budget(study: Study, budget: int) -> Study:
+    return replace(study, info=replace(study.info, config={**study.info.config, "budget": budget}))
+
+
+def test_words_of_a_setting_name_the_threads_once() -> None:
+    m = measurement(small_study().trials[0])
+    cpu = replace(m, device="AMD EPYC, 1 threads", arm="fp32, eager, 1 thread(s)", batch=16)
+    assert setting_words(cpu) == "AMD EPYC; fp32, eager; 1 measuring thread; batch 16"
+    assert setting_words(replace(cpu, arm="fp32, eager, 3 thread(s)")).count("3 measuring threads") == 1
+    assert (
+        setting_words(replace(cpu, device="NVIDIA H100", arm="compiled, bf16"))
+        == "NVIDIA H100; compiled, bf16; batch 16"
+    )
 
 
 def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:

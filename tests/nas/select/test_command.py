@@ -77,7 +77,7 @@ def test_nothing_fits_is_exit_code_1_with_the_nearest(run: Path, capsys: pytest.
     assert answer["alone"]["max_latency_ms"]["trial"] == 3
     assert main([str(run), "--min-throughput", "5000"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("none of 6 candidates")
+    assert "none of 6 candidates" in out
     assert "--min-throughput by 25.0 %" in out
 
 
@@ -87,6 +87,39 @@ def test_a_baseline_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     new_store(run.parent / "other", replace(study, trials=small))
     assert main([str(run.parent / "other"), "--max-params", "2000"]) == 0
     assert ": the baseline eradio_femto" in capsys.readouterr().out
+
+
+def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for words in ((), ("--min-throughput", "100")):
+        assert main([str(run), *words]) == 0
+        shown[words] = capsys.readouterr().out
+    assert [("within it" in text, "within the limits" in text) for text in shown.values()] == [
+        (False, False),
+        (True, True),
+    ]
+
+
+def test_one_training_has_no_interval_and_the_deviation_is_called_assumed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run)]) == 0
+    (score,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" score")]
+    assert score.split()[1] == "0.6000"
+    assert "to" not in score.split()
+    _, answer = answer_json(run, capsys)
+    assert answer["best"]["half_width"] is None
+    assert [note for note in answer["notes"] if "assumed" in note]
+
+
+def test_an_unfinished_study_is_called_so_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = small_study()
+    budget = len(study.trials) - 1
+    for more, said in ((3, True), (0, False)):
+        info = replace(study.info, config={**study.info.config, "budget": budget + more})
+        new_store(run.parent / f"more-{more}", replace(study, info=info))
+        assert main([str(run.parent / f"more-{more}")]) == 0
+        assert capsys.readouterr().out.startswith(f"unfinished: {budget} of {budget + more} ") is said
 
 
 def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,64 @@
+"""The sides of points in a chart on which their labels cover least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+Place = tuple[float, float]  # pixels to the right and upward
+Box = tuple[float, float, float, float]  # left, right, bottom, top in pixels
+Side = tuple[int, int]  # 1 or -1: right or left of the point, above or below it
+
+SIDES: tuple[Side, ...] = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # the preferred one first
+OFFSET_PX = 8  # from the point to the beginning of its label, on both axes
+LETTER_PX = 6.6, 13
+MARK_PX = 4  # half a point's width
+
+
+def label_sides(
+    labeled: Sequence[tuple[Place, str]], marks: Sequence[Place], line: Sequence[Place], width_px: float
+) -> list[Side | None]:
+    """Return each label's side: where it covers no label before it, then least of the line, then the fewest points.
+
+    Args:
+        labeled: place and label of each labeled point, the most important first.
+        marks: places of all points.
+        line: corners of the front's line, the slowest first; it drops before it goes on to the next corner.
+        width_px: width of the chart; a side outside of it is the last choice.
+
+    Returns:
+        A side for each label; None where every side would cover a label before it.
+    """
+    lines, points = _line_boxes(line), [(x - MARK_PX, x + MARK_PX, y - MARK_PX, y + MARK_PX) for x, y in marks]
+    taken: list[Box] = []
+    sides: list[Side | None] = []
+    for place, label in labeled:
+        boxes = {side: _label_box(place, label, side) for side in SIDES}
+        costs = {
+            side: (not 0 <= box[0] <= box[1] <= width_px, _overlapping(box, lines), _overlapping(box, points))
+            for side, box in boxes.items()
+            if not _overlapping(box, taken)
+        }
+        best = min(costs, key=lambda side: costs[side], default=None)
+        sides.append(best)
+        taken += [boxes[best]] if best else []
+    return sides
+
+
+def _line_boxes(corners: Sequence[Place]) -> list[Box]:
+    return [
+        box
+        for (x, y), (next_x, next_y) in pairwise(corners)
+        for box in ((x, x, min(y, next_y), max(y, next_y)), (x, next_x, next_y, next_y))
+    ]
+
+
+def _label_box(place: Place, label: str, side: Side) -> Box:
+    near = place[0] + side[0] * OFFSET_PX
+    far, middle = near + side[0] * LETTER_PX[0] * len(label), place[1] + side[1] * OFFSET_PX
+    return min(near, far), max(near, far), middle - LETTER_PX[1] / 2, middle + LETTER_PX[1] / 2
+
+
+def _overlapping(box: Box, others: Sequence[Box]) -> int:
+    left, right, bottom, top = box
+    return sum(left < r and right > a and bottom < t and top > b for a, r, b, t in others)
