@@ -31,7 +31,10 @@ from search_space import ArchSpec
 from search_space.outline import outline
 
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # bases of an answer
-CHANCES = "chances: shares of random draws of all scores with this deviation in which a model scores highest"
+CHANCES = (
+    "chances: shares of random draws of all scores with this deviation; not clearly worse: better than the best model in "
+    f"more than {NEGLIGIBLE_CHANCE:.0%} of them"
+)
 
 Limits = Mapping[str, float]
 Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of single-image calls

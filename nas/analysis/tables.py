@@ -33,7 +33,6 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
-from nas.analysis.selection import NEGLIGIBLE_CHANCE
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
 
@@ -167,8 +166,8 @@ def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[
 
 
 def _runners_up(a: Answer, limits: Limits) -> Table:
-    """Return the table of the models that score higher than the best one with more than a negligible chance."""
-    title = f"not clearly worse in score, each better with a chance over {NEGLIGIBLE_CHANCE:.0%}: {len(a.runners_up)}"
+    """Return the table of the models that score higher than the best one with a chance that is not negligible."""
+    title = f"not clearly worse in score: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
         title += f" (the likeliest {MAX_RUNNERS_UP} shown)"
     chances = ("highest of all", *(("within limits",) if limits else ()))

@@ -89,7 +89,7 @@ def test_a_finished_search_names_its_winner_and_what_to_do_next(loop, tmp_path, 
     shown = capsys.readouterr().out
     recommended = recommend(read_study(run))
     assert recommended is not None
-    assert f" {recommended.trial.name}, " in shown
+    assert f" {recommended.trial.name} " in shown
     for command in (f"report {run} --open", f"retrain {run}", f"export {run} --format timm"):
         assert f"\n  backbone-nas {command} " in shown
     assert shown.endswith(f"{run / 'report.html'}\n")
