@@ -157,8 +157,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
-        reached = plural(worst.trials, "candidate", "candidates")
-        sentence = f"Too few candidates reached the last rung to compare their orders: {reached} of {MIN_RANKED}."
+        sentence = f"Too few candidates reached the last rung to compare their orders: {worst.trials} of {MIN_RANKED}."
         return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "

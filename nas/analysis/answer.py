@@ -32,8 +32,8 @@ from search_space.outline import outline
 
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # bases of an answer
 CHANCES = (
-    "chances: shares of random draws of all scores with this deviation; not clearly worse: better than the best model in "
-    f"more than {NEGLIGIBLE_CHANCE:.0%} of them"
+    "chances: shares of random draws of all scores with this deviation; not clearly worse: better than the best model "
+    f"in more than {NEGLIGIBLE_CHANCE:.0%} of them"
 )
 
 Limits = Mapping[str, float]
