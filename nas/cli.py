@@ -30,7 +30,15 @@ from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from nas.command_log import CommandLog, VerboseAction, announce
@@ -54,7 +62,7 @@ TEACHER_HELP = "safetensors file with the weights of a timm teacher; may be give
 _PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 _COLUMNS_WITHOUT_TERMINAL = 130
-_PROGRESS_LINE_S = 10.0  # between two progress lines of a stage without a terminal
+_PROGRESS_LINE_S = 10.0  # between two progress lines without a terminal
 _NOTEBOOK_REFRESH_S = 0.5  # between two updates of a notebook's panel: each is a message to the browser
 _LOG = logging.getLogger(__name__)
 
@@ -159,12 +167,15 @@ def command_line(name: str, words: Sequence[str]) -> str:
 class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, with ``--verbose``; ``--help`` ends with the exit codes.
 
-    Flags have to be written in full: an abbreviation would be refused or change its meaning when a flag is added.
+    Flags have to be written in full: an abbreviation would be refused or change its meaning when a flag is added. An
+    error names the flag, the value and what is allowed.
     """
 
     def __init__(self, **settings: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **settings})
+        self.register("type", int, _whole_number)  # argparse would say: invalid int value
+        self.register("type", float, _number)
         shown = "show the log's lines on stderr, with time, level and module (default: progress only)"
         self.add_argument("--verbose", action=VerboseAction, help=shown)
 
@@ -188,7 +199,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end the program."""
-        print(f"error: {message} (see --help)", file=sys.stderr)
+        print(f"error: {message.removeprefix('argument ')} (see --help)", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -212,10 +223,24 @@ class NamedFile(argparse.Action):
         files: dict[str, Path] = getattr(namespace, self.dest, None) or {}
         name, _, file = str(values).partition("=")
         if not (name and file):
-            parser.error(f"argument {option_string}: {values!r}: must be NAME=FILE")
+            parser.error(f"{option_string}: {values!r}: must be NAME=FILE")
         if name in files:
-            parser.error(f"argument {option_string}: {name}: a file was given twice")
+            parser.error(f"{option_string}: {name}: a file was given twice")
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number") from None
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -305,7 +330,8 @@ def _notebook_panel() -> Iterator[Callable[[RenderableType], object]]:
 class StageProgress:
     """The progress of the stages before a search, such as images and teachers; call it with (stage, done, total).
 
-    A terminal and a notebook show bars; another console gets a line at most every ten seconds.
+    A terminal and a notebook show bars. Another console gets a line at the end of each stage, and between these one at
+    most every ten seconds.
 
     Args:
         console: Where the progress is shown.
@@ -313,12 +339,12 @@ class StageProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=console)
+        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Progress(*counts, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console)
         self._show: Callable[[RenderableType], object] | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._last_line_s: dict[str, float] = {}
-        self._first: dict[str, tuple[float, int]] = {}  # stage -> time and `done` of its first line
+        self._last_line_s = -math.inf
+        self._first: dict[str, tuple[float, int]] = {}  # stage -> time and `done` of its first call
 
     @contextmanager
     def showing(self) -> Iterator[StageProgress]:
@@ -334,15 +360,17 @@ class StageProgress:
             self._bars.update(self._tasks[stage], completed=done, total=total)
             self._show(self._bars)
         now = time.monotonic()
-        if done >= total or now - self._last_line_s.get(stage, now - _PROGRESS_LINE_S) >= _PROGRESS_LINE_S:
-            self._last_line_s[stage] = now
-            start, before = self._first.setdefault(stage, (now, done))
-            eta = f" ETA {clock((now - start) / (done - before) * (total - done))}" if before < done < total else ""
-            line = f"{stage}: {done}/{total}{eta}"
-            if self._show is not None:
-                _LOG.info("%s", line)
-            else:
-                announce(line, _LOG, self._console)
+        start, before = self._first.setdefault(stage, (now, done))
+        if done < total:
+            if now - self._last_line_s < _PROGRESS_LINE_S:
+                return
+            self._last_line_s = now
+        eta = f" ETA {clock((now - start) / (done - before) * (total - done))}" if before < done < total else ""
+        line = f"{stage}: {done}/{total}{eta}"
+        if self._show is not None:
+            _LOG.info("%s", line)
+        else:
+            announce(line, _LOG, self._console)
 
 
 # --- folders and machine

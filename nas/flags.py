@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def run_folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} links to {str(path.readlink())!r}, which is gone; name a run folder")
     if text == LATEST:
         raise argparse.ArgumentTypeError(
-            f"no search was started from this folder: {text} is missing; name a run folder"
+            f"no search of this folder has begun a trial: {text} is missing; name a run folder"
         )
     raise argparse.ArgumentTypeError(f"no such run folder: {text!r}")
 
@@ -103,6 +104,27 @@ def _without_link(path: Path) -> Path:
     """Return where a link leads, relative to the current folder if it is in there."""
     target, here = path.resolve(), Path.cwd()
     return target.relative_to(here) if target.is_relative_to(here) else target
+
+
+@contextmanager
+def linked_as_latest(run_dir: Path, is_study: Callable[[Path], bool]) -> Iterator[None]:
+    """Let ``runs/latest`` link to a run folder; link to the earlier study again if the body leaves no study in it.
+
+    Args:
+        run_dir: The run folder.
+        is_study: Tells whether a folder holds a study.
+    """
+    link = Path(LATEST)
+    earlier = link.resolve() if link.is_dir() else None
+    link_latest(run_dir)
+    try:
+        yield
+    finally:
+        if link.is_symlink() and link.resolve() == run_dir.resolve() and not is_study(run_dir):
+            if earlier is None:
+                link.unlink()
+            else:
+                link_latest(earlier)
 
 
 def link_latest(run_dir: Path) -> None:

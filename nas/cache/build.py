@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nas.cache.codecs import CODECS
 from nas.cache.entry import FORMAT, CacheError, write_json
-from nas.cache.estimate import estimate
+from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
-from nas.cache.poses import build_poses, missing_poses
+from nas.cache.poses import build_poses, has_poses
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data.dataset import Progress, digest
@@ -52,7 +52,7 @@ class CachePlan:
     def complete(self) -> bool:
         """Tell whether every entry, with its poses, and the set's file exist."""
         entries = self.images.entry.complete and not self.missing
-        return self.path.exists() and entries and not missing_poses(self.images, self.teachers)
+        return self.path.exists() and entries and has_poses(self.images, self.teachers)
 
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
@@ -130,9 +130,10 @@ def open_targets(
     if not plan.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            if plan.missing or not plan.images.entry.complete:
-                announce(estimate(plan.images, plan.missing).line)
-            plan.build(progress)
+            cost = estimate(plan.images, plan.teachers)
+            if cost.stages:
+                announce(cost.line)
+            plan.build(BuildProgress(progress, cost.stages))
         except OSError as error:
             raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
     return load_targets(plan.path, verify)

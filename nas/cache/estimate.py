@@ -1,4 +1,4 @@
-"""Estimate the cost of building a cache, and summarize a built one: bytes, seconds, fidelity.
+"""Estimate the cost of building a cache, follow a build by it, and summarize a built one: bytes, seconds, fidelity.
 
 An estimate times the reading of a few images and each teacher on them.
 """
@@ -6,8 +6,8 @@ An estimate times the reading of a few images and each teacher on them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 
 from nas.cache.codecs import CODECS
 from nas.cache.entry import SHARD_ITEMS, CacheEntry, Shard
-from nas.cache.images import ImageCacheBuilder
+from nas.cache.images import SPLITS, ImageCacheBuilder
+from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder
 from nas.cli import clock
 from nas.data import CorruptImage, ImageSet
+from nas.data.dataset import Progress
 from nas.study.config import DistillConfig
 
 PROBE_IMAGES = 16  # as many as the largest mosaic holds
@@ -28,44 +30,89 @@ PROBE_IMAGES = 16  # as many as the largest mosaic holds
 
 @dataclass(frozen=True)
 class BuildEstimate:
-    """Cost of building entries: bytes that stay, bytes that exist during the build only, seconds on this machine."""
+    """Cost of building entries on this machine.
 
-    kept_bytes: float
-    temporary_bytes: float
-    seconds: float
+    Attributes:
+        kept_bytes: Bytes that stay.
+        temporary_bytes: Bytes that exist during the build only.
+        stages: Seconds of each stage of the build, if the machine is idle.
+    """
+
+    kept_bytes: float = 0.0
+    temporary_bytes: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all stages."""
+        return sum(self.stages.values())
 
     @property
     def line(self) -> str:
         """Return the estimate in one line."""
         temporary = f" (and {format_bytes(self.temporary_bytes)} while it is built)" if self.temporary_bytes else ""
-        return f"teacher cache: about {format_bytes(self.kept_bytes)}{temporary} and {clock(self.seconds)} to build"
+        build = f"{clock(self.seconds)} to build on an idle machine, in {len(self.stages)} steps"
+        return f"teacher cache: about {format_bytes(self.kept_bytes)}{temporary}, and {build}"
 
     def __add__(self, other: BuildEstimate) -> BuildEstimate:
         return BuildEstimate(
             self.kept_bytes + other.kept_bytes,
             self.temporary_bytes + other.temporary_bytes,
-            self.seconds + other.seconds,
+            {**self.stages, **other.stages},
         )
 
 
+class BuildProgress:
+    """Reports a build's stages with their numbers, and the whole build in percent of its estimated seconds.
+
+    What shows the percents takes the remaining time from their pace, so that it corrects the estimate.
+
+    Args:
+        progress: Called with (stage, done, total).
+        stages: Estimated seconds of each stage.
+    """
+
+    def __init__(self, progress: Progress, stages: Mapping[str, float]) -> None:
+        self._progress, self._stages = progress, stages
+        self._done: dict[str, float] = {}  # stage -> share that is done, in the order of the build
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` are done in a stage."""
+        if stage not in self._stages:
+            self._progress(stage, done, total)
+            return
+        self._done[stage] = done / total
+        steps, whole_s = len(self._stages), sum(self._stages.values())
+        if steps > 1 and whole_s:
+            done_s = sum(self._stages[name] * share for name, share in self._done.items())
+            self._progress(f"teacher cache, all {steps} steps in %", int(100 * done_s / whole_s), 100)
+        self._progress(f"step {list(self._done).index(stage) + 1} of {steps}: {stage}", done, total)
+
+
 def estimate(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> BuildEstimate:
-    """Estimate the cost of the images' entry, if it is missing, and of the teachers' entries."""
-    total = estimate_images(images) if not images.entry.complete else BuildEstimate(0, 0, 0)
+    """Estimate the cost of what is missing of the images' entry and of the teachers' entries, with their poses."""
+    total = estimate_images(images)
     for teacher in teachers:
         total += estimate_teacher(teacher)
     return total
 
 
 def estimate_images(images: ImageCacheBuilder) -> BuildEstimate:
-    """Estimate the bytes of pixels, labels and masks, and the seconds to read the images."""
+    """Estimate the bytes of pixels, labels and masks that are missing, and the seconds to read these images."""
+    if images.entry.complete:
+        return BuildEstimate()
     train = images.sets["train"]
     image_bytes = images.image_px**2 * (4 if train.has_masks else 3) + (8 if train.num_classes else 0)
-    missing = count_missing(images.entry, images.shards)
-    return BuildEstimate(missing * image_bytes, 0, missing * seconds_per_image(lambda: read_first(train)))
+    image_s = seconds_per_image(lambda: read_first(train))
+    stages = {images.stage(split): image_s * count_missing(images.entry, images.shards_of(split)) for split in SPLITS}
+    return BuildEstimate(count_missing(images.entry, images.shards) * image_bytes, 0.0, stages)
 
 
 def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
-    """Estimate the bytes of a teacher's targets, at most, and the seconds to read its images and to run it."""
+    """Estimate the bytes of a teacher's missing targets, at most, and the seconds to read its images and to run it."""
+    passes = _missing_passes(builder)
+    if not sum(passes.values()):
+        return BuildEstimate(stages=dict.fromkeys(passes, 0.0))
     spec, compression = builder.spec, builder.compression
     larger = spec.source_px > builder.images.image_px
     images = builder.source_images["train"] if larger else builder.images.sets["train"]
@@ -81,7 +128,23 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
     missing = count_missing(builder.entry, builder.images.shards)
     kept_bytes = missing * numbers * compression.share * CODECS[compression.storage].bits / 8
     calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, len(builder.images.sets["train"]))
-    return BuildEstimate(kept_bytes, 0 if builder.calibrated else calibrating * numbers * 4, missing * seconds)
+    temporary_bytes = 0 if builder.calibrated else calibrating * numbers * 4
+    return BuildEstimate(kept_bytes, temporary_bytes, {stage: seconds * count for stage, count in passes.items()})
+
+
+def _missing_passes(builder: TeacherCacheBuilder) -> dict[str, int]:
+    """Return how many images the teacher still processes in each stage of the build of its entry and its poses."""
+    passes: dict[str, int] = {}
+    if not builder.entry.complete:
+        calibration = builder.calibration_shards
+        raw = [shard for shard in calibration if not builder.has_raw_shard(shard)]
+        passes[builder.calibration_stage] = sum(shard.stop - shard.start for shard in raw)
+        for split in SPLITS:
+            shards = [shard for shard in builder.images.shards_of(split) if shard not in calibration]
+            passes[builder.stage(split)] = count_missing(builder.entry, shards)
+    if poses := missing_poses(builder):
+        passes[poses_stage(builder)] = poses
+    return passes
 
 
 def count_missing(entry: CacheEntry, shards: list[Shard]) -> int:

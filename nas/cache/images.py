@@ -69,11 +69,15 @@ class ImageCacheBuilder:
         """Return the shards of both splits."""
         return [shard for split in self.sets for shard in self.shards_of(split)]
 
+    def stage(self, split: Split) -> str:
+        """Return the name of the stage of a build in which the images of a split are read."""
+        return f"{split} images"
+
     def build(self, progress: Progress) -> None:
         """Build the entry, sharing the work with other processes."""
         self.entry.open()
         for split, images in self.sets.items():
-            done = stage_progress(progress, f"{split} images", len(images))
+            done = stage_progress(progress, self.stage(split), len(images))
             self.entry.fill(self.shards_of(split), self.entry.has, self.write_shard, done)
         self.entry.finish(self.shards, [], self.describe)
 

@@ -27,12 +27,21 @@ def poses_file(entry: CacheEntry, array: str) -> Path:
     return entry.folder / f"{POSES}-{array}.npy"
 
 
-def missing_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> bool:
-    """Tell whether the data has poses of which an entry lacks its part."""
-    if _open(images, images.image_px) is None:
-        return False
+def poses_stage(teacher: TeacherCacheBuilder) -> str:
+    """Return the name of the stage of a build in which a teacher runs on the poses."""
+    return f"{teacher.spec.name} on pairs of poses"
+
+
+def missing_poses(teacher: TeacherCacheBuilder) -> int:
+    """Return the number of poses on which a teacher still runs; 0 where the data has no poses."""
+    poses = None if poses_file(teacher.entry, "spatial").exists() else _open(teacher.images, teacher.images.image_px)
+    return 0 if poses is None else len(poses)
+
+
+def has_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> bool:
+    """Tell whether every entry has its part of the poses, or the data has no poses."""
     files = [poses_file(images.entry, "images"), *(poses_file(teacher.entry, "spatial") for teacher in teachers)]
-    return not all(file.exists() for file in files)
+    return all(file.exists() for file in files) or _open(images, images.image_px) is None
 
 
 def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder], progress: Progress) -> None:
@@ -52,8 +61,10 @@ def _build_once(entry: CacheEntry, array: str, build: Callable[[], None]) -> Non
     with entry.lock(POSES):
         if not poses_file(entry, array).exists():
             build()
-        # Whoever waits for the lock looks for the part again, so that the file of the lock may go.
-        (entry.working / f"{POSES}.lock").unlink(missing_ok=True)
+        # Whoever waits for a lock looks again for what it guards, so that the locks' files may go, also that of a
+        # teacher that was loaded for the poses alone.
+        for name in (POSES, "activations"):
+            (entry.working / f"{name}.lock").unlink(missing_ok=True)
 
 
 def _write_images(images: ImageCacheBuilder, poses: ImageSet) -> None:
@@ -70,7 +81,7 @@ def _open(images: ImageCacheBuilder, size_px: int) -> ImageSet | None:
 def _write_targets(teacher: TeacherCacheBuilder, count: int, progress: Progress) -> None:
     """Run a teacher on the poses, and write the targets of its spatial features."""
     run = teacher.live_features(_reader(teacher))
-    done = stage_progress(progress, f"{teacher.spec.name} on pairs of poses", count)
+    done = stage_progress(progress, poses_stage(teacher), count)
     with ShardWriter(teacher.entry.folder, POSES) as writer:
         compressed = map_in_order(lambda rows: teacher.compress(run(rows))["spatial"], batches(range(count)))
         for targets in compressed:

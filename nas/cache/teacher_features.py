@@ -75,15 +75,29 @@ class TeacherCacheBuilder:
     def build(self, progress: Progress) -> None:
         """Build the entry, sharing the work with other processes. The images' entry must be complete."""
         self.entry.open()
-        calibration = self.images.shards_of("train")[:CALIBRATION_SHARDS]
-        done = stage_progress(progress, f"{self.spec.name} on the first train images", calibration[-1].stop)
+        calibration = self.calibration_shards
+        done = stage_progress(progress, self.calibration_stage, calibration[-1].stop)
         self.entry.fill(calibration, self.has_raw_shard, self.write_raw_shard, done)
         self.calibrate(calibration)
         for split, images in self.images.sets.items():
-            done = stage_progress(progress, f"{self.spec.name} on {split} images", len(images))
+            done = stage_progress(progress, self.stage(split), len(images))
             self.entry.fill(self.images.shards_of(split), self.entry.has, self.write_shard, done)
         self.entry.finish(self.images.shards, [self.entry.folder / STATISTICS_FILE], self.describe)
         self.forget_teacher()
+
+    @property
+    def calibration_shards(self) -> list[Shard]:
+        """Return the shards on which the statistics of the compression are fitted."""
+        return self.images.shards_of("train")[:CALIBRATION_SHARDS]
+
+    @property
+    def calibration_stage(self) -> str:
+        """Return the name of the first stage of a build."""
+        return f"{self.spec.name} on {self.calibration_shards[-1].stop} train images, to fit its standardization"
+
+    def stage(self, split: Split) -> str:
+        """Return the name of the stage of a build in which the targets of a split are written."""
+        return f"{self.spec.name} on {split} images"
 
     def forget_teacher(self) -> None:
         """Free the teacher's memory, for the next teacher; it is loaded again when it is needed."""

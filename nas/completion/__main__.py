@@ -15,13 +15,41 @@ from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
+_BASH_FOLDER = "~/.local/share/bash-completion/completions"
 _EXAMPLES = f"""examples:
-  {PROGRAM} completion bash > ~/.local/share/bash-completion/completions/{PROGRAM}     for every new shell
-  {PROGRAM} completion zsh > ~/.zfunc/_{PROGRAM}              ~/.zfunc is a folder of $fpath
-  {PROGRAM} completion tcsh > ~/.{PROGRAM}.tcsh               and source it in ~/.tcshrc
+  {PROGRAM} completion bash > {_BASH_FOLDER}/{PROGRAM}
+  {PROGRAM} completion zsh > ~/.zfunc/_{PROGRAM}         with fpath+=~/.zfunc before compinit in ~/.zshrc
+  {PROGRAM} completion tcsh > ~/.{PROGRAM}.tcsh          with source ~/.{PROGRAM}.tcsh in ~/.tcshrc
+
+Make the folder first, if it is missing: mkdir -p {_BASH_FOLDER}
+Then open a new shell: the completion works there.
 """
-_FOLDERS = ("DIR", "RUN")  # metavars of folders
-_FILES = ("FILE", "NAME=FILE")
+_FILES = ("FILE", "NAME=FILE")  # metavars
+
+# Offers the studies below runs/, among them runs/latest; folders where no study begins with the word.
+_STUDIES = "_backbone_nas_dirs_of_studies"
+_BASH_STUDIES = f"""
+{_STUDIES}() {{
+  local file studies=()
+  for file in runs/*/study.db runs/*/study.json; do
+    [ -e "$file" ] && studies+=("${{file%/*}}")
+  done
+  compgen -W "${{studies[*]}}" -- "$1" || compgen -d -- "$1"
+}}
+"""
+_ZSH_STUDIES = f"""
+{_STUDIES}() {{
+  local -a studies
+  studies=(runs/*/study.(db|json)(N:h))
+  compadd -a studies || _files -/
+}}
+"""
+_STUDY = {
+    **shtab.DIRECTORY,
+    "bash": _STUDIES,
+    "zsh": _STUDIES,
+    "preamble": {"bash": _BASH_STUDIES, "zsh": _ZSH_STUDIES},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +62,7 @@ def parser() -> OneLineParser:
     """Build the parser."""
     built = OneLineParser(
         prog=f"{PROGRAM} completion",
-        description="Print a script that lets a shell complete commands, flags, choices and files.",
+        description="Print a script that lets a shell complete commands, flags, choices, studies and files.",
         epilog=_EXAMPLES,
     )
     built.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, metavar="SHELL", help="bash, zsh or tcsh")
@@ -47,7 +75,7 @@ def _print(shell: str) -> int:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """Return one parser of the program with all its commands, which completes files and folders where they stand."""
+    """Return one parser of the program with all its commands, which completes studies, folders and files."""
     from nas.__main__ import COMMANDS
 
     top = argparse.ArgumentParser(prog=PROGRAM)
@@ -60,12 +88,14 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def _complete_paths(built: argparse.ArgumentParser) -> None:
-    """Mark the arguments that are files or folders, here and in the commands below."""
+    """Mark the arguments that are studies, folders or files, here and in the commands below."""
     for action in built._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
                 _complete_paths(below)
-        elif action.metavar in _FOLDERS or action.type is run_folder:
+        elif action.type is run_folder or action.metavar == "RUN":
+            action.complete = _STUDY  # type: ignore[attr-defined]
+        elif action.metavar == "DIR":
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in _FILES or action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -95,7 +95,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     ready = plan is not None and not plan.missing and plan.path.exists()
     return Material(
         teachers=tuple(costs),
-        images=BuildEstimate(0, 0, 0) if images.entry.complete else estimate_images(images),
+        images=estimate_images(images),
         widths={spec.name: widths(spec.name) for spec in chosen},
         targets=load_targets(plan.path) if ready and plan is not None else None,
     )
@@ -118,7 +118,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
         costs.append(
             TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, kept_bytes, 0.0, Basis.ASSUMED, note)
         )
-    images = BuildEstimate(images_bytes(config), 0, 0)
+    images = BuildEstimate(images_bytes(config))
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 
 

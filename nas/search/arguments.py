@@ -44,7 +44,8 @@ _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
   backbone-nas search --budget 200                      the whole search on this machine, built-in images and teachers
   python -m nas.search --budget 200                      the same, where no console script is installed
-  backbone-nas search --budget 8 --rung-steps 10,30          a quick look, about a minute after the first time
+  backbone-nas search --budget 8 --rung-steps 10,30 --train-images 256 --val-images 64
+                                                        a quick look, at few images
   backbone-nas search --max-params 1e6 --max-latency-ms 5
   backbone-nas search --objectives score,throughput,params
   backbone-nas search --data imagefolder:PHOTOS --seed 1 --run runs/photos

@@ -16,7 +16,6 @@ from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.records import TrialRecord, TrialState, trial_seconds
 
-INTERRUPTED = "interrupted"  # the ending of a session that Ctrl-C ended, or an error
 REPORT_EVERY_S = 60.0  # shortest time between two reports while the search runs
 REST_FACTOR = 50  # rest this many times as long as the last report took: reports cost at most 2 % of the time
 _LOG = logging.getLogger(__name__)
@@ -60,7 +59,13 @@ class LiveReport:
 
 
 def end_search(
-    loop: StudyLoop, workers: int, teacher_seconds: float, run_dir: Path, ending: str, console: Console
+    loop: StudyLoop,
+    workers: int,
+    teacher_seconds: float,
+    run_dir: Path,
+    ending: str | None,
+    console: Console,
+    command_s: float,
 ) -> None:
     """Store where the time went, build the report and show how the search ended.
 
@@ -69,14 +74,15 @@ def end_search(
         workers: Trials at a time in this session.
         teacher_seconds: Seconds spent on the teachers' outputs, if the study does not have them yet.
         run_dir: Folder of the study.
-        ending: How the search ended, in a word or two.
+        ending: How the search ended, in a word or two; None where Ctrl-C or an error ended it, which has its own line.
         console: Takes the last lines; the path of the report goes to stdout.
+        command_s: Seconds since the command began.
     """
     _store_time_spent(loop, workers, teacher_seconds)
-    _show_ending(loop, ending, console)
+    announce(_ending_line(loop, ending, command_s), _LOG, console)
     if not loop.trials:
         return
-    if ending != INTERRUPTED:
+    if ending is not None:
         _show_result(run_dir, console)
     _write_report(run_dir, console)
 
@@ -88,15 +94,18 @@ def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> 
     loop.close({"teachers": loop.info.time_spent.get("teachers", teacher_seconds), **busy, **idle}, workers)
 
 
-def _show_ending(loop: StudyLoop, ending: str, console: Console) -> None:
+def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
+    """Return how long the search took and, unless the result's sentences follow, how far it came."""
+    sessions = len(loop.info.sessions)
+    over = "of it in trials" if sessions == 1 else f"in trials over {sessions} sessions"
+    line = f"{f'{ending} ' if ending else ''}after {clock(command_s)}, {clock(loop.elapsed_s)} {over}"
+    told = {TrialState.RUNNING} | ({TrialState.COMPLETE, TrialState.STOPPED} if ending else set())
+    counts = ", ".join(f"{loop.counts[s]} {s.value}" for s in TrialState if loop.counts[s] and s not in told)
     size, volume = loop.front_summary()
-    states = [state for state in TrialState if loop.counts[state] and state is not TrialState.RUNNING]
-    counts = ", ".join(f"{loop.counts[state]} {state.value}" for state in states)
-    line = (
-        f"{ending} after {clock(loop.elapsed_s)}: {loop.evaluated} unique architectures evaluated ({counts}); "
-        f"front of {size}, hypervolume {volume:.3f}"
-    )
-    announce(line, _LOG, console)
+    if ending:
+        return f"{line}; {f'{counts}; ' if counts else ''}hypervolume {volume:.3f}"
+    evaluated = f"{loop.evaluated} of {loop.config.budget} architectures evaluated{f' ({counts})' if counts else ''}"
+    return f"{line}: {evaluated}" + (f"; front of {size}, hypervolume {volume:.3f}" if size else "")
 
 
 def _show_result(run_dir: Path, console: Console) -> None:
@@ -123,7 +132,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
 
 
 def _write_report(run_dir: Path, console: Console) -> None:
-    """Build the report and print its path; an error is shown, and must not hide an interruption under way."""
+    """Build the report and say where it is; an error is shown, and must not hide an interruption under way."""
     from reports.page import build_report
 
     try:
@@ -133,5 +142,5 @@ def _write_report(run_dir: Path, console: Console) -> None:
         line = f"the report could not be written: {one_line(error)}; to try again: backbone-nas report {run_dir}"
         announce(line, _LOG, console, logging.WARNING)
         return
-    print(path)
+    print(f"report: {path}")
     _LOG.info("report: %s", path)

@@ -5,19 +5,40 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from nas.cli import clock, live_panel
+from nas.cli import checkpoint_path, clock, live_panel
 from nas.command_log import announce
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 
 MIN_EVALUATED = 5  # candidates of a session before the first estimate of its remaining time
+SMALL_SEARCH = 10  # candidates; a session of fewer gets a rough estimate earlier
+MIN_EVALUATED_OF_SMALL = 2
 _RECENT = 40  # evaluated candidates that the pace is taken from, at least; more where the session has more
+_MAX_SHOWN = 8  # running trials on the panel
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """The time that a session still takes.
+
+    Attributes:
+        seconds: At the recent pace; None while there is no pace.
+        rough: Whether few candidates have set the pace.
+        awaited: Candidates until there is a pace.
+    """
+
+    seconds: float | None
+    rough: bool = False
+    awaited: int = 0
 
 
 class RecentPace:
@@ -42,22 +63,26 @@ class RecentPace:
         if loop.evaluated > self._history[-1][1]:
             self._history.append((loop.session_s, loop.evaluated))
 
-    def remaining_s(self, loop: StudyLoop) -> float | None:
-        """Return the seconds until the budget is spent.
+    def remaining(self, loop: StudyLoop) -> Remaining:
+        """Return the time until the budget is spent.
 
-        None before `MIN_EVALUATED` candidates are evaluated in this session, and before as many are as run at a time.
+        There is a pace when `MIN_EVALUATED` candidates are evaluated in this session, and as many as are run at a time.
         """
-        done = self._history[-1][1] - self._history[0][1] if self._history else 0
-        if done < max(MIN_EVALUATED, self._workers):
-            return None
+        start = self._history[0][1] if self._history else loop.evaluated
+        done = self._history[-1][1] - start if self._history else 0
+        small = loop.config.budget - start < SMALL_SEARCH
+        awaited = max(MIN_EVALUATED_OF_SMALL if small else MIN_EVALUATED, self._workers) - done
+        if awaited > 0:
+            return Remaining(None, awaited=awaited)
         latest_s, evaluated = self._history[-1]
         recent = evaluated - max(_RECENT, done // 2)
         began_s, before = next((point for point in self._history if point[1] >= recent), self._history[0])
-        return (latest_s - began_s) / (evaluated - before) * max(0, loop.config.budget - loop.evaluated)
+        seconds = (latest_s - began_s) / (evaluated - before) * max(0, loop.config.budget - loop.evaluated)
+        return Remaining(min(seconds, loop.left_s), rough=done < MIN_EVALUATED)
 
 
 class SearchProgress:
-    """A listener of `StudyLoop` that shows budget, remaining time, front size, hypervolume and the last events."""
+    """A listener of `StudyLoop` that shows budget, remaining time, front, running trials and the last events."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -66,9 +91,11 @@ class SearchProgress:
         self._pace = RecentPace()
 
     @contextmanager
-    def showing(self) -> Iterator[SearchProgress]:
-        """Show the live panel on a terminal or in a notebook while the body runs."""
+    def showing(self, loop: StudyLoop) -> Iterator[SearchProgress]:
+        """Show the live panel on a terminal or in a notebook while the body runs the loop."""
         with live_panel(self._console, transient=True) as self._show:
+            if self._show is not None:
+                self._show(self._panel(loop))
             yield self
 
     def __call__(self, loop: StudyLoop, record: TrialRecord) -> None:
@@ -77,7 +104,7 @@ class SearchProgress:
         if record.state is not TrialState.RUNNING or record.reason:
             line = describe(record)
             self._recent = [*self._recent[-7:], line]
-            whole = f"[{clock(loop.elapsed_s)}] {self._headline(loop)} | {line}"
+            whole = f"[{clock(loop.elapsed_s)}] {self.headline(loop)} | {line}"
             if self._show is None:
                 announce(whole, _LOG, self._console)
             else:
@@ -85,25 +112,93 @@ class SearchProgress:
         if self._show is not None:
             self._show(self._panel(loop))
 
-    def _headline(self, loop: StudyLoop) -> str:
+    def headline(self, loop: StudyLoop) -> str:
+        """Return the state of the search in one line: first what comes before the candidates, then the front."""
         size, volume = loop.front_summary()
-        return f"{loop.evaluated}/{loop.config.budget} front {size} hypervolume {volume:.3f} ETA {self.eta(loop)}"
+        results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}"
+        return f"{loop.evaluated}/{loop.config.budget} candidates, {results}, ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
-        """Return the remaining time at the recent pace, at most until the deadline; "?" while there is no pace."""
-        seconds = self._pace.remaining_s(loop)
-        return "?" if seconds is None else clock(min(seconds, loop.left_s))
+        """Return the remaining time at the recent pace, at most until the deadline; else when it will be known."""
+        remaining = self._pace.remaining(loop)
+        if remaining.seconds is not None:
+            return f"{'roughly ' if remaining.rough else ''}{clock(remaining.seconds)}"
+        return f"after {remaining.awaited} more candidate{'s' if remaining.awaited > 1 else ''}"
 
-    def _panel(self, loop: StudyLoop) -> Table:
+    def _panel(self, loop: StudyLoop) -> _Panel:
+        states = ", ".join(f"{count} {state.value}" for state, count in sorted(loop.counts.items()) if count)
+        return _Panel(loop, loop.evaluated / loop.config.budget, self.headline(loop), states, tuple(self._recent))
+
+
+@dataclass(frozen=True)
+class _Panel(JupyterMixin):
+    """The panel as of the last event; the elapsed time and the running trials are those of the moment it is drawn."""
+
+    loop: StudyLoop
+    share: float
+    headline: str
+    states: str
+    recent: tuple[str, ...]
+
+    def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 1))
-        share = loop.evaluated / loop.config.budget
-        bar = "━" * round(40 * share) + "╌" * (40 - round(40 * share))
-        table.add_row(f"[bold]{bar}[/] {self._headline(loop)}  elapsed {clock(loop.elapsed_s)}")
-        states = ", ".join(f"{count} {state.value}" for state, count in sorted(loop.counts.items()))
-        table.add_row(f"[dim]{states}[/]")
-        for line in self._recent:
+        bar = "━" * round(40 * self.share) + "╌" * (40 - round(40 * self.share))
+        table.add_row(Text.assemble((bar, "bold"), f" {self.headline}, elapsed {clock(self.loop.elapsed_s)}"))
+        table.add_row(Text(f"now: {under_way(self.loop)}"))
+        if self.states:
+            table.add_row(Text(self.states, style="dim"))
+        for line in self.recent:
             table.add_row(Text(f"  {line}"))
         return table
+
+
+def preliminaries(loop: StudyLoop) -> str:
+    """Say how many baselines and networks for scale are done, which come first and do not count; "" once all are."""
+    trials, names, scale = loop.trials, loop.config.baselines, loop.scale.values()
+    trained = len(trials.baselines) - sum(trials[number].baseline is not None for number in trials.running)
+    measured = sum(network.state is not TrialState.RUNNING for network in scale)
+    if trained >= len(names) and measured == len(scale):
+        return ""
+    parts = [f"baselines {trained} of {len(names)}"] if names else []
+    return ", ".join(parts + ([f"networks for scale {measured} of {len(scale)}"] if scale else []))
+
+
+def under_way(loop: StudyLoop) -> str:
+    """Say what the running trials of this session do."""
+    running = loop.running_trials
+    words = [_activity(record, loop.info.rung_steps) for record in running[:_MAX_SHOWN]]
+    more = [f"and {len(running) - _MAX_SHOWN} more"] if len(running) > _MAX_SHOWN else []
+    return ", ".join(words + more) or "starting"
+
+
+def _activity(record: TrialRecord, rung_steps: tuple[int, ...]) -> str:
+    if record.scale:
+        return f"{record.scale} measuring for scale"
+    name = f"#{record.number} ({record.baseline})" if record.baseline else f"#{record.number}"
+    if record.measurement is None:
+        return f"{name} measuring"
+    return f"{name} training to {rung_steps[min(len(record.rungs), len(rung_steps) - 1)]} steps"
+
+
+def recovered(loop: StudyLoop, checkpoint_dir: Path) -> str:
+    """Say what a resumed study has: its finished trials, and those that continue.
+
+    Args:
+        loop: The loop of the study, before its first trial.
+        checkpoint_dir: Folder of the checkpoints.
+    """
+    finished = f"{loop.evaluated} of {loop.config.budget} candidates"
+    trained = sum(
+        trial.baseline is not None and trial.state is not TrialState.RUNNING for trial in loop.trials.values()
+    )
+    if loop.config.baselines:
+        finished += f" and {trained} of {len(loop.config.baselines)} baselines"
+    interrupted = loop.interrupted
+    saved = sum(checkpoint_path(checkpoint_dir, trial.arch_id).exists() for trial in interrupted)
+    restarting = len(interrupted) - saved
+    parts = [f"{saved} continue{'s' if saved == 1 else ''} from a checkpoint"] if saved else []
+    parts += [f"{restarting} start{'s' if restarting == 1 else ''} again"] if restarting else []
+    return "; ".join([f"resumed: {finished} are finished", *parts])
 
 
 def describe(record: TrialRecord) -> str:

@@ -25,13 +25,14 @@ from nas.backend.worker_spec import WorkerSpec
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.files import atomic_write
-from nas.flags import link_latest
+from nas.flags import linked_as_latest
 from nas.samplers import make_sampler
 from nas.search.arguments import SearchCommand, default_workers
 from nas.search.config_file import FILE_NAME, config_text, run_table
-from nas.search.live_report import INTERRUPTED, LiveReport, end_search
+from nas.search.live_report import LiveReport, end_search
 from nas.search.preconditions import check_image_count, check_limits
-from nas.search.progress import SearchProgress
+from nas.search.progress import SearchProgress, recovered
+from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import REFERENCES, SearchConfig
@@ -65,6 +66,12 @@ def search(command: SearchCommand, console: Console) -> int:
         StoreError: The study cannot be created, resumed or written.
         SearchFailed: Too many trials failed in a row.
     """
+    with linked_as_latest(command.run, holds_study):
+        _search(command, console)
+    return 0
+
+
+def _search(command: SearchCommand, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     _show_device(command.config, show)
@@ -94,8 +101,8 @@ def search(command: SearchCommand, console: Console) -> int:
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
         start_loop = partial(StudyLoop, deadline_s=deadline_s)
-        _run(command, targets, None if existing is None else existing.info, create_or_extend, start_loop, console, show)
-    return 0
+        resumed = None if existing is None else existing.info
+        _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
 
 
 def _show_device(config: SearchConfig, show: Announce) -> None:
@@ -204,6 +211,7 @@ def _run(
     start_loop: Callable[[Store, Listener], StudyLoop],
     console: Console,
     show: Announce,
+    began_s: float,
 ) -> None:
     """Run the study on the workers of a Ray cluster, then write the end, also of an interrupted session."""
     # Ray takes seconds to import, so it is imported when the input is known to be good.
@@ -215,26 +223,32 @@ def _run(
     counted_workers = workers or default_workers(command.config)
     device = None if existing is None else recorded_device_kind(existing.environment)
     progress = SearchProgress(console)
-    end = partial(end_search, run_dir=command.run, workers=counted_workers, teacher_seconds=targets.build_seconds)
+
+    def end(loop: StudyLoop, ending: str | None) -> None:
+        teacher_s, command_s = targets.build_seconds, time.monotonic() - began_s
+        end_search(loop, counted_workers, teacher_s, command.run, ending, console, command_s)
+
     loop: StudyLoop | None = None
     try:
+        show("starting the workers")
         spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
-            link_latest(command.run)
             store.notify = show
             loop = start_loop(store, LiveReport(command.run, progress, show))
-            with progress.showing():
+            if existing is not None:
+                show(recovered(loop, Path(spec.checkpoint_dir)))
+            with progress.showing(loop):
                 run_study(loop, cluster, trial_timeout_s=command.trial_timeout_s)
     except StoreError:
         raise  # the end cannot be written into a study that cannot be written
     except BaseException:
         if loop is not None:
-            end(loop, ending=INTERRUPTED, console=console)
+            end(loop, None)
         raise
     gave_up, out_of_time = loop.gave_up, loop.out_of_time
     ending = "gave up" if gave_up else loop.exhausted or ("out of time" if out_of_time else "done")
-    end(loop, ending=ending, console=console)
+    end(loop, ending)
     if gave_up:
         raise SearchFailed(gave_up)
     if out_of_time:

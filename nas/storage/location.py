@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from nas.command_log import FOLDER as LOG_FOLDER
 from nas.files import atomic_write
 from nas.storage.errors import StoreError
 
@@ -52,10 +53,7 @@ class StudyLocation:
         requested = None if database is None else database_url(database)
         if not (run_dir / LOCATION_FILE).is_file():
             if not (run_dir / STUDY_FILE).is_file():
-                raise StoreError(
-                    f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing); type the command of its search"
-                    " again: it ended before there was anything to resume"
-                )
+                raise StoreError(_missing(run_dir))
             if requested is not None:
                 raise StoreError(f"--storage: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
             return cls(run_dir)
@@ -101,6 +99,14 @@ class StudyLocation:
 def holds_study(run_dir: Path) -> bool:
     """Return whether the folder has a study."""
     return any((run_dir / name).exists() for name in (STUDY_FILE, LOCATION_FILE))
+
+
+def _missing(run_dir: Path) -> str:
+    """Say why a folder has no study: its search has not got that far, or it is none of a search."""
+    if (run_dir / LOG_FOLDER / "search.log").is_file():
+        advice = "if it has ended, type its command again: there is nothing to resume"
+        return f"the search in {run_dir} has no finished trial yet; {advice}"
+    return f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)"
 
 
 def database_url(text: str) -> URL:

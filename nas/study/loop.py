@@ -170,6 +170,21 @@ class StudyLoop:
         return len(self._running)
 
     @property
+    def running_trials(self) -> list[TrialRecord]:
+        """Return the running trials of this session, the networks for scale first; another thread may ask."""
+        return [self.record(number) for number in sorted(self._running)]
+
+    @property
+    def interrupted(self) -> list[TrialRecord]:
+        """Return the running trials of earlier sessions and dead drivers, which run again."""
+
+        def may_run(number: int) -> bool:
+            return self._store.may_take_over(self._drivers.get(number))
+
+        waiting = sorted(self.trials.running - self._running)
+        return self._store.retry_while_unavailable(lambda: [self.trials[n] for n in waiting if may_run(n)])
+
+    @property
     def left_s(self) -> float:
         """Return the seconds until the deadline of this session; infinity without one."""
         return max(0.0, self._deadline_s - self._clock())

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sqlite3
@@ -11,9 +12,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from nas.cli import exit_code
+from nas.cli import StageProgress, exit_code
 from nas.data.dataset import DataError, DataUnavailable
+from nas.search.__main__ import _after_interruption
 from nas.search.arguments import parser
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.teachers.base import TeacherError, TeacherUnavailable
@@ -49,6 +52,43 @@ def test_other_forms_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "abc"], "--budget: 'abc': must be a whole number"),
+        (["--train-images", "1.5"], "--train-images: '1.5': must be a whole number"),
+        (["--rung-steps", "1,b"], "--rung-steps: '1,b': must be whole numbers with commas, as 30,90,270"),
+        (["--max-hours", "two"], "--max-hours: 'two': must be a number"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_in_words(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args(words)
+    assert capsys.readouterr().err == f"error: {message} (see --help)\n"
+
+
+def test_stages_without_a_terminal_are_a_line_at_each_end_and_one_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("nas.cli.time.monotonic", lambda: now_s)
+    shown = io.StringIO()
+    progress = StageProgress(Console(file=shown, width=200))
+    for now_s in range(0, 25):
+        progress("all", now_s, 40)
+        progress("part", now_s % 8 + 1, 8)
+    assert shown.getvalue().splitlines() == [
+        "all: 0/40",
+        "part: 8/8",
+        "all: 10/40 ETA 0:30",
+        "part: 8/8",
+        "all: 20/40 ETA 0:20",
+        "part: 8/8",
+    ]
 
 
 def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +199,13 @@ def test_signals_end_every_command_in_the_same_way(
     monkeypatch.setattr(module, work, lambda *given: signal.raise_signal(signal.SIGTERM))
     assert module.main(["--arch", "eradio_femto"] if command == "nas.profile" else []) == 130
     assert capsys.readouterr().err.startswith("interrupted; ")
+
+
+def test_an_interrupted_search_is_resumed_or_before_its_study_exists_typed_again(tmp_path: Path) -> None:
+    assert "--resume" not in _after_interruption([tmp_path])
+    assert "type the same command again" in _after_interruption([tmp_path])
+    (tmp_path / "study.db").touch()
+    assert f"resume with: backbone-nas search --resume {tmp_path}" in _after_interruption([tmp_path])
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, RecursionError, TypeError])

@@ -49,6 +49,17 @@ def test_bash_reads_the_script_and_completes(script: Path) -> None:
     assert completed(script, "backbone-nas select mi") == {"mine"}
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_a_run_by_the_studies(script: Path) -> None:
+    for name, file in (("a", "study.db"), ("b", "study.json"), ("cache", "images")):
+        (script.parent / "runs" / name).mkdir(parents=True)
+        (script.parent / "runs" / name / file).touch()
+    (script.parent / "runs/latest").symlink_to("b")
+    for words in ("export", "search --resume", "select"):
+        assert completed(script, f"backbone-nas {words} ''") == {"runs/a", "runs/b", "runs/latest"}
+    assert completed(script, "backbone-nas select runs/l") == {"runs/latest"}
+
+
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells_get_a_script_with_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0

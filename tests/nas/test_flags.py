@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nas.__main__ import COMMANDS, Command, main
-from nas.flags import FLAGS, LATEST, link_latest, run_folder
+from nas.flags import FLAGS, LATEST, link_latest, linked_as_latest, run_folder
+from nas.storage.location import holds_study
 
 
 def parsers(command: Command) -> Iterator[argparse.ArgumentParser]:
@@ -50,6 +51,37 @@ def test_a_study_outside_the_current_folder_has_its_whole_path(
     assert run_folder(LATEST) == outside.resolve()
 
 
+def test_a_search_is_the_latest_from_its_start_and_the_earlier_study_again_if_it_leaves_none(here: Path) -> None:
+    first, second, third = (Path(f"runs/{name}") for name in ("first", "second", "third"))
+    for path in (first, second, third):
+        path.mkdir(parents=True)
+
+    def interrupt(run: Path) -> None:
+        with linked_as_latest(run, holds_study):
+            assert run_folder(LATEST) == run
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(first)
+    assert not Path(LATEST).is_symlink(), "there was no earlier study"
+    with linked_as_latest(second, holds_study):
+        (second / "study.db").touch()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(third)
+    assert run_folder(LATEST) == second
+
+
+def test_a_search_that_prepares_its_images_has_no_finished_trial(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = here / "runs/mine/logs/search.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    link_latest(Path("runs/mine"))
+    assert main(["export", "--format", "timm"]) == 2
+    assert capsys.readouterr().err.startswith("error: the search in runs/mine has no finished trial yet; ")
+
+
 def test_a_folder_named_latest_is_not_replaced(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / LATEST).mkdir(parents=True)
     link_latest(here / "runs/mine")
@@ -64,7 +96,7 @@ def test_a_folder_named_latest_is_not_replaced(here: Path, capsys: pytest.Captur
 def test_without_a_study_the_default_is_one_line_and_code_2(
     command: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for expected in ("no search was started from this folder", "which is gone"):
+    for expected in ("no search of this folder has begun a trial", "which is gone"):
         with pytest.raises(SystemExit, match="2"):
             main(command.split())
         error = capsys.readouterr().err

@@ -24,6 +24,7 @@ def teacher_facts(
     """
     parts = read_cache_set(targets.path).teachers
     facts = {}
+    progress("evaluation of the teachers", 0, len(targets.teachers))
     for done, teacher in enumerate(targets.teachers, start=1):
         heads = {
             head: HeadFacts(**{key: about[key] for key in _HEAD_FACTS})

@@ -25,7 +25,7 @@ def main() -> None:
         print(written.folder.name, shard.name, flush=True)
 
     def progress(stage, done, total):
-        if [stage, str(done)] == fatal:
+        if fatal and stage.endswith(fatal[0]) and str(done) == fatal[1]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     entry.CacheEntry.record = record_and_print

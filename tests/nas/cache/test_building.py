@@ -11,6 +11,7 @@ from filelock import Timeout
 
 from nas.cache import CacheError, open_targets
 from nas.cache.entry import CacheEntry, Shard
+from nas.cache.estimate import BuildProgress
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import TeacherCacheBuilder
 from nas.files import atomic_path
@@ -51,9 +52,27 @@ def test_a_killed_build_resumes(tmp_path, opened, alone):
     targets = opened(tmp_path, progress=lambda *call: calls.append(call))
     assert {path: path.stat().st_ino for path in before} == before
     assert hashes(targets) == hashes(alone)
-    assert not {stage for stage, *_ in calls} & {"train images", "val images"}
+    steps = [stage for stage, done, total in calls if done == total and stage.startswith("step ")]
+    assert [stage.partition(": ")[2] for stage in dict.fromkeys(steps)] == [
+        "xfeat on 48 train images, to fit its standardization",
+        "xfeat on train images",
+        "xfeat on val images",
+        "xfeat on pairs of poses",
+    ]
+    assert [stage.partition(":")[0] for stage in dict.fromkeys(steps)] == [f"step {i} of 4" for i in (1, 2, 3, 4)]
     folders = {entry.folder for entry in read_cache_set(targets.path).entries}
     assert all(path.parent in folders for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path)
+
+
+def test_the_whole_build_is_in_percent_of_its_estimated_time():
+    calls = []
+    progress = BuildProgress(lambda *call: calls.append(call), {"images": 10.0, "teacher": 30.0})
+    for call in (("images", 5, 10), ("images", 10, 10), ("a download", 1, 2), ("teacher", 0, 6), ("teacher", 6, 6)):
+        progress(*call)
+    assert [call for call in calls if call[0] == "a download"] == [("a download", 1, 2)]
+    whole = [call[1:] for call in calls if call[0].endswith("%")]
+    assert whole == [(12, 100), (25, 100), (25, 100), (100, 100)]
+    assert calls[-1] == ("step 2 of 2: teacher", 6, 6)
 
 
 def test_two_processes_share_the_work(tmp_path, opened, alone):
@@ -95,7 +114,7 @@ def test_locks_work_while_another_builder_finishes_the_entry(tmp_path):
 
 def test_an_interrupted_build_resumes_in_the_same_process(tmp_path, opened, alone):
     def interrupt(stage, done, total):
-        if (stage, done) == ("xfeat on the first train images", 16):
+        if "to fit its standardization" in stage and done == 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +146,7 @@ def test_a_teacher_that_computes_other_features_is_refused(tmp_path, opened, tea
     """It has the same weights and name, but its preprocessing changed after the build began."""
 
     def interrupt(stage, done, total):
-        if (stage, done) == ("xfeat on train images", 48):
+        if stage.endswith("xfeat on train images") and done == 48:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

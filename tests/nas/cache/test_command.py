@@ -31,6 +31,7 @@ def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, c
     assert main([*BUILD, "--cache", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("teacher cache: about ")
+    assert "on an idle machine, in 6 steps" in err
     assert "xfeat on val images: 20/20" in err
     assert "xfeat spatial: 64 -> 16 channels" in out
     assert "cosine of decompressed to live features 0.9" in out
@@ -120,7 +121,7 @@ def test_gc_deletes_incomplete_entries(cache):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "--train-images", "0"], "--train-images: '0': must be 1 or more"),
+        (["build", "--train-images", "0"], "--train-images: '0': must be a whole number, 1 or more"),
         (["build", "--teacher-weights", "x"], "'x': must be NAME=FILE"),
         (["build", "--target-dtype", "int3"], "--target-dtype: invalid choice"),
         (["build", "--share", "1.5"], "--share: 1.5 is not possible; allowed: over 0, up to 1"),

@@ -68,9 +68,13 @@ def loop(tmp_path):
     return loop
 
 
+def end(loop, run, ending):
+    end_search(loop, 1, 0.0, run, ending, Console(width=1000), command_s=231.0)
+
+
 def test_a_last_report_that_fails_is_shown_and_the_study_is_closed(loop, tmp_path, capsys):
     (tmp_path / "run" / "report.html").mkdir()  # nothing can be written there
-    end_search(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
+    end(loop, tmp_path / "run", None)
     shown = capsys.readouterr().out
     assert f"backbone-nas report {tmp_path / 'run'}" in shown
     assert read_study(tmp_path / "run").info.time_spent
@@ -79,22 +83,38 @@ def test_a_last_report_that_fails_is_shown_and_the_study_is_closed(loop, tmp_pat
 @pytest.mark.parametrize("why", ["20 failed architectures in a row", None])
 def test_a_session_stores_why_it_ended_before_its_budget(loop, tmp_path, why):
     loop.gave_up = why
-    end_search(loop, 1, 0.0, tmp_path / "run", "gave up" if why else "done", Console(quiet=True))
+    end(loop, tmp_path / "run", "gave up" if why else "done")
     assert read_study(tmp_path / "run").info.sessions[-1].get("ending") == why
 
 
 def test_a_finished_search_names_its_winner_and_what_to_do_next(loop, tmp_path, capsys):
     run = tmp_path / "run"
-    end_search(loop, 1, 0.0, run, "done", Console(width=1000))
+    end(loop, run, "done")
     shown = capsys.readouterr().out
     recommended = recommend(read_study(run))
     assert recommended is not None
     assert f" {recommended.trial.name} " in shown
     for command in (f"report {run} --open", f"retrain {run}", f"export {run} --format timm"):
         assert f"\n  backbone-nas {command} " in shown
-    assert shown.endswith(f"{run / 'report.html'}\n")
+    assert shown.endswith(f"\nreport: {run / 'report.html'}\n")
 
 
-def test_an_interrupted_search_recommends_nothing(loop, tmp_path, capsys):
-    end_search(loop, 1, 0.0, tmp_path / "run", "interrupted", Console(width=1000))
-    assert "backbone-nas" not in capsys.readouterr().out
+def test_a_finished_search_counts_once_and_names_the_whole_time_and_that_of_the_trials(loop, tmp_path, capsys):
+    end(loop, tmp_path / "run", "done")
+    shown = capsys.readouterr().out
+    assert shown.startswith("done after 3:51, 0:00 in trials over 2 sessions; ")
+    assert shown.count("evaluated") == 1
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_an_interrupted_search_says_how_far_it_came_and_recommends_nothing(tmp_path, capsys, trials):
+    run = tmp_path / "run"
+    loop = StudyLoop(new_store(run, search_config(budget=2, baselines=("eradio_pico",))))
+    drive(loop, 2 * trials)
+    end(loop, run, None)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"after 3:51, 0:00 in trials over 2 sessions: {trials} of 2 architectures evaluated")
+    assert ("evaluated (1 complete); front of 1, " in shown) == bool(trials)
+    assert "()" not in shown
+    assert "backbone-nas" not in shown
+    assert (f"report: {run / 'report.html'}" in shown) == bool(trials)
