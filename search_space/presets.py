@@ -100,7 +100,9 @@ def preset(name: str) -> ArchSpec:
 
 
 def find_spec(arch: str) -> tuple[str, ArchSpec]:
-    """Return name and spec of a preset, or of a spec's .json file, whose name is that of the file.
+    """Return name and spec of a preset or of a spec's .json file.
+
+    A file's name is its stem, but an export's ``spec.json`` has the name of its folder.
 
     Raises:
         SpecError: There is no such preset, or the file has no valid spec; the message names the choices or the error.
@@ -113,7 +115,8 @@ def find_spec(arch: str) -> tuple[str, ArchSpec]:
             f"arch: no preset {arch!r}; choose from {', '.join(PRESETS)}, timm:NAME, or a spec's .json file"
         )
     try:
-        return path.stem, ArchSpec.from_json(path.read_text())
+        name = path.absolute().parent.name if path.name == "spec.json" else path.stem
+        return name or path.stem, ArchSpec.from_json(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or 'not text'})") from None
     except (RecursionError, OverflowError) as error:

@@ -13,15 +13,19 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas.cli import lock_dir
+from nas.cli import clock, lock_dir
 from nas.command_log import announce
 from nas.measure.environment import device_key
+from nas.study.redaction import public_text
 
+DEVICE_FILE = "device.lock"
 NOTICE_AFTER_S = 0.5
+MAX_COMMAND = 70  # characters of another process's command in the notice
 _LOG = logging.getLogger(__name__)
 
 
@@ -41,21 +45,40 @@ def measuring(lock_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_device(device: str) -> Iterator[None]:
-    """Hold a device of this machine alone; say on stderr that another process has it where that is so."""
-    notice = threading.Timer(NOTICE_AFTER_S, _print_notice, [device])
+    """Hold a device of this machine alone; say on stderr which process has it where that is so, and when it is free."""
+    folder, began = lock_dir() / device_key(device), time.monotonic()
+    notice = threading.Timer(NOTICE_AFTER_S, _print_notice, [device, folder])
     notice.start()
     try:
-        with measuring(lock_dir() / device_key(device)):
+        with measuring(folder):
             notice.cancel()
+            if (waited_s := time.monotonic() - began) > NOTICE_AFTER_S:
+                announce(f"waited {clock(waited_s)} for {device}", _LOG)
             yield
     finally:
         notice.cancel()
 
 
+def holders(folder: Path) -> dict[int, str]:
+    """Return the commands of the processes that hold a device, by their ids.
+
+    It is empty where the kernel does not say: it is no Linux, or they are in another container.
+    """
+    commands = {}
+    with suppress(OSError, ValueError, IndexError):
+        inode = str((folder / DEVICE_FILE).stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, pid, file, *_ = line.split()  # "1: FLOCK ADVISORY WRITE 4711 08:01:131075 0 EOF"
+            if kind == "FLOCK" and file.rpartition(":")[2] == inode and int(pid) > 0:
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                commands[int(pid)] = public_text(" ".join(filter(None, words)))
+    return commands
+
+
 @contextmanager
 def _held(lock_dir: Path, mode: int) -> Iterator[None]:
     lock_dir.mkdir(parents=True, exist_ok=True)
-    with _flock(lock_dir / "turnstile.lock", fcntl.LOCK_EX) as turnstile, _flock(lock_dir / "device.lock", mode):
+    with _flock(lock_dir / "turnstile.lock", fcntl.LOCK_EX) as turnstile, _flock(lock_dir / DEVICE_FILE, mode):
         fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
 
@@ -71,5 +94,13 @@ def _flock(path: Path, mode: int) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_UN)  # not left to close: a forked child may hold a copy of the descriptor
 
 
-def _print_notice(device: str) -> None:
-    announce(f"waiting for {device}: another process trains or measures on it", _LOG)
+def _print_notice(device: str, folder: Path) -> None:
+    known = [f"process {pid} ({_shortened(command)})" for pid, command in holders(folder).items()]
+    names = " and ".join(known) or "another process"
+    announce(
+        f"waiting for {device}: {names} {'train or measure' if len(known) > 1 else 'trains or measures'} on it", _LOG
+    )
+
+
+def _shortened(command: str) -> str:
+    return command if len(command) <= MAX_COMMAND else f"{command[: MAX_COMMAND - 3]}..."

@@ -46,7 +46,13 @@ def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the CPU's with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_model()}, {torch.get_num_threads()} threads"
+    return f"{cpu_model()}, {thread_count()}"
+
+
+def thread_count() -> str:
+    """Return the number of torch's CPU threads in words: "1 thread", "2 threads"."""
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def device_line(device: torch.device) -> str:

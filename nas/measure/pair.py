@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backbones.folding import batch_norms_left
 from nas.measure.arms import Arm
 from nas.measure.conditions import POLL_HZ, Conditions, DeviceWatch, GpuWatch, HostWatch, gpu_uuid, nvml, watching
-from nas.measure.environment import device_name, torch_device
+from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import compare
 from nas.measure.prepare import CHECKED_IMAGES, PreparedPair, Setting, Subject, images, prepare_pair, reference_outputs
 from nas.measure.stages import seconds_by_stage
@@ -178,7 +178,7 @@ def describe_arm(arm: Arm, model: nn.Module, device: torch.device) -> str:
     """
     left = batch_norms_left(model)
     form = arm.form if arm.form != "fused" or left <= 1 else f"fused but for {left} BatchNorms"
-    threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
+    threads = f", {thread_count()}" if device.type == "cpu" else ""
     return f"{arm.precision}, {arm.layout}, {form}, {arm.runtime}{threads}"
 
 

@@ -10,10 +10,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from nas.measure.conditions import Conditions
 from nas.measure.interleave import SAMPLE_S
-from nas.measure.statistics import Array, Interval, median_interval, percentile
+from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES, Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import MAX_HALF_WIDTH
+from nas.measure.verdicts import CONTENDED, MAX_HALF_WIDTH, TOO_FEW, contended
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -33,6 +34,23 @@ class CallTimes:
     time_s: Interval
     samples: int
     calls_s: Array
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are enough samples for an interval."""
+        return self.samples >= MIN_BOOTSTRAP_SAMPLES
+
+    def verdict(self, conditions: Conditions) -> str:
+        """Return "contended", "too few samples", "wide" or "ok", with the meanings of `nas.measure.verdicts`.
+
+        Args:
+            conditions: Conditions while the calls were timed.
+        """
+        if contended(conditions):
+            return CONTENDED
+        if not self.has_interval:
+            return TOO_FEW
+        return "ok" if self.samples >= MIN_SAMPLES and self.time_s.half_width < MAX_HALF_WIDTH else "wide"
 
     def percentile_ms(self, q: float) -> float | None:
         """Return the milliseconds below which q percent of the calls lie; None where calls are too few."""

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from nas.measure.conditions import Conditions
-from nas.measure.statistics import Array, Interval
+from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES, Array, Interval
+from nas.study.records import Measurement
 
+TOO_FEW, CONTENDED = "too few samples", "contended"
+MIN_INTERVAL_BLOCKS = MIN_BOOTSTRAP_SAMPLES  # fewer blocks give no interval that can be trusted
 MAX_HALF_WIDTH = 0.01  # of the ratio's interval, for "ok"
 MIN_BLOCKS = 15  # 30 samples of each network, for "ok"
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
@@ -59,11 +62,25 @@ class PairTimes:
 
     @property
     def verdict(self) -> str:
-        """The verdict "ok", or "wide" where samples are few or the ratio's interval exceeds plus or minus one percent.
+        """The verdict of the samples alone.
 
-        The candidate's own interval may be wider: a machine that drifts changes both times, but not their ratio.
+        It is "too few samples" where no interval can be trusted, "wide" where the ratio's interval exceeds plus or
+        minus one percent or has less than `MIN_BLOCKS` blocks, else "ok". The candidate's own interval may be wider: a
+        machine that drifts changes both times, but not their ratio.
         """
+        if len(self.candidate_s) < MIN_INTERVAL_BLOCKS:
+            return TOO_FEW
         return "ok" if self.enough and self.ratio.half_width < MAX_HALF_WIDTH else "wide"
+
+
+def has_interval(measurement: Measurement) -> bool:
+    """Return whether a measurement has enough samples, of which a block has two, for intervals."""
+    return measurement.samples >= 2 * MIN_INTERVAL_BLOCKS
+
+
+def contended(conditions: Conditions) -> bool:
+    """Return whether other processes used the device, or the process waited for a core too long."""
+    return conditions.other_processes > 0 or (conditions.wait_share or 0.0) > MAX_WAIT_SHARE
 
 
 def verdict(
@@ -77,7 +94,8 @@ def verdict(
     """Return the most serious verdict.
 
     From most to least serious: "wrong output", "out of memory" (a smaller batch was used), "contended", "throttled",
-    "clock changed" (between the two networks, which makes even the ratio unfair), "launch-bound", "wide", "ok".
+    "clock changed" (between the two networks, which makes even the ratio unfair), "launch-bound", "too few samples",
+    "wide", "ok".
 
     Args:
         comparison: Times of candidate and reference.
@@ -86,11 +104,10 @@ def verdict(
         complete: Whether the requested batch fit into memory.
         launch_share: Host time over device time of the candidate.
     """
-    wait_share = conditions.wait_share or 0.0
     checks = (
         ("wrong output", not correct),
         ("out of memory", not complete),
-        ("contended", conditions.other_processes > 0 or wait_share > MAX_WAIT_SHARE),
+        (CONTENDED, contended(conditions)),
         ("throttled", bool(conditions.slowdowns)),
         ("clock changed", abs(clock_difference(comparison, conditions)) > MAX_CLOCK_CHANGE),
         ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
@@ -102,7 +119,8 @@ def notes(comparison: PairTimes, conditions: Conditions, tries: int = 1) -> tupl
     """Return remarks on a measurement, a phrase each, for people who read its numbers."""
     phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
     if conditions.other_processes:
-        phrases.append(f"{conditions.other_processes} other process(es) computed on the GPU")
+        many = "es" * (conditions.other_processes > 1)
+        phrases.append(f"{conditions.other_processes} other process{many} computed on the GPU")
     if (conditions.wait_share or 0.0) > MAX_WAIT_SHARE:
         phrases.append(f"waited for a core {conditions.wait_share:.0%} of the time")
     if (conditions.other_busy_cores or 0.0) > MAX_BUSY_CORES:
@@ -116,8 +134,8 @@ def notes(comparison: PairTimes, conditions: Conditions, tries: int = 1) -> tupl
         phrases.append(
             f"the machine became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} during the measurement"
         )
-    if comparison.verdict == "wide":
-        phrases.append(_why_wide(comparison))
+    if comparison.verdict != "ok":
+        phrases.append(_why_not_ok(comparison))
     return tuple(phrases)
 
 
@@ -128,7 +146,7 @@ def reference_drift(reference_s: Array) -> float:
     return float(np.median(times[-third:]) / np.median(times[:third]) - 1) if third >= 3 else 0.0
 
 
-def _why_wide(comparison: PairTimes) -> str:
+def _why_not_ok(comparison: PairTimes) -> str:
     width, samples = comparison.ratio.half_width, comparison.candidate_s.size
     if not comparison.enough:
         return f"only {samples} samples in {comparison.seconds:.1f} s"

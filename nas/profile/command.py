@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,10 @@ from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, com
 from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
 from nas.profile.tables import show, show_runtimes, show_space
 
+LINE_S = 10.0  # between two progress lines of one kind without a terminal
+
 Result = TypeVar("Result")
+Report = Callable[[str, float], None]  # (step, seconds that are left)
 
 
 def profile(command: ProfileCommand) -> int:
@@ -51,14 +55,20 @@ class TimeLeftColumn(ProgressColumn):
 
 
 class ProfileProgress:
-    """A progress line with the current step and the time that is left. Without a terminal it prints nothing."""
+    """A progress line with the current step and the time that is left.
 
-    def __init__(self, console: Console) -> None:
+    Without a terminal each step is a line with `lines`; steps in a row that differ in numbers only are one every
+    `LINE_S` seconds.
+    """
+
+    def __init__(self, console: Console, lines: bool = False) -> None:
         self._console = console
+        self._lines = lines and not console.is_terminal
         self._bars = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), TimeLeftColumn(), console=console, transient=True
         )
         self._task = self._bars.add_task("", deadline=0.0)
+        self._last_line = ("", 0.0)  # its step without numbers, and its time
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -71,7 +81,12 @@ class ProfileProgress:
 
     def __call__(self, step: str, left_s: float) -> None:
         """Show a new step and the seconds that are left."""
-        self._bars.update(self._task, description=step, deadline=time.monotonic() + left_s)
+        now = time.monotonic()
+        self._bars.update(self._task, description=step, deadline=now + left_s)
+        kind, (last, printed_s) = re.sub(r"\d+", "", step), self._last_line
+        if self._lines and (kind != last or now - printed_s >= LINE_S):
+            self._last_line = kind, now
+            self._console.print(f"{step}; ETA {clock(left_s)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
@@ -79,13 +94,10 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
         _check(arch)
     profiles: list[Profile] = []
 
-    def steps(
-        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
-    ) -> Iterator[Profile]:
-        later_s = settings.planned_s * networks_left
-        return profile_network(arch, settings, service, lambda step, s: progress(step, s + later_s))
+    def steps(arch: str, service: MeasurementService, progress: Report) -> Iterator[Profile]:
+        return profile_network(arch, settings, service, progress)
 
-    code = _one_by_one(command.archs, steps, profiles)
+    code = _one_by_one(command.archs, steps, settings.planned_s, profiles)
     if command.json:
         plain = [p.to_dict() for p in profiles]
         _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
@@ -104,13 +116,10 @@ def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
         _check(arch)
     profiles: list[RuntimesProfile] = []
 
-    def steps(
-        arch: str, service: MeasurementService, progress: ProfileProgress, networks_left: int
-    ) -> Iterator[RuntimesProfile]:
-        later_s = settings.seconds * len(settings.arms) * networks_left
-        return compare_runtimes(arch, settings, service, lambda step, s: progress(step, s + later_s))
+    def steps(arch: str, service: MeasurementService, progress: Report) -> Iterator[RuntimesProfile]:
+        return compare_runtimes(arch, settings, service, progress)
 
-    code = _one_by_one(command.archs, steps, profiles)
+    code = _one_by_one(command.archs, steps, settings.seconds * len(settings.arms), profiles)
     if command.json:
         arms = {name: str(arm) for name, arm in settings.arms.items()}
         _print_json({"arms": arms, "profiles": [p.to_dict() for p in profiles]})
@@ -150,25 +159,33 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
 
 def _one_by_one(
     archs: Sequence[str],
-    steps: Callable[[str, MeasurementService, ProfileProgress, int], Iterator[Result]],
+    steps: Callable[[str, MeasurementService, Report], Iterator[Result]],
+    each_s: float,
     profiles: list[Result],
 ) -> int:
     """Profile one network after the other and return the exit code.
 
     Args:
         archs: Networks to profile.
-        steps: Returns the profiles of a network after each step; its last argument is the number of networks that
-            follow.
+        steps: Returns the profiles of a network after each step.
+        each_s: Seconds that a network takes at most.
         profiles: List that receives the latest profile of each network.
     """
 
     def work(progress: ProfileProgress) -> None:
         with MeasurementService(torch.get_num_threads()) as service:
             for done, arch in enumerate(archs):
-                for profile in steps(arch, service, progress, len(archs) - done - 1):
+                number = f"network {done + 1} of {len(archs)}: " if len(archs) > 1 else ""
+                report = _report(progress, number, each_s * (len(archs) - done - 1))
+                for profile in steps(arch, service, report):
                     profiles[done:] = [profile]
 
-    return _run(work, profiles)
+    return _run(work, profiles, lines=len(archs) > 1)
+
+
+def _report(progress: ProfileProgress, number: str, later_s: float) -> Report:
+    """Return a function that reports a step of one network: with its number, and the time of those that follow."""
+    return lambda step, left_s: progress(number + step, left_s + later_s)
 
 
 def _check(arch: str) -> None:
@@ -177,9 +194,9 @@ def _check(arch: str) -> None:
         resolve(arch)
 
 
-def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object]) -> int:
+def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object], lines: bool = False) -> int:
     """Do the work and return the exit code; raise its error only where `profiles` is empty."""
-    progress = ProfileProgress(Console(stderr=True))
+    progress = ProfileProgress(Console(stderr=True), lines)
     try:
         with progress.showing():
             work(progress)

@@ -126,11 +126,11 @@ def profile_network(
     Raises:
         ValueError: There is no such network, or it does not accept the resolution.
     """
-    progress(f"{arch}: building", settings.planned_s)
+    progress(f"{arch}: building and counting", settings.planned_s)
     name, model = resolve(arch)
-    progress(f"{name}: counting", settings.planned_s)
     profile = count_network(name, model, settings)
     yield profile
+    progress(f"{name}: waiting for its turn on {settings.device}", settings.planned_s)
     with exclusive_device(str(settings.device)):
         try:
             for step in _measure(arch, model, profile, settings, service, progress):

@@ -15,10 +15,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nas.analysis.point_labels import label_points
 from nas.measure import Arm
 from nas.measure.arms import RUNTIMES
+from nas.measure.verdicts import has_interval
 from nas.profile.profiles import Profile, Sweep
 from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, SpaceProfile
 from nas.study.limits import LIMITS
+from nas.study.records import Measurement
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200
@@ -82,12 +84,13 @@ def _scatter(axes: Any, profiles: Sequence[Profile], label: str, cost: Callable[
     for i, p in enumerate(profiles):
         m = p.measurement
         assert m is not None
-        below, above = m.throughput_img_s - m.throughput_low_img_s, m.throughput_high_img_s - m.throughput_img_s
+        value = m.throughput_img_s
+        low, high = (m.throughput_low_img_s, m.throughput_high_img_s) if has_interval(m) else (value, value)
         axes.errorbar(
-            cost(p), m.throughput_img_s, yerr=[[below], [above]], fmt="o", markersize=5, color=COLORS[i % len(COLORS)]
+            cost(p), value, yerr=[[value - low], [high - value]], fmt="o", markersize=5, color=COLORS[i % len(COLORS)]
         )
-        points.append((cost(p), m.throughput_img_s, p.arch))
-        whiskers.append((m.throughput_low_img_s, m.throughput_high_img_s))
+        points.append((cost(p), value, p.arch))
+        whiskers.append((low, high))
     axes.set_xlabel(f"{label}, lower is better")
     sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
     axes.set_ylabel(f"images/s ({'; '.join(sorted(sizes))})" if len(sizes) == 1 else "images/s (sizes differ)")
@@ -102,8 +105,8 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
     for i, (arch, sweep) in enumerate(swept):
         x = [getattr(point, kind) for point in sweep.points]
         y = [point.throughput_img_s for point in sweep.points]
-        low = [point.throughput_low_img_s for point in sweep.points]
-        high = [point.throughput_high_img_s for point in sweep.points]
+        low = np.array([point.throughput_low_img_s for point in sweep.points], dtype=float)  # NaN, not drawn, for None
+        high = np.array([point.throughput_high_img_s for point in sweep.points], dtype=float)
         color = COLORS[i % len(COLORS)]
         axes.plot(x, y, "o-", markersize=4, linewidth=1.3, color=color, label=arch)
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
@@ -225,12 +228,11 @@ def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) ->
 
 
 def _panel(axes: Any, p: RuntimesProfile) -> None:
-    assert p.first is not None
-    assert p.noise is not None
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.axvspan(1 / (1 + p.noise), 1 + p.noise, color="0.88", linewidth=0)
+    if p.noise is not None:
+        axes.axvspan(1 / (1 + p.noise), 1 + p.noise, color="0.88", linewidth=0)
     axes.axvline(1, color="0.4", linewidth=0.8)
     for y, row in enumerate(p.by_runtime):
         _row(axes, p, y, row)
@@ -249,21 +251,28 @@ def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
     if m is None:
         return
     color = RUNTIME_COLORS[row.arm.runtime]
-    whisker = [[m.ratio - m.ratio_low], [m.ratio_high - m.ratio]]
+    low, high = _ratio_ends(m)
+    whisker = [[m.ratio - low], [high - m.ratio]]
     axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=color,
                   markerfacecolor="white" if p.tie(row) else color)  # fmt: skip
+
+
+def _ratio_ends(m: Measurement) -> tuple[float, float]:
+    """Return the ends of the ratio's interval, or the ratio itself where samples are too few for an interval."""
+    return (m.ratio_low, m.ratio_high) if has_interval(m) else (m.ratio, m.ratio)
 
 
 def _scale(panels: Sequence[Any], profiles: Sequence[RuntimesProfile]) -> None:
     """Scale the axis that all panels share."""
     results = [row.measurement for p in profiles for row in p.rows if row.measurement]
     noise = 1 + max(p.noise or 0.0 for p in profiles)
-    low, high = min(1 / noise, *(m.ratio_low for m in results)), max(noise, *(m.ratio_high for m in results))
+    ends = [end for m in results for end in _ratio_ends(m)]
+    low, high = min(1 / noise, *ends), max(noise, *ends)
     bottom = panels[-1]
     if high / low > LOG_SPAN:
         log_axis(bottom, "x", [low, high], 1.05)
     else:
-        margin = 0.04 * (high - low)
+        margin = 0.04 * (high - low) or 0.04
         bottom.set_xlim(low - margin, high + margin)
     names = {p.first.name for p in profiles if p.first}
     first = names.pop() if len(names) == 1 else "the first runtime"

@@ -107,10 +107,11 @@ class Point:
     resolution: int
     macs: int  # of one image
     throughput_img_s: float
-    throughput_low_img_s: float  # 95 % confidence interval of the median
-    throughput_high_img_s: float
+    throughput_low_img_s: float | None  # 95 % confidence interval of the median; None where samples are too few
+    throughput_high_img_s: float | None
     time_ms: float  # of one batch
     samples: int  # of several calls each, where calls are short
+    verdict: str  # of nas.measure.sweep: "ok", "wide", "too few samples" or "contended"
     p50_ms: float | None = None  # percentiles of single calls; None where there were too few
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -133,11 +134,10 @@ class Sweep:
     def ties(self) -> tuple[Point, ...]:
         """Return the sizes whose intervals overlap that of the best one."""
         best = self.best
-        return tuple(
-            point
-            for point in self.points
-            if best and point != best and point.throughput_high_img_s >= best.throughput_low_img_s
-        )
+        if best is None or (low := best.throughput_low_img_s) is None:
+            return ()
+        highest = ((point, point.throughput_high_img_s) for point in self.points if point != best)
+        return tuple(point for point, high in highest if high is not None and high >= low)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""

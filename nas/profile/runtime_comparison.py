@@ -17,6 +17,7 @@ from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
+from nas.measure.verdicts import has_interval
 from nas.profile.network import default_batch, default_resolution
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
@@ -82,10 +83,10 @@ class RuntimesProfile:
     def noise(self) -> float | None:
         """Return the noise floor: the largest deviation from 1 in the A/A pair's interval, 0.01 for one percent.
 
-        Smaller differences are ties.
+        Smaller differences are ties. It is None where the pair has too few samples for an interval.
         """
         m = self.first.measurement if self.first else None
-        return max(1 / m.ratio_low, m.ratio_high) - 1 if m else None
+        return max(1 / m.ratio_low, m.ratio_high) - 1 if m and has_interval(m) else None
 
     @property
     def by_runtime(self) -> tuple[RuntimeRow, ...]:
@@ -98,10 +99,12 @@ class RuntimesProfile:
         """Return whether a runtime that can run here could not be measured, or no runtime could be measured."""
         return any(row.why_not and not row.impossible for row in self.rows) or (not self.missing and not self.first)
 
-    def tie(self, row: RuntimeRow) -> bool:
-        """Return whether a runtime ties with the first: its interval overlaps the noise around 1."""
+    def tie(self, row: RuntimeRow) -> bool | None:
+        """Return whether a runtime ties with the first: its interval overlaps the noise around 1; None if unknown."""
         m, noise = row.measurement, self.noise
-        return m is not None and noise is not None and m.ratio_low <= 1 + noise and m.ratio_high >= 1 / (1 + noise)
+        if m is None or noise is None or not has_interval(m):
+            return None
+        return m.ratio_low <= 1 + noise and m.ratio_high >= 1 / (1 + noise)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -116,8 +119,7 @@ class RuntimesProfile:
 
     def _row(self, row: RuntimeRow) -> dict[str, Any]:
         measured = row.measurement.to_dict() if row.measurement else None
-        tie = self.tie(row) if measured else None
-        return asdict(row) | {"arm": str(row.arm), "measurement": measured, "tie": tie}
+        return asdict(row) | {"arm": str(row.arm), "measurement": measured, "tie": self.tie(row)}
 
 
 def compare_runtimes(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
+from nas.measure.conditions import watching
 from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
+from nas.measure.pair import watch_for
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Call, timer_for
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
@@ -138,13 +140,22 @@ def _points(
         about: Returns (batch, resolution, MACs, windows) of a requested size.
     """
     timer = timer_for(settings.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), watching(watch_for(settings.device)) as end_watch:
         times = interleaved_times(calls, timer, settings.seconds, np.random.default_rng(0))
-    return tuple(_point(requested, timed, *about(requested)) for requested, timed in times.items())
+        conditions = end_watch()
+    return tuple(
+        _point(requested, timed, timed.verdict(conditions), *about(requested)) for requested, timed in times.items()
+    )
 
 
 def _point(
-    requested: int, times: CallTimes, batch: int, resolution: int, macs: int, windows: tuple[WindowCost, ...]
+    requested: int,
+    times: CallTimes,
+    verdict: str,
+    batch: int,
+    resolution: int,
+    macs: int,
+    windows: tuple[WindowCost, ...],
 ) -> Point:
     p50_ms, p95_ms, p99_ms = (times.percentile_ms(q) for q in (50, 95, 99))
     return Point(
@@ -153,10 +164,11 @@ def _point(
         resolution=resolution,
         macs=macs,
         throughput_img_s=batch / times.time_s.value,
-        throughput_low_img_s=batch / times.time_s.high,
-        throughput_high_img_s=batch / times.time_s.low,
+        throughput_low_img_s=batch / times.time_s.high if times.has_interval else None,
+        throughput_high_img_s=batch / times.time_s.low if times.has_interval else None,
         time_ms=times.time_s.value * 1e3,
         samples=times.samples,
+        verdict=verdict,
         p50_ms=p50_ms,
         p95_ms=p95_ms,
         p99_ms=p99_ms,

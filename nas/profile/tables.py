@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
-from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES
-from nas.measure.verdicts import MIN_BLOCKS
+from nas.measure.verdicts import CONTENDED, MIN_BLOCKS, TOO_FEW, has_interval
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
@@ -25,6 +24,12 @@ NAME, SHORT_NAME, RUNTIME_NAME = 28, 20, 15  # least columns of a name that need
 ITSELF = "(the network itself)"  # operators that belong to no submodule
 MIB = 2**20
 PERCENTILES = ("p50", "p95", "p99")
+# What a user can do about a verdict.
+REMEDIES = {
+    TOO_FEW: "measure longer, as with --measure-seconds 30, or a smaller batch",
+    "wide": "a longer --measure-seconds or an idle machine narrows the intervals",
+    CONTENDED: "measure again on an idle machine",
+}
 
 RuntimeColumn = tuple[str, Callable[[Measurement], str]]  # heading and cell; an empty cell is an unknown value
 
@@ -69,10 +74,10 @@ def headline(p: Profile) -> Table:
 
 
 def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
-    throughput = f"{m.throughput_img_s:.4g} img/s {interval(m.throughput_low_img_s, m.throughput_high_img_s)}"
+    throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, m.throughput_low_img_s, m.throughput_high_img_s)}"
     requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
     yield "throughput", f"{throughput}, batch {m.batch}{requested}"
-    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}, timed interleaved"
+    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, m.ratio_low, m.ratio_high)}, timed interleaved"
     yield "latency", f"{latencies(m)} ms, batch 1"
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in memories(m).items())
     yield f"memory, batch {m.batch}", memory or "unknown"
@@ -84,10 +89,26 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "output error", f"{m.output_error:.1e} relative to eager fp32"
     if m.compile_s:
         yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
-    advice = "; a longer --measure-seconds or a quieter machine narrows the intervals" if m.verdict == "wide" else ""
-    yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s){advice}"
+    yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s)"
+    if m.verdict in REMEDIES:
+        yield "to improve it", REMEDIES[m.verdict]
     for note in m.notes:
         yield "note", note
+
+
+def _ends(m: Measurement, low: float, high: float) -> str:
+    """Format the interval of a value of a measurement, or say why it has none."""
+    return interval(low, high) if has_interval(m) else f"({TOO_FEW} for an interval)"
+
+
+def remedies(verdicts: Iterable[str]) -> list[str]:
+    """Return a sentence for each different verdict that a user can do something about, without its full stop."""
+    return [f"The verdict {each!r}: {REMEDIES[each]}" for each in dict.fromkeys(verdicts) if each in REMEDIES]
+
+
+def _advice(verdicts: Iterable[str]) -> str:
+    """Return the remedies as the end of a caption."""
+    return "".join(f" {remedy}." for remedy in remedies(verdicts))
 
 
 def latencies(m: Measurement) -> str:
@@ -116,6 +137,8 @@ def comparison_table(profiles: Sequence[Profile]) -> Table:
         " 95 % interval; ms: latency at batch 1; MiB: allocated memory; 1 GMAC is 2 GFLOPs. Profile one --arch alone"
         " for its counters and stages."
     )
+    verdicts = [p.measurement.verdict for p in profiles if p.measurement]
+    caption += _advice(verdicts)
     table = Table(
         title=f"Profiles ({'; '.join(sorted(sizes))})", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -125,7 +148,8 @@ def comparison_table(profiles: Sequence[Profile]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for p in profiles:
         size = f" ({p.batch} x {p.resolution} px)" if len(sizes) > 1 else ""
-        counts = (p.arch + size, f"{p.counts.params / 1e6:.2f}", f"{p.counts.macs / 1e9:.3f}")
+        role = " (reference)" if p.arch in references else ""
+        counts = (p.arch + size + role, f"{p.counts.params / 1e6:.2f}", f"{p.counts.macs / 1e9:.3f}")
         untimed = ["", "", "", "", "", "failed" if p.failure else "not timed"]
         table.add_row(*counts, *(_comparison_cells(p.measurement) if p.measurement else untimed))
     return table
@@ -135,7 +159,7 @@ def _comparison_cells(m: Measurement) -> list[str]:
     return [
         f"{m.throughput_img_s:.4g}",
         f"{m.ratio:.3f}",
-        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}",
+        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}" if has_interval(m) else "-",
         f"{m.latency_ms:.2f}",
         "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
         m.verdict,
@@ -247,7 +271,7 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
     if not any(roofline and roofline.ceilings == c for roofline in earlier):
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
-        compute = f"ceilings ({c.precision}, {c.threads} threads): {c.gmacs_s:.1f} GMAC/s"
+        compute = f"ceilings ({c.precision}, {c.threads} thread{'s' * (c.threads != 1)}): {c.gmacs_s:.1f} GMAC/s"
         console.print(f"{compute}; GB/s by working set: {rates}{again}", style="dim", highlight=False)
     if p.roofline.over:
         names = ", ".join(name or ITSELF for name in p.roofline.over)
@@ -278,34 +302,42 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) 
     headings = ("batch",) if kind == "batch" else ("px", "GMACs")
     for heading in (*headings, "img/s", "95 %", "ms/call", *percentiles, "samples"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=len(CONTENDED))  # "too few samples" takes two lines
     misfits = any(point.windows for point in sweep.points)
     if misfits:
-        table.add_column("windows that don't divide")
+        table.add_column("windows that don't divide", overflow="fold")
     for point in sweep.points:
         table.add_row(
             *_size(point, kind),
             f"{point.throughput_img_s:.4g}",
-            Text(interval(point.throughput_low_img_s, point.throughput_high_img_s)),
+            Text(_point_interval(point) or "-"),
             f"{point.time_ms:.2f}",
             *(_ms(_percentile(point, name)) for name in percentiles),
             str(point.samples),
+            point.verdict,
             *(["\n".join(map(_misfit, point.windows))] if misfits else []),
         )
     table.caption = _sweep_caption(sweep, settings, misfits, bool(percentiles))
     return table
 
 
+def _point_interval(point: Point) -> str:
+    """Return the interval of a size's throughput; "" where samples are too few for one."""
+    low, high = point.throughput_low_img_s, point.throughput_high_img_s
+    return "" if low is None or high is None else interval(low, high)
+
+
 def best_line(sweep: Sweep) -> str:
     """Return a line with the best throughput and the batch sizes that tie with it."""
     best = sweep.best
     assert best is not None
-    rate = f"{best.throughput_img_s:.4g} img/s {interval(best.throughput_low_img_s, best.throughput_high_img_s)}"
+    rate = " ".join(filter(None, (f"{best.throughput_img_s:.4g} img/s", _point_interval(best))))
     ties = ", ".join(str(point.batch) for point in sweep.ties)
     phrases = [f"best throughput: {rate} at batch {best.batch}"]
     if ties:
         phrases.append(f"its interval overlaps those of batch {ties}")
-    if best.samples < MIN_BOOTSTRAP_SAMPLES:
-        phrases.append(f"only {best.samples} sample(s): a longer --measure-seconds makes this certain")
+    if best.throughput_low_img_s is None:
+        phrases.append("too few samples to be certain of it")
     return "; ".join(phrases)
 
 
@@ -313,6 +345,7 @@ def _sweep_caption(sweep: Sweep, settings: NetworkSettings, misfits: bool, perce
     sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
     if percentiles:
         sentences.append("p50 to p99: ms of single calls, where enough were timed")
+    sentences += remedies(point.verdict for point in sweep.points)
     if sweep.refused:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:
@@ -392,17 +425,18 @@ def speed_table(p: RuntimesProfile, width: int) -> Table:
     ends = width >= INTERVALS_COLUMNS
     rates: list[RuntimeColumn] = [
         ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
-        ("95 %", lambda m: _spread(m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s, ends)),
+        ("95 %", lambda m: _spread(m, m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s, ends)),
         (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
-        ("95 %", lambda m: _spread(m.ratio, m.ratio_low, m.ratio_high, ends)),
+        ("95 %", lambda m: _spread(m, m.ratio, m.ratio_low, m.ratio_high, ends)),
     ]
     late = [MEDIAN_LATENCY, *(_filled_columns(p, TAIL_LATENCIES) if ends else ())]
     table = _runtime_table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)
     _add_columns(table, [*rates, ("", lambda m: ""), *late])
     table.add_column("verdict", no_wrap=True)
+    verdicts = [row.measurement.verdict for row in p.rows if row.measurement]
     table.caption = (
         "Compare runtimes by x: each is timed interleaved with the first runtime, while img/s also depends on the"
-        " machine's load at that time. ms: latency at batch 1."
+        f" machine's load at that time. ms: latency at batch 1.{_advice(verdicts)}"
     )
     for row, last in _sections(p.by_runtime):
         cells = [*_cells(row, rates), Text(_mark(p, row)), *_cells(row, late)]
@@ -426,8 +460,10 @@ def cost_table(p: RuntimesProfile, width: int) -> Table:
 def noise_line(p: RuntimesProfile) -> str:
     """Return a line with the noise floor and the A/A pair that it comes from."""
     m = p.first.measurement if p.first else None
-    if m is None or p.noise is None:
+    if m is None:
         return "no runtime could be measured"
+    if p.noise is None:
+        return f"A/A: x {m.ratio:.3f}, {TOO_FEW} to tell ties: {REMEDIES[TOO_FEW]}"
     few = (
         ""
         if m.samples >= 2 * MIN_BLOCKS
@@ -488,7 +524,10 @@ def _verdict(row: RuntimeRow) -> str:
     return "can't run" if row.impossible else "failed"
 
 
-def _spread(value: float, low: float, high: float, ends: bool) -> str:
+def _spread(m: Measurement, value: float, low: float, high: float, ends: bool) -> str:
+    """Return the interval of a value of a measurement; "" where samples are too few for one."""
+    if not has_interval(m):
+        return ""
     return interval(low, high) if ends else f"±{(high - low) / 2 / value:.1%}"
 
 

@@ -139,7 +139,7 @@ def test_architectures_are_measured_by_name_and_by_spec():
         found = service.measure(spec, "eradio_femto", setting, name_of_reference="eradio_femto")
         assert found.record.reference == "eradio_femto"
         assert 0.5 < found.record.ratio < 2
-        assert found.record.arm.endswith("1 thread(s)")
+        assert found.record.arm.endswith(" 1 thread")
         assert len(found.samples["candidate_s"]) * 2 == found.record.samples
         with pytest.raises(ValueError, match="no preset 'nothing'"):
             service.measure("nothing", "eradio_femto", setting, name_of_reference="eradio_femto")

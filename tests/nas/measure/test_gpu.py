@@ -34,7 +34,7 @@ def test_a_net_beside_itself(bench, arm):
     found = measure(bench, arm).record
     assert found.ratio_low <= 1.02
     assert found.ratio_high >= 0.98
-    assert found.verdict in ("ok", "wide", "launch-bound", "throttled", "contended")
+    assert found.verdict in ("ok", "wide", "too few samples", "launch-bound", "throttled", "contended")
     assert found.launch_share > 0
     assert found.peak_memory_mib > 0
     assert found.reserved_memory_mib >= found.peak_memory_mib

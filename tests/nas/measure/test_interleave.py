@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nas.measure.interleave import compare
-from nas.measure.verdicts import MIN_BLOCKS, PairTimes
+from nas.measure.verdicts import MIN_BLOCKS, TOO_FEW, PairTimes
 from tests.nas.measure.machine import Machine
 
 
@@ -64,10 +64,10 @@ def test_bursts_of_another_process_do_not_move_the_medians():
     assert result.candidate.value == pytest.approx(0.005, rel=0.01)
 
 
-def test_a_net_slower_than_the_budget_gets_one_block_and_is_wide():
+def test_a_net_slower_than_the_budget_gets_one_block_which_is_too_few():
     machine = Machine()
     result = compared(machine, 10.0, 0.1, budget_s=1.0)
-    assert result.verdict == "wide"
+    assert result.verdict == TOO_FEW
     assert result.candidate_s.shape == (1, 2)
     assert result.ratio.value == pytest.approx(0.01)
     assert machine.now < 31  # one call to warm up, two to sample

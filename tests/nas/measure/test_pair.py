@@ -10,8 +10,9 @@ from torch import nn
 
 from backbones import build
 from nas.measure import Arm, DeviceError, Setting, measure_pair
-from nas.measure.environment import environment
+from nas.measure.environment import environment, thread_count
 from nas.measure.memory import peak_memory
+from nas.measure.verdicts import TOO_FEW
 from nas.study.records import Measurement
 from search_space import preset
 from tests.nas.measure.networks import needs_onnxruntime
@@ -51,9 +52,9 @@ def test_the_record_is_complete_and_consistent():
     assert m.reference_img_s > 0
     assert (m.batch, m.resolution, m.reference) == (4, 32, "small")
     assert "threads" in m.device
-    assert m.arm == f"fp32, channels-last, fused, eager, {torch.get_num_threads()} thread(s)"
+    assert m.arm == f"fp32, channels-last, fused, eager, {thread_count()}"
     assert m.samples >= 2
-    assert m.verdict in ("ok", "wide", "contended")
+    assert m.verdict in ("ok", "wide", TOO_FEW, "contended")
     assert m.output_error < 1e-5
     assert m.requested_batch == 4
     assert m.seconds > 0

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure.sweep import interleaved_times, largest_fitting, out_of_memory
+from nas.measure.conditions import Conditions
+from nas.measure.statistics import Interval
+from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
 
 
@@ -47,6 +49,21 @@ def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certaint
     assert times[1].samples == 1  # at least
     assert times[1].percentile_ms(50) is None  # of a single call
     assert interleaved_times({}, timer, 1.0, np.random.default_rng(0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("samples", "half_width", "wait_share", "verdict"),
+    [
+        (5, 0.001, 0.0, "too few samples"),
+        (6, 0.001, 0.0, "wide"),
+        (30, 0.001, 0.0, "ok"),
+        (30, 0.011, 0.0, "wide"),
+        (30, 0.001, 0.06, "contended"),
+    ],
+)
+def test_a_size_has_the_verdict_of_its_samples_and_conditions(samples, half_width, wait_share, verdict):
+    times = CallTimes(Interval(1.0, 1 - half_width, 1 + half_width), samples, np.ones(samples))
+    assert times.verdict(Conditions(wait_share=wait_share)) == verdict
 
 
 def test_turns_are_in_random_order():

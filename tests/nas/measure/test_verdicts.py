@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
 from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
+from nas.measure.verdicts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 HEAT, POWER_CAP = 0x40, 0x04
@@ -310,9 +312,14 @@ def test_a_noisy_machine_is_wide_and_says_what_would_help():
     found = measure(Machine(noise=0.3), budget_s=2.0).record
     assert found.verdict == "wide"
     assert "would take about" in found.notes[-1]
+
+
+def test_an_interval_needs_six_blocks():
     found = measure(Machine(), budget_s=0.05).record
-    assert found.verdict == "wide"
+    assert (found.verdict, has_interval(found)) == (TOO_FEW, False)
     assert found.notes[-1].startswith("only 2 samples")
+    assert not has_interval(replace(found, samples=10))
+    assert has_interval(replace(found, samples=12))
 
 
 def test_the_most_serious_is_said():

@@ -25,7 +25,7 @@ from nas.profile.command import ProfileProgress
 from nas.profile.network import default_resolution
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
-from search_space import PRESETS
+from search_space import PRESETS, find_spec
 from tests.nas.profile.services import InProcess, scripted
 
 KEYS = set(
@@ -231,7 +231,10 @@ def test_a_command_that_waits_for_the_device_prints_so(capfd):
     with exclusive_device("cpu"):  # free now: silence
         pass
     process.join()
-    assert capfd.readouterr().err == "waiting for cpu: another process trains or measures on it\n"
+    waiting, waited = capfd.readouterr().err.splitlines()
+    assert waiting.startswith(f"waiting for cpu: process {process.pid} (")
+    assert waiting.endswith(") trains or measures on it")
+    assert waited in ("waited 0:00 for cpu", "waited 0:01 for cpu", "waited 0:02 for cpu")
 
 
 def test_the_device_is_held_while_timing():
@@ -252,6 +255,24 @@ def test_a_terminal_shows_the_time_that_is_left():
         time.sleep(0.3)
     assert "femto: timing" in console.file.getvalue()
     assert "ETA 1:1" in console.file.getvalue()
+
+
+def test_without_a_terminal_a_step_is_a_line_with_its_network(capsys, monkeypatch):
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: {}))
+    assert main(["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--img-size", "64", *QUICK]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(
+        line.startswith("network 1 of 2: eradio_femto: timing 2 x 64 px against timm:resnet18") for line in lines
+    )
+    assert any(line.startswith("network 2 of 2: timm:resnet10t: timing stages and layers") for line in lines)
+
+
+def test_steps_that_differ_in_numbers_only_are_not_all_printed():
+    console = Console(file=io.StringIO(), width=100)
+    progress = ProfileProgress(console, lines=True)
+    for number in range(50):
+        progress(f"counting: {number} of 50", 1.0)
+    assert console.file.getvalue().splitlines() == ["counting: 0 of 50; ETA 0:01"]
 
 
 def test_several_archs_are_one_comparison_and_one_plot(capsys, tmp_path):
@@ -276,7 +297,7 @@ def test_tables_show_the_numbers_and_the_reasons(capsys, monkeypatch):
     out = capsys.readouterr().out
     for expected in (
         "GMACs (=",
-        "img/s [",
+        "img/s ",
         "fvcore",
         "thop",
         "leaves out",
@@ -293,6 +314,14 @@ def test_a_spec_file_is_an_arch(tmp_path, capsys):
     assert main(["--arch", str(file), "--json", *QUICK]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["arch"], data["arch_id"]) == ("mine", PRESETS["eradio_femto"].arch_id)
+
+
+def test_a_spec_of_an_export_has_the_name_of_its_folder(tmp_path, monkeypatch):
+    file = tmp_path / "tower" / "spec.json"
+    file.parent.mkdir()
+    file.write_text(PRESETS["eradio_femto"].to_json())
+    monkeypatch.chdir(file.parent)
+    assert [find_spec(name)[0] for name in (str(file), "spec.json")] == ["tower", "tower"]
 
 
 def test_default_resolution_follows_the_scale():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from nas.measure.verdicts import TOO_FEW
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.tables import comparison_table, headline, show
 from tests.nas.profile.services import MEASUREMENT
@@ -57,6 +58,20 @@ def test_unknown_values_have_no_row():
         line for line in text(replace(MEASUREMENT, peak_memory_mib=None), comparison_table) if line.startswith("resnet")
     )
     assert row.split()[-2:] == ["-", "ok"]
+
+
+@pytest.mark.parametrize("table", [headline, comparison_table])
+def test_few_samples_have_no_interval_but_a_verdict_and_a_remedy(table):
+    few = replace(MEASUREMENT, samples=2, verdict=TOO_FEW, ratio_low=0.0003913, ratio_high=2.3e4)
+    out = " ".join(text(few, table))
+    assert TOO_FEW in out
+    assert "--measure-seconds 30" in out
+    assert not any(absurd in out for absurd in ("0.0003913", "2.3e+04", "["))
+
+
+def test_the_reference_is_called_so_in_a_comparison():
+    (row,) = (line for line in text(replace(MEASUREMENT, reference="resnet"), comparison_table) if "resnet (" in line)
+    assert row.startswith("resnet (reference)")
 
 
 @pytest.mark.parametrize(("covered", "warned"), [(0.84, True), (0.86, False), (1.04, False), (1.06, True)])

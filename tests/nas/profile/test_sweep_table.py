@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from nas.measure import Arm
+from nas.measure.verdicts import TOO_FEW
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep
 from nas.profile.tables import best_line, show_sweep
 
@@ -13,7 +14,7 @@ COUNTS = type("Counts", (), {"macs": 7_000_000})
 
 
 def point(batch, low, value, high, **more):
-    return Point(batch, batch, 64, 7, value, low, high, 1000 * batch / value, **{"samples": 30} | more)
+    return Point(batch, batch, 64, 7, value, low, high, 1000 * batch / value, **{"samples": 30, "verdict": "ok"} | more)
 
 
 RATES = (1, 100, 110, 120), (8, 190, 200, 207), (12, 205, 210, 215), (16, 190, 195, 204)  # batch, low, median, high
@@ -31,8 +32,16 @@ def test_the_best_is_the_highest_median_and_ties_overlap_it():
     assert (Sweep((), {8: "out of memory"}).best, Sweep((), {}).ties) == (None, ())
 
 
-def test_few_samples_are_a_warning():
-    assert "only 2 sample(s)" in best_line(Sweep((point(1, 9, 10, 11, samples=2),), {}))
+def test_few_samples_have_no_interval_and_no_ties():
+    few = {"samples": 2, "verdict": TOO_FEW}
+    sweep = Sweep((point(1, None, 10, None, **few), point(2, None, 9.9, None, **few)), {})
+    assert sweep.ties == ()
+    assert best_line(sweep).startswith("best throughput: 10 img/s at batch 1; too few samples")
+    out = shown(*sweep.points)
+    assert "[" not in out
+    assert out.count("too few samples") >= 3  # in both rows and in the remedy
+    assert "--measure-seconds 30" in " ".join(out.split())
+    assert Sweep((point(1, 9, 10, 11), point(2, None, 9.9, None, **few)), {}).ties == ()
 
 
 def shown(*points, kind="batch", refused=None, arm=None):
@@ -50,15 +59,17 @@ def shown(*points, kind="batch", refused=None, arm=None):
 
 def test_measured_percentiles_have_columns():
     out = shown(point(1, 9, 10, 11, p50_ms=1.5, p95_ms=2.25), point(2, 9, 10, 11, p50_ms=3.5))
-    assert out.splitlines()[2].split() == ["batch", "img/s", "95", "%", "ms/call", "p50", "p95", "samples"]
+    assert out.splitlines()[2].split() == [
+        *("batch", "img/s", "95", "%", "ms/call", "p50", "p95", "samples", "verdict"),
+    ]
     rows = [line.split() for line in out.splitlines() if "[9, 11]" in line]
-    assert [row[-3:] for row in rows[:2]] == [["1.50", "2.25", "30"], ["3.50", "-", "30"]]
+    assert [row[-4:] for row in rows[:2]] == [["1.50", "2.25", "30", "ok"], ["3.50", "-", "30", "ok"]]
     assert "p50" not in shown(point(1, 9, 10, 11))
 
 
 def test_requested_and_used_batch_and_refusals_are_shown():
     out = shown(
-        Point(8, 5, 64, 7, 10.0, 9.0, 11.0, 500.0, 30), refused={8: "out of memory; 5 fits", 16: "larger than 8"}
+        Point(8, 5, 64, 7, 10.0, 9.0, 11.0, 500.0, 30, "ok"), refused={8: "out of memory; 5 fits", 16: "larger than 8"}
     )
     assert "5 (8 requested)" in out
     assert "8 (out of memory; 5 fits); 16 (larger than 8)" in " ".join(out.split())

@@ -62,7 +62,7 @@ def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
     [
         ("fp32", Arm()),  # synthetic records
         ("fp32 channels_last fused eager", Arm()),
-        ("fp32, channels-last, fused but for 3 BatchNorms, eager, 1 thread(s)", Arm()),
+        ("fp32, channels-last, fused but for 3 BatchNorms, eager, 1 thread", Arm()),
         ("bf16, nchw, unfused, compiled", Arm("compiled", "bf16", "nchw", "unfused")),
     ],
 )
