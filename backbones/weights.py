@@ -53,13 +53,26 @@ def save(model: Backbone, path: Path) -> None:
     metadata = {"format": FORMAT, "num_classes": str(model.num_classes), "spec": model.spec.to_json()}
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # another process may write the same one
     try:
-        save_file(state, unfinished, metadata | {"sha256": digest(metadata, state)})
+        write_tensors(unfinished, state, metadata | {"sha256": digest(metadata, state)})
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"cannot be written ({error})") from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with the permissions of any new file: safetensors alone lets only its owner read it.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the same, as safetensors reports it.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(state), path, dict(metadata))
+    path.chmod(mode)
 
 
 def load(path: Path, spec: ArchSpec | None = None) -> Backbone:

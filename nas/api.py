@@ -596,6 +596,7 @@ class Model:
         format: ExportFormat = "timm",
         *,
         heads: Sequence[str] = (),
+        img_size: int | None = None,
         overwrite: bool = False,
     ) -> Path:
         """Write the model with a model card as a folder that works without the study, and return the folder.
@@ -608,6 +609,8 @@ class Model:
             format: "timm" (``timm.create_model("local-dir:FOLDER", pretrained=True)``), "hf" (transformers, with the
                 interface of RADIO's models), "onnx" or "torchscript".
             heads: Teachers whose adaptor heads are exported too, or ["all"].
+            img_size: Side in px of the images that a graph ("onnx", "torchscript") is traced with; None: that of the
+                distillation.
             overwrite: Replace any other folder too, and delete its content.
 
         Raises:
@@ -619,9 +622,16 @@ class Model:
 
         out = Path(folder)
         settings = ExportSettings(
-            self.study.run_dir, format, str(self.number), out=out, heads=tuple(heads), overwrite=overwrite
+            self.study.run_dir,
+            format,
+            str(self.number),
+            out=out,
+            img_size=img_size,
+            heads=tuple(heads),
+            overwrite=overwrite,
         )
         more = f", heads={list(heads)!r}" if heads else ""
+        more += f", img_size={img_size}" if img_size is not None else ""
         call = f"load_study({self.study.run_dir.name!r}).model({self.number}).export({out.name!r}, {format!r}{more})"
         export_model(settings, f"nas.api.{call}")
         return out

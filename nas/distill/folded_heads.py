@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from backbones.weights import write_tensors
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptor import Adaptor, build_adaptor, mlp, module_name
@@ -111,7 +111,7 @@ def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
         for key, value in adaptor.state_dict().items()
     }
     with atomic_path(path) as unfinished:
-        save_file(state, unfinished, {"format": FORMAT, "teachers": json.dumps(about)})
+        write_tensors(unfinished, state, {"format": FORMAT, "teachers": json.dumps(about)})
 
 
 def describe(adaptor: Adaptor) -> dict[str, Any]:

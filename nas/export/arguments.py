@@ -9,11 +9,14 @@ from pathlib import Path
 
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_run, add_training_flags
+from nas.flags import add_flag, add_run, add_training_flags
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
+# Libraries that a format is written and checked with; the extra that installs them has the format's name.
+LIBRARIES = {"hf": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 FOLDER = "exports"  # in the run's folder
+SIZE_MULTIPLE_PX = 32  # of the sides of images
 ALL_HEADS = "all"  # in place of teachers' names
 
 _EXAMPLES = """examples:
@@ -21,6 +24,7 @@ _EXAMPLES = """examples:
   backbone-nas export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
   backbone-nas export runs/mine --trials 17 --format onnx --out winner
   backbone-nas export runs/mine --trials 3fa9 --format torchscript --heads lite0
+  backbone-nas export runs/mine --format torchscript --img-size 224 --out winner-224
   backbone-nas export runs/mine --format timm --extra-steps 5000
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
@@ -54,6 +58,7 @@ class ExportSettings:
     trials: str = BEST  # one trial
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
+    img_size: int | None = None  # side of the images that a graph is traced with; None: that of the distillation
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
     extra_steps: int | None = None  # steps of distillation before the export
     device: str | None = None  # of the training; None: auto
@@ -67,11 +72,22 @@ class ExportSettings:
         training = {"device": self.device, "cache": self.cache, "teacher-weights": self.teacher_weights}
         if self.extra_steps is None and (useless := [name for name, value in training.items() if value]):
             raise ValueError(f"--{useless[0]}: only for training; add --extra-steps STEPS, or remove it")
+        if self.img_size is not None:
+            self._check_img_size(self.img_size)
         if self.fuse and self.format not in GRAPHS:
             raise ValueError(
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
                 "timm.utils.reparameterize_model(model), or model.switch_to_deploy() for hf"
             )
+
+    def _check_img_size(self, px: int) -> None:
+        if self.format not in GRAPHS:
+            raise ValueError(
+                f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
+                f"multiples of {SIZE_MULTIPLE_PX} px"
+            )
+        if px < SIZE_MULTIPLE_PX or px % SIZE_MULTIPLE_PX:
+            raise ValueError(f"--img-size: {px}: must be a multiple of {SIZE_MULTIPLE_PX}")
 
     @property
     def fused(self) -> bool:
@@ -100,6 +116,8 @@ def parser() -> OneLineParser:
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
     fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"
     add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
+    graphs = "; a graph is traced with it, and a TorchScript graph often takes no other (only onnx and torchscript)"
+    add_flag(add, "--img-size", "that of the distillation", more=graphs)
     heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
     add("--heads", default="", metavar="NAMES", help=heads)
     add(

@@ -39,14 +39,15 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     from nas.export.source import open_source, preprocessing  # torch takes seconds to import
 
     trial, weights, kind = data.trial, data.weights, settings.format
-    image_px = int(data.study.info.config["distill"]["img_size"])
+    trained_px = int(data.study.info.config["distill"]["img_size"])
+    image_px = settings.img_size or trained_px
     source = open_source(trial, weights, settings.heads, image_px)
     write_format = import_module(f"nas.export.to_{kind}").write
     with complete_folder(out, partial(check_room, out, settings.run, settings.overwrite)) as folder:
         _write_json(folder / "spec.json", trial.spec)
         _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
         report: FormatReport = write_format(source, folder, settings.fused)
-        card = model_card(data, kind, report, list(source.adaptors), image_px, out)
+        card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
     first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {weights.result.score:.4f}"

@@ -7,17 +7,15 @@ neither markup nor HTML.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from nas.analysis.limit_chances import median_interval
-from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
+from nas.analysis.noise import DISTURBED, TYPICAL_SCATTER, SeedScatter
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
+from nas.measure.verdicts import TOO_FEW, has_interval
 from nas.study.records import Measurement, Study, TrialRecord
 from nas.study.redaction import card_command, card_name
 from search_space import ArchSpec
@@ -26,9 +24,12 @@ from search_space.outline import outline
 if TYPE_CHECKING:
     from nas.export.source import FormatReport
 
-REPORT = "report.html"
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
 LICENSES = {"lite0": "Apache-2.0", "xfeat": "Apache-2.0", "hed": "MIT"}
+BUILTIN_DATA = (
+    "OpenMoji glyphs (CC-BY-SA-4.0) on crops of photographs from scikit-learn (CC-BY-2.0) and scikit-image (CC0 or "
+    "public domain by its documentation, which names no license of the one from the Middlebury stereo benchmark)"
+)
 UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 
 
@@ -44,23 +45,32 @@ class CardData:
     latencies_s: Sequence[float]  # of the search's single-image calls
     command: str
     versions: dict[str, str]
-    report: Path  # of the study
 
 
 def model_card(
-    data: CardData, kind: str, report: FormatReport, heads: Sequence[str], image_px: int, folder: Path
+    data: CardData, kind: str, report: FormatReport, heads: Sequence[str], sizes_px: tuple[int, int], folder: str
 ) -> str:
-    """Return README.md of an export that will lie at `folder`."""
-    trial = data.trial
+    """Return README.md of an export.
+
+    Args:
+        data: content of the card.
+        kind: the export's format.
+        report: report of the format.
+        heads: teachers whose heads are in the folder.
+        sizes_px: side of the images in distillation, and of those that the folder is for.
+        folder: name of the folder.
+    """
+    trial, usage = data.trial, report.usage.replace("PX", str(sizes_px[1])).replace("FOLDER", _quoted(folder))
     parts = [
-        f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n---",
+        f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n"
+        "license: other\nlicense_name: see-the-section-license\nlicense_link: README.md\n---",
         f"# {code(trial.baseline or trial.arch_id)}",
         f"A vision backbone found by backbone-nas and distilled from {_names(data.study.info.teachers)}: "
         f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
-        f"{_link(data, folder)}.",
+        f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.",
         "## Use",
-        f"```python\n{report.usage.replace('FOLDER', _quoted(folder.name))}\n```",
-        _input(image_px, kind),
+        f"```python\n{usage}\n```",
+        _input(sizes_px, kind),
         "\n".join(f"- {code(line)}" for line in report.lines),
         "## Score",
         _score(data),
@@ -89,21 +99,15 @@ def _names(teachers: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(code(name) for name in teachers)
 
 
-def _link(data: CardData, folder: Path) -> str:
-    if not data.report.is_file():
-        return f"the study's report shows it under {code(f'#{data.trial.arch_id}')}"
-    where = os.path.relpath(data.report.resolve(), folder.resolve()).replace(os.sep, "/")
-    return f"[its entry in the study's report](<{quote(where)}#{data.trial.arch_id}>)"
-
-
-def _input(image_px: int, kind: str) -> str:
+def _input(sizes_px: tuple[int, int], kind: str) -> str:
+    trained_px, image_px = sizes_px
     scaled = "Values are normalized: (x - 0.5) / 0.25 for x in [0, 1]"
     if kind == "hf":
         scaled = "The model takes values in [0, 1] and normalizes them itself"
     return (
         f"Input: RGB, (B, 3, H, W). {scaled}. Distilled on the central square of each image, resized bilinearly with "
-        f"antialiasing to {image_px} x {image_px} px; scores at other sizes were not measured. "
-        "preprocessor_config.json has these settings."
+        f"antialiasing to {trained_px} x {trained_px} px; **features at other sizes are untested**. "
+        f"preprocessor_config.json has these settings{'' if trained_px == image_px else f' for {image_px} px'}."
     )
 
 
@@ -148,23 +152,39 @@ def _speed(data: CardData) -> str:
     if (m := trial.measurement) is not None:
         text = (
             f"Measured by the search on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
-            f"verdict {code(m.verdict)}. The ratio is from timings interleaved with the reference's on this machine."
+            f"verdict {code(m.verdict)}. {_trust(m)}"
         )
+        if " but for " in m.arm:
+            text += " A BatchNorm can only be folded into a convolution right before it; the others stay."
         rows += _measured(m, data.latencies_s)
     for name, value in (("parameters", trial.params), ("multiply-accumulates per image", trial.macs)):
         rows += [f"| {name} | {value:,} | exact |"] if value is not None else []
     return text + "\n\n" + "\n".join(rows)
 
 
+def _doubt(m: Measurement) -> str:
+    """Return why a measurement's intervals and ratio cannot be trusted; "" where they can."""
+    return m.verdict if m.verdict in DISTURBED else "" if has_interval(m) else TOO_FEW
+
+
+def _trust(m: Measurement) -> str:
+    if doubt := _doubt(m):
+        remedy = "`backbone-nas remeasure` on an idle machine gives one"
+        return f"No ratio to {code(m.reference)} is given ({doubt}): {remedy}."
+    return "The ratio is from timings interleaved with the reference's on this machine."
+
+
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
-    interval = median_interval(latencies_s)
+    interval, doubt = median_interval(latencies_s), _doubt(m)
     shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
+    ends = f"{m.throughput_low_img_s:.1f} to {m.throughput_high_img_s:.1f}"
     rows = [
-        f"| throughput relative to {code(m.reference)} | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
-        f"| throughput, images/s | {m.throughput_img_s:.1f} | {m.throughput_low_img_s:.1f} to "
-        f"{m.throughput_high_img_s:.1f} |",
-        f"| latency of one image, ms | {m.latency_ms:.3g} | {shown} |",
+        f"| throughput, images/s | {m.throughput_img_s:.1f} | {doubt or ends} |",
+        f"| latency of one image, ms | {m.latency_ms:.3g} | {doubt or shown} |",
     ]
+    if not doubt:
+        ratio_ends = f"{m.ratio_low:.3f} to {m.ratio_high:.3f}"
+        rows.insert(0, f"| throughput relative to {code(m.reference)} | {m.ratio:.3f} | {ratio_ends} |")
     return rows + ([f"| peak memory, MiB | {m.peak_memory_mib:.1f} | |"] if m.peak_memory_mib is not None else [])
 
 
@@ -175,7 +195,8 @@ def _origin(data: CardData, heads: Sequence[str]) -> str:
         f"weights: averaged (EMA), {weights.origin}, {weights.result.steps} steps, seed {weights.seed}",
         *(f"teacher {code(name)}: {code(_description(data, name))}" for name in info.teachers),
         f"teachers' heads in this folder: {_names(heads) + '; a cell of their maps covers 16 px' if heads else 'none'}",
-        f"data: {code(card_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}",
+        f"data: {code(card_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}"
+        + (f"; {BUILTIN_DATA}" if info.data["name"] == "builtin" else ""),
         f"search: {code(card_command(info.command))}, created {code(info.created)}",
         f"export: {code(card_command(data.command))}",
         f"versions: {code(versions)}",
@@ -189,13 +210,15 @@ def _description(data: CardData, teacher: str) -> str:
 
 
 def _license(data: CardData) -> str:
-    """Return the known licenses; the rest is the distributor's to find out."""
-    lines = [f"- {code(name)}: {_teacher_license(name)}" for name in data.study.info.teachers]
+    """Return the known facts about licenses."""
+    lines = [f"- teacher {code(name)}: {_teacher_license(name)}" for name in data.study.info.teachers]
+    known = BUILTIN_DATA if data.study.info.data["name"] == "builtin" else "their license is not known to this project"
     text = (
-        "The code is Apache-2.0. The weights were distilled from these teachers, on the data named above. Whoever "
-        "distributes the weights must check what the licenses of teachers and data require of them."
+        "The code of backbone-nas is Apache-2.0. The weights were distilled from these teachers and on these images; "
+        "the list is no legal advice. This card states no license of the weights: whoever publishes them decides on it "
+        "and writes it into `license:` at the top of this file."
     )
-    return text + "\n\n" + "\n".join(lines)
+    return "\n".join([text, "", *lines, f"- images {code(card_name(data.study.info.data['name']))}: {known}"])
 
 
 def _teacher_license(name: str) -> str:

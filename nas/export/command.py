@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from nas.analysis.retraining import summarize_retraining
@@ -14,9 +15,9 @@ from nas.cache import open_study_targets
 from nas.cli import StageProgress, cache_root, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
-from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings
+from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings
 from nas.export.bundle import check_room, check_writable, write_bundle
-from nas.export.card import REPORT, CardData
+from nas.export.card import CardData
 from nas.export.continue_training import continue_training, plan_continued
 from nas.measure.environment import device_line, torch_device, versions
 from nas.storage.store import Store
@@ -48,18 +49,15 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
     Raises:
         StoreError: The study cannot be read.
         SelectionError: There is no such trial.
-        ExportError: The model cannot be exported.
+        ExportError: The model cannot be exported, or a library that the format needs is not installed.
     """
+    check_installed(settings.format)
     with Store.open(settings.run) as store:
         study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
     trial = find_trial(study, settings.trials)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
-    if settings.format == "onnx":
-        from nas.export.to_onnx import check_installed
-
-        check_installed()
     _check_heads(settings.heads, study.info.teachers)
     existing = trained_weights(settings.run, study, trial, retrainings)
     if existing is None and settings.extra_steps is None:
@@ -79,9 +77,15 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
         command=command,
         versions=versions(),
-        report=settings.run / REPORT,
     )
     return write_bundle(data, settings, out)
+
+
+def check_installed(kind: str) -> None:
+    """Raise ExportError where a library that the format needs is missing."""
+    if missing := [name for name in LIBRARIES.get(kind, ()) if find_spec(name) is None]:
+        names = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+        raise ExportError(f"--format {kind}: {names} not installed; pip install 'backbone-nas[{kind}]'")
 
 
 def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:

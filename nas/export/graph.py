@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,17 @@ from nas.cli import lock_dir
 from nas.distill.adaptor import module_name
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
+from nas.measure.conditions import watching
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
 from nas.measure.interleave import compare
+from nas.measure.pair import watch_for
 from nas.measure.timers import timer_for
+from nas.measure.verdicts import CONTENDED, TOO_FEW, contended
 
 TOLERANCE = 1e-4  # of an output's largest difference, relative to its largest value
 BATCHES = (1, 2, 5)
-TIMING_S = 1.5
+TIMING_S = 5.0
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 Case = tuple[int, int, int]  # batch, height, width
@@ -99,15 +103,33 @@ def check_graph(name: str, run: Run, model: nn.Module, tried: Sequence[Case]) ->
 
 @dataclass(frozen=True)
 class GraphTimes:
-    """Medians for one image, in ms, with 95 % intervals; `ratio` is PyTorch's time over the graph's, from pairs."""
+    """Medians for one image, in ms, with 95 % intervals; `ratio` is PyTorch's time over the graph's, from pairs.
+
+    The `verdict` is one of `nas.measure.verdicts`.
+    """
 
     device: str
+    verdict: str
+    samples: int
     graph_ms: tuple[float, float, float]
     torch_ms: tuple[float, float, float]
     ratio: tuple[float, float, float]
 
+    @property
+    def trusted(self) -> bool:
+        """Return whether the numbers mean something."""
+        return self.verdict not in (CONTENDED, TOO_FEW)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data, in which times that cannot be trusted are None."""
+        times = {name: getattr(self, name) if self.trusted else None for name in ("graph_ms", "torch_ms", "ratio")}
+        return asdict(self) | times
+
     def line(self, name: str) -> str:
-        """Return the times on a line for people."""
+        """Return the times on a line for people; without numbers where they would mislead."""
+        if not self.trusted:
+            why = f"the timing of one image was {self.verdict}" if self.verdict == CONTENDED else self.verdict
+            return f"no speed-up is known: {why}; export again on an idle machine"
         graph, eager = (
             f"{value:.3g} ms ({low:.3g} to {high:.3g})" for value, low, high in (self.graph_ms, self.torch_ms)
         )
@@ -119,13 +141,20 @@ def time_graph(run: Run, source: ExportSource, images: Tensor) -> GraphTimes:
     device = torch.device("cpu")
     reference = DeployedModel(source, fused=True)
     reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    with measuring(lock_dir() / device_key("cpu")), torch.inference_mode():
+    with (
+        measuring(lock_dir() / device_key("cpu")),
+        torch.inference_mode(),
+        watching(watch_for(device)) as end_watch,
+    ):
         times = compare(
             lambda: run(images), lambda: reference(images), timer_for(device), TIMING_S, np.random.default_rng(0), True
         )
+        conditions = end_watch()
     graph, eager, ratio = times.candidate, times.reference, times.ratio
     return GraphTimes(
         device_name(device),
+        CONTENDED if contended(conditions) else times.verdict,
+        times.candidate_s.size,
         (1e3 * graph.value, 1e3 * graph.low, 1e3 * graph.high),
         (1e3 * eager.value, 1e3 * eager.low, 1e3 * eager.high),
         (ratio.value, ratio.low, ratio.high),

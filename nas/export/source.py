@@ -28,14 +28,14 @@ class ExportSource:
     weights: TrainedWeights
     model: Backbone
     adaptors: Mapping[str, Adaptor]  # by teacher
-    image_px: int  # side of the images in distillation
+    image_px: int  # side of the images that the folder is for: that of the distillation, or --img-size
 
 
 @dataclass(frozen=True)
 class FormatReport:
     """A format's report of the files that it wrote."""
 
-    usage: str  # example in Python; FOLDER stands for the folder's path
+    usage: str  # example in Python; FOLDER stands for the folder's path, PX for the side of the images
     lines: tuple[str, ...] = ()  # checks and their outcomes
     about: Mapping[str, Any] = field(default_factory=dict)  # the same as plain data
 
@@ -56,11 +56,21 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
     return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
 
 
+IMAGES_USAGE = """
+import numpy as np
+from PIL import Image
+
+image = Image.open("photo.jpg").convert("RGB").resize((PX, PX), Image.Resampling.BILINEAR)
+pixels = (np.asarray(image, np.float32) / 255 - 0.5) / 0.25  # normalized
+images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # float32 (1, 3, PX, PX)
+"""  # for the formats that need neither timm nor transformers
+
+
 def preprocessing(image_px: int, *, normalized: bool) -> dict[str, Any]:
     """Return preprocessor_config.json, for transformers' AutoImageProcessor: the central square, resized bilinearly.
 
     Args:
-        image_px: side of the images in distillation.
+        image_px: side of the images that the folder is for.
         normalized: whether the model expects (x - mean) / std; else it takes x in [0, 1] and normalizes it itself.
     """
     return {

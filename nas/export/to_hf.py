@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backbones.weights import write_tensors
 from nas.distill.adaptor import module_name
 from nas.distill.folded_heads import describe
 from nas.export import ExportFailed
@@ -34,12 +36,22 @@ MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # in this pr
 OUR_PACKAGES = ("search_space", "backbones", "nas")
 COPY_HEADER = "# Copied from {module} of backbone-nas (Apache-2.0); imports made relative.\n"
 LIMIT_S = 300
-USAGE = """from transformers import AutoImageProcessor, AutoModel  # pip install transformers torch timm
+USAGE = """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel  # pip install transformers torch torchvision timm
 
 processor = AutoImageProcessor.from_pretrained("FOLDER")
-model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
-pixel_values = processor(images=image, return_tensors="pt").pixel_values  # in [0, 1]; the model normalizes
-summary, spatial_features = model(pixel_values)  # (B, C) and (B, T, D); feature_fmt="NCHW" for a map"""
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
+image = Image.open("photo.jpg").convert("RGB")
+
+# As in distillation: the central square at PX x PX px. Values are in [0, 1]; the model normalizes them.
+pixel_values = processor(images=image, return_tensors="pt").pixel_values
+with torch.inference_mode():
+    summary, spatial_features = model(pixel_values)  # (B, C) and (B, T, D); feature_fmt="NCHW" for a map
+
+# The whole image at (nearly) its own size. Features at other sizes than PX x PX px are untested.
+size = model.get_nearest_supported_resolution(image.height, image.width)._asdict()
+pixel_values = processor(images=image, size=size, do_center_crop=False, return_tensors="pt").pixel_values"""
 HEADS_USAGE = """
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True, adaptor_names=[{teacher}])
 summary, spatial_features = model(pixel_values)[{teacher}]  # in the teacher's feature space"""
@@ -64,11 +76,10 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     for name, text in copied_modules(MODEL_MODULE, MODULE).items():
         (folder / name).write_text(text)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
-    save_file(_state(source), folder / WEIGHTS, {"format": "pt"})
+    write_tensors(folder / WEIGHTS, _state(source), {"format": "pt"})
+    (folder / "LICENSE").write_text(license_text())
     first = json.dumps(next(iter(source.adaptors), ""), ensure_ascii=False)
     usage = USAGE + HEADS_USAGE.format(teacher=first) * bool(source.adaptors)
-    if find_spec("transformers") is None:
-        return FormatReport(usage, ("not checked: transformers is not installed (pip install 'backbone-nas[hf]')",))
     error = _check(source, folder)
     line = f"opened by transformers without this project: differs from PyTorch by {error:.1e} of the largest output"
     return FormatReport(usage, (line,), {"error": error})
@@ -131,6 +142,14 @@ def _check(source: ExportSource, folder: Path) -> float:
     if not error <= TOLERANCE:
         raise ExportFailed(f"--format hf: the model in transformers differs from PyTorch by {error:.2g}")
     return error
+
+
+def license_text() -> str:
+    """Return the license of the copied code, from the installed package or from a checkout."""
+    with suppress(PackageNotFoundError):
+        if text := distribution("backbone-nas").read_text("licenses/LICENSE"):
+            return text
+    return (Path(__file__).parents[2] / "LICENSE").read_text()
 
 
 def copied_modules(module: str, name: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.export import Dim
 
 from nas.export import ExportError
 from nas.export.graph import BATCHES, DeployedModel, cases, check_graph, outputs, size_step, time_graph
-from nas.export.source import ExportSource, FormatReport
+from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
 from nas.measure.arms import ArmError
 from nas.measure.runtimes.contract import arm_errors, import_optional
 from nas.measure.runtimes.onnx_graph import INPUT, Exportable
@@ -22,19 +21,10 @@ from nas.measure.runtimes.onnx_graph import INPUT, Exportable
 FILE = "model.onnx"
 ONE_FILE = 1 << 30  # bytes of weights; larger ones are in model.onnx.data, for protobuf ends at 2 GiB
 
-USAGE = """import onnxruntime
-
+USAGE = f"""import onnxruntime
+{IMAGES_USAGE}
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-summary, spatial, *heads = session.run(None, {"images": images})  # float32 (B, 3, H, W), normalized"""
-
-
-def check_installed() -> None:
-    """Raise ExportError where a library is missing."""
-    try:
-        for name in ("onnx", "onnxscript", "onnxruntime"):
-            import_optional(name, "onnx")
-    except ArmError as error:
-        raise ExportError(str(error).replace("arm:", "--format onnx:")) from None
+summary, spatial, *heads = session.run(None, {{"images": images}})  # (B, C), (B, D, h, w), those of teachers' heads"""
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
@@ -70,7 +60,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         "error": error,
         "outputs": outputs(source),
         "fused": fused,
-        "times": asdict(times),
+        "times": times.to_dict(),
     }
     return FormatReport(USAGE, lines, about)
 

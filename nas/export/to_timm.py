@@ -14,14 +14,21 @@ from nas.distill.folded_heads import save_heads
 from nas.export import ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
-USAGE = """import backbones  # registers the architecture in timm
+USAGE = """import backbones  # registers the architecture in timm: pip install backbone-nas
 import timm
+import torch
+from PIL import Image
 
-model = timm.create_model("local-dir:FOLDER", pretrained=True)
-summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w); images normalized
-maps = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True)(images)  # one map per stage
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))  # to PX x PX, normalized
+images = transform(Image.open("photo.jpg").convert("RGB"))[None]
+pyramid = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True).eval()
+with torch.inference_mode():
+    summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w); with a neck this is the neck's map
+    last = model.forward_features(images)  # the last stage's map: stride 32, no neck
+    maps = pyramid(images)  # one map of each stage: strides 4, 8, 16, 32
 classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # for fine-tuning
-deploy = timm.utils.reparameterize_model(model.eval())  # BatchNorm folded"""
+deploy = timm.utils.reparameterize_model(model)  # BatchNorm folded"""
 HEADS_USAGE = """
 from pathlib import Path
 from nas.distill.folded_heads import load_heads

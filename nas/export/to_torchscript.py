@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ from nas.export.graph import (
     size_step,
     time_graph,
 )
-from nas.export.source import ExportSource, FormatReport
+from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
 
 FILE = "model.pt"
-USAGE = """import torch
-
+USAGE = f"""import torch
+{IMAGES_USAGE}
 model = torch.jit.load("FOLDER/model.pt")
-summary, spatial, *heads = model(images)  # float32 (B, 3, H, W), normalized"""
+with torch.inference_mode():
+    summary, spatial, *heads = model(torch.from_numpy(images))  # (B, C), (B, D, h, w), those of teachers' heads"""
 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
@@ -50,7 +50,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         f"TorchScript differs from PyTorch by {error:.1e} of the largest output at most (batches {batches})",
         times.line("TorchScript"),
     )
-    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": asdict(times)}
+    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": times.to_dict()}
     return FormatReport(USAGE, lines, about)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from backbones import WeightsError
 from nas.cli import FAILED
 from nas.export.__main__ import main
+from nas.measure.verdicts import TOO_FEW
 from nas.study.records import Study
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, TIMM, Made, refusal
@@ -43,12 +46,13 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     m, rung = trial.measurement, trial.rungs[-1]
     assert m is not None
     for words in (
-        f"| exported weights: the search's last rung | 4 | {rung.score:.4f} | {rung.score - 0.0153:.4f} to ",
+        f"| exported weights: the search's last rung | 4 | {rung.score:.4f} | ",
         f"| throughput relative to `{m.reference}` | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",
-        f"(<../../report.html#{SPEC.arch_id}>)",
-        "- `xfeat`: Apache-2.0",
+        f"`report.html#{SPEC.arch_id}`",
+        "- teacher `xfeat`: Apache-2.0",
+        "license: other",
         "heads in this folder: `lite0`, `xfeat`",
         f"local-dir:{out.name}",
         "search: `nas.search --data https://host/x`",
@@ -56,7 +60,6 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
         "`a/b'<script> # c`",
     ):
         assert words in text, words
-    assert (out / "../../report.html").resolve() == (run / "report.html").resolve()
     assert {p.name for p in out.iterdir()} == {
         *("README.md", "export.json", "spec.json", "preprocessor_config.json"),
         *("config.json", "model.safetensors", "heads.safetensors"),
@@ -65,6 +68,39 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     assert about["weights"]["result"] == rung.to_dict()
     assert sorted(about["files"]) == sorted(p.name for p in out.iterdir())
     assert str(tmp_path) not in text + (out / "export.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"verdict": "contended"}, "contended"), ({"samples": 2, "verdict": TOO_FEW}, TOO_FEW)]
+)
+def test_a_disturbed_or_short_timing_has_no_ratio_and_no_interval(
+    made: Made, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    trials = list(made.study.trials)
+    m = trials[1].measurement
+    assert m is not None
+    trials[1] = replace(trials[1], measurement=replace(m, **changes))
+    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    assert main([str(run), *TIMM]) == 0
+    text = (run / "exports" / f"{SPEC.arch_id}-timm" / "README.md").read_text()
+    assert f"| throughput, images/s | {m.throughput_img_s:.1f} | {word} |" in text
+    assert "throughput relative to" not in text
+    assert f"{m.throughput_low_img_s:.1f} to" not in text
+
+
+def test_the_card_says_what_the_built_in_images_are(made: Made, tmp_path: Path) -> None:
+    assert main([str(made.run), *TIMM, "--out", str(tmp_path / "out")]) == 0
+    license_section = (tmp_path / "out" / "README.md").read_text().partition("## License")[2]
+    assert "images `builtin`: OpenMoji glyphs (CC-BY-SA-4.0)" in license_section
+
+
+@pytest.mark.parametrize(("kind", "library"), [("hf", "transformers"), ("onnx", "onnxscript")])
+def test_a_missing_library_is_one_line_before_any_work(
+    kind: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    output = refusal([str(tmp_path), "--format", kind], capsys)  # the folder has no study
+    assert output == f"error: --format {kind}: {library} is not installed; pip install 'backbone-nas[{kind}]'\n"
 
 
 def test_names_of_folders_do_not_end_the_string(made: Made, tmp_path: Path) -> None:
@@ -136,6 +172,8 @@ def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.Ca
         ([*TIMM, "--device", "tpu"], "invalid choice"),
         ([*TIMM, "--cache", "x"], "--cache: only for training"),
         ([*TIMM, "--device", "cpu"], "--device: only for training"),
+        ([*TIMM, "--img-size", "96"], "--img-size: only for onnx and torchscript"),
+        (["--format", "onnx", "--img-size", "100"], "--img-size: 100: must be a multiple of 32"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
