@@ -127,7 +127,7 @@ def search(
         SearchFailed: Too many trials failed in a row.
     """
     folder = LATEST if resume and run_dir is None else run_dir
-    settings = {
+    settings: dict[str, Any] = {
         "resume" if resume else "run": None if folder is None else str(folder),
         "recipe": recipe,
         "config": None if config_file is None else str(config_file),
@@ -135,11 +135,8 @@ def search(
         "workers": workers,
         "cache": None if cache is None else str(cache),
         "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
-        "storage": storage,
-        "address": address,
-        "trial_timeout": trial_timeout_s,
-        "max_hours": max_hours,
     }
+    settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
 
 
