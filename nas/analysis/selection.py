@@ -79,13 +79,16 @@ def measurement(trial: TrialRecord) -> Measurement:
     return trial.measurement
 
 
+_THREADS = re.compile(r", (\d+) thread(?:s|\(s\))?$")  # at the end of a device and of a runtime
+
+
 def setting_words(m: Measurement) -> str:
     """Return a measurement's device, runtime, threads and batch: "AMD EPYC; fp32, eager; 1 measuring thread; batch 16".
 
     Records name the threads twice, with the CPU and with the runtime.
     """
-    device, runtime = re.sub(r", \d+ threads$", "", m.device), re.sub(r", \d+ thread\(s\)$", "", m.arm)
-    threads = re.search(r"(\d+) thread\(s\)$", m.arm)
+    device, runtime = _THREADS.sub("", m.device), _THREADS.sub("", m.arm)
+    threads = _THREADS.search(m.arm)
     words = [] if threads is None else [f"{threads[1]} measuring thread{'s' * (threads[1] != '1')}"]
     return "; ".join((device, runtime, *words, f"batch {m.batch}"))
 

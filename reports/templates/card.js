@@ -15,7 +15,11 @@ function scoreTable(t) {
 }
 
 // A record names the threads twice, with the CPU and with the runtime.
-const setting = m => `${m.device.replace(/, \d+ threads$/, '')}, ${m.arm.replace(/, (\d+) thread\(s\)$/, (_, n) => `, ${n} measuring thread${n === '1' ? '' : 's'}`)}`;
+const threads = /, (\d+) thread(?:s|\(s\))?$/;
+const setting = m => {
+  const runtime = m.arm.replace(threads, (_, n) => ', ' + n + (n === '1' ? ' measuring thread' : ' measuring threads'));
+  return `${m.device.replace(threads, '')}, ${runtime}`;
+};
 
 function measured(m) {
   const kinds = [['tensors', m.peak_memory_mib], ['reserved', m.reserved_memory_mib], ['on the GPU', m.driver_memory_mib]];

@@ -51,7 +51,7 @@ def test_the_record_is_complete_and_consistent():
     assert m.ratio_low <= m.ratio <= m.ratio_high
     assert m.reference_img_s > 0
     assert (m.batch, m.resolution, m.reference) == (4, 32, "small")
-    assert "threads" in m.device
+    assert m.device.endswith(thread_count())
     assert m.arm == f"fp32, channels-last, fused, eager, {thread_count()}"
     assert m.samples >= 2
     assert m.verdict in ("ok", "wide", TOO_FEW, "contended")
