@@ -151,7 +151,7 @@ def test_networks_measured_for_scale_have_lines_in_the_chart_and_rows_in_a_table
     page = page_of(synthetic.with_scale(study, ratios))
     rows = Page(page).table("Models for scale").body()
     assert [row[""] for row in rows] == ["timm:near", "timm:far", "timm:unmeasured"]
-    assert rows[0][f"× {study.info.reference} 95 %"].startswith("1.500")
+    assert rows[0][f"× {study.info.reference}, 95 % interval"].startswith("1.500")
     assert [row["name"] for row in payload(page)["datasets"]["scale"]] == ["timm:near"]
     assert len(payload(page)["trials"]) == len(study.trials)
 

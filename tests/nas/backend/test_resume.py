@@ -44,9 +44,10 @@ def run(tmp_path: Path) -> Path:
 
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """Run a command that is refused, and return its error, the only line but those on --storage and the device."""
+    """Run a command that is refused, and return its error, the only line but those of progress and on --storage."""
     assert main(arguments) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("device: ")]
+    progress = ("device: ", "starting the workers")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith(progress)]
     assert ["--storage" in line for line in lines[:-1]] in ([], [True])
     assert lines[-1].startswith("error: ")
     return lines[-1]

@@ -70,5 +70,5 @@ def test_a_number_is_as_certain_as_its_weakest_source(bases: tuple[Basis, ...], 
 
 
 def test_wording() -> None:
-    assert len(bar(simulate_search(CONFIG, COSTS, Cluster(64, start_s=5, ask_s=0.1)))) == 32
+    assert len(bar(simulate_search(CONFIG, COSTS, Cluster(64, start_s=5, ask_s=0.1)))) == 16
     assert [seconds(s) for s in (0.0123, 4.567, 3725, 44280)] == ["12.3 ms", "4.57 s", "1:02:05", "12.3 h"]
