@@ -23,7 +23,7 @@ def test_page_is_up_to_date(name: str) -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    from nas.search.arguments import SearchCommand
+    from nas.search.settings import SearchCommand
     from nas.study.config import DistillConfig, Group, SearchConfig
 
     for record in (SearchConfig, DistillConfig, Group, SearchCommand):

@@ -10,8 +10,9 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.flags import add_flag
-from nas.search.arguments import add_settings, default_workers, device_source, new_config, with_file
+from nas.search.arguments import add_settings
 from nas.search.preconditions import check_device
+from nas.search.settings import default_workers, device_source, new_config, with_file
 from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:

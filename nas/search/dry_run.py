@@ -12,9 +12,9 @@ from rich.console import Console
 
 from nas.cache.estimate import format_bytes
 from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, one_line
-from nas.search.arguments import NODE_REMEDY, SearchCommand, default_workers
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits
+from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text

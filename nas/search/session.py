@@ -27,11 +27,11 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.samplers import make_sampler
-from nas.search.arguments import SearchCommand, default_workers
 from nas.search.config_file import FILE_NAME, config_text, run_table
 from nas.search.live_report import LiveReport, end_search
 from nas.search.preconditions import check_image_count, check_limits
 from nas.search.progress import SearchProgress, recovered
+from nas.search.settings import SearchCommand, default_workers
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility

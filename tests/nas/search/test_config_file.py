@@ -11,8 +11,9 @@ import torch
 
 from nas.plan.arguments import parse as plan_settings
 from nas.search.__main__ import main
-from nas.search.arguments import SearchCommand, command_of, parse
+from nas.search.arguments import parse
 from nas.search.config_file import RUN_KEYS, config_text, read_options, recipe_names, run_table
+from nas.search.settings import SearchCommand, command_of
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 
 EVERYTHING = """

@@ -8,7 +8,8 @@ import pytest
 
 from nas.measure.counts import network_totals
 from nas.search.__main__ import main
-from nas.search.arguments import new_config, parser
+from nas.search.arguments import parser
+from nas.search.settings import new_config
 from nas.study.config import ConfigError, SearchConfig
 from search_space import preset
 

@@ -19,7 +19,7 @@ from nas.search.__main__ import main
 from nas.storage.store import read_study
 from nas.study.config import SearchConfig
 from nas.study.loop import OUT_OF_TIME
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from tests.nas.backend.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 from tests.waiting import PATIENCE_S, until
@@ -55,7 +55,7 @@ def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def losses(study: Study) -> dict[str, list[dict[str, float]]]:
+def losses(study: StudyRecord) -> dict[str, list[dict[str, float]]]:
     """Return the losses of every rung that a trial reached, by architecture."""
     return {t.arch_id: [r.losses for r in t.rungs] for t in study.trials if t.rungs}
 

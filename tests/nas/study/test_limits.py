@@ -11,8 +11,9 @@ import pytest
 
 from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
-from nas.search import arguments
 from nas.search.__main__ import main as search_main
+from nas.search.arguments import parser as search_parser
+from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
 from nas.study.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
 from tests.nas.study.builders import measurement, record
@@ -85,7 +86,7 @@ def test_a_limit_on_a_quantity_that_no_measurement_has_is_refused() -> None:
         check_knowable(["max_params", "max_memory_mib"], {"peak_memory_mib"}, "here")
 
 
-@pytest.mark.parametrize("parser", [arguments.parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
+@pytest.mark.parametrize("parser", [search_parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
 def test_every_command_has_the_same_flags_for_limits(parser: argparse.ArgumentParser) -> None:
     actions = {action.dest: action for action in parser._actions}
     for limit in LIMITS.values():
@@ -105,7 +106,7 @@ def test_a_search_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report
     assert line.startswith("error: --max-memory-mib")
     assert not run.exists()
     with pytest.raises(LimitError, match="--max-memory-mib"):  # a plan's config is made by the same function
-        arguments.new_config(vars(arguments.parser().parse_args([*refused, "--plan"])))
+        new_config(vars(search_parser().parse_args([*refused, "--plan"])))
 
 
 def test_a_profile_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report(

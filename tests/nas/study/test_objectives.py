@@ -13,7 +13,8 @@ import pytest
 from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
 from nas.search.__main__ import main
-from nas.search.arguments import new_config, parser
+from nas.search.arguments import parser
+from nas.search.settings import new_config
 from nas.storage.store import Store, read_study
 from nas.study.config import ConfigError
 from nas.study.loop import StudyLoop

@@ -1,0 +1,330 @@
+"""The settings that a search is run with: the options of a command line or a file, checked and completed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas.cli import cpu_count
+from nas.command_log import announce
+from nas.search.config_file import in_terms_of_keys, read_options, recipe_names, recipe_path
+from nas.search.networks import check_networks, read_spec_files
+from nas.search.preconditions import check_device
+from nas.study import compatibility
+from nas.study.config import (
+    BASELINES,
+    REFERENCES,
+    ConfigError,
+    SearchConfig,
+    check_sampler,
+    supports,
+)
+from nas.study.limits import check_knowable, given_limits
+from nas.study.redaction import public_word
+from search_space import SPACES
+
+_LOG = logging.getLogger(__name__)
+NODE_REMEDY = "run this on the node that has the GPUs"
+RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "dry_run")
+_BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
+_BUILTIN_TEACHERS = {"builtin", "lite0", "hed", "xfeat"}
+
+
+@dataclass(frozen=True)
+class SearchCommand:
+    """What a user asks of ``backbone-nas search``.
+
+    Args:
+        config: Settings of the search; of a resumed study its own, with the new budget.
+        run: Folder of the study.
+        resume: Whether the study exists.
+        extend: Architectures to evaluate in addition to the budget of a resumed study.
+        teacher_weights: Files of teachers' weights, by teacher.
+        cache: Folder of images and teacher outputs; None for the user's own.
+        storage: URL of a PostgreSQL database, without its password; None for a file in the run folder.
+        workers: Trials at a time; None for one a CPU or GPU, on a cluster for as many as its nodes take.
+        address: Address of a running Ray cluster, or "auto"; None for this machine alone.
+        trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
+        max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
+        text: Command line or call that the study records, without secrets.
+        dry_run: Whether everything is checked and nothing is run.
+        device_source: The option, file or study that names the device.
+    """
+
+    config: SearchConfig
+    run: Path
+    resume: bool = False
+    extend: int = 0
+    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
+    cache: str | None = None
+    storage: str | None = None
+    workers: int | None = None
+    address: str | None = None
+    trial_timeout_s: float | None = None
+    max_hours: float | None = None
+    text: str = ""
+    dry_run: bool = False
+    device_source: str = "--device"
+
+
+def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
+    """Return the settings of a search, and make the folder of a new study.
+
+    A password in --storage is moved to the variable PGPASSWORD of this process, where libpq looks for it.
+
+    Args:
+        given: Options of the command line by name, without those that were not given.
+        text: Command line or call that the study records, without secrets.
+
+    Raises:
+        ConfigError: A setting is impossible, or would be ignored.
+        StoreError: There is no study to resume, or no place for a new one.
+    """
+    options = with_file(given)
+    _check_flags(options)
+    _hide_password(options)
+    resume = "resume" in options
+    config = _resumed_config(options) if resume else new_config(options)
+    source = device_source(given)
+    if not options.get("dry_run"):
+        check_device(config, source, NODE_REMEDY)
+    if not resume:
+        _check_size(options, config)
+    return SearchCommand(
+        config=config,
+        run=Path(options["resume"]) if resume else _run_folder(options, config),
+        resume=resume,
+        teacher_weights=options.get("teacher_weights", {}),
+        **{name: options[name] for name in RUN_OPTIONS if name in options},
+        trial_timeout_s=options.get("trial_timeout"),
+        text=text,
+        device_source=source,
+    )
+
+
+def device_source(given: Mapping[str, Any]) -> str:
+    """Return which option, file or study names the device.
+
+    Args:
+        given: Options of the command line by name, without those that were not given.
+    """
+    sources = [f"--{name} {given[name]}" for name in ("resume", "config", "recipe") if name in given]
+    return "--device" if "device" in given or not sources else f"the device of {sources[0]}"
+
+
+def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with those of the file that --config or --recipe names; options override the file.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+
+    Raises:
+        ConfigError: The file cannot be read, or it alone is no valid search.
+    """
+    given = dict(options)
+    sources = [name for name in ("config", "recipe") if name in given]
+    if not sources:
+        return given
+    if len(sources) == 2 or "resume" in given:
+        raise ConfigError(f"--{sources[-1]}: does not go with --{'config' if len(sources) == 2 else 'resume'}")
+    path = Path(given["config"]) if sources == ["config"] else recipe_path(given["recipe"])
+    from_file = read_options(path)
+    try:
+        _check_flags(from_file)
+        new_config(from_file)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
+    nested: dict[str, Any] = {
+        name: {**from_file[name], **given.get(name, {})}
+        for name in ("distill_settings", "teacher_weights")
+        if name in from_file
+    }
+    return {**from_file, **given, **nested}
+
+
+def new_config(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the settings of a new study, which may ask for a device that this machine does not have.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+
+    Raises:
+        ConfigError: A name is unknown or a number out of its range.
+    """
+    config = _config(options, _defaults(options))
+    _check_names(config)
+    return config
+
+
+def default_workers(config: SearchConfig) -> int:
+    """Return how many trials this machine takes at a time."""
+    if config.device.startswith("cuda"):
+        import torch
+
+        return max(1, torch.cuda.device_count() // config.distill.ranks)
+    return max(1, cpu_count() // config.distill.ranks)
+
+
+def _check_flags(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a flag that would be ignored, or a number out of its range."""
+    if "resume" in options and "run" in options:
+        raise ConfigError("--run: does not go with --resume")
+    if "extend" in options and "resume" not in options:
+        raise ConfigError("--extend: only with --resume")
+    for name in ("extend", "workers"):
+        if options.get(name, 1) < 1:
+            raise ConfigError(f"--{name}: {options[name]}: must be 1 or more")
+    for name in ("trial_timeout", "max_hours"):
+        if not options.get(name, 1) > 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: {options[name]}: must be over 0")
+
+
+def _hide_password(options: dict[str, Any]) -> None:
+    """Move a password in --storage to PGPASSWORD: this process alone has it, and it is stored nowhere."""
+    if "storage" not in options:
+        return
+    from nas.storage.location import password_of, without_password
+
+    if (password := password_of(options["storage"])) is None:
+        return
+    os.environ["PGPASSWORD"] = password
+    options["storage"] = without_password(options["storage"])
+    advice = "put it into ~/.pgpass or PGPASSWORD, for --resume and reports"
+    announce(f"the password in --storage is not stored: {advice}", _LOG)
+
+
+def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the settings of the study to resume, with the budget that --extend raises.
+
+    Raises:
+        ConfigError: Options, the search space or versions differ from those of the study.
+    """
+    from nas.measure.environment import versions  # imports torch
+    from nas.storage.store import Store
+
+    with Store.open(Path(options["resume"]), database=options.get("storage")) as store:
+        info = store.info
+    stored = SearchConfig.from_dict(info.config)
+    _check_names(stored)
+    changed = stored.differences(_config(options, stored))
+    changed += compatibility.of_space(info, SPACES[stored.space].choices())
+    changed += compatibility.of_versions(info, versions())
+    if changed:
+        hint = " (--extend M raises the budget)" if "budget" in options else ""
+        raise ConfigError(
+            f"--resume keeps the study's own settings and versions; these differ: {'; '.join(changed)}{hint}"
+        )
+    return replace(stored, budget=stored.budget + options.get("extend", 0))
+
+
+def _check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
+    """Refuse to spend a GPU or a cluster on the budget of a laptop unless the user names one.
+
+    A GPU that was found and not asked for runs it on the built-in data: that is a demonstration, and is called so.
+
+    Raises:
+        ConfigError: The options ask for what a laptop does not have, and name neither a file nor the training's size.
+    """
+    if {"config", "recipe"} & set(options) or {"train_images", "rung_steps"} <= set(options):
+        return
+    recipe, names = config.distill, ", ".join(recipe_names())
+    steps = "/".join(map(str, recipe.rung_steps))
+    size = f"{config.train_images:,} images of {recipe.img_size} px, {steps} steps, batches of {recipe.batch_size}"
+    asked = [f"--{name} {options[name]}" for name in ("address",) if name in options]
+    asked += [f"--{name} {value}" for name, value in _BEYOND_A_LAPTOP if options.get(name) == value]
+    if config.device == "cuda":
+        asked += [f"--data {config.data}"] if config.data != "builtin" else []
+        asked += [f"--teachers {config.teachers}"] if set(config.teachers.split(",")) - _BUILTIN_TEACHERS else []
+    if asked:
+        raise ConfigError(
+            f"{public_word(asked[0])}: would train on a laptop's budget, {size}: choose --recipe NAME ({names}), or "
+            "give --train-images and --rung-steps"
+        )
+    if config.device == "cuda":
+        announce(f"a demonstration: a laptop's budget, {size}, on a GPU; for more choose --recipe NAME ({names})", _LOG)
+
+
+def _run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
+    """Return the folder of a new study, and make it: one that cannot be written is refused before an hour of work.
+
+    A dry run makes no folder.
+    """
+    from nas.storage.store import Store, StoreError
+
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
+    if options.get("dry_run"):
+        return run_dir
+    Store.check_free(run_dir, options.get("storage"))
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"--run: cannot write {str(run_dir)!r}: {error.strerror}") from error
+    return run_dir
+
+
+def _defaults(options: Mapping[str, Any]) -> SearchConfig:
+    """Return the defaults of the chosen space and device; resolution, reference and baselines suit the space."""
+    base = SearchConfig()
+    if (space := options.get("space")) == "full":
+        base = replace(base, reference=REFERENCES[space], baselines=BASELINES[space])
+        base = replace(base, distill=replace(base.distill, img_size=224))
+    if not supports(base.sampler, options.get("objectives", base.objectives)):
+        base = replace(base, sampler="evolution")
+    if _resolved_device(options.get("device", base.device)) == "cuda":
+        base = replace(base, measure_batch_size=128, runtime=_runtime("compiled+bf16"))
+    return base
+
+
+def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
+    """Return the settings of `base` with those that the options change; the device "auto" is resolved."""
+    plain = base.to_dict()
+    changes = {name: value for name, value in options.items() if name in plain and value is not None}
+    if "runtime" in changes:
+        changes["runtime"] = _runtime(changes["runtime"], base.runtime)
+    limits = {**plain["limits"], **given_limits(options)}
+    distill = {**plain["distill"], **options.get("distill_settings", {})}
+    distill |= {name: options[name] for name in ("rung_steps", "img_size", "batch_size") if name in options}
+    changes["device"] = _resolved_device(changes.get("device", base.device))
+    return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
+
+
+def _check_names(config: SearchConfig) -> None:
+    """Raise ConfigError for an unknown name; SearchConfig has checked the numbers."""
+    check_sampler(config)
+    if config.space not in SPACES:
+        raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
+    check_networks(config)
+    if config.device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
+    if config.limits:
+        _check_limits(config)
+
+
+def _check_limits(config: SearchConfig) -> None:
+    """Raise LimitError for a limit on what the study's device and runtime leave unknown."""
+    from nas.measure.arms import Arm  # imports torch
+
+    device, arm = config.device, Arm.parse(config.runtime)
+    check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
+
+
+def _runtime(words: str, base: str | None = None) -> str:
+    """Return the full text of the runtime settings that `words` change; ArmError for an unknown word."""
+    from nas.measure.arms import Arm
+
+    return str(Arm.parse(words, Arm.parse(base) if base else None))
+
+
+def _resolved_device(name: str) -> str:
+    """Return the device that "auto" stands for on this machine; another name stays."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
