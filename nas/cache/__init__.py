@@ -8,27 +8,23 @@ to one training run (`targets`). `build` opens a set and builds the missing entr
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from nas.cache.build import open_study_targets, open_targets
+    from nas.cache.build import open_recorded_targets, open_study_targets, open_targets
     from nas.cache.entry import CacheError
     from nas.cache.targets import Targets, load_targets
 
-__all__ = ["CacheError", "Targets", "load_targets", "open_study_targets", "open_targets"]
+__all__ = ["CacheError", "Targets", "load_targets", "open_recorded_targets", "open_study_targets", "open_targets"]
 
-_MODULES = {
-    "CacheError": "entry",
-    "Targets": "targets",
-    "load_targets": "targets",
-    "open_study_targets": "build",
-    "open_targets": "build",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: torch takes seconds to import, and the help of a command needs none."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Names are imported when they are first used: torch takes seconds to import, and the help of a command needs none.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "entry": ["CacheError"],
+        "targets": ["Targets", "load_targets"],
+        "build": ["open_recorded_targets", "open_study_targets", "open_targets"],
+    },
+)

@@ -139,6 +139,14 @@ def open_targets(
     return load_targets(plan.path, verify)
 
 
+def open_recorded_targets(
+    study: StudyInfo, root: Path, weights: Mapping[str, Path], progress: Progress, announce: Callable[[str], None]
+) -> Targets:
+    """Open the targets that the models of an existing study were trained on, see `open_study_targets`."""
+    config = SearchConfig.from_dict(study.config)
+    return open_study_targets(config, root, study=study, weights=weights, progress=progress, announce=announce)
+
+
 def open_study_targets(
     config: SearchConfig,
     root: Path,

@@ -16,7 +16,7 @@ from nas.analysis.noise import DISTURBED, TYPICAL_SCATTER, SeedScatter
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.measure.verdicts import TOO_FEW, has_interval
-from nas.study.records import Measurement, Study, TrialRecord
+from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
 from search_space import ArchSpec
 from search_space.outline import outline
@@ -37,7 +37,7 @@ UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 class CardData:
     """The content of a card apart from the report of its format."""
 
-    study: Study
+    study: StudyRecord
     trial: TrialRecord
     retraining: RetrainingSummary | None
     weights: TrainedWeights  # the exported ones

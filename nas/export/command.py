@@ -11,7 +11,7 @@ from pathlib import Path
 from nas.analysis.retraining import summarize_retraining
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
 from nas.analysis.selection import find_trial
-from nas.cache import open_study_targets
+from nas.cache import open_recorded_targets
 from nas.cli import StageProgress, cache_root, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
@@ -21,8 +21,7 @@ from nas.export.card import CardData
 from nas.export.continue_training import continue_training, plan_continued
 from nas.measure.environment import device_line, torch_device, versions
 from nas.storage.store import Store
-from nas.study.config import SearchConfig
-from nas.study.records import Retraining, Study, TrialRecord, TrialState
+from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8
@@ -114,13 +113,18 @@ def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
     return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
 
 
-def _with_weights(run_dir: Path, study: Study, retrainings: Sequence[Retraining]) -> str:
+def _with_weights(run_dir: Path, study: StudyRecord, retrainings: Sequence[Retraining]) -> str:
     trained = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
     return ", ".join([*trained[:MAX_NAMED_TRIALS], *["..."] * (len(trained) > MAX_NAMED_TRIALS)]) or "none has weights"
 
 
 def _continued(
-    settings: ExportSettings, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, command: str
+    settings: ExportSettings,
+    study: StudyRecord,
+    trial: TrialRecord,
+    start: TrainedWeights | None,
+    steps: int,
+    command: str,
 ) -> TrainedWeights:
     """Train for `steps` more steps and return the weights; an earlier identical training is reused."""
     training = plan_continued(settings.run, study, trial, start, steps, settings.device)
@@ -134,12 +138,5 @@ def _continued(
     progress = StageProgress(stderr_console())
     with progress.showing():
         root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-        targets = open_study_targets(
-            SearchConfig.from_dict(study.info.config),
-            root,
-            study=study.info,
-            weights=settings.teacher_weights,
-            progress=progress,
-            announce=show,
-        )
+        targets = open_recorded_targets(study.info, root, settings.teacher_weights, progress, show)
         return continue_training(training, targets.path, progress)

@@ -23,7 +23,7 @@ from nas.export import ExportError, ExportFailed
 from nas.files import atomic_write
 from nas.measure.environment import torch_device
 from nas.study.config import ConfigError, SearchConfig
-from nas.study.records import RungResult, Study, TrialRecord
+from nas.study.records import RungResult, StudyRecord, TrialRecord
 
 FOLDER = "continued"  # in the run's folder
 SEED_OFFSET = 1000  # from the earlier training's seed, for another order of the images
@@ -63,7 +63,7 @@ class ContinuedTraining:
 
 
 def plan_continued(
-    run_dir: Path, study: Study, trial: TrialRecord, start: TrainedWeights | None, steps: int, device: str | None
+    run_dir: Path, study: StudyRecord, trial: TrialRecord, start: TrainedWeights | None, steps: int, device: str | None
 ) -> ContinuedTraining:
     """Return the requested training; the same arguments give the same one."""
     searched = SearchConfig.from_dict(study.info.config)

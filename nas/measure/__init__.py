@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from nas.measure.arms import Arm, ArmError, default_arm
@@ -24,21 +25,14 @@ __all__ = [
     "torch_device",
 ]
 
-_MODULES = {
-    "Arm": "arms",
-    "ArmError": "arms",
-    "DeviceError": "environment",
-    "Measured": "pair",
-    "MeasurementError": "verdicts",
-    "Setting": "prepare",
-    "default_arm": "arms",
-    "measure_pair": "pair",
-    "torch_device": "environment",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: torch takes seconds to import, and the help of a command needs none."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Names are imported when they are first used: torch takes seconds to import, and the help of a command needs none.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "arms": ["Arm", "ArmError", "default_arm"],
+        "environment": ["DeviceError", "torch_device"],
+        "pair": ["Measured", "measure_pair"],
+        "verdicts": ["MeasurementError"],
+        "prepare": ["Setting"],
+    },
+)

@@ -17,7 +17,7 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cache import open_study_targets
+from nas.cache import open_recorded_targets
 from nas.cli import FAILED, INTERRUPTED, StageProgress, cache_root, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
@@ -26,9 +26,8 @@ from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remea
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.storage.store import Store, StoreError
-from nas.study.config import SearchConfig
 from nas.study.objectives import check_plane
-from nas.study.records import Retraining, Study
+from nas.study.records import Retraining, StudyRecord
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     return code
 
 
-def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> tuple[Study, RetrainingPlan]:
+def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> tuple[StudyRecord, RetrainingPlan]:
     """Return the study and the plan of its retraining, after announcing the plan.
 
     Raises:
@@ -77,7 +76,7 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
 
 
 def train_and_measure(
-    store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str
+    store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str
 ) -> None:
     """Train and measure the rest of a plan; every training and measurement is in the study when it ends.
 
@@ -97,27 +96,25 @@ def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> Non
     announce(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
 
 
-def _work(store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
+def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
     progress = StageProgress(stderr_console())
     with progress.showing():
         targets = None
         if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
             root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-            targets = open_study_targets(
-                SearchConfig.from_dict(study.info.config),
-                root,
-                study=study.info,
-                weights=settings.teacher_weights,
-                progress=progress,
-                announce=show,
-            ).path
+            targets = open_recorded_targets(study.info, root, settings.teacher_weights, progress, show).path
         _measure(store, study, plan, settings, command, progress)
         if targets is not None:
             _train(store, plan, targets, progress)
 
 
 def _measure(
-    store: Store, study: Study, plan: RetrainingPlan, settings: RetrainSettings, command: str, progress: StageProgress
+    store: Store,
+    study: StudyRecord,
+    plan: RetrainingPlan,
+    settings: RetrainSettings,
+    command: str,
+    progress: StageProgress,
 ) -> None:
     """Measure all candidates relative to the reference, as backbone-nas remeasure does.
 
@@ -170,7 +167,7 @@ def _retraining(update: TrainingProgress, device: str) -> Retraining:
     return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason)
 
 
-def _show(store: Store, study: Study, steps: int, settings: RetrainSettings) -> None:
+def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSettings) -> None:
     summary = summarize_retraining(study, store.retrainings(), store.remeasurements(), steps)
     if summary is None:
         return
@@ -181,7 +178,7 @@ def _show(store: Store, study: Study, steps: int, settings: RetrainSettings) -> 
     _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
 
 
-def _draw(study: Study, summary: RetrainingSummary, path: Path) -> None:
+def _draw(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
     if not summary.complete:
         return
     from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import

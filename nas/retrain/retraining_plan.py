@@ -12,7 +12,7 @@ from nas.cli import cpu_count
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.study.config import ConfigError, SearchConfig
-from nas.study.records import Retraining, Study, TrialRecord
+from nas.study.records import Retraining, StudyRecord, TrialRecord
 
 LENGTHENING = 3  # times the study's last rung
 
@@ -44,7 +44,7 @@ class RetrainingPlan:
         ]
 
 
-def plan_retraining(study: Study, trials: Sequence[TrialRecord], settings: RetrainSettings) -> RetrainingPlan:
+def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings: RetrainSettings) -> RetrainingPlan:
     """Return the plan; ConfigError where the trainings would be shorter than the study's."""
     searched = SearchConfig.from_dict(study.info.config)
     last = study.info.rung_steps[-1]

@@ -20,7 +20,7 @@ from nas.retrain.arguments import RetrainSettings
 from nas.retrain.retraining_plan import plan_retraining
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
-from nas.study.records import Retraining, Study, TrialState
+from nas.study.records import Retraining, StudyRecord, TrialState
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets, study_of
@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(cache: Path) -> Study:
+def study(cache: Path) -> StudyRecord:
     """Return synthetic numbers of real architectures, for real teachers and images."""
     return replace(small_study(POINTS), info=study_of(open_real_targets(CONFIG, cache), CONFIG))
 
@@ -66,7 +66,7 @@ def read(run: Path) -> dict[tuple[int, int], Retraining]:
 
 
 @pytest.mark.slow
-def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: Path) -> None:
+def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_path: Path) -> None:
     run, locks = tmp_path / "run", tmp_path / "locks"
     new_store(run, study)
 
@@ -124,7 +124,7 @@ def test_killed_interrupted_and_continued(study: Study, cache: Path, tmp_path: P
 
 
 def test_finished_retrainings_are_only_shown(
-    study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finished retrainings need neither cache nor device."""
     run = tmp_path / "run"
@@ -133,14 +133,16 @@ def test_finished_retrainings_are_only_shown(
     for number in (1, 2):
         for final in retrained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
             store.save_retraining(final)
-    monkeypatch.setattr("nas.retrain.command.open_study_targets", None)
+    monkeypatch.setattr("nas.retrain.command.open_recorded_targets", None)
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
     assert "12 steps, seeds 1, 2" in out
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 
-def test_other_teachers_are_refused(study: Study, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]):
+def test_other_teachers_are_refused(
+    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+):
     other = replace(study, info=replace(study.info, teachers={"hed": "another"}))
     new_store(tmp_path / "run", other)
     assert main([str(tmp_path / "run"), *WORDS, "--cache", str(cache)]) == 2
@@ -148,7 +150,7 @@ def test_other_teachers_are_refused(study: Study, tmp_path: Path, cache: Path, c
 
 
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
-    study: Study, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: StudyRecord, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = tmp_path / "run"
@@ -176,7 +178,7 @@ def numbers_and_seeds(jobs: Sequence[TrainingJob]) -> list[tuple[int, int]]:
     return [(job.trial.number, job.config.seed) for job in jobs]
 
 
-def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> None:
+def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord) -> None:
     plan = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run"), seeds=3, train_steps=4, workers=5))
     assert plan.config.distill.rung_steps == (2, 4)
     assert plan.seeds == (1, 2, 3)
@@ -203,7 +205,7 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: Study) -> No
     ],
 )
 def test_bad_input_is_one_line(
-    words: list[str], error: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], error: str, study: StudyRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new_store(tmp_path / "run", study)
     stopped = tuple(replace(t, state=TrialState.STOPPED) for t in study.trials)
