@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nas.storage.store import read_study
 from nas.study.pareto import coordinates, finished_points, front, hypervolume, reference_point
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
     wall_s: float
 
 
-def summarize(study: Study) -> Row:
+def summarize(study: StudyRecord) -> Row:
     """Return the row of one finished study; throughput is the paired ratio to the reference backbone."""
     config, objectives = study.info.config, study.info.objectives
     complete, points = finished_points(study.trials, objectives)
@@ -68,7 +68,7 @@ def ratio(trial: TrialRecord) -> float:
     return trial.measurement.ratio
 
 
-def volume_after(study: Study, evaluated: int) -> float:
+def volume_after(study: StudyRecord, evaluated: int) -> float:
     """Return the hypervolume after that many evaluated architectures, in the order in which they finished."""
     counted = sorted((t for t in study.trials if t.counts), key=lambda t: t.finished_s or 0.0)[:evaluated]
     last = len(study.info.rung_steps) - 1

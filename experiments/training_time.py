@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nas.storage.store import StoreError, read_study
 from nas.study.pareto import coordinates, hypervolume, reference_point
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Spent:
     hypervolume: float
 
 
-def curve(study: Study) -> list[tuple[float, int, float]]:
+def curve(study: StudyRecord) -> list[tuple[float, int, float]]:
     """Return hypervolume, distillation steps and seconds of training after each trial of the budget."""
     last = len(study.info.rung_steps) - 1
     reference = reference_point(study.info.objectives)
@@ -53,7 +53,7 @@ def curve(study: Study) -> list[tuple[float, int, float]]:
     return after
 
 
-def spent(name: str, study: Study, target: tuple[float, int, float]) -> Spent:
+def spent(name: str, study: StudyRecord, target: tuple[float, int, float]) -> Spent:
     """Return the training until the hypervolume reaches the target's; shares are of the target's steps and seconds."""
     after = curve(study)
     reached = [i for i, (volume, _, _) in enumerate(after) if volume >= target[0]]

@@ -105,7 +105,8 @@ def search(
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
             has its default value suits the space and the device, as a flag that is not given does.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
-        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings `config` and the arguments override.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
+            from their defaults, and the arguments, override.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
         resume: Continue the study in `run_dir`, or help a search that is working on it. Settings other than those of
             the study are refused.
@@ -147,8 +148,8 @@ def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
         config: Settings of the search, of which those that differ from their defaults are given.
         settings: The other options of the command line by name, without those that were not given.
     """
-    from nas.search.arguments import command_of
     from nas.search.session import search as run_search
+    from nas.search.settings import command_of
 
     call = f"nas.api.search({_call_arguments(config, settings)})"
     with CommandLog(public_text), logged_work():

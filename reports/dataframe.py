@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.study.records import Measurement, RungResult, Study, TrialRecord
+from nas.study.records import Measurement, RungResult, StudyRecord, TrialRecord
 from reports.summary import StudySummary
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that make a spreadsheet run a text (OWASP, CSV injection)
@@ -34,7 +34,7 @@ class DataFrameError(ValueError):
     """The table cannot be written; the message is for people."""
 
 
-def trial_frame(study: Study, summary: StudySummary) -> pd.DataFrame:
+def trial_frame(study: StudyRecord, summary: StudySummary) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
     The networks that were measured for scale come last: they have a name in `scale`, and neither number nor score.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.study.metrics import metric_label
-from nas.study.records import Objective, Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
 from reports.formatting import brief
 from reports.label_sides import label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
@@ -181,7 +181,7 @@ class FigureData:
         }
 
 
-def prepare(study: Study, summary: StudySummary) -> FigureData:
+def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
     """Prepare the rows of every figure of a study."""
     info = study.info
     score, throughput = (_shortened(axis(info, name)) for name in ("score", "throughput"))
@@ -230,7 +230,7 @@ def prepare(study: Study, summary: StudySummary) -> FigureData:
     )
 
 
-def throughput_title(study: Study) -> str:
+def throughput_title(study: StudyRecord) -> str:
     """Return the title of the throughput axis: "throughput / eradio_pico, 64 px, batch 16, CPU"."""
     title = f"throughput / {brief(study.info.reference, 40)}"
     m = next((t.measurement for t in study.trials if t.measurement is not None), None)
@@ -241,7 +241,7 @@ def throughput_title(study: Study) -> str:
     return f"{title}, {m.resolution} px, batch {m.batch}, {device}"
 
 
-def _scale_models(study: Study, ratios: Sequence[float]) -> tuple[ScaleModel, ...]:
+def _scale_models(study: StudyRecord, ratios: Sequence[float]) -> tuple[ScaleModel, ...]:
     """Return the networks that were measured for scale, fastest first; the axis is extended only a little for them."""
     reach = 2**SCALE_DOUBLINGS
     low, high = min(ratios, default=1.0) / reach, max(ratios, default=1.0) * reach
@@ -373,7 +373,7 @@ def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ..
     return tuple(scatters)
 
 
-def _score_curves(study: Study, front: set[int]) -> tuple[tuple[int, str, str, int, float], ...]:
+def _score_curves(study: StudyRecord, front: set[int]) -> tuple[tuple[int, str, str, int, float], ...]:
     """Return the score at every rung of all trials that reached one; none for a study with one rung."""
     if len(study.info.rung_steps) < 2:
         return ()

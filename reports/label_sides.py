@@ -23,7 +23,7 @@ def label_sides(
     Args:
         labeled: place and label of each labeled point, the most important first.
         marks: places of all points.
-        line: corners of the front's line, the slowest first; it drops before it goes on to the next corner.
+        line: corners of the front's line, the slowest first. From each corner the line drops, then runs to the next.
         width_px: width of the chart; a side outside of it is the last choice.
 
     Returns:

@@ -18,7 +18,7 @@ from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
 from nas.study.metrics import METRICS, metric_label
-from nas.study.records import Measurement, Study
+from nas.study.records import Measurement, StudyRecord
 from nas.study.redaction import public_info
 from reports import sentences, verdict
 from reports.charts import (
@@ -93,7 +93,7 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
     return out
 
 
-def write_page(study: Study, out: Path, run_dir: Path) -> None:
+def write_page(study: StudyRecord, out: Path, run_dir: Path) -> None:
     """Write a study's report to `out`, replacing an old one only once the new one is complete.
 
     Args:
@@ -108,7 +108,7 @@ def write_page(study: Study, out: Path, run_dir: Path) -> None:
 
 
 def render(
-    study: Study,
+    study: StudyRecord,
     summary: StudySummary,
     pictures: Gallery | None = None,
     retraining: Mapping[str, Any] | None = None,
@@ -154,7 +154,7 @@ def render(
     )  # fmt: skip
 
 
-def _tables(study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None) -> dict[str, Any]:
+def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None) -> dict[str, Any]:
     info, metrics = study.info, summarize_metrics(study.info, summary, retraining)
     kinds = {m.name.partition("/")[0] for m in metrics}
     misses = limit_misses(study)
@@ -179,12 +179,12 @@ def _tables(study: Study, summary: StudySummary, retraining: Mapping[str, Any] |
     }
 
 
-def _trust(study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
+def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
     checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, run)
     return {"checks": checks, "trust_sentence": verdict_sentence(checks)}
 
 
-def _sentences(study: Study, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
+def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
     info = study.info
     return {
         "third": data.third,
@@ -214,7 +214,7 @@ def _sentences(study: Study, summary: StudySummary, data: FigureData, run: str) 
 
 
 def _payload(
-    study: Study,
+    study: StudyRecord,
     summary: StudySummary,
     data: FigureData,
     datasets: Datasets,

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 from reports.figure_data import (
     BASELINE,
     DOMINATED,
@@ -108,11 +108,14 @@ class FrontAdditions:
 
     baselines: str = BASELINE
     retraining: Mapping[str, Any] | None = None
-    behind: Study | None = None
+    behind: StudyRecord | None = None
 
 
 def draw(
-    study: Study, summary: StudySummary, retraining: Mapping[str, Any] | None = None, behind: Study | None = None
+    study: StudyRecord,
+    summary: StudySummary,
+    retraining: Mapping[str, Any] | None = None,
+    behind: StudyRecord | None = None,
 ) -> dict[str, Figure | None]:
     """Draw the figures by file name; a figure without data is None.
 
@@ -134,7 +137,7 @@ def draw(
         }
 
 
-def draw_front(study: Study, summary: StudySummary) -> Figure | None:
+def draw_front(study: StudyRecord, summary: StudySummary) -> Figure | None:
     """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
     with rc_context(STYLE):
         return _front_figure(prepare(study, summary), FrontAdditions(baseline_words(study.info)))
@@ -233,7 +236,7 @@ def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, An
     axes.set_ylabel(_wrapped(data.score.label, AXES_HEIGHT_INCHES))
 
 
-def _draw_behind(axes: Any, study: Study) -> None:
+def _draw_behind(axes: Any, study: StudyRecord) -> None:
     """Draw the front of another study in gray."""
     front = [p for p in prepare(study, summarize(study)).points if p.kind == FRONT and p.score is not None]
     if not front:
@@ -329,7 +332,7 @@ def _progress_figure(summary: StudySummary, axis: ProgressAxis, what: str) -> Fi
     return figure
 
 
-def _rung_figure(study: Study, summary: StudySummary) -> Figure | None:
+def _rung_figure(study: StudyRecord, summary: StudySummary) -> Figure | None:
     """Draw the score at each lower rung against the score at the last rung, a panel per lower rung."""
     steps = study.info.rung_steps
     last = len(steps) - 1

@@ -9,10 +9,10 @@ from typing import Any
 from nas.analysis.retraining import retraining_json, summarize_retraining
 from nas.storage.location import holds_study
 from nas.storage.store import Store
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 
 
-def read_retraining(run_dir: Path, study: Study) -> dict[str, Any] | None:
+def read_retraining(run_dir: Path, study: StudyRecord) -> dict[str, Any] | None:
     """Read the results as ``backbone-nas retrain --json`` prints them; None where nothing was retrained.
 
     Raises:

@@ -18,7 +18,7 @@ from nas.analysis.selection import is_finished
 from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
-from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState, trial_seconds
+from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState, trial_seconds
 
 PUBLISHED = "published"  # the runtime that backbone-nas replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
@@ -152,7 +152,7 @@ def _first_line(reason: str | None) -> str:
     return first if len(first) <= REASON_CHARACTERS else first[:REASON_CHARACTERS] + " …"
 
 
-def limit_misses(study: Study) -> tuple[LimitMisses, ...]:
+def limit_misses(study: StudyRecord) -> tuple[LimitMisses, ...]:
     """Group infeasible trials by the hard limit they broke, most frequent first.
 
     A trial that broke two limits is in both groups.

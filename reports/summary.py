@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis.selection import BaselineComparison, Recommendation, recommend
-from nas.study.records import Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 from reports.noise import count_ties, near_front, noise_floor
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
 from reports.statistics import (
@@ -79,7 +79,7 @@ class StudySummary:
         return (None, None) if found is None else (found.at_equal_score, found.at_equal_speed)
 
 
-def summarize(study: Study) -> StudySummary:
+def summarize(study: StudyRecord) -> StudySummary:
     """Compute the numbers of a study's report; the study may be empty or unfinished."""
     sampled = [t for t in study.trials if not t.baseline]
     complete = score_trials((t for t in sampled if t.counts), study.info)
@@ -113,7 +113,7 @@ def summarize(study: Study) -> StudySummary:
     )
 
 
-def _self_comparison(study: Study, baselines: Sequence[ScoredTrial]) -> ScoredTrial | None:
+def _self_comparison(study: StudyRecord, baselines: Sequence[ScoredTrial]) -> ScoredTrial | None:
     """Return the reference measured against itself: a baseline, or measured for scale and then without a score."""
     reference = study.info.reference
     for_scale = (

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.storage.store import read_study
-from nas.study.records import Objective, Study, TrialState
+from nas.study.records import Objective, StudyRecord, TrialState
 from reports.page import write_page
 from tests.reports import synthetic
 
@@ -36,7 +36,7 @@ PROBE = Path(__file__).with_suffix(".mjs")
 def main() -> int:
     """Build the pages, check each in a browser, and print JSON."""
     options = _options()
-    studies: dict[str, Callable[[], tuple[Study, Path | None]]] = {
+    studies: dict[str, Callable[[], tuple[StudyRecord, Path | None]]] = {
         name: (lambda make=make: (make(), None)) for name, make in SYNTHETIC.items()
     }
     studies |= {str(run): (lambda run=run: (read_study(run), run)) for run in options.run}
@@ -53,12 +53,12 @@ def main() -> int:
     return int(any(result["wrong"] for result in found.values()))
 
 
-def _shaped(study: Study, *objectives: Objective) -> Study:
-    return Study(replace(study.info, objectives=objectives), study.trials)
+def _shaped(study: StudyRecord, *objectives: Objective) -> StudyRecord:
+    return StudyRecord(replace(study.info, objectives=objectives), study.trials)
 
 
 _SCORE, _SPEED = synthetic.info().objectives
-SYNTHETIC: dict[str, Callable[[], Study]] = {
+SYNTHETIC: dict[str, Callable[[], StudyRecord]] = {
     "1": lambda: synthetic.study(1, only=TrialState.COMPLETE),
     "200": lambda: synthetic.study(200),
     "1000": lambda: synthetic.study(1000),
@@ -71,7 +71,7 @@ SYNTHETIC: dict[str, Callable[[], Study]] = {
 }
 
 
-def _built(study: Study, page: Path, run: Path) -> dict[str, Any]:
+def _built(study: StudyRecord, page: Path, run: Path) -> dict[str, Any]:
     began, cpu_began = time.perf_counter(), time.process_time()
     write_page(study, page, run)
     seconds = {"build_s": time.perf_counter() - began, "build_cpu_s": time.process_time() - cpu_began}

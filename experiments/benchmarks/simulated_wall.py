@@ -23,14 +23,14 @@ from nas.plan.forecast import LEARNING, Candidate, TrialTimes, Workload, simulat
 from nas.storage.store import read_study
 from nas.study.config import SearchConfig
 from nas.study.pareto import coordinate
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"
 ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.plan
 
 
-def recorded(study: Study, workers: int) -> dict[str, Any]:
+def recorded(study: StudyRecord, workers: int) -> dict[str, Any]:
     """Return the study's data for the simulation."""
     score, throughput = study.info.objectives
     trials = []

@@ -26,7 +26,7 @@ from nas.analysis.selection import (
     unfinished,
 )
 from nas.study.limits import LIMITS
-from nas.study.records import Measurement, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, StudyRecord, TrialRecord, TrialState
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -87,7 +87,7 @@ class Answer:
 
 
 def answer(
-    study: Study,
+    study: StudyRecord,
     summary: RetrainingSummary | None,
     limits: Limits,
     latencies: Latencies = lambda basis, arch_id: (),
@@ -277,7 +277,7 @@ def _candidates(n: int) -> str:
 WeightFiles = Callable[[MeasuredCandidate], Sequence[Path]]
 
 
-def answer_json(study: Study, a: Answer, limits: Limits, weights: WeightFiles) -> dict[str, Any]:
+def answer_json(study: StudyRecord, a: Answer, limits: Limits, weights: WeightFiles) -> dict[str, Any]:
     """Return the answer as plain data, with the weight files of each candidate."""
 
     def plain(candidate: MeasuredCandidate | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from nas.analysis.front import FrontStatus
 from nas.analysis.point_labels import label_points
 from nas.analysis.remeasuring import RemeasuredCandidate, RemeasuringComparison
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary
-from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 
 DPI = 200
 TITLE_CHARACTERS, LABEL_CHARACTERS = 80, 56
@@ -76,7 +76,7 @@ REMEASURING_LOOKS = (STAYED, TIED, LEFT, JOINED, LOST, ASIDE, BASELINE)
 UNDOMINATED = (FrontStatus.FRONT, FrontStatus.OPEN)  # among the candidates that are drawn
 
 
-def plot_retraining(study: Study, summary: RetrainingSummary, path: Path) -> None:
+def plot_retraining(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
     """Write a picture of mean scores and measured ratios with error bars, in the format of the path's suffix.
 
     At least one candidate must have both numbers.
@@ -124,7 +124,7 @@ def _retraining_look(c: RetrainedCandidate) -> PointLook:
     return CAME if c.on_front else NEAR_MISS
 
 
-def _label_retraining(axes: Any, study: Study, summary: RetrainingSummary) -> None:
+def _label_retraining(axes: Any, study: StudyRecord, summary: RetrainingSummary) -> None:
     _prepare(axes)
     seeds = f"mean of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
     title = f"{study.info.name}: retrained for {summary.steps} steps, {seeds}; bars are 95 % intervals"
@@ -148,7 +148,7 @@ class PanelPoint:
         return self.measurement.ratio, self.candidate.trial.final_score
 
 
-def plot_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, path: Path) -> None:
+def plot_remeasuring(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison, path: Path) -> None:
     """Write a picture of both fronts, before on the left and now on the right, in the format of the path's suffix."""
     before = [
         PanelPoint(r, r.trial.measurement, r.before.status in UNDOMINATED) for r in c.candidates if r.trial.measurement
@@ -234,7 +234,7 @@ def _legend(figure: Any, looks: Sequence[PointLook], drawn: set[PointLook]) -> N
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
-def _label_score(axes: Any, study: Study) -> None:
+def _label_score(axes: Any, study: StudyRecord) -> None:
     axes.set_ylabel(_folded(study.info.objectives[0].label, LABEL_CHARACTERS) + "\nhigher is better")
 
 

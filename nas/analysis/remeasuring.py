@@ -16,7 +16,7 @@ from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL, disturbance
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
-from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
@@ -94,7 +94,7 @@ class RemeasuringComparison:
         return self.moved(FrontStatus.TIED, FrontStatus.FRONT) + self.moved(FrontStatus.BEHIND, FrontStatus.FRONT)
 
 
-def compare_remeasurement(study: Study, again: Remeasurement) -> RemeasuringComparison:
+def compare_remeasurement(study: StudyRecord, again: Remeasurement) -> RemeasuringComparison:
     """Compare the study's measurements with a remeasurement's, for every trial that was tried again."""
     trials = complete(study)
     tried = [t for t in trials if t.number in again.measurements or t.number in again.unmeasured]
@@ -192,7 +192,7 @@ def hypervolume_line(c: RemeasuringComparison) -> str:
     )
 
 
-def remeasuring_notes(study: Study, again: Remeasurement, c: RemeasuringComparison) -> list[str]:
+def remeasuring_notes(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison) -> list[str]:
     """Return notes for the reader of the numbers, a phrase each."""
     before = [t.measurement for t in complete(study) if t.number in again.measurements and t.measurement]
     changed = differences(study, again, before)
@@ -226,7 +226,7 @@ def _verdict_notes(again: Remeasurement) -> list[str]:
     return [f"verdicts: {counts}"] if set(verdicts) - {"ok"} else []
 
 
-def _scale_notes(study: Study, again: Remeasurement) -> list[str]:
+def _scale_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
     """Return a note on each network that was measured for scale both times, without the reference itself."""
     return [
         f"for scale, {t.scale}: ratio {t.measurement.ratio:.3f} before, {again.measurements[t.number].ratio:.3f} now"
@@ -243,7 +243,7 @@ def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -
     return [f"baselines {words}: {names}"] if changed else []
 
 
-def differences(study: Study, again: Remeasurement, before: Sequence[Measurement]) -> list[str]:
+def differences(study: StudyRecord, again: Remeasurement, before: Sequence[Measurement]) -> list[str]:
     """Return the settings that differ, as "batch: 16 -> 1"; each is that of most measurements."""
     now = list(again.measurements.values())
     changed = []
@@ -299,7 +299,7 @@ def _most_frequent(values: Iterable[object]) -> str:
     return next((str(value) for value, _ in Counter(values).most_common(1)), "?")
 
 
-def remeasuring_json(study: Study, again: Remeasurement, c: RemeasuringComparison) -> dict[str, Any]:
+def remeasuring_json(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison) -> dict[str, Any]:
     """Return the comparison as plain data, with every measurement whole."""
     fronts = {name: getattr(c, name) for name in ("stayed", "tied", "left", "lost", "joined")}
     about = {key: value for key, value in again.to_dict().items() if key not in ("measurements", "unmeasured")}

@@ -15,7 +15,7 @@ from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.study import pareto
-from nas.study.records import Measurement, Remeasurement, Retraining, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord
 
 REMEASUREMENT = "retraining"  # name of the remeasurement by backbone-nas retrain
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
@@ -90,7 +90,10 @@ class RetrainingSummary:
 
 
 def summarize_retraining(
-    study: Study, retrainings: Sequence[Retraining], remeasurements: Iterable[Remeasurement], steps: int | None = None
+    study: StudyRecord,
+    retrainings: Sequence[Retraining],
+    remeasurements: Iterable[Remeasurement],
+    steps: int | None = None,
 ) -> RetrainingSummary | None:
     """Summarize the retrainings with one number of steps; None where there are none.
 
@@ -203,7 +206,7 @@ def _of_mean_at(steps: int) -> Ranking:
     return mean
 
 
-def retraining_notes(study: Study, summary: RetrainingSummary) -> list[str]:
+def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str]:
     """Return notes on the front's changes, their confidence, and the assumptions, a line each."""
     searched = [c for c in summary.candidates if not c.trial.baseline]
     expected = sum(c.chance or 0.0 for c in searched)
@@ -238,7 +241,7 @@ def _scatter_note(summary: RetrainingSummary) -> str:
     return f"standard deviation of the score between seeds, {summary.steps} steps: {summary.scatter.words}"
 
 
-def retraining_json(study: Study, summary: RetrainingSummary) -> dict[str, Any]:
+def retraining_json(study: StudyRecord, summary: RetrainingSummary) -> dict[str, Any]:
     """Return the summary as plain data, for ``--json`` and for the report."""
     before = summary.scatter_at_last_rung
     correlations = rank_correlations(summary, study.info.rung_steps[-1])

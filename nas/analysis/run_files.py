@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.analysis.answer import RETRAINED, Latencies
 from nas.analysis.retraining import REMEASUREMENT
-from nas.study.records import Retraining, RungResult, Study, TrialRecord, TrialState
+from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 
 WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
 
@@ -64,7 +64,7 @@ class TrainedWeights:
 
 
 def trained_weights(
-    run_dir: Path, study: Study, trial: TrialRecord, retrainings: Sequence[Retraining]
+    run_dir: Path, study: StudyRecord, trial: TrialRecord, retrainings: Sequence[Retraining]
 ) -> TrainedWeights | None:
     """Return a trial's existing weights with most training steps, the best score of equals; None where there are none.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nas.analysis import BEST, WHICH
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, disturbance, front_chances
 from nas.study import pareto
-from nas.study.records import Measurement, Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
@@ -23,13 +23,13 @@ class SelectionError(ValueError):
     """No trial can be selected, or the requested one does not exist; the message is one line for people."""
 
 
-def complete(study: Study) -> tuple[TrialRecord, ...]:
+def complete(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """Return the trials and baselines with both objectives: trained to the last rung, measured, finite numbers."""
     rungs = len(study.info.rung_steps)
     return tuple(t for t in study.trials if t.state is TrialState.COMPLETE and len(t.rungs) >= rungs and _has_both(t))
 
 
-def complete_candidates(study: Study) -> tuple[TrialRecord, ...]:
+def complete_candidates(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """Return the complete trials that are no baselines; SelectionError where there is none."""
     candidates = tuple(t for t in complete(study) if not t.baseline)
     if not candidates:
@@ -48,7 +48,7 @@ def has_budget_left(info: StudyInfo, evaluated: int) -> bool:
     return isinstance(budget, int) and evaluated < budget
 
 
-def unfinished(study: Study) -> str:
+def unfinished(study: StudyRecord) -> str:
     """Say how many architectures an unfinished study has evaluated; "" of a finished one."""
     sampled = [t for t in study.trials if not t.baseline]
     evaluated, running = sum(t.counts for t in sampled), sum(t.state is TrialState.RUNNING for t in sampled)
@@ -58,7 +58,7 @@ def unfinished(study: Study) -> str:
     return f"unfinished: {evaluated}{total} architectures evaluated"
 
 
-def nothing_complete(study: Study) -> SelectionError:
+def nothing_complete(study: StudyRecord) -> SelectionError:
     """Return the error of a study that has no complete trial; it says whether the study is unfinished."""
     return SelectionError("; ".join(filter(None, (NO_COMPLETE_TRIAL, unfinished(study)))))
 
@@ -131,7 +131,7 @@ class Recommendation:
     at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
 
 
-def recommend(study: Study) -> Recommendation | None:
+def recommend(study: StudyRecord) -> Recommendation | None:
     """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung."""
     trials = complete(study)
     candidates = [t for t in trials if not t.baseline]
@@ -180,7 +180,7 @@ class FrontCandidate:
     chance: float
 
 
-def front_candidates(study: Study, scatter: SeedScatter = TYPICAL_SCATTER) -> tuple[FrontCandidate, ...]:
+def front_candidates(study: StudyRecord, scatter: SeedScatter = TYPICAL_SCATTER) -> tuple[FrontCandidate, ...]:
     """Return the complete candidates, the likeliest to be on the front first; SelectionError where there is none."""
     trials = complete_candidates(study)
     front = front_numbers(trials)
@@ -200,7 +200,7 @@ def candidates_to_retrain(candidates: Sequence[FrontCandidate], near: int) -> tu
     return tuple(c for c in candidates if c.on_front or c in misses[:near])
 
 
-def trials_to_remeasure(study: Study, which: str) -> tuple[TrialRecord, ...]:
+def trials_to_remeasure(study: StudyRecord, which: str) -> tuple[TrialRecord, ...]:
     """Return the trials that `which` names (of WHICH, or comma-separated numbers) and all baselines, in study order.
 
     Raises:
@@ -231,7 +231,7 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
     return numbers
 
 
-def find_trial(study: Study, which: str) -> TrialRecord:
+def find_trial(study: StudyRecord, which: str) -> TrialRecord:
     """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
 
     Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.

@@ -34,14 +34,14 @@ from nas.analysis.remeasuring import (
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
 from nas.study.limits import LIMITS
-from nas.study.records import Measurement, Remeasurement, Study, TrialRecord
+from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
 TEXT_COLUMNS = ("", "between", "front", "verdict")  # these wrap in a narrow terminal
 MAX_RUNNERS_UP = 12  # in the table; --json has all
 
 
-def show_retraining(study: Study, summary: RetrainingSummary, console: Console) -> None:
+def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Console) -> None:
     """Print the retrained candidates, fastest first; rank correlations; notes."""
     title = f"retraining: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
     table = _table(title, "trial", "<architecture", "study", "seeds", "mean score", "ratio", "chance", "<front")
@@ -81,7 +81,7 @@ def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
     return table
 
 
-def show_remeasuring(study: Study, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
+def show_remeasuring(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
     """Print the candidates, the fastest by the study first; notes; the conclusion last."""
     title = f"{again.name}: throughput relative to {again.setting['reference']}, before and now"
     table = _table(title, "trial", "<architecture", "score", "ratio before", "ratio now", "rank", "<front", "<verdict")

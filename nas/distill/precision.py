@@ -20,10 +20,10 @@ from nas.study.config import DistillConfig, SearchConfig
 from search_space import ArchSpec
 
 MIN_GAIN = 0.05  # of a step's time, for which bf16 is taken: its sums are less exact
-_WARM_UP, _LONG_MS = 2, 1000.0  # steps of each precision, or one where it takes so long
-_TURN_S, _MAX_STEPS = 0.25, 5  # a turn of one precision takes about as long, and at most so many steps
-_MAX_TURNS, _ENOUGH_S = 12, 3.0  # turns of each, and the seconds of all turns that suffice
-_CLEAR = 2.0  # times as long as the other's: one turn of each suffices
+_WARM_UP, _LONG_MS = 2, 1000.0  # warm-up steps of each precision; one if a step takes longer than _LONG_MS
+_TURN_S, _MAX_STEPS = 0.25, 5  # length of a turn of one precision in seconds, and the limit of its steps
+_MAX_TURNS, _ENOUGH_S = 12, 3.0  # limits of the turns of each, and of the seconds of all turns
+_CLEAR = 2.0  # if the steps of one take this many times those of the other, one turn of each suffices
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
-from nas.study.records import Remeasurement, Study
+from nas.study.records import Remeasurement, StudyRecord
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
 
 
 def begin_remeasuring(
-    store: Store, study: Study, settings: RemeasureSettings, command: str
+    store: Store, study: StudyRecord, settings: RemeasureSettings, command: str
 ) -> tuple[Remeasuring, list[Remeasurement]]:
     """Return what measures the candidates, and a list with the remeasurement to begin or continue, for `measure`.
 
@@ -72,7 +72,7 @@ def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store)
             progress("measured", total - len(remeasuring.remaining(again)), total)
 
 
-def _show(study: Study, again: Remeasurement, settings: RemeasureSettings) -> None:
+def _show(study: StudyRecord, again: Remeasurement, settings: RemeasureSettings) -> None:
     comparison = compare_remeasurement(study, again)
     if settings.json:
         print(json.dumps(remeasuring_json(study, again, comparison), indent=2))

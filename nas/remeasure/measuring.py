@@ -27,7 +27,7 @@ from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings
 from nas.study.config import SearchConfig
-from nas.study.records import Measurement, Remeasurement, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord, TrialState
 
 ORDER_SEED = 0
 MAX_REASON_CHARACTERS = 300
@@ -65,7 +65,7 @@ class RemeasuringPlan:
         return plain | {"threads": self.threads, "reference": self.reference}
 
 
-def plan_remeasuring(study: Study, settings: RemeasureSettings) -> RemeasuringPlan:
+def plan_remeasuring(study: StudyRecord, settings: RemeasureSettings) -> RemeasuringPlan:
     """Return the plan; settings that are None are those of most of the study's measurements.
 
     Raises:

@@ -30,7 +30,7 @@ from nas.storage.database import Database
 from nas.storage.errors import StoreError, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
-from nas.study.records import Remeasurement, Retraining, Study, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "trial_records"]
 
@@ -154,9 +154,9 @@ class Store:
             self.save_info(info)
         return info
 
-    def read(self) -> Study:
+    def read(self) -> StudyRecord:
         """Read the whole study as plain records."""
-        return Study(self.info, self.trials(), self.scale())
+        return StudyRecord(self.info, self.trials(), self.scale())
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """Read all trials, in the order of their numbers."""
@@ -342,7 +342,7 @@ class Store:
             raise
 
 
-def read_study(run_dir: Path) -> Study:
+def read_study(run_dir: Path) -> StudyRecord:
     """Read the study in `run_dir`, for reports; StoreError if it cannot be read."""
     with Store.open(run_dir) as store:
         return store.read()

@@ -253,7 +253,7 @@ class StudyInfo(Record):
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyRecord:
     """A study as read from its storage.
 
     Attributes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
-from nas.study.records import Study, StudyInfo
+from nas.study.records import StudyInfo, StudyRecord
 from reports.compare import LETTERS
 
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
@@ -67,7 +67,7 @@ class Comparability:
         return self.same_axes and not self.measurement
 
 
-def comparability(studies: Sequence[Study]) -> Comparability:
+def comparability(studies: Sequence[StudyRecord]) -> Comparability:
     """Find the reasons why numbers of two or more studies cannot be compared."""
     infos = [study.info for study in studies]
     return Comparability(
@@ -118,7 +118,7 @@ def _recipes(infos: Sequence[StudyInfo]) -> list[str]:
     return [", ".join(f"{name} {recipe.get(name, 'unknown')}" for name in differing) for recipe in recipes]
 
 
-def _setting(study: Study) -> str:
+def _setting(study: StudyRecord) -> str:
     """Return the most frequent device, runtime, batch size and resolution of the measurements; "" without any."""
     measurements = [t.measurement for t in study.trials if t.measurement is not None]
     settings = [f"{m.device}, {m.arm}, {m.batch} images of {m.resolution} px" for m in measurements]

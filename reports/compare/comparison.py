@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nas.analysis.agreement import kendall
-from nas.study.records import Objective, Study, TrialRecord
+from nas.study.records import Objective, StudyRecord, TrialRecord
 from nas.study.redaction import public_info
 from reports.compare import LETTERS
 from reports.compare.comparability import Comparability, comparability
@@ -21,7 +21,7 @@ class ComparedStudy:
     """One study; where studies compare, its summary uses their common reference point."""
 
     letter: str
-    study: Study
+    study: StudyRecord
     summary: StudySummary
 
     @property
@@ -69,7 +69,7 @@ class StudyComparison:
     pairs: tuple[StudyPair, ...]
 
 
-def compare_studies(studies: Sequence[Study]) -> StudyComparison:
+def compare_studies(studies: Sequence[StudyRecord]) -> StudyComparison:
     """Compare two to six studies.
 
     Raises:
@@ -92,14 +92,14 @@ def compare_studies(studies: Sequence[Study]) -> StudyComparison:
     )
 
 
-def _check_objectives(studies: Sequence[Study]) -> None:
+def _check_objectives(studies: Sequence[StudyRecord]) -> None:
     for info in (study.info for study in studies):
         if [objective.name for objective in info.objectives] != ["score", "throughput"]:
             names = ", ".join(o.name for o in info.objectives) or "none"
             raise ValueError(f"{info.name}: its objectives are {names}: a comparison needs score and throughput")
 
 
-def _with_references(study: Study, references: Sequence[float]) -> Study:
+def _with_references(study: StudyRecord, references: Sequence[float]) -> StudyRecord:
     objectives: tuple[Objective, ...] = tuple(
         replace(o, reference=r) for o, r in zip(study.info.objectives, references, strict=True)
     )
@@ -170,7 +170,7 @@ def _shared_architectures(first: ComparedStudy, other: ComparedStudy) -> tuple[S
     return tuple(sorted(shared, key=lambda s: (-(s.ratios[0] or 0), s.arch_id)))
 
 
-def _measured_trials(study: Study) -> dict[str, TrialRecord]:
+def _measured_trials(study: StudyRecord) -> dict[str, TrialRecord]:
     """Return the first measured trial of each architecture."""
     trials: dict[str, TrialRecord] = {}
     for trial in study.trials:

@@ -22,7 +22,7 @@ import backbones
 import nas.api
 from nas.api import ConfigError, Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
 from nas.export import ExportError
-from nas.search.arguments import SearchCommand
+from nas.search.settings import SearchCommand
 from nas.select.__main__ import main as select_command
 from nas.storage.store import Store
 from nas.study.limits import LIMITS, LimitError

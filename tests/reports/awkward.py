@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from nas.study.records import Measurement, RungResult, Study, TrialRecord, TrialState
+from nas.study.records import Measurement, RungResult, StudyRecord, TrialRecord, TrialState
 from search_space import SPACES
 from tests.reports import synthetic
 
 RECORDED = Path(__file__).parents[2] / "experiments/results/recorded_search.json"
 
 
-def recorded() -> Study:
+def recorded() -> StudyRecord:
     """Return the recorded search of 200 with its scores, throughputs and seconds; unrecorded fields are invented."""
     search = json.loads(RECORDED.read_text())
     rng = random.Random(0)
@@ -50,10 +50,10 @@ def recorded() -> Study:
     info = replace(
         synthetic.info("recorded", 200), rung_steps=(30, 90, 270), time_spent=time_spent, chance={}, teacher_facts={}
     )
-    return Study(info, tuple(trials))
+    return StudyRecord(info, tuple(trials))
 
 
-def tied(seed: int) -> Study:
+def tied(seed: int) -> StudyRecord:
     """Make a study rounded to a few levels: trials tie in score, throughput, both and bounds, and finish out of order.
 
     The reference against itself (A/A) is off by 5.3 % one way and 2 % the other.
@@ -105,7 +105,7 @@ def _variant(t: TrialRecord, number: int, speed: tuple[float, float, float], las
 
 
 @cache
-def planted(trials: int) -> Study:
+def planted(trials: int) -> StudyRecord:
     """Make a study whose score depends on stage 3, and throughput on stage 4's width and stage 2's expansion."""
     rng = random.Random(5)
     study = synthetic.study(trials, only=TrialState.COMPLETE, baselines=False)
@@ -131,7 +131,7 @@ ATTACKS = (
 )
 
 
-def hostile(attack: str, trials: int = 40) -> Study:
+def hostile(attack: str, trials: int = 40) -> StudyRecord:
     """Make a study in which everything that a user or a third party can name is `attack`."""
     study = synthetic.study(trials)
     info = replace(
@@ -143,7 +143,7 @@ def hostile(attack: str, trials: int = 40) -> Study:
         teacher_facts={attack: replace(synthetic.facts(0), description=attack)}, chance={attack: 0.5},
         sessions=({"started": attack, "wall_s": 1.0},),
     )  # fmt: skip
-    return Study(info, tuple(_spoiled(t, attack, keep_id=t.number == 7) for t in study.trials))
+    return StudyRecord(info, tuple(_spoiled(t, attack, keep_id=t.number == 7) for t in study.trials))
 
 
 def _spoiled(trial: TrialRecord, attack: str, keep_id: bool) -> TrialRecord:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 
 Place = tuple[float, float]  # score, relative throughput
 
 
-def trained(study: Study, baselines: bool) -> list[TrialRecord]:
+def trained(study: StudyRecord, baselines: bool) -> list[TrialRecord]:
     """Return the trials, or the baselines, that were trained to the last rung and measured."""
     last = len(study.info.rung_steps) - 1
     return [

@@ -17,8 +17,8 @@ from nas.study.records import (
     Measurement,
     Objective,
     RungResult,
-    Study,
     StudyInfo,
+    StudyRecord,
     TeacherFacts,
     TrialRecord,
     TrialState,
@@ -33,7 +33,7 @@ REFERENCE = "eradio_pico"
 
 def study(
     trials: int, *, seed: int = 0, baselines: bool = True, only: TrialState | None = None, budget: int | None = None
-) -> Study:
+) -> StudyRecord:
     """Make a finished study of `trials` sampler trials, or one in which every trial ends in state `only`."""
     rng = random.Random(seed)
     records = []
@@ -41,15 +41,15 @@ def study(
         records += [record(n, rng, preset(name), TrialState.COMPLETE, name) for n, name in enumerate(BASELINES)]
     for number in range(len(records), len(records) + trials):
         records.append(record(number, rng, SPACES["micro"].sample(rng), only or _state(rng)))
-    return Study(info(budget=budget or trials), tuple(records))
+    return StudyRecord(info(budget=budget or trials), tuple(records))
 
 
-def with_info(study: Study, **changes: Any) -> Study:
+def with_info(study: StudyRecord, **changes: Any) -> StudyRecord:
     """Return the study with another description."""
     return replace(study, info=replace(study.info, **changes))
 
 
-def timed(study: Study, change: Callable[[TrialRecord], Mapping[str, Any]]) -> Study:
+def timed(study: StudyRecord, change: Callable[[TrialRecord], Mapping[str, Any]]) -> StudyRecord:
     """Return the study with changed measurements; `change` takes a trial and returns the fields that differ."""
 
     def changed(t: TrialRecord) -> Measurement | None:
@@ -58,7 +58,7 @@ def timed(study: Study, change: Callable[[TrialRecord], Mapping[str, Any]]) -> S
     return replace(study, trials=tuple(replace(t, measurement=changed(t)) for t in study.trials))
 
 
-def scored(study: Study, score: Callable[[TrialRecord], float]) -> Study:
+def scored(study: StudyRecord, score: Callable[[TrialRecord], float]) -> StudyRecord:
     """Return the study with other scores at the last rungs."""
     return replace(
         study,
@@ -66,7 +66,7 @@ def scored(study: Study, score: Callable[[TrialRecord], float]) -> Study:
     )
 
 
-def store_study(study: Study, folder: Path) -> Store:
+def store_study(study: StudyRecord, folder: Path) -> Store:
     """Store a study of the space "micro" in `folder`, as `nas.search` stores it."""
     space = SPACES["micro"]
     store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
@@ -143,7 +143,7 @@ def record(
     )
 
 
-def with_scale(study: Study, ratios: Mapping[str, float | None]) -> Study:
+def with_scale(study: StudyRecord, ratios: Mapping[str, float | None]) -> StudyRecord:
     """Return the study with networks that were measured for scale; None for one that could not be measured."""
     rng = random.Random(1)
     return replace(

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from nas.study.records import Study, StudyInfo, TrialState
+from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports.compare.__main__ import main
 from reports.compare.comparison import StudyComparison, compare_studies
 from reports.compare.comparison_page import draw_charts, render
@@ -19,13 +19,13 @@ REFERENCE = (-0.1, 0.25)  # the lowest of both studies
 
 
 @cache
-def known_cost() -> Study:
+def known_cost() -> StudyRecord:
     study = synthetic.study(60, seed=1)
     return with_info(study, name="known-cost", config=study.info.config | {"sampler": "known_cost"})
 
 
 @cache
-def control() -> Study:
+def control() -> StudyRecord:
     """Make another search that has also seen 50 architectures of the first one, with another reference point."""
     study = synthetic.study(40, seed=2)
     shared = [replace(t, number=t.number + 100) for t in known_cost().trials[5:55]]
@@ -61,7 +61,7 @@ def numbers(page: Page) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in page.table("Numbers of the studies").rows[1:]}
 
 
-def places(study: Study, baselines: bool = False) -> list[brute_force.Place]:
+def places(study: StudyRecord, baselines: bool = False) -> list[brute_force.Place]:
     return [brute_force.place(t) for t in brute_force.trained(study, baselines)]
 
 
@@ -190,11 +190,11 @@ def test_other_versions_and_machines_are_other_measurements_and_unknown_ones_are
         assert not measurement_reasons(with_info(a, environment=env), with_info(b, environment=unknown))
 
 
-def measurement_reasons(*studies: Study) -> tuple[str, ...]:
+def measurement_reasons(*studies: StudyRecord) -> tuple[str, ...]:
     return compare_studies(studies).comparability.measurement
 
 
-def cautions(*studies: Study) -> tuple[str, ...]:
+def cautions(*studies: StudyRecord) -> tuple[str, ...]:
     return compare_studies(studies).comparability.cautions
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.records import Objective, Retraining, Study, TrialState
+from nas.study.records import Objective, Retraining, StudyRecord, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
@@ -23,7 +23,7 @@ def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
     summary = summarize(study)
     start = summary.random_start
     assert start is not None
-    first = Study(study.info, tuple(t for t in study.trials if t.number in start.trials))
+    first = StudyRecord(study.info, tuple(t for t in study.trials if t.number in start.trials))
     drawn = [t for t in study.trials if not t.baseline][:32]
     assert set(start.trials) == {t.number for t in drawn if t.counts}
     places = [brute_force.place(t) for t in brute_force.trained(first, baselines=False)]
@@ -46,7 +46,7 @@ def test_no_control_is_invented(sampler):
 def test_misses_name_the_limit_and_by_how_much():
     study = synthetic.study(20, only=TrialState.INFEASIBLE, baselines=False)
     trials = tuple(replace(t, params=2_000_000 + 100_000 * t.number) for t in study.trials)
-    (row,) = limit_misses(Study(study.info, trials))
+    (row,) = limit_misses(StudyRecord(study.info, trials))
     assert (row.limit, len(row.numbers), row.numbers[0]) == ("max_params", 19, 1)  # trial 0 is on the limit: within
     assert row.narrowest == pytest.approx(0.05)
     assert row.median == pytest.approx(0.5)

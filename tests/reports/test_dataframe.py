@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from nas.study.failures import Failure
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
 from reports.summary import summarize
 from search_space import ArchSpec
@@ -17,7 +17,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudyRecord:
     """Make a study with a text of every dangerous kind."""
     made = synthetic.study(60)
     texts = [f"{c}1+1|cmd" for c in FORMULA] + ['say "no", or\nnot', "-0.5 is no number"]
@@ -102,7 +102,7 @@ def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkey
         save_parquet(frame, tmp_path / "t.parquet")
 
 
-def test_a_network_for_scale_is_a_row_without_number_and_score(study: Study) -> None:
+def test_a_network_for_scale_is_a_row_without_number_and_score(study: StudyRecord) -> None:
     measured = TrialRecord(
         -1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=measurement(0.5), params=7
     )

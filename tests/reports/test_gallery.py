@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nas.study.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 from reports.gallery import GAP_PX, MAX_MODELS, read_gallery
 from reports.page import render
 from reports.summary import summarize
@@ -33,11 +33,11 @@ def sheet(seed: int, rows=SHARED + OWN, columns=COLUMNS) -> ContactSheet:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudyRecord:
     return synthetic.study(24)
 
 
-def pictured(study: Study, folder: Path, **made) -> Path:
+def pictured(study: StudyRecord, folder: Path, **made) -> Path:
     """Fill the folder of a run with the sheet of every model that was trained to the last rung."""
     (folder / FOLDER).mkdir()
     for trial in study.trials:

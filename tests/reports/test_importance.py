@@ -1,18 +1,18 @@
 import math
 from dataclasses import replace
 
-from nas.study.records import Objective, Study, TrialState
+from nas.study.records import Objective, StudyRecord, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import planted
 
 
-def of(study: Study, objective: str) -> dict[str, Importance]:
+def of(study: StudyRecord, objective: str) -> dict[str, Importance]:
     return {r.choice: r for r in importances(study.info, summarize(study)) if r.objective == objective}
 
 
-def variance_share(study: Study, part, whole) -> float:
+def variance_share(study: StudyRecord, part, whole) -> float:
     def variance(values: list[float]) -> float:
         mean = sum(values) / len(values)
         return sum((v - mean) ** 2 for v in values) / len(values)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.records import Study, StudyInfo, TrialState
+from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports import sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics
@@ -11,7 +11,7 @@ from reports.summary import summarize
 from tests.reports import synthetic
 
 
-def with_metrics(study: Study, metrics) -> Study:
+def with_metrics(study: StudyRecord, metrics) -> StudyRecord:
     """Return the study with `metrics` (of a trial's score and index) at every last rung."""
     trials = []
     for i, trial in enumerate(study.trials):
@@ -22,12 +22,12 @@ def with_metrics(study: Study, metrics) -> Study:
     return replace(study, trials=tuple(trials))
 
 
-def rows_of(study: Study):
+def rows_of(study: StudyRecord):
     return {row.name: row for row in summarize_metrics(study.info, summarize(study))}
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudyRecord:
     def metrics(score: float, i: int) -> dict[str, float]:
         known = {"miou": -score, "knn": 2 * score, "retrieval/hed": 0.5, "zz": (i * 7919) % 101 / 500}
         return known if i else {**known, "knn": float("nan")}

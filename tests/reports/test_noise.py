@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from reports import sentences, verdict
 from reports.noise import disturbance
 from reports.page import render
@@ -15,7 +15,7 @@ from tests.reports.brute_force import Page
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudyRecord:
     return synthetic.study(60)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from nas.analysis.selection import recommend
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic
@@ -28,7 +28,7 @@ STUDIES = {
 
 
 @cache
-def study(name: str) -> Study:
+def study(name: str) -> StudyRecord:
     return STUDIES[name]()
 
 
@@ -47,7 +47,7 @@ def name(request) -> str:
     return request.param
 
 
-def baselines(s: Study) -> list[TrialRecord]:
+def baselines(s: StudyRecord) -> list[TrialRecord]:
     return brute_force.trained(s, True)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.page import render, write_page
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -27,7 +27,7 @@ STUDIES = {
 }
 
 
-def page_of(study: Study) -> str:
+def page_of(study: StudyRecord) -> str:
     return render(study, summarize(study))
 
 

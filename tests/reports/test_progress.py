@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from nas.study.loop import OUT_OF_TIME
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 from reports.sentences import precision, progress
 from reports.statistics import SearchState, search_state
 from reports.summary import summarize
@@ -60,7 +60,7 @@ def test_a_finished_search_has_no_progress():
 def test_the_time_of_an_open_session_is_that_of_its_trials():
     study = synthetic.study(40)
     written = {"teachers": 343.0, "measure": 1.0}
-    live = Study(replace(study.info, sessions=(OVER, OPEN), time_spent=written), study.trials)
+    live = StudyRecord(replace(study.info, sessions=(OVER, OPEN), time_spent=written), study.trials)
     rows = {row.purpose: row for row in summarize(live).time_spent}
     measured = sum(t.measurement.seconds for t in study.trials if t.measurement)
     assert rows["measure"].seconds == pytest.approx(measured)
@@ -68,5 +68,5 @@ def test_the_time_of_an_open_session_is_that_of_its_trials():
         trained = sum(t.rungs[rung].seconds for t in study.trials if len(t.rungs) > rung)
         assert rows[f"train to {steps} steps"].seconds == pytest.approx(trained)
     assert rows["teacher cache"].share < 0.5
-    closed = summarize(Study(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
+    closed = summarize(StudyRecord(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
     assert {row.seconds for row in closed} == set(written.values())

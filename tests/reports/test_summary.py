@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.compare.comparison import compare_studies
 from reports.scored_trials import ScoredTrial
 from reports.statistics import rung_correlations
@@ -16,7 +16,7 @@ from tests.reports.brute_force import place
 REFERENCE = (0.0, 0.25)  # of the synthetic studies
 
 
-def complete(study: Study) -> list[TrialRecord]:
+def complete(study: StudyRecord) -> list[TrialRecord]:
     return brute_force.trained(study, baselines=False)
 
 

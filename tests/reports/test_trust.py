@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from reports.metrics import summarize_metrics
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
@@ -16,7 +16,7 @@ NOISE, RUNGS, SEEDS, METRICS = range(4)
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudyRecord:
     """Return a study whose reference was measured against itself to 1 %, without disturbance."""
     exact = {"ratio": 1.0, "ratio_low": 0.99, "ratio_high": 1.01}
     return synthetic.timed(
@@ -24,7 +24,7 @@ def study() -> Study:
     )
 
 
-def check(study: Study, which: int, retraining: dict | None = None, **changes: object) -> TrustCheck:
+def check(study: StudyRecord, which: int, retraining: dict | None = None, **changes: object) -> TrustCheck:
     summary = replace(summarize(study), **changes)
     return trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, "runs/mine")[which]
 
@@ -109,7 +109,7 @@ def test_metrics_are_judged_by_their_order_of_the_models(study, value, outcome):
     assert check(with_metrics(study, lambda score: {"knn": value(score)}), METRICS).outcome is outcome
 
 
-def with_metrics(study: Study, metrics: object, models: int | None = None) -> Study:
+def with_metrics(study: StudyRecord, metrics: object, models: int | None = None) -> StudyRecord:
     """Return the study with `metrics` of the score at the last rung, of the first `models` alone."""
     trials = [
         replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], metrics=metrics(t.score)))) if t.rungs else t  # type: ignore[operator]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
 from reports.verdict import NO_DIFFERENCE, headline, result_line, tiles
@@ -10,7 +10,7 @@ from tests.reports import synthetic
 from tests.reports.brute_force import Page
 
 
-def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: str = "eradio_femto") -> Study:
+def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: str = "eradio_femto") -> StudyRecord:
     """One candidate of this ratio that scores higher than all baselines; their ratios are 1, 0.5 and 0.4."""
     study = synthetic.study(1, only=TrialState.COMPLETE)
     scores = dict(zip((*synthetic.BASELINES, None), (0.5, 0.3, 0.2, 0.6), strict=True))

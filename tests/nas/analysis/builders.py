@@ -10,7 +10,7 @@ import optuna
 
 from nas.analysis.retraining import REMEASUREMENT
 from nas.storage.store import Store
-from nas.study.records import Remeasurement, Retraining, RungResult, Study, TrialState
+from nas.study.records import Remeasurement, Retraining, RungResult, StudyRecord, TrialState
 from search_space import preset
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 
@@ -19,15 +19,15 @@ REFERENCE = "eradio_femto"
 POINTS = {0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.38, 1.99)}
 
 
-def small_study(points: Mapping[int, tuple[float, float]] = POINTS) -> Study:
+def small_study(points: Mapping[int, tuple[float, float]] = POINTS) -> StudyRecord:
     """Trial 0 is the baseline; the others are random architectures."""
     trials = [record(n, (0.1, q), ratio) for n, (q, ratio) in points.items()]
     spec = preset(REFERENCE)
     trials[0] = replace(trials[0], baseline=REFERENCE, arch_id=spec.arch_id, spec=spec.to_dict())
-    return Study(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
+    return StudyRecord(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
 
 
-def new_store(folder: Path, study: Study) -> Store:
+def new_store(folder: Path, study: StudyRecord) -> Store:
     store = Store.create(folder, study.info, optuna.samplers.RandomSampler(seed=0))
     for trial in study.trials:
         store.ask({})

@@ -13,7 +13,7 @@ from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer
 from nas.analysis.noise import TYPICAL_SCATTER
 from nas.analysis.retraining import RetrainingSummary, summarize_retraining
 from nas.analysis.selection import SelectionError
-from nas.study.records import Study, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement, record, rung
 
@@ -26,12 +26,14 @@ def sized(trial: TrialRecord, params: int) -> TrialRecord:
 POINTS = {0: (0.30, 1.0), 1: (0.20, 4.0), 2: (0.40, 2.0), 3: (0.60, 1.0), 4: (0.595, 1.1), 5: (0.38, 1.99)}
 
 
-def study() -> Study:
+def study() -> StudyRecord:
     base = small_study(POINTS)
     return replace(base, trials=tuple(sized(t, 100_000 * (t.number + 1)) for t in base.trials))
 
 
-def answer_to(limits: Mapping[str, float], summary: RetrainingSummary | None = None, of: Study | None = None) -> Answer:
+def answer_to(
+    limits: Mapping[str, float], summary: RetrainingSummary | None = None, of: StudyRecord | None = None
+) -> Answer:
     return answer(of or study(), summary, limits)
 
 

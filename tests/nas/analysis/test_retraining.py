@@ -24,7 +24,7 @@ from nas.analysis.retraining import (
 )
 from nas.analysis.tables import show_retraining
 from nas.storage.store import Store
-from nas.study.records import Retraining, Study
+from nas.study.records import Retraining, StudyRecord
 from tests.nas.analysis.builders import failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement
 
@@ -39,7 +39,7 @@ def retrainings() -> list[Retraining]:
     ]
 
 
-def summary(study: Study | None = None, again: list[Retraining] | None = None) -> RetrainingSummary:
+def summary(study: StudyRecord | None = None, again: list[Retraining] | None = None) -> RetrainingSummary:
     again = retrainings() if again is None else again
     result = summarize_retraining(study or small_study(), again, [remeasured_for_retraining(RATIOS)])
     assert result is not None

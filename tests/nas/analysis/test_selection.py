@@ -20,7 +20,7 @@ from nas.analysis.selection import (
     unfinished,
 )
 from nas.study.objectives import objectives
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from tests.nas.analysis.builders import POINTS, small_study
 from tests.nas.study.builders import record
 
@@ -63,7 +63,7 @@ def test_which_trials_are_measured_again() -> None:
             trials_to_remeasure(study, which)
 
 
-def recommended(study: Study) -> int:
+def recommended(study: StudyRecord) -> int:
     recommendation = recommend(study)
     assert recommendation is not None
     assert find_trial(study, "best") == recommendation.trial
@@ -90,7 +90,7 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
         for t in study.trials
         for low, high in [bounds.get(t.number, (1.0, 1.0))]
     ]
-    found = recommend(Study(study.info, tuple(trials)))
+    found = recommend(StudyRecord(study.info, tuple(trials)))
     assert found is not None
     assert found.at_equal_speed is not None
     assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == (0.8 / 1.1, 1.3 / 0.9)
@@ -116,13 +116,13 @@ def test_an_unfinished_study_says_how_much_of_its_budget_was_evaluated() -> None
     study = small_study()  # 5 candidates and a baseline
     assert unfinished(with_budget(study, 8)) == "unfinished: 5 of 8 architectures evaluated"
     assert unfinished(with_budget(study, 5)) == ""
-    running = Study(study.info, (*study.trials, replace(record(6, (), 1.0), state=TrialState.RUNNING)))
+    running = StudyRecord(study.info, (*study.trials, replace(record(6, (), 1.0), state=TrialState.RUNNING)))
     assert unfinished(with_budget(running, 5)) == "unfinished: 5 architectures evaluated"
     with pytest.raises(SelectionError, match="unfinished: 0 of 8"):
         find_trial(with_budget(replace(study, trials=()), 8), "best")
 
 
-def with_budget(study: Study, budget: int) -> Study:
+def with_budget(study: StudyRecord, budget: int) -> StudyRecord:
     return replace(study, info=replace(study.info, config={**study.info.config, "budget": budget}))
 
 
@@ -140,14 +140,14 @@ def test_words_of_a_setting_name_the_threads_once() -> None:
 def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:
     assert recommended(small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.6, 3.0)})) == 3
     study = small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0)})
-    assert recommended(Study(study.info, study.trials[1:])) == 2
+    assert recommended(StudyRecord(study.info, study.trials[1:])) == 2
 
 
 @pytest.mark.parametrize("names", [("score",), ("score", "latency"), ("params", "score")])
 def test_where_throughput_is_no_objective_the_highest_score_is_recommended(names: tuple[str, ...]) -> None:
     study = small_study({0: (0.1, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.5, 3.0)})
     assert recommended(study) == 1
-    study = Study(replace(study.info, objectives=objectives(names, "both")), study.trials)
+    study = StudyRecord(replace(study.info, objectives=objectives(names, "both")), study.trials)
     assert recommended(study) == 2
 
 
@@ -164,7 +164,7 @@ def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> N
     ids = ["1000aaaaaaaa", "20bbbbbbbbbb", "20cccccccccc", "12345678dddd", "eeeeeeeeeeee", "eeeeeeeeeeee"]
     trials = [replace(t, arch_id=arch_id) for t, arch_id in zip(study.trials, ids, strict=True)]
     trials[4] = replace(trials[4], state=TrialState.DUPLICATE)
-    study = Study(study.info, tuple(trials))
+    study = StudyRecord(study.info, tuple(trials))
     assert find_trial(study, "1").number == 1
     assert find_trial(study, "1000a").number == 0
     assert find_trial(study, "12345678").number == 3
@@ -175,7 +175,7 @@ def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> N
         with pytest.raises(SelectionError, match=f"no trial '{which}'"):
             find_trial(study, which)
     trials[1] = replace(trials[1], arch_id="20cbbbbbbbbb")
-    study = Study(study.info, tuple(trials))
+    study = StudyRecord(study.info, tuple(trials))
     for which, words in (("20c", "20cbbbbbbbbb, 20cccccccccc"), ("f", "no trial 'f'"), ("", "no trial ''")):
         with pytest.raises(SelectionError, match=words):
             find_trial(study, which)

@@ -10,7 +10,7 @@ import pytest
 from nas.cli import BAD_INPUT
 from nas.export.__main__ import main
 from nas.study.config import DistillConfig
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 from search_space import ArchSpec, StageSpec
 from tests.nas.analysis.builders import REFERENCE
 from tests.nas.study.builders import search_config
@@ -39,7 +39,7 @@ class Made(NamedTuple):
 
     run: Path
     cache: Path
-    study: Study
+    study: StudyRecord
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str], expected: int = BAD_INPUT) -> str:

@@ -10,7 +10,7 @@ import torch
 from backbones import build
 from nas.distill.run import Training, TrialContext
 from nas.measure.service import MeasurementService
-from nas.study.records import Study, TrialState
+from nas.study.records import StudyRecord, TrialState
 from tests.nas.analysis.builders import new_store, small_study
 from tests.nas.backend.real_targets import open_real_targets, study_of
 from tests.nas.export.builders import CONFIG, POINTS, SPEC, Made
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     trials = list(small_study(POINTS).trials)
     trials[1] = replace(trials[1], arch_id=SPEC.arch_id, spec=SPEC.to_dict(), rungs=rungs)  # type: ignore[arg-type]
     trials[2] = replace(trials[2], state=TrialState.STOPPED, rungs=trials[2].rungs[:1])
-    study = Study(study_of(targets, c), tuple(trials))
+    study = StudyRecord(study_of(targets, c), tuple(trials))
     new_store(run, study)
     (run / "report.html").write_text("<p>a report</p>")
     return Made(run, cache, study)

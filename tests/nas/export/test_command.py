@@ -20,12 +20,12 @@ from backbones import WeightsError
 from nas.cli import FAILED
 from nas.export.__main__ import main
 from nas.measure.verdicts import TOO_FEW
-from nas.study.records import Study
+from nas.study.records import StudyRecord
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, TIMM, Made, refusal
 
 
-def copy_of(made: Made, folder: Path, study: Study | None = None) -> Path:
+def copy_of(made: Made, folder: Path, study: StudyRecord | None = None) -> Path:
     """Return a copy of the run, for tests that damage it."""
     run = folder / "run"
     shutil.copytree(made.run, run, ignore=shutil.ignore_patterns("exports", "continued"))
@@ -39,7 +39,7 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     hostile = "a|b`<script>\n# c"
     secret = "nas.search --data https://me:word@host/x?sig=1"
     info = replace(made.study.info, name=hostile, command=secret, data={**made.study.info.data, "name": hostile})
-    run = copy_of(made, tmp_path, Study(info, made.study.trials))
+    run = copy_of(made, tmp_path, StudyRecord(info, made.study.trials))
     assert main([str(run), *TIMM, "--heads", "all"]) == 0
     out = run / "exports" / f"{SPEC.arch_id}-timm"
     text, trial = (out / "README.md").read_text(), made.study.trials[1]
@@ -80,7 +80,7 @@ def test_a_disturbed_or_short_timing_has_no_ratio_and_no_interval(
     m = trials[1].measurement
     assert m is not None
     trials[1] = replace(trials[1], measurement=replace(m, **changes))
-    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
     assert main([str(run), *TIMM]) == 0
     text = (run / "exports" / f"{SPEC.arch_id}-timm" / "README.md").read_text()
     assert f"| throughput, images/s | {m.throughput_img_s:.1f} | {word} |" in text
@@ -116,7 +116,7 @@ def test_a_trial_that_says_another_architectures_id_is_refused(
 ) -> None:
     trials = list(made.study.trials)
     trials[1] = replace(trials[1], arch_id="../../elsewhere")
-    run = copy_of(made, tmp_path, Study(made.study.info, tuple(trials)))
+    run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
     assert "its arch_id is not its architecture's" in refusal([str(run), "--trials", "1", *TIMM], capsys)
 
 

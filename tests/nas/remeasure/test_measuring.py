@@ -15,7 +15,7 @@ from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, plan_remeasuring, study_arm
 from nas.storage.store import Store
-from nas.study.records import Remeasurement, Study, TrialRecord, TrialState
+from nas.study.records import Remeasurement, StudyRecord, TrialRecord, TrialState
 from search_space import preset
 from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
 from tests.nas.study.builders import measurement
@@ -51,7 +51,7 @@ def key_of(trial: TrialRecord) -> str:
     return json.dumps(trial.spec, sort_keys=True)
 
 
-def plan_of(study: Study, **settings: Any) -> RemeasuringPlan:
+def plan_of(study: StudyRecord, **settings: Any) -> RemeasuringPlan:
     setting = Setting("cpu", **{"batch": 2, "resolution": 64, "budget_s": 0.1, **settings})
     spec, here = preset(REFERENCE).to_dict(), {"device_name": "here", "torch": "2"}
     return RemeasuringPlan("r", setting, 1, REFERENCE, spec, (*study.trials, *study.scale), here)
