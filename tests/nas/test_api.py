@@ -285,7 +285,8 @@ study.select(max_weight=3)  # type: ignore[call-arg]
 best.export("winner", format="coreml")  # type: ignore[arg-type]
 """
     (tmp_path / "user.py").write_text(code)
-    mypy = [sys.executable, "-m", "mypy", "--warn-unused-ignores", str(tmp_path / "user.py")]
+    options = ["--warn-unused-ignores", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
+    mypy = [sys.executable, "-m", "mypy", *options, str(tmp_path / "user.py")]
     result = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 0, result.stdout
 

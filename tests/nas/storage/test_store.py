@@ -275,57 +275,61 @@ def test_new_store_is_a_file_by_default(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def connections() -> Iterator[list[int]]:
-    """The number of connections to databases that are open, as the one item of a list."""
-    gc.collect()  # connections that earlier tests left to the garbage collector
-    count = [0]
+def connections() -> Iterator[set[int]]:
+    """The ids of the connections to databases that were opened in the test and are open.
 
-    def opened(*_: object) -> None:
-        count[0] += 1
+    Connections of earlier tests do not count: the garbage collector may close one at any moment.
+    """
+    kept: dict[int, object] = {}  # keeps the connections alive, so that no id is used twice
 
-    def closed(*_: object) -> None:
-        count[0] -= 1
+    def opened(connection: object, *_: object) -> None:
+        kept[id(connection)] = connection
+        ids.add(id(connection))
 
+    def closed(connection: object, *_: object) -> None:
+        ids.discard(id(connection))
+
+    ids: set[int] = set()
     events = {"connect": opened, "close": closed, "close_detached": closed}
     for name, heard in events.items():
         event.listen(Pool, name, heard)
-    yield count
+    yield ids
     for name, heard in events.items():
         event.remove(Pool, name, heard)
 
 
-def test_no_connection_stays_open(tmp_path: Path, database: str | None, connections: list[int]) -> None:
+def test_no_connection_stays_open(tmp_path: Path, database: str | None, connections: set[int]) -> None:
     folder = tmp_path / "connections"
     with create(folder, database) as store:
         store.register_driver()
-        assert connections[0] > 0
-    assert connections == [0]
+        assert connections
+    assert not connections
     read_study(folder)
     with pytest.raises(StoreError):
         Store.check_free(folder, database)
     with pytest.raises(StoreError):
         create(folder, database)
-    assert connections == [0]
+    assert not connections
 
 
 @pytest.mark.parametrize("content", [b"", b"no database"])
 def test_no_connection_stays_open_to_a_file_that_is_no_study(
-    tmp_path: Path, content: bytes, connections: list[int]
+    tmp_path: Path, content: bytes, connections: set[int]
 ) -> None:
     (tmp_path / "study.db").write_bytes(content)
     with pytest.raises(StoreError):
         read_study(tmp_path)
-    assert connections == [0]
+    assert not connections
 
 
-def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path, connections: list[int]) -> None:
+def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path, connections: set[int]) -> None:
     with create(tmp_path / "run", None) as store:
         loop = StudyLoop(store)
         record = started(loop)
         times = iter(range(0, 10_000, 1000))
         live = LiveReport(tmp_path / "run", lambda loop, record: None, lambda line: None, lambda: next(times))
         gc.collect()  # what creating the study left to the garbage collector
-        before = connections[0]
+        before = set(connections)
         for _ in range(3):
             live(loop, replace(record, state=TrialState.COMPLETE))
-        assert connections[0] <= before
+        assert connections <= before
