@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.distill import precision
 from nas.distill.precision import MIN_GAIN, choose_precision, faster
+from nas.distill.run import TimedSlot
+from nas.distill.trainer import Distiller
 from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
@@ -36,3 +39,20 @@ def test_steps_of_both_precisions_are_timed_as_a_rank_trains_them(tmp_path: Path
     assert f"{choice.precision} ({choice.step_ms[choice.precision]:,.1f} ms a step" in str(choice)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+
+
+def test_turns_alternate_so_that_a_drift_of_the_device_hits_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def step_ms(distiller: Distiller, slot: TimedSlot, steps: int) -> float:
+        timed.append(distiller.config.precision)
+        return 10.0  # ms: neither is faster, so that all turns are taken
+
+    monkeypatch.setattr(precision, "_step_ms", step_ms)
+    config = SearchConfig(train_images=64, val_images=32, distill=DistillConfig(img_size=32, batch_size=16))
+    choose_precision(preset("eradio_femto"), targets(tmp_path), config, 1, tmp_path / "locks")
+    first, second = set(timed[-4:-2]), set(timed[-2:])
+    assert first == second == {"fp32", "bf16"}
+    assert timed[-4:-2] == timed[-2:][::-1]
