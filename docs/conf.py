@@ -16,6 +16,7 @@ myst_heading_anchors = 3  # links to headings work as on GitHub
 exclude_patterns = ["_build", "tutorials/notebook.ipynb"]
 html_theme = "furo"
 html_title = "backbone-nas"
+html_extra_path = ["sample_report.html"]
 
 DOCS = Path(__file__).parent
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)\s#]*)[^)\s]*\)")

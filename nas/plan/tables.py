@@ -31,7 +31,7 @@ def show(plan: SearchPlan, console: Console) -> None:
         console.width = _WIDTH
     figures = Table(title=f"Plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
     for column in ("quantity", "value", "source", "note"):
-        figures.add_column(column, justify="right" if column == "value" else "left")
+        figures.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
     for figure in plan.figures:
         figures.add_row(figure.label, text(figure), figure.basis.value, figure.note)
     console.print(figures)
@@ -47,7 +47,7 @@ def _clusters(plan: SearchPlan) -> Table:
     columns = ["devices", "workers", "teachers", "search", "device-\nhours"]
     columns += ["USD"] if plan.usd_per_hour is not None else []
     columns += [f"budget in\n{plan.max_hours:g} h"] if plan.max_hours is not None else []
-    for column in (*columns, "utilization", "trials at\neach rung"):
+    for column in (*columns, "utili-\nzation", "trials at\neach rung"):
         table.add_column(column, justify="right")
     table.add_column("worker time", no_wrap=True)
     for forecast in plan.forecasts:
@@ -57,8 +57,8 @@ def _clusters(plan: SearchPlan) -> Table:
             str(run.cluster.workers),
             "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
             seconds(run.wall_s),
-            f"{forecast.device_hours:,.3g}",
-            *([f"{plan.usd_per_hour * forecast.device_hours:,.3g}"] if plan.usd_per_hour is not None else []),
+            _rounded(forecast.device_hours),
+            *([_rounded(plan.usd_per_hour * forecast.device_hours)] if plan.usd_per_hour is not None else []),
             *([_fits(forecast)] if plan.max_hours is not None else []),
             f"{run.utilization:.0%}",
             " ".join(map(str, run.reached)),
@@ -70,6 +70,10 @@ def _clusters(plan: SearchPlan) -> Table:
 
 def _fits(forecast: Forecast) -> str:
     return f"{'about ' if forecast.extrapolated else ''}{forecast.fits:,}"
+
+
+def _rounded(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def bar(run: SimulatedSearch) -> str:
