@@ -84,8 +84,8 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def packed_json(value: Any) -> str:
     """Serialize plain data to JSON that states the keys of equal objects once.
 
-    The format is `{"keys": [["a", "b"], ...], "data": ...}`. An object is `[index into keys, value, value, ...]`, an
-    array is `[-1, item, ...]`; `templates/core.js` has the inverse. A study of 10,000 trials stays small enough to be
+    The format is `{"keys": [["a", "b"], ...], "data": ...}`. An object is `[index into keys, value, value, ...]`
+    without its last values that are null, an array is `[-1, item, ...]`; `templates/core.js` has the inverse. A study of 10,000 trials stays small enough to be
     mailed. The text is safe between script tags: `<`, `>` and `&` are escaped. NaN and infinities become null.
     """
     keys: dict[tuple[str, ...], int] = {}
@@ -97,7 +97,10 @@ def packed_json(value: Any) -> str:
 def _pack(value: Any, keys: dict[tuple[str, ...], int]) -> Any:
     if isinstance(value, Mapping):
         names = tuple(str(k) for k in value)
-        return [keys.setdefault(names, len(keys)), *(_pack(v, keys) for v in value.values())]
+        packed = [keys.setdefault(names, len(keys)), *(_pack(v, keys) for v in value.values())]
+        while packed[-1] is None:
+            packed.pop()
+        return packed
     if isinstance(value, list | tuple):
         return [-1, *(_pack(v, keys) for v in value)]
     if isinstance(value, float) and not math.isfinite(value):

@@ -2,13 +2,13 @@
 const FIRST_ROWS = 300;
 const byId = id => document.getElementById(id);
 
-// Inverse of reports.formatting.packed_json: an object is [index into keys, ...values], an array is [-1, ...items].
+// Inverse of reports.formatting.packed_json: an object is [index into keys, ...values] without its last nulls, an array is [-1, ...items].
 const packed = JSON.parse(byId('data').textContent);
 const unpack = value => {
   if (!Array.isArray(value)) return value;
   const [shape, ...values] = value;
   if (shape < 0) return values.map(unpack);
-  return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i])]));
+  return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i] ?? null)]));
 };
 const { info, trials, front, metrics, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, disturbed_verdicts: disturbedVerdicts, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);

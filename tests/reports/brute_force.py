@@ -204,6 +204,9 @@ def payload(page: str) -> dict[str, Any]:
             return value
         head, *rest = value
         values = [whole(v) for v in rest]
-        return values if head < 0 else dict(zip(packed["keys"][head], values, strict=True))
+        if head < 0:
+            return values
+        keys = packed["keys"][head]
+        return dict(zip(keys, [*values, *[None] * (len(keys) - len(values))], strict=True))
 
     return whole(packed["data"])
