@@ -11,8 +11,8 @@ import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,11 @@ class WeightsError(ValueError):
     """Weights that cannot be used; the message names the file and the error, in one line."""
 
 
-def save(model: Backbone, path: Path) -> None:
+def save(model: Backbone, path: Path) -> str:
     """Write a model's weights and its spec; an existing file is replaced as a whole or not at all.
+
+    Returns:
+        The checksum of the file.
 
     Raises:
         WeightsError: the model is fused, so that its weights no longer fit its spec, or the file cannot be written.
@@ -51,15 +54,26 @@ def save(model: Backbone, path: Path) -> None:
     if misfit:
         raise _refusal(path, f"the model is fused or altered ({misfit}); save it before fuse(), in float32")
     metadata = {"format": FORMAT, "num_classes": str(model.num_classes), "spec": model.spec.to_json()}
+    return save_checked(path, state, metadata)
+
+
+def save_checked(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file as a whole or not at all; return the checksum of tensors and metadata that it holds.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    checksum = digest(metadata, state)
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # another process may write the same one
     try:
-        write_tensors(unfinished, state, metadata | {"sha256": digest(metadata, state)})
+        write_tensors(unfinished, state, {**metadata, "sha256": checksum})
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"cannot be written ({error})") from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+    return checksum
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -77,24 +91,47 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
 
 def load(path: Path, spec: ArchSpec | None = None) -> Backbone:
     """Load a backbone, in training mode. Raises WeightsError, also for an architecture other than `spec`."""
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            stored, num_classes = _read_metadata(path, metadata)
-            if spec is not None and stored != spec:
-                raise _refusal(path, f"holds architecture {stored.arch_id}, not {spec.arch_id}")
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            layout = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
-            _check_layout(path, layout, _meta_network(stored, num_classes))
-            state = {key: file.get_tensor(key) for key in layout}
-    except (OSError, SafetensorError) as error:
-        raise _refusal(path, f"truncated or not a safetensors file ({error})") from None
-    if metadata["sha256"] != digest(metadata, state):
-        raise _refusal(path, "spec and tensors don't match their checksum; the file was altered")
+    with open_tensors(path) as (file, metadata):
+        stored, num_classes = _read_metadata(path, metadata)
+        if spec is not None and stored != spec:
+            raise _refusal(path, f"holds architecture {stored.arch_id}, not {spec.arch_id}")
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        layout = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+        _check_layout(path, layout, _meta_network(stored, num_classes))
+        state = {key: file.get_tensor(key) for key in layout}
+    check_digest(path, metadata, state)
     model = _build(stored, num_classes)
     model.load_state_dict(state)
     return model
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open a safetensors file whose header is valid; yield it with its metadata.
+
+    Raises:
+        WeightsError: the file cannot be read, before or within the block.
+    """
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise _refusal(path, f"truncated or not a safetensors file ({error})") from None
+
+
+def checksum_of(path: Path) -> str:
+    """Return the checksum that a file of `save` holds, without its tensors; WeightsError if it holds none."""
+    with open_tensors(path) as (_, metadata):
+        if "sha256" not in metadata:
+            raise _refusal(path, "no checksum in its metadata")
+        return metadata["sha256"]
+
+
+def check_digest(path: Path, metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError unless metadata and tensors of a file match the checksum in its metadata."""
+    if metadata.get("sha256") != digest(metadata, state):
+        raise _refusal(path, "metadata and tensors don't match their checksum; the file was altered")
 
 
 def digest(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
@@ -115,7 +152,7 @@ def _check_header(path: Path) -> None:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > HEADER_LIMIT:
-                raise _refusal(path, f"not a safetensors file of backbones.save: its header would have {length} bytes")
+                raise _refusal(path, f"not a safetensors file of this project: its header would have {length} bytes")
             json.loads(file.read(length).decode(), object_pairs_hook=_unique)
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})") from None

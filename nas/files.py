@@ -6,11 +6,13 @@ the file of its successor. The owner of a folder deletes temporary files of kill
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -50,6 +52,14 @@ def atomic_write(path: Path, content: str | bytes, *, sync: bool = False) -> Non
     """
     with atomic_path(path, sync=sync) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the content of a JSON text; ValueError where it is none, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets in brackets, too deep to be read") from None
 
 
 def _sync(path: Path) -> None:

@@ -313,6 +313,7 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
     import torch
 
     from backbones import build, load
+    from backbones.weights import checksum_of
     from nas.distill import distributed
     from nas.distill.folded_heads import load_heads
     from nas.distill.run import Training
@@ -326,7 +327,8 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
         torch.cuda.set_device(spec.rank)
     model, adaptors = build(arch), None
     if job.start is not None:
-        model, adaptors = load(job.start, arch), load_heads(job.start.with_suffix(".heads.safetensors"))
+        heads = job.start.with_suffix(".heads.safetensors")
+        model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
     ranks = (
         distributed.process_group(spec.rank, job.ranks, spec.meeting_point, device) if job.ranks > 1 else nullcontext()
     )

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 
 from backbones import build
+from nas.cache import CacheError
 from nas.distill.run import Training, TrialContext, saved_rungs
 from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
@@ -143,6 +144,8 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
     """Return the failure that an error of a trial on `device` means, and its reason in one line."""
     if isinstance(error, TrainingError):
         return Failure.NOT_FINITE, str(error)
+    if isinstance(error, CacheError):
+        return Failure.DAMAGED_CACHE, str(error)
     if isinstance(error, MeasurementError):
         return _FAILURE_OF_VERDICT.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
     if out_of_memory(error):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nas.cache.codecs import CODECS
-from nas.cache.entry import FORMAT, CacheError, write_json
+from nas.cache.entry import FORMAT, LAYOUT, CacheError, write_json
 from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
@@ -41,7 +41,8 @@ class CachePlan:
         self.teachers_name = teachers
         self.images = ImageCacheBuilder(source, image_px)
         self.teachers = [TeacherCacheBuilder(spec, self.images, compression) for spec in chosen]
-        self.path = source.root / f"set-{digest([FORMAT, *(teacher.fingerprint for teacher in self.teachers)])}.json"
+        fingerprints = [teacher.fingerprint for teacher in self.teachers]
+        self.path = source.root / f"set-{digest([FORMAT, LAYOUT, *fingerprints])}.json"
 
     @property
     def missing(self) -> list[TeacherCacheBuilder]:
@@ -67,7 +68,7 @@ class CachePlan:
             origin |= {"seed": source.seed, "views": source.views, "teachers": self.teachers_name}
             teachers = {teacher.spec.name: teacher.entry.folder.name for teacher in self.teachers}
             folder = self.images.entry.folder.name
-            write_json(self.path, {"format": FORMAT, "images": folder, "teachers": teachers, "origin": origin})
+            write_json(self.path, {"images": folder, "teachers": teachers, "origin": origin})
 
 
 def share_of(storage: str, share: float | None) -> float:

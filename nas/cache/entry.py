@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,11 +27,14 @@ from typing import Any, BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 
 from nas.data import Split
-from nas.files import atomic_write
+from nas.data.dataset import digest
+from nas.files import atomic_write, parse_json
 
-FORMAT = 2  # version of the files, part of every fingerprint: raise it when their meaning changes
+FORMAT = 2  # version of the content, part of every fingerprint: raise it when other numbers are stored
+LAYOUT = 3  # version of the files, part of the names of entries and sets: raise it when the same numbers lie elsewhere
 SHARD_ITEMS = 256  # a multiple of the images in a mosaic
 POLL_S = 0.1  # between attempts to claim shards that other processes write
+ARRAY_SUFFIX = ".npy"
 WORKING_FOLDER = "working"  # locks, records and raw features while an entry is incomplete; empty afterwards
 
 Record = dict[str, Any]
@@ -40,6 +43,11 @@ Done = Callable[[int], None]
 
 class CacheError(ValueError):
     """A teacher cache cannot be built or read. The message is one line and names the file."""
+
+
+def damage(path: Path, problem: str) -> CacheError:
+    """Return the error of a damaged file of an entry."""
+    return CacheError(f"teacher cache: {path} is {problem}; delete {path.parent} to rebuild it")
 
 
 class Shard(NamedTuple):
@@ -68,6 +76,11 @@ class CacheEntry:
 
     folder: Path
 
+    @classmethod
+    def of(cls, root: Path, kind: str, fingerprint: str) -> CacheEntry:
+        """Return the entry of a content in the cache folder `root`."""
+        return cls(root / f"{kind}-{digest([LAYOUT, fingerprint])}")
+
     @property
     def manifest_path(self) -> Path:
         """Return the path of the manifest, which exists once the entry is complete."""
@@ -85,15 +98,11 @@ class CacheEntry:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest's content; CacheError if it cannot be read or has another format."""
+        """Return the manifest's content; CacheError if it is damaged or of another version."""
         try:
-            content: dict[str, Any] = json.loads(self.manifest_path.read_text())
-            readable = content["format"] == FORMAT and bool(content["files"]) and bool(content["shards"])
-        except (OSError, ValueError, KeyError, TypeError):
-            readable = False
-        if not readable:
-            raise CacheError(f"teacher cache: {self.manifest_path} is unreadable; delete {self.folder} to rebuild it")
-        return content
+            return read_json(self.manifest_path)
+        except OSError:
+            raise damage(self.manifest_path, "unreadable") from None
 
     def open(self) -> None:
         """Make the folder and mark it as used by this process, see `mark_in_use`."""
@@ -170,18 +179,20 @@ class CacheEntry:
         """
         with self.lock("manifest"):
             if not self.complete:
-                records = {shard.name: json.loads(self.record_path(shard).read_text()) for shard in shards}
+                records = {shard.name: read_json(self.record_path(shard)) for shard in shards}
                 listed = {path.name: size_and_hash(path) for path in files}
                 for record in records.values():
                     listed |= record.pop("files")
-                content = {"format": FORMAT, **describe(records), "shards": records, "files": listed}
-                write_json(self.manifest_path, content)
+                write_json(self.manifest_path, {**describe(records), "shards": records, "files": listed})
         # The working folder stays, since another process may be about to create a lock in it.
         for leftover in [*self.working.iterdir(), *self.folder.glob("*.tmp")]:
             leftover.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:
-        """Check the size of every file and, with `hashes`, its content.
+        """Check the size of every file, and its content.
+
+        Args:
+            hashes: Whether to hash arrays too; their rows are checked when they are read, see `nas.cache.shards`.
 
         Raises:
             CacheError: A file is missing or altered; the message names the first one.
@@ -191,12 +202,9 @@ class CacheEntry:
             size = path.stat().st_size if path.is_file() else None
             if size != expected["bytes"]:
                 actual = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
-                raise CacheError(self._damage(path, f"truncated or altered ({actual})"))
-            if hashes and size_and_hash(path) != expected:
-                raise CacheError(self._damage(path, "altered (other content)"))
-
-    def _damage(self, path: Path, problem: str) -> str:
-        return f"teacher cache: {path} is {problem}; delete {self.folder} to rebuild it"
+                raise damage(path, f"truncated or altered ({actual})")
+            if (hashes or path.suffix != ARRAY_SUFFIX) and size_and_hash(path) != expected:
+                raise damage(path, "altered (other content)")
 
 
 def _within(done: Done, before: int, shard: Shard, items: int) -> None:
@@ -211,9 +219,32 @@ def size_and_hash(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    atomic_write(path, json.dumps(content, indent=1))
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with its layout and a checksum."""
+    sealed = {"layout": LAYOUT, **content}
+    atomic_write(path, json.dumps(sealed | {"sha256": _json_hash(sealed)}, indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content that `write_json` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        CacheError: It is damaged, altered or of another version.
+    """
+    try:
+        content = parse_json(path.read_bytes())
+        written = content.pop("sha256")
+        intact = content.pop("layout") == LAYOUT and written == _json_hash({"layout": LAYOUT, **content})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise damage(path, "damaged or of another version")
+    return dict(content)
+
+
+def _json_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 _marks: dict[Path, BinaryIO] = {}

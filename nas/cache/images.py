@@ -58,7 +58,7 @@ class ImageCacheBuilder:
         self.source, self.image_px = source, image_px
         self.sets: dict[Split, ImageSet] = {split: source.open(split, image_px) for split in SPLITS}
         self.fingerprint = digest([FORMAT, *(images.fingerprint for images in self.sets.values()), image_px])
-        self.entry = CacheEntry(source.root / f"images-{self.fingerprint}")
+        self.entry = CacheEntry.of(source.root, "images", self.fingerprint)
 
     def shards_of(self, split: Split) -> list[Shard]:
         """Return the shards of one split."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cache.entry import CacheEntry, CacheError, remove_unless_in_use
+from nas.cache.entry import CacheEntry, CacheError, read_json, remove_unless_in_use
 from nas.cache.targets import read_cache_set
 
 ENTRY_NAME = re.compile(r"(images|targets(-[A-Za-z0-9._-]+)?)-[0-9a-f]{16}")  # other folders are never listed
@@ -56,8 +55,7 @@ def describe(entry: CacheEntry) -> tuple[str, int, str]:
     """Return an entry's content in words, its number of images, and its state."""
     if not entry.complete:
         paths = [path for path in entry.working.glob("*.json") if path.stem.rpartition("-")[2].isdigit()]
-        records = [json.loads(path.read_text()) for path in paths]
-        return entry.folder.name.rpartition("-")[0], sum(record["rows"] for record in records), INCOMPLETE
+        return entry.folder.name.rpartition("-")[0], sum(map(_rows, paths)), INCOMPLETE
     try:
         manifest = entry.manifest
     except CacheError:
@@ -65,6 +63,14 @@ def describe(entry: CacheEntry) -> tuple[str, int, str]:
     is_teacher = "teacher" in manifest
     content = f"{manifest['teacher']} {manifest['storage']}" if is_teacher else f"{manifest['data']} images"
     return content, sum(record["rows"] for record in manifest["shards"].values()), COMPLETE
+
+
+def _rows(record: Path) -> int:
+    """Return the rows of a shard by its record; 0 where this is damaged, or removed meanwhile."""
+    try:
+        return int(read_json(record)["rows"])
+    except (OSError, CacheError):
+        return 0
 
 
 def delete_entries(

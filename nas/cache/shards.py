@@ -1,8 +1,14 @@
-"""Write arrays batch by batch into .npy files, one file a shard, and read the files as one memory-mapped array."""
+"""Write arrays batch by batch into .npy files, one file a shard, and read the files as one memory-mapped array.
+
+A file ends with a checksum of each row, behind what numpy reads. A row is checked when a process first reads it: a
+whole shard would be read from disk for the few rows of it that a short training needs.
+"""
 
 from __future__ import annotations
 
+import io
 import resource
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property, lru_cache
@@ -14,10 +20,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nas.cache.codecs import Codec
+from nas.cache.entry import ARRAY_SUFFIX, damage
 from nas.files import atomic_path
 
 Rows = dict[str, NDArray[Any]]  # name of the array -> rows
 Index = slice | NDArray[np.integer[Any]]
+CHECKSUM = np.dtype("<u4")
 MAX_MAPPED_FILES = 16384  # per process, if the system allows it: opening a file again in every training step is slow
 
 
@@ -37,7 +45,7 @@ class TargetArray(Protocol):
 class ShardedArray:
     """The rows of several files as one array. Indexing returns a new array, decoded by `codec`.
 
-    Files are mapped when they are first read.
+    Files are mapped when they are first read. Indexing raises CacheError for a damaged file.
 
     Args:
         paths: The files, in order.
@@ -55,7 +63,7 @@ class ShardedArray:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The number of rows and a decoded row's shape."""
-        stored = mapped(self.paths[0]).shape[1:]
+        stored = mapped(self.paths[0]).array.shape[1:]
         return (len(self), *stored) if self.codec is None else (len(self), len(self.codec.largest), *stored[1:])
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
@@ -64,7 +72,7 @@ class ShardedArray:
             raise IndexError(f"{self.paths[0].parent.name}: no row {indices.min()} or {indices.max()} of {len(self)}")
         indices = indices % len(self)
         shards = np.searchsorted(self.ends, indices, side="right")
-        first = mapped(self.paths[0])
+        first = mapped(self.paths[0]).array
         rows = np.empty((len(indices), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(shards, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if indices.size else ():
@@ -87,45 +95,103 @@ def max_mapped_files() -> int:
     return allowed // 2
 
 
+class ArrayFile:
+    """The rows of one file, memory-mapped; a row is checked when it is first read.
+
+    Args:
+        path: A file of `ArrayWriter`.
+
+    Raises:
+        CacheError: The file is no such array; also raised for a row that does not match its checksum.
+
+    Attributes:
+        array: The rows, read-only and unchecked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._checksums = np.fromfile(path, CHECKSUM, offset=array.offset + array.nbytes)
+            with path.open("rb") as file:
+                self._checksums ^= CHECKSUM.type(zlib.crc32(file.read(array.offset)))
+        except OSError:
+            raise
+        except Exception as error:  # of many types, as the header is Python code
+            raise damage(path, "no readable array") from error
+        if len(self._checksums) != len(array):
+            raise damage(path, "truncated or altered (its rows and checksums differ in number)")
+        self.array: NDArray[Any] = array.view(np.ndarray)
+        self._path, self._unchecked = path, np.ones(len(array), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[Any]:
+        """Return a copy of the rows with these numbers, which are 0 or more."""
+        numbers = np.asarray(rows)
+        values: NDArray[Any] = self.array[numbers]
+        new = np.flatnonzero(self._unchecked[numbers])
+        if new.size:
+            found = row_checksums(values[new])
+            if wrong := np.flatnonzero(found != self._checksums[numbers[new]]).tolist():
+                raise damage(self._path, f"altered (row {numbers[new][wrong[0]]} does not match its checksum)")
+            self._unchecked[numbers] = False
+        return values
+
+
+def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of each row's bytes."""
+    as_bytes = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    return np.array([zlib.crc32(row) for row in as_bytes], dtype=CHECKSUM)
+
+
 @lru_cache(max_mapped_files())
-def mapped(path: Path) -> NDArray[Any]:
-    """Return a file's array as a read-only memory map."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    return array
+def mapped(path: Path) -> ArrayFile:
+    """Return a file's rows; the map is shared by all callers in this process."""
+    return ArrayFile(path)
 
 
 class ArrayWriter:
-    """A context manager that appends rows of a fixed shape to a .npy file.
+    """A context manager that appends rows of a fixed shape to a .npy file, and then the rows' checksums.
 
     The file gets its header and its name at the end; after an exception it does not exist. numpy pads headers, so the
-    final number of rows fits into the first header.
+    final number of rows fits into the first header. A checksum is the row's XOR that of the header: a damaged header is
+    a damage of every row.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, row_shape: tuple[int, ...]) -> None:
         self.path, self.dtype, self.row_shape = path, np.dtype(dtype), row_shape
         self.count = 0
+        self.checksums: list[NDArray[np.uint32]] = []
         self.stack = ExitStack()
         unfinished = self.stack.enter_context(atomic_path(path))
         self.file: BinaryIO = self.stack.enter_context(unfinished.open("wb"))
-        self.write_header()
-        self.stack.callback(self.complete_header)
+        self.file.write(self.header())
+        self.stack.callback(self.complete)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Append rows (N, *row_shape), converted to the file's dtype."""
         if rows.shape[1:] != self.row_shape:
             raise ValueError(f"{self.path.name}: rows of shape {rows.shape[1:]}, not {self.row_shape}")
-        self.file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+        stored = np.ascontiguousarray(rows, dtype=self.dtype)
+        self.file.write(stored.tobytes())
+        self.checksums.append(row_checksums(stored))
         self.count += len(rows)
 
-    def write_header(self) -> None:
-        """Write the header for the current number of rows."""
+    def header(self) -> bytes:
+        """Return the header for the current number of rows."""
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.row_shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header)
+        return buffer.getvalue()
 
-    def complete_header(self) -> None:
-        """Overwrite the first header."""
+    def complete(self) -> None:
+        """Append the checksums and overwrite the first header."""
+        header = self.header()
+        for checksums in self.checksums:
+            self.file.write((checksums ^ CHECKSUM.type(zlib.crc32(header))).tobytes())
         self.file.seek(0)
-        self.write_header()
+        self.file.write(header)
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +224,7 @@ class ShardWriter:
         """Append rows of every array."""
         for name, values in rows.items():
             if name not in self.writers:
-                path = self.folder / f"{self.prefix}-{name}{self.suffix}.npy"
+                path = self.folder / f"{self.prefix}-{name}{self.suffix}{ARRAY_SUFFIX}"
                 self.writers[name] = self.stack.enter_context(ArrayWriter(path, values.dtype, values.shape[1:]))
             self.writers[name].append(values)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.cache.codecs import CODECS, Codes
+from nas.cache.entry import damage
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
 from nas.cache.shards import Rows
 from nas.files import atomic_path
@@ -194,17 +195,23 @@ def save_statistics(folder: Path, fitted: Mapping[str, HeadStatistics]) -> None:
 
 
 def load_statistics(folder: Path) -> dict[str, HeadStatistics]:
-    """Read the statistics of a teacher's heads from a folder."""
-    statistics = {}
-    with np.load(folder / STATISTICS_FILE, allow_pickle=False) as arrays:
-        for head in HEADS:
-            if f"{head}-mean" in arrays:
-                mean, forward = arrays[f"{head}-mean"], arrays[f"{head}-forward"].astype(np.float64)
-                # The rows of `forward` are orthogonal and of equal length, so its inverse is its scaled transpose.
-                inverse = forward.T / (forward**2).sum(1).mean()
-                standardizer = Standardizer(mean, forward, inverse, float(arrays[f"{head}-kept"]))
-                statistics[head] = HeadStatistics(standardizer, arrays[f"{head}-largest"])
-    return statistics
+    """Read the statistics of a teacher's heads from a folder; CacheError if they are damaged."""
+    path = folder / STATISTICS_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {head: _head_statistics(arrays, head) for head in HEADS if f"{head}-mean" in arrays}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged zip file raises errors of many types
+        raise damage(path, "no readable file of statistics") from error
+
+
+def _head_statistics(arrays: Mapping[str, NDArray[Any]], head: str) -> HeadStatistics:
+    mean, forward = arrays[f"{head}-mean"], arrays[f"{head}-forward"].astype(np.float64)
+    # The rows of `forward` are orthogonal and of equal length, so its inverse is its scaled transpose.
+    inverse = forward.T / (forward**2).sum(1).mean()
+    standardizer = Standardizer(mean, forward, inverse, float(arrays[f"{head}-kept"]))
+    return HeadStatistics(standardizer, arrays[f"{head}-largest"])
 
 
 class Compressed(NamedTuple):

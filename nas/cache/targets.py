@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.cache.codecs import CODECS, Codec
-from nas.cache.entry import FORMAT, CacheEntry, CacheError, mark_in_use
+from nas.cache.entry import CacheEntry, CacheError, mark_in_use, read_json
 from nas.cache.poses import POSES, poses_file
 from nas.cache.shards import ShardedArray, TargetArray, mapped
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
@@ -125,16 +124,12 @@ class CacheSet:
 def read_cache_set(path: Path) -> CacheSet:
     """Read the entries that a set names; CacheError if it cannot be read."""
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise CacheError(f"teacher cache: {path} is of another version; delete it to rebuild it")
-        images = CacheEntry(path.parent / content["images"])
-        teachers = {name: CacheEntry(path.parent / folder) for name, folder in content["teachers"].items()}
-        return CacheSet(path, images, teachers, content["origin"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CacheError):
-            raise
-        raise CacheError(f"teacher cache: {path} is unreadable; delete it to rebuild it") from error
+        content = read_json(path)
+    except (OSError, CacheError):
+        raise CacheError(f"teacher cache: {path} is damaged or of another version; delete it to rebuild it") from None
+    images = CacheEntry(path.parent / content["images"])
+    teachers = {name: CacheEntry(path.parent / folder) for name, folder in content["teachers"].items()}
+    return CacheSet(path, images, teachers, content["origin"])
 
 
 def load_targets(path: Path, verify: bool = False) -> Targets:

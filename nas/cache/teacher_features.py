@@ -7,7 +7,6 @@ the kept raw features where they exist; these are deleted afterwards. So a teach
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, write_json
+from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, read_json, write_json
 from nas.cache.images import ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
 from nas.cache.shards import Rows, ShardWriter, mapped
 from nas.cache.standardize import (
@@ -69,7 +68,7 @@ class TeacherCacheBuilder:
         calibration_images = CALIBRATION_SHARDS * SHARD_ITEMS
         identity = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, calibration_images]
         self.fingerprint = digest([*identity, *asdict(compression).items()])
-        self.entry = CacheEntry(images.entry.folder.parent / f"targets-{spec.slug}-{self.fingerprint}")
+        self.entry = CacheEntry.of(images.entry.folder.parent, f"targets-{spec.slug}", self.fingerprint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build(self, progress: Progress) -> None:
@@ -142,7 +141,7 @@ class TeacherCacheBuilder:
         began, earlier = time.perf_counter(), 0.0
         if self.raw_record(shard).exists():
             read: Callable[[RowBatch], Heads] = partial(self.raw_features, shard)
-            earlier = json.loads(self.raw_record(shard).read_text())["seconds"]
+            earlier = read_json(self.raw_record(shard))["seconds"]
         else:
             read = self.live_features(self.image_reader(shard))
         sums = {head: {"clipped": 0, "cosine": 0.0} for head in self.compressors}
@@ -223,7 +222,7 @@ class TeacherCacheBuilder:
         with self.entry.lock("activations"):
             recorded = self.recorded_activations()
             if recorded is None:
-                write_json(self.activations_path, activations)
+                write_json(self.activations_path, {"activations": activations})
             elif not same_activations(activations, recorded):
                 raise CacheError(
                     f"teacher cache: {self.spec.name} computes other features now than in {self.entry.folder}"
@@ -239,7 +238,7 @@ class TeacherCacheBuilder:
     def recorded_activations(self) -> Sequence[float] | None:
         """Return the activations of the teacher that computed the existing shards, None without shards."""
         try:
-            recorded: list[float] = json.loads(self.activations_path.read_text())
+            recorded: list[float] = read_json(self.activations_path)["activations"]
             return recorded
         except FileNotFoundError:
             # The manifest is read last, since the file is removed after it was written.
@@ -269,7 +268,7 @@ class TeacherCacheBuilder:
             "images": self.images.fingerprint,
             **asdict(self.compression),
             "heads": heads,
-            "activations": json.loads(self.activations_path.read_text()),
+            "activations": read_json(self.activations_path)["activations"],
             "seconds": round(sum(record["seconds"] for record in records.values()), 3),
         }
 

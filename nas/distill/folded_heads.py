@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from backbones.weights import write_tensors
+from backbones.weights import WeightsError, check_digest, open_tensors, save_checked
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import TeacherTargets
 from nas.distill.adaptor import Adaptor, build_adaptor, mlp, module_name
 from nas.distill.heads import TeacherHeads
 from nas.distill.losses import TargetTransform
-from nas.files import atomic_path
+from nas.files import parse_json
 
-FORMAT = "backbone-nas-heads/1"
+FORMAT = "backbone-nas-heads/2"  # 1 had no checksum and did not name the model
 
 
-class HeadsError(ValueError):
+class HeadsError(WeightsError):
     """Heads that cannot be used; the message is one line that names the file or teacher and the fault."""
 
 
@@ -99,10 +98,18 @@ def _unfold_head(
     head.load_state_dict(state)
 
 
-def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
-    """Write all adaptors to one safetensors file, whose metadata hold every teacher's name, widths and fingerprint.
+def save_heads(adaptors: Mapping[str, Adaptor], path: Path, model: str) -> None:
+    """Write all adaptors to one safetensors file, with a checksum and every teacher's name, widths and fingerprint.
 
     An existing file is replaced as a whole or not at all.
+
+    Args:
+        adaptors: the adaptors by teacher.
+        path: the file.
+        model: the checksum of the weights that the heads were trained with, of `backbones.save`.
+
+    Raises:
+        WeightsError: the file cannot be written.
     """
     about = {name: describe(adaptor) for name, adaptor in adaptors.items()}
     state = {
@@ -110,8 +117,7 @@ def save_heads(adaptors: Mapping[str, Adaptor], path: Path) -> None:
         for name, adaptor in adaptors.items()
         for key, value in adaptor.state_dict().items()
     }
-    with atomic_path(path) as unfinished:
-        write_tensors(unfinished, state, {"format": FORMAT, "teachers": json.dumps(about)})
+    save_checked(path, state, {"format": FORMAT, "model": model, "teachers": json.dumps(about)})
 
 
 def describe(adaptor: Adaptor) -> dict[str, Any]:
@@ -125,37 +131,44 @@ def describe(adaptor: Adaptor) -> dict[str, Any]:
     return {"fingerprint": adaptor.fingerprint, **widths, "stride": adaptor.stride}
 
 
-def load_heads(path: Path, teachers: Iterable[str] | None = None) -> dict[str, Adaptor]:
+def load_heads(path: Path, teachers: Iterable[str] | None = None, model: str | None = None) -> dict[str, Adaptor]:
     """Load the adaptors of all teachers in a file, or of those named.
 
+    Args:
+        path: the file.
+        teachers: names of teachers; None for all.
+        model: the checksum of the weights that the heads must belong to; None for any.
+
     Raises:
-        HeadsError: the file cannot be read, is of another format, or lacks a teacher.
+        HeadsError: the file cannot be read, is altered, belongs to another model, or lacks a teacher.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with open_tensors(path) as (file, metadata):
             if metadata.get("format") != FORMAT:
                 raise HeadsError(f"{path}: format {metadata.get('format')!r} is not {FORMAT!r}")
-            about = json.loads(metadata["teachers"])
-            if not isinstance(about, dict):
-                raise HeadsError(f"{path}: its metadata name no teachers")
-            names = list(about) if teachers is None else list(teachers)
-            for name in names:
-                if name not in about:
-                    raise HeadsError(f"{path}: no heads for teacher {name!r}; it holds: {', '.join(about)}")
-            return {name: _load_adaptor(file, name, about[name]) for name in names}
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        if isinstance(error, HeadsError):
-            raise
+            # Cloned: safetensors maps the file, and one that shrinks under a map kills the process.
+            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        check_digest(path, metadata, state)
+        if model is not None and metadata["model"] != model:
+            raise HeadsError(f"{path}: these heads were trained with other weights than those beside them")
+        about = dict(parse_json(metadata["teachers"]).items())
+        names = list(about) if teachers is None else list(teachers)
+        for name in names:
+            if name not in about:
+                raise HeadsError(f"{path}: no heads for teacher {name!r}; it holds: {', '.join(about)}")
+        return {name: _load_adaptor(state, name, about[name]) for name in names}
+    except HeadsError:
+        raise
+    except WeightsError as error:  # names the file
+        raise HeadsError(str(error)) from None
+    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HeadsError(f"{path}: no readable file of heads ({reason})") from error
 
 
-def _load_adaptor(file: Any, name: str, about: Mapping[str, Any]) -> Adaptor:
-    """Load one teacher's adaptor; the tensors must have the widths that the metadata say."""
+def _load_adaptor(state: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> Adaptor:
+    """Return one teacher's adaptor; the tensors must have the widths that the metadata say."""
     with torch.device("meta"):
         adaptor = build_adaptor(about)
-    # Cloned: safetensors maps the file, and one that shrinks under a map kills the process.
-    state = {key: file.get_tensor(f"{name}/{key}").clone() for key in adaptor.state_dict()}
-    adaptor.load_state_dict(state, assign=True)
+    adaptor.load_state_dict({key: state[f"{name}/{key}"] for key in adaptor.state_dict()}, assign=True)
     return adaptor.requires_grad_(False).eval()

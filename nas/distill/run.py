@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from zipfile import ZipFile
 
 import torch
 
@@ -28,11 +30,13 @@ from nas.distill.trainer import Distiller, TrainingError
 from nas.files import atomic_path
 from nas.measure.device_lock import training
 from nas.measure.service import MeasurementService
+from nas.measure.sweep import out_of_memory
 from nas.study.config import DIRECTIONS, SearchConfig
 from nas.study.contact_sheet import sheet_path
 from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
+_LOG = logging.getLogger(__name__)
 TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
 
@@ -96,11 +100,17 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the last saved state, or None."""
         try:
+            with ZipFile(self._path) as archive:
+                if archive.testzip() is not None:  # torch leaves the archive's checksums unread
+                    return None
             saved = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            return dict(saved["content"]) if saved["identity"] == self._identity else None
+        except Exception as error:  # a damaged archive, or what it unpickles to, raises errors of many types
+            if out_of_memory(error):
+                raise
+            if not isinstance(error, FileNotFoundError):
+                _LOG.warning("%s is no readable checkpoint (%s); its training starts again", self._path, error)
             return None
-        ours = isinstance(saved, dict) and saved.get("identity") == self._identity
-        return dict(saved["content"]) if ours else None
 
 
 class Training:
@@ -122,23 +132,42 @@ class Training:
         adaptors: Mapping[str, Adaptor] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
     ) -> None:
-        config = context.config
         self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
         self._slot = TimedSlot(context.lock_dir)
+        self._rungs: list[RungResult] = []
+        self._checkpoint = _checkpoint(arch_id, context)
+        saved = self._checkpoint.load()
+        initial = None if saved is None else copy.deepcopy(backbone.state_dict())
+        self._distiller = self._begin(backbone, adaptors)
+        if saved is not None and initial is not None and not self._resume(saved):
+            backbone.load_state_dict(initial)
+            self._distiller.close()
+            self._distiller = self._begin(backbone, adaptors)
+
+    def _begin(self, backbone: Backbone, adaptors: Mapping[str, Adaptor] | None) -> Distiller:
+        """Return a distiller that has trained no step."""
+        config = self._context.config
         # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
         slot = self._slot if distributed.rank() == 0 else nullcontext
-        self._distiller = Distiller(
-            backbone, context.targets, config.distill, seed=config.seed, device=config.device, slot=slot
+        distiller = Distiller(
+            backbone, self._context.targets, config.distill, seed=config.seed, device=config.device, slot=slot
         )
         if adaptors is not None:
-            self._distiller.load_heads(adaptors)
-        self._checkpoint = _checkpoint(arch_id, context)
-        self._rungs: list[RungResult] = []
-        saved = self._checkpoint.load()
-        if saved is not None:
+            distiller.load_heads(adaptors)
+        return distiller
+
+    def _resume(self, saved: Mapping[str, Any]) -> bool:
+        """Continue from a checkpoint; return False, with a distiller of no use, where it lacks something."""
+        try:
+            rungs, busy_s = [RungResult.from_dict(rung) for rung in saved["rungs"]], float(saved["busy_s"])
             self._distiller.load_state_dict(saved["distiller"])
-            self._rungs = [RungResult.from_dict(rung) for rung in saved["rungs"]]
-            self._slot.busy_s = saved["busy_s"]
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
+            _LOG.warning("the checkpoint of %s lacks something (%s); its training starts again", self._arch_id, error)
+            return False
+        self._rungs, self._slot.busy_s = rungs, busy_s
+        return True
 
     def rung(self, rung: int) -> RungResult | None:
         """Return the result of the next rung, which is trained now, or of an earlier one; None in ranks above 0."""
@@ -185,9 +214,9 @@ class Training:
         """Write the averaged weights and the folded heads."""
         averaged, folder = self._distiller.averaged, self._context.weights_dir
         backbone = cast(Backbone, averaged.backbone)
-        save_weights(backbone, folder / f"{self._arch_id}.safetensors")
+        checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
         heads = fold(averaged.heads, self._context.targets.teachers, backbone.spatial_stride)
-        save_heads(heads, folder / f"{self._arch_id}.heads.safetensors")
+        save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)
 
     def _between(self) -> None:
         self._on_steps(self._distiller.step)
@@ -202,7 +231,10 @@ class Training:
 def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
     """Return the rungs that the checkpoint of a training under way holds."""
     saved = _checkpoint(arch_id, context).load()
-    return [] if saved is None else [RungResult.from_dict(rung) for rung in saved["rungs"]]
+    try:
+        return [] if saved is None else [RungResult.from_dict(rung) for rung in saved["rungs"]]
+    except (AttributeError, KeyError, TypeError, ValueError):  # `Training` will not resume from it either
+        return []
 
 
 def _checkpoint(arch_id: str, context: TrialContext) -> Checkpoint:

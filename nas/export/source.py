@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backbones import Backbone, WeightsError, load
+from backbones.weights import checksum_of
 from nas.analysis.run_files import TrainedWeights
 from nas.distill.adaptor import Adaptor
-from nas.distill.folded_heads import HeadsError, load_heads
+from nas.distill.folded_heads import load_heads
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS
 from nas.study.records import TrialRecord
@@ -48,11 +49,10 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
     """
     try:
         model = load(weights.weights, ArchSpec.from_dict(trial.spec))
-        adaptors = {} if not heads else load_heads(weights.heads, None if ALL_HEADS in heads else heads)
-    except (WeightsError, HeadsError) as error:
+        teachers = None if ALL_HEADS in heads else heads
+        adaptors = load_heads(weights.heads, teachers, checksum_of(weights.weights)) if heads else {}
+    except WeightsError as error:  # or HeadsError
         raise ExportError(str(error)) from None
-    for adaptor in adaptors.values():  # until 2026-11-25 a training's file said nothing of the model's map
-        adaptor.stride = model.spatial_stride
     return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
 
 

@@ -39,9 +39,9 @@ for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Write weights, heads and timm's config.json, and open them again."""
-    save(source.model, folder / WEIGHTS)
+    checksum = save(source.model, folder / WEIGHTS)
     if source.adaptors:
-        save_heads(source.adaptors, folder / HEADS)
+        save_heads(source.adaptors, folder / HEADS, checksum)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
     _check(source, folder)
     usage = USAGE + HEADS_USAGE * bool(source.adaptors)

@@ -27,6 +27,7 @@ class Failure(StrEnum):
     HANG = "hang"
     LOST_WORKER = "lost worker"  # its process or its node
     FULL_DISK = "full disk"
+    DAMAGED_CACHE = "damaged cache"  # of images or teacher outputs
     UNPICKLABLE = "unpicklable result"
     ERROR = "error"  # an exception of the trial's code
 
@@ -44,7 +45,7 @@ _RETRIED = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
 
 def decide_retry(failure: Failure | None, tries: int) -> RetryDecision:
     """Decide what to do with a trial that has failed in its `tries`-th run."""
-    if failure is Failure.FULL_DISK:
+    if failure in (Failure.FULL_DISK, Failure.DAMAGED_CACHE):
         return RetryDecision.END
     return RetryDecision.AGAIN if failure in _RETRIED and tries < _MAX_TRIES else RetryDecision.FAILED
 

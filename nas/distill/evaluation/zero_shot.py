@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from nas.cache.entry import CacheError
+from nas.cache.shards import ArrayWriter, ShardedArray
 from nas.cache.targets import Targets, read_cache_set
 from nas.data.dataset import Progress, digest
-from nas.files import atomic_path
 from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
@@ -77,7 +77,7 @@ def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> flo
     standardizer = targets.teachers[teacher].summary
     if path is None or not path.exists() or standardizer is None or targets.val.labels is None:
         return None
-    texts = torch.from_numpy(np.load(path, allow_pickle=False))
+    texts = torch.from_numpy(np.asarray(ShardedArray([path], [len(targets.class_names or ())])))
     summaries = torch.from_numpy(standardizer.invert(predicted.double().numpy())).float()
     truth = torch.from_numpy(np.asarray(targets.val.labels[: len(summaries)]))
     return float((zero_shot(summaries, texts) == truth).float().mean())
@@ -101,5 +101,5 @@ def words(targets: Targets) -> list[str]:
 
 def _save(path: Path, texts: Tensor) -> None:
     """Write the file as a whole or not at all."""
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, texts.numpy(), allow_pickle=False)
+    with ArrayWriter(path, np.float32, tuple(texts.shape[1:])) as writer:
+        writer.append(texts.numpy())

@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
@@ -13,6 +15,7 @@ from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
 from nas.cache.entry import shards_of
 from nas.cache.images import ImageCacheBuilder, ImageSource
+from nas.cache.shards import mapped
 from nas.cache.standardize import HEADS, as_vectors, calibrate, to_grid
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
@@ -86,7 +89,7 @@ def test_targets_take_an_eighth_of_fp16_at_most(targets):
         on_disk = targets.train.summary[name].shape[1] + 16 * targets.train.spatial[name].shape[1]
         assert raw / 9 < on_disk <= raw / 8
         file = entry.folder / "train-00000-spatial.npy"
-        assert file.stat().st_size == 128 + 16 * 16 * heads["spatial"]["dims"]
+        assert file.stat().st_size == 128 + 16 * (16 * heads["spatial"]["dims"] + 4)
 
 
 def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(teachers):
@@ -125,7 +128,7 @@ def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize)
     assert about.dims == 64
     assert np.abs(restored - as_vectors(features)).max() < (0.01 if storage == "bf16" else 1e-5)
     entry = read_cache_set(targets.path).teachers["xfeat"]
-    assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + itemsize * 16 * 64 * 16
+    assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + 16 * (itemsize * 16 * 64 + 4)
 
 
 def test_a_second_open_builds_nothing(opened, targets):
@@ -247,13 +250,86 @@ def test_hashes_detect_one_altered_byte(copied, name):
         load_targets(copied[0], verify=True)
 
 
+def test_an_altered_row_is_refused_when_training_reads_it(copied):
+    file = copied[2] / "train-00001-spatial.npy"
+    content = bytearray(file.read_bytes())
+    content[140] ^= 4
+    file.write_bytes(content)
+    train = load_targets(copied[0]).train
+    assert len(train.spatial["xfeat"][:16]) == 16
+    with pytest.raises(CacheError, match=r"train-00001-spatial.npy is altered \(row 0 .*\); delete .*/targets-xfeat-"):
+        train.spatial["xfeat"][15:17]
+
+
+@given(st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_files_are_refused_in_one_line_or_harmless(copied, targets, data):
+    check_damage(copied, targets, data)
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_more_damaged_files_are_refused_in_one_line_or_harmless(copied, targets, data):
+    check_damage(copied, targets, data)
+
+
+def check_damage(copied, targets, data):
+    """Damage one of the cache's files; what can be read still has the original rows."""
+    folders = [copied[0].parent, copied[1], copied[2]]
+    kinds = ("*.npy", "*.npz", "manifest.json", "set-*.json")
+    paths = sorted(path for folder in folders for kind in kinds for path in folder.glob(kind))
+    path = data.draw(st.sampled_from(paths))
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(damaged(whole)))
+    mapped.cache_clear()
+    message = str(path)
+    try:
+        again = load_targets(copied[0])
+        for split in ("train", "val", "poses"):
+            before, after = getattr(targets, split), getattr(again, split)
+            np.testing.assert_array_equal(after.images[:], before.images[:])
+            np.testing.assert_array_equal(after.labels[:], before.labels[:])
+            np.testing.assert_array_equal(after.masks[:], before.masks[:])
+            for head in HEADS:
+                assert list(getattr(after, head)) == list(getattr(before, head))
+                for name, array in getattr(before, head).items():
+                    np.testing.assert_array_equal(getattr(after, head)[name][:], array[:])
+    except CacheError as error:
+        message = str(error)
+    finally:
+        path.write_bytes(whole)
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@st.composite
+def damaged(draw, whole):
+    """The file truncated, with flipped bits or bytes of zeros, or other JSON in its place."""
+    kind = draw(st.sampled_from(["cut", "bits", "zeros", "json", "brackets"]))
+    if kind == "cut":
+        return whole[: draw(st.integers(0, len(whole) - 1))]
+    if kind == "json":
+        return json.dumps(draw(st.recursive(st.none() | st.integers() | st.text(), st.lists))).encode()
+    if kind == "brackets":
+        return draw(st.sampled_from([b"[", b'{"a":'])) * 100_000
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(whole) - 1) | st.integers(0, min(len(whole) - 1, 300)))
+        if kind == "bits":
+            content[place] ^= 1 << draw(st.integers(0, 7))
+        else:
+            content[place : place + 64] = bytes(len(content[place : place + 64]))
+    return bytes(content)
+
+
 def test_broken_manifests_and_sets_are_refused(copied):
     manifest = copied[2] / "manifest.json"
     manifest.write_text(manifest.read_text()[:100])
-    with pytest.raises(CacheError, match=r"manifest.json is unreadable; delete"):
+    with pytest.raises(CacheError, match=r"manifest.json is damaged or of another version; delete"):
         load_targets(copied[0])
     copied[0].write_text("{}")
-    with pytest.raises(CacheError, match=rf"{copied[0].name} is unreadable; delete"):
+    with pytest.raises(CacheError, match=rf"{copied[0].name} is damaged or of another version; delete"):
         load_targets(copied[0])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
+from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
 
@@ -64,7 +65,8 @@ def test_verify_detects_changes(cache, what, capsys, monkeypatch):
         monkeypatch.setattr(XFeat, "forward", lambda self, images: original(self, images.flip(2)))
         monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     else:
-        np.save(path, rows[::-1])
+        with ArrayWriter(path, rows.dtype, rows.shape[1:]) as writer:
+            writer.append(rows[::-1])
     if what == "targets":
         monkeypatch.setattr("nas.cache.entry.CacheEntry.check", lambda entry, hashes: None)
     assert main(["verify", "--cache", str(cache)]) == 1

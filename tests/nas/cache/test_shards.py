@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 
-from nas.cache import shards
+from nas.cache import CacheError, shards
 from nas.cache.codecs import CODECS
 from nas.cache.images import map_in_order
 from nas.cache.shards import ArrayWriter, ShardedArray
@@ -53,6 +53,49 @@ def test_missing_rows_are_refused(sharded, index):
         sharded[0][np.array(index)]
 
 
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5, 5)])
+def test_a_flipped_bit_is_refused_when_its_row_is_read_and_not_before(tmp_path, shape):
+    path, rows = tmp_path / "x" / "rows.npy", rng.integers(0, 99, (8, *shape))
+    path.parent.mkdir()
+    with ArrayWriter(path, np.int64, shape) as writer:
+        writer.append(rows[:5])
+        writer.append(rows[5:])
+    size = rows[0].nbytes
+    flip(path, 128 + 5 * size + size // 2)
+    array = ShardedArray([path], [8])
+    np.testing.assert_array_equal(array[np.array([7, 0, 4])], rows[[7, 0, 4]])
+    for _ in range(2):
+        with pytest.raises(CacheError, match=rf"rows.npy is altered \(row 5 .*; delete {path.parent} to"):
+            array[np.array([0, 5])]
+
+
+@pytest.mark.parametrize("place", [0, 8, 30, 60, 127])
+def test_a_damaged_header_is_refused(tmp_path, place):
+    """Also where it names another type or shape of as many bytes."""
+    path = tmp_path / "rows.npy"
+    with ArrayWriter(path, np.int64, (3,)) as writer:
+        writer.append(rng.integers(0, 99, (4, 3)))
+    flip(path, place)
+    with pytest.raises(CacheError, match=r"rows.npy is "):
+        ShardedArray([path], [4])[:]
+
+
+@pytest.mark.parametrize("bytes_left", [0, 5, 100, 130, 128 + 96, 128 + 96 + 15])
+def test_a_truncated_file_is_refused(tmp_path, bytes_left):
+    path = tmp_path / "rows.npy"
+    with ArrayWriter(path, np.int64, (3,)) as writer:
+        writer.append(rng.integers(0, 99, (4, 3)))
+    path.write_bytes(path.read_bytes()[:bytes_left])
+    with pytest.raises(CacheError, match=r"rows.npy is "):
+        ShardedArray([path], [4])[:]
+
+
 def test_at_most_half_of_the_files_that_a_process_may_open_stay_mapped():
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 256 <= shards.mapped.cache_info().maxsize <= soft // 2
@@ -90,7 +133,8 @@ def test_int4_is_off_by_half_a_step_packs_two_to_a_byte_and_clips(channels):
 def test_packed_rows_have_the_decoded_shape(tmp_path):
     values = rng.standard_normal((6, 5, 2, 2)).astype(np.float32)
     codec = CODECS["int4"](np.ones(5, dtype=np.float32))
-    np.save(tmp_path / "rows.npy", codec.encode(values))
+    with ArrayWriter(tmp_path / "rows.npy", np.uint8, (3, 2, 2)) as writer:
+        writer.append(codec.encode(values))
     array = ShardedArray([tmp_path / "rows.npy"], [6], codec)
     assert array.shape == values.shape
     assert array[2:4].shape == (2, 5, 2, 2)

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from backbones import Features
+from backbones.weights import digest
 from nas.cache.standardize import Moments, Standardizer, fit, spectrum
 from nas.cache.targets import TeacherTargets
 from nas.distill.folded_heads import HeadsError, fold, load_heads, save_heads, unfold
@@ -82,7 +83,7 @@ def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) 
     """1e-5 in float32 against the unfolded path in float64, straight and through a file."""
     heads = trained_heads(kind)
     made = fold(heads, TEACHERS, 16)
-    save_heads(made, tmp_path / "x.heads.safetensors")
+    save_heads(made, tmp_path / "x.heads.safetensors", "a model")
     for adaptors in (made, load_heads(tmp_path / "x.heads.safetensors")):
         assert list(adaptors) == [CLIP, SAM]
         for name, adaptor in adaptors.items():
@@ -107,7 +108,7 @@ def test_folding_leaves_the_heads_alone() -> None:
 
 def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
-    save_heads(fold(trained_heads("phi_s"), TEACHERS, 8), path)
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 8), path, "a model")
     with safe_open(path, framework="pt") as file:
         teachers = file.metadata()["teachers"]
     assert (
@@ -123,26 +124,37 @@ def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> No
 
 def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
-    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), path)
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), path, "a model")
     with safe_open(path, framework="pt") as file:
         metadata, state = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
 
     def refused(write: Any) -> None:
         write()
         with pytest.raises(HeadsError) as caught:
-            load_heads(path)
+            load_heads(path, model="a model")
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
 
+    def sealed(state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        """Write a file with a valid checksum, as a program for damage would."""
+        save_file(state, path, {**metadata, "sha256": digest(metadata, state)})
+
     whole = path.read_bytes()
+    tensors = len(whole) - sum(value.nbytes for value in state.values())
     refused(lambda: path.write_bytes(whole[: len(whole) // 2]))
+    refused(lambda: path.write_bytes(whole[:tensors] + bytes(len(whole) - tensors)))
+    refused(lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])))
+    refused(lambda: path.write_bytes(whole.replace(b"a model", b"another")))
     refused(lambda: path.unlink())
-    refused(lambda: save_file(state, path, {**metadata, "format": "other"}))
-    refused(lambda: save_file(dict(list(state.items())[1:]), path, metadata))
-    refused(lambda: save_file({k: v[..., :3].contiguous() for k, v in state.items()}, path, metadata))
-    refused(lambda: save_file(state, path, {**metadata, "teachers": "[]"}))
-    refused(lambda: save_file(state, path, {**metadata, "teachers": '{"x": {"spatial": [1, 2]}}'}))
-    refused(lambda: save_file(state, path, {**metadata, "teachers": metadata["teachers"].replace("16}", "0}")}))
+    refused(lambda: sealed(state, {**metadata, "format": "other"}))
+    refused(lambda: sealed(dict(list(state.items())[1:]), metadata))
+    refused(lambda: sealed({k: v[..., :3].contiguous() for k, v in state.items()}, metadata))
+    refused(lambda: sealed(state, {**metadata, "teachers": "[]"}))
+    refused(lambda: sealed(state, {**metadata, "teachers": "7"}))
+    refused(lambda: sealed(state, {**metadata, "teachers": "[" * 100_000}))
+    refused(lambda: sealed(state, {**metadata, "teachers": '{"x": {"spatial": [1, 2]}}'}))
+    refused(lambda: sealed(state, {**metadata, "teachers": metadata["teachers"].replace("16}", "0}")}))
+    refused(lambda: sealed(state, {k: v for k, v in metadata.items() if k != "model"}))
 
 
 def test_adaptors_are_for_use_not_for_training() -> None:
@@ -176,6 +188,6 @@ def test_an_unfinished_file_of_another_writer_is_left_alone(tmp_path: Path) -> N
     """A worker that outlives its driver and the successor's worker may write the same heads."""
     theirs = tmp_path / "heads.safetensors.part"
     theirs.write_text("theirs")
-    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), tmp_path / "heads.safetensors")
+    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), tmp_path / "heads.safetensors", "a model")
     assert theirs.read_text() == "theirs"
     assert {path.name for path in tmp_path.iterdir()} == {"heads.safetensors", theirs.name}

@@ -21,11 +21,13 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import normalize, resize
 from nas.distill.losses import DistillationLoss
-from nas.distill.run import Checkpoint
+from nas.distill.run import Checkpoint, Training, TrialContext
 from nas.distill.trainer import Distiller, TrainingError
+from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import preset
 from tests.nas.distill.targets_builder import targets, two_teachers
+from tests.nas.study.builders import search_config
 
 CONFIG = DistillConfig(img_size=32, batch_size=16, warmup_steps=2, precision="fp32", rung_steps=(4, 8))
 EVERYTHING = replace(
@@ -275,6 +277,50 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_counts_as_none(tmp_pa
     path.write_bytes(path.read_bytes()[:200])
     assert Checkpoint(path, "me").load() is None
     assert list(tmp_path.iterdir()) == [path], "nothing half written stays"
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    """Torch alone reads the tensors of a damaged archive."""
+    path, content = tmp_path / "c.pt", {"step": 3, "weights": torch.arange(500.0)}
+    Checkpoint(path, "me").save(content)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        found = Checkpoint(path, "me").load()
+        if found is not None:  # the bit means nothing, as in the archive's padding
+            assert found["step"] == 3
+            assert torch.equal(found["weights"], content["weights"])
+
+
+def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path) -> None:
+    def trained(folder: Path) -> Training:
+        folder.mkdir(exist_ok=True)
+        folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
+        context = TrialContext(
+            search_config(train_images=64, val_images=32, distill=replace(CONFIG, rung_steps=(4, 6))),
+            targets(folder), MeasurementService(), checkpoint_s=0.0, **folders,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        spec = preset("eradio_femto")
+        return Training(spec.arch_id, build(spec), context)
+
+    def numbers(training: Training) -> tuple[float, dict[str, float]]:
+        result = training.rung(0)
+        training.close()
+        assert result is not None
+        return result.score, result.losses
+
+    wanted = numbers(trained(tmp_path / "fresh"))
+    run = trained(tmp_path / "other")
+    run.rung(0)
+    run.close()
+    saved = run._checkpoint.load()
+    assert saved is not None
+    for lost in ("rungs", "distiller", "student", "random"):
+        state = {**saved, "distiller": {**saved["distiller"], "losses": [{"a": 9.0}] * 4}}
+        del (state if lost in state else state["distiller"])[lost]
+        run._checkpoint.save(state)
+        assert numbers(trained(tmp_path / "other")) == wanted
 
 
 def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:

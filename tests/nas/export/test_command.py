@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from backbones import WeightsError
 from nas.cli import FAILED
+from nas.distill.folded_heads import load_heads, save_heads
 from nas.export.__main__ import main
 from nas.measure.verdicts import TOO_FEW
 from nas.study.records import StudyRecord
@@ -134,6 +135,22 @@ def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.
     assert not (run / "exports").exists() or not list((run / "exports").iterdir())
 
 
+@pytest.mark.parametrize("how", ["zeros", "another model's"])
+def test_heads_that_are_damaged_or_anothers_are_refused_by_name(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    run = copy_of(made, tmp_path)
+    path = run / "weights" / f"{SPEC.arch_id}.heads.safetensors"
+    if how == "zeros":
+        start = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        path.write_bytes(path.read_bytes()[:start] + bytes(path.stat().st_size - start))
+    else:
+        save_heads(load_heads(path), path, "of another training of this architecture")
+    output = refusal([str(run), *TIMM, "--heads", "all"], capsys)
+    assert str(path) in output
+    assert not (run / "exports").exists() or not list((run / "exports").iterdir())
+
+
 def test_an_altered_export_is_refused_by_timm_and_nothing_is_unpickled(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main([str(made.run), *TIMM, "--out", str(out)]) == 0
@@ -151,7 +168,7 @@ def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.Ca
     assert "--heads: the study has no teacher 'sam'; choose from lite0, xfeat, all" in output
     run = copy_of(made, tmp_path)
     (run / "weights" / f"{SPEC.arch_id}.heads.safetensors").unlink()
-    assert "heads.safetensors: no readable file of heads" in refusal([str(run), *TIMM, "--heads", "all"], capsys)
+    assert "heads.safetensors: no such file" in refusal([str(run), *TIMM, "--heads", "all"], capsys)
     assert main([str(run), *TIMM]) == 0  # they are not needed without being asked for
 
 

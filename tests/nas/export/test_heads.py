@@ -36,9 +36,9 @@ def trained(
     )
     distiller.train_until(20)
     net = distiller.averaged.backbone
-    save(net, folder / "x.safetensors")
+    checksum = save(net, folder / "x.safetensors")
     heads = fold(distiller.averaged.heads, targets(folder).teachers, net.spatial_stride)
-    save_heads(heads, folder / "x.heads.safetensors")
+    save_heads(heads, folder / "x.heads.safetensors", checksum)
     trial = replace(small_study().trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
     opened = open_source(trial, TrainedWeights(folder / "x.safetensors", trial.rungs[-1], 0, "a test"), ["all"], 32)
     return opened, explained_variance(distiller.averaged, targets(folder).val, "cpu")
@@ -57,7 +57,7 @@ class AsStudent:
 def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, tmp_path: Path) -> None:
     given, wanted = trained(tmp_path, neck)
     assert given.model.spatial_stride == stride
-    save_heads(given.adaptors, tmp_path / "exported.safetensors")
+    save_heads(given.adaptors, tmp_path / "exported.safetensors", "a model")
     again = replace(given, adaptors=load_heads(tmp_path / "exported.safetensors"))
     for one in (given, again):
         found = explained_variance(AsStudent(DeployedModel(one, fused=False)), targets(tmp_path).val, "cpu")

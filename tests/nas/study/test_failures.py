@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.backend.trial import diagnose
+from nas.cache import CacheError
 from nas.distill.trainer import TrainingError
 from nas.measure import MeasurementError
 from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_s
@@ -24,7 +25,8 @@ def test_no_trial_runs_a_third_time(failure: Failure, tries: int) -> None:
 def test_a_trial_runs_again_only_if_the_outcome_can_differ() -> None:
     again = {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.AGAIN}
     assert again == {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER}
-    assert {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.END} == {Failure.FULL_DISK}
+    ending = {Failure.FULL_DISK, Failure.DAMAGED_CACHE}
+    assert {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.END} == ending
     assert decide_retry(Failure.FULL_DISK, 2) is RetryDecision.END
     assert decide_retry(None, 1) is RetryDecision.FAILED
 
@@ -53,6 +55,7 @@ def raised(error: Exception) -> Exception:
         (MeasurementError("wrong output", "not finite"), Failure.WRONG_OUTPUT, "measuring: wrong output: not finite"),
         (OSError(errno.ENOSPC, "No space left on device"), Failure.FULL_DISK, "the disk is full: "),
         (RuntimeError("PytorchStreamWriter failed writing file data/1"), Failure.FULL_DISK, "the disk is full: "),
+        (CacheError("teacher cache: x.npy is altered"), Failure.DAMAGED_CACHE, "teacher cache: x.npy is altered"),
         (OSError(errno.EACCES, "Permission denied"), Failure.ERROR, "PermissionError: "),
         (ValueError("no such block"), Failure.ERROR, "ValueError: no such block (test_failures.py:"),
     ],
