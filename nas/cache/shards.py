@@ -142,7 +142,7 @@ class ArrayFile:
 def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
     """Return the CRC-32 of each row's bytes."""
     as_bytes = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
-    return np.array([zlib.crc32(row) for row in as_bytes], dtype=CHECKSUM)
+    return np.array([zlib.crc32(row.data) for row in as_bytes], dtype=CHECKSUM)
 
 
 @lru_cache(max_mapped_files())
