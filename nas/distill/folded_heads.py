@@ -150,7 +150,7 @@ def load_heads(path: Path, teachers: Iterable[str] | None = None, model: str | N
             state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         check_digest(path, metadata, state)
         if model is not None and metadata["model"] != model:
-            raise HeadsError(f"{path}: these heads were trained with other weights than those beside them")
+            raise HeadsError(f"{path}: these heads belong to other weights than those in the same folder")
         about = dict(parse_json(metadata["teachers"]).items())
         names = list(about) if teachers is None else list(teachers)
         for name in names:
