@@ -42,6 +42,7 @@ class Command:
 
 
 COMMANDS = (
+    Command("doctor", "plan", "what this machine is, what will not work on it, and how to mend it", "nas.doctor"),
     Command("plan", "plan", "predict hours, disk and the largest budget of a search; nothing is run", "nas.plan"),
     Command("cache", "plan", "compute, verify, list and delete the teachers' outputs", "nas.cache"),
     Command("profile", "plan", "measure the cost of backbones, stage by stage, or of a search space", "nas.profile"),
@@ -61,6 +62,7 @@ COMMANDS = (
 )
 
 _EXAMPLES = f"""examples:
+  {PROGRAM} doctor                                can a search run here?
   {PROGRAM} search --budget 8 --rung-steps 10,30 --train-images 256 --val-images 64
                                                      a quick look, at few images
   {PROGRAM} search --budget 200                      the whole search on this machine

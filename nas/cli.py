@@ -289,6 +289,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with a decimal unit, as "1.2 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 @contextmanager
 def live_panel(console: Console, transient: bool) -> Iterator[Callable[[RenderableType], object] | None]:
     """Yield a function that replaces what a panel shows; None where there is no panel, and lines are printed instead.

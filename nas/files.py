@@ -1,7 +1,8 @@
-"""Atomic writes: a file is written under a temporary name in its folder and then renamed.
+"""Write files atomically, and tell whether a folder can be written.
 
-Every call has its own temporary name, which ends in ``.tmp``: a worker that outlives its killed driver never writes to
-the file of its successor. The owner of a folder deletes temporary files of killed processes.
+An atomic write goes to a temporary file in the same folder, which is then renamed. Every call has its own temporary
+name, which ends in ``.tmp``: a worker that outlives its killed driver never writes to the file of its successor. The
+owner of a folder deletes temporary files of killed processes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,3 +67,14 @@ def parse_json(text: str | bytes) -> Any:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the nearest folder of a path that exists."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError where a folder cannot be written, or cannot be made."""
+    tempfile.TemporaryFile(dir=existing_folder(path)).close()

@@ -10,10 +10,10 @@ from pathlib import Path
 from nas.cache.arguments import BuildSettings, CacheSettings, DeleteSettings, VerifySettings
 from nas.cache.build import STUDY_SEED, open_targets
 from nas.cache.entry import CacheError
-from nas.cache.estimate import format_bytes, summarize
+from nas.cache.estimate import summarize
 from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
-from nas.cli import StageProgress, cache_root, one_line, stderr_console
+from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
 from nas.command_log import announce
 
 DAY_S = 86400.0

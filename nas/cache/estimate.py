@@ -20,7 +20,7 @@ from nas.cache.images import SPLITS, ImageCacheBuilder
 from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder
-from nas.cli import clock
+from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress
 from nas.study.config import DistillConfig
@@ -180,15 +180,6 @@ def seconds_per_image(work: Callable[[], object]) -> float:
         return (time.perf_counter() - began) / PROBE_IMAGES / threads
     finally:
         torch.set_num_threads(threads)
-
-
-def format_bytes(count: float) -> str:
-    """Format a number of bytes with a decimal unit, as "1.2 GB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def summarize(path: Path) -> str:

@@ -16,10 +16,9 @@ from backbones import build
 from nas.cache.targets import Targets
 from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
-from nas.study.config import DistillConfig, SearchConfig
+from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
 from search_space import ArchSpec
 
-MIN_GAIN = 0.05  # of a step's time, for which bf16 is taken: its sums are less exact
 _WARM_UP, _LONG_MS = 2, 1000.0  # warm-up steps of each precision; one if a step takes longer than _LONG_MS
 _TURN_S, _MAX_STEPS = 0.25, 5  # length of a turn of one precision in seconds, and the limit of its steps
 _MAX_TURNS, _ENOUGH_S = 12, 3.0  # limits of the turns of each, and of the seconds of all turns
@@ -36,7 +35,9 @@ class PrecisionChoice:
     def __str__(self) -> str:
         other = next(name for name in self.step_ms if name != self.precision)
         times = f"{self.step_ms[self.precision]:,.1f} ms a step, {other} {self.step_ms[other]:,.1f} ms"
-        return f"training precision: {self.precision} ({times}; bf16 is taken where it saves {MIN_GAIN:.0%} or more)"
+        return (
+            f"training precision: {self.precision} ({times}; bf16 is taken where it saves {MIN_BF16_GAIN:.0%} or more)"
+        )
 
 
 def choose_precision(
@@ -61,12 +62,7 @@ def choose_precision(
             step_ms = _interleaved_ms(spec, targets, replace(config, distill=recipe), lock_dir)
         finally:
             torch.set_num_threads(threads_before)
-    return PrecisionChoice(faster(step_ms), step_ms)
-
-
-def faster(step_ms: dict[str, float]) -> str:
-    """Return "bf16" where its steps are clearly shorter, see `MIN_GAIN`, else "fp32"."""
-    return "bf16" if step_ms["bf16"] <= (1 - MIN_GAIN) * step_ms["fp32"] else "fp32"
+    return PrecisionChoice(faster_precision(step_ms), step_ms)
 
 
 def _share_of_a_rank(recipe: DistillConfig) -> DistillConfig:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 POLL_HZ = 15.0
 # NVML's reasons for a lower clock, by bit. Heat and the board's limits spoil a timing; the power cap is normal.
@@ -274,6 +276,8 @@ class GpuWatch:
 
 def gpu_uuid(device: torch.device) -> str:
     """Return NVML's name of a GPU as torch numbers it in this process."""
+    import torch  # not for everybody who reads conditions, as a process that only starts measurements
+
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 

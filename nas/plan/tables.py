@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.backend.simulated import Doing, SimulatedSearch
-from nas.cli import clock
+from nas.cli import clock, format_bytes
 from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
 
 _MARKS = {
@@ -97,7 +97,6 @@ def text(figure: PlanFigure) -> str:
 
 
 def _value(value: float, unit: str) -> str:
-    from nas.cache.estimate import format_bytes  # torch
 
     if unit == "bytes":
         return format_bytes(value)

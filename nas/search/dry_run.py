@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nas.cache.estimate import format_bytes
-from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, one_line
+from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, format_bytes, one_line
+from nas.files import check_writable, existing_folder
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits
 from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
@@ -142,7 +142,7 @@ def _disk(command: SearchCommand) -> str:
     root = cache_root(command.cache)
     _check_writable(root)
     images, outputs = _cache_bytes(command)
-    free = shutil.disk_usage(_existing(root)).free
+    free = shutil.disk_usage(existing_folder(root)).free
     needed = images + (outputs or 0.0)
     what = "images and teacher outputs at most" if outputs is not None else "images alone; teacher outputs are unknown"
     figures = f"{format_bytes(needed)} for {what}; {format_bytes(free)} free in {root}"
@@ -178,15 +178,9 @@ def _cluster(command: SearchCommand) -> str:
     return f"{command.address}: {nodes} nodes with {cpus:g} CPUs and {gpus:g} GPUs"
 
 
-def _existing(path: Path) -> Path:
-    """Return the nearest folder of a path that exists."""
-    path = path.resolve()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def _check_writable(path: Path) -> None:
     """Raise ConfigError where a folder cannot be made or written."""
     try:
-        tempfile.TemporaryFile(dir=_existing(path)).close()
+        check_writable(path)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from None

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from nas.distill import precision
-from nas.distill.precision import MIN_GAIN, choose_precision, faster
+from nas.distill.precision import choose_precision
 from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
-from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.study.config import MIN_BF16_GAIN, DistillConfig, Group, SearchConfig, faster_precision
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
 
@@ -20,7 +20,7 @@ from tests.nas.distill.targets_builder import targets
     ("fp32_ms", "bf16_ms", "chosen"), [(10.0, 9.0, "bf16"), (10.0, 9.7, "fp32"), (10.0, 10.0, "fp32"), (10, 25, "fp32")]
 )
 def test_bf16_is_taken_only_where_it_is_clearly_faster(fp32_ms: float, bf16_ms: float, chosen: str) -> None:
-    assert faster({"fp32": fp32_ms, "bf16": bf16_ms}) == chosen
+    assert faster_precision({"fp32": fp32_ms, "bf16": bf16_ms}) == chosen
 
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -34,7 +34,7 @@ def test_steps_of_both_precisions_are_timed_as_a_rank_trains_them(tmp_path: Path
     choice = choose_precision(preset("eradio_femto"), targets(tmp_path), config, 2, tmp_path / "locks")
     assert set(choice.step_ms) == {"fp32", "bf16"}
     assert all(ms > 0 for ms in choice.step_ms.values())
-    limit_ms = (1 - MIN_GAIN) * choice.step_ms["fp32"]
+    limit_ms = (1 - MIN_BF16_GAIN) * choice.step_ms["fp32"]
     assert choice.precision == ("bf16" if choice.step_ms["bf16"] <= limit_ms else "fp32")
     assert f"{choice.precision} ({choice.step_ms[choice.precision]:,.1f} ms a step" in str(choice)
     assert torch.equal(torch.get_rng_state(), state)

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.distill.precision import faster
 from nas.search.__main__ import main
 from nas.storage.store import read_study
-from nas.study.config import SearchConfig
+from nas.study.config import SearchConfig, faster_precision
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import StudyRecord, TrialState
 from tests.nas.backend.sockets import is_loopback, listening_addresses
@@ -142,8 +141,11 @@ def test_a_search_out_of_time_ends_as_usual_and_says_how_to_resume(cache: Path, 
     assert f"device: {device} (" in result.stderr
     assert study.info.config["device"] == device
     times = study.info.precision_ms
-    assert study.info.config["distill"]["precision"] == faster(times)
-    assert f"training precision: {faster(times)} ({times[faster(times)]:,.1f} ms a step" in result.stderr
+    assert study.info.config["distill"]["precision"] == faster_precision(times)
+    assert (
+        f"training precision: {faster_precision(times)} ({times[faster_precision(times)]:,.1f} ms a step"
+        in result.stderr
+    )
 
 
 @needs_chromium

@@ -1,0 +1,107 @@
+"""Measure a set of networks against one reference, each in several runtimes; one row for each network and runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from nas.doctor.arguments import BenchmarkSettings
+from nas.measure import Arm, Setting
+from nas.measure.arms import COMPILED_RUNTIMES
+from nas.measure.device_lock import exclusive_device
+from nas.measure.service import MeasurementService
+from nas.profile.profiles import failure_reason
+from search_space import find_spec
+
+REFERENCE = "timm:resnet50"
+BESIDES_TIMING_S, COMPILING_S = 5.0, 60.0  # guesses of what a row takes in addition, until rows are timed
+
+Row = dict[str, Any]
+Step = Callable[[str, float], None]  # (step, seconds that are left)
+
+
+def check_archs(archs: Sequence[str]) -> None:
+    """Raise SpecError for an unknown network now, not after an hour of timing others."""
+    from backbones.timm_models import check_name
+
+    for arch in archs:
+        if arch.startswith("timm:"):
+            check_name(arch.removeprefix("timm:"))
+        else:
+            find_spec(arch)
+
+
+def missing_rows(settings: BenchmarkSettings, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that are still to be measured, without results; a row that failed is tried again."""
+    measured = [_identity(row) for row in rows if "measurement" in row]
+    return [row for row in _planned_rows(settings) if row not in measured]
+
+
+def rows_of(settings: BenchmarkSettings, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that the settings ask for; one without a result is as it was planned."""
+    results = [(_identity(row), row) for row in rows]
+    return [
+        next((row for identity, row in results if identity == planned), planned) for planned in _planned_rows(settings)
+    ]
+
+
+def _planned_rows(settings: BenchmarkSettings) -> list[Row]:
+    return [_planned(arch, arm, settings) for arm in settings.runtimes for arch in settings.archs]
+
+
+def _planned(arch: str, arm: Arm, settings: BenchmarkSettings) -> Row:
+    return {
+        "arch": arch,
+        "runtime": str(arm),
+        "batch_size": settings.batch_size,
+        "img_size": settings.img_size,
+        "measure_seconds": settings.measure_seconds,
+    }
+
+
+def _identity(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in ("measurement", "samples", "reason")}
+
+
+def with_row(rows: Sequence[Row], new: Row) -> list[Row]:
+    """Return the rows with a new one, which replaces an earlier try."""
+    return [*(row for row in rows if _identity(row) != _identity(new)), new]
+
+
+def measured_rows(planned: Sequence[Row], device: str, service: MeasurementService, step: Step) -> Iterator[Row]:
+    """Yield the planned rows with a measurement and its samples, or with the reason why there is none.
+
+    Each network is interleaved with `REFERENCE` in the same runtime, in a process of its own; the device's lock is held
+    meanwhile.
+
+    Args:
+        planned: Rows of `missing_rows`.
+        device: The device.
+        service: Process that measures.
+        step: Receives each row before it is measured.
+    """
+    began = time.monotonic()
+    for done, row in enumerate(planned):
+        left = planned[done:]
+        left_s = (time.monotonic() - began) / done * len(left) if done else sum(map(_guess_s, left))
+        step(f"{row['arch']}, {row['runtime']} ({done + 1} of {len(planned)})", left_s)
+        with exclusive_device(device):
+            yield row | _measured(row, device, service)
+
+
+def _guess_s(row: Row) -> float:
+    compiling_s = COMPILING_S if Arm.parse(row["runtime"]).runtime in COMPILED_RUNTIMES else 0.0
+    return float(row["measure_seconds"]) + BESIDES_TIMING_S + compiling_s
+
+
+def _measured(row: Row, device: str, service: MeasurementService) -> Row:
+    arm = Arm.parse(row["runtime"])
+    setting = Setting(device, row["batch_size"], row["img_size"], arm, budget_s=row["measure_seconds"])
+    try:
+        pair = service.measure(row["arch"], REFERENCE, setting, name_of_reference=REFERENCE)
+    except (
+        Exception
+    ) as error:  # networks reject sizes with many kinds of errors, and the others are still to be measured
+        return {"reason": failure_reason(error)}
+    return {"measurement": pair.record.to_dict(), "samples": pair.samples}

@@ -1,0 +1,129 @@
+"""Test and measure a device for ``doctor --gpu``: its tests, then a set of networks, into one file."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nas.cli import StageProgress, stderr_console
+from nas.command_log import announce
+from nas.doctor.arguments import BenchmarkSettings
+from nas.doctor.benchmark import REFERENCE, check_archs, measured_rows, missing_rows, rows_of, with_row
+from nas.doctor.findings import Finding
+from nas.doctor.gpu_report import Report, default_path, load_report, new_report, public_line, save_report
+from nas.doctor.gpu_tests import GpuTestsError, run_gpu_tests, why_no_tests
+from nas.measure.environment import DeviceError, torch_device
+from nas.measure.service import MeasurementService
+from nas.measure.verdicts import TOO_FEW, has_interval
+from nas.profile.command import ProfileProgress
+from nas.study.records import Measurement
+
+_LOG = logging.getLogger(__name__)
+_USUAL = "+channels-last+fused"  # layout and form that the table leaves out
+
+
+@dataclass(frozen=True)
+class GpuSession:
+    """A device to test and measure, and the file of the results."""
+
+    settings: BenchmarkSettings
+    device: str
+    path: Path
+
+    @classmethod
+    def of(cls, settings: BenchmarkSettings) -> Self:
+        """Find the device and check the networks, which takes a moment and not the hour after which it would fail.
+
+        Raises:
+            DeviceError: There is no such device, or no GPU.
+            SpecError: There is no such network.
+        """
+        device = torch_device(settings.device)
+        if settings.device == "auto" and device.type == "cpu":
+            raise DeviceError("--gpu: PyTorch sees no GPU here; --device cpu measures the CPU in the same way")
+        check_archs(settings.archs)
+        return cls(settings, str(device), settings.out or default_path(str(device)))
+
+    def run(self, found: Iterable[Finding], console: Console | None) -> bool:
+        """Complete the file, saved after each step; return whether all tests passed and all networks were measured.
+
+        Args:
+            found: Findings for the file.
+            console: Where the table is shown; None: nowhere.
+
+        Raises:
+            GpuReportError: The file is of another machine, or none of this command.
+        """
+        report = load_report(self.path, new_report(self.device, found))
+        save_report(report, self.path)  # now, not after an hour: the folder may be read-only
+        if "cases" not in (report["tests"] or {}):
+            report["tests"] = tested(self.device)
+            save_report(report, self.path)
+        self._measure(report)
+        rows = rows_of(self.settings, report["rows"])
+        if console is not None:
+            console.print(benchmark_table(rows))
+        announce(f"results: {self.path}; it names neither this host nor you, and can be sent as it is", _LOG)
+        return not report["tests"].get("failed") and all("measurement" in row for row in rows)
+
+    def _measure(self, report: Report) -> None:
+        with _measuring() as (service, step):
+            for row in measured_rows(missing_rows(self.settings, report["rows"]), self.device, service, step):
+                if "reason" in row:
+                    row["reason"] = public_line(row["reason"])
+                report["rows"] = with_row(report["rows"], row)
+                save_report(report, self.path)
+
+
+@contextmanager
+def _measuring() -> Iterator[tuple[MeasurementService, ProfileProgress]]:
+    progress = ProfileProgress(Console(stderr=True), lines=True)
+    with progress.showing(), MeasurementService() as service:
+        yield service, progress
+
+
+def tested(device: str) -> dict[str, Any]:
+    """Run the tests that need a GPU; return their results as JSON data, or the reason why there are none."""
+    why = "no tests: they need a GPU" if device == "cpu" else why_no_tests()
+    if why is None:
+        try:
+            with StageProgress(stderr_console()).showing() as progress:
+                cases = run_gpu_tests(progress)
+        except GpuTestsError as error:
+            why = str(error)
+    if why is not None:
+        announce(why, _LOG)
+        return {"reason": public_line(why)}
+    counts = Counter(case.outcome for case in cases)
+    announce("GPU tests: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items()), _LOG)
+    for case in cases:
+        if case.outcome == "failed":
+            announce(f"failed: {case.name}: {case.reason}", _LOG)
+    return {**counts, "cases": [asdict(case) | {"reason": public_line(case.reason)} for case in cases]}
+
+
+def benchmark_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Tabulate the rows of a benchmark; a network without a measurement has its reason."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("network", "runtime", "images/s", f"times {REFERENCE}", "ms at batch 1", "verdict"):
+        table.add_column(heading, justify="right" if heading[0] in "itm" else "left")
+    for row in rows:
+        runtime = row["runtime"].removesuffix(_USUAL)
+        if "measurement" not in row:
+            table.add_row(row["arch"], runtime, "", "", "", Text(str(row.get("reason", "not measured"))))
+            continue
+        m = Measurement.from_dict(row["measurement"])
+        interval = f"{m.ratio:.3f} [{m.ratio_low:.3f}, {m.ratio_high:.3f}]" if has_interval(m) else TOO_FEW
+        cells = (f"{m.throughput_img_s:,.1f}", interval, f"{m.latency_ms:.2f}", "; ".join((m.verdict, *m.notes)))
+        table.add_row(row["arch"], runtime, *(Text(cell) for cell in cells))
+    return table

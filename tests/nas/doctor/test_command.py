@@ -1,0 +1,311 @@
+"""The command from its entry point: findings and exit codes; with --gpu a file, which is continued and names nobody."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nas.doctor import examination, gpu_session, readings
+from nas.doctor.__main__ import main
+from nas.doctor.arguments import ARCHS, BenchmarkSettings
+from nas.doctor.benchmark import check_archs, missing_rows
+from nas.doctor.examination import Examination
+from nas.doctor.findings import CACHE_BYTES, FAIL, GB, OK, WARN, Finding
+from nas.doctor.gpu_report import machine, public_line
+from nas.doctor.gpu_tests import CaseResult
+from nas.doctor.readings import (
+    Gpu,
+    GpuReading,
+    HubReading,
+    PrecisionReading,
+    RayReading,
+    RuntimeReading,
+    TeachersReading,
+)
+from nas.measure import MeasurementError
+from nas.plan.teacher_costs import images_bytes, material_counted
+from nas.study.config import SearchConfig
+from tests.nas.doctor import gpus
+from tests.nas.profile.services import InProcess
+
+HEALTHY: dict[Callable[..., Any], Any] = {
+    readings.read_cpu: readings.read_cpu(),
+    readings.read_gpu: GpuReading(),
+    readings.read_precision: PrecisionReading({"fp32": 10.0, "bf16": 5.0}),
+    readings.read_runtime: RuntimeReading("compiled", 3.0, True),
+    readings.read_ray: RayReading("2.60.0", "/tmp"),
+    readings.read_teachers: TeachersReading((), "pip install"),
+    readings.read_hub: HubReading(0.2),
+    readings.read_postgres: "3.2.1",
+}
+ONE_GPU = GpuReading((Gpu("Example H100", 80 * GB, 79 * GB, (9, 0)),), 1, "12.8", None, "", "570.1", True)
+NAMES = {
+    *("packages", "CPU", "memory", "GPU", "training", "torch.compile", "ONNX Runtime", "TensorRT"),
+    *("run folder", "cache", "shared memory", "Ray", "built-in teachers", "model hub", "PostgreSQL driver"),
+}
+
+
+def examined(folder: Path, **answers: Any) -> tuple[dict[str, Finding], list[tuple[Any, ...]]]:
+    """Return the findings by name, and the readings that were isolated: function and arguments."""
+    asked: list[tuple[Any, ...]] = []
+
+    def isolate(function: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
+        asked.append((function.__name__, *arguments))
+        answer = answers.get(function.__name__, HEALTHY[function])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    found = Examination(folder / "runs", folder / "cache", isolate, isolate).findings()
+    return {finding.name: finding for finding in found}, asked
+
+
+def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    found, asked = examined(tmp_path)
+    assert set(found) == NAMES
+    assert FAIL not in {finding.verdict for finding in found.values()}
+    assert ("read_runtime", "onnxruntime", "cpu", "fp32") in asked
+    assert not any("tensorrt" in call for call in asked)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_machine_with_a_gpu_is_asked_for_what_a_search_would_do_there(tmp_path: Path) -> None:
+    found, asked = examined(tmp_path, read_gpu=ONE_GPU)
+    assert set(found) == NAMES | {"driver"}
+    assert found["GPU"].verdict == found["driver"].verdict == OK
+    assert ("read_precision", "cuda") in asked
+    assert [call[1:] for call in asked if call[0] == "read_runtime"] == [
+        ("compiled", "cuda", "bf16"),
+        ("onnxruntime", "cuda", "fp16"),
+        ("tensorrt", "cuda", "fp16"),
+    ]
+
+
+def test_a_reading_that_hangs_or_crashes_is_a_finding(tmp_path: Path) -> None:
+    hang = MeasurementError("hang", "no result after 60 s")
+    found, _ = examined(tmp_path, **dict.fromkeys([function.__name__ for function in HEALTHY], hang))
+    assert set(found) == NAMES
+    assert {name for name, finding in found.items() if finding.verdict == FAIL} == {
+        *("CPU", "training", "built-in teachers", "Ray"),
+    }
+    assert found["torch.compile"].verdict == found["model hub"].verdict == WARN
+
+
+def test_the_default_runtime_of_a_gpu_has_to_work(tmp_path: Path) -> None:
+    crash = MeasurementError("crash", "the process was ended by SIGSEGV")
+    on_gpu, _ = examined(tmp_path, read_gpu=ONE_GPU, read_runtime=crash)
+    on_cpu, _ = examined(tmp_path, read_runtime=crash)
+    assert (on_gpu["torch.compile"].verdict, on_gpu["TensorRT"].verdict) == (FAIL, WARN)
+    assert on_cpu["torch.compile"].verdict == WARN
+
+
+def test_the_cache_of_a_default_search_is_that_of_a_plan() -> None:
+    config = SearchConfig()
+    material = material_counted(config, {}, seconds_per_mac=0.0)
+    counted = images_bytes(config) + sum(teacher.kept_bytes for teacher in material.teachers)
+    assert CACHE_BYTES / 3 < counted < CACHE_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.machine
+def test_this_machine_can_run_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "--run", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["can_search"] is True
+    assert {finding["name"] for finding in printed["findings"]} >= NAMES
+    verdicts = {finding["name"]: finding["verdict"] for finding in printed["findings"]}
+    assert verdicts["torch.compile"] == verdicts["training"] == verdicts["Ray"] == OK
+
+
+# The whole command; what it looks at is known
+
+
+@pytest.fixture
+def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    """Findings in place of this machine's; a test may change the list."""
+    found = [Finding("CPU", OK, "a CPU"), Finding("model hub", WARN, "silent", "no teachers", "files")]
+    monkeypatch.setattr(examination.Examination, "findings", lambda self: iter(found))
+    monkeypatch.setattr("nas.doctor.command.ForkServer", lambda *_: nullcontext(SimpleNamespace(run=None)))
+    return found
+
+
+def test_lines_and_exit_codes(findings: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ok", "CPU:", "a", "CPU"]
+    assert [line.strip() for line in lines[2:4]] == ["what it means: no teachers", "what to do: files"]
+    findings.append(Finding("Ray", FAIL, "no space", "no search", "a larger disk"))
+    assert main([]) == 1
+    assert "Ray" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["can_search"], len(printed["findings"])) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--archs", "eradio_pico"], "--archs: goes with --gpu only"),
+        (["--gpu", "--device", "cpu", "--archs", "eradio_picco"], "eradio_pico"),
+        (["--gpu", "--device", "cpu", "--archs", "timm:resnet19"], "resnet18"),
+        (["--gpu", "--device", "cpu", "--archs", "a,"], "--archs"),
+        (["--gpu", "--device", "cpu", "--runtimes", "fast"], "--runtimes"),
+        (["--gpu", "--device", "cpu", "--batch-size", "0"], "--batch-size"),
+        (["--gpu", "--device", "cpu", "--img-size", "65"], "--img-size"),
+        (["--gpu", "--device", "cpu", "--measure-seconds", "nan"], "--measure-seconds"),
+        (["--gpu", "--device", "cuda:99"], "cuda:99"),
+        pytest.param(
+            ["--gpu"],
+            "--device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_wrong_use_is_one_line(
+    words: list[str], message: str, findings: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# --gpu
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> type[InProcess]:
+    """A service that measures in this process, and lists what it measured."""
+
+    class Listing(InProcess):
+        measured: list[str] = []  # noqa: RUF012
+
+        def measure(self, candidate: Any, *rest: Any, **options: Any) -> Any:
+            self.measured.append(candidate)
+            return super().measure(candidate, *rest, **options)
+
+    monkeypatch.setattr("nas.doctor.gpu_session.MeasurementService", Listing)
+    return Listing
+
+
+def words(out: Path, archs: str) -> list[str]:
+    small = ["--batch-size", "2", "--img-size", "64", "--runtimes", "eager", "--measure-seconds", "0.1"]
+    return ["--gpu", "--device", "cpu", *small, "--archs", archs, "--out", str(out)]
+
+
+def test_measurements_are_kept_and_continued(
+    findings: list[Finding], service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    findings[0] = Finding("cache", OK, f"{tmp_path}/deep/cache: 5 GB free, by {getpass.getuser()} on {platform.node()}")
+    assert main(words(out, "eradio_femto")) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["arch"], row["batch_size"], row["img_size"]) == ("eradio_femto", 2, 64)
+    assert row["measurement"]["throughput_img_s"] > 0
+    assert row["measurement"]["reference"] == "timm:resnet50"
+    assert len(row["samples"]["latencies_s"]) >= 3
+    shown = capsys.readouterr()
+    assert "eradio_femto" in shown.out
+    assert "ETA" in shown.err
+
+    # The same command measures nothing; another network and one that fails are added, and a failure is tried again.
+    assert main(words(out, "eradio_femto")) == 0
+    assert service.measured == ["eradio_femto"]
+    for _ in range(2):
+        assert main(words(out, "eradio_femto,timm:levit_128s")) == 1  # for 224 px only
+    assert service.measured == ["eradio_femto", "timm:levit_128s", "timm:levit_128s"]
+    report = json.loads(out.read_text())
+    assert [("measurement" in row, "reason" in row) for row in report["rows"]] == [(True, False), (False, True)]
+    assert "GPU" in report["tests"]["reason"]
+    assert report["machine"]["environment"]["device"] == "cpu"
+    assert report["machine"]["packages"]["torch"] == torch.__version__
+    text = out.read_text()
+    for private in (str(tmp_path), str(Path.home()) + "/", tmp_path.name):
+        assert private not in text
+    assert report["findings"][0]["value"] == ".../cache: 5 GB free, by USER on HOST"
+
+
+def test_a_file_of_another_machine_or_of_no_machine_is_left_alone(
+    findings: list[Finding], service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    assert main(words(out, "eradio_femto")) == 0
+    report = json.loads(out.read_text())
+    report["machine"]["packages"]["torch"] = "1.0"
+    for text in (json.dumps(report), "[]", "{}", "nonsense", '{"format": 1, "machine": 3, "tests": 1, "rows": []}'):
+        out.write_text(text)
+        capsys.readouterr()
+        assert main(words(out, "eradio_femto")) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert out.read_text() == text
+    assert main(words(tmp_path / "none" / "results.json", "eradio_femto")) == 2
+
+
+def test_failed_tests_are_in_the_file_and_in_the_exit_code(
+    findings: list[Finding], service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [CaseResult("a::b", "failed", 1.0, f"wrong in {tmp_path}/x.py"), CaseResult("a::c", "passed", 2.0)]
+    monkeypatch.setattr(gpu_session, "run_gpu_tests", lambda progress: results)
+    tests = gpu_session.tested("cuda:0")
+    assert (tests["failed"], tests["passed"]) == (1, 1)
+    assert tests["cases"][0]["reason"] == "wrong in .../x.py"
+
+    session = gpu_session.GpuSession(BenchmarkSettings("cpu", (), ()), "cpu", tmp_path / "out.json")
+    monkeypatch.setattr(gpu_session, "tested", lambda device: tests)
+    assert not session.run([], None)
+    assert json.loads(session.path.read_text())["tests"] == tests
+    session.path.unlink()
+    tests["failed"] = 0
+    assert session.run([], None)
+
+
+def test_the_machine_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = gpus.install(monkeypatch)
+    monkeypatch.setattr("nas.doctor.gpu_report.nvml", lambda: driver)
+    described = machine("cuda:0")
+    assert described["environment"]["device_name"] == described["card"]["name"] == "Example H100"
+    assert described["environment"]["driver"] == described["card"]["driver"] == "570.1"
+    assert "uuid" not in described["environment"]
+
+
+def test_every_network_exists_and_is_measured_in_every_runtime() -> None:
+    settings = BenchmarkSettings()
+    check_archs(settings.archs)
+    rows = missing_rows(settings, [])
+    assert len(rows) == len(ARCHS) * 2
+    assert {row["runtime"].split("+")[1] for row in rows} == {"bf16"}
+    done = [{**rows[0], "measurement": {}, "samples": {}}, {**rows[1], "reason": "out of memory"}]
+    assert missing_rows(settings, done) == rows[1:]
+    assert missing_rows(BenchmarkSettings(batch_size=64), done)[0]["batch_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("/home/ann/.cache/nas: 5 GB", ".../nas: 5 GB"),
+        ("cannot open '/tmp/x y.py'", "cannot open '.../x y.py'"),
+        ('File "/a/b/c.py", line 3\n  in d', 'File ".../c.py", line 3 in d'),
+        ("https://huggingface.co/a/b answers in 3 images/s", "https://huggingface.co/a/b answers in 3 images/s"),
+        ("~/runs/a and runs/b", ".../a and runs/b"),
+    ],
+)
+def test_lines_for_others_name_no_folder(text: str, public: str) -> None:
+    assert public_line(text) == public
+
+
+def test_lines_for_others_name_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.doctor.gpu_report._NAMES", (("HOST", lambda: "node-1"), ("USER", lambda: "ann")))
+    assert public_line("ann at node-1, node-12 and annex") == "USER at HOST, node-12 and annex"
