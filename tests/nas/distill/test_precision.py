@@ -51,7 +51,9 @@ def test_turns_alternate_so_that_a_drift_of_the_device_hits_both(
         return 10.0  # ms: neither is faster, so that all turns are taken
 
     monkeypatch.setattr(precision, "_step_ms", step_ms)
-    config = SearchConfig(train_images=64, val_images=32, distill=DistillConfig(img_size=32, batch_size=16))
+    config = SearchConfig(
+        train_images=64, val_images=32, device="cpu", distill=DistillConfig(img_size=32, batch_size=16)
+    )
     choose_precision(preset("eradio_femto"), targets(tmp_path), config, 1, tmp_path / "locks")
     first, second = set(timed[-4:-2]), set(timed[-2:])
     assert first == second == {"fp32", "bf16"}
