@@ -85,8 +85,9 @@ def packed_json(value: Any) -> str:
     """Serialize plain data to JSON that states the keys of equal objects once.
 
     The format is `{"keys": [["a", "b"], ...], "data": ...}`. An object is `[index into keys, value, value, ...]`
-    without its last values that are null, an array is `[-1, item, ...]`; `templates/core.js` has the inverse. A study of 10,000 trials stays small enough to be
-    mailed. The text is safe between script tags: `<`, `>` and `&` are escaped. NaN and infinities become null.
+    without its last values that are null, an array is `[-1, item, ...]`; `templates/core.js` has the inverse. A study
+    of 10,000 trials stays small enough to be mailed. The text is safe between script tags: `<`, `>` and `&` are
+    escaped. NaN and infinities become null.
     """
     keys: dict[tuple[str, ...], int] = {}
     data = _pack(value, keys)

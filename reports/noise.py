@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
 MAX_DISTURBED = 0.1  # share of the measurements
+MAX_NAMED = 3  # disturbed measurements; more are counted
 
 
 def disturbance(trial: TrialRecord) -> str | None:
@@ -20,9 +22,17 @@ def disturbance(trial: TrialRecord) -> str | None:
 
 
 def disturbances(trials: Iterable[TrialRecord]) -> str:
-    """List the disturbed measurements: "trial 3 contended, trial 5 throttled"; "" where there are none."""
+    """Say which measurements were disturbed, and how: "trial 3 contended"; "" where none was.
+
+    Of all alike it says "all 8 contended", of many "5 of 8 contended, 1 of 8 throttled".
+    """
     verdicts = {brief(t.name, 40): disturbance(t) for t in trials}
-    return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
+    counts = Counter(verdict for verdict in verdicts.values() if verdict)
+    if counts.total() <= MAX_NAMED:
+        return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
+    if len(counts) == 1 and counts.total() == len(verdicts):
+        return f"all {len(verdicts)} {next(iter(counts))}"
+    return ", ".join(f"{count} of {len(verdicts)} {verdict}" for verdict, count in counts.items())
 
 
 def ratio_words(trial: TrialRecord) -> tuple[str, str]:
@@ -46,6 +56,13 @@ def noise_floor(self_comparison: ScoredTrial | None) -> float:
     if self_comparison is None or self_comparison.ratio_low <= 0:
         return 0.0
     return max(self_comparison.ratio_high, 1 / self_comparison.ratio_low) - 1
+
+
+def floor_words(self_comparison: ScoredTrial) -> str:
+    """Return the noise floor with the division it comes from: "10.7 % (1 / 0.903)"."""
+    floor = 100 * noise_floor(self_comparison)
+    low, high = self_comparison.ratio_low, self_comparison.ratio_high
+    return f"{floor:.1f} % ({f'{high:.3f} / 1' if low <= 0 or high >= 1 / low else f'1 / {low:.3f}'})"
 
 
 def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:

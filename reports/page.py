@@ -162,13 +162,14 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
     objectives = [o.name for o in info.objectives]
     single = len(objectives) == 1
     ranking = sorted(summary.complete, key=lambda s: s.values, reverse=True)[:MAX_RANKED] if single else summary.front
+    baselines = [b.scored for b in summary.baselines]
     return {
         "heads": summarize_heads(info, summary),
         "metrics": metrics,
         "definitions": [metric for name, metric in METRICS.items() if name in kinds],
         "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
         "ranking": ranking,
-        "disturbed": disturbances(s.trial for s in (*ranking, *(b.scored for b in summary.baselines))),
+        "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
         "any_disturbed": any(t.measurement and t.measurement.verdict in DISTURBED for t in study.trials),
         "limit_misses": misses,
         "reasons": [row for row in summary.reasons if not missed.issuperset(row.numbers)],
@@ -181,7 +182,8 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
 
 def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
     checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, run)
-    return {"checks": checks, "trust_sentence": verdict_sentence(checks)}
+    doubts = verdict.before_export(study.info, summary, retraining, run)
+    return {"checks": checks, "trust_sentence": verdict_sentence(checks), "doubts": doubts}
 
 
 def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
@@ -189,9 +191,9 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
     return {
         "third": data.third,
         "score_definition": sentences.score_definition(info),
-        "headline": verdict.headline(info, summary),
+        "headline": verdict.headline(info, summary, run),
         "tiles": verdict.tiles(info, summary),
-        "recommended": verdict.recommended(summary),
+        "recommended": verdict.recommended(info, summary),
         "export_command": verdict.export_command(summary, run),
         "unfinished": unfinished(study),
         "device": sentences.device(info),

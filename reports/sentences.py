@@ -6,17 +6,23 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.study.records import Objective, StudyInfo, TrialState
+from nas.analysis.noise import DISTURBED
+from nas.study.records import Objective, StudyInfo, TrialRecord, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, plural
 from reports.metrics import MetricSummary, scores_spatial
-from reports.noise import disturbance, intervals_are_known
+from reports.noise import disturbance, disturbances, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.statistics import MIN_RANKED, SearchState, search_state
+from reports.statistics import MIN_RANKED, PUBLISHED, SearchState, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
 
 TRAINED_ONCE = "The search trained each model once: scores have no interval, and differences in score may be luck."
+MEANINGS = {
+    "contended": "other work ran at the same time",
+    "throttled": "the processor slowed down, from heat or for lack of power",
+    "clock changed": "the clock differed between a model and the reference",
+}  # of the verdicts of disturbed timings
 CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
 
 
@@ -25,7 +31,8 @@ def score_definition(info: StudyInfo) -> str:
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
         f"The distillation score, or score, is the mean explained variance (R²) of the teachers’ {features} on "
-        "held-out images: 1 copies the distillation targets, 0 predicts no better than their mean."
+        "held-out images: 1 copies the distillation targets, 0 is no better than predicting their mean, and a negative "
+        "score is worse than that."
     )
 
 
@@ -89,9 +96,33 @@ def noise_floor_sentence(summary: StudySummary) -> str:
     verdict = disturbance(aa.trial)
     disturbed = f" That measurement was disturbed ({verdict}): its interval cannot be trusted." if verdict else ""
     return (
-        f"Measured against itself (A/A), {brief(aa.name)} reached {aa.ratio:.3f} times its own throughput "
-        f"({aa.ratio_low:.3f} to {aa.ratio_high:.3f}): differences within this range are ties.{disturbed} "
+        f"Timed against a copy of itself (A/A), the reference, {brief(aa.name)}, came to {aa.ratio:.3f} times its own "
+        f"throughput ({aa.ratio_low:.3f} to {aa.ratio_high:.3f}): two models that differ by less than "
+        f"{floor_words(aa)} are ties.{disturbed}"
     )
+
+
+def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Explain the numbers and the marks in the tables of models.
+
+    Args:
+        info: description of the study.
+        trials: those in the tables; of a study of published values there is nothing to explain.
+    """
+    timed = [t for t in trials if t.measurement and t.measurement.arm != PUBLISHED]
+    reference = brief(info.reference, 40)
+    if not timed:
+        return ()
+    notes = [
+        f"Images/s and latency of two models come from different moments. Compare models by × {reference} alone: each "
+        "was timed in turns with the reference, so that both met the same load."
+    ]
+    if any(info.reference in (t.baseline, t.scale) for t in timed):
+        notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")
+    if disturbed := disturbances(timed):
+        meanings = "; ".join(f"{v}: {MEANINGS[v]}" for v in DISTURBED if any(disturbance(t) == v for t in timed))
+        notes.append(f"† The timing was disturbed ({disturbed}; {meanings}): its speeds are unknown.")
+    return tuple(notes)
 
 
 def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | None:
@@ -247,7 +278,8 @@ def learning_caption(info: StudyInfo) -> str:
     """Explain the lines in the charts of explained variance by steps."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
-        f"Explained variance of each teacher’s {features} at every rung, for models on the Pareto front and baselines."
+        f"Explained variance of each teacher’s {features} at every rung, for models on the Pareto front and baselines; "
+        "below 0 a model predicts worse than the mean of the targets does."
     )
 
 
@@ -276,8 +308,8 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     start = summary.random_start
     if start is None:
         return (
-            f"This study contains no random control: its sampler, {sampler}, drew no trial at random, or has drawn "
-            f"nothing else yet. {CONTROL}"
+            f"This study has no random search to compare its curve with: its sampler, {sampler}, chose every "
+            f"candidate, or has not chosen one yet. {CONTROL}"
         )
     return (
         f"The sampler, {sampler}, drew the first {len(start.trials)} evaluations at random. They are a control for as "

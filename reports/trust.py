@@ -9,14 +9,15 @@ from enum import StrEnum
 from typing import Any
 
 from nas.analysis.noise import DISTURBED
-from nas.analysis.selection import has_budget_left
 from nas.study.records import StudyInfo
 from reports.formatting import brief, plural
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
-from reports.noise import MAX_DISTURBED, disturbance, noise_floor
+from reports.noise import MAX_DISTURBED, disturbance, floor_words, noise_floor
+from reports.pace import more_finished_models, retraining_price
 from reports.sentences import TRAINED_ONCE, too_few_models
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
+from reports.verdict import remeasure_command, retrain_command
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
@@ -49,6 +50,7 @@ class TrustCheck:
     outcome: Outcome
     sentence: str
     command: str | None = None
+    price: str = ""  # what the command does, and the time it takes
 
 
 NOISE = CheckKind(
@@ -119,14 +121,19 @@ def verdict_sentence(checks: Iterable[TrustCheck]) -> str:
     return f"Of {len(outcomes)} checks, {', '.join(parts)}."
 
 
-def _more_trials(info: StudyInfo, summary: StudySummary, run: str) -> str:
-    """Return the command that evaluates more architectures: what is left of the budget first, then a larger budget."""
-    extend = "" if has_budget_left(info, summary.evaluated) else " --extend 50"
-    return f"backbone-nas search --resume {run}{extend}"
+def _not_done_yet(
+    kind: CheckKind, sentence: str, info: StudyInfo, summary: StudySummary, run: str, models: int
+) -> TrustCheck:
+    """Return a check that has only `models` finished models, with the command that trains the missing ones."""
+    evaluations, price = more_finished_models(info, summary, MIN_RANKED - models)
+    budget = info.config.get("budget")
+    left = max(0, budget - summary.evaluated) if isinstance(budget, int) else 0
+    extend = "" if left >= evaluations else f" --extend {evaluations - left}"
+    return TrustCheck(kind, Outcome.NOT_DONE, sentence, f"backbone-nas search --resume {run}{extend}", price)
 
 
 def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
-    command = f"backbone-nas remeasure {run}"
+    command = remeasure_command(run)
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
     disturbed = sum(n for verdict, n in summary.verdicts.items() if verdict in DISTURBED)
@@ -136,14 +143,15 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         scale = plural(summary.scale, "network was", "networks were")
         only = f"; {scale} measured for scale" if summary.scale else ""
         sentence = f"No candidate or baseline has been measured{only}."
-        return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
+        return _not_done_yet(NOISE, sentence, info, summary, run, MIN_RANKED - 1)
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
-    floor = noise_floor(itself)
+    floor, share = noise_floor(itself), "all" if disturbed == measured else str(disturbed or "none")
     sentence = (
-        f"Equal models are measured within {100 * floor:.1f} % of each other (A/A), and "
-        f"{disturbed} of {measured} measurements were disturbed, by other work or by heat."
+        f"The reference, timed against a copy of itself (A/A), came to {itself.ratio_low:.3f} to "
+        f"{itself.ratio_high:.3f} times its own throughput: two equal models can differ by {floor_words(itself)}. "
+        f"Of {measured} measurements, {share} were disturbed, by other work or by heat."
     )
     quiet = floor <= MAX_FLOOR and disturbed <= MAX_DISTURBED * measured and not disturbance(itself.trial)
     return TrustCheck(NOISE, Outcome.PASS, sentence) if quiet else TrustCheck(NOISE, Outcome.WARN, sentence, command)
@@ -157,32 +165,33 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
-        sentence = f"Too few candidates reached the last rung to compare their orders: {worst.trials} of {MIN_RANKED}."
-        return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
+        reached = plural(worst.trials, "candidate", "candidates")
+        sentence = f"{reached} reached the last rung; comparing their orders takes at least {MIN_RANKED}."
+        return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "
         f"with τ = {worst.tau:.2f}, over {worst.trials} candidates."
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
-    return TrustCheck(RUNGS, Outcome.WARN, sentence, f"backbone-nas retrain {run}")
+    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(run), retraining_price(info, summary))
 
 
-def _seed_check(info: StudyInfo, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> TrustCheck:
-    command = f"backbone-nas retrain {run} --baselines"
-    if retraining is None and not info.teachers:
+def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
+    more = retrain_command(run), retraining_price(info, summary)
+    if retrained is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
-    if retraining is None and summary.recommendation is None:
+    if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
-    if retraining is None:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, command)
-    seeds, steps = len(retraining["seeds"]), retraining["steps"]
+    if retrained is None:
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
+    seeds, steps = len(retrained["seeds"]), retrained["steps"]
     recommended = None if summary.recommendation is None else summary.recommendation.trial
-    found = next((c for c in retraining["candidates"] if recommended and c["trial"] == recommended.number), None)
+    found = next((c for c in retrained["candidates"] if recommended and c["trial"] == recommended.number), None)
     if recommended is None or found is None or found["chance"] is None:
-        sentence = f"{len(retraining['candidates'])} models were retrained, but not the recommended one."
-        return TrustCheck(SEEDS, Outcome.WARN, sentence, command)
+        sentence = f"{len(retrained['candidates'])} models were retrained, but not the recommended one."
+        return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (
         f"Retrained for {steps} steps with {plural(seeds, 'seed', 'seeds')}, {brief(recommended.name)} scores "
@@ -190,13 +199,13 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retraining: Mapping[str,
         f"{found['chance']:.2f}."
     )
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE
-    return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, command)
+    return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
     if not trained_models(summary):
         sentence = "No model has been trained to the last rung."
-        return TrustCheck(METRICS, Outcome.NOT_DONE, sentence, _more_trials(info, summary, run))
+        return _not_done_yet(METRICS, sentence, info, summary, run, 0)
     judging = [m for m in metrics if m.name.partition("/")[0] in IN_TABLES]
     known = [m for m in judging if not m.teacher_near_chance]
     if not judging:
@@ -206,7 +215,7 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
         sentence = "Even the teachers are near chance in every metric on these images, so none can judge the score."
         return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
     if max(m.models for m in known) < MIN_RANKED:
-        return TrustCheck(METRICS, Outcome.NOT_DONE, too_few_models(known), _more_trials(info, summary, run))
+        return _not_done_yet(METRICS, too_few_models(known), info, summary, run, max(m.models for m in known))
     if not any(m.tau is not None for m in known):
         sentence = "All models have the same score or the same values of the metrics: there is no order to compare."
         return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from nas.analysis.noise import DISTURBED
 from nas.analysis.selection import BaselineComparison, measurement
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief, plural
-from reports.noise import disturbances
+from reports.noise import disturbance
 from reports.sentences import TRAINED_ONCE, baseline_words
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
+UNKNOWN = "unknown"  # in place of a throughput whose timing was disturbed
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the summary: what it is, its value, a note below it, and the trials whose timings it uses."""
+    """One number of the summary: what it is, its value, and a note below it."""
 
     label: str
     value: str
     note: str
-    trials: tuple[TrialRecord, ...] = ()
 
 
-def headline(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
-    """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is."""
+def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...]:
+    """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is.
+
+    Where one of the timings behind these sentences was disturbed, the first sentence says so, and no ratio is given
+    that uses it.
+
+    Args:
+        info: description of the study.
+        summary: numbers of the study.
+        run: folder of the study, for the commands.
+    """
+    doubt = doubt_sentence(summary, run)
+    return ((doubt,) if doubt else ()) + _result_sentences(info, summary)
+
+
+def doubt_sentence(summary: StudySummary, run: str) -> str:
+    """Say that the speeds are unknown, and what measures them; "" where no timing behind the verdict was disturbed."""
+    found = summary.recommendation
+    compared = [trial for c in summary.comparisons if c for trial in (c.found, c.baseline)]
+    disturbed = [t for t in (*([found.trial] if found else ()), *compared) if disturbance(t)]
+    if not disturbed:
+        return ""
+    bad = sum(count for verdict, count in summary.verdicts.items() if verdict in DISTURBED)
+    timings = sum(summary.verdicts.values())
+    which = f"All {timings} timings were disturbed"
+    if bad < timings:
+        names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in disturbed))
+        which = f"Of {timings} timings, {plural(bad, 'was', 'were')} disturbed, with that of {names}"
+    return (
+        f"{which}, by other work on the machine or by heat: take speeds as unknown until they are measured on an idle "
+        f"machine with {remeasure_command(run)}."
+    )
+
+
+def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
     front = _front_sentence(info, summary)
     if summary.recommendation is None:
         return (front,)
@@ -55,11 +91,12 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"throughput of {found}, which scores at least as high as {baseline}"
     if _is_one_pair(summary):
         label = f"throughput of {found} against {baseline}"
-    times, interval = f"{result.speedup:.2f}×", f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
-    trials = result.found, result.baseline
+    if result.disturbed:
+        return Tile(label, UNKNOWN, "the timings were disturbed")
+    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
-        return Tile(label, times, interval, trials)
-    return Tile(label, NO_DIFFERENCE, f"{times}, {interval}", trials)
+        return Tile(label, f"{result.speedup:.2f}×", interval)
+    return Tile(label, NO_DIFFERENCE, f"the 95 % interval of the ratio, {interval}, includes 1")
 
 
 def _score_tile(summary: StudySummary, baseline: str) -> Tile:
@@ -67,10 +104,10 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     if result is None:
         return Tile(f"score at a throughput as high as that of {baseline}", "–", "no candidate is as fast")
     found = brief(result.found.name)
-    label = f"score of {found}, which is as fast as {baseline} or faster"
+    label = f"score of {found}, which was timed as fast as {baseline} or faster"
     if _is_one_pair(summary):
         label = f"score of {found} against {baseline}"
-    return Tile(label, f"{result.score_gain:+.3f}", "no interval: each trained once", (result.found, result.baseline))
+    return Tile(label, f"{result.score_gain:+z.3f}", "no interval: each trained once")
 
 
 def _is_one_pair(summary: StudySummary) -> bool:
@@ -79,18 +116,54 @@ def _is_one_pair(summary: StudySummary) -> bool:
     return bool(at_equal_score and at_equal_speed and at_equal_score.found == at_equal_speed.found)
 
 
-def recommended(summary: StudySummary) -> str:
-    """Return the recommended model's numbers in one line; "" where no model is recommended."""
+def recommended(info: StudyInfo, summary: StudySummary) -> str:
+    """Return the recommended model's numbers in one line; "" where no model is recommended.
+
+    Numbers of a disturbed timing have a dagger, and no ratio to the reference is given.
+    """
     if summary.recommendation is None:
         return ""
     trial = summary.recommendation.trial
-    m = measurement(trial)
+    m, disturbed = measurement(trial), bool(disturbance(trial))
+    dagger = " †" if disturbed else ""
     size = "" if trial.params is None else f"; {trial.params / 1e6:.2f} M parameters"
     macs = "" if trial.macs is None else f"; {trial.macs / 1e6:.1f} M MACs"
+    times = "" if disturbed else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
+    steps = f" after {trial.rungs[-1].steps} training steps" if info.teachers else ""
     return (
-        f"score {trial.final_score:.3f}; throughput {m.throughput_img_s:,.0f} images/s, {m.ratio:.2f} times that of "
-        f"the reference, {brief(m.reference, 40)}; latency {m.latency_ms:.2f} ms{size}{macs}"
+        f"score {trial.final_score:z.3f}{steps}; throughput {m.throughput_img_s:,.0f} images/s{dagger}{times}; latency "
+        f"{m.latency_ms:.2f} ms{dagger}{size}{macs}"
     )
+
+
+def retrain_command(run: str) -> str:
+    """Return the command that retrains the front of a study with other seeds."""
+    return f"backbone-nas retrain {run}"
+
+
+def remeasure_command(run: str) -> str:
+    """Return the command that times the front of a study again."""
+    return f"backbone-nas remeasure {run}"
+
+
+def before_export(
+    info: StudyInfo, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str
+) -> tuple[tuple[str, str], ...]:
+    """Return what is in doubt about the recommended model, each with the command that settles it."""
+    if summary.recommendation is None:
+        return ()
+    trial, doubts = summary.recommendation.trial, []
+    retrained = {c["trial"] for c in retraining["candidates"]} if retraining else set()
+    if info.teachers and trial.number not in retrained:
+        steps = trial.rungs[-1].steps
+        doubts.append(
+            (f"It was trained once, for {steps} steps; train it longer, with other seeds:", retrain_command(run))
+        )
+    if disturbed := disturbance(trial):
+        doubts.append(
+            (f"† Its timing was disturbed ({disturbed}); measure it on an idle machine:", remeasure_command(run))
+        )
+    return tuple(doubts)
 
 
 def export_command(summary: StudySummary, run: str) -> str:
@@ -106,16 +179,21 @@ def result_line(summary: StudySummary) -> str:
     best, _ = summary.comparisons
     if best is None:
         return text
-    doubt = "" if best.shows_difference else f" ({NO_DIFFERENCE})"
-    return (
-        f"{text}; {brief(best.found.name)} scores at least as high as {brief(best.baseline.name)}, at "
-        f"{best.speedup:.2f} times its throughput{doubt}"
-    )
+    speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
+    if best.disturbed:
+        speed = f"throughput {UNKNOWN}, as timings were disturbed"
+    return f"{text}; {brief(best.found.name)} scores at least as high as {brief(best.baseline.name)}: {speed}"
 
 
 def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
-    times = f"{measurement(trial).ratio:.2f} times the throughput of the reference, {brief(info.reference)}"
-    return f"{brief(trial.name)} (score {trial.final_score:.3f} at {times})"
+    reference = f"the throughput of the reference, {brief(info.reference)}"
+    return f"{brief(trial.name)} (score {_score_and_times(trial, reference)})"
+
+
+def _score_and_times(trial: TrialRecord, what: str = "") -> str:
+    """Return "0.512 at 1.30 times `what`"; without the ratio where the timing was disturbed."""
+    score = f"{trial.final_score:z.3f}"
+    return score if disturbance(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -131,10 +209,11 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, info)}."
     if len(summary.front) == 1:
         return f"{start} The Pareto front is one model, {_model_words(best.trial, info)}."
+    timed = "timed as " if disturbance(fastest.trial) else ""
     return (
         f"{start} The Pareto front has {len(summary.front)} models, from {brief(best.name)} with the highest score "
-        f"({best.score:.3f} at {best.ratio:.2f} times {reference}) to {brief(fastest.name)}, the fastest "
-        f"({fastest.score:.3f} at {fastest.ratio:.2f} times)."
+        f"({_score_and_times(best.trial, reference)}) to {brief(fastest.name)}, {timed}the fastest "
+        f"({_score_and_times(fastest.trial, reference if disturbance(best.trial) else '')})."
     )
 
 
@@ -163,13 +242,15 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
         return (
-            f"No candidate scores as high as {best} ({baseline.score:.3f}). The highest score of a candidate is that "
+            f"No candidate scores as high as {best} ({baseline.score:z.3f}). The highest score of a candidate is that "
             f"of {_model_words(found.trial, info)}."
         )
-    return (
-        f"{_capital(brief(result.found.name))} is the fastest candidate that scores at least as high as {best} "
-        f"({result.found.final_score:.3f} against {baseline.score:.3f}). {_throughput_words(result, info)}"
-    )
+    scores = f"({result.found.final_score:z.3f} against {baseline.score:z.3f})"
+    name = _capital(brief(result.found.name))
+    if result.disturbed:
+        return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
+    words = _throughput_words(result, info, "; it combines those of both timings")
+    return f"{name} is the fastest candidate that scores at least as high as {best} {scores}. {words}"
 
 
 def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -177,33 +258,38 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     assert baseline is not None
     name = brief(baseline.name)
     if result is None:
-        return f"No candidate is as fast as {name}."
-    once = f" {TRAINED_ONCE}" if info.teachers else ""
+        return f"No candidate was timed as fast as {name}."
     gain = f"{abs(result.score_gain):.3f} {'higher' if result.score_gain >= 0 else 'lower'} than the baseline’s"
-    if _is_one_pair(summary):
-        return f"It also has the highest score of the candidates that are as fast as {name} or faster, {gain}.{once}"
-    return (
-        f"Of the candidates that are as fast as {name} or faster, {brief(result.found.name)} has the highest score, "
-        f"{result.found.final_score:.3f}, {gain}. {_throughput_words(result, info)}{once}"
-    )
+    sentence = f"It also has the highest score of the candidates that were timed as fast as {name} or faster, {gain}."
+    speed = ""
+    if not _is_one_pair(summary):
+        sentence = (
+            f"Of the candidates that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
+            f"highest score, {result.found.final_score:z.3f}, {gain}."
+        )
+        speed = "" if result.disturbed else _throughput_words(result, info)
+    return " ".join(filter(None, (sentence, speed, TRAINED_ONCE if info.teachers else "")))
 
 
-def _throughput_words(result: BaselineComparison, info: StudyInfo) -> str:
-    """Give a candidate's throughput relative to the baseline and to the reference, and say whether they differ."""
+def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = "") -> str:
+    """Give an undisturbed throughput relative to the baseline and to the reference, or say that it does not differ.
+
+    Args:
+        result: comparison of a candidate with the best baseline.
+        info: description of the study.
+        how: explanation of the interval, for its first mention.
+    """
     name, reference = brief(result.baseline.name), brief(info.reference)
-    interval = f"(95 % intervals combined: {result.speedup_low:.2f} to {result.speedup_high:.2f})"
-    times = f"{result.speedup:.2f} times that of {name} {interval}"
+    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
+    if not result.shows_difference:
+        return (
+            f"No difference in throughput from {name} is shown: the 95 % interval of their ratio, {interval}, includes "
+            f"1{how}."
+        )
+    times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:
         times += f" and {measurement(result.found).ratio:.2f} times that of the reference, {reference}"
-    text = f"Its throughput is {times}."
-    if result.shows_difference:
-        return text
-    reasons = []
-    if result.speedup_low <= 1 <= result.speedup_high:
-        reasons.append("the interval includes 1")
-    if disturbed := disturbances((result.found, result.baseline)):
-        reasons.append(f"measurements were disturbed ({brief(disturbed)}), so that the interval cannot be trusted")
-    return f"{text} No difference in throughput from {name} is shown: {', and '.join(reasons)}."
+    return f"Its throughput is {times}."
 
 
 def _capital(text: str) -> str:

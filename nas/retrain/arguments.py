@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag, add_run, add_training_flags
 
@@ -34,9 +35,9 @@ class RetrainSettings:
     """
 
     run: Path
-    seeds: int = 3
+    seeds: int = RETRAINED_SEEDS
     train_steps: int | None = None  # None: three times the study's last rung
-    runners_up: int = 6  # near misses, at most
+    runners_up: int = RETRAINED_RUNNERS_UP  # near misses, at most
     baselines: bool = False
     workers: int | None = None  # trainings at a time; None: one per CPU or GPU
     device: str | None = None  # None: auto
@@ -70,12 +71,12 @@ def parser() -> OneLineParser:
     )
     add = built.add_argument
     add_run(add)
-    add("--seeds", type=int, default=3, metavar="N", help="trainings of each candidate (default: 3)")
+    add("--seeds", type=int, default=RETRAINED_SEEDS, metavar="N", help="trainings of each candidate (default: 3)")
     add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
     add(
         "--runners-up",
         type=int,
-        default=6,
+        default=RETRAINED_RUNNERS_UP,
         metavar="N",
         help="near misses to retrain in addition to the front, at most (default: 6)",
     )

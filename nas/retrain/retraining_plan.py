@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.analysis.run_files import retraining_folder
 from nas.backend.pool import TrainingJob, visible_gpus
 from nas.cli import cpu_count
@@ -13,8 +14,6 @@ from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
-
-LENGTHENING = 3  # times the study's last rung
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     """Return the plan; ConfigError where the trainings would be shorter than the study's."""
     searched = SearchConfig.from_dict(study.info.config)
     last = study.info.rung_steps[-1]
-    steps = settings.train_steps or LENGTHENING * last
+    steps = settings.train_steps or RETRAINED_TIMES_LONGER * last
     if steps < last:
         raise ConfigError(f"--train-steps: {steps}: must be {last} or more, the steps of the study's last rung")
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)

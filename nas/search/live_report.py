@@ -115,7 +115,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
 
     study = read_study(run_dir)
     summary = summarize(study)
-    for sentence in headline(study.info, summary):
+    for sentence in headline(study.info, summary, str(run_dir)):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:
         return
@@ -123,7 +123,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     following = {
         command_line("report", [run, "--open"]): "open the report",
         command_line("retrain", [run]): "does the front hold after longer training, with new seeds?",
-        command_line("export", [run, "--format", "timm"]): "the recommended model, for others",
+        command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }
     width = max(map(len, following))
     announce("next:", _LOG, console)

@@ -28,7 +28,7 @@ const fill = (node, attributes, children) => {
 
 const known = value => value !== null && value !== undefined;
 const formats = [0, 1, 2, 3].map(digits => new Intl.NumberFormat('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }));
-const fixed = (value, digits) => Number.isFinite(value) ? formats[digits].format(value) : '–';
+const fixed = (value, digits) => Number.isFinite(value) ? formats[digits].format(value).replace(/^-(?=[0.]+$)/, '') : '–'; // no -0.000
 const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / unit, digits) : '–';
 const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 const sum = values => values.reduce((a, b) => a + b, 0);

@@ -32,9 +32,9 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     bad = synthetic.timed(study, lambda t: {"verdict": word if t.number in numbers else t.measurement.verdict})
     assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
             if disturbance(s.trial)} == numbers  # fmt: skip
-    words, rows, tiles = {}, {}, {}
+    words, rows = {}, {}
     for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
-        words[which], tiles[which] = page.words, page.tiles
+        words[which] = page.words
         rows[which] = [cell for row in page.table("Pareto front and baselines").body() for cell in row.values()]
     assert f"{best.name} {word}" in words["bad"]
     assert word not in words["good"]
@@ -43,12 +43,14 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     assert words["bad"].count(floor) == 1
     assert "†" in words["bad"]
     assert "†" not in words["good"]
-    assert sum("†" in cell for cell in rows["bad"]) == len(numbers)
-    marked = {name: tile for name, tile in tiles["bad"].items() if "†" in tile}
-    assert len(marked) == 2
-    assert sum(verdict.NO_DIFFERENCE in tile for tile in marked.values()) == 1, "the tile of the throughput"
-    assert not [tile for tile in tiles["good"].values() if verdict.NO_DIFFERENCE in tile]
-    ratios = [cell for cell in rows["bad"] if "†" in cell]
+    assert sum("†" in cell for cell in rows["bad"]) == 3 * len(numbers), "ratio, images/s, latency"
+    assert "† The timing was disturbed" in words["bad"]
+    for which in words:
+        assert f"A/A: {itself.name} is the reference" in words[which]
+        assert f"Compare models by × {itself.name}" in words[which]
+        assert sum("A/A" in cell for cell in rows[which]) == 1
+    ratios = [cell for cell in rows["bad"] if "†" in cell and " to " in cell]
+    assert len(ratios) == len(numbers)
     assert all(len(number.partition(".")[2]) == 2 for cell in ratios for number in re.findall(r"[\d.]+", cell))
 
 
@@ -112,4 +114,4 @@ def test_a_study_without_a_front_lists_what_became_of_its_trials():
     study = synthetic.study(6, only=TrialState.STOPPED, baselines=False)
     summary = summarize(study)
     assert summary.front == ()
-    assert "6 early-stopped" in verdict.headline(study.info, summary)[0]
+    assert "6 early-stopped" in verdict.headline(study.info, summary, "RUN")[0]

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyRecord, TrialState
+from reports.formatting import duration
 from reports.metrics import summarize_metrics
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
-from reports.summary import summarize
+from reports.summary import CurvePoint, summarize
 from reports.trust import MAX_DISTURBED, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
 from tests.reports import synthetic
 
@@ -93,7 +94,7 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
 
 def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):
     found = check(study, SEEDS)
-    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas retrain runs/mine --baselines")
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas retrain runs/mine")
     assert check(synthetic.with_info(study, teachers={}), SEEDS).command is None
 
 
@@ -145,6 +146,30 @@ def test_more_trials_come_from_the_rest_of_the_budget_first(study):
         found = check(synthetic.with_info(few, config={**few.info.config, "budget": budget}), RUNGS)
         assert ("--extend" in found.command) is more
         assert "--resume runs/mine" in found.command
+
+
+@pytest.mark.parametrize(("finished", "evaluated", "extend"), [(4, 4, 6), (4, 8, 12), (9, 30, 4)])
+def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, finished, evaluated, extend):
+    full = synthetic.with_info(study, config={**study.info.config, "budget": evaluated})
+    some = {
+        "complete": summarize(study).complete[:finished],
+        "evaluated": evaluated,
+        "curve": (CurvePoint(evaluated, 100.0, 1.0, 50 * evaluated),),
+        "baselines": (),
+        "correlations": (RungCorrelation(0, 2, finished, 0.9, 0.001),),
+    }
+    found = check(full, RUNGS, **some)
+    assert found.command.endswith(f"--extend {extend}")
+    assert f"{MIN_RANKED - finished} more finished model" in found.price
+    seconds = 100 * extend / evaluated
+    assert f"about {duration(seconds)} " in found.price
+
+
+def test_checks_that_need_the_same_command_name_the_same(study):
+    disagreeing = (RungCorrelation(0, 2, 30, 0.1, 0.5),)
+    commands = {check(study, which, correlations=disagreeing).command for which in (RUNGS, SEEDS)}
+    assert commands == {"backbone-nas retrain runs/mine"}
+    assert check(study, SEEDS).price
 
 
 def test_networks_for_scale_are_no_candidates_and_no_silence(study):

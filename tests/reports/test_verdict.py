@@ -5,7 +5,7 @@ import pytest
 from nas.study.records import StudyRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
-from reports.verdict import NO_DIFFERENCE, headline, result_line, tiles
+from reports.verdict import NO_DIFFERENCE, UNKNOWN, before_export, headline, recommended, result_line, tiles
 from tests.reports import synthetic
 from tests.reports.brute_force import Page
 
@@ -35,13 +35,39 @@ def test_a_tie_is_called_one_in_the_tile_the_sentences_and_the_line(ratio, half,
     study = compared(ratio, half, verdict)
     summary = summarize(study)
     throughput, score, _ = tiles(study.info, summary)
-    assert (throughput.value == NO_DIFFERENCE) is not shown
-    assert f"{ratio:.2f}×" in (throughput.value if shown else throughput.note)
+    disturbed = verdict != "ok"
+    assert throughput.value == (f"{ratio:.2f}×" if shown else UNKNOWN if disturbed else NO_DIFFERENCE)
     assert score.value == "+0.100"
-    first, *_ = headline(study.info, summary)
-    assert ("No difference" in first) is not shown
-    assert ("disturbed" in first) is (verdict != "ok")
-    assert (NO_DIFFERENCE in result_line(summary)) is not shown
+    first, *_ = headline(study.info, summary, "runs/mine")
+    assert ("disturbed" in first) is disturbed
+    assert ("No difference" in first) is not (shown or disturbed)
+    assert (f"{ratio:.2f} times its throughput" in result_line(summary)) is shown
+
+
+def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
+    study = compared(1.27, verdict="contended")
+    summary = summarize(study)
+    first, *others = headline(study.info, summary, "runs/mine")
+    assert first.startswith("Of 4 timings, 1 was disturbed, with that of trial 3, by")
+    assert "backbone-nas remeasure runs/mine" in first
+    shown = " ".join([*others, recommended(study.info, summary), result_line(summary)])
+    assert "disturbed" not in " ".join(others)
+    assert "1.27" not in shown
+    assert "interval" not in " ".join(others).replace("scores have no interval", "")
+    every = synthetic.timed(study, lambda t: {"verdict": "contended"})
+    assert headline(every.info, summarize(every), "RUN")[0].startswith("All 4 timings were disturbed")
+
+
+@pytest.mark.parametrize("verdict", ["ok", "contended"])
+def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
+    study = compared(1.2, verdict=verdict)
+    summary = summarize(study)
+    commands = [command for _, command in before_export(study.info, summary, None, "RUN")]
+    remedies = ["backbone-nas remeasure RUN"] * (verdict != "ok")
+    assert commands == ["backbone-nas retrain RUN", *remedies]
+    assert recommended(study.info, summary).count("†") == 2 * len(remedies)
+    retrained = {"candidates": [{"trial": summary.recommendation.trial.number}]}
+    assert [command for _, command in before_export(study.info, summary, retrained, "RUN")] == remedies
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():
@@ -50,14 +76,14 @@ def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():
         ("eradio_femto", 1),
     ):  # of the best baseline's own study the ratio is one
         study = compared(1.2, reference=reference)
-        first, *_ = headline(study.info, summarize(study))
+        first, *_ = headline(study.info, summarize(study), "RUN")
         assert first.count("1.20 times that of") == times
         assert reference in first
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     study = compared(1.2)
-    _, second, _ = headline(study.info, summarize(study))
+    _, second, _ = headline(study.info, summarize(study), "RUN")
     assert "trial" not in second
     assert "0.100 higher" in second
     labels = [tile.label for tile in tiles(study.info, summarize(study))]
@@ -71,14 +97,14 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     assert faster.found != better.found
     throughput, score, _ = tiles(study.info, summary)
     assert f"{faster.found.name}, which scores at least as high as" in throughput.label
-    assert f"{better.found.name}, which is as fast as" in score.label
+    assert f"{better.found.name}, which was timed as fast as" in score.label
 
 
 def test_no_candidate_as_fast_has_no_difference_in_score():
     study = compared(0.5)
     summary = summarize(study)
     assert [tile.value for tile in tiles(study.info, summary)][1] == "–"
-    assert headline(study.info, summary)[1] == "No candidate is as fast as eradio_femto."
+    assert headline(study.info, summary, "RUN")[1] == "No candidate was timed as fast as eradio_femto."
 
 
 def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
