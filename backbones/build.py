@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
+from backbones.memory import check_memory
 from search_space import ArchSpec, StageSpec
 
 DOWNSAMPLINGS = {"conv": conv_downsampling, "patch": patch_downsampling, "pool": pool_downsampling}
@@ -52,7 +53,12 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
     Args:
         spec: the architecture.
         drop_path_rate: stochastic depth of the last block; the rate rises linearly from 0 at the first block.
+
+    Raises:
+        SpecError: The parameters do not fit into this machine's memory.
     """
+    if torch.get_default_device().type != "meta":
+        _check_size(spec)
     widths = tuple(stage.width for stage in spec.stages)
     down = DOWNSAMPLINGS[spec.downsampling]
     rates = _drop_path_rates(spec, drop_path_rate)
@@ -68,6 +74,11 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         backbone.apply(_initialize)
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return backbone
+
+
+@cache
+def _check_size(spec: ArchSpec) -> None:
+    check_memory(spec.arch_id, lambda: build(spec))
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:

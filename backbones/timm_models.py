@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbones.backbone import Features
 from backbones.folding import batch_norms_left, fold_batch_norms
+from backbones.memory import check_memory
 from search_space import SpecError
 
 
@@ -29,6 +30,8 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.model: Any
         check_name(name)
+        if torch.get_default_device().type != "meta":
+            check_memory(f"timm:{name}", lambda: create(name, num_classes=0))
         self.name = name
         self.model = create(name, num_classes=0)
         self.has_head = all(hasattr(self.model, method) for method in ("forward_intermediates", "get_classifier"))

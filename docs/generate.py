@@ -155,24 +155,18 @@ def config_page() -> str:
 
 
 def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
-    """Return the table of a dataclass's fields: name, type, default, and the meaning from the class's docstring."""
-    meanings = attributes(record)
+    """Return the table of a dataclass's fields: name, values, default, and the meaning from the class's docstring."""
+    from nas.ranges import declared, described
+
+    meanings, hints = attributes(record), declared(record)
     rows = []
     for field in dataclasses.fields(record):
         if field.name in skipped:
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "required" if default is dataclasses.MISSING else f"`{json.dumps(default)}`"
-        rows.append((f"`{field.name}`", f"`{plain_type(str(field.type))}`", shown, meanings[field.name]))
-    return table(["key", "type", "default", "meaning"], rows)
-
-
-def plain_type(text: str) -> str:
-    """Return the type of a field in a config file."""
-    if text == "dict[str, dict[str, Any]]":
-        return "table of tables"
-    text = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", text)
-    return re.sub(r"(?:dict|Mapping)\[str, (\w+)\]", r"table of \1", text).replace(" | None", "")
+        rows.append((f"`{field.name}`", described(hints[field.name]), shown, meanings[field.name]))
+    return table(["key", "value", "default", "meaning"], rows)
 
 
 def attributes(record: type) -> dict[str, str]:

@@ -38,7 +38,7 @@ from nas.cli import logged_work, stderr_console
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
 from nas.storage.store import Store, StoreError
-from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import check_bounds
 from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
 from nas.study.redaction import public_text
@@ -164,7 +164,7 @@ def _options(config: SearchConfig) -> dict[str, Any]:
     options = _changes(config, SearchConfig())
     options |= options.pop("limits", {})
     distill = _changes(config.distill, DistillConfig()) if options.pop("distill", None) else {}
-    options |= {name: distill.pop(name) for name in ("rung_steps", "img_size", "batch_size") if name in distill}
+    options |= {name: distill.pop(name) for name in RECIPE_FLAGS if name in distill}
     return options | ({"distill_settings": distill} if distill else {})
 
 

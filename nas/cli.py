@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import logging
 import math
 import os
@@ -41,7 +42,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nas.command_log import CommandLog, VerboseAction, announce
+from nas.command_log import CommandLog, VerboseAction, announce, redacted
+from nas.ranges import ConfigError
+from search_space.checks import shown
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 EXIT_CODES = """exit codes:
@@ -54,7 +57,9 @@ _ONE_LINE_ERRORS = (ValueError, OverflowError, OSError, RuntimeError, MemoryErro
 _BUGS = (NotImplementedError, RecursionError)  # RuntimeErrors that show their traceback
 # OSErrors about a path on the command line; the others are failures of the machine.
 _PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_PATH_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 _MAX_ERROR_CHARS = 500
+_MAX_WORKERS_PER_CPU = 8
 
 PROGRAM = "backbone-nas"
 DEVICES = ("auto", "cpu", "cuda")
@@ -114,12 +119,18 @@ def logged_work() -> Iterator[None]:
 
 def report_error(error: Exception) -> int:
     """Print the error as one line on stderr and return its exit code."""
-    message = one_line(error)
-    if len(message) > _MAX_ERROR_CHARS:
-        message = message[: _MAX_ERROR_CHARS - 1] + "…"
-    print(f"error: {message}", file=sys.stderr)
+    _print_error(one_line(error))
     failed = isinstance(error, OperationFailed | RuntimeError | MemoryError | OSError)
-    return FAILED if failed and not isinstance(error, _PATH_ERRORS) else BAD_INPUT
+    of_path = isinstance(error, _PATH_ERRORS) or (isinstance(error, OSError) and error.errno in _PATH_ERRNOS)
+    return FAILED if failed and not of_path else BAD_INPUT
+
+
+def _print_error(message: str, advice: str = "") -> None:
+    """Print "error: MESSAGE" on one line, shortened and without the secrets that the command's log leaves out."""
+    text = redacted(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
+    line = " ".join(text.split())
+    short = line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 1] + "…"
+    print(f"error: {short}{advice}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -176,6 +187,8 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **settings})
         self.register("type", int, _whole_number)  # argparse would say: invalid int value
         self.register("type", float, _number)
+        self.register("type", None, not_empty)  # of options without a type
+        self.register("type", Path, lambda text: Path(not_empty(text)))
         shown = "show the log's lines on stderr, with time, level and module (default: progress only)"
         self.add_argument("--verbose", action=VerboseAction, help=shown)
 
@@ -188,6 +201,8 @@ class OneLineParser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         flags = takewhile(lambda word: word != "--", words if self._subparsers is None else ())
         unknown = next((i for i, word in enumerate(flags) if self._is_unknown(word)), None)
+        if nothing := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
+            self.error(f"{nothing.removesuffix('=--')}: '--': must be a value")  # argparse would take it for no value
         if unknown is not None:
             value = takewhile(lambda word: not word.startswith("-"), words[unknown + 1 :])
             hint = nearest(words[unknown].partition("=")[0], self._option_string_actions)
@@ -199,7 +214,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end the program."""
-        print(f"error: {message.removeprefix('argument ')} (see --help)", file=sys.stderr)
+        _print_error(message.removeprefix("argument "), " (see --help)")
         raise SystemExit(BAD_INPUT)
 
 
@@ -229,18 +244,25 @@ class NamedFile(argparse.Action):
         setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
 
 
+def not_empty(text: str) -> str:
+    """Return the value of an option; argparse.ArgumentTypeError for an empty one, as of --out=$FORGOTTEN."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
+    return text
+
+
 def _whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be a whole number") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be a number") from None
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -252,7 +274,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas, as 30,90,270") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be whole numbers with commas, as 30,90,270") from None
 
 
 def picture_file(text: str) -> str:
@@ -415,6 +437,13 @@ def checkpoint_interval_s() -> float:
     if not seconds >= 0:
         raise ValueError(f"BACKBONE_NAS_CHECKPOINT_S: {value!r}: must be a number of seconds, 0 or more")
     return seconds
+
+
+def check_local_workers(workers: int | None) -> None:
+    """Raise ConfigError for more workers than this machine can start: each is a process with its own PyTorch."""
+    most = _MAX_WORKERS_PER_CPU * cpu_count()
+    if workers is not None and workers > most:
+        raise ConfigError(f"--workers: {workers}: must be at most {most} here, {_MAX_WORKERS_PER_CPU} for each CPU")
 
 
 def cpu_count() -> int:

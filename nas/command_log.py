@@ -35,6 +35,7 @@ class CommandLog:
     current: CommandLog | None = None
 
     def __init__(self, redact: Callable[[str], str]) -> None:
+        self.redact = redact
         self._formatter = _RedactingFormatter(redact)
         self._handlers: list[logging.Handler] = []
         self._outer: CommandLog | None = None
@@ -102,6 +103,11 @@ def log_to(run_dir: Path, name: str, command: str) -> None:
     if CommandLog.current is not None:
         CommandLog.current.write_to(run_dir / FOLDER / f"{name}.log")
         _LOG.info("%s", command)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the secrets that the current command's log leaves out."""
+    return text if CommandLog.current is None else CommandLog.current.redact(text)
 
 
 def announce(line: str, log: logging.Logger, console: Console | None = None, level: int = logging.INFO) -> None:

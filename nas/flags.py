@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.cli import DEVICES, TEACHER_HELP, NamedFile, picture_file
+from nas.cli import DEVICES, TEACHER_HELP, NamedFile, not_empty, picture_file
 from nas.command_log import announce
 
 LATEST = "runs/latest"  # a link to the study last started or resumed from the current folder
@@ -88,7 +88,7 @@ def run_folder(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: There is no such folder.
     """
-    path = Path(text)
+    path = Path(not_empty(text))
     if path.is_dir():
         return _without_link(path) if path.is_symlink() else path
     if path.is_symlink():

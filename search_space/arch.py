@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from search_space.checks import SpecError, whole, within, within_choices
+from search_space.checks import SpecError, shown, whole, within, within_choices
 
 # The fields that each block reads in addition to `depth` and `width`; `backbones.build.BLOCKS` builds the blocks.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
@@ -154,7 +154,7 @@ class StageSpec:
         if "ratios" in BLOCKS[self.block] and self.ratios is not None:
             ratios = tuple(self.ratios) if isinstance(self.ratios, list | tuple) else ()
             if not 1 <= len(ratios) <= 8:
-                raise SpecError(f"ratios: {self.ratios!r}; need 1 to 8 whole numbers, one for each attention block")
+                raise SpecError(f"ratios: {shown(self.ratios)}; need 1 to 8 whole numbers, one an attention block")
             for ratio in ratios:
                 whole("ratios", ratio, 16)
             object.__setattr__(self, "ratios", None if ratios == MR_RATIOS else ratios)
@@ -164,7 +164,7 @@ class StageSpec:
         for window in self.window:
             whole("window", window, 64)
         if len(self.window) != len(self._ratios):
-            raise SpecError(f"window: {self.window!r}; need one number, or one for each of {len(self._ratios)} ratios")
+            raise SpecError(f"window: {shown(self.window)}; need one number, or {len(self._ratios)}, one a ratio")
         same = len(set(self.window)) == 1
         object.__setattr__(self, "window", self.window[0] if same else tuple(self.window))
 
@@ -264,7 +264,7 @@ class ArchSpec:
         """
         _check_keys("spec", data, required=("stages",), allowed=[f.name for f in fields(cls)])
         if not isinstance(data["stages"], list | tuple):
-            raise SpecError(f"stages: {data['stages']!r}; need a list of 1 to {STAGES} stages")
+            raise SpecError(f"stages: {shown(data['stages'])}; need a list of 1 to {STAGES} stages")
         stages = []
         for number, stage in enumerate(data["stages"], start=1):
             try:
@@ -282,7 +282,7 @@ class ArchSpec:
         """Build a spec from JSON of any layout. Raises SpecError."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # brackets in brackets, a thousand deep
             raise SpecError(f"spec: not JSON ({error})") from None
         return cls.from_dict(data)
 
@@ -294,10 +294,10 @@ class ArchSpec:
 
 def _check_keys(name: str, data: object, *, required: Iterable[str], allowed: Iterable[str]) -> None:
     if not isinstance(data, Mapping):
-        raise SpecError(f"{name}: {data!r}; need an object with the fields {', '.join(allowed)}")
+        raise SpecError(f"{name}: {shown(data)}; need an object with the fields {', '.join(allowed)}")
     unknown = sorted(str(key) for key in set(data) - set(allowed))
     if unknown:
-        raise SpecError(f"{name}: unknown field {unknown[0]!r}; choose from {', '.join(allowed)}")
+        raise SpecError(f"{name}: unknown field {shown(unknown[0])}; choose from {', '.join(allowed)}")
     missing = sorted(set(required) - set(data))
     if missing:
         raise SpecError(f"{name}: field {missing[0]!r} is missing")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from search_space.arch import ArchSpec, StageSpec
-from search_space.checks import SpecError
+from search_space.checks import SpecError, read_text
 from search_space.families import FAMILIES
 
 
@@ -116,10 +116,8 @@ def find_spec(arch: str) -> tuple[str, ArchSpec]:
         )
     try:
         name = path.absolute().parent.name if path.name == "spec.json" else path.stem
-        return name or path.stem, ArchSpec.from_json(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or 'not text'})") from None
-    except (RecursionError, OverflowError) as error:
-        raise SpecError(f"arch: cannot read {arch!r} ({error})") from None
+        return name or path.stem, ArchSpec.from_json(read_text(path))
     except SpecError as error:
         raise SpecError(f"arch: {arch}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or error})") from None

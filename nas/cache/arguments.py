@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_cache, add_flag
+from nas.ranges import HeldOutImages, Images, Pixels, Range, Views, check_fields
 from nas.study.config import TARGET_DTYPES, SearchConfig
 
 _EXAMPLES = """examples:
@@ -31,13 +33,16 @@ class BuildSettings:
     data: str = DEFAULTS.data
     teachers: str = DEFAULTS.teachers
     weights: dict[str, Path] = field(default_factory=dict)
-    train_images: int = DEFAULTS.train_images
-    val_images: int = DEFAULTS.val_images
-    img_size: int = DEFAULTS.distill.img_size
-    grid: int | None = None  # None: img_size // 16
-    views: int = 1
+    train_images: Images = DEFAULTS.train_images
+    val_images: HeldOutImages = DEFAULTS.val_images
+    img_size: Pixels = DEFAULTS.distill.img_size
+    grid: Annotated[int, Range(1, 256)] | None = None  # None: img_size // 16
+    views: Views = 1
     target_dtype: str = "int8"
-    share: float | None = None  # None: the default of the data type
+    share: Annotated[float, Range(0, 1, above=True)] | None = None  # None: the default of the data type
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ class VerifySettings:
 
     cache: str | None = None
     sets: Sequence[str] = ()
-    samples: int = 32
+    samples: Annotated[int, Range(1, 10_000_000)] = 32
     weights: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -62,17 +70,20 @@ class DeleteSettings:
     """Which unused entries to delete: all, incomplete ones, or those not used for `days`."""
 
     cache: str | None = None
-    days: float | None = None
+    days: Annotated[float, Range(0, 100_000, above=True)] | None = None
     all: bool = False
     incomplete: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 CacheSettings = BuildSettings | VerifySettings | ListSettings | DeleteSettings
 
 
 def parse(words: Sequence[str]) -> CacheSettings:
-    """Return the settings of a command line; SystemExit(2), after one line, where it is wrong."""
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
     options = vars(parser().parse_args(words))
     settings: CacheSettings = options.pop("settings")(**options)
     return settings
@@ -96,7 +107,7 @@ def parser() -> OneLineParser:
     _add_build_options(add_command("build", BuildSettings, "Run teachers on images and store their features."))
     verify = add_command("verify", VerifySettings, "Hash every file and run every teacher again on held-out images.")
     verify.add_argument("sets", nargs="*", metavar="SET", help="set files to verify (default: all in the folder)")
-    verify.add_argument("--samples", type=_positive, default=32, metavar="N", help="images to run (default: 32)")
+    verify.add_argument("--samples", type=int, default=32, metavar="N", help="images to run (default: 32)")
     _add_weights(verify.add_argument)
     add_command("ls", ListSettings, "List the entries of the cache folder.")
     delete = add_command("gc", DeleteSettings, "Delete entries that no process uses.")
@@ -120,11 +131,11 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
         ("--train-images", DEFAULTS.train_images, "images in the train split"),
         ("--val-images", DEFAULTS.val_images, "images in the held-out split"),
     ):
-        add(flag, type=_positive, metavar="N", default=count, help=f"{what} (default: %(default)s)")
+        add(flag, type=int, metavar="N", default=count, help=f"{what} (default: %(default)s)")
     px = DEFAULTS.distill.img_size
-    add_flag(add, "--img-size", str(px), type=_positive, default=px)
-    add("--grid", type=_positive, metavar="N", help="side of the spatial targets (default: PX / 16)")
-    add("--views", type=_positive, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
+    add_flag(add, "--img-size", str(px), default=px)
+    add("--grid", type=int, metavar="N", help="side of the spatial targets (default: PX / 16)")
+    add("--views", type=int, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
     add("--target-dtype", choices=TARGET_DTYPES, default="int8", help="data type of each stored number (default: int8)")
     share = "share of each teacher's numbers that PCA keeps, 1 keeps all (default: 0.5 in int4, else 0.25)"
     add("--share", type=float, metavar="X", help=share)
@@ -132,10 +143,3 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
 
 def _add_weights(add: Callable[..., object]) -> None:
     add_flag(add, "--teacher-weights", "download from timm", dest="weights", default={})
-
-
-def _positive(text: str) -> int:
-    """Parse a whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 1 or more")
-    return int(text)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -58,6 +59,10 @@ BLOCK_BYTES = 512
 
 NAMES_FILE = "classes.json"
 
+MAX_SHARDS = 1_000_000
+_BRACES = re.compile(r"\{(?P<first>-?\d+|[A-Za-z])\.\.(?P<last>-?\d+|[A-Za-z])(\.\.-?\d+)?\}|[{},]")
+MAX_LABEL = 999_999
+
 MAX_COUNTED_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
 
 
@@ -88,12 +93,39 @@ def expand(pattern: str) -> list[str]:
             f"--data webdataset: '*' in '{public_word(pattern)}': a server lists no files; use {{0000..0099}}"
         )
     try:
-        parts = list(braceexpand(envsubst(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))))
+        plain = envsubst(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))
+        if _count_parts(plain) > MAX_SHARDS:
+            raise DataError(f"--data webdataset: '{public_word(pattern)}': more than {MAX_SHARDS:,} shards")
+        parts = list(braceexpand(plain))
+    except DataError:
+        raise
     except (ValueError, AssertionError) as error:  # unbalanced braces, an unset ${variable}
         raise DataError(f"--data webdataset: cannot read the pattern '{public_word(pattern)}': {error}") from error
     for url in filter(is_remote, parts):
         check_url(url)
     return parts
+
+
+def _count_parts(pattern: str) -> int:
+    """Return how many parts a pattern's braces stand for, at most; braceexpand would make a list of each range."""
+    open_braces = [(0, 1)]  # of each: the parts of its earlier alternatives, those of the present one
+    for token in _BRACES.finditer(pattern):
+        earlier, present = open_braces.pop()
+        if token["first"]:
+            first, last = (
+                int(end) if len(end) > 1 or end.isdigit() else ord(end) for end in token.group("first", "last")
+            )
+            open_braces.append((earlier, present * (abs(last - first) + 1)))
+        elif token[0] == "{":
+            open_braces += [(earlier, present), (0, 1)]
+        elif token[0] == "," and open_braces:
+            open_braces.append((earlier + present, 1))
+        elif token[0] == "}" and open_braces:
+            outer, factor = open_braces.pop()
+            open_braces.append((outer, factor * (earlier + present)))
+        else:
+            open_braces.append((earlier, present))
+    return prod(earlier + present for earlier, present in open_braces)
 
 
 def check_url(url: str) -> None:
@@ -206,14 +238,16 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
     if field == "json":
         try:
             about = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"--data webdataset: {key}.json is no JSON: {error}") from error
         values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
         if not values:
             return None
         text = str(values[0])
-    if not (text.isascii() and text.isdigit()):
-        raise DataError(f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0")
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_LABEL)):
+        raise DataError(
+            f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0 to {MAX_LABEL:,}"
+        )
     return int(text)
 
 

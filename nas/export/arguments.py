@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag, add_run, add_training_flags
+from nas.ranges import Pixels, Steps, check_fields
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
@@ -58,36 +59,29 @@ class ExportSettings:
     trials: str = BEST  # one trial
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
-    img_size: int | None = None  # side of the images that a graph is traced with; None: that of the distillation
+    img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
-    extra_steps: int | None = None  # steps of distillation before the export
+    extra_steps: Steps | None = None  # steps of distillation before the export
     device: str | None = None  # of the training; None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     overwrite: bool = False  # replace a folder that is no export
 
     def __post_init__(self) -> None:
-        if self.extra_steps is not None and self.extra_steps < 1:
-            raise ValueError(f"--extra-steps: {self.extra_steps}: must be 1 or more")
+        check_fields(self)
         training = {"device": self.device, "cache": self.cache, "teacher-weights": self.teacher_weights}
         if self.extra_steps is None and (useless := [name for name, value in training.items() if value]):
             raise ValueError(f"--{useless[0]}: only for training; add --extra-steps STEPS, or remove it")
-        if self.img_size is not None:
-            self._check_img_size(self.img_size)
+        if self.img_size is not None and self.format not in GRAPHS:
+            raise ValueError(
+                f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
+                f"multiples of {SIZE_MULTIPLE_PX} px"
+            )
         if self.fuse and self.format not in GRAPHS:
             raise ValueError(
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
                 "timm.utils.reparameterize_model(model), or model.switch_to_deploy() for hf"
             )
-
-    def _check_img_size(self, px: int) -> None:
-        if self.format not in GRAPHS:
-            raise ValueError(
-                f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
-                f"multiples of {SIZE_MULTIPLE_PX} px"
-            )
-        if px < SIZE_MULTIPLE_PX or px % SIZE_MULTIPLE_PX:
-            raise ValueError(f"--img-size: {px}: must be a multiple of {SIZE_MULTIPLE_PX}")
 
     @property
     def fused(self) -> bool:
@@ -98,7 +92,7 @@ class ExportSettings:
 def parse(words: Sequence[str]) -> ExportSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
     options = vars(parser().parse_args(words))
-    heads = tuple(name for name in options.pop("heads").split(",") if name)
+    heads = tuple(name.strip() for name in (options.pop("heads") or "").split(",") if name.strip())
     return ExportSettings(**options, heads=heads)
 
 
@@ -119,7 +113,7 @@ def parser() -> OneLineParser:
     graphs = "; a graph is traced with it, and a TorchScript graph often takes no other (only onnx and torchscript)"
     add_flag(add, "--img-size", "that of the distillation", more=graphs)
     heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
-    add("--heads", default="", metavar="NAMES", help=heads)
+    add("--heads", metavar="NAMES", help=heads)
     add(
         "--extra-steps",
         type=int,

@@ -20,6 +20,8 @@ RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs"
 UNTRACKED_RUNTIMES = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's allocator doesn't see a call's memory
 COMPILED_RUNTIMES = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes
 
+CUDA_RUNTIMES = ("reduce-overhead", "tensorrt")  # the first records CUDA graphs
+
 
 class ArmError(ValueError):
     """Raised for an arm that does not exist or cannot run here; the message is one line that names the choices."""
@@ -85,11 +87,33 @@ class Arm:
         return frozenset() if tracked else frozenset({"peak_memory_mib"})
 
 
+def check_runs_on(device_type: str, runtime: str, precision: str) -> None:
+    """Raise ArmError for a runtime that no device of this type runs, whatever is installed and whatever the network.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        runtime: One of RUNTIMES.
+        precision: One of PRECISIONS.
+    """
+    if device_type == "cuda":
+        return
+    if runtime in CUDA_RUNTIMES:
+        others = ", ".join(name for name in RUNTIMES if name not in CUDA_RUNTIMES)
+        raise ArmError(f"runtime: {runtime} runs on CUDA only, not on {device_type}; choose one of {others}")
+    if runtime == "onnxruntime" and precision != "fp32":
+        raise ArmError(f"runtime: onnxruntime runs fp32 only on {device_type}, not {precision}")
+
+
 def torch_dtype(precision: str) -> torch.dtype:
     """Return the type of numbers of a precision, one of `PRECISIONS`."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Return the precision of a type of numbers, or the type's own name where it is none of `PRECISIONS`."""
+    return next((name for name in PRECISIONS if torch_dtype(name) == dtype), str(dtype))
 
 
 def default_arm(device_type: str) -> Arm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from backbones import fuse
+from backbones.memory import memory_bytes
 from nas.measure.arms import Arm
 from nas.measure.memory import Peaks, peak_memory
 from nas.measure.runtimes import runner
@@ -84,9 +86,16 @@ class Subject:
 
 
 def images(setting: Setting) -> tuple[Tensor, ...]:
-    """Draw normally distributed images in fp32; zeros would run 13 to 15 % faster."""
+    """Draw normally distributed images in fp32; zeros would run 13 to 15 % faster.
+
+    Raises:
+        MeasurementError: They take more memory than there is.
+    """
     generator = torch.Generator().manual_seed(setting.seed)
     shape = (setting.batch, 3, setting.resolution, setting.resolution)
+    if (needed := 4 * BUFFERS * math.prod(shape)) > memory_bytes():  # Linux would grant it, and kill when it is used
+        each = f"{setting.batch} images of {setting.resolution} px"
+        raise MeasurementError("out of memory", f"{BUFFERS} inputs of {each} take {needed / 1e9:,.0f} GB")
     return tuple(torch.randn(shape, generator=generator) for _ in range(BUFFERS))
 
 

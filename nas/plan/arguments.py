@@ -25,6 +25,7 @@ _EXAMPLES = """examples:
 # Ray and the imports of two workers on two idle CPUs, from experiments/results/recorded_search.json.
 START_S = 17.0
 MFU = 0.3
+MAX_BUDGET = 5_000  # 6 s of simulation for each size of cluster, and the seconds grow with the budget's square
 _ASSUME = (
     "plan for one that is not here with --assume-tflops X (peak of dense bf16: A100 312, H100 989), or with a table"
     " [plan] in the file, as the recipes have it"
@@ -53,7 +54,7 @@ class PlanSettings:
         plot: File of the picture of the simulated search; None: no picture.
 
     Raises:
-        ConfigError: A number is out of its range, or would be ignored.
+        ConfigError: A number would be ignored, or the budget is too large to simulate.
     """
 
     config: SearchConfig
@@ -73,20 +74,10 @@ class PlanSettings:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        for flag, count in (("--workers", self.workers), ("--probe", self.probe), *(("--gpus", n) for n in self.gpus)):
-            if count is not None and count < 1:
-                raise ConfigError(f"{flag}: {count}: must be 1 or more")
-        measure = ("--assume-measure-seconds", self.assume_measure_s)
-        price = ("--usd-per-hour", self.usd_per_hour)
-        for flag, value in (("--max-hours", self.max_hours), ("--assume-tflops", self.assume_tflops), measure, price):
-            if value is not None and not value > 0:
-                raise ConfigError(f"{flag}: {value}: must be over 0")
-        for flag, value in (("--start-seconds", self.start_s), ("--ask-seconds", self.ask_s)):
-            if value is not None and not value >= 0:
-                raise ConfigError(f"{flag}: {value}: must be 0 or more")
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise ConfigError(f"--mfu: {self.mfu}: must be over 0 and at most 1")
-        for flag, value in (("--mfu", self.mfu), measure):
+        if self.config.budget > MAX_BUDGET:
+            allowed = f"a plan simulates {MAX_BUDGET:,} architectures at most; hours grow with the budget"
+            raise ConfigError(f"--budget: {self.config.budget}: {allowed}")
+        for flag, value in (("--mfu", self.mfu), ("--assume-measure-seconds", self.assume_measure_s)):
             if value is not None and self.here:
                 raise ConfigError(f"{flag}: only with --assume-tflops; on this device it is measured")
 

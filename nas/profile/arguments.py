@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from nas.cli import PROGRAM, OneLineParser, cache_root
+from nas.cli import PROGRAM, OneLineParser, cache_root, whole_numbers
 from nas.flags import add_batch_size, add_cache, add_flag
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, default_arm
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_on, default_arm
+from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from nas.profile.space_sample import SpaceRequest
 
 NETWORK_REFERENCE = "timm:resnet18"
-SIZE_MULTIPLE_PX = 32
 # Sizes between the powers of two are included, because throughput has its steps there.
 BATCHES = {"cpu": (1, 2, 3, 5, 8, 12, 16, 24, 32), "cuda": (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)}
 RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
@@ -31,6 +31,17 @@ SAMPLES = 200
 SECONDS, RUNTIME_SECONDS = 30.0, 10.0
 SWEPT = ("batch_sizes", "img_sizes", "layers", "top")
 SPACE_ONLY = ("samples", "seed", *LIMITS)
+NUMBERS: dict[str, Any] = {
+    "batch_size": BatchSize,
+    "img_size": Pixels,
+    "measure_seconds": MeasureSeconds,
+    "threads": Threads,
+    "batch_sizes": tuple[BatchSize, ...],
+    "img_sizes": tuple[Pixels, ...],
+    "top": Annotated[int, Range(1, 1_000_000)],
+    "samples": Annotated[int, Range(1, 1_000_000)],
+    "seed": Seed,
+}
 # The options that each kind of profile does not take.
 UNUSED = {
     "--arch": SPACE_ONLY,
@@ -97,7 +108,7 @@ def parse(words: Sequence[str]) -> ProfileCommand:
     for name in UNUSED[kind]:
         if getattr(options, name) is not None:
             raise ValueError(f"{_flag(name)}: does not go with {kind}")
-    _check_numbers(options)
+    check_values({name: value for name, value in vars(options).items() if value is not None}, NUMBERS)
     _check_cache(options.cache)
     from nas.measure import torch_device  # imports torch, which takes seconds: not for --help or a bad flag
 
@@ -177,7 +188,9 @@ def _limits(options: argparse.Namespace, device: torch.device, arm: Arm) -> dict
 
 def _arm(options: argparse.Namespace, device: torch.device) -> Arm:
     base = default_arm(device.type)
-    return base if options.runtime is None else Arm.parse(options.runtime, base)
+    arm = base if options.runtime is None else Arm.parse(options.runtime, base)
+    check_runs_on(device.type, arm.runtime, arm.precision)
+    return arm
 
 
 SETTINGS: dict[str, Callable[[argparse.Namespace, torch.device], NetworkSettings | RuntimeSettings | SpaceRequest]] = {
@@ -215,7 +228,7 @@ def parser() -> OneLineParser:
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "none")
     add = built.add_argument_group("with --arch").add_argument
-    sizes: dict[str, Any] = {"nargs": "?", "const": (), "type": _sizes, "metavar": "A,B,..."}
+    sizes: dict[str, Any] = {"nargs": "?", "const": (), "type": whole_numbers, "metavar": "A,B,..."}
     batches = f"batch sizes to sweep; the bare flag sweeps {_joined(BATCHES['cpu'])}, more on CUDA (default: no sweep)"
     add("--batch-sizes", help=batches, **sizes)
     resolutions = f"image sizes in pixels to sweep; the bare flag sweeps {_joined(RESOLUTIONS)} (default: no sweep)"
@@ -233,17 +246,6 @@ def parser() -> OneLineParser:
     return built
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    for name in ("batch_size", "img_size", "measure_seconds", "threads", "samples", "top"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{_flag(name)}: {value}: must be positive")
-    for name, values in (("img_size", [options.img_size or 0]), ("img_sizes", options.img_sizes or ())):
-        for value in values:
-            if value % SIZE_MULTIPLE_PX:
-                raise ValueError(f"{_flag(name)}: {value}: must be a multiple of {SIZE_MULTIPLE_PX}")
-
-
 def _check_cache(folder: str | None) -> None:
     root = cache_root(folder)
     try:
@@ -254,16 +256,6 @@ def _check_cache(folder: str | None) -> None:
 
 def _flag(name: str) -> str:
     return LIMITS[name].flag if name in LIMITS else "--" + name.replace("_", "-")
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be positive whole numbers separated by commas, as 1,2,3")
-    return sizes
 
 
 def _defaults() -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_batch_size, add_flag, add_run
+from nas.ranges import BatchSize, MeasureSeconds, Pixels, Threads, check_fields
 
-SIZE_MULTIPLE_PX = 32
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 _EXAMPLES = """examples:
@@ -37,23 +37,18 @@ class RemeasureSettings:
     run: Path
     trials: str = "front"  # of nas.analysis.WHICH, or comma-separated trial numbers
     device: str = "auto"
-    batch_size: int | None = None  # images per call
-    img_size: int | None = None  # px
+    batch_size: BatchSize | None = None  # images per call
+    img_size: Pixels | None = None
     runtime: str | None = None
-    measure_seconds: float = 3.0  # of timing per candidate
-    threads: int | None = None  # CPU threads of the measuring process; None: one less than CPUs
+    measure_seconds: MeasureSeconds = 3.0  # of timing per candidate
+    threads: Threads | None = None  # CPU threads of the measuring process; None: one less than CPUs
     name: str | None = None  # None: device, batch size, image size and runtime
     overwrite: bool = False
     json: bool = False
     plot: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "img_size", "measure_seconds", "threads"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"--{name.replace('_', '-')}: {value} must be positive")
-        if self.img_size and self.img_size % SIZE_MULTIPLE_PX:
-            raise ValueError(f"--img-size: {self.img_size} is not a multiple of {SIZE_MULTIPLE_PX}")
+        check_fields(self)
         if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(f"--name: {self.name!r}: must be up to 100 letters, digits and . _ + -, as laptop-b1")
 

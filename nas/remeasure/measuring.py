@@ -20,7 +20,7 @@ import torch
 from nas.analysis.selection import trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_on
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
 from nas.measure.service import Arch, MeasurementService, save_samples
@@ -83,6 +83,7 @@ def plan_remeasuring(study: StudyRecord, settings: RemeasureSettings) -> Remeasu
         arm=Arm.parse(settings.runtime, study_arm(measured)) if settings.runtime else study_arm(measured),
         budget_s=settings.measure_seconds,
     )
+    check_runs_on(device.type, setting.arm.runtime, setting.arm.precision)
     here = environment(str(device))
     name = settings.name or _default_name(setting, here)
     reference = study.info.reference

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag
+from nas.ranges import Budget, Range, Seed, Workers, check_fields
 from nas.study.config import SAMPLERS, ConfigError
 
 BENCHES = ("nasbench201",)
@@ -54,11 +55,11 @@ class ReplaySettings:
     bench: str = BENCHES[0]
     dataset: str = "cifar10"
     samplers: tuple[str, ...] = DEFAULT_SAMPLERS
-    seeds: int = 20
-    seed: int = 0
-    budget: int = 200
-    rungs: int = 1
-    workers: int = 1
+    seeds: Annotated[int, Range(1, 10_000)] = 20
+    seed: Seed = 0
+    budget: Budget = 200
+    rungs: Annotated[int, Range(1, 10)] = 1
+    workers: Workers = 1
     knowledge: tuple[str, ...] = DEFAULT_SOURCES
     proxies_csv: str | None = None
     run_dir: Path | None = None
@@ -66,6 +67,7 @@ class ReplaySettings:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), DATASETS))
         for flag, chosen, choices in (
             *names,
@@ -74,9 +76,6 @@ class ReplaySettings:
         ):
             if unknown := [name for name in chosen if name not in choices]:
                 raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
-        for name in ("seeds", "budget", "rungs", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name}: {getattr(self, name)}: must be 1 or more")
 
     def folder(self) -> Path:
         """Return the run folder, which is named after the time by default."""

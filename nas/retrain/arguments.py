@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
-from nas.cli import PROGRAM, OneLineParser
+from nas.cli import PROGRAM, OneLineParser, check_local_workers
 from nas.flags import add_flag, add_run, add_training_flags
+from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 
 PICTURE = "retraining.png"  # in the run's folder
 
@@ -35,25 +37,21 @@ class RetrainSettings:
     """
 
     run: Path
-    seeds: int = RETRAINED_SEEDS
-    train_steps: int | None = None  # None: three times the study's last rung
-    runners_up: int = RETRAINED_RUNNERS_UP  # near misses, at most
+    seeds: Annotated[int, Range(1, 1_000)] = RETRAINED_SEEDS
+    train_steps: Steps | None = None  # None: three times the study's last rung
+    runners_up: Annotated[int, Range(0, 1_000_000)] = RETRAINED_RUNNERS_UP  # near misses, at most
     baselines: bool = False
-    workers: int | None = None  # trainings at a time; None: one per CPU or GPU
+    workers: Workers | None = None  # trainings at a time; None: one per CPU or GPU
     device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    measure_seconds: float = 5.0  # timing budget of each candidate
+    measure_seconds: MeasureSeconds = 5.0  # timing budget of each candidate
     plot: str | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("train_steps", 1), ("runners_up", 0), ("workers", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')}: {value}: must be {least} or more")
-        if not self.measure_seconds > 0:
-            raise ValueError(f"--measure-seconds: {self.measure_seconds}: must be over 0")
+        check_fields(self)
+        check_local_workers(self.workers)
 
 
 def parse(words: Sequence[str]) -> RetrainSettings:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, command_line, whole_numbers
 from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
+from nas.ranges import declared, misfit
 from nas.search.config_file import recipe_names
 from nas.search.networks import add_network_flags
 from nas.search.settings import SearchCommand, command_of
@@ -27,6 +28,7 @@ from nas.study.limits import add_limit_flags
 from nas.study.objectives import OBJECTIVES
 from nas.study.redaction import public_word
 from search_space import SPACES
+from search_space.checks import shown
 
 _EXAMPLES = """examples:
   backbone-nas search --budget 200                      the whole search on this machine, built-in images and teachers
@@ -98,23 +100,16 @@ class _Setting(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         key, equals, text = str(values).partition("=")
-        defaults = vars(DistillConfig())
-        if not equals or key not in defaults:
-            raise argparse.ArgumentError(self, f"{values!r}: must be KEY=VALUE with one of {', '.join(defaults)}")
+        hints = declared(DistillConfig)
+        if not equals or key not in hints:
+            raise argparse.ArgumentError(self, f"{shown(values)}: must be KEY=VALUE with one of {', '.join(hints)}")
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # brackets in brackets, a thousand deep
             value = text
-        if type(value) not in _types_like(defaults[key]):  # True is an int to isinstance
-            raise argparse.ArgumentError(self, f"{key}: {text}: must be like the default, {json.dumps(defaults[key])}")
+        if problem := misfit(value, hints[key]):
+            raise argparse.ArgumentError(self, f"{key}: {problem}")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), key: value})
-
-
-def _types_like(default: Any) -> tuple[type, ...]:
-    """Return the types of a value that may replace `default`."""
-    if isinstance(default, bool | str | dict):
-        return (type(default),)
-    return (list,) if isinstance(default, tuple) else (int,) if isinstance(default, int) else (int, float)
 
 
 def parser() -> OneLineParser:

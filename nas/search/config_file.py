@@ -8,48 +8,53 @@ is its flag with _ for -. Recipes are such files inside the package. A search wr
 from __future__ import annotations
 
 import tomllib
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import tomli_w
 
 from nas.cli import PROGRAM
-from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
-from nas.study.limits import LIMITS
+from nas.ranges import Budget, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
+from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
+from nas.study.limits import LIMITS, Bound
 from nas.study.redaction import public_word
+from search_space.checks import read_text
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 FILE_NAME = "config.toml"  # in the run folder
 
 RUN_KEYS: dict[str, Any] = {
-    "run": str,
-    "cache": str,
-    "storage": str,
-    "workers": int,
-    "address": str,
-    "trial_timeout": float,
-    "max_hours": float,
-    "teacher_weights": dict[str, str],
+    "run": Text,
+    "cache": Text,
+    "storage": Text,
+    "workers": Workers,
+    "address": Text,
+    "trial_timeout": Annotated[float, Range(0, 10_000_000, above=True)],
+    "max_hours": Hours,
+    "teacher_weights": dict[str, Text],
 }
 PLAN_KEYS: dict[str, Any] = {
-    "assume_tflops": float,
-    "mfu": float,
-    "gpus": tuple[int, ...],
-    "assume_measure_seconds": float,
-    "start_seconds": float,
-    "ask_seconds": float,
-    "usd_per_hour": float,
+    "assume_tflops": Annotated[float, Range(0, 1_000_000, above=True)],
+    "mfu": Annotated[float, Range(0, 1, above=True)],
+    "gpus": tuple[Annotated[int, Range(1, 100_000)], ...],
+    "assume_measure_seconds": MeasureSeconds,
+    "start_seconds": Annotated[float, Range(0, 86_400)],
+    "ask_seconds": Annotated[float, Range(0, 86_400)],
+    "usd_per_hour": Annotated[float, Range(0, 1_000_000, above=True)],
 }
 TABLES: dict[str, dict[str, Any]] = {
-    "distill": get_type_hints(DistillConfig),
-    "limits": dict.fromkeys(LIMITS, float),
+    "distill": declared(DistillConfig),
+    "limits": dict.fromkeys(LIMITS, Bound),
     "run": RUN_KEYS,
     "plan": PLAN_KEYS,
 }
-_SETTINGS = {name: hint for name, hint in get_type_hints(SearchConfig).items() if name not in TABLES}
+_SETTINGS = {name: hint for name, hint in declared(SearchConfig).items() if name not in TABLES}
+# The options of a command line or a call, of which some have no key in a file.
+_OPTIONS = _SETTINGS | TABLES["limits"] | RUN_KEYS | PLAN_KEYS | {"teacher_weights": dict[str, Any]}
+_OPTIONS |= {name: TABLES["distill"][name] for name in RECIPE_FLAGS}
+_OPTIONS |= {"extend": Budget, "probe": Annotated[int, Range(1, 300)]}
 _HEADER = f"""\
 # All settings of this search. Start it again in a new folder, from the folder where it was started:
 #   {PROGRAM} search --config {FILE_NAME}
@@ -58,7 +63,6 @@ _HEADER = f"""\
 _REMOVED = """\
 # The user, the password and the query of a URL in `data` were removed. Put them back to start the search.
 """
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def recipe_names() -> list[str]:
@@ -80,11 +84,13 @@ def read_options(path: Path) -> dict[str, Any]:
         ConfigError: There is no such file, it is not TOML, or keys or the types of their values are wrong.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"--config: cannot read {str(path)!r}: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # brackets in brackets, a thousand deep
         raise ConfigError(f"{path}: not TOML: {error}") from None
     tables = {name: content.pop(name, {}) for name in TABLES}
     wrong = list(_wrong("", content, _SETTINGS, also=TABLES))
@@ -108,31 +114,15 @@ def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also
             near = get_close_matches(key, names, n=1)
             advice = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(names)}"
             yield f"{prefix}{key}: no such setting; {advice}"
-        elif not _fits(value, hints[key]):
-            yield f"{prefix}{key}: {value!r}: must be {_type_name(hints[key])}"
+        elif problem := misfit(value, hints[key]):
+            yield f"{prefix}{key}: {problem}"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value of TOML is of a field's type."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(_fits(each, get_args(hint)[1]) for each in value.values())
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is Group:
-        return isinstance(value, dict)
-    return hint is Any or type(value) is hint  # True is an int to isinstance
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is tuple:
-        return f"a list, each item {_type_name(get_args(hint)[0])}"
-    if get_origin(hint) is dict:
-        return f"a table, each value {_type_name(get_args(hint)[1])}"
-    return _TYPE_NAMES.get(hint, "a table")
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option of a command line or a call whose value does not fit its setting."""
+    names = {name: limit.flag for name, limit in LIMITS.items()}
+    check_values(options, _OPTIONS, **names)
+    check_values(options.get("distill_settings", {}), TABLES["distill"], "")
 
 
 def in_terms_of_keys(message: str) -> str:

@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import cpu_count
+from nas.cli import check_local_workers, cpu_count
 from nas.command_log import announce
-from nas.search.config_file import in_terms_of_keys, read_options, recipe_names, recipe_path
+from nas.search.config_file import check_options, in_terms_of_keys, read_options, recipe_names, recipe_path
 from nas.search.networks import check_networks, read_spec_files
 from nas.search.preconditions import check_device
 from nas.study import compatibility
 from nas.study.config import (
     BASELINES,
+    RECIPE_FLAGS,
     REFERENCES,
     ConfigError,
     SearchConfig,
@@ -27,6 +28,7 @@ from nas.study.config import (
 from nas.study.limits import check_knowable, given_limits
 from nas.study.redaction import public_word
 from search_space import SPACES
+from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
@@ -124,8 +126,9 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
         options: Options of the command line by name, without those that were not given.
 
     Raises:
-        ConfigError: The file cannot be read, or it alone is no valid search.
+        ConfigError: A value is out of its range, the file cannot be read, or it alone is no valid search.
     """
+    check_options(options)
     given = dict(options)
     sources = [name for name in ("config", "recipe") if name in given]
     if not sources:
@@ -171,17 +174,21 @@ def default_workers(config: SearchConfig) -> int:
 
 
 def _check_flags(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a flag that would be ignored, or a number out of its range."""
+    """Raise ConfigError for a flag that would be ignored, an address that is none, or too many workers."""
     if "resume" in options and "run" in options:
         raise ConfigError("--run: does not go with --resume")
     if "extend" in options and "resume" not in options:
         raise ConfigError("--extend: only with --resume")
-    for name in ("extend", "workers"):
-        if options.get(name, 1) < 1:
-            raise ConfigError(f"--{name}: {options[name]}: must be 1 or more")
-    for name in ("trial_timeout", "max_hours"):
-        if not options.get(name, 1) > 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: {options[name]}: must be over 0")
+    _check_address(options.get("address", "auto"))
+    if "address" not in options:
+        check_local_workers(options.get("workers"))
+
+
+def _check_address(address: str) -> None:
+    """Raise ConfigError unless an address is that of a Ray cluster."""
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isascii() and port.isdecimal() and 0 < int(port[:9]) < 2**16):
+        raise ConfigError(f"--address: {shown(address)}: must be auto or HOST:PORT, as 10.0.0.1:6379")
 
 
 def _hide_password(options: dict[str, Any]) -> None:
@@ -289,7 +296,7 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
         changes["runtime"] = _runtime(changes["runtime"], base.runtime)
     limits = {**plain["limits"], **given_limits(options)}
     distill = {**plain["distill"], **options.get("distill_settings", {})}
-    distill |= {name: options[name] for name in ("rung_steps", "img_size", "batch_size") if name in options}
+    distill |= {name: options[name] for name in RECIPE_FLAGS if name in options}
     changes["device"] = _resolved_device(changes.get("device", base.device))
     return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
 
@@ -301,16 +308,16 @@ def _check_names(config: SearchConfig) -> None:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     check_networks(config)
     if config.device not in ("cpu", "cuda"):
-        raise ConfigError(f"--device: {config.device!r}: choose auto, cpu or cuda")
-    if config.limits:
-        _check_limits(config)
+        raise ConfigError(f"--device: {shown(config.device)}: choose auto, cpu or cuda")
+    _check_runtime(config)
 
 
-def _check_limits(config: SearchConfig) -> None:
-    """Raise LimitError for a limit on what the study's device and runtime leave unknown."""
-    from nas.measure.arms import Arm  # imports torch
+def _check_runtime(config: SearchConfig) -> None:
+    """Raise ArmError for a runtime that the device does not have, LimitError for a limit on what both leave unknown."""
+    from nas.measure.arms import Arm, check_runs_on  # imports torch
 
     device, arm = config.device, Arm.parse(config.runtime)
+    check_runs_on(device, arm.runtime, arm.precision)
     check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
 
 

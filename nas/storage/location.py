@@ -122,8 +122,11 @@ def _parsed(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         url = None
-    if url is None or url.drivername not in _SCHEMES or not url.database:
-        raise StoreError("--storage: must be like postgresql://USER@HOST:PORT/NAME")  # no echo: it may hold a password
+    # No message quotes the text. A second @ would leave the end of a password in the host or in the user.
+    ambiguous = url is not None and (text.count("@") > 1 or ":" in (url.username or "") or text.split() != [text])
+    if url is None or ambiguous or url.drivername not in _SCHEMES or not url.database:
+        advice = "; in a user or a password, write @ as %40 and : as %3A" if "@" in text else ""
+        raise StoreError(f"--storage: must be like postgresql://USER@HOST:PORT/NAME{advice}")
     return url.set(drivername="postgresql+psycopg")
 
 

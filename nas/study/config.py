@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from nas.ranges import (
+    BatchSize,
+    Budget,
+    HeldOutImages,
+    Images,
+    MeasureSeconds,
+    OneOf,
+    Pixels,
+    Range,
+    Seed,
+    Steps,
+    Text,
+    Views,
+    check_fields,
+)
+from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import check_bounds
 from nas.study.objectives import OBJECTIVES
 from search_space import ArchSpec, preset
+from search_space.checks import shown
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
@@ -24,6 +40,7 @@ SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
+RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 # What the searches of a space compare with, by the space's name.
 REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}
 BASELINES = {
@@ -41,10 +58,6 @@ def is_of_timm(name: str) -> bool:
     return name.startswith("timm:")
 
 
-class ConfigError(ValueError):
-    """An invalid setting; the message has its name, its value and the allowed values."""
-
-
 @dataclass(frozen=True)
 class Group:
     """Teachers that are distilled together, with their own batch size, student image sizes and share of the steps.
@@ -59,22 +72,17 @@ class Group:
         rate: Share of the steps, relative to the other groups.
     """
 
-    teachers: tuple[str, ...]
-    batch_size: int
-    img_size: tuple[int, ...]
-    rate: float = 1.0
+    teachers: tuple[Text, ...]
+    batch_size: BatchSize
+    img_size: tuple[Pixels, ...]
+    rate: Annotated[float, Range(0, 1_000_000, above=True)] = 1.0
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build a group from plain data, as of ``dataclasses.asdict`` or of JSON; `rate` is optional.
-
-        Raises:
-            KeyError, TypeError, ValueError: The data is no group.
-        """
-        if isinstance(data["teachers"], str):
-            raise TypeError("teachers must be a list")
-        sizes = tuple(int(px) for px in data["img_size"])
-        return cls(tuple(data["teachers"]), int(data["batch_size"]), sizes, float(data.get("rate", 1.0)))
+    def __post_init__(self) -> None:
+        check_fields(self, "groups: ")
+        if not self.teachers or not self.img_size:
+            raise ConfigError(f"groups: {shown(vars(self))}: needs teachers and sizes")
+        for name in ("teachers", "img_size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -108,65 +116,39 @@ class DistillConfig:
         ranks: Processes that train one architecture together, on CUDA each on its own GPU.
     """
 
-    img_size: int = 64
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    warmup_steps: int = 10
-    ema_decay: float = 0.98
-    head_width: int = 128
-    precision: str = "auto"
-    rung_steps: tuple[int, ...] = (30, 90, 270)
-    summary_loss: str = "mse"
-    spatial_loss: str = "mse"
-    standardization: str = "phi_s"
-    balance: str = "fixed"
-    score: str = "spatial"
-    weights: dict[str, float] = field(default_factory=dict)
+    img_size: Pixels = 64
+    batch_size: BatchSize = 32
+    learning_rate: Annotated[float, Range(0, 100, above=True)] = 2e-3
+    weight_decay: Annotated[float, Range(0, 100)] = 0.02
+    warmup_steps: Steps = 10
+    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.98
+    head_width: Annotated[int, Range(1, 16_384)] = 128
+    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
+    rung_steps: tuple[Steps, ...] = (30, 90, 270)
+    summary_loss: Annotated[str, OneOf(SUMMARY_LOSSES)] = "mse"
+    spatial_loss: Annotated[str, OneOf(SPATIAL_LOSSES)] = "mse"
+    standardization: Annotated[str, OneOf(STANDARDIZATIONS)] = "phi_s"
+    balance: Annotated[str, OneOf(BALANCES)] = "fixed"
+    score: Annotated[str, OneOf(SCORES)] = "spatial"
+    weights: dict[str, Annotated[float, Range(0, 1_000_000, above=True)]] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
-    max_grad_norm: float = 0.0
-    accumulate: int = 1
+    max_grad_norm: Annotated[float, Range(0, 1_000_000_000)] = 0.0
+    accumulate: Annotated[int, Range(1, 4_096)] = 1
     grad_checkpointing: bool = False
-    ranks: int = 1
+    ranks: Annotated[int, Range(1, 1_024)] = 1
 
     def __post_init__(self) -> None:
+        check_fields(self, "", **{name: f"--{name.replace('_', '-')}" for name in RECIPE_FLAGS})
         object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
         object.__setattr__(self, "groups", tuple(_group(group) for group in self.groups))
-        steps = self.rung_steps
-        if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
-            raise ConfigError(f"--rung-steps: {steps}: must be rising positive numbers of steps, as 60,180,540")
-        if self.img_size < 32 or self.img_size % 32:
-            raise ConfigError(f"--img-size: {self.img_size}: must be a positive multiple of 32")
-        for name, allowed in (
-            ("precision", PRECISIONS),
-            ("summary_loss", SUMMARY_LOSSES),
-            ("spatial_loss", SPATIAL_LOSSES),
-            ("standardization", STANDARDIZATIONS),
-            ("balance", BALANCES),
-            ("score", SCORES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("accumulate", "ranks", "warmup_steps", "head_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)}: must be 1 or more")
-        if not self.learning_rate > 0 or not self.weight_decay >= 0:
-            raise ConfigError(
-                f"learning_rate, weight_decay: {self.learning_rate}, {self.weight_decay}: must be over 0, and 0 or more"
-            )
-        if not 0 <= self.max_grad_norm < math.inf:
-            raise ConfigError(f"max_grad_norm: {self.max_grad_norm}: must be over 0, or 0 for no clipping")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay: {self.ema_decay}: must be at least 0 and below 1")
-        self._check_batch("batch_size", self.batch_size)
+        if not self.rung_steps or list(self.rung_steps) != sorted(set(self.rung_steps)):
+            raise ConfigError(f"--rung-steps: {shown(self.rung_steps)}: must be rising numbers of steps, as 60,180,540")
+        self._check_batch("--batch-size", self.batch_size)
         for head in ("spatial", "summary") if self.score == "both" else ("spatial",):
             if (loss := getattr(self, f"{head}_loss")) in DIRECTIONS:
                 raise ConfigError(
                     f"{head}_loss: {loss!r} trains directions only, but score {self.score!r} needs lengths"
                 )
-        for key, weight in self.weights.items():
-            if not isinstance(weight, int | float) or not weight > 0:
-                raise ConfigError(f"weights: {key}: {weight}: must be a number over 0")
         for group in self.groups:
             self._check_group(group)
 
@@ -199,21 +181,20 @@ class DistillConfig:
             raise ConfigError(f"groups: teacher {missing[0]!r} is in none of them")
 
     def _check_group(self, group: Group) -> None:
-        if not group.teachers or not group.img_size or not group.rate > 0:
-            raise ConfigError(f"groups: {group}: needs teachers, sizes and a rate over 0")
         self._check_batch("groups: batch_size", group.batch_size)
         for px in group.img_size:
-            if px < 32 or px % 32 or px > self.img_size:
-                raise ConfigError(f"groups: {px} px: must be a multiple of 32, at most img_size ({self.img_size})")
+            if px > self.img_size:
+                raise ConfigError(f"groups: img_size: {px}: must be at most that of all teachers ({self.img_size})")
 
 
 def _group(group: Group | Mapping[str, Any]) -> Group:
+    if isinstance(group, Group):
+        return group
     try:
-        return group if isinstance(group, Group) else Group.from_dict(group)
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError(
-            f"groups: {group!r}: must be like {{'teachers': ['lite0'], 'batch_size': 32, 'img_size': [64], 'rate': 1}}"
-        ) from None
+        return Group(**group)
+    except TypeError:  # a key that is missing or unknown
+        like = "{'teachers': ['lite0'], 'batch_size': 32, 'img_size': [64], 'rate': 1}"
+        raise ConfigError(f"groups: {shown(group)}: must be like {like}") from None
 
 
 @dataclass(frozen=True)
@@ -246,42 +227,34 @@ class SearchConfig:
         distill: The training recipe.
     """
 
-    budget: int = 200
-    seed: int = 0
-    sampler: str = "known-cost"
-    space: str = "micro"
-    data: str = "builtin"
-    teachers: str = "builtin"
-    train_images: int = 3000
-    val_images: int = 600
-    views: int = 1
-    target_dtype: str = "int8"
-    device: str = "auto"
-    measure_batch_size: int = 16
-    runtime: str = "eager+fp32+channels-last+fused"
-    measure_seconds: float = 2.0
-    reduction_factor: int = 3
-    reference: str = REFERENCES["micro"]
-    baselines: tuple[str, ...] = BASELINES["micro"]
-    scale: tuple[str, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
+    budget: Budget = 200
+    seed: Seed = 0
+    sampler: Text = "known-cost"
+    space: Text = "micro"
+    data: Text = "builtin"
+    teachers: Text = "builtin"
+    train_images: Images = 3000
+    val_images: HeldOutImages = 600
+    views: Views = 1
+    target_dtype: Annotated[str, OneOf(TARGET_DTYPES)] = "int8"
+    device: Text = "auto"
+    measure_batch_size: BatchSize = 16
+    runtime: Text = "eager+fp32+channels-last+fused"
+    measure_seconds: MeasureSeconds = 2.0
+    reduction_factor: Annotated[int, Range(2, 1_000)] = 3
+    reference: Text = REFERENCES["micro"]
+    baselines: tuple[Text, ...] = BASELINES["micro"]
+    scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
-    objectives: tuple[str, ...] = ("score", "throughput")
+    objectives: tuple[Text, ...] = ("score", "throughput")
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("baselines", "scale", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_objectives()
-        for name in ("budget", "train_images", "val_images", "views", "measure_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be 1 or more")
-        if self.val_images < 2:
-            raise ConfigError(f"--val-images: {self.val_images}: must be 2 or more: a variance needs two")
-        if self.reduction_factor < 2:
-            raise ConfigError(f"--reduction-factor: {self.reduction_factor}: must be 2 or more")
-        if self.measure_seconds <= 0:
-            raise ConfigError(f"measure_seconds: {self.measure_seconds}: must be over 0")
         check_bounds(self.limits)
         if self.train_images < self.distill.largest_batch:
             raise ConfigError(

@@ -11,10 +11,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from nas.ranges import Range, misfit
 from nas.study.records import Measurement
 
+Bound = Annotated[float, Range(0, 1e18, above=True)]
 _MEASURED = frozenset(field.name for field in fields(Measurement))
 
 
@@ -159,8 +161,8 @@ def check_bounds(limits: Mapping[str, float]) -> None:
     for name, bound in limits.items():
         if name not in LIMITS:
             raise LimitError(f"limits: unknown {name!r}; choose from: {', '.join(LIMITS)}")
-        if not 0 < bound < math.inf:
-            raise LimitError(f"{LIMITS[name].flag}: {bound}: must be a number over 0")
+        if problem := misfit(bound, Bound):
+            raise LimitError(f"{LIMITS[name].flag}: {problem}")
 
 
 def check_knowable(limits: Collection[str], unknown_fields: Collection[str], where: str) -> None:

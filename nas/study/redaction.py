@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas.study.records import StudyInfo
 
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
-_DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?://)", re.IGNORECASE)
+_DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?:/)", re.IGNORECASE)  # of a path, // has become /
 _PATH_IN_A_CALL = re.compile(r"(['\"])(/.*?)\1")
 _FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
 
@@ -98,7 +98,7 @@ def _without_passwords(url: str) -> str:
     """Remove the passwords from a database's URL and what follows it; its user stays."""
     if not _DATABASE.match(url):
         return url
-    scheme, _, rest = url.partition("://")
-    rest = re.sub(r"\A([^:/@]*):[^@]*@", r"\1@", rest)
+    scheme, slashes, rest = re.split(r"(:/+)", url, maxsplit=1)
+    rest = re.sub(r"\A([^:/@]*)[:@].*@", r"\1@", rest, flags=re.DOTALL)  # to the last @: an earlier one is a password's
     rest = re.sub(r"(?<=[?&])(?:ssl)?password=[^&#]*(?:&|(?=#|\Z))", "", rest)
-    return f"{scheme}://{re.sub(r'[?&](?=#|$)', '', rest)}"
+    return f"{scheme}{slashes}{re.sub(r'[?&](?=#|$)', '', rest)}"

@@ -200,6 +200,7 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
 @cache
 def layout(name: TimmName) -> Layout:
     """Run the network on the meta device, without weights; TeacherError where it cannot take that input."""
+    network: Any = None
     try:
         with torch.device("meta"):
             network = create(name).eval()
@@ -212,16 +213,25 @@ def layout(name: TimmName) -> Layout:
         reason = " ".join(str(error).split())[:160]
         raise TeacherError(
             f"--teachers: {name.text}: {name.network} gives no map at {name.px} px ({reason})"
+            f"{_other_sizes(network, name.px)}"
         ) from error
     _, width, rows, columns = spatial.shape
     if rows != columns or name.px % rows or rows % name.tiles:
         raise TeacherError(
             f"--teachers: {name.text}: its map of {name.px} px is {rows} x {columns}, which must divide PX and be"
-            f" cut into {name.tiles} x {name.tiles}"
+            f" cut into {name.tiles} x {name.tiles}{_other_sizes(network, name.px)}"
         )
     if name.tiles > 1 and summary is not None:
         raise TeacherError(f"--teachers: {name.text}: a mosaic has one summary for all its images; leave /N out")
     return Layout(kind, 0 if summary is None else summary.shape[1], width, rows, norm)
+
+
+def _other_sizes(network: Any, px: int) -> str:
+    """Return what sizes a network of patches takes, in place of `px`; "" where `px` is one or it has no patches."""
+    patch = max(getattr(getattr(network, "patch_embed", None), "patch_size", None) or (0,))
+    return (
+        f"; PX has to be a multiple of {patch}, as {max(1, round(px / patch)) * patch}" if patch and px % patch else ""
+    )
 
 
 def create(name: TimmName, weights: Path | Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -1,7 +1,10 @@
+import os
+
 import pytest
+import torch
 
 from backbones import resolve
-from search_space import PRESETS, SpecError
+from search_space import PRESETS, ArchSpec, SpecError, StageSpec
 
 
 def test_preset_and_spec_file_give_the_same_architecture(tmp_path):
@@ -13,7 +16,7 @@ def test_preset_and_spec_file_give_the_same_architecture(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "JSON"), ('{"stages": []}', "stages"), (b"\xff\xfe\xfa", "not text"), (None, "No such file")],
+    [("{", "JSON"), ('{"stages": []}', "stages"), (b"\xff\xfe\xfa", "not UTF-8"), (None, "No such file")],
 )
 def test_bad_spec_files_are_named(tmp_path, text, words):
     path = tmp_path / "bad.json"
@@ -22,6 +25,27 @@ def test_bad_spec_files_are_named(tmp_path, text, words):
     with pytest.raises(SpecError, match=words) as error:
         resolve(str(path))
     assert "bad.json" in str(error.value)
+
+
+def test_a_spec_file_is_a_regular_one_and_any_depth_of_brackets_is_named(tmp_path):
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "deep.json").write_text("[" * 10**5)
+    for name, words in (("fifo.json", "Not a regular file"), ("deep.json", "not JSON")):
+        with pytest.raises(SpecError, match=words):
+            resolve(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("arch", ["spec", "timm:resnet18"])
+def test_a_network_beyond_the_memory_is_refused_before_it_is_built(arch, tmp_path, monkeypatch):
+    huge = StageSpec("vit", depth=64, width=8192, expansion=4.0, heads=8, grid=14)
+    path = tmp_path / "huge.json"
+    path.write_text(ArchSpec((huge,), stem="patch16").to_json())
+    if arch != "spec":
+        monkeypatch.setattr("backbones.memory.memory_bytes", lambda: 40e6)
+    with pytest.raises(SpecError, match=r"parameters, .* GB in fp32; allowed: "):
+        resolve(str(path) if arch == "spec" else arch)
+    with torch.device("meta"):  # as a count does
+        assert resolve(str(path))[1].spec.stages == (huge,)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,6 @@ def _check(library: Any, images: Tensor) -> None:
         available = ", ".join(library.get_available_providers())
         reason = f"can't run on {device} (it has {available})"
         raise ArmError(f"runtime: this onnxruntime {reason}; for CUDA install onnxruntime-gpu")
-    if device == "cpu" and images.dtype != torch.float32:
-        raise ArmError(f"runtime: onnxruntime runs fp32 only on a CPU, not {str(images.dtype).removeprefix('torch.')}")
 
 
 def _session(library: Any, path: str, device: torch.device, stream: SideStream | None) -> Any:

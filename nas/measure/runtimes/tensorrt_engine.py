@@ -22,8 +22,6 @@ def tensorrt(model: nn.Module, images: Tensor) -> Runner:
     Raises:
         ArmError: TensorRT is not installed, the device is no CUDA device, or the network cannot be built.
     """
-    if images.device.type != "cuda":
-        raise ArmError(f"runtime: tensorrt runs on CUDA devices, not on {images.device.type}; choose another runtime")
     library = import_optional("tensorrt", "tensorrt")
     start = time.perf_counter()
     with torch.cuda.device(images.device):

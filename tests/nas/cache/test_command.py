@@ -123,10 +123,13 @@ def test_gc_deletes_incomplete_entries(cache):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "--train-images", "0"], "--train-images: '0': must be a whole number, 1 or more"),
+        (["gc", "--days=-1"], "--days: -1.0: must be"),
+        (["gc", "--days=nan"], "--days: nan: must be"),
+        (["gc", "--days=inf"], "--days: inf: must be"),
+        (["build", "--train-images", "0"], "--train-images: 0: must be a whole number from 1"),
         (["build", "--teacher-weights", "x"], "'x': must be NAME=FILE"),
         (["build", "--target-dtype", "int3"], "--target-dtype: invalid choice"),
-        (["build", "--share", "1.5"], "--share: 1.5 is not possible; allowed: over 0, up to 1"),
+        (["build", "--share", "1.5"], "--share: 1.5: must be a number over 0, at most 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "no built cache in /no/such"),
         (["gc"], "one of the arguments --days --all --incomplete is required"),

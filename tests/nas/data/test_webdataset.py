@@ -115,7 +115,7 @@ def test_captions_are_no_labels(tmp_path):
     assert train.num_classes is None
 
 
-@pytest.mark.parametrize("label", [b"dog", b"-1", b"1.5", b"", "٣".encode()])
+@pytest.mark.parametrize("label", [b"dog", b"-1", b"1.5", b"", "٣".encode(), b"9" * 5000, b"1000000"])
 def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "cls": label}})
     with pytest.raises(DataError, match=r"a.tar/x.cls holds the label .*; allowed: integers from 0"):
@@ -188,6 +188,9 @@ def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(maske
         ("/no/{0..3.tar", "cannot read the pattern '/no/{0..3.tar'"),
         ("/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
         ("/no/${unset}.tar", "missing environment variable"),
+        ("/no/{0000..99999999999}.tar", "more than 1,000,000 shards"),
+        ("/no/{a..z}{a..z}{a..z}{a..z}{a..z}.tar", "more than 1,000,000 shards"),
+        ("/no/{0..9,a,{b,c{0..99999}}}{0..9}.tar", "more than 1,000,000 shards"),
     ],
 )
 def test_patterns_that_cannot_be_read(argument, message):

@@ -101,7 +101,12 @@ def test_a_database_is_named_without_passwords(url: str, public: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:s3cret@h/n", "postgresql://u:s3cret@h", "s3cret", "postgresql://u:s3cret@h:x/n"]
+    "url",
+    [
+        *("mysql://u:s3cret@h/n", "postgresql://u:s3cret@h", "s3cret", "postgresql://u:s3cret@h:x/n"),
+        *("postgresql://u:A@s3cret@h/n", "postgresql://u@s3cret@h/n", "postgresql://u%3As3cret@h/n"),
+        *("postgresql://u:A@B/s3cret@h/n", "postgresql://u:A?B@s3cret@h/n", "postgresql://u:A s3cret@h/n"),
+    ],
 )
 def test_other_urls_are_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match="must be like postgresql://USER@HOST:PORT/NAME") as failure:

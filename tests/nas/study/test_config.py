@@ -14,7 +14,14 @@ from nas.study.limits import LimitError
         ({"budget": 0}, "--budget: 0"),
         ({"budget": -3}, "--budget: -3"),
         ({"reduction_factor": 1}, "--reduction-factor: 1"),
-        ({"measure_seconds": 0}, "measure_seconds"),
+        ({"measure_seconds": 0}, "--measure-seconds: 0"),
+        ({"measure_seconds": float("nan")}, "--measure-seconds: nan"),
+        ({"measure_seconds": float("inf")}, "--measure-seconds: inf"),
+        ({"seed": -1}, "--seed: -1"),
+        ({"budget": True}, "--budget: True"),
+        ({"views": 10**9}, "--views: 1000000000"),
+        ({"data": ""}, "--data: ''"),
+        ({"baselines": "eradio_pico"}, "--baselines: 'eradio_pico'"),
         ({"train_images": 4}, "at least a batch"),
     ],
 )
@@ -33,11 +40,11 @@ def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
     ("settings", "pattern"),
     [
         ({"ranks": 0}, "ranks: 0"),
-        ({"batch_size": 1}, "batch_size: 1"),
+        ({"batch_size": 1}, "batch-size: 1"),
         ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
         ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
         ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
-        ({"groups": (Group((), 8, (64,)),)}, "needs teachers"),
+        ({"groups": ({"teachers": [], "batch_size": 8, "img_size": [64]},)}, "needs teachers"),
     ],
 )
 def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], pattern: str) -> None:
@@ -47,7 +54,7 @@ def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], p
 
 @pytest.mark.parametrize("steps", [(), (0, 10), (30, 10), (10, 10)])
 def test_rungs_must_rise(steps: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="rising"):
+    with pytest.raises(ConfigError, match="--rung-steps: "):
         DistillConfig(rung_steps=steps)
 
 
@@ -61,23 +68,29 @@ def test_json_round_trip_and_differences() -> None:
 @pytest.mark.parametrize(
     ("settings", "pattern"),
     [
-        ({"balance": "magic"}, "balance: 'magic': choose one of fixed"),
-        ({"accumulate": 5}, "batch_size: 32: must be a multiple of accumulate"),
+        ({"balance": "magic"}, "balance: 'magic': must be one of fixed"),
+        ({"accumulate": 5}, "batch-size: 32: must be a multiple of accumulate"),
         ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine' trains directions only"),
         ({"summary_loss": "angle", "score": "both"}, "summary_loss: 'angle' trains directions only"),
-        ({"warmup_steps": 0}, "warmup_steps: 0: must be 1 or more"),
-        ({"learning_rate": 0}, "must be over 0"),
-        ({"max_grad_norm": -1}, "max_grad_norm: -1: must be over 0"),
+        ({"warmup_steps": 0}, "warmup_steps: 0: must be"),
+        ({"learning_rate": 0}, "learning_rate: 0: must be"),
+        ({"learning_rate": True}, "learning_rate: True: must be a number"),
+        ({"learning_rate": float("inf")}, "learning_rate: inf: must be"),
+        ({"head_width": 10**12}, "head_width: 1000000000000: must be"),
+        ({"rung_steps": [1.5]}, "--rung-steps: .*1.5.*: must be"),
+        ({"rung_steps": ["a"]}, "--rung-steps: .*'a'.*: must be"),
+        ({"grad_checkpointing": 1}, "grad_checkpointing: 1: must be true or false"),
+        ({"max_grad_norm": -1}, "max_grad_norm: -1: must be"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
-        ({"ema_decay": 1}, "ema_decay: 1: must be at least 0 and below 1"),
-        ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "needs teachers, sizes and a rate"),
-        ({"weights": {"lite0": 0}}, "weights: lite0: 0"),
-        ({"weights": {"lite0": "much"}}, "weights: lite0: much"),
+        ({"ema_decay": 1}, "ema_decay: 1: must be"),
+        ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups: teachers: 'lite0'"),
+        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups: batch_size: 'many'"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "needs teachers and sizes"),
+        ({"weights": {"lite0": 0}}, "weights: .*'lite0': 0.*: must be"),
+        ({"weights": {"lite0": "much"}}, "weights: .*much.*: must be"),
         ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [96]}]}, "groups: 96 px: .* at most img_size"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "rate over 0"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [96]}]}, "groups: img_size: 96: must be at most"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "groups: rate: 0: must be"),
     ],
 )
 def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str) -> None:

@@ -94,7 +94,7 @@ def test_every_command_has_the_same_flags_for_limits(parser: argparse.ArgumentPa
         assert actions[limit.name].help.startswith(limit.help)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("arm", ["compiled", "onnxruntime", "reduce-overhead"])
+@pytest.mark.parametrize("arm", ["compiled", "onnxruntime", "max-autotune-no-cudagraphs"])
 def test_a_search_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_report(
     arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
