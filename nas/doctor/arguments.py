@@ -11,6 +11,7 @@ from typing import Any
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_batch_size, add_cache, add_flag
 from nas.measure.arms import Arm
+from nas.ranges import BatchSize, MeasureSeconds, Pixels, check_fields
 
 # E-RADIO's family and the networks that its paper and this project compare it with, those of timm with random weights.
 ARCHS = (
@@ -43,23 +44,19 @@ class BenchmarkSettings:
         out: File of the results; None: named after the GPU, in the current folder.
 
     Raises:
-        ValueError: A number is out of its range.
+        ConfigError: A number is out of its range.
     """
 
     device: str = "auto"
     archs: tuple[str, ...] = ARCHS
     runtimes: tuple[Arm, ...] = tuple(Arm.parse(words) for words in RUNTIMES)
-    batch_size: int = 128
-    img_size: int = 224
-    measure_seconds: float = 5.0
+    batch_size: BatchSize = 128
+    img_size: Pixels = 224
+    measure_seconds: MeasureSeconds = 5.0
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "img_size", "measure_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)}: must be positive")
-        if self.img_size % 32:
-            raise ValueError(f"--img-size: {self.img_size}: must be a multiple of 32")
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,12 @@ TEXTS = (
     *("webdataset:/x/{0000..99999999999}.tar", "postgresql://u:A@B@host/n"),
 )
 SECRET = "B@"  # the end of a password that holds an @
-# What a command line needs besides the option that is tried; RUN is a folder without a study.
+# What a command line needs besides the option that is tried; RUN is a folder without a study. For a new command, say
+# also where its work begins, which is replaced: what is not refused would run.
 BASES: dict[str, tuple[str, ...]] = {
+    "doctor": ("--gpu",),
+    "cache": (),
+    "completion": (),
     "plan": ("--device", "cpu"),
     "search": ("--device", "cpu"),
     "profile": ("--arch", "eradio_femto", "--device", "cpu"),
@@ -52,7 +56,7 @@ SPACE_BASE = ("--space", "micro", "--device", "cpu", "--measure-seconds", "9")
 # Where the work of a command begins that reads no study.
 WORK = (
     *("nas.search.session.search", "nas.plan.search_plan.plan_search", "nas.cache.command.manage_cache"),
-    *("nas.profile.command.profile", "nas.replay.command.replay"),
+    *("nas.profile.command.profile", "nas.replay.command.replay", "nas.doctor.command.examine"),
 )
 
 
@@ -88,7 +92,7 @@ def command_lines() -> Iterator[Trial]:
     for command, action in actions():
         if isinstance(action, argparse._HelpAction):
             continue
-        base = SPACE_BASE if command == ("profile",) and action.dest in SPACE_ONLY else BASES.get(command[0], ())
+        base = SPACE_BASE if command == ("profile",) and action.dest in SPACE_ONLY else BASES[command[0]]
         flag = action.option_strings[0] if action.option_strings else ""
         for value, refused in values_of(action):
             tried = (f"{flag}={value}",) if flag else (value,)

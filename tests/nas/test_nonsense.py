@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.cache.arguments import BuildSettings, DeleteSettings, VerifySettings
+from nas.doctor.arguments import BenchmarkSettings
 from nas.export.arguments import ExportSettings
 from nas.ranges import declared
 from nas.remeasure.arguments import RemeasureSettings
@@ -25,7 +26,7 @@ from tests.nas.nonsense import bare_numbers, command_lines, config_files, faults
 
 RECORDS = (
     *(SearchConfig, DistillConfig, Group, BuildSettings, VerifySettings, DeleteSettings),
-    *(ExportSettings, RemeasureSettings, RetrainSettings, ReplaySettings),
+    *(ExportSettings, RemeasureSettings, RetrainSettings, ReplaySettings, BenchmarkSettings),
 )
 
 
