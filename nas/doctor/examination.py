@@ -11,7 +11,8 @@ from typing import Any
 from nas.cli import one_line
 from nas.doctor import findings, readings
 from nas.doctor.findings import Finding
-from nas.doctor.readings import GpuReading, Unread
+from nas.doctor.gpu_readings import GpuReading, read_gpu
+from nas.doctor.readings import Unread
 from nas.measure.arms import default_arm
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging
@@ -41,7 +42,7 @@ class Examination:
         yield findings.judge_memory(readings.read_memory())
         yield from self._of_folders()
         yield findings.judge_cpu(self._read(readings.read_cpu))
-        gpu = self._read(readings.read_gpu)
+        gpu = self._read(read_gpu)
         yield findings.judge_gpu(gpu)
         on_gpu = isinstance(gpu, GpuReading) and bool(gpu.gpus)
         if on_gpu:

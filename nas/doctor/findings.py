@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.cli import format_bytes
+from nas.doctor.gpu_readings import Gpu, GpuReading
 from nas.doctor.readings import (
     CpuReading,
     FolderReading,
-    Gpu,
-    GpuReading,
     HubReading,
     MemoryReading,
     PrecisionReading,
@@ -28,7 +27,7 @@ from nas.study.config import MIN_BF16_GAIN, faster_precision
 OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 10**9
 SEARCH_BYTES = 4.9 * GB  # peak of the default search with two workers (experiments/LOG.md)
-MIN_SEARCH_BYTES = 2.5 * GB  # of one worker, the driver, Ray and the measuring process
+MIN_SEARCH_BYTES = 2.5 * GB  # resident: driver 1.15 GB, a worker 0.63, two measuring processes 0.36 each; and Ray's
 RUN_BYTES = 1 * GB  # weights, checkpoints and report of a default search
 CACHE_BYTES = 0.1 * GB  # images and teacher outputs of a default search, as a plan counts them, and some to spare
 MIN_SHARED_BYTES = 0.5 * GB  # Ray maps an object store of 128 MiB there; containers often have 64 MiB

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nas.doctor.findings import Finding
-from nas.doctor.readings import read_card
+from nas.doctor.gpu_readings import read_card
 from nas.files import atomic_write
 from nas.measure.conditions import nvml
 from nas.measure.environment import device_name, environment

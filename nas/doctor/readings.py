@@ -12,10 +12,9 @@ import shutil
 import socket
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,13 +23,11 @@ from typing import TYPE_CHECKING, Any
 from nas.cli import cpu_count, one_line
 from nas.files import check_writable, existing_folder
 from nas.measure.arms import Arm
-from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
-PROC, CGROUPS, DEVICES, SHARED_MEMORY = (Path(p) for p in ("/proc", "/sys/fs/cgroup", "/dev", "/dev/shm"))
+PROC, CGROUPS, SHARED_MEMORY = Path("/proc"), Path("/sys/fs/cgroup"), Path("/dev/shm")
 # Instruction sets that PyTorch's CPU kernels use, by their names in /proc/cpuinfo on x86 and on Arm.
 INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -47,7 +44,7 @@ UNLIMITED = 1 << 60  # a memory limit of version 1 that is larger stands for non
 HUB_FILE = ("timm/resnet18.a1_in1k", "model.safetensors")  # of the kind that teachers are
 STEP_ARCH, STEP_BATCH, STEP_PX = "eradio_pico", 16, 64  # a training step as the default search takes it, but smaller
 STEP_S = 1.0  # to time it in both precisions
-RAY_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest path of a session
+RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest path of a session
 
 
 @dataclass(frozen=True)
@@ -92,43 +89,6 @@ class MemoryReading:
     def usable(self) -> int:
         """The bytes that this process and its children may use."""
         return self.total if self.limit is None else min(self.total, self.limit)
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that PyTorch sees; `capability` is CUDA's compute capability."""
-
-    name: str
-    total_bytes: int
-    free_bytes: int
-    capability: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class GpuReading:
-    """The NVIDIA GPUs and what is known of them.
-
-    Attributes:
-        gpus: Those that PyTorch sees.
-        present: Number of GPUs that the system has, whether PyTorch sees them or not.
-        built_for: CUDA version that PyTorch is built for; None for a CPU build.
-        hidden: Value of CUDA_VISIBLE_DEVICES; None where it is not set.
-        reason: What PyTorch says where it sees no GPU; "" where it says nothing.
-        driver: Version of the driver; None without NVML.
-        watched: Whether NVML reads the first GPU while it measures.
-        unknown: What NVML does not report of it, in words.
-        others: Other processes that compute on it.
-    """
-
-    gpus: tuple[Gpu, ...] = ()
-    present: int = 0
-    built_for: str | None = None
-    hidden: str | None = None
-    reason: str = ""
-    driver: str | None = None
-    watched: bool = False
-    unknown: tuple[str, ...] = ()
-    others: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,80 +198,6 @@ def _control_groups(proc: Path, cgroups: Path) -> Iterator[Path]:
             own = root / path.strip("/")
             yield own
             yield from (folder for folder in own.parents if folder.is_relative_to(root))
-
-
-def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> GpuReading:
-    """Read the GPUs through PyTorch, NVML and the device files."""
-    import torch
-
-    library = library_of()
-    gpus, reason = _visible_gpus()
-    reading = GpuReading(
-        gpus=gpus,
-        present=library.nvmlDeviceGetCount() if library else len(list(devices.glob("nvidia[0-9]*"))),
-        built_for=torch.version.cuda,
-        hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        reason=reason,
-        driver=str(library.nvmlSystemGetDriverVersion()) if library else None,
-    )
-    return _watched(reading) if gpus else reading
-
-
-def _visible_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs that PyTorch sees, or its reason for seeing none."""
-    import torch
-
-    with warnings.catch_warnings(record=True) as caught:  # PyTorch warns of a driver that is too old, and says no more
-        warnings.simplefilter("always")
-        try:
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            gpus = tuple(_gpu(torch.device("cuda", number)) for number in range(count))
-        except RuntimeError as error:
-            return (), one_line(error)
-    return gpus, "" if gpus or not caught else " ".join(str(caught[0].message).split())
-
-
-def _gpu(device: torch.device) -> Gpu:
-    import torch
-
-    properties = torch.cuda.get_device_properties(device)
-    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    return Gpu(properties.name, total_bytes, free_bytes, (properties.major, properties.minor))
-
-
-def _watched(reading: GpuReading) -> GpuReading:
-    """Return the reading with what NVML reports of the first GPU."""
-    import torch
-
-    from nas.measure.pair import watch_for
-
-    watch = watch_for(torch.device("cuda", 0))
-    if not isinstance(watch, GpuWatch):
-        return reading
-    watch.begin()
-    conditions = watch.end()
-    return replace(reading, watched=True, unknown=conditions.unknown, others=conditions.other_processes)
-
-
-def read_card(device: torch.device, library: Any) -> dict[str, Any]:
-    """Return what a GPU's numbers depend on as JSON data: clocks in MHz, power limit in W; None where unknown."""
-    handle = library.nvmlDeviceGetHandleByUUID(gpu_uuid(device))
-
-    def query(name: str, *arguments: Any) -> Any:
-        with suppress(library.NVMLError):
-            return getattr(library, name)(handle, *arguments)
-        return None
-
-    clocks = {"multiprocessor": library.NVML_CLOCK_SM, "memory": library.NVML_CLOCK_MEM}
-    milliwatts = query("nvmlDeviceGetEnforcedPowerLimit")
-    return {
-        **asdict(_gpu(device)),
-        "driver": str(library.nvmlSystemGetDriverVersion()),
-        "clock_mhz": {name: query("nvmlDeviceGetClockInfo", kind) for name, kind in clocks.items()},
-        "max_clock_mhz": {name: query("nvmlDeviceGetMaxClockInfo", kind) for name, kind in clocks.items()},
-        "power_limit_w": None if milliwatts is None else milliwatts / 1e3,
-        "temperature_c": query("nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU),
-    }
 
 
 def read_precision(device: str, seconds: float = STEP_S) -> PrecisionReading:

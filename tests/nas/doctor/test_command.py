@@ -20,17 +20,10 @@ from nas.doctor.arguments import ARCHS, BenchmarkSettings
 from nas.doctor.benchmark import check_archs, missing_rows
 from nas.doctor.examination import Examination
 from nas.doctor.findings import CACHE_BYTES, FAIL, GB, OK, WARN, Finding
+from nas.doctor.gpu_readings import Gpu, GpuReading, read_gpu
 from nas.doctor.gpu_report import machine, public_line
 from nas.doctor.gpu_tests import CaseResult
-from nas.doctor.readings import (
-    Gpu,
-    GpuReading,
-    HubReading,
-    PrecisionReading,
-    RayReading,
-    RuntimeReading,
-    TeachersReading,
-)
+from nas.doctor.readings import HubReading, PrecisionReading, RayReading, RuntimeReading, TeachersReading
 from nas.measure import MeasurementError
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
@@ -39,7 +32,7 @@ from tests.nas.profile.services import InProcess
 
 HEALTHY: dict[Callable[..., Any], Any] = {
     readings.read_cpu: readings.read_cpu(),
-    readings.read_gpu: GpuReading(),
+    read_gpu: GpuReading(),
     readings.read_precision: PrecisionReading({"fp32": 10.0, "bf16": 5.0}),
     readings.read_runtime: RuntimeReading("compiled", 3.0, True),
     readings.read_ray: RayReading("2.60.0", "/tmp"),

@@ -8,11 +8,10 @@ import pytest
 
 from nas.doctor import findings
 from nas.doctor.findings import FAIL, GB, OK, WARN, Finding
+from nas.doctor.gpu_readings import Gpu, GpuReading
 from nas.doctor.readings import (
     CpuReading,
     FolderReading,
-    Gpu,
-    GpuReading,
     HubReading,
     MemoryReading,
     PrecisionReading,

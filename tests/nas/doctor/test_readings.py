@@ -14,13 +14,11 @@ from packaging.requirements import Requirement
 
 from nas.cli import cpu_count
 from nas.doctor import readings
+from nas.doctor.gpu_readings import Gpu, read_card, read_gpu
 from nas.doctor.readings import (
-    Gpu,
     HubReading,
-    read_card,
     read_cpu,
     read_folder,
-    read_gpu,
     read_hub,
     read_memory,
     read_packages,
