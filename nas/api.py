@@ -222,7 +222,7 @@ class Study:
 
     def refresh(self) -> None:
         """Read the study again; models that were selected before keep their numbers."""
-        with Store.open(self.run_dir) as store:
+        with Store.open(self.run_dir, read_only=True) as store:
             self._records = store.read()
             self._retrainings, self._remeasurements = store.retrainings(), store.remeasurements()
         self.__dict__.pop("_summary", None)

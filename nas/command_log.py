@@ -58,9 +58,10 @@ class CommandLog:
                 handler.close()
 
     def write_to(self, path: Path) -> None:
-        """Append the lines to a file from now on."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._attach(_FileHandler(path, encoding="utf-8"))
+        """Append the lines to a file from now on; to none where it cannot be written, as on a read-only disk."""
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._attach(_FileHandler(path, encoding="utf-8"))
 
     def show(self) -> None:
         """Show the lines on stderr from now on."""

@@ -20,7 +20,7 @@ def read_retraining(run_dir: Path, study: StudyRecord) -> dict[str, Any] | None:
     """
     if not holds_study(run_dir):
         return None
-    with Store.open(run_dir) as store:
+    with Store.open(run_dir, read_only=True) as store:
         summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
     return None if summary is None else retraining_json(study, summary)
 

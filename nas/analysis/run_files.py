@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.analysis.answer import RETRAINED, Latencies
 from nas.analysis.retraining import REMEASUREMENT
+from nas.files import parse_json
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 
 WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
@@ -33,7 +33,7 @@ def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
 def latencies_s(folder: Path, arch_id: str) -> list[float]:
     """Read the seconds of the single-image calls whose median is the latency; empty where the file is missing."""
     try:
-        samples = json.loads((folder / f"{arch_id}.json").read_text())["latencies_s"]
+        samples = parse_json((folder / f"{arch_id}.json").read_bytes())["latencies_s"]
         return [float(sample) for sample in samples if sample > 0]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -118,7 +118,7 @@ def open_targets(
         share: Share of each teacher's numbers that PCA keeps; None for the default of `storage`, see `share_of`.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
-        announce: Called with the estimated size and time before a build.
+        announce: Called with the estimated size and time before a build, and with the lines of a table of the images.
         verify: Whether to compare every file's hash.
 
     Raises:
@@ -137,7 +137,10 @@ def open_targets(
             plan.build(BuildProgress(progress, cost.stages))
         except OSError as error:
             raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
-    return load_targets(plan.path, verify)
+    targets = load_targets(plan.path, verify)
+    for line in plan.images.account():
+        announce(line)
+    return targets
 
 
 def open_recorded_targets(

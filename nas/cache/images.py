@@ -81,6 +81,29 @@ class ImageCacheBuilder:
             self.entry.fill(self.shards_of(split), self.entry.has, self.write_shard, done)
         self.entry.finish(self.shards, [], self.describe)
 
+    def account(self) -> list[str]:
+        """Return a table, for the user, of the built entry's images: asked for, found, used, left out and why.
+
+        It is empty where nothing was left out of data that are not the user's own.
+        """
+        columns: list[tuple[int, ...]] = []
+        notes: dict[str, None] = {}
+        for split, images in self.sets.items():
+            records = [self.entry.manifest["shards"][shard.name] for shard in self.shards_of(split)]
+            skipped = [message for record in records for _, message in record["skipped"]]
+            views = self.source.views if split == "train" else 1
+            undecoded = len(skipped) // views
+            columns.append((self.source.counts[split], images.available, len(images) // views - undecoded, undecoded))
+            notes |= dict.fromkeys((*images.notes, *(message.removeprefix("--data: ") for message in skipped[:1])))
+        few = any(found < asked for asked, found, *_ in columns)
+        if not (few or notes or ":" in self.source.uri):
+            return []
+        uri = self.sets["train"].uri
+        rows = zip(("asked for", "found", "used", "cannot be decoded"), *columns, strict=True)
+        lines = [f"images of {uri}", f"  {'':<18}{'train':>13}{'held out':>13}"]
+        lines += [f"  {name:<18}{train:>13,}{val:>13,}" for name, train, val in rows]
+        return [*lines, *["  fewer were found than asked for"] * few, *(f"  {note}" for note in notes)]
+
     def write_shard(self, shard: Shard, done: Done) -> None:
         """Write a shard's arrays and its record, which lists the images that cannot be decoded."""
         began = time.perf_counter()

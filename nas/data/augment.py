@@ -81,6 +81,16 @@ class AugmentedSet:
         """Return the number of classes in masks, None without masks."""
         return self.plain.mask_classes
 
+    @property
+    def available(self) -> int:
+        """Return the number of plain images before a count is applied."""
+        return self.plain.available
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the notes of the plain images."""
+        return self.plain.notes
+
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the recipe, of a few random augmentations and of the plain images."""

@@ -37,6 +37,8 @@ class Cifar10:
     class_names: tuple[str, ...] = CLASSES
     has_masks: bool = False
     mask_classes: int | None = None
+    available: int = 0
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def records(self) -> Pixels:
@@ -91,4 +93,4 @@ def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, si
             raise DataError(f"--data cifar10: '{file}' is damaged; delete it to download it again")
         total += records
     order = np.random.default_rng(seed).permutation(total)[:count]
-    return Cifar10(files, tuple(order.tolist()), size_px)
+    return Cifar10(files, tuple(order.tolist()), size_px, available=total)

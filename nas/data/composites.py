@@ -211,12 +211,18 @@ class Composites:
     class_names: tuple[str, ...] = tuple(CLASSES)
     has_masks: bool = True
     mask_classes: int = len(CLASSES) + 1
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size_px < MIN_SIZE_PX:
             raise DataError(f"--data builtin: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
 
     def __len__(self) -> int:
+        return self.count
+
+    @property
+    def available(self) -> int:
+        """Return the number of images: as many as were asked for are drawn."""
         return self.count
 
     @cached_property
@@ -270,9 +276,15 @@ class GlyphPoses:
     class_names: tuple[str, ...] | None = None
     has_masks: bool = True
     mask_classes: int = 2
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return 2 * self.num_classes
+
+    @property
+    def available(self) -> int:
+        """Return the number of images."""
+        return len(self)
 
     @property
     def num_classes(self) -> int:

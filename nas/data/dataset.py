@@ -22,6 +22,7 @@ Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # stage, done, total
 T = TypeVar("T")
 
+BACKGROUND = "white"  # of transparent images
 IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no splits
 SAMPLED_BYTES = 65536
@@ -30,8 +31,16 @@ MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a la
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 
 
+def printable(text: str) -> str:
+    """Return a text with a space in place of each control character: names of files may have any."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class DataError(ValueError):
     """Images cannot be read. The message is one line with the field, its value and the allowed values."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class DataUnavailable(DataError, OperationFailed):
@@ -84,6 +93,14 @@ class ImageSet(Protocol):
     def mask_classes(self) -> int | None:
         """Mask values below it are classes, all others void; None where the images have no masks."""
 
+    @property
+    def available(self) -> int:
+        """Number of images on this side of the split, before a count is applied, as far as the source was read."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user: which files were left out and why, which labels or masks are not used."""
+
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> Sample:
@@ -126,6 +143,11 @@ def identities(paths: Sequence[Path]) -> list[str]:
     return result
 
 
+def left_out_note(reason: str, names: Sequence[str]) -> str:
+    """Return a line for the user about files that are left out for the same reason."""
+    return printable(f"left out: {len(names):,} {reason}, as '{names[0]}'")
+
+
 def evenly_spaced(total: int, most: int) -> list[int]:
     """Return the indices below `total`: all of them, or `most` evenly spaced ones if there are more."""
     return list(range(total)) if total <= most else [i * total // most for i in range(most)]
@@ -137,11 +159,15 @@ def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]
 
 
 def decode(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Decode an RGB image with all its pixels; CorruptImage if that fails."""
+    """Decode an RGB image with all its pixels, a transparent one on a white background; CorruptImage if that fails."""
     with naming_errors(name), Image.open(source) as image:
         image.load()
         if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
+            return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA")).convert(
+                "RGB"
+            )
         return image.convert("RGB")
 
 

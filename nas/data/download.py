@@ -5,9 +5,11 @@ Downloaded shards stay until the user deletes the folder, along with at most one
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
+import socket
 import ssl
 import time
 import urllib.error
@@ -29,6 +31,10 @@ TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 ABSENT = frozenset({403, 404, 410})  # object stores answer 403 for a missing file in a folder that cannot be listed
 REFUSED = frozenset({400, 401, 405, *ABSENT})  # a retry would not help
+
+# A server that was never reached will not answer the next attempt either: nobody listens, no such host, no route.
+UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
+NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 
 Bytes = Callable[[int, int], None]  # bytes on disk, bytes in all (0 if unknown)
 
@@ -78,6 +84,15 @@ def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Byt
     return target
 
 
+_reached: set[str] = set()  # hosts that have answered this process
+
+
+def is_permanent(error: Exception) -> bool:
+    """Tell whether a connection cannot be made at all, so that another attempt would not help."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return isinstance(reason, UNREACHABLE) or (isinstance(reason, OSError) and reason.errno in NO_ROUTE)
+
+
 class Partial:
     """An unfinished download. A second file holds the version (ETag or date) that its bytes belong to."""
 
@@ -85,14 +100,19 @@ class Partial:
         self.url, self.path, self.tag = url, path, path.with_suffix(".tag")
 
     def complete(self, progress: Bytes) -> None:
-        """Send requests until the file has the length that the server reports."""
-        failures = 0
+        """Send requests until the file has the length that the server reports.
+
+        A server that has answered this process may be away for a moment; one that never has is asked once.
+        """
+        failures, host = 0, urlsplit(self.url).netloc
         while True:
             before = self.here()
             try:
                 self.request(progress)
+                _reached.add(host)
                 return
             except urllib.error.HTTPError as error:
+                _reached.add(host)
                 if error.code in REFUSED:
                     kind = Absent if error.code in ABSENT else DataError
                     raise kind(
@@ -103,11 +123,14 @@ class Partial:
                 last: Exception = error
             except (urllib.error.URLError, HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
                 last = error
+            _reached.update([host] if self.here() > before else [])
             failures = 1 if self.here() > before else failures + 1
-            if failures == ATTEMPTS:
+            in_vain = is_permanent(last) and host not in _reached
+            if failures == ATTEMPTS or in_vain:
                 reason = " ".join(str(last).split()) or type(last).__name__
+                attempts = "" if in_vain else f" after {ATTEMPTS} attempts"
                 raise DataUnavailable(
-                    f"--data webdataset: cannot fetch '{public_word(self.url)}' after {ATTEMPTS} attempts: {reason}"
+                    f"--data webdataset: cannot fetch '{public_word(self.url)}'{attempts}: {reason}"
                 ) from last
             time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 

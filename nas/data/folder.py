@@ -1,19 +1,29 @@
 """`imagefolder:PATH`: a folder of images. Its subfolders are classes; ``train`` and ``val`` are splits.
 
-Links to folders and files are followed. If an image lies outside of the class folders, a warning names it and the set
-has no labels.
+Links to folders and files are followed. If an image lies outside of the class folders, the set has no labels. Every
+file that is no image of the set, and a label that is not used, is in the set's notes.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from nas.data.dataset import DataError, Sample, Split, decode, digest, held_out, identities, shuffled, square
+from nas.data.dataset import (
+    DataError,
+    Sample,
+    Split,
+    decode,
+    digest,
+    held_out,
+    identities,
+    left_out_note,
+    printable,
+    shuffled,
+    square,
+)
 
 SPLITS = ("train", "val")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -28,6 +38,8 @@ class ImageFolder:
     classes: tuple[str, ...]  # empty without labels
     size_px: int
     uri: str
+    available: int
+    notes: tuple[str, ...] = ()
     has_masks: bool = False
     mask_classes: int | None = None
 
@@ -45,7 +57,7 @@ class ImageFolder:
     def fingerprint(self) -> str:
         """Return a digest of the files, the classes and the size."""
         files = identities([self.root / name for name in self.names])
-        return digest(["imagefolder", 2, self.size_px, self.classes, self.names, files])
+        return digest(["imagefolder", 3, self.size_px, self.classes, self.names, files])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,11 +80,15 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     if not root.is_dir():
         raise DataError(f"--data imagefolder: no such folder '{path}'")
     separated = all((root / name).is_dir() for name in SPLITS)
-    present = images_in(root / "train" if separated else root)
-    classes = class_names(present, f"imagefolder:{path}")
+    scan = FolderScan(root / "train" if separated else root)
+    present, (classes, notes) = scan.names(), scan.classes()
+    notes += scan.notes()
     if separated:
         root = root / split
-        names = present if split == "train" else images_in(root)
+        if split == "val":
+            scan = FolderScan(root)
+            notes = scan.notes()
+        names = scan.names()
         strange = next((name for name in names if classes and name.split("/")[0] not in classes), None)
         if strange:
             raise DataError(f"--data imagefolder: '{root / strange}' is in no class folder of '{path}/train'")
@@ -82,35 +98,73 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
         raise DataError(
             f"--data imagefolder: no image of '{path}' ({len(present)} in all) falls into the {split} split"
         )
-    return ImageFolder(root, tuple(shuffled(names, seed, str)[:count]), classes, size_px, uri=f"imagefolder:{path}")
+    chosen = tuple(shuffled(names, seed, str)[:count])
+    return ImageFolder(root, chosen, classes, size_px, f"imagefolder:{path}", len(names), notes)
 
 
-def images_in(root: Path) -> list[str]:
-    """Return the images' relative paths, POSIX form, sorted; DataError where there are none."""
-    names = sorted(path.relative_to(root).as_posix() for path in image_files(root))
-    if not names:
-        raise DataError(f"--data imagefolder: no images in '{root}' (looked for {', '.join(sorted(SUFFIXES))})")
-    return names
+@dataclass
+class FolderScan:
+    """All files below a folder: images, and by reason what is left out."""
 
+    root: Path
+    images: list[str] = field(default_factory=list)  # paths relative to the root, POSIX form
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
 
-def image_files(folder: Path, parents: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, except to one of the link's own parents."""
-    place = folder.resolve()
-    if place in parents:
-        return
-    with os.scandir(folder) as entries:
+    def __post_init__(self) -> None:
+        self._scan(self.root, frozenset())
+
+    def names(self) -> list[str]:
+        """Return the images' paths, sorted; DataError where there are none."""
+        if not self.images:
+            looked = f"looked for {', '.join(sorted(SUFFIXES))}"
+            raise DataError(f"--data imagefolder: no images in '{self.root}' ({'; '.join((looked, *self.notes()))})")
+        return sorted(self.images)
+
+    def classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the first folders of the images' paths, sorted, and no note; or none, and why."""
+        stray = [name for name in sorted(self.images) if "/" not in name]
+        classes = tuple(sorted({name.split("/")[0] for name in self.images if "/" in name}))
+        if not stray or not classes:
+            return classes, ()
+        which = f"'{stray[0]}' lies" if len(stray) == 1 else f"'{stray[0]}' and {len(stray) - 1:,} more lie"
+        return (), (printable(f"labels are not used: {which} in no class folder"),)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for each reason, with the number of files and the first one."""
+        return tuple(left_out_note(reason, sorted(paths)) for reason, paths in sorted(self.left_out.items()))
+
+    def _scan(self, folder: Path, parents: frozenset[Path]) -> None:
+        """Add what a folder holds. Links are followed, except to one of the link's own parents."""
+        place = folder.resolve()
+        if place in parents:
+            self._leave_out(folder, "links to folders that contain them")
+            return
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            self._leave_out(folder, f"folders that cannot be read ({error.strerror})")
+            return
         for entry in entries:
             if entry.is_dir():
-                yield from image_files(Path(entry.path), parents | {place})
-            elif Path(entry.name).suffix.lower() in SUFFIXES:
-                yield Path(entry.path)
+                self._scan(Path(entry.path), parents | {place})
+            elif reason := _no_image(entry):
+                self._leave_out(Path(entry.path), reason)
+            else:
+                self.images.append(self._name(Path(entry.path)))
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self.left_out.setdefault(reason, []).append(self._name(path))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
 
-def class_names(names: Sequence[str], uri: str) -> tuple[str, ...]:
-    """Return the first folders of images' relative paths, sorted; none, with a warning, where an image lies in none."""
-    stray = next((name for name in names if "/" not in name), None)
-    classes = tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
-    if stray is None or not classes:
-        return classes
-    warnings.warn(f"--data {uri}: '{stray}' lies in no class folder: no image gets a label", stacklevel=2)
-    return ()
+def _no_image(entry: os.DirEntry[str]) -> str:
+    """Return why a file of a folder is no image of the set, without opening it; "" if it may be one."""
+    suffix = Path(entry.name).suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"files with the suffix {suffix}" if suffix else "files without a suffix"
+    if entry.is_file():
+        return ""
+    # Opening a named pipe would wait for its writer.
+    return "pipes, sockets and devices" if Path(entry.path).exists() else "links to missing files"

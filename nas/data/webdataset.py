@@ -13,10 +13,8 @@ have masks but no labels, it names the mask values, and larger values are void.
 from __future__ import annotations
 
 import io
-import json
 import re
 import tarfile
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -44,12 +42,14 @@ from nas.data.dataset import (
     evenly_spaced,
     held_out,
     identities,
+    left_out_note,
+    printable,
     shuffled,
     square,
     square_mask,
 )
 from nas.data.download import Absent, fetch, is_remote, local_path
-from nas.files import atomic_write
+from nas.files import atomic_write, parse_json
 from nas.study.redaction import public_word, split_patterns
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
@@ -172,6 +172,13 @@ class Member(NamedTuple):
             raise DataError(f"--data webdataset: cannot read shard '{self.shard}': {error.strerror}") from error
 
 
+class ShardIndex(NamedTuple):
+    """The samples of a shard that have an image, and by reason the names of what is left out."""
+
+    samples: tuple[TarSample, ...]
+    left_out: dict[str, tuple[str, ...]]
+
+
 class TarSample(NamedTuple):
     """A sample of a shard; `key` is the shard's name and the path up to the first dot of the file's name."""
 
@@ -181,7 +188,7 @@ class TarSample(NamedTuple):
     label: int | None
 
 
-def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
+def read_index(path: Path, name: str) -> ShardIndex:
     """Index the samples of an uncompressed tar file that have an image; `name` names it in keys and messages.
 
     Pixels stay on disk; labels are read. Raises DataError where the file is no tar or ends too early.
@@ -194,15 +201,17 @@ def read_index(path: Path, name: str) -> tuple[TarSample, ...]:
 
 
 @cache  # a build opens the same shards for every size that a teacher or the student takes
-def index_version(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarSample, ...]:
+def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex:
     """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
+    links: list[str] = []
     labels: dict[str, int | None] = {}
     short = name.rpartition("/")[2]
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
                 if not info.isreg():
+                    links += [] if info.isdir() else [f"{short}/{info.name}"]
                     continue
                 folder, slash, base = info.name.rpartition("/")
                 stem, _, field = base.lower().partition(".")
@@ -217,11 +226,14 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> tuple[TarS
     except (tarfile.TarError, OSError) as error:
         where = f"'{name}'" if name == str(path) else f"'{name}', here as '{path}',"
         raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
-    samples = []
+    samples, without = [], []
     for key, members in fields.items():
         if image := first_member(members, IMAGE_FIELDS):
             samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
-    return tuple(samples)
+        else:
+            without.append(key)
+    left_out = {f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without)}
+    return ShardIndex(tuple(samples), left_out | {"links and devices": tuple(links)})
 
 
 def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
@@ -232,13 +244,13 @@ def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | No
 def label_in(content: bytes, field: str, key: str) -> int | None:
     """Return the class index of a ``cls`` file, or of "label" or "cls" in JSON; None where JSON has neither.
 
-    DataError if it is no non-negative integer.
+    DataError if it is no class index.
     """
     text = content.decode("utf-8", "replace").strip()
     if field == "json":
         try:
-            about = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            about = parse_json(text)
+        except ValueError as error:
             raise DataError(f"--data webdataset: {key}.json is no JSON: {error}") from error
         values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
         if not values:
@@ -266,7 +278,7 @@ def read_names(source: str, folder: Path) -> tuple[str, ...] | None:
 def parse_names(path: Path) -> tuple[str, ...] | None:
     """Return the names in a JSON file; None for null."""
     try:
-        names = json.loads(path.read_bytes())
+        names = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"--data webdataset: cannot read '{path}': {error}") from error
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -306,6 +318,8 @@ class Shards:
     num_classes: int | None
     names: tuple[str, ...] | None
     ignored: tuple[int, ...]
+    available: int
+    notes: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -343,7 +357,7 @@ class Shards:
         """Return a digest of the shards, the samples' keys, the classes and the size."""
         keys = [sample.key for sample in self.samples]
         classes = [self.num_classes, self.names, self.ignored]
-        return digest(["webdataset", 2, self.size_px, keys, classes, identities(self.paths)])
+        return digest(["webdataset", 3, self.size_px, keys, classes, identities(self.paths)])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -379,13 +393,20 @@ def open_shards(
             f" ({selection.indexed} in all; fields {IMAGE_FIELDS})"
         )
     chosen = shuffled(selection.samples[:count], seed, key_of)
-    for what in ("label", "mask"):
-        without = next((sample.key for sample in chosen if getattr(sample, what) is None), None)
-        if without and any(getattr(sample, what) is not None for sample in chosen):
-            warnings.warn(f"--data webdataset: {without} has no {what}, so no {what} is used", stacklevel=2)
     classes, void = count_classes(selection.samples, names), parse_ignored(ignored)
     uri = f"webdataset:{public_word(pattern)}"  # manifests and reports show it
-    return Shards(tuple(chosen), tuple(selection.paths), size_px, uri, classes, names, void)
+    notes = (*selection.notes(), *incomplete("label", selection.samples), *incomplete("mask", chosen))
+    paths, available = tuple(selection.paths), len(selection.samples)
+    return Shards(tuple(chosen), paths, size_px, uri, classes, names, void, available, notes)
+
+
+def incomplete(what: str, samples: list[TarSample]) -> tuple[str, ...]:
+    """Return a note where some samples, but not all, have a label or a mask, so that none is used."""
+    without = [sample.key for sample in samples if getattr(sample, what) is None]
+    if not without or len(without) == len(samples):
+        return ()
+    lacking = f"{len(without):,} of {len(samples):,} samples {'has' if len(without) == 1 else 'have'} no {what}"
+    return (printable(f"{what}s are not used: {lacking}, as '{without[0]}'"),)
 
 
 class ShardSelection:
@@ -396,6 +417,8 @@ class ShardSelection:
         self.samples: list[TarSample] = []
         self.paths: list[Path] = []
         self.indexed = 0  # samples of both splits
+        self.left_out: dict[str, list[str]] = {}  # reason -> names
+        self.unread = 0  # shards
         self.fetched = 0  # bytes
 
     def collect(self, shards: list[str], progress: Progress) -> None:
@@ -405,15 +428,26 @@ class ShardSelection:
             name, path = public_word(shard), Path(shard)
             if is_remote(shard):
                 path = self.fetch(shard, self.expected_shards(len(shards) - number), partial(progress, stage))
-            index = read_index(path, name)
+            index, left_out = read_index(path, name)
+            for reason, names in left_out.items():
+                self.left_out.setdefault(reason, []).extend(names)
             selected = [sample for sample in index if self.all_samples or held_out(sample.key) == (self.split == "val")]
             self.samples += shuffled(selected, self.seed, key_of)
             self.paths.append(path)
             self.indexed += len(index)
             if self.count and len(self.samples) >= self.count:
+                self.unread = len(shards) - number - 1
                 break
         if self.fetched:
             progress(stage, self.fetched >> 20, self.fetched >> 20)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for each reason why something was left out."""
+        notes = [left_out_note(reason, names) for reason, names in self.left_out.items() if names]
+        if self.unread:
+            read = len(self.paths)
+            notes.append(f"{self.split}: {read:,} of {read + self.unread:,} shards were read; they hold enough images")
+        return tuple(notes)
 
     def fetch(self, url: str, expected: int, progress: Callable[[int, int], None]) -> Path:
         """Fetch a remote shard; report progress in MiB, assuming `expected` shards of its size, this one included."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nas.export import ExportError
 from nas.export.arguments import ExportSettings
 from nas.export.card import CardData, model_card
+from nas.files import parse_json
 from nas.study.redaction import card_command
 
 if TYPE_CHECKING:
@@ -156,13 +157,13 @@ def _added(export: Path) -> list[str]:
     """Return the files in an export that the export did not write."""
     if not _is_export(export):
         return []
-    listed = json.loads((export / ABOUT).read_text()).get("files")
+    listed = parse_json((export / ABOUT).read_bytes()).get("files")
     written = {ABOUT, *(listed if isinstance(listed, list) else ())}
     return [name for name in files(export) if name not in written]
 
 
 def _is_export(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / ABOUT).read_text())["format"] == FORMAT)
+        return bool(parse_json((folder / ABOUT).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError):
         return False

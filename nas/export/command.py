@@ -51,7 +51,7 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         ExportError: The model cannot be exported, or a library that the format needs is not installed.
     """
     check_installed(settings.format)
-    with Store.open(settings.run) as store:
+    with Store.open(settings.run, read_only=True) as store:
         study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
     trial = find_trial(study, settings.trials)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine

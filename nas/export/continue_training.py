@@ -20,7 +20,7 @@ from nas.analysis.run_files import TrainedWeights, weights_file
 from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
 from nas.cli import StageProgress
 from nas.export import ExportError, ExportFailed
-from nas.files import atomic_write
+from nas.files import atomic_write, parse_json
 from nas.measure.environment import torch_device
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import RungResult, StudyRecord, TrialRecord
@@ -54,7 +54,7 @@ class ContinuedTraining:
     def result(self) -> TrainedWeights | None:
         """Return the trained weights; None where the training has not ended."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            result = RungResult.from_dict(json.loads(self.result_file.read_text()))
+            result = RungResult.from_dict(parse_json(self.result_file.read_bytes()))
             if self.weights.is_file():
                 total = replace(result, steps=result.steps + (self.start.result.steps if self.start else 0))
                 origin = f"distilled {self.job.steps} {'more steps' if self.start else 'steps'}"

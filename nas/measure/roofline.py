@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nas.files import atomic_write
+from nas.files import atomic_write, parse_json
 from nas.measure.arms import torch_dtype
 from nas.measure.environment import device_name
 from nas.measure.timers import Timer, timer_for
@@ -91,7 +91,7 @@ def load_ceilings(device: torch.device, precision: str, root: Path) -> Ceilings 
     """Load the ceilings of this device, thread count, precision and torch from `root`; None where there are none."""
     identity = _identity(device, precision)
     try:
-        plain = json.loads(_file(root, identity).read_text())
+        plain = parse_json(_file(root, identity).read_bytes())
         rates = tuple((int(size), float(rate)) for size, rate in plain.pop("gbytes_s"))
         ceilings = Ceilings(**plain, gbytes_s=rates)
         valid = {k: plain[k] for k in identity} == identity and ceilings.gmacs_s > 0 and all(r > 0 for _, r in rates)

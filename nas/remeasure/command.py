@@ -23,25 +23,27 @@ _LOG = logging.getLogger(__name__)
 
 def remeasure(settings: RemeasureSettings, command: str) -> int:
     """Measure the remaining candidates, then show the comparison; the study records `command`."""
-    with Store.open(settings.run) as store:
-        return _remeasure(store, settings, command)
+    with Store.open(settings.run, read_only=True) as store:
+        study = store.read()
+        remeasuring, newest = begin_remeasuring(store, study, settings, command)
+    code = _measure_rest(remeasuring, newest, settings) if remeasuring.remaining(newest[0]) else 0
+    _show(study, newest[0], settings)
+    return code
 
 
-def _remeasure(store: Store, settings: RemeasureSettings, command: str) -> int:
-    study = store.read()
-    remeasuring, newest = begin_remeasuring(store, study, settings, command)
+def _measure_rest(remeasuring: Remeasuring, newest: list[Remeasurement], settings: RemeasureSettings) -> int:
+    """Measure the remaining candidates; return the exit code."""
     try:
-        measure(remeasuring, newest, store)
-        code = 0
+        with Store.open(settings.run) as store:
+            measure(remeasuring, newest, store)
+        return 0
     except KeyboardInterrupt:
         left, total = len(remeasuring.remaining(newest[0])), len(remeasuring.plan.trials)
         if left == total:
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
         announce(f"interrupted; {left} of {total} candidates are left; {how} continues", _LOG)
-        code = INTERRUPTED
-    _show(study, newest[0], settings)
-    return code
+        return INTERRUPTED
 
 
 def begin_remeasuring(

@@ -121,11 +121,13 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, 1, root, progress)  # type: ignore[arg-type]
     with progress.showing():
-        train, val = (len(source.open(split, config.distill.img_size)) for split in ("train", "val"))
+        sets = [source.open(split, config.distill.img_size) for split in ("train", "val")]  # type: ignore[arg-type]
+    train, val = map(len, sets)
     check_image_count(config, train, val)
     return (
         f"{config.data}: {train:,} images to train on (of {config.train_images:,} asked for), "
         f"{val:,} held out (of {config.val_images:,})"
+        + "".join(f"; {note}" for note in dict.fromkeys((*sets[0].notes, *sets[1].notes)))
     )
 
 

@@ -56,7 +56,7 @@ def select(settings: SelectSettings) -> int:
         Store,
     )  # all of these import what takes seconds, as optuna: not for --help or a bad flag
 
-    with Store.open(settings.run) as store:
+    with Store.open(settings.run, read_only=True) as store:
         study = store.read()
         summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
 

@@ -11,7 +11,7 @@ import fcntl
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from sqlalchemy import Engine, Executable, Row, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from nas.storage.errors import RolledBack
+from nas.storage.errors import RolledBack, StoreError
 from nas.storage.location import STUDY_FILE, StudyLocation
 
 _LOCK_STUDY = "SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE"
@@ -50,11 +50,12 @@ class Database(RDBStorage):
 
     Args:
         location: Where the study is stored.
+        read_only: Whether nothing will be written, so that a file need not be writable.
     """
 
-    def __init__(self, location: StudyLocation) -> None:
+    def __init__(self, location: StudyLocation, *, read_only: bool = False) -> None:
         try:
-            self._connect(location)
+            self._connect(location, _connect_to_read if read_only else _connect)
         except BaseException:  # Optuna's constructor reads the database, and may have opened a connection
             if isinstance(engine := getattr(self, "engine", None), Engine):
                 engine.dispose()
@@ -62,7 +63,7 @@ class Database(RDBStorage):
         self._call_sessions = self.scoped_session
         self.scoped_session = self._session  # type: ignore[assignment]
 
-    def _connect(self, location: StudyLocation) -> None:
+    def _connect(self, location: StudyLocation, connect: Callable[[Path], sqlite3.Connection]) -> None:
         self._open_session: _TransactionSession | None = None
         self._params: list[dict[str, Any]] = []
         self._write_lock: Path | None = None
@@ -70,7 +71,7 @@ class Database(RDBStorage):
             # Not opened by a URL, in which a `?` of the path would begin the options.
             path = location.run_dir.resolve() / STUDY_FILE
             self._write_lock = path.with_suffix(".lock")
-            super().__init__("sqlite://", {"creator": lambda: _connect(path), "poolclass": QueuePool})
+            super().__init__("sqlite://", {"creator": lambda: connect(path), "poolclass": QueuePool})
         else:
             url = location.url.update_query_dict(
                 {"connect_timeout": "10", "options": _SERVER_OPTIONS, **location.url.query}
@@ -226,6 +227,44 @@ def _connect(path: Path) -> sqlite3.Connection:
     Readers never wait, and a killed process loses nothing; a power cut can lose the last transactions.
     """
     connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+# SQLite cannot write the file or the files beside it: a read-only place, a full disk, an error of the disk.
+_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_PRIMARY_CODE = 0xFF  # of an extended code
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a SQLite file to read it, also where nothing can be written.
+
+    Readers of a write-ahead log write a file beside it, by which they see what another process commits. Where they
+    cannot, the study is read as it is on disk, if no log holds transactions that the file lacks.
+
+    Raises:
+        StoreError: The file has a log that cannot be read here.
+    """
+    try:
+        connection = _connect(path)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return connection
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY_CODE not in _UNWRITABLE:
+            raise
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StoreError(
+                f"{path} cannot be written here, and its last transactions are still in {log.name}; copy its folder to "
+                "a disk that can be written"
+            ) from error
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)

@@ -14,7 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from nas.command_log import FOLDER as LOG_FOLDER
-from nas.files import atomic_write
+from nas.files import atomic_write, parse_json
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
@@ -58,7 +58,7 @@ class StudyLocation:
                 raise StoreError(f"--storage: the study is in {run_dir / STUDY_FILE}, not in {_redacted(requested)}")
             return cls(run_dir)
         try:
-            stored = json.loads((run_dir / LOCATION_FILE).read_text())
+            stored = parse_json((run_dir / LOCATION_FILE).read_bytes())
             url, study = database_url(stored["database"]), str(stored["study"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{run_dir / LOCATION_FILE} does not name the study's database: {error}") from error

@@ -11,6 +11,7 @@ early-stopped, infeasible and duplicate trials; FAIL for failures. optuna-dashbo
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,13 +25,14 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import bindparam, text
+from sqlalchemy import Row, bindparam, text
 
+from nas.files import parse_json
 from nas.storage.database import Database
-from nas.storage.errors import StoreError, retry_while_unavailable, translate_errors
+from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
-from nas.study.records import Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "trial_records"]
 
@@ -55,6 +57,7 @@ _RETRAINING = "retraining:"
 _SCALE = "scale:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Result = TypeVar("Result")
+RecordType = TypeVar("RecordType", bound=Record)
 
 
 class Store:
@@ -106,12 +109,31 @@ class Store:
         _check_free(StudyLocation.new(run_dir, database))
 
     @classmethod
-    def open(cls, run_dir: Path, sampler: BaseSampler | None = None, database: str | None = None) -> Store:
-        """Open the study of `run_dir`; StoreError if there is none or it cannot be read."""
+    def open(
+        cls,
+        run_dir: Path,
+        sampler: BaseSampler | None = None,
+        database: str | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Store:
+        """Open the study of a run folder.
+
+        Args:
+            run_dir: Run folder.
+            sampler: Sampler of the next trials; None for none.
+            database: URL of the study's database, which may have a password; None for the one that the folder names.
+            read_only: Whether nothing will be written, so that the folder may be on a read-only or a full disk.
+
+        Raises:
+            StoreError: There is no study, or it cannot be read.
+        """
         location = StudyLocation.of(run_dir, database)
         failure = f"{location} is not a readable study" if location.url is None else f"{location} cannot be read"
+        if location.url is None and not (read_only or os.access(run_dir, os.W_OK)):
+            raise StoreFailure(f"{run_dir} cannot be written; a command that only reads the study can read it")
         with ExitStack() as stack, translate_errors(failure):
-            opened = stack.enter_context(Database(location))
+            opened = stack.enter_context(Database(location, read_only=read_only))
             names = optuna.get_all_study_names(opened)
             if location.url is None and len(names) != 1:
                 raise StoreError(f"{location} holds {len(names)} studies, expected one")
@@ -140,7 +162,7 @@ class Store:
             attributes = self._study.user_attrs
             if "info" not in attributes:
                 raise StoreError(f"study {self._study.study_name!r} was not written by a search (it has no 'info')")
-            return StudyInfo.from_dict(attributes["info"])
+            return self._record(StudyInfo, "info", attributes["info"])
 
     def save_info(self, info: StudyInfo) -> None:
         """Write the study's description."""
@@ -162,13 +184,12 @@ class Store:
         """Read all trials, in the order of their numbers."""
         with translate_errors("the study cannot be read"):
             rows = self._database.rows(_TRIALS_AFTER, {"study": self._study._study_id, "last": -1})
-            return tuple(_parse(row.record) for row in rows)
+            return tuple(map(self._trial, rows))
 
     def scale(self) -> tuple[TrialRecord, ...]:
         """Read the networks that have been measured for scale, in the order of the study's settings."""
         with translate_errors("the study cannot be read"):
-            records = (_parse(value) for value in self._attributes(_SCALE))
-            return tuple(sorted(records, key=lambda record: -record.number))
+            return tuple(sorted(self._records(TrialRecord, _SCALE), key=lambda record: -record.number))
 
     def save_scale(self, record: TrialRecord) -> None:
         """Write a network that has been measured for scale, as JSON text, unless another driver has."""
@@ -179,8 +200,7 @@ class Store:
     def remeasurements(self) -> tuple[Remeasurement, ...]:
         """Read all remeasurements, oldest first."""
         with translate_errors("the study's remeasurements cannot be read"):
-            parsed = (Remeasurement.from_dict(json.loads(value)) for value in self._attributes(_REMEASUREMENT))
-            return tuple(sorted(parsed, key=lambda r: r.created))
+            return tuple(sorted(self._records(Remeasurement, _REMEASUREMENT), key=lambda r: r.created))
 
     def save_remeasurement(self, remeasurement: Remeasurement) -> None:
         """Write a remeasurement in place of an earlier one of this name.
@@ -193,8 +213,7 @@ class Store:
     def retrainings(self) -> tuple[Retraining, ...]:
         """Read all retrainings, failed ones included, by steps, trial and seed."""
         with translate_errors("the study's retrainings cannot be read"):
-            parsed = (Retraining.from_dict(json.loads(value)) for value in self._attributes(_RETRAINING))
-            return tuple(sorted(parsed, key=lambda r: (r.steps, r.number, r.seed)))
+            return tuple(sorted(self._records(Retraining, _RETRAINING), key=lambda r: (r.steps, r.number, r.seed)))
 
     def save_retraining(self, retraining: Retraining) -> None:
         """Write a retraining, as JSON text, in place of an earlier one of the same trial, seed and steps."""
@@ -298,11 +317,27 @@ class Store:
                 rows = [*self._database.rows(_TRIALS_BY_ID, {"ids": ids}), *rows]
             self._last_id = max([self._last_id, *new])
             self._ids.update((row.number, row.trial_id) for row in rows)
-            return [(_parse(row.record), None if row.driver is None else json.loads(row.driver)) for row in rows]
+            return [(self._trial(row), None if row.driver is None else json.loads(row.driver)) for row in rows]
 
-    def _attributes(self, prefix: str) -> list[str]:
-        """Return the study's attributes whose keys have a prefix."""
-        return [value for key, value in self._study.user_attrs.items() if key.startswith(prefix)]
+    def _trial(self, row: Row[Any]) -> TrialRecord:
+        """Return the record of a row of `_TRIALS`."""
+        record = self._record(TrialRecord, f"record of trial {row.number}", row.record)
+        if record.number != row.number:
+            raise StoreError(f"{self._location}: record of trial {row.number}: number: {record.number}: is another one")
+        return record
+
+    def _records(self, kind: type[RecordType], prefix: str) -> Iterator[RecordType]:
+        """Yield the records in the study's attributes whose keys have a prefix."""
+        for key, value in self._study.user_attrs.items():
+            if key.startswith(prefix):
+                yield self._record(kind, key, value)
+
+    def _record(self, kind: type[RecordType], row: str, value: Any) -> RecordType:
+        """Return a record by its JSON, as text or parsed; StoreError, which names the row, where it is none."""
+        try:
+            return kind.from_dict(parse_json(value) if isinstance(value, str | bytes) else value)
+        except ValueError as error:
+            raise StoreError(f"{self._location}: {row}: {error}") from error
 
     def _new_trial(self, fixed: Mapping[str, Any] | None) -> optuna.Trial:
         """Create a trial as `Study.ask` does, which would also read all running trials to find a waiting one."""
@@ -344,7 +379,7 @@ class Store:
 
 def read_study(run_dir: Path) -> StudyRecord:
     """Read the study in `run_dir`, for reports; StoreError if it cannot be read."""
-    with Store.open(run_dir) as store:
+    with Store.open(run_dir, read_only=True) as store:
         return store.read()
 
 
@@ -364,10 +399,6 @@ def _record_of(trial: FrozenTrial) -> TrialRecord:
     if cached is None or cached[0] is not trial:
         _parsed[trial.number] = cached = (trial, TrialRecord.from_dict(trial.user_attrs["record"]))
     return cached[1]
-
-
-def _parse(record: str) -> TrialRecord:
-    return TrialRecord.from_dict(json.loads(record))
 
 
 def _check_free(location: StudyLocation) -> None:

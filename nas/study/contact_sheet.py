@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from nas.files import atomic_path
+from nas.files import atomic_path, parse_json
 
 # Kinds of rows: the images, a teacher's maps, the student's prediction of them, the student's maps.
 IMAGE, TEACHER, STUDENT, OWN = "image", "teacher", "student", "own"
@@ -60,7 +60,7 @@ class ContactSheet:
                 if max(width, height) > _MAX_TILES * TILE_PX:
                     raise SheetError(f"{path}: {width} x {height} pixels are too many for a contact sheet")
                 pixels = np.asarray(image.convert("RGB"))
-                words = json.loads(image.text[_KEY])  # type: ignore[attr-defined]
+                words = parse_json(image.text[_KEY])  # type: ignore[attr-defined]
             rows = tuple((str(kind), str(teacher)) for kind, teacher in words["rows"])
             columns = tuple(map(str, words["columns"]))
             return cls(rows, columns, _tiles(pixels, len(rows), len(columns)))

@@ -6,10 +6,13 @@ Every record is JSON: ``to_dict`` and ``from_dict`` are exact inverses. Names en
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache, partial
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from nas.study.failures import Failure
 
@@ -39,6 +42,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_Convert = Callable[[Any], Any]  # raises ValueError, which says what a value must be
+_PLAIN = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
 @dataclass(frozen=True)
 class Record:
     """Base of the records, which converts them to and from plain JSON data."""
@@ -52,12 +59,82 @@ class Record:
         """Build the record from the result of `to_dict`, in which fields with a default may be missing.
 
         Raises:
-            ValueError: The data has an unknown key: a newer version may have written it.
+            ValueError: A value has another type than its field, one is missing, or a key is unknown, of a newer version
+                perhaps. The message names the field.
         """
-        unknown = set(data) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"{cls.__name__}: unknown field(s) {sorted(unknown)}: written by a newer version?")
-        return cls(**data)
+        if not isinstance(data, Mapping):
+            raise _misfit(data, "an object")
+        converters, required = _fields_of(cls)  # type: ignore[arg-type]  # a class is hashable
+        if unknown := sorted(set(data) - set(converters)):
+            raise ValueError(f"{cls.__name__}: unknown field(s) {unknown}: written by a newer version?")
+        if missing := [name for name in required if name not in data]:
+            raise ValueError(f"{cls.__name__}: field {missing[0]!r} is missing")
+        values = {}
+        for name, value in data.items():
+            try:
+                values[name] = converters[name](value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return cls(**values)
+
+
+@cache
+def _fields_of(kind: type[Record]) -> tuple[dict[str, _Convert], tuple[str, ...]]:
+    """Return how the values of each field are converted, and the fields that have no default."""
+    hints = get_type_hints(kind)
+    required = tuple(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    return {f.name: _converter(hints[f.name]) for f in fields(kind)}, required
+
+
+def _converter(hint: Any) -> _Convert:
+    """Return a function that checks JSON data and converts it to a type of the records."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        (only,) = (part for part in parts if part is not NoneType)
+        convert = _converter(only)
+        return lambda value: None if value is None else convert(value)
+    if origin in (tuple, list):
+        return partial(_to_sequence, origin, _converter(parts[0]))
+    if origin is dict:
+        return partial(_to_dict, int if parts[0] is int else str, _converter(parts[1]))
+    if hint is float:
+        return _to_float
+    if hint in _PLAIN:
+        return partial(_to_plain, hint)
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict
+    return hint if isinstance(hint, type) and issubclass(hint, StrEnum) else lambda value: value
+
+
+def _to_sequence(kind: type, convert: _Convert, value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise _misfit(value, "a list")
+    return kind(convert(item) for item in value)
+
+
+def _to_dict(kind: type, convert: _Convert, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _misfit(value, "an object")
+    return {kind(key): convert(item) for key, item in value.items()}
+
+
+def _to_plain(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _misfit(value, _PLAIN[kind])
+    return value
+
+
+def _to_float(value: Any) -> Any:
+    if isinstance(value, float):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+        raise _misfit(value, "a number")
+    return value
+
+
+def _misfit(value: Any, allowed: str) -> ValueError:
+    text = repr(value)
+    return ValueError(f"{text if len(text) < 40 else f'{text[:40]}...'}: must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -98,11 +175,6 @@ class Measurement(Record):
     tries: int = 1  # the device slowed down during all but the last
     notes: tuple[str, ...] = ()  # remarks on the verdict
     conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.conditions: clocks (MHz), power (W), ...
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the measurement from the result of `to_dict`."""
-        return super().from_dict({**data, "notes": tuple(data.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -159,18 +231,6 @@ class TrialRecord(Record):
         """Return whether the trial counts against the budget."""
         return not self.baseline and self.state in (TrialState.COMPLETE, TrialState.STOPPED)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the trial from the result of `to_dict`."""
-        measurement, failure = data.get("measurement"), data.get("failure")
-        parsed = {
-            "state": TrialState(data["state"]),
-            "measurement": None if measurement is None else Measurement.from_dict(measurement),
-            "rungs": tuple(RungResult.from_dict(rung) for rung in data.get("rungs", ())),
-            "failure": None if failure is None else Failure(failure),
-        }
-        return super().from_dict({**data, **parsed})
-
 
 @dataclass(frozen=True)
 class Objective(Record):
@@ -201,12 +261,6 @@ class TeacherFacts(Record):
     description: str  # of its network, pre-processing and features
     heads: dict[str, HeadFacts]  # "summary", "spatial"
     metrics: dict[str, float]  # probes of its targets: "knn", "probe", "miou", as far as the images have labels
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the facts from the result of `to_dict`."""
-        heads = {head: HeadFacts.from_dict(facts) for head, facts in data["heads"].items()}
-        return super().from_dict({**data, "heads": heads})
 
 
 @dataclass(frozen=True)
@@ -243,13 +297,10 @@ class StudyInfo(Record):
         Raises:
             ValueError: The data has another format or an unknown key.
         """
-        if (written := data.get("format")) != FORMAT:
+        written = data.get("format") if isinstance(data, Mapping) else None
+        if written != FORMAT:
             raise ValueError(f"format {written}: written by another version; this one reads format {FORMAT}")
-        parsed: dict[str, Any] = {key: tuple(data[key]) for key in ("rung_steps", "baselines", "sessions")}
-        parsed["objectives"] = tuple(Objective.from_dict(o) for o in data["objectives"])
-        facts = data["teacher_facts"].items()
-        parsed["teacher_facts"] = {name: TeacherFacts.from_dict(teacher) for name, teacher in facts}
-        return super().from_dict({**data, **parsed})
+        return super().from_dict(data)
 
 
 @dataclass(frozen=True)
@@ -289,16 +340,6 @@ class Remeasurement(Record):
         plain = super().to_dict()
         return plain | {key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured")}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the remeasurement from the result of `to_dict`."""
-        parsed = {
-            "floor": None if data["floor"] is None else Measurement.from_dict(data["floor"]),
-            "measurements": {int(n): Measurement.from_dict(m) for n, m in data["measurements"].items()},
-            "unmeasured": {int(n): reason for n, reason in data["unmeasured"].items()},
-        }
-        return super().from_dict({**data, **parsed})
-
 
 @dataclass(frozen=True)
 class Retraining(Record):
@@ -319,11 +360,6 @@ class Retraining(Record):
     def score(self) -> float | None:
         """Return the score after `steps`; None if the training failed."""
         return self.rungs[-1].score if self.rungs and self.reason is None else None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the retraining from the result of `to_dict`."""
-        return super().from_dict({**data, "rungs": tuple(RungResult.from_dict(r) for r in data["rungs"])})
 
 
 def trial_seconds(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:

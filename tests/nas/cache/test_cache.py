@@ -378,7 +378,18 @@ def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
     whole = [chosen.read(i).image for i in range(40)]
     for broken in (3, 20):
         (source / chosen.names[broken]).write_bytes(b"no image")
-    targets = opened(tmp_path, uri=f"imagefolder:{source}", train_images=40, val_images=20)
+    (source / "notes.txt").write_text("")
+    for _ in range(2):  # built, and read
+        lines = []
+        uri = f"imagefolder:{source}"
+        targets = opened(tmp_path, uri=uri, train_images=40, val_images=20, announce=lines.append)
+        asked = [line.split()[-2:] for line in lines if line.startswith("  ")]
+        found = [str(open_images(uri, split, None, 0, 64, None).available) for split in ("train", "val")]
+        assert f"images of {uri}" in lines
+        assert asked[1:5] == [["40", "20"], found, ["38", found[1]], ["2", "0"]]
+        assert "  fewer were found than asked for" in lines
+        assert "  left out: 1 files with the suffix .txt, as 'notes.txt'" in lines
+        assert any(f"cannot decode image {chosen.names[3]}: " in line for line in lines)
     good = [i for i in range(40) if i not in (3, 20)]
     np.testing.assert_array_equal(targets.train.images[:].transpose(0, 2, 3, 1), np.stack([whole[i] for i in good]))
     assert len(targets.train.summary["xfeat"]) == 38

@@ -1,14 +1,13 @@
 """Whatever a decoder or a tar reader meets, the message is one line with the name of the file."""
 
 import io
-import json
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -55,8 +54,10 @@ def test_a_broken_file_in_a_folder_is_corrupt_by_name(tmp_path, name):
 
 def test_a_file_that_is_gone_is_corrupt_by_name(tmp_path):
     for i in range(9):
-        (tmp_path / f"{i}.png").symlink_to(tmp_path / "gone")
+        (tmp_path / f"{i}.png").write_bytes(png(0))
     images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
+    for i in range(9):
+        (tmp_path / f"{i}.png").unlink()
     assert len(images.fingerprint) == 16
     with pytest.raises(CorruptImage, match=r"\d.png: .*No such file"):
         images.read(0)
@@ -140,15 +141,84 @@ def test_other_modes_become_rgb(mode):
     assert decode(buffer, "x").mode == "RGB"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_transparent_pixels_are_white_not_their_hidden_color(mode):
+    rgba = np.zeros((8, 8, 4), np.uint8)  # black, of which the left half is hidden
+    rgba[:, 4:, 3] = 255
+    rgba[0, 0] = (0, 0, 0, 128)
+    image, options = Image.fromarray(rgba), {}
+    if mode in ("P", "L"):  # one value or color is transparent
+        image = Image.fromarray(np.repeat([[9] * 4 + [0] * 4], 8, 0).astype(np.uint8)).convert(mode)
+        options = {"transparency": 9}
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, "png", **options)
+    decoded = np.asarray(decode(buffer, "x"))
+    assert decoded[1, 0].tolist() == [255, 255, 255]
+    assert decoded[1, 7].tolist() == [0, 0, 0]
+    assert mode in ("P", "L") or abs(int(decoded[0, 0, 0]) - 127) <= 1
+
+
 def test_sixteen_bits_are_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp)), "x"))[..., 0], ramp >> 8)
 
 
-def test_json_that_is_none_is_named(tmp_path):
-    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "json": b"{"}})
-    with pytest.raises(DataError, match=r"a.tar/x.json is no JSON"):
+@pytest.mark.parametrize(
+    ("field", "content", "said"),
+    [
+        ("json", b"{", "x.json is no JSON"),
+        ("json", b"[" * 100_000, "x.json is no JSON: brackets in brackets"),
+        ("json", b'{"label": "dog"}', "x.json holds the label 'dog'"),
+        ("json", b'{"label": true}', "x.json holds the label 'True'"),
+        ("cls", b"9" * 5000, "x.cls holds the label '99999"),
+        ("cls", b"-1", "x.cls holds the label '-1'; allowed: integers from 0 to 999,999"),
+    ],
+    ids=str,
+)
+def test_labels_that_are_none_are_named(tmp_path, field, content, said):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}})
+    with pytest.raises(DataError, match=said) as caught:
         open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
-    write_shard(tmp_path / "b.tar", {"x": {"png": png(0), "json": json.dumps({"label": "dog"}).encode()}})
-    with pytest.raises(DataError, match=r"b.tar/x.json holds the label 'dog'"):
-        open_images(f"webdataset:{tmp_path}/b.tar", "train", None, 0, 32, Path("unused"))
+    assert "\n" not in str(caught.value)
+
+
+def check_members(folder, samples):
+    """Open a shard of any members; it has images, or is refused in one line."""
+    write_shard(folder / "a.tar", samples)
+    message = "--data webdataset: "
+    try:
+        images = open_images(f"webdataset:{folder}/a.tar::{folder}/a.tar", "train", None, 0, 32, Path("unused"))
+        for i in range(len(images)):
+            try:
+                images.read(i)
+            except CorruptImage as error:
+                assert "\n" not in str(error)  # noqa: PT017
+    except DataError as error:
+        message = str(error)
+    assert message.startswith("--data webdataset: ")
+    assert "\n" not in message
+
+
+MEMBERS = st.dictionaries(
+    st.text("ab/.\n0é", min_size=1, max_size=6),
+    st.dictionaries(
+        st.sampled_from(["png", "jpg", "cls", "json", "mask.png", "txt", "gif"]),
+        st.sampled_from([png(3), png(3, mode="L"), b"", b"7", b"[" * 9999, b'{"label": [1]}', b'{"label": 2}'])
+        | st.binary(max_size=40),
+        max_size=3,
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(MEMBERS)
+def test_any_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samples):
+    check_members(tmp_path, samples)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(MEMBERS)
+def test_more_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samples):
+    check_members(tmp_path, samples)

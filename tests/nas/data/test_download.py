@@ -190,11 +190,20 @@ def test_a_server_that_never_delivers_is_one_line_that_names_the_shard(server, t
     assert len(server.requests) == 6
 
 
-def test_nobody_there_is_one_line(server, tmp_path):
-    server.files["classes.json"] = b"null"
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
+def test_a_host_that_never_answered_is_asked_once(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("it waits for nobody"))
+    with pytest.raises(DataError, match=rf"cannot fetch 'http://{host}/a.tar': <urlopen error ") as caught:
+        download.fetch(f"http://{host}/a.tar", tmp_path, lambda path: None, lambda here, total: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_host_that_has_answered_may_be_away_for_a_moment(server, tmp_path):
     opened(server, tmp_path, count=1)
-    with pytest.raises(DataError, match=r"cannot fetch '.*:1/a.tar' after 6 attempts: .*refused"):
-        download.fetch("http://127.0.0.1:1/a.tar", tmp_path, lambda path: None, lambda here, total: None)
+    server.server_close()
+    server.shutdown()
+    with pytest.raises(DataError, match=r"cannot fetch '.*/b.tar' after 6 attempts: .*refused"):
+        download.fetch(f"{server.url}/b.tar", tmp_path, lambda path: None, lambda here, total: None)
 
 
 def test_a_missing_shard_is_not_asked_for_twice(server, tmp_path):

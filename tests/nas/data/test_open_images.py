@@ -1,5 +1,6 @@
 """Images a person brings: folders, CIFAR-10; what is split, what is labeled, what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,47 @@ def test_a_folder_named_as_an_image_is_none(folder):
 
 def test_an_image_outside_of_the_class_folders_is_named(folder):
     (folder / "stray.png").write_bytes(png(0))
-    with pytest.warns(UserWarning, match=r"imagefolder:.*: 'stray.png' lies in no class folder") as caught:
-        train, _ = both(f"imagefolder:{folder}")
+    train, val = both(f"imagefolder:{folder}")
     assert train.num_classes is None
-    assert len({str(warning.message) for warning in caught}) == 1
+    assert train.notes == val.notes == ("labels are not used: 'stray.png' lies in no class folder",)
+
+
+def test_what_is_left_out_of_a_folder_is_noted_with_its_reason(folder, tmp_path_factory):
+    """A pipe is never opened: it would wait for its writer."""
+    os.mkfifo(folder / "cat" / "pipe.png")
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "cat" / "all").symlink_to(folder)
+    for name in ("b.gif", "a.gif", "README"):
+        (folder / "dog" / name).write_text("")
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == train.available + val.available == 60
+    assert train.class_names == ("cat", "dog")
+    assert (
+        train.notes
+        == val.notes
+        == (
+            "left out: 2 files with the suffix .gif, as 'dog/a.gif'",
+            "left out: 1 files without a suffix, as 'dog/README'",
+            "left out: 1 links to folders that contain them, as 'cat/all'",
+            "left out: 1 links to missing files, as 'cat/gone.png'",
+            "left out: 1 pipes, sockets and devices, as 'cat/pipe.png'",
+        )
+    )
+    assert both(f"imagefolder:{folder}", count=3)[0].available == train.available
+
+
+def test_a_folder_that_cannot_be_read_is_noted(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read any folder
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == 30
+    assert train.notes == ("left out: 1 folders that cannot be read (Permission denied), as 'dog'",)
 
 
 def test_imagefolder_with_train_and_val_folders(folder):

@@ -1,6 +1,7 @@
 """WebDataset shards on disk: what is read, how labels, names and masks are found, what is refused."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +124,31 @@ def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
 
 
 @pytest.mark.parametrize(("field", "content"), [("cls", b"1"), ("mask.png", png(1, mode="L"))])
-def test_labels_or_masks_of_some_samples_are_not_used_with_a_warning(tmp_path, field, content):
+def test_labels_or_masks_of_some_samples_are_not_used_with_a_note(tmp_path, field, content):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}, "y": {"png": png(1)}})
-    with pytest.warns(UserWarning, match="a.tar/y has no (label|mask)"):
-        train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    what = "label" if field == "cls" else "mask"
+    assert train.notes == (f"{what}s are not used: 1 of 2 samples has no {what}, as 'a.tar/y'",)
     assert (len(train), train.num_classes, train.has_masks) == (2, None, False)
     assert [train.read(i).label for i in range(2)] == [None, None]
     assert [train.read(i).mask for i in range(2)] == [None, None]
+
+
+def test_what_is_left_out_of_shards_is_noted(tmp_path):
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(0)}, "text": {"txt": b"7"}, "anim": {"gif": b"GIF89a"}})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        link = tarfile.TarInfo("y.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    write_shard(tmp_path / "b.tar", {"z": {"png": png(0)}})
+    train, _ = both(f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/a.tar")
+    assert (len(train), train.available) == (2, 2)
+    assert train.notes == (
+        "left out: 2 samples without an image (jpg, jpeg, png, webp), as 'a.tar/text'",
+        "left out: 1 links and devices, as 'a.tar/y.png'",
+    )
+    one = open_images(f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/a.tar", "train", 1, 0, 32, tmp_path)
+    assert one.notes[-1] == "train: 1 of 2 shards were read; they hold enough images"
 
 
 @pytest.fixture
