@@ -30,7 +30,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
 ifeq ($(TORCH),cpu)
-	@echo "installing into $(VENV), with PyTorch's CPU build: about 2.2 GB, some minutes"
+	@echo "installing into $(VENV), with PyTorch's CPU build: about 2.1 GB, some minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --index-url $(CPU_INDEX) torch torchvision
 else
@@ -40,6 +40,7 @@ else
 endif
 	@$(PIP) --editable .
 	@$(PIP) --no-deps --require-hashes --requirement nas/teachers/requirements.txt
+	@echo "ready: . $(VENV)/bin/activate, then backbone-nas --help; or make search"
 	@touch $@
 
 develop: $(VENV)/.ready-dev

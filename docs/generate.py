@@ -285,6 +285,9 @@ def first_line(thing: Any) -> str:
 
 def spaces_page() -> str:
     """Return the page of the search spaces and the presets."""
+    import torch
+
+    from backbones import build
     from nas.measure.counts.totals import totals
     from search_space import PRESETS, SPACES
 
@@ -299,18 +302,26 @@ def spaces_page() -> str:
         rows = [(f"`{name}`", ", ".join("none" if v is None else str(v) for v in values)) for name, values in choices]
         about = f"{space.count():,} architectures ({space.count():.1e}), {len(rows)} choices."
         parts += [f"## `{space.name}`", about, table(["choice", "values"], rows)]
+    columns = ["preset", "parameters (M)", "GMACs at 64 px", "GMACs at 224 px", "neck"]
+    columns += ["stride", "width", "summary width", "widths of stages"]
     rows = []
     for name in sorted(PRESETS):
         counts = [totals(PRESETS[name], px) for px in (64, 224)]
         neck = PRESETS[name].neck
         macs = [rounded(count.macs / 1e9) for count in counts]
-        rows.append((f"`{name}`", f"{counts[0].params / 1e6:.2f}", *macs, "-" if neck == "none" else neck))
+        with torch.device("meta"):
+            model = build(PRESETS[name])
+        shape = (model.spatial_stride, model.spatial_dim, model.summary_dim, "/".join(map(str, model.widths)))
+        rows.append(
+            (f"`{name}`", f"{counts[0].params / 1e6:.2f}", *macs, "-" if neck == "none" else neck, *map(str, shape))
+        )
     parts += [
         "## Presets",
         "Architectures by name, for `--arch`, `--reference` and `timm.create_model`. `eradio_*` are E-RADIO's family;"
         " `eradio_femto`, `eradio_pico` and `eradio_nano` are ours, in its layout, for 64 px. `like_*` are the families"
         " that the paper compares with, in this space's own layout. `timm:NAME` is any network of timm, unchanged.",
-        table(["preset", "parameters (M)", "GMACs at 64 px", "GMACs at 224 px", "neck"], rows),
+        "Stride and width are those of the spatial tokens: a preset of stride 16 has 14 x 14 = 196 tokens at 224 px.",
+        table(columns, rows),
     ]
     return "\n\n".join(parts)
 

@@ -14,7 +14,7 @@ from nas.distill.folded_heads import save_heads
 from nas.export import ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
 
-USAGE = """import backbones  # registers the architecture in timm: pip install backbone-nas
+USAGE = """import backbones  # of backbone-nas, installed from its repository; registers the architecture in timm
 import timm
 import torch
 from PIL import Image

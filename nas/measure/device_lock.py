@@ -24,7 +24,7 @@ from nas.measure.environment import device_key
 from nas.study.redaction import public_text
 
 DEVICE_FILE = "device.lock"
-NOTICE_AFTER_S = 0.5
+NOTICE_AFTER_S = 2.0  # shorter waits are not worth a line
 MAX_COMMAND = 70  # characters of another process's command in the notice
 _LOG = logging.getLogger(__name__)
 
@@ -97,10 +97,13 @@ def _flock(path: Path, mode: int) -> Iterator[int]:
 def _print_notice(device: str, folder: Path) -> None:
     known = [f"process {pid} ({_shortened(command)})" for pid, command in holders(folder).items()]
     names = " and ".join(known) or "another process"
+    verb = "train or measure" if len(known) > 1 else "trains or measures"
     announce(
-        f"waiting for {device}: {names} {'train or measure' if len(known) > 1 else 'trains or measures'} on it", _LOG
+        f"waiting for {device}, without a time limit: {names} {verb} on it; Ctrl-C ends the wait and loses nothing",
+        _LOG,
     )
 
 
 def _shortened(command: str) -> str:
-    return command if len(command) <= MAX_COMMAND else f"{command[: MAX_COMMAND - 3]}..."
+    names = " ".join(Path(word).name if word.startswith("/") else word for word in command.split(" "))
+    return names if len(names) <= MAX_COMMAND else f"{names[: MAX_COMMAND - 3]}..."

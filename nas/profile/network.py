@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones import resolve
+from backbones import Backbone, resolve
+from backbones.timm_models import TimmBackbone
 from nas.measure import Setting
 from nas.measure.counts import CounterResult, checked_count, compare_counters
 from nas.measure.counts.compare import format_macs
@@ -20,7 +21,16 @@ from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_modules, self_times, stage_times
-from nas.profile.profiles import FAILURES, PARTS_SHARE, NetworkSettings, PartRow, Profile, Roofline, failure_reason
+from nas.profile.profiles import (
+    FAILURES,
+    PARTS_SHARE,
+    NetworkSettings,
+    OutputShape,
+    PartRow,
+    Profile,
+    Roofline,
+    failure_reason,
+)
 from nas.profile.sweeps import SWEEPS, images
 from search_space import SPACES, ArchSpec
 
@@ -181,7 +191,7 @@ def default_batch(device: torch.device, resolution: int) -> int:
     return 16 if resolution <= 2 * MICRO_PX else 4
 
 
-def count_network(name: str, model: nn.Module, settings: NetworkSettings) -> Profile:
+def count_network(name: str, model: Backbone | TimmBackbone, settings: NetworkSettings) -> Profile:
     """Count a network without timing it.
 
     Raises:
@@ -199,6 +209,7 @@ def count_network(name: str, model: nn.Module, settings: NetworkSettings) -> Pro
         counters=compare_counters(model, resolution, counts),
         environment=environment(str(settings.device)),
         missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
+        output=OutputShape(model.spatial_stride, model.spatial_dim, model.summary_dim),
     )
 
 

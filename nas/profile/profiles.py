@@ -149,6 +149,15 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class OutputShape:
+    """What a backbone returns: spatial tokens and a summary."""
+
+    stride: int  # px of a token's side
+    width: int  # channels of a token
+    summary_width: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """All counts and measurements of one backbone. Fields of later steps are None or empty."""
 
@@ -168,6 +177,7 @@ class Profile:
     sweeps: dict[str, Sweep] = field(default_factory=dict)  # "batch", "resolution"
     missing: tuple[str, ...] = ()  # steps that were not done; the profile is partial
     failure: str | None = None  # reason why the measurements failed
+    output: OutputShape | None = None
 
     @property
     def stages_note(self) -> str | None:

@@ -68,6 +68,10 @@ def headline(p: Profile) -> Table:
     table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
     table.add_row("compute", f"{p.counts.macs / 1e9:.4g} GMACs (= {2 * p.counts.macs / 1e9:.4g} GFLOPs)")
+    if p.output:
+        side = -(-p.resolution // p.output.stride)
+        tokens = f"{side}x{side} tokens of {p.output.width} channels, stride {p.output.stride}"
+        table.add_row("output", f"{tokens}; summary of {p.output.summary_width} channels")
     for name, value in _measurement_rows(p.measurement) if p.measurement else ():
         table.add_row(name, Text(value))
     return table

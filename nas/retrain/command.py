@@ -139,7 +139,9 @@ def _measure(
     total = len(remeasuring.remaining(newest))
     for again in remeasuring.run(newest):
         store.save_remeasurement(again)
-        progress("candidates measured", total - len(remeasuring.remaining(again)), total)
+        progress(
+            "networks measured (candidates, baselines, reference)", total - len(remeasuring.remaining(again)), total
+        )
 
 
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:

@@ -20,9 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--plan" in words:
         from nas.plan.__main__ import main as plan
 
+        if started := [word.split("=")[0] for word in words if word.split("=")[0] in ("--resume", "--extend")]:
+            return exit_code(lambda: _refuse_plan(started[0]), public_text)
         return plan([word for word in words if word != "--plan"])
     run_dirs: list[Path] = []
     return exit_code(lambda: _search(words, run_dirs), public_text, lambda: _after_interruption(run_dirs))
+
+
+def _refuse_plan(flag: str) -> int:
+    parser().error(f"--plan {flag}: a plan is of a new search; give the study's flags, or --config RUN/config.toml")
 
 
 def _search(words: Sequence[str], run_dirs: list[Path]) -> int:

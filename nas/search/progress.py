@@ -13,6 +13,7 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
+from nas.analysis.noise import DISTURBED
 from nas.cli import checkpoint_path, clock, live_panel
 from nas.command_log import announce
 from nas.study.loop import StudyLoop
@@ -208,7 +209,9 @@ def describe(record: TrialRecord) -> str:
     title = f"for scale: {record.scale}" if record.scale else f"#{record.number} {name}"
     words = [title, "will run again:" if again else record.state.value]
     if record.measurement:
-        words.append(f"{record.measurement.throughput_img_s:.0f} img/s ({record.measurement.ratio:.2f}x)")
+        m = record.measurement
+        doubt = f", {m.verdict}" if m.verdict in DISTURBED else ""
+        words.append(f"{m.throughput_img_s:.0f} img/s ({m.ratio:.2f}x{doubt})")
     if record.rungs:
         words.append(f"score {record.rungs[-1].score:.3f} after {record.rungs[-1].steps} steps")
     if record.reason and record.state is not TrialState.STOPPED:
