@@ -99,7 +99,7 @@ def _print_notice(device: str, folder: Path) -> None:
     names = " and ".join(known) or "another process"
     verb = "train or measure" if len(known) > 1 else "trains or measures"
     announce(
-        f"waiting for {device}, without a time limit: {names} {verb} on it; Ctrl-C ends the wait and loses nothing",
+        f"waiting for {device}: {names} {verb} on it; Ctrl-C ends the wait and loses nothing",
         _LOG,
     )
 
