@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from backbones import fuse, resolve
+from backbones import folding, fuse, resolve
 from backbones.folding import batch_norms_left, fold_batch_norms
 
 ODD = (  # among them: NHWC maps, fixed sizes, two branches, hybrids, tokens beside the image's, no head
@@ -137,6 +137,15 @@ class TwoReaders(nn.Module):
     def forward(self, x):
         y = self.conv(x)
         return self.norm(y) + y.flatten(2).unsqueeze(-1).view_as(y)
+
+
+def test_a_fold_that_changes_the_output_is_refused(monkeypatch):
+    model = TwoReaders().eval()
+    statistics(model)
+    wrong = folding.Pair("conv", "norm")
+    monkeypatch.setattr(folding, "traced_pairs", lambda model, call, images: ([wrong], call(images)))
+    with pytest.raises(RuntimeError, match="changed"):
+        fold_batch_norms(model, model, torch.randn(1, 3, 4, 4))
 
 
 def test_a_convolution_that_is_read_twice_keeps_its_norm():
