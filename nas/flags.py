@@ -59,9 +59,9 @@ def add_flag(
     add(*(names or (flag,)), **{**shared, "help": f"{shared['help']}{more} (default: {default})", **settings})
 
 
-def add_cache(add: Add) -> None:
-    """Add --cache."""
-    add_flag(add, "--cache", "$BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas")
+def add_cache(add: Add, first: str = "") -> None:
+    """Add --cache; `first` names the default that comes before the user's own."""
+    add_flag(add, "--cache", f"{first}$BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas")
 
 
 def add_batch_size(add: Add, default: str) -> None:
@@ -72,8 +72,8 @@ def add_batch_size(add: Add, default: str) -> None:
 def add_training_flags(add: Add) -> None:
     """Add --device, --cache and --teacher-weights to a command that trains the models of a study."""
     add_flag(add, "--device", "auto", choices=DEVICES)
-    add_cache(add)
-    add_flag(add, "--teacher-weights", "download from timm", default={})
+    add_cache(add, "that of the search; ")
+    add_flag(add, "--teacher-weights", "those of the search; else download from timm", default={})
 
 
 def add_run(add: Add) -> None:

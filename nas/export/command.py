@@ -12,7 +12,7 @@ from nas.analysis.retraining import summarize_retraining
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
 from nas.analysis.selection import find_trial
 from nas.cache import open_recorded_targets
-from nas.cli import StageProgress, cache_root, stderr_console
+from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings
@@ -20,6 +20,7 @@ from nas.export.bundle import check_room, check_writable, write_bundle
 from nas.export.card import CardData
 from nas.export.continue_training import continue_training, plan_continued
 from nas.measure.environment import device_line, torch_device, versions
+from nas.search.config_file import recorded_sources
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -137,6 +138,6 @@ def _continued(
     announce(f"trial {trial.number}: {steps} steps from {source}, {processes}", _LOG)
     progress = StageProgress(stderr_console())
     with progress.showing():
-        root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-        targets = open_recorded_targets(study.info, root, settings.teacher_weights, progress, show)
+        root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
+        targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG))
         return continue_training(training, targets.path, progress)

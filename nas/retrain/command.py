@@ -18,13 +18,14 @@ from nas.analysis.selection import FrontCandidate, candidates_to_retrain, comple
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cache import open_recorded_targets
-from nas.cli import FAILED, INTERRUPTED, StageProgress, cache_root, one_line, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
+from nas.search.config_file import recorded_sources
 from nas.storage.store import Store, StoreError
 from nas.study.objectives import check_plane
 from nas.study.records import Retraining, StudyRecord
@@ -101,8 +102,8 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
     with progress.showing():
         targets = None
         if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
-            root, show = cache_root(settings.cache), partial(announce, log=_LOG)
-            targets = open_recorded_targets(study.info, root, settings.teacher_weights, progress, show).path
+            root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
+            targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG)).path
         _measure(store, study, plan, settings, command, progress)
         if targets is not None:
             _train(store, plan, targets, progress)

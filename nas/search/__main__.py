@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nas.cli import checkpoint_interval_s, command_line, exit_code, stderr_console
+from nas.cli import checkpoint_interval_s, exit_code, stderr_console
 from nas.command_log import log_to
 from nas.search.arguments import parse, parser
 from nas.study.redaction import public_text
+
+if TYPE_CHECKING:
+    from nas.search.settings import SearchCommand
 
 __all__ = ["main", "parser"]
 
@@ -23,16 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if started := [word.split("=")[0] for word in words if word.split("=")[0] in ("--resume", "--extend")]:
             return exit_code(lambda: _refuse_plan(started[0]), public_text)
         return plan([word for word in words if word != "--plan"])
-    run_dirs: list[Path] = []
-    return exit_code(lambda: _search(words, run_dirs), public_text, lambda: _after_interruption(run_dirs))
+    begun: list[SearchCommand] = []
+    return exit_code(lambda: _search(words, begun), public_text, lambda: _after_interruption(begun))
 
 
 def _refuse_plan(flag: str) -> int:
     parser().error(f"--plan {flag}: a plan is of a new search; give the study's flags, or --config RUN/config.toml")
 
 
-def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
-    """Run a command line; add its run folder to `run_dirs` as soon as the folder is known."""
+def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
+    """Run a command line; add its settings to `begun` as soon as they are known."""
     command = parse(words)
     if command.dry_run:
         from nas.search.dry_run import dry_run
@@ -40,21 +43,23 @@ def _search(words: Sequence[str], run_dirs: list[Path]) -> int:
         return dry_run(command, stderr_console())
     from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
 
-    run_dirs.append(command.run)
+    begun.append(command)
     log_to(command.run, "search", command.text)
     return search(command, stderr_console())
 
 
-def _after_interruption(run_dirs: Sequence[Path]) -> str:
+def _after_interruption(begun: Sequence[SearchCommand]) -> str:
     """Say what an interruption lost and how to continue: a study is resumed, a search without one is begun again."""
+    from nas.search.settings import resume_command
     from nas.storage.location import holds_study
 
-    studies = [path for path in run_dirs if holds_study(path)]
+    studies = [command for command in begun if holds_study(command.run)]
     if not studies:
         return "the search had not begun, and the cache keeps what it has; type the same command again"
-    commands = [command_line("search", ["--resume", str(path)]) for path in studies]
-    lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
-    return lost + "".join(f"\nresume with: {command}" for command in commands)
+    lost = "no training had saved a checkpoint: candidates under way start again"
+    if any(path for command in studies for path in (command.run / "checkpoints").glob("*.pt")):
+        lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
+    return lost + "".join(f"\nresume with: {resume_command(command)}" for command in studies)
 
 
 if __name__ == "__main__":

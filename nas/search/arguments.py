@@ -161,10 +161,10 @@ def _add_data(add: Add) -> None:
     add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
-    add_flag(add, "--teacher-weights", "download from timm")
+    add_flag(add, "--teacher-weights", "with --resume those of the search; else download from timm")
     dtype = f"data type of the teachers' stored outputs (default: {defaults.target_dtype})"
     add("--target-dtype", choices=TARGET_DTYPES, help=dtype)
-    add_cache(add)
+    add_cache(add, "with --resume that of the search; ")
 
 
 def _add_training(add: Add) -> None:

@@ -7,6 +7,8 @@ is its flag with _ for -. Recipes are such files inside the package. A search wr
 
 from __future__ import annotations
 
+import logging
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -15,15 +17,19 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from nas.cli import PROGRAM
+from nas.cli import PROGRAM, cache_root
+from nas.command_log import announce
 from nas.ranges import Budget, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
 from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import LIMITS, Bound
 from nas.study.redaction import public_word
 from search_space.checks import read_text
 
+_LOG = logging.getLogger(__name__)
 RECIPES = Path(__file__).parent.parent / "recipes"
 FILE_NAME = "config.toml"  # in the run folder
+# Keys of [run] that hold for every command that trains models of the study; the others are those of one session.
+RECORDED_KEYS = ("cache", "teacher_weights", "trial_timeout")
 
 RUN_KEYS: dict[str, Any] = {
     "run": Text,
@@ -135,11 +141,57 @@ def in_terms_of_keys(message: str) -> str:
 
 
 def run_table(command: Any) -> dict[str, Any]:
-    """Return the table ``[run]`` of a `SearchCommand`, without the folder of its study: a search has its own."""
+    """Return the table ``[run]`` of a `SearchCommand`, without the folder of its study: a search has its own.
+
+    Paths are absolute, so that they are found from another folder. The user's default cache is left out.
+    """
     values = {name: getattr(command, name) for name in RUN_KEYS if name not in ("run", "trial_timeout")}
+    if command.cache is not None or "BACKBONE_NAS_CACHE" in os.environ:
+        values["cache"] = str(cache_root(command.cache).absolute())
     values["trial_timeout"] = command.trial_timeout_s
-    values["teacher_weights"] = {name: str(file) for name, file in command.teacher_weights.items()}
+    values["teacher_weights"] = {name: str(file.absolute()) for name, file in command.teacher_weights.items()}
     return {name: value for name, value in values.items() if value}
+
+
+def with_recorded(run_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options completed by the run settings that the study's search recorded, see `RECORDED_KEYS`.
+
+    A recorded path that is gone is left out, after a line that says what is used in its place.
+
+    Args:
+        run_dir: Folder of the study.
+        given: Options of the command line by name, without those that were not given; they override the record.
+
+    Raises:
+        ConfigError: The file of settings was edited and is no longer valid.
+    """
+    path = run_dir / FILE_NAME
+    options = read_options(path) if path.is_file() else {}
+    recorded = {name: options[name] for name in RECORDED_KEYS if name in options}
+    files = {**recorded.pop("teacher_weights", {}), **given.get("teacher_weights", {})}
+    if "cache" not in given and "cache" in recorded and not Path(recorded["cache"]).is_dir():
+        gone, instead = recorded.pop("cache"), cache_root()
+        _warn(f"--cache: {gone} of {path} is gone; using {instead}, where teachers run again if it has no outputs")
+    for name in files.keys() - given.get("teacher_weights", {}).keys():
+        if not files[name].exists():
+            _warn(f"--teacher-weights: {files.pop(name)} of {path} is gone; {name} uses timm's own weights")
+    return recorded | dict(given) | ({"teacher_weights": files} if files else {})
+
+
+def recorded_sources(run_dir: Path, cache: str | None, files: Mapping[str, Path]) -> tuple[Path, Mapping[str, Path]]:
+    """Return the folder of the cache and the files of teachers' weights that a study's models are trained with.
+
+    Args:
+        run_dir: Folder of the study.
+        cache: The folder that the user gave; None for that of the search.
+        files: Files that the user gave, by teacher; the others are those of the search.
+    """
+    options = with_recorded(run_dir, ({"cache": cache} if cache is not None else {}) | {"teacher_weights": files})
+    return cache_root(options.get("cache")), options.get("teacher_weights", {})
+
+
+def _warn(line: str) -> None:
+    announce(line, _LOG, level=logging.WARNING)
 
 
 def config_text(settings: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from nas.search.config_file import FILE_NAME, config_text, run_table
 from nas.search.live_report import LiveReport, end_search
 from nas.search.preconditions import check_image_count, check_limits
 from nas.search.progress import SearchProgress, recovered
-from nas.search.settings import SearchCommand, default_workers
+from nas.search.settings import SearchCommand, default_workers, resume_command
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
@@ -252,7 +251,7 @@ def _run(
     if gave_up:
         raise SearchFailed(gave_up)
     if out_of_time:
-        show(f"{out_of_time}: backbone-nas search --resume {shlex.quote(str(command.run))}")
+        show(f"{out_of_time}: {resume_command(command)}")
 
 
 def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: int) -> WorkerSpec:

@@ -10,9 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import check_local_workers, cpu_count
+from nas.cli import check_local_workers, command_line, cpu_count
 from nas.command_log import announce
-from nas.search.config_file import check_options, in_terms_of_keys, read_options, recipe_names, recipe_path
+from nas.search.config_file import (
+    check_options,
+    in_terms_of_keys,
+    read_options,
+    recipe_names,
+    recipe_path,
+    with_recorded,
+)
 from nas.search.networks import check_networks, read_spec_files
 from nas.search.preconditions import check_device
 from nas.study import compatibility
@@ -90,7 +97,8 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     options = with_file(given)
     _check_flags(options)
     _hide_password(options)
-    resume = "resume" in options
+    if resume := "resume" in options:
+        options = with_recorded(Path(options["resume"]), options)
     config = _resumed_config(options) if resume else new_config(options)
     source = device_source(given)
     if not options.get("dry_run"):
@@ -107,6 +115,17 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         text=text,
         device_source=source,
     )
+
+
+def resume_command(command: SearchCommand) -> str:
+    """Return the command line that continues a search as this session ran it; the study's record has the rest."""
+    session = {
+        "--workers": command.workers,
+        "--address": command.address,
+        "--max-hours": command.max_hours and f"{command.max_hours:g}",
+    }
+    words = [word for flag, value in session.items() if value is not None for word in (flag, str(value))]
+    return command_line("search", ["--resume", str(command.run), *words])
 
 
 def device_source(given: Mapping[str, Any]) -> str:

@@ -18,7 +18,9 @@ from nas.cli import StageProgress, exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.__main__ import _after_interruption
 from nas.search.arguments import parser
+from nas.search.settings import SearchCommand
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
+from nas.study.config import SearchConfig
 from nas.teachers.base import TeacherError, TeacherUnavailable
 
 
@@ -202,10 +204,21 @@ def test_signals_end_every_command_in_the_same_way(
 
 
 def test_an_interrupted_search_is_resumed_or_before_its_study_exists_typed_again(tmp_path: Path) -> None:
-    assert "--resume" not in _after_interruption([tmp_path])
-    assert "type the same command again" in _after_interruption([tmp_path])
+    command = SearchCommand(SearchConfig(), tmp_path, cache="elsewhere", workers=3, max_hours=24)
+    assert "--resume" not in _after_interruption([command])
+    assert "type the same command again" in _after_interruption([command])
     (tmp_path / "study.db").touch()
-    assert f"resume with: backbone-nas search --resume {tmp_path}" in _after_interruption([tmp_path])
+    *_, last = _after_interruption([command]).splitlines()
+    assert last == f"resume with: backbone-nas search --resume {tmp_path} --workers 3 --max-hours 24"
+
+
+def test_an_interruption_speaks_of_checkpoints_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "study.db").touch()
+    command = SearchCommand(SearchConfig(), tmp_path)
+    assert "start again" in _after_interruption([command])
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "0123.pt").touch()
+    assert "at most the last 30 s" in _after_interruption([command])
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, RecursionError, TypeError])

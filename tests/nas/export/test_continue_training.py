@@ -19,6 +19,7 @@ from nas.analysis.run_files import trained_weights
 from nas.cli import FAILED, StageProgress, stderr_console
 from nas.export import continue_training
 from nas.export.__main__ import main
+from nas.search.config_file import FILE_NAME
 from nas.study.config import DistillConfig
 from tests.nas.export.builders import CONFIG, SPEC, Made
 from tests.waiting import PATIENCE_S, until
@@ -44,7 +45,10 @@ def test_a_training_continues_from_the_weights_and_runs_once(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_of(made, tmp_path)
-    assert main(words(run, made, 3)) == 0
+    (run / FILE_NAME).write_text(f'[run]\ncache = "{made.cache}"')
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "user"))
+    assert main(words(run, made, 3)[:-2]) == 0
+    assert not (tmp_path / "user").exists(), "the cache that the search recorded is read"
     out, errors = capsys.readouterr()
     assert "trial 1: 3 steps from the search's last rung (4 steps), 1 process\n" in errors
     assert "steps trained: " in errors

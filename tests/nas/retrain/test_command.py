@@ -18,6 +18,7 @@ from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.retraining_plan import plan_retraining
+from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import Retraining, StudyRecord, TrialState
@@ -159,8 +160,11 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     (run / "retraining").mkdir()
     blocked = run / "retraining" / "seed-1"
     blocked.write_text("a file where the folder should be")
-    words = [str(run), "--seeds", "1", "--workers", "1", "--cache", str(cache)]
+    (run / FILE_NAME).write_text(f'[run]\ncache = "{cache}"')
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "user"))
+    words = [str(run), "--seeds", "1", "--workers", "1"]
     assert main(words) == 1
+    assert not (tmp_path / "user").exists(), "the cache that the search recorded is read"
     error = capsys.readouterr().err
     assert "trial 1, seed 1: " in error
     assert error.splitlines()[-1].startswith("failed: trial 1 with seed 1;")

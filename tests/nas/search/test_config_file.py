@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,12 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.measure.environment import environment
 from nas.plan.arguments import parse as plan_settings
 from nas.search.__main__ import main
 from nas.search.arguments import parse
-from nas.search.config_file import RUN_KEYS, config_text, read_options, recipe_names, run_table
+from nas.search.config_file import (
+    FILE_NAME,
+    RUN_KEYS,
+    config_text,
+    read_options,
+    recipe_names,
+    recorded_sources,
+    run_table,
+)
 from nas.search.settings import SearchCommand, command_of
+from nas.storage.store import Store
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from search_space import SPACES
+from tests.nas.study.builders import search_config, study_info
+from tests.nas.study.searches import sampler_of
 
 EVERYTHING = """
 budget = 7
@@ -138,7 +152,7 @@ SIGNED = "webdataset:https://user:secret@host/{0..3}.tar?sig=s3cret"
 def test_the_file_of_a_search_starts_it_again_and_has_no_secrets(tmp_path: Path) -> None:
     config = parse(["--config", written(tmp_path, EVERYTHING), "--run", str(tmp_path / "first")]).config
     command = SearchCommand(
-        config, tmp_path / "first", teacher_weights={"a": Path("a.safetensors")}, cache="c", workers=2,
+        config, tmp_path / "first", teacher_weights={"a": Path("/a.safetensors")}, cache="/c", workers=2,
         storage="postgresql://me@host/nas", address="auto", trial_timeout_s=5.0, max_hours=1.5,
     )  # fmt: skip
     path = tmp_path / "config.toml"
@@ -154,6 +168,70 @@ def test_the_file_of_a_search_starts_it_again_and_has_no_secrets(tmp_path: Path)
     assert "s3cret" not in text
     assert tomllib.loads(text)["data"] == "webdataset:https://host/{0..3}.tar"
     assert "removed" in text
+
+
+def recorded_run(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the run folder of a new study, and the cache and the file of weights that its search recorded."""
+    config = search_config()
+    space = {name: list(values) for name, values in SPACES[config.space].choices().items()}
+    info = replace(study_info(config), space=space, environment=environment("cpu"))
+    Store.create(folder / "run", info, sampler_of(config)).close()
+    (folder / "cache").mkdir()
+    (folder / "a.safetensors").touch()
+    os.chdir(folder)
+    command = SearchCommand(
+        search_config(), folder / "run", cache="cache", teacher_weights={"a": Path("a.safetensors")},
+        trial_timeout_s=900.0, workers=7, max_hours=2.0,
+    )  # fmt: skip
+    (folder / "run" / FILE_NAME).write_text(config_text(command.config.to_dict(), run_table(command)))
+    return folder / "run", folder / "cache", folder / "a.safetensors"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the current folder be another one than that of the search."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "elsewhere"
+
+
+def test_a_resumed_search_has_the_cache_of_the_search(tmp_path: Path, elsewhere: Path) -> None:
+    run, cache, weights = recorded_run(tmp_path)
+    os.chdir(elsewhere)
+    resumed = parse(["--resume", str(run)])
+    assert (resumed.cache, resumed.teacher_weights, resumed.trial_timeout_s) == (str(cache), {"a": weights}, 900)
+    assert (resumed.workers, resumed.max_hours) == (None, None), "they are those of one session"
+    given = parse(["--resume", str(run), "--cache", "b", "--teacher-weights", "a=w", "--trial-timeout", "5"])
+    assert (given.cache, given.teacher_weights, given.trial_timeout_s) == ("b", {"a": Path("w")}, 5)
+    again = parse(["--resume", str(run), "--teacher-weights", "b=w"])
+    assert again.teacher_weights == {"a": weights, "b": Path("w")}
+
+
+def test_what_a_search_recorded_and_is_gone_falls_back_with_a_line(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(elsewhere / "user"))
+    run, cache, weights = recorded_run(tmp_path)
+    assert recorded_sources(run, None, {}) == (cache, {"a": weights})
+    assert recorded_sources(run, "b", {"a": Path("w")}) == (Path("b"), {"a": Path("w")})
+    assert capsys.readouterr().err == ""
+    cache.rmdir()
+    weights.unlink()
+    assert recorded_sources(run, None, {}) == (elsewhere / "user", {})
+    first, second = capsys.readouterr().err.splitlines()
+    assert str(cache) in first
+    assert str(elsewhere / "user") in first
+    assert str(weights) in second
+    (run / FILE_NAME).unlink()
+    assert recorded_sources(run, None, {}) == (elsewhere / "user", {})
+
+
+def test_a_cache_of_the_environment_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BACKBONE_NAS_CACHE", raising=False)
+    command = SearchCommand(search_config(), tmp_path)
+    assert "cache" not in run_table(command)
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
+    assert run_table(command)["cache"] == str(tmp_path)
 
 
 def test_every_run_setting_has_a_key() -> None:
