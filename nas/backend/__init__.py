@@ -1,8 +1,8 @@
 """Execute trials: on workers of Ray, in a pool of local processes, or on a simulated clock.
 
-`ray_tune` runs a study, with `cluster`, `watchdog`, `worker` and `worker_spec`; these are the only modules that know
-ray. Ray reads its environment variables when it is imported, so they are set here, for this process and for the nodes
-that it starts.
+`ray_tune` runs a study, with `ray_session`, `cluster`, `watchdog`, `worker` and `worker_spec`; these are the only
+modules that know ray. Ray reads its environment variables when it is imported, so they are set here, for this process
+and for the nodes that it starts.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.analysis.run_files import WEIGHTS
 from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
+from nas.scratch import scratch_folder
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
 
@@ -135,11 +135,11 @@ class TrainingPool:
         """
         waiting, slots = list(jobs), list(range(self._workers))
         running: list[_RunningJob] = []
-        with tempfile.TemporaryDirectory(prefix="backbone-nas-") as scratch:
+        with scratch_folder("nas-pool-") as scratch:
             try:
                 while waiting or running:
                     while waiting and slots:
-                        meeting_point = Path(scratch) / f"job-{len(waiting)}"
+                        meeting_point = scratch / f"job-{len(waiting)}"
                         running.append(self._start(waiting.pop(0), slots.pop(0), meeting_point))
                     ready = wait([source for job in running for source in job.sources])
                     for job in [job for job in running if not job.sources.isdisjoint(ready)]:

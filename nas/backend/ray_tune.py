@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -23,15 +19,13 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
-from ray._private import services
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from nas.backend import WORKER_ENVIRONMENT
-from nas.backend.cluster import Announce, ClusterError, DeviceMismatchError, NodeSlots, head_watchdog
-from nas.backend.pool import MALLOC_SETTINGS
+from nas.backend.cluster import Announce, DeviceMismatchError, NodeSlots, head_watchdog
+from nas.backend.ray_session import head_address, joined_ray, local_ray
 from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
@@ -43,7 +37,6 @@ from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 
 _IDLE_S = 0.05  # pause of a driver that only waits for other drivers: Tune asks for trials without a pause
-_OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 
 _LOG = logging.getLogger(__name__)
 
@@ -254,14 +247,15 @@ def open_cluster(
     """
     if address is None:
         _check_device(study_device, json.loads(spec.config)["device"])
-        with _local_ray(spec, workers or 1) as scratch:
-            yield RayCluster(replace(spec, scratch=scratch), LocalSlots(workers or 1), _head_address())
+        number = workers or 1
+        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks)) as scratch:
+            yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address())
         return
     with (
-        _joined_ray(address, Path(spec.checkpoint_dir).parent) as scratch,
+        joined_ray(address, Path(spec.checkpoint_dir).parent, announce) as scratch,
         NodeSlots(spec, study_device, workers, announce) as slots,
     ):
-        yield RayCluster(replace(spec, scratch=scratch), slots, _head_address())
+        yield RayCluster(replace(spec, scratch=scratch), slots, head_address())
 
 
 def run_study(
@@ -289,71 +283,6 @@ def run_study(
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
-
-
-@contextmanager
-def _local_ray(spec: WorkerSpec, workers: int) -> Iterator[str]:
-    """Start Ray on the loopback interface of this machine; yield a scratch folder."""
-    # The paths of Ray's sockets must have fewer than 107 characters: a run folder may be too deep in a home.
-    with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
-        try:
-            _init_ray(
-                address="local",
-                num_cpus=workers * (1 if spec.ranks == 1 else 1 + spec.ranks),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                runtime_env={"env_vars": MALLOC_SETTINGS},
-                _node_ip_address="127.0.0.1",
-                _temp_dir=scratch,
-            )
-            yield scratch
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def _joined_ray(address: str, run_dir: Path) -> Iterator[str]:
-    """Join a running cluster; yield a scratch folder that all nodes see."""
-    with tempfile.TemporaryDirectory(prefix=".ray-", dir=run_dir) as scratch:
-        try:
-            if address != "auto":
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
-            _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
-        try:
-            yield scratch
-        finally:
-            ray.shutdown()
-
-
-def cluster_resources(address: str, folder: Path) -> tuple[int, float, float]:
-    """Join a running cluster, and return the number of its living nodes, their CPUs and their GPUs.
-
-    Args:
-        address: "auto" or HOST:PORT.
-        folder: Folder for temporary files.
-
-    Raises:
-        ClusterError: The cluster cannot be joined.
-    """
-    with _joined_ray(address, folder):
-        living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return len(living), *(sum(resources.get(kind, 0.0) for resources in living) for kind in ("CPU", "GPU"))
-
-
-def _init_ray(**settings: Any) -> None:
-    # Ray replaces a loopback address by the machine's own and would listen to the network.
-    services.resolve_ip_for_localhost = lambda host: host
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    if threading.current_thread() is threading.main_thread():  # in another one Ray installs none, and we cannot
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
-
-
-def _head_address() -> str:
-    return str(ray.get_runtime_context().gcs_address)
 
 
 def _check_device(study_device: str | None, device: str) -> None:

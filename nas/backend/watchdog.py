@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import signal
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from nas.study.failures import Failure, time_limit_s
 _CHECK_EVERY_S = 1.0
 _MAX_STAGE_SECONDS = 99  # earlier trials whose seconds are kept for each stage
 _MAX_REASON_CHARACTERS = 300
+_COLOR = re.compile(r"\x1b\[[\d;]*m")
+_TASK_ERROR = "ray::"  # begins the text of an exception that a worker has raised, and not that of a dead worker
 _LOG = logging.getLogger(__name__)
 
 
@@ -96,16 +98,29 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         running = self._running.get(trial.trial_id)
         if running is not None and running.hang:
             return Failure.HANG, running.hang
-        error = _load_error(trial)
-        if isinstance(error, ray.exceptions.RayTaskError):
-            return Failure.ERROR, _one_line(str(error.cause or error))
-        return Failure.LOST_WORKER, f"the worker process died: {_death_reason(error)}"
+        text = _error_text(trial)
+        if text.startswith(_TASK_ERROR):
+            return Failure.ERROR, _exception(text)
+        return Failure.LOST_WORKER, f"the worker process died: {_death_reason(text)}"
 
 
-def _load_error(trial: Any) -> Exception | None:
-    """Return the error that Tune keeps in its scratch folder; None for a trial that ended before it began."""
-    file = trial.pickled_error_file
-    return pickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
+def _error_text(trial: Any) -> str:
+    """Return the text of the error that Tune keeps in its scratch folder; "" for a trial that ended before it began.
+
+    Tune also keeps the exception itself, pickled: nothing that lies in a folder is unpickled here.
+    """
+    file = trial.error_file
+    if not file or not Path(file).exists():
+        return ""
+    text = _COLOR.sub("", Path(file).read_text(errors="replace"))
+    return text.partition("\n")[2].strip()  # the first line counts the failures
+
+
+def _exception(traceback: str) -> str:
+    """Return the exception at the end of a traceback, with its message, in one line."""
+    _, _, below_last_frame = traceback.rpartition('\n  File "')
+    lines = below_last_frame.splitlines()[1:]
+    return _one_line(" ".join(dropwhile(lambda line: line.startswith(" "), lines)) or traceback)
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
@@ -120,9 +135,9 @@ def _kill_worker(actor: str) -> None:
     _kill_process.options(scheduling_strategy=strategy).remote(state["Pid"])
 
 
-def _death_reason(error: Exception | None) -> str:
+def _death_reason(error: str) -> str:
     """Return Ray's reason without its advice."""
-    text = _one_line(str(error or "Ray gives no reason"))
+    text = _one_line(error or "Ray gives no reason")
     match = re.search(r"(?:The actor is dead because|Worker exit detail:|is unavailable:) (.*?)(?:\. |$)", text)
     return match[1] if match else text
 

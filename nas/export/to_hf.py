@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
@@ -31,6 +30,7 @@ from nas.distill.folded_heads import describe
 from nas.export import ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
+from nas.scratch import scratch_folder
 
 MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # in this project, in the folder
 OUR_PACKAGES = ("search_space", "backbones", "nas")
@@ -120,7 +120,7 @@ def _state(source: ExportSource) -> dict[str, Tensor]:
 def _check(source: ExportSource, folder: Path) -> float:
     px = source.image_px
     images = torch.rand(2, 3, px, px, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory(prefix="backbone-nas-") as scratch:
+    with scratch_folder("nas-export-") as scratch:
         save_file({"images": images}, f"{scratch}/images")
         words = [sys.executable, "-c", _CHECK, str(folder.resolve()), f"{scratch}/images", f"{scratch}/out"]
         settings = {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}

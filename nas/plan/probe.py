@@ -10,7 +10,6 @@ them. The formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from nas.measure.device_lock import measuring
 from nas.measure.service import MeasurementService
 from nas.plan.forecast import TrialTimes, study_info
 from nas.samplers import make_sampler
+from nas.scratch import scratch_folder
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
@@ -313,9 +313,9 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     asks: list[float] = []
     tells: list[float] = []
     rng = random.Random(config.seed)
-    with tempfile.TemporaryDirectory(prefix="nas-plan-") as folder:
+    with scratch_folder("nas-plan-") as folder:
         sampler = make_sampler(config, SPACES[config.space], objectives)
-        loop = StudyLoop(Store.create(Path(folder) / "study", study_info(small, objectives), sampler))
+        loop = StudyLoop(Store.create(folder / "study", study_info(small, objectives), sampler))
         end = time.perf_counter() + DRIVER_PROBE_S
         while not loop.finished and (len(asks) < MIN_TRIALS or time.perf_counter() < end):
             began = time.perf_counter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ from nas.replay.nasbench201 import Array, PublishedTable, load_table
 from nas.replay.plots import draw
 from nas.replay.published_study import ReplayJob, quantiles, run_job
 from nas.replay.tables import show
+from nas.scratch import scratch_folder
 from nas.study.config import ConfigError
 from reports.page import build_report
 
@@ -37,8 +37,8 @@ def replay(settings: ReplaySettings, command: str) -> int:
     if (run_dir / "study.db").exists():
         raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
     log_to(run_dir, "replay", command)
-    with tempfile.TemporaryDirectory(prefix="nas-replay-") as scratch:
-        jobs = _jobs(settings, run_dir, Path(scratch), command)
+    with scratch_folder("nas-replay-") as scratch:
+        jobs = _jobs(settings, run_dir, scratch, command)
         results = _run_all(jobs, console)
     curves = {name: [results[job][0] for job in jobs if job.sampler == name] for name in settings.samplers}
     trained = {

@@ -62,7 +62,8 @@ _DATA_HELP = (
 LIMITS_HELP = "An architecture that breaks a limit is never trained."
 _ADDRESS_HELP = (
     "address of a running Ray cluster, or auto: its nodes run the trials. They need the run folder and the cache under "
-    "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start (default: this machine alone)"
+    "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start, and on a shared network with "
+    "RAY_AUTH_MODE=token, which this command then needs too (default: this machine alone)"
 )
 _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "

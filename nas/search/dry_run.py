@@ -173,7 +173,7 @@ def _database(command: SearchCommand) -> str:
 
 
 def _cluster(command: SearchCommand) -> str:
-    from nas.backend.ray_tune import cluster_resources
+    from nas.backend.ray_session import cluster_resources
 
     with tempfile.TemporaryDirectory() as folder:
         nodes, cpus, gpus = cluster_resources(str(command.address), Path(folder))

@@ -80,6 +80,9 @@ def end_search(
     """
     _store_time_spent(loop, workers, teacher_seconds)
     announce(_ending_line(loop, ending, command_s), _LOG, console)
+    for trial in loop.trials.values():
+        if trial.baseline and trial.state in (TrialState.FAILED, TrialState.INFEASIBLE):
+            announce(f"the baseline {trial.baseline} has no result: {trial.reason}", _LOG, console, logging.WARNING)
     if not loop.trials:
         return
     if ending is not None:

@@ -10,14 +10,15 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
@@ -45,6 +46,7 @@ from search_space import SPACES, preset
 if TYPE_CHECKING:
     from nas.cache import Targets
 
+_CLAIM = ".search.lock"  # in the run folder, held by the process that begins the study
 _LOG = logging.getLogger(__name__)
 Announce = Callable[[str], None]
 
@@ -62,12 +64,38 @@ def search(command: SearchCommand, console: Console) -> int:
 
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
-        StoreError: The study cannot be created, resumed or written.
+        StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row.
     """
-    with linked_as_latest(command.run, holds_study):
+    with _claimed(command), linked_as_latest(command.run, holds_study):
         _search(command, console)
     return 0
+
+
+@contextmanager
+def _claimed(command: SearchCommand) -> Iterator[None]:
+    """Keep the folder of a new study for this process; StoreError where another search has it.
+
+    A study exists only after its teachers have run: without a claim, the second of two searches that start together
+    would be refused after all that work.
+    """
+    if command.resume:
+        yield
+        return
+    path = command.run / _CLAIM
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(
+            f"--run: another search is starting in {command.run}; choose another folder, or help it with "
+            f"--resume {command.run} once it trains"
+        ) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _search(command: SearchCommand, console: Console) -> None:

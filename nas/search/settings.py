@@ -283,15 +283,31 @@ def _run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
     from nas.storage.store import Store, StoreError
 
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    run_dir = Path(options.get("run", f"runs/{stamp}-{config.sampler}-s{config.seed}"))
+    default = Path(f"runs/{stamp}-{config.sampler}-s{config.seed}")
+    run_dir = Path(options.get("run", default))
     if options.get("dry_run"):
         return run_dir
     Store.check_free(run_dir, options.get("storage"))
     try:
+        if "run" not in options:
+            return _new_folder(default)
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--run: cannot write {str(run_dir)!r}: {error.strerror}") from error
     return run_dir
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder that no other search has: searches that start in the same second get the same default name."""
+    folder, number = path, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+        else:
+            return folder
 
 
 def _defaults(options: Mapping[str, Any]) -> SearchConfig:

@@ -1,7 +1,9 @@
 """Failures of trials, and the decision whether a failed trial runs again. Pure.
 
-A trial runs at most twice, and the second time only if the outcome can differ: after a lost worker it continues from
-its checkpoint, and memory that other processes used may be free. A loss that was NaN would be NaN again.
+A candidate runs at most twice, and the second time only if the outcome can differ: after a lost worker it continues
+from its checkpoint, and memory that other processes used may be free. A loss that was NaN would be NaN again. The
+sampler replaces a failed candidate, but nothing replaces a baseline or the reference: they run until they stand, and
+after many runs the search ends and says why.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ _MEDIANS_TO_HANG = 10.0
 _MIN_LIMIT_S = 600.0
 _MIN_STAGES = 5  # earlier stages that a median needs
 _MAX_TRIES = 2
+_MAX_TRIES_REQUIRED = 10  # a cause that ends a network as often is none that passes
 
 
 class Failure(StrEnum):
@@ -37,17 +40,28 @@ class RetryDecision(StrEnum):
 
     AGAIN = "again"  # from its checkpoint, if there is one
     FAILED = "failed"
-    END = "end"  # the search ends, because all trials would fail so; --resume continues the trial
+    END = "end"  # the search ends, because it cannot do without the trial; --resume continues the trial
 
 
+MET_BY_ALL = (Failure.FULL_DISK, Failure.DAMAGED_CACHE)  # every other trial would fail so too
 _RETRIED = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
 
 
-def decide_retry(failure: Failure | None, tries: int) -> RetryDecision:
-    """Decide what to do with a trial that has failed in its `tries`-th run."""
-    if failure in (Failure.FULL_DISK, Failure.DAMAGED_CACHE):
+def decide_retry(failure: Failure | None, tries: int, required: bool = False) -> RetryDecision:
+    """Decide what to do with a trial that has failed in its `tries`-th run.
+
+    Args:
+        failure: Why it failed.
+        tries: Its runs so far.
+        required: Whether the study needs its result: it is a baseline or the reference.
+    """
+    if failure in MET_BY_ALL:
         return RetryDecision.END
-    return RetryDecision.AGAIN if failure in _RETRIED and tries < _MAX_TRIES else RetryDecision.FAILED
+    if failure not in _RETRIED:
+        return RetryDecision.FAILED
+    if tries < (_MAX_TRIES_REQUIRED if required else _MAX_TRIES):
+        return RetryDecision.AGAIN
+    return RetryDecision.END if required else RetryDecision.FAILED
 
 
 def spoils_process(failure: Failure | None) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
-from nas.study.failures import Failure, RetryDecision, decide_retry
+from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.halving import should_continue
 from nas.study.objectives import unknown_before_training
 from nas.study.pareto import coordinates
@@ -250,10 +250,7 @@ class StudyLoop:
             if not self._continues(record):
                 reason = f"not among the best 1/{self.config.reduction_factor} at rung {record.rungs[-1].rung}"
                 record = replace(record, state=TrialState.STOPPED, reason=reason)
-        if (
-            record.state is TrialState.FAILED
-            and (decision := decide_retry(record.failure, record.tries)) is not RetryDecision.FAILED
-        ):
+        if record.state is TrialState.FAILED and (decision := self._decide_retry(record)) is not RetryDecision.FAILED:
             self._requeue(record, decision)
             return False
         if not self._store_record(record) or record.state is not TrialState.RUNNING:
@@ -317,10 +314,17 @@ class StudyLoop:
         self._session = closed
         self._store.unregister_driver()
 
+    def _decide_retry(self, record: TrialRecord) -> RetryDecision:
+        required = record.baseline is not None or record.scale == self.config.reference
+        return decide_retry(record.failure, record.tries, required)
+
     def _requeue(self, record: TrialRecord, decision: RetryDecision) -> None:
         """Let a failed trial run again: in this session, or in the next one if this one has to end."""
         if decision is RetryDecision.END:
             self.gave_up = record.reason
+            if record.failure not in MET_BY_ALL:
+                name = record.baseline or record.scale
+                self.gave_up = f"{name} is needed and failed in each of {record.tries} runs; the last: {record.reason}"
         again = replace(record, state=TrialState.RUNNING, tries=record.tries + (decision is RetryDecision.AGAIN))
         if self._store_record(again):
             self._running.discard(record.number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from nas.measure.runtimes.contract import arm_errors, encoder, import_optional
+from nas.scratch import scratch_folder
 
 INPUT = "images"
 
@@ -92,8 +92,8 @@ def exported(runtime: str, model: nn.Module, images: Tensor) -> Iterator[Path]:
     """
     for name in ("onnx", "onnxscript"):
         import_optional(name, "onnx")
-    with tempfile.TemporaryDirectory(prefix="backbone-nas-") as folder:
-        path = Path(folder) / "network.onnx"
+    with scratch_folder("nas-onnx-") as folder:
+        path = folder / "network.onnx"
         with arm_errors(runtime, Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own code
             _write(model, images, path)

@@ -18,8 +18,20 @@ from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_
 
 
 @given(st.sampled_from(Failure), st.integers(1, 5))
-def test_no_trial_runs_a_third_time(failure: Failure, tries: int) -> None:
+def test_no_candidate_runs_a_third_time(failure: Failure, tries: int) -> None:
     assert not (tries >= 2 and decide_retry(failure, tries) is RetryDecision.AGAIN)
+
+
+@given(st.sampled_from(Failure), st.integers(1, 50))
+def test_a_required_network_fails_only_by_a_cause_that_another_run_would_meet_again(
+    failure: Failure, tries: int
+) -> None:
+    """Any other cause ends the search at last, which then says why; --resume runs the network again."""
+    decision = decide_retry(failure, tries, required=True)
+    if decide_retry(failure, 1) is RetryDecision.AGAIN:
+        assert decision is (RetryDecision.AGAIN if tries < 10 else RetryDecision.END)
+    else:
+        assert decision is decide_retry(failure, tries)
 
 
 def test_a_trial_runs_again_only_if_the_outcome_can_differ() -> None:

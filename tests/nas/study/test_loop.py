@@ -276,3 +276,34 @@ def test_all_interrupted_trials_start_at_once(tmp_path: Path) -> None:
     cut_off = [first.next_trial() for _ in range(3)]
     second = StudyLoop(reopen(tmp_path))
     assert [second.next_trial() for _ in range(4)] == [*cut_off, None]
+
+
+def killed_runs(loop: StudyLoop, number: int) -> int:
+    """Kill the worker of a trial in each of its runs until the loop starts it no more, and return the runs."""
+    for runs in range(99):
+        record = loop.next_trial()
+        if record is None or record.number != number:
+            return runs
+        loop.report_lost(number, Failure.LOST_WORKER, "the worker process died")
+    raise AssertionError("the search goes on for ever")
+
+
+@pytest.mark.parametrize("what", ["baseline", "reference"])
+def test_a_network_that_the_study_needs_runs_until_it_stands(tmp_path: Path, what: str) -> None:
+    """At last the search says why it cannot go on, and the next session runs the network again."""
+    needed = {"baselines": ("eradio_pico",)} if what == "baseline" else {"baselines": (), "scale": ("like_resnet18",)}
+    config = search_config(budget=2, reference="eradio_pico", **needed)
+    store = new_store(tmp_path, config)
+    loop = StudyLoop(store)
+    number = 0 if what == "baseline" else -1
+    assert killed_runs(loop, number) == 10
+    assert loop.finished
+    assert loop.gave_up
+    assert loop.gave_up.startswith("eradio_pico ")
+    loop.close({})
+    resumed = StudyLoop(reopen(tmp_path))
+    assert started(resumed).number == number
+    work(resumed, resumed.record(number))
+    drive(resumed)
+    assert resumed.gave_up is None
+    assert resumed.record(number).state in (TrialState.COMPLETE, TrialState.MEASURED)

@@ -1,0 +1,156 @@
+"""Start Ray on this machine, or join a cluster that somebody else runs.
+
+A Ray of our own is for this user and this machine alone: its folder has mode 0700, its processes know each other by a
+token, and it neither listens nor connects beyond the loopback interface. Left to itself, Ray opens its folder to all
+users, asks the metadata servers of three clouds where it runs, and connects to a public resolver to learn its address.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import services
+from ray._private.node import Node
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationMode,
+    AuthenticationTokenLoader,
+    Config,
+    get_authentication_mode,
+)
+
+from nas.backend import WORKER_ENVIRONMENT
+from nas.backend.cluster import Announce, ClusterError
+from nas.backend.pool import MALLOC_SETTINGS
+from nas.scratch import environment, guarded, scratch_folder
+
+_OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
+_LOCAL_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on all systems: without a cluster, an agent takes the loopback address
+}
+
+
+@contextmanager
+def local_ray(num_cpus: int) -> Iterator[str]:
+    """Start Ray on the loopback interface of this machine; yield a scratch folder.
+
+    Args:
+        num_cpus: CPUs that Ray counts, of which a trial takes one and each of its ranks another.
+    """
+    # The paths of Ray's sockets must have fewer than 107 characters: a run folder may be too deep in a home.
+    # Ray's agents outlive a killed driver by the minute in which they try to tell its head, so a guard ends them.
+    with scratch_folder("nas-ray-") as scratch, guarded(scratch), _token_authentication(), _without_api_server():
+        try:
+            _init_ray(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": MALLOC_SETTINGS},
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(scratch / "ray"),  # Ray gives it mode 0777, within a folder that nobody else can enter
+            )
+            yield str(scratch)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def joined_ray(address: str, folder: Path, announce: Announce = lambda line: None) -> Iterator[str]:
+    """Join a running cluster; yield a scratch folder that all nodes see.
+
+    Args:
+        address: "auto" or HOST:PORT.
+        folder: Takes the scratch folder; all nodes see it.
+        announce: Shows a line to the user.
+
+    Raises:
+        ClusterError: The cluster cannot be joined.
+    """
+    # The folder may be on a disk of several machines, and only a process of this one can be seen to be dead.
+    with scratch_folder(f".ray-{socket.gethostname()}-", folder) as scratch:
+        try:
+            if address != "auto":
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
+            _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {reason}") from error
+        try:
+            if get_authentication_mode() is AuthenticationMode.DISABLED:
+                announce(
+                    f"the Ray cluster at {address} runs what anybody sends who reaches its ports: keep it on a private "
+                    "network, or start its nodes and this command with RAY_AUTH_MODE=token"
+                )
+            yield str(scratch)
+        finally:
+            ray.shutdown()
+
+
+def cluster_resources(address: str, folder: Path) -> tuple[int, float, float]:
+    """Join a running cluster, and return the number of its living nodes, their CPUs and their GPUs.
+
+    Args:
+        address: "auto" or HOST:PORT.
+        folder: Folder for temporary files.
+
+    Raises:
+        ClusterError: The cluster cannot be joined.
+    """
+    with joined_ray(address, folder):
+        living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return len(living), *(sum(resources.get(kind, 0.0) for resources in living) for kind in ("CPU", "GPU"))
+
+
+def head_address() -> str:
+    """Return HOST:PORT of the head of the Ray that this process has started or joined."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _init_ray(**settings: Any) -> None:
+    # Ray replaces a loopback address by the machine's own and would listen to the network.
+    services.resolve_ip_for_localhost = lambda host: host
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    if threading.current_thread() is threading.main_thread():  # in another one Ray installs none, and we cannot
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
+
+
+@contextmanager
+def _token_authentication() -> Iterator[None]:
+    """Let this process and those that it starts accept only messages with a token that they alone have.
+
+    The token is in their environment, which other users cannot read; Ray's own file of it would be readable for all.
+    """
+    with ExitStack() as stack:
+        stack.callback(_reload_authentication)
+        stack.enter_context(environment(_LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
+        _reload_authentication()
+        yield
+
+
+def _reload_authentication() -> None:
+    """Let Ray read its settings of authentication again, which it keeps from the first session of a process."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _without_api_server() -> Iterator[None]:
+    """Start no API server of Ray in the body: without a dashboard it serves nothing, and calls metadata servers."""
+    start = Node.start_api_server
+    Node.start_api_server = lambda *arguments, **settings: None
+    try:
+        yield
+    finally:
+        Node.start_api_server = start

@@ -1,0 +1,107 @@
+"""The Ray that a search starts is for its user alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray._raylet import AuthenticationMode, get_authentication_mode
+
+from nas.backend.ray_session import head_address, local_ray
+from nas.backend.watchdog import TrialWatchdog
+from nas.study.failures import Failure
+from tests.nas.backend.ray_nodes import environment
+
+pytestmark = pytest.mark.machine
+
+_ASK = "import sys; from ray._raylet import GcsClient; print(GcsClient(sys.argv[1]).internal_kv_keys(b'', None, 9))"
+
+
+@pytest.fixture(scope="module")
+def sessions() -> list[tuple[str, subprocess.CompletedProcess[str], Path, int, AuthenticationMode]]:
+    """Start Ray twice; return the token of each session, a stranger's question, its folder, its mode and Ray's mode."""
+    found = []
+    for _ in range(2):
+        with local_ray(1) as scratch:
+            assert ray.get(ray.remote(lambda: 1).remote()) == 1
+            words = [sys.executable, "-c", _ASK, head_address()]
+            asked = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=600)
+            mode = stat.S_IMODE(Path(scratch).stat().st_mode)
+            found.append((os.environ["RAY_AUTH_TOKEN"], asked, Path(scratch), mode, get_authentication_mode()))
+    return found
+
+
+Sessions = list[tuple[str, "subprocess.CompletedProcess[str]", Path, int, AuthenticationMode]]
+
+
+def test_nobody_without_the_token_of_a_session_is_answered(sessions: Sessions) -> None:
+    for token, asked, _, _, mode in sessions:
+        assert mode is AuthenticationMode.TOKEN
+        assert len(token) == 64
+        assert asked.returncode
+        assert "nauthenticated" in asked.stderr, asked.stderr
+    assert sessions[0][0] != sessions[1][0]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_nobody_else_enters_the_folder_of_a_session_and_it_is_removed(sessions: Sessions) -> None:
+    assert [mode for _, _, _, mode, _ in sessions] == [0o700] * 2
+    assert not any(folder.exists() for _, _, folder, _, _ in sessions)
+
+
+class _Pickled:
+    """An object whose pickle creates a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self._path,)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def loss(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A lost trial with the two files that Tune writes on an error, of which the pickle is hostile."""
+    import pickle
+
+    (tmp_path / "error.pkl").write_bytes(pickle.dumps(_Pickled(tmp_path / "ran")))
+    files = {"error_file": str(tmp_path / "error.txt"), "pickled_error_file": str(tmp_path / "error.pkl")}
+    yield SimpleNamespace(trial_id="t", **files)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "failure", "reason"),
+    [
+        (
+            "\x1b[36mray::ArchTrainable.train()\x1b[39m (pid=1)\n"
+            '  File "a.py", line 1, in f\n    g()\nValueError: at 3:\n  two lines',
+            Failure.ERROR,
+            "ValueError: at 3: two lines",
+        ),
+        (
+            "The actor died.\n\tclass_name: ArchTrainable\nThe actor is dead because its worker process has died. "
+            "Worker exit type: SYSTEM_ERROR Worker exit detail: Worker died by SIGKILL. More advice.",
+            Failure.LOST_WORKER,
+            "the worker process died: its worker process has died",
+        ),
+    ],
+)
+def test_the_reason_of_a_loss_is_read_and_not_unpickled(
+    loss: SimpleNamespace, text: str, failure: Failure, reason: str
+) -> None:
+    Path(loss.error_file).write_text(f"Failure # 1 (occurred at 2026-11-26)\n{text}\n")
+    assert TrialWatchdog(None).explain_loss(loss) == (failure, reason)
+
+
+def test_a_trial_that_ended_before_it_began_has_no_file(tmp_path: Path) -> None:
+    failure, reason = TrialWatchdog(None).explain_loss(SimpleNamespace(trial_id="t", error_file=None))
+    assert failure is Failure.LOST_WORKER
+    assert reason

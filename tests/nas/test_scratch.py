@@ -1,0 +1,91 @@
+"""Scratch folders are private, and nothing of a killed process stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.scratch import VARIABLE, guarded, scratch_folder
+from tests.nas.backend.processes import gone
+from tests.waiting import until
+
+# A process with a scratch folder and a child that ignores signals and its parent's death.
+_OWNER = """
+import signal, subprocess, sys
+from contextlib import nullcontext
+from pathlib import Path
+from nas.scratch import guarded, scratch_folder
+child = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+with scratch_folder("s-", Path(sys.argv[1])) as folder, guarded(folder) if sys.argv[2] == "guarded" else nullcontext():
+    process = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+    (folder / "content").write_text("x")
+    print(folder, process.pid, flush=True)
+    signal.pause()
+"""
+
+
+def start(parent: Path, guard: str) -> tuple[subprocess.Popen[str], Path, int]:
+    """Start a process that has a scratch folder; return it, the folder and its child."""
+    words = [sys.executable, "-c", _OWNER, str(parent), guard]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    folder, child = process.stdout.readline().split()
+    return process, Path(folder), int(child)
+
+
+def test_a_folder_is_of_this_user_alone_and_is_removed(tmp_path: Path) -> None:
+    with scratch_folder("s-", tmp_path) as folder:
+        assert folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert os.environ[VARIABLE] == str(folder)
+        (folder / "a").write_text("x")
+    assert not list(tmp_path.iterdir())
+    assert VARIABLE not in os.environ
+
+
+def test_the_next_process_sweeps_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    (killed, folder, child), (living, other, other_child) = start(tmp_path, "alone"), start(tmp_path, "alone")
+    killed.kill()
+    killed.wait()
+    assert not gone(child)
+    with scratch_folder("s-", tmp_path):
+        until(lambda: gone(child))
+        assert not folder.exists()
+        assert (other / "content").exists()
+        assert not gone(other_child), "its process lives"
+    living.kill()
+    living.wait()
+    os.kill(other_child, signal.SIGKILL)
+
+
+def test_a_stopped_child_of_a_killed_process_ends_by_the_guard(tmp_path: Path) -> None:
+    process, folder, child = start(tmp_path, "guarded")
+    os.kill(child, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    until(lambda: gone(child) and not folder.exists())
+
+
+def test_a_guard_ends_with_the_body_and_sweeps_nothing(tmp_path: Path) -> None:
+    with scratch_folder("s-", tmp_path) as folder:
+        with guarded(folder):
+            pass
+        assert folder.exists()
+
+
+@pytest.mark.parametrize("lock", ["none", "fifo"])
+def test_folders_of_others_stay(tmp_path: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a folder without a lock is swept, as of a process that has just begun, nor one of another user."""
+    (tmp_path / "s-other").mkdir()
+    if lock == "fifo":  # opening it would wait for ever
+        os.mkfifo(tmp_path / "s-other" / ".lock")
+        monkeypatch.setattr("nas.scratch.os.geteuid", lambda: 12345)
+    with scratch_folder("s-", tmp_path):
+        pass
+    assert (tmp_path / "s-other").exists()
