@@ -85,9 +85,12 @@ def joined_ray(address: str, folder: Path, announce: Announce = lambda line: Non
             _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {reason}") from error
+            hint = ""
+            if not _has_token() and type(error) in (ConnectionError, RuntimeError):  # it answers, but not to Ray
+                hint = "; if its nodes have RAY_AUTH_MODE=token, this command needs it and their token too"
+            raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {reason}{hint}") from error
         try:
-            if get_authentication_mode() is AuthenticationMode.DISABLED:
+            if not _has_token():
                 announce(
                     f"the Ray cluster at {address} runs what anybody sends who reaches its ports: keep it on a private "
                     "network, or start its nodes and this command with RAY_AUTH_MODE=token"
@@ -137,6 +140,11 @@ def _token_authentication() -> Iterator[None]:
         stack.enter_context(environment(_LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
         _reload_authentication()
         yield
+
+
+def _has_token() -> bool:
+    """Return whether this process shows a token to the processes of a Ray, and asks them for it."""
+    return bool(get_authentication_mode() is AuthenticationMode.TOKEN)
 
 
 def _reload_authentication() -> None:

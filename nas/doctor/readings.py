@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli import cpu_count, one_line
 from nas.files import check_writable, existing_folder
 from nas.measure.arms import Arm
+from nas.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -284,8 +285,8 @@ def read_ray() -> RayReading:
         OSError: A socket cannot be bound.
     """
     import_module("nas.backend.ray_tune")
-    with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
-        path = Path(scratch) / RAY_SOCKET
+    with scratch_folder("nas-ray-") as scratch:
+        path = scratch / RAY_SOCKET
         path.parent.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))

@@ -22,7 +22,7 @@ _START = (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
     "from ray.scripts.scripts import main; main()"
 )
-# Nodes and drivers share no token: the cluster is on the loopback interface.
+# By default nodes and drivers share no token: the cluster is on the loopback interface.
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -45,9 +45,14 @@ def descendants(ancestor: int) -> list[int]:
 
 
 class RayNodes:
-    """A cluster whose head starts at once; drivers connect to `address`. It ends with the block."""
+    """A cluster whose head starts at once; drivers connect to `address`. It ends with the block.
 
-    def __init__(self, cpus: int = 1) -> None:
+    Args:
+        cpus: CPUs of the head.
+        variables: Change the head's environment.
+    """
+
+    def __init__(self, cpus: int = 1, **variables: str) -> None:
         # Short: the paths of Ray's sockets have an upper limit.
         self._folder = tempfile.TemporaryDirectory(prefix="rn-", ignore_cleanup_errors=True)
         with socket.socket() as free:
@@ -56,7 +61,7 @@ class RayNodes:
         self.address = f"127.0.0.1:{port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
         temporary = f"--temp-dir={self._folder.name}/ray"
-        self.start(["--head", f"--port={port}", "--include-dashboard=false", temporary], cpus)
+        self.start(["--head", f"--port={port}", "--include-dashboard=false", temporary], cpus, variables=variables)
 
     def add(self, cpus: int = 1, before: Sequence[str] = (), **variables: str) -> subprocess.Popen[bytes]:
         """Start another node; `before` is a command that starts its command, `variables` change its environment."""

@@ -140,6 +140,17 @@ def test_a_cluster_without_suitable_nodes_is_refused_and_so_is_one_that_is_gone(
 
 
 @pytest.mark.slow
+def test_a_driver_without_the_token_of_a_cluster_is_told_what_it_needs(tmp_path: Path, targets: Targets) -> None:
+    with RayNodes(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64) as nodes:
+        process = driver(tmp_path / "run", targets, nodes.address, budget=1, steps=[10], made_up=True)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("error: --address: ")]
+    assert nodes.address in line
+    assert "RAY_AUTH_MODE=token" in line
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:
