@@ -218,7 +218,7 @@ def test_any_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samp
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MEMBERS)
 def test_more_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samples):
     check_members(tmp_path, samples)

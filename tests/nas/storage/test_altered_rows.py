@@ -176,7 +176,7 @@ def test_any_altered_value_is_used_or_refused_in_one_line(
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None, suppress_health_check=FIXTURES)
+@settings(max_examples=50, deadline=None, suppress_health_check=FIXTURES)
 @given(data=st.data())
 def test_any_altered_value_is_reported_or_refused_in_one_line(
     whole: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
