@@ -35,7 +35,8 @@ Specification = dict[str, Any]  # Vega-Lite
 INK, FAINT, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 TEXT_STYLE = {"labelColor": INK, "titleColor": INK, "labelFont": FONT, "titleFont": FONT, "titleFontWeight": 500}
-NARROW_PX = 420  # a phone: point labels would overlap, and a legend in one row would be cut off
+NARROW_PX = 420  # a phone
+WIDE_LABELS_PX = 640  # narrower charts have the labels that were placed for a phone
 FRONT_HEIGHT_PX = 420
 CURVE_HEIGHT_PX = 240
 SMALL_HEIGHT_PX = 170
@@ -120,7 +121,11 @@ def importance_charts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificat
 
 def _specification(chart: Any) -> Specification:
     return dict(
-        chart.properties(width="container", background="transparent", autosize={"type": "fit-x", "contains": "padding"})
+        chart.properties(
+            width="container",
+            background="transparent",
+            autosize={"type": "fit-x", "contains": "padding"},
+        )
         .configure(font=FONT, aria=False)  # the tables are the text alternative; thousands of labels are none
         .configure_view(stroke=None)
         .configure_title(color=INK, font=FONT, fontSize=12, fontWeight=500, anchor="start", limit=260)
@@ -156,14 +161,9 @@ def _front_legend(data: FigureData) -> Any:
     return alt.Legend(
         title=None,
         orient="top",
-        columns=_columns(len(kinds)),
         symbolSize=70,
         values=alt.ExprRef(f"{SHOW_STOPPED} ? {json.dumps(kinds)} : {json.dumps(shown)}"),
     )
-
-
-def _columns(entries: int) -> Any:
-    return alt.ExprRef(f"width < {NARROW_PX} ? 2 : {entries}")
 
 
 def _tip(field: str, title: str, number_format: str | None = None) -> Any:
@@ -196,16 +196,18 @@ def _front_chart(data: FigureData) -> Any:
         .mark_line(interpolate="step-before", color=MARKS[FRONT].css, strokeWidth=1.5, opacity=0.8)
         .encode(x=x, y=y, order="order:O")
     )
-    labeled = trained.transform_filter("datum.label != ''")
+    labeled = alt.Chart(alt.NamedData(name="labels"))
     place = {
-        "align": alt.ExprRef("datum.right > 0 ? 'left' : 'right'"),
+        "align": alt.ExprRef("datum.right > 0 ? 'left' : datum.right < 0 ? 'right' : 'center'"),
+        "baseline": "middle",
         "dx": alt.ExprRef(f"{OFFSET_PX} * datum.right"),
-        "dy": alt.ExprRef(f"-{OFFSET_PX} * datum.above"),
+        "dy": alt.ExprRef("-datum.rise_px"),
         "fontSize": 11,
-        "opacity": _WIDE,
+        "opacity": alt.ExprRef(f"datum.narrow == (width < {WIDE_LABELS_PX}) ? 1 : 0"),
     }
     halo = labeled.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **place)
-    labels = [layer.encode(x=x, y=y, text="label:N") for layer in (halo, labeled.mark_text(color=INK, **place))]
+    labels = [layer.encode(x=x, y=y, text="text:N") for layer in (halo, labeled.mark_text(color=INK, **place))]
+    ring = trained.transform_filter(f"datum.number == {-1 if data.recommended is None else data.recommended}")
     picked = alt.Chart(alt.NamedData(name="picked")).mark_point(size=260, strokeWidth=2.5, color=INK, filled=False)
     layers = [
         *_scale_rules(data, x),
@@ -214,8 +216,9 @@ def _front_chart(data: FigureData) -> Any:
         labels[0],
         never_trained,
         *_front_marks(data, trained, x, y),
+        ring.mark_point(size=200, strokeWidth=1.8, color=MARKS[FRONT].css, filled=False).encode(x=x, y=y),
         labels[1],
-        *_front_directions(data, x, y),
+        _front_direction(data, x, y),
         picked.encode(x=x, y=y),
     ]
     chart = alt.layer(*layers).add_params(alt.param(name=SHOW_STOPPED, value=False))
@@ -303,26 +306,20 @@ def _front_tooltip(data: FigureData) -> list[Any]:
     ]
 
 
-def _front_directions(data: FigureData, x: Any, y: Any) -> list[Any]:
-    """Mark the direction of improvement, and the hypervolume's reference point where it is in range."""
+def _front_direction(data: FigureData, x: Any, y: Any) -> Any:
+    """Mark the direction of improvement."""
     corner = {"ratio": data.ratio_range[1], "score": data.score_range[1], "text": "better ↗"}
     better = alt.Chart(alt.Data(values=[corner])).mark_text(
         align="right", dx=-8, dy=14, color=FAINT, fontStyle="italic"
     )
-    layers = [better.encode(x=x, y=y, text="text:N")]
-    if data.reference_inside:
-        point = {"ratio": data.throughput.reference, "score": data.score.reference, "text": "reference point"}
-        chart = alt.Chart(alt.Data(values=[point]))
-        layers.append(chart.mark_point(shape="square", size=50, color=FAINT, filled=False).encode(x=x, y=y))
-        layers.append(chart.mark_text(align="left", dx=8, dy=-8, color=FAINT).encode(x=x, y=y, text="text:N"))
-    return layers
+    return better.encode(x=x, y=y, text="text:N")
 
 
 def _teacher_chart(data: FigureData) -> Any:
     """Draw the explained variance by teacher and head for the front and the baselines, best model first."""
     names = list(dict.fromkeys(row[0] for row in data.teachers))
     teachers = list(dict.fromkeys(row[1] for row in data.teachers))
-    legend = alt.Legend(title=None, orient="top", columns=_columns(len(teachers)))
+    legend = alt.Legend(title=None, orient="top")
     colors = [SERIES[i % len(SERIES)][0] for i in range(len(teachers))]
     x_title = "explained variance of the teacher's features"
     return (
@@ -414,7 +411,6 @@ def _score_curves_chart(data: FigureData) -> Any:
     legend = alt.Legend(
         title=None,
         orient="top",
-        columns=_columns(len(kinds)),
         symbolType="stroke",
         symbolOpacity=1,
         symbolStrokeWidth=2,
@@ -442,7 +438,7 @@ def _timeline_chart(data: FigureData) -> Any:
         .transform_calculate(begin=f"datum.begin_s / {size}", end=f"datum.end_s / {size}", row="datum.lane + 1")
         .mark_bar(height={"band": 0.8})
     )
-    legend = alt.Legend(title=None, orient="top", columns=_columns(len(kinds)))
+    legend = alt.Legend(title=None, orient="top")
     return bars.encode(
         x=alt.X("begin:Q", title=f"{unit} since the study began", axis=alt.Axis(labelOverlap=True)),
         x2="end:Q",

@@ -10,7 +10,7 @@ from typing import Any
 from nas.study.metrics import metric_label
 from nas.study.records import Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
 from reports.formatting import brief
-from reports.label_sides import label_sides
+from reports.label_sides import label_rise, label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
 from reports.statistics import PUBLISHED
@@ -27,6 +27,7 @@ MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page 
 MAX_CURVES = 1000  # learning curves of candidates that are not on the front
 SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show models measured for scale
 CHART_PX = 820, 370  # inside the axes, on a desktop
+NARROW_CHART_PX = 280  # likewise on a phone
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,19 @@ class CandidatePoint:
     rung: int | None
     label: str
     third: float | None = None  # value of a third objective, where the study has one
-    right: int = 1  # side of the label: 1 is right of the point, -1 left of it
-    above: int = 1  # 1 is above the point, -1 below it
+
+
+@dataclass(frozen=True)
+class PointLabel:
+    """The label of one point, at the side where it has room in a wide or in a narrow chart."""
+
+    number: int
+    text: str
+    ratio: float
+    score: float
+    right: int  # 1 is right of the point, -1 left of it, 0 centered
+    rise_px: int  # from the point up to the middle of the label
+    narrow: bool
 
 
 @dataclass(frozen=True)
@@ -109,13 +121,14 @@ class FigureData:
     score: Objective
     throughput: Objective
     points: tuple[CandidatePoint, ...]
+    labels: tuple[PointLabel, ...]
+    recommended: int | None  # number of the trial
     staircase: tuple[tuple[float, float], ...]  # `attainment_line` of (ratio, score)
     score_range: tuple[float, float]  # without the early-stopped candidates
     score_range_of_all: tuple[float, float]
     ratio_range: tuple[float, float]
     throughput_title: str  # with what was measured, and where
     scale: tuple[ScaleModel, ...]
-    reference_inside: bool  # whether the ranges hold the hypervolume's reference point
     curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
     baseline_hypervolume: float
     time_spent: tuple[tuple[str, float], ...]  # (purpose, seconds), largest first
@@ -143,6 +156,7 @@ class FigureData:
         """Return the named data sets of the interactive charts."""
         return {
             "points": [asdict(p) for p in self.points],
+            "labels": [asdict(label) for label in self.labels],
             "picked": [],  # filled by the page's script
             "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
             "scale": [{"name": s.name, "ratio": s.ratio} for s in self.scale if s.inside],
@@ -192,30 +206,32 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         (p for t in study.trials if (p := _point(t, front, third)) is not None),
         key=lambda p: DRAWING_ORDER.index(p.kind),
     )
-    reference = (throughput.reference, score.reference)
     ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
     scale = _scale_models(study, [p.ratio for p in points])
     ratios = [*(p.ratio for p in points), *ends, *(s.ratio for s in scale if s.inside)]
-    ratio_range, has_ratio = axis_range(ratios, reference[0], log=throughput.log)
+    ratio_range = axis_range(ratios, throughput.log)
     of_all = [p.score for p in points if p.score is not None]
     comparable = [p.score for p in points if p.score is not None and p.kind != STOPPED]
-    score_range, has_score = axis_range(comparable or of_all, reference[1])
-    reference_inside = two_axes and has_ratio and has_score
-    if not reference_inside:  # then neither axis is extended for it
-        ratio_range, score_range = axis_range(ratios, None, throughput.log)[0], axis_range(comparable or of_all)[0]
-    corner = max(reference[0], ratio_range[0]), max(reference[1], score_range[0])
-    staircase = attainment_line(summary.front if two_axes else (), *corner)
+    score_range = axis_range(comparable or of_all)
+    staircase = attainment_line(summary.front if two_axes else (), ratio_range[0], score_range[0])
+    recommended = summary.recommendation.trial.number if summary.recommendation else None
+    labels = [
+        label
+        for width_px in (CHART_PX[0], NARROW_CHART_PX)
+        for label in _placed_labels(points, recommended, staircase, (ratio_range, score_range), width_px)
+    ]
     return FigureData(
         score=score,
         throughput=throughput,
-        points=_with_placed_labels(points, staircase, ratio_range, score_range),
+        points=tuple(points),
+        labels=tuple(labels),
+        recommended=recommended,
         staircase=staircase,
         score_range=score_range,
-        score_range_of_all=axis_range(of_all, reference[1] if reference_inside else None)[0],
+        score_range_of_all=axis_range(of_all),
         ratio_range=ratio_range,
         throughput_title=throughput_title(study),
         scale=scale,
-        reference_inside=reference_inside,
         curve=tuple((c.evaluations, c.seconds, c.hypervolume) for c in summary.curve),
         baseline_hypervolume=summary.baseline_hypervolume,
         time_spent=tuple((brief(row.purpose, 100), row.seconds) for row in summary.time_spent),
@@ -250,25 +266,15 @@ def _scale_models(study: StudyRecord, ratios: Sequence[float]) -> tuple[ScaleMod
     return tuple(sorted(models, key=lambda model: -model.ratio))
 
 
-def axis_range(
-    values: Sequence[float], reference: float | None = None, log: bool = False
-) -> tuple[tuple[float, float], bool]:
-    """Return an axis range with a margin, and whether it holds the reference point.
-
-    A reference further away than the span of the values is left outside.
-    """
+def axis_range(values: Sequence[float], log: bool = False) -> tuple[float, float]:
+    """Return the range of an axis: that of the values with a margin."""
     if log:
-        places = [math.log2(v) for v in values]
-        (low, high), inside = axis_range(places, None if reference is None else math.log2(reference))
-        return (2**low, 2**high), inside
-    low = min(values, default=reference or 0.0)
+        low, high = axis_range([math.log2(v) for v in values])
+        return 2**low, 2**high
+    low = min(values, default=0.0)
     high = max(values, default=low + 1)
-    span = max(high - low, 0.05)
-    inside = reference is not None and low - span <= reference <= high + span
-    if reference is not None and inside:
-        low, high = min(low, reference), max(high, reference)
     margin = 0.06 * max(high - low, 0.05)
-    return (low - margin, high + margin), inside
+    return low - margin, high + margin
 
 
 def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) -> tuple[tuple[float, float], ...]:
@@ -283,14 +289,19 @@ def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) ->
     return (start, *points, end)
 
 
-def _with_placed_labels(
+def _placed_labels(
     points: Sequence[CandidatePoint],
+    recommended: int | None,
     staircase: Sequence[tuple[float, float]],
-    ratios: tuple[float, float],
-    scores: tuple[float, float],
-) -> tuple[CandidatePoint, ...]:
-    """Place the labels: those of the baselines first, then both ends of the front; remove those without a free side."""
-    across, up = CHART_PX[0] / math.log2(ratios[1] / ratios[0]), CHART_PX[1] / (scores[1] - scores[0])
+    ranges: tuple[tuple[float, float], tuple[float, float]],
+    width_px: int,
+) -> list[PointLabel]:
+    """Place the labels that have room in a chart of `width_px`.
+
+    The recommended candidate comes first, then the baselines and both ends of the front, whose labels may cover points.
+    """
+    ratios, scores = ranges
+    across, up = width_px / math.log2(ratios[1] / ratios[0]), CHART_PX[1] / (scores[1] - scores[0])
 
     def place(ratio: float, score: float) -> tuple[float, float]:
         return across * math.log2(ratio / ratios[0]), up * (score - scores[0])
@@ -299,16 +310,23 @@ def _with_placed_labels(
         return place(p.ratio, p.score or 0.0)
 
     front = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
-    ends_first = [*front[:1], *front[-1:], *front[1:-1]]
-    labeled = [p for p in (*(p for p in points if p.kind == BASELINE), *ends_first) if p.label]
+    best = [p for p in points if p.number == recommended]
+    important = [*best, *(p for p in points if p.kind == BASELINE), *front[:1], *front[-1:]]
+    texts = {p.number: p.label for p in (*important, *front) if p.label}  # in this order
+    texts |= {p.number: f"#{p.number} recommended" for p in best}
+    by_number = {p.number: p for p in points}
+    labeled = [(of(by_number[number]), text) for number, text in texts.items()]
     marks = [of(p) for p in points if p.score is not None and p.kind != STOPPED]
-    line = [place(*corner) for corner in staircase]
-    sides = label_sides([(of(p), p.label) for p in labeled], marks, line, CHART_PX[0])
-    placed = {
-        p.number: replace(p, label="") if side is None else replace(p, right=side[0], above=side[1])
-        for p, side in zip(labeled, sides, strict=True)
-    }
-    return tuple(placed.get(p.number, p) for p in points)
+    many = len({p.number for p in important if p.number in texts})
+    sides = label_sides(labeled, marks, [place(*corner) for corner in staircase], width_px, many)
+    narrow = width_px == NARROW_CHART_PX
+    return [
+        PointLabel(
+            number, text, by_number[number].ratio, by_number[number].score or 0.0, side[0], label_rise(side), narrow
+        )
+        for (number, text), side in zip(texts.items(), sides, strict=True)
+        if side is not None
+    ]
 
 
 def _shortened(objective: Objective) -> Objective:

@@ -7,37 +7,43 @@ from itertools import pairwise
 
 Place = tuple[float, float]  # pixels to the right and upward
 Box = tuple[float, float, float, float]  # left, right, bottom, top in pixels
-Side = tuple[int, int]  # 1 or -1: right or left of the point, above or below it
+Side = tuple[int, int]  # 1, -1 or 0: right or left of the point, or centered; above or below it, or beside it
 
-SIDES: tuple[Side, ...] = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # the preferred one first
+SIDES: tuple[Side, ...] = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))  # the preferred first
 OFFSET_PX = 8  # from the point to the beginning of its label, on both axes
 LETTER_PX = 6.6, 13
-MARK_PX = 4  # half a point's width
+MARK_PX = 5  # half a point's width
 
 
 def label_sides(
-    labeled: Sequence[tuple[Place, str]], marks: Sequence[Place], line: Sequence[Place], width_px: float
+    labeled: Sequence[tuple[Place, str]],
+    marks: Sequence[Place],
+    line: Sequence[Place],
+    width_px: float,
+    important: int = 0,
 ) -> list[Side | None]:
-    """Return each label's side: where it covers no label before it, then least of the line, then the fewest points.
+    """Return each label's side: where it covers no label before it, and the fewest points and parts of the line.
 
     Args:
         labeled: place and label of each labeled point, the most important first.
         marks: places of all points.
         line: corners of the front's line, the slowest first. From each corner the line drops, then runs to the next.
         width_px: width of the chart; a side outside of it is the last choice.
+        important: labels at the beginning that may cover points where they have no free side; the others may not.
 
     Returns:
-        A side for each label; None where every side would cover a label before it.
+        A side for each label; None where every side would cover a label before it, or a point.
     """
     lines, points = _line_boxes(line), [(x - MARK_PX, x + MARK_PX, y - MARK_PX, y + MARK_PX) for x, y in marks]
     taken: list[Box] = []
     sides: list[Side | None] = []
-    for place, label in labeled:
+    for i, (place, label) in enumerate(labeled):
         boxes = {side: _label_box(place, label, side) for side in SIDES}
+        covered = {side: _overlapping(box, points) for side, box in boxes.items() if not _overlapping(box, taken)}
         costs = {
-            side: (not 0 <= box[0] <= box[1] <= width_px, _overlapping(box, lines), _overlapping(box, points))
-            for side, box in boxes.items()
-            if not _overlapping(box, taken)
+            side: (not 0 <= boxes[side][0] <= boxes[side][1] <= width_px, marked + _overlapping(boxes[side], lines))
+            for side, marked in covered.items()
+            if not marked or i < important
         }
         best = min(costs, key=lambda side: costs[side], default=None)
         sides.append(best)
@@ -54,9 +60,15 @@ def _line_boxes(corners: Sequence[Place]) -> list[Box]:
 
 
 def _label_box(place: Place, label: str, side: Side) -> Box:
-    near = place[0] + side[0] * OFFSET_PX
-    far, middle = near + side[0] * LETTER_PX[0] * len(label), place[1] + side[1] * OFFSET_PX
-    return min(near, far), max(near, far), middle - LETTER_PX[1] / 2, middle + LETTER_PX[1] / 2
+    width, right = LETTER_PX[0] * len(label), side[0]
+    left = place[0] + right * OFFSET_PX - width * (1 - right) / 2
+    middle = place[1] + label_rise(side)
+    return left, left + width, middle - LETTER_PX[1] / 2, middle + LETTER_PX[1] / 2
+
+
+def label_rise(side: Side) -> int:
+    """Return the pixels from a point up to the middle of its label; a centered label must clear the mark."""
+    return side[1] * (OFFSET_PX if side[0] else 2 * OFFSET_PX - 2)
 
 
 def _overlapping(box: Box, others: Sequence[Box]) -> int:

@@ -210,9 +210,6 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
             _draw_kind(axes, data.score_range[0], kind, of_kind, additions.baselines if kind == BASELINE else kind)
     _draw_retrained(axes, retrained, additions.retraining)
     _draw_scale(axes, data)
-    if data.reference_inside:
-        place = data.throughput.reference, data.score.reference
-        axes.plot(*place, "s", markerfacecolor="none", color="0.4", markersize=4, label="reference point")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
     axes.annotate("better ↗", (0.99, 0.98), **corner)

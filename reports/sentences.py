@@ -212,7 +212,11 @@ def _chance_sentence(metric: MetricSummary) -> str:
 
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
     """Explain the marks in the chart of the Pareto front."""
-    third = scale = diamonds = ""
+    third = scale = diamonds = ring = volume = ""
+    if any(p.number == data.recommended for p in data.points):
+        ring = " The ring marks the recommended one."
+    if data.staircase:
+        volume = f" The hypervolume is counted from the reference point ({_reference_point(info)}), outside the chart."
     if data.third:
         better = " (lower is better)" if data.third.minimize else ""
         third = f" The size of a mark shows its {brief(data.third.label)}{better}."
@@ -221,10 +225,11 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
     if any(model.inside for model in data.scale):
         scale = " Dotted vertical lines are the throughputs of known networks, measured and not distilled."
     return (
-        f"Each point is a candidate; bars are 95 % intervals of the relative throughput.{diamonds}{scale} "
+        f"Each point is a candidate; bars are 95 % intervals of the relative throughput.{ring}{diamonds}{scale} Labels "
+        "without room are left out: the table below has all names. "
         "Early-stopped candidates are hidden at first; they are drawn at the score of the rung they reached and cannot "
         "be compared with the others. Crosses at the bottom broke a hard limit or could not be measured, and were "
-        f"never trained.{third} Click a point to open its card."
+        f"never trained.{third}{volume} Click a point to open its card."
     )
 
 

@@ -29,9 +29,11 @@ datasets['score-curves'] = trials.filter(t => kinds.has(t.number) && t.rungs.len
 async function drawChart(name) {
   const place = byId(`chart-${name}`), picture = [...place.childNodes];
   const tooltip = (handler, event, item, value) => showTip(value && typeof value === 'object' ? Object.entries(value) : null, event.clientX, event.clientY);
+  // A legend whose columns follow the width would be cut off: Vega reserves its room before the width is known.
+  const config = narrow() ? { legend: { columns: 2 } } : {};
   try {
     // ast: vega-embed runs Vega's expression interpreter, which needs no unsafe-eval.
-    const result = await vegaEmbed(place, { ...charts[name], datasets }, { ast: true, actions: false, renderer: 'svg', defaultStyle: false, tooltip, mode: 'vega-lite' });
+    const result = await vegaEmbed(place, { ...charts[name], datasets }, { config, ast: true, actions: false, renderer: 'svg', defaultStyle: false, tooltip, mode: 'vega-lite' });
     place.dataset.live = '';
     for (const drawing of place.querySelectorAll('svg')) drawing.setAttribute('aria-hidden', 'true'); // the parent is the image, with its caption
     views[name] = result.view;
@@ -74,6 +76,7 @@ function startCharts() {
   listeners.shown.push(shown => {
     const numbers = new Set(shown.map(t => t.number));
     clearTimeout(refilling);
-    refilling = setTimeout(() => views.front && views.front.data('points', datasets.points.filter(p => numbers.has(p.number))).runAsync(), 60);
+    const kept = name => datasets[name].filter(p => numbers.has(p.number));
+    refilling = setTimeout(() => views.front && views.front.data('points', kept('points')).data('labels', kept('labels')).runAsync(), 60);
   });
 }

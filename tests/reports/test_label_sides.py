@@ -1,4 +1,8 @@
+from reports.figure_data import prepare
 from reports.label_sides import label_sides
+from reports.sentences import front_caption
+from reports.summary import summarize
+from tests.reports import synthetic
 
 
 def sides(*labeled, marks=(), line=()):
@@ -24,3 +28,36 @@ def test_a_label_that_covers_others_everywhere_is_removed():
         (-1, -1),
         None,
     ]
+
+
+def test_a_label_that_covers_a_point_on_every_side_is_removed_unless_it_is_important():
+    around = [(x, y) for x in range(20, 181, 8) for y in range(80, 121, 8) if (x, y) != (100, 104)]
+    labeled = [((100, 100), "a label")]
+    assert label_sides(labeled, around, (), 800) == [None]
+    assert label_sides(labeled, around, (), 800, important=1) != [None]
+
+
+def test_the_recommended_candidate_has_a_label_in_wide_and_narrow_charts():
+    study = synthetic.study(150, seed=3)
+    data = prepare(study, summarize(study))
+    texts = {
+        narrow: {label.number: label.text for label in data.labels if label.narrow is narrow}
+        for narrow in (False, True)
+    }
+    for labels in texts.values():
+        assert labels[data.recommended] == f"#{data.recommended} recommended"
+        assert set(synthetic.BASELINES) <= set(labels.values())
+    assert len(texts[True]) <= len(texts[False])
+
+
+def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
+    study = synthetic.study(150, seed=3)
+    summary = summarize(study)
+    data = prepare(study, summary)
+    scores = [s.score for s in (*summary.complete, *(b.scored for b in summary.baselines))]
+    span = max(scores) - min(scores)
+    assert min(scores) - 0.1 * span < data.score_range[0] < min(scores)
+    assert data.staircase[-1][1] == data.score_range[0]
+    caption = front_caption(study.info, data, summary)
+    assert f"distillation score {data.score.reference:g}" in caption
+    assert "The ring marks the recommended one" in caption
