@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 
 from nas.analysis.noise import DISTURBED
-from nas.study.records import Objective, StudyInfo, TrialRecord, TrialState
+from nas.analysis.selection import measuring_threads, without_threads
+from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from reports.figure_data import FigureData
-from reports.formatting import brief, plural
+from reports.formatting import brief, flat, plural
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import disturbance, disturbances, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
@@ -37,9 +37,31 @@ def score_definition(info: StudyInfo) -> str:
 
 
 def device(info: StudyInfo) -> str:
-    """Name the device of a search; a CPU's record ends in the threads that train, and fewer of them measure."""
+    """Name the device of a search, with the number of its CPUs where it is a CPU."""
     recorded = info.environment.get("device_name") or info.environment.get("device") or info.config.get("device")
-    return re.sub(r", (\d+) threads$", r", \1 training threads", brief(recorded or "unknown device"))
+    name, cpus = brief(recorded or "unknown device"), info.environment.get("cpus")
+    bare = without_threads(name)
+    return f"{bare}, {plural(cpus, 'CPU', 'CPUs')}" if bare != name and isinstance(cpus, int) else bare
+
+
+def environment_rows(info: StudyInfo) -> list[tuple[str, str]]:
+    """Return the recorded environment, each number of threads with what it is of."""
+    names = {"threads": "threads of PyTorch before a training or timing sets its own"}
+    return [(names.get(name, name), without_threads(value)) for name, value in flat(info.environment)]
+
+
+def threads(info: StudyInfo, measured: Measurement | None) -> str:
+    """Say how many trainings ran at a time, and how many threads a timed network has; "" where both are unknown.
+
+    Args:
+        info: description of the study.
+        measured: one of its measurements.
+    """
+    workers = info.sessions[-1].get("workers") if info.sessions else None
+    words = [f"{plural(workers, 'training', 'trainings')} at a time"] if isinstance(workers, int) else []
+    if measured and measuring_threads(measured):
+        words.append(measuring_threads(measured))
+    return "; ".join(words)
 
 
 def picture_words(info: StudyInfo) -> str:

@@ -87,10 +87,19 @@ def setting_words(m: Measurement) -> str:
 
     Records name the threads twice, with the CPU and with the runtime.
     """
-    device, runtime = _THREADS.sub("", m.device), _THREADS.sub("", m.arm)
+    words = (without_threads(m.device), without_threads(m.arm), measuring_threads(m), f"batch {m.batch}")
+    return "; ".join(filter(None, words))
+
+
+def measuring_threads(m: Measurement) -> str:
+    """Return the threads of a timed network, as "1 measuring thread"; "" where the record has none."""
     threads = _THREADS.search(m.arm)
-    words = [] if threads is None else [f"{threads[1]} measuring thread{'s' * (threads[1] != '1')}"]
-    return "; ".join((device, runtime, *words, f"batch {m.batch}"))
+    return "" if threads is None else f"{threads[1]} measuring thread{'s' * (threads[1] != '1')}"
+
+
+def without_threads(text: str) -> str:
+    """Return a recorded device or runtime without the threads at its end."""
+    return _THREADS.sub("", text)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import StudyRecord
-from reports.sentences import precision, progress
+from reports.sentences import device, environment_rows, precision, progress, threads
 from reports.statistics import SearchState, search_state
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -70,3 +70,20 @@ def test_the_time_of_an_open_session_is_that_of_its_trials():
     assert rows["teacher cache"].share < 0.5
     closed = summarize(StudyRecord(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
     assert {row.seconds for row in closed} == set(written.values())
+
+
+def test_every_number_of_threads_says_what_it_is_of():
+    study = synthetic.study(3)
+    environment = {"device": "cpu", "device_name": "AMD EPYC, 2 threads", "cpus": 2, "threads": 2}
+    session = {**OVER, "workers": 2}
+    recorded = synthetic.with_info(study, environment=environment, sessions=(session,)).info
+    measured = next(t.measurement for t in study.trials if t.measurement)
+    assert device(recorded) == "AMD EPYC, 2 CPUs"
+    assert threads(recorded, replace(measured, arm="fp32, eager, 1 thread")) == (
+        "2 trainings at a time; 1 measuring thread"
+    )
+    rows = dict(environment_rows(recorded))
+    assert "threads" not in rows
+    assert rows["device_name"] == "AMD EPYC"
+    gpu = synthetic.with_info(study, environment={"device_name": "NVIDIA A100", "cpus": 96}).info
+    assert device(gpu) == "NVIDIA A100"
