@@ -82,14 +82,15 @@ def test_comparison_with_the_best_baseline(name):
     strongest = max(fast, key=lambda t: (t.rungs[-1].score, t.measurement.ratio))
     (speed,) = [text for label, text in tiles.items() if label.startswith(f"throughput of {called(fastest)}")]
     (gain,) = [text for label, text in tiles.items() if label.startswith(f"score of {called(strongest)}")]
-    speedup, *interval = re.findall(r"[\d.]+", speed)
-    assert speedup == f"{fastest.measurement.ratio / best.measurement.ratio:.2f}"
+    interval = list(re.search(r"([\d.]+) to ([\d.]+)", speed).groups())
+    tie = float(interval[0]) <= 1 <= float(interval[1])
+    times = f"{fastest.measurement.ratio / best.measurement.ratio:.2f}×"
+    assert speed.startswith("no difference shown" if tie else times)
     assert gain.split()[0] == f"{strongest.rungs[-1].score - best.rungs[-1].score:+.3f}"
-    assert ("no difference shown" in speed) is (float(interval[0]) <= 1 <= float(interval[1]))
     for model in (fastest, strongest):
         m, b = model.measurement, best.measurement
         bounds = [f"{m.ratio_low / b.ratio_high:.2f}", f"{m.ratio_high / b.ratio_low:.2f}"]
-        assert f"{' to '.join(bounds)})" in words
+        assert re.search(rf"95 % interval (of their ratio, )?{' to '.join(bounds)}", words)
         assert called(model) in words.replace("Trial", "trial")
         assert model is not fastest or interval == bounds
     assert f"export RUN --trials {fastest.number} " in words
@@ -104,7 +105,9 @@ def test_table_of_the_front_and_the_baselines(name):
     for row, t in zip(rows, models, strict=True):
         m = t.measurement
         assert row["score"] == f"{t.rungs[-1].score:.3f}"
-        assert row[f"× {s.info.reference}, 95 % interval"] == f"{m.ratio:.3f} {m.ratio_low:.3f} to {m.ratio_high:.3f}"
+        mark = "A/A " if t.baseline == s.info.reference else ""
+        interval = f"{m.ratio_low:.3f} to {m.ratio_high:.3f}"
+        assert row[f"× {s.info.reference}, 95 % interval"] == f"{mark}{m.ratio:.3f} {interval}"
         assert row["images/s"] == f"{m.throughput_img_s:,.1f}"
         assert row["latency ms"] == f"{m.latency_ms:.2f}"
         assert row["params M"] == ("–" if t.params is None else f"{t.params / 1e6:.3f}")
