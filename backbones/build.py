@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import TypeVar
@@ -34,7 +35,7 @@ from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
-from backbones.memory import check_memory
+from backbones.memory import check_memory, count_parameters
 from search_space import ArchSpec, StageSpec
 
 DOWNSAMPLINGS = {"conv": conv_downsampling, "patch": patch_downsampling, "pool": pool_downsampling}
@@ -57,8 +58,33 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
     Raises:
         SpecError: The parameters do not fit into this machine's memory.
     """
-    if torch.get_default_device().type != "meta":
-        _check_size(spec)
+    check_size(spec)
+    return _build(spec, drop_path_rate)
+
+
+@cache
+def check_size(spec: ArchSpec) -> None:
+    """Raise SpecError for an architecture whose parameters do not fit into this machine's memory."""
+    check_memory(spec.arch_id, parameters_of(spec))
+
+
+def parameters_of(spec: ArchSpec) -> int:
+    """Return the number of an architecture's parameters, without memory for them.
+
+    Of each stage two blocks are built, on the meta device: further ones have as many parameters as the second.
+    """
+    with torch.device("meta"):  # not `skip_init`: another thread may be building a network that is used
+        one, two = (
+            _build(replace(spec, stages=tuple(replace(stage, depth=min(depth, stage.depth)) for stage in spec.stages)))
+            for depth in (1, 2)
+        )
+    params = count_parameters(one)
+    for stage, first, both in zip(spec.stages, one.stages, two.stages, strict=True):
+        params += (stage.depth - 1) * (count_parameters(both) - count_parameters(first))
+    return params
+
+
+def _build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
     widths = tuple(stage.width for stage in spec.stages)
     down = DOWNSAMPLINGS[spec.downsampling]
     rates = _drop_path_rates(spec, drop_path_rate)
@@ -74,11 +100,6 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         backbone.apply(_initialize)
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return backbone
-
-
-@cache
-def _check_size(spec: ArchSpec) -> None:
-    check_memory(spec.arch_id, lambda: build(spec))
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:

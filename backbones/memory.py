@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
 
-from backbones.skip_init import skip_init
 from search_space import SpecError
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -24,20 +22,20 @@ def memory_bytes() -> int:
     return min(limit for limit in limits if limit > 0)  # RLIM_INFINITY is -1
 
 
-def check_memory(name: str, make: Callable[[], nn.Module]) -> None:
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_memory(name: str, params: int) -> None:
     """Raise SpecError for a network whose parameters in fp32 fill more than half of the memory.
 
     Measuring and exporting keep a copy, training keeps gradients and averages.
 
     Args:
         name: What the message calls the network.
-        make: Builds the network; called on the meta device, which takes no memory.
+        params: Number of its parameters.
     """
-    try:
-        with skip_init():
-            params = sum(parameter.numel() for parameter in make().parameters())
-    except (RuntimeError, NotImplementedError):  # some networks of timm compute while they are built
-        return
     allowed = memory_bytes() / 2
     if 4 * params > allowed:
         raise SpecError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import timm
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from backbones.backbone import Features
 from backbones.folding import batch_norms_left, fold_batch_norms
-from backbones.memory import check_memory
+from backbones.memory import check_memory, count_parameters
 from search_space import SpecError
 
 
@@ -30,8 +32,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.model: Any
         check_name(name)
-        if torch.get_default_device().type != "meta":
-            check_memory(f"timm:{name}", lambda: create(name, num_classes=0))
+        _check_size(name)
         self.name = name
         self.model = create(name, num_classes=0)
         self.has_head = all(hasattr(self.model, method) for method in ("forward_intermediates", "get_classifier"))
@@ -110,6 +111,16 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
         raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
+
+
+@cache
+def _check_size(name: str) -> None:
+    """Raise SpecError for a network whose parameters do not fit into this machine's memory."""
+    with (
+        suppress(RuntimeError, NotImplementedError),
+        torch.device("meta"),
+    ):  # some networks compute while they are built
+        check_memory(f"timm:{name}", count_parameters(create(name, num_classes=0)))
 
 
 def create(name: str, **options: Any) -> nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
-from search_space import PRESETS, SpecError, find_spec
+from search_space import PRESETS, ArchSpec, SpecError, find_spec
 
 _ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read from a file
 
@@ -84,7 +84,7 @@ def check_networks(config: SearchConfig) -> None:
 def _check_network(flag: str, name: str, config: SearchConfig) -> None:
     try:
         if name in config.specs:
-            config.spec(name)
+            _check_spec(config.spec(name))
         elif is_of_timm(name):
             _check_timm_network(flag, name)
         elif name not in PRESETS:
@@ -93,6 +93,13 @@ def _check_network(flag: str, name: str, config: SearchConfig) -> None:
             raise ConfigError(f"--{flag}: no preset {name!r}; choose {kinds}, or a preset: {presets}")
     except SpecError as error:
         raise ConfigError(f"--{flag}: {_reason(error)}") from None
+
+
+def _check_spec(spec: ArchSpec) -> None:
+    """Raise SpecError for an architecture that does not fit into the memory."""
+    from backbones.build import check_size  # imports torch
+
+    check_size(spec)
 
 
 def _check_timm_network(flag: str, name: str) -> None:
