@@ -145,7 +145,7 @@ def test_a_driver_without_the_token_of_a_cluster_is_told_what_it_needs(tmp_path:
         process = driver(tmp_path / "run", targets, nodes.address, budget=1, steps=[10], made_up=True)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    (line,) = {line for line in output.splitlines() if line.startswith("error: --address: ")}  # shown twice by the driver
+    (line,) = {line for line in output.splitlines() if line.startswith("error: --address: ")}  # shown twice
     assert nodes.address in line
     assert "RAY_AUTH_MODE=token" in line
 
