@@ -107,7 +107,12 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"score of {found}, which was timed as fast as {baseline} or faster"
     if _is_one_pair(summary):
         label = f"score of {found} against {baseline}"
-    return Tile(label, f"{result.score_gain:+z.3f}", "no interval: each trained once")
+    return Tile(label, f"{_printed_gain(result):+z.3f}", "no interval: each trained once")
+
+
+def _printed_gain(result: BaselineComparison) -> float:
+    """Return the difference of the two scores as printed, so that a reader who subtracts them finds the same."""
+    return round(result.found.final_score, 3) - round(result.baseline.final_score, 3)
 
 
 def _is_one_pair(summary: StudySummary) -> bool:
@@ -259,7 +264,8 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     name = brief(baseline.name)
     if result is None:
         return f"No candidate was timed as fast as {name}."
-    gain = f"{abs(result.score_gain):.3f} {'higher' if result.score_gain >= 0 else 'lower'} than the baseline’s"
+    difference = _printed_gain(result)
+    gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
     sentence = f"It also has the highest score of the candidates that were timed as fast as {name} or faster, {gain}."
     speed = ""
     if not _is_one_pair(summary):

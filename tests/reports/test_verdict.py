@@ -100,6 +100,14 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     assert f"{better.found.name}, which was timed as fast as" in score.label
 
 
+def test_the_difference_in_score_is_that_of_the_printed_scores():
+    scores = {"eradio_femto": 0.5344, None: 0.6005}  # printed as 0.534 and 0.601; their difference is 0.0661
+    study = synthetic.scored(compared(1.2), lambda t: scores.get(t.baseline, 0.1))
+    summary = summarize(study)
+    assert tiles(study.info, summary)[1].value == "+0.067"
+    assert "0.067 higher" in headline(study.info, summary, "RUN")[1]
+
+
 def test_no_candidate_as_fast_has_no_difference_in_score():
     study = compared(0.5)
     summary = summarize(study)
