@@ -208,7 +208,9 @@ def check(chaos: Chaos, undisturbed: Path | None) -> dict[str, Any]:
     check_database(chaos)
     restarts = Counter(e["number"] for e in events(chaos.run_dir) if e["what"] == "runs")
     cut_off = sum(times - 1 for times in restarts.values())
-    return {"trials": len(study.trials), "kills": dict(chaos.kills), "trials cut off and run again": cut_off}
+    baselines = sum(bool(t.baseline) for t in study.trials)  # beside the budget
+    kills = dict(chaos.kills)
+    return {"evaluated": counted, "baselines": baselines, "kills": kills, "trials cut off and run again": cut_off}
 
 
 def check_database(chaos: Chaos) -> None:
@@ -253,7 +255,8 @@ def _sampler(config: SearchConfig) -> Any:
 def main() -> int:
     """Print the numbers of a study under kills as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30)
+    strikes = "strikes; one at a driver that has already ended is not counted as a kill (default: 30)"
+    parser.add_argument("--kills", type=int, default=30, help=strikes)
     parser.add_argument("--drivers", type=int, default=1)
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--budget", type=int, default=150)

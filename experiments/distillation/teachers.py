@@ -128,6 +128,13 @@ def cifar(cache: Path) -> Any:
 
 METRICS = ("knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL))
 RIVAL = "lite0 alone"
+IN_DOCS = {  # names of recipes in the tables of docs/explanation/distillation_score.md
+    RIVAL: "EfficientNet-Lite0 alone",
+    "hed alone": "HED alone",
+    "xfeat alone": "XFeat alone",
+    "all, fixed": "all three, default recipe",
+    "all, summary cosine, lite0 x2": "all three, best recipe",
+}
 
 
 def settings_of(row: dict[str, Any]) -> tuple[int, int, int]:
@@ -137,6 +144,9 @@ def settings_of(row: dict[str, Any]) -> tuple[int, int, int]:
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the tables of each setting of the students: the metrics, and their differences from the rival's."""
+    print(
+        "*, in the tables of the documentation:", "; ".join(f"{name!r} is {docs!r}" for name, docs in IN_DOCS.items())
+    )
     for setting in dict.fromkeys(map(settings_of, rows)):
         print("width {}, {} steps, batch {}".format(*setting))
         by: dict[str, dict[int, dict[str, float]]] = {}
@@ -155,7 +165,7 @@ def metrics_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
     print("recipe", *METRICS, f"mean rank of {len(by)}", "seeds", sep=" | ")
     for (name, of), rank in zip(by.items(), ranks, strict=True):
         cells = (mean_and_deviation([of_seed[m] for of_seed in of.values()], "") for m in METRICS)
-        print(name, *cells, f"{rank:.2f}", len(of), sep=" | ")
+        print(marked(name), *cells, f"{rank:.2f}", len(of), sep=" | ")
 
 
 def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
@@ -165,7 +175,12 @@ def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
         seeds = sorted(set(of) & set(by[RIVAL]))
         if name != RIVAL and seeds:
             pairs = {m: [of[seed][m] - by[RIVAL][seed][m] for seed in seeds] for m in METRICS}
-            print(name, *(mean_and_deviation(pairs[m], "+") for m in METRICS), len(seeds), sep=" | ")
+            print(marked(name), *(mean_and_deviation(pairs[m], "+") for m in METRICS), len(seeds), sep=" | ")
+
+
+def marked(recipe: str) -> str:
+    """Return the name of a recipe, with a star where the documentation's tables have it."""
+    return f"{'* ' if recipe in IN_DOCS else ''}{recipe}"
 
 
 def mean_and_deviation(values: list[float], sign: str) -> str:

@@ -130,6 +130,7 @@ SCORES: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 ADOPTED = "explained, maps"  # the search's score
 BOTH = "explained, both heads"  # the score until 2026-11-24
+IN_DOCS = {ADOPTED: "the score", "explained, summaries": "the summaries' score"}  # of distillation_score.md
 
 
 def tau(a: Any, b: Any) -> str:
@@ -149,6 +150,7 @@ def report(rows: list[dict[str, Any]]) -> None:
     seeds = sorted({seed for _, seed in by})
     archs = sorted(a for a in {arch for arch, _ in by} if all((a, seed) in by for seed in seeds))
     first = next(iter(by.values()))
+    print("*, in the documentation:", "; ".join(f"{name!r} is {docs!r}" for name, docs in IN_DOCS.items()))
     steps = [rung["steps"] for rung in first["rungs"]]
     print(f"{len(archs)} architectures, seeds {seeds}; Kendall tau of a score after some steps with itself after more")
     scores = {}
@@ -172,15 +174,16 @@ def report(rows: list[dict[str, Any]]) -> None:
 def report_score(name: str, table: Any, steps: list[int]) -> None:
     """Print how one score, by seed, rung and architecture, agrees with itself between rungs and between seeds."""
     between = tau_with_interval if name == ADOPTED else tau
+    label = f"{'* ' if name in IN_DOCS else '  '}{name:22}"
     for i, j in combinations(range(len(steps)), 2):
         same = [between(of_seed[i], of_seed[j]) for of_seed in table]
         other = [between(s[i], t[j]) for s, t in permutations(table, 2)]
-        print(f"{name:22} {steps[i]:>4} -> {steps[j]:<4} same seed {same}, other seed {other}")
+        print(f"{label} {steps[i]:>4} -> {steps[j]:<4} same seed {same}, other seed {other}")
     for s, t in combinations(table, 2):
         agree = {step: between(s[i], t[i]) for i, step in enumerate(steps)}
         noise = {step: f"{(s[i] - t[i]).std() / 2**0.5:.4f}" for i, step in enumerate(steps)}
         spread = {step: f"{((s[i] + t[i]) / 2).std():.4f}" for i, step in enumerate(steps)}
-        print(f"{name:22} between seeds at {agree}; deviation of a seed {noise}, of architectures {spread}")
+        print(f"{label} between seeds at {agree}; deviation of a seed {noise}, of architectures {spread}")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -70,6 +71,29 @@ def test_equal_networks_are_counted_as_the_rows_say() -> None:
         assert f"off by more than 1 %: called different | {title.format(*different)} |" in page
 
 
+def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
+    pages = [(ROOT / "README.md").read_text(), (DOCS / "results/index.md").read_text()]
+    saved = json.loads((RESULTS / "logged.json").read_text())["training_saved"]
+    targets = {target["seed"]: target for target in saved["targets"]}
+    shares = [found["steps"] / targets[found["target_seed"]]["steps"] for found in saved["searches"]]
+    shares += [
+        found["steps"] / targets[found["target_seed"]]["reached_after"]["steps"]
+        for found in saved["searches"]
+        if len(found["rung_steps"]) > 1
+    ]
+    target, found = json.loads((RESULTS / "random_with_rungs.json").read_text())
+    shares += [found["share_of_steps"], found["steps"] / target["steps"]]
+    # 3.3 % is written "3.3 and 6.0 %"
+    assert [s for s in shares for page in pages if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", page)] == []
+
+
+def test_kills_are_those_of_the_log() -> None:
+    page = (DOCS / "explanation/reliability.md").read_text()
+    for study in json.loads((RESULTS / "logged.json").read_text())["kills"]["studies"]:
+        kills = sum(study["killed"].values())
+        assert re.search(rf"^\|.* \| {kills}( of 30 strikes)? \| {study['evaluated']} \|", page, re.MULTILINE)
+
+
 def test_report_of_the_students_prints_every_published_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +103,8 @@ def test_report_of_the_students_prints_every_published_file(
     teachers.main()
     printed = capsys.readouterr().out
     assert all(path.name in printed for path in teachers.PUBLISHED)
-    assert "all, summary cosine, lite0 x2 | -0.013 +- 0.006 | -0.004 +- 0.013" in printed
+    assert "* all, summary cosine, lite0 x2 | -0.013 +- 0.006 | -0.004 +- 0.013" in printed
+    assert "'all, fixed' is 'all three, default recipe'" in printed
 
 
 def test_every_file_of_rows_is_described() -> None:
