@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any
 
-from nas.cli import BAD_INPUT, EXIT_CODES, PROGRAM, OneLineParser, nearest
+from nas.cli import BAD_INPUT, EXIT_CODES, PROGRAM, OneLineParser, exit_code, nearest
+from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = words[0] if words else ""
     if found := next((command for command in COMMANDS if command.name == first), None):
         return found.main(words[1:])
+    return exit_code(lambda: _without_command(first), public_text)
+
+
+def _without_command(first: str) -> int:
+    """Answer a first word that is no command, and return the exit code."""
     if first in ("-h", "--help"):
-        print(_help(), end="")
+        write_line(_help())
         return 0
     if first == "--version":
-        print(f"{PROGRAM} {_version()}")
+        write_line(f"{PROGRAM} {_version()}")
         return 0
     if not first:
-        print(_help(), end="", file=sys.stderr)
+        write_line(_help(), sys.stderr)
         return BAD_INPUT
     hint = nearest(first, [command.name for command in COMMANDS])
-    print(f"error: no command {first!r}{hint} (see {PROGRAM} --help)", file=sys.stderr)
+    write_line(f"error: no command {first!r}{hint} (see {PROGRAM} --help)", sys.stderr)
     return BAD_INPUT
 
 
@@ -110,7 +117,7 @@ def _help() -> str:
         lines += ["", f"{step}:"]
         lines += [f"  {command.name:<10} {command.about}" for command in COMMANDS if command.step == step]
     options = ["", f"{PROGRAM} COMMAND --help shows the options of a command, {PROGRAM} --version the version.", ""]
-    return "\n".join([*lines, *options, _EXAMPLES, EXIT_CODES])
+    return "\n".join([*lines, *options, _EXAMPLES, EXIT_CODES]).rstrip()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from rich.text import Text
 
 from nas.command_log import CommandLog, VerboseAction, announce, redacted
 from nas.ranges import ConfigError
+from nas.terminal import SafeConsole, flush_output, open_closed_streams, write_line
 from search_space.checks import shown
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -93,10 +94,11 @@ def exit_code(
         redact: Removes the secrets from a line of the log.
         interrupted: Says what an interruption left.
     """
+    open_closed_streams()
     with CommandLog(redact):
         try:
             with logged_work():
-                return work()
+                return _with_output(work)
         except KeyboardInterrupt:
             announce(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", _LOG)
             return INTERRUPTED
@@ -104,6 +106,14 @@ def exit_code(
             if isinstance(error, _BUGS) or not isinstance(error, _ONE_LINE_ERRORS):
                 raise
             return report_error(error)
+
+
+def _with_output(work: Callable[[], int]) -> int:
+    """Do the work and write what it has printed: a full disk is an error of the command."""
+    try:
+        return work()
+    finally:
+        flush_output()
 
 
 @contextmanager
@@ -130,7 +140,7 @@ def _print_error(message: str, advice: str = "") -> None:
     text = redacted(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
     line = " ".join(text.split())
     short = line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 1] + "…"
-    print(f"error: {short}{advice}", file=sys.stderr)
+    write_line(f"error: {short}{advice}", sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -296,12 +306,12 @@ def picture_file(text: str) -> str:
 
 def stdout_console() -> Console:
     """Return a console for tables, as wide as the terminal; a file or a pipe gets a fixed width."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _COLUMNS_WITHOUT_TERMINAL)
+    return SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _COLUMNS_WITHOUT_TERMINAL)
 
 
 def stderr_console() -> Console:
     """Return a console for progress, which leaves stdout to results."""
-    return Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    return SafeConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
 def clock(seconds: float) -> str:
@@ -370,7 +380,7 @@ class StageProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         self._bars = Progress(*counts, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console)
         self._show: Callable[[RenderableType], object] | None = None
         self._tasks: dict[str, TaskID] = {}

@@ -20,6 +20,8 @@ from typing import Any, Self, TextIO
 
 from rich.console import Console
 
+from nas.terminal import visible, write_line
+
 FOLDER = "logs"  # in the run folder
 _PACKAGE = logging.getLogger("nas")
 _LOG = logging.getLogger(__name__)
@@ -117,9 +119,9 @@ def announce(line: str, log: logging.Logger, console: Console | None = None, lev
     if CommandLog.current is not None and CommandLog.current.verbose:
         return
     if console is None:
-        print(line, file=sys.stderr)
+        write_line(line, sys.stderr)
     else:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 class _RedactingFormatter(logging.Formatter):
@@ -134,8 +136,8 @@ class _RedactingFormatter(logging.Formatter):
         return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03d}Z"
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line without secrets."""
-        return self._redact(super().format(record))
+        """Return the line without secrets, and without control of a terminal that shows the file."""
+        return visible(self._redact(super().format(record)))
 
 
 class _FileHandler(logging.FileHandler):
@@ -147,4 +149,4 @@ class _StderrHandler(logging.Handler):
     """Writes to what is `sys.stderr` at the time: a live panel replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        write_line(self.format(record), sys.stderr)

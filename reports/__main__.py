@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.flags import add_run
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ def _report(options: ReportOptions) -> int:
     written = save(figures, options.figures) if options.figures else []
     written += [save_csv(trial_frame(study, summary), options.csv)] if options.csv else []
     written += [save_parquet(trial_frame(study, summary), options.parquet)] if options.parquet else []
-    print(out)
+    write_line(out)
     for path in written:
-        print(path)
+        write_line(path)
     if missing := [name for name, figure in figures.items() if figure is None]:
-        print(f"not drawn for lack of data: {', '.join(missing)}")
-    print(result_line(summary))
+        write_line(f"not drawn for lack of data: {', '.join(missing)}")
+    write_line(result_line(summary))
     if options.open:
         webbrowser.open(out.resolve().as_uri())
     return 0

@@ -17,17 +17,20 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from nas.terminal import visible
+
 TEMPLATES = Path(__file__).parent / "templates"
 VEGA_LITE = "6.4"  # the version of altair 6; vl-convert carries several
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # the only name of the bundle that the page's script uses
 
 
 def templates(**filters: Callable[..., Any]) -> Environment:
-    """Return the template environment: a study's text is escaped, a name without a value is an error."""
+    """Return the template environment: a study's text is escaped and visible, a name without a value is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -48,10 +51,22 @@ def vega_bundle() -> str:
 
 
 def chart_svg(specification: Mapping[str, Any]) -> str:
-    """Render a Vega-Lite specification as an SVG that assistive technology skips: its figure has a caption."""
-    svg = vl_convert.vegalite_to_svg(dict(specification), vl_version=VEGA_LITE)
+    """Render a Vega-Lite specification as an SVG that assistive technology skips: its figure has a caption.
+
+    XML has no control characters, and vl-convert ends the whole process over one.
+    """
+    svg = vl_convert.vegalite_to_svg(_visible(dict(specification)), vl_version=VEGA_LITE)
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # hundredths of a pixel are enough
     return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def _visible(data: Any) -> Any:
+    """Replace the control characters in the texts of plain data; finished markup stays as it is."""
+    if isinstance(data, dict):
+        return {_visible(key): _visible(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_visible(value) for value in data]
+    return visible(data) if type(data) is str else data
 
 
 def policy(style: str, scripts: Sequence[str] = ()) -> str:

@@ -14,10 +14,12 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from nas.study.records import StudyRecord
+from nas.terminal import visible
 from reports.figure_data import (
     BASELINE,
     DOMINATED,
@@ -164,6 +166,12 @@ def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
 
 class PaperFigure(Figure):
     """A figure that a notebook shows as a picture, whether or not pyplot is imported there."""
+
+    def savefig(self, fname: Any, **settings: Any) -> None:
+        """Write the figure; an SVG with a control character of a study's text would be no XML."""
+        for text in self.findobj(Text):
+            text.set_text(visible(text.get_text()))  # type: ignore[attr-defined]
+        super().savefig(fname, **settings)
 
     def _repr_png_(self) -> bytes:
         content = BytesIO()

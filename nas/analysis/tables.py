@@ -122,11 +122,11 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
     if a.unfinished:
         _print_lines(console, [a.unfinished])
     if a.best is None:
-        console.print(nothing_fits_line(a, limits), style="bold", highlight=False, markup=False)
+        console.print(nothing_fits_line(a, limits), style="bold")
     if shown is not None:
         _print_candidate(a, shown, limits, console)
         for path in weights(shown):
-            console.print(f"weights: {path}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"weights: {path}", soft_wrap=True)
     if a.best is not None:
         _print_lines(console, [confidence_line(a, limits)])
     if a.runners_up:
@@ -138,8 +138,8 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     title = f"trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
         title += f": the baseline {c.trial.baseline}, no candidate of the search"
-    console.print(title, style="bold", highlight=False, markup=False)
-    console.print(c.outline, highlight=False, markup=False)
+    console.print(title, style="bold")
+    console.print(c.outline)
     table = _table(None, "<", "value", "95 % interval", *(("limit", "within it") if limits else ()))
     m, digits = c.measurement, 2 if disturbance(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
@@ -191,7 +191,7 @@ def _table(title: str | None, *columns: str) -> Table:
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 def _short_name(trial: TrialRecord) -> str:

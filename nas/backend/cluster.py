@@ -34,13 +34,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import FAILED, OperationFailed
+from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
 _ANSWER_TIMEOUT_S = 120.0  # a node that takes longer to import torch does not help
 _COMPARED_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
 _HEAD_CHECK_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
-_SHOW_CURSOR = "\x1b[?25h"  # a live panel hides the cursor
 _LOG = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
@@ -240,5 +240,6 @@ def _watch_head(address: str, advice: str, over: threading.Event) -> None:
         if time.monotonic() - answered_s > _HEAD_TIMEOUT_S:
             line = f"error: the head of Ray at {address} is gone; {advice}"
             _LOG.error("%s", line)
-            print(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
+            show_cursor()
+            write_line(line, sys.stderr)
             os._exit(FAILED)

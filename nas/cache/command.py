@@ -15,6 +15,7 @@ from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
 from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
 from nas.command_log import announce
+from nas.terminal import write_line
 
 DAY_S = 86400.0
 _LOG = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def _build(settings: BuildSettings, root: Path) -> int:
             progress=progress,
             announce=lambda line: announce(line, _LOG, console),
         )
-    print(summarize(targets.path))
+    write_line(summarize(targets.path))
     return 0
 
 
@@ -66,14 +67,14 @@ def _verify(settings: VerifySettings, root: Path) -> int:
 
 def _verify_set(path: Path, settings: VerifySettings) -> bool:
     """Verify one set and print every head's agreement; return whether the set is valid."""
-    print(path)
+    write_line(path)
     try:
         agreements = verify_set(path, settings.samples, settings.weights)
     except ValueError as error:
-        print(f"  error: {one_line(error)}")
+        write_line(f"  error: {one_line(error)}")
         return False
     for agreement in agreements:
-        print(f"  {agreement_line(agreement)}")
+        write_line(f"  {agreement_line(agreement)}")
     return all(agreement.agrees for agreement in agreements)
 
 
@@ -97,8 +98,8 @@ def _list(root: Path) -> int:
         rows.append((entry.content, str(entry.images), size, used, entry.state, entry.folder.name))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{format_bytes(sum(entry.bytes for entry in entries))} in {root}")
+        write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    write_line(f"{format_bytes(sum(entry.bytes for entry in entries))} in {root}")
     return 0
 
 
@@ -116,6 +117,6 @@ def _delete(settings: DeleteSettings, root: Path) -> int:
     for entry, deleted in delete_entries(root, chosen, settings.dry_run):
         freed += entry.bytes * deleted
         action = ("would delete" if settings.dry_run else "deleted") if deleted else "in use, not deleted:"
-        print(f"{action} {entry.folder.name} ({entry.content}, {format_bytes(entry.bytes)})")
-    print(f"{format_bytes(freed)} {'would be freed' if settings.dry_run else 'freed'}")
+        write_line(f"{action} {entry.folder.name} ({entry.content}, {format_bytes(entry.bytes)})")
+    write_line(f"{format_bytes(freed)} {'would be freed' if settings.dry_run else 'freed'}")
     return 0

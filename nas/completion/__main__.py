@@ -12,6 +12,7 @@ import shtab
 from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.flags import run_folder
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 __all__ = ["main", "parser"]
 
@@ -70,7 +71,7 @@ def parser() -> OneLineParser:
 
 
 def _print(shell: str) -> int:
-    print(shtab.complete(whole_parser(), shell))
+    write_line(shtab.complete(whole_parser(), shell))
     return 0
 
 

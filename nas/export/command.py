@@ -23,6 +23,7 @@ from nas.measure.environment import device_line, torch_device, versions
 from nas.search.config_file import recorded_sources
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
+from nas.terminal import write_line
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8
@@ -32,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 def export(settings: ExportSettings, command: str) -> int:
     """Write and check the folder, and print what was done; the model card shows `command`."""
     for line in export_model(settings, command):
-        print(line)
+        write_line(line)
     return 0
 
 

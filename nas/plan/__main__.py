@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import FAILED, StageProgress, exit_code, stderr_console
+from nas.cli import FAILED, StageProgress, exit_code, stderr_console, stdout_console
 from nas.plan.arguments import PlanSettings, parse, parser
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 __all__ = ["main", "parser"]
 
@@ -20,8 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> int:
-    from rich.console import Console
-
     from nas.plan.search_plan import plan_search  # imports torch, which takes seconds: after the arguments are checked
     from nas.plan.tables import as_json, show
 
@@ -33,9 +32,9 @@ def _plan(settings: PlanSettings) -> int:
 
         gantt(plan.planned.simulated, settings.plot)
     if settings.json:
-        print(json.dumps(as_json(plan, settings.config.to_dict())))
+        write_line(json.dumps(as_json(plan, settings.config.to_dict())))
     else:
-        show(plan, Console(soft_wrap=False))
+        show(plan, stdout_console())
     return FAILED if plan.planned.fits == 0 else 0
 
 

@@ -37,9 +37,9 @@ def show(plan: SearchPlan, console: Console) -> None:
     console.print(figures)
     console.print(_clusters(plan))
     legend = ", ".join(f"{mark} {doing.value}" for doing, mark in _MARKS.items())
-    console.print(f"worker time: {legend}", highlight=False, markup=False)
+    console.print(f"worker time: {legend}")
     for note in plan.notes:
-        console.print(f"- {note}", highlight=False, markup=False)
+        console.print(f"- {note}")
 
 
 def _clusters(plan: SearchPlan) -> Table:

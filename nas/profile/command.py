@@ -16,7 +16,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.text import Text
 
 from backbones import resolve
-from nas.cli import FAILED, INTERRUPTED, clock, report_error
+from nas.cli import FAILED, INTERRUPTED, clock, report_error, stderr_console, stdout_console
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand
 from nas.profile.network import profile_network
@@ -24,6 +24,7 @@ from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, compare_runtimes
 from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
 from nas.profile.tables import show, show_runtimes, show_space
+from nas.terminal import write_line
 
 LINE_S = 10.0  # between two progress lines of one kind without a terminal
 
@@ -65,7 +66,11 @@ class ProfileProgress:
         self._console = console
         self._lines = lines and not console.is_terminal
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeLeftColumn(), console=console, transient=True
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeLeftColumn(),
+            console=console,
+            transient=True,
         )
         self._task = self._bars.add_task("", deadline=0.0)
         self._last_line = ("", 0.0)  # its step without numbers, and its time
@@ -86,7 +91,7 @@ class ProfileProgress:
         kind, (last, printed_s) = re.sub(r"\d+", "", step), self._last_line
         if self._lines and (kind != last or now - printed_s >= LINE_S):
             self._last_line = kind, now
-            self._console.print(f"{step}; ETA {clock(left_s)}", highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"{step}; ETA {clock(left_s)}", soft_wrap=True)
 
 
 def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
@@ -102,7 +107,7 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
         plain = [p.to_dict() for p in profiles]
         _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
     else:
-        show(profiles, settings, Console(), command.layers, command.top)
+        show(profiles, settings, stdout_console(), command.layers, command.top)
     _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
     if command.plot:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import
@@ -124,7 +129,7 @@ def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
         arms = {name: str(arm) for name, arm in settings.arms.items()}
         _print_json({"arms": arms, "profiles": [p.to_dict() for p in profiles]})
     else:
-        show_runtimes(profiles, settings, Console())
+        show_runtimes(profiles, settings, stdout_console())
     _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
     if command.plot:
         from nas.profile.plots import plot_runtimes
@@ -147,7 +152,7 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
     if command.json:
         _print_json(profile.to_dict())
     else:
-        show_space(profile, Console())
+        show_space(profile, stdout_console())
     _warn(profile.missing)
     if command.plot:
         from nas.profile.plots import plot_space
@@ -196,7 +201,7 @@ def _check(arch: str) -> None:
 
 def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object], lines: bool = False) -> int:
     """Do the work and return the exit code; raise its error only where `profiles` is empty."""
-    progress = ProfileProgress(Console(stderr=True), lines)
+    progress = ProfileProgress(stderr_console(), lines)
     try:
         with progress.showing():
             work(progress)
@@ -212,9 +217,9 @@ def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object], li
 
 
 def _print_json(plain: Any) -> None:
-    print(json.dumps(plain, indent=2))
+    write_line(json.dumps(plain, indent=2))
 
 
 def _warn(missing: Sequence[str]) -> None:
     if missing:
-        print(f"incomplete; not done: {', '.join(missing)}", file=sys.stderr)
+        write_line(f"incomplete; not done: {', '.join(missing)}", sys.stderr)

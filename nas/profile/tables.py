@@ -60,7 +60,7 @@ def show(
     for number, p in enumerate(profiles):
         _show_ceilings(p, console, [earlier.roofline for earlier in profiles[:number]])
     _show_problems(profiles, console)
-    console.print(_environment_line(profiles, settings), style="dim", highlight=False, markup=False)
+    console.print(_environment_line(profiles, settings), style="dim")
 
 
 def headline(p: Profile) -> Table:
@@ -174,9 +174,9 @@ def _show_problems(profiles: Sequence[Profile], console: Console) -> None:
     """Print warnings about the tables, and failed measurements."""
     for p in profiles:
         if p.stages_note:
-            console.print(f"note: {p.stages_note}", style="yellow", highlight=False, markup=False)
+            console.print(f"note: {p.stages_note}", style="yellow")
         if p.failure:
-            console.print(f"{p.arch}: failed: {p.failure}", style="bold red", highlight=False, markup=False)
+            console.print(f"{p.arch}: failed: {p.failure}", style="bold red")
 
 
 def _environment_line(profiles: Sequence[Profile], settings: NetworkSettings) -> str:
@@ -276,14 +276,13 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
         compute = f"ceilings ({c.precision}, {c.threads} thread{'s' * (c.threads != 1)}): {c.gmacs_s:.1f} GMAC/s"
-        console.print(f"{compute}; GB/s by working set: {rates}{again}", style="dim", highlight=False)
+        console.print(f"{compute}; GB/s by working set: {rates}{again}", style="dim")
     if p.roofline.over:
         names = ", ".join(name or ITSELF for name in p.roofline.over)
         console.print(
             f"error: {p.arch}: over 100 % of the device's ceilings: {names}. Either the ceilings were measured too low,"
             " as on a busy machine (--new-ceilings measures them again), or fewer bytes are moved than were counted.",
             style="bold red",
-            highlight=False,
         )
 
 
@@ -295,7 +294,7 @@ def show_sweep(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings, c
     """Print a sweep's table, and the best batch size of a batch sweep."""
     console.print(sweep_table(p, kind, sweep, settings))
     if kind == "batch" and sweep.best:
-        console.print(best_line(sweep), highlight=False, markup=False)
+        console.print(best_line(sweep))
 
 
 def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) -> Table:
@@ -383,18 +382,18 @@ def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings
     """Print the speed and the cost of the runtimes of each network, and notes."""
     for p in profiles:
         console.print(speed_table(p, console.width))
-        console.print(noise_line(p), style="bold", highlight=False, markup=False)
+        console.print(noise_line(p), style="bold")
         if p.first:
             console.print(cost_table(p, console.width))
         for line in runtime_notes(p):
-            console.print(line, highlight=False, markup=False)
+            console.print(line)
     measured = [row for p in profiles for row in p.rows if row.measurement]
     if len({row.arm.runtime for row in measured}) > 1:
         console.print("A Pareto front never mixes numbers of different runtimes.", style="dim")
     e = profiles[0].environment
     versions = f"torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
     defaults = f"words that a runtime's name omits: {settings.base}"
-    console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim", highlight=False, markup=False)
+    console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim")
 
 
 def _decimals(value: float | None, form: str) -> str:
@@ -558,12 +557,12 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
 
 def _show_shortlist(s: Shortlist, console: Console) -> None:
     """Print the specs that are worth timing next, without their predicted times."""
-    console.print(f"latency predictor fitted to the timed specs: {s.error}", style="dim", highlight=False)
+    console.print(f"latency predictor fitted to the timed specs: {s.error}", style="dim")
     if not s.untimed:
         return
     limit = "" if s.limit_img_s is None else f" and likely to reach {s.limit_img_s:g} images/s"
     names = ", ".join(s.arch_ids) or "none"
-    console.print(f"of the {s.untimed} specs that were not timed, predicted fastest{limit}: {names}", highlight=False)
+    console.print(f"of the {s.untimed} specs that were not timed, predicted fastest{limit}: {names}")
 
 
 def _show_timing(profile: SpaceProfile, console: Console) -> None:
@@ -574,19 +573,18 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
         verdict = ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
         how = f"batch {r.batch}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
         ratio = f"ratio: throughput over that of {r.reference}, timed interleaved"
-        console.print(f"{ratio}; {how}", style="dim", highlight=False, markup=False)
+        console.print(f"{ratio}; {how}", style="dim")
     if not profile.failed:
         return
     share = f"{len(profile.failed)} of {len(profile.failed) + len(timed)} specs"
     console.print(
         f"{share} could not be measured; they count as over every limit that needs timing",
         style="bold red",
-        highlight=False,
     )
     for why, count in Counter(s.failure for s in profile.failed).most_common():
         first = next(s.arch_id for s in profile.failed if s.failure == why)
         others = f" and {count - 1} more" if count > 1 else ""
-        console.print(f"  {first}{others}: {why}", highlight=False, markup=False)
+        console.print(f"  {first}{others}: {why}")
 
 
 def _limits_table(profile: SpaceProfile) -> Table:

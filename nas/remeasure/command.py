@@ -17,6 +17,7 @@ from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remea
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord
+from nas.terminal import write_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store)
 def _show(study: StudyRecord, again: Remeasurement, settings: RemeasureSettings) -> None:
     comparison = compare_remeasurement(study, again)
     if settings.json:
-        print(json.dumps(remeasuring_json(study, again, comparison), indent=2))
+        write_line(json.dumps(remeasuring_json(study, again, comparison), indent=2))
     else:
         show_remeasuring(study, again, comparison, stdout_console())
     if settings.plot:

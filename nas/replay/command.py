@@ -24,6 +24,7 @@ from nas.replay.published_study import ReplayJob, quantiles, run_job
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
 from nas.study.config import ConfigError
+from nas.terminal import write_line
 from reports.page import build_report
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def replay(settings: ReplaySettings, command: str) -> int:
     for path in (picture, build_report(run_dir)):
         announce(str(path), _LOG, console)
     if settings.json:
-        print(json.dumps(result))
+        write_line(json.dumps(result))
     else:
         show(result)
     return 0

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from nas.cli import stdout_console
 from nas.replay.nasbench201 import KNOWN_COST
+from nas.terminal import write_line
 
 ROWS = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)  # evaluated architectures
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the samplers' shares by evaluated architectures, and the reference of the hypervolume."""
-    print(f"Share of the true hypervolume by evaluated architectures, {result['dataset']} and {result['latency']}:")
-    print(f"median and 5th to 95th percentile of {result['seeds']} seeds")
+    scored = f"{result['dataset']} and {result['latency']}"
+    write_line(f"Share of the true hypervolume by evaluated architectures, {scored}:")
+    write_line(f"median and 5th to 95th percentile of {result['seeds']} seeds")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("evaluated", justify="right")
     for name in result["samplers"]:
@@ -28,8 +30,8 @@ def show(result: dict[str, Any]) -> None:
             for curve in result["samplers"].values()
         )
         table.add_row(str(n), *cells)
-    Console().print(table)
-    print(_caption(result))
+    stdout_console().print(table)
+    write_line(_caption(result))
 
 
 def _caption(result: dict[str, Any]) -> str:

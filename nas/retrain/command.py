@@ -29,6 +29,7 @@ from nas.search.config_file import recorded_sources
 from nas.storage.store import Store, StoreError
 from nas.study.objectives import check_plane
 from nas.study.records import Retraining, StudyRecord
+from nas.terminal import write_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSetting
     if summary is None:
         return
     if settings.json:
-        print(json.dumps(retraining_json(study, summary), indent=2))
+        write_line(json.dumps(retraining_json(study, summary), indent=2))
     else:
         show_retraining(study, summary, stdout_console())
     _draw(study, summary, Path(settings.plot or settings.run / PICTURE))

@@ -18,6 +18,7 @@ from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 Check = Callable[[SearchCommand], str]
 
@@ -32,7 +33,7 @@ def dry_run(command: SearchCommand, console: Console) -> int:
     Returns:
         0 where the search can start, else 2.
     """
-    print(config_text(command.config.to_dict(), run_table(command)))
+    write_line(config_text(command.config.to_dict(), run_table(command)))
     problems: list[str] = []
     for name, check in _checks(command, console):
         try:
@@ -40,8 +41,8 @@ def dry_run(command: SearchCommand, console: Console) -> int:
         except (ValueError, OperationFailed, OSError, RuntimeError) as error:
             problems.append(name)
             line = f"problem  {name}: {one_line(error).removeprefix(f'{name}: ')}"
-        print(public_text(line), flush=True)
-    print("nothing was run; " + (f"problems: {', '.join(problems)}" if problems else "the search can start"))
+        write_line(public_text(line))
+    write_line("nothing was run; " + (f"problems: {', '.join(problems)}" if problems else "the search can start"))
     return BAD_INPUT if problems else 0
 
 

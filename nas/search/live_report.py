@@ -15,6 +15,7 @@ from nas.command_log import announce
 from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.records import TrialRecord, TrialState, trial_seconds
+from nas.terminal import write_line
 
 REPORT_EVERY_S = 60.0  # shortest time between two reports while the search runs
 REST_FACTOR = 50  # rest this many times as long as the last report took: reports cost at most 2 % of the time
@@ -145,5 +146,5 @@ def _write_report(run_dir: Path, console: Console) -> None:
         line = f"the report could not be written: {one_line(error)}; to try again: backbone-nas report {run_dir}"
         announce(line, _LOG, console, logging.WARNING)
         return
-    print(f"report: {path}")
+    write_line(f"report: {path}")
     _LOG.info("report: %s", path)

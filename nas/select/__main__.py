@@ -13,6 +13,7 @@ from nas.cli import PROGRAM, OneLineParser, exit_code, stdout_console
 from nas.flags import add_flag, add_run
 from nas.study.limits import add_limit_flags, given_limits
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 
 if TYPE_CHECKING:
     from nas.analysis.answer import MeasuredCandidate
@@ -65,7 +66,7 @@ def select(settings: SelectSettings) -> int:
 
     a = answer(study, summary, settings.limits, recorded_latencies(settings.run))
     if settings.json:
-        print(json.dumps(answer_json(study, a, settings.limits, weights), indent=2))
+        write_line(json.dumps(answer_json(study, a, settings.limits, weights), indent=2))
     else:
         show_answer(a, settings.limits, weights, stdout_console())
     return 0 if a.best else NOTHING_FITS

@@ -10,6 +10,7 @@ from nas.files import atomic_write
 from nas.study.redaction import public_text
 from nas.teachers import TEACHERS
 from nas.teachers.base import ACTIVATIONS_FILE, activation_fingerprint
+from nas.terminal import write_line
 
 DESCRIPTION = (
     f"Record the built-in teachers' activations on a fixed image; replace the records in {ACTIVATIONS_FILE.name}. "
@@ -30,7 +31,7 @@ def _record(arguments: Sequence[str] | None) -> int:
         for name, spec in TEACHERS.items()
     }
     atomic_write(ACTIVATIONS_FILE, json.dumps(entries, indent=1) + "\n")
-    print(ACTIVATIONS_FILE)
+    write_line(ACTIVATIONS_FILE)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.study.redaction import public_text
+from nas.terminal import write_line
 from reports.compare import MAX_STUDIES
 
 COMPARISON_FILE = "comparison.html"
@@ -30,7 +31,7 @@ def _compare(arguments: Sequence[str] | None) -> int:
     from reports.compare.comparison_page import write_comparison
 
     write_comparison(compare_studies([read_study(run) for run in runs]), out)
-    print(out)
+    write_line(out)
     return 0
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import cache
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,6 +11,7 @@ from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports.compare.__main__ import main
 from reports.compare.comparison import StudyComparison, compare_studies
 from reports.compare.comparison_page import draw_charts, render
+from reports.document import chart_svg
 from tests.reports import brute_force, synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.brute_force import Page
@@ -290,3 +292,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, stored, tmp_path, caps
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chart_may_have_control_characters_in_its_texts():
+    """vl-convert would end the whole process: XML has no such characters."""
+    data = {"values": [{"a\x1b": "b\x07"}]}
+    chart = chart_svg({"title": ["c\x00"], "data": data, "mark": "text", "encoding": {"text": {"field": "a\x1b"}}})
+    assert ElementTree.fromstring(chart).tag.endswith("svg")
+    assert "b�" in chart
+    assert "c�" in chart

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.text import Text
@@ -38,6 +39,13 @@ def test_one_objective_has_no_front_and_its_progress_is_of_that_objective():
     assert figures["front"] is None
     label = figures["hypervolume"].axes[0].get_ylabel()
     assert study.info.objectives[0].label in " ".join(label.split())
+
+
+def test_an_svg_is_xml_whatever_a_study_s_texts_hold(tmp_path):
+    study = hostile("a\x1b[2J\x07", trials=8)
+    front = draw(study, summarize(study))["front"]
+    (svg,) = (path for path in save({"front": front}, tmp_path) if path.suffix == ".svg")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
 
 
 def texts(figure) -> str:
