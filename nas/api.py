@@ -14,8 +14,8 @@ study.report()
 These functions are the commands' own: `search` is ``backbone-nas search``, `Study.select` is ``backbone-nas select``,
 and so on. What a command prints as an error is an exception here, with the same line: `ConfigError` for an impossible
 setting, `StoreError` for a study that cannot be read or written, `SelectionError` where no model answers,
-`ExportError` for a model that cannot be exported, `SearchFailed` for a search that gave up. All but the last are
-subclasses of ValueError.
+`ExportError` for a model that cannot be exported, `SearchFailed` for a search that gave up or lost most of its
+models. All but the last are subclasses of ValueError.
 
 Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
 """
@@ -125,7 +125,8 @@ def search(
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
         StoreError: There is no study to resume, or already one in the folder, or the study cannot be written.
-        SearchFailed: Too many trials failed in a row.
+        SearchFailed: Too many trials failed in a row, or more models than were trained. The study has those that were
+            trained: `load_study` opens it.
     """
     folder = LATEST if resume and run_dir is None else run_dir
     settings: dict[str, Any] = {

@@ -109,7 +109,10 @@ def apply_arm(model: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
 def prepare_subject(
     model: nn.Module, arm: Arm, inputs: tuple[Tensor, ...], batch: int, device: torch.device
 ) -> Subject:
-    """Prepare a copy of `model` to run as `arm` says on the first `batch` images of each of the `inputs`."""
+    """Prepare a copy of `model` to run as `arm` says on the first `batch` images of each of the `inputs`.
+
+    Not in inference mode: an exporter cannot trace a copy whose tensors were made there.
+    """
     converted = apply_arm(model, arm, device)
     buffers = tuple(x[:batch].to(device, arm.dtype).contiguous(memory_format=arm.memory_format) for x in inputs)
     on_runtime = runner(arm.runtime, converted, buffers[0])
@@ -169,11 +172,11 @@ def _attempt(
 ) -> PreparedPair | None:
     """Prepare everything that timing needs in memory at once, and run it; return None where memory is too small."""
     try:
+        candidate = prepare_subject(models[0], setting.arm, inputs, batch, device)
+        peaks = _peaks(candidate, setting.arm, device)
+        reference = prepare_subject(models[1], setting.reference_arm or setting.arm, inputs, batch, device)
+        single = prepare_subject(models[0], setting.arm, inputs, 1, device)
         with torch.inference_mode():
-            candidate = prepare_subject(models[0], setting.arm, inputs, batch, device)
-            peaks = _peaks(candidate, setting.arm, device)
-            reference = prepare_subject(models[1], setting.reference_arm or setting.arm, inputs, batch, device)
-            single = prepare_subject(models[0], setting.arm, inputs, 1, device)
             for each in (single, reference):
                 each.call()()
         output_check = check(candidate.run, candidate.buffers[0], expected, setting.arm.precision)
@@ -192,7 +195,8 @@ def _peaks(candidate: Subject, arm: Arm, device: torch.device) -> Peaks:
     tracked = "peak_memory_mib" not in arm.unknown_fields(device.type)
     if device.type == "cpu" and not tracked:
         return Peaks(None, None)
-    return peak_memory(candidate.call(), candidate.model, candidate.buffers[0], tracked)
+    with torch.inference_mode():
+        return peak_memory(candidate.call(), candidate.model, candidate.buffers[0], tracked)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +21,8 @@ from nas.terminal import write_line
 
 REPORT_EVERY_S = 60.0  # shortest time between two reports while the search runs
 REST_FACTOR = 50  # rest this many times as long as the last report took: reports cost at most 2 % of the time
+_TRAINED = (TrialState.COMPLETE, TrialState.STOPPED)
+_MAX_REASONS = 3  # of failures, in a line
 _LOG = logging.getLogger(__name__)
 
 
@@ -89,6 +93,40 @@ def end_search(
     if ending is not None:
         _show_result(run_dir, console)
     _write_report(run_dir, console)
+
+
+@dataclass(frozen=True)
+class LostModels:
+    """The baselines and candidates whose measurement or training failed.
+
+    Args:
+        reasons: Why, with the number of models.
+        ended: Baselines and candidates that were trained to an end, failed ones included.
+    """
+
+    reasons: Counter[str]
+    ended: int
+
+    @classmethod
+    def among(cls, trials: Iterable[TrialRecord]) -> LostModels:
+        """Find them among the trials of a study."""
+        ended = [trial for trial in trials if trial.state in (*_TRAINED, TrialState.FAILED)]
+        failed = [trial for trial in ended if trial.state is TrialState.FAILED]
+        return cls(Counter(trial.reason or "for an unknown reason" for trial in failed), len(ended))
+
+    @property
+    def most(self) -> bool:
+        """Return whether more models failed than were trained: then the study does not answer its question."""
+        return 2 * self.reasons.total() > self.ended
+
+    def __str__(self) -> str:
+        """Return how many failed and why, the most frequent reasons first; "" where none did."""
+        if not self.reasons:
+            return ""
+        shown = [f"{reason} ({count} of them)" for reason, count in self.reasons.most_common(_MAX_REASONS)]
+        rest = len(self.reasons) - len(shown)
+        more = [f"and {rest} more reason{'s' * (rest > 1)}"] if rest else []
+        return f"{self.reasons.total()} of {self.ended} models failed: {'; '.join([*shown, *more])}"
 
 
 def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:

@@ -28,7 +28,7 @@ from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, config_text, run_table
-from nas.search.live_report import LiveReport, end_search
+from nas.search.live_report import LiveReport, LostModels, end_search
 from nas.search.preconditions import check_image_count, check_limits
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, default_workers, resume_command
@@ -52,7 +52,7 @@ Announce = Callable[[str], None]
 
 
 class SearchFailed(RuntimeError):
-    """A search that gave up; the message is one line with the reason."""
+    """A search that gave up or lost most of its models; the message is one line with the reason."""
 
 
 def search(command: SearchCommand, console: Console) -> int:
@@ -65,7 +65,7 @@ def search(command: SearchCommand, console: Console) -> int:
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
-        SearchFailed: Too many trials failed in a row.
+        SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
     with _claimed(command), linked_as_latest(command.run, holds_study):
         _search(command, console)
@@ -273,13 +273,26 @@ def _run(
         if loop is not None:
             end(loop, None)
         raise
-    gave_up, out_of_time = loop.gave_up, loop.out_of_time
-    ending = "gave up" if gave_up else loop.exhausted or ("out of time" if out_of_time else "done")
+    ending = "gave up" if loop.gave_up else loop.exhausted or ("out of time" if loop.out_of_time else "done")
     end(loop, ending)
-    if gave_up:
-        raise SearchFailed(gave_up)
-    if out_of_time:
-        show(f"{out_of_time}: {resume_command(command)}")
+    conclude(loop, resume_command(command), show)
+
+
+def conclude(loop: StudyLoop, resume: str, show: Announce) -> None:
+    """Show the command that continues a search that is out of time, and which models failed.
+
+    Raises:
+        SearchFailed: The search gave up, or more models failed than were trained.
+    """
+    if loop.gave_up:
+        raise SearchFailed(loop.gave_up)
+    if loop.out_of_time:
+        show(f"{loop.out_of_time}: {resume}")
+    lost = LostModels.among(loop.trials.values())
+    if lost.most:
+        raise SearchFailed(f"{lost}; the study has the other models")
+    if lost.reasons:
+        show(str(lost))
 
 
 def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: int) -> WorkerSpec:

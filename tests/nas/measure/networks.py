@@ -13,8 +13,13 @@ from torch.utils._pytree import tree_leaves
 from nas.measure.arms import ArmError
 from nas.measure.runtimes import runner
 
+
+def has_onnxruntime() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
 needs_onnxruntime = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    not has_onnxruntime(),
     reason="needs the extra 'onnx': pip install -e '.[onnx]'",
 )
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from backbones import fuse, resolve
-from nas.measure.arms import RUNTIMES, ArmError
+from backbones import build, fuse, resolve
+from nas.measure import prepare
+from nas.measure.arms import RUNTIMES, Arm, ArmError
+from nas.measure.prepare import Setting
 from nas.measure.runtimes import RUNNERS, contract, runner
-from tests.nas.measure.networks import Net, Out, check, images, needs_onnxruntime, ready, refusal
+from search_space import ArchSpec
+from search_space.arch import BLOCKS, StageSpec
+from tests.nas.measure.networks import (
+    Net,
+    Out,
+    check,
+    has_onnxruntime,
+    images,
+    needs_onnxruntime,
+    ready,
+    refusal,
+)
 
 # A network for every kind of block that the space has, at the smallest size that shows its padding and resizing.
 NETS = [
@@ -67,6 +82,45 @@ def test_real_networks(runtime, name, px):
     torch.manual_seed(0)
     net, x = fuse(resolve(name)[1]), images(px=px)
     check(runner(runtime, net, x).run, net, x)
+
+
+def small(block: str) -> ArchSpec:
+    """Return an architecture of one block, whose windows do not divide its map of 8 x 8."""
+    values = {
+        "expansion": 2.0, "heads": 2, "pre_conv": "depthwise", "window": 3, "cpb_hidden": 8, "subsampling": "pool",
+        "group_width": 8, "squeeze": 0.25, "grid": 4,
+    }  # fmt: skip
+    read = {name: value for name, value in values.items() if name in BLOCKS[block]}
+    return ArchSpec((StageSpec(block, 1, 16, **read),), stem="patch")
+
+
+def runtimes_here() -> list[str]:
+    """Return the runtimes of this machine; max-autotune only compiles longer than compiled."""
+    cuda = torch.cuda.is_available()
+    here = {"onnxruntime": has_onnxruntime(), "reduce-overhead": cuda, "tensorrt": cuda and find_spec("tensorrt")}
+    return [name for name in RUNTIMES if here.get(name, name != "max-autotune-no-cudagraphs")]
+
+
+def blocks_in_runtimes() -> list[Any]:
+    quick = ("eager", "pool-onnxruntime")
+    return [
+        pytest.param(block, runtime, id=name, marks=() if name.endswith(quick) else pytest.mark.slow)
+        for block in BLOCKS
+        for runtime in runtimes_here()
+        for name in (f"{block}-{runtime}",)
+    ]
+
+
+@pytest.mark.parametrize(("block", "runtime"), blocks_in_runtimes())
+def test_every_block_runs_in_every_runtime_of_this_machine(block, runtime):
+    """As a search prepares it: copies, fused."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, setting = build(small(block)), Setting(device.type, 2, 32, Arm.parse(runtime))
+    inputs = prepare.images(setting)
+    expected = prepare.reference_outputs(model, inputs[0].to(device))
+    pair = prepare.prepare_pair((model, model), inputs, expected, setting, device)
+    assert pair.output_check.correct
 
 
 @pytest.mark.gpu

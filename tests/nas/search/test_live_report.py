@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from nas.analysis.selection import recommend
-from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, end_search
+from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, LostModels, end_search
 from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
@@ -118,3 +118,20 @@ def test_an_interrupted_search_says_how_far_it_came_and_recommends_nothing(tmp_p
     assert "()" not in shown
     assert "backbone-nas" not in shown
     assert (f"report: {run / 'report.html'}" in shown) == bool(trials)
+
+
+def test_failed_models_are_counted_with_their_reasons_and_most_of_them_are_a_failure():
+    complete, stopped, infeasible = (
+        synthetic.study(1, only=state, baselines=False).trials[0]
+        for state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE)
+    )
+    a, b = (replace(complete, state=TrialState.FAILED, reason=reason) for reason in ("no memory", "no compiler"))
+    assert (str(LostModels.among([complete, infeasible])), LostModels.among([infeasible]).most) == ("", False)
+    few = LostModels.among([complete, stopped, a, b, infeasible])
+    assert not few.most
+    assert str(few).startswith("2 of 4 models failed: no memory (1 of them)")
+    most = LostModels.among([complete, stopped, b, a, b, replace(complete, state=TrialState.RUNNING)])
+    assert most.most
+    assert str(most) == "3 of 5 models failed: no compiler (2 of them); no memory (1 of them)"
+    many = LostModels.among(replace(a, reason=str(n)) for n in range(5))
+    assert str(many).endswith("; and 2 more reasons")
