@@ -509,7 +509,8 @@ class Model:
             1 is perfect, 0 that of a constant. The mean over seeds, where the model was selected among retrained ones.
         measurement: Throughput with its interval, latency, memory, the device and its conditions.
         seeds: Trainings that the score is the mean of.
-        chance_best: For a selected model, the chance that it is the best of those within the limits; else None.
+        chance_best: For a selected model, the chance that it is the best of those within the limits; else None. It
+            assumes the deviation between seeds of another study where no model of this one has two seeds.
         chance_to_keep: For a selected model, the chance that it is within the limits; None where no interval is known.
     """
 
@@ -639,8 +640,7 @@ class Model:
         m = self.measurement
         costs = "" if self.params is None else f", {self.params / 1e6:.2f} M parameters"
         costs += "" if self.macs is None else f", {self.macs / 1e9:.3f} GMACs"
-        chance = "" if self.chance_best is None else f", best of those that fit: {self.chance_best:.0%}"
         return (
-            f"<Model {self.name} ({self.arch_id}): score {self.score:.3f}{chance}, {m.throughput_img_s:.0f} img/s"
+            f"<Model {self.name} ({self.arch_id}): score {self.score:.3f}, {m.throughput_img_s:.0f} img/s"
             f" ({m.ratio:.2f}x {m.reference}), {m.latency_ms:.2f} ms{costs}; {outline(self.spec)}>"
         )

@@ -42,6 +42,8 @@ CURVE_HEIGHT_PX = 240
 SMALL_HEIGHT_PX = 170
 TITLE_LIMIT_PX = FRONT_HEIGHT_PX
 THIRD_FORMAT = ",.4~r"  # four digits, no exponent
+RATIO_TICKS = ".4~g"
+MAX_COUNT_TICKS = 10  # that are given one by one
 MANY_POINTS = 1500  # the intervals of more dominated trials would hide everything else
 MAX_CHOICES = 12  # in a chart of importance
 SCORE, VARIANCE_EXPLAINED = OBJECTIVE_WORDS["score"], "explained variance"
@@ -250,7 +252,10 @@ def _front_axes(data: FigureData) -> tuple[Any, Any]:
         title=[data.throughput_title, "higher is better"],
         scale=alt.Scale(type=kind, domain=list(data.ratio_range), nice=False, **options),
         axis=alt.Axis(
-            format=".3~g", labelOverlap=True, titleLimit=620, titleFontSize=alt.ExprRef(f"width < {NARROW_PX} ? 9 : 11")
+            format=RATIO_TICKS,
+            labelOverlap=True,
+            titleLimit=620,
+            titleFontSize=alt.ExprRef(f"width < {NARROW_PX} ? 9 : 11"),
         ),
     )
     y = alt.Y(
@@ -457,18 +462,26 @@ def _hypervolume_charts(data: FigureData) -> dict[str, Any]:
     """Draw the hypervolume by trainings and by time."""
     if not data.curve:
         return {}
-    charts = {"curve": _hypervolume_chart(data, "evaluations", "architectures evaluated", "d")}
+    evaluated = max(evaluations for evaluations, _, _ in data.curve)
+    charts = {"curve": _hypervolume_chart(data, "evaluations", "architectures evaluated", count_axis(evaluated))}
     if any(seconds is not None for _, seconds, _ in data.curve):
-        charts["curve-seconds"] = _hypervolume_chart(data, "seconds", "seconds since the study began", ",d")
+        axis = alt.Axis(tickMinStep=1, format=",d", labelOverlap=True)
+        charts["curve-seconds"] = _hypervolume_chart(data, "seconds", "seconds since the study began", axis)
     return charts
 
 
-def _hypervolume_chart(data: FigureData, field: str, title: str, number_format: str) -> Any:
+def count_axis(most: int) -> Any:
+    """Return the axis of a count from 0 to `most`; Vega's own ticks of small counts have halves between them."""
+    few = {"values": list(range(most + 1))} if most <= MAX_COUNT_TICKS else {}
+    return alt.Axis(format="d", labelOverlap=True, **few)
+
+
+def _hypervolume_chart(data: FigureData, field: str, title: str, axis: Any) -> Any:
     """Draw the hypervolume, what random search is expected to reach, and the level of the baselines."""
     color = MARKS[FRONT].css
     what = "hypervolume" if data.single is None else f"best {brief(data.single.label)}"
     curve = alt.Chart(alt.NamedData(name="curve")).encode(
-        x=alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickMinStep=1, format=number_format, labelOverlap=True)),
+        x=alt.X(f"{field}:Q", title=title, axis=axis),
         y=alt.Y("hypervolume:Q", title=f"{what}, higher is better", scale=alt.Scale(zero=True)),
     )
     steps = curve.transform_filter("datum.improved").mark_point(filled=True, size=30, color=color, opacity=1)

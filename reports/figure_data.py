@@ -26,6 +26,7 @@ MIN_SCATTERED = 10  # models in a scatter chart; fewer show no correlation
 MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page slow
 MAX_CURVES = 1000  # learning curves of candidates that are not on the front
 SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show models measured for scale
+MIN_AXIS_SPAN = 0.02  # of scores, or doublings of a throughput
 CHART_PX = 820, 370  # inside the axes, on a desktop
 NARROW_CHART_PX = 280  # likewise on a phone
 
@@ -267,13 +268,13 @@ def _scale_models(study: StudyRecord, ratios: Sequence[float]) -> tuple[ScaleMod
 
 
 def axis_range(values: Sequence[float], log: bool = False) -> tuple[float, float]:
-    """Return the range of an axis: that of the values with a margin."""
+    """Return the range of an axis: that of the values with a margin, wide enough for ticks of different labels."""
     if log:
         low, high = axis_range([math.log2(v) for v in values])
         return 2**low, 2**high
     low = min(values, default=0.0)
     high = max(values, default=low + 1)
-    margin = 0.06 * max(high - low, 0.05)
+    margin = max(0.06 * (high - low), (MIN_AXIS_SPAN - (high - low)) / 2)
     return low - margin, high + margin
 
 

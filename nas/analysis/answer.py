@@ -216,6 +216,11 @@ def confidence_line(a: Answer, limits: Limits) -> str:
     assert a.best is not None
     of = f"the {a.fitting} models within the limits" if limits else f"the {a.fitting} models compared"
     line = f"confidence: {percent(a.best.chance_best)} to have the highest score of {of}"
+    if not a.scatter.measured and a.fitting > 1:
+        line = (
+            f"confidence: unknown, for no model was trained with two seeds; {percent(a.best.chance_best)} to have the "
+            f"highest score of {of} if seeds scatter as in another study"
+        )
     return f"{line}; within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 

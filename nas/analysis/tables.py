@@ -170,7 +170,8 @@ def _runners_up(a: Answer, limits: Limits) -> Table:
     title = f"not clearly worse in score: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
         title += f" (the likeliest {MAX_RUNNERS_UP} shown)"
-    chances = ("highest of all", *(("within limits",) if limits else ()))
+    highest = "highest of all" if a.scatter.measured else "highest of all, assumed"
+    chances = (highest, *(("within limits",) if limits else ()))
     table = _table(title, "trial", "<model", "score", "ratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id

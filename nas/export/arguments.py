@@ -65,7 +65,7 @@ class ExportSettings:
     device: str | None = None  # of the training; None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    overwrite: bool = False  # replace a folder that is no export
+    overwrite: bool = False  # replace a folder that is no export, or one of longer-trained weights
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -121,6 +121,9 @@ def parser() -> OneLineParser:
         help="steps of further distillation before the export (default: none)",
     )
     add_training_flags(built.add_argument_group("training", "Only with --extra-steps.").add_argument)
-    overwrite = "replace a folder even if it is no export or has other files; its content is deleted (default: no)"
+    overwrite = (
+        "replace a folder even if it is no export, has other files or weights that were trained longer; its content is "
+        "deleted (default: no)"
+    )
     add("--overwrite", action="store_true", help=overwrite)
     return built

@@ -104,6 +104,16 @@ def check_room(out: Path, run_dir: Path, force: bool) -> None:
         )
 
 
+def check_not_shorter(out: Path, steps: int, force: bool) -> None:
+    """Raise ExportError where weights of `steps` steps would replace an export that was trained longer."""
+    earlier = _steps_of(out)
+    if not force and earlier > steps:
+        raise ExportError(
+            f"--out: {str(out)!r} has weights of {earlier} steps, and these are of {steps}; choose another folder, or "
+            "replace it with --overwrite"
+        )
+
+
 def check_writable(out: Path) -> None:
     """Raise ExportError where no folder can be created at `out`; a temporary one next to it is the test."""
     parent = next(folder for folder in out.absolute().parents if folder.exists())
@@ -160,6 +170,14 @@ def _added(export: Path) -> list[str]:
     listed = parse_json((export / ABOUT).read_bytes()).get("files")
     written = {ABOUT, *(listed if isinstance(listed, list) else ())}
     return [name for name in files(export) if name not in written]
+
+
+def _steps_of(export: Path) -> int:
+    """Return the training steps of an export's weights; 0 where there is no such export."""
+    try:
+        return int(json.loads((export / ABOUT).read_text())["weights"]["result"]["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _is_export(folder: Path) -> bool:

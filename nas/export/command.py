@@ -16,7 +16,7 @@ from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings
-from nas.export.bundle import check_room, check_writable, write_bundle
+from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
 from nas.export.continue_training import continue_training, plan_continued
 from nas.measure.environment import device_line, torch_device, versions
@@ -67,6 +67,7 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
             f"or choose another --trials: {_with_weights(settings.run, study, retrainings)}"
         )
     more = settings.extra_steps
+    check_not_shorter(out, (existing.result.steps if existing else 0) + (more or 0), settings.overwrite)
     weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
     assert weights is not None
     data = CardData(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -95,6 +97,52 @@ def _write(model: nn.Module, path: Path, px: int, step: int | None, names: Seque
             traced, (), path, input_names=[INPUT], output_names=list(names), dynamo=True, verbose=False,
             external_data=weights > ONE_FILE,
         )  # fmt: skip
+    _finish(path, step)
+
+
+def _finish(path: Path, step: int | None) -> None:
+    """Name the free dimensions, and let the graph refuse sides that are no multiple of `step`, as PyTorch does.
+
+    Runtimes do not check them: some would compute other features, others fail somewhere inside.
+    """
+    onnx = import_optional("onnx", "onnx")
+    file = onnx.load(path, load_external_data=False)
+    sides = file.graph.input[0].type.tensor_type.shape.dim
+    symbols = [re.split(r"\W", sides[axis].dim_param)[-1] for axis in (0, 2, 3)]  # as in "s34" and "32*s30"
+    names = {symbol: name for symbol, name in zip(symbols, ("batch", "rows", "columns"), strict=True) if symbol}
+    for value in (*file.graph.input, *file.graph.output, *file.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
+    if step is not None:
+        _refuse_other_sides(onnx, file.graph, step)
+    onnx.checker.check_model(file)
+    onnx.save(file, path)
+
+
+def _refuse_other_sides(onnx: Any, graph: Any, step: int) -> None:
+    """Add 0 to each output, taken from a list of one element at the position of each side's remainder."""
+    constants = {"side_step": np.array(step), "side_zero": np.zeros(1, np.float32)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    node = onnx.helper.make_node
+    rule = f"height_and_width_must_be_multiples_of_{step}"
+    first = [
+        node("Shape", [INPUT], ["sides"], start=2, end=4),
+        node("Mod", ["sides", "side_step"], ["side_remainders"]),
+        node("Gather", ["side_zero", "side_remainders"], ["side_zeros"], rule),
+        node("ReduceMax", ["side_zeros"], ["side_check"], keepdims=0),
+    ]
+    for place, check in enumerate(first):
+        graph.node.insert(place, check)
+    for output in graph.output:
+        (producer,) = (each for each in graph.node if output.name in each.output)
+        position = list(producer.output).index(output.name)
+        producer.output[position] = f"{output.name}_of_any_sides"
+        for reader in graph.node:
+            for i, name in enumerate(reader.input):
+                if name == output.name:
+                    reader.input[i] = producer.output[position]
+        graph.node.append(node("Add", [producer.output[position], "side_check"], [output.name]))
 
 
 def session(path: Path) -> Any:

@@ -15,6 +15,8 @@ from reports.compare.comparability import Comparability, comparability
 from reports.scored_trials import ScoredTrial
 from reports.summary import CurvePoint, StudySummary, summarize
 
+MIN_RANKED = 10  # shared architectures whose ranks say something
+
 
 @dataclass(frozen=True)
 class ComparedStudy:
@@ -48,7 +50,7 @@ class StudyPair:
     other: ComparedStudy
     shared: tuple[SharedArchitecture, ...]  # by throughput in the first study, fastest first
     measured: int  # shared architectures with a throughput in both
-    throughput_tau: float | None  # Kendall's tau-b
+    throughput_tau: float | None  # Kendall's tau-b of MIN_RANKED architectures or more, unless all values are equal
     throughput_p: float | None
     trained: int  # shared architectures with a score in both
     score_tau: float | None
@@ -124,7 +126,9 @@ def _pair(first: ComparedStudy, other: ComparedStudy) -> StudyPair:
     shared = _shared_architectures(first, other)
     ratios = [(a, b) for s in shared for a, b in (s.ratios,) if a is not None and b is not None]
     scores = [(a, b) for s in shared for a, b in (s.scores,) if a is not None and b is not None]
-    (throughput_tau, throughput_p), (score_tau, score_p) = kendall(ratios), kendall(scores)
+    (throughput_tau, throughput_p), (score_tau, score_p) = (
+        kendall(values) if len(values) >= MIN_RANKED else (None, None) for values in (ratios, scores)
+    )
     curves = first.summary.curve, other.summary.curve
     trainings = min(len(curve) for curve in curves)
     return StudyPair(

@@ -15,15 +15,14 @@ from markupsafe import Markup
 
 from nas.files import atomic_write
 from nas.study.records import Objective, StudyInfo
-from reports.charts import FAINT, FONT, GRID, INK, TEXT_STYLE
-from reports.compare.comparison import ComparedStudy, StudyComparison, StudyPair
+from reports.charts import FAINT, FONT, GRID, INK, RATIO_TICKS, TEXT_STYLE, count_axis
+from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, chart_svg, policy, templates
-from reports.figure_data import SERIES
+from reports.figure_data import SERIES, axis_range
 from reports.formatting import flat
 from reports.scored_trials import ScoredTrial
 
 MAX_SHARED = 25  # architectures in a table
-MIN_SHARED = 10  # architectures for a sentence about their rank correlation
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross")
 SIZES_PX = {"wide": (860, 400), "narrow": (330, 300)}
 FIT = {"type": "fit", "contains": "padding"}
@@ -67,6 +66,7 @@ def render(comparison: StudyComparison, charts: Mapping[str, Markup]) -> str:
             pictures=charts,
             differences=setting_differences(comparison.studies),
             max_shared=MAX_SHARED,
+            min_ranked=MIN_RANKED,
             style=Markup(style),
             policy=policy(style),
         )
@@ -82,11 +82,12 @@ def headline(comparison: StudyComparison) -> tuple[str, ...]:
 def refusals(comparison: StudyComparison) -> tuple[str, ...]:
     """Give each reason why numbers do not compare, and what is therefore left out."""
     reasons = comparison.comparability
+    left_out = "So fronts have charts of their own, hypervolumes are left out, and {} are compared by rank alone."
     sentences = []
     if reasons.score:
-        sentences.append(f"{' '.join(reasons.score)} So scores, fronts and hypervolumes are not compared.")
+        sentences.append(f"{' '.join(reasons.score)} {left_out.format('scores')}")
     if reasons.throughput:
-        sentences.append(f"{' '.join(reasons.throughput)} So throughputs, fronts and hypervolumes are not compared.")
+        sentences.append(f"{' '.join(reasons.throughput)} {left_out.format('throughputs')}")
     if reasons.measurement:
         rest = " Dominance and coverage between studies are left out." if reasons.same_axes else ""
         text = "Each throughput is relative to the reference model on its own device."
@@ -158,8 +159,10 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
         ("throughput", pair.measured, pair.throughput_tau, reasons.throughput or reasons.measurement),
         ("score", pair.trained, pair.score_tau, reasons.score),
     ):
-        if count < MIN_SHARED or tau is None:
+        if count < MIN_RANKED:
             sentences.append(f"{a} and {b} share {count} architectures with a {what}: too few to compare their ranks.")
+        elif tau is None:
+            sentences.append(f"The {count} shared architectures of {a} and {b} have the same {what}, thus no ranks.")
         else:
             though = ", though the numbers do not compare" if other_scale else ""
             sentences.append(f"{a} and {b} rank their {count} shared architectures by {what} with τ {tau:.2f}{though}.")
@@ -184,12 +187,13 @@ def _fronts(studies: Sequence[ComparedStudy], shown: Sequence[ComparedStudy]) ->
     if not fronts:
         return None
     score, throughput = shown[0].study.info.objectives
-    axis = alt.Axis(format=".3~g", labelOverlap=True)
-    x = alt.X("ratio:Q", title=_title(throughput), scale=_scale(throughput), axis=axis)
-    y = alt.Y("score:Q", title=_title(score), scale=_scale(score))
+    rest = [_row(each, model, 0) for each in shown for model in _dominated(each)]
+    ratios = [row[end] for row in fronts for end in ("ratio", "low", "high")] + [row["ratio"] for row in rest]
+    axis = alt.Axis(format=RATIO_TICKS, labelOverlap=True)
+    x = alt.X("ratio:Q", title=_title(throughput), scale=_scale(throughput, ratios), axis=axis)
+    y = alt.Y("score:Q", title=_title(score), scale=_scale(score, [row["score"] for row in fronts + rest]))
     color, shape = _by_study(studies, shown)
-    front = alt.Chart(alt.Data(values=fronts))
-    dominated = alt.Chart(alt.Data(values=[_row(each, model, 0) for each in shown for model in _dominated(each)]))
+    front, dominated = alt.Chart(alt.Data(values=fronts)), alt.Chart(alt.Data(values=rest))
     layers = [
         dominated.mark_point(size=14, opacity=0.35, filled=True).encode(x=x, y=y, color=color, shape=shape),
         front.mark_line(interpolate="step-after", strokeWidth=1.5).encode(x=x, y=y, color=color, order="order:O"),
@@ -208,10 +212,11 @@ def _hypervolume_curves(studies: Sequence[ComparedStudy]) -> Any:
     ]
     if not any(row["volume"] for row in rows):
         return None
+    longest = max(len(each.summary.curve) for each in studies)
     color, dash = _by_study(studies, studies)[0], alt.StrokeDash("study:N", sort=None, legend=None)
     line = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after", strokeWidth=2)
     return line.encode(
-        x=alt.X("trainings:Q", title="architectures trained", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=alt.X("trainings:Q", title="architectures trained", axis=count_axis(longest)),
         y=alt.Y("volume:Q", title="hypervolume, higher is better"),
         color=color,
         strokeDash=dash,
@@ -248,8 +253,9 @@ def _title(objective: Objective) -> str:
     return f"{objective.label}{unit}"
 
 
-def _scale(objective: Objective) -> Any:
-    return alt.Scale(type="log", base=2, nice=False, padding=12) if objective.log else alt.Scale(zero=False, padding=12)
+def _scale(objective: Objective, values: Sequence[float]) -> Any:
+    kind = {"type": "log", "base": 2} if objective.log else {"zero": False}
+    return alt.Scale(domain=list(axis_range(values, log=objective.log)), nice=False, **kind)
 
 
 def _svgs(chart: Any) -> Markup:

@@ -9,7 +9,7 @@ import pytest
 
 from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports.compare.__main__ import main
-from reports.compare.comparison import StudyComparison, compare_studies
+from reports.compare.comparison import MIN_RANKED, StudyComparison, compare_studies
 from reports.compare.comparison_page import draw_charts, render
 from reports.document import chart_svg
 from tests.reports import brute_force, synthetic
@@ -135,6 +135,31 @@ def test_shared_architectures_and_how_alike_they_rank():
         assert (ours, theirs) == (f"{ratios[0][arch_id]:.3f}", f"{ratios[1][arch_id]:.3f}")
         assert score == (f"{scores[0][arch_id]:.3f}" if arch_id in scores[0] else "–")
         assert other == (f"{scores[1][arch_id]:.3f}" if arch_id in scores[1] else "–")
+
+
+def test_of_few_shared_architectures_no_rank_correlation_is_shown():
+    def sharing(trials: int) -> Page:
+        study = synthetic.study(trials, seed=1, only=TrialState.COMPLETE, baselines=False)
+        return page_of(compare_studies([study, study]))
+
+    few, enough = sharing(MIN_RANKED - 1), sharing(MIN_RANKED)
+    assert "too few" in few.words
+    assert "too few" not in enough.words
+    for page, count, tau in ((few, MIN_RANKED - 1, "too few"), (enough, MIN_RANKED, "1.00")):
+        for row in page.table("Rank correlations of A and B").body():
+            assert (row["architectures"], row["τ"]) == (str(count), tau)
+            assert (row["p"] == "–") is (page is few)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 4])
+def test_every_axis_of_few_models_has_ticks_with_labels_of_their_own(trials):
+    study = synthetic.study(trials, seed=1, only=TrialState.COMPLETE, baselines=False)
+    for chart in draw_charts(compare_studies([study, study])).values():
+        for svg in chart.split("<svg ")[1:]:
+            axes = re.findall(r'class="mark-group role-axis".*?(?=class="mark-group role-axis"|$)', svg, re.S)
+            labels = [re.findall(r">([\d.]+)</text>", axis) for axis in axes if "role-axis-label" in axis]
+            assert len(labels) == 2
+            assert all(len(each) == len(set(each)) >= 2 for each in labels), labels
 
 
 def test_settings_that_differ_and_no_others():

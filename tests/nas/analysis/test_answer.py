@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer
+from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer, confidence_line
 from nas.analysis.noise import TYPICAL_SCATTER
 from nas.analysis.retraining import RetrainingSummary, summarize_retraining
 from nas.analysis.selection import SelectionError
@@ -180,3 +180,15 @@ def test_the_answer_fits_and_nothing_that_fits_is_better(
         assert result.best.score == max(t.rungs[-1].score for t in fit)
         assert 0 < (result.best.chance_best or 0) <= 1
         assert result.best.trial.number not in numbers(result)
+
+
+def test_a_deviation_of_another_study_makes_no_confidence() -> None:
+    borrowed = answer_to({})
+    assert not borrowed.scatter.measured
+    assert "unknown" in confidence_line(borrowed, {})
+    assert "another study" in confidence_line(borrowed, {})
+    measured = answer_to({}, summary_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
+    assert measured.scatter.measured
+    assert "unknown" not in confidence_line(measured, {})
+    alone = answer_to({"max_params": 100_000})
+    assert confidence_line(alone, {}).startswith("confidence: 100%")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ def test_an_export_is_replaced_and_nothing_else(made: Made, tmp_path: Path, caps
     for holder in (made.run, made.run.parent, made.run / "weights"):
         assert "contains the study" in refusal([*words[:-1], str(holder), "--overwrite"], capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_longer_trained_export_is_replaced_only_if_asked(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = [str(made.run), *TIMM, "--out", str(out)]
+    assert main(words) == 0
+    about = json.loads((out / "export.json").read_text())
+    steps = about["weights"]["result"]["steps"]
+    about["weights"]["result"]["steps"] = steps + 1
+    (out / "export.json").write_text(json.dumps(about))
+    error = refusal(words, capsys)
+    assert f"of {steps + 1} steps" in error
+    assert f"of {steps};" in error
+    assert main([*words, "--overwrite"]) == 0
+    assert json.loads((out / "export.json").read_text())["weights"]["result"]["steps"] == steps
 
 
 def test_a_folder_appears_complete_or_not_at_all(

@@ -23,6 +23,7 @@ from nas.export import to_hf, to_onnx
 from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
 from nas.export.to_hf import copied_modules
+from nas.measure.arms import ArmError
 from nas.measure.verdicts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from tests.nas.export.builders import SPEC, Made
@@ -266,6 +267,14 @@ def test_onnx_runs_at_other_sizes(
     export(made, tmp_path, "--format", "onnx")
     assert "batch: any; size: any size in multiples of 32 px" in capsys.readouterr().out
     check_in_onnx_runtime(net, tmp_path, images(3, 96, 160))
+    graph = onnx.load(tmp_path / "net" / "model.onnx").graph
+    named = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)]
+    assert named[0] == ["batch", 3, "32*rows", "32*columns"]
+    assert [shape[0] for shape in named] == ["batch"] * 3
+    run = to_onnx.session(tmp_path / "net" / "model.onnx")
+    for sides in ((50, 50), (64, 50)):
+        with pytest.raises(ArmError, match="height_and_width_must_be_multiples_of_32"):
+            run(torch.randn(1, 3, *sides))
 
 
 def test_torchscript_is_traced_at_the_size_that_is_asked_for(made: Made, net: torch.nn.Module, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from nas.analysis.selection import recommend
 from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, LostModels, end_search
+from nas.search.session import SearchFailed, conclude
 from nas.storage.store import read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
@@ -135,3 +136,17 @@ def test_failed_models_are_counted_with_their_reasons_and_most_of_them_are_a_fai
     assert str(most) == "3 of 5 models failed: no compiler (2 of them); no memory (1 of them)"
     many = LostModels.among(replace(a, reason=str(n)) for n in range(5))
     assert str(many).endswith("; and 2 more reasons")
+
+
+def test_a_finished_search_fails_where_more_models_failed_than_were_trained(loop, tmp_path):
+    shown: list[str] = []
+    conclude(loop, "resume", shown.append)
+    assert shown == []
+    failed = replace(loop.trials[0], state=TrialState.FAILED, reason="measuring: no compiler")
+    for number in (10, 11, 12):
+        loop.trials[number] = replace(failed, number=number)
+        if number < 12:
+            conclude(loop, "resume", shown.append)
+    assert shown[-1] == "2 of 4 models failed: measuring: no compiler (2 of them)"
+    with pytest.raises(SearchFailed, match="3 of 5 models failed: measuring: no compiler"):
+        conclude(loop, "resume", shown.append)
