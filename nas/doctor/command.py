@@ -15,6 +15,7 @@ from nas.doctor.arguments import DoctorSettings
 from nas.doctor.examination import Examination
 from nas.doctor.findings import FAIL, OK, WARN, Finding
 from nas.measure.forkserver import ForkServer
+from nas.terminal import write_line
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 INDENT = 6
@@ -37,9 +38,9 @@ def examine(settings: DoctorSettings) -> int:
         complete = session.run(found, None if settings.json else console)
         printed["file"] = str(session.path)
     if settings.json:
-        print(json.dumps(printed, indent=2))
+        write_line(json.dumps(printed, indent=2))
     else:
-        print(f"no search can run here: {', '.join(fails)}" if fails else "a search can run here")
+        write_line(f"no search can run here: {', '.join(fails)}" if fails else "a search can run here")
     return FAILED if fails or not complete else 0
 
 
@@ -57,4 +58,4 @@ def show_finding(finding: Finding, console: Console) -> None:
     first = Text.assemble((f"{finding.verdict:<{INDENT}}", STYLES[finding.verdict]), f"{finding.name}: {finding.value}")
     further = (("what it means", finding.effect), ("what to do", finding.remedy))
     for line in (first, *(Text(f"{'':{INDENT}}{label}: {text}") for label, text in further if text)):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True)

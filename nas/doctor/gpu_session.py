@@ -87,7 +87,7 @@ class GpuSession:
 
 @contextmanager
 def _measuring() -> Iterator[tuple[MeasurementService, ProfileProgress]]:
-    progress = ProfileProgress(Console(stderr=True), lines=True)
+    progress = ProfileProgress(stderr_console(), lines=True)
     with progress.showing(), MeasurementService() as service:
         yield service, progress
 

@@ -272,8 +272,8 @@ def test_onnx_runs_at_other_sizes(
     assert named[0] == ["batch", 3, "32*rows", "32*columns"]
     assert [shape[0] for shape in named] == ["batch"] * 3
     run = to_onnx.session(tmp_path / "net" / "model.onnx")
-    for sides in ((50, 50), (64, 50)):
-        with pytest.raises(ArmError, match="height_and_width_must_be_multiples_of_32"):
+    for sides in ((50, 50), (48, 64)):
+        with pytest.raises(ArmError):
             run(torch.randn(1, 3, *sides))
 
 
