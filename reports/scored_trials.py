@@ -86,11 +86,11 @@ def pareto_front(scored: Sequence[ScoredTrial]) -> tuple[ScoredTrial, ...]:
     return tuple(sorted(on_front, key=lambda s: (-s.ratio, -s.score, s.trial.number)))
 
 
-def dominators(point: ScoredTrial, front: Sequence[ScoredTrial]) -> tuple[int, ...]:
-    """Return the numbers of the trials on the front that dominate `point`."""
+def dominators(point: ScoredTrial, others: Sequence[ScoredTrial]) -> tuple[int, ...]:
+    """Return the numbers of the other trials that dominate `point`."""
     return tuple(
         s.trial.number
-        for s in front
+        for s in others
         if s.values != point.values and all(a >= b for a, b in zip(s.values, point.values, strict=True))
     )
 

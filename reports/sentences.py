@@ -7,6 +7,7 @@ from datetime import datetime
 
 from nas.analysis.noise import DISTURBED
 from nas.analysis.selection import measuring_threads, without_threads
+from nas.study.config import BASELINES
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from reports.figure_data import FigureData
 from reports.formatting import brief, flat, plural
@@ -72,11 +73,13 @@ def picture_words(info: StudyInfo) -> str:
 
 
 def baseline_words(info: StudyInfo) -> str:
-    """Say what a study's baselines are: presets of ours in the style of a published family, or networks of timm."""
+    """Say what a study's baselines are: our small presets in E-RADIO's style, its presets, or networks of timm."""
     px = info.config.get("distill", {}).get("img_size")
     size = f" {px} px" if isinstance(px, int) else ""
-    if info.baselines and all(name.startswith("eradio") for name in info.baselines):
+    if info.baselines and set(info.baselines) <= set(BASELINES["micro"]):
         return f"E\u2011RADIO-style{size} baselines (ours)"  # a hyphen at which no line breaks
+    if info.baselines and all(name.startswith("eradio") for name in info.baselines):
+        return "E\u2011RADIO baselines" + (f" at{size}" if size else "")
     if info.baselines and all(name.startswith("timm:") for name in info.baselines):
         return f"{size.strip()} baselines of timm".strip()
     return f"{size.strip()} baselines".strip()

@@ -34,7 +34,7 @@ class BaselineResult:
 
     name: str
     scored: ScoredTrial
-    dominated_by: tuple[int, ...]  # numbers of trials on the front
+    dominated_by: tuple[int, ...]  # numbers of trials on the front and of other baselines
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def summarize(study: StudyRecord) -> StudySummary:
         near=near_front(complete, front, study.info, floor),
         tied_neighbors=count_ties(front, floor),
         self_comparison=self_comparison,
-        baselines=tuple(BaselineResult(b.name, b, dominators(b, front)) for b in baselines),
+        baselines=tuple(BaselineResult(b.name, b, dominators(b, (*front, *baselines))) for b in baselines),
         best_baseline=best,
         recommendation=recommend(study),
         hypervolume=hypervolume(front, study.info),

@@ -19,12 +19,14 @@ from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, disturbance,
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
+    SelectionError,
     complete,
     measurement,
     nothing_complete,
     setting_words,
     unfinished,
 )
+from nas.cli import OperationFailed
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, StudyRecord, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -38,6 +40,10 @@ CHANCES = (
 
 Limits = Mapping[str, float]
 Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of single-image calls
+
+
+class NoCandidate(OperationFailed, SelectionError):
+    """A study that has no answer because none of its candidates is complete."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,11 @@ def answer(
     rung is among them.
 
     Raises:
-        SelectionError: the study has no complete trial.
+        NoCandidate: The study has no complete candidate; a baseline is only shown as comparison.
     """
     trials = complete(study)
-    if not trials:
-        raise nothing_complete(study)
+    if all(trial.baseline for trial in trials):
+        raise NoCandidate(str(nothing_complete(study)))
     last = [_candidate(t, measurement(t), t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
     retrained = _retrained(summary, latencies)
     favorite = _best([c for c in last if c.fits(limits)])

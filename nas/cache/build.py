@@ -100,6 +100,7 @@ def open_targets(
     weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
+    check_counts: Callable[[int, int], None] = lambda train, val: None,
     verify: bool = False,
 ) -> Targets:
     """Open the targets of the named teachers on the images, after building missing entries.
@@ -119,6 +120,8 @@ def open_targets(
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
         announce: Called with the estimated size and time before a build, and with the lines of a table of the images.
+        check_counts: Called with the numbers of train images, without their views, and of held-out ones before a build;
+            it may refuse them.
         verify: Whether to compare every file's hash.
 
     Raises:
@@ -128,6 +131,8 @@ def open_targets(
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
     plan = CachePlan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
+    opened = plan.images.sets
+    check_counts(len(opened["train"]) // views, len(opened["val"]))
     if not plan.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -159,6 +164,7 @@ def open_study_targets(
     weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
+    check_counts: Callable[[int, int], None] = lambda train, val: None,
 ) -> Targets:
     """Open the targets that a search with `config` trains on, after building missing entries.
 
@@ -169,6 +175,8 @@ def open_study_targets(
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
         announce: Called with the estimated size and time before a build.
+        check_counts: Called with the numbers of train images, without their views, and of held-out ones before a build;
+            it may refuse them.
 
     Raises:
         DataError: The images cannot be opened.
@@ -189,6 +197,7 @@ def open_study_targets(
         weights=weights,
         progress=progress,
         announce=announce,
+        check_counts=check_counts,
     )
     if study is not None:
         fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}

@@ -41,7 +41,7 @@ class PlanSettings:
         workers: Trials at a time on this machine, or on the assumed devices.
         weights: Files of teachers' weights, by teacher.
         cache: Folder of images and teacher outputs; None: the user's default.
-        gpus: Sizes of clusters to simulate in addition to `SIZES`.
+        gpus: Sizes of clusters to simulate; empty for `SIZES`.
         max_hours: Hours for which to compute the largest budget; None: no deadline.
         probe: Number of random architectures to probe; None: the default.
         assume_tflops: Peak TFLOP/s of a device that is not here; None: plan for this machine.
@@ -137,8 +137,8 @@ def parser() -> OneLineParser:
 def add_plan(add: Any) -> None:
     """Add the flags of the plan itself."""
     gpus = (
-        "also simulate clusters of these sizes, in GPUs, or in machines with --device cpu; with --assume-tflops the "
-        "figures are those of the first (default: 8, 64 and 1024 alone)"
+        "simulate clusters of these sizes, in GPUs, or in machines with --device cpu; with --assume-tflops the figures "
+        "are those of the first (default: 8,64,1024)"
     )
     add("--gpus", type=whole_numbers, metavar="A,B", help=gpus)
     hours = "print the largest budget that ends in this time (default: no limit)"

@@ -73,7 +73,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     costs = _costs(config, material, probed, infeasible, basis)
     cluster = _planned_cluster(settings, driver)
-    clusters = forecasts(config, costs, cluster, [*SIZES, *settings.gpus], settings.max_hours)
+    clusters = forecasts(config, costs, cluster, settings.gpus or SIZES, settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
     figures = [
         *_teacher_figures(material, costs),

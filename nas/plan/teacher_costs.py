@@ -11,10 +11,11 @@ from timm.models import get_pretrained_cfg
 
 from nas.cache.build import CachePlan, share_of
 from nas.cache.codecs import CODECS
+from nas.cache.entry import SHARD_ITEMS
 from nas.cache.estimate import BuildEstimate, estimate_images, estimate_teacher
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
-from nas.cache.teacher_features import Compression, TeacherCacheBuilder
+from nas.cache.teacher_features import CALIBRATION_SHARDS, Compression, TeacherCacheBuilder
 from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
@@ -105,19 +106,20 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
     """Count the passes over the images of a search. Nothing is opened or run."""
     passes = _passes(config)
     share, bits = _compression(config).share, CODECS[config.target_dtype].bits
+    calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, config.train_images * config.views)
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
         kept_bytes = passes * _numbers(spec, config) * share * bits / 8
+        temporary_bytes = calibrating * _numbers(spec, config) * 4
         macs = pass_macs(spec.name)
         if macs is None:
             note = "the passes of a built-in teacher are not counted"
-            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, temporary_bytes, Basis.UNKNOWN, note))
             continue
         note = f"{macs / 1e9:.1f} GMACs per image, counted"
-        costs.append(
-            TeacherCost(spec.name, passes, passes * macs * seconds_per_mac, kept_bytes, 0.0, Basis.ASSUMED, note)
-        )
+        seconds = passes * macs * seconds_per_mac
+        costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
     return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
 

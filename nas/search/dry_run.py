@@ -20,6 +20,13 @@ from nas.study.config import ConfigError
 from nas.study.redaction import public_text
 from nas.terminal import write_line
 
+
+class Doubtful(str):
+    """The outcome of a check that does not keep the search from starting, and that the user should know."""
+
+    __slots__ = ()
+
+
 Check = Callable[[SearchCommand], str]
 
 
@@ -37,7 +44,8 @@ def dry_run(command: SearchCommand, console: Console) -> int:
     problems: list[str] = []
     for name, check in _checks(command, console):
         try:
-            line = f"ok       {name}: {check(command)}"
+            found = check(command)
+            line = f"{'warning ' if isinstance(found, Doubtful) else 'ok      '} {name}: {found}"
         except (ValueError, OperationFailed, OSError, RuntimeError) as error:
             problems.append(name)
             line = f"problem  {name}: {one_line(error).removeprefix(f'{name}: ')}"
@@ -124,11 +132,12 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     with progress.showing():
         sets = [source.open(split, config.distill.img_size) for split in ("train", "val")]  # type: ignore[arg-type]
     train, val = map(len, sets)
-    check_image_count(config, train, val)
+    notes = "".join(f"; {note}" for note in dict.fromkeys((*sets[0].notes, *sets[1].notes)))
+    if too_few := check_image_count(config, train, val):
+        return Doubtful(f"{too_few}{notes}")
     return (
         f"{config.data}: {train:,} images to train on (of {config.train_images:,} asked for), "
-        f"{val:,} held out (of {config.val_images:,})"
-        + "".join(f"; {note}" for note in dict.fromkeys((*sets[0].notes, *sets[1].notes)))
+        f"{val:,} held out (of {config.val_images:,}){notes}"
     )
 
 
@@ -144,25 +153,27 @@ def _disk(command: SearchCommand) -> str:
     """Compare the free space of the cache's disk with what images and targets take at most."""
     root = cache_root(command.cache)
     _check_writable(root)
-    images, outputs = _cache_bytes(command)
+    images, outputs, temporary = _cache_bytes(command)
     free = shutil.disk_usage(existing_folder(root)).free
-    needed = images + (outputs or 0.0)
+    needed = images + (outputs or 0.0) + temporary
     what = "images and teacher outputs at most" if outputs is not None else "images alone; teacher outputs are unknown"
-    figures = f"{format_bytes(needed)} for {what}; {format_bytes(free)} free in {root}"
+    building = f", {format_bytes(temporary)} of it only while it is built" if temporary else ""
+    figures = f"{format_bytes(needed)} for {what}{building}; {format_bytes(free)} free in {root}"
     if needed > free:
         raise ConfigError(f"--cache: {figures}")
     return figures
 
 
-def _cache_bytes(command: SearchCommand) -> tuple[float, float | None]:
-    """Return the bytes of images and of teacher outputs; None where a teacher is unknown."""
+def _cache_bytes(command: SearchCommand) -> tuple[float, float | None, float]:
+    """Return the bytes of images, of teacher outputs (None where a teacher is unknown) and of files of the build."""
     from nas.plan.teacher_costs import images_bytes, material_counted
 
     try:
         material = material_counted(command.config, {}, seconds_per_mac=0.0)
     except ValueError:
-        return images_bytes(command.config), None
-    return material.images.kept_bytes, sum(teacher.kept_bytes for teacher in material.teachers)
+        return images_bytes(command.config), None, 0.0
+    outputs = sum(teacher.kept_bytes for teacher in material.teachers)
+    return material.images.kept_bytes, outputs, sum(teacher.temporary_bytes for teacher in material.teachers)
 
 
 def _database(command: SearchCommand) -> str:

@@ -31,14 +31,35 @@ def check_device(config: SearchConfig, source: str, remedy: str) -> None:
         raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
 
 
-def check_image_count(config: SearchConfig, train: int, val: int) -> None:
-    """Raise ConfigError for a data set that has fewer images than a batch or than a validation needs."""
-    batch = config.distill.largest_batch
-    if train < batch or val < 2:
+def check_image_count(config: SearchConfig, train: int, val: int) -> str:
+    """Return a warning about a data set that has fewer images than the settings ask for; "" where it has them.
+
+    Args:
+        config: Settings of the search.
+        train: Images to train on, without their views.
+        val: Held-out images.
+
+    Raises:
+        ConfigError: The images are fewer than a batch, than a validation needs, or than half of a number that was asked
+            for; the defaults are no such number.
+    """
+    batch, found = config.distill.largest_batch, {"train_images": train, "val_images": val}
+    if train * config.views < batch or val < 2:
         raise ConfigError(
             f"--data: {config.data}: found {train:,} images to train on and {val:,} held out; a training batch takes"
             f" {batch:,}, and at least 2 images have to be held out"
         )
+    asked = {name: getattr(config, name) for name in found}
+    if all(found[name] >= asked[name] for name in found):
+        return ""
+    line = (
+        f"{config.data}: only {found['train_images']:,} of {asked['train_images']:,} images to train on, and {val:,} of"
+        f" {asked['val_images']:,} held out"
+    )
+    if any(2 * found[name] < asked[name] != getattr(SearchConfig(), name) for name in found):
+        flags = f"--train-images {found['train_images']} --val-images {val}"
+        raise ConfigError(f"--data: {line}; check the path and the shards, or ask for what is there: {flags}")
+    return line
 
 
 def check_limits(config: SearchConfig) -> str:

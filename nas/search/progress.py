@@ -124,7 +124,7 @@ class SearchProgress:
         remaining = self._pace.remaining(loop)
         if remaining.seconds is not None:
             return f"{'roughly ' if remaining.rough else ''}{clock(remaining.seconds)}"
-        return f"after {remaining.awaited} more candidate{'s' if remaining.awaited > 1 else ''}"
+        return f"known after {remaining.awaited} more candidate{'s' if remaining.awaited > 1 else ''}"
 
     def _panel(self, loop: StudyLoop) -> _Panel:
         states = ", ".join(f"{count} {state.value}" for state, count in sorted(loop.counts.items()) if count)

@@ -147,11 +147,17 @@ def _open_targets(command: SearchCommand, console: Console, show: Announce) -> t
     config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
     config.distill.check_teachers([teacher.name for teacher in teachers])
     progress = StageProgress(console)
+
+    def check_counts(train: int, val: int) -> None:
+        if too_few := check_image_count(config, train, val):
+            announce(f"warning: --data {too_few}", _LOG, console, logging.WARNING)
+
     with progress.showing():
         targets = open_study_targets(
-            config, cache_root(command.cache), weights=command.teacher_weights, progress=progress, announce=show
-        )
-        check_image_count(config, len(targets.train), len(targets.val))
+            config, cache_root(command.cache), weights=command.teacher_weights, progress=progress, announce=show,
+            check_counts=check_counts,
+        )  # fmt: skip
+        check_image_count(config, len(targets.train) // config.views, len(targets.val))
         embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 

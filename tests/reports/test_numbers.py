@@ -119,7 +119,7 @@ def test_table_of_the_front_and_the_baselines(name):
         for metric, label in LABELS.items():
             if label in row:
                 assert row[label] == f"{t.rungs[-1].metrics[metric]:.3f}"
-        beaten = sum(brute_force.beats(brute_force.place(f), brute_force.place(t)) for f in best)
+        beaten = sum(brute_force.beats(brute_force.place(f), brute_force.place(t)) for f in models)
         wanted = f"baseline, dominated by {beaten}" if beaten else "baseline, not dominated"
         recommended = ", recommended" if t == recommend(s).trial else ""
         assert row["status"] == (f"Pareto front{recommended}" if t in best else wanted)

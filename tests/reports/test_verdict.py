@@ -4,8 +4,10 @@ import pytest
 
 from nas.study.records import StudyRecord, TrialState
 from reports.page import render
+from reports.sentences import baseline_words
 from reports.summary import summarize
 from reports.verdict import NO_DIFFERENCE, UNKNOWN, before_export, headline, recommended, result_line, tiles
+from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic
 from tests.reports.brute_force import Page
 
@@ -123,3 +125,16 @@ def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
         )
         assert ("Recommended so far: trial 3" in page.words) is bool(words)
         assert words in page.words
+
+
+@pytest.mark.parametrize(
+    ("baselines", "words"),
+    [
+        (("eradio_femto", "eradio_nano"), "E\u2011RADIO-style 64 px baselines (ours)"),
+        (("eradio_xt", "eradio_s"), "E\u2011RADIO baselines at 64 px"),
+        (("eradio_pico", "eradio_xt"), "E\u2011RADIO baselines at 64 px"),
+        (("timm:resnet18",), "64 px baselines of timm"),
+    ],
+)
+def test_only_our_small_presets_are_in_the_style_of_e_radio(baselines: tuple[str, ...], words: str) -> None:
+    assert baseline_words(study_info(search_config(baselines=baselines))) == words

@@ -49,7 +49,7 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     assert {figures[f"step_s.{name}"]["note"] for name in ("fp32", "bf16")} == {"", "chosen"}
     assert figures["teacher_s.hed"]["note"].startswith("96 passes")
     assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
-    assert [c["devices"] for c in plan["clusters"]] == [1, 3, 8, 64, 1024]
+    assert [c["devices"] for c in plan["clusters"]] == [1, 3]
     assert all(c["reached"][0] == 6 and c["fits"] is None for c in plan["clusters"])
     assert any("noise of the same shapes" in note for note in plan["notes"])
     assert list(elsewhere.iterdir()) == [], "a plan leaves nothing where runs are kept"

@@ -13,6 +13,9 @@ from nas.data.cifar import FILES, FOLDER
 from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
+from nas.search.preconditions import check_image_count
+from nas.study.config import SearchConfig
+from tests.nas.data.builders import png
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import new_store
 from tests.nas.teachers.holes import shapes_of, write_holes
@@ -23,7 +26,7 @@ SMALL = ["--dry-run", "--device", "cpu", "--train-images", "64", "--val-images",
 def checks(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the exit code, and "ok" or "problem" with the details of each check."""
     code = main(arguments)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "problem "))]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "warning ", "problem "))]
     split = [line.split(maxsplit=1) for line in lines]
     return code, {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in split}
 
@@ -81,6 +84,30 @@ def test_what_is_missing_is_one_line_and_code_2(
     assert code == 2
     assert [name for name, (state, _) in found.items() if state == "problem"] == [check]
     assert words in found[check][1]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "state"), [(40, 10, "ok"), (60, 10, "warning"), (90, 10, "problem"), (40, 30, "problem")]
+)
+def test_a_truncated_data_set_stands_out(
+    train: int, val: int, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, count in (("train", 40), ("val", 10)):
+        (tmp_path / "images" / split / "a").mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "images" / split / "a" / f"{i}.png").write_bytes(png(i))
+    counts = ["--train-images", str(train), "--val-images", str(val), "--batch-size", "8"]
+    data = ["--data", f"imagefolder:{tmp_path / 'images'}", "--cache", str(tmp_path / "cache")]
+    code, found = checks(["--dry-run", "--device", "cpu", *counts, *data], capsys)
+    assert found["data"][0] == state
+    assert code == (2 if state == "problem" else 0)
+    assert "40" in found["data"][1]
+    assert ("--train-images 40 --val-images 10" in found["data"][1]) is (state == "problem")
+
+
+def test_defaults_ask_for_no_number_of_images() -> None:
+    assert "500 of 3,000" in check_image_count(SearchConfig(), 500, 100)
+    assert check_image_count(SearchConfig(), 3000, 600) == ""
 
 
 DINO = "vit_small_patch14_reg4_dinov2.lvd142m"

@@ -44,7 +44,7 @@ def estimates(
 
 
 def known(eta: str) -> bool:
-    return not eta.startswith("after")
+    return not eta.startswith("known")
 
 
 def seconds(eta: str) -> float:
@@ -65,7 +65,7 @@ def test_the_estimate_is_near_the_truth_although_baselines_take_long(workers: in
 def test_without_an_estimate_the_candidates_that_it_waits_for_are_counted(workers: int) -> None:
     _, made = estimates(workers, budget=20)
     counted = dict.fromkeys(eta for _, _, eta in made if not known(eta))
-    assert list(counted) == [f"after {n} more candidate{'s' * (n > 1)}" for n in (5, 4, 3, 2, 1)]
+    assert list(counted) == [f"known after {n} more candidate{'s' * (n > 1)}" for n in (5, 4, 3, 2, 1)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -147,12 +147,10 @@ def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["RUN", "--min-throughput", "nan"], "--min-throughput: nan"),
         (["RUN", "--max-latency-ms", "fast"], "--max-latency-ms"),
         (["RUN", "--max-weight", "3"], "--max-weight"),
-        (["EMPTY"], "no trial that was measured and trained to its last rung"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], error: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    new_store(run.parent / "empty", replace(small_study(), trials=()))
-    places = {"RUN": str(run), "EMPTY": str(run.parent / "empty")}
+    places = {"RUN": str(run)}
     try:
         code = main([places.get(word, word) for word in words])
     except SystemExit as ended:
@@ -162,6 +160,20 @@ def test_bad_input_is_one_line(words: list[str], error: str, run: Path, capsys: 
     assert error_line.startswith("error: ")
     assert error in error_line
     assert error_line.count("\n") == 1
+
+
+@pytest.mark.parametrize("baselines", [False, True])
+def test_a_study_without_a_complete_candidate_answers_no(
+    baselines: bool, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = small_study()
+    trials = tuple(trial for trial in study.trials if baselines and trial.baseline)
+    new_store(run.parent / "early", replace(study, trials=trials))
+    assert main([str(run.parent / "early")]) == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("\n") == 1
+    assert "measured and trained to its last rung" in error
 
 
 def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
