@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -78,6 +80,8 @@ LABEL_PLACES = (  # offset in points, alignment there
     ((-4, -4), ("right", "top")),
     ((-4, 3), ("right", "bottom")),
 )
+STEPS = 8  # points of a piece of the line behind that labels keep clear of
+MARGIN = 0.03  # of the scores' range, above and below the retrained models
 MAX_PANELS = 3  # rungs next to the last; more panels are too narrow to read
 MIN_MODELS = 3  # in a panel
 MAX_CHOICES = 12
@@ -207,8 +211,10 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
     retrained = retraining_points(additions.retraining)
     figure, (axes,) = _empty_figure(height_inches=FRONT_HEIGHT_INCHES)
     _scale_axes(axes, data, retrained)
+    others = [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
+    others += [(p.ratio, p.score) for p in points if p.kind not in (BASELINE, FRONT) and p.score is not None]
     if additions.behind is not None:
-        _draw_behind(axes, additions.behind)
+        others += _draw_behind(axes, additions.behind)
     if data.staircase:
         x, y = zip(*data.staircase, strict=True)
         axes.plot(x, y, drawstyle="steps-pre", color=MARKS[FRONT].paper, linewidth=1, alpha=0.8, zorder=2)
@@ -222,14 +228,17 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
     axes.annotate("better ↗", (0.99, 0.98), **corner)
     labeled = [p for kind in (BASELINE, FRONT) for p in points if p.kind == kind and p.label]
-    _label(figure, axes, labeled, [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None])
+    _label(figure, axes, labeled, others)
     return figure
 
 
 def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, Any]]) -> None:
     """Set the ranges, which include the retrained models, and the titles."""
     low, high = data.score_range
-    low, high = min([low, *(row["low"] for row in retrained)]), max([high, *(row["high"] for row in retrained)])
+    if retrained:
+        ends = [row[end] for row in retrained for end in ("low", "high")]
+        margin = MARGIN * (max(high, *ends) - min(low, *ends))  # a mark on the edge would be cut in half
+        low, high = min(low, min(ends) - margin), max(high, max(ends) + margin)
     if data.throughput.log:
         axes.set_xscale("log", base=2)
         doublings = math.log2(data.ratio_range[1] / data.ratio_range[0])
@@ -241,14 +250,23 @@ def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, An
     axes.set_ylabel(_wrapped(data.score.label, AXES_HEIGHT_INCHES))
 
 
-def _draw_behind(axes: Any, study: StudyRecord) -> None:
-    """Draw the front of another study in gray."""
+def _draw_behind(axes: Any, study: StudyRecord) -> list[tuple[float, float]]:
+    """Draw the front of another study in gray, and return the places that its line and points take."""
     front = [p for p in prepare(study, summarize(study)).points if p.kind == FRONT and p.score is not None]
     if not front:
-        return
-    x, y = zip(*sorted((p.ratio, p.score) for p in front), strict=True)
+        return []
+    places = sorted((p.ratio, p.score) for p in front)
+    x, y = zip(*places, strict=True)
     line = {"color": "0.6", "linewidth": 1, "marker": "o", "markersize": 2, "zorder": 1.5}
     axes.plot(x, y, drawstyle="steps-pre", label=f"front of {brief(study.info.name, 30)}", **line)
+    pieces = [((a, b), (a, d), (c, d)) for (a, b), (c, d) in pairwise(places)]
+    return [place for start, corner, end in pieces for place in (*_along(start, corner), *_along(corner, end))]
+
+
+def _along(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return places along a piece of a line."""
+    x, y = np.linspace(start, end, STEPS).T.tolist()
+    return list(zip(x, y, strict=True))
 
 
 def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retraining: Mapping[str, Any] | None) -> None:
