@@ -119,9 +119,8 @@ def open_targets(
         share: Share of each teacher's numbers that PCA keeps; None for the default of `storage`, see `share_of`.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
-        announce: Called with the estimated size and time before a build, and with the lines of a table of the images.
-        check_counts: Called with the numbers of train images, without their views, and of held-out ones before a build;
-            it may refuse them.
+        announce: Called with lines for the user: size and time of a build, a table of the images.
+        check_counts: Called with the numbers of train (without views) and held-out images; may refuse them.
         verify: Whether to compare every file's hash.
 
     Raises:
@@ -131,8 +130,7 @@ def open_targets(
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
     plan = CachePlan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
-    opened = plan.images.sets
-    check_counts(len(opened["train"]) // views, len(opened["val"]))
+    check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     if not plan.complete:
         try:
             root.mkdir(parents=True, exist_ok=True)

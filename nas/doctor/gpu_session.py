@@ -116,7 +116,7 @@ def benchmark_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Tabulate the rows of a benchmark; a network without a measurement has its reason."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("network", "runtime", "images/s", f"times {REFERENCE}", "ms at batch 1", "verdict"):
-        table.add_column(heading, justify="right" if heading[0] in "itm" else "left")
+        table.add_column(heading, justify="right" if heading[0] in "itm" else "left", no_wrap=heading != "verdict")
     for row in rows:
         runtime = row["runtime"].removesuffix(_USUAL)
         if "measurement" not in row:

@@ -227,5 +227,5 @@ def test_tensorrt_wants_cuda():
 
 def test_tensorrt_wants_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    somewhere = SimpleNamespace(device=torch.device("cuda", 0))
+    somewhere = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float16)
     assert "'backbone-nas[tensorrt]'" in refusal("tensorrt", ready(Net()), somewhere)

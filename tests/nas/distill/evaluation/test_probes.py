@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.cache.codecs import Int8
-from nas.cache.shards import ShardedArray
+from nas.cache.shards import ArrayWriter, ShardedArray
 from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation import probes
 from nas.distill.evaluation.explained_variance import explained_variance, predict, total_variance
@@ -352,7 +352,8 @@ def int8_array(folder: Path, values: np.ndarray, shards: int) -> ShardedArray:
     codec = Int8(np.abs(values).max((0, 2, 3)).astype(np.float32))
     parts = np.array_split(codec.encode(values), shards)
     for i, part in enumerate(parts):
-        np.save(folder / f"{i}.npy", part)
+        with ArrayWriter(folder / f"{i}.npy", part.dtype, part.shape[1:]) as writer:
+            writer.append(part)
     return ShardedArray([folder / f"{i}.npy" for i in range(shards)], [len(part) for part in parts], codec)
 
 
