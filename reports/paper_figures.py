@@ -252,10 +252,10 @@ def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, An
 
 def _draw_behind(axes: Any, study: StudyRecord) -> list[tuple[float, float]]:
     """Draw the front of another study in gray, and return the places that its line and points take."""
-    front = [p for p in prepare(study, summarize(study)).points if p.kind == FRONT and p.score is not None]
-    if not front:
+    points = prepare(study, summarize(study)).points
+    places = sorted((p.ratio, p.score) for p in points if p.kind == FRONT and p.score is not None)
+    if not places:
         return []
-    places = sorted((p.ratio, p.score) for p in front)
     x, y = zip(*places, strict=True)
     line = {"color": "0.6", "linewidth": 1, "marker": "o", "markersize": 2, "zorder": 1.5}
     axes.plot(x, y, drawstyle="steps-pre", label=f"front of {brief(study.info.name, 30)}", **line)
