@@ -272,7 +272,8 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " machines like this one."
         )
     notes.append(
-        "All devices are assumed to share the teachers' passes without loss. The column search leaves the teachers out;"
+        "All devices are assumed to share the teachers' passes without loss: run `backbone-nas cache build` on each"
+        " before the search, which alone runs its teachers on one device. The column search leaves the teachers out;"
         " device-hours, US dollars and the budget that fits count every device from the first pass to the last trial."
     )
     return tuple(notes)
