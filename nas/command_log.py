@@ -63,7 +63,7 @@ class CommandLog:
         """Append the lines to a file from now on; to none where it cannot be written, as on a read-only disk."""
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._attach(_FileHandler(path, encoding="utf-8"))
+            self._attach(_FileHandler(path, encoding="utf-8", errors="backslashreplace"))
 
     def show(self) -> None:
         """Show the lines on stderr from now on."""

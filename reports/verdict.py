@@ -164,6 +164,8 @@ def before_export(
         doubts.append(
             (f"It was trained once, for {steps} steps; train it longer, with other seeds:", retrain_command(run))
         )
+    if retraining and (overtaken := _overtaken(trial.number, retraining, run)):
+        doubts.append(overtaken)
     if disturbed := disturbance(trial):
         doubts.append(
             (f"† Its timing was disturbed ({disturbed}); measure it on an idle machine:", remeasure_command(run))
@@ -171,11 +173,34 @@ def before_export(
     return tuple(doubts)
 
 
+def _overtaken(number: int, retraining: Mapping[str, Any], run: str) -> tuple[str, str] | None:
+    """Return a sentence and a command where a baseline scores higher than a trial after both were retrained."""
+    scored = [c for c in retraining["candidates"] if c["score"] is not None]
+    baselines = [c for c in scored if c["change"] == "baseline"]
+    own = next((c for c in scored if c["trial"] == number), None)
+    best = max(baselines, key=lambda c: c["score"], default=None)
+    if own is None or best is None or own["score"] >= best["score"]:
+        return None
+    text = f"Retrained for {retraining['steps']:,} steps it scores {own['score']:.3f}, the baseline {best['name']}"
+    text += f" {best['score']:.3f}"
+    others = [c for c in scored if c not in baselines and c["score"] >= best["score"] and c["measurement"]]
+    fastest = max(others, key=lambda c: c["measurement"]["ratio"], default=None)
+    if fastest is None:
+        return f"{text}; no retrained candidate scores as high:", retrain_command(run)
+    ratio = fastest["measurement"]["ratio"]
+    text += f". The fastest retrained candidate that scores as high is trial {fastest['trial']}: {fastest['score']:.3f}"
+    return f"{text} at {ratio:.2f} times the reference:", _export(run, fastest["trial"])
+
+
 def export_command(summary: StudySummary, run: str) -> str:
     """Return the command that exports the recommended model; "" where no model is recommended."""
     if summary.recommendation is None:
         return ""
-    return f"backbone-nas export {run} --trials {summary.recommendation.trial.number} --format timm --out winner"
+    return _export(run, summary.recommendation.trial.number)
+
+
+def _export(run: str, number: int) -> str:
+    return f"backbone-nas export {run} --trials {number} --format timm --out winner"
 
 
 def result_line(summary: StudySummary) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ RECORDS = (
     *(SearchConfig, DistillConfig, Group, BuildSettings, VerifySettings, DeleteSettings),
     *(ExportSettings, RemeasureSettings, RetrainSettings, ReplaySettings, BenchmarkSettings),
 )
+
+
+@pytest.fixture(autouse=True)
+def no_log() -> Iterator[None]:
+    """Logged nonsense, such as half a character, in a report of pytest could not be sent between its processes."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

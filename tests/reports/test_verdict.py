@@ -68,8 +68,20 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     remedies = ["backbone-nas remeasure RUN"] * (verdict != "ok")
     assert commands == ["backbone-nas retrain RUN", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
-    retrained = {"candidates": [{"trial": summary.recommendation.trial.number}]}
+    own = {"trial": summary.recommendation.trial.number, "change": "still on it", "score": 0.7, "measurement": None}
+    rival = {"trial": 0, "name": "eradio_femto", "change": "baseline", "score": 0.6, "measurement": None}
+    retrained = {"steps": 810, "candidates": [own, rival]}
     assert [command for _, command in before_export(study.info, summary, retrained, "RUN")] == remedies
+    rival["score"] = 0.8
+    assert len(before_export(study.info, summary, retrained, "RUN")) == 1 + len(remedies)
+    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": {"ratio": 1.25}}
+    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": {"ratio": 0.5}}
+    retrained["candidates"] += [slower, better]
+    (sentence, command), *_ = before_export(study.info, summary, retrained, "RUN")
+    assert command.startswith("backbone-nas export RUN --trials 77 --format timm")
+    assert "0.700" in sentence
+    assert "eradio_femto 0.800" in sentence
+    assert "0.810 at 1.25 times" in sentence
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():

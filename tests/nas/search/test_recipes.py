@@ -109,6 +109,8 @@ def test_with_its_files_a_dry_run_finds_no_problem(
         "cpu",
         "--train-images",
         "600",
+        "--val-images",
+        "4",
     ]
     for number, spec in enumerate(specs(settings(name).teachers)):
         write_holes(tmp_path / f"{number}.safetensors", shapes_of(spec.name))
@@ -116,7 +118,7 @@ def test_with_its_files_a_dry_run_finds_no_problem(
     assert search(["--recipe", name, "--dry-run", *flags, "--cache", str(tmp_path / "cache")]) == 0
     shown = capsys.readouterr().out
     assert "problem" not in shown
-    assert "600 images to train on (of 600 asked for), 4 held out" in shown
+    assert "600 images to train on (of 600 asked for), 4 held out (of 4)" in shown
     assert not (tmp_path / "runs").exists(), "a dry run leaves nothing"
 
 
