@@ -87,6 +87,23 @@ def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
     assert [s for s in shares for page in pages if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", page)] == []
 
 
+def test_headline_after_retraining_is_that_of_the_rows() -> None:
+    rows = json.loads((RESULTS / "retrained_sample.json").read_text())["candidates"]
+    baseline = max((row for row in rows if row["baseline"]), key=lambda row: row["score"])
+    named = next(row for row in rows if row["trial"] == 92)
+    fast = max(
+        (row for row in rows if not row["baseline"] and row["score"] >= baseline["score"]), key=lambda row: row["ratio"]
+    )
+    assert baseline["baseline"] == "eradio_nano"
+    assert named["score"] < baseline["score"]
+    times = fast["ratio"] / baseline["ratio"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"eradio_nano scores {baseline['score']:.3f} and trial 92 {named['score']:.3f}" in readme
+    assert f"is trial {fast['trial']}, {fast['score']:.3f} at {times:.1f} times its throughput" in readme
+    kept = sum(row["change"] == "still on it" for row in rows)
+    assert f"{kept} of the 20 models stayed on the front" in readme
+
+
 def test_kills_are_those_of_the_log() -> None:
     page = (DOCS / "explanation/reliability.md").read_text()
     for study in json.loads((RESULTS / "logged.json").read_text())["kills"]["studies"]:
