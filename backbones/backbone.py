@@ -30,6 +30,11 @@ class Features(NamedTuple):
     spatial: Tensor  # (B, spatial_dim, H / spatial_stride, W / spatial_stride)
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 class Backbone(nn.Module):
     """Stem, stages with the strides of `spec.strides`, a last norm, an optional neck and an optional classifier.
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from backbones.backbone import Backbone
+from backbones.backbone import Backbone, count_parameters
 from backbones.layers.attention import Attention, TransformerLayer
 from backbones.layers.bottleneck import Bottleneck
 from backbones.layers.carrier import Carrier
@@ -35,8 +35,8 @@ from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
-from backbones.memory import check_memory, count_parameters
 from search_space import ArchSpec, StageSpec
+from search_space.memory import check_memory
 
 DOWNSAMPLINGS = {"conv": conv_downsampling, "patch": patch_downsampling, "pool": pool_downsampling}
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}

@@ -13,10 +13,10 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from backbones.backbone import Features
+from backbones.backbone import Features, count_parameters
 from backbones.folding import batch_norms_left, fold_batch_norms
-from backbones.memory import check_memory, count_parameters
 from search_space import SpecError
+from search_space.memory import check_memory
 
 
 class TimmBackbone(nn.Module):

@@ -12,7 +12,6 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,11 +23,12 @@ from nas.cli import cpu_count, one_line
 from nas.files import check_writable, existing_folder
 from nas.measure.arms import Arm
 from nas.scratch import scratch_folder
+from search_space.memory import CGROUPS, PROC, control_group_limit, control_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PROC, CGROUPS, SHARED_MEMORY = Path("/proc"), Path("/sys/fs/cgroup"), Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 # Instruction sets that PyTorch's CPU kernels use, by their names in /proc/cpuinfo on x86 and on Arm.
 INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -41,7 +41,6 @@ INSTRUCTIONS = {
     "sve": "SVE",
     "bf16": "BF16",
 }
-UNLIMITED = 1 << 60  # a memory limit of version 1 that is larger stands for none
 HUB_FILE = ("timm/resnet18.a1_in1k", "model.safetensors")  # of the kind that teachers are
 STEP_ARCH, STEP_BATCH, STEP_PX = "eradio_pico", 16, 64  # a training step as the default search takes it, but smaller
 STEP_S = 1.0  # to time it in both precisions
@@ -161,7 +160,7 @@ def _instructions(proc: Path) -> tuple[str, ...] | None:
 def _cpu_quota(proc: Path, cgroups: Path) -> float | None:
     """Return the smallest quota of the process's control groups; microseconds a period in both versions."""
     quotas = []
-    for folder in _control_groups(proc, cgroups):
+    for folder in control_groups(proc, cgroups):
         with suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()
             quotas.append(int(quota) / int(period))  # "max" is no number
@@ -178,27 +177,7 @@ def read_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> MemoryReading:
         lines = (proc / "meminfo").read_text().splitlines()
         fields = {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
         total, available = fields["MemTotal"], fields["MemAvailable"]
-    limits = []
-    for folder in _control_groups(proc, cgroups):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):
-                limits.append(int((folder / name).read_text()))
-    return MemoryReading(total, available, min((limit for limit in limits if limit < UNLIMITED), default=None))
-
-
-def _control_groups(proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Yield the folders of the process's control groups, each group's own and those above it.
-
-    A line of /proc/self/cgroup is "NUMBER:CONTROLLERS:PATH"; version 2 names no controllers. A container may see a path
-    of the host that it does not have: then only the folders above exist.
-    """
-    with suppress(OSError, ValueError):
-        for line in (proc / "self" / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            root = cgroups / controllers
-            own = root / path.strip("/")
-            yield own
-            yield from (folder for folder in own.parents if folder.is_relative_to(root))
+    return MemoryReading(total, available, control_group_limit(proc, cgroups))
 
 
 def read_precision(device: str, seconds: float = STEP_S) -> PrecisionReading:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from backbones import fuse
-from backbones.memory import memory_bytes
 from nas.measure.arms import Arm
 from nas.measure.memory import Peaks, peak_memory
 from nas.measure.runtimes import runner
 from nas.measure.sweep import largest_fitting, out_of_memory
 from nas.measure.timers import Call
 from nas.measure.verdicts import MeasurementError
+from search_space.memory import memory_bytes
 
 # Largest relative error that counts as rounding. 25 networks reached 1.3e-6 (fp32), 1.6e-3 (fp16) and 1.4e-2 (bf16) at
 # most (LOG.md). cuDNN may use TF32 for fp32.

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from backbones import build, resolve
+from backbones.backbone import count_parameters
 from backbones.build import parameters_of
-from backbones.memory import count_parameters
 from backbones.timm_models import _check_size
 from search_space import PRESETS, ArchSpec, SpecError, StageSpec
 
@@ -45,7 +45,7 @@ def test_a_network_beyond_the_memory_is_refused_before_it_is_built(arch, tmp_pat
     path.write_text(ArchSpec((huge,), stem="patch16").to_json())
     if arch != "spec":
         _check_size.cache_clear()
-        monkeypatch.setattr("backbones.memory.memory_bytes", lambda: 40e6)
+        monkeypatch.setattr("search_space.memory.memory_bytes", lambda: 40e6)
     with pytest.raises(SpecError, match=r"parameters, .* GB in fp32; allowed: "):
         resolve(str(path) if arch == "spec" else arch)
 
