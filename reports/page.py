@@ -182,8 +182,12 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
 
 def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
     checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, run)
-    doubts = verdict.before_export(study.info, summary, retraining, run)
-    return {"checks": checks, "trust_sentence": verdict_sentence(checks), "doubts": doubts}
+    return {
+        "checks": checks,
+        "trust_sentence": verdict_sentence(checks),
+        "headline": verdict.headline(study.info, summary, run, retraining),
+        "doubts": verdict.before_export(study.info, summary, retraining, run),
+    }
 
 
 def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
@@ -191,7 +195,6 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
     return {
         "third": data.third,
         "score_definition": sentences.score_definition(info),
-        "headline": verdict.headline(info, summary, run),
         "tiles": verdict.tiles(info, summary),
         "recommended": verdict.recommended(info, summary),
         "export_command": verdict.export_command(summary, run),

@@ -17,7 +17,7 @@ from reports.pace import more_finished_models, retraining_price
 from reports.sentences import TRAINED_ONCE, too_few_models
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
-from reports.verdict import remeasure_command, retrain_command
+from reports.verdict import overtaken, remeasure_command, retrain_command
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
@@ -71,7 +71,7 @@ SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
     f"The recommended candidate was retrained with two seeds or more, and its probability of being on the front of "
-    f"the retrained candidates is {MIN_CHANCE:g} or more.",
+    f"the retrained candidates is {MIN_CHANCE:g} or more; no retrained baseline scores higher.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -198,6 +198,8 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         f"{found['score']:.3f}{interval} and is on the front of the retrained candidates with probability "
         f"{found['chance']:.2f}."
     )
+    if worse := overtaken(summary, retrained, run):
+        return TrustCheck(SEEDS, Outcome.WARN, worse[0], worse[1])
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 

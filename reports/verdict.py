@@ -28,19 +28,23 @@ class Tile:
     note: str
 
 
-def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...]:
+def headline(
+    info: StudyInfo, summary: StudySummary, run: str, retraining: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is.
 
-    Where one of the timings behind these sentences was disturbed, the first sentence says so, and no ratio is given
-    that uses it.
+    Where one of the timings behind these sentences was disturbed, a sentence before them says so, and no ratio is given
+    that uses it. Where retraining took the recommendation back, the first sentence says that.
 
     Args:
         info: description of the study.
         summary: numbers of the study.
         run: folder of the study, for the commands.
+        retraining: results, as `reports.retraining.read_retraining` returns them.
     """
-    doubt = doubt_sentence(summary, run)
-    return ((doubt,) if doubt else ()) + _result_sentences(info, summary)
+    worse, doubt = overtaken(summary, retraining, run), doubt_sentence(summary, run)
+    first = (worse[0],) if worse else ()
+    return first + ((doubt,) if doubt else ()) + _result_sentences(info, summary)
 
 
 def doubt_sentence(summary: StudySummary, run: str) -> str:
@@ -164,8 +168,8 @@ def before_export(
         doubts.append(
             (f"It was trained once, for {steps} steps; train it longer, with other seeds:", retrain_command(run))
         )
-    if retraining and (overtaken := _overtaken(trial.number, retraining, run)):
-        doubts.append(overtaken)
+    if worse := overtaken(summary, retraining, run):
+        doubts.append(worse)
     if disturbed := disturbance(trial):
         doubts.append(
             (f"† Its timing was disturbed ({disturbed}); measure it on an idle machine:", remeasure_command(run))
@@ -173,23 +177,36 @@ def before_export(
     return tuple(doubts)
 
 
-def _overtaken(number: int, retraining: Mapping[str, Any], run: str) -> tuple[str, str] | None:
-    """Return a sentence and a command where a baseline scores higher than a trial after both were retrained."""
+def overtaken(summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> tuple[str, str] | None:
+    """Say that a baseline scores higher than the recommended model after both were retrained, and what to do then.
+
+    Args:
+        summary: numbers of the study.
+        retraining: results, as `reports.retraining.read_retraining` returns them.
+        run: folder of the study, for the command.
+
+    Returns:
+        A sentence and a command; None where no retrained baseline scores higher, or the model was not retrained.
+    """
+    if summary.recommendation is None or retraining is None:
+        return None
+    trial = summary.recommendation.trial
     scored = [c for c in retraining["candidates"] if c["score"] is not None]
     baselines = [c for c in scored if c["change"] == "baseline"]
-    own = next((c for c in scored if c["trial"] == number), None)
+    own = next((c for c in scored if c["trial"] == trial.number), None)
     best = max(baselines, key=lambda c: c["score"], default=None)
     if own is None or best is None or own["score"] >= best["score"]:
         return None
-    text = f"Retrained for {retraining['steps']:,} steps it scores {own['score']:.3f}, the baseline {best['name']}"
-    text += f" {best['score']:.3f}"
-    others = [c for c in scored if c not in baselines and c["score"] >= best["score"] and c["measurement"]]
-    fastest = max(others, key=lambda c: c["measurement"]["ratio"], default=None)
+    text = f"Retrained for {retraining['steps']:,} steps, {brief(trial.name)} scores {own['score']:.3f}, less than the "
+    text += f"baseline {brief(best['name'])}, {best['score']:.3f}"
+    timed = [c for c in scored if c["measurement"] and c["measurement"]["verdict"] not in DISTURBED]
+    as_high = [c for c in timed if c not in baselines and c["score"] >= best["score"]]
+    fastest = max(as_high, key=lambda c: c["measurement"]["ratio"], default=None)
     if fastest is None:
-        return f"{text}; no retrained candidate scores as high:", retrain_command(run)
-    ratio = fastest["measurement"]["ratio"]
+        return f"{text}; no retrained and undisturbed candidate scores as high.", retrain_command(run)
     text += f". The fastest retrained candidate that scores as high is trial {fastest['trial']}: {fastest['score']:.3f}"
-    return f"{text} at {ratio:.2f} times the reference:", _export(run, fastest["trial"])
+    sentence = f"{text} at {fastest['measurement']['ratio']:.2f} times the throughput of the reference."
+    return sentence, _export(run, fastest["trial"])
 
 
 def export_command(summary: StudySummary, run: str) -> str:

@@ -74,6 +74,7 @@ def test_short_runs_are_judged_by_the_lower_rung_that_agrees_least(study, taus, 
 def retrained(number: int, chance: float | None, seeds: int = 3) -> dict:
     scores = {str(seed): 0.5 for seed in range(seeds)}
     candidate = {"trial": number, "score": 0.5, "half_width": 0.01, "scores": scores, "chance": chance}
+    candidate |= {"change": "still on it", "measurement": None}
     return {"seeds": list(range(seeds)), "steps": 1620, "candidates": [candidate]}
 
 
@@ -90,6 +91,15 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
     number = summarize(study).recommendation.trial.number
     assert check(study, SEEDS, retrained(number, chance, seeds)).outcome is outcome
     assert check(study, SEEDS, retrained(number + 1, 0.9)).outcome is Outcome.WARN
+
+
+def test_a_retrained_baseline_that_scores_higher_is_a_warning(study):
+    results = retrained(summarize(study).recommendation.trial.number, 0.9)
+    rival = {"trial": 0, "name": "eradio_nano", "score": 0.49, "change": "baseline", "measurement": None}
+    results["candidates"].append(rival)
+    assert check(study, SEEDS, results).outcome is Outcome.PASS
+    rival["score"] = 0.51
+    assert check(study, SEEDS, results).outcome is Outcome.WARN
 
 
 def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):

@@ -74,14 +74,17 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     assert [command for _, command in before_export(study.info, summary, retrained, "RUN")] == remedies
     rival["score"] = 0.8
     assert len(before_export(study.info, summary, retrained, "RUN")) == 1 + len(remedies)
-    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": {"ratio": 1.25}}
-    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": {"ratio": 0.5}}
+    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": {"ratio": 1.25, "verdict": "ok"}}
+    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": {"ratio": 0.5, "verdict": "ok"}}
     retrained["candidates"] += [slower, better]
     (sentence, command), *_ = before_export(study.info, summary, retrained, "RUN")
     assert command.startswith("backbone-nas export RUN --trials 77 --format timm")
     assert "0.700" in sentence
-    assert "eradio_femto 0.800" in sentence
+    assert "eradio_femto, 0.800" in sentence
     assert "0.810 at 1.25 times" in sentence
+    assert headline(study.info, summary, "RUN", retrained)[0] == sentence
+    better["measurement"]["verdict"] = "contended"
+    assert before_export(study.info, summary, retrained, "RUN")[0][1].startswith("backbone-nas export RUN --trials 78")
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():
