@@ -101,7 +101,7 @@ def flush_output() -> None:
 
 @contextmanager
 def _writing_to(stream: TextIO) -> Iterator[None]:
-    """Discard a stream that cannot be written: then the interpreter does not fail over it once more as it ends."""
+    """Redirect a stream that cannot be written to the null device, so that the flush at exit does not fail again."""
     try:
         yield
     except OSError as error:
@@ -111,7 +111,7 @@ def _writing_to(stream: TextIO) -> Iterator[None]:
 
 
 def _discard(stream: Any) -> None:
-    """Let vanish what a stream holds and what is written to it from now on."""
+    """Send what a stream holds, and all that is written to it from now on, to the null device."""
     with suppress(OSError, ValueError, AttributeError):  # it has no number, as a stream in memory
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, stream.fileno())

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 Place = tuple[float, float]  # pixels to the right and upward
 Box = tuple[float, float, float, float]  # left, right, bottom, top in pixels
-Side = tuple[int, int]  # 1, -1 or 0: right or left of the point, or centered; above or below it, or beside it
+Side = tuple[int, int]  # across: 1 right of the point, -1 left, 0 centered; upward: 1 above it, -1 below, 0 level
 
 SIDES: tuple[Side, ...] = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))  # the preferred first
 OFFSET_PX = 8  # from the point to the beginning of its label, on both axes

@@ -236,7 +236,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-# SQLite cannot write the file or the files beside it: a read-only place, a full disk, an error of the disk.
+# SQLite's codes where it cannot write a database or its log: a read-only file system, a full disk, a disk error.
 _UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _PRIMARY_CODE = 0xFF  # of an extended code
 
@@ -244,8 +244,8 @@ _PRIMARY_CODE = 0xFF  # of an extended code
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     """Open a SQLite file to read it, also where nothing can be written.
 
-    Readers of a write-ahead log write a file beside it, by which they see what another process commits. Where they
-    cannot, the study is read as it is on disk, if no log holds transactions that the file lacks.
+    To read a database with a write-ahead log, SQLite writes a shared-memory file beside it. Where it cannot, the
+    database is opened as immutable, provided that the log has no transactions that the database lacks.
 
     Raises:
         StoreError: The file has a log that cannot be read here.
