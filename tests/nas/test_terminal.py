@@ -185,3 +185,12 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
     )
     assert in_a_shell(code, "<&- >&- 2>&-").returncode > 2
     assert file.read_text() == ""
+
+
+def test_children_have_the_streams_that_the_command_was_started_without() -> None:
+    child = "import os, sys; sys.exit(len([os.fstat(number) for number in range(3)]))"
+    code = (
+        "import subprocess, sys; from nas.cli import exit_code\n"
+        f"sys.exit(exit_code(lambda: subprocess.run([sys.executable, '-c', {child!r}]).returncode, str))"
+    )
+    assert in_a_shell(code, "<&- >&- 2>&-").returncode == 3
