@@ -7,8 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from backbones import resolve
 from nas.measure.verdicts import TOO_FEW
-from nas.profile.profiles import NetworkSettings, Profile
+from nas.profile.network import count_network
+from nas.profile.profiles import NetworkSettings, OutputShape, Profile
 from nas.profile.tables import comparison_table, headline, show
 from tests.nas.profile.services import MEASUREMENT
 
@@ -47,6 +49,15 @@ def test_every_measured_value_has_a_row():
         "note at the card's power cap 40% of the time",
         "note others kept 1.5 cores busy",
     } <= set(text(WHOLE))
+
+
+def test_tokens_and_summary_of_a_network_have_a_row():
+    profile = count_network(*resolve("eradio_pico"), NetworkSettings(torch.device("cpu"), None, resolution=96))
+    assert profile.output == OutputShape(stride=16, width=192, summary_width=192)
+    console = Console(width=100, file=io.StringIO())
+    console.print(headline(replace(profile, output=OutputShape(16, 256, 512))))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "output 6x6 tokens of 256 channels, stride 16; summary of 512 channels" in lines
 
 
 def test_unknown_values_have_no_row():

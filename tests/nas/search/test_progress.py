@@ -14,10 +14,10 @@ from rich.console import Console, RenderableType
 from nas.backend.simulated import Cluster
 from nas.cli import checkpoint_path
 from nas.plan.forecast import Candidate, TrialTimes, Workload, simulate_candidates
-from nas.search.progress import MIN_EVALUATED, SearchProgress, preliminaries, recovered
+from nas.search.progress import MIN_EVALUATED, SearchProgress, describe, preliminaries, recovered
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
-from nas.study.records import TrialRecord
+from nas.study.records import TrialRecord, TrialState
 from tests.nas.study.builders import measurement, rung, search_config
 from tests.nas.study.searches import drive, new_store, reopen, started, work
 
@@ -143,6 +143,13 @@ def test_the_time_and_the_running_trials_of_the_panel_are_those_of_the_moment(te
     assert "now: #0 (eradio_femto) training to 10 steps" in terminal.screen()
     terminal.loop.report(replace(record, rungs=(rung(0, 0.5),)))
     assert "now: #0 (eradio_femto) training to 30 steps" in terminal.screen()
+
+
+def test_a_line_marks_a_disturbed_timing() -> None:
+    quiet = TrialRecord(1, "a", {}, TrialState.STOPPED, measurement=measurement(1.5))
+    disturbed = replace(quiet, measurement=replace(measurement(1.5), verdict="contended"))
+    assert "(1.50x)" in describe(quiet)
+    assert "(1.50x, contended)" in describe(disturbed)
 
 
 def test_a_resumed_search_says_what_it_has(tmp_path: Path) -> None:
