@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -196,13 +198,19 @@ def test_peak_memory_sees_views_and_in_place_operators_once():
 
 
 def test_memory_that_no_tensor_holds_is_seen_in_the_resident_set():
-    images = torch.zeros(1)
-    found = peak_memory(lambda: bytearray(b"x" * (64 * 2**20)), nn.Identity(), images, tracked=False)
-    assert found.allocated_mib is None
-    if found.reserved_mib is None:
+    """In a process of its own, as networks are measured: one that has freed much gives the same pages again."""
+    code = (
+        "import torch; from torch import nn; from nas.measure.memory import peak_memory\n"
+        "call = lambda: bytearray(b'x' * (64 * 2**20))\n"
+        "found = peak_memory(call, nn.Identity(), torch.zeros(1), tracked=False)\n"
+        "print(found.allocated_mib, found.reserved_mib)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    allocated, reserved = done.stdout.split()
+    assert allocated == "None"
+    if reserved == "None":
         pytest.skip("/proc/self/clear_refs cannot be written here")
-    assert found.reserved_mib == pytest.approx(64, abs=70)  # a copy may be alive for a moment
-    assert found.reserved_mib > 60
+    assert 60 < float(reserved) < 134  # a copy may be alive for a moment
 
 
 def test_environment_is_plain_and_names_no_host():
