@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from nas.measure.device_lock import measuring, training
+from nas.measure.device_lock import MAX_COMMAND, _shortened, measuring, training
 from tests.waiting import PATIENCE_S
 
 FORK = multiprocessing.get_context("fork")
@@ -77,3 +77,8 @@ def test_an_error_inside_releases_the_lock(tmp_path):
             pass
     with measuring(tmp_path):
         pass
+
+
+def test_a_command_in_a_notice_has_the_names_of_its_files_and_fits():
+    assert _shortened("/opt/venv/bin/python /opt/venv/bin/backbone-nas search") == "python backbone-nas search"
+    assert len(_shortened("python " + 99 * "x")) == MAX_COMMAND

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from backbones import build
 from nas.measure import Arm, DeviceError, Setting, measure_pair
 from nas.measure.environment import environment, thread_count
 from nas.measure.memory import peak_memory
-from nas.measure.verdicts import TOO_FEW
+from nas.measure.prepare import BUFFERS, images
+from nas.measure.verdicts import TOO_FEW, MeasurementError
 from nas.study.records import Measurement
 from search_space import preset
 from tests.nas.measure.networks import needs_onnxruntime
@@ -211,6 +213,15 @@ def test_memory_that_no_tensor_holds_is_seen_in_the_resident_set():
     if reserved == "None":
         pytest.skip("/proc/self/clear_refs cannot be written here")
     assert 60 < float(reserved) < 134  # a copy may be alive for a moment
+
+
+def test_inputs_beyond_the_memory_are_refused_and_not_drawn(monkeypatch):
+    size = 4 * BUFFERS * 4 * 3 * 32 * 32  # bytes of the inputs: fp32, batch 4, 32 px
+    monkeypatch.setattr("nas.measure.prepare.memory_bytes", lambda: size)
+    setting = Setting(device="cpu", batch=4, resolution=32, budget_s=0.3, seed=0)
+    assert sum(inputs.nbytes for inputs in images(setting)) == size
+    with pytest.raises(MeasurementError, match="5 images of 32 px"):
+        images(replace(setting, batch=5))
 
 
 def test_environment_is_plain_and_names_no_host():
