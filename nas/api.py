@@ -37,6 +37,7 @@ from nas.analysis.selection import SelectionError, complete, find_trial, measure
 from nas.cli import logged_work, stderr_console
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
+from nas.numbers import fixed
 from nas.storage.store import Store, StoreError
 from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import check_bounds
@@ -641,6 +642,6 @@ class Model:
         costs = "" if self.params is None else f", {self.params / 1e6:.2f} M parameters"
         costs += "" if self.macs is None else f", {self.macs / 1e9:.3f} GMACs"
         return (
-            f"<Model {self.name} ({self.arch_id}): score {self.score:.3f}, {m.throughput_img_s:.0f} img/s"
+            f"<Model {self.name} ({self.arch_id}): score {fixed(self.score, 3)}, {m.throughput_img_s:.0f} img/s"
             f" ({m.ratio:.2f}x {m.reference}), {m.latency_ms:.2f} ms{costs}; {outline(self.spec)}>"
         )

@@ -9,11 +9,11 @@ from typing import Any
 
 from nas.study.metrics import metric_label
 from nas.study.records import Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.timing_doubts import PUBLISHED, drawn_ends
 from reports.formatting import brief
 from reports.label_sides import label_rise, label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
-from reports.statistics import PUBLISHED
 from reports.summary import StudySummary
 from reports.timeline import WorkerSpan, worker_spans
 
@@ -345,7 +345,7 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Cand
     name = brief(trial.name, 100)
     label = "" if not labeled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
-    return CandidatePoint(trial.number, name, kind, score, m.ratio, m.ratio_low, m.ratio_high, m.throughput_img_s,
+    return CandidatePoint(trial.number, name, kind, score, m.ratio, *drawn_ends(m), m.throughput_img_s,
                           rung, label, _value_on_axis(trial, third) if third else None)  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the noise of the throughput measurements leaves open: ties, and measurements that were disturbed."""
+"""What the noise of the throughput measurements leaves open: ties, and timings that cannot be trusted."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from nas.analysis import noise
 from nas.analysis.selection import measurement
 from nas.study.records import StudyInfo, TrialRecord
+from nas.study.timing_doubts import has_interval, ratio_interval_words, timing_doubt
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
-MAX_DISTURBED = 0.1  # share of the measurements
-MAX_NAMED = 3  # disturbed measurements; more are counted
+MAX_DOUBTFUL = 0.1  # share of the measurements
+MAX_NAMED = 3  # doubtful measurements; more are counted
 
 
-def disturbance(trial: TrialRecord) -> str | None:
-    """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
-    return noise.disturbance(trial.measurement)
+def doubt_of(trial: TrialRecord) -> str | None:
+    """Return why a trial's timing cannot be trusted, one of `nas.study.timing_doubts.DOUBTS`; None where it can."""
+    return timing_doubt(trial.measurement)
 
 
-def disturbances(trials: Iterable[TrialRecord]) -> str:
-    """Say which measurements were disturbed, and how: "trial 3 contended"; "" where none was.
+def doubts(trials: Iterable[TrialRecord]) -> str:
+    """Say which timings cannot be trusted, and why: "trial 3 contended"; "" where all can.
 
     Of all alike it says "all 8 contended", of many "5 of 8 contended, 1 of 8 throttled".
     """
-    verdicts = {brief(t.name, 40): disturbance(t) for t in trials}
+    verdicts = {brief(t.name, 40): doubt_of(t) for t in trials}
     counts = Counter(verdict for verdict in verdicts.values() if verdict)
     if counts.total() <= MAX_NAMED:
         return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
@@ -36,24 +36,25 @@ def disturbances(trials: Iterable[TrialRecord]) -> str:
 
 
 def ratio_words(trial: TrialRecord) -> tuple[str, str]:
-    """Return a trial's relative throughput and its interval; with two decimals where the measurement was disturbed."""
-    m, digits = measurement(trial), 2 if disturbance(trial) else 3
-    return f"{m.ratio:.{digits}f}", f"{m.ratio_low:.{digits}f} to {m.ratio_high:.{digits}f}"
+    """Return a trial's relative throughput and its interval; with two decimals where the timing cannot be trusted."""
+    m, digits = measurement(trial), 2 if doubt_of(trial) else 3
+    return f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
 
 
 def intervals_are_known(complete: Sequence[ScoredTrial], front: Sequence[ScoredTrial]) -> bool:
-    """Tell whether the intervals can show ties: no timing of the front was disturbed, and few of the others."""
-    disturbed = sum(disturbance(s.trial) is not None for s in complete)
-    return not any(disturbance(s.trial) for s in front) and disturbed <= MAX_DISTURBED * len(complete)
+    """Tell whether the intervals can show ties: all timings of the front can be trusted, and most of the others."""
+    doubtful = sum(doubt_of(s.trial) is not None for s in complete)
+    return not any(doubt_of(s.trial) for s in front) and doubtful <= MAX_DOUBTFUL * len(complete)
 
 
 def noise_floor(self_comparison: ScoredTrial | None) -> float:
     """Return the relative throughput difference of two equal models.
 
     Args:
-        self_comparison: the reference measured against itself (A/A); without it the floor is 0.
+        self_comparison: the reference measured against itself (A/A); without it, or without a usable interval of it,
+            the floor is 0.
     """
-    if self_comparison is None or self_comparison.ratio_low <= 0:
+    if self_comparison is None or not has_interval(measurement(self_comparison.trial)):
         return 0.0
     return max(self_comparison.ratio_high, 1 / self_comparison.ratio_low) - 1
 
@@ -62,7 +63,7 @@ def floor_words(self_comparison: ScoredTrial) -> str:
     """Return the noise floor with the division it comes from: "10.7 % (1 / 0.903)"."""
     floor = 100 * noise_floor(self_comparison)
     low, high = self_comparison.ratio_low, self_comparison.ratio_high
-    return f"{floor:.1f} % ({f'{high:.3f} / 1' if low <= 0 or high >= 1 / low else f'1 / {low:.3f}'})"
+    return f"{floor:.1f} % ({f'{high:.3f} / 1' if high >= 1 / low else f'1 / {low:.3f}'})"
 
 
 def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:

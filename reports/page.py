@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from nas.analysis.noise import DISTURBED
 from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
 from nas.study.metrics import METRICS, metric_label
 from nas.study.records import Measurement, StudyRecord
 from nas.study.redaction import public_info
+from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
 from reports import sentences, verdict
 from reports.charts import (
     Specification,
@@ -41,7 +41,7 @@ from reports.metrics import (
     summarize_metrics,
     trained_models,
 )
-from reports.noise import disturbances, ratio_words
+from reports.noise import doubt_of, doubts, ratio_words
 from reports.retraining import read_retraining, retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
@@ -170,7 +170,7 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
         "ranking": ranking,
         "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
-        "any_disturbed": any(t.measurement and t.measurement.verdict in DISTURBED for t in study.trials),
+        "any_doubtful": any(doubt_of(t) for t in study.trials),
         "limit_misses": misses,
         "reasons": [row for row in summary.reasons if not missed.issuperset(row.numbers)],
         "agreement": sentences.agreement(metrics),
@@ -231,8 +231,9 @@ def _payload(
 
     `scattered` has the metrics of the small charts in order, each with the step at which its dominated models are
     drawn; `curve_step` is that step for the learning curves; `floors` are the scores at which the chart of the front
-    ends, without early-stopped candidates and with them; `disturbed_verdicts` are the verdicts whose intervals cannot
-    be trusted; `state_words` replace the states of trials in the tables.
+    ends, without early-stopped candidates and with them; `timing_doubts` has a pair for each trial whose timing cannot
+    be trusted, its number and the reason; `no_intervals` the same for intervals that are not
+    usable; `state_words` replace the states of trials in the tables.
     """
     names = metric_names(trained_models(summary))
     return {
@@ -247,9 +248,15 @@ def _payload(
         "floors": [data.score_range[0], data.score_range_of_all[0]],
         "stopped_kind": STOPPED,
         "run": run,
-        "disturbed_verdicts": DISTURBED,
+        "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
+        "no_intervals": {"ratio": _without(study, ratio_interval), "throughput": _without(study, throughput_interval)},
         "state_words": {"front": FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
+
+
+def _without(study: StudyRecord, interval: Callable[[Measurement], object]) -> list[list[Any]]:
+    """Return the number of each trial that lacks a usable interval, and the reason."""
+    return [[t.number, no_interval(m)] for t in study.trials if (m := t.measurement) and interval(m) is None]
 
 
 def _without_defaults(trial: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +301,7 @@ def _templates() -> Environment:
         moment=moment,
         brief=brief,
         value_of=value_of,
-        disturbances=disturbances,
+        doubts=doubts,
         ratio_words=ratio_words,
         significant=significant,
     )

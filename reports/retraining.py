@@ -9,7 +9,8 @@ from typing import Any
 from nas.analysis.retraining import retraining_json, summarize_retraining
 from nas.storage.location import holds_study
 from nas.storage.store import Store
-from nas.study.records import StudyRecord
+from nas.study.records import Measurement, StudyRecord
+from nas.study.timing_doubts import drawn_ends
 
 
 def read_retraining(run_dir: Path, study: StudyRecord) -> dict[str, Any] | None:
@@ -38,8 +39,17 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
             "long": candidate["score"],
             "low": candidate["score"] - (candidate["half_width"] or 0.0),
             "high": candidate["score"] + (candidate["half_width"] or 0.0),
-            **{name: (candidate["measurement"] or {}).get(name) for name in ("ratio", "ratio_low", "ratio_high")},
+            **_drawn_ratio(candidate["measurement"]),
         }
         for candidate in retraining["candidates"]
         if candidate["score"] is not None and candidate["score_of_study"] is not None
     ]
+
+
+def _drawn_ratio(measured: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return a ratio and the ends of its bar, see `drawn_ends`; None where nothing was measured."""
+    names = ("ratio", "ratio_low", "ratio_high")
+    if measured is None:
+        return dict.fromkeys(names)
+    m = Measurement.from_dict(dict(measured))
+    return dict(zip(names, (m.ratio, *drawn_ends(m)), strict=True))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from nas.analysis.noise import DISTURBED
-from nas.analysis.selection import measuring_threads, without_threads
+from nas.analysis.selection import measurement, measuring_threads, without_threads
+from nas.numbers import fixed
 from nas.study.config import BASELINES
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
+from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import FigureData
 from reports.formatting import brief, flat, plural
 from reports.metrics import MetricSummary, scores_spatial
-from reports.noise import disturbance, disturbances, floor_words, intervals_are_known
+from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.statistics import MIN_RANKED, PUBLISHED, SearchState, search_state
+from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
 
@@ -23,7 +25,9 @@ MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",
     "clock changed": "the clock differed between a model and the reference",
-}  # of the verdicts of disturbed timings
+    TOO_FEW: "the time was spent before there were enough samples for an interval",
+    SCATTERED: "the samples differ too much for an interval",
+}  # of the doubts of timings
 CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
 
 
@@ -91,7 +95,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
     if not intervals_are_known(summary.complete, summary.front):
-        return f"Which models tie in throughput is unknown, because timings were disturbed. {TRAINED_ONCE}"
+        return f"Which models tie in throughput is unknown, because timings cannot be trusted. {TRAINED_ONCE}"
     ties = "No two neighbors on the front have overlapping intervals."
     if len(summary.front) == 1:
         ties = "The front has no neighbors to compare."
@@ -107,9 +111,9 @@ def verdicts(summary: StudySummary) -> str:
     if summary.half_width is None:
         return ""
     counts = ", ".join(f"{count} {brief(verdict, 40)}" for verdict, count in summary.verdicts.items())
+    median = f"is {100 * summary.half_width:.2f} %" if math.isfinite(summary.half_width) else "is not usable"
     return (
-        f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals is "
-        f"{100 * summary.half_width:.2f} %."
+        f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals {median}."
     )
 
 
@@ -118,13 +122,23 @@ def noise_floor_sentence(summary: StudySummary) -> str:
     aa = summary.self_comparison
     if aa is None:
         return ""
-    verdict = disturbance(aa.trial)
-    disturbed = f" That measurement was disturbed ({verdict}): its interval cannot be trusted." if verdict else ""
+    m, doubt = measurement(aa.trial), doubt_of(aa.trial)
+    if not has_interval(m):
+        return (
+            f"Timed against a copy of itself (A/A), the reference, {brief(aa.name)}, came to {aa.ratio:.2f} times its "
+            f"own throughput ({no_interval(m)}): it is unknown which differences are ties."
+        )
+    doubtful = f" That timing is doubtful ({doubt}): its interval cannot be trusted." if doubt else ""
     return (
         f"Timed against a copy of itself (A/A), the reference, {brief(aa.name)}, came to {aa.ratio:.3f} times its own "
         f"throughput ({aa.ratio_low:.3f} to {aa.ratio_high:.3f}): two models that differ by less than "
-        f"{floor_words(aa)} are ties.{disturbed}"
+        f"{floor_words(aa)} are ties.{doubtful}"
     )
+
+
+def doubt_meanings(trials: Sequence[TrialRecord]) -> str:
+    """Explain the doubts about the timings of some trials: "contended: other work ran at the same time"."""
+    return "; ".join(f"{word}: {MEANINGS[word]}" for word in DOUBTS if any(doubt_of(t) == word for t in trials))
 
 
 def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
@@ -144,9 +158,8 @@ def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ..
     ]
     if any(info.reference in (t.baseline, t.scale) for t in timed):
         notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")
-    if disturbed := disturbances(timed):
-        meanings = "; ".join(f"{v}: {MEANINGS[v]}" for v in DISTURBED if any(disturbance(t) == v for t in timed))
-        notes.append(f"† The timing was disturbed ({disturbed}; {meanings}): its speeds are unknown.")
+    if doubtful := doubts(timed):
+        notes.append(f"† The timing cannot be trusted ({doubtful}; {doubt_meanings(timed)}): its speeds are unknown.")
     return tuple(notes)
 
 
@@ -220,17 +233,19 @@ def _capital(text: str) -> str:
 
 
 def _taus(metrics: Sequence[MetricSummary]) -> str:
-    return ", ".join(f"{brief(m.label)} (τ {m.tau:.2f})" for m in metrics)
+    return ", ".join(f"{brief(m.label)} (τ {fixed(m.tau, 2)})" for m in metrics)
 
 
 def _chance_sentence(metric: MetricSummary) -> str:
     label, teacher = brief(metric.label), brief(metric.teacher)
     if metric.teacher_near_chance:
-        values = f"{metric.teacher_value:.3f} against {metric.chance:.3f}"
+        values = f"{fixed(metric.teacher_value, 3)} against {fixed(metric.chance, 3)}"
         return f"For {label}, even the best teacher, {teacher}, is near chance on these images ({values})."
     if metric.models_near_chance:
-        values = f"at most {metric.best:.3f} against {metric.chance:.3f}"
-        best = "" if metric.teacher is None else f" The best teacher, {teacher}, reaches {metric.teacher_value:.3f}."
+        values = f"at most {fixed(metric.best, 3)} against {fixed(metric.chance, 3)}"
+        best = (
+            "" if metric.teacher is None else f" The best teacher, {teacher}, reaches {fixed(metric.teacher_value, 3)}."
+        )
         return f"For {label}, all models are near chance ({values}).{best}"
     return ""
 
@@ -261,10 +276,10 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
 def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
     if len(info.objectives) == 1:
-        return f"The best value lies {summary.hypervolume:.4f} above the reference."
+        return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
     return (
-        f"The hypervolume is {summary.hypervolume:.4f}. It is the volume between the front and the reference point "
-        f"({_reference_point(info)}), and it compares only within this study, or with a study that backbone-nas "
+        f"The hypervolume is {fixed(summary.hypervolume, 4)}. It is the volume between the front and the reference "
+        f"point ({_reference_point(info)}), and it compares only within this study, or with a study that backbone-nas "
         "compare finds comparable."
     )
 
@@ -343,6 +358,6 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
         )
     return (
         f"The sampler, {sampler}, drew the first {len(start.trials)} evaluations at random. They are a control for as "
-        f"many trainings and reached a hypervolume of {start.expected[-1]:.4f}. This study contains no random search "
-        f"of more trainings. {CONTROL}"
+        f"many trainings and reached a hypervolume of {fixed(start.expected[-1], 4)}. This study contains no random "
+        f"search of more trainings. {CONTROL}"
     )

@@ -19,8 +19,8 @@ from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState, trial_seconds
+from nas.study.timing_doubts import PUBLISHED, has_interval
 
-PUBLISHED = "published"  # the runtime that backbone-nas replay records for values of a table: nothing was timed
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_RANKED = 10  # candidates or models: the order of fewer agrees by luck
@@ -178,9 +178,13 @@ def _excess(trial: TrialRecord, name: str, bound: float) -> float | None:
 def timing_half_width(measured: Iterable[Measurement]) -> float | None:
     """Return the median relative half-width of the 95 % intervals of relative throughput; None if nothing was timed.
 
-    A difference in throughput must exceed it to mean anything.
+    A difference in throughput must exceed it to mean anything. An interval that is not usable is infinitely wide.
     """
-    widths = [(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in measured if m.ratio > 0 and m.arm != PUBLISHED]
+    widths = [
+        (m.ratio_high - m.ratio_low) / 2 / m.ratio if has_interval(m) else math.inf
+        for m in measured
+        if m.ratio > 0 and m.arm != PUBLISHED
+    ]
     return median(widths) if widths else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from nas.analysis.selection import BaselineComparison, Recommendation, recommend
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 from reports.noise import count_ties, near_front, noise_floor
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
 from reports.statistics import (
@@ -68,6 +69,7 @@ class StudySummary:
     correlations: tuple[RungCorrelation, ...]
     reasons: tuple[FailureReason, ...]
     verdicts: dict[str, int]  # measurements by verdict
+    doubtful: int  # measurements whose timing cannot be trusted
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
     scale: int  # networks that were measured for scale
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
@@ -107,6 +109,7 @@ def summarize(study: StudyRecord) -> StudySummary:
         correlations=rung_correlations(sampled, len(study.info.rung_steps)),
         reasons=failure_reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
+        doubtful=sum(timing_doubt(m) is not None for m in measured),
         half_width=timing_half_width(measured),
         scale=sum(t.measurement is not None for t in study.scale),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),

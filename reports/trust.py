@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from nas.analysis.noise import DISTURBED
+from nas.analysis.selection import measurement
+from nas.numbers import fixed
 from nas.study.records import StudyInfo
+from nas.study.timing_doubts import has_interval, no_interval
 from reports.formatting import brief, plural
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
-from reports.noise import MAX_DISTURBED, disturbance, floor_words, noise_floor
+from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words, noise_floor
 from reports.pace import more_finished_models, retraining_price
 from reports.sentences import TRAINED_ONCE, too_few_models
 from reports.statistics import MIN_RANKED
@@ -57,7 +59,7 @@ NOISE = CheckKind(
     "Measurement noise",
     "noise",
     f"The reference measured against itself (A/A) differs by at most {MAX_FLOOR:.0%}, and at most "
-    f"{MAX_DISTURBED:.0%} of the measurements were disturbed.",
+    f"{MAX_DOUBTFUL:.0%} of the timings cannot be trusted.",
     "Neighbors on a front are typically 5 to 20 % apart in throughput; noise of that size would decide their order.",
 )
 RUNGS = CheckKind(
@@ -136,7 +138,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     command = remeasure_command(run)
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
-    disturbed = sum(n for verdict, n in summary.verdicts.items() if verdict in DISTURBED)
+    doubtful = summary.doubtful
     if summary.half_width is None and summary.verdicts:
         return TrustCheck(NOISE, Outcome.NOT_DONE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
@@ -147,13 +149,17 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
-    floor, share = noise_floor(itself), "all" if disturbed == measured else str(disturbed or "none")
+    share = "all" if doubtful == measured else str(doubtful or "none")
+    untrusted = f"Of {measured} timings, {share} cannot be trusted: other work, heat, or too few samples."
+    if not has_interval(m := measurement(itself.trial)):
+        sentence = f"The reference was timed against a copy of itself (A/A), but {no_interval(m)}. {untrusted}"
+        return TrustCheck(NOISE, Outcome.WARN, sentence, command)
     sentence = (
         f"The reference, timed against a copy of itself (A/A), came to {itself.ratio_low:.3f} to "
         f"{itself.ratio_high:.3f} times its own throughput: two equal models can differ by {floor_words(itself)}. "
-        f"Of {measured} measurements, {share} were disturbed, by other work or by heat."
+        f"{untrusted}"
     )
-    quiet = floor <= MAX_FLOOR and disturbed <= MAX_DISTURBED * measured and not disturbance(itself.trial)
+    quiet = noise_floor(itself) <= MAX_FLOOR and doubtful <= MAX_DOUBTFUL * measured and not doubt_of(itself.trial)
     return TrustCheck(NOISE, Outcome.PASS, sentence) if quiet else TrustCheck(NOISE, Outcome.WARN, sentence, command)
 
 
@@ -170,7 +176,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "
-        f"with τ = {worst.tau:.2f}, over {worst.trials} candidates."
+        f"with τ = {fixed(worst.tau, 2)}, over {worst.trials} candidates."
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
@@ -195,8 +201,8 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (
         f"Retrained for {steps} steps with {plural(seeds, 'seed', 'seeds')}, {brief(recommended.name)} scores "
-        f"{found['score']:.3f}{interval} and is on the front of the retrained candidates with probability "
-        f"{found['chance']:.2f}."
+        f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
+        f"{fixed(found['chance'], 2)}."
     )
     if worse := overtaken(summary, retrained, run):
         return TrustCheck(SEEDS, Outcome.WARN, worse[0], worse[1])
@@ -223,7 +229,7 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
         return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
     agreeing, opposed = [m for m in known if m.agrees], [m for m in known if m.contradicts]
     many = plural(len(known), "metric does", "metrics do")
-    values = ", ".join(f"{brief(m.label)} τ = {m.tau:.2f}" for m in known if m.tau is not None)
+    values = ", ".join(f"{brief(m.label)} τ = {fixed(m.tau, 2)}" for m in known if m.tau is not None)
     sentence = f"The score ranks the models as {len(agreeing) or 'none'} of {many} ({values})."
     if opposed:
         sentence = f"{sentence.removesuffix('.')}, and in the opposite order of {len(opposed)}."

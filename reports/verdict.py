@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas.analysis.noise import DISTURBED
 from nas.analysis.selection import BaselineComparison, measurement
-from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.numbers import fixed
+from nas.study.records import Measurement, StudyInfo, TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 from reports.formatting import brief, plural
-from reports.noise import disturbance
-from reports.sentences import TRAINED_ONCE, baseline_words
+from reports.noise import doubt_of
+from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
-UNKNOWN = "unknown"  # in place of a throughput whose timing was disturbed
+UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def headline(
 ) -> tuple[str, ...]:
     """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is.
 
-    Where one of the timings behind these sentences was disturbed, a sentence before them says so, and no ratio is given
-    that uses it. Where retraining took the recommendation back, the first sentence says that.
+    Where one of the timings behind these sentences cannot be trusted, a sentence before them says so, and no ratio is
+    given that uses it. Where retraining took the recommendation back, the first sentence says that.
 
     Args:
         info: description of the study.
@@ -48,21 +49,20 @@ def headline(
 
 
 def doubt_sentence(summary: StudySummary, run: str) -> str:
-    """Say that the speeds are unknown, and what measures them; "" where no timing behind the verdict was disturbed."""
+    """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
     compared = [trial for c in summary.comparisons if c for trial in (c.found, c.baseline)]
-    disturbed = [t for t in (*([found.trial] if found else ()), *compared) if disturbance(t)]
-    if not disturbed:
+    doubtful = [t for t in (*([found.trial] if found else ()), *compared) if doubt_of(t)]
+    if not doubtful:
         return ""
-    bad = sum(count for verdict, count in summary.verdicts.items() if verdict in DISTURBED)
     timings = sum(summary.verdicts.values())
-    which = f"All {timings} timings were disturbed"
-    if bad < timings:
-        names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in disturbed))
-        which = f"Of {timings} timings, {plural(bad, 'was', 'were')} disturbed, with that of {names}"
+    which = f"None of the {timings} timings can be trusted"
+    if summary.doubtful < timings:
+        names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
+        which = f"Of {timings} timings, {summary.doubtful} cannot be trusted, with that of {names}"
     return (
-        f"{which}, by other work on the machine or by heat: take speeds as unknown until they are measured on an idle "
-        f"machine with {remeasure_command(run)}."
+        f"{which} ({doubt_meanings(doubtful)}): take speeds as unknown until they are measured on an idle machine with "
+        f"{remeasure_command(run)}."
     )
 
 
@@ -95,8 +95,8 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"throughput of {found}, which scores at least as high as {baseline}"
     if _is_one_pair(summary):
         label = f"throughput of {found} against {baseline}"
-    if result.disturbed:
-        return Tile(label, UNKNOWN, "the timings were disturbed")
+    if result.doubtful:
+        return Tile(label, UNKNOWN, "the timings cannot be trusted")
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
         return Tile(label, f"{result.speedup:.2f}×", interval)
@@ -128,20 +128,20 @@ def _is_one_pair(summary: StudySummary) -> bool:
 def recommended(info: StudyInfo, summary: StudySummary) -> str:
     """Return the recommended model's numbers in one line; "" where no model is recommended.
 
-    Numbers of a disturbed timing have a dagger, and no ratio to the reference is given.
+    Numbers of a doubtful timing have a dagger, and no ratio to the reference is given.
     """
     if summary.recommendation is None:
         return ""
     trial = summary.recommendation.trial
-    m, disturbed = measurement(trial), bool(disturbance(trial))
-    dagger = " †" if disturbed else ""
+    m, doubtful = measurement(trial), bool(doubt_of(trial))
+    dagger = " †" if doubtful else ""
     size = "" if trial.params is None else f"; {trial.params / 1e6:.2f} M parameters"
     macs = "" if trial.macs is None else f"; {trial.macs / 1e6:.1f} M MACs"
-    times = "" if disturbed else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
+    times = "" if doubtful else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
     steps = f" after {trial.rungs[-1].steps} training steps" if info.teachers else ""
     return (
-        f"score {trial.final_score:z.3f}{steps}; throughput {m.throughput_img_s:,.0f} images/s{dagger}{times}; latency "
-        f"{m.latency_ms:.2f} ms{dagger}{size}{macs}"
+        f"score {fixed(trial.final_score, 3)}{steps}; throughput {m.throughput_img_s:,.0f} images/s{dagger}{times}; "
+        f"latency {m.latency_ms:.2f} ms{dagger}{size}{macs}"
     )
 
 
@@ -161,20 +161,20 @@ def before_export(
     """Return what is in doubt about the recommended model, each with the command that settles it."""
     if summary.recommendation is None:
         return ()
-    trial, doubts = summary.recommendation.trial, []
+    trial, settled_by = summary.recommendation.trial, []
     retrained = {c["trial"] for c in retraining["candidates"]} if retraining else set()
     if info.teachers and trial.number not in retrained:
         steps = trial.rungs[-1].steps
-        doubts.append(
+        settled_by.append(
             (f"It was trained once, for {steps} steps; train it longer, with other seeds:", retrain_command(run))
         )
     if worse := overtaken(summary, retraining, run):
-        doubts.append(worse)
-    if disturbed := disturbance(trial):
-        doubts.append(
-            (f"† Its timing was disturbed ({disturbed}); measure it on an idle machine:", remeasure_command(run))
+        settled_by.append(worse)
+    if doubt := doubt_of(trial):
+        settled_by.append(
+            (f"† Its timing cannot be trusted ({doubt}); measure it on an idle machine:", remeasure_command(run))
         )
-    return tuple(doubts)
+    return tuple(settled_by)
 
 
 def overtaken(summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> tuple[str, str] | None:
@@ -197,14 +197,15 @@ def overtaken(summary: StudySummary, retraining: Mapping[str, Any] | None, run: 
     best = max(baselines, key=lambda c: c["score"], default=None)
     if own is None or best is None or own["score"] >= best["score"]:
         return None
-    text = f"Retrained for {retraining['steps']:,} steps, {brief(trial.name)} scores {own['score']:.3f}, less than the "
-    text += f"baseline {brief(best['name'])}, {best['score']:.3f}"
-    timed = [c for c in scored if c["measurement"] and c["measurement"]["verdict"] not in DISTURBED]
+    text = f"Retrained for {retraining['steps']:,} steps, {brief(trial.name)} scores {fixed(own['score'], 3)}, less "
+    text += f"than the baseline {brief(best['name'])}, {fixed(best['score'], 3)}"
+    timed = [c for c in scored if c["measurement"] and not timing_doubt(Measurement.from_dict(c["measurement"]))]
     as_high = [c for c in timed if c not in baselines and c["score"] >= best["score"]]
     fastest = max(as_high, key=lambda c: c["measurement"]["ratio"], default=None)
     if fastest is None:
-        return f"{text}; no retrained and undisturbed candidate scores as high.", retrain_command(run)
-    text += f". The fastest retrained candidate that scores as high is trial {fastest['trial']}: {fastest['score']:.3f}"
+        return f"{text}; no retrained candidate with a timing that can be trusted scores as high.", retrain_command(run)
+    text += f". The fastest retrained candidate that scores as high is trial {fastest['trial']}: "
+    text += fixed(fastest["score"], 3)
     sentence = f"{text} at {fastest['measurement']['ratio']:.2f} times the throughput of the reference."
     return sentence, _export(run, fastest["trial"])
 
@@ -222,13 +223,13 @@ def _export(run: str, number: int) -> str:
 
 def result_line(summary: StudySummary) -> str:
     """Return the result in one line for the terminal."""
-    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
+    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
     best, _ = summary.comparisons
     if best is None:
         return text
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
-    if best.disturbed:
-        speed = f"throughput {UNKNOWN}, as timings were disturbed"
+    if best.doubtful:
+        speed = f"throughput {UNKNOWN}, as timings cannot be trusted"
     return f"{text}; {brief(best.found.name)} scores at least as high as {brief(best.baseline.name)}: {speed}"
 
 
@@ -238,9 +239,9 @@ def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
 
 
 def _score_and_times(trial: TrialRecord, what: str = "") -> str:
-    """Return "0.512 at 1.30 times `what`"; without the ratio where the timing was disturbed."""
-    score = f"{trial.final_score:z.3f}"
-    return score if disturbance(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
+    """Return "0.512 at 1.30 times `what`"; without the ratio where the timing cannot be trusted."""
+    score = fixed(trial.final_score, 3)
+    return score if doubt_of(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -256,11 +257,11 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, info)}."
     if len(summary.front) == 1:
         return f"{start} The Pareto front is one model, {_model_words(best.trial, info)}."
-    timed = "timed as " if disturbance(fastest.trial) else ""
+    timed = "timed as " if doubt_of(fastest.trial) else ""
     return (
         f"{start} The Pareto front has {len(summary.front)} models, from {brief(best.name)} with the highest score "
         f"({_score_and_times(best.trial, reference)}) to {brief(fastest.name)}, {timed}the fastest "
-        f"({_score_and_times(fastest.trial, reference if disturbance(best.trial) else '')})."
+        f"({_score_and_times(fastest.trial, reference if doubt_of(best.trial) else '')})."
     )
 
 
@@ -289,12 +290,12 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
         return (
-            f"No candidate scores as high as {best} ({baseline.score:z.3f}). The highest score of a candidate is that "
-            f"of {_model_words(found.trial, info)}."
+            f"No candidate scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a candidate is "
+            f"that of {_model_words(found.trial, info)}."
         )
-    scores = f"({result.found.final_score:z.3f} against {baseline.score:z.3f})"
+    scores = f"({fixed(result.found.final_score, 3)} against {fixed(baseline.score, 3)})"
     name = _capital(brief(result.found.name))
-    if result.disturbed:
+    if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
     words = _throughput_words(result, info, "; it combines those of both timings")
     return f"{name} is the fastest candidate that scores at least as high as {best} {scores}. {words}"
@@ -313,14 +314,14 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     if not _is_one_pair(summary):
         sentence = (
             f"Of the candidates that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
-            f"highest score, {result.found.final_score:z.3f}, {gain}."
+            f"highest score, {fixed(result.found.final_score, 3)}, {gain}."
         )
-        speed = "" if result.disturbed else _throughput_words(result, info)
+        speed = "" if result.doubtful else _throughput_words(result, info)
     return " ".join(filter(None, (sentence, speed, TRAINED_ONCE if info.teachers else "")))
 
 
 def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = "") -> str:
-    """Give an undisturbed throughput relative to the baseline and to the reference, or say that it does not differ.
+    """Give a trusted throughput relative to the baseline and to the reference, or say that it does not differ.
 
     Args:
         result: comparison of a candidate with the best baseline.

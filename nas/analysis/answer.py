@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
-from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, disturbance, draw_scores
+from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_scores
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
@@ -27,8 +27,10 @@ from nas.analysis.selection import (
     unfinished,
 )
 from nas.cli import OperationFailed
+from nas.numbers import fixed
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, StudyRecord, TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -249,7 +251,7 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement
         verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"
-        doubt = " (the intervals of its timings cannot be trusted)" if disturbance(m) else ""
+        doubt = " (the intervals of its timings cannot be trusted)" if timing_doubt(m) else ""
         notes.append(f"measured on {setting_words(m)}{verdict}{doubt}")
     return notes
 
@@ -259,7 +261,7 @@ def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) ->
     if candidate is None:
         return f"{limit}: no candidate fits"
     value = _with_unit(name, candidate.quantities[name].value)
-    return f"{limit}: trial {candidate.trial.number}, score {candidate.score:.4f}, {value}"
+    return f"{limit}: trial {candidate.trial.number}, score {fixed(candidate.score, 4)}, {value}"
 
 
 def in_unit(name: str, value: float) -> str:

@@ -9,10 +9,10 @@ from statistics import NormalDist
 
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement, TrialRecord
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, throughput_interval
 
 NORMAL = NormalDist()
 Z_OF_INTERVAL = NORMAL.inv_cdf(0.975)
-MIN_SAMPLES = 6  # no interval of the median of fewer samples covers 95 %
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[
     by_limit = {name: Quantity(name, value) for name, value in values.items() if value is not None}
     if m is not None:
         name = "min_throughput_img_s"
-        by_limit[name] = Quantity(name, m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s)
+        by_limit[name] = Quantity(name, m.throughput_img_s, *(throughput_interval(m) or ()))
         if interval := median_interval(latencies_s):
             by_limit["max_latency_ms"] = Quantity("max_latency_ms", m.latency_ms, *(1e3 * end for end in interval))
     return by_limit
@@ -72,7 +72,7 @@ def chance_to_keep(values: Mapping[str, Quantity], limits: Mapping[str, float]) 
 def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the median, by order statistics (David and Nagaraja 2003, 7.1)."""
     n = len(samples)
-    if n < MIN_SAMPLES:
+    if n < MIN_INTERVAL_SAMPLES:
         return None
     inside = math.floor((n - Z_OF_INTERVAL * math.sqrt(n)) / 2)
     ordered = sorted(samples)

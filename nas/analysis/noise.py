@@ -1,4 +1,4 @@
-"""Noise of seeds and timings: intervals of scores, disturbed timings, chances to be on the front. Pure.
+"""Noise of seeds and timings: intervals of scores, chances to be on the front. Pure.
 
 Assumptions: scores are normal over seeds, with one standard deviation for all candidates that is estimated with limited
 degrees of freedom (so means follow Student's t); the logarithm of a speed is normal with its 95 % interval, each side
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from nas.numbers import fixed_interval
 from nas.study.records import Measurement
 
 Array = NDArray[np.float64]
@@ -23,7 +24,6 @@ Array = NDArray[np.float64]
 CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
-DISTURBED = ("contended", "throttled", "clock changed")  # verdicts that make even the intervals unreliable
 NO_SCORE_INTERVAL = "none: one seed only"  # in place of an interval
 
 
@@ -47,7 +47,7 @@ class SeedScatter:
     def interval_words(self, score: float, seeds: int) -> str:
         """Return the 95 % interval of a mean score over `seeds` seeds, or why there is none, for tables and cards."""
         half = self.half_width(seeds)
-        return NO_SCORE_INTERVAL if half is None else f"{score - half:.4f} to {score + half:.4f}"
+        return NO_SCORE_INTERVAL if half is None else fixed_interval(score - half, score + half, 4)
 
     @property
     def words(self) -> str:
@@ -60,11 +60,6 @@ class SeedScatter:
 # 30 random architectures of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md).
 OF_ANOTHER_STUDY = "that of another study (30 architectures of the space micro, 270 steps)"
 TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
-
-
-def disturbance(m: Measurement | None) -> str | None:
-    """Return the verdict of a disturbed measurement, whose interval cannot be trusted; None for any other."""
-    return m.verdict if m is not None and m.verdict in DISTURBED else None
 
 
 def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:

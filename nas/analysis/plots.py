@@ -23,6 +23,7 @@ from nas.analysis.point_labels import label_points
 from nas.analysis.remeasuring import RemeasuredCandidate, RemeasuringComparison
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
+from nas.study.timing_doubts import drawn_ends
 
 DPI = 200
 TITLE_CHARACTERS, LABEL_CHARACTERS = 80, 56
@@ -111,7 +112,7 @@ def _draw_retrained(axes: Any, c: RetrainedCandidate, summary: RetrainingSummary
     m, (x, y), look = c.measurement, _mean_point(c), _retraining_look(c)
     assert m is not None
     color = look.color if c.chance is None else CHANCE_COLORS(c.chance)
-    axes.plot([m.ratio_low, m.ratio_high], [y, y], color=color, linewidth=1.0, zorder=2)
+    axes.plot(drawn_ends(m), [y, y], color=color, linewidth=1.0, zorder=2)
     axes.plot([x, x], _seed_bar(c, summary), color=color, linewidth=1.0, zorder=2)
     axes.plot(x, y, zorder=3, **look.line(color))
 
@@ -177,7 +178,7 @@ def _draw_panel(axes: Any, points: Sequence[PanelPoint]) -> None:
     ):  # candidates of either front lie on top
         m, look = point.measurement, _remeasuring_look(point.candidate)
         x, y = point.xy
-        axes.plot([m.ratio_low, m.ratio_high], [y, y], color=look.color, linewidth=1.0, alpha=0.8, zorder=2)
+        axes.plot(drawn_ends(m), [y, y], color=look.color, linewidth=1.0, alpha=0.8, zorder=2)
         axes.plot(x, y, zorder=3, **look.line())
 
 
@@ -241,7 +242,8 @@ def _label_score(axes: Any, study: StudyRecord) -> None:
 def _label_speed(axes: Any, measured: Sequence[Measurement], reference: str) -> None:
     """Label the speed axis in doublings, from the lowest ratio to the highest."""
     axes.set_xlabel(f"throughput, times {reference}'s, higher is better")
-    low, high = min(m.ratio_low for m in measured), max(m.ratio_high for m in measured)
+    ends = [end for m in measured for end in drawn_ends(m)]
+    low, high = min(ends), max(ends)
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / 1.15, high * 1.2)
     subs = (1.0,) if high / low > 4 else (1.0, 1.5) if high / low > 1.7 else (1.0, 1.25, 1.5, 1.75)

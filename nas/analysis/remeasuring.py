@@ -13,10 +13,12 @@ from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
-from nas.analysis.noise import CONFIDENCE_LEVEL, disturbance
+from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
+from nas.numbers import fixed
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
+from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
@@ -163,10 +165,10 @@ def order_line(a: SpeedAgreement) -> str:
         return f"order by speed: {_candidates(c.candidates)} measured both times, too few or all equal"
     interval = f"no interval for fewer than {MIN_FOR_INTERVAL}"
     if c.low is not None:
-        interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {c.low:.2f} to {c.high:.2f}"
+        interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {fixed(c.low, 2)} to {fixed(c.high, 2)}"
     swapped = f"{a.swapped} of {a.pairs} pairs swapped ({a.clearly_swapped} of them beyond the intervals)"
     rest = f"{a.tied} tied, {a.overlapping} with overlapping intervals"
-    tau = f"Kendall's tau-b {c.tau:.2f}, {_candidates(c.candidates)}"
+    tau = f"Kendall's tau-b {fixed(c.tau, 2)}, {_candidates(c.candidates)}"
     return f"order by speed: {tau} ({interval}); {swapped}, {rest}"
 
 
@@ -216,8 +218,8 @@ def _resolution_notes(before: Sequence[Measurement], again: Remeasurement) -> li
 def _floor_notes(m: Measurement | None) -> list[str]:
     if m is None:
         return []
-    interval = f"[{m.ratio_low:.3f}, {m.ratio_high:.3f}]"
-    return [f"{m.reference} against itself: {m.ratio:.3f} {interval}; the difference from 1 is noise"]
+    interval = ratio_interval_words(m, 3)
+    return [f"{m.reference} against itself: {m.ratio:.3f} ({interval}); the difference from 1 is noise"]
 
 
 def _verdict_notes(again: Remeasurement) -> list[str]:
@@ -263,10 +265,10 @@ def conclusion(c: RemeasuringComparison) -> str:
     measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
     if not before:
         return "No candidate of the front could be measured here: nothing is known about the front on this device."
-    if (disturbed := sum(disturbance(r.measurement) is not None for r in c.candidates)) > measured / 2:
+    if (doubtful := sum(timing_doubt(r.measurement) is not None for r in c.candidates)) > measured / 2:
         return (
-            f"{disturbed} of {measured} measurements were disturbed: measure again (--overwrite) on an otherwise idle "
-            "machine."
+            f"{doubtful} of {measured} measurements cannot be trusted: measure again (--overwrite) on an otherwise "
+            "idle machine."
         )
     other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU
     if gone > before / 2 or ((gone or new) and other_order):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
-from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, disturbance, front_chances
+from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
 from nas.study import pareto
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
@@ -117,14 +118,14 @@ class BaselineComparison:
     score_gain: float
 
     @property
-    def disturbed(self) -> bool:
-        """Tell whether one of the two timings was disturbed, so that their intervals cannot be trusted."""
-        return any(disturbance(trial.measurement) for trial in (self.found, self.baseline))
+    def doubtful(self) -> bool:
+        """Tell whether one of the two timings cannot be trusted."""
+        return any(timing_doubt(trial.measurement) for trial in (self.found, self.baseline))
 
     @property
     def shows_difference(self) -> bool:
-        """Tell whether a difference in throughput is shown: the interval leaves out 1, and no timing was disturbed."""
-        return not self.disturbed and not self.speedup_low <= 1 <= self.speedup_high
+        """Tell whether a difference in throughput is shown: both timings can be trusted, the interval leaves out 1."""
+        return not self.doubtful and not self.speedup_low <= 1 <= self.speedup_high
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from nas.analysis.answer import (
     percent,
 )
 from nas.analysis.front import FrontStatus
-from nas.analysis.noise import disturbance
 from nas.analysis.remeasuring import (
     RemeasuredCandidate,
     RemeasuringComparison,
@@ -33,8 +32,10 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
+from nas.numbers import fixed, fixed_interval
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
+from nas.study.timing_doubts import ratio_interval, ratio_interval_words, timing_doubt
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
 TEXT_COLUMNS = ("", "between", "front", "verdict")  # these wrap in a narrow terminal
@@ -58,9 +59,9 @@ def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tupl
     return (
         str(c.trial.number),
         _short_name(c.trial),
-        f"{c.trial.final_score:.3f}",
+        fixed(c.trial.final_score, 3),
         str(seeds),
-        "-" if c.mean is None else f"{c.mean:.4f}{'' if half is None else f' ± {half:.4f}'}",
+        "-" if c.mean is None else f"{fixed(c.mean, 4)}{'' if half is None else f' ± {half:.4f}'}",
         _ratio(c.measurement),
         "" if c.chance is None else f"{c.chance:.2f}",
         c.change,
@@ -76,8 +77,8 @@ def _retraining_style(c: RetrainedCandidate) -> str:
 def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
     table = _table("order by score", "<between", "candidates", "Kendall's tau-b", "95 % interval")
     for between, c in correlations.items():
-        tau = "-" if c.tau is None else f"{c.tau:.2f}"
-        table.add_row(between, str(c.candidates), tau, "-" if c.low is None else f"{c.low:.2f} to {c.high:.2f}")
+        interval = "-" if c.low is None or c.high is None else fixed_interval(c.low, c.high, 2)
+        table.add_row(between, str(c.candidates), fixed(c.tau, 2, "-"), interval)
     return table
 
 
@@ -97,7 +98,7 @@ def _remeasuring_cells(c: RemeasuredCandidate) -> tuple[str, ...]:
     return (
         str(c.trial.number),
         _short_name(c.trial),
-        f"{c.trial.final_score:.3f}",
+        fixed(c.trial.final_score, 3),
         _ratio(c.trial.measurement),
         _ratio(c.measurement),
         "" if c.now is None else f"{c.rank_before} → {c.rank_now}",
@@ -141,11 +142,11 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     console.print(title, style="bold")
     console.print(c.outline)
     table = _table(None, "<", "value", "95 % interval", *(("limit", "within it") if limits else ()))
-    m, digits = c.measurement, 2 if disturbance(c.measurement) else 3
+    m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"score{seeds}", f"{c.score:.4f}", a.scatter.interval_words(c.score, c.seeds))
-    ratio, low, high = (f"{value:.{digits}f}" for value in (m.ratio, m.ratio_low, m.ratio_high))
-    table.add_row(f"throughput relative to {m.reference}", ratio, f"{low} to {high}")
+    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.score, c.seeds))
+    ratio, interval = f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
+    table.add_row(f"throughput relative to {m.reference}", ratio, interval)
     for name, limit in LIMITS.items():
         if name in c.quantities or name in limits:
             cells = _limit_cells(c, name, limits.get(name))
@@ -175,7 +176,7 @@ def _runners_up(a: Answer, limits: Limits) -> Table:
     table = _table(title, "trial", "<model", "score", "ratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id
-        cells = f"{c.score:.4f}", f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)
+        cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)
         table.add_row(str(c.trial.number), name, *(cells if limits else cells[:-1]))
     return table
 
@@ -200,4 +201,7 @@ def _short_name(trial: TrialRecord) -> str:
 
 
 def _ratio(m: Measurement | None) -> str:
-    return "-" if m is None else f"{m.ratio:.2f} [{m.ratio_low:.2f}, {m.ratio_high:.2f}]"
+    if m is None:
+        return "-"
+    ends = ratio_interval(m)
+    return f"{m.ratio:.2f} " + (f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "(no interval)")

@@ -24,9 +24,9 @@ from nas.doctor.gpu_report import Report, default_path, load_report, new_report,
 from nas.doctor.gpu_tests import GpuTestsError, run_gpu_tests, why_no_tests
 from nas.measure.environment import DeviceError, torch_device
 from nas.measure.service import MeasurementService
-from nas.measure.verdicts import TOO_FEW, has_interval
 from nas.profile.command import ProfileProgress
 from nas.study.records import Measurement
+from nas.study.timing_doubts import ratio_interval_words
 
 _LOG = logging.getLogger(__name__)
 _USUAL = "+channels-last+fused"  # layout and form that the table leaves out
@@ -123,7 +123,7 @@ def benchmark_table(rows: Iterable[Mapping[str, Any]]) -> Table:
             table.add_row(row["arch"], runtime, "", "", "", Text(str(row.get("reason", "not measured"))))
             continue
         m = Measurement.from_dict(row["measurement"])
-        interval = f"{m.ratio:.3f} [{m.ratio_low:.3f}, {m.ratio_high:.3f}]" if has_interval(m) else TOO_FEW
+        interval = f"{m.ratio:.3f} ({ratio_interval_words(m, 3)})"
         cells = (f"{m.throughput_img_s:,.1f}", interval, f"{m.latency_ms:.2f}", "; ".join((m.verdict, *m.notes)))
         table.add_row(row["arch"], runtime, *(Text(cell) for cell in cells))
     return table

@@ -19,6 +19,7 @@ from nas.export import ExportError
 from nas.export.arguments import ExportSettings
 from nas.export.card import CardData, model_card
 from nas.files import parse_json
+from nas.numbers import fixed
 from nas.study.redaction import card_command
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
         card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
-    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {weights.result.score:.4f}"
+    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {fixed(weights.result.score, 4)}"
     return [first, *report.lines]
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.analysis.limit_chances import median_interval
-from nas.analysis.noise import DISTURBED, TYPICAL_SCATTER, SeedScatter
+from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
-from nas.measure.verdicts import TOO_FEW, has_interval
+from nas.numbers import fixed, fixed_interval
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
+from nas.study.timing_doubts import no_interval, throughput_interval, timing_doubt
 from search_space import ArchSpec
 from search_space.outline import outline
 
@@ -118,7 +119,7 @@ def _score(data: CardData) -> str:
         "The score is the explained variance of the teachers' features on held-out images, mean over teachers. Its "
         f"standard deviation between seeds is {scatter.words}."
     )
-    probes = ", ".join(f"{code(name)} {value:.4f}" for name, value in metrics.items())
+    probes = ", ".join(f"{code(name)} {fixed(value, 4)}" for name, value in metrics.items())
     further = f"Probes on held-out images: {probes}." if probes else ""
     return "\n\n".join(part for part in (definition, _trainings(data, scatter), _by_teacher(data), further) if part)
 
@@ -135,14 +136,14 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
             rows.append((name, candidate.steps, candidate.mean, seeds))
     lines = ["| weights | steps | score | 95 % interval over seeds |", "|---|---:|---:|---|"]
     for name, steps, score, seeds in rows:
-        lines.append(f"| {name} | {steps} | {score:.4f} | {scatter.interval_words(score, seeds)} |")
+        lines.append(f"| {name} | {steps} | {fixed(score, 4)} | {scatter.interval_words(score, seeds)} |")
     return "\n".join(lines)
 
 
 def _by_teacher(data: CardData) -> str:
     lines = ["| teacher | head | explained variance |", "|---|---|---:|"]
     for teacher, heads in data.weights.result.teachers.items():
-        lines += [f"| {code(teacher)} | {code(head)} | {value:.4f} |" for head, value in heads.items()]
+        lines += [f"| {code(teacher)} | {code(head)} | {fixed(value, 4)} |" for head, value in heads.items()]
     return "\n".join(lines)
 
 
@@ -162,30 +163,28 @@ def _speed(data: CardData) -> str:
     return text + "\n\n" + "\n".join(rows)
 
 
-def _doubt(m: Measurement) -> str:
-    """Return why a measurement's intervals and ratio cannot be trusted; "" where they can."""
-    return m.verdict if m.verdict in DISTURBED else "" if has_interval(m) else TOO_FEW
-
-
 def _trust(m: Measurement) -> str:
-    if doubt := _doubt(m):
+    if doubt := timing_doubt(m):
         remedy = "`backbone-nas remeasure` on an idle machine gives one"
         return f"No ratio to {code(m.reference)} is given ({doubt}): {remedy}."
     return "The ratio is from timings interleaved with the reference's on this machine."
 
 
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
-    interval, doubt = median_interval(latencies_s), _doubt(m)
-    shown = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
-    ends = f"{m.throughput_low_img_s:.1f} to {m.throughput_high_img_s:.1f}"
+    interval, doubt, ends = median_interval(latencies_s), timing_doubt(m), throughput_interval(m)
+    late = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
+    spread = fixed_interval(*ends, 1) if ends else no_interval(m)
+    batch, single = f"batch {m.batch}, {m.resolution} px", f"batch 1, {m.resolution} px"
     rows = [
-        f"| throughput, images/s | {m.throughput_img_s:.1f} | {doubt or ends} |",
-        f"| latency of one image, ms | {m.latency_ms:.3g} | {doubt or shown} |",
+        f"| throughput, images/s, {batch} | {fixed(m.throughput_img_s, 1)} | {no_interval(m) if doubt else spread} |",
+        f"| latency, ms, {single} | {m.latency_ms:.3g} | {no_interval(m) if doubt else late} |",
     ]
     if not doubt:
-        ratio_ends = f"{m.ratio_low:.3f} to {m.ratio_high:.3f}"
-        rows.insert(0, f"| throughput relative to {code(m.reference)} | {m.ratio:.3f} | {ratio_ends} |")
-    return rows + ([f"| peak memory, MiB | {m.peak_memory_mib:.1f} | |"] if m.peak_memory_mib is not None else [])
+        name = f"throughput relative to {code(m.reference)}, {batch}"
+        rows.insert(0, f"| {name} | {fixed(m.ratio, 3)} | {fixed_interval(m.ratio_low, m.ratio_high, 3)} |")
+    if m.peak_memory_mib is not None:
+        rows.append(f"| peak memory, MiB, {batch} | {fixed(m.peak_memory_mib, 1)} | |")
+    return rows
 
 
 def _origin(data: CardData, heads: Sequence[str]) -> str:

@@ -23,7 +23,8 @@ from nas.measure.environment import device_key, device_name
 from nas.measure.interleave import compare
 from nas.measure.pair import watch_for
 from nas.measure.timers import timer_for
-from nas.measure.verdicts import CONTENDED, TOO_FEW, contended
+from nas.measure.verdicts import contended
+from nas.study.timing_doubts import CONTENDED, DOUBTS
 
 TOLERANCE = 1e-4  # of an output's largest difference, relative to its largest value
 BATCHES = (1, 2, 5)
@@ -118,7 +119,7 @@ class GraphTimes:
     @property
     def trusted(self) -> bool:
         """Return whether the numbers mean something."""
-        return self.verdict not in (CONTENDED, TOO_FEW)
+        return self.verdict not in DOUBTS
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, in which times that cannot be trusted are None."""

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from nas.study.timing_doubts import MAX_INTERVAL_FACTOR, MIN_INTERVAL_SAMPLES, usable
+
 Array = NDArray[np.float64]
 
 RESAMPLES = 600
 LEVEL = 0.95
-MIN_BOOTSTRAP_SAMPLES = 6
-SINGLE_SAMPLE_FACTOR = 2.0  # the interval of a single sample reaches from half to twice its value
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Interval:
     def half_width(self) -> float:
         """Half the interval's width relative to the value: 0.01 is plus or minus one percent."""
         return (self.high - self.low) / (2 * self.value)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the interval says more than that of a single sample."""
+        return usable(self.value, self.low, self.high)
 
 
 def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
@@ -45,7 +50,7 @@ def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
     if n == 0:
         raise ValueError("samples: none; a median needs at least one")
     value = float(np.median(samples))
-    if n < MIN_BOOTSTRAP_SAMPLES:
+    if n < MIN_INTERVAL_SAMPLES:
         return _small_sample_interval(samples)
     length = max(1, round(n ** (1 / 3)))
     starts = rng.integers(0, n, size=(RESAMPLES, -(-n // length), 1))
@@ -60,7 +65,7 @@ def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
 def _small_sample_interval(samples: Array) -> Interval:
     value, n = float(np.median(samples)), len(samples)
     if n == 1:
-        return Interval(value, value / SINGLE_SAMPLE_FACTOR, value * SINGLE_SAMPLE_FACTOR)
+        return Interval(value, value / MAX_INTERVAL_FACTOR, value * MAX_INTERVAL_FACTOR)
     reach = float(np.exp(stdtrit(n - 1, (1 + LEVEL) / 2) * np.log(samples).std(ddof=1) / n**0.5))
     return Interval(value, min(float(samples.min()), value / reach), max(float(samples.max()), value * reach))
 
@@ -68,7 +73,7 @@ def _small_sample_interval(samples: Array) -> Interval:
 def ratio_interval(candidate_s: Array, reference_s: Array, rng: np.random.Generator) -> Interval:
     """Return the median of the paired ratios of times (n, k); below 6 blocks, with the interval of unpaired samples."""
     ratios = paired_ratios(candidate_s, reference_s)
-    if len(candidate_s) >= MIN_BOOTSTRAP_SAMPLES:
+    if len(candidate_s) >= MIN_INTERVAL_SAMPLES:
         return median_interval(ratios, rng)
     single = _small_sample_interval((reference_s / candidate_s).ravel())
     low, high = reference_s.min() / candidate_s.max(), reference_s.max() / candidate_s.min()

@@ -12,9 +12,10 @@ import torch
 
 from nas.measure.conditions import Conditions
 from nas.measure.interleave import SAMPLE_S
-from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES, Array, Interval, median_interval, percentile
+from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import CONTENDED, MAX_HALF_WIDTH, TOO_FEW, contended
+from nas.measure.verdicts import MAX_HALF_WIDTH, contended
+from nas.study.timing_doubts import CONTENDED, MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -37,11 +38,11 @@ class CallTimes:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there are enough samples for an interval."""
-        return self.samples >= MIN_BOOTSTRAP_SAMPLES
+        """Whether there are enough samples for an interval, and it says more than a single sample would."""
+        return self.samples >= MIN_INTERVAL_SAMPLES and self.time_s.usable
 
     def verdict(self, conditions: Conditions) -> str:
-        """Return "contended", "too few samples", "wide" or "ok", with the meanings of `nas.measure.verdicts`.
+        """Return "contended", "too few samples", "scattered", "wide" or "ok", as in `nas.measure.verdicts`.
 
         Args:
             conditions: Conditions while the calls were timed.
@@ -49,7 +50,7 @@ class CallTimes:
         if contended(conditions):
             return CONTENDED
         if not self.has_interval:
-            return TOO_FEW
+            return TOO_FEW if self.samples < MIN_INTERVAL_SAMPLES else SCATTERED
         return "ok" if self.samples >= MIN_SAMPLES and self.time_s.half_width < MAX_HALF_WIDTH else "wide"
 
     def percentile_ms(self, q: float) -> float | None:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from nas.measure.conditions import Conditions
-from nas.measure.statistics import MIN_BOOTSTRAP_SAMPLES, Array, Interval
-from nas.study.records import Measurement
+from nas.measure.statistics import Array, Interval
+from nas.study.timing_doubts import CONTENDED, MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
-TOO_FEW, CONTENDED = "too few samples", "contended"
-MIN_INTERVAL_BLOCKS = MIN_BOOTSTRAP_SAMPLES  # fewer blocks give no interval that can be trusted
 MAX_HALF_WIDTH = 0.01  # of the ratio's interval, for "ok"
 MIN_BLOCKS = 15  # 30 samples of each network, for "ok"
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
@@ -64,18 +62,15 @@ class PairTimes:
     def verdict(self) -> str:
         """The verdict of the samples alone.
 
-        It is "too few samples" where no interval can be trusted, "wide" where the ratio's interval exceeds plus or
-        minus one percent or has less than `MIN_BLOCKS` blocks, else "ok". The candidate's own interval may be wider: a
-        machine that drifts changes both times, but not their ratio.
+        It is "too few samples" or "scattered" where no interval can be used, "wide" where the ratio's interval exceeds
+        plus or minus one percent or has less than `MIN_BLOCKS` blocks, else "ok". The candidate's own interval may be
+        wider: a machine that drifts changes both times, but not their ratio.
         """
-        if len(self.candidate_s) < MIN_INTERVAL_BLOCKS:
+        if len(self.candidate_s) < MIN_INTERVAL_SAMPLES:
             return TOO_FEW
+        if not self.ratio.usable:
+            return SCATTERED
         return "ok" if self.enough and self.ratio.half_width < MAX_HALF_WIDTH else "wide"
-
-
-def has_interval(measurement: Measurement) -> bool:
-    """Return whether a measurement has enough samples, of which a block has two, for intervals."""
-    return measurement.samples >= 2 * MIN_INTERVAL_BLOCKS
 
 
 def contended(conditions: Conditions) -> bool:
@@ -95,7 +90,7 @@ def verdict(
 
     From most to least serious: "wrong output", "out of memory" (a smaller batch was used), "contended", "throttled",
     "clock changed" (between the two networks, which makes even the ratio unfair), "launch-bound", "too few samples",
-    "wide", "ok".
+    "scattered", "wide", "ok".
 
     Args:
         comparison: Times of candidate and reference.
@@ -148,6 +143,8 @@ def reference_drift(reference_s: Array) -> float:
 
 def _why_not_ok(comparison: PairTimes) -> str:
     width, samples = comparison.ratio.half_width, comparison.candidate_s.size
+    if comparison.verdict == SCATTERED:
+        return f"{samples} samples in {comparison.seconds:.1f} s scatter too much for an interval"
     if not comparison.enough:
         return f"only {samples} samples in {comparison.seconds:.1f} s"
     needed_s = comparison.seconds * (width / MAX_HALF_WIDTH) ** 2

@@ -15,12 +15,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nas.analysis.point_labels import label_points
 from nas.measure import Arm
 from nas.measure.arms import RUNTIMES
-from nas.measure.verdicts import has_interval
 from nas.profile.profiles import Profile, Sweep
 from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, SpaceProfile
 from nas.study.limits import LIMITS
-from nas.study.records import Measurement
+from nas.study.timing_doubts import drawn_ends, throughput_interval
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200
@@ -85,7 +84,7 @@ def _scatter(axes: Any, profiles: Sequence[Profile], label: str, cost: Callable[
         m = p.measurement
         assert m is not None
         value = m.throughput_img_s
-        low, high = (m.throughput_low_img_s, m.throughput_high_img_s) if has_interval(m) else (value, value)
+        low, high = throughput_interval(m) or (value, value)
         axes.errorbar(
             cost(p), value, yerr=[[value - low], [high - value]], fmt="o", markersize=5, color=COLORS[i % len(COLORS)]
         )
@@ -251,22 +250,17 @@ def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
     if m is None:
         return
     color = RUNTIME_COLORS[row.arm.runtime]
-    low, high = _ratio_ends(m)
+    low, high = drawn_ends(m)
     whisker = [[m.ratio - low], [high - m.ratio]]
     axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=color,
                   markerfacecolor="white" if p.tie(row) else color)  # fmt: skip
-
-
-def _ratio_ends(m: Measurement) -> tuple[float, float]:
-    """Return the ends of the ratio's interval, or the ratio itself where samples are too few for an interval."""
-    return (m.ratio_low, m.ratio_high) if has_interval(m) else (m.ratio, m.ratio)
 
 
 def _scale(panels: Sequence[Any], profiles: Sequence[RuntimesProfile]) -> None:
     """Scale the axis that all panels share."""
     results = [row.measurement for p in profiles for row in p.rows if row.measurement]
     noise = 1 + max(p.noise or 0.0 for p in profiles)
-    ends = [end for m in results for end in _ratio_ends(m)]
+    ends = [end for m in results for end in drawn_ends(m)]
     low, high = min(1 / noise, *ends), max(noise, *ends)
     bottom = panels[-1]
     if high / low > LOG_SPAN:

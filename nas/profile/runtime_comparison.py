@@ -17,10 +17,10 @@ from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
-from nas.measure.verdicts import has_interval
 from nas.profile.network import default_batch, default_resolution
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
+from nas.study.timing_doubts import has_interval
 
 Progress = Callable[[str, float], None]  # (step, seconds that this network still takes)
 
@@ -83,7 +83,7 @@ class RuntimesProfile:
     def noise(self) -> float | None:
         """Return the noise floor: the largest deviation from 1 in the A/A pair's interval, 0.01 for one percent.
 
-        Smaller differences are ties. It is None where the pair has too few samples for an interval.
+        Smaller differences are ties. It is None where the pair has no usable interval.
         """
         m = self.first.measurement if self.first else None
         return max(1 / m.ratio_low, m.ratio_high) - 1 if m and has_interval(m) else None

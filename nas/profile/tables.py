@@ -11,12 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
-from nas.measure.verdicts import CONTENDED, MIN_BLOCKS, TOO_FEW, has_interval
+from nas.measure.verdicts import MIN_BLOCKS
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement
+from nas.study.timing_doubts import (
+    CONTENDED,
+    SCATTERED,
+    TOO_FEW,
+    interval_doubt,
+    no_interval,
+    ratio_interval,
+    throughput_interval,
+)
 
 BAR = 12  # characters of the longest bar
 BYTES_COLUMNS, BARS_COLUMNS, INTERVALS_COLUMNS = 90, 120, 110  # widths of a terminal with room for them
@@ -27,6 +36,7 @@ PERCENTILES = ("p50", "p95", "p99")
 # What a user can do about a verdict.
 REMEDIES = {
     TOO_FEW: "measure longer, as with --measure-seconds 30, or a smaller batch",
+    SCATTERED: "measure again on an idle machine, or longer, as with --measure-seconds 30",
     "wide": "a longer --measure-seconds or an idle machine narrows the intervals",
     CONTENDED: "measure again on an idle machine",
 }
@@ -78,10 +88,10 @@ def headline(p: Profile) -> Table:
 
 
 def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
-    throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, m.throughput_low_img_s, m.throughput_high_img_s)}"
+    throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, throughput_interval(m))}"
     requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
     yield "throughput", f"{throughput}, batch {m.batch}{requested}"
-    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, m.ratio_low, m.ratio_high)}, timed interleaved"
+    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, ratio_interval(m))}, timed interleaved"
     yield "latency", f"{latencies(m)} ms, batch 1"
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in memories(m).items())
     yield f"memory, batch {m.batch}", memory or "unknown"
@@ -100,9 +110,9 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _ends(m: Measurement, low: float, high: float) -> str:
-    """Format the interval of a value of a measurement, or say why it has none."""
-    return interval(low, high) if has_interval(m) else f"({TOO_FEW} for an interval)"
+def _ends(m: Measurement, ends: tuple[float, float] | None) -> str:
+    """Format the interval of a value of a measurement, or say why it is not usable."""
+    return interval(*ends) if ends else f"({no_interval(m)})"
 
 
 def remedies(verdicts: Iterable[str]) -> list[str]:
@@ -163,7 +173,7 @@ def _comparison_cells(m: Measurement) -> list[str]:
     return [
         f"{m.throughput_img_s:.4g}",
         f"{m.ratio:.3f}",
-        f"{(m.ratio_high - m.ratio_low) / 2 / m.ratio:.1%}" if has_interval(m) else "-",
+        _half_width(m.ratio, ratio_interval(m)) or "-",
         f"{m.latency_ms:.2f}",
         "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
         m.verdict,
@@ -325,7 +335,7 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) 
 
 
 def _point_interval(point: Point) -> str:
-    """Return the interval of a size's throughput; "" where samples are too few for one."""
+    """Return the interval of a size's throughput; "" where none is usable."""
     low, high = point.throughput_low_img_s, point.throughput_high_img_s
     return "" if low is None or high is None else interval(low, high)
 
@@ -340,7 +350,7 @@ def best_line(sweep: Sweep) -> str:
     if ties:
         phrases.append(f"its interval overlaps those of batch {ties}")
     if best.throughput_low_img_s is None:
-        phrases.append("too few samples to be certain of it")
+        phrases.append(f"no interval is usable ({best.samples} sample{'s' * (best.samples != 1)}, {best.verdict})")
     return "; ".join(phrases)
 
 
@@ -428,9 +438,9 @@ def speed_table(p: RuntimesProfile, width: int) -> Table:
     ends = width >= INTERVALS_COLUMNS
     rates: list[RuntimeColumn] = [
         ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
-        ("95 %", lambda m: _spread(m, m.throughput_img_s, m.throughput_low_img_s, m.throughput_high_img_s, ends)),
+        ("95 %", lambda m: _spread(m.throughput_img_s, throughput_interval(m), ends)),
         (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
-        ("95 %", lambda m: _spread(m, m.ratio, m.ratio_low, m.ratio_high, ends)),
+        ("95 %", lambda m: _spread(m.ratio, ratio_interval(m), ends)),
     ]
     late = [MEDIAN_LATENCY, *(_filled_columns(p, TAIL_LATENCIES) if ends else ())]
     table = _runtime_table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)
@@ -466,7 +476,8 @@ def noise_line(p: RuntimesProfile) -> str:
     if m is None:
         return "no runtime could be measured"
     if p.noise is None:
-        return f"A/A: x {m.ratio:.3f}, {TOO_FEW} to tell ties: {REMEDIES[TOO_FEW]}"
+        doubt = interval_doubt(m) or SCATTERED
+        return f"A/A: x {m.ratio:.3f}, {no_interval(m)}; ties are unknown: {REMEDIES[doubt]}"
     few = (
         ""
         if m.samples >= 2 * MIN_BLOCKS
@@ -527,11 +538,13 @@ def _verdict(row: RuntimeRow) -> str:
     return "can't run" if row.impossible else "failed"
 
 
-def _spread(m: Measurement, value: float, low: float, high: float, ends: bool) -> str:
-    """Return the interval of a value of a measurement; "" where samples are too few for one."""
-    if not has_interval(m):
-        return ""
-    return interval(low, high) if ends else f"±{(high - low) / 2 / value:.1%}"
+def _spread(value: float, ends: tuple[float, float] | None, wide: bool) -> str:
+    """Return the interval of a value, or half its width on a narrow terminal; "" where none is usable."""
+    return "" if ends is None else interval(*ends) if wide else f"±{_half_width(value, ends)}"
+
+
+def _half_width(value: float, ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{(ends[1] - ends[0]) / 2 / value:.1%}"
 
 
 def show_space(profile: SpaceProfile, console: Console) -> None:

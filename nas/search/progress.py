@@ -13,11 +13,12 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from nas.analysis.noise import DISTURBED
 from nas.cli import checkpoint_path, clock, live_panel
 from nas.command_log import announce
+from nas.numbers import fixed
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 
 MIN_EVALUATED = 5  # candidates of a session before the first estimate of its remaining time
 SMALL_SEARCH = 10  # candidates; a session of fewer gets a rough estimate earlier
@@ -210,10 +211,10 @@ def describe(record: TrialRecord) -> str:
     words = [title, "will run again:" if again else record.state.value]
     if record.measurement:
         m = record.measurement
-        doubt = f", {m.verdict}" if m.verdict in DISTURBED else ""
+        doubt = f", {why}" if (why := timing_doubt(m)) else ""
         words.append(f"{m.throughput_img_s:.0f} img/s ({m.ratio:.2f}x{doubt})")
     if record.rungs:
-        words.append(f"score {record.rungs[-1].score:.3f} after {record.rungs[-1].steps} steps")
+        words.append(f"score {fixed(record.rungs[-1].score, 3)} after {record.rungs[-1].steps} steps")
     if record.reason and record.state is not TrialState.STOPPED:
         words.append(record.reason)
     return " ".join(words)

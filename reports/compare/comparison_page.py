@@ -13,8 +13,11 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
+from nas.analysis.selection import measurement
 from nas.files import atomic_write
+from nas.numbers import fixed
 from nas.study.records import Objective, StudyInfo
+from nas.study.timing_doubts import drawn_ends
 from reports.charts import FAINT, FONT, GRID, INK, RATIO_TICKS, TEXT_STYLE, count_axis
 from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, chart_svg, policy, templates
@@ -132,12 +135,12 @@ def _pair_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
 
 def _volume_sentence(pair: StudyPair) -> str:
     a, b = pair.first, pair.other
-    final = f"The final hypervolume is {a.summary.hypervolume:.4f} for {a.letter} and "
-    final += f"{b.summary.hypervolume:.4f} for {b.letter}, above one common reference point."
+    final = f"The final hypervolume is {fixed(a.summary.hypervolume, 4)} for {a.letter} and "
+    final += f"{fixed(b.summary.hypervolume, 4)} for {b.letter}, above one common reference point."
     if not pair.trainings:
         return final
     then = f"After {pair.trainings} trainings, the length of the shorter search, it is "
-    return f"{final} {then}{pair.volumes[0]:.4f} for {a.letter} and {pair.volumes[1]:.4f} for {b.letter}."
+    return f"{final} {then}{fixed(pair.volumes[0], 4)} for {a.letter} and {fixed(pair.volumes[1], 4)} for {b.letter}."
 
 
 def _reached_sentences(pair: StudyPair) -> list[str]:
@@ -165,7 +168,9 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
             sentences.append(f"The {count} shared architectures of {a} and {b} have the same {what}, thus no ranks.")
         else:
             though = ", though the numbers do not compare" if other_scale else ""
-            sentences.append(f"{a} and {b} rank their {count} shared architectures by {what} with τ {tau:.2f}{though}.")
+            sentences.append(
+                f"{a} and {b} rank their {count} shared architectures by {what} with τ {fixed(tau, 2)}{though}."
+            )
     return sentences
 
 
@@ -224,8 +229,9 @@ def _hypervolume_curves(studies: Sequence[ComparedStudy]) -> Any:
 
 
 def _row(study: ComparedStudy, model: ScoredTrial, order: int) -> dict[str, Any]:
+    low, high = drawn_ends(measurement(model.trial))
     return {
-        "study": study.name, "ratio": model.ratio, "low": model.ratio_low, "high": model.ratio_high,
+        "study": study.name, "ratio": model.ratio, "low": low, "high": high,
         "score": model.score, "order": order,
     }  # fmt: skip
 

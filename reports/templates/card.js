@@ -21,18 +21,19 @@ const setting = m => {
   return `${m.device.replace(threads, '')}, ${runtime}`;
 };
 
-function measured(m) {
+function measured(t) {
+  const m = t.measurement, ends = (none, low, high, digits) => none.get(t.number) || `${fixed(low, digits)} to ${fixed(high, digits)}`;
   const kinds = [['tensors', m.peak_memory_mib], ['reserved', m.reserved_memory_mib], ['on the GPU', m.driver_memory_mib]];
   const memory = kinds.filter(([, mib]) => known(mib)).map(([kind, mib]) => `${fixed(mib, 1)} MiB ${kind}`).join(', ');
   const percentiles = [[95, m.latency_p95_ms], [99, m.latency_p99_ms]].filter(([, ms]) => known(ms)).map(([q, ms]) => `${q}th percentile ${fixed(ms, 2)} ms`).join(', ');
   return facts([
-    ['throughput', `${fixed(m.throughput_img_s, 1)} images/s (${fixed(m.throughput_low_img_s, 1)} to ${fixed(m.throughput_high_img_s, 1)})`],
-    [`times ${m.reference}`, `${fixed(m.ratio, 3)} (${fixed(m.ratio_low, 3)} to ${fixed(m.ratio_high, 3)})`],
+    ['throughput', `${fixed(m.throughput_img_s, 1)} images/s (${ends(noThroughputInterval, m.throughput_low_img_s, m.throughput_high_img_s, 1)})`],
+    [`times ${m.reference}`, `${fixed(m.ratio, ratioDigits(t))} (${ends(noRatioInterval, m.ratio_low, m.ratio_high, ratioDigits(t))})`],
     ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms${percentiles ? `, ${percentiles}` : ''}`],
     ['peak memory', memory || 'unknown'],
     ...known(m.energy_j) ? [['energy', `${fixed(m.energy_j * 1e3, 1)} mJ per image, whole GPU`]] : [],
     ['measured on', `${setting(m)}, batch ${m.batch}${known(m.requested_batch) && m.requested_batch !== m.batch ? ` (requested: ${m.requested_batch})` : ''}, ${m.resolution} px`],
-    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${disturbedVerdicts.includes(m.verdict) ? ': the intervals cannot be trusted' : ''}`],
+    ['samples', `${m.samples} in ${fixed(m.seconds, 1)} s, verdict ${m.verdict}${doubtful(t) ? ': the intervals cannot be trusted' : ''}`],
     ...known(m.output_error) ? [['against fp32 eager', `relative output error ${m.output_error.toExponential(1)}`]] : [],
     ...(m.notes || []).map(note => ['note', note])]);
 }
@@ -87,7 +88,7 @@ function openCard(number) {
   card.append(
     ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []),
     ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size,
-    ...(t.measurement ? section('Throughput', measured(t.measurement), ...stageTimes(t.measurement)) : []),
+    ...(t.measurement ? section('Throughput', measured(t), ...stageTimes(t.measurement)) : []),
     ...(t.rungs.length ? section('Distillation score', ...(t.rungs.length > 1 ? [learningCurve(t, wide)] : []), scoreTable(t)) : []),
     ...pictures(t), ...commands(t), ...section('Spec', copyable(spec(t))));
   card.scrollTop = 0;

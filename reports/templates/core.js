@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i] ?? null)]));
 };
-const { info, trials, front, metrics, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, disturbed_verdicts: disturbedVerdicts, state_words: stateWords } = unpack(packed.data);
+const { info, trials, front, metrics, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, timing_doubts: timingDoubts, no_intervals: noIntervals, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 
@@ -45,8 +45,9 @@ const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
 const score = t => lastRung(t) ? lastRung(t).score : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
-const disturbed = t => disturbedVerdicts.includes(of(t, 'verdict'));
-const ratioDigits = t => disturbed(t) ? 2 : 3; // an interval that cannot be trusted has no third digit
+const doubtOf = new Map(timingDoubts), noRatioInterval = new Map(noIntervals.ratio), noThroughputInterval = new Map(noIntervals.throughput);
+const doubtful = t => doubtOf.has(t.number);
+const ratioDigits = t => doubtful(t) ? 2 : 3; // an interval that cannot be trusted has no third digit
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];

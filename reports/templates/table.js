@@ -1,12 +1,12 @@
 // The table of all trials. Arrow keys move between rows; the tab key stops in it once.
-const dagger = t => disturbed(t) ? element('abbr', { title: `${of(t, 'verdict')}: the number is doubtful` }, ' †') : null;
-const timed = (t, key, digits) => element('span', disturbed(t) ? { class: 'doubtful' } : {}, fixed(of(t, key), digits), dagger(t));
+const dagger = t => doubtful(t) ? element('abbr', { title: `${doubtOf.get(t.number)}: the number is doubtful` }, ' †') : null;
+const timed = (t, key, digits) => element('span', doubtful(t) ? { class: 'doubtful' } : {}, fixed(of(t, key), digits), dagger(t));
 const COLUMNS = [
   ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40))],
   ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`)],
   ['score', score, t => fixed(score(t), 3)],
   [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => element('span', {}, fixed(of(t, 'ratio'), ratioDigits(t)), dagger(t))],
-  ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
+  ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? noRatioInterval.get(t.number) || `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
   ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', 1)],
   ['latency ms', t => of(t, 'latency_ms'), t => timed(t, 'latency_ms', 2)],
   ['params M', t => t.params, t => scaled(t.params, 1e6, 3)],

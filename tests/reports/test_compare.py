@@ -44,6 +44,19 @@ def control() -> StudyRecord:
     return with_info(study, name="control", objectives=objectives, config=config)
 
 
+def test_no_number_of_the_page_is_a_negative_zero():
+    numbers = {s.trial.number for s in both().studies[0].summary.front}
+    scores = {s.trial.number: -1e-5 if s.trial.number in numbers else -2.0 for s in both().studies[0].summary.complete}
+    trials = [
+        replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], score=scores[t.number]))) if t.number in scores else t
+        for t in known_cost().trials
+    ]
+    page = page_of(compare_studies([replace(known_cost(), trials=tuple(trials)), control()]))
+    cells = [cell for table in page.tables for row in table.rows for cell in row]
+    assert "0.000" in cells
+    assert not any("-0.000" in cell for cell in cells)
+
+
 def page_of(comparison: StudyComparison) -> Page:
     """Render the page without its charts, which take seconds."""
     return Page(render(comparison, {}))

@@ -7,11 +7,11 @@ import pytest
 
 from nas.study.records import StudyRecord, TrialState
 from reports import sentences, verdict
-from reports.noise import disturbance
+from reports.noise import doubt_of
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic
-from tests.reports.brute_force import Page
+from tests.reports.brute_force import Page, payload
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     numbers = {n.trial.number for n in (best, itself, summary.front[0])}
     bad = synthetic.timed(study, lambda t: {"verdict": word if t.number in numbers else t.measurement.verdict})
     assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
-            if disturbance(s.trial)} == numbers  # fmt: skip
+            if doubt_of(s.trial)} == numbers  # fmt: skip
     words, rows = {}, {}
     for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
         words[which] = page.words
@@ -44,7 +44,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     assert "†" in words["bad"]
     assert "†" not in words["good"]
     assert sum("†" in cell for cell in rows["bad"]) == 3 * len(numbers), "ratio, images/s, latency"
-    assert "† The timing was disturbed" in words["bad"]
+    assert "† The timing cannot be trusted" in words["bad"]
     for which in words:
         assert f"A/A: {itself.name} is the reference" in words[which]
         assert f"Compare models by × {itself.name}" in words[which]
@@ -52,6 +52,31 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     ratios = [cell for cell in rows["bad"] if "†" in cell and " to " in cell]
     assert len(ratios) == len(numbers)
     assert all(len(number.partition(".")[2]) == 2 for cell in ratios for number in re.findall(r"[\d.]+", cell))
+
+
+SHORT = {"samples": 4, "verdict": "too few samples"}
+WILD = {"samples": 12, "verdict": "contended", "ratio_low": 1e-6, "ratio_high": 1.7e6}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [(SHORT, "4 samples, too few samples"), (WILD, "12 samples, contended"),
+                           (WILD | {"verdict": "wide"}, "12 samples, scattered")]
+)  # fmt: skip
+def test_an_interval_that_says_nothing_is_not_shown(study, changes, words):
+    """As on a card: one rule says which timings can be trusted. An old record may hold any width."""
+    number = summarize(study).front[0].trial.number
+    bad = synthetic.timed(study, lambda t: changes if t.number == number or t.baseline == study.info.reference else {})
+    html = render(bad, summarize(bad))
+    page = Page(html)
+    rows = page.table("Pareto front and baselines").body()
+    shown = [cell for row in rows for cell in row.values() if f"interval not usable: {words}" in cell]
+    assert len(shown) == 2, "the first of the front, and the reference"
+    assert all("†" in cell for cell in shown)
+    assert "1700000" not in page.words.replace(",", "")
+    assert "it is unknown which differences are ties" in sentences.noise_floor_sentence(summarize(bad))
+    assert [p["ratio_high"] for p in payload(html)["datasets"]["points"] if p["number"] == number] == [
+        pytest.approx(summarize(study).front[0].ratio, rel=1e-5)
+    ]
 
 
 def test_disturbed_timings_leave_the_ties_unknown(study):

@@ -10,7 +10,7 @@ from reports.metrics import summarize_metrics
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import CurvePoint, summarize
-from reports.trust import MAX_DISTURBED, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
+from reports.trust import MAX_DOUBTFUL, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
 from tests.reports import synthetic
 
 NOISE, RUNGS, SEEDS, METRICS = range(4)
@@ -39,7 +39,7 @@ def test_noise_is_judged_by_the_reference_against_itself(study, floor, outcome):
     assert (found.command is not None) is (outcome is Outcome.WARN)
 
 
-@pytest.mark.parametrize(("share", "outcome"), [(MAX_DISTURBED / 2, Outcome.PASS), (2 * MAX_DISTURBED, Outcome.WARN)])
+@pytest.mark.parametrize(("share", "outcome"), [(MAX_DOUBTFUL / 2, Outcome.PASS), (2 * MAX_DOUBTFUL, Outcome.WARN)])
 def test_many_disturbed_measurements_warn(study, share, outcome):
     measured = [t.number for t in study.trials if t.measurement and not t.baseline]
     bad = set(measured[: int(share * len(measured))])

@@ -1,5 +1,7 @@
 """The verdict on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
+import random
+
 import pytest
 
 from nas.study.records import StudyRecord, TrialState
@@ -29,6 +31,10 @@ def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: s
     return synthetic.with_info(synthetic.scored(study, lambda t: scores[t.baseline]), reference=reference)
 
 
+def timed_at(ratio):
+    return synthetic.measurement(random.Random(0), ratio).to_dict()
+
+
 @pytest.mark.parametrize(
     ("ratio", "half", "verdict", "shown"),
     [(1.2, 0.01, "ok", True), (1.2, 0.2, "ok", False), (1.2, 0.01, "contended", False), (1.005, 0.01, "ok", False)],
@@ -41,7 +47,7 @@ def test_a_tie_is_called_one_in_the_tile_the_sentences_and_the_line(ratio, half,
     assert throughput.value == (f"{ratio:.2f}×" if shown else UNKNOWN if disturbed else NO_DIFFERENCE)
     assert score.value == "+0.100"
     first, *_ = headline(study.info, summary, "runs/mine")
-    assert ("disturbed" in first) is disturbed
+    assert ("cannot be trusted" in first) is disturbed
     assert ("No difference" in first) is not (shown or disturbed)
     assert (f"{ratio:.2f} times its throughput" in result_line(summary)) is shown
 
@@ -50,14 +56,14 @@ def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
     study = compared(1.27, verdict="contended")
     summary = summarize(study)
     first, *others = headline(study.info, summary, "runs/mine")
-    assert first.startswith("Of 4 timings, 1 was disturbed, with that of trial 3, by")
+    assert first.startswith("Of 4 timings, 1 cannot be trusted, with that of trial 3 (contended: other work")
     assert "backbone-nas remeasure runs/mine" in first
     shown = " ".join([*others, recommended(study.info, summary), result_line(summary)])
-    assert "disturbed" not in " ".join(others)
+    assert "trusted" not in " ".join(others)
     assert "1.27" not in shown
     assert "interval" not in " ".join(others).replace("scores have no interval", "")
     every = synthetic.timed(study, lambda t: {"verdict": "contended"})
-    assert headline(every.info, summarize(every), "RUN")[0].startswith("All 4 timings were disturbed")
+    assert headline(every.info, summarize(every), "RUN")[0].startswith("None of the 4 timings can be trusted")
 
 
 @pytest.mark.parametrize("verdict", ["ok", "contended"])
@@ -74,8 +80,8 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     assert [command for _, command in before_export(study.info, summary, retrained, "RUN")] == remedies
     rival["score"] = 0.8
     assert len(before_export(study.info, summary, retrained, "RUN")) == 1 + len(remedies)
-    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": {"ratio": 1.25, "verdict": "ok"}}
-    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": {"ratio": 0.5, "verdict": "ok"}}
+    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": timed_at(1.25)}
+    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": timed_at(0.5)}
     retrained["candidates"] += [slower, better]
     (sentence, command), *_ = before_export(study.info, summary, retrained, "RUN")
     assert command.startswith("backbone-nas export RUN --trials 77 --format timm")

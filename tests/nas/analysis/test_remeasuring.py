@@ -111,7 +111,7 @@ def test_disturbed_measurements_decide_nothing() -> None:
     now = remeasured({0: 1.0, 1: 4.0, 2: 0.5, 3: 1.0})
     disturbed = {n: replace(m, verdict="contended") for n, m in now.measurements.items() if n}
     c = compare_remeasurement(small_study(), replace(now, measurements={0: now.measurements[0], **disturbed}))
-    assert conclusion(c).startswith("3 of 4 measurements were disturbed: measure again (--overwrite)")
+    assert conclusion(c).startswith("3 of 4 measurements cannot be trusted: measure again (--overwrite)")
 
 
 def test_another_order_means_another_search() -> None:

@@ -20,8 +20,8 @@ from backbones import WeightsError
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads, save_heads
 from nas.export.__main__ import main
-from nas.measure.verdicts import TOO_FEW
 from nas.study.records import StudyRecord
+from nas.study.timing_doubts import TOO_FEW
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, TIMM, Made, refusal
 
@@ -48,7 +48,8 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     assert m is not None
     for words in (
         f"| exported weights: the search's last rung | 4 | {rung.score:.4f} | ",
-        f"| throughput relative to `{m.reference}` | {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
+        f"| throughput relative to `{m.reference}`, batch {m.batch}, {m.resolution} px | {m.ratio:.3f} | ",
+        f"| {m.ratio:.3f} | {m.ratio_low:.3f} to {m.ratio_high:.3f} |",
         f"| `lite0` | `spatial` | {rung.teachers['lite0']['spatial']:.4f} |",
         f"| parameters | {trial.params:,} |",
         f"`report.html#{SPEC.arch_id}`",
@@ -72,10 +73,15 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"), [({"verdict": "contended"}, "contended"), ({"samples": 2, "verdict": TOO_FEW}, TOO_FEW)]
+    ("changes", "why"),
+    [
+        ({"samples": 30, "verdict": "contended"}, "30 samples, contended"),
+        ({"samples": 2, "verdict": TOO_FEW}, "2 samples, too few samples"),
+        ({"samples": 12, "verdict": "wide", "ratio_low": 1e-6, "ratio_high": 1.7e6}, "12 samples, scattered"),
+    ],
 )
 def test_a_disturbed_or_short_timing_has_no_ratio_and_no_interval(
-    made: Made, tmp_path: Path, changes: dict[str, Any], word: str
+    made: Made, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     trials = list(made.study.trials)
     m = trials[1].measurement
@@ -84,9 +90,23 @@ def test_a_disturbed_or_short_timing_has_no_ratio_and_no_interval(
     run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
     assert main([str(run), *TIMM]) == 0
     text = (run / "exports" / f"{SPEC.arch_id}-timm" / "README.md").read_text()
-    assert f"| throughput, images/s | {m.throughput_img_s:.1f} | {word} |" in text
+    batch = f"batch {m.batch}, {m.resolution} px"
+    assert f"| throughput, images/s, {batch} | {m.throughput_img_s:,.1f} | interval not usable: {why} |" in text
+    assert f"| latency, ms, batch 1, {m.resolution} px | {m.latency_ms:.3g} | interval not usable: {why} |" in text
     assert "throughput relative to" not in text
     assert f"{m.throughput_low_img_s:.1f} to" not in text
+
+
+def test_no_number_of_the_card_is_a_negative_zero(made: Made, tmp_path: Path) -> None:
+    trials = list(made.study.trials)
+    last = trials[1].rungs[-1]
+    zero = replace(last, score=-1e-6, teachers={"lite0": {"spatial": -2e-5}}, metrics={"knn": -3e-5})
+    trials[1] = replace(trials[1], rungs=(*trials[1].rungs[:-1], zero))
+    run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
+    assert main([str(run), *TIMM]) == 0
+    text = (run / "exports" / f"{SPEC.arch_id}-timm" / "README.md").read_text()
+    assert text.count(" 0.0000 ") >= 2
+    assert "-0.000" not in text
 
 
 def test_the_card_says_what_the_built_in_images_are(made: Made, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
 from nas.export.to_hf import copied_modules
 from nas.measure.arms import ArmError
-from nas.measure.verdicts import CONTENDED, TOO_FEW
+from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from tests.nas.export.builders import SPEC, Made
 from tests.waiting import PATIENCE_S

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nas.measure.interleave import compare
-from nas.measure.verdicts import MIN_BLOCKS, TOO_FEW, PairTimes
+from nas.measure.verdicts import MIN_BLOCKS, PairTimes
+from nas.study.timing_doubts import SCATTERED, TOO_FEW
 from tests.nas.measure.machine import Machine
 
 
@@ -55,6 +56,17 @@ def test_a_noisy_machine_is_wide_and_ends_with_the_budget():
     assert result.verdict == "wide"
     assert result.ratio.half_width > 0.01
     assert 0.4 < result.seconds < 0.55
+
+
+def test_six_blocks_of_a_disturbed_machine_have_no_usable_interval():
+    """Bursts between the samples of a block make a ratio of 40 in one and of 1/40 in the next."""
+    machine = Machine(noise=2.5, seed=3)
+    result = compared(machine, 0.005, 0.005, budget_s=0.02)
+    while not 6 <= len(result.candidate_s) < MIN_BLOCKS or result.ratio.half_width < 100:
+        machine = Machine(noise=2.5, seed=int(machine.rng.integers(10**6)))
+        result = compared(machine, 0.005, 0.005, budget_s=3.0)
+    assert result.ratio.half_width > 100, "±10,000 %: the interval is widened by a power of its reach"
+    assert (result.verdict, result.ratio.usable) == (SCATTERED, False)
 
 
 def test_bursts_of_another_process_do_not_move_the_medians():

@@ -16,8 +16,9 @@ from nas.measure import Arm, DeviceError, Setting, measure_pair
 from nas.measure.environment import environment, thread_count
 from nas.measure.memory import peak_memory
 from nas.measure.prepare import BUFFERS, images
-from nas.measure.verdicts import TOO_FEW, MeasurementError
+from nas.measure.verdicts import MeasurementError
 from nas.study.records import Measurement
+from nas.study.timing_doubts import TOO_FEW
 from search_space import preset
 from tests.nas.measure.networks import needs_onnxruntime
 

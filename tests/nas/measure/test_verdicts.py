@@ -21,7 +21,7 @@ from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
 from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
-from nas.measure.verdicts import TOO_FEW, has_interval
+from nas.study.timing_doubts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 HEAT, POWER_CAP = 0x40, 0x04

@@ -1,0 +1,73 @@
+"""Decide which timings people can use: whether a measurement has intervals, and why its speeds are doubtful.
+
+Terminal, report, card, pictures and exports all ask here.
+"""
+
+from __future__ import annotations
+
+from nas.numbers import fixed_interval
+from nas.study.records import Measurement
+
+TOO_FEW, SCATTERED, CONTENDED = "too few samples", "scattered", "contended"
+DISTURBED = (CONTENDED, "throttled", "clock changed")  # verdicts that make even the intervals unreliable
+DOUBTS = (*DISTURBED, TOO_FEW, SCATTERED)  # of which a measurement has the first that applies
+MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give no interval that can be trusted
+# An interval that reaches farther than from half to twice its value says less than that of a single sample, which is
+# given this reach. A widened interval of 6 disturbed blocks reached ±87119830 %.
+MAX_INTERVAL_FACTOR = 2.0
+PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed
+
+
+def usable(value: float, low: float, high: float) -> bool:
+    """Return whether an interval says more of its value than a single sample would."""
+    return value / MAX_INTERVAL_FACTOR <= low <= high <= value * MAX_INTERVAL_FACTOR
+
+
+def interval_doubt(m: Measurement) -> str | None:
+    """Return why a measurement has no usable interval of its ratio: "too few samples" or "scattered"; None if it has.
+
+    A published value is exact.
+    """
+    if m.arm == PUBLISHED:
+        return None
+    if m.samples < 2 * MIN_INTERVAL_SAMPLES:  # a block has two samples
+        return TOO_FEW
+    return None if usable(m.ratio, m.ratio_low, m.ratio_high) else SCATTERED
+
+
+def has_interval(m: Measurement) -> bool:
+    """Return whether a measurement has a usable interval of its ratio."""
+    return interval_doubt(m) is None
+
+
+def timing_doubt(m: Measurement | None) -> str | None:
+    """Return why a measurement's speeds cannot be trusted, one of `DOUBTS`; None for any other measurement."""
+    if m is None:
+        return None
+    return m.verdict if m.verdict in DISTURBED else interval_doubt(m)
+
+
+def no_interval(m: Measurement) -> str:
+    """Say why a measurement has no usable interval: "interval not usable: 2 samples, contended"."""
+    return f"interval not usable: {m.samples} sample{'s' * (m.samples != 1)}, {timing_doubt(m) or SCATTERED}"
+
+
+def ratio_interval_words(m: Measurement, digits: int) -> str:
+    """Return the interval of a measurement's ratio, or why it is not usable."""
+    return fixed_interval(m.ratio_low, m.ratio_high, digits) if has_interval(m) else no_interval(m)
+
+
+def ratio_interval(m: Measurement) -> tuple[float, float] | None:
+    """Return the interval of a measurement's ratio; None where it is not usable."""
+    return (m.ratio_low, m.ratio_high) if has_interval(m) else None
+
+
+def throughput_interval(m: Measurement) -> tuple[float, float] | None:
+    """Return the interval of a measurement's images/s, which a drifting machine widens; None where none is usable."""
+    ends = m.throughput_low_img_s, m.throughput_high_img_s
+    return ends if has_interval(m) and usable(m.throughput_img_s, *ends) else None
+
+
+def drawn_ends(m: Measurement) -> tuple[float, float]:
+    """Return the ends of the bar that a picture draws for a ratio: the ratio itself where no interval is usable."""
+    return (m.ratio_low, m.ratio_high) if has_interval(m) else (m.ratio, m.ratio)

@@ -1,0 +1,29 @@
+"""Numbers for people: one form everywhere, no negative zero, a dash for what is unknown."""
+
+import math
+
+import pytest
+
+from nas.numbers import fixed, fixed_interval, millions, probability
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (-0.0004, 3, "0.000"),
+        (-0.0006, 3, "-0.001"),
+        (-0.0, 0, "0"),
+        (1234567.891, 1, "1,234,567.9"),
+        (None, 3, "–"),
+        (math.nan, 3, "–"),
+        (-math.inf, 1, "–"),
+    ],
+)
+def test_fixed_decimals(value, digits, text):
+    assert fixed(value, digits) == text
+
+
+def test_other_forms():
+    assert fixed_interval(-0.0001, 0.25, 2) == "0.00 to 0.25"
+    assert (millions(2_500_000, 2), millions(None, 2)) == ("2.50", "–")
+    assert (probability(0.000412), probability(None)) == ("0.00041", "–")
