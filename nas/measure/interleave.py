@@ -6,6 +6,8 @@ ratios do not (see the tests).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nas.measure.statistics import Array, median_interval, ratio_interval
@@ -15,6 +17,8 @@ from nas.measure.verdicts import MIN_BLOCKS, MeasurementError, PairTimes
 SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhead are small against it
 SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
 WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
+LATENCY_SHARE = 0.15  # of the time after warm-up, for calls with one image
+LATENCY_CALLS, MAX_LATENCY_CALLS = 5, 600  # least in a row, and most in all; a 99th percentile needs 299
 
 
 def compare(
@@ -24,8 +28,11 @@ def compare(
     budget_s: float,
     rng: np.random.Generator,
     lead_in: bool = False,
+    single: Call | None = None,
 ) -> PairTimes:
     """Warm both calls up, then time blocks (at least one) until the verdict is "ok" or the budget is spent.
+
+    Calls with one image are timed between the blocks, so that latency and throughput are of the same moments.
 
     Args:
         candidate: Call of the network that is measured.
@@ -35,6 +42,7 @@ def compare(
         rng: Draws the order within blocks and the bootstrap.
         lead_in: Whether one call that is not a sample precedes each change of network; for runtimes whose threads or
             caches disturb the next network.
+        single: Call of the measured network with one image; None: its latency is not timed.
 
     Raises:
         MeasurementError: The clock saw no time pass.
@@ -42,18 +50,46 @@ def compare(
     start = timer.now()
     calls = (candidate, reference)
     repeats = warm_up(calls, timer, WARMUP_SHARE * budget_s)
+    latencies = LatencyCalls(single, timer)
     blocks: list[Array] = []
     check_at = MIN_BLOCKS
     while True:
         began = timer.now()
         blocks.append(_block(calls, repeats, timer, rng, lead_in))
+        latencies.catch_up()
         now = timer.now()
         out_of_time = now + (now - began) > start + budget_s
         if out_of_time or len(blocks) >= check_at:
-            result = _summarize(blocks, now - start, rng)
+            result = _summarize(blocks, latencies.times_s, now - start, rng)
             if out_of_time or result.verdict == "ok":
                 return result
             check_at = len(blocks) * 5 // 4  # a bootstrap takes milliseconds: not after every block
+
+
+class LatencyCalls:
+    """Times calls with one image between blocks, a share of the time.
+
+    The first call of a row is no sample: the blocks before it have other threads and caches warm.
+    """
+
+    def __init__(self, call: Call | None, timer: Timer) -> None:
+        self.times_s: list[float] = []
+        self._call, self._timer = call, timer
+        self._began_s, self._spent_s = timer.now(), 0.0
+
+    def catch_up(self) -> None:
+        """Time calls in a row, 5 or more, until their share of the time is spent on them."""
+        if self._call is None or not self._due(spent_s=0.0):
+            return
+        start, needed = self._timer.now(), len(self.times_s) + LATENCY_CALLS
+        self._timer.run([self._call], [1])
+        while len(self.times_s) < needed or self._due(self._timer.now() - start):
+            self.times_s.append(self._timer.run([self._call], [1])[0].device_s)
+        self._spent_s += self._timer.now() - start
+
+    def _due(self, spent_s: float) -> bool:
+        share = (self._spent_s + spent_s) / max(self._timer.now() - self._began_s, 1e-9)
+        return share < LATENCY_SHARE and len(self.times_s) < MAX_LATENCY_CALLS
 
 
 def warm_up(calls: tuple[Call, Call], timer: Timer, budget_s: float) -> tuple[int, int]:
@@ -105,7 +141,9 @@ def _block(
     return np.asarray(rows)
 
 
-def _summarize(blocks: list[Array], seconds: float, rng: np.random.Generator) -> PairTimes:
+def _summarize(
+    blocks: list[Array], latencies_s: Sequence[float], seconds: float, rng: np.random.Generator
+) -> PairTimes:
     candidate, reference = np.stack(blocks, axis=1)  # (blocks, 2, 4) each
     if not (np.all(candidate[..., 0] > 0) and np.all(reference[..., 0] > 0)):
         raise MeasurementError("no samples", "the clock saw no time pass")
@@ -118,5 +156,6 @@ def _summarize(blocks: list[Array], seconds: float, rng: np.random.Generator) ->
         host_s=candidate[..., 1],
         candidate_spans=candidate[..., 2:].reshape(-1, 2),
         reference_spans=reference[..., 2:].reshape(-1, 2),
+        latencies_s=np.asarray(latencies_s),
         seconds=seconds,
     )

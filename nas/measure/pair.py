@@ -24,9 +24,7 @@ from nas.measure.timers import Timer, timer_for
 from nas.measure.verdicts import MeasurementError, PairTimes, notes, verdict
 from nas.study.records import Measurement
 
-LATENCY_SHARE = 0.15  # of the budget
 STAGES_SHARE = 0.05  # of the budget, in addition to it
-MIN_LATENCY_CALLS, MAX_LATENCY_CALLS = 3, 600  # with one image; a 99th percentile needs 299
 MAX_TRIES, PAUSE_S = 3, 10.0  # for a GPU that heat slows down, with a pause between tries
 QUEUED_S = 0.1  # of work queued at once while energy is counted
 LAUNCH_CALLS = 5  # on an empty queue, to time launching
@@ -44,11 +42,20 @@ class Measured:
 class PairTimings:
     """All timings of a pair, from the last try."""
 
-    latencies_s: Array  # of calls with one image
     times: PairTimes
     launch_share: float | None
     conditions: Conditions
     tries: int
+
+    def latencies_s(self, batch: int) -> Array:
+        """Return the samples of the latency, (samples,).
+
+        A CPU runs one call after the other: at batch 1 the samples of the throughput are those of the latency, and one
+        value is the inverse of the other. A GPU that is kept busy is not one that waits for a single image.
+        """
+        if batch == 1 and self.launch_share is None:
+            return self.times.candidate_s.ravel()
+        return self.times.latencies_s
 
 
 def measure_pair(
@@ -102,7 +109,7 @@ def measure_pair(
         **_timed_values(timings, prepared.batch),
         **_verdict_values(timings, prepared, setting),
     )
-    return Measured(record, _raw(timings))
+    return Measured(record, _raw(timings, prepared.batch))
 
 
 def _prepared_values(prepared: PreparedPair) -> dict[str, Any]:
@@ -121,7 +128,8 @@ def _prepared_values(prepared: PreparedPair) -> dict[str, Any]:
 def _timed_values(timings: PairTimings, batch: int) -> dict[str, Any]:
     """Return the fields of a `Measurement` that come from timing."""
     times = timings.times
-    p95_s, p99_s = (percentile(timings.latencies_s, q) for q in (95, 99))
+    latencies_s = timings.latencies_s(batch)
+    p95_s, p99_s = (percentile(times.latencies_s, q) for q in (95, 99))
     return {
         "throughput_img_s": batch / times.candidate.value,
         "throughput_low_img_s": batch / times.candidate.high,
@@ -130,7 +138,7 @@ def _timed_values(timings: PairTimings, batch: int) -> dict[str, Any]:
         "ratio_low": times.ratio.low,
         "ratio_high": times.ratio.high,
         "reference_img_s": batch / times.reference.value,
-        "latency_ms": float(np.median(timings.latencies_s)) * 1e3,
+        "latency_ms": float(np.median(latencies_s)) * 1e3,
         "latency_p95_ms": None if p95_s is None else p95_s * 1e3,
         "latency_p99_ms": None if p99_s is None else p99_s * 1e3,
         "launch_share": timings.launch_share,
@@ -182,34 +190,21 @@ def describe_arm(arm: Arm, model: nn.Module, device: torch.device) -> str:
     return f"{arm.precision}, {arm.layout}, {form}, {arm.runtime}{threads}"
 
 
-def _latencies(single: Subject, timer: Timer, budget_s: float) -> Array:
-    """Time calls with one image, after two to warm up; returns seconds (calls,)."""
-    call = single.call()
-    timer.run([call], [2])
-    deadline = timer.now() + budget_s
-    times: list[float] = []
-    while len(times) < MIN_LATENCY_CALLS or (len(times) < MAX_LATENCY_CALLS and timer.now() < deadline):
-        times.append(timer.run([call], [1])[0].device_s)
-    return np.asarray(times)
-
-
 def _time_pair(
     prepared: PreparedPair, setting: Setting, timer: Timer, watch: DeviceWatch, hertz: float | None
 ) -> PairTimings:
     """Take all timings under watch; repeat those of a GPU that was slowed down, three tries at most."""
-    calls = prepared.candidate.call(), prepared.reference.call()
+    calls, single = (prepared.candidate.call(), prepared.reference.call()), prepared.single.call()
     for tries in range(1, MAX_TRIES + 1):
-        end = timer.now() + setting.budget_s
         with watching(watch, hertz) as conditions:
-            latencies_s = _latencies(prepared.single, timer, LATENCY_SHARE * setting.budget_s)
             rng = np.random.default_rng(setting.seed)
-            times = compare(*calls, timer, end - timer.now(), rng, lead_in=setting.arms_differ)
+            times = compare(*calls, timer, setting.budget_s, rng, setting.arms_differ, single)
             launch_share = _launch_share(prepared.candidate, times, timer) if timer.queued else None
             observed = conditions()
         if not observed.slowdowns or tries == MAX_TRIES:
             break
         timer.sleep(PAUSE_S)
-    return PairTimings(latencies_s, times, launch_share, observed, tries)
+    return PairTimings(times, launch_share, observed, tries)
 
 
 def _launch_share(candidate: Subject, times: PairTimes, timer: Timer) -> float:
@@ -236,9 +231,9 @@ def _batch_note(batch: int, setting: Setting) -> tuple[str, ...]:
     return () if batch == setting.batch else (f"memory is too small for a batch of {setting.batch}; {batch} fit",)
 
 
-def _raw(timings: PairTimings) -> dict[str, Any]:
+def _raw(timings: PairTimings, batch: int) -> dict[str, Any]:
     """Return all samples in seconds per call, blocks in the order in which they were timings."""
     names = ("candidate_s", "reference_s", "host_s", "candidate_spans", "reference_spans")
-    arrays = {name: getattr(timings.times, name) for name in names} | {"latencies_s": timings.latencies_s}
+    arrays = {name: getattr(timings.times, name) for name in names} | {"latencies_s": timings.latencies_s(batch)}
     samples: dict[str, Any] = {name: np.round(array, 9).tolist() for name, array in arrays.items()}
     return samples | {"readings": [asdict(reading) for reading in timings.conditions.readings]}

@@ -51,6 +51,7 @@ class PairTimes:
     host_s: Array  # (blocks, 2), of the candidate
     candidate_spans: Array  # (2 * blocks, 2): begin and end of each sample, on the timer's clock
     reference_spans: Array
+    latencies_s: Array  # (calls,), with one image, between the blocks
     seconds: float
 
     @property

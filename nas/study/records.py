@@ -157,7 +157,7 @@ class Measurement(Record):
     ratio_high: float
     reference: str  # arch name of the reference backbone
     reference_img_s: float
-    latency_ms: float  # batch 1, median
+    latency_ms: float  # batch 1, median, timed between the samples of the throughput; at batch 1 on a CPU its inverse
     peak_memory_mib: float | None  # of tensors
     samples: int
     seconds: float  # duration of the measurement

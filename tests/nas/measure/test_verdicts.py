@@ -350,6 +350,22 @@ def test_a_report_can_compute_the_numbers_again_from_the_raw_samples():
     assert len(raw["readings"]) >= 10
 
 
+def test_latency_and_throughput_are_of_the_same_moments():
+    """A machine that becomes three times slower after a quarter of a second slows both."""
+    quiet = measure(Machine(), budget_s=1.5).record
+    slower = measure(Machine(slowdown=lambda now: 1.0 if now < 0.25 else 3.0), budget_s=1.5).record
+    assert quiet.latency_ms == pytest.approx(1.0)
+    assert slower.latency_ms / quiet.latency_ms == pytest.approx(quiet.throughput_img_s / slower.throughput_img_s)
+    assert slower.latency_ms == pytest.approx(3.0)
+
+
+def test_at_batch_1_latency_and_throughput_are_one_number():
+    machine = Machine(noise=0.2)
+    found = measure(machine, nets=(Net(machine, 0.004), Net(machine, 0.002)), batch=1, budget_s=1.5)
+    assert found.record.latency_ms == pytest.approx(1e3 / found.record.throughput_img_s)
+    assert found.record.latency_ms == pytest.approx(np.median(found.samples["latencies_s"]) * 1e3)
+
+
 def test_percentiles_of_the_latency_where_there_are_enough():
     machine = Machine(noise=0.1)
     found = measure(machine, budget_s=3.0).record  # 0.45 s of calls of a millisecond
