@@ -136,6 +136,16 @@ def noise_floor_sentence(summary: StudySummary) -> str:
     )
 
 
+def timed_sizes(trials: Sequence[TrialRecord]) -> str:
+    """Say which batch and resolution images/s and latency are of; "" where nothing was timed."""
+    timed = [t.measurement for t in trials if t.measurement and t.measurement.arm != PUBLISHED]
+    if not timed:
+        return ""
+    batches, sizes_px = ({getattr(m, name) for m in timed} for name in ("batch", "resolution"))
+    batch, px = (" or ".join(map(str, sorted(values))) for values in (batches, sizes_px))
+    return f"Images/s are of batch {batch} at {px} px, latencies of batch 1 at {px} px."
+
+
 def doubt_meanings(trials: Sequence[TrialRecord]) -> str:
     """Explain the doubts about the timings of some trials: "contended: other work ran at the same time"."""
     return "; ".join(f"{word}: {MEANINGS[word]}" for word in DOUBTS if any(doubt_of(t) == word for t in trials))
@@ -153,8 +163,8 @@ def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ..
     if not timed:
         return ()
     notes = [
-        f"Images/s and latency of two models come from different moments. Compare models by × {reference} alone: each "
-        "was timed in turns with the reference, so that both met the same load."
+        f"Images/s and latency of two models come from different moments. Compare models by × {reference} alone: "
+        "each was timed in turns with the reference, so that both met the same load."
     ]
     if any(info.reference in (t.baseline, t.scale) for t in timed):
         notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")

@@ -140,8 +140,8 @@ def recommended(info: StudyInfo, summary: StudySummary) -> str:
     times = "" if doubtful else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
     steps = f" after {trial.rungs[-1].steps} training steps" if info.teachers else ""
     return (
-        f"score {fixed(trial.final_score, 3)}{steps}; throughput {m.throughput_img_s:,.0f} images/s{dagger}{times}; "
-        f"latency {m.latency_ms:.2f} ms{dagger}{size}{macs}"
+        f"score {fixed(trial.final_score, 3)}{steps}; throughput {m.throughput_img_s:,.0f} images/s "
+        f"(batch {m.batch}){dagger}{times}; latency {m.latency_ms:.2f} ms (batch 1){dagger}{size}{macs}"
     )
 
 

@@ -116,7 +116,9 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
         sizes |= set(x)
         rates += y
     axes.set_xlabel(label)
-    axes.set_ylabel("images/s")
+    fixed_sizes = {point.resolution if kind == "batch" else point.batch for _, sweep in swept for point in sweep.points}
+    unit = "{} px" if kind == "batch" else "batch {}"
+    axes.set_ylabel(f"images/s, {' or '.join(unit.format(size) for size in sorted(fixed_sizes))}")
     log_axis(axes, "x", list(map(float, sizes)))
     log_axis(axes, "y", rates)
     axes.set_xticks(_spread(sorted(sizes)))

@@ -330,7 +330,7 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) 
             point.verdict,
             *(["\n".join(map(_misfit, point.windows))] if misfits else []),
         )
-    table.caption = _sweep_caption(sweep, settings, misfits, bool(percentiles))
+    table.caption = _sweep_caption(p, sweep, settings, misfits, bool(percentiles))
     return table
 
 
@@ -354,8 +354,25 @@ def best_line(sweep: Sweep) -> str:
     return "; ".join(phrases)
 
 
-def _sweep_caption(sweep: Sweep, settings: NetworkSettings, misfits: bool, percentiles: bool) -> str:
+def _timed_twice(p: Profile, sweep: Sweep, settings: NetworkSettings) -> list[str]:
+    """Explain two different throughputs of one size: that of the sweep, and that against the reference."""
+    m = p.measurement
+    again = next(
+        (point for point in sweep.points if m and (point.batch, point.resolution) == (m.batch, m.resolution)), None
+    )
+    if m is None or again is None:
+        return []
+    runtime = "" if settings.arm.runtime == "eager" else f" in {settings.arm.runtime}"
+    return [
+        f"Batch {m.batch} at {m.resolution} px has two timings, of different moments: {again.throughput_img_s:.4g}"
+        f" img/s in turns with the other sizes, {m.throughput_img_s:.4g} img/s{runtime} in turns with {m.reference}."
+        " Compare sizes by this table, and networks by their ratio"
+    ]
+
+
+def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits: bool, percentiles: bool) -> str:
     sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
+    sentences += _timed_twice(p, sweep, settings)
     if percentiles:
         sentences.append("p50 to p99: ms of single calls, where enough were timed")
     sentences += remedies(point.verdict for point in sweep.points)

@@ -116,6 +116,16 @@ def test_a_dominated_model_within_the_noise_floor_ties_with_the_front():
     assert not near(1.07, off=0.05)
 
 
+def test_tables_say_batch_and_resolution_of_their_speeds(study, page_of_study):
+    words = "Images/s are of batch 16 at 64 px, latencies of batch 1 at 64 px."
+    assert words in page_of_study.table("Pareto front and baselines").caption
+    assert words in page_of_study.words, "above the table of all trials"
+    one = study.trials[0].number
+    smaller = synthetic.timed(study, lambda t: {"batch": 8} if t.number == one else {})
+    assert "batch 8 or 16" in sentences.timed_sizes(smaller.trials)
+    assert sentences.timed_sizes(synthetic.timed(study, lambda t: {"arm": "published"}).trials) == ""
+
+
 def test_published_throughputs_have_no_noise(study):
     replayed = synthetic.timed(study, lambda t: {"arm": "published", "ratio_low": t.measurement.ratio})
     summary = summarize(replayed)

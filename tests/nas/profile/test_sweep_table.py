@@ -1,14 +1,16 @@
 """The best batch size and its ties."""
 
 import io
+from dataclasses import replace
 
 import torch
 from rich.console import Console
 
 from nas.measure import Arm
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep
-from nas.profile.tables import best_line, show_sweep
+from nas.profile.tables import best_line, show_sweep, sweep_table
 from nas.study.timing_doubts import TOO_FEW
+from tests.nas.profile.services import MEASUREMENT
 
 COUNTS = type("Counts", (), {"macs": 7_000_000})
 
@@ -42,6 +44,17 @@ def test_few_samples_have_no_interval_and_no_ties():
     assert " ".join(out.split()).count("too few samples") >= 3  # in both rows and in the remedy
     assert "--measure-seconds 30" in " ".join(out.split())
     assert Sweep((point(1, 9, 10, 11), point(2, None, 9.9, None, **few)), {}).ties == ()
+
+
+def test_a_size_that_the_headline_has_too_is_explained():
+    profile = Profile("resnet", None, 2, 64, COUNTS, (), {}, MEASUREMENT)
+    m = MEASUREMENT
+    sweep = Sweep((point(1, 9, 10, 11), replace(point(m.batch, 150, 160, 170), resolution=m.resolution)), {})
+    words = " ".join(sweep_table(profile, "batch", sweep, NetworkSettings(torch.device("cpu"), None)).caption.split())
+    assert f"Batch {m.batch} at {m.resolution} px has two timings" in words
+    assert "160 img/s in turns with the other sizes, 100 img/s in turns with" in words
+    alone = replace(sweep, points=sweep.points[:1])
+    assert "two timings" not in sweep_table(profile, "batch", alone, NetworkSettings(torch.device("cpu"), None)).caption
 
 
 def shown(*points, kind="batch", refused=None, arm=None):
