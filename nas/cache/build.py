@@ -15,7 +15,7 @@ from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data.dataset import Progress, digest
 from nas.study.config import SearchConfig
 from nas.study.records import StudyInfo
-from nas.teachers import specs
+from nas.teachers import check_weights, specs
 
 STUDY_SEED = 0  # seed of the images in every study, so that studies can be compared
 
@@ -23,14 +23,21 @@ STUDY_SEED = 0  # seed of the images in every study, so that studies can be comp
 class CachePlan:
     """The entries that some teachers need on some images, whether they are built or not.
 
-    `path` is the file of the set that names them.
+    `path` is the file of the set that names them. `announce` is called with a line for each download of weights.
 
     Raises:
         CacheError: The grid or the share is impossible.
+        TeacherError: A teacher's weights are missing or another network's.
     """
 
     def __init__(
-        self, source: ImageSource, teachers: str, weights: Mapping[str, Path], image_px: int, compression: Compression
+        self,
+        source: ImageSource,
+        teachers: str,
+        weights: Mapping[str, Path],
+        image_px: int,
+        compression: Compression,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         grid, share = compression.grid, compression.share
         if not 1 <= grid <= image_px:
@@ -38,6 +45,7 @@ class CachePlan:
         if not 0 < share <= 1:
             raise CacheError(f"--share: {share} is not possible; allowed: over 0, up to 1")
         chosen = specs(teachers, weights)
+        check_weights(chosen, announce)
         self.teachers_name = teachers
         self.images = ImageCacheBuilder(source, image_px)
         self.teachers = [TeacherCacheBuilder(spec, self.images, compression) for spec in chosen]
@@ -129,21 +137,27 @@ def open_targets(
         CacheError: The cache cannot be built or read.
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
-    plan = CachePlan(source, teachers, weights or {}, image_px, Compression(grid, storage, share_of(storage, share)))
+    compression = Compression(grid, storage, share_of(storage, share))
+    plan = CachePlan(source, teachers, weights or {}, image_px, compression, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     if not plan.complete:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            cost = estimate(plan.images, plan.teachers)
-            if cost.stages:
-                announce(cost.line)
-            plan.build(BuildProgress(progress, cost.stages))
-        except OSError as error:
-            raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
+        _build_missing(plan, progress, announce)
     targets = load_targets(plan.path, verify)
     for line in plan.images.account():
         announce(line)
     return targets
+
+
+def _build_missing(plan: CachePlan, progress: Progress, announce: Callable[[str], None]) -> None:
+    """Estimate the cost of the missing entries, announce it, and build them."""
+    try:
+        plan.path.parent.mkdir(parents=True, exist_ok=True)
+        cost = estimate(plan.images, plan.teachers, progress)
+        if cost.stages:
+            announce(cost.line)
+        plan.build(BuildProgress(progress, cost.stages))
+    except OSError as error:
+        raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
 
 
 def open_recorded_targets(

@@ -26,6 +26,8 @@ from nas.data.dataset import Progress
 from nas.study.config import DistillConfig
 
 PROBE_IMAGES = 16  # as many as the largest mosaic holds
+SLOW_S = 2.0  # a teacher that takes longer for its first input is timed on that alone
+TIMING = "timing the teachers"
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,20 @@ class BuildProgress:
         self._progress(f"step {list(self._done).index(stage) + 1} of {steps}: {stage}", done, total)
 
 
-def estimate(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> BuildEstimate:
-    """Estimate the cost of what is missing of the images' entry and of the teachers' entries, with their poses."""
+def estimate(
+    images: ImageCacheBuilder,
+    teachers: Sequence[TeacherCacheBuilder],
+    progress: Progress = lambda stage, done, total: None,
+) -> BuildEstimate:
+    """Estimate the cost of what is missing of the images' entry and of the teachers' entries, with their poses.
+
+    `progress` is called with (stage, done, total): a large teacher takes a minute to load.
+    """
     total = estimate_images(images)
-    for teacher in teachers:
+    for done, teacher in enumerate(teachers):
+        progress(TIMING, done, len(teachers))
         total += estimate_teacher(teacher)
+    progress(TIMING, len(teachers), len(teachers))
     return total
 
 
@@ -103,7 +114,7 @@ def estimate_images(images: ImageCacheBuilder) -> BuildEstimate:
         return BuildEstimate()
     train = images.sets["train"]
     image_bytes = images.image_px**2 * (4 if train.has_masks else 3) + (8 if train.num_classes else 0)
-    image_s = seconds_per_image(lambda: read_first(train))
+    image_s = seconds_per_image(lambda count: read_first(train, count)) / torch.get_num_threads()
     stages = {images.stage(split): image_s * count_missing(images.entry, images.shards_of(split)) for split in SPLITS}
     return BuildEstimate(count_missing(images.entry, images.shards) * image_bytes, 0.0, stages)
 
@@ -119,11 +130,13 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
     pixels = torch.from_numpy(read_first(images)).permute(0, 3, 1, 2)
     teacher = spec.load().to(builder.device)
 
-    def run() -> None:
+    def run(count: int) -> None:
         with torch.inference_mode():
-            teacher(pixels.to(builder.device).float() / 255)[1].cpu()
+            teacher(pixels[:count].to(builder.device).float() / 255)[1].cpu()
 
-    seconds = seconds_per_image(run) + (seconds_per_image(lambda: read_first(images)) if larger else 0)
+    seconds = seconds_per_image(run, teacher.tiles**2) / builder.passes_at_once(teacher)
+    if larger:
+        seconds += seconds_per_image(lambda count: read_first(images, count)) / torch.get_num_threads()
     numbers = teacher.summary_dim + compression.grid**2 * teacher.spatial_dim
     missing = count_missing(builder.entry, builder.images.shards)
     kept_bytes = missing * numbers * compression.share * CODECS[compression.storage].bits / 8
@@ -152,32 +165,40 @@ def count_missing(entry: CacheEntry, shards: list[Shard]) -> int:
     return sum(shard.stop - shard.start for shard in shards if not entry.has(shard))
 
 
-def read_first(images: ImageSet) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Read the first decodable images (PROBE_IMAGES, S, S, 3), repeated if there are fewer."""
+def read_first(images: ImageSet, count: int = PROBE_IMAGES) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Read the first decodable images (count, S, S, 3), repeated if there are fewer."""
     decoded = []
-    for i in range(min(2 * PROBE_IMAGES, len(images))):
+    for i in range(min(2 * count, len(images))):
         try:
             decoded.append(images.read(i).image)
         except CorruptImage:
             continue
-        if len(decoded) == PROBE_IMAGES:
+        if len(decoded) == count:
             break
     blank = np.zeros((images.size_px, images.size_px, 3), dtype=np.uint8)
-    return np.stack([decoded[i % len(decoded)] if decoded else blank for i in range(PROBE_IMAGES)])
+    return np.stack([decoded[i % len(decoded)] if decoded else blank for i in range(count)])
 
 
-def seconds_per_image(work: Callable[[], object]) -> float:
-    """Time `work` on PROBE_IMAGES images with one thread, and assume that a build runs one call per thread.
+def seconds_per_image(work: Callable[[int], object], input_images: int = 1) -> float:
+    """Time `work` on images with one thread.
 
-    The second of two calls is timed.
+    The first call, on one input, warms up; it is the timing where it takes longer than SLOW_S. Else the second call, on
+    PROBE_IMAGES images, is timed.
+
+    Args:
+        work: Called with a number of images.
+        input_images: Images in one input.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        work()
-        began = time.perf_counter()
-        work()
-        return (time.perf_counter() - began) / PROBE_IMAGES / threads
+        for count in (input_images, PROBE_IMAGES):
+            began = time.perf_counter()
+            work(count)
+            seconds = time.perf_counter() - began
+            if seconds > SLOW_S:
+                break
+        return seconds / count
     finally:
         torch.set_num_threads(threads)
 

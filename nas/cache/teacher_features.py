@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, read_json, write_json
-from nas.cache.images import ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
+from nas.cache.images import BATCH, ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
 from nas.cache.shards import Rows, ShardWriter, mapped
 from nas.cache.standardize import (
     HEADS,
@@ -33,8 +36,10 @@ from nas.cache.standardize import (
 )
 from nas.data import ImageSet, Split
 from nas.data.dataset import Progress, digest
+from nas.measure.memory import LiveStorages
 from nas.teachers import Teacher, TeacherSpec
 from nas.teachers.base import activation_fingerprint, same_activations
+from search_space.memory import memory_bytes
 
 CALIBRATION_SHARDS = 8  # 2,048 images: the covariance of 1,280 channels needs more than a thousand
 RAW_SUFFIX = ".raw"
@@ -172,14 +177,25 @@ class TeacherCacheBuilder:
         The teacher is loaded before it returns, so that the threads that call the function share one teacher.
         """
         teacher = self.teacher
+        passes = BoundedSemaphore(self.passes_at_once(teacher))
 
         def run(rows: RowBatch) -> Heads:
-            with torch.inference_mode():
-                summary, spatial = teacher(read_images(rows).to(self.device).float() / 255)
+            images = read_images(rows)
+            with passes, torch.inference_mode():
+                summary, spatial = teacher(images.to(self.device).float() / 255)
                 heads = {"spatial": to_grid(spatial, self.compression.grid)}
                 return heads if summary is None else {"summary": summary, **heads}
 
         return run
+
+    def passes_at_once(self, teacher: Teacher) -> int:
+        """Return how many batches the teacher takes at the same time: as many as there are threads and memory.
+
+        SAM ViT-H at 1024 px takes 6.8 GB for a batch, two mosaics: a batch on each of 16 threads would not fit a GPU.
+        """
+        memory = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else memory_bytes()
+        needed = activation_bytes(teacher, BATCH, max(self.spec.source_px, self.images.image_px))
+        return max(1, min(torch.get_num_threads(), memory // 2 // needed))
 
     def image_reader(self, shard: Shard) -> ReadImages:
         """Return a function that reads rows of a shard.
@@ -271,6 +287,16 @@ class TeacherCacheBuilder:
             "activations": read_json(self.activations_path)["activations"],
             "seconds": round(sum(record["seconds"] for record in records.values()), 3),
         }
+
+
+def activation_bytes(teacher: Teacher, count: int, px: int) -> int:
+    """Return the peak bytes of a teacher's activations on `count` images of `px`; nothing is computed."""
+    tensors = dict(chain(teacher.named_parameters(), teacher.named_buffers()))
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    images, live = torch.zeros(count, 3, px, px, device="meta"), LiveStorages()
+    with torch.no_grad(), live:
+        functional_call(teacher, shapes, (images,))
+    return max(1, live.peak_bytes)
 
 
 def read_pixels(images: ImageSet, items: Sequence[int]) -> Tensor:

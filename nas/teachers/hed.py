@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to
-from nas.teachers.weights import HED, weight_path
+from nas.teachers.weights import HED, check_wheel, weight_path
 
 WIDTHS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 FEATURE_BLOCKS = 4
@@ -99,4 +99,5 @@ HED_TEACHER = TeacherSpec(
     preprocessing="bgr 255x - mean, own size; spatial conv4_3 relu 512 at /8, summary its mean; v1",
     load=check_activations(Hed),
     source_px=Hed.source_px,
+    check=lambda: check_wheel(HED),
 )

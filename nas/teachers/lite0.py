@@ -21,7 +21,7 @@ from nas.teachers.base import (
     enlarge_to,
     fold_batchnorms,
 )
-from nas.teachers.weights import LITE0, weight_path
+from nas.teachers.weights import LITE0, check_wheel, weight_path
 
 MAP_STAGE = 4  # index of stage 5: 112 channels at stride 16, 8 x 8 cells at 128 px
 
@@ -79,4 +79,5 @@ LITE0_TEACHER = TeacherSpec(
     preprocessing="rgb (255x-127)/128, bilinear to >= 128 px; summary pooled 1280, spatial stage 5 of 112 at /16; v1",
     load=check_activations(Lite0),
     source_px=Lite0.source_px,
+    check=lambda: check_wheel(LITE0),
 )

@@ -6,20 +6,35 @@ towers. A local ``open_clip_model.safetensors`` holds both towers and serves as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor
 from torch.nn import functional as F
 
 from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.timm_networks import parse
-from nas.teachers.weights import OPEN_CLIP_FILE, file_for, hub_file, local_file
+from nas.teachers.weights import (
+    OPEN_CLIP_FILE,
+    cached_hub_file,
+    file_for,
+    hub_bytes,
+    hub_file,
+    local_file,
+    tensor_shapes,
+)
 
 TEMPLATES = ("a photo of a {}.",)
 TEXT_BATCH = 256
+TEXT_TENSORS = re.compile(r"^(text\.|token_embedding\.|transformer\.)")
+TOKENIZER_FILE = "tokenizer.json"
 
 # timm's network -> open_clip's model and tag of the same training.
 TEXT_TOWERS: dict[str, tuple[str, str]] = {
@@ -119,14 +134,59 @@ def text_tower(name: str, file: Path | None) -> tuple[Any, Any]:
     except ImportError:
         raise TeacherError(f"teacher {name}: its text tower needs open_clip: pip install open_clip_torch") from None
     model_name, tag = TEXT_TOWERS[network]
+    repository = open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "").strip("/")
     if file is None:
-        repository = open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "").strip("/")
         file = hub_file(name, repository, OPEN_CLIP_FILE)
+    elif not any(TEXT_TENSORS.search(key) for key in tensor_shapes(local_file(name, file), f"teacher {name}: {file}")):
+        both = f"{repository}/{OPEN_CLIP_FILE} of the hub" if repository else OPEN_CLIP_FILE
+        raise TeacherError(f"teacher {name}: {file} has no text tower; {both} has both towers")
     try:
-        tokenize = open_clip.get_tokenizer(model_name)  # SigLIP's is downloaded from the hub, through transformers
-        # open_clip reads a safetensors file as such, never as a pickle; `local_file` checks that it is one.
-        model = open_clip.create_model(model_name, pretrained=str(local_file(name, file)))
+        with _quiet_root_logger(), _tokenizer_here(name, open_clip.get_model_config(model_name)):
+            tokenize = open_clip.get_tokenizer(model_name)  # SigLIP's comes from the hub, through transformers
+            # open_clip reads a safetensors file as such, never as a pickle; `local_file` checks that it is one.
+            model = open_clip.create_model(model_name, pretrained=str(local_file(name, file)))
     except (RuntimeError, KeyError, OSError, ImportError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TeacherError(f"teacher {name}: no text tower {model_name} from {file}: {reason}") from error
     return model.eval(), tokenize
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep open_clip's calls of `logging.info` from giving the root logger a handler.
+
+    Such a handler would show every line of a search a second time, until its end.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+@contextmanager
+def _tokenizer_here(name: str, config: Mapping[str, Any] | None) -> Iterator[None]:
+    """Fetch the tokenizer of a text tower that takes one from the hub, and keep transformers from asking the hub again.
+
+    transformers asks for several files, and tries each for half a minute where there is no network.
+    """
+    repository = (config or {}).get("text_cfg", {}).get("hf_tokenizer_name", "")
+    if not repository or find_spec("transformers") is None:
+        yield
+        return
+    if cached_hub_file(repository, TOKENIZER_FILE) is None:
+        try:
+            hub_bytes(name, repository, TOKENIZER_FILE)
+        except TeacherError as error:
+            raise TeacherError(
+                f"teacher {name}: the tokenizer of its text tower is in no cache of the hub here, and the hub gives"
+                f" none; where it does: hf download {repository} --include 'tokenizer*'; copy it, and set HF_HOME"
+            ) from error
+        yield
+        return
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

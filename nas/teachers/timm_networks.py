@@ -30,7 +30,7 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, TeacherUnavailable
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.weights import (
     TIMM_FILE,
     cached_hub_file,
@@ -193,6 +193,7 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
         ),
         load=lambda: TimmTeacher(name, file(), spec.fingerprint),
         source_px=name.px // name.tiles,
+        check=lambda: check_weights(name, weights),
     )
     return spec
 
@@ -251,7 +252,11 @@ def create(name: TimmName, weights: Path | Mapping[str, Tensor] | None = None) -
 
 def load_network(name: TimmName, file: Path) -> nn.Module:
     """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's."""
-    return _filled(name, file, file, tensor_shapes(name.text, file))
+    network = _filled(name, file, file, _shapes(name, file))
+    damaged = next((key for key, value in network.state_dict().items() if not torch.isfinite(value).all()), None)
+    if damaged is not None:
+        raise TeacherError(f"teacher {name.text}: {file} is damaged: {damaged} is not finite; fetch it again")
+    return network
 
 
 def check_header(name: TimmName, file: Path) -> None:
@@ -259,7 +264,7 @@ def check_header(name: TimmName, file: Path) -> None:
 
     timm loads tensors without data into a network without data, and refuses what it would refuse of the file itself.
     """
-    shapes = tensor_shapes(name.text, file)
+    shapes = _shapes(name, file)
     with torch.device("meta"):
         weights = clean_state_dict({key: torch.empty(shape) for key, shape in shapes.items()})
         try:
@@ -269,26 +274,25 @@ def check_header(name: TimmName, file: Path) -> None:
                 raise
 
 
-def check_weights(text: str, file: Path | None) -> str:
+def check_weights(name: TimmName, file: Path | None) -> str:
     """Say where the weights of a network come from. Only headers of files are read, and nothing is downloaded.
 
     Args:
-        text: The teacher's name, ``NAME[@PX[/N]]``.
+        name: The network.
         file: The user's file; None for the hub's.
 
     Raises:
         TeacherError: There are no weights here or on the hub, or they aren't this network's.
     """
-    name = parse(text)
     repository = get_pretrained_cfg(name.network).hf_hub_id
-    here = local_file(text, file) if file is not None else cached_hub_file(repository)
+    here = local_file(name.text, file) if file is not None else cached_hub_file(repository)
     if here is not None:
         check_header(name, here)
         return f"its weights are here{f', in {file}' if file is not None else ''}"
     try:
-        size = hub_bytes(text, repository)
-    except TeacherUnavailable as error:
-        raise TeacherUnavailable(f"{error}; it has about {4 * parameters(name.network) / 1e9:.2g} GB") from error
+        size = hub_bytes(name.text, repository)
+    except TeacherError as error:
+        raise TeacherError(f"{error}; it has about {4 * parameters(name.network) / 1e9:.2g} GB") from error
     return f"{f'{size / 1e9:.2g} GB' if size else 'its weights'} will be downloaded from {repository} ({TIMM_FILE})"
 
 
@@ -298,19 +302,33 @@ def parameters(text: str) -> int:
         return sum(parameter.numel() for parameter in create(parse(text)).parameters())
 
 
+def _shapes(name: TimmName, file: Path) -> dict[str, tuple[int, ...]]:
+    return tensor_shapes(file, f"teacher {name.text}: {file}")
+
+
 def _filled(name: TimmName, file: Path, weights: Path | Mapping[str, Tensor], present: Collection[str]) -> nn.Module:
     """Build the network with `weights`, which are those of `file` or stand for them."""
     try:
         network = create(name, weights)
     except (*REFUSALS, SafetensorError) as error:
         reason = "; ".join(line.strip()[:100] for line in str(error).splitlines()[1:] or [str(error)][:3])
-        raise TeacherError(f"teacher {name.text}: {file} does not fit {name.network}: {reason[:300]}") from error
+        raise TeacherError(
+            f"teacher {name.text}: {file} does not fit {name.network}: {reason[:160]}; {own_file(name)}"
+        ) from error
     missing = [key for key in network.state_dict() if key not in present and not key.startswith("head")]
     if missing and any(word in name.network for word in LOOSE):
         raise TeacherError(
-            f"teacher {name.text}: {file} does not fit {name.network}: {len(missing)} tensors missing, as {missing[0]}"
+            f"teacher {name.text}: {file} does not fit {name.network}: {len(missing)} tensors missing, as {missing[0]};"
+            f" {own_file(name)}"
         )
     return network
+
+
+def own_file(name: TimmName) -> str:
+    """Say which file is a network's, and how it is named."""
+    repository = get_pretrained_cfg(name.network).hf_hub_id
+    place = f" ({repository}/{TIMM_FILE} on the hub)" if repository else ""
+    return f"give the network's own file{place} by --teacher-weights {name.text.partition('@')[0]}=FILE"
 
 
 def features(network: Any, inputs: Tensor, norm: bool) -> tuple[Tensor, Tensor]:

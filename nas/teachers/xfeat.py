@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fold_batchnorms
-from nas.teachers.weights import XFEAT, weight_path
+from nas.teachers.weights import XFEAT, check_wheel, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")
 
@@ -78,4 +78,5 @@ XFEAT_TEACHER = TeacherSpec(
     preprocessing="gray mean, instance norm, own size; spatial unit descriptors 64 at /8, summary their mean; v1",
     load=check_activations(XFeat),
     source_px=XFeat.source_px,
+    check=lambda: check_wheel(XFEAT),
 )

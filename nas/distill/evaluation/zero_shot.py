@@ -54,7 +54,8 @@ def embed_class_names(
             texts = text_embeddings(spec, words(targets), weights, progress=progress)
             _save(path, texts)
         except (TeacherError, OSError) as error:
-            say(f"no zero-shot accuracy through {spec.name}: {error}")
+            reason = str(error).removeprefix(f"teacher {spec.name}: ")
+            say(f"no zero-shot accuracy through {spec.name}: {reason}")
 
 
 def contrastive(teacher: TeacherSpec) -> bool:

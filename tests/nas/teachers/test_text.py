@@ -138,7 +138,7 @@ def test_a_teacher_without_text_is_refused():
 def test_a_file_without_the_text_tower_is_refused(pairs, tmp_path):
     tensors = load_file(pairs["small_clip.laion2b"][2])
     save_file({k: v for k, v in tensors.items() if k.startswith("visual")}, tmp_path / "image.safetensors")
-    with pytest.raises(TeacherError, match=r"no text tower small_clip from .*Missing") as caught:
+    with pytest.raises(TeacherError, match=r"image\.safetensors has no text tower; open_clip_model") as caught:
         text_embeddings("small_clip", CLASSES, {"small_clip": tmp_path / "image.safetensors"})
     assert "\n" not in str(caught.value)
 
@@ -163,3 +163,23 @@ def test_without_open_clip_one_line_names_the_package(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(TeacherError, match="pip install open_clip_torch"):
         text_embeddings("small_clip", CLASSES)
+
+
+def test_open_clip_leaves_the_root_logger_as_it_was(pairs, monkeypatch):
+    """A handler that it adds would show every line of a search a second time."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+    path = pairs["small_clip.laion2b"][2]
+    text_embeddings("small_clip", CLASSES, {"small_clip": path})
+    assert logging.getLogger().handlers == []
+
+
+def test_a_tokenizer_that_the_hub_does_not_give_is_one_line_at_once(pairs, tmp_path, monkeypatch, capfd):
+    pytest.importorskip("transformers")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"  # the port that discards
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name, path = "vit_base_patch16_siglip_224.v2_webli", pairs["small_siglip.v2_webli"][2]
+    with pytest.raises(TeacherError, match=r"the tokenizer .* hf download timm/ViT-B-16-SigLIP2 ") as caught:
+        text_embeddings(name, CLASSES, {name: path})
+    assert "\n" not in str(caught.value)
+    assert "thrown while" not in capfd.readouterr().err

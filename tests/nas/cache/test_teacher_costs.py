@@ -1,0 +1,87 @@
+"""What a large teacher needs: its activations are counted, and its batches run at once only as far as memory goes."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from nas.cache import estimate, teacher_features
+from nas.cache.estimate import seconds_per_image
+from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
+from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
+from nas.teachers import Teacher, specs
+from nas.teachers.base import TeacherOutput
+from tests.nas.teachers.small_networks import register, saved
+
+PX = 64
+
+
+@pytest.fixture
+def builder(tmp_path):
+    images = ImageCacheBuilder(ImageSource("builtin", {"train": 8, "val": 4}, 0, 1, tmp_path), PX)
+    return TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.125))
+
+
+class Watched(Teacher):
+    """A teacher that counts how many of its passes run at the same time."""
+
+    source_px = PX
+
+    def __init__(self):
+        super().__init__()
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+
+    def forward(self, images):
+        if images.device.type == "meta":
+            return TeacherOutput(None, images + 1)
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        time.sleep(0.05)
+        with self.lock:
+            self.running -= 1
+        return TeacherOutput(None, images)
+
+
+@pytest.mark.parametrize(("memory_in_passes", "at_once"), [(1, 1), (4, 2), (100, 3)])
+def test_as_many_batches_run_at_once_as_half_of_the_memory_takes(builder, monkeypatch, memory_in_passes, at_once):
+    """On three threads."""
+    teacher = builder.__dict__["teacher"] = Watched()
+    builder.device = torch.device("cpu")
+    one_pass = activation_bytes(teacher, BATCH, PX)
+    assert one_pass == 4 * BATCH * 3 * PX**2
+    monkeypatch.setattr(teacher_features, "memory_bytes", lambda: memory_in_passes * one_pass)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    run = builder.live_features(lambda rows: torch.zeros(len(rows), 3, PX, PX, dtype=torch.uint8))
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda _: run([0, 1]), range(12)))
+    assert teacher.most == at_once
+    assert [heads["spatial"].shape for heads in results] == [(2, 3, 4, 4)] * 12
+
+
+def test_activations_are_those_of_the_largest_step_of_a_pass(tmp_path):
+    """SAM's attention over a mosaic: a square matrix of 256 tokens a head and mosaic, which is more than its map."""
+    register()
+    name = "samvit_small.sa1b@256/4"
+    (spec,) = specs(name, {name: saved("samvit_small", tmp_path)})
+    teacher = spec.load()
+    one, two = (activation_bytes(teacher, count, 64) for count in (16, 32))
+    assert one < two < 2.2 * one
+    assert one > 4 * 3 * 256 * 256  # the input
+    assert all(parameter.device.type == "cpu" for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("slow_s", "counts"), [(0.0, [4]), (60.0, [4, 16])])
+def test_a_slow_teacher_is_timed_on_one_input(monkeypatch, slow_s, counts):
+    monkeypatch.setattr(estimate, "SLOW_S", slow_s)
+    calls = []
+
+    def work(count):
+        calls.append(count)
+        time.sleep(0.01 * count)
+
+    assert 0.01 <= seconds_per_image(work, 4) < 1
+    assert calls == counts
