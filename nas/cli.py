@@ -44,6 +44,7 @@ from rich.text import Text
 
 from nas.command_log import CommandLog, VerboseAction, announce, redacted
 from nas.ranges import ConfigError
+from nas.scratch import private_folder
 from nas.terminal import SafeConsole, flush_output, open_closed_streams, write_line
 from search_space.checks import shown
 
@@ -424,8 +425,12 @@ def cache_root(folder: str | None = None) -> Path:
 
 
 def lock_dir() -> Path:
-    """Return the user's folder of device locks on this machine, which keep two commands from measuring at once."""
-    return Path(tempfile.gettempdir()) / f"backbone-nas-{os.getuid()}"
+    """Return the user's folder of device locks on this machine, which keep two commands from measuring at once.
+
+    Raises:
+        PermissionError: Another user has a folder of its name, or it is a link.
+    """
+    return private_folder(Path(tempfile.gettempdir()) / f"backbone-nas-{os.geteuid()}")
 
 
 def checkpoint_path(folder: Path, arch_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""Scratch folders: for this user alone, removed at the end, and swept after the death of the process that made them.
+"""Folders for this user alone: scratch folders are removed at the end, and swept after the death of their process.
 
 A killed process removes nothing and ends none of its children. So every scratch folder has a lock that ends with its
 process, and a process that makes one first sweeps those of dead processes: it kills what they have left running, and
@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 
 VARIABLE = "BACKBONE_NAS_SCRATCH"
 _LOCK = ".lock"
+_PRIVATE = 0o700
 _GUARD_TRIES, _GUARD_PAUSE_S = 100, 0.1
 _LOG = logging.getLogger(__name__)
 
@@ -99,9 +101,30 @@ def sweep(prefix: str, parent: Path) -> None:
     """
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-                continue
-            _sweep_if_dead(folder)
+            if _is_own(folder):
+                _sweep_if_dead(folder)
+
+
+def private_folder(path: Path) -> Path:
+    """Return a folder of this user alone, which stays: it is made where it is missing, and its mode becomes 0700.
+
+    Raises:
+        PermissionError: There is something else at the path, as a link or another user's folder.
+        OSError: The folder cannot be made.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=_PRIVATE)
+    if not _is_own(path):
+        raise PermissionError(f"{str(path)!r} is not a folder of this user; remove it, or set TMPDIR to another folder")
+    if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:
+        path.chmod(_PRIVATE)
+    return path
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a path is a folder of this user, and no link."""
+    found = path.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _sweep_if_dead(folder: Path) -> None:

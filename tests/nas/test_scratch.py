@@ -7,11 +7,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from nas.scratch import VARIABLE, guarded, scratch_folder
+from nas.cli import lock_dir
+from nas.scratch import VARIABLE, guarded, private_folder, scratch_folder
 from tests.nas.backend.processes import gone
 from tests.waiting import until
 
@@ -89,3 +91,25 @@ def test_folders_of_others_stay(tmp_path: Path, lock: str, monkeypatch: pytest.M
     with scratch_folder("s-", tmp_path):
         pass
     assert (tmp_path / "s-other").exists()
+
+
+def test_the_folder_of_locks_is_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = lock_dir()
+    assert folder.parent == tmp_path
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)  # as an earlier version made it
+    assert stat.S_IMODE(lock_dir().stat().st_mode) == 0o700
+
+
+def test_what_is_no_folder_of_this_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(PermissionError, match="is not a folder of this user"):
+            private_folder(tmp_path / name)
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) != 0o700, "the link's folder is as it was"
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "own").stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="is not a folder of this user"):
+        private_folder(tmp_path / "own")
