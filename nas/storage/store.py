@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,7 +33,9 @@ from nas.storage.database import Database
 from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
+from nas.study.config import check_recorded
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
+from search_space import ArchSpec, SpecError
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "trial_records"]
 
@@ -335,7 +338,9 @@ class Store:
     def _record(self, kind: type[RecordType], row: str, value: Any) -> RecordType:
         """Return a record by its JSON, as text or parsed; StoreError, which names the row, where it is none."""
         try:
-            return kind.from_dict(parse_json(value) if isinstance(value, str | bytes) else value)
+            record = kind.from_dict(parse_json(value) if isinstance(value, str | bytes) else value)
+            _check_contents(record)
+            return record
         except ValueError as error:
             raise StoreError(f"{self._location}: {row}: {error}") from error
 
@@ -381,6 +386,24 @@ def read_study(run_dir: Path) -> StudyRecord:
     """Read the study in `run_dir`, for reports; StoreError if it cannot be read."""
     with Store.open(run_dir, read_only=True) as store:
         return store.read()
+
+
+def _check_contents(record: Record) -> None:
+    """Raise ValueError, which names the field, for an architecture or settings that a search cannot have written."""
+    if isinstance(record, TrialRecord) and record.spec:
+        _check_spec(json.dumps(record.spec), "spec")
+    if isinstance(record, StudyInfo):
+        check_recorded(record.config)
+        for name, spec in (record.config.get("specs") or {}).items():
+            _check_spec(json.dumps(spec), f"config: specs: {name}")
+
+
+@lru_cache(maxsize=10_000)
+def _check_spec(spec: str, field: str) -> None:
+    try:
+        ArchSpec.from_json(spec)
+    except SpecError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def trial_records(trials: Sequence[FrozenTrial]) -> tuple[TrialRecord, ...]:

@@ -21,6 +21,8 @@ from nas.ranges import (
     Text,
     Views,
     check_fields,
+    check_values,
+    declared,
 )
 from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import check_bounds
@@ -319,6 +321,16 @@ class SearchConfig:
         hidden = {"distill": None, "specs": None}
         ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], **hidden} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+def check_recorded(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a recorded setting whose value no search can have; unknown and missing ones are left.
+
+    Args:
+        settings: A study's `config`, as `SearchConfig.to_dict` returns it.
+    """
+    check_values(settings, declared(SearchConfig), "config: ")
+    check_values(settings.get("distill") or {}, declared(DistillConfig), "config: distill: ")
 
 
 def supports(sampler: str, objectives: Sequence[str]) -> bool:
