@@ -5,6 +5,7 @@ An estimate times the reading of a few images and each teacher on them.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from nas.cache.codecs import CODECS
-from nas.cache.entry import SHARD_ITEMS, CacheEntry, Shard
+from nas.cache.entry import SHARD_ITEMS, CacheEntry, CacheError, Shard
 from nas.cache.images import SPLITS, ImageCacheBuilder
 from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
@@ -36,7 +37,7 @@ class BuildEstimate:
 
     Attributes:
         kept_bytes: Bytes that stay.
-        temporary_bytes: Bytes that exist during the build only.
+        temporary_bytes: Bytes that exist during the build only, at most.
         stages: Seconds of each stage of the build, if the machine is idle.
     """
 
@@ -59,7 +60,7 @@ class BuildEstimate:
     def __add__(self, other: BuildEstimate) -> BuildEstimate:
         return BuildEstimate(
             self.kept_bytes + other.kept_bytes,
-            self.temporary_bytes + other.temporary_bytes,
+            max(self.temporary_bytes, other.temporary_bytes),  # teachers are run one after the other
             {**self.stages, **other.stages},
         )
 
@@ -99,13 +100,28 @@ def estimate(
     """Estimate the cost of what is missing of the images' entry and of the teachers' entries, with their poses.
 
     `progress` is called with (stage, done, total): a large teacher takes a minute to load.
+
+    Raises:
+        CacheError: The disk has less space; what is known to be too much is refused before the next teacher is loaded.
     """
-    total = estimate_images(images)
+    root, total = images.entry.folder.parent, estimate_images(images)
+    _check_room(root, total)
     for done, teacher in enumerate(teachers):
         progress(TIMING, done, len(teachers))
         total += estimate_teacher(teacher)
+        _check_room(root, total)
     progress(TIMING, len(teachers), len(teachers))
     return total
+
+
+def _check_room(root: Path, cost: BuildEstimate) -> None:
+    """Raise CacheError where what is missing does not fit on the disk of the cache."""
+    needed, free = cost.kept_bytes + cost.temporary_bytes, shutil.disk_usage(root).free
+    if needed > free:
+        raise CacheError(
+            f"--cache: needs {format_bytes(needed)} or more, and {str(root)!r} has {format_bytes(free)} free; name"
+            " a larger disk, delete old entries with backbone-nas cache gc, or lower --train-images or --views"
+        )
 
 
 def estimate_images(images: ImageCacheBuilder) -> BuildEstimate:

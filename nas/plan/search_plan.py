@@ -173,7 +173,7 @@ def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
         total = "all teachers and images on one device"
         figures.append(PlanFigure("teachers_s", total, costs.teachers_s, "s", costs.teachers_basis))
     kept = sum(t.kept_bytes for t in material.teachers)
-    temporary = sum(t.temporary_bytes for t in material.teachers)
+    temporary = max(t.temporary_bytes for t in material.teachers)  # they are run one after the other
     figures.append(PlanFigure("targets_bytes", "teacher targets to write", kept, "bytes", Basis.DERIVED, "at most"))
     if temporary:
         label = "temporary files while they are built"

@@ -165,7 +165,7 @@ def _cache_bytes(command: SearchCommand) -> tuple[float, float | None, float]:
     except ValueError:
         return images_bytes(command.config), None, 0.0
     outputs = sum(teacher.kept_bytes for teacher in material.teachers)
-    return material.images.kept_bytes, outputs, sum(teacher.temporary_bytes for teacher in material.teachers)
+    return material.images.kept_bytes, outputs, max(teacher.temporary_bytes for teacher in material.teachers)
 
 
 def _database(command: SearchCommand) -> str:
