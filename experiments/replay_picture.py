@@ -28,7 +28,7 @@ def main() -> None:
     for name, curves in pair["curves"].items():
         low, median, high = np.percentile(curves, (5, 50, 95), axis=0)
         samplers[name] = {"evaluations": range(1, len(median) + 1), "p5": low, "median": median, "p95": high}
-    draw({**pair, "latency": DEVICE, "samplers": samplers, "emulated_rungs": False}, PICTURE)
+    draw({**pair, "bench": "nasbench201", "latency": DEVICE, "samplers": samplers, "emulated_rungs": False}, PICTURE)
     print(PICTURE)
 
 

@@ -20,7 +20,8 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas.replay.nasbench201 import DEFAULT_SOURCES, CellSpace, load_table
+from nas.replay.arguments import DEFAULT_SOURCES
+from nas.replay.nasbench201 import load_nasbench201
 from nas.replay.published_study import published_measurement, replay_sampler
 from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
@@ -66,14 +67,15 @@ def record(number: int, spec, measurement: Measurement, score: float) -> TrialRe
 
 def for_cells(latency: str, count: int) -> list[float]:
     """Return the seconds of proposals after `count` replayed cells."""
-    table, space = load_table("cifar10", latency), CellSpace()
-    places = random.Random(0).sample(range(len(table.cells)), count)
+    table = load_nasbench201("cifar10", latency)
+    places = random.Random(0).sample(range(len(table.architectures)), count)
     accuracy = [float(table.accuracy[i]) for i in places]
     records = [
-        record(n, table.cells[i], published_measurement(table, i), a)
+        record(n, table.architectures[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
-    return proposal_seconds(replay_sampler("known-cost", table, 0, DEFAULT_SOURCES, None), space, records)
+    sampler = replay_sampler("known-cost", table, 0, DEFAULT_SOURCES["nasbench201"])
+    return proposal_seconds(sampler, table.space, records)
 
 
 def for_space(name: str, count: int) -> list[float]:

@@ -12,18 +12,26 @@ from typing import Annotated, Any
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag
 from nas.ranges import Budget, Range, Seed, Workers, check_fields
-from nas.study.config import SAMPLERS, ConfigError
+from nas.study.config import KNOWN_COST, SAMPLERS, ConfigError
 
-BENCHES = ("nasbench201",)
+SIZES = "sizes"  # the source of the linear term
+# Sources of what is known of an architecture before it is trained, by benchmark: all, and the default.
+SOURCES = {
+    "nasbench201": ("parameters", "cost", "params", "structure", "proxies", SIZES),
+    "macro": ("parameters", "cost", "params", SIZES),
+}
+DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("parameters", "cost", SIZES)}
+BENCHES = tuple(SOURCES)
 DATASETS = ("cifar10", "cifar100", "imagenet16")
-SOURCES = ("parameters", "cost", "size", "structure", "proxies")  # of a cell's features before it is trained
-DEFAULT_SOURCES = ("cost", "structure")
-DEFAULT_SAMPLERS = ("known-cost", "random", "nsga2", "tpe")
+DEFAULT_SAMPLERS = (KNOWN_COST, "random", "nsga2", "tpe")
+INFORMED_SAMPLERS = tuple(f"informed-{name}" for name in ("random", "nsga2", "tpe", "gp"))
+REPLAY_SAMPLERS = (*SAMPLERS, *INFORMED_SAMPLERS)
 
 _EXAMPLES = """examples:
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms       compare samplers, 20 seeds each
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --sampler evolution --dataset cifar100
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --rungs 3 --workers 8 --json
+  backbone-nas replay macro --table macro.csv --budget 60 --sampler known-cost,tpe,gp,informed-gp
 """
 
 
@@ -32,7 +40,8 @@ class ReplaySettings:
     """Settings of a replay.
 
     Args:
-        latency: Latencies in ms, as FILE.csv:COLUMN.
+        latency: Latencies in ms, as FILE.csv:COLUMN, for nasbench201; None: there are none.
+        table_csv: File of published results, for macro; None: there is none.
         bench: Name of the benchmark.
         dataset: Data set of the accuracies.
         samplers: Samplers to compare.
@@ -41,8 +50,10 @@ class ReplaySettings:
         budget: Architectures that each search evaluates.
         rungs: Rungs of successive halving; all but the last are emulated.
         workers: Simulated trials at a time.
-        knowledge: Features of cells that the known-cost sampler uses, of `SOURCES`.
+        knowledge: What the known-cost sampler and informed samplers know of architectures, of `SOURCES`; None: the
+            benchmark's default.
         proxies_csv: File of training-free proxies; None: there is none.
+        jobs: Searches at a time; None: one a core.
         run_dir: Folder of the first search's study; None: a folder in runs/.
         json: Whether to print one JSON object instead of the table.
         plot: File of the picture; None: replay.png in the run folder.
@@ -51,7 +62,8 @@ class ReplaySettings:
         ConfigError: A name is unknown or a number out of its range.
     """
 
-    latency: str
+    latency: str | None = None
+    table_csv: str | None = None
     bench: str = BENCHES[0]
     dataset: str = "cifar10"
     samplers: tuple[str, ...] = DEFAULT_SAMPLERS
@@ -60,8 +72,9 @@ class ReplaySettings:
     budget: Budget = 200
     rungs: Annotated[int, Range(1, 10)] = 1
     workers: Workers = 1
-    knowledge: tuple[str, ...] = DEFAULT_SOURCES
+    knowledge: tuple[str, ...] | None = None
     proxies_csv: str | None = None
+    jobs: Annotated[int, Range(1, 1024)] | None = None
     run_dir: Path | None = None
     json: bool = False
     plot: Path | None = None
@@ -71,16 +84,23 @@ class ReplaySettings:
         names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), DATASETS))
         for flag, chosen, choices in (
             *names,
-            ("--sampler", self.samplers, SAMPLERS),
-            ("--knowledge", self.knowledge, SOURCES),
+            ("--sampler", self.samplers, REPLAY_SAMPLERS),
+            ("--knowledge", self.sources, SOURCES.get(self.bench, ())),
         ):
             if unknown := [name for name in chosen if name not in choices]:
                 raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
+        if self.bench == "macro" and self.dataset != "cifar10":
+            raise ConfigError(f"--dataset: {self.dataset!r}: macro has cifar10 only")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the sources of what is known of architectures."""
+        return DEFAULT_SOURCES.get(self.bench, ()) if self.knowledge is None else self.knowledge
 
     def folder(self) -> Path:
         """Return the run folder, which is named after the time by default."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-        return self.run_dir or Path(f"runs/{stamp}-replay-{self.dataset}")
+        return self.run_dir or Path(f"runs/{stamp}-replay-{'macro' if self.bench == 'macro' else self.dataset}")
 
 
 def parse(words: Sequence[str]) -> ReplaySettings:
@@ -95,14 +115,14 @@ def parse(words: Sequence[str]) -> ReplaySettings:
     """
     options: dict[str, Any] = vars(parser().parse_args(words))
     if "sampler" in options:
-        options["samplers"] = (options.pop("sampler"),)
+        options["samplers"] = options.pop("sampler")
     paths: dict[str, Any] = {name: Path(options.pop(name)) for name in ("run_dir", "plot") if name in options}
     return ReplaySettings(**options, **paths)
 
 
 def parser() -> OneLineParser:
     """Build the parser. An absent flag has no entry in the namespace."""
-    defaults = ReplaySettings(latency="")
+    defaults = ReplaySettings()
     built = OneLineParser(
         prog=f"{PROGRAM} replay",
         description="Compare samplers on published results. Nothing is trained or measured.",
@@ -113,13 +133,16 @@ def parser() -> OneLineParser:
     add(
         "bench",
         metavar="BENCH",
-        help=f"published benchmark: {', '.join(BENCHES)} (needs pip install 'backbone-nas[bench]')",
+        help=f"published benchmark: {', '.join(BENCHES)} (nasbench201 needs pip install 'backbone-nas[bench]')",
     )
-    latency = "column of latencies in ms; the column 'arch' has the cells' names"
-    add("--latency", required=True, metavar="FILE.csv:COLUMN", help=latency)
+    latency = "nasbench201: column of latencies in ms; the column 'arch' has the cells' names (default: none)"
+    add("--latency", metavar="FILE.csv:COLUMN", help=latency)
+    results = "macro: the published results, with the columns arch, accuracy_0, accuracy_1, accuracy_2, params, macs"
+    add("--table", dest="table_csv", metavar="FILE.csv", help=f"{results} (default: none)")
     add("--dataset", metavar="NAME", help=f"data set: {', '.join(DATASETS)} (default: {defaults.dataset})")
-    compared = f"sampler to replay: {', '.join(SAMPLERS)} (default: compare {', '.join(DEFAULT_SAMPLERS)})"
-    add("--sampler", metavar="NAME", help=compared)
+    names = f"{', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as known-cost does"
+    compared = f"samplers to compare: {names} (default: {','.join(DEFAULT_SAMPLERS)})"
+    add("--sampler", type=_names, metavar="A,B", help=compared)
     add(
         "--budget", type=int, metavar="N", help=f"architectures that each search evaluates (default: {defaults.budget})"
     )
@@ -128,8 +151,10 @@ def parser() -> OneLineParser:
     add("--workers", type=int, metavar="N", help=f"simulated trials at a time (default: {defaults.workers})")
     rungs = "rungs of successive halving; all but the last are EMULATED, because no results of them are published"
     add("--rungs", type=int, metavar="N", help=f"{rungs} (default: {defaults.rungs})")
-    features = f"features of cells that known-cost uses: {', '.join(SOURCES)} (default: {','.join(DEFAULT_SOURCES)})"
-    add("--knowledge", type=_names, metavar="A,B", help=features)
+    add("--jobs", type=int, metavar="N", help="searches at a time, each in a process (default: one a core)")
+    features = "; ".join(f"of {bench}: {','.join(DEFAULT_SOURCES[bench])}" for bench in BENCHES)
+    known = f"what known-cost and informed samplers know of architectures: {', '.join(SOURCES[BENCHES[0]])}"
+    add("--knowledge", type=_names, metavar="A,B", help=f"{known} (default {features})")
     add(
         "--proxies",
         dest="proxies_csv",

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nas.backend.pool import end_with_parent
 from nas.cli import cpu_count, stderr_console
 from nas.command_log import announce, log_to
-from nas.replay.arguments import ReplaySettings
-from nas.replay.nasbench201 import Array, PublishedTable, load_table
+from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.plots import draw
-from nas.replay.published_study import ReplayJob, quantiles, run_job
+from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job
+from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
 from nas.study.config import ConfigError
@@ -33,19 +33,17 @@ _LOG = logging.getLogger(__name__)
 def replay(settings: ReplaySettings, command: str) -> int:
     """Replay all searches, print the result and write the run folder: one study with its report, and the picture."""
     console = stderr_console()
-    table = load_table(settings.dataset, settings.latency)
+    table = load_table(settings)
+    table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():
         raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
     log_to(run_dir, "replay", command)
     with scratch_folder("nas-replay-") as scratch:
         jobs = _jobs(settings, run_dir, scratch, command)
-        results = _run_all(jobs, console)
-    curves = {name: [results[job][0] for job in jobs if job.sampler == name] for name in settings.samplers}
-    trained = {
-        name: float(np.mean([results[job][1] for job in jobs if job.sampler == name])) for name in settings.samplers
-    }
-    result = _result(table, settings, curves, trained)
+        results = _run_all(jobs, console, settings.jobs or cpu_count())
+    by_sampler = {name: [results[job] for job in jobs if job.sampler == name] for name in settings.samplers}
+    result = _result(table, settings, by_sampler)
     (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
     picture = settings.plot or run_dir / "replay.png"
     draw(result, picture)
@@ -69,9 +67,9 @@ def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) 
     ]
 
 
-def _run_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tuple[Array, float]]:
+def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dict[ReplayJob, ReplayResult]:
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    processes = min(cpu_count(), len(jobs))
+    processes = min(at_a_time, len(jobs))
     with (
         Progress(*columns, console=console, transient=True) as progress,
         ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
@@ -91,22 +89,24 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console) -> dict[ReplayJob, tup
     return results
 
 
-def _result(
-    table: PublishedTable, settings: ReplaySettings, curves: dict[str, list[Array]], trained: dict[str, float]
-) -> dict[str, Any]:
-    """Return the settings and results as plain JSON data; `curves` has the share of each seed after 1, 2, ... cells."""
-    accuracy, slowest = table.reference
+def _result(table: PublishedTable, settings: ReplaySettings, results: dict[str, list[ReplayResult]]) -> dict[str, Any]:
+    """Return the settings and results as plain JSON data, with the share of each seed after 1, 2, ... evaluations."""
+    accuracy, highest = table.reference
     return {
         "bench": settings.bench,
         "dataset": table.dataset,
-        "latency": table.device,
-        "reference": {"accuracy": accuracy, "latency_ms": slowest},
+        "latency": table.cost_label,
+        "reference": {"accuracy": accuracy, "cost": highest, "unit": table.cost_unit},
+        "trainings": table.trainings.shape[1],
         "seeds": settings.seeds,
         "workers": settings.workers,
         "rungs": settings.rungs,
         "emulated_rungs": settings.rungs > 1,
-        "knowledge": list(settings.knowledge),
-        "samplers": {name: quantiles(shares) for name, shares in curves.items()},
-        "full_trainings": trained,
-        "curves": {name: [share.round(5).tolist() for share in shares] for name, shares in curves.items()},
+        "knowledge": list(settings.sources),
+        "samplers": {name: quantiles([r.shares for r in of_seeds]) for name, of_seeds in results.items()},
+        "full_trainings": {name: float(np.mean([r.trained for r in of_seeds])) for name, of_seeds in results.items()},
+        "curves": {name: [r.shares.round(5).tolist() for r in of_seeds] for name, of_seeds in results.items()},
+        "front_curves": {
+            name: [r.front_shares.round(5).tolist() for r in of_seeds] for name, of_seeds in results.items()
+        },
     }

@@ -10,17 +10,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
+from nas.replay.published_table import Array, PublishedTable, column, read_csv, standardized
 from nas.study.config import ConfigError
 from search_space import SpecError
-
-Array = NDArray[np.float64]
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("edge0_1", "edge0_2", "edge1_2", "edge0_3", "edge1_3", "edge2_3")  # in the order of the published names
@@ -29,9 +25,10 @@ CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
 
 # Accuracies of the hypervolume's reference point: about the 28th percentile of all cells.
 REFERENCES = {"cifar10": 85.0, "cifar100": 60.0, "imagenet16": 30.0}
-KNOWN_COST = "known-cost"  # the sampler that uses costs and features of cells before they are trained
 PROXIES = ("synflow", "jacov", "nwot", "snip", "grad_norm", "zen")
 
+MACS = {"nor_conv_1x1": 15 * 16 * 16 * 32 * 32, "nor_conv_3x3": 15 * 16 * 16 * 32 * 32 * 9}  # of an edge, in 15 cells
+OTHER_MACS = 7_783_040  # of stem, two residual reductions and classifier
 _PUBLISHED_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}
 _LONG_TAILED = ("synflow", "snip", "grad_norm", "jacov")
 
@@ -65,6 +62,11 @@ class Cell:
 
     def _paths(self) -> list[tuple[int, ...]]:
         return [path for path in PATHS if all(self.operations[edge] != "none" for edge in path)]
+
+    @property
+    def macs(self) -> float:
+        """Return the MACs of the network at 32 px whose cells are this one, without edges off all paths."""
+        return OTHER_MACS + float(sum(MACS.get(kind, 0) for kind in self.live))
 
     def structure(self) -> tuple[float, ...]:
         """Return features of the cell's live edges, which are those on a path to the output.
@@ -145,34 +147,19 @@ class CellSpace:
         return Cell(tuple(rng.choice(pair) for pair in zip(a.operations, b.operations, strict=True)))
 
 
-@dataclass(frozen=True, eq=False)
-class PublishedTable:
-    """Published results of every cell. Row i of each array belongs to `cells[i]`."""
-
-    dataset: str
-    device: str  # name of the latency's column
-    cells: Sequence[Cell]
-    accuracy: Array  # %, on validation images, mean over the published trainings
-    train_s: Array  # seconds of a full training
-    params_m: Array  # parameters in millions
-    latency_ms: Array
-
-    @property
-    def reference(self) -> tuple[float, float]:
-        """Return the hypervolume's reference point: (accuracy in REFERENCES, latency in ms of the slowest cell)."""
-        return REFERENCES[self.dataset], float(self.latency_ms.max())
-
-
-def load_table(dataset: str, latency: str) -> PublishedTable:
-    """Read the published results on a data set.
+def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None = None) -> PublishedTable:
+    """Read the published results on a data set; accuracies are means over the published trainings.
 
     Args:
         dataset: Name of the data set.
         latency: Latencies in ms, as "FILE.csv:COLUMN"; the column `arch` has the cells' names.
+        proxies_csv: File of training-free proxies; None: there is none.
 
     Raises:
         ConfigError: The data set is unknown, the package is missing, or the file lacks a cell.
     """
+    if latency is None:
+        raise ConfigError("--latency: nasbench201 needs it: FILE.csv:COLUMN with latencies in ms")
     if dataset not in _PUBLISHED_NAMES:
         raise ConfigError(f"--dataset: {dataset!r}: choose one of {', '.join(_PUBLISHED_NAMES)}")
     try:
@@ -184,50 +171,44 @@ def load_table(dataset: str, latency: str) -> PublishedTable:
     published = NASBench201(dataset_name=_PUBLISHED_NAMES[dataset])._dataset
     cells = CellSpace().all()
     rows = [published["".join(str(OPERATIONS.index(kind)) for kind in cell.operations)] for cell in cells]
-    path, _, column = latency.rpartition(":")
+    path, _, name = latency.rpartition(":")
+    latencies = read_csv("--latency", path, "FILE.csv:COLUMN")
+    latency_ms = column("--latency", path, latencies, name, [cell.arch_id for cell in cells])
+    params = 1e6 * np.array([np.mean(row["model_size"]) for row in rows])
     return PublishedTable(
+        bench="nasbench201",
         dataset=dataset,
-        device=column,
-        cells=cells,
-        accuracy=np.array([np.mean(row["val_acc"]) for row in rows]),
+        space=CellSpace(),
+        architectures=cells,
+        trainings=np.array([[np.mean(row["val_acc"])] for row in rows]),
         train_s=np.array([np.mean(row["train_time"]) for row in rows]),
-        params_m=np.array([np.mean(row["model_size"]) for row in rows]),
-        latency_ms=_column("--latency", path, column, cells),
+        params=params,
+        costs=latency_ms,
+        cost="latency",
+        cost_label=name,
+        cost_unit="ms",
+        reference_accuracy=REFERENCES[dataset],
+        sources={
+            "cost": lambda: np.log(latency_ms)[:, None],
+            "params": lambda: np.log(params)[:, None],
+            "structure": lambda: np.array([cell.structure() for cell in cells]),
+            "proxies": lambda: read_proxies(proxies_csv, cells),
+        },
+        sizes=lambda: np.log2([[cell.macs] for cell in cells]),
     )
 
 
-def _column(flag: str, path: str, column: str, cells: Sequence[Cell]) -> Array:
-    rows = _read(flag, path)
-    if column not in rows:
-        raise ConfigError(f"{flag}: {path} has no column {column!r}; it has: {', '.join(rows)}")
-    values = pd.to_numeric(rows[column], errors="coerce").reindex([cell.arch_id for cell in cells])
-    numbers: Array = values.to_numpy(dtype=float)
-    valid = np.isfinite(numbers) & (numbers > 0)
-    if not valid.all():
-        missing = cells[int(np.argmin(valid))].arch_id
-        raise ConfigError(f"{flag}: {path}: column {column!r} has no positive number for {missing}")
-    return numbers
-
-
-def _read(flag: str, path: str) -> pd.DataFrame:
-    """Return a CSV file's rows, indexed by its column `arch`."""
-    if not Path(path).is_file():
-        raise ConfigError(f"{flag}: no such file: {path!r}; expected FILE.csv:COLUMN")
-    try:
-        rows = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{flag}: {path} is not a readable CSV: {error}") from error
-    if "arch" not in rows:
-        raise ConfigError(f"{flag}: {path} has no column 'arch'")
-    return rows.drop_duplicates("arch").set_index("arch")
-
-
-def read_proxies(path: str, cells: Sequence[Cell]) -> Array:
+def read_proxies(path: str | None, cells: Sequence[Cell]) -> Array:
     """Return the training-free proxies of each cell, (n, k), standardized.
 
     Equivalent cells share the proxies of any of them, so that the file needs only one of each kind.
+
+    Raises:
+        ConfigError: There is no file, or it lacks a cell.
     """
-    rows = _read("--proxies", path)
+    if path is None:
+        raise ConfigError("--knowledge: the source proxies needs --proxies FILE.csv")
+    rows = read_csv("--proxies", path, "FILE.csv")
     if missing := [name for name in PROXIES if name not in rows]:
         raise ConfigError(f"--proxies: {path} has no column {missing[0]!r}; needed: {', '.join(PROXIES)}")
     representatives = {Cell.of(arch_id).live: arch_id for arch_id in rows.index}
@@ -238,36 +219,3 @@ def read_proxies(path: str, cells: Sequence[Cell]) -> Array:
     for name in _LONG_TAILED:
         proxies[name] = np.sign(proxies[name]) * np.log1p(proxies[name].abs())
     return standardized(proxies.to_numpy(dtype=float))
-
-
-def standardized(columns: Array) -> Array:
-    """Scale each column to mean 0 and variance 1. Constant columns become 0."""
-    deviations = columns.std(axis=0)
-    scaled: Array = (columns - columns.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0)
-    return scaled
-
-
-def cell_features(table: PublishedTable, sources: Sequence[str], proxies_csv: str | None) -> Array:
-    """Return the features of each cell, (n, k).
-
-    Args:
-        table: Published results.
-        sources: Sources of the features, without "parameters".
-        proxies_csv: File of training-free proxies; None: there is none.
-
-    Raises:
-        ConfigError: The file is missing or lacks a cell.
-    """
-    columns: list[Array] = []
-    for source in sources:
-        if source == "cost":
-            columns.append(np.log(table.latency_ms)[:, None])
-        elif source == "size":
-            columns.append(np.log(table.params_m)[:, None])
-        elif source == "structure":
-            columns.append(np.array([cell.structure() for cell in table.cells]))
-        elif source == "proxies":
-            if proxies_csv is None:
-                raise ConfigError("--knowledge: the source proxies needs --proxies FILE.csv")
-            columns.append(read_proxies(proxies_csv, table.cells))
-    return standardized(np.hstack(columns)) if columns else np.empty((len(table.cells), 0))

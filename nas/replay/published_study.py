@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,13 +17,16 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from nas.backend.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
-from nas.replay.arguments import ReplaySettings
-from nas.replay.nasbench201 import EDGES, KNOWN_COST, Array, CellSpace, PublishedTable, cell_features, load_table
-from nas.samplers import make_sampler
+from nas.replay.arguments import SIZES, ReplaySettings
+from nas.replay.informed import INFORMED, FeatureSpaceSampler
+from nas.replay.nasbench201 import load_nasbench201
+from nas.replay.nasbenchmacro import load_macro
+from nas.replay.published_table import Array, PublishedTable
+from nas.samplers import control, make_sampler
 from nas.samplers.known_cost import KnownCostSampler, TrialValues
 from nas.storage.store import Store
 from nas.study.architectures import vary
-from nas.study.config import DistillConfig, SearchConfig
+from nas.study.config import KNOWN_COST, DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.pareto import hypervolume
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
@@ -30,6 +34,7 @@ from nas.study.records import Measurement, Objective, RungResult, StudyInfo, Tri
 # Mean and standard deviation of the accuracy that an emulated rung lacks, in proportion to the missing training. Their
 # unit is the standard deviation of the accuracies over the reference.
 _SHORTFALL, _SCATTER = 2.0, 0.6
+_REFERENCE = {"latency": "the slowest cell", "macs": "the largest network"}  # by the table's cost
 
 
 @dataclass(frozen=True)
@@ -43,60 +48,89 @@ class ReplayJob:
     command: str = ""
 
 
-def run_job(job: ReplayJob) -> tuple[Array, float]:
-    """Replay a search, in a worker process.
+class ReplayResult(NamedTuple):
+    """Result of one search.
 
-    Returns:
-        The share of the true hypervolume by number of evaluations, and the training spent, in full trainings.
+    Attributes:
+        shares: Share of the true hypervolume by number of evaluations, by mean accuracies.
+        front_shares: The same of the front that the search itself sees, by the accuracies that it has drawn.
+        trained: Training spent, in full trainings.
     """
+
+    shares: Array
+    front_shares: Array
+    trained: float
+
+
+def load_table(settings: ReplaySettings) -> PublishedTable:
+    """Read the published results that the settings name."""
+    if settings.bench == "macro":
+        return load_macro(settings.table_csv)
+    return load_nasbench201(settings.dataset, settings.latency, settings.proxies_csv)
+
+
+def run_job(job: ReplayJob) -> ReplayResult:
+    """Replay a search, in a worker process."""
     settings = job.settings
-    table = load_table(settings.dataset, settings.latency)
-    sampler = replay_sampler(job.sampler, table, job.seed, settings.knowledge, settings.proxies_csv, settings.rungs)
+    table = load_table(settings)
+    sampler = replay_sampler(job.sampler, table, job.seed, settings.sources, settings.rungs)
     trials = replay_study(
         table,
         job.sampler,
         sampler,
         job.run_dir,
-        budget=min(settings.budget, len(table.cells)),
+        budget=min(settings.budget, len(table.architectures)),
         seed=job.seed,
         rungs=settings.rungs,
         workers=settings.workers,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=job.command,
     )
-    accuracy = [t.rungs[-1].score if t.state is TrialState.COMPLETE else -np.inf for t in trials]
-    latency = [t.measurement.latency_ms for t in trials if t.measurement]
-    total = total_hypervolume(table.accuracy, table.latency_ms, table.reference)
+    drawn = [t.rungs[-1].score if t.state is TrialState.COMPLETE else -np.inf for t in trials]
+    rows = [table.positions[t.arch_id] for t in trials]
+    accuracy, costs = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf), table.costs[rows]
+    total = total_hypervolume(table.accuracy, table.costs, table.reference)
     last = max(r.steps for t in trials for r in t.rungs)
-    return hypervolume_shares(accuracy, latency, table.reference, total), sum(t.rungs[-1].steps / last for t in trials)
+    return ReplayResult(
+        hypervolume_shares(accuracy, costs, table.reference, total),
+        hypervolume_shares(accuracy, costs, table.reference, total, drawn),
+        sum(t.rungs[-1].steps / last for t in trials),
+    )
 
 
 def hypervolume_shares(
-    accuracy: Sequence[float], latency_ms: Sequence[float], reference: tuple[float, float], total: float
+    accuracy: ArrayLike,
+    costs: ArrayLike,
+    reference: tuple[float, float],
+    total: float,
+    drawn: ArrayLike | None = None,
 ) -> Array:
     """Return the share of the hypervolume after 1, 2, ... n evaluations, (n,).
 
     Args:
-        accuracy: Accuracy of each evaluated cell, which is maximized; -inf: it was not trained to the last rung.
-        latency_ms: Latency of each evaluated cell, which is minimized.
-        reference: Accuracy and latency from which the hypervolume is measured.
-        total: Hypervolume of all cells.
+        accuracy: Accuracy of each evaluated architecture, which is maximized; -inf: it was not trained to the end.
+        costs: Cost of each evaluated architecture, which is minimized.
+        reference: Accuracy and cost from which the hypervolume is measured.
+        total: Hypervolume of all architectures.
+        drawn: Accuracy that decides whether an architecture is on the front; None: `accuracy`.
     """
-    floor, slowest = reference
+    floor, highest = reference
+    truth = np.asarray(accuracy, dtype=float)
+    seen = truth if drawn is None else np.asarray(drawn, dtype=float)
     volume, volumes = 0.0, []
-    front: list[tuple[float, float]] = []
-    for point in zip(accuracy, latency_ms, strict=True):
-        beyond = point[0] > floor and point[1] < slowest
-        if beyond and not any(a >= point[0] and ms <= point[1] for a, ms in front):
-            front = [(a, ms) for a, ms in front if not (point[0] >= a and point[1] <= ms)] + [point]
-            volume = hypervolume([(a, -ms) for a, ms in front], (floor, -slowest))
+    front: list[tuple[float, float, float]] = []
+    for a, cost, true in zip(seen, np.asarray(costs, dtype=float), truth, strict=True):
+        beyond = a > floor and cost < highest
+        if beyond and not any(b >= a and c <= cost for b, c, _ in front):
+            front = [(b, c, t) for b, c, t in front if not (a >= b and cost <= c)] + [(a, cost, true)]
+            volume = hypervolume([(t, -c) for _, c, t in front], (floor, -highest))
         volumes.append(volume / total)
     return np.array(volumes)
 
 
-def total_hypervolume(accuracy: ArrayLike, latency_ms: ArrayLike, reference: tuple[float, float]) -> float:
-    """Return the hypervolume of all cells."""
-    points = np.column_stack([np.asarray(accuracy), -np.asarray(latency_ms)])
+def total_hypervolume(accuracy: ArrayLike, costs: ArrayLike, reference: tuple[float, float]) -> float:
+    """Return the hypervolume of all architectures."""
+    points = np.column_stack([np.asarray(accuracy), -np.asarray(costs)])
     return hypervolume(points, (reference[0], -reference[1]))
 
 
@@ -114,63 +148,86 @@ def quantiles(curves: Sequence[Array]) -> dict[str, list[float]]:
 
 
 def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Objective]:
-    """Return the objectives of a replayed study: accuracy, and throughput relative to the slowest cell."""
-    accuracy, _ = table.reference
-    label = f"{table.dataset} validation accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
+    """Return the objectives of a replayed study: accuracy, and MACs or throughput relative to the slowest."""
+    accuracy, highest = table.reference
+    label = f"{table.dataset} accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
+    score = Objective("score", label, "%", reference=accuracy)
+    if table.cost == "macs":
+        return score, Objective("macs", table.cost_label, "", reference=1e6 * highest, log=True, minimize=True)
     return (
-        Objective("score", label, "%", reference=accuracy),
+        score,
         Objective(
-            "throughput", f"throughput over that of the slowest cell, {table.device}", "x", reference=1.0, log=True
+            "throughput", f"throughput over that of the slowest cell, {table.cost_label}", "x", reference=1.0, log=True
         ),
     )
 
 
-def replay_config(budget: int, seed: int, sampler: str, rungs: int) -> SearchConfig:
+def replay_config(budget: int, seed: int, sampler: str, rungs: int, table: PublishedTable) -> SearchConfig:
     """Return the config of a replayed study. Its steps are relative; the last rung is the published training."""
     steps = tuple(3**rung for rung in range(rungs))
-    published = {"space": "nasbench201", "data": "published", "teachers": "none", "baselines": (), "scale": ()}
+    names = tuple(objective.name for objective in objectives(table))
+    published = {"space": table.space.name, "data": "published", "teachers": "none", "baselines": (), "scale": ()}
+    published["objectives"] = names
     return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **published)  # type: ignore[arg-type]
 
 
-def replay_sampler(
-    name: str, table: PublishedTable, seed: int, sources: Sequence[str], proxies_csv: str | None, rungs: int = 1
-) -> BaseSampler:
+def replay_sampler(name: str, table: PublishedTable, seed: int, sources: Sequence[str], rungs: int = 1) -> BaseSampler:
     """Return a sampler by name.
 
     Args:
-        name: Name of the sampler. known-cost knows the latency of every cell.
+        name: Name of the sampler. known-cost and those that begin with `INFORMED` know the cost of every architecture.
         table: Published results.
         seed: Seed of the sampler.
-        sources: Sources of the features of cells that known-cost uses.
-        proxies_csv: File of training-free proxies; None: there is none.
+        sources: Sources of the features of architectures that these use. "parameters" and "sizes" are for known-cost.
         rungs: Rungs of successive halving.
+
+    Raises:
+        ConfigError: The table does not have a source.
     """
-    space = CellSpace()
-    if name != KNOWN_COST:
-        return make_sampler(replay_config(1, seed, name, rungs), space, objectives(table))
-    positions = {cell.operations: i for i, cell in enumerate(table.cells)}
-    features = cell_features(table, [s for s in sources if s != "parameters"], proxies_csv)
+    known = [source for source in sources if source not in ("parameters", SIZES)]
+    if name.startswith(INFORMED):
+        if "parameters" in sources and "layers" in table.sources:
+            known = ["layers", *known]
+        return FeatureSpaceSampler(control(name.removeprefix(INFORMED), seed), table, known)
+    if name == KNOWN_COST:
+        return _known_cost(table, seed, known, "parameters" in sources, SIZES in sources, rungs)
+    return make_sampler(replay_config(1, seed, name, rungs, table), table.space, objectives(table))
+
+
+def _known_cost(
+    table: PublishedTable, seed: int, sources: Sequence[str], parameters: bool, with_sizes: bool, rungs: int
+) -> KnownCostSampler:
+    space, features = table.space, table.features(sources)
+    sizes = table.sizes() if with_sizes else np.empty((len(features), 0))
+    names = tuple(space.choices())
+    positions: dict[tuple[Any, ...], int] = {}
 
     def rows(candidates: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
-        return np.array([positions[tuple(c[edge] for edge in EDGES)] for c in candidates], dtype=np.int64)
+        keys = [tuple(params[name] for name in names) for params in candidates]
+        for key, params in zip(keys, candidates, strict=True):
+            if key not in positions:
+                positions[key] = table.positions[space.decode(params).arch_id]
+        return np.array([positions[key] for key in keys], dtype=np.int64)
 
     def candidates(parents: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[dict[str, Any]]:
-        return [space.encode(cell) for cell in vary(space, [space.decode(p) for p in parents], count, rng)]
+        return [space.encode(spec) for spec in vary(space, [space.decode(p) for p in parents], count, rng)]
 
     def read_trial(trial: FrozenTrial) -> TrialValues | None:
         record = trial.user_attrs.get("record")
         if not record or not record["rungs"]:
             return None
-        return TrialValues(tuple(rung["score"] for rung in record["rungs"]), -record["measurement"]["latency_ms"])
+        scores = tuple(rung["score"] for rung in record["rungs"])
+        return TrialValues(scores, -float(table.costs[table.positions[record["arch_id"]]]))
 
-    accuracy, slowest = table.reference
+    accuracy, highest = table.reference
     return KnownCostSampler(
-        lambda params, trials: -table.latency_ms[rows(params)],
-        reference=(accuracy, -slowest),
+        lambda params, trials: -table.costs[rows(params)],
+        reference=(accuracy, -highest),
         distributions={name: CategoricalDistribution(values) for name, values in space.choices().items()},
         candidates=candidates,
         features=(lambda params: features[rows(params)]) if features.shape[1] else None,
-        parameters="parameters" in sources,
+        parameters=parameters,
+        sizes=lambda params: sizes[rows(params)],
         read_trial=read_trial,
         rungs=rungs,
         seed=seed,
@@ -206,14 +263,13 @@ def replay_study(
         command: Command line of the study.
         listener: Receives the number of evaluated architectures.
     """
-    config = replay_config(budget, seed, name, rungs)
+    config = replay_config(budget, seed, name, rungs, table)
     store = Store.create(run_dir, _info(table, config, run_dir.name, created, command), sampler)
     clock = SimulatedClock()
-    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=CellSpace(), clock=clock)
-    position = {cell.arch_id: i for i, cell in enumerate(table.cells)}
+    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
 
     def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
-        return _stages(record, table, position[record.arch_id], config)
+        return _stages(record, table, table.positions[record.arch_id], config)
 
     simulate(loop, clock, Cluster(devices=workers), stages)
     trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
@@ -224,12 +280,16 @@ def replay_study(
 def _stages(record: TrialRecord, table: PublishedTable, i: int, config: SearchConfig) -> Iterator[Stage]:
     """Yield the published training, rung by rung. The measurement is published and takes no time."""
     steps = config.distill.rung_steps
-    record = replace(record, params=round(1e6 * table.params_m[i]), measurement=published_measurement(table, i))
+    record = replace(record, params=round(table.params[i]), measurement=published_measurement(table, i))
+    if table.cost == "macs":
+        record = replace(record, macs=round(1e6 * table.costs[i]))
+    trainings = table.trainings[i]
+    trained = float(trainings[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(trainings))])
     spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
     for rung, until in enumerate(steps):
         missing = 1 - until / steps[-1]
         drawn = random.Random(f"{config.seed}/{record.arch_id}/{rung}").gauss(0.0, 1.0)
-        accuracy = float(table.accuracy[i]) - missing * spread * (_SHORTFALL + _SCATTER * drawn)
+        accuracy = trained - missing * spread * (_SHORTFALL + _SCATTER * drawn)
         seconds = float(table.train_s[i]) * (until - (steps[rung - 1] if rung else 0)) / steps[-1]
         result = RungResult(rung, until, accuracy, {}, {}, {}, seconds)
         last = rung == len(steps) - 1
@@ -239,11 +299,14 @@ def _stages(record: TrialRecord, table: PublishedTable, i: int, config: SearchCo
 
 
 def published_measurement(table: PublishedTable, i: int) -> Measurement:
-    """Return the published latency of cell `i` as a measurement."""
-    latency = float(table.latency_ms[i])
-    ratio, speed = float(table.latency_ms.max()) / latency, 1e3 / latency
+    """Return the published cost of architecture `i` as a measurement; without a latency, only its ratio is known."""
+    has_latency = table.cost == "latency"
+    latency = float(table.costs[i]) if has_latency else math.nan
+    ratio = float(table.costs.max() / table.costs[i])
+    speed = 1e3 / latency if has_latency else ratio
+    note = "published latency, one batch counted as one image" if has_latency else "the ratio is that of published MACs"
     return Measurement(
-        device=table.device,
+        device=table.cost_label,
         arm="published",
         batch=1,
         resolution=32,
@@ -253,14 +316,14 @@ def published_measurement(table: PublishedTable, i: int) -> Measurement:
         ratio=ratio,
         ratio_low=ratio,
         ratio_high=ratio,
-        reference="the slowest cell",
+        reference=_REFERENCE[table.cost],
         reference_img_s=speed / ratio,
         latency_ms=latency,
         peak_memory_mib=None,
         samples=1,
         seconds=0.0,
         verdict="ok",
-        notes=("published latency, one batch counted as one image; nothing was measured here",),
+        notes=(f"{note}; nothing was measured here",),
     )
 
 
@@ -270,12 +333,12 @@ def _info(table: PublishedTable, config: SearchConfig, name: str, created: str, 
         created=created,
         command=command,
         config=config.to_dict(),
-        environment={"device": table.device, "replayed": "published results of NAS-Bench-201; nothing was trained"},
+        environment={"device": table.cost_label, "replayed": f"published results, {table.bench}; nothing was trained"},
         objectives=objectives(table, len(config.distill.rung_steps)),
         rung_steps=config.distill.rung_steps,
         limits={},
         teachers={},
         data={"name": table.dataset, "fingerprint": "published"},
-        reference="the slowest cell",
+        reference=_REFERENCE[table.cost],
         baselines=(),
     )

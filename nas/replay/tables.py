@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nas.cli import stdout_console
-from nas.replay.nasbench201 import KNOWN_COST
+from nas.replay.arguments import INFORMED_SAMPLERS
+from nas.study.config import KNOWN_COST
 from nas.terminal import write_line
 
 ROWS = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)  # evaluated architectures
@@ -35,11 +36,13 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _caption(result: dict[str, Any]) -> str:
-    reference = result["reference"]
-    text = f"Reference point: {reference['accuracy']:g} % and {reference['latency_ms']:g} ms; both axes are linear."
-    if KNOWN_COST in result["samplers"]:
-        features = f" and these features of it: {', '.join(result['knowledge'])}" if result["knowledge"] else ""
-        text += f"\n{KNOWN_COST} knows the latency of every cell{features}."
+    at = result["reference"]
+    text = f"Reference point: {at['accuracy']:g} % and {at['cost']:g} {at['unit']}; both axes are linear."
+    if result["trainings"] > 1:
+        text += f"\nAn evaluation draws one of {result['trainings']} trainings; shares are by their mean accuracy."
+    if informed := [name for name in result["samplers"] if name in (KNOWN_COST, *INFORMED_SAMPLERS)]:
+        known = f" and of its features: {', '.join(result['knowledge'])}" if result["knowledge"] else ""
+        text += f"\nKnows the cost of every architecture{known}: {', '.join(informed)}."
     if result["emulated_rungs"]:
         spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
         text += f"\nAll {result['rungs']} rungs but the last are EMULATED. Training spent, in full trainings: {spent}."

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
-from nas.study.config import SearchConfig, check_sampler
+from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Objective
 from search_space import Space
@@ -105,6 +107,7 @@ def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: Sea
         distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
         candidates=cost_model.candidates,
         features=cost_model.features,
+        sizes=cost_model.sizes,
         read_trial=partial(read_trial, cost=cost),
         rungs=len(config.distill.rung_steps),
         seed=config.seed,
@@ -119,22 +122,30 @@ def _random(space: SearchSpace, objectives: Sequence[Objective], config: SearchC
     return SpaceSampler(space, lambda trials, rng: space.sample(rng), config.seed)
 
 
-def _nsga2(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
-    return PerTrial(lambda s: NSGAIISampler(seed=s, population_size=20), config.seed)
+# Optuna's own samplers by seed.
+_OPTUNA: dict[str, Callable[[int], BaseSampler]] = {
+    "random": lambda seed: RandomSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=20),
+    "gp": lambda seed: GPSampler(seed=seed),
+}
 
 
-def _tpe(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
-    return PerTrial(
-        lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True, n_startup_trials=20), config.seed
-    )
+def control(name: str, seed: int) -> BaseSampler:
+    """Return one of Optuna's samplers, for any Optuna space."""
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return _OPTUNA[name](seed)
+
+
+def _optuna(name: str, space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
+    return PerTrial(partial(control, name), config.seed)
 
 
 SAMPLERS: dict[str, Callable[[SearchSpace, Sequence[Objective], SearchConfig], BaseSampler]] = {
-    "known-cost": _known_cost,
+    KNOWN_COST: _known_cost,
     "evolution": _evolution,
     "random": _random,
-    "nsga2": _nsga2,
-    "tpe": _tpe,
+    **{name: partial(_optuna, name) for name in ("nsga2", "tpe", "gp")},
 }
 
 

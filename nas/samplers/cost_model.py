@@ -74,6 +74,10 @@ class SpaceCostModel:
         """Return log2 of MACs and of elements moved relative to the reference model, (n, 2)."""
         return np.log2([self._work(params) for params in candidates]) - np.log2(self._reference_work)
 
+    def sizes(self, candidates: Sequence[Params]) -> Array:
+        """Return log2 of width, depth and expansion of each stage and of MACs, (n, k)."""
+        return np.array([[*_log_sizes(self._spec(params)), math.log2(self._work(params)[0])] for params in candidates])
+
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
         """Return the cost of each candidate, (n,), where more is better.
 
@@ -157,6 +161,11 @@ class SpaceCostModel:
         """Fit a model to the latest of these trials, in units of the reference model's time."""
         observations = [self._measured[number].observation for number in numbers[-MAX_MODELS:]]
         return LatencyModel.fit(observations, self._config.measure_batch_size, self._px)
+
+
+def _log_sizes(spec: ArchSpec) -> list[float]:
+    """Return log2 of width, depth and expansion of each stage. An expansion that the block doesn't have counts as 1."""
+    return [math.log2(size) for stage in spec.stages for size in (stage.width, stage.depth, stage.expansion or 1.0)]
 
 
 def _key(params: Params) -> tuple[Any, ...]:

@@ -5,7 +5,9 @@ Only this package and `nas.samplers` import Optuna. Every trial carries its `Tri
 `Remeasurement` as ``remeasurement:NAME``, every `Retraining` as ``retraining:STEPS:TRIAL:SEED`` and every network that
 is measured for scale as ``scale:NAME``: it is no trial, so that samplers see nothing of it. Optuna's trial state says
 what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED for
-early-stopped, infeasible and duplicate trials; FAIL for failures. optuna-dashboard therefore opens our studies.
+early-stopped, infeasible and duplicate trials; FAIL for failures. Limits are Optuna's constraints, named as in
+`nas.study.limits`, so that `FrozenTrial.constraints` tells infeasible trials from others. optuna-dashboard therefore
+opens our studies.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -34,6 +36,7 @@ from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
 from nas.study.config import check_recorded
+from nas.study.limits import excesses
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
 from search_space import ArchSpec, SpecError
 
@@ -293,6 +296,7 @@ class Store:
                     return False
                 self._database.set_trial_attribute(trial_id, "record", record.to_dict())
                 if record.state is not TrialState.RUNNING:
+                    self._save_constraints(trial_id, record)
                     objectives = list(values or ()) if record.state is TrialState.COMPLETE else None
                     self._tell(trial_id, _OPTUNA_STATES[record.state], objectives)
         return True
@@ -354,6 +358,20 @@ class Store:
             system_attrs={} if fixed is None else {"fixed_params": dict(fixed)},
         )
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
+
+    def _save_constraints(self, trial_id: int, record: TrialRecord) -> None:
+        """Write what a trial's limits say as Optuna's constraints, of which none is positive where it is feasible."""
+        limits = {} if record.baseline else self._limits
+        if not limits or (record.params is None and record.macs is None and record.measurement is None):
+            return
+        trial = optuna.Trial(self._study, trial_id)
+        for name, excess in excesses(record, limits).items():
+            trial.set_constraint(name, excess)
+
+    @cached_property
+    def _limits(self) -> Mapping[str, float]:
+        """Return the study's limits, which never change."""
+        return self.info.limits
 
     def _tell(self, trial_id: int, state: OptunaState, values: list[float] | None) -> None:
         """End a trial as `Study.tell` does, which would also read it again and check `values`."""

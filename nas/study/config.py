@@ -33,7 +33,8 @@ from search_space.checks import shown
 PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
 # repeated here because the help of a command imports neither optuna nor torch.
-SAMPLERS = ("known-cost", "evolution", "random", "nsga2", "tpe")
+KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost before it runs
+SAMPLERS = (KNOWN_COST, "evolution", "random", "nsga2", "tpe", "gp")
 KNOWN_COSTS = ("throughput", "params", "macs")  # the costs that the sampler known-cost can model, next to the score
 MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its sums are less exact
 TARGET_DTYPES = ("int8", "int4", "bf16", "fp32")

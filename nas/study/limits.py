@@ -17,6 +17,7 @@ from nas.ranges import Range, misfit
 from nas.study.records import Measurement
 
 Bound = Annotated[float, Range(0, 1e18, above=True)]
+UNKNOWN_EXCESS = 1.0  # in shares of a bound
 _MEASURED = frozenset(field.name for field in fields(Measurement))
 
 
@@ -178,6 +179,23 @@ def check_knowable(limits: Collection[str], unknown_fields: Collection[str], whe
             raise LimitError(
                 f"{limit.flag}: {limit.label} is unknown {where}: choose another --runtime or drop this limit"
             )
+
+
+def excesses(costs: CandidateCosts, limits: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much a candidate exceeds each limit, as a share of the bound; 0 or less keeps it.
+
+    An unknown quantity exceeds its limit by `UNKNOWN_EXCESS`, because such a candidate is infeasible. Limits on
+    measured quantities are skipped until there is a measurement.
+    """
+    found = {}
+    for name, bound in limits.items():
+        limit = LIMITS[name]
+        if limit.measured and costs.measurement is None:
+            continue
+        value = limit.value(costs)
+        unknown = limit.compliance(value, bound) is Compliance.UNKNOWN
+        found[name] = UNKNOWN_EXCESS if unknown or value is None else limit.factor(value, bound) - 1.0
+    return found
 
 
 def broken_limit(costs: CandidateCosts, limits: Mapping[str, float]) -> str | None:

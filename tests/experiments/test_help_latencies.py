@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from experiments.help_latencies import checksum, convert, main
-from nas.replay.nasbench201 import CellSpace, _column
+from nas.replay.nasbench201 import CellSpace
+from nas.replay.published_table import column, read_csv
 
 CELLS = CellSpace().all()
 
@@ -36,8 +37,9 @@ def test_each_cell_has_its_latency_whether_the_file_is_a_list_or_a_tensor(
 ) -> None:
     folder, latencies = published
     digests = convert(folder, ["gpu_1", "gpu_2"], folder / "gpu.csv")
-    for factor, column in ((1, "gpu_1_ms"), (2, "gpu_2_ms")):
-        values = _column("--latency", str(folder / "gpu.csv"), column, CELLS)
+    rows = read_csv("--latency", str(folder / "gpu.csv"), "FILE.csv:COLUMN")
+    for factor, name in ((1, "gpu_1_ms"), (2, "gpu_2_ms")):
+        values = column("--latency", "gpu.csv", rows, name, [cell.arch_id for cell in CELLS])
         assert values == pytest.approx([factor * latencies[cell.arch_id] for cell in CELLS])
     assert digests["gpu_1_ms"] == checksum(latencies) != digests["gpu_2_ms"]
 

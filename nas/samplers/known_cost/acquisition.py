@@ -91,7 +91,7 @@ class AcquisitionModel:
                 its cost too.
             costs: second objective of each trial, (n,); NaN where unknown.
             features: (n, d).
-            groups: the group of each feature, (d,).
+            groups: the group of each feature, (d,), as in `GaussianProcess.fit`.
             rungs: rungs of a trial that is trained to the end.
             running: trials that are not over, (n,). Their expected values count as points of the front.
             reference: both objectives; by default the worst quarter of the first and the worst cost.

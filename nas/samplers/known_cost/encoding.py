@@ -38,6 +38,17 @@ def encode(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]
     return np.array(columns, dtype=float).reshape(len(columns), len(candidates)).T, np.array(groups, dtype=np.int64)
 
 
+def log_sizes(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]) -> Array:
+    """Return the logarithms of all parameters that are positive numbers, (n, k), each from 0 to 1 over its range."""
+    columns = []
+    for name, distribution in distributions.items():
+        low, high = _extremes(distribution)
+        if 0 < low < high:
+            logs = np.log(np.array([candidate[name] for candidate in candidates], dtype=float))
+            columns.append((logs - math.log(low)) / (math.log(high) - math.log(low)))
+    return np.array(columns, dtype=float).reshape(len(columns), len(candidates)).T
+
+
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
     """Return the place of a value in its range, 0 to 1; of a category its place among the choices."""
     if isinstance(distribution, CategoricalDistribution):
@@ -99,6 +110,15 @@ def _rising(distribution: CategoricalDistribution) -> bool:
     choices = distribution.choices
     numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
     return numbers and list(choices) == sorted(choices)  # type: ignore[type-var]
+
+
+def _extremes(distribution: BaseDistribution) -> tuple[float, float]:
+    """Return the smallest and the largest value, both 0 for a category whose choices are not rising numbers."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return float(distribution.low), float(distribution.high)
+    if isinstance(distribution, CategoricalDistribution) and _rising(distribution):
+        return float(distribution.choices[0]), float(distribution.choices[-1])  # type: ignore[arg-type]
+    return 0.0, 0.0
 
 
 def _log(distribution: BaseDistribution) -> bool:

@@ -26,7 +26,8 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from nas.samplers.known_cost.acquisition import AcquisitionModel
-from nas.samplers.known_cost.encoding import Distributions, Params, draw, encode, vary
+from nas.samplers.known_cost.encoding import Distributions, Params, draw, encode, log_sizes, vary
+from nas.samplers.known_cost.gaussian_process import SIZES
 from nas.samplers.known_cost.history import ReadTrial, TrialHistory, completed_values
 
 Array = NDArray[np.float64]
@@ -60,6 +61,8 @@ class KnownCostSampler(BaseSampler):
         candidates: source of candidates for a space with rules of its own; None: any combination of parameters.
         features: (n, k) further numbers about each candidate, each with a length scale of its own.
         parameters: whether the parameters are features, too.
+        sizes: (n, k) logarithms of each candidate's sizes, of which the models have a linear term, so that a trend is
+            known beyond the trials; None: those of the parameters that are positive numbers, where they are features.
         read_trial: returns a trial's values, None where it has none; by default the values of completed trials.
         rungs: values of the first objective that a trial has when it is trained to the end; only the last is final.
         noise: variance of the first objective between repetitions of the same trial.
@@ -76,6 +79,7 @@ class KnownCostSampler(BaseSampler):
         candidates: Candidates | None = None,
         features: Callable[[Sequence[Params]], ArrayLike] | None = None,
         parameters: bool = True,
+        sizes: Callable[[Sequence[Params]], ArrayLike] | None = None,
         read_trial: ReadTrial | None = None,
         rungs: int = 1,
         noise: float = 0.0,
@@ -84,6 +88,7 @@ class KnownCostSampler(BaseSampler):
     ) -> None:
         self._cost, self._reference, self._distributions = cost, reference, distributions
         self._candidates, self._features, self._parameters = candidates, features, parameters
+        self._sizes = sizes
         self._read_trial, self._rungs, self._noise = read_trial or completed_values, rungs, noise
         self._startup = max(startup, 2)
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
@@ -200,13 +205,15 @@ class KnownCostSampler(BaseSampler):
         return np.where(np.isnan(costs), np.nan, 1.0) if history.single else history.signs[1] * costs
 
     def _rows(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[Array, NDArray[np.int64]]:
-        """Return features (n, d) and their groups (d,)."""
-        rows, groups = encode(history.space if self._parameters else {}, candidates)
-        if self._features is None:
-            return rows, groups
-        more = np.asarray(self._features(candidates), dtype=float)
-        first = len(history.space) if self._parameters else 0
-        return np.hstack([rows, more]), np.concatenate([groups, first + np.arange(more.shape[1])])
+        """Return features (n, d) and their groups (d,): parameters, further features, sizes."""
+        space = history.space if self._parameters else {}
+        rows, groups = encode(space, candidates)
+        if self._features is not None:
+            more = np.asarray(self._features(candidates), dtype=float)
+            rows, groups = np.hstack([rows, more]), np.concatenate([groups, len(space) + np.arange(more.shape[1])])
+        own = log_sizes(space, candidates) if self._sizes is None else self._sizes(candidates)
+        sizes = np.asarray(own, dtype=float)
+        return np.hstack([rows, sizes]), np.concatenate([groups, np.full(sizes.shape[1], SIZES)])
 
 
 def _van_der_corput(number: int) -> float:

@@ -15,7 +15,7 @@ import pytest
 
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
-from nas.replay.nasbench201 import EDGES, Cell, CellSpace, PublishedTable, cell_features, load_table
+from nas.replay.nasbench201 import EDGES, Cell, CellSpace, load_nasbench201
 from nas.replay.published_study import (
     ReplayJob,
     hypervolume_shares,
@@ -25,6 +25,7 @@ from nas.replay.published_study import (
     run_job,
     total_hypervolume,
 )
+from nas.replay.published_table import PublishedTable
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
@@ -51,7 +52,7 @@ def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(latency_csv: Path) -> PublishedTable:
-    return load_table("cifar10", f"{latency_csv}:gpu_ms")
+    return load_nasbench201("cifar10", f"{latency_csv}:gpu_ms")
 
 
 def test_cells_go_through_params_and_plain_data() -> None:
@@ -85,10 +86,10 @@ def test_structure_counts_edges_on_paths_to_the_output() -> None:
 
 def test_accuracies_are_those_of_the_cells(table: PublishedTable) -> None:
     """Of the published table: the best cell, and that a cell without any path is chance."""
-    best = table.cells[int(np.argmax(table.accuracy))]
+    best = table.architectures[int(np.argmax(table.accuracy))]
     assert table.accuracy.max() == pytest.approx(91.61, abs=0.01)
     assert best.operations.count("nor_conv_3x3") >= 3
-    dead = table.cells.index(cell(*["none"] * 6))
+    dead = table.architectures.index(cell(*["none"] * 6))
     assert table.accuracy[dead] < 15
 
 
@@ -112,7 +113,7 @@ def test_quantiles_are_over_seeds() -> None:
 def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_path: Path, workers: int) -> None:
     found = {}
     for name in ("known-cost", "random"):
-        sampler = replay_sampler(name, table, 0, ("cost", "structure"), None)
+        sampler = replay_sampler(name, table, 0, ("cost", "structure", "sizes"))
         ended = replay_study(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
         assert len({t.arch_id for t in ended}) == len(ended) == 40
         points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in ended if t.measurement]
@@ -122,22 +123,22 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
 
 
 def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: Path) -> None:
-    sampler = replay_sampler("random", table, 0, (), None)
+    sampler = replay_sampler("random", table, 0, ())
     ended = replay_study(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
-    seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
+    seconds = {c.arch_id: s for c, s in zip(table.architectures, table.train_s, strict=True)}
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
 def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
-    sampler = replay_sampler("known-cost", table, 0, ("structure",), None, rungs=3)
+    sampler = replay_sampler("known-cost", table, 0, ("structure",), rungs=3)
     ended = replay_study(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
     states = Counter(t.state for t in ended)
     assert states[TrialState.STOPPED] >= 5
     assert states[TrialState.COMPLETE] >= 3
-    accuracy = {c.arch_id: a for c, a in zip(table.cells, table.accuracy, strict=True)}
+    accuracy = {c.arch_id: a for c, a in zip(table.architectures, table.accuracy, strict=True)}
     assert all(t.rungs[-1].score == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
     assert read_study(tmp_path / "a").info.rung_steps == (1, 3, 9)
-    seconds = {c.arch_id: s for c, s in zip(table.cells, table.train_s, strict=True)}
+    seconds = {c.arch_id: s for c, s in zip(table.architectures, table.train_s, strict=True)}
     for trial in ended:
         part = trial.rungs[-1].steps / 9
         assert sum(r.seconds for r in trial.rungs) == pytest.approx(part * seconds[trial.arch_id])
@@ -148,13 +149,13 @@ def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Pat
 
 def test_only_complete_trials_add_hypervolume(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
     settings = ReplaySettings(f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
-    curve, trained = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
+    curve, _, trained = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
     ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
     assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
     complete = [t for t in ended if t.state is TrialState.COMPLETE]
     points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in complete if t.measurement]
     accuracy, slowest = table.reference
-    total = total_hypervolume(table.accuracy, table.latency_ms, table.reference)
+    total = total_hypervolume(table.accuracy, table.costs, table.reference)
     assert len(curve) == len(ended) == 40 > len(complete)
     assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / total)
 
@@ -162,38 +163,38 @@ def test_only_complete_trials_add_hypervolume(table: PublishedTable, latency_csv
 def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Path) -> None:
     first = []
     for seed in (0, 1):
-        sampler = replay_sampler("random", table, 0, (), None)  # the same cells
+        sampler = replay_sampler("random", table, 0, ())  # the same cells
         ended = replay_study(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
         first.append({t.arch_id: t.rungs[0].score for t in ended})
     assert first[0].keys() == first[1].keys()
     assert all(first[0][name] != first[1][name] for name in first[0])
 
 
-def test_equivalent_cells_share_proxies(table: PublishedTable, tmp_path: Path) -> None:
+def test_equivalent_cells_share_proxies(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
     kinds: dict[tuple[str, ...], Cell] = {}
-    for c in table.cells:
+    for c in table.architectures:
         kinds[c.live] = c
     path = tmp_path / "proxies.csv"
     rows = [f"{c.arch_id},{','.join(str(i + column) for column in range(6))}" for i, c in enumerate(kinds.values())]
     path.write_text("arch,synflow,jacov,nwot,snip,grad_norm,zen\n" + "\n".join(rows))
-    found = cell_features(table, ("proxies",), str(path))
+    found = load_nasbench201("cifar10", f"{latency_csv}:gpu_ms", str(path)).features(("proxies",))
     assert len(kinds) == 9445
     by_kind: dict[tuple[str, ...], set[float]] = {}
-    for c, row in zip(table.cells, found, strict=True):
+    for c, row in zip(table.architectures, found, strict=True):
         by_kind.setdefault(c.live, set()).add(float(row[2]))
     assert all(len(values) == 1 for values in by_kind.values())
     assert len(set.union(*by_kind.values())) == 9445
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(ConfigError, match="no numbers for"):
-        cell_features(table, ("proxies",), str(path))
+        load_nasbench201("cifar10", f"{latency_csv}:gpu_ms", str(path)).features(("proxies",))
 
 
 def test_features_are_standardized_and_need_their_file(table: PublishedTable) -> None:
-    rows = cell_features(table, ("cost", "size", "structure"), None)
+    rows = table.features(("cost", "params", "structure"))
     assert rows.shape == (15625, 12)
     assert rows.std(axis=0) == pytest.approx(np.ones(12))
     with pytest.raises(ConfigError, match="--proxies"):
-        cell_features(table, ("proxies",), None)
+        table.features(("proxies",))
 
 
 def test_command_leaves_a_report_and_prints_one_object(
@@ -220,7 +221,7 @@ def test_command_leaves_a_report_and_prints_one_object(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nasbench301", "--latency", "CSV:gpu_ms"], "choose one of: nasbench201"),
+        (["nasbench301", "--latency", "CSV:gpu_ms"], "choose one of: nasbench201, macro"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--sampler", "luck"], "'luck'"),
         (["nasbench201"], "--latency"),
         (["nasbench201", "--latency", "missing.csv:a"], "no such file"),
@@ -270,7 +271,7 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.csv"
     path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
     with pytest.raises(ConfigError, match="no positive number for"):
-        load_table("cifar10", f"{path}:ms")
+        load_nasbench201("cifar10", f"{path}:ms")
 
 
 @pytest.mark.slow

@@ -14,9 +14,12 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.measure.counts.totals import network_totals, totals
+from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel, read_trial
+from nas.samplers.known_cost.history import TrialHistory
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
+from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config
@@ -137,6 +140,18 @@ def test_with_a_reference_of_timm_features_are_shifted_and_costs_relative_to_its
     assert np.allclose(
         timm.costs(asked, []), math.log2(network_totals("timm:resnet18", 64).macs) - np.log2(macs), atol=0.1
     )
+
+
+def test_sizes_are_of_the_stages_and_of_the_whole() -> None:
+    specs = [MICRO.sample(random.Random(i)) for i in range(20)]
+    config = search_config(sampler="known-cost")
+    found = SpaceCostModel(MICRO, config).sizes([MICRO.encode(spec) for spec in specs])
+    stages = [[(s.width, s.depth, s.expansion) for s in spec.stages] for spec in specs]
+    assert 2 ** found[:, :12] == pytest.approx(np.array(stages).reshape(20, 12))
+    assert 2 ** found[:, 12] == pytest.approx([totals(spec, 64).macs for spec in specs], rel=0.1)
+    own = make_sampler(config, MICRO, objectives(("score", "throughput"), "spatial"))
+    (row,) = own._rows(TrialHistory({}, (1.0, 1.0), (), (), (), ()), [MICRO.encode(specs[0])])[0]
+    assert row[-13:] == pytest.approx(found[0])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from filelock import FileLock
 from sqlalchemy import event, text
@@ -25,7 +26,7 @@ from nas.study.loop import StudyLoop
 from nas.study.records import FORMAT, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
-from tests.nas.study.builders import search_config
+from tests.nas.study.builders import measurement, rung, search_config
 from tests.nas.study.searches import drive, new_store, reopen, started, work
 
 
@@ -147,6 +148,39 @@ def test_a_failed_transaction_writes_nothing(tmp_path: Path, database: str | Non
     assert number == 0
     (trial,) = store._study.get_trials()  # Optuna's cache had two of them
     assert trial.params == params
+
+
+def test_limits_are_constraints_of_optuna(tmp_path: Path, database: str | None) -> None:
+    """An infeasible trial is one for Optuna and its dashboard too, whoever opens the study."""
+    config = search_config(budget=3, limits={"max_params": 100.0, "max_latency_ms": 2.0}, baselines=("eradio_pico",))
+    with new_store(tmp_path / "run", config, database) as store:
+        loop = StudyLoop(store)
+        expected = {}
+        for params, latency_ms in ((50, 1.0), (50, 1.0), (150, None), (50, 3.0), (100, 2.0), (80, 0.5)):
+            trial = replace(started(loop), params=params, macs=1)
+            if latency_ms is not None:
+                trial = replace(trial, measurement=replace(measurement(1.0), latency_ms=latency_ms))
+            within = trial.baseline or (params <= 100 and latency_ms is not None and latency_ms <= 2)
+            if not within:
+                loop.report(replace(trial, state=TrialState.INFEASIBLE, reason="limit"))
+            else:
+                for index in range(len(loop.info.rung_steps)):
+                    last = index == len(loop.info.rung_steps) - 1
+                    state = TrialState.COMPLETE if last else TrialState.RUNNING
+                    trial = replace(trial, rungs=(*trial.rungs, rung(index, 0.1 * params)), state=state)
+                    if not loop.report(trial):
+                        break
+            expected[trial.number] = {} if trial.baseline else {"max_params": params / 100 - 1}
+            if latency_ms is not None and not trial.baseline:
+                expected[trial.number]["max_latency_ms"] = latency_ms / 2 - 1
+        study = optuna.load_study(study_name=store._study.study_name, storage=store._study._storage)
+        trials, best = study.trials, study.best_trials
+    assert {t.number: t.constraints for t in trials} == expected
+    infeasible = {t.number for t in trials if any(value > 0 for value in t.constraints.values())}
+    assert len(infeasible) == 2
+    assert infeasible == {t.number for t in trials if t.user_attrs["record"]["state"] == "infeasible"}
+    assert best
+    assert not infeasible & {t.number for t in best}
 
 
 def test_changes_are_returned_once_and_running_trials_on_demand(tmp_path: Path, database: str | None) -> None:

@@ -15,7 +15,16 @@ from nas.search.__main__ import main as search_main
 from nas.search.arguments import parser as search_parser
 from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
-from nas.study.limits import LIMITS, Compliance, CountedCosts, LimitError, broken_limit, check_bounds, check_knowable
+from nas.study.limits import (
+    LIMITS,
+    Compliance,
+    CountedCosts,
+    LimitError,
+    broken_limit,
+    check_bounds,
+    check_knowable,
+    excesses,
+)
 from tests.nas.study.builders import measurement, record
 
 MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)
@@ -58,6 +67,15 @@ def test_a_value_is_known_only_where_it_was_counted_or_measured() -> None:
 )
 def test_a_limit_is_kept_broken_or_unknown(name: str, value: float | None, answer: Compliance) -> None:
     assert LIMITS[name].compliance(value, 10.0) is answer
+
+
+def test_an_excess_is_a_share_of_the_bound() -> None:
+    limits = {"max_params": 1e6, "max_latency_ms": 2.0, "min_throughput_img_s": 100.0, "max_memory_mib": 5.0}
+    assert excesses(CountedCosts(1_500_000, 1), limits) == {"max_params": 0.5}
+    measured = measurement(1.0)
+    measured = replace(measured, latency_ms=1.0, throughput_img_s=50.0, peak_memory_mib=None)
+    found = excesses(CountedCosts(1_000_000, 1, measured), limits)
+    assert found == {"max_params": 0.0, "max_latency_ms": -0.5, "min_throughput_img_s": 1.0, "max_memory_mib": 1.0}
 
 
 def test_measured_limits_wait_for_the_measurement_and_counted_ones_do_not() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from nas.samplers.known_cost.encoding import draw, encode, from_unit, to_unit, vary
+from nas.samplers.known_cost.encoding import draw, encode, from_unit, log_sizes, to_unit, vary
 
 NUMBERS = [
     FloatDistribution(-1.0, 3.0),
@@ -52,6 +52,24 @@ def test_no_parameters_are_no_features():
     rows, groups = encode({}, [{}, {}])
     assert rows.shape == (2, 0)
     assert groups.shape == (0,)
+
+
+def test_sizes_are_the_logarithms_of_positive_numbers():
+    space = {
+        "width": CategoricalDistribution((16, 32, 64)),
+        "rate": FloatDistribution(1e-4, 1e-2),
+        "depth": IntDistribution(1, 8, log=True),
+        "offset": FloatDistribution(-1.0, 1.0),
+        "from_zero": IntDistribution(0, 4),
+        "fixed": IntDistribution(3, 3),
+        "block": CategoricalDistribution(("a", "b")),
+        "falling": CategoricalDistribution((4, 2)),
+    }
+    least = {"width": 16, "rate": 1e-4, "depth": 1, "offset": 0.0, "from_zero": 0, "fixed": 3, "block": "a"}
+    middle = {**least, "width": 32, "rate": 1e-3, "depth": 2}
+    sizes = log_sizes(space, [{**params, "falling": 4} for params in (least, middle)])
+    assert sizes == pytest.approx(np.array([[0, 0, 0], [1 / 2, 1 / 2, 1 / 3]]))
+    assert log_sizes({}, [{}, {}]).shape == (2, 0)
 
 
 def test_half_of_the_candidates_are_near_their_parents():

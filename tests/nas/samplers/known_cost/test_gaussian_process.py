@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from nas.samplers.known_cost import gaussian_process
-from nas.samplers.known_cost.gaussian_process import GaussianProcess
+from nas.samplers.known_cost.gaussian_process import SIZES, GaussianProcess
 
 
 def data(n=40, seed=0):
@@ -51,10 +51,12 @@ def test_scales_are_found_by_the_gradient_of_the_posterior(monkeypatch):
 
     monkeypatch.setattr(gaussian_process, "minimize", minimize)
     features, values = data(15)
-    GaussianProcess.fit(features, values, groups=np.array([0, 1, 1]), noise=np.linspace(0, 0.1, 15))
-    at = seen["start"] + np.array([0.5, -1.0, 0.3, 1.0])
-    _, gradient = seen["loss"](at)
-    assert gradient == pytest.approx(approx_fprime(at, lambda logs: seen["loss"](logs)[0], 1e-6), rel=1e-3, abs=1e-3)
+    for groups, step in (([0, 1, 1], [0.5, -1.0, 0.3, 1.0]), ([0, SIZES, SIZES], [0.5, 0.3, 1.0, -0.6])):
+        GaussianProcess.fit(features, values, groups=np.array(groups), noise=np.linspace(0, 0.1, 15))
+        at = seen["start"] + np.array(step)
+        _, gradient = seen["loss"](at)
+        slope = approx_fprime(at, lambda scales: seen["loss"](scales)[0], 1e-6)
+        assert gradient == pytest.approx(slope, rel=1e-3, abs=1e-3)
 
 
 def test_noisy_values_are_smoothed_and_exact_ones_are_not():
@@ -66,9 +68,12 @@ def test_noisy_values_are_smoothed_and_exact_ones_are_not():
     assert fitted(features, noisy).smoothed(noisy, np.zeros(len(noisy))) == pytest.approx(noisy)
 
 
-def test_what_is_on_its_way_leaves_means_and_takes_doubt_from_its_neighbours():
+@pytest.mark.parametrize("groups", [[0, 1, 2], [0, 1, SIZES]])
+def test_what_is_on_its_way_leaves_means_and_takes_doubt_from_its_neighbours(groups):
     features, values = data()
-    model, new = fitted(features, values), np.array([[0.5, 0.5, 0.5], [3.0, 3.0, 3.0]])
+    values = values + 0.3 * features[:, 2]
+    model = fitted(features, values, groups=np.array(groups))
+    new = np.array([[0.5, 0.5, 0.5], [3.0, 3.0, 3.0]])
     waiting = model.with_pending(new[1:])
     mean, deviation = model.predict(new)
     mean_then, deviation_then = waiting.predict(new)
@@ -76,9 +81,36 @@ def test_what_is_on_its_way_leaves_means_and_takes_doubt_from_its_neighbours():
     assert deviation_then[0] == pytest.approx(deviation[0], rel=1e-3)
     assert deviation_then[1] < 0.5 * deviation[1]
     again = waiting.with_pending(new[:1])
-    covariance = model.signal * np.exp(-((again.features[:, None] - again.features[None]) ** 2).sum(-1))
+    radial, linear = again.features[:, ~model.sizes], again.features[:, model.sizes]
+    covariance = model.signal * np.exp(-((radial[:, None] - radial[None]) ** 2).sum(-1)) + linear @ linear.T
     covariance += np.eye(len(covariance)) * (model.nugget + gaussian_process.JITTER)
     assert again.factor @ again.factor.T == pytest.approx(covariance)
+
+
+def test_a_trend_over_sizes_holds_beyond_the_observations():
+    rng = np.random.default_rng(0)
+    sizes, other = rng.uniform(size=(20, 2)), rng.uniform(size=(20, 1))
+    values = sizes @ [3.0, 1.0] + 0.1 * np.sin(5 * other[:, 0])
+    large = np.array([[4.0, 4.0, 0.5]])
+    model = fitted(np.hstack([sizes, other]), values, groups=np.array([SIZES, SIZES, 0]))
+    mean, deviation = model.predict(large)
+    assert mean[0] == pytest.approx(16.0, abs=1.0)
+    assert abs(mean[0] - 16.0) < 3 * deviation[0]
+    assert model.linear_share > 0.5
+    without, _ = fitted(np.hstack([sizes, other]), values, groups=np.array([0, 1, 2])).predict(large)
+    assert without[0] < 8
+
+
+def test_sizes_that_say_nothing_get_no_share():
+    features, values = data(80)
+    sizes = np.random.default_rng(3).uniform(size=(80, 4))
+    plain, groups = fitted(features, values), np.array([0, 1, 2, *[SIZES] * 4])
+    model = fitted(np.hstack([features, sizes]), values, groups=groups)
+    assert model.linear_share < 0.01
+    equal = fitted(np.hstack([features, np.ones((80, 4))]), values, groups=groups)
+    new, _ = data(20, seed=1)
+    assert equal.linear_share == 0.0
+    assert equal.predict(np.hstack([new, np.ones((20, 4))]))[0] == pytest.approx(plain.predict(new)[0])
 
 
 @pytest.mark.parametrize("values", [np.zeros(5), np.array([1e-12, 0, 0, 0, 0]), 1e9 * np.arange(5.0)])

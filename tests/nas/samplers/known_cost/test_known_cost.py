@@ -7,7 +7,7 @@ import math
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
@@ -250,6 +250,25 @@ def test_far_below_the_reference_all_are_as_bad():
     acquisition = AcquisitionModel.of([(v,) for v in values], np.ones(21), rows, groups, reference=(1.2, 0.0))
     mean, _ = acquisition.qualities.predict(np.array([[0.425], [0.875]]))
     assert mean == pytest.approx([1.425, 1.875], abs=0.05)
+
+
+def test_positive_numbers_are_sizes_unless_others_are_given():
+    space = {f"width{i}": IntDistribution(1, 256, log=True) for i in range(5)}
+    study, rng = optuna.create_study(direction="maximize"), np.random.default_rng(0)
+    for _ in range(12):
+        params = {width: round(2 ** rng.uniform(0, 8)) for width in space}
+        value = sum(math.log2(width) for width in params.values())
+        study.add_trial(create_trial(values=[value], params=params, distributions=space))
+    history = TrialHistory.of(study, study.trials[0], space, completed_values, 100)
+
+    def share(**settings):
+        return KnownCostSampler(distributions=space, seed=0, **settings)._fit(history)[0].qualities.linear_share
+
+    assert share() > 0.5
+    assert share(sizes=lambda candidates: np.empty((len(candidates), 0))) == 0.0
+    assert share(parameters=False, features=lambda candidates: [[c["width0"]] for c in candidates]) == 0.0
+    unrelated = np.random.default_rng(1).normal(size=len(history.params))
+    assert share(sizes=lambda candidates: unrelated[: len(candidates), None]) < 0.2
 
 
 def test_what_runs_is_on_the_front_with_what_it_is_expected_to_reach():

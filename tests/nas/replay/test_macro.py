@@ -1,0 +1,189 @@
+"""NAS-Bench-Macro: its space, its table, the noise of its trainings, and samplers with the knowledge of known-cost."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.replay.__main__ import main
+from nas.replay.arguments import ReplaySettings
+from nas.replay.informed import FeatureSpaceSampler
+from nas.replay.nasbenchmacro import BLOCKS, LAYERS, MacroNetwork, MacroSpace, load_macro
+from nas.replay.published_study import ReplayJob, hypervolume_shares, replay_sampler, replay_study, run_job
+from nas.replay.published_table import PublishedTable
+from nas.samplers import control
+from nas.storage.store import read_study
+from nas.study.config import ConfigError
+from search_space import SpecError
+from tests.nas.data.builders import SHARED
+
+SPACE = MacroSpace()
+PUBLISHED = SHARED / "nasbenchmacro" / "cifar10.csv"
+
+
+def row(network: MacroNetwork, rng: random.Random) -> str:
+    """Return a line of a table whose accuracy grows with the blocks, most with those of the last stage."""
+    digits = [int(digit) for digit in network.digits]
+    macs = 7e6 + sum(digit * 5e6 for digit in digits)
+    accuracy = 85 + sum(digit * (1 + layer) for layer, digit in enumerate(digits)) / 10
+    trainings = ",".join(f"{accuracy + rng.gauss(0, 0.2):.3f}" for _ in range(3))
+    return f"{network.arch_id},{trainings},{round(macs / 50)},{round(macs)}"
+
+
+@pytest.fixture(scope="module")
+def table_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, rng = tmp_path_factory.mktemp("macro") / "macro.csv", random.Random(0)
+    rows = [row(network, rng) for network in SPACE.all()]
+    rng.shuffle(rows)
+    path.write_text("arch,accuracy_0,accuracy_1,accuracy_2,params,macs\n" + "\n".join(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(table_csv: Path) -> PublishedTable:
+    return load_macro(str(table_csv))
+
+
+def test_networks_that_compute_the_same_are_one() -> None:
+    assert MacroNetwork("00001022") == MacroNetwork("00010022") != MacroNetwork("00100022")
+    assert MacroNetwork("01000000") != MacroNetwork("10000000"), "the first layer of a stage is no shortcut"
+    assert len({n.arch_id for n in SPACE.all()}) == SPACE.count() == 3969
+    drawn = SPACE.sample(random.Random(0))
+    assert SPACE.decode(SPACE.encode(drawn)) == drawn
+    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    with pytest.raises(SpecError, match="layer1"):
+        SPACE.decode(dict.fromkeys(LAYERS, "mbconv_k9"))
+    rng = random.Random(1)
+    assert all(SPACE.mutate(drawn, rng) != drawn for _ in range(100))
+
+
+def test_sizes_are_expansions_and_depths() -> None:
+    found = MacroNetwork("02100000").log_sizes()
+    assert 2 ** np.array(found) == pytest.approx([1, 7, 4, 1, 1, 1, 1, 1, 2, 2, 1])
+
+
+def test_an_evaluation_draws_one_training_and_shares_are_of_the_mean(table: PublishedTable, table_csv: Path) -> None:
+    assert table.trainings.shape == (3969, 3)
+    sampler = replay_sampler("random", table, 0, ())
+    drawn = {}
+    for seed in (0, 1):
+        folder = table_csv.parent / str(seed)
+        drawn[seed] = {
+            t.arch_id: t.rungs[0].score for t in replay_study(table, "random", sampler, folder, budget=30, seed=seed)
+        }
+        for arch_id, score in drawn[seed].items():
+            assert score in table.trainings[table.positions[arch_id]]
+    assert drawn[0].keys() == drawn[1].keys()
+    assert 5 < sum(drawn[0][name] != drawn[1][name] for name in drawn[0]) < 30
+
+
+def test_shares_are_by_the_mean_accuracy(table: PublishedTable, table_csv: Path, tmp_path: Path) -> None:
+    settings = ReplaySettings(bench="macro", table_csv=str(table_csv), budget=25)
+    result = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
+    trials = sorted(read_study(tmp_path / "a").trials, key=lambda t: t.finished_s or 0.0)
+    rows = [table.positions[t.arch_id] for t in trials if t.counts]
+    whole = hypervolume_shares(table.accuracy, table.costs, table.reference, 1.0)[-1]
+    expected = hypervolume_shares(table.accuracy[rows], table.costs[rows], table.reference, whole)
+    assert result.shares == pytest.approx(expected)
+    assert (result.front_shares <= result.shares + 1e-12).all()
+    assert all(t.macs == round(1e6 * table.costs[i]) for t, i in zip(trials, rows, strict=True))
+
+
+def test_the_front_of_a_search_is_by_what_it_saw() -> None:
+    """The second looks better than it is and takes the place of the first."""
+    shares = hypervolume_shares([90.0, 89.0], [1.0, 1.0], (85.0, 2.0), 1.0, drawn=[90.0, 91.0])
+    assert list(shares) == [5.0, 4.0]
+
+
+def test_known_cost_uses_sizes(table: PublishedTable, tmp_path: Path) -> None:
+    found = {}
+    for sources in (("parameters", "cost", "sizes"), ("parameters", "cost")):
+        sampler = replay_sampler("known-cost", table, 0, sources)
+        trials = replay_study(table, "known-cost", sampler, tmp_path / str(len(sources)), budget=14, seed=0)
+        assert len({t.arch_id for t in trials}) == len(trials) == 14
+        found[len(sources)] = [t.arch_id for t in trials]
+    assert found[2][:8] == found[3][:8], "the first eight are spread over the cost"
+    assert found[2] != found[3]
+
+
+@pytest.mark.parametrize("name", ["random", "nsga2", "tpe", "gp"])
+def test_informed_samplers_repeat_nothing(table: PublishedTable, tmp_path: Path, name: str) -> None:
+    budget = 13 if name == "gp" else 45
+    sampler = replay_sampler(f"informed-{name}", table, 0, ("parameters", "cost", "sizes"))
+    trials = replay_study(table, name, sampler, tmp_path / "a", budget=budget, seed=0)
+    assert len({t.arch_id for t in trials}) == len(trials) == budget
+    assert len(read_study(tmp_path / "a").trials) == budget, "no duplicate was proposed"
+
+
+def test_informed_samplers_see_features_and_costs(table: PublishedTable, tmp_path: Path) -> None:
+    sampler = FeatureSpaceSampler(control("nsga2", 0), table, ("cost",))
+    trials = replay_study(table, "informed-nsga2", sampler, tmp_path / "a", budget=45, seed=0)
+    inner = [t for t in sampler._inner.trials if t.values is not None]
+    assert len(inner) == 44, "all but the last, which is told when the next is asked"
+    for trial, seen in zip(trials, inner, strict=False):
+        at = table.positions[trial.arch_id]
+        assert seen.values == [trial.rungs[-1].score, -table.costs[at]]
+        logs = np.log(table.costs)
+        assert seen.params["x0"] == pytest.approx((logs[at] - logs.min()) / (logs.max() - logs.min()))
+    generations = {t.system_attrs.get("NSGAIISampler:generation") for t in inner}
+    assert generations == {0, 1, 2}, "20 trials are a generation"
+
+
+def test_command_takes_several_samplers_and_jobs(
+    table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["macro", "--table", str(table_csv), "--budget", "9", "--seeds", "1", "--jobs", "1", "--json"]
+    assert main([*words, "--sampler", "informed-random,random", "--run", str(run)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["samplers"]) == ["informed-random", "random"]
+    assert result["knowledge"] == ["parameters", "cost", "sizes"]
+    assert result["trainings"] == 3
+    assert len(result["curves"]["random"][0]) == len(result["front_curves"]["random"][0]) == 9
+    assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["macro"], "--table: macro needs it"),
+        (["macro", "--table", "none.csv"], "no such file"),
+        (["macro", "--table", "CSV", "--knowledge", "structure"], "choose one of: parameters, cost, params, sizes"),
+        (["macro", "--table", "CSV", "--dataset", "cifar100"], "macro has cifar10 only"),
+        (["macro", "--table", "CSV", "--sampler", "tpe,informed-luck"], "'informed-luck'"),
+        (["macro", "--table", "CSV", "--jobs", "0"], "--jobs"),
+        (["macro", "--table", "SHORT"], "has no positive number for 00000010"),
+        (["macro", "--table", "NARROW"], "no column 'macs'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], message: str, table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "arch,accuracy_0,accuracy_1,accuracy_2,params"
+    (tmp_path / "short.csv").write_text(f"{head},macs\n00000000,85,85,85,1,7\n")
+    (tmp_path / "narrow.csv").write_text(f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in SPACE.all()))
+    paths = {"CSV": table_csv, "SHORT": tmp_path / "short.csv", "NARROW": tmp_path / "narrow.csv"}
+    assert main([str(paths.get(word, word)) for word in words] + ["--run", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err
+    assert message in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    not PUBLISHED.exists(), reason="needs the published table of NAS-Bench-Macro, which is not included"
+)
+def test_the_published_table_has_one_row_a_network() -> None:
+    table = load_macro(str(PUBLISHED))
+    assert table.accuracy.max() == pytest.approx(93.13, abs=0.02)
+    assert table.costs.max() == pytest.approx(105.66, abs=0.01)
+    largest = table.positions[MacroNetwork.of((BLOCKS[2],) * 8).arch_id]
+    assert table.costs.argmax() == largest
+
+
+def test_a_table_without_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--table"):
+        load_macro(None)
