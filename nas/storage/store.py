@@ -343,7 +343,7 @@ class Store:
         """Return a record by its JSON, as text or parsed; StoreError, which names the row, where it is none."""
         try:
             record = kind.from_dict(parse_json(value) if isinstance(value, str | bytes) else value)
-            _check_contents(record)
+            _check_contents(record, self._replayed)
             return record
         except ValueError as error:
             raise StoreError(f"{self._location}: {row}: {error}") from error
@@ -372,6 +372,12 @@ class Store:
     def _limits(self) -> Mapping[str, float]:
         """Return the study's limits, which never change."""
         return self.info.limits
+
+    @cached_property
+    def _replayed(self) -> bool:
+        """Return whether the study replays published results, see `nas.replay`."""
+        info = self._study.user_attrs.get("info")
+        return isinstance(info, Mapping) and "replayed" in (info.get("environment") or ())
 
     def _tell(self, trial_id: int, state: OptunaState, values: list[float] | None) -> None:
         """End a trial as `Study.tell` does, which would also read it again and check `values`."""
@@ -406,9 +412,12 @@ def read_study(run_dir: Path) -> StudyRecord:
         return store.read()
 
 
-def _check_contents(record: Record) -> None:
-    """Raise ValueError, which names the field, for an architecture or settings that a search cannot have written."""
-    if isinstance(record, TrialRecord) and record.spec:
+def _check_contents(record: Record, replayed: bool) -> None:
+    """Raise ValueError, which names the field, for an architecture or settings that a search cannot have written.
+
+    The architectures of a replayed study are of its benchmark.
+    """
+    if isinstance(record, TrialRecord) and record.spec and not replayed:
         _check_spec(json.dumps(record.spec), "spec")
     if isinstance(record, StudyInfo):
         check_recorded(record.config)
