@@ -135,8 +135,7 @@ _FAILURE_OF_VERDICT = {
     "hang": Failure.HANG,
     "crash": Failure.LOST_WORKER,
 }
-# Messages of the system and of torch.save, whose error has no errno.
-_FULL_DISK_MESSAGES = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing")
+_FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")  # also in errors that have no errno
 _MIN_FOREIGN_SHARE = 0.05  # of a card's memory, used by other processes: enough to explain an out-of-memory error
 
 

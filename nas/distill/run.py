@@ -91,10 +91,15 @@ class Checkpoint:
         return time.monotonic() - self._written >= self._every_s
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replace the checkpoint as a whole by tensors and plain values."""
+        """Replace the checkpoint as a whole by tensors and plain values.
+
+        Raises:
+            OSError: It cannot be written, for example to a full disk. PyTorch's error has this one as its context: its
+                own writer would raise RuntimeErrors that do not say why, so it gets an open file.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._path, sync=True) as unfinished:
-            torch.save({"identity": self._identity, "content": content}, unfinished)
+        with atomic_path(self._path, sync=True) as unfinished, unfinished.open("wb") as file:
+            torch.save({"identity": self._identity, "content": content}, file)
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

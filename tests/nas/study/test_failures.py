@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from nas.backend.trial import diagnose
 from nas.cache import CacheError
+from nas.distill.run import Checkpoint
 from nas.distill.trainer import TrainingError
 from nas.measure import MeasurementError
 from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_s
@@ -66,7 +70,7 @@ def raised(error: Exception) -> Exception:
         (MeasurementError("crash", "SIGSEGV"), Failure.LOST_WORKER, "measuring: crash: SIGSEGV"),
         (MeasurementError("wrong output", "not finite"), Failure.WRONG_OUTPUT, "measuring: wrong output: not finite"),
         (OSError(errno.ENOSPC, "No space left on device"), Failure.FULL_DISK, "the disk is full: "),
-        (RuntimeError("PytorchStreamWriter failed writing file data/1"), Failure.FULL_DISK, "the disk is full: "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), Failure.FULL_DISK, "the disk is full: "),
         (CacheError("teacher cache: x.npy is altered"), Failure.DAMAGED_CACHE, "teacher cache: x.npy is altered"),
         (OSError(errno.EACCES, "Permission denied"), Failure.ERROR, "PermissionError: "),
         (ValueError("no such block"), Failure.ERROR, "ValueError: no such block (test_failures.py:"),
@@ -84,3 +88,28 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
     failure, reason = diagnose(caught.value, "cpu")
     assert failure is Failure.MEMORY_SHARED, "all processes share the memory of a host"
     assert "memory" in reason
+
+
+def test_a_checkpoint_that_finds_a_full_disk_ends_the_search(small_disk: Path) -> None:
+    """Wherever in the file the space ends: PyTorch's own writer says so only for some places."""
+    content = {name: torch.ones(300_000) for name in "abc"}
+    for free_kib in range(900, 3400, 190):
+        (filler := small_disk / "filler").write_bytes(bytes((4096 - free_kib) * 1024))
+        try:
+            Checkpoint(small_disk / "checkpoint", "me").save(content)
+        except Exception as error:
+            diagnosis, reason = diagnose(error, "cpu")
+        assert diagnosis is Failure.FULL_DISK, (free_kib, reason)
+        assert [path.name for path in small_disk.iterdir()] == ["filler"]
+        filler.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system of 4 MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
