@@ -101,14 +101,14 @@ def finished_study(sandbox: Sandbox, kind: str, faults: int, seed: int, truth: d
 
 def synthetic_study(sandbox: Sandbox, kind: str, faults: int, seed: int, postgres: bool) -> dict[str, Any]:
     """Run the study loop with synthetic training under faults; return the episode's row."""
-    chance, folder = random.Random(seed), sandbox.folder / "disk"
+    chance = random.Random(seed)
     drifting = kind == "clock set"
     more = {"environment": sandbox.environment(drifting), "clock": sandbox.clock if drifting else None}
     drivers = 1 if kind == "kill driver" else 2
     budget = 5 * drivers * faults + 10
     back_s, notes, stuck = [], [], []
     right = loop_study.undisturbed(sandbox.folder, budget + 20)
-    with loop_study.loop_study(folder, budget, 0.1, chance, postgres, **more) as study:
+    with loop_study.loop_study(sandbox.folder, budget, 0.1, chance, postgres, **more) as study:
         study.witness.architectures = right
         try:
             study.begin(drivers)

@@ -99,15 +99,20 @@ def stages(record: TrialRecord) -> Iterator[TrialRecord]:
 
 
 def note(run_dir: Path, what: str, **more: Any) -> None:
-    """Append a line to the study's events, completely or not at all; a full disk takes none."""
-    with suppress(OSError), (run_dir.parent / f"{run_dir.name}.events").open("ab", buffering=0) as events:
+    """Append a line to the study's events, completely or not at all."""
+    with _events(run_dir).open("ab", buffering=0) as events:
         events.write(json.dumps({"what": what, "pid": os.getpid(), **more}).encode() + b"\n")
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
     """Return the drivers' events, in order."""
-    path = run_dir.parent / f"{run_dir.name}.events"
+    path = _events(run_dir)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _events(run_dir: Path) -> Path:
+    """Return the file of the events: not in the file system that a fault fills."""
+    return run_dir.parents[1] / f"{run_dir.name}.events"
 
 
 @dataclass
@@ -324,15 +329,17 @@ FAULTS: dict[str, Fault] = {
 def loop_study(
     folder: Path, budget: int, stage_s: float, chance: random.Random, postgres: bool = False, **more: Any
 ) -> Iterator[LoopStudy]:
-    """Yield a study in `folder`/chaos; its drivers end with the body."""
+    """Yield a study in `folder`/disk/chaos; its drivers end with the body."""
     with ExitStack() as stack:
         database = stack.enter_context(server()) if postgres else None
         if database is not None:
             os.environ.update({"PGPASSWORD": PASSWORD})
             if more.get("environment"):
                 more["environment"]["PGPASSWORD"] = PASSWORD
-        new_study(folder / "chaos", budget, database.url if database else None)
-        study = LoopStudy(folder / "chaos", stage_s, chance, database, **more)
+        run_dir = folder / "disk" / "chaos"
+        run_dir.parent.mkdir(exist_ok=True)
+        new_study(run_dir, budget, database.url if database else None)
+        study = LoopStudy(run_dir, stage_s, chance, database, **more)
         try:
             yield study
         finally:
@@ -341,9 +348,11 @@ def loop_study(
 
 def undisturbed(folder: Path, budget: int) -> dict[int, str]:
     """Run the same study without faults, in this process; return its architectures."""
-    new_study(folder / "undisturbed", budget)
-    drive(folder / "undisturbed", stage_s=0.0)
-    trials = read_trials(folder / "undisturbed" / "study.db")
+    run_dir = folder / "undisturbed" / "run"
+    run_dir.mkdir(parents=True)
+    new_study(run_dir, budget)
+    drive(run_dir, stage_s=0.0)
+    trials = read_trials(run_dir / "study.db")
     return {number: trial.record["arch_id"] for number, trial in trials.items()}
 
 

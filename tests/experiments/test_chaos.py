@@ -29,7 +29,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the file of a study of the real loop."""
     folder = tmp_path_factory.mktemp("study")
     undisturbed(folder, budget=6)
-    return folder / "undisturbed" / "study.db"
+    return folder / "undisturbed" / "run" / "study.db"
 
 
 @pytest.fixture
