@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.chaos.invariants import Witness, children, read_trials
+from experiments.chaos.invariants import Witness, children, read_trials, results
 from nas.cache import open_targets
 from tests.nas.backend.journal import begun_again
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, environment
@@ -53,17 +53,17 @@ class Cluster:
 
     def wait_for_report(self) -> float:
         """Wait until a trial has new results or the driver has ended, and return the seconds; TimeoutError else."""
-        began_s, before = time.monotonic(), self._texts()
+        began_s, before = time.monotonic(), self._results()
         while time.monotonic() - began_s < _BACK_S:
-            if self.driver.poll() is not None or self._texts() != before:
+            if self.driver.poll() is not None or self._results() > before:
                 return time.monotonic() - began_s
             time.sleep(0.1)
         raise TimeoutError(f"no report for {_BACK_S:.0f} s")
 
-    def _texts(self) -> list[str | None]:
+    def _results(self) -> int:
         with suppress(Exception):  # not created yet
-            return [trial.text for trial in read_trials(self.run / "study.db").values()]
-        return []
+            return results(read_trials(self.run / "study.db"))
+        return 0
 
     def kill_driver(self) -> str:
         """Kill the driver and start another."""

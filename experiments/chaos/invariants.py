@@ -59,6 +59,13 @@ def read_trials(database: Path | str) -> dict[int, StoredTrial]:
     return {number: StoredTrial(*rest) for number, *rest in rows}
 
 
+def results(trials: dict[int, StoredTrial]) -> int:
+    """Return how many results trials have: measurements, rungs and ends."""
+    records = [trial.record for trial in trials.values()]
+    ended = sum(trial.ended for trial in trials.values())
+    return ended + sum(bool(record.get("measurement")) + len(record.get("rungs", ())) for record in records)
+
+
 @dataclass
 class Witness:
     """Remembers a study's ended trials and their files, and says what has happened to them since.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.postgres import PASSWORD, NoServer, Server, server
-from experiments.chaos.invariants import Witness, read_trials
+from experiments.chaos.invariants import Witness, read_trials, results
 from nas.samplers import make_sampler
 from nas.storage.errors import retry_while_unavailable
 from nas.storage.store import Store
@@ -183,18 +183,18 @@ class LoopStudy:
 
     def wait_for_report(self, limit_s: float = _BACK_S) -> float:
         """Wait until a trial has new results or the study is over, and return the seconds; Broken where none come."""
-        began_s, before = time.monotonic(), self._texts()
+        began_s, before = time.monotonic(), self._results()
         while time.monotonic() - began_s < limit_s:
             self.replace_failed()
-            if self.over or self._texts() != before:
+            if self.over or self._results() > before:
                 return time.monotonic() - began_s
             time.sleep(0.02)
         raise Broken(f"no report for {limit_s:.0f} s")
 
-    def _texts(self) -> list[str | None]:
+    def _results(self) -> int:
         with suppress(Exception):  # a database that is killed
-            return [trial.text for trial in read_trials(self.source).values()]
-        return []
+            return results(read_trials(self.source))
+        return 0
 
     def replace_failed(self, allowed: str = "No space|disk is full|unavailable|read-only") -> None:
         """Start a driver in place of one that ended with an error that a user could have caused; others are Broken."""

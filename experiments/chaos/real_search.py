@@ -121,7 +121,7 @@ class RealSearch:
         Raises:
             Stuck: Nothing new came.
         """
-        began_s, before = time.monotonic(), self._state()
+        began_s, before = time.monotonic(), self._results()
         while time.monotonic() - began_s < limit_s:
             if self.reap() and not self.drivers:
                 if self.complete:
@@ -129,13 +129,13 @@ class RealSearch:
                 self.expect_no_traceback()
                 self.await_gone()
                 self.start()
-            if self._state() != before:
+            if self._results() > before:
                 return time.monotonic() - began_s
             time.sleep(0.1)
         raise Stuck(f"no report for {limit_s:.0f} s; the last lines: {self.log[-600:]}")
 
-    def _state(self) -> list[str | None]:
-        return [trial.text for trial in self.trials().values()]
+    def _results(self) -> int:
+        return invariants.results(self.trials())
 
     def expect_no_traceback(self) -> None:
         """Check what the last command has printed."""
