@@ -154,9 +154,24 @@ def _own_processes() -> Iterator[int]:
 
 
 def _belongs(pid: int, folder: Path) -> bool:
-    """Return whether a process was started for a scratch folder."""
+    """Return whether a process was started for a scratch folder.
+
+    Its environment says so. A process that gives itself a title, as Ray's agents do, may overwrite its environment with
+    zeros: then a file of the folder that it has open says so.
+    """
+    process = Path("/proc") / str(pid)
     with suppress(OSError):
-        return f"{VARIABLE}={folder}".encode() in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+        variables = (process / "environ").read_bytes()
+        if variables.strip(b"\0"):
+            return f"{VARIABLE}={folder}".encode() in variables.split(b"\0")
+        return any(_is_open_in(folder.resolve(), file) for file in (process / "fd").iterdir())
+    return False
+
+
+def _is_open_in(folder: Path, file: Path) -> bool:
+    """Return whether an entry of /proc/PID/fd is a file in a folder."""
+    with suppress(OSError):
+        return file.readlink().is_relative_to(folder)
     return False
 
 

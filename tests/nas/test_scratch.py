@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import lock_dir
-from nas.scratch import VARIABLE, guarded, private_folder, scratch_folder
+from nas.scratch import VARIABLE, _kill_children, guarded, private_folder, scratch_folder
 from tests.nas.backend.processes import gone
 from tests.waiting import until
 
@@ -72,6 +72,23 @@ def test_a_stopped_child_of_a_killed_process_ends_by_the_guard(tmp_path: Path) -
     process.kill()
     process.wait()
     until(lambda: gone(child) and not folder.exists())
+
+
+def test_a_child_whose_title_has_overwritten_its_environment_ends_too(tmp_path: Path) -> None:
+    """Ray's agents are such: they lived on for a minute."""
+    title = "import ray._raylet; ray._raylet.setproctitle('ray::Agent'); log = open(folder + '/log', 'w'); log.flush()"
+    code = f"import os, signal; folder = os.environ['{VARIABLE}']; {title}; print('ready', flush=True); signal.pause()"
+    with scratch_folder("s-", tmp_path) as folder:
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        other = subprocess.Popen(["tail", "-f", folder / "log"], env={"PATH": os.environ["PATH"]})  # a user's
+        assert VARIABLE.encode() not in Path(f"/proc/{child.pid}/environ").read_bytes()
+        _kill_children(folder)
+        assert child.wait(30) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
+        other.wait()
 
 
 def test_a_guard_ends_with_the_body_and_sweeps_nothing(tmp_path: Path) -> None:
