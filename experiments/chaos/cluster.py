@@ -21,7 +21,7 @@ from nas.cache import open_targets
 from tests.nas.backend.journal import begun_again
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, environment
 
-_BACK_S = 240.0
+_BACK_S = 600.0
 STEPS = [30, 90]
 
 
