@@ -24,16 +24,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nas.analysis import BEST
-from nas.analysis.answer import MeasuredCandidate, answer, nothing_fits_line
-from nas.analysis.retraining import RetrainingSummary, summarize_retraining
+from nas.analysis.answer import answer, nothing_fits_line
+from nas.analysis.evidence import (
+    RETRAINED,
+    TrustedModel,
+    evidence_words,
+    gather_evidence,
+    recommend,
+    source_words,
+)
+from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_weights
-from nas.analysis.selection import SelectionError, complete, find_trial, measurement
+from nas.analysis.selection import SelectionError, find_by_name, nothing_complete
 from nas.cli import logged_work, stderr_console
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
@@ -225,8 +232,8 @@ class Study:
     def refresh(self) -> None:
         """Read the study again; models that were selected before keep their numbers."""
         with Store.open(self.run_dir, read_only=True) as store:
-            self._records = store.read()
-            self._retrainings, self._remeasurements = store.retrainings(), store.remeasurements()
+            records, self._retrainings, remeasurements = store.read_all()
+        self._evidence = gather_evidence(records, self._retrainings, remeasurements)
         self.__dict__.pop("_summary", None)
 
     def __repr__(self) -> str:
@@ -239,12 +246,12 @@ class Study:
         """Return the numbers of the report."""
         from reports.summary import summarize
 
-        return summarize(self._records)
+        return summarize(self._evidence.study, self._evidence)
 
     @property
     def info(self) -> StudyInfo:
         """Return the description of the study: objectives, teachers, environment, the command that started it."""
-        return self._records.info
+        return self._evidence.record.info
 
     @property
     def config(self) -> SearchConfig:
@@ -253,28 +260,53 @@ class Study:
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
-        """Return the records of all trials in the order of their numbers, with failed and running ones."""
-        return self._records.trials
+        """Return the search's records of all trials in the order of their numbers, with failed and running ones."""
+        return self._evidence.record.trials
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """Return the models that were measured and trained to the last rung, baselines included, by trial number."""
-        return tuple(self._model(trial) for trial in complete(self._records))
+        """Return the models that were measured and trained to the last rung, baselines included, by trial number.
+
+        Their scores are those of the search, so that they can be compared; `retrained` has the retrained ones.
+        """
+        return tuple(self._model(model) for model in self._evidence.searched)
+
+    @property
+    def retrained(self) -> tuple[Model, ...]:
+        """Return the retrained models with their mean scores over seeds, the fastest first.
+
+        Compare these scores with each other alone: the models were trained longer than in the search.
+        """
+        return tuple(self._model(model, retrained=True) for model in self._evidence.retrained)
 
     def front(self) -> tuple[Model, ...]:
-        """Return the models on the Pareto front of the study's objectives, the fastest first."""
-        return tuple(self._model(scored.trial) for scored in self._summary.front)
+        """Return the models on the Pareto front of the study's objectives, the fastest first, with the search's scores.
+
+        A model that was timed again in the search's setting has its newer measurement, as in the report.
+        """
+        searched = {model.number: model for model in self._evidence.searched}
+        return tuple(self._model(searched[scored.trial.number]) for scored in self._summary.front)
 
     def best(self) -> Model:
         """Return the model that the report recommends: the fastest one at least as good as the best baseline.
 
         If no model is as good as the best baseline, or if throughput was no objective, it is the model of the highest
-        score.
+        score. Where the model that the search recommends and all baselines were retrained, the retrained scores
+        decide; `evidence` says which ones did.
 
         Raises:
             SelectionError: No candidate was measured and trained to the last rung.
         """
-        return self._model(find_trial(self._records, BEST))
+        found = recommend(self._evidence)
+        if found is None:
+            raise nothing_complete(self._evidence.record)
+        return self._model(found.model, found.retrained)
+
+    @property
+    def evidence(self) -> str:
+        """Return in words which scores and timings `best` is from, and what retraining changed; "" without a model."""
+        found = recommend(self._evidence)
+        return "" if found is None else evidence_words(found)
 
     def model(self, trial: int | str) -> Model:
         """Return the model of a trial.
@@ -285,10 +317,11 @@ class Study:
         Raises:
             SelectionError: There is no such trial, or it was not measured and trained to the last rung.
         """
-        found = find_trial(self._records, str(trial))
-        if found not in complete(self._records):
+        found = find_by_name(self._evidence.study, str(trial))
+        model = next((model for model in self._evidence.searched if model.number == found.number), None)
+        if model is None:
             raise SelectionError(f"{found.name} is {found.state.value}: it is no model trained to the last rung")
-        return self._model(found)
+        return self._model(model)
 
     def select(
         self,
@@ -301,8 +334,8 @@ class Study:
     ) -> Model:
         """Return the model with the highest score within limits, as ``backbone-nas select`` does.
 
-        If the study was retrained, the scores are means over seeds and the measurements are the newer ones. The
-        returned model has its chances to be the best of those that fit, and to be within the limits.
+        Retrained scores decide if the best model by the search's scores was retrained. The returned model has its
+        chances to be the best of those that fit, and to be within the limits.
 
         Args:
             max_params: Most parameters.
@@ -325,11 +358,13 @@ class Study:
         }
         limits = {name: bound for name, bound in given.items() if bound is not None}
         check_bounds(limits)
-        found = answer(self._records, self._retraining, limits, recorded_latencies(self.run_dir))
+        found = answer(self._evidence, limits, recorded_latencies(self.run_dir))
+        retrained = found.basis == RETRAINED
         if found.best is None:
-            nearest = None if found.nearest is None else self._selected(found.nearest)
+            nearest = None if found.nearest is None else self._model(found.nearest, retrained)
             raise NothingFits(nothing_fits_line(found, limits), nearest)
-        return self._selected(found.best)
+        best = found.best
+        return replace(self._model(best, retrained), chance_best=best.chance_best, chance_to_keep=best.chance_to_keep)
 
     def dataframe(self) -> pd.DataFrame:
         """Return a table with one row per trial, typed columns, and units in their names.
@@ -339,7 +374,7 @@ class Study:
         """
         from reports.dataframe import trial_frame
 
-        return trial_frame(self._records, self._summary)
+        return trial_frame(self._evidence.study, self._summary)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, one HTML file that fetches nothing, and return its path.
@@ -365,7 +400,7 @@ class Study:
         """
         from reports.paper_figures import draw_front
 
-        figure = draw_front(self._records, self._summary)
+        figure = draw_front(self._evidence.study, self._summary)
         if figure is None:
             raise SelectionError("there is no front to draw: the study has no measurement, or a single objective")
         return figure
@@ -383,9 +418,9 @@ class Study:
     ) -> RetrainingSummary:
         """Train the front and its near misses again with new seeds, and measure them again.
 
-        `select` answers by these trainings from then on. Ctrl-C raises KeyboardInterrupt; the same call continues, even
-        in the middle of a training. Trainings run in processes of their own: in a script, call it under
-        ``if __name__ == "__main__":``.
+        `select` answers by these trainings from then on, and with `baselines=True` `best` too. Ctrl-C raises
+        KeyboardInterrupt; the same call continues, even in the middle of a training. Trainings run in processes of
+        their own: in a script, call it under ``if __name__ == "__main__":``.
 
         Args:
             seeds: Trainings of each model.
@@ -415,9 +450,9 @@ class Study:
             records, plan = begin_retraining(store, settings, call)
             train_and_measure(store, records, plan, settings, call)
         self.refresh()
-        if self._retraining is None:
+        if self._evidence.retraining is None:
             raise SelectionError("every training failed; the study keeps the reasons")
-        return self._retraining
+        return self._evidence.retraining
 
     def remeasure(
         self,
@@ -475,28 +510,14 @@ class Study:
         self.refresh()
         return newest[0]
 
-    @property
-    def _retraining(self) -> RetrainingSummary | None:
-        return summarize_retraining(self._records, self._retrainings, self._remeasurements)
-
-    def _model(self, trial: TrialRecord) -> Model:
-        """Return a complete trial as a model with the search's own numbers."""
-        return Model(self, trial, trial.final_score, measurement(trial))
-
-    def _selected(self, candidate: MeasuredCandidate) -> Model:
-        """Return the answer to limits as a model with the numbers that it was chosen by."""
-        return Model(
-            self,
-            candidate.trial,
-            candidate.score,
-            candidate.measurement,
-            candidate.seeds,
-            candidate.chance_best,
-            candidate.chance_to_keep,
-        )
+    def _model(self, model: TrustedModel, retrained: bool = False) -> Model:
+        """Return a model with the search's record of its trial, its most trusted measurement, and one kind of score."""
+        trial = next(trial for trial in self.trials if trial.number == model.number)
+        words = source_words(model, retrained)
+        return Model(self, trial, model.score, model.measurement, model.seeds, model.steps, words)
 
     def _weights(self, trial: TrialRecord) -> TrainedWeights | None:
-        return trained_weights(self.run_dir, self._records, trial, self._retrainings)
+        return trained_weights(self.run_dir, self._evidence.record, trial, self._retrainings)
 
 
 @dataclass(frozen=True, repr=False)
@@ -507,9 +528,12 @@ class Model:
         study: The study that it belongs to.
         trial: Its record: every rung with the score of each teacher and head, and the measurement of the search.
         score: Distillation score: mean explained variance (R²) of the teachers' spatial features on held-out images;
-            1 is perfect, 0 that of a constant. The mean over seeds, where the model was selected among retrained ones.
-        measurement: Throughput with its interval, latency, memory, the device and its conditions.
+            1 is perfect, 0 that of a constant. The mean over seeds, where retrained scores were compared.
+        measurement: Throughput with its interval, latency, memory, the device and its conditions: the newest
+            one in the search's setting that can be trusted.
         seeds: Trainings that the score is the mean of.
+        steps: Steps of each of them. Compare scores only between models of the same number of steps.
+        source: Where score and measurement come from, in words.
         chance_best: For a selected model, the chance that it is the best of those within the limits; else None. It
             assumes the deviation between seeds of another study where no model of this one has two seeds.
         chance_to_keep: For a selected model, the chance that it is within the limits; None where no interval is known.
@@ -520,6 +544,8 @@ class Model:
     score: float
     measurement: Measurement
     seeds: int = 1
+    steps: int = 0
+    source: str = ""
     chance_best: float | None = None
     chance_to_keep: float | None = None
 

@@ -124,7 +124,7 @@ def summarize_metrics(
     Args:
         info: description of the study.
         summary: numbers of the study.
-        retraining: results, as `reports.retraining.read_retraining` returns them.
+        retraining: results, as `reports.retraining.retraining_results` returns them.
     """
     models, scatter = trained_models(summary), retraining["metric_scatter"] if retraining else {}
     noise = {name: float(between["sd"]) for name, between in scatter.items()}

@@ -24,12 +24,13 @@ def more_finished_models(info: StudyInfo, summary: StudySummary, missing: int) -
 
 
 def retraining_price(info: StudyInfo, summary: StudySummary) -> str:
-    """Say what ``backbone-nas retrain`` trains without options, and the time that the whole of it takes."""
+    """Say what ``backbone-nas retrain --baselines`` trains, and the time that the whole of it takes."""
     models, steps = len(summary.front), RETRAINED_TIMES_LONGER * info.rung_steps[-1]
-    trainings = RETRAINED_SEEDS * (models + RETRAINED_RUNNERS_UP)
+    trainings = RETRAINED_SEEDS * (models + RETRAINED_RUNNERS_UP + len(summary.baselines))
     return (
-        f"It trains the {plural(models, 'model', 'models')} of the front and up to {RETRAINED_RUNNERS_UP} near misses "
-        f"with {RETRAINED_SEEDS} seeds for {steps} steps{_time(info, summary, steps * trainings, 'at most ')}."
+        f"It trains the {plural(models, 'model', 'models')} of the front, up to {RETRAINED_RUNNERS_UP} near misses "
+        f"and {plural(len(summary.baselines), 'baseline', 'baselines')} with {RETRAINED_SEEDS} seeds for {steps} steps"
+        f"{_time(info, summary, steps * trainings, 'at most ')}."
     )
 
 

@@ -42,7 +42,7 @@ from reports.metrics import (
     trained_models,
 )
 from reports.noise import doubt_of, doubts, ratio_words
-from reports.retraining import read_retraining, retraining_points
+from reports.retraining import read_evidence, retraining_points, retraining_results
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
@@ -99,12 +99,12 @@ def write_page(study: StudyRecord, out: Path, run_dir: Path) -> None:
     Args:
         study: records of the study.
         out: file to write.
-        run_dir: folder that may hold contact sheets and the records of retraining.
+        run_dir: folder that may hold contact sheets and the records of retraining and remeasuring.
     """
-    summary = summarize(study)
+    evidence = read_evidence(run_dir, study)
+    summary, retraining = summarize(evidence.study, evidence), retraining_results(evidence)
     folder = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
-    page = render(study, summary, read_gallery(run_dir, summary), read_retraining(run_dir, study), str(folder))
-    atomic_write(out, page)
+    atomic_write(out, render(evidence.study, summary, read_gallery(run_dir, summary), retraining, str(folder)))
 
 
 def render(
@@ -117,10 +117,10 @@ def render(
     """Render the report as HTML.
 
     Args:
-        study: records of the study.
+        study: records of the study, with the timings to show.
         summary: numbers of the study.
         pictures: feature maps of its models, if there are any.
-        retraining: results, as `reports.retraining.read_retraining` returns them.
+        retraining: results, as `reports.retraining.retraining_results` returns them.
         run: folder of the study, for the commands on the page.
     """
     study = replace(study, info=public_info(study.info))
@@ -186,8 +186,8 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
     return {
         "checks": checks,
         "trust_sentence": verdict_sentence(checks),
-        "headline": verdict.headline(study.info, summary, run, retraining),
-        "doubts": verdict.before_export(study.info, summary, retraining, run),
+        "headline": verdict.headline(study.info, summary, run),
+        "doubts": verdict.before_export(study.info, summary, run),
     }
 
 
@@ -204,6 +204,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "threads": sentences.threads(info, next((t.measurement for t in study.trials if t.measurement), None)),
         "noise": sentences.noise(info, summary),
         "verdicts": sentences.verdicts(summary),
+        "weights_place": verdict.weights_place(summary),
         "baseline_words": sentences.baseline_words(info),
         "hypervolume": sentences.hypervolume(info, summary),
         "score_curves_caption": sentences.score_curves_caption(data),

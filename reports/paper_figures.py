@@ -108,7 +108,7 @@ class FrontAdditions:
 
     Attributes:
         baselines: What the baselines are, for the legend.
-        retraining: Results of retraining, as `reports.retraining.read_retraining` returns them.
+        retraining: Results of retraining, as `reports.retraining.retraining_results` returns them.
         behind: Another study, whose front is drawn in gray.
     """
 
@@ -128,7 +128,7 @@ def draw(
     Args:
         study: records of the study.
         summary: numbers of the study.
-        retraining: results, as `reports.retraining.read_retraining` returns them; drawn with error bars.
+        retraining: results, as `reports.retraining.retraining_results` returns them; drawn with error bars.
         behind: another study, whose front is drawn in gray behind the front of this one.
     """
     data = prepare(study, summary)

@@ -1,4 +1,4 @@
-"""Results of retraining a study's candidates, longer and with several seeds, for its report."""
+"""Retrainings and remeasurements of a study, longer and with several seeds, for its report."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.analysis.retraining import retraining_json, summarize_retraining
+from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.analysis.retraining import retraining_json
 from nas.storage.location import holds_study
 from nas.storage.store import Store
 from nas.study.records import Measurement, StudyRecord
 from nas.study.timing_doubts import drawn_ends
 
 
-def read_retraining(run_dir: Path, study: StudyRecord) -> dict[str, Any] | None:
-    """Read the results as ``backbone-nas retrain --json`` prints them; None where nothing was retrained.
+def read_evidence(run_dir: Path, study: StudyRecord) -> StudyEvidence:
+    """Return the evidence of a study, with the retrainings and remeasurements that its folder holds.
 
     Raises:
         StoreError: the study cannot be read.
     """
     if not holds_study(run_dir):
-        return None
+        return gather_evidence(study)
     with Store.open(run_dir, read_only=True) as store:
-        summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
-    return None if summary is None else retraining_json(study, summary)
+        return gather_evidence(study, store.retrainings(), store.remeasurements())
+
+
+def retraining_results(evidence: StudyEvidence) -> dict[str, Any] | None:
+    """Return the results as ``backbone-nas retrain --json`` prints them; None where nothing was retrained."""
+    return None if evidence.retraining is None else retraining_json(evidence.record, evidence.retraining)
 
 
 def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:

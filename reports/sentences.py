@@ -112,8 +112,16 @@ def verdicts(summary: StudySummary) -> str:
         return ""
     counts = ", ".join(f"{count} {brief(verdict, 40)}" for verdict, count in summary.verdicts.items())
     median = f"is {100 * summary.half_width:.2f} %" if math.isfinite(summary.half_width) else "is not usable"
+    again = ""
+    if summary.remeasured:
+        were = plural(summary.remeasured, "model was", "models were")
+        are = "is" if summary.remeasured == 1 else "are"
+        again = (
+            f" {were} timed again in the search’s setting, and {are} shown with the newest timing that can be trusted."
+        )
     return (
         f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals {median}."
+        f"{again}"
     )
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.analysis.selection import BaselineComparison, Recommendation, recommend
+from nas.analysis.evidence import BaselineComparison, Recommendation, StudyEvidence, gather_evidence, recommend
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
 from reports.noise import count_ties, near_front, noise_floor
@@ -60,7 +60,7 @@ class StudySummary:
     tied_neighbors: int  # neighbors on the front whose throughputs differ by no more than the noise
     self_comparison: ScoredTrial | None  # the reference measured against itself (A/A)
     baselines: tuple[BaselineResult, ...]
-    best_baseline: ScoredTrial | None  # highest score
+    best_baseline: ScoredTrial | None  # highest score in the search
     recommendation: Recommendation | None  # None before a candidate is complete
     hypervolume: float
     baseline_hypervolume: float
@@ -72,6 +72,7 @@ class StudySummary:
     doubtful: int  # measurements whose timing cannot be trusted
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
     scale: int  # networks that were measured for scale
+    remeasured: int = 0  # candidates and baselines whose timing is that of a remeasurement
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
 
     @property
@@ -81,8 +82,14 @@ class StudySummary:
         return (None, None) if found is None else (found.at_equal_score, found.at_equal_speed)
 
 
-def summarize(study: StudyRecord) -> StudySummary:
-    """Compute the numbers of a study's report; the study may be empty or unfinished."""
+def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> StudySummary:
+    """Compute the numbers of a study's report; the study may be empty or unfinished.
+
+    Args:
+        study: Its records, with the timings that the report shows.
+        evidence: That `study` is of; None: what the search alone knows.
+    """
+    evidence = evidence or gather_evidence(study)
     sampled = [t for t in study.trials if not t.baseline]
     complete = score_trials((t for t in sampled if t.counts), study.info)
     baselines = score_trials((t for t in study.trials if t.baseline), study.info)
@@ -101,17 +108,18 @@ def summarize(study: StudyRecord) -> StudySummary:
         self_comparison=self_comparison,
         baselines=tuple(BaselineResult(b.name, b, dominators(b, (*front, *baselines))) for b in baselines),
         best_baseline=best,
-        recommendation=recommend(study),
+        recommendation=recommend(evidence),
         hypervolume=hypervolume(front, study.info),
         baseline_hypervolume=hypervolume(baselines, study.info),
         curve=_curve(sampled, complete, study.info),
-        time_spent=time_spent(study.info, (*study.trials, *study.scale)),
+        time_spent=time_spent(study.info, (*evidence.record.trials, *evidence.record.scale)),
         correlations=rung_correlations(sampled, len(study.info.rung_steps)),
         reasons=failure_reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
         doubtful=sum(timing_doubt(m) is not None for m in measured),
         half_width=timing_half_width(measured),
         scale=sum(t.measurement is not None for t in study.scale),
+        remeasured=sum(t.number in evidence.remeasured for t in study.trials),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
     )
 

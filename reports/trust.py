@@ -19,7 +19,7 @@ from reports.pace import more_finished_models, retraining_price
 from reports.sentences import TRAINED_ONCE, too_few_models
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
-from reports.verdict import overtaken, remeasure_command, retrain_command
+from reports.verdict import remeasure_command, retrain_command, taken_back_sentence
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
@@ -73,7 +73,7 @@ SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
     f"The recommended candidate was retrained with two seeds or more, and its probability of being on the front of "
-    f"the retrained candidates is {MIN_CHANCE:g} or more; no retrained baseline scores higher.",
+    f"the retrained candidates is {MIN_CHANCE:g} or more; retraining did not take back what the search recommended.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -99,7 +99,7 @@ def trust_checks(
         info: description of the study.
         summary: numbers of the study.
         metrics: summaries of its downstream metrics.
-        retraining: results, as `reports.retraining.read_retraining` returns them.
+        retraining: results, as `reports.retraining.retraining_results` returns them.
         run: folder of the study, for the commands.
     """
     return (
@@ -204,8 +204,8 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
         f"{fixed(found['chance'], 2)}."
     )
-    if worse := overtaken(summary, retrained, run):
-        return TrustCheck(SEEDS, Outcome.WARN, worse[0], worse[1])
+    if taken_back := taken_back_sentence(summary):
+        return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
 
-from nas.analysis.selection import BaselineComparison, measurement
+from nas.analysis.evidence import (
+    BaselineComparison,
+    Recommendation,
+    TrustedModel,
+    evidence_words,
+    unused_words,
+)
+from nas.analysis.selection import measurement
 from nas.numbers import fixed
-from nas.study.records import Measurement, StudyInfo, TrialRecord, TrialState
-from nas.study.timing_doubts import timing_doubt
+from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief, plural
 from reports.noise import doubt_of
 from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
@@ -29,29 +34,38 @@ class Tile:
     note: str
 
 
-def headline(
-    info: StudyInfo, summary: StudySummary, run: str, retraining: Mapping[str, Any] | None = None
-) -> tuple[str, ...]:
+def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...]:
     """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is.
 
     Where one of the timings behind these sentences cannot be trusted, a sentence before them says so, and no ratio is
-    given that uses it. Where retraining took the recommendation back, the first sentence says that.
+    given that uses it. Where retraining took the search's recommendation back, the first sentence says that.
 
     Args:
         info: description of the study.
         summary: numbers of the study.
         run: folder of the study, for the commands.
-        retraining: results, as `reports.retraining.read_retraining` returns them.
     """
-    worse, doubt = overtaken(summary, retraining, run), doubt_sentence(summary, run)
-    first = (worse[0],) if worse else ()
-    return first + ((doubt,) if doubt else ()) + _result_sentences(info, summary)
+    first = taken_back_sentence(summary), doubt_sentence(summary, run)
+    return tuple(filter(None, first)) + _result_sentences(info, summary)
+
+
+def taken_back_sentence(summary: StudySummary) -> str:
+    """Say that retraining took back what the search recommended, with the scores; "" where it did not."""
+    found = summary.recommendation
+    if found is None or not found.taken_back:
+        return ""
+    was = found.by_search
+    start = f"Retrained for {was.steps:,} steps, {brief(was.name)}, which the search recommended, scores "
+    start += fixed(was.score, 3)
+    if (best := found.best_baseline) is not None and found.fell_below:
+        return f"{start}, less than the baseline {brief(best.name)}, {fixed(best.score, 3)}."
+    return f"{start}; the retrained scores recommend {brief(found.model.name)}, {fixed(found.model.score, 3)}."
 
 
 def doubt_sentence(summary: StudySummary, run: str) -> str:
     """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
-    compared = [trial for c in summary.comparisons if c for trial in (c.found, c.baseline)]
+    compared = [model.trial for c in summary.comparisons if c for model in (c.found, c.baseline)]
     doubtful = [t for t in (*([found.trial] if found else ()), *compared) if doubt_of(t)]
     if not doubtful:
         return ""
@@ -70,11 +84,12 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
     front = _front_sentence(info, summary)
     if summary.recommendation is None:
         return (front,)
-    if summary.best_baseline is None:
-        model = _model_words(summary.recommendation.trial, info)
-        why = f"The highest score is that of {model}. No baseline was trained to the last rung, so none is compared."
+    if summary.recommendation.best_baseline is None:
+        model = _found_words(summary.recommendation.model, info)
+        kind = "retrained score" if summary.recommendation.retrained else "score"
+        why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
-    return _speed_sentence(info, summary), _score_sentence(info, summary), front
+    return _speed_sentence(info, summary.recommendation), _score_sentence(info, summary), front
 
 
 def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
@@ -83,7 +98,8 @@ def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
     front = Tile(what, str(len(summary.front)), f"of {summary.evaluated} evaluated")
     if summary.best_baseline is None or not summary.complete:
         return (front,)
-    name = brief(summary.best_baseline.name)
+    best = summary.recommendation and summary.recommendation.best_baseline
+    name = brief((best or summary.best_baseline).name)
     return _speed_tile(summary, name), _score_tile(summary, name), front
 
 
@@ -111,18 +127,32 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"score of {found}, which was timed as fast as {baseline} or faster"
     if _is_one_pair(summary):
         label = f"score of {found} against {baseline}"
-    return Tile(label, f"{_printed_gain(result):+z.3f}", "no interval: each trained once")
+    found_by = summary.recommendation
+    note = "no interval: each trained once"
+    if found_by and found_by.retrained:
+        half = _gain_half_width(result, found_by)
+        note = "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
+    return Tile(label, f"{_printed_gain(result):+z.3f}", note)
 
 
 def _printed_gain(result: BaselineComparison) -> float:
     """Return the difference of the two scores as printed, so that a reader who subtracts them finds the same."""
-    return round(result.found.final_score, 3) - round(result.baseline.final_score, 3)
+    return round(result.found.score, 3) - round(result.baseline.score, 3)
+
+
+def _gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
+    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds."""
+    if found.scatter is None:
+        return None
+    halves = [found.scatter.half_width(model.seeds) for model in (result.found, result.baseline)]
+    known = [half for half in halves if half is not None]
+    return math.hypot(*known) if len(known) == len(halves) else None
 
 
 def _is_one_pair(summary: StudySummary) -> bool:
     """Tell whether one candidate is both the fastest with a score as high and the best that is as fast."""
     at_equal_score, at_equal_speed = summary.comparisons
-    return bool(at_equal_score and at_equal_speed and at_equal_score.found == at_equal_speed.found)
+    return bool(at_equal_score and at_equal_speed and at_equal_score.found.number == at_equal_speed.found.number)
 
 
 def recommended(info: StudyInfo, summary: StudySummary) -> str:
@@ -132,22 +162,32 @@ def recommended(info: StudyInfo, summary: StudySummary) -> str:
     """
     if summary.recommendation is None:
         return ""
-    trial = summary.recommendation.trial
-    m, doubtful = measurement(trial), bool(doubt_of(trial))
+    model = summary.recommendation.model
+    trial, m, doubtful = model.trial, model.measurement, bool(doubt_of(model.trial))
     dagger = " †" if doubtful else ""
     size = "" if trial.params is None else f"; {trial.params / 1e6:.2f} M parameters"
     macs = "" if trial.macs is None else f"; {trial.macs / 1e6:.1f} M MACs"
     times = "" if doubtful else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
     steps = f" after {trial.rungs[-1].steps} training steps" if info.teachers else ""
+    if summary.recommendation.retrained:
+        steps = f" ({_trainings(model.seeds, model.steps)})"
     return (
-        f"score {fixed(trial.final_score, 3)}{steps}; throughput {m.throughput_img_s:,.0f} images/s "
+        f"score {fixed(model.score, 3)}{steps}; throughput {m.throughput_img_s:,.0f} images/s "
         f"(batch {m.batch}){dagger}{times}; latency {m.latency_ms:.2f} ms (batch 1){dagger}{size}{macs}"
     )
 
 
+def _trainings(seeds: int, steps: int) -> str:
+    mean = f"mean of {seeds} longer trainings" if seeds > 1 else "one longer training"
+    return f"{mean}, {steps:,} steps{' each' * (seeds > 1)}"
+
+
 def retrain_command(run: str) -> str:
-    """Return the command that retrains the front of a study with other seeds."""
-    return f"backbone-nas retrain {run}"
+    """Return the command that retrains the front of a study and its baselines with other seeds.
+
+    Without the baselines, retrained scores could not decide what is recommended.
+    """
+    return f"backbone-nas retrain {run} --baselines"
 
 
 def remeasure_command(run: str) -> str:
@@ -155,93 +195,74 @@ def remeasure_command(run: str) -> str:
     return f"backbone-nas remeasure {run}"
 
 
-def before_export(
-    info: StudyInfo, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str
-) -> tuple[tuple[str, str], ...]:
+def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str], ...]:
     """Return what is in doubt about the recommended model, each with the command that settles it."""
-    if summary.recommendation is None:
+    found, settled_by = summary.recommendation, []
+    if found is None:
         return ()
-    trial, settled_by = summary.recommendation.trial, []
-    retrained = {c["trial"] for c in retraining["candidates"]} if retraining else set()
-    if info.teachers and trial.number not in retrained:
-        steps = trial.rungs[-1].steps
-        settled_by.append(
-            (f"It was trained once, for {steps} steps; train it longer, with other seeds:", retrain_command(run))
-        )
-    if worse := overtaken(summary, retraining, run):
-        settled_by.append(worse)
-    if doubt := doubt_of(trial):
+    if info.teachers and not found.retrained:
+        once = f"It was trained once, for {found.model.steps} steps; train it longer, with other seeds:"
+        if why := unused_words(found):
+            once = f"Its score is that of the search: {brief(why, 200)}:"
+        settled_by.append((once, retrain_command(run)))
+    if found.retrained and found.model.seeds == 1:
+        settled_by.append(("It was retrained with one seed; train it with more:", retrain_command(run)))
+    if doubt := doubt_of(found.trial):
         settled_by.append(
             (f"† Its timing cannot be trusted ({doubt}); measure it on an idle machine:", remeasure_command(run))
         )
     return tuple(settled_by)
 
 
-def overtaken(summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> tuple[str, str] | None:
-    """Say that a baseline scores higher than the recommended model after both were retrained, and what to do then.
-
-    Args:
-        summary: numbers of the study.
-        retraining: results, as `reports.retraining.read_retraining` returns them.
-        run: folder of the study, for the command.
-
-    Returns:
-        A sentence and a command; None where no retrained baseline scores higher, or the model was not retrained.
-    """
-    if summary.recommendation is None or retraining is None:
-        return None
-    trial = summary.recommendation.trial
-    scored = [c for c in retraining["candidates"] if c["score"] is not None]
-    baselines = [c for c in scored if c["change"] == "baseline"]
-    own = next((c for c in scored if c["trial"] == trial.number), None)
-    best = max(baselines, key=lambda c: c["score"], default=None)
-    if own is None or best is None or own["score"] >= best["score"]:
-        return None
-    text = f"Retrained for {retraining['steps']:,} steps, {brief(trial.name)} scores {fixed(own['score'], 3)}, less "
-    text += f"than the baseline {brief(best['name'])}, {fixed(best['score'], 3)}"
-    timed = [c for c in scored if c["measurement"] and not timing_doubt(Measurement.from_dict(c["measurement"]))]
-    as_high = [c for c in timed if c not in baselines and c["score"] >= best["score"]]
-    fastest = max(as_high, key=lambda c: c["measurement"]["ratio"], default=None)
-    if fastest is None:
-        return f"{text}; no retrained candidate with a timing that can be trusted scores as high.", retrain_command(run)
-    text += f". The fastest retrained candidate that scores as high is trial {fastest['trial']}: "
-    text += fixed(fastest["score"], 3)
-    sentence = f"{text} at {fastest['measurement']['ratio']:.2f} times the throughput of the reference."
-    return sentence, _export(run, fastest["trial"])
+def weights_place(summary: StudySummary) -> str:
+    """Return where in the run folder the recommended model's weights are; "" where no model is recommended."""
+    found = summary.recommendation
+    if found is None:
+        return ""
+    folder = "retraining/seed-*/weights" if found.retrained else "weights"
+    return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
 
 
 def export_command(summary: StudySummary, run: str) -> str:
     """Return the command that exports the recommended model; "" where no model is recommended."""
     if summary.recommendation is None:
         return ""
-    return _export(run, summary.recommendation.trial.number)
-
-
-def _export(run: str, number: int) -> str:
+    number = summary.recommendation.trial.number
     return f"backbone-nas export {run} --trials {number} --format timm --out winner"
 
 
 def result_line(summary: StudySummary) -> str:
-    """Return the result in one line for the terminal."""
+    """Return the result in one line for the terminal, with the evidence behind it."""
     text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
-    best, _ = summary.comparisons
-    if best is None:
+    found, (best, _) = summary.recommendation, summary.comparisons
+    if found is None:
         return text
+    evidence = brief(evidence_words(found), 300)
+    if found.best_baseline is None:
+        retrained = f"; {brief(found.model.name)} has the highest retrained score ({evidence})"
+        return text + (retrained if found.retrained else "")
+    baseline = brief(found.best_baseline.name)
+    if best is None:
+        return f"{text}; no {_candidate(found)} scores as high as {baseline} ({evidence})"
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
     if best.doubtful:
         speed = f"throughput {UNKNOWN}, as timings cannot be trusted"
-    return f"{text}; {brief(best.found.name)} scores at least as high as {brief(best.baseline.name)}: {speed}"
+    return f"{text}; {brief(best.found.name)} scores at least as high as {baseline}: {speed} ({evidence})"
 
 
-def _model_words(trial: TrialRecord, info: StudyInfo) -> str:
+def _found_words(model: TrustedModel, info: StudyInfo) -> str:
+    return _model_words(model.trial, model.score, info)
+
+
+def _model_words(trial: TrialRecord, score: float, info: StudyInfo) -> str:
     reference = f"the throughput of the reference, {brief(info.reference)}"
-    return f"{brief(trial.name)} (score {_score_and_times(trial, reference)})"
+    return f"{brief(trial.name)} (score {_score_and_times(trial, score, reference)})"
 
 
-def _score_and_times(trial: TrialRecord, what: str = "") -> str:
+def _score_and_times(trial: TrialRecord, score: float, what: str = "") -> str:
     """Return "0.512 at 1.30 times `what`"; without the ratio where the timing cannot be trusted."""
-    score = fixed(trial.final_score, 3)
-    return score if doubt_of(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
+    text = fixed(score, 3)
+    return text if doubt_of(trial) else f"{text} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -253,15 +274,18 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     start = f"{_capital(evaluated)}{early}."
     reference = f"the throughput of {brief(info.reference)}"
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
+    found = summary.recommendation
+    of_search = " of the search, by its own scores," if found and found.retrained else ""
     if len(info.objectives) == 1:
-        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, info)}."
+        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, best.score, info)}."
     if len(summary.front) == 1:
-        return f"{start} The Pareto front is one model, {_model_words(best.trial, info)}."
+        return f"{start} The Pareto front{of_search} is one model, {_model_words(best.trial, best.score, info)}."
     timed = "timed as " if doubt_of(fastest.trial) else ""
+    highest = _score_and_times(best.trial, best.score, reference)
     return (
-        f"{start} The Pareto front has {len(summary.front)} models, from {brief(best.name)} with the highest score "
-        f"({_score_and_times(best.trial, reference)}) to {brief(fastest.name)}, {timed}the fastest "
-        f"({_score_and_times(fastest.trial, reference if doubt_of(best.trial) else '')})."
+        f"{start} The Pareto front{of_search} has {len(summary.front)} models, from {brief(best.name)} with the "
+        f"highest score ({highest}) to {brief(fastest.name)}, {timed}the fastest "
+        f"({_score_and_times(fastest.trial, fastest.score, reference if doubt_of(best.trial) else '')})."
     )
 
 
@@ -283,41 +307,57 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
     return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'})."
 
 
-def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
-    (result, _), baseline, found = summary.comparisons, summary.best_baseline, summary.recommendation
+def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
+    result, baseline, candidate = found.at_equal_score, found.best_baseline, _candidate(found)
     assert baseline is not None
-    assert found is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
         return (
-            f"No candidate scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a candidate is "
-            f"that of {_model_words(found.trial, info)}."
+            f"No {candidate} scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a {candidate} "
+            f"is that of {_found_words(found.model, info)}."
         )
-    scores = f"({fixed(result.found.final_score, 3)} against {fixed(baseline.score, 3)})"
+    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)})"
     name = _capital(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
     words = _throughput_words(result, info, "; it combines those of both timings")
-    return f"{name} is the fastest candidate that scores at least as high as {best} {scores}. {words}"
+    return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 
 def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
-    (_, result), baseline = summary.comparisons, summary.best_baseline
-    assert baseline is not None
-    name = brief(baseline.name)
+    found = summary.recommendation
+    assert found is not None
+    assert found.best_baseline is not None
+    result, candidate, name = found.at_equal_speed, _candidate(found), brief(found.best_baseline.name)
     if result is None:
-        return f"No candidate was timed as fast as {name}."
+        return f"No {candidate} was timed as fast as {name}."
     difference = _printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
-    sentence = f"It also has the highest score of the candidates that were timed as fast as {name} or faster, {gain}."
+    sentence = f"It also has the highest score of the {candidate}s that were timed as fast as {name} or faster, {gain}."
     speed = ""
     if not _is_one_pair(summary):
         sentence = (
-            f"Of the candidates that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
-            f"highest score, {fixed(result.found.final_score, 3)}, {gain}."
+            f"Of the {candidate}s that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
+            f"highest score, {fixed(result.found.score, 3)}, {gain}."
         )
         speed = "" if result.doubtful else _throughput_words(result, info)
-    return " ".join(filter(None, (sentence, speed, TRAINED_ONCE if info.teachers else "")))
+    return " ".join(filter(None, (sentence, speed, _scores_words(info, found, result))))
+
+
+def _candidate(found: Recommendation) -> str:
+    return "retrained candidate" if found.retrained else "candidate"
+
+
+def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineComparison) -> str:
+    """Say which trainings the compared scores are from, and how exact they are; "" of published scores."""
+    if not found.retrained:
+        why = unused_words(found)
+        return " ".join(filter(None, (TRAINED_ONCE, _capital(why) + "." if why else ""))) if info.teachers else ""
+    half = _gain_half_width(result, found)
+    exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
+    kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"
+    seeds = "one seed" if result.found.seeds == 1 else f"{result.found.seeds} seeds"
+    return f"These scores are {kind} ({seeds}, {result.found.steps:,} steps); {exact}."
 
 
 def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = "") -> str:
@@ -337,7 +377,7 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
         )
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:
-        times += f" and {measurement(result.found).ratio:.2f} times that of the reference, {reference}"
+        times += f" and {result.found.ratio:.2f} times that of the reference, {reference}"
     return f"Its throughput is {times}."
 
 

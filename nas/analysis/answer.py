@@ -1,7 +1,7 @@
 """Find a study's best candidate within limits, with its confidence; the nearest one where none fits. Pure.
 
 Only candidates with equally long trainings are compared: those of the study's last rung with each other, or retrained
-ones with each other, each by its own measurement.
+ones with each other, each with its most trusted measurement. `nas.analysis.evidence` has the rule.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_scores
-from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
     SelectionError,
-    complete,
-    measurement,
     nothing_complete,
     setting_words,
     unfinished,
@@ -29,33 +27,29 @@ from nas.analysis.selection import (
 from nas.cli import OperationFailed
 from nas.numbers import fixed
 from nas.study.limits import LIMITS
-from nas.study.records import Measurement, StudyRecord, TrialRecord, TrialState
+from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
 from search_space import ArchSpec
 from search_space.outline import outline
 
-RETRAINED, LAST_RUNG = "retraining", "last rung"  # bases of an answer
 CHANCES = (
     "chances: shares of random draws of all scores with this deviation; not clearly worse: better than the best model "
     f"in more than {NEGLIGIBLE_CHANCE:.0%} of them"
 )
 
 Limits = Mapping[str, float]
-Latencies = Callable[[str, str], Sequence[float]]  # basis, arch_id -> seconds of single-image calls
+# Name of a remeasurement or None, arch_id -> seconds of single-image calls.
+Latencies = Callable[[str | None, str], Sequence[float]]
 
 
 class NoCandidate(OperationFailed, SelectionError):
     """A study that has no answer because none of its candidates is complete."""
 
 
-@dataclass(frozen=True)
-class MeasuredCandidate:
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCandidate(TrustedModel):
     """A trial or baseline that may be the answer, with the quantities that limits bound."""
 
-    trial: TrialRecord
-    measurement: Measurement
-    score: float  # mean over seeds
-    seeds: int
     quantities: Mapping[str, Quantity]
     chance_best: float | None = None  # among the candidates that fit; None where it does not fit
     chance_to_keep: float | None = None  # that it is within all limits; None where no interval is known
@@ -92,14 +86,11 @@ class Answer:
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
     unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
+    missing: tuple[TrustedModel, ...] = ()  # models without which retrained scores do not decide
+    lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
 
 
-def answer(
-    study: StudyRecord,
-    summary: RetrainingSummary | None,
-    limits: Limits,
-    latencies: Latencies = lambda basis, arch_id: (),
-) -> Answer:
+def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambda remeasurement, arch_id: ()) -> Answer:
     """Return a study's answer to limits.
 
     Retrained candidates, which were trained longer and with more seeds, are the basis if the best candidate by the last
@@ -108,18 +99,19 @@ def answer(
     Raises:
         NoCandidate: The study has no complete candidate; a baseline is only shown as comparison.
     """
-    trials = complete(study)
-    if all(trial.baseline for trial in trials):
+    study, summary = evidence.study, evidence.retraining
+    if all(model.trial.baseline for model in evidence.searched):
         raise NoCandidate(str(nothing_complete(study)))
-    last = [_candidate(t, measurement(t), t.final_score, 1, latencies(LAST_RUNG, t.arch_id)) for t in trials]
-    retrained = _retrained(summary, latencies)
+    last = [_candidate(model, latencies) for model in evidence.searched]
+    retrained = [_candidate(model, latencies) for model in evidence.retrained]
     favorite = _best([c for c in last if c.fits(limits)])
-    numbers = {c.trial.number for c in retrained}
-    by_retraining = any(c.fits(limits) for c in retrained) and (favorite is None or favorite.trial.number in numbers)
+    missing = evidence.unretrained([favorite] if favorite else [])
+    by_retraining = not missing and any(c.fits(limits) for c in retrained)
     candidates = retrained if by_retraining else last
     scatter = TYPICAL_SCATTER
     if summary is not None:
         scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or TYPICAL_SCATTER
+    baselines = [model for model in evidence.searched if model.trial.baseline]
     fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)
     return Answer(
@@ -131,25 +123,18 @@ def answer(
         fitting=len(fitting),
         compared=len(candidates),
         stopped_early=sum(_stopped_within(t, limits) for t in study.trials),
-        not_retrained=sum(c.fits(limits) and c.trial.number not in numbers for c in last) if by_retraining else 0,
+        not_retrained=len(evidence.unretrained(c for c in last if c.fits(limits))) if by_retraining else 0,
         nearest=None if best else _nearest(candidates, limits),
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
         unfinished=unfinished(study),
+        missing=missing if evidence.retrained else (),
+        lacks_baselines=by_retraining and bool(baselines) and len(evidence.unretrained(baselines)) == len(baselines),
     )
 
 
-def _candidate(
-    trial: TrialRecord, m: Measurement, mean: float, seeds: int, latencies_s: Sequence[float]
-) -> MeasuredCandidate:
-    return MeasuredCandidate(trial, m, mean, seeds, quantities(trial, m, latencies_s))
-
-
-def _retrained(summary: RetrainingSummary | None, latencies: Latencies) -> list[MeasuredCandidate]:
-    return [
-        _candidate(c.trial, c.measurement, c.mean, len(c.scores), latencies(RETRAINED, c.trial.arch_id))
-        for c in (summary.complete if summary else ())
-        if c.measurement is not None and c.mean is not None
-    ]
+def _candidate(model: TrustedModel, latencies: Latencies) -> MeasuredCandidate:
+    known = quantities(model.trial, model.measurement, latencies(model.remeasurement, model.trial.arch_id))
+    return MeasuredCandidate(**vars(model), quantities=known)
 
 
 def _best(candidates: Sequence[MeasuredCandidate]) -> MeasuredCandidate | None:
@@ -193,7 +178,9 @@ def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.n
 
 def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
     m = trial.measurement
-    return trial.state is TrialState.STOPPED and m is not None and _candidate(trial, m, math.nan, 0, ()).fits(limits)
+    if trial.state is not TrialState.STOPPED or m is None:
+        return False
+    return _candidate(TrustedModel(trial, math.nan, 0, 0), lambda remeasurement, arch_id: ()).fits(limits)
 
 
 def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> MeasuredCandidate | None:
@@ -240,6 +227,12 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if a.best is not None and a.fitting > 1:
         notes.append(CHANCES)
     within = " within the limits" if limits else ""
+    if a.missing:
+        notes.append(f"retrained scores do not decide, for {a.missing[0].name}, which leads without them, has none")
+    if a.lacks_baselines:
+        notes.append(
+            "no baseline was retrained, so the answer is compared with none (backbone-nas retrain --baselines)"
+        )
     if a.stopped_early:
         notes.append(f"left out: {_candidates(a.stopped_early)}{within}, early-stopped at lower rungs")
     if a.not_retrained:
@@ -252,7 +245,8 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
         m = shown.measurement
         verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"
         doubt = " (the intervals of its timings cannot be trusted)" if timing_doubt(m) else ""
-        notes.append(f"measured on {setting_words(m)}{verdict}{doubt}")
+        again = "" if shown.remeasurement is None else f" again (remeasurement {shown.remeasurement})"
+        notes.append(f"measured{again} on {setting_words(m)}{verdict}{doubt}")
     return notes
 
 
@@ -328,6 +322,7 @@ def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str
         "score": c.score,
         "half_width": a.scatter.half_width(c.seeds),
         "seeds": c.seeds,
+        "remeasurement": c.remeasurement,
         "measurement": c.measurement.to_dict(),
         "limits": {name: _limit_json(c, name, bound) for name, bound in limits.items()},
         "chance_best": c.chance_best,

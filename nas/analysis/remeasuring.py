@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
+from nas.analysis.evidence import same_setting
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
@@ -200,7 +201,7 @@ def remeasuring_notes(study: StudyRecord, again: Remeasurement, c: RemeasuringCo
     changed = differences(study, again, before)
     notes = [f"changed: {d}" for d in changed] or ["changed: nothing that is recorded"]
     notes += _resolution_notes(before, again) + _floor_notes(again.floor) + _verdict_notes(again)
-    notes += _scale_notes(study, again)
+    notes += _scale_notes(study, again) + _use_notes(study, again)
     notes += _baseline_notes(c, FrontStatus.FRONT, "no longer dominated")
     notes += _baseline_notes(c, FrontStatus.BEHIND, "newly dominated")
     if c.not_tried:
@@ -235,6 +236,16 @@ def _scale_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
         for t in study.scale
         if t.measurement and t.number in again.measurements and t.scale != study.info.reference
     ]
+
+
+def _use_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
+    """Return a note that the timings replace the search's, where they have the same setting."""
+    olds = {t.number: t.measurement for t in complete(study) if t.measurement}
+    same = [n for n, m in again.measurements.items() if n in olds and same_setting(m, olds[n])]
+    used = (
+        "the setting is the search's: the report, the recommendation, select and export use the newest trusted timings"
+    )
+    return [used] if same else []
 
 
 def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.analysis.answer import RETRAINED, Latencies
-from nas.analysis.retraining import REMEASUREMENT
+from nas.analysis.answer import Latencies
 from nas.files import parse_json
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 
@@ -40,10 +39,10 @@ def latencies_s(folder: Path, arch_id: str) -> list[float]:
 
 
 def recorded_latencies(run_dir: Path) -> Latencies:
-    """Return a function that reads a candidate's single-image calls, of the study or of its retraining."""
+    """Return a function that reads a candidate's single-image calls, of the search or of a remeasurement."""
 
-    def latencies(basis: str, arch_id: str) -> list[float]:
-        return latencies_s(samples_folder(run_dir, REMEASUREMENT if basis == RETRAINED else None), arch_id)
+    def latencies(remeasurement: str | None, arch_id: str) -> list[float]:
+        return latencies_s(samples_folder(run_dir, remeasurement), arch_id)
 
     return latencies
 

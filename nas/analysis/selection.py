@@ -1,17 +1,16 @@
-"""Select trials of a study: the recommended one, those to retrain or to remeasure, the one a user names. Pure."""
+"""Select trials of a study: complete ones, those to retrain or to remeasure, the one a user names. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
 from nas.study import pareto
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
-from nas.study.timing_doubts import timing_doubt
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
@@ -104,84 +103,6 @@ def without_threads(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class BaselineComparison:
-    """A candidate against the best baseline, the one of the highest score.
-
-    `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
-    """
-
-    found: TrialRecord
-    baseline: TrialRecord
-    speedup: float
-    speedup_low: float
-    speedup_high: float
-    score_gain: float
-
-    @property
-    def doubtful(self) -> bool:
-        """Tell whether one of the two timings cannot be trusted."""
-        return any(timing_doubt(trial.measurement) for trial in (self.found, self.baseline))
-
-    @property
-    def shows_difference(self) -> bool:
-        """Tell whether a difference in throughput is shown: both timings can be trusted, the interval leaves out 1."""
-        return not self.doubtful and not self.speedup_low <= 1 <= self.speedup_high
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The candidate that a study recommends, and the gain over the best baseline on each axis.
-
-    `trial` is the candidate of `at_equal_score`. It is the candidate of the highest score where none scores as high as
-    the best baseline, where there is no baseline, or where throughput is no objective of the study.
-    """
-
-    trial: TrialRecord
-    at_equal_score: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
-    at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
-
-
-def recommend(study: StudyRecord) -> Recommendation | None:
-    """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung."""
-    trials = complete(study)
-    candidates = [t for t in trials if not t.baseline]
-    if not candidates:
-        return None
-    best_baseline = max((t for t in trials if t.baseline), key=lambda t: t.final_score, default=None)
-    at_equal_score = _compare(candidates, best_baseline, lambda t: (t.final_score, ratio(t)))
-    at_equal_speed = _compare(candidates, best_baseline, lambda t: (ratio(t), t.final_score))
-    by_speed = any(objective.name == "throughput" for objective in study.info.objectives)
-    if at_equal_score is not None and by_speed:
-        trial = at_equal_score.found
-    else:
-        trial = max(candidates, key=lambda t: (t.final_score, ratio(t)))
-    return Recommendation(trial, at_equal_score, at_equal_speed)
-
-
-def _compare(
-    candidates: Sequence[TrialRecord],
-    baseline: TrialRecord | None,
-    values: Callable[[TrialRecord], tuple[float, float]],
-) -> BaselineComparison | None:
-    """Compare the baseline with the best candidate by the second value among those as good in the first."""
-    if baseline is None:
-        return None
-    as_good = [t for t in candidates if values(t)[0] >= values(baseline)[0]]
-    found = max(as_good, key=lambda t: values(t)[::-1], default=None)
-    if found is None:
-        return None
-    ours, theirs = measurement(found), measurement(baseline)
-    return BaselineComparison(
-        found=found,
-        baseline=baseline,
-        speedup=ours.ratio / theirs.ratio,
-        speedup_low=ours.ratio_low / theirs.ratio_high if theirs.ratio_high > 0 else math.nan,
-        speedup_high=ours.ratio_high / theirs.ratio_low if theirs.ratio_low > 0 else math.nan,
-        score_gain=found.final_score - baseline.final_score,
-    )
-
-
-@dataclass(frozen=True)
 class FrontCandidate:
     """A candidate at the study's last rung, with its chance to be on the front."""
 
@@ -241,19 +162,14 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
     return numbers
 
 
-def find_trial(study: StudyRecord, which: str) -> TrialRecord:
-    """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
+def find_by_name(study: StudyRecord, which: str) -> TrialRecord:
+    """Return the trial that `which` names: a trial's number, or the beginning of one architecture's id.
 
     Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.
 
     Raises:
         SelectionError: there is no such trial, or there are several.
     """
-    if which == BEST:
-        recommendation = recommend(study)
-        if recommendation is None:
-            raise nothing_complete(study)
-        return recommendation.trial
     trials = [t for t in study.trials if t.state is not TrialState.DUPLICATE]
     digits = which.isascii() and which.isdigit()
     if digits and (numbered := [t for t in trials if t.number == int(which)]):

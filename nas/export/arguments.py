@@ -40,9 +40,10 @@ number of GPUs that divides the batch. After Ctrl-C the same command continues.
 """
 
 _TRIAL_HELP = (
-    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best: the report's "
-    "headline candidate, the fastest one at least as good as the best baseline; if there is none, or throughput was no "
-    "objective, the candidate of the highest score (default: best)"
+    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best: the "
+    "recommended candidate, the fastest one at least as good as the best baseline, by retrained scores where it and "
+    "all baselines were retrained; if there is none, or throughput was no objective, the candidate of the highest "
+    "score (default: best)"
 )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nas.analysis.evidence import StudyEvidence, place_words
 from nas.analysis.limit_chances import median_interval
 from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
 from nas.analysis.retraining import RetrainingSummary
@@ -38,14 +39,23 @@ UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 class CardData:
     """The content of a card apart from the report of its format."""
 
-    study: StudyRecord
-    trial: TrialRecord
-    retraining: RetrainingSummary | None
+    evidence: StudyEvidence
+    trial: TrialRecord  # with its most trusted timing
     weights: TrainedWeights  # the exported ones
     continued_from: TrainedWeights | None  # where `weights` were trained longer
-    latencies_s: Sequence[float]  # of the search's single-image calls
+    latencies_s: Sequence[float]  # of the single-image calls of that timing
     command: str
     versions: dict[str, str]
+
+    @property
+    def study(self) -> StudyRecord:
+        """Return the study with the most trusted timings."""
+        return self.evidence.study
+
+    @property
+    def retraining(self) -> RetrainingSummary | None:
+        """Return the summary of the study's retrainings."""
+        return self.evidence.retraining
 
 
 def model_card(
@@ -68,7 +78,7 @@ def model_card(
         f"# {code(trial.baseline or trial.arch_id)}",
         f"A vision backbone found by backbone-nas and distilled from {_names(data.study.info.teachers)}: "
         f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
-        f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.",
+        f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.{_place(data)}",
         "## Use",
         f"```python\n{usage}\n```",
         _input(sizes_px, kind),
@@ -83,6 +93,12 @@ def model_card(
         _license(data),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _place(data: CardData) -> str:
+    """Say whether the study recommends the model, and from what evidence; "" of another model."""
+    words = place_words(data.evidence, data.trial.number)
+    return f" In this study: {code(words)}." if words else ""
 
 
 def code(text: str) -> str:
@@ -152,7 +168,7 @@ def _speed(data: CardData) -> str:
     text = "Not measured."
     if (m := trial.measurement) is not None:
         text = (
-            f"Measured by the search on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
+            f"{_when(data)} on {code(m.device)}: {code(m.arm)}, batch {m.batch}, {m.resolution} px; "
             f"verdict {code(m.verdict)}. {_trust(m)}"
         )
         if " but for " in m.arm:
@@ -161,6 +177,12 @@ def _speed(data: CardData) -> str:
     for name, value in (("parameters", trial.params), ("multiply-accumulates per image", trial.macs)):
         rows += [f"| {name} | {value:,} | exact |"] if value is not None else []
     return text + "\n\n" + "\n".join(rows)
+
+
+def _when(data: CardData) -> str:
+    """Say who timed the model: the search, or which remeasurement."""
+    name = data.evidence.remeasured.get(data.trial.number)
+    return "Measured by the search" if name is None else f"Measured again (remeasurement {code(name)})"
 
 
 def _trust(m: Measurement) -> str:

@@ -8,9 +8,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from nas.analysis.retraining import summarize_retraining
+from nas.analysis.evidence import find_trial, gather_evidence, place_words
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
-from nas.analysis.selection import find_trial
 from nas.cache import open_recorded_targets
 from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce, log_to
@@ -54,8 +53,9 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
     """
     check_installed(settings.format)
     with Store.open(settings.run, read_only=True) as store:
-        study, retrainings, remeasurements = store.read(), store.retrainings(), store.remeasurements()
-    trial = find_trial(study, settings.trials)
+        study, retrainings, remeasurements = store.read_all()
+    evidence = gather_evidence(study, retrainings, remeasurements)
+    trial = find_trial(evidence, settings.trials)
     if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
@@ -71,16 +71,16 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
     weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
     assert weights is not None
     data = CardData(
-        study=study,
+        evidence=evidence,
         trial=trial,
-        retraining=summarize_retraining(study, retrainings, remeasurements),
         weights=weights,
         continued_from=None if settings.extra_steps is None else existing,
-        latencies_s=latencies_s(samples_folder(settings.run), trial.arch_id),
+        latencies_s=latencies_s(samples_folder(settings.run, evidence.remeasured.get(trial.number)), trial.arch_id),
         command=command,
         versions=versions(),
     )
-    return write_bundle(data, settings, out)
+    place = place_words(evidence, trial.number)
+    return [*write_bundle(data, settings, out), *([place] if place else [])]
 
 
 def check_installed(kind: str) -> None:

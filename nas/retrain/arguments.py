@@ -24,7 +24,7 @@ The command retrains the study's front and its near misses: candidates whose cha
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds or --runners-up add trainings; another --train-steps starts separate ones. Weights are written
-to RUN/retraining/seed-N/weights.
+to RUN/retraining/seed-N/weights. With --baselines, retrained scores then decide what reports and exports recommend.
 """
 
 

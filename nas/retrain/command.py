@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nas.analysis.evidence import gather_evidence, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
@@ -175,10 +176,14 @@ def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSetting
     summary = summarize_retraining(study, store.retrainings(), store.remeasurements(), steps)
     if summary is None:
         return
+    evidence = gather_evidence(study, store.retrainings(), store.remeasurements())
+    recommendation = recommended_words(evidence)
     if settings.json:
-        write_line(json.dumps(retraining_json(study, summary), indent=2))
+        plain = retraining_json(study, summary) | {"recommendation": recommendation}
+        write_line(json.dumps(plain, indent=2))
     else:
         show_retraining(study, summary, stdout_console())
+        write_line(recommendation)
     _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
 
 

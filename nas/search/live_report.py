@@ -152,19 +152,20 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
+    from reports.retraining import read_evidence
     from reports.summary import summarize
     from reports.verdict import headline
 
-    study = read_study(run_dir)
-    summary = summarize(study)
-    for sentence in headline(study.info, summary, str(run_dir)):
+    evidence = read_evidence(run_dir, read_study(run_dir))
+    summary = summarize(evidence.study, evidence)
+    for sentence in headline(evidence.record.info, summary, str(run_dir)):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:
         return
     run = str(run_dir)
     following = {
         command_line("report", [run, "--open"]): "open the report",
-        command_line("retrain", [run]): "does the front hold after longer training, with new seeds?",
+        command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }
     width = max(map(len, following))

@@ -26,9 +26,10 @@ _EXAMPLES = """examples:
   backbone-nas select runs/mine --min-throughput 2000 --max-params 1e6
   backbone-nas select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
-The score is that of the study's last rung, or the mean over seeds for candidates that `backbone-nas retrain` has
-retrained. Candidates that were early-stopped at lower rungs are not compared. If no candidate is within the limits, the
-exit code is 1, and the nearest candidate is shown.
+Candidates are compared by their scores at the study's last rung; by mean scores over seeds, retrained ones with each
+other, where `backbone-nas retrain` has retrained the best of them. A candidate that was timed again in the search's
+setting has its newest timing that can be trusted. Candidates that were early-stopped at lower rungs are not compared.
+If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
 """
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def select(settings: SelectSettings) -> int:
     """Show the answer; return 0 or NOTHING_FITS."""
     from nas.analysis.answer import answer, answer_json
-    from nas.analysis.retraining import summarize_retraining
+    from nas.analysis.evidence import gather_evidence
     from nas.analysis.run_files import all_weight_files, recorded_latencies
     from nas.analysis.tables import show_answer
     from nas.storage.store import (
@@ -58,15 +59,14 @@ def select(settings: SelectSettings) -> int:
     )  # all of these import what takes seconds, as optuna: not for --help or a bad flag
 
     with Store.open(settings.run, read_only=True) as store:
-        study = store.read()
-        summary = summarize_retraining(study, store.retrainings(), store.remeasurements())
+        evidence = gather_evidence(*store.read_all())
 
     def weights(candidate: MeasuredCandidate) -> list[Path]:
-        return all_weight_files(settings.run, candidate.trial.arch_id, _seeds(summary, candidate))
+        return all_weight_files(settings.run, candidate.trial.arch_id, _seeds(evidence.retraining, candidate))
 
-    a = answer(study, summary, settings.limits, recorded_latencies(settings.run))
+    a = answer(evidence, settings.limits, recorded_latencies(settings.run))
     if settings.json:
-        write_line(json.dumps(answer_json(study, a, settings.limits, weights), indent=2))
+        write_line(json.dumps(answer_json(evidence.study, a, settings.limits, weights), indent=2))
     else:
         show_answer(a, settings.limits, weights, stdout_console())
     return 0 if a.best else NOTHING_FITS

@@ -227,6 +227,10 @@ class Store:
             key = f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}"
             self._study.set_user_attr(key, json.dumps(retraining.to_dict()))
 
+    def read_all(self) -> tuple[StudyRecord, tuple[Retraining, ...], tuple[Remeasurement, ...]]:
+        """Read the study with its retrainings and remeasurements, the arguments of `gather_evidence`."""
+        return self.read(), self.retrainings(), self.remeasurements()
+
     def retry_while_unavailable(self, work: Callable[[], Result]) -> Result:
         """Return `work()`, and repeat the call while the database is unavailable; it may change only the store.
 

@@ -9,7 +9,7 @@ from nas.study.records import Objective, Retraining, StudyRecord, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
-from reports.retraining import read_retraining, retraining_points
+from reports.retraining import read_evidence, retraining_points, retraining_results
 from reports.sentences import curve_caption, footer, front_caption, random_control
 from reports.statistics import limit_misses
 from reports.summary import summarize
@@ -117,7 +117,7 @@ def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
 
 def test_results_of_retraining_are_on_the_page(retrained_study):
     folder, study = retrained_study
-    retraining = read_retraining(folder, study)
+    retraining = retraining_results(read_evidence(folder, study))
     assert retraining is not None
     assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
     page = render(study, summarize(study), None, retraining)
@@ -139,4 +139,4 @@ def retrained_study(tmp_path):
 
 
 def test_without_retraining_there_is_none(tmp_path):
-    assert read_retraining(tmp_path, synthetic.study(3)) is None
+    assert retraining_results(read_evidence(tmp_path, synthetic.study(3))) is None

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.analysis.selection import recommend
+from nas.analysis.evidence import gather_evidence, recommend
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize
@@ -121,7 +121,7 @@ def test_table_of_the_front_and_the_baselines(name):
                 assert row[label] == f"{t.rungs[-1].metrics[metric]:.3f}"
         beaten = sum(brute_force.beats(brute_force.place(f), brute_force.place(t)) for f in models)
         wanted = f"baseline, dominated by {beaten}" if beaten else "baseline, not dominated"
-        recommended = ", recommended" if t == recommend(s).trial else ""
+        recommended = ", recommended" if t == recommend(gather_evidence(s)).trial else ""
         assert row["status"] == (f"Pareto front{recommended}" if t in best else wanted)
 
 

@@ -57,10 +57,10 @@ def test_comparisons_are_with_the_best_baseline():
     fastest = max(as_good, key=lambda t: t.measurement.ratio)
     strongest = max(as_fast, key=lambda t: t.rungs[-1].score)
     faster, better = summary.comparisons
-    assert faster.found == fastest
+    assert faster.found.trial == fastest
     assert faster.speedup == pytest.approx(fastest.measurement.ratio / best.measurement.ratio)
     assert faster.speedup_low < faster.speedup < faster.speedup_high
-    assert better.found == strongest
+    assert better.found.trial == strongest
     assert better.score_gain == pytest.approx(strongest.score - best.score)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas.analysis.evidence import RETRAINED
 from nas.study.records import StudyRecord, TrialState
 from reports.formatting import duration
 from reports.metrics import summarize_metrics
@@ -93,18 +94,23 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
     assert check(study, SEEDS, retrained(number + 1, 0.9)).outcome is Outcome.WARN
 
 
-def test_a_retrained_baseline_that_scores_higher_is_a_warning(study):
-    results = retrained(summarize(study).recommendation.trial.number, 0.9)
-    rival = {"trial": 0, "name": "eradio_nano", "score": 0.49, "change": "baseline", "measurement": None}
-    results["candidates"].append(rival)
+def test_a_recommendation_that_retraining_took_back_is_a_warning(study):
+    found = summarize(study).recommendation
+    results = retrained(found.trial.number, 0.9)
     assert check(study, SEEDS, results).outcome is Outcome.PASS
-    rival["score"] = 0.51
-    assert check(study, SEEDS, results).outcome is Outcome.WARN
+    baseline = replace(found.best_baseline, score=0.51)
+    was = replace(found.by_search, score=0.5)
+    below = replace(found, basis=RETRAINED, by_search=was, best_baseline=baseline, was_as_good=True)
+    warned = check(study, SEEDS, results, recommendation=below)
+    assert warned.outcome is Outcome.WARN
+    assert f"{was.name}, which the search recommended, scores 0.500, less than the baseline" in warned.sentence
+    above = replace(below, by_search=replace(was, score=0.52))
+    assert check(study, SEEDS, results, recommendation=above).outcome is Outcome.PASS
 
 
 def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):
     found = check(study, SEEDS)
-    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas retrain runs/mine")
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas retrain runs/mine --baselines")
     assert check(synthetic.with_info(study, teachers={}), SEEDS).command is None
 
 
@@ -178,7 +184,7 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
 def test_checks_that_need_the_same_command_name_the_same(study):
     disagreeing = (RungCorrelation(0, 2, 30, 0.1, 0.5),)
     commands = {check(study, which, correlations=disagreeing).command for which in (RUNGS, SEEDS)}
-    assert commands == {"backbone-nas retrain runs/mine"}
+    assert commands == {"backbone-nas retrain runs/mine --baselines"}
     assert check(study, SEEDS).price
 
 

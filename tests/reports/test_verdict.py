@@ -1,14 +1,25 @@
 """The verdict on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
-import random
+from dataclasses import replace
 
 import pytest
 
-from nas.study.records import StudyRecord, TrialState
+from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.study.records import Retraining, StudyRecord, TrialState
 from reports.page import render
 from reports.sentences import baseline_words
 from reports.summary import summarize
-from reports.verdict import NO_DIFFERENCE, UNKNOWN, before_export, headline, recommended, result_line, tiles
+from reports.verdict import (
+    NO_DIFFERENCE,
+    UNKNOWN,
+    before_export,
+    export_command,
+    headline,
+    recommended,
+    result_line,
+    tiles,
+    weights_place,
+)
 from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic
 from tests.reports.brute_force import Page
@@ -29,10 +40,6 @@ def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: s
         },
     )
     return synthetic.with_info(synthetic.scored(study, lambda t: scores[t.baseline]), reference=reference)
-
-
-def timed_at(ratio):
-    return synthetic.measurement(random.Random(0), ratio).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -70,27 +77,57 @@ def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
 def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     study = compared(1.2, verdict=verdict)
     summary = summarize(study)
-    commands = [command for _, command in before_export(study.info, summary, None, "RUN")]
+    commands = [command for _, command in before_export(study.info, summary, "RUN")]
     remedies = ["backbone-nas remeasure RUN"] * (verdict != "ok")
-    assert commands == ["backbone-nas retrain RUN", *remedies]
+    assert commands == ["backbone-nas retrain RUN --baselines", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
-    own = {"trial": summary.recommendation.trial.number, "change": "still on it", "score": 0.7, "measurement": None}
-    rival = {"trial": 0, "name": "eradio_femto", "change": "baseline", "score": 0.6, "measurement": None}
-    retrained = {"steps": 810, "candidates": [own, rival]}
-    assert [command for _, command in before_export(study.info, summary, retrained, "RUN")] == remedies
-    rival["score"] = 0.8
-    assert len(before_export(study.info, summary, retrained, "RUN")) == 1 + len(remedies)
-    better = {"trial": 77, "change": "not on it", "score": 0.81, "measurement": timed_at(1.25)}
-    slower = {"trial": 78, "change": "not on it", "score": 0.9, "measurement": timed_at(0.5)}
-    retrained["candidates"] += [slower, better]
-    (sentence, command), *_ = before_export(study.info, summary, retrained, "RUN")
-    assert command.startswith("backbone-nas export RUN --trials 77 --format timm")
-    assert "0.700" in sentence
-    assert "eradio_femto, 0.800" in sentence
-    assert "0.810 at 1.25 times" in sentence
-    assert headline(study.info, summary, "RUN", retrained)[0] == sentence
-    better["measurement"]["verdict"] = "contended"
-    assert before_export(study.info, summary, retrained, "RUN")[0][1].startswith("backbone-nas export RUN --trials 78")
+    for seeds, more in ((1, ["backbone-nas retrain RUN --baselines"]), (2, [])):
+        retrained = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.7}, seeds)
+        doubts = before_export(study.info, summarize(retrained.study, retrained), "RUN")
+        assert [command for _, command in doubts] == [*more, *remedies]
+    some = after_retraining(study, {0: 0.6, 1: 0.5, 3: 0.7})
+    doubts = before_export(study.info, summarize(some.study, some), "RUN")
+    assert [command for _, command in doubts] == commands
+    assert "the baseline eradio_nano has none" in doubts[0][0]
+
+
+def after_retraining(study: StudyRecord, scores: dict[int, float], seeds: int = 2) -> StudyEvidence:
+    """Return the evidence of a study whose trials were retrained to these scores; seeds differ by 0.002."""
+    trainings = [
+        Retraining(n, seed, 1620, "2026-01-01", "cpu", (replace(study.trials[n].rungs[-1], steps=1620, score=score),))
+        for n, mean in scores.items()
+        for seed in range(seeds)
+        for score in [mean + 0.002 * seed]
+    ]
+    return gather_evidence(study, trainings)
+
+
+def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_the_other_model_the_recommended():
+    study = compared(1.2)
+    other = replace(
+        study.trials[3], number=4, arch_id="4" * 12, measurement=replace(study.trials[3].measurement, ratio=1.1)
+    )
+    other = replace(other, rungs=(*other.rungs[:-1], replace(other.rungs[-1], score=0.55)))
+    study = replace(study, trials=(*study.trials, other))
+    evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.7, 4: 0.81})
+    summary = summarize(evidence.study, evidence)
+    first, second, third, front = headline(study.info, summary, "RUN")
+    assert "trial 3, which the search recommended, scores 0.701, less than the baseline eradio_femto, 0.801." in first
+    assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
+    assert "(0.811 against 0.801). Its throughput is 1.10 times that of" in second
+    assert "retrained candidates" in third
+    assert (
+        "These scores are means of longer trainings (2 seeds, 1,620 steps); the 95 % interval of this difference"
+        in third
+    )
+    assert "The Pareto front of the search, by its own scores," in front
+    line = result_line(summary)
+    assert "trial 4 scores at least as high as eradio_femto: 1.10 times" in line
+    assert line.endswith("; trial 3, recommended by the search, fell below the baseline)")
+    assert recommended(study.info, summary).startswith("score 0.811 (mean of 2 longer trainings, 1,620 steps each); ")
+    assert "no interval" not in tiles(study.info, summary)[1].note
+    assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trials 4 ")
+    assert weights_place(summary) == f"retraining/seed-*/weights/{'4' * 12}.safetensors"
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.answer import LAST_RUNG, RETRAINED, Answer, answer, confidence_line
+from nas.analysis.answer import Answer, answer, answer_notes, confidence_line
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, gather_evidence
 from nas.analysis.noise import TYPICAL_SCATTER
-from nas.analysis.retraining import RetrainingSummary, summarize_retraining
 from nas.analysis.selection import SelectionError
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
@@ -32,9 +32,9 @@ def study() -> StudyRecord:
 
 
 def answer_to(
-    limits: Mapping[str, float], summary: RetrainingSummary | None = None, of: StudyRecord | None = None
+    limits: Mapping[str, float], evidence: StudyEvidence | None = None, of: StudyRecord | None = None
 ) -> Answer:
-    return answer(of or study(), summary, limits)
+    return answer(evidence or gather_evidence(of or study()), limits)
 
 
 def numbers(result: Answer) -> list[int]:
@@ -116,37 +116,50 @@ def test_a_study_without_complete_trials_has_no_answer() -> None:
         answer_to({}, of=replace(base, trials=()))
 
 
-def summary_of(scores: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> RetrainingSummary:
+def evidence_of(scores: Mapping[int, tuple[float, ...]], ratios: Mapping[int, float]) -> StudyEvidence:
     again = [f for n, values in scores.items() for f in retrained(n, dict(enumerate(values, 1)))]
-    summary = summarize_retraining(study(), again, [remeasured_for_retraining(ratios)])
-    assert summary is not None
-    return summary
+    return gather_evidence(study(), again, [remeasured_for_retraining(ratios)])
 
 
 def test_retrained_candidates_answer_by_their_means_and_measurements() -> None:
-    summary = summary_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0})
-    result = answer_to({"max_params": 500_000}, summary)
+    evidence = evidence_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0})
+    result = answer_to({"max_params": 500_000}, evidence)
     assert result.best is not None
     assert (result.basis, result.steps) == (RETRAINED, 90)
     assert result.best.trial.number == 4  # 3 is ahead in the study
     assert result.best.score == pytest.approx(0.755)
     assert result.best.seeds == 2
-    assert result.scatter == summary.scatter
+    assert evidence.retraining is not None
+    assert result.scatter == evidence.retraining.scatter
     assert (result.compared, result.fitting, result.not_retrained) == (3, 3, 2)  # 0 and 1 fit, too
     # It has 1200 images/s now and had 1100 in the study, where 2 is the favorite under this limit.
-    result = answer_to({"min_throughput_img_s": 1150}, summary)
+    result = answer_to({"min_throughput_img_s": 1150}, evidence)
     assert result.best is not None
     assert (result.basis, result.best.trial.number) == (RETRAINED, 4)
-    assert answer_to({"min_throughput_img_s": 1250}, summary).best.trial.number == 2  # type: ignore[union-attr]
+    assert answer_to({"min_throughput_img_s": 1250}, evidence).best.trial.number == 2  # type: ignore[union-attr]
 
 
 def test_the_last_rung_answers_where_its_best_candidate_is_not_retrained() -> None:
-    summary = summary_of({2: (0.5, 0.51), 1: (0.3, 0.31)}, {1: 4.0, 2: 2.0})
-    result = answer_to({}, summary)
+    evidence = evidence_of({2: (0.5, 0.51), 1: (0.3, 0.31)}, {1: 4.0, 2: 2.0})
+    result = answer_to({}, evidence)
     assert result.best is not None
     assert (result.basis, result.best.trial.number, result.best.score) == (LAST_RUNG, 3, 0.60)
-    assert result.scatter == summary.scatter_at_last_rung  # measured by the retrainings after the study's last rung
+    assert evidence.retraining is not None
+    assert [model.number for model in result.missing] == [3]
+    assert (
+        result.scatter == evidence.retraining.scatter_at_last_rung
+    )  # measured by the retrainings after the study's last rung
     assert result.not_retrained == 0
+
+
+@pytest.mark.parametrize(("retrained_too", "said"), [({}, True), ({0: (0.4, 0.41)}, False)])
+def test_an_answer_by_retrained_scores_says_that_no_baseline_has_one(
+    retrained_too: dict[int, tuple[float, ...]], said: bool
+) -> None:
+    result = answer_to({}, evidence_of({3: (0.70, 0.71), **retrained_too}, {3: 1.0}))
+    assert result.basis == RETRAINED
+    assert any(note.startswith("no baseline was retrained") for note in answer_notes(result, {})) is said
+    assert not any("no baseline" in note for note in answer_notes(answer_to({}), {}))
 
 
 @settings(max_examples=30, deadline=None)
@@ -187,7 +200,7 @@ def test_a_deviation_of_another_study_makes_no_confidence() -> None:
     assert not borrowed.scatter.measured
     assert "unknown" in confidence_line(borrowed, {})
     assert "another study" in confidence_line(borrowed, {})
-    measured = answer_to({}, summary_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
+    measured = answer_to({}, evidence_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
     assert measured.scatter.measured
     assert "unknown" not in confidence_line(measured, {})
     alone = answer_to({"max_params": 100_000})

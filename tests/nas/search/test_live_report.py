@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.analysis.selection import recommend
+from nas.analysis.evidence import gather_evidence, recommend
 from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, LostModels, end_search
 from nas.search.session import SearchFailed, conclude
 from nas.storage.store import read_study
@@ -92,10 +92,10 @@ def test_a_finished_search_names_its_winner_and_what_to_do_next(loop, tmp_path, 
     run = tmp_path / "run"
     end(loop, run, "done")
     shown = capsys.readouterr().out
-    recommended = recommend(read_study(run))
+    recommended = recommend(gather_evidence(read_study(run)))
     assert recommended is not None
     assert f" {recommended.trial.name} " in shown
-    for command in (f"report {run} --open", f"retrain {run}", f"export {run} --format timm"):
+    for command in (f"report {run} --open", f"retrain {run} --baselines", f"export {run} --format timm"):
         assert f"\n  backbone-nas {command} " in shown
     assert shown.endswith(f"\nreport: {run / 'report.html'}\n")
 

@@ -1,0 +1,274 @@
+"""The most trusted score and throughput of each model, and what is recommended from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.analysis.evidence import (
+    LAST_RUNG,
+    RETRAINED,
+    BaselineComparison,
+    StudyEvidence,
+    TrustedModel,
+    evidence_words,
+    find_trial,
+    gather_evidence,
+    place_words,
+    recommend,
+    source_words,
+)
+from nas.analysis.retraining import WRONG_OUTPUT
+from nas.analysis.selection import SelectionError, measurement
+from nas.study.objectives import objectives
+from nas.study.records import Remeasurement, StudyRecord
+from tests.nas.analysis.builders import (
+    OVERTURNED,
+    SEARCHED,
+    failed,
+    remeasured,
+    remeasured_for_retraining,
+    retrained,
+    small_study,
+)
+
+
+def evidence_of(scores: Mapping[int, tuple[float, ...]], **ratios: Mapping[int, float]) -> StudyEvidence:
+    """Return the evidence of SEARCHED with these scores by trial, a seed each, and remeasurements by name."""
+    trainings = [r for n, values in scores.items() for r in retrained(n, dict(enumerate(values, 1)))]
+    again = [remeasured(each, name=name) for name, each in ratios.items()]
+    return gather_evidence(small_study(SEARCHED), trainings, again)
+
+
+def test_retrained_scores_take_back_what_the_short_trainings_recommend() -> None:
+    short = recommend(evidence_of({}))
+    assert short is not None
+    assert (short.model.number, short.basis, short.taken_back) == (1, LAST_RUNG, False)
+    assert evidence_words(short) == "scores of one training each, 30 steps"
+    found = recommend(evidence_of(OVERTURNED))
+    assert found is not None
+    assert (found.model.number, found.basis, found.by_search.number) == (2, RETRAINED, 1)
+    assert found.at_equal_score is not None
+    assert (found.at_equal_score.speedup, found.at_equal_score.score_gain) == (3.3, pytest.approx(0.006))
+    assert (found.by_search.score, found.fell_below, found.taken_back) == (pytest.approx(0.607), True, True)
+    assert evidence_words(found) == (
+        "scores of 2 longer trainings each, 90 steps; trial 1, recommended by the search, fell below the baseline"
+    )
+
+
+def test_a_recommendation_that_holds_is_not_taken_back() -> None:
+    found = recommend(evidence_of({**OVERTURNED, 1: (0.634, 0.636)}))
+    assert found is not None
+    assert (found.model.number, found.basis, found.taken_back) == (1, RETRAINED, False)
+    assert evidence_words(found) == "scores of 2 longer trainings each, 90 steps"
+
+
+def test_a_faster_model_that_became_as_good_overtakes_the_recommended_one() -> None:
+    found = recommend(evidence_of({**OVERTURNED, 1: (0.65, 0.65), 4: (0.64, 0.64)}))
+    assert found is not None
+    assert (found.model.number, found.fell_below, found.taken_back) == (4, False, True)
+    assert evidence_words(found).endswith("; trial 1, recommended by the search, was overtaken")
+
+
+def test_where_no_retrained_candidate_is_as_good_the_highest_score_is_recommended_and_said_to_have_fallen() -> None:
+    found = recommend(evidence_of({0: (0.7, 0.7), 1: (0.6, 0.6), 2: (0.5, 0.5), 3: (0.6, 0.59)}))
+    assert found is not None
+    assert (found.model.number, found.at_equal_score, found.fell_below) == (1, None, True)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing", "words"),
+    [(0, [0], "the baseline eradio_femto has none"), (1, [1], "trial 1 has none")],
+)
+def test_retrained_scores_decide_only_with_the_baselines_and_the_searchs_recommendation(
+    left_out: int, missing: list[int], words: str
+) -> None:
+    found = recommend(evidence_of({n: scores for n, scores in OVERTURNED.items() if n != left_out}))
+    assert found is not None
+    assert (found.model.number, found.model.score, found.basis) == (1, SEARCHED[1][0], LAST_RUNG)
+    assert [model.number for model in found.missing] == missing
+    assert words in evidence_words(found)
+
+
+def test_a_baseline_whose_training_failed_has_no_retrained_score() -> None:
+    trainings = [r for n in (1, 2, 3) for r in retrained(n, {1: 0.7})] + [failed(0, 1, "nan")]
+    found = recommend(gather_evidence(small_study(SEARCHED), trainings))
+    assert found is not None
+    assert (found.basis, [model.number for model in found.missing]) == (LAST_RUNG, [0])
+
+
+def test_without_baselines_the_retrained_scores_of_the_recommended_model_decide() -> None:
+    study = small_study(SEARCHED)
+    lone = StudyRecord(study.info, study.trials[1:])
+    found = recommend(gather_evidence(lone, [r for n in (2, 3) for r in retrained(n, {1: 0.8 - n / 10})]))
+    assert found is not None
+    assert (found.model.number, found.basis, found.by_search.number) == (2, RETRAINED, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(sorted(SEARCHED)), st.lists(st.floats(0.1, 0.9), min_size=1, max_size=3)),
+    st.sampled_from([90, 270]),
+)
+def test_retrained_and_short_scores_are_never_compared(scores: dict[int, list[float]], steps: int) -> None:
+    trainings = [r for n, each in scores.items() for r in retrained(n, dict(enumerate(each)), steps)]
+    found = recommend(gather_evidence(small_study(SEARCHED), trainings))
+    assert found is not None
+    compared = [c for c in (found.at_equal_score, found.at_equal_speed) if c]
+    models = [found.model, found.by_search, *(m for c in compared for m in (c.found, c.baseline))]
+    assert {m.steps for m in models} == {steps if found.retrained else 30}
+    assert found.retrained == ({0, 1} <= set(scores))
+    for model in models:
+        mean = sum(scores[model.number]) / len(scores[model.number]) if found.retrained else SEARCHED[model.number][0]
+        assert model.score == pytest.approx(mean)
+
+
+def test_the_newest_timing_of_the_searchs_setting_counts() -> None:
+    evidence = evidence_of({}, older={1: 4.0, 2: 3.0}, newer={1: 1.5})
+    assert {m.number: (m.ratio, m.remeasurement) for m in evidence.searched} == {
+        0: (1.0, None), 1: (1.5, "newer"), 2: (3.0, "older"), 3: (1.7, None), 4: (7.0, None)
+    }  # fmt: skip
+    assert evidence.remeasured == {1: "newer", 2: "older"}
+    assert [t.measurement and t.measurement.ratio for t in evidence.record.trials] == [1.0, 5.94, 3.3, 1.7, 7.0]
+    found = recommend(evidence)  # 1 and 2 are as good as the baseline; 1 is the slower one now
+    assert found is not None
+    assert (found.model.number, found.model.ratio) == (2, 3.0)
+    assert evidence_words(found).endswith("; throughput of trial 2 measured again")
+
+
+@pytest.mark.parametrize(
+    ("changes", "ratio"),
+    [
+        ({}, 2.0),
+        *(({name: other}, 5.94) for name, other in
+          {"device": "another", "arm": "bf16", "batch": 1, "resolution": 96, "reference": "other"}.items()),
+        ({"verdict": "contended"}, 5.94),
+        ({"samples": 4}, 5.94),
+        ({"ratio_low": 0.01, "ratio_high": 400.0}, 5.94),
+        ({"verdict": WRONG_OUTPUT}, 5.94),
+        ({"verdict": "wide"}, 2.0),
+    ],
+)  # fmt: skip
+def test_other_settings_and_doubtful_timings_do_not_replace_the_searchs(changes: dict[str, Any], ratio: float) -> None:
+    again = remeasured({1: 2.0})
+    changed = {n: replace(m, **changes) for n, m in again.measurements.items()}
+    (model,) = (
+        m for m in gather_evidence(small_study(SEARCHED), (), [replace(again, measurements=changed)]).searched
+        if m.number == 1
+    )  # fmt: skip
+    assert model.ratio == ratio
+
+
+def test_a_doubtful_timing_of_the_search_is_replaced_by_a_trusted_one_and_else_by_the_newest() -> None:
+    study = small_study(SEARCHED)
+    bad = [replace(t, measurement=replace(measurement(t), verdict="contended")) for t in study.trials]
+    disturbed = StudyRecord(study.info, tuple(bad))
+
+    def ratio_of_1(*again: Remeasurement) -> float:
+        return next(m.ratio for m in gather_evidence(disturbed, (), again).searched if m.number == 1)
+
+    good, later = remeasured({1: 2.0}, name="good"), remeasured({1: 3.0}, name="later")
+    noisy = replace(later, measurements={1: replace(later.measurements[1], verdict="throttled")})
+    assert (ratio_of_1(good, noisy), ratio_of_1(noisy)) == (2.0, 3.0)
+
+
+def test_retrained_models_have_their_trusted_timing() -> None:
+    trainings = [r for n, values in OVERTURNED.items() for r in retrained(n, dict(enumerate(values, 1)))]
+    at_retraining = replace(remeasured_for_retraining({0: 1.0, 1: 5.0, 2: 3.0, 3: 1.6}), created="2026-01-02")
+    other_device = replace(at_retraining, measurements={
+        n: replace(m, device="gpu", ratio=9.0) for n, m in at_retraining.measurements.items()
+    })  # fmt: skip
+    for again, ratio, words in (
+        (at_retraining, 3.0, "measured again (remeasurement retraining)"),
+        (other_device, 3.3, "measured by the search"),
+    ):
+        found = recommend(gather_evidence(small_study(SEARCHED), trainings, [again]))
+        assert found is not None
+        assert found.model.ratio == ratio
+        assert source_words(found.model, True) == f"mean score of 2 longer trainings, 90 steps each; throughput {words}"
+
+
+def test_the_place_of_a_model_is_said_of_the_recommended_and_the_taken_back_one() -> None:
+    evidence = evidence_of(OVERTURNED)
+    said = [bool(place_words(evidence, number)) for number in (0, 1, 2, 3)]
+    assert said == [False, True, True, False]
+    assert place_words(evidence, 1).startswith("recommended is trial 2: scores of 2 longer trainings")
+
+
+def recommended(study: StudyRecord) -> int:
+    evidence = gather_evidence(study)
+    recommendation = recommend(evidence)
+    assert recommendation is not None
+    assert find_trial(evidence, "best") == recommendation.trial
+    return recommendation.trial.number
+
+
+def test_recommended_is_the_fastest_of_those_as_good_as_the_best_baseline() -> None:
+    points = {0: (0.4, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.4, 1.99)}
+    found = recommend(gather_evidence(small_study(points)))
+    assert found is not None
+    assert found.at_equal_score is not None
+    assert found.at_equal_speed is not None
+    assert (found.trial.number, found.at_equal_score.found.number, found.at_equal_speed.found.number) == (2, 2, 3)
+    assert (found.at_equal_score.speedup, found.at_equal_score.score_gain) == (2.0, 0.0)
+    assert found.at_equal_speed.speedup == 1.0
+    assert found.at_equal_speed.score_gain == pytest.approx(0.2)
+
+
+def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
+    study = small_study()
+    bounds = {0: (0.9, 1.1), 3: (0.8, 1.3)}  # of the baseline and of the candidate at equal speed
+    trials = [
+        replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=low, ratio_high=high))
+        for t in study.trials
+        for low, high in [bounds.get(t.number, (1.0, 1.0))]
+    ]
+    found = recommend(gather_evidence(StudyRecord(study.info, tuple(trials))))
+    assert found is not None
+    assert found.at_equal_speed is not None
+    assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == (0.8 / 1.1, 1.3 / 0.9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "shown"),
+    [(1.01, 1.5, "ok", True), (0.5, 0.99, "ok", True), (0.97, 2.2, "ok", False), (1.01, 1.5, "contended", False)],
+)
+def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1(
+    low: float, high: float, verdict: str, shown: bool
+) -> None:
+    trials = [
+        replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=1.0, ratio_high=1.0, verdict="ok"))
+        for t in small_study().trials
+    ]
+    found = replace(measurement(trials[3]), ratio_low=low, ratio_high=high, verdict=verdict)
+    models = (TrustedModel(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
+    compared = BaselineComparison(*models, 1.2, low, high, 0.1)
+    assert compared.shows_difference is shown
+
+
+def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:
+    assert recommended(small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.6, 3.0)})) == 3
+    study = small_study({0: (0.9, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0)})
+    assert recommended(StudyRecord(study.info, study.trials[1:])) == 2
+
+
+@pytest.mark.parametrize("names", [("score",), ("score", "latency"), ("params", "score")])
+def test_where_throughput_is_no_objective_the_highest_score_is_recommended(names: tuple[str, ...]) -> None:
+    study = small_study({0: (0.1, 1.0), 1: (0.2, 4.0), 2: (0.6, 2.0), 3: (0.5, 3.0)})
+    assert recommended(study) == 1
+    study = StudyRecord(replace(study.info, objectives=objectives(names, "both")), study.trials)
+    assert recommended(study) == 2
+
+
+def test_nothing_is_recommended_before_a_candidate_reaches_the_last_rung() -> None:
+    study = small_study()
+    short = tuple(t if t.baseline else replace(t, rungs=t.rungs[:1]) for t in study.trials)
+    evidence = gather_evidence(replace(study, trials=short))
+    assert recommend(evidence) is None
+    with pytest.raises(SelectionError, match="no trial that was measured and trained to its last rung"):
+        find_trial(evidence, "best")

@@ -1,0 +1,190 @@
+"""One recommendation: the terminal, the commands, the Python API, the model card and the report name the same model.
+
+The search recommends trial 1; retraining takes that back and recommends trial 2, as in the sample report.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import backbones
+from nas.analysis.run_files import retraining_folder
+from nas.api import load_study
+from nas.export.__main__ import main as export_command
+from nas.retrain.__main__ import main as retrain_command
+from nas.search.live_report import _show_result
+from nas.select.__main__ import main as select_command
+from reports.__main__ import main as report_command
+from search_space import ArchSpec
+from tests.nas.analysis.builders import (
+    OVERTURNED,
+    SEARCHED,
+    new_store,
+    remeasured,
+    remeasured_for_retraining,
+    retrained,
+    small_study,
+)
+from tests.reports.brute_force import Page
+
+TAKEN_BACK = "trial 1, recommended by the search, fell below the baseline"
+SENTENCE = "Retrained for 90 steps, trial 1, which the search recommended, scores 0.607, less than the baseline"
+
+
+def searched(run: Path, without: tuple[int, ...] = ()) -> Path:
+    """Store the study with weights of the search and of two seeds of each retrained trial, without some trials'."""
+    study = small_study(SEARCHED)
+    store = new_store(run, study)
+    torch.manual_seed(0)
+    for trial in study.trials[:3]:
+        network = backbones.build(ArchSpec.from_dict(trial.spec))
+        for folder in (run, retraining_folder(run, 1), retraining_folder(run, 2)):
+            (folder / "weights").mkdir(parents=True, exist_ok=True)
+            backbones.save(network, folder / "weights" / f"{trial.arch_id}.safetensors")
+    for number, scores in OVERTURNED.items():
+        for retraining in retrained(number, dict(enumerate(scores, 1))) if number not in without else ():
+            store.save_retraining(retraining)
+    store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in SEARCHED.items()}))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return searched(tmp_path / "run")
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[int], str]:
+    """Return a function that checks an exit code and returns what the command printed on stdout."""
+
+    def output(code: int) -> str:
+        assert code == 0
+        return capsys.readouterr().out
+
+    return output
+
+
+def test_the_python_api_recommends_by_retrained_scores(run: Path) -> None:
+    study = load_study(run)
+    best = study.best()
+    assert (best.number, best.seeds, best.steps) == (2, 2, 90)
+    assert best.score == pytest.approx(0.64)
+    assert best.source.startswith("mean score of 2 longer trainings, 90 steps each; throughput measured again")
+    assert TAKEN_BACK in study.evidence
+    assert "trial 2 scores at least as high as eradio_femto: 3.30 times" in repr(study)
+    assert {model.number: model.steps for model in study.models} == dict.fromkeys(SEARCHED, 30)
+    assert [model.number for model in study.retrained] == [4, 1, 2, 3, 0]  # the fastest first
+    assert study.model(1).score == SEARCHED[1][0]
+
+
+def test_the_last_line_of_the_report_command_and_the_page_recommend_by_retrained_scores(
+    run: Path, printed: Callable[[int], str]
+) -> None:
+    last = printed(report_command([str(run)])).splitlines()[-1]
+    assert "; trial 2 scores at least as high as eradio_femto: 3.30 times its throughput (scores of 2 longer" in last
+    assert TAKEN_BACK in last
+    words = Page((run / "report.html").read_text()).words
+    assert f"{SENTENCE} eradio_femto, 0.634." in words
+    assert "Trial 2 is the fastest retrained candidate that scores at least as high as" in words
+    assert "(0.640 against 0.634). Its throughput is 3.30 times that of" in words
+    assert "Recommended so far: trial 2" in words
+    assert "score 0.640 (mean of 2 longer trainings, 90 steps each)" in words
+    assert f"export {run} --trials 2 --format timm" in words
+    assert f"{run}/retraining/seed-*/weights/{small_study(SEARCHED).trials[2].arch_id}.safetensors" in words
+    assert "each trained once" not in words
+
+
+def test_the_end_of_a_search_recommends_by_retrained_scores(run: Path) -> None:
+    text = io.StringIO()
+    _show_result(run, Console(file=text, width=1000))
+    assert text.getvalue().startswith(f"{SENTENCE} eradio_femto, 0.634.\nTrial 2 is the fastest retrained candidate")
+
+
+def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
+    run: Path, tmp_path: Path, printed: Callable[[int], str]
+) -> None:
+    lines = printed(export_command([str(run), "--format", "timm", "--out", str(tmp_path / "best")])).splitlines()
+    assert "best: trial 2, " in lines[0]
+    assert lines[-1].startswith("recommended is trial 2: scores of 2 longer trainings each")
+    for number in (1, 2):
+        out = tmp_path / f"trial-{number}"
+        lines = printed(export_command([str(run), "--trials", str(number), "--format", "timm", "--out", str(out)]))
+        assert TAKEN_BACK in lines
+        assert TAKEN_BACK in (out / "README.md").read_text()
+    other = tmp_path / "baseline"
+    assert "recommended" not in printed(
+        export_command([str(run), "--trials", "0", "--format", "timm", "--out", str(other)])
+    )
+    assert "recommended" not in (other / "README.md").read_text()
+
+
+def test_retraining_ends_with_the_recommendation(run: Path, printed: Callable[[int], str]) -> None:
+    words = ["--baselines", "--seeds", "2", "--runners-up", "0", "--plot", str(run / "plot.png")]
+    last = printed(retrain_command([str(run), *words])).splitlines()[-1]
+    assert last.startswith("recommended is trial 2: scores of 2 longer trainings each, 90 steps; ")
+    assert TAKEN_BACK in last
+    told = json.loads(printed(retrain_command([str(run), *words, "--json"])))
+    assert told["recommendation"] == last
+
+
+def test_without_retrained_baselines_the_scores_of_the_search_decide_everywhere(
+    tmp_path: Path, printed: Callable[[int], str]
+) -> None:
+    run = searched(tmp_path / "run", without=(0,))
+    assert load_study(run).best().number == 1
+    last = printed(report_command([str(run)])).splitlines()[-1]
+    assert (
+        "; trial 1 scores at least as high as eradio_femto: 5.94 times its throughput (scores of one training" in last
+    )
+    assert "retrained scores do not decide, for the baseline eradio_femto has none" in last
+    page = Page((run / "report.html").read_text()).words
+    assert "Its score is that of the search: retrained scores do not decide" in page
+    assert f"backbone-nas retrain {run} --baselines" in page
+    lines = printed(export_command([str(run), "--format", "timm"])).splitlines()
+    assert "trial 1, " in lines[0]
+
+
+def test_timings_of_the_searchs_setting_change_the_report_the_api_select_and_the_card(
+    tmp_path: Path, printed: Callable[[int], str]
+) -> None:
+    study = small_study(SEARCHED)
+    run = tmp_path / "run"
+    store = new_store(run, study)
+    # Trial 1 turns out to be slower than 2 and leaves the front of speed and score.
+    again = remeasured({0: 1.0, 1: 2.0, 2: 3.2}, name="quiet")
+    phone = remeasured(dict.fromkeys(SEARCHED, 100.0), name="phone")
+    phone = replace(phone, measurements={n: replace(m, device="phone") for n, m in phone.measurements.items()})
+    for each in (again, phone):
+        store.save_remeasurement(each)
+    (run / "weights").mkdir()
+    for trial in study.trials[1:3]:
+        backbones.save(
+            backbones.build(ArchSpec.from_dict(trial.spec)), run / "weights" / f"{trial.arch_id}.safetensors"
+        )
+    loaded = load_study(run)
+    best = loaded.best()
+    assert (best.number, best.ratio, best.score) == (2, 3.2, SEARCHED[2][0])
+    assert (
+        best.source == "score of one training of the search, 30 steps; throughput measured again (remeasurement quiet)"
+    )
+    assert [model.number for model in loaded.front()] == [4, 2, 3]
+    last = printed(report_command([str(run)])).splitlines()[-1]
+    assert "; trial 2 scores at least as high as eradio_femto: 3.20 times its throughput" in last
+    assert "throughput of trial 2 and eradio_femto measured again" in last
+    page = Page((run / "report.html").read_text())
+    assert "3 models were timed again in the search’s setting" in page.words
+    answer = json.loads(printed(select_command([str(run), "--min-throughput", "3000", "--json"])))
+    assert (answer["best"]["trial"], answer["best"]["remeasurement"]) == (2, "quiet")
+    assert answer["best"]["measurement"]["ratio"] == 3.2
+    printed(export_command([str(run), "--format", "timm", "--out", str(tmp_path / "winner")]))
+    card = (tmp_path / "winner/README.md").read_text()
+    assert "Measured again (remeasurement `quiet`) on" in card
+    assert "| 3.200 | " in card
