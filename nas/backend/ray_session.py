@@ -45,12 +45,15 @@ def local_ray(num_cpus: int) -> Iterator[str]:
 
     Args:
         num_cpus: CPUs that Ray counts, of which a trial takes one and each of its ranks another.
+
+    Raises:
+        ClusterError: Ray does not start.
     """
     # The paths of Ray's sockets must have fewer than 107 characters: a run folder may be too deep in a home.
     # Ray's agents outlive a killed driver by the minute in which they try to tell its head, so a guard ends them.
     with scratch_folder("nas-ray-") as scratch, guarded(scratch), _token_authentication(), _without_api_server():
         try:
-            _init_ray(
+            _start_ray(
                 address="local",
                 num_cpus=num_cpus,
                 include_dashboard=False,
@@ -118,6 +121,19 @@ def cluster_resources(address: str, folder: Path) -> tuple[int, float, float]:
 def head_address() -> str:
     """Return HOST:PORT of the head of the Ray that this process has started or joined."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def _start_ray(**settings: Any) -> None:
+    """Start Ray; ClusterError in place of the plain Exception that Ray raises when its processes take over 30 s."""
+    try:
+        _init_ray(**settings)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise ClusterError(
+            "Ray's processes did not start within 30 s, because the machine has too much other work; run the command "
+            "again, with --resume RUN if the search had begun"
+        ) from error
 
 
 def _init_ray(**settings: Any) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
+from ray._private.node import Node
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
+from nas.backend.cluster import ClusterError
 from nas.backend.ray_session import head_address, local_ray
 from nas.backend.watchdog import TrialWatchdog
 from nas.study.failures import Failure
@@ -54,6 +58,21 @@ def test_nobody_without_the_token_of_a_session_is_answered(sessions: Sessions) -
 def test_nobody_else_enters_the_folder_of_a_session_and_it_is_removed(sessions: Sessions) -> None:
     assert [mode for _, _, _, mode, _ in sessions] == [0o700] * 2
     assert not any(folder.exists() for _, _, folder, _, _ in sessions)
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes have 30 s, which an overloaded machine may not give them: here one is stopped at once."""
+    start = Node.start_raylet
+
+    def stopped(node: Node, *arguments: Any, **settings: Any) -> None:
+        start(node, *arguments, **settings)
+        (raylet,) = node.all_processes["raylet"]
+        raylet.process.send_signal(signal.SIGSTOP)
+
+    monkeypatch.setattr(Node, "start_raylet", stopped)
+    with pytest.raises(ClusterError, match="did not start within 30 s"), local_ray(1):
+        pytest.fail("it started")
 
 
 class _Pickled:
