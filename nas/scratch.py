@@ -157,14 +157,16 @@ def _belongs(pid: int, folder: Path) -> bool:
     """Return whether a process was started for a scratch folder.
 
     Its environment says so. A process that gives itself a title, as Ray's agents do, may overwrite its environment with
-    zeros: then a file of the folder that it has open says so.
+    zeros, from the beginning: then a file of the folder that it has open says so.
     """
     process = Path("/proc") / str(pid)
     with suppress(OSError):
         variables = (process / "environ").read_bytes()
-        if variables.strip(b"\0"):
-            return f"{VARIABLE}={folder}".encode() in variables.split(b"\0")
-        return any(_is_open_in(folder.resolve(), file) for file in (process / "fd").iterdir())
+        if f"{VARIABLE}={folder}".encode() in variables.split(b"\0"):
+            return True
+        return variables.startswith(b"\0") and any(
+            _is_open_in(folder.resolve(), file) for file in (process / "fd").iterdir()
+        )
     return False
 
 

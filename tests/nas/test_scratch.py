@@ -79,7 +79,8 @@ def test_a_child_whose_title_has_overwritten_its_environment_ends_too(tmp_path: 
     title = "import ray._raylet; ray._raylet.setproctitle('ray::Agent'); log = open(folder + '/log', 'w'); log.flush()"
     code = f"import os, signal; folder = os.environ['{VARIABLE}']; {title}; print('ready', flush=True); signal.pause()"
     with scratch_folder("s-", tmp_path) as folder:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        short = {"PATH": os.environ["PATH"], VARIABLE: str(folder)}
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=short)
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         other = subprocess.Popen(["tail", "-f", folder / "log"], env={"PATH": os.environ["PATH"]})  # a user's
