@@ -106,11 +106,14 @@ def estimate(
     """
     root, total = images.entry.folder.parent, estimate_images(images)
     _check_room(root, total)
-    for done, teacher in enumerate(teachers):
-        progress(TIMING, done, len(teachers))
+    timed = [teacher for teacher in teachers if any(_missing_passes(teacher).values())]
+    for teacher in teachers:
+        if teacher in timed:
+            progress(TIMING, timed.index(teacher), len(timed))
         total += estimate_teacher(teacher)
         _check_room(root, total)
-    progress(TIMING, len(teachers), len(teachers))
+    if timed:
+        progress(TIMING, len(timed), len(timed))
     return total
 
 

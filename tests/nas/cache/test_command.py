@@ -9,6 +9,7 @@ import pytest
 
 from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
+from nas.cache.estimate import TIMING
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
@@ -31,7 +32,8 @@ def names(root):
 def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, capsys):
     assert main([*BUILD, "--cache", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert err.startswith("teacher cache: about ")
+    assert err.splitlines()[2].startswith("teacher cache: about ")
+    assert err.splitlines()[:2] == [f"{TIMING}: 0/1", f"{TIMING}: 1/1"]
     assert "on an idle machine, in 6 steps" in err
     assert "xfeat on val images: 20/20" in err
     assert "xfeat spatial: 64 -> 16 channels" in out

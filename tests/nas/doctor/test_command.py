@@ -7,12 +7,14 @@ import json
 import platform
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from nas.doctor import examination, gpu_session, readings
 from nas.doctor.__main__ import main
@@ -29,6 +31,7 @@ from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
 from tests.nas.doctor import gpus
 from tests.nas.profile.services import InProcess
+from tests.nas.study.builders import measurement
 
 HEALTHY: dict[Callable[..., Any], Any] = {
     readings.read_cpu: readings.read_cpu(),
@@ -302,3 +305,18 @@ def test_lines_for_others_name_no_folder(text: str, public: str) -> None:
 def test_lines_for_others_name_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.doctor.gpu_report._NAMES", (("HOST", lambda: "node-1"), ("USER", lambda: "ann")))
     assert public_line("ann at node-1, node-12 and annex") == "USER at HOST, node-12 and annex"
+
+
+def test_a_timing_that_cannot_be_used_leaves_the_names_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    scattered = replace(
+        measurement(0.5), ratio_low=0.01, ratio_high=9.0, samples=6, verdict="scattered", notes=("x" * 60,)
+    )
+    row = {
+        "arch": "swinv2_small_window8_256",
+        "runtime": "eager+fp32+channels-last+fused",
+        "measurement": scattered.to_dict(),
+    }
+    Console(width=100).print(gpu_session.benchmark_table([row]))
+    shown = capsys.readouterr().out
+    assert "not usable" in shown or "usable:" in shown
+    assert row["arch"] in shown
