@@ -245,7 +245,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.table:
         try:
-            sandbox.check()
+            sandbox.check(args.work)
         except sandbox.NoSandbox as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

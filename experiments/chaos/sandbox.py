@@ -29,8 +29,10 @@ def command(words: list[str]) -> list[str]:
     return [*namespaces, "bash", "-c", '"$@"; exit $?', "bash", *words]
 
 
-def check() -> None:
-    """Raise NoSandbox where `command` does not work."""
+def check(work: Path = Path("/var/tmp")) -> None:
+    """Raise NoSandbox where `command` does not work, or where the sandbox would hide its own folder."""
+    if work.resolve().is_relative_to("/tmp"):
+        raise NoSandbox(f"--work: {str(work)!r} is in /tmp, over which a sandbox mounts a folder of its own")
     if sys.platform != "linux" or shutil.which("unshare") is None:
         raise NoSandbox("a sandbox needs Linux and the program unshare (package util-linux)")
     tried = subprocess.run(command(["true"]), capture_output=True, text=True)
