@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.chaos.__main__ import RESULTS as CHAOS
+from experiments.chaos.__main__ import read, table
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments/results"
 DOCS = ROOT / "docs"
@@ -109,6 +112,15 @@ def test_kills_are_those_of_the_log() -> None:
     for study in json.loads((RESULTS / "logged.json").read_text())["kills"]["studies"]:
         kills = sum(study["killed"].values())
         assert re.search(rf"^\|.* \| {kills}( of 30 strikes)? \| {study['evaluated']} \|", page, re.MULTILINE)
+
+
+def test_the_table_of_the_chaos_campaign_is_that_of_its_rows() -> None:
+    rows = read(CHAOS)
+    page = (DOCS / "results/chaos.md").read_text()
+    assert "\n".join(table(rows)) in page
+    faults = sum(row["faults"] for row in rows)
+    for name in ("results/chaos.md", "results/index.md", "../README.md"):
+        assert f"{faults:,} faults" in (DOCS / name).read_text(), name
 
 
 def test_report_of_the_students_prints_every_published_file(
