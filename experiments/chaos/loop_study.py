@@ -256,7 +256,7 @@ def kill_driver(study: LoopStudy) -> str | None:
 
 
 def remove_driver(study: LoopStudy) -> str | None:
-    """Kill one of two drivers; the other goes on alone for a while."""
+    """Kill one of two drivers, and start another after the survivor has stored a result."""
     if (victim := study.driver()) is None or len(study.drivers) < 2:
         return None
     victim.kill()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from nas.cache.entry import CacheEntry
+from nas.cache.entry import ARRAY_SUFFIX, CacheEntry
 from nas.cache.images import ImageCacheBuilder, batches, map_in_order, read_rows, stage_progress
-from nas.cache.shards import ShardWriter, mapped
+from nas.cache.shards import ArrayFile, ShardWriter, mapped
 from nas.cache.teacher_features import ReadImages, TeacherCacheBuilder, read_pixels
 from nas.data import ImageSet, open_poses
 from nas.data.composites import POSES_VERSION
@@ -52,6 +52,14 @@ def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilde
     _build_once(images.entry, "images", partial(_write_images, images, poses))
     for teacher in teachers:
         _build_once(teacher.entry, "spatial", partial(_write_targets, teacher, len(poses), progress))
+
+
+def check_poses(entry: CacheEntry) -> None:
+    """Compare each row of an entry's poses with its checksum; CacheError where one differs. No manifest knows poses."""
+    for path in sorted(entry.folder.glob(f"{POSES}-*{ARRAY_SUFFIX}")):
+        array = ArrayFile(path)  # not the shared map, whose rows may have been checked before the damage
+        for rows in batches(range(len(array))):
+            array[rows]  # checks them
 
 
 def _build_once(entry: CacheEntry, array: str, build: Callable[[], None]) -> None:

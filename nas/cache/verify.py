@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nas.cache.build import CachePlan
 from nas.cache.entry import CacheError
 from nas.cache.images import ImageSource
+from nas.cache.poses import check_poses
 from nas.cache.shards import mapped
 from nas.cache.targets import CacheSet, read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
@@ -54,6 +55,7 @@ def verify_set(path: Path, samples: int, weights: Mapping[str, Path]) -> list[Te
     cache_set = read_cache_set(path)
     for entry in cache_set.entries:
         entry.check(hashes=True)
+        check_poses(entry)
     plan = plan_of(cache_set, weights)
     return [agreement for teacher in plan.teachers for agreement in compare(teacher, samples)]
 

@@ -80,6 +80,22 @@ def test_verify_detects_changes(cache, what, capsys, monkeypatch):
     assert expected[what] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("entry", ["images", "targets-xfeat"])
+@pytest.mark.parametrize("way", ["bit", "truncated", "empty"])
+def test_verify_detects_damaged_poses_which_no_manifest_knows(cache, entry, way, capsys):
+    assert main(["verify", "--cache", str(cache)]) == 0
+    path = sorted(cache.glob(f"{entry}-*/poses-*.npy"))[-1]
+    content = bytearray(path.read_bytes())
+    if way == "bit":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[len(content) // 2 if way == "truncated" else 0 :]
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main(["verify", "--cache", str(cache)]) == 1
+    assert path.name in "".join(capsys.readouterr())
+
+
 def test_ls_lists_the_entries(cache, capsys):
     shutil.rmtree(next(cache.glob("targets-lite0-*")))
     (cache / "images-0123456789abcdef" / "working").mkdir(parents=True)
