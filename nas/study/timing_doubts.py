@@ -48,8 +48,9 @@ def timing_doubt(m: Measurement | None) -> str | None:
 
 
 def no_interval(m: Measurement) -> str:
-    """Say why a measurement has no usable interval: "interval not usable: 2 samples, contended"."""
-    return f"interval not usable: {m.samples} sample{'s' * (m.samples != 1)}, {timing_doubt(m) or SCATTERED}"
+    """Say why a measurement has no usable interval: "interval not usable: 12 samples, contended"."""
+    samples, doubt = f"{m.samples} sample{'s' * (m.samples != 1)}", timing_doubt(m) or SCATTERED
+    return f"interval not usable: {f'only {samples}' if doubt == TOO_FEW else f'{samples}, {doubt}'}"
 
 
 def ratio_interval_words(m: Measurement, digits: int) -> str:

@@ -59,7 +59,7 @@ WILD = {"samples": 12, "verdict": "contended", "ratio_low": 1e-6, "ratio_high": 
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [(SHORT, "4 samples, too few samples"), (WILD, "12 samples, contended"),
+    ("changes", "words"), [(SHORT, "only 4 samples"), (WILD, "12 samples, contended"),
                            (WILD | {"verdict": "wide"}, "12 samples, scattered")]
 )  # fmt: skip
 def test_an_interval_that_says_nothing_is_not_shown(study, changes, words):

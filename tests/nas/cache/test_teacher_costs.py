@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.cache import estimate, teacher_features
-from nas.cache.estimate import seconds_per_image
+from nas.cache.estimate import estimate_teacher, seconds_per_image
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
 from nas.teachers import Teacher, specs
@@ -60,6 +60,14 @@ def test_as_many_batches_run_at_once_as_half_of_the_memory_takes(builder, monkey
         results = list(pool.map(lambda _: run([0, 1]), range(12)))
     assert teacher.most == at_once
     assert [heads["spatial"].shape for heads in results] == [(2, 3, 4, 4)] * 12
+
+
+def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):
+    seconds = {}
+    for at_once in (1, 100):
+        monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher, at_once=at_once: at_once)
+        seconds[at_once] = estimate_teacher(builder).seconds
+    assert seconds[1] > 10 * seconds[100] > 0  # 100 times, in as far as two timings are alike
 
 
 def test_activations_are_those_of_the_largest_step_of_a_pass(tmp_path):

@@ -76,7 +76,7 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     ("changes", "why"),
     [
         ({"samples": 30, "verdict": "contended"}, "30 samples, contended"),
-        ({"samples": 2, "verdict": TOO_FEW}, "2 samples, too few samples"),
+        ({"samples": 2, "verdict": TOO_FEW}, "only 2 samples"),
         ({"samples": 12, "verdict": "wide", "ratio_low": 1e-6, "ratio_high": 1.7e6}, "12 samples, scattered"),
     ],
 )

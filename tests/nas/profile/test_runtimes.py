@@ -146,7 +146,7 @@ def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
     few = {"samples": 2, "verdict": TOO_FEW, "ratio_low": 0.001, "ratio_high": 1000.0}
     monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: few))
     out = shown(capsys, monkeypatch, "--runtimes", "eager,nchw").out
-    assert "A/A: x 1.000, interval not usable: 2 samples, too few samples; ties are unknown" in " ".join(out.split())
+    assert "A/A: x 1.000, interval not usable: only 2 samples; ties are unknown" in " ".join(out.split())
     assert "tie " not in out
     assert "1000" not in out.split("A Pareto front")[0].replace("1.000", "")
 
