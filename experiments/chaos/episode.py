@@ -28,7 +28,8 @@ def real_search(sandbox: Sandbox, kind: str, faults: int, seed: int, truth: dict
     if kind == "changed teacher":
         search.settings = own_teacher(sandbox, search.settings)
         truth = {}
-    shutil.copytree(truth["cache"], sandbox.cache, dirs_exist_ok=True) if truth else None
+    if truth:
+        shutil.copytree(truth["cache"], sandbox.cache, dirs_exist_ok=True)
     witness = invariants.Witness(
         search.database, sandbox.run / "weights",
         {int(n): arch for n, arch in truth.get("architectures", {}).items()}, truth.get("scores", {}),

@@ -69,7 +69,7 @@ class Sandbox:
     @property
     def foreign(self) -> list[Path]:
         """Return the folders in which a search has nothing to write but its session."""
-        return [self.folder / "home", self.folder / "cwd", Path("/tmp"), Path("/dev/shm"), Path("/var/tmp/lost")]
+        return [self.folder / "home", self.folder / "cwd", Path("/tmp"), Path("/dev/shm")]
 
     def enter(self) -> None:
         """Mount the folders; only for a process that `command` has started."""
