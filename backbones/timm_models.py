@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models._registry import _model_entrypoints
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from backbones.backbone import Features, count_parameters
 from backbones.folding import batch_norms_left, fold_batch_norms
 from search_space import SpecError
 from search_space.memory import check_memory
+from search_space.timm_names import unknown_network
 
 
 class TimmBackbone(nn.Module):
@@ -106,11 +108,26 @@ class TimmBackbone(nn.Module):
         return [y.permute(0, 3, 1, 2) for y in maps] if channels_last else maps
 
 
+def names_to_record() -> str:
+    """Return the content of `search_space.timm_names.RECORDED`: each network of the installed timm, with its tags.
+
+    Earlier names, which timm still takes, are among the networks; "untrained" is no tag.
+    """
+    networks: dict[str, list[str]] = {}
+    for name in sorted(name for name, build in _model_entrypoints.items() if build.__module__.startswith("timm.")):
+        networks[name] = []
+    for name in timm.list_models(include_tags=True):
+        network, _, tag = name.partition(".")
+        if network in networks and tag:
+            networks[network].append(tag)
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(tags)}" for name, tags in networks.items())
+    return f'{{"version": {json.dumps(timm.__version__)}, "networks": {{\n{lines}\n}}}}\n'
+
+
 def check_name(name: str) -> None:
     """Raise SpecError, with similar names, unless timm has a model of this name."""
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "convnext_atto"]
-        raise SpecError(f"arch: timm has no model {name!r}; similar: {', '.join(near)}; all: timm.list_models()")
+        raise unknown_network(name)
 
 
 @cache

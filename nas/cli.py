@@ -43,6 +43,7 @@ from rich.progress import (
 from rich.text import Text
 
 from nas.command_log import CommandLog, VerboseAction, announce, redacted
+from nas.files import check_writable
 from nas.ranges import ConfigError
 from nas.scratch import private_folder
 from nas.terminal import SafeConsole, flush_output, open_closed_streams, write_line
@@ -422,6 +423,16 @@ def cache_root(folder: str | None = None) -> Path:
     """Return the cache folder: `folder`, else the variable BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas."""
     default = os.environ.get("BACKBONE_NAS_CACHE", str(Path.home() / ".cache" / "backbone-nas"))
     return Path(default if folder is None else folder)
+
+
+def check_cache(folder: str | None) -> None:
+    """Make the cache folder; ConfigError where it cannot be made or written."""
+    root = cache_root(folder)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        check_writable(root)
+    except OSError as error:
+        raise ConfigError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None
 
 
 def lock_dir() -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nas.cache.arguments import parse, parser
-from nas.cli import exit_code
+from nas.cache.arguments import BuildSettings, parse, parser
+from nas.cli import check_cache, exit_code
 from nas.study.redaction import public_text
+from nas.study.teacher_names import check_teacher_names
 
 __all__ = ["main", "parser"]
 
@@ -18,6 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         settings = parse(words)
+        if isinstance(settings, BuildSettings):
+            from nas.data import check_uri
+
+            check_teacher_names(settings.teachers, settings.weights)
+            check_uri(settings.data)
+            check_cache(settings.cache)
         from nas.cache.command import manage_cache  # imports torch, which takes seconds: not for --help or a bad flag
 
         return manage_cache(settings)

@@ -12,8 +12,8 @@ from nas.data.augment import ENLARGEMENT, Augmentation, AugmentedSet
 from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites, GlyphPoses
 from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
-from nas.data.folder import ImageFolder, open_folder
-from nas.data.webdataset import Shards, open_shards
+from nas.data.folder import ImageFolder, image_root, open_folder
+from nas.data.webdataset import Shards, check_pattern, open_shards
 
 __all__ = [
     "FORMS",
@@ -25,6 +25,7 @@ __all__ = [
     "ImageSet",
     "Sample",
     "Split",
+    "check_uri",
     "open_images",
     "open_poses",
 ]
@@ -81,16 +82,26 @@ def open_unaugmented(
     uri: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
 ) -> Composites | Cifar10 | ImageFolder | Shards:
     """Open the images without augmentation."""
+    check_uri(uri)
     form, _, argument = uri.partition(":")
     if uri == "builtin":
         return Composites(split, count or BUILTIN_COUNT[split], seed, size_px)
     if uri == "cifar10":
         return open_cifar10(cache_dir, split, count, seed, size_px)
-    if form == "imagefolder" and argument:
+    if form == "imagefolder":
         return open_folder(argument, split, count, seed, size_px)
-    if form == "webdataset" and argument:
-        return open_shards(argument, split, count, seed, size_px, cache_dir, progress)
-    raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
+    return open_shards(argument, split, count, seed, size_px, cache_dir, progress)
+
+
+def check_uri(uri: str) -> None:
+    """Raise DataError for an unknown source, and for a folder or a local shard that is missing. Nothing is opened."""
+    form, _, argument = uri.partition(":")
+    if form == "imagefolder" and argument:
+        image_root(argument)
+    elif form == "webdataset" and argument:
+        check_pattern(argument)
+    elif uri not in ("builtin", "cifar10"):
+        raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
 
 
 def open_poses(uri: str, most: int, size_px: int) -> ImageSet | None:

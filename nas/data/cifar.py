@@ -9,7 +9,6 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.utils import download_and_extract_archive
 
 from nas.data.dataset import DataError, DataUnavailable, Pixels, Sample, Split, digest, file_identity, square
 
@@ -82,6 +81,8 @@ def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, si
     """Open CIFAR-10 in `cache_dir`; it is downloaded (170 MB) if missing. DataError if a file is missing or damaged."""
     files = _files(cache_dir, split)
     if not all(file.is_file() for file in files):
+        from torchvision.datasets.utils import download_and_extract_archive  # imports torch, which takes seconds
+
         try:
             download_and_extract_archive(URL, str(cache_dir), md5=MD5)
         except (OSError, RuntimeError) as error:

@@ -70,15 +70,21 @@ class ImageFolder:
         return Sample(square(image, self.size_px), label, None)
 
 
+def image_root(path: str) -> Path:
+    """Return the folder of images; DataError where there is none."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"--data imagefolder: no such folder '{path}'")
+    return root
+
+
 def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: int) -> ImageFolder:
     """Open the images under `path`. DataError where there is no such folder or no image on this side of the split.
 
     If it has folders ``train`` and ``val``, these are the splits. Otherwise an image's split
     follows from the hash of its relative path, so adding images moves none.
     """
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"--data imagefolder: no such folder '{path}'")
+    root = image_root(path)
     separated = all((root / name).is_dir() for name in SPLITS)
     scan = FolderScan(root / "train" if separated else root)
     present, (classes, notes) = scan.names(), scan.classes()

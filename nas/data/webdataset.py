@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 import numpy as np
 from braceexpand import braceexpand
 from PIL import Image
-from webdataset.shardlists import envsubst
 
 from nas.data.dataset import (
     IGNORE_LABEL,
@@ -92,6 +91,8 @@ def expand(pattern: str) -> list[str]:
         raise DataError(
             f"--data webdataset: '*' in '{public_word(pattern)}': a server lists no files; use {{0000..0099}}"
         )
+    from webdataset.shardlists import envsubst  # imports torch, which takes seconds: only for this source
+
     try:
         plain = envsubst(pattern if is_remote(pattern) else str(Path(pattern).expanduser()))
         if _count_parts(plain) > MAX_SHARDS:
@@ -368,6 +369,13 @@ class Shards:
         image = decode(io.BytesIO(sample.image.read()), sample.key)
         mask = self.void_ignored(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
         return Sample(square(image, self.size_px), None if self.num_classes is None else sample.label, mask)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise DataError for a pattern that cannot be read, and for a local shard that is missing. Nothing is opened."""
+    for part in train_and_val(pattern.partition("#ignore=")[0]):
+        if part is not None:
+            sources(part)
 
 
 def open_shards(

@@ -12,24 +12,12 @@ from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
 from nas.profile.profiles import failure_reason
-from search_space import find_spec
 
 REFERENCE = "timm:resnet50"
 BESIDES_TIMING_S, COMPILING_S = 5.0, 60.0  # guesses of what a row takes in addition, until rows are timed
 
 Row = dict[str, Any]
 Step = Callable[[str, float], None]  # (step, seconds that are left)
-
-
-def check_archs(archs: Sequence[str]) -> None:
-    """Raise SpecError for an unknown network now, not after an hour of timing others."""
-    from backbones.timm_models import check_name
-
-    for arch in archs:
-        if arch.startswith("timm:"):
-            check_name(arch.removeprefix("timm:"))
-        else:
-            find_spec(arch)
 
 
 def missing_rows(settings: BenchmarkSettings, rows: Sequence[Row]) -> list[Row]:

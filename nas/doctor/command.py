@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from nas.cli import FAILED, cache_root, stdout_console
-from nas.doctor.arguments import DoctorSettings
+from nas.doctor.arguments import BenchmarkSettings, DoctorSettings
 from nas.doctor.examination import Examination
 from nas.doctor.findings import FAIL, OK, WARN, Finding
+from nas.measure.devices import DeviceError, device_type
 from nas.measure.forkserver import ForkServer
 from nas.terminal import write_line
+from search_space.timm_names import check_arch
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 INDENT = 6
@@ -26,6 +28,7 @@ def examine(settings: DoctorSettings) -> int:
     """Run the command and return its exit code: 1 where a search cannot run, a test fails or a network has no time."""
     session = None
     if settings.benchmark:
+        _check(settings.benchmark)
         from nas.doctor.gpu_session import GpuSession  # imports torch, which a look at the machine does without
 
         session = GpuSession.of(settings.benchmark)
@@ -42,6 +45,19 @@ def examine(settings: DoctorSettings) -> int:
     else:
         write_line(f"no search can run here: {', '.join(fails)}" if fails else "a search can run here")
     return FAILED if fails or not complete else 0
+
+
+def _check(benchmark: BenchmarkSettings) -> None:
+    """Check the device and the networks now, and not after an hour.
+
+    Raises:
+        DeviceError: There is no such device, or no GPU.
+        SpecError: There is no such network.
+    """
+    if device_type(benchmark.device) == "cpu" and benchmark.device == "auto":
+        raise DeviceError("--gpu: PyTorch sees no GPU here; --device cpu measures the CPU in the same way")
+    for arch in benchmark.archs:
+        check_arch(arch)
 
 
 def _shown(settings: DoctorSettings, console: Console) -> Iterator[Finding]:

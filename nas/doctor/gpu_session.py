@@ -18,11 +18,11 @@ from rich.text import Text
 from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce
 from nas.doctor.arguments import BenchmarkSettings
-from nas.doctor.benchmark import REFERENCE, check_archs, measured_rows, missing_rows, rows_of, with_row
+from nas.doctor.benchmark import REFERENCE, measured_rows, missing_rows, rows_of, with_row
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_report import Report, default_path, load_report, new_report, public_line, save_report
 from nas.doctor.gpu_tests import GpuTestsError, run_gpu_tests, why_no_tests
-from nas.measure.environment import DeviceError, torch_device
+from nas.measure.environment import torch_device
 from nas.measure.service import MeasurementService
 from nas.profile.command import ProfileProgress
 from nas.study.records import Measurement
@@ -42,16 +42,8 @@ class GpuSession:
 
     @classmethod
     def of(cls, settings: BenchmarkSettings) -> Self:
-        """Find the device and check the networks, which takes a moment and not the hour after which it would fail.
-
-        Raises:
-            DeviceError: There is no such device, or no GPU.
-            SpecError: There is no such network.
-        """
+        """Find the device; DeviceError where there is none of this number."""
         device = torch_device(settings.device)
-        if settings.device == "auto" and device.type == "cpu":
-            raise DeviceError("--gpu: PyTorch sees no GPU here; --device cpu measures the CPU in the same way")
-        check_archs(settings.archs)
         return cls(settings, str(device), settings.out or default_path(str(device)))
 
     def run(self, found: Iterable[Finding], console: Console | None) -> bool:

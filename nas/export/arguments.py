@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag, add_run, add_training_flags
+from nas.measure.devices import device_type
 from nas.ranges import Pixels, Steps, check_fields
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
@@ -70,6 +71,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        device_type(self.device or "auto")
         training = {"device": self.device, "cache": self.cache, "teacher-weights": self.teacher_weights}
         if self.extra_steps is None and (useless := [name for name, value in training.items() if value]):
             raise ValueError(f"--{useless[0]}: only for training; add --extra-steps STEPS, or remove it")

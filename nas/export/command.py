@@ -10,15 +10,12 @@ from pathlib import Path
 
 from nas.analysis.evidence import find_trial, gather_evidence, place_words
 from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
-from nas.cache import open_recorded_targets
 from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings
 from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
-from nas.export.continue_training import continue_training, plan_continued
-from nas.measure.environment import device_line, torch_device, versions
 from nas.search.config_file import recorded_sources
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
@@ -68,6 +65,8 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         )
     more = settings.extra_steps
     check_not_shorter(out, (existing.result.steps if existing else 0) + (more or 0), settings.overwrite)
+    from nas.measure.environment import versions  # imports torch, which takes seconds: not for a refusal
+
     weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
     assert weights is not None
     data = CardData(
@@ -130,6 +129,10 @@ def _continued(
     command: str,
 ) -> TrainedWeights:
     """Train for `steps` more steps and return the weights; an earlier identical training is reused."""
+    from nas.cache import open_recorded_targets
+    from nas.export.continue_training import continue_training, plan_continued
+    from nas.measure.environment import device_line, torch_device
+
     training = plan_continued(settings.run, study, trial, start, steps, settings.device)
     if (weights := training.result()) is not None:
         return weights

@@ -8,7 +8,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from nas.measure.arms import Arm, ArmError, default_arm
-    from nas.measure.environment import DeviceError, torch_device
+    from nas.measure.devices import DeviceError
+    from nas.measure.environment import torch_device
     from nas.measure.pair import Measured, measure_pair
     from nas.measure.prepare import Setting
     from nas.measure.verdicts import MeasurementError
@@ -30,7 +31,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "arms": ["Arm", "ArmError", "default_arm"],
-        "environment": ["DeviceError", "torch_device"],
+        "devices": ["DeviceError"],
+        "environment": ["torch_device"],
         "pair": ["Measured", "measure_pair"],
         "verdicts": ["MeasurementError"],
         "prepare": ["Setting"],

@@ -5,7 +5,7 @@ Users read "runtime" for the whole; `Arm` is the record behind the flag `--runti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -119,6 +119,32 @@ def precision_of(dtype: torch.dtype) -> str:
 def default_arm(device_type: str) -> Arm:
     """Return the arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last, fused."""
     return Arm("compiled", "bf16") if device_type == "cuda" else Arm()
+
+
+def named_arms(text: str, base: Arm) -> dict[str, Arm]:
+    """Return the runtimes that a text names.
+
+    Args:
+        text: Names separated by commas, or "all": `base` and every arm that differs from it in one word.
+        base: Arm that completes the names.
+
+    Raises:
+        ArmError: A word is unknown, or two names stand for one runtime.
+    """
+    names = _all_names(base) if text == "all" else [name.strip() for name in text.split(",")]
+    arms: dict[str, Arm] = {}
+    for name in names:
+        arm = Arm.parse(name, base)
+        twin = next((earlier for earlier, other in arms.items() if other == arm), None)
+        if twin is not None:
+            raise ArmError(f"--runtimes: {twin!r} and {name!r} are the same runtime: {arm}")
+        arms[name] = arm
+    return arms
+
+
+def _all_names(base: Arm) -> Sequence[str]:
+    words = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
+    return [base.runtime, *(word for word in words if Arm.parse(word, base) != base)]
 
 
 def _words(choices: Iterable[Iterable[str]]) -> str:

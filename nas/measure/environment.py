@@ -14,10 +14,8 @@ import torch
 
 from nas.cli import cpu_count
 from nas.measure.conditions import nvml
-
-
-class DeviceError(ValueError):
-    """Raised for a device that this machine does not have."""
+from nas.measure.devices import DeviceError as DeviceError
+from nas.measure.devices import device_type, unavailable
 
 
 def torch_device(name: str) -> torch.device:
@@ -26,13 +24,12 @@ def torch_device(name: str) -> torch.device:
     Raises:
         DeviceError: There is no such device.
     """
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    choices = ["auto", "cpu", *(f"cuda:{i}" for i in range(cards))]
-    if name == "auto":
-        return torch.device("cuda:0" if cards else "cpu")
-    chosen = "cuda:0" if name == "cuda" else name
-    if chosen not in choices:
-        raise DeviceError(f"device: {name!r} is not available here; choices: {', '.join(choices)}")
+    if device_type(name) == "cpu":
+        return torch.device("cpu")
+    cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    chosen = "cuda:0" if name in ("auto", "cuda") else name
+    if chosen not in cards:
+        raise unavailable(name, ("auto", "cpu", *cards))
     return torch.device(chosen)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from nas.cli import FAILED, StageProgress, exit_code, stderr_console, stdout_console
 from nas.plan.arguments import PlanSettings, parse, parser
+from nas.search.preconditions import check_sources
 from nas.study.redaction import public_text
+from nas.study.teacher_names import check_teacher_names
 from nas.terminal import write_line
 
 __all__ = ["main", "parser"]
@@ -21,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> int:
+    if settings.here:
+        check_sources(settings.config.data, settings.config.teachers, settings.weights)
+    else:
+        check_teacher_names(settings.config.teachers, settings.weights)
     from nas.plan.search_plan import plan_search  # imports torch, which takes seconds: after the arguments are checked
     from nas.plan.tables import as_json, show
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas.cli import PROGRAM, OneLineParser, cache_root, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
 from nas.flags import add_batch_size, add_cache, add_flag
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_on, default_arm
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_on, default_arm, named_arms
+from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
+from search_space.timm_names import check_arch
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +111,10 @@ def parse(words: Sequence[str]) -> ProfileCommand:
         if getattr(options, name) is not None:
             raise ValueError(f"{_flag(name)}: does not go with {kind}")
     check_values({name: value for name, value in vars(options).items() if value is not None}, NUMBERS)
-    _check_cache(options.cache)
+    for arch in (*(options.arch or ()), *([options.reference] if options.reference else ())):
+        check_arch(arch)
+    _check_runtimes(options, kind, device_type(options.device))
+    check_cache(options.cache)
     from nas.measure import torch_device  # imports torch, which takes seconds: not for --help or a bad flag
 
     device = torch_device(options.device)
@@ -134,7 +139,7 @@ def _network_settings(options: argparse.Namespace, device: torch.device) -> Netw
         cache=cache_root(options.cache),
         batch=options.batch_size,
         resolution=options.img_size,
-        arm=_arm(options, device),
+        arm=_arm(options, device.type),
         seconds=SECONDS if options.measure_seconds is None else options.measure_seconds,
         reference=options.reference or NETWORK_REFERENCE,
         sweeps={kind: sizes or defaults[kind] for kind, sizes in wanted.items() if sizes is not None},
@@ -143,7 +148,7 @@ def _network_settings(options: argparse.Namespace, device: torch.device) -> Netw
 
 
 def _runtime_settings(options: argparse.Namespace, device: torch.device) -> RuntimeSettings:
-    from nas.profile.runtime_comparison import RuntimeSettings, named_arms
+    from nas.profile.runtime_comparison import RuntimeSettings
 
     base = default_arm(device.type)
     return RuntimeSettings(
@@ -161,13 +166,13 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
     from nas.profile.space_sample import RESOLUTIONS as SPACE_RESOLUTIONS
     from nas.profile.space_sample import SpaceRequest
 
-    arm = _arm(options, device)
+    arm = _arm(options, device.type)
     resolution = options.img_size or SPACE_RESOLUTIONS[options.space]
     return SpaceRequest(
         space=options.space,
         samples=options.samples or SAMPLES,
         seed=options.seed or 0,
-        limits=_limits(options, device, arm),
+        limits=_limits(options, device.type, arm),
         device=device,
         resolution=resolution,
         batch=options.batch_size or default_batch(device, resolution),
@@ -177,19 +182,29 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
     )
 
 
-def _limits(options: argparse.Namespace, device: torch.device, arm: Arm) -> dict[str, float]:
+def _check_runtimes(options: argparse.Namespace, kind: str, on: str) -> None:
+    """Raise ArmError or LimitError, before torch is imported, for runtimes and limits that the device cannot have."""
+    if kind == "--runtimes":
+        named_arms(options.runtimes, default_arm(on))
+        return
+    arm = _arm(options, on)
+    if kind == "--space":
+        _limits(options, on, arm)
+
+
+def _limits(options: argparse.Namespace, on: str, arm: Arm) -> dict[str, float]:
     limits = given_limits(vars(options))
     for limit in (LIMITS[name] for name in limits):
         if limit.measured and options.measure_seconds is None:
             raise LimitError(f"{limit.flag}: needs timing; set its budget with --measure-seconds")
-    check_knowable(limits, arm.unknown_fields(device.type), f"on {device.type} with the runtime {arm.runtime}")
+    check_knowable(limits, arm.unknown_fields(on), f"on {on} with the runtime {arm.runtime}")
     return limits
 
 
-def _arm(options: argparse.Namespace, device: torch.device) -> Arm:
-    base = default_arm(device.type)
+def _arm(options: argparse.Namespace, on: str) -> Arm:
+    base = default_arm(on)
     arm = base if options.runtime is None else Arm.parse(options.runtime, base)
-    check_runs_on(device.type, arm.runtime, arm.precision)
+    check_runs_on(on, arm.runtime, arm.precision)
     return arm
 
 
@@ -244,14 +259,6 @@ def parser() -> OneLineParser:
     about = f"With --space, the share of the sample within the limits is printed. {measured} need --measure-seconds."
     add_limit_flags(built, about)
     return built
-
-
-def _check_cache(folder: str | None) -> None:
-    root = cache_root(folder)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None
 
 
 def _flag(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from backbones import resolve
 from nas.measure import Arm, ArmError, Setting
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
 from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
@@ -185,29 +184,3 @@ def _measure(
     except FAILURES as error:
         return replace(row, why_not=failure_reason(error), impossible=isinstance(error, ArmError))
     return replace(row, measurement=measured.record)
-
-
-def named_arms(text: str, base: Arm) -> dict[str, Arm]:
-    """Return the runtimes that a text names.
-
-    Args:
-        text: Names separated by commas, or "all": `base` and every arm that differs from it in one word.
-        base: Arm that completes the names.
-
-    Raises:
-        ArmError: A word is unknown, or two names stand for one runtime.
-    """
-    names = _all_names(base) if text == "all" else [name.strip() for name in text.split(",")]
-    arms: dict[str, Arm] = {}
-    for name in names:
-        arm = Arm.parse(name, base)
-        twin = next((earlier for earlier, other in arms.items() if other == arm), None)
-        if twin is not None:
-            raise ArmError(f"--runtimes: {twin!r} and {name!r} are the same runtime: {arm}")
-        arms[name] = arm
-    return arms
-
-
-def _all_names(base: Arm) -> Sequence[str]:
-    words = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
-    return [base.runtime, *(word for word in words if Arm.parse(word, base) != base)]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_batch_size, add_flag, add_run
+from nas.measure.arms import Arm
+from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Threads, check_fields
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -49,6 +51,9 @@ class RemeasureSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        device_type(self.device)
+        if self.runtime:
+            Arm.parse(self.runtime)
         if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(f"--name: {self.name!r}: must be up to 100 letters, digits and . _ + -, as laptop-b1")
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
 from nas.analysis.run_files import samples_folder
+from nas.analysis.selection import trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
-from nas.measure.environment import device_line, torch_device
 from nas.remeasure.arguments import RemeasureSettings
-from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord
 from nas.terminal import write_line
+
+if TYPE_CHECKING:
+    from nas.remeasure.measuring import Remeasuring
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,6 +61,9 @@ def begin_remeasuring(
     """
     log_to(settings.run, "remeasure", command)
     check_plane(study.info.objectives, "backbone-nas remeasure")
+    trials_to_remeasure(study, settings.trials)  # refuses unknown ones, before what takes seconds is imported
+    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
+
     plan = plan_remeasuring(study, settings)
     newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
     return Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
@@ -65,6 +71,8 @@ def begin_remeasuring(
 
 def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
     """Measure; the newest state is in newest[0] and in the study after each candidate."""
+    from nas.measure.environment import device_line, torch_device
+
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))
     announce(device_line(torch_device(remeasuring.plan.setting.device)), _LOG)

@@ -10,6 +10,7 @@ from typing import Annotated
 from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
 from nas.cli import PROGRAM, OneLineParser, check_local_workers
 from nas.flags import add_flag, add_run, add_training_flags
+from nas.measure.devices import device_type
 from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 
 PICTURE = "retraining.png"  # in the run's folder
@@ -51,6 +52,7 @@ class RetrainSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        device_type(self.device or "auto")
         check_local_workers(self.workers)
 
 

@@ -18,12 +18,10 @@ from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cache import open_recorded_targets
 from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
 from nas.remeasure.arguments import RemeasureSettings
-from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
@@ -100,6 +98,8 @@ def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> Non
 
 
 def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
+    from nas.cache import open_recorded_targets  # imports timm, which takes seconds: not for a refusal
+
     progress = StageProgress(stderr_console())
     with progress.showing():
         targets = None
@@ -124,6 +124,8 @@ def _measure(
     If some are missing and the others were measured with other settings (on another device, for example), all are
     measured again.
     """
+    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
+
     before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
     if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
         return

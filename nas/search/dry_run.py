@@ -18,6 +18,7 @@ from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
+from nas.study.teacher_names import check_files
 from nas.terminal import write_line
 
 
@@ -80,7 +81,7 @@ def _device(command: SearchCommand) -> str:
 
 
 def _teachers(command: SearchCommand) -> str:
-    from nas.teachers import check_files, specs
+    from nas.teachers import specs
 
     chosen = specs(command.config.teachers)
     command.config.distill.check_teachers([spec.name for spec in chosen])

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
 from search_space import PRESETS, ArchSpec, SpecError, find_spec
+from search_space.timm_names import check_arch
 
 _ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read from a file
 
@@ -103,10 +104,8 @@ def _check_spec(spec: ArchSpec) -> None:
 
 
 def _check_timm_network(flag: str, name: str) -> None:
-    """Raise SpecError for a network that timm does not have, ConfigError for one as a baseline."""
-    from backbones.timm_models import check_name  # imports torch and timm
-
-    check_name(name.removeprefix("timm:"))
+    """Raise SpecError for a network that timm surely does not have, ConfigError for one as a baseline."""
+    check_arch(name)
     if flag == "baselines":
         raise ConfigError(
             f"--baselines: {name}: a baseline is trained, and must be a preset or a spec's .json file; "

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
+from nas.measure.devices import cuda_is_available
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
+from nas.study.teacher_names import check_teacher_names
 from search_space import SPACES
 
 SAMPLED = 200  # random architectures whose costs are counted
@@ -25,10 +28,22 @@ def check_device(config: SearchConfig, source: str, remedy: str) -> None:
     """
     if config.device != "cuda":
         return
-    import torch
-
-    if not torch.cuda.is_available():
+    if not cuda_is_available():
         raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
+
+
+def check_sources(data: str, teachers: str, weights: Mapping[str, Path]) -> None:
+    """Raise ValueError for images or teachers that are surely not there, before what takes seconds is imported.
+
+    Args:
+        data: The images, as `nas.data.open_images` takes them.
+        teachers: A comma list of teachers or sets.
+        weights: Files of teachers' weights, by teacher.
+    """
+    from nas.data import check_uri
+
+    check_teacher_names(teachers, weights)
+    check_uri(data)
 
 
 def check_image_count(config: SearchConfig, train: int, val: int) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from nas.cli import check_local_workers, command_line, cpu_count
 from nas.command_log import announce
+from nas.measure.arms import Arm, check_runs_on
+from nas.measure.devices import cuda_is_available
 from nas.search.config_file import (
     check_options,
     in_terms_of_keys,
@@ -34,14 +36,15 @@ from nas.study.config import (
 )
 from nas.study.limits import check_knowable, given_limits
 from nas.study.redaction import public_word
+from nas.study.teacher_names import BUILTIN_TEACHERS
 from search_space import SPACES
 from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
 RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "dry_run")
+_TEACHERS_OF_A_LAPTOP = {"builtin", *BUILTIN_TEACHERS}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
-_BUILTIN_TEACHERS = {"builtin", "lite0", "hed", "xfeat"}
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ def _check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
     asked += [f"--{name} {value}" for name, value in _BEYOND_A_LAPTOP if options.get(name) == value]
     if config.device == "cuda":
         asked += [f"--data {config.data}"] if config.data != "builtin" else []
-        asked += [f"--teachers {config.teachers}"] if set(config.teachers.split(",")) - _BUILTIN_TEACHERS else []
+        asked += [f"--teachers {config.teachers}"] if set(config.teachers.split(",")) - _TEACHERS_OF_A_LAPTOP else []
     if asked:
         raise ConfigError(
             f"{public_word(asked[0])}: would train on a laptop's budget, {size}: choose --recipe NAME ({names}), or "
@@ -341,16 +344,14 @@ def _check_names(config: SearchConfig) -> None:
     check_sampler(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
-    check_networks(config)
     if config.device not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {shown(config.device)}: choose auto, cpu or cuda")
     _check_runtime(config)
+    check_networks(config)
 
 
 def _check_runtime(config: SearchConfig) -> None:
     """Raise ArmError for a runtime that the device does not have, LimitError for a limit on what both leave unknown."""
-    from nas.measure.arms import Arm, check_runs_on  # imports torch
-
     device, arm = config.device, Arm.parse(config.runtime)
     check_runs_on(device, arm.runtime, arm.precision)
     check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
@@ -358,15 +359,9 @@ def _check_runtime(config: SearchConfig) -> None:
 
 def _runtime(words: str, base: str | None = None) -> str:
     """Return the full text of the runtime settings that `words` change; ArmError for an unknown word."""
-    from nas.measure.arms import Arm
-
     return str(Arm.parse(words, Arm.parse(base) if base else None))
 
 
 def _resolved_device(name: str) -> str:
     """Return the device that "auto" stands for on this machine; another name stays."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return name if name != "auto" else "cuda" if cuda_is_available() else "cpu"

@@ -14,9 +14,9 @@ A set stands for several names; names and sets mix in a comma list.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
+from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
@@ -26,20 +26,7 @@ from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]
 
-TEACHERS: dict[str, TeacherSpec] = {"lite0": LITE0_TEACHER, "hed": HED_TEACHER, "xfeat": XFEAT_TEACHER}
-SETS: dict[str, tuple[str, ...]] = {
-    "builtin": ("lite0", "hed", "xfeat"),
-    "am_radio": (
-        "vit_huge_patch14_clip_224.laion2b",
-        "vit_giant_patch14_reg4_dinov2.lvd142m@224",
-        "samvit_huge_patch16.sa1b@1024/4",
-    ),
-    "c_radio_v4": (
-        "vit_giantopt_patch16_siglip_384.v2_webli",
-        "vit_7b_patch16_dinov3.lvd1689m",
-        "samvit_huge_patch16.sa1b@1024/4",
-    ),
-}
+TEACHERS: dict[str, TeacherSpec] = dict(zip(BUILTIN_TEACHERS, (LITE0_TEACHER, HED_TEACHER, XFEAT_TEACHER), strict=True))
 
 
 def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:
@@ -49,8 +36,8 @@ def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[Teacher
     unknown, repeated or empty name, an impossible size, or a missing file.
     """
     files = dict(weights or {})
-    check_files(names, files)
-    chosen = [spec_of(name, files) for name in _listed(names)]
+    check_teacher_names(names, files)
+    chosen = [spec_of(name, files) for name in listed(names)]
     if len({(spec.network, spec.preprocessing) for spec in chosen}) != len(chosen):
         raise TeacherError(f"--teachers: {names!r} names a teacher twice")
     return chosen
@@ -74,27 +61,6 @@ def check_weights(chosen: Sequence[TeacherSpec], announce: Callable[[str], None]
         raise TeacherError(f"{len(problems)} of {len(chosen)} teachers have no usable weights; {problems[0]}")
     if problems:
         raise problems[0]
-
-
-def check_files(names: str, files: Mapping[str, Path]) -> None:
-    """Raise TeacherError for a file whose name is not that of a chosen teacher that takes one."""
-    takers = [name for name in _listed(names) if name not in TEACHERS]
-    networks = [name.partition("@")[0] for name in takers]
-    for name, file in files.items():
-        if name in takers or name in networks:
-            continue
-        near = get_close_matches(name.partition("@")[0], networks, n=1, cutoff=0.0)
-        meant = f"; nearest: {near[0]}" if near else ""
-        raise TeacherError(
-            f"--teacher-weights {name}={file}: no chosen teacher of this name takes a file{meant}; chosen teachers that"
-            f" take a file: {', '.join(networks) or 'none'}"
-        )
-
-
-def _listed(names: str) -> list[str]:
-    """Return the names of a comma list, with the members of each set in its place."""
-    listed = [name.strip() for name in names.split(",")]
-    return [member for name in listed for member in SETS.get(name, (name,))]
 
 
 def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:

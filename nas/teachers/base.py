@@ -29,14 +29,11 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.cli import OperationFailed
+from nas.study.teacher_names import TeacherError as TeacherError
 
 ACTIVATIONS_FILE = Path(__file__).with_name("activations.json")
 FINGERPRINT_NUMBERS = 16
 TOLERANCE = 5e-4  # root mean square difference, see `same_activations`
-
-
-class TeacherError(ValueError):
-    """A teacher cannot be loaded: its name is unknown, or its weights are missing or altered. One line."""
 
 
 class TeacherUnavailable(TeacherError, OperationFailed):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import clean_state_dict, get_pretrained_cfg, is_model, list_pretrained
+from timm.models import clean_state_dict, get_pretrained_cfg, is_model
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.study.teacher_names import teacher_choices
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.weights import (
     TIMM_FILE,
@@ -93,7 +93,7 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     except RuntimeError:  # a tag that this architecture doesn't have
         config = None
     if config is None:
-        raise TeacherError(f"--teachers: unknown teacher {network!r}; {choices(network, builtin_names)}")
+        raise TeacherError(f"--teachers: unknown teacher {network!r}; {teacher_choices(network, builtin_names)}")
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")
         raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")
@@ -101,13 +101,6 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     if not 32 <= px <= 4096 or tiles < 1 or px % tiles:
         raise TeacherError(f"--teachers: {text}: PX must be 32 to 4096, and N divide it")
     return TimmName(text, architecture, config.tag or "", px, tiles)
-
-
-def choices(network: str, builtin_names: Iterable[str]) -> str:
-    """List the names most similar to an unknown one."""
-    near = get_close_matches(network, [*builtin_names, *list_pretrained()], n=5, cutoff=0.5)
-    ending = "any pretrained timm network" + (f"; nearest: {', '.join(near)}" if near else "")
-    return f"choices: {', '.join(builtin_names)}, a comma list of these, or {ending}"
 
 
 def tile_images(images: Tensor, side: int) -> Tensor:

@@ -213,6 +213,6 @@ def test_cifar10_offline_says_so(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("nas.data.cifar.download_and_extract_archive", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", refuse)
     with pytest.raises(DataError, match=r"cannot download .* no route to host"):
         open_images("cifar10", "train", None, 0, 32, tmp_path)

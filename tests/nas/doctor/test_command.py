@@ -19,7 +19,7 @@ from rich.console import Console
 from nas.doctor import examination, gpu_session, readings
 from nas.doctor.__main__ import main
 from nas.doctor.arguments import ARCHS, BenchmarkSettings
-from nas.doctor.benchmark import check_archs, missing_rows
+from nas.doctor.benchmark import missing_rows
 from nas.doctor.examination import Examination
 from nas.doctor.findings import CACHE_BYTES, FAIL, GB, OK, WARN, Finding
 from nas.doctor.gpu_readings import Gpu, GpuReading, read_gpu
@@ -29,6 +29,7 @@ from nas.doctor.readings import HubReading, PrecisionReading, RayReading, Runtim
 from nas.measure import MeasurementError
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
+from search_space.timm_names import check_arch
 from tests.nas.doctor import gpus
 from tests.nas.profile.services import InProcess
 from tests.nas.study.builders import measurement
@@ -279,7 +280,8 @@ def test_the_machine_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_network_exists_and_is_measured_in_every_runtime() -> None:
     settings = BenchmarkSettings()
-    check_archs(settings.archs)
+    for arch in settings.archs:
+        check_arch(arch)
     rows = missing_rows(settings, [])
     assert len(rows) == len(ARCHS) * 2
     assert {row["runtime"].split("+")[1] for row in rows} == {"bf16"}

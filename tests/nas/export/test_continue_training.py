@@ -70,7 +70,7 @@ def test_a_training_continues_from_the_weights_and_runs_once(
     assert not list(run.glob("continued/*/seed-*/checkpoints/*"))
 
     monkeypatch.setattr(continue_training, "TrainingPool", None)  # a second training would fail
-    monkeypatch.setattr("nas.export.command.open_recorded_targets", None)
+    monkeypatch.setattr("nas.cache.open_recorded_targets", None)
     assert main(words(run, made, 3)) == 0
     assert vector(exported / "model.safetensors").equal(end)
 

@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from nas.measure import Arm, ArmError, MeasurementError
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, named_arms
 from nas.profile.__main__ import main
-from nas.profile.runtime_comparison import named_arms
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import scripted
 

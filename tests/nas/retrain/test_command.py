@@ -134,7 +134,7 @@ def test_finished_retrainings_are_only_shown(
     for number in (1, 2):
         for final in retrained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
             store.save_retraining(final)
-    monkeypatch.setattr("nas.retrain.command.open_recorded_targets", None)
+    monkeypatch.setattr("nas.cache.open_recorded_targets", None)
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
     assert "12 steps, seeds 1, 2" in out

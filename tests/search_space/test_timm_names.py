@@ -1,0 +1,59 @@
+"""The recorded names are those of the installed timm."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+from timm.models import is_model, list_pretrained
+from timm.models._registry import _model_entrypoints
+
+from backbones.timm_models import names_to_record
+from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
+from nas.teachers import TEACHERS
+from search_space import SpecError, timm_names
+from search_space.timm_names import RECORDED, check_arch, is_recorded_version, may_be_timm_name, tagged_names
+
+needs_recorded_version = pytest.mark.skipif(
+    not is_recorded_version(), reason=f"timm {timm.__version__} is installed; the names of another version are recorded"
+)
+
+
+@needs_recorded_version
+def test_the_record_is_what_would_be_recorded() -> None:
+    assert RECORDED.read_text() == names_to_record()
+
+
+@needs_recorded_version
+def test_no_name_that_timm_takes_is_refused() -> None:
+    names = [*timm.list_models(include_tags=True), *list_pretrained(), *_model_entrypoints]
+    assert len(names) > 2000
+    assert [name for name in names if not may_be_timm_name(name)] == []
+
+
+@needs_recorded_version
+def test_what_timm_does_not_have_is_refused() -> None:
+    for name in ("nonsense", "resnet", "layers", "resnet18.zzz", "", "resnet18 ", "ResNet18"):
+        assert not may_be_timm_name(name), name
+        assert name == "resnet18.zzz" or not is_model(name)
+    with pytest.raises(SpecError, match=r"resnet18 has no weights of the name 'zzz'; it has resnet18\."):
+        check_arch("timm:resnet18.zzz")
+    with pytest.raises(SpecError, match="similar: resnet18,"):
+        check_arch("timm:resnet181")
+
+
+def test_a_network_that_this_process_registered_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not may_be_timm_name("of_a_user")
+    monkeypatch.setitem(_model_entrypoints, "of_a_user", lambda: None)
+    assert may_be_timm_name("of_a_user")
+
+
+def test_no_name_is_refused_where_another_version_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_names, "is_recorded_version", lambda: False)
+    check_arch("timm:of_a_later_version")
+    check_teacher_names("of_a_later_version.tag@224", {})
+
+
+def test_the_names_of_teachers_are_those_of_the_teachers() -> None:
+    assert [teacher.name for teacher in TEACHERS.values()] == list(TEACHERS) == list(BUILTIN_TEACHERS)
+    names = {name.partition("@")[0] for name in listed(",".join(SETS))} - set(TEACHERS)
+    assert names <= set(tagged_names())
