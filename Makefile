@@ -3,7 +3,7 @@
 # make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
 # make lint       run ruff, mypy and the import contracts
 # make test       run the fast tests in one process per core; JOBS=1 for one process, ARGS='options of pytest'
-# make test-slow  run the tests that take minutes
+# make test-slow  run the tests that take minutes; make test-exhaustive runs those that CI leaves out too
 # make docs       generate the reference pages and build the site in docs/_build
 # make clean      remove .venv, the site and the tools' caches
 # A quick look:   make search BUDGET=8 ARGS='--rung-steps 10,30 --train-images 256 --val-images 64'
@@ -20,7 +20,7 @@ PIP    := $(PY) -m pip install --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST    := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
 
-.PHONY: help setup develop search test test-slow lint docs clean
+.PHONY: help setup develop search test test-slow test-exhaustive lint docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -56,6 +56,9 @@ test: develop
 	$(PYTEST) $(ARGS)
 
 test-slow: develop
+	$(PYTEST) -m "slow and not exhaustive" $(ARGS)
+
+test-exhaustive: develop
 	$(PYTEST) -m slow $(ARGS)
 
 lint: develop

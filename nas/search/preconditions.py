@@ -6,16 +6,18 @@ A search refuses to start without them; a dry run shows each as a line.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.measure.devices import cuda_is_available
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
 from nas.study.teacher_names import check_teacher_names
-from search_space import SPACES
+from search_space import SPACES, ArchSpec
 
 SAMPLED = 200  # random architectures whose costs are counted
+_SMALL = 5  # the smallest of these, counted first: a limit of 1 parameter is refused without counting the others
+_FAR = 3.0  # a limit so many times below the smallest is hopeless
 
 
 def check_device(config: SearchConfig, source: str, remedy: str) -> None:
@@ -92,24 +94,39 @@ def check_limits(config: SearchConfig) -> str:
 
 
 def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
-    costs = _sampled_costs(config)
-    kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
+    rng, space = random.Random(f"limits/{config.seed}"), SPACES[config.space]
+    specs = sorted((space.sample(rng) for _ in range(SAMPLED)), key=_extent)
+    costs = _costs(specs[:_SMALL], config.distill.img_size)
     bounds = " and ".join(f"{LIMITS[name].flag} {_number(bound)}" for name, bound in limits.items())
+    if any(bound * _FAR < _smallest(LIMITS[name], costs) for name, bound in limits.items()):
+        raise ConfigError(
+            f"{bounds}: far below what the architectures of the space {config.space} need; the smallest value of"
+            f" {_SMALL} small ones is {_smallest_values(limits, costs)}"
+        )
+    costs += _costs(specs[_SMALL:], config.distill.img_size)
+    kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
     if kept:
         return f"{kept} of {len(costs)} random architectures keep {bounds}"
-    smallest = ", ".join(f"{_number(_smallest(LIMITS[name], costs))} for {LIMITS[name].flag}" for name in limits)
     raise ConfigError(
         f"{bounds}: none of {len(costs)} random architectures of the space {config.space} keeps "
-        f"{'these limits together' if len(limits) > 1 else 'this limit'}; the smallest value found is {smallest}"
+        f"{'these limits together' if len(limits) > 1 else 'this limit'}; the smallest value found is "
+        f"{_smallest_values(limits, costs)}"
     )
 
 
-def _sampled_costs(config: SearchConfig) -> list[CountedCosts]:
+def _extent(spec: ArchSpec) -> int:
+    """Return a rough measure of a spec's size, without building the network."""
+    return sum(stage.depth * stage.width**2 for stage in spec.stages)
+
+
+def _costs(specs: Sequence[ArchSpec], img_size: int) -> list[CountedCosts]:
     from nas.measure.counts.totals import totals  # imports torch
 
-    rng, space = random.Random(f"limits/{config.seed}"), SPACES[config.space]
-    drawn = (totals(space.sample(rng), config.distill.img_size) for _ in range(SAMPLED))
-    return [CountedCosts(counts.params, counts.macs) for counts in drawn]
+    return [CountedCosts(counts.params, counts.macs) for counts in (totals(spec, img_size) for spec in specs)]
+
+
+def _smallest_values(limits: Mapping[str, float], costs: list[CountedCosts]) -> str:
+    return ", ".join(f"{_number(_smallest(LIMITS[name], costs))} for {LIMITS[name].flag}" for name in limits)
 
 
 def _number(value: float) -> str:

@@ -104,6 +104,7 @@ def test_on_the_meta_device(suite, name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_on_the_meta_device(suite, name):
     run(suite, ON_META, name)

@@ -180,7 +180,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--assume-tflops", "9", "--mfu", "2"], "at most 1"),
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
         (["--device", "tpu"], "--device"),
-        (["--assume-tflops", "9", "--max-params", "10"], "random architectures"),
+        (["--assume-tflops", "9", "--max-params", "10"], "far below"),
         (["--teachers", "nobody"], "nobody"),
         (["--plot", "plan.gif"], ".png, .svg, .pdf"),
     ],

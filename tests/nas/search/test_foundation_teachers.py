@@ -5,6 +5,7 @@ No hub can be reached, so that all that a search needs is in the files.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nas.storage.store import read_study
 from nas.study.records import StudyRecord, TrialState
@@ -37,6 +38,7 @@ KINDS = {
     "dinov3": "vit_small_patch16_dinov3.lvd1689m@128",
 }
 TOGETHER = [KINDS["dinov2"], KINDS["eupe"], KINDS["dinov3"]]
+MIXED = ["lite0", KINDS["dinov2 with registers"], KINDS["sam"], "xfeat", CLIP]
 SMALL = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
 QUICK = ["--baselines", "none", "--scale", "none", "--workers", "1", "--measure-seconds", "0.2", "--device", "cpu"]
 FIXED = ["--sampler", "random", "--distill", "precision=fp32"]
@@ -121,7 +123,9 @@ def check_messages(errors: str) -> None:
     assert sum(line == "starting the workers" for line in lines) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "siglip" else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in KINDS]
+)
 def test_a_search_with_one_foundation_model(kind: str, weights: dict[str, Path], folder: Path) -> None:
     run_dir = folder / kind.replace(" ", "-")
     result = run(search_words([KINDS[kind]], weights, run_dir, folder), folder)
@@ -141,3 +145,42 @@ def test_a_search_with_foundation_models_together(weights: dict[str, Path], fold
     assert result.returncode == 0, result.stderr
     check_messages(result.stderr)
     check_study(run_dir, TOGETHER)
+
+
+def test_an_interrupted_search_with_built_in_and_foundation_models_resumes_and_is_exported(
+    weights: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    """--resume, select and export take the files of weights from the run folder."""
+    run_dir = folder / "mixed"
+    dry = run([*search_words(MIXED, weights, run_dir, folder), "--dry-run"], folder)
+    assert dry.returncode == 0, dry.stdout
+    assert dry.stdout.count("its weights are here") == len(MIXED)
+
+    process = start(search_words(MIXED, weights, run_dir, folder), folder)
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if " complete " in line or " stopped " in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, "".join(seen) + rest
+    assert f"--resume {run_dir}" in rest
+    first = read_study(run_dir).trials[0]
+
+    resumed = run(["search", "--resume", str(run_dir), "--workers", "1"], folder)
+    assert resumed.returncode == 0, resumed.stderr
+    check_messages(resumed.stderr)
+    assert "timing the teachers" not in resumed.stderr
+    assert check_study(run_dir, MIXED).trials[0] == first
+
+    chosen = run(["select", str(run_dir), "--json"], folder)
+    assert chosen.returncode == 0, chosen.stderr
+    arch_id = json.loads(chosen.stdout)["best"]["arch_id"]
+    exported = run(["export", str(run_dir), "--format", "timm", "--out", str(tmp_path / "model")], folder)
+    assert exported.returncode == 0, exported.stderr
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert all(teacher in card for teacher in MIXED)
+    assert arch_id in card
+    assert load_file(tmp_path / "model" / "model.safetensors")
