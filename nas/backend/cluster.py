@@ -5,9 +5,10 @@ teachers' targets, the code, and the study's kind of device. A node that differs
 So no measurement of a mixed cluster comes from another kind of device: trials are placed by the ids of the accepted
 nodes, whatever labels Ray has for a device. Nodes that join later are checked in the same way.
 
-When the head of Ray is gone, Ray ends the driver a minute later with a message of its own. `head_watchdog` ends the
-driver earlier, with one line. The main thread may hang in a call of Ray by then, where no exception reaches it, so the
-process ends as if it were killed: every finished trial is in the store.
+When the head of Ray is gone, Ray ends the driver a minute later with a message of its own; when the raylet of the
+driver's machine is gone, Ray's calls may wait forever. `ray_watchdog` ends the driver earlier, with one line. The main
+thread may hang in a call of Ray by then, where no exception reaches it, so the process ends as if it were killed: every
+finished trial is in the store.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -39,8 +40,9 @@ from nas.terminal import show_cursor, write_line
 _REFRESH_EVERY_S = 2.0
 _ANSWER_TIMEOUT_S = 120.0  # a node that takes longer to import torch does not help
 _COMPARED_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
-_HEAD_CHECK_EVERY_S = 2.0
+_WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
+_RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
 _LOG = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
@@ -215,31 +217,51 @@ def _code_digest() -> str:
 
 
 @contextmanager
-def head_watchdog(address: str, advice: str) -> Iterator[None]:
-    """End the process with one line if the head of Ray at HOST:PORT stops listening while the body runs.
+def ray_watchdog(head: str, raylet: str, advice: str) -> Iterator[None]:
+    """End the process with one line if Ray stops listening while the body runs: its head, or the raylet of this machine.
 
     Args:
-        address: HOST:PORT of the head.
+        head: HOST:PORT of the head.
+        raylet: Path of the socket of the raylet through which this process talks to Ray.
         advice: How the user resumes, for the line.
     """
     over = threading.Event()
-    threading.Thread(target=_watch_head, args=(address, advice, over), daemon=True, name="head").start()
+    threading.Thread(target=_watch_ray, args=(head, raylet, advice, over), daemon=True, name="ray").start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch_head(address: str, advice: str, over: threading.Event) -> None:
-    host, _, port = address.rpartition(":")
-    answered_s = time.monotonic()
-    while not over.wait(_HEAD_CHECK_EVERY_S):
+def _watch_ray(head: str, raylet: str, advice: str, over: threading.Event) -> None:
+    host, _, port = head.rpartition(":")
+    answered_s, refused = time.monotonic(), 0
+    while not over.wait(_WATCH_EVERY_S):
         with suppress(OSError):
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_CHECK_EVERY_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_WATCH_EVERY_S).close()
             answered_s = time.monotonic()
         if time.monotonic() - answered_s > _HEAD_TIMEOUT_S:
-            line = f"error: the head of Ray at {address} is gone; {advice}"
-            _LOG.error("%s", line)
-            show_cursor()
-            write_line(line, sys.stderr)
-            os._exit(FAILED)
+            _end(f"error: the head of Ray at {head} is gone; {advice}")
+        refused = refused + 1 if _refuses(raylet) else 0
+        if refused == _RAYLET_REFUSALS and not over.is_set():
+            _end(f"error: the raylet, Ray's process on this machine, is gone; {advice}")
+
+
+def _refuses(path: str) -> bool:
+    """Return whether nobody listens to a Unix socket; a process that is stopped still does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_WATCH_EVERY_S)
+        try:
+            connection.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _end(line: str) -> NoReturn:
+    _LOG.error("%s", line)
+    show_cursor()
+    write_line(line, sys.stderr)
+    os._exit(FAILED)

@@ -123,6 +123,11 @@ def head_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def raylet_socket() -> str:
+    """Return the path of the socket of the raylet through which this process talks to Ray."""
+    return str(ray._private.worker.global_worker.node.raylet_socket_name)
+
+
 def _start_ray(**settings: Any) -> None:
     """Start Ray; ClusterError in place of the plain Exception that Ray raises when its processes take over 30 s."""
     try:

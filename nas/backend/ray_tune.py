@@ -24,8 +24,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from nas.backend.cluster import Announce, DeviceMismatchError, NodeSlots, head_watchdog
-from nas.backend.ray_session import head_address, joined_ray, local_ray
+from nas.backend.cluster import Announce, DeviceMismatchError, NodeSlots, ray_watchdog
+from nas.backend.ray_session import head_address, joined_ray, local_ray, raylet_socket
 from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
@@ -215,11 +215,13 @@ class RayCluster:
         spec: What a worker needs.
         slots: The slots in which trials can run.
         head_address: HOST:PORT of its head.
+        raylet_socket: Path of the socket of this machine's raylet.
     """
 
     spec: WorkerSpec
     slots: WorkerSlots
     head_address: str
+    raylet_socket: str
 
 
 @contextmanager
@@ -249,13 +251,13 @@ def open_cluster(
         _check_device(study_device, json.loads(spec.config)["device"])
         number = workers or 1
         with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks)) as scratch:
-            yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address())
+            yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address(), raylet_socket())
         return
     with (
         joined_ray(address, Path(spec.checkpoint_dir).parent, announce) as scratch,
         NodeSlots(spec, study_device, workers, announce) as slots,
     ):
-        yield RayCluster(replace(spec, scratch=scratch), slots, head_address())
+        yield RayCluster(replace(spec, scratch=scratch), slots, head_address(), raylet_socket())
 
 
 def run_study(
@@ -277,7 +279,7 @@ def run_study(
     checkpoints = Path(cluster.spec.checkpoint_dir)
     advice = f"nothing stored is lost; resume with --resume {checkpoints.parent}"
     try:
-        with head_watchdog(cluster.head_address, advice):
+        with ray_watchdog(cluster.head_address, cluster.raylet_socket, advice):
             _remove_stale_checkpoints(loop, checkpoints)
             _run(loop, cluster, trial_timeout_s, stages)
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment

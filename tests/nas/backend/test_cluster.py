@@ -38,7 +38,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
         pytest.skip(f"no teacher weights: {error}")
 
 
-def driver(run: Path, targets: Targets, address: str, **settings: Any) -> subprocess.Popen[str]:
+def driver(run: Path, targets: Targets, address: str | None, **settings: Any) -> subprocess.Popen[str]:
     run.mkdir(exist_ok=True)
     plain = {"run": str(run), "targets": str(targets.path), "address": address, "made_up": False, **settings}
     command = [sys.executable, "-m", "tests.nas.backend.cluster_driver", json.dumps(plain)]
@@ -197,6 +197,20 @@ def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, tar
     assert any(
         line.startswith("error: ") and nodes.address in line and "--resume" in line for line in output.splitlines()
     )
+
+
+@pytest.mark.slow
+def test_a_raylet_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, targets: Targets) -> None:
+    """Ray's calls may wait forever then: nothing starts a raylet again."""
+    run = tmp_path / "run"
+    process = driver(run, targets, None, budget=2000, steps=[10], made_up=True)
+    until(lambda: journal(run) != [], process)
+    for child in descendants(process.pid):
+        if Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet"):
+            os.kill(child, signal.SIGKILL)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert any(line.startswith("error: ") and "raylet" in line and "--resume" in line for line in output.splitlines())
 
 
 @pytest.mark.slow

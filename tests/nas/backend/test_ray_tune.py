@@ -235,7 +235,7 @@ def test_an_error_of_ray_is_one_line_that_says_how_to_resume(
         raise error
 
     monkeypatch.setattr(ray_tune, "_run", fails)
-    cluster = RayCluster(worker_spec(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1")
+    cluster = RayCluster(worker_spec(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1", "")
     loop = SimpleNamespace(forget_finished=lambda forget: None)
     with pytest.raises(ValueError, match=f"^Ray: .*a b.*--resume {tmp_path}$"):
         run_study(loop, cluster)  # type: ignore[arg-type]
