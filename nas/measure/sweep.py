@@ -92,9 +92,13 @@ def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> 
     return fitting
 
 
+# Of PyTorch, of the system (a file is mapped, a library loaded), and of Python: a thread's stack is memory.
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory of the device or the host ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _repeats(call: Call, timer: Timer) -> int:

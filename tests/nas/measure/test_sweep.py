@@ -1,6 +1,7 @@
 """Sweeps on a fake clock: turns are fair under drift; bisection finds what fits."""
 
 import itertools
+import mmap
 
 import numpy as np
 import pytest
@@ -97,6 +98,10 @@ def test_only_memory_counts_as_memory():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("shape mismatch"))
+    with pytest.raises(OSError, match="Cannot allocate memory") as mapped:
+        mmap.mmap(-1, 1 << 60)
+    assert out_of_memory(mapped.value)
+    assert out_of_memory(RuntimeError("can't start new thread"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert out_of_memory(caught.value)
