@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dic
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():  # leaving the pool would wait for them
+                child.kill()
             raise
     return results
 

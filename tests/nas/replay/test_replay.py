@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -275,13 +276,23 @@ def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_replay_leaves_no_process_behind(latency_csv: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_replay_that_a_signal_ends_leaves_no_process_behind(
+    word: signal.Signals, latency_csv: Path, tmp_path: Path
+) -> None:
+    """Nor does it wait for its searches, each of which would take hours."""
     arguments = ["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]
-    with subprocess.Popen([sys.executable, "-m", "nas.replay", *arguments], start_new_session=True) as command:
+    arguments += ["--budget", "15000", "--seeds", "2", "--sampler", "known-cost"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nas.replay", *arguments],
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as command:
         while len(children := _children(command.pid)) < 2:  # the resource tracker and a worker
             assert command.poll() is None
             time.sleep(0.1)
-        command.kill()
+        command.send_signal(word)
+    assert command.returncode == (-word if word is signal.SIGKILL else 130)
     until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 

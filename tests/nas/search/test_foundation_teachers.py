@@ -38,7 +38,7 @@ KINDS = {
     "dinov3": "vit_small_patch16_dinov3.lvd1689m@128",
 }
 TOGETHER = [KINDS["dinov2"], KINDS["eupe"], KINDS["dinov3"]]
-MIXED = ["lite0", KINDS["dinov2 with registers"], KINDS["sam"], "xfeat", CLIP]
+MIXED = ["lite0", KINDS["dinov2 with registers"], "xfeat", CLIP]
 SMALL = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
 QUICK = ["--baselines", "none", "--scale", "none", "--workers", "1", "--measure-seconds", "0.2", "--device", "cpu"]
 FIXED = ["--sampler", "random", "--distill", "precision=fp32"]
