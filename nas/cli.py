@@ -426,10 +426,9 @@ def cache_root(folder: str | None = None) -> Path:
 
 
 def check_cache(folder: str | None) -> None:
-    """Make the cache folder; ConfigError where it cannot be made or written."""
+    """Raise ConfigError where the cache folder cannot be made or written."""
     root = cache_root(folder)
     try:
-        root.mkdir(parents=True, exist_ok=True)
         check_writable(root)
     except OSError as error:
         raise ConfigError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None

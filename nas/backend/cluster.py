@@ -218,7 +218,7 @@ def _code_digest() -> str:
 
 @contextmanager
 def ray_watchdog(head: str, raylet: str, advice: str) -> Iterator[None]:
-    """End the process with one line if Ray stops listening while the body runs: its head, or the raylet of this machine.
+    """End the process with one line if the head of Ray, or the raylet of this machine, stops listening in the body.
 
     Args:
         head: HOST:PORT of the head.

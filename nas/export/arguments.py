@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
+from nas.export import ExportError
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
 from nas.ranges import Pixels, Steps, check_fields
@@ -130,3 +132,10 @@ def parser() -> OneLineParser:
     )
     add("--overwrite", action="store_true", help=overwrite)
     return built
+
+
+def check_installed(kind: str) -> None:
+    """Raise ExportError where a library that the format needs is missing."""
+    if missing := [name for name in LIBRARIES.get(kind, ()) if find_spec(name) is None]:
+        names = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+        raise ExportError(f"--format {kind}: {names} not installed; pip install 'backbone-nas[{kind}]'")

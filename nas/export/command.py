@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from nas.analysis.evidence import find_trial, gather_evidence, place_words
@@ -13,7 +12,7 @@ from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, 
 from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce, log_to
 from nas.export import ExportError
-from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings
+from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, check_installed
 from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
 from nas.search.config_file import recorded_sources
@@ -80,13 +79,6 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
     )
     place = place_words(evidence, trial.number)
     return [*write_bundle(data, settings, out), *([place] if place else [])]
-
-
-def check_installed(kind: str) -> None:
-    """Raise ExportError where a library that the format needs is missing."""
-    if missing := [name for name in LIBRARIES.get(kind, ()) if find_spec(name) is None]:
-        names = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
-        raise ExportError(f"--format {kind}: {names} not installed; pip install 'backbone-nas[{kind}]'")
 
 
 def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:

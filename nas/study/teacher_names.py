@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,15 +37,22 @@ def listed(names: str) -> list[str]:
 
 def check_teacher_names(names: str, files: Mapping[str, Path]) -> None:
     """Raise TeacherError for a name that is surely none of a teacher, or a file that belongs to no chosen teacher."""
+    own = _own_teachers()
     for name in listed(names):
-        if name not in BUILTIN_TEACHERS and not may_be_timm_name(network := name.partition("@")[0]):
+        if name not in own and not may_be_timm_name(network := name.partition("@")[0]):
             raise TeacherError(f"--teachers: unknown teacher {network!r}; {teacher_choices(network)}")
     check_files(names, files)
 
 
+def _own_teachers() -> Iterable[str]:
+    """Return the names of this project's teachers, and of those that this process has added to them."""
+    return getattr(sys.modules.get("nas.teachers"), "TEACHERS", BUILTIN_TEACHERS)
+
+
 def check_files(names: str, files: Mapping[str, Path]) -> None:
     """Raise TeacherError for a file whose name is not that of a chosen teacher that takes one."""
-    takers = [name for name in listed(names) if name not in BUILTIN_TEACHERS]
+    own = _own_teachers()
+    takers = [name for name in listed(names) if name not in own]
     networks = [name.partition("@")[0] for name in takers]
     for name, file in files.items():
         if name in takers or name in networks:
