@@ -18,6 +18,7 @@ from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.balance import BALANCES, Balance
 from nas.distill.batches import Batch, BatchLoader, Schedule
+from nas.distill.convolutions import train_convolutions
 from nas.distill.folded_heads import unfold
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
@@ -111,6 +112,8 @@ class Distiller:
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            train_convolutions(self.student)
         distributed.convert_sync_batchnorm(self.student, self.device)
         self._statistics = distributed.RunningStatistics(self.student)
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)

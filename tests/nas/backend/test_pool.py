@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.backend.pool import MALLOC_SETTINGS, TrainingJob, TrainingPool, TrainingProgress
 from nas.cli import lock_dir
 from nas.measure.device_lock import measuring
 from nas.study.config import DistillConfig
@@ -99,7 +100,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from nas.study.config import SearchConfig
-from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.backend.pool import MALLOC_SETTINGS, TrainingJob, TrainingPool, TrainingProgress
 from nas.study.records import TrialRecord
 
 if __name__ == "__main__":
@@ -130,3 +131,21 @@ def test_a_training_ends_with_its_killed_command(targets: Path, tmp_path: Path) 
             for pid in workers:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+def test_large_buffers_are_not_faulted_in_again_at_every_step() -> None:
+    program = (
+        "import resource\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def step(): b'x' * 2**26\n"
+        "step(); before = faults()\n"
+        "for _ in range(5): step()\n"
+        "print(faults() - before)"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
+    counts = [
+        int(subprocess.run([sys.executable, "-c", program], env=variables, check=True, capture_output=True).stdout)
+        for variables in (plain, plain | MALLOC_SETTINGS)
+    ]
+    assert counts[0] > 1000 > counts[1]
