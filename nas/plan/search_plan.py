@@ -264,6 +264,11 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " Where many do not, the search proposes more than the budget. The share that does is printed by:"
             f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
         )
+    if config.last_rung_chance:
+        notes.append(
+            "Simulated candidates have the same score at every rung, so that --last-rung-chance stops more of them than"
+            " it will in the search. The hours lie between these and those of a plan without it."
+        )
     if config.distill.ranks > 1:
         notes.append(f"{config.distill.ranks} ranks are assumed to share a training step without loss.")
     if here and config.device == "cpu":

@@ -65,6 +65,10 @@ _ADDRESS_HELP = (
     "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start, and on a shared network with "
     "RAY_AUTH_MODE=token, which this command then needs too (default: this machine alone)"
 )
+_LAST_RUNG_HELP = (
+    "a candidate that halving sends to the last rung also needs a chance of P or more to be on the Pareto front, "
+    "predicted from all scores so far; fewer steps, and fewer models on the front (default: 0, halving alone)"
+)
 _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
     "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
@@ -176,6 +180,7 @@ def _add_training(add: Add) -> None:
     add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"training steps of the rungs (default: {rungs})")
     factor = f"at a rung, the best 1/N of the candidates continue (default: {defaults.reduction_factor})"
     add("--reduction-factor", type=int, metavar="N", help=factor)
+    add("--last-rung-chance", type=float, metavar="P", help=_LAST_RUNG_HELP)
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
 
 

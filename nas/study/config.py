@@ -221,6 +221,8 @@ class SearchConfig:
         runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
         measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %.
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
+        last_rung_chance: Smallest chance to be on the Pareto front for which a candidate that halving continues also
+            trains to the last rung; 0: halving alone decides.
         reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
         baselines: Presets and keys of `specs` that are trained and measured in the same study, for comparison.
         scale: Networks that are measured and not trained, for comparison; named as `reference`.
@@ -245,6 +247,7 @@ class SearchConfig:
     runtime: Text = "eager+fp32+channels-last+fused"
     measure_seconds: MeasureSeconds = 2.0
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
+    last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
     reference: Text = REFERENCES["micro"]
     baselines: tuple[Text, ...] = BASELINES["micro"]
     scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")

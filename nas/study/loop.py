@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
-from nas.study.halving import should_continue
+from nas.study.halving import front_chance, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
 from nas.study.pareto import coordinates
 from nas.study.records import StudyInfo, TrialRecord, TrialState
@@ -247,8 +247,7 @@ class StudyLoop:
             record = replace(record, state=TrialState.INFEASIBLE, reason=f"this device does not report {unknown[0]}")
         if record.state is TrialState.RUNNING and record.rungs:
             self._store.retry_while_unavailable(self._refresh)
-            if not self._continues(record):
-                reason = f"not among the best 1/{self.config.reduction_factor} at rung {record.rungs[-1].rung}"
+            if (reason := self._reason_to_stop(record)) is not None:
                 record = replace(record, state=TrialState.STOPPED, reason=reason)
         if record.state is TrialState.FAILED and (decision := self._decide_retry(record)) is not RetryDecision.FAILED:
             self._requeue(record, decision)
@@ -420,15 +419,31 @@ class StudyLoop:
     def _missing_baselines(self) -> list[str]:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
 
-    def _continues(self, record: TrialRecord) -> bool:
-        """Return whether a trial continues after its last rung: baselines always do, and so do rungs passed earlier."""
+    def _reason_to_stop(self, record: TrialRecord) -> str | None:
+        """Return why a trial stops at the rung that it has reached; None if it continues.
+
+        Baselines always continue, and so does a trial at a rung that it has passed in an earlier run.
+        """
         if record.baseline or len(record.rungs) <= len(self.trials[record.number].rungs):
-            return True
-        rung = len(record.rungs) - 1
+            return None
+        rung, least = len(record.rungs) - 1, self.config.last_rung_chance
         point = coordinates(record, self.info.objectives, rung)
-        return point is not None and should_continue(
-            point, self.trials.points(rung, exclude=record.number), self.config.reduction_factor
-        )
+        others = self.trials.points(rung, exclude=record.number)
+        if point is None or not should_continue(point, others, self.config.reduction_factor):
+            return f"not among the best 1/{self.config.reduction_factor} at rung {rung}"
+        if not least or rung != len(self.info.rung_steps) - 2:
+            return None
+        chance = self._front_chance(record)
+        return f"chance {chance:.2f} to be on the front at rung {rung}, under {least:g}" if chance < least else None
+
+    def _front_chance(self, record: TrialRecord) -> float:
+        """Return a trial's chance to be on the front if it trains to the last rung."""
+        rungs, objectives = len(self.info.rung_steps), self.info.objectives
+        curves = {t.number: score_curve(t, objectives, rungs) for t in (*self.trials.values(), record)}
+        own = curves.pop(record.number)
+        if own is None:
+            return 0.0
+        return front_chance(own, [c for c in curves.values() if c is not None], rungs, self.config.seed)
 
     def _store_record(self, record: TrialRecord) -> bool:
         """Store a record; return False if another driver has taken the trial over.

@@ -40,7 +40,7 @@ SEARCH_ASPECTS: tuple[Aspect, ...] = (
     ("The lower rungs differ", lambda i: f"{', '.join(map(str, i.rung_steps[:-1])) or 'none'} steps"),
     (
         "Different shares continue at a rung",
-        lambda i: f"1/{i.config['reduction_factor']}" if "reduction_factor" in i.config else "",
+        lambda i: _continuing(i.config),
     ),
     ("The distillation targets are stored differently", lambda i: str(i.config.get("target_dtype", ""))),
     ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
@@ -104,6 +104,14 @@ def _machine(environment: Mapping[str, Any]) -> str:
     if str(environment.get("device", "")).startswith("cuda"):
         return str(environment.get("device_name", ""))
     return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else ""
+
+
+def _continuing(config: Mapping[str, Any]) -> str:
+    """Describe who continues at a rung; "" where the settings lack it."""
+    if "reduction_factor" not in config:
+        return ""
+    chance = config.get("last_rung_chance")
+    return f"1/{config['reduction_factor']}" + (f", to the last one with a chance of {chance:g}" if chance else "")
 
 
 def _fingerprints(fingerprints: dict[str, str]) -> str:

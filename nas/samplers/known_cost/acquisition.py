@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas.samplers.known_cost.fidelity import at_last_rung
+from nas.fidelity import at_last_rung
 from nas.samplers.known_cost.gaussian_process import GaussianProcess
 
 Array = NDArray[np.float64]

@@ -14,6 +14,8 @@ from nas.study.limits import LimitError
         ({"budget": 0}, "--budget: 0"),
         ({"budget": -3}, "--budget: -3"),
         ({"reduction_factor": 1}, "--reduction-factor: 1"),
+        ({"last_rung_chance": 1.5}, "--last-rung-chance: 1.5"),
+        ({"last_rung_chance": float("nan")}, "--last-rung-chance: nan"),
         ({"measure_seconds": 0}, "--measure-seconds: 0"),
         ({"measure_seconds": float("nan")}, "--measure-seconds: nan"),
         ({"measure_seconds": float("inf")}, "--measure-seconds: inf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from dataclasses import replace
@@ -41,6 +42,35 @@ def test_halving_stops_trials_and_never_baselines(tmp_path: Path) -> None:
         if t.state is TrialState.STOPPED
     )
     assert all(t.state is TrialState.COMPLETE for t in loop.trials.values() if t.baseline)
+
+
+def test_a_chance_for_the_last_rung_stops_more_trials_and_says_so(tmp_path: Path) -> None:
+    """The sampler is random, so that both searches have the same trials."""
+    loops = []
+    for chance in (0.0, 0.5):
+        config = search_config(budget=60, sampler="random", last_rung_chance=chance)
+        loops.append(StudyLoop(new_store(tmp_path / str(chance), config)))
+        drive(loops[-1])
+    halving, both = ({n for n, t in loop.trials.items() if t.state is TrialState.COMPLETE} for loop in loops)
+    assert both < halving
+    volumes = [loop.front_summary()[1] for loop in loops]
+    assert 0.95 * volumes[0] < volumes[1] < volumes[0]
+    reasons = {loops[1].trials[n].reason for n in halving - both}
+    assert all(re.fullmatch(r"chance 0\.[0-4]\d to be on the front at rung 0, under 0\.5", r or "") for r in reasons)
+
+
+def test_a_resumed_study_decides_by_the_same_chances(tmp_path: Path) -> None:
+    config = search_config(budget=40, sampler="random", last_rung_chance=0.5)
+    whole = StudyLoop(new_store(tmp_path / "whole", config))
+    drive(whole)
+    first = StudyLoop(new_store(tmp_path / "cut", config))
+    drive(first, stop_after=20)
+    assert first.next_trial() is not None, "the driver dies while it runs"
+    second = StudyLoop(reopen(tmp_path / "cut"))
+    drive(second)
+    ends = [{n: (t.state, t.reason, t.rungs) for n, t in loop.trials.items()} for loop in (whole, second)]
+    assert ends[0] == ends[1]
+    assert any("chance" in (t.reason or "") for n, t in whole.trials.items() if n > 20), "decided after the kill"
 
 
 def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:

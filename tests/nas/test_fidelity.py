@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.samplers.known_cost.fidelity import at_last_rung
+from nas.fidelity import at_last_rung
 
 
 def test_the_last_rung_is_exact():
