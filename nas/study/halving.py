@@ -115,8 +115,8 @@ def front_chance(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, se
     drawn = costs + deviations * rng.standard_normal((CHANCE_DRAWS, *costs.shape))
     values = np.concatenate([score[:, :, None], drawn], axis=2)
     rivals, own = values[:, :-1], values[:, -1:]
-    dominated = ((rivals >= own).all(axis=2) & (rivals > own).any(axis=2)).any(axis=1)
-    return float(1.0 - dominated.mean())
+    dominates = np.all(rivals >= own, axis=2) & np.any(rivals > own, axis=2)
+    return float(1.0 - np.mean(np.any(dominates, axis=1)))
 
 
 def ladder(first: int, rungs: int, eta: int) -> tuple[int, ...]:
