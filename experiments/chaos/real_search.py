@@ -124,7 +124,8 @@ class RealSearch:
         """
         began_s, before = time.monotonic(), self._results()
         while time.monotonic() - began_s < limit_s:
-            if self.reap() and not self.drivers:
+            self.reap()
+            if not self.drivers:
                 if self.complete:
                     return time.monotonic() - began_s
                 self.expect_no_traceback()
@@ -377,11 +378,14 @@ def damage_checkpoints(search: RealSearch) -> str | None:
 
 
 def damage_shard(search: RealSearch) -> str | None:
-    """Damage a file of the cache under a dead driver: --resume must name it, and train on none of it."""
+    """Damage a file that trainings read under a dead driver: --resume must name it, and train on none of it.
+
+    Poses, labels and masks are read when a model is evaluated, after its training.
+    """
     if search.driver() is None:
         return None
     search.kill_drivers()
-    victim = search.chance.choice([p for p in sorted(search.sandbox.cache.rglob("*.npy")) if "poses" not in p.name])
+    victim = search.chance.choice([p for p in sorted(search.sandbox.cache.rglob("*.npy")) if _is_trained_on(p)])
     content, rungs = victim.read_bytes(), _rungs(search)
     note, began = damage(victim, search.chance), len(search.log)
     search.start()
@@ -400,6 +404,10 @@ def damage_shard(search: RealSearch) -> str | None:
     victim.write_bytes(content)
     search.start()
     return note
+
+
+def _is_trained_on(path: Path) -> bool:
+    return not any(word in path.name for word in ("poses", "labels", "masks"))
 
 
 def _rungs(search: RealSearch) -> int:
