@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.export.arguments import check_installed, parse, parser
-from nas.storage.location import StudyLocation
 from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
@@ -20,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         settings = parse(words)
         check_installed(settings.format)
+        from nas.storage.location import StudyLocation  # imports optuna: not for --help
+
         StudyLocation.of(settings.run)  # raises where there is no study
         from nas.export.command import export  # imports what takes seconds, as torch: not for --help or a bad flag
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.remeasure.arguments import parse, parser
-from nas.storage.location import StudyLocation
 from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
@@ -19,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         settings = parse(words)
+        from nas.storage.location import StudyLocation  # imports optuna: not for --help
+
         StudyLocation.of(settings.run)  # raises where there is no study
         from nas.remeasure.command import (
             remeasure,

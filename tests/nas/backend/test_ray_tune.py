@@ -241,20 +241,28 @@ def test_an_error_of_ray_is_one_line_that_says_how_to_resume(
         run_study(loop, cluster)  # type: ignore[arg-type]
 
 
-def test_a_dead_head_ends_the_process_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_dead_head_or_raylet_ends_the_process_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_HEAD_CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(cluster_module, "_WATCH_EVERY_S", 0.05)
     monkeypatch.setattr(cluster_module, "_HEAD_TIMEOUT_S", 0.3)
     monkeypatch.setattr(cluster_module.os, "_exit", sys.exit)
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    over, raylet = threading.Event(), str(tmp_path / "raylet")
+    with socket.create_server(("127.0.0.1", 0)) as head, socket.socket(socket.AF_UNIX) as local:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        local.bind(raylet)
+        local.listen()
         threading.Timer(0.6, over.set).start()
-        cluster_module._watch_head(address, "resume", over)
-    with pytest.raises(SystemExit, match="1"):
-        cluster_module._watch_head(address, "resume", threading.Event())
+        cluster_module._watch_ray(address, raylet, "resume", over)
+        local.close()
+        with pytest.raises(SystemExit, match="1"):
+            cluster_module._watch_ray(address, raylet, "resume", threading.Event())
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert address in line
-    assert line.endswith("; resume")
+    assert line == "error: the raylet, Ray's process on this machine, is gone; resume"
+    with socket.socket(socket.AF_UNIX) as local:
+        local.bind(f"{raylet}2")
+        local.listen()
+        with pytest.raises(SystemExit, match="1"):
+            cluster_module._watch_ray(address, f"{raylet}2", "resume", threading.Event())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: the head of Ray at {address} is gone; resume"
