@@ -24,7 +24,7 @@ from nas.study.records import StudyRecord, TrialState
 from nas.teachers.timm_networks import layout, parse
 from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.machine, pytest.mark.slow]
+pytestmark = [pytest.mark.machine, pytest.mark.slow, pytest.mark.exhaustive]  # seven minutes each where CI runs
 
 CLIP = "vit_base_patch32_clip_224.laion2b"
 CLIP_MODEL = "ViT-B-32"  # of open_clip, with the text tower
@@ -123,9 +123,7 @@ def check_messages(errors: str) -> None:
     assert sum(line == "starting the workers" for line in lines) == 1
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "siglip" else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_search_with_one_foundation_model(kind: str, weights: dict[str, Path], folder: Path) -> None:
     run_dir = folder / kind.replace(" ", "-")
     result = run(search_words([KINDS[kind]], weights, run_dir, folder), folder)
