@@ -237,13 +237,15 @@ def _watch_ray(head: str, raylet: str, advice: str, over: threading.Event) -> No
     host, _, port = head.rpartition(":")
     answered_s, refused = time.monotonic(), 0
     while not over.wait(_WATCH_EVERY_S):
+        head_answers = False
         with suppress(OSError):
             socket.create_connection((host.strip("[]"), int(port)), timeout=_WATCH_EVERY_S).close()
-            answered_s = time.monotonic()
-        if time.monotonic() - answered_s > _HEAD_TIMEOUT_S:
-            _end(f"error: the head of Ray at {head} is gone; {advice}")
+            answered_s, head_answers = time.monotonic(), True
         refused = refused + 1 if _refuses(raylet) else 0
-        if refused == _RAYLET_REFUSALS and not over.is_set():
+        # A raylet ends when its head does.
+        if time.monotonic() - answered_s > _HEAD_TIMEOUT_S or (refused >= _RAYLET_REFUSALS and not head_answers):
+            _end(f"error: the head of Ray at {head} is gone; {advice}")
+        if refused >= _RAYLET_REFUSALS and not over.is_set():
             _end(f"error: the raylet, Ray's process on this machine, is gone; {advice}")
 
 
