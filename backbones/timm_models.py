@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.models._registry import _model_entrypoints
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
@@ -113,6 +112,8 @@ def names_to_record() -> str:
 
     Earlier names, which timm still takes, are among the networks; "untrained" is no tag.
     """
+    from timm.models._registry import _model_entrypoints  # private, so that nothing that users run imports it
+
     networks: dict[str, list[str]] = {}
     for name in sorted(name for name, build in _model_entrypoints.items() if build.__module__.startswith("timm.")):
         networks[name] = []

@@ -17,7 +17,7 @@ from search_space import SPACES, ArchSpec
 
 SAMPLED = 200  # random architectures whose costs are counted
 _SMALL = 5  # the smallest of these, counted first: a limit of 1 parameter is refused without counting the others
-_FAR = 3.0  # a limit so many times below the smallest is hopeless
+_FAR = 3.0  # a limit of less than a third of the smallest small one is refused at once
 
 
 def check_device(config: SearchConfig, source: str, remedy: str) -> None:
