@@ -21,6 +21,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from nas.study.architectures import Proposal
 from nas.study.loop import Result, StudyLoop
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 
@@ -347,12 +348,10 @@ class MemoryStore:
         """Return a context that does nothing."""
         return nullcontext()
 
-    def ask(
-        self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Return the number of a new trial and its parameters."""
+    def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
+        """Return a new trial with its parameters."""
         number = next(self._numbers)
-        return number, self._propose(number) if fixed is None else dict(fixed)
+        return Proposal(number, self._propose(number) if fixed is None else dict(fixed))
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Return True: the loop keeps the trial."""

@@ -32,6 +32,8 @@ from search_space import ArchSpec
 def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     """Yield the record after the measurement and after every rung; the last record is no longer running.
 
+    A trial that is measured late is measured after its first rung.
+
     The caller ends the trial early by not asking for the next rung. An error of the trial becomes the reason of the
     last record, which keeps the results before the error.
     """
@@ -52,19 +54,30 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.img_size)
     record = replace(record, params=counted.params, macs=counted.macs)
-    limits = {} if record.baseline else config.limits  # baselines are trained for comparison
+    if not record.measured_late:
+        record = _measured_within_limits(record, context)
+        yield record
+        if record.state is not TrialState.RUNNING:
+            return
+    rungs = _train(record, context)
+    for left in reversed(range(len(config.distill.rung_steps))):
+        if record.rungs and record.measurement is None:  # it has passed its first rung
+            record = _measured_within_limits(record, context)
+            yield record
+            if record.state is not TrialState.RUNNING:
+                return
+        record = replace(record, rungs=(*record.rungs, next(rungs)))
+        yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
+
+
+def _measured_within_limits(record: TrialRecord, context: TrialContext) -> TrialRecord:
+    """Return the record with its measurement, or as infeasible."""
+    limits = {} if record.baseline else context.config.limits  # baselines are trained for comparison
     broken = broken_limit(record, limits)
     if not broken:
         record = replace(record, measurement=record.measurement or _measure(record, context))
         broken = broken_limit(record, limits) or _smaller_batch(record)
-    if broken:
-        yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
-        return
-    yield record
-    rungs = _train(record, context)
-    for left in reversed(range(len(config.distill.rung_steps))):
-        record = replace(record, rungs=(*record.rungs, next(rungs)))
-        yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
+    return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 
 def _measured_for_scale(record: TrialRecord, context: TrialContext) -> TrialRecord:

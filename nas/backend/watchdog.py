@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.study.failures import Failure, time_limit_s
+from nas.study.records import TrialRecord
 
 _CHECK_EVERY_S = 1.0
 _MAX_STAGE_SECONDS = 99  # earlier trials whose seconds are kept for each stage
@@ -40,9 +42,15 @@ class NotPickled:
 @dataclass
 class _RunningTrial:
     actor: str  # Ray's id of its worker
+    measured_late: bool  # its stages are in another order
     stage: int = 0  # records that it has sent
     stage_start_s: float = field(default_factory=time.monotonic)
     hang: str | None = None  # the reason, once its process was killed
+
+    @property
+    def stage_key(self) -> tuple[bool, int]:
+        """Return what the stages of the same kind of all trials share."""
+        return self.measured_late, self.stage
 
 
 class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
@@ -58,19 +66,22 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
         self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
-        self._stage_seconds: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_MAX_STAGE_SECONDS))
+        self._stage_seconds: defaultdict[tuple[bool, int], deque[float]] = defaultdict(
+            lambda: deque(maxlen=_MAX_STAGE_SECONDS)
+        )
         self._checked_s = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Start the clock of the first stage."""
-        self._running[trial.trial_id] = _RunningTrial(trial.temporary_state.ray_actor._actor_id.hex())
+        late = TrialRecord.from_dict(json.loads(trial.config["record"])).measured_late
+        self._running[trial.trial_id] = _RunningTrial(trial.temporary_state.ray_actor._actor_id.hex(), late)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Keep the seconds of the stage, and start the clock of the next one."""
         running, now_s = self._running[trial.trial_id], time.monotonic()
-        self._stage_seconds[running.stage].append(now_s - running.stage_start_s)
+        self._stage_seconds[running.stage_key].append(now_s - running.stage_start_s)
         running.stage, running.stage_start_s = running.stage + 1, now_s
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -87,7 +98,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
             return
         self._checked_s = time.monotonic()
         for trial in self._running.values():
-            limit_s = time_limit_s(self._stage_seconds[trial.stage], self._limit_s)
+            limit_s = time_limit_s(self._stage_seconds[trial.stage_key], self._limit_s)
             if not trial.hang and self._checked_s - trial.stage_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"
                 _LOG.warning("stage %d of a trial: %s; its worker is killed", trial.stage, trial.hang)

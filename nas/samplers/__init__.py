@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -19,9 +19,13 @@ from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
+from nas.study.convergence import SEED_DEVIATION, TIMING_DEVIATION
 from nas.study.pareto import reference_point
-from nas.study.records import Objective
+from nas.study.records import Expectation, Objective
 from search_space import Space
+
+if TYPE_CHECKING:
+    from nas.samplers.cost_model import SpaceCostModel
 
 
 class SpaceSampler(BaseSampler):
@@ -91,8 +95,46 @@ class PerTrial(BaseSampler):
         self._current.after_trial(study, trial, state, values)
 
 
+class SearchSampler(KnownCostSampler):
+    """The sampler of a search by known-cost, which knows what it expects of its proposals.
+
+    Args:
+        cost_model: Predicts the candidates' costs.
+        reference: Score and cost from which hypervolume is measured.
+        space: The architectures to sample from.
+        config: The study's settings.
+        cost: The second objective, one of `COSTS`.
+    """
+
+    def __init__(
+        self, cost_model: SpaceCostModel, reference: tuple[float, float], space: Space, config: SearchConfig, cost: str
+    ) -> None:
+        from nas.samplers.cost_model import read_trial
+
+        self._cost_model = cost_model
+        super().__init__(
+            cost_model.costs,
+            reference=reference,
+            distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
+            candidates=cost_model.candidates,
+            features=cost_model.features,
+            sizes=cost_model.sizes,
+            read_trial=partial(read_trial, cost=cost),
+            rungs=len(config.distill.rung_steps),
+            repeat_deviations=(SEED_DEVIATION, TIMING_DEVIATION if cost == "throughput" else 0.0),
+            seed=config.seed,
+        )
+
+    def expected(self, number: int) -> Expectation | None:
+        """Return what it expects of its latest proposal, trial `number`; None where no model of the trials chose it."""
+        if self.outlook is None or self.outlook.number != number:
+            return None
+        ratio = self._cost_model.trusted_ratio(self.outlook.params)
+        return Expectation(self.outlook.quality, self.outlook.gain, self.outlook.repeat_gain, ratio)
+
+
 def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
-    from nas.samplers.cost_model import SpaceCostModel, read_trial  # imports torch
+    from nas.samplers.cost_model import SpaceCostModel  # imports torch
 
     if not isinstance(space, Space):
         raise ValueError(f"known-cost: no cost model for the space {space.name!r}; see nas.samplers.known_cost")
@@ -101,17 +143,7 @@ def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: Sea
     cost = names[1] if len(names) > 1 else "throughput"  # unused with score alone
     cost_model = SpaceCostModel(space, config, cost)
     score, reference_cost = (*reference_point(objectives), 0.0)[:2]
-    return KnownCostSampler(
-        cost_model.costs,
-        reference=(score, reference_cost),
-        distributions={name: CategoricalDistribution(choices) for name, choices in space.choices().items()},
-        candidates=cost_model.candidates,
-        features=cost_model.features,
-        sizes=cost_model.sizes,
-        read_trial=partial(read_trial, cost=cost),
-        rungs=len(config.distill.rung_steps),
-        seed=config.seed,
-    )
+    return SearchSampler(cost_model, (score, reference_cost), space, config, cost)
 
 
 def _evolution(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:

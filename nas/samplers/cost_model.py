@@ -33,6 +33,8 @@ Work = tuple[float, float]  # MACs and elements moved, of one image
 
 MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
+TRUSTED_DEVIATION = 0.05  # relative, of a predicted time: below it a candidate is measured after the first rung
+PREDICTABLE_OBJECTIVES = ("score", "throughput", "params", "macs")
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
 # Failures that similar architectures are likely to share.
@@ -57,6 +59,7 @@ class SpaceCostModel:
         self._px = config.distill.img_size
         self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
+        self._fitted: tuple[int, ...] = ()  # trials of the latency model of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
 
@@ -86,7 +89,7 @@ class SpaceCostModel:
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
-        fitted = numbers[: _refit_size(len(numbers))]
+        self._fitted = fitted = numbers[: _refit_size(len(numbers))]
         if fitted:
             seconds = self._latency_model(fitted).seconds(specs)
         else:
@@ -100,6 +103,20 @@ class SpaceCostModel:
         if self._cost != "throughput":
             costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
         return np.where(excluded, np.nan, costs)
+
+    def trusted_ratio(self, params: Params) -> float | None:
+        """Return a candidate's throughput over the reference model's, predicted as in the latest call of `costs`.
+
+        It is None where a prediction cannot decide the first rung: it is less exact than `TRUSTED_DEVIATION`, the first
+        rung is the last, the study has limits or objectives that must be measured, or `measure_first` is set.
+        """
+        config = self._config
+        predictable = all(name in PREDICTABLE_OBJECTIVES for name in config.objectives)
+        limited = any(LIMITS[name].measured for name in config.limits)
+        if not self._fitted or config.measure_first or limited or not predictable or len(config.distill.rung_steps) < 2:
+            return None
+        seconds, deviation = self._latency_model(self._fitted).predict([self._spec(params)])
+        return float(1 / seconds[0]) if deviation[0] < TRUSTED_DEVIATION else None
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
         """Return the numbers of the measured trials; each measurement is read once."""

@@ -69,6 +69,10 @@ _LAST_RUNG_HELP = (
     "a candidate that halving sends to the last rung also needs a chance of P or more to be on the Pareto front, "
     "predicted from all scores so far; fewer steps, and fewer models on the front (default: 0, halving alone)"
 )
+_MEASURE_FIRST_HELP = (
+    "measure every candidate before its training (default: where known-cost predicts the throughput to 5 %% and no "
+    "limit needs a measurement, after the first rung, and only the candidates that pass it)"
+)
 _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
     "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
@@ -191,6 +195,7 @@ def _add_measuring(add: Add) -> None:
     add_flag(add, "--measure-batch-size", f"{defaults.measure_batch_size}; 128 on CUDA")
     earlier = "; it ends earlier when it is exact to 1 %%"
     add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=earlier)
+    add("--measure-first", action="store_true", help=_MEASURE_FIRST_HELP)
 
 
 def _add_where_it_runs(add: Add) -> None:

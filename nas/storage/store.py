@@ -35,6 +35,7 @@ from nas.storage.database import Database
 from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation
+from nas.study.architectures import ExpectingSampler, Proposal
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
@@ -271,14 +272,16 @@ class Store:
         with translate_errors("the study cannot be written"), self._transaction(study=self._study._study_id):
             yield
 
-    def ask(
-        self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Create a trial and return its number and its parameters, from the sampler or `fixed`."""
+    def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
+        """Create a trial with its parameters from the sampler, or `fixed`."""
         with self.exclusive():
             trial = self._new_trial(fixed)
             self._ids[trial.number] = trial._trial_id
-            return trial.number, {n: trial.suggest_categorical(n, tuple(values)) for n, values in choices.items()}
+            params = {name: trial.suggest_categorical(name, tuple(values)) for name, values in choices.items()}
+            sampler = self._study.sampler
+            if fixed is None and isinstance(sampler, ExpectingSampler):
+                return Proposal(trial.number, params, sampler.expected(trial.number))
+            return Proposal(trial.number, params)
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Write a trial's record and, if the trial has ended, its state for Optuna.

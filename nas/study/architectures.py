@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from nas.study.records import Expectation
 
 MUTATION_RATE = 0.6  # share of the candidates that are mutations of parents
 CROSSOVER_RATE = 0.3  # share of the mutations whose parent is a crossover of two
+
+
+@runtime_checkable
+class ExpectingSampler(Protocol):
+    """A sampler that says what it expects of its proposals."""
+
+    def expected(self, number: int) -> Expectation | None:
+        """Return what it expects of its latest proposal, trial `number`; None where no model of the trials chose it."""
+
+
+class Proposal(NamedTuple):
+    """A new trial of a sampler: its number, its parameters, and what the sampler expects of it."""
+
+    number: int
+    params: dict[str, Any]
+    expected: Expectation | None = None
 
 
 class Architecture(Protocol):

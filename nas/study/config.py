@@ -220,6 +220,8 @@ class SearchConfig:
         measure_batch_size: Images per call when a candidate is measured.
         runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
         measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %.
+        measure_first: Whether every candidate is measured before its training. Otherwise one whose throughput is
+            predicted well is measured when it has passed the first rung.
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
         last_rung_chance: Smallest chance to be on the Pareto front for which a candidate that halving continues also
             trains to the last rung; 0: halving alone decides.
@@ -246,6 +248,7 @@ class SearchConfig:
     measure_batch_size: BatchSize = 16
     runtime: Text = "eager+fp32+channels-last+fused"
     measure_seconds: MeasureSeconds = 2.0
+    measure_first: bool = False
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
     last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
     reference: Text = REFERENCES["micro"]

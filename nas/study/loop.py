@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from nas.study.architectures import Architecture, SearchSpace
+from nas.study.architectures import Architecture, Proposal, SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.halving import front_chance, score_curve, should_continue
@@ -71,10 +71,8 @@ class StudyStore(Protocol):
     def may_take_over(self, driver: str | None) -> bool:
         """Return whether this driver may take over the running trials of `driver`."""
 
-    def ask(
-        self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Return the number of a new trial and its parameters, from the sampler or `fixed`."""
+    def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
+        """Return a new trial with its parameters from the sampler, or `fixed`."""
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Write a trial, with its objectives where it is complete; return False if another driver has taken it over."""
@@ -242,8 +240,7 @@ class StudyLoop:
 
     def report(self, record: TrialRecord) -> bool:
         """Store the record that a worker sent; return False if the trial has to end."""
-        just_measured = record.state is TrialState.RUNNING and record.measurement and not record.rungs
-        if just_measured and (unknown := unknown_before_training(record, self.info.objectives)):
+        if self._just_measured(record) and (unknown := unknown_before_training(record, self.info.objectives)):
             record = replace(record, state=TrialState.INFEASIBLE, reason=f"this device does not report {unknown[0]}")
         if record.state is TrialState.RUNNING and record.rungs:
             self._store.retry_while_unavailable(self._refresh)
@@ -419,12 +416,18 @@ class StudyLoop:
     def _missing_baselines(self) -> list[str]:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
 
+    def _just_measured(self, record: TrialRecord) -> bool:
+        before = self.trials[record.number].measurement if record.number >= 0 else None
+        return record.state is TrialState.RUNNING and record.measurement is not None and before is None
+
     def _reason_to_stop(self, record: TrialRecord) -> str | None:
         """Return why a trial stops at the rung that it has reached; None if it continues.
 
-        Baselines always continue, and so does a trial at a rung that it has passed in an earlier run.
+        Baselines always continue, and so does a trial at a rung that it has passed in an earlier run. A trial that is
+        measured late passes its first rung twice: by its predicted throughput, and by the measured one.
         """
-        if record.baseline or len(record.rungs) <= len(self.trials[record.number].rungs):
+        again = len(record.rungs) <= len(self.trials[record.number].rungs)
+        if record.baseline or (again and not self._just_measured(record)):
             return None
         rung, least = len(record.rungs) - 1, self.config.last_rung_chance
         point = coordinates(record, self.info.objectives, rung)
@@ -526,10 +529,8 @@ class TrialProposer:
         """Return the trial of a reference backbone; the sampler gets its parameters if the space contains it."""
         spec = self._baselines[name]
         inside = self._space.contains(spec)
-        number, _ = self._store.ask(
-            self._space.choices() if inside else {}, self._space.encode(spec) if inside else None
-        )
-        return _new(number, spec, baseline=name)
+        choices, fixed = (self._space.choices(), self._space.encode(spec)) if inside else ({}, None)
+        return _new(self._store.ask(choices, fixed), spec, baseline=name)
 
     def new(self, seen: Set[str], now_s: float) -> tuple[list[TrialRecord], str | None]:
         """Return the trial of a new architecture, after the sampler's repeats, which are stored and never run.
@@ -546,15 +547,15 @@ class TrialProposer:
             return proposed, f"the space has only {self._space.count()} architectures"
         fixed: dict[str, Any] | None = None
         for repeats in range(2 * _REPEATS_LIMIT):
-            number, params = self._store.ask(self._space.choices(), fixed)
-            spec = self._space.decode(params)
-            record = _new(number, spec)
+            proposal = self._store.ask(self._space.choices(), fixed)
+            spec = self._space.decode(proposal.params)
+            record = _new(proposal, spec)
             if spec.arch_id not in seen:
                 return [*proposed, record], None
             proposed.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
             self._store.save(proposed[-1])  # before the sampler's next proposal, which depends on it
             if repeats >= _REPEATS_LIMIT:
-                fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(number)))
+                fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(proposal.number)))
         return proposed, "the sampler finds no new architecture"
 
     def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
@@ -565,8 +566,9 @@ class TrialProposer:
         return spec
 
 
-def _new(number: int, spec: Architecture, baseline: str | None = None) -> TrialRecord:
-    return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
+def _new(proposal: Proposal, spec: Architecture, baseline: str | None = None) -> TrialRecord:
+    record = TrialRecord(proposal.number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
+    return record if baseline else replace(record, expected=proposal.expected)
 
 
 def _for_scale(number: int, name: str, config: SearchConfig) -> TrialRecord:

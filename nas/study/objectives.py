@@ -84,6 +84,16 @@ def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
     return tuple(replace(o, label=SCORE_LABELS[score]) if o.name == "score" else o for o in named)
 
 
+def value_or_prediction(trial: TrialRecord, name: str, rung: int) -> float | None:
+    """Return a trial's value of an objective at a rung, a throughput as predicted until it is measured; None without.
+
+    Predictions decide about the first rung only.
+    """
+    if name == "throughput" and trial.measurement is None and trial.expected is not None:
+        return trial.expected.ratio
+    return OBJECTIVES[name].value(trial, rung)
+
+
 def unknown_before_training(trial: TrialRecord, study_objectives: Sequence[Objective]) -> list[str]:
     """Return the labels of objectives whose value a measured trial lacks and cannot get from training.
 

@@ -13,7 +13,7 @@ import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nas.study.objectives import OBJECTIVES
+from nas.study.objectives import value_or_prediction
 from nas.study.records import Objective, TrialRecord, TrialState
 
 Point = tuple[float, ...]
@@ -96,11 +96,12 @@ def reference_point(objectives: Sequence[Objective]) -> tuple[float, ...]:
 def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) -> Point | None:
     """Return the values of all objectives at `rung`, on the axes of `coordinate`; None if one is missing.
 
-    A trial without a measurement, or one that has not reached `rung`, has no point.
+    The throughput of a trial that is measured late is the predicted one until then. Any other trial without a
+    measurement has no point, nor has one that has not reached `rung`.
     """
-    if trial.measurement is None or len(trial.rungs) <= rung:
+    if (trial.measurement is None and not trial.measured_late) or len(trial.rungs) <= rung:
         return None
-    values = [OBJECTIVES[objective.name].value(trial, rung) for objective in objectives]
+    values = [value_or_prediction(trial, objective.name, rung) for objective in objectives]
     if any(value is None for value in values):
         return None
     return tuple(coordinate(o, v) for o, v in zip(objectives, values, strict=True) if v is not None)

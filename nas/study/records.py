@@ -191,6 +191,20 @@ class RungResult(Record):
 
 
 @dataclass(frozen=True)
+class Expectation(Record):
+    """What a sampler expected of an architecture when it proposed it.
+
+    Gains are hypervolumes. `repeat_gain` is what a second training and timing of a member of the front would seem to
+    gain by chance, the largest over the front. A `gain` below it cannot be told from noise.
+    """
+
+    score: float  # at the last rung
+    gain: float
+    repeat_gain: float
+    ratio: float | None = None  # predicted throughput / reference throughput, where it suffices for the first rung
+
+
+@dataclass(frozen=True)
 class TrialRecord(Record):
     """One architecture in a study, or a network that the study measures for scale and does not train."""
 
@@ -210,6 +224,12 @@ class TrialRecord(Record):
     tries: int = 1  # runs after failures included, continuations after a kill of the driver not
     failure: Failure | None = None  # the last one, also of a trial that runs again
     scale: str | None = None  # arch name of a network that is measured for scale
+    expected: Expectation | None = None  # None without a model of the trials: at the start, for many samplers
+
+    @property
+    def measured_late(self) -> bool:
+        """Return whether the trial is measured after its first rung, and only if it passes it."""
+        return self.expected is not None and self.expected.ratio is not None
 
     @property
     def name(self) -> str:

@@ -143,6 +143,26 @@ class AcquisitionModel:
         cost = np.where(np.isfinite(cost), cost, -np.inf)
         return expected_hypervolume_improvement(mean, deviation, cost, self.points, self.reference)
 
+    def expected(self, features: Array, costs: Array | None) -> tuple[Array, Array]:
+        """Return the expected first objective of each candidate and its cost, (m,) each; `costs` as for `gains`."""
+        return self.qualities.predict(features)[0], self._predicted_costs(features) if costs is None else costs
+
+    def repeat_gain(self, deviation: float, cost_deviation: float) -> float:
+        """Return what a repetition of a member of the front would seem to gain by chance, the largest of all members.
+
+        A repetition scatters around the member: its first objective is normal, its cost one deviation less or more.
+
+        Args:
+            deviation: standard deviation of the first objective between repetitions.
+            cost_deviation: the same of the cost.
+        """
+        quality, cost = np.tile(self.points, (2, 1)).T
+        cost = cost + np.repeat([-cost_deviation, cost_deviation], len(self.points))
+        cost = np.where(np.isfinite(cost), cost, -np.inf)
+        spread = np.full(len(cost), max(deviation, MIN_DEVIATION * self.qualities.unit))
+        gains = expected_hypervolume_improvement(quality, spread, cost, self.points, self.reference)
+        return float(gains.reshape(2, -1).mean(axis=0).max(initial=0.0))
+
     def _predicted_costs(self, features: Array) -> Array:
         if self.costs is None:
             raise ValueError("the candidates come without costs")

@@ -14,7 +14,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +48,26 @@ class Candidates(Protocol):
         """Return `count` parameter sets of the space, some of them derived from `parents` where there are any."""
 
 
+class Outlook(NamedTuple):
+    """What the sampler expects of its proposal, in coordinates where more is better.
+
+    Attributes:
+        number: number of the trial.
+        params: its parameters.
+        quality: expected first objective.
+        cost: second objective.
+        gain: expected hypervolume improvement, see `AcquisitionModel.gains`.
+        repeat_gain: that of a repetition by chance alone, see `AcquisitionModel.repeat_gain`.
+    """
+
+    number: int
+    params: Params
+    quality: float
+    cost: float
+    gain: float
+    repeat_gain: float
+
+
 class KnownCostSampler(BaseSampler):
     """Proposes the candidate with the largest expected hypervolume improvement at its known cost.
 
@@ -66,8 +86,12 @@ class KnownCostSampler(BaseSampler):
         read_trial: returns a trial's values, None where it has none; by default the values of completed trials.
         rungs: values of the first objective that a trial has when it is trained to the end; only the last is final.
         noise: variance of the first objective between repetitions of the same trial.
+        repeat_deviations: standard deviations of both objectives between repetitions, for `Outlook.repeat_gain` only.
         startup: trials spread over the cost before the model is used.
         seed: None for a random one.
+
+    Attributes:
+        outlook: what it expected of its latest proposal; None before the model is used.
     """
 
     def __init__(
@@ -83,6 +107,7 @@ class KnownCostSampler(BaseSampler):
         read_trial: ReadTrial | None = None,
         rungs: int = 1,
         noise: float = 0.0,
+        repeat_deviations: tuple[float, float] = (0.0, 0.0),
         startup: int = STARTUP_TRIALS,
         seed: int | None = None,
     ) -> None:
@@ -90,7 +115,9 @@ class KnownCostSampler(BaseSampler):
         self._candidates, self._features, self._parameters = candidates, features, parameters
         self._sizes = sizes
         self._read_trial, self._rungs, self._noise = read_trial or completed_values, rungs, noise
+        self._repeat_deviations = repeat_deviations
         self._startup = max(startup, 2)
+        self.outlook: Outlook | None = None
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._intersection = IntersectionSearchSpace()
 
@@ -110,6 +137,7 @@ class KnownCostSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of the next trial."""
+        self.outlook = None
         if not search_space:
             return {}
         with _BLAS_LOCK, threadpool_limits(limits=1):  # the matrices are small, and training needs the other cores
@@ -126,7 +154,10 @@ class KnownCostSampler(BaseSampler):
             return self._vary(history, [], 1, rng)[0]
         if self._usable_trials(history) < self._startup:
             return pool[0] if costs is None else pool[np.argsort(costs, kind="stable")[self._turn(number, len(pool))]]
-        return self._largest_gain(history, pool, costs, rng)
+        acquisition, parents = self._fit(history)
+        best, gain = self._largest_gain(history, acquisition, parents, pool, costs, rng)
+        self.outlook = self._outlook(history, acquisition, number, best, gain)
+        return best
 
     def _usable_trials(self, history: TrialHistory) -> int:
         """Count the trials with a finite first objective and a cost that is finite or can be computed."""
@@ -142,10 +173,15 @@ class KnownCostSampler(BaseSampler):
         return round((1 - order[number % self._startup] / (self._startup - 1)) * (count - 1))
 
     def _largest_gain(
-        self, history: TrialHistory, pool: list[Params], costs: Array | None, rng: random.Random
-    ) -> Params:
+        self,
+        history: TrialHistory,
+        acquisition: AcquisitionModel,
+        parents: Sequence[Params],
+        pool: list[Params],
+        costs: Array | None,
+        rng: random.Random,
+    ) -> tuple[Params, float]:
         """Search the pool and children of the best trials, then children of the best candidates so far."""
-        acquisition, parents = self._fit(history)
         children, child_costs = self._allowed(history, self._vary(history, parents, CHILDREN, rng))
         pool = pool + children
         costs = None if costs is None or child_costs is None else np.concatenate([costs, child_costs])
@@ -159,7 +195,14 @@ class KnownCostSampler(BaseSampler):
                 best, largest = pool[order[0]], float(gains[order[0]])
             elite = [pool[i] for i in order[:ELITE_SIZE]]
             pool, costs = self._allowed(history, self._vary(history, elite, CHILDREN, rng))
-        return best
+        return best, largest
+
+    def _outlook(
+        self, history: TrialHistory, acquisition: AcquisitionModel, number: int, params: Params, gain: float
+    ) -> Outlook:
+        quality, cost = acquisition.expected(self._rows(history, [params])[0], self._costs(history, [params]))
+        repeat_gain = acquisition.repeat_gain(*self._repeat_deviations)
+        return Outlook(number, params, float(quality[0]), float(cost[0]), gain, repeat_gain)
 
     def _allowed(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:
         """Return the distinct new candidates that are not excluded, and their costs."""

@@ -193,7 +193,7 @@ def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None
     record = replace(next_trial(loop), measurement=measurement(1.0), params=1, macs=1, rungs=(rung(0, 0.1),))
     other = Store.open(tmp_path, make_sampler(search_config(sampler="random", seed=1), SPACES["micro"], OBJECTIVES))
     for _ in range(3):
-        number, params = other.ask(SPACES["micro"].choices())
+        number, params, _ = other.ask(SPACES["micro"].choices())
         spec = SPACES["micro"].decode(params)
         better = TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.STOPPED)
         other.save(replace(better, measurement=measurement(2.0), params=1, macs=1, rungs=(rung(0, 0.5),)))

@@ -144,7 +144,7 @@ def test_a_failed_transaction_writes_nothing(tmp_path: Path, database: str | Non
     with pytest.raises(ZeroDivisionError):
         fail()
     assert reopen(tmp_path / "middle")._study.get_trials() == []
-    number, params = store.ask(choices)
+    number, params, _ = store.ask(choices)
     assert number == 0
     (trial,) = store._study.get_trials()  # Optuna's cache had two of them
     assert trial.params == params
