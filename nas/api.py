@@ -103,6 +103,7 @@ def search(
     address: str | None = None,
     trial_timeout_s: float | None = None,
     max_hours: float | None = None,
+    until_converged: bool = False,
 ) -> Study:
     """Run a search to its end and return its study; a terminal and a notebook show its progress.
 
@@ -129,6 +130,8 @@ def search(
             and run again; None for ten times the median of earlier trials, at least 600.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung; None for
             no end before the budget is spent.
+        until_converged: End when the largest expected gain of known-cost's proposals is less than the noise of a seed
+            and a timing.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
@@ -147,6 +150,7 @@ def search(
         "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
+    settings |= {"until_converged": until_converged or None}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
 
 

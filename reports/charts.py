@@ -187,9 +187,9 @@ def _front_chart(data: FigureData) -> Any:
     never_trained = _by_kind(
         points.transform_filter("!isValid(datum.score)").mark_point(strokeWidth=1.5, size=80), _front_legend(data)
     ).encode(x=x, y=alt.value(FRONT_HEIGHT_PX - 6), tooltip=_front_tooltip(data))
-    with_intervals = trained
+    with_intervals = trained.transform_filter("isValid(datum.ratio_low)")
     if len(data.points) > MANY_POINTS:
-        with_intervals = trained.transform_filter(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE]))
+        with_intervals = with_intervals.transform_filter(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE]))
     intervals = with_intervals.mark_rule(color=FAINT, opacity=0.55, clip=True).encode(
         x="ratio_low:Q", x2="ratio_high:Q", y=y
     )

@@ -39,8 +39,8 @@ def trial_frame(study: StudyRecord, summary: StudySummary) -> pd.DataFrame:
 
     The networks that were measured for scale come last: they have a name in `scale`, and neither number nor score.
     `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
-    same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement and stage have a
-    prefix. Lists and specs are JSON.
+    same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and what the
+    sampler expected (`nas.study.records.Expectation`) have a prefix. Lists and specs are JSON.
     """
     front = {s.trial.number for s in summary.front}
     rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
@@ -94,6 +94,7 @@ def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
         "spec_json": json.dumps(trial.spec, sort_keys=True),
         **_score(trial),
         **(_measurement(trial.measurement) if trial.measurement else {}),
+        **({f"expected/{name}": value for name, value in vars(trial.expected).items()} if trial.expected else {}),
     }
 
 

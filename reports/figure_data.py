@@ -62,9 +62,9 @@ class CandidatePoint:
     kind: str
     score: float | None
     ratio: float
-    ratio_low: float
-    ratio_high: float
-    img_s: float
+    ratio_low: float | None  # None for a throughput that is only predicted
+    ratio_high: float | None
+    img_s: float | None
     rung: int | None
     label: str
     third: float | None = None  # value of a third objective, where the study has one
@@ -207,7 +207,7 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         (p for t in study.trials if (p := _point(t, front, third)) is not None),
         key=lambda p: DRAWING_ORDER.index(p.kind),
     )
-    ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end > 0]
+    ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end]
     scale = _scale_models(study, [p.ratio for p in points])
     ratios = [*(p.ratio for p in points), *ends, *(s.ratio for s in scale if s.inside)]
     ratio_range = axis_range(ratios, throughput.log)
@@ -336,7 +336,8 @@ def _shortened(objective: Objective) -> Objective:
 
 def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> CandidatePoint | None:
     m, kind = trial.measurement, _kind(trial, front)
-    if kind is None or m is None or not m.ratio > 0 or not math.isfinite(m.ratio):
+    ratio = m.ratio if m is not None else trial.predicted_ratio
+    if kind is None or ratio is None or not ratio > 0 or not math.isfinite(ratio):
         return None
     score = None if kind == INFEASIBLE else trial.score
     if kind != INFEASIBLE and (score is None or not math.isfinite(score)):
@@ -345,8 +346,9 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Cand
     name = brief(trial.name, 100)
     label = "" if not labeled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
-    return CandidatePoint(trial.number, name, kind, score, m.ratio, *drawn_ends(m), m.throughput_img_s,
-                          rung, label, _value_on_axis(trial, third) if third else None)  # fmt: skip
+    low, high, img_s = (None, None, None) if m is None else (*drawn_ends(m), m.throughput_img_s)
+    on_third_axis = _value_on_axis(trial, third) if third else None
+    return CandidatePoint(trial.number, name, kind, score, ratio, low, high, img_s, rung, label, on_third_axis)
 
 
 def _value_on_axis(trial: TrialRecord, objective: Objective) -> float | None:

@@ -304,8 +304,9 @@ def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoi
     x = [p.ratio for p in points]
     many = len(points) > MAX_VECTOR_POINTS
     if kind != INFEASIBLE:
-        low, high = [p.ratio_low for p in points], [p.ratio_high for p in points]
-        axes.hlines(y, low, high, color="0.6", linewidth=0.6, zorder=1, rasterized=many)
+        timed = [(at, p) for at, p in zip(y, points, strict=True) if p.ratio_low is not None]
+        low, high = [p.ratio_low for _, p in timed], [p.ratio_high for _, p in timed]
+        axes.hlines([at for at, _ in timed], low, high, color="0.6", linewidth=0.6, zorder=1, rasterized=many)
     cross = style.matplotlib_marker == "x"
     face = style.paper if style.filled or cross else "none"
     edge = {} if cross else {"edgecolors": style.paper}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from statistics import median
 
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed
 from nas.study.config import BASELINES
+from nas.study.convergence import convergence
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import FigureData
@@ -123,6 +125,45 @@ def verdicts(summary: StudySummary) -> str:
         f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals {median}."
         f"{again}"
     )
+
+
+def convergence_words(trials: Sequence[TrialRecord]) -> str:
+    """Say whether more architectures would have gained more than noise; "" where the sampler expects nothing."""
+    reached = convergence(trials)
+    if reached is None:
+        return ""
+    latest = f"{reached.share:.1f} times" if reached.share >= 0.1 else "less than a tenth of"
+    noise = "what the noise of a seed and a timing gives"
+    if reached.evaluated is None:
+        return (
+            f"Another architecture is expected to gain {latest} {noise}: the search has not converged, and a larger "
+            "budget (--extend) is expected to find better models."
+        )
+    return (
+        f"After {plural(reached.evaluated, 'candidate', 'candidates')} another architecture was expected to gain less "
+        f"than {noise}; at the end it was {latest} that. From there on, second seeds of the front "
+        "(backbone-nas retrain) tell more than more architectures."
+    )
+
+
+def predictions(trials: Sequence[TrialRecord]) -> str:
+    """Say how many throughputs are only predicted, and how exact predictions were; "" for a study without any."""
+    late = [(t, t.expected.ratio) for t in trials if t.expected is not None and t.expected.ratio is not None]
+    unmeasured = sum(t.measurement is None and bool(t.rungs) for t, _ in late)
+    errors = [abs(ratio / t.measurement.ratio - 1) for t, ratio in late if t.measurement and t.measurement.ratio > 0]
+    parts = []
+    if unmeasured:
+        were = plural(
+            unmeasured, "candidate that ended at the first rung was", "candidates that ended at the first rung were"
+        )
+        parts.append(f"{were} not measured: the throughput in charts and tables is predicted, and on no front.")
+    if errors:
+        were = plural(len(errors), "candidate that was", "candidates that were")
+        parts.append(
+            f"For {were} measured after the first rung, the prediction was off by {100 * median(errors):.1f} % in the "
+            f"median and by {100 * max(errors):.1f} % at most."
+        )
+    return " ".join(parts)
 
 
 def noise_floor_sentence(summary: StudySummary) -> str:

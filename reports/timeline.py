@@ -1,7 +1,8 @@
 """When each worker measured and trained which trial, as far as the records tell.
 
 A record has the beginning and the end of a trial's last run, and the seconds of its measurement and of its rungs. The
-rungs end with the trial, and the measurement ends where they begin; what is left before it is start-up and waiting.
+rungs end with the trial, and the measurement ends where they begin, or follows the first rung of a trial that is
+measured late; what is left before them is start-up and waiting.
 """
 
 from __future__ import annotations
@@ -65,9 +66,18 @@ def _lanes(runs: Iterable[TrialRecord]) -> dict[str, int]:
 
 def _spans(trial: TrialRecord, lane: int) -> list[WorkerSpan]:
     start, end = trial.started_s or 0.0, trial.finished_s or 0.0
-    trained = max(start, end - sum(rung.seconds for rung in trial.rungs))
-    measured = max(start, trained - (trial.measurement.seconds if trial.measurement else 0.0))
-    parts = ((WAITING, start, measured), (MEASURING, measured, trained), (TRAINING, trained, end))
+    stages = [(TRAINING, rung.seconds) for rung in trial.rungs]
+    if trial.measurement is not None:
+        stages.insert(min(len(stages), int(trial.measured_late)), (MEASURING, trial.measurement.seconds))
+    parts: list[tuple[str, float, float]] = []
+    for doing, seconds in reversed(stages):
+        begin = max(start, end - seconds)
+        if parts and parts[0][0] == doing:
+            parts[0] = doing, begin, parts[0][2]
+        else:
+            parts.insert(0, (doing, begin, end))
+        end = begin
+    parts.insert(0, (WAITING, start, end))
     return [
         WorkerSpan(lane, trial.worker or "", begin, until, doing, trial.number, trial.name)
         for doing, begin, until in parts

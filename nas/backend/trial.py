@@ -6,7 +6,7 @@ An error of a trial becomes a `Failure` and one line for its record.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -54,29 +54,26 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.img_size)
     record = replace(record, params=counted.params, macs=counted.macs)
-    if not record.measured_late:
-        record = _measured_within_limits(record, context)
-        yield record
-        if record.state is not TrialState.RUNNING:
-            return
+    limits = {} if record.baseline else config.limits  # baselines are trained for comparison
+    if broken := broken_limit(record, limits):  # of those that need no measurement
+        yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
+        return
     rungs = _train(record, context)
-    for left in reversed(range(len(config.distill.rung_steps))):
-        if record.rungs and record.measurement is None:  # it has passed its first rung
-            record = _measured_within_limits(record, context)
+    for index in range(len(config.distill.rung_steps)):
+        if index == int(record.measured_late):
+            record = _measured_within_limits(record, context, limits)
             yield record
             if record.state is not TrialState.RUNNING:
                 return
         record = replace(record, rungs=(*record.rungs, next(rungs)))
-        yield replace(record, state=TrialState.RUNNING if left else TrialState.COMPLETE)
+        last = index + 1 == len(config.distill.rung_steps)
+        yield replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING)
 
 
-def _measured_within_limits(record: TrialRecord, context: TrialContext) -> TrialRecord:
-    """Return the record with its measurement, or as infeasible."""
-    limits = {} if record.baseline else context.config.limits  # baselines are trained for comparison
-    broken = broken_limit(record, limits)
-    if not broken:
-        record = replace(record, measurement=record.measurement or _measure(record, context))
-        broken = broken_limit(record, limits) or _smaller_batch(record)
+def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: Mapping[str, float]) -> TrialRecord:
+    """Return the record with its measurement, which an earlier run may have made, or as infeasible."""
+    record = replace(record, measurement=record.measurement or _measure(record, context))
+    broken = broken_limit(record, limits) or _smaller_batch(record)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 

@@ -44,6 +44,7 @@ _EXAMPLES = """examples:
   backbone-nas search --config runs/latest/config.toml --seed 1   the same search with another seed
   backbone-nas search --resume runs/photos              resume an interrupted search
   backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
+  backbone-nas search --budget 1000 --until-converged   end when more architectures gain less than the noise
   backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
   backbone-nas search --resume /shared/runs/big         on another machine: both work on the study
   backbone-nas search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
@@ -80,6 +81,10 @@ _TRIAL_TIMEOUT_HELP = (
 _MAX_HOURS_HELP = (
     "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
     "--resume continues the search (default: run until the budget is spent)"
+)
+_UNTIL_CONVERGED_HELP = (
+    "end this session when the search has converged: the expected gain in hypervolume of known-cost's latest proposals "
+    "is less than the noise of a seed and a timing (default: run until the budget is spent)"
 )
 _OBJECTIVES_HELP = (
     f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for objectives that "
@@ -213,6 +218,7 @@ def _add_session(add: Add) -> None:
     add("--resume", nargs="?", const=LATEST, type=run_folder, metavar="RUN", help=shown)
     add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
     add("--max-hours", type=float, metavar="H", help=_MAX_HOURS_HELP)
+    add("--until-converged", action="store_true", help=_UNTIL_CONVERGED_HELP)
     dry = "check settings, device, teachers, data, folders, disk, database and cluster; run nothing (default: search)"
     add("--dry-run", action="store_true", help=dry)
     plan = "run nothing and print the cost of the search, as backbone-nas plan does with these flags (default: search)"

@@ -39,6 +39,7 @@ RUN_KEYS: dict[str, Any] = {
     "address": Text,
     "trial_timeout": Annotated[float, Range(0, 10_000_000, above=True)],
     "max_hours": Hours,
+    "until_converged": bool,
     "teacher_weights": dict[str, Text],
 }
 PLAN_KEYS: dict[str, Any] = {

@@ -117,7 +117,7 @@ class SearchProgress:
     def headline(self, loop: StudyLoop) -> str:
         """Return the state of the search in one line: first what comes before the candidates, then the front."""
         size, volume = loop.front_summary()
-        results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}"
+        results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}{_gain_words(loop)}"
         return f"{loop.evaluated}/{loop.config.budget} candidates, {results}, ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
@@ -154,6 +154,11 @@ class _Panel(JupyterMixin):
         return table
 
 
+def _gain_words(loop: StudyLoop) -> str:
+    share = loop.gain_over_noise
+    return "" if share is None else f", expected gain {share:.1f}x noise"
+
+
 def preliminaries(loop: StudyLoop) -> str:
     """Say how many baselines and networks for scale are done, which come first and do not count; "" once all are."""
     trials, names, scale = loop.trials, loop.config.baselines, loop.scale.values()
@@ -177,7 +182,7 @@ def _activity(record: TrialRecord, rung_steps: tuple[int, ...]) -> str:
     if record.scale:
         return f"{record.scale} measuring for scale"
     name = f"#{record.number} ({record.baseline})" if record.baseline else f"#{record.number}"
-    if record.measurement is None:
+    if record.measurement is None and bool(record.rungs) == record.measured_late:
         return f"{name} measuring"
     return f"{name} training to {rung_steps[min(len(record.rungs), len(rung_steps) - 1)]} steps"
 
@@ -213,6 +218,8 @@ def describe(record: TrialRecord) -> str:
         m = record.measurement
         doubt = f", {why}" if (why := timing_doubt(m)) else ""
         words.append(f"{m.throughput_img_s:.0f} img/s ({m.ratio:.2f}x{doubt})")
+    if record.predicted_ratio is not None:
+        words.append(f"about {record.predicted_ratio:.2f}x (predicted)")
     if record.rungs:
         words.append(f"score {fixed(record.rungs[-1].score, 3)} after {record.rungs[-1].steps} steps")
     if record.reason and record.state is not TrialState.STOPPED:

@@ -127,7 +127,7 @@ def _search(command: SearchCommand, console: Console) -> None:
             return existing
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
-        start_loop = partial(StudyLoop, deadline_s=deadline_s)
+        start_loop = partial(StudyLoop, deadline_s=deadline_s, until_converged=command.until_converged)
         resumed = None if existing is None else existing.info
         _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
 

@@ -42,7 +42,7 @@ from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
-RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "dry_run")
+RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run")
 _TEACHERS_OF_A_LAPTOP = {"builtin", *BUILTIN_TEACHERS}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 
@@ -63,6 +63,7 @@ class SearchCommand:
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
+        until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.
         dry_run: Whether everything is checked and nothing is run.
         device_source: The option, file or study that names the device.
@@ -79,6 +80,7 @@ class SearchCommand:
     address: str | None = None
     trial_timeout_s: float | None = None
     max_hours: float | None = None
+    until_converged: bool = False
     text: str = ""
     dry_run: bool = False
     device_source: str = "--device"
@@ -128,6 +130,7 @@ def resume_command(command: SearchCommand) -> str:
         "--max-hours": command.max_hours and f"{command.max_hours:g}",
     }
     words = [word for flag, value in session.items() if value is not None for word in (flag, str(value))]
+    words += ["--until-converged"] if command.until_converged else []
     return command_line("search", ["--resume", str(command.run), *words])
 
 

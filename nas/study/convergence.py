@@ -8,8 +8,10 @@ candidates is random, so the median of the latest decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Mapping
 from statistics import median
+from typing import NamedTuple
 
 from nas.study.records import TrialRecord
 
@@ -20,12 +22,62 @@ SEED_DEVIATION = (
 TIMING_DEVIATION = 0.013  # of log2 of a ratio between timings, 0.9 %: median over the 203 models of a default search
 
 
-def gain_over_noise(trials: Iterable[TrialRecord]) -> float | None:
-    """Return the expected gain of the latest proposals in units of the noise, their median; None for fewer than LATEST.
+class GainShare(NamedTuple):
+    """The expected gain in units of the noise: the median of `LATEST` proposals.
+
+    Attributes:
+        proposal: Number of the trial of the latest of them.
+        share: The median.
+    """
+
+    proposal: int
+    share: float
+
+
+def gain_shares(trials: Mapping[int, TrialRecord]) -> list[GainShare]:
+    """Return the expected gain in units of the noise after each proposal, from the `LATEST`-th one that has both.
 
     Args:
-        trials: Of a study, in any order. Trials without an expectation are ignored.
+        trials: Of a study, by number.
     """
-    expected = [t.expected for t in sorted(trials, key=lambda t: t.number) if t.expected is not None]
-    shares = [e.gain / e.repeat_gain for e in expected[-LATEST:] if e.repeat_gain > 0]
-    return median(shares) if len(shares) == LATEST else None
+    return _medians(trials, sorted(trials))
+
+
+def gain_over_noise(trials: Mapping[int, TrialRecord]) -> float | None:
+    """Return the latest of `gain_shares`; None where there is none."""
+    shares = _medians(trials, heapq.nlargest(3 * LATEST, trials)[::-1]) or gain_shares(trials)
+    return shares[-1].share if shares else None
+
+
+def converged(share: float | None) -> bool:
+    """Return whether an expected gain in units of the noise cannot be told from it."""
+    return share is not None and share < 1.0
+
+
+class Convergence(NamedTuple):
+    """When a search converged, and where it is.
+
+    Attributes:
+        evaluated: Candidates evaluated until the expected gain was first below the noise; None: it never was.
+        share: Latest expected gain in units of the noise.
+    """
+
+    evaluated: int | None
+    share: float
+
+
+def convergence(trials: Iterable[TrialRecord]) -> Convergence | None:
+    """Return a study's convergence; None for a sampler without expectations and for a short search."""
+    by_number = {trial.number: trial for trial in trials}
+    shares = gain_shares(by_number)
+    if not shares:
+        return None
+    first = next((s.proposal for s in shares if converged(s.share)), None)
+    before = None if first is None else sum(t.counts for number, t in by_number.items() if number <= first)
+    return Convergence(before, shares[-1].share)
+
+
+def _medians(trials: Mapping[int, TrialRecord], numbers: Iterable[int]) -> list[GainShare]:
+    expected = [(number, e) for number in numbers if (e := trials[number].expected) is not None and e.repeat_gain > 0]
+    shares = [e.gain / e.repeat_gain for _, e in expected]
+    return [GainShare(expected[i - 1][0], median(shares[i - LATEST : i])) for i in range(LATEST, len(shares) + 1)]

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from nas.study.architectures import Architecture, Proposal, SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
+from nas.study.convergence import converged, gain_over_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.halving import front_chance, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
@@ -97,6 +98,8 @@ class StudyLoop:
         clock: Returns seconds, for every decision about time. A simulation passes its own clock.
         deadline_s: Time of `clock` from which on this session starts no trial and lets none pass a rung. A trial that
             reaches one is left to another driver or a later session, which continues from its checkpoint.
+        until_converged: Whether this session proposes no architecture once the search has converged, see
+            `nas.study.convergence`.
 
     Attributes:
         trials: Baselines and sampled architectures.
@@ -113,6 +116,7 @@ class StudyLoop:
         space: SearchSpace | None = None,
         clock: Callable[[], float] = time.monotonic,
         deadline_s: float = math.inf,
+        until_converged: bool = False,
     ) -> None:
         self._store = store
         self._listener = listener
@@ -120,7 +124,7 @@ class StudyLoop:
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: SearchSpace = space or SPACES[self.config.space]
-        self._clock, self._deadline_s = clock, deadline_s
+        self._clock, self._deadline_s, self._until_converged = clock, deadline_s, until_converged
         baselines = {name: self.config.spec(name) for name in self.config.baselines}
         self._proposer = TrialProposer(store, self.space, baselines)
         self.scale = {-n: _for_scale(-n, name, self.config) for n, name in enumerate(self.config.measured_for_scale, 1)}
@@ -207,6 +211,11 @@ class StudyLoop:
         if self._has_work():
             return False
         return not self._store.retry_while_unavailable(self._reload_budget)
+
+    @property
+    def gain_over_noise(self) -> float | None:
+        """Return the latest expected gain in units of the noise, see `nas.study.convergence`; None while unknown."""
+        return gain_over_noise(self.trials)
 
     def front_summary(self) -> tuple[int, float]:
         """Return the size of the current Pareto front and its hypervolume."""
@@ -346,7 +355,7 @@ class StudyLoop:
                 trials = []
                 if names := self._missing_baselines():
                     trials = [self._proposer.baseline(names[0])]
-                elif self._has_budget() or self._reload_budget():
+                elif (self._has_budget() or self._reload_budget()) and not self._ends_converged():
                     trials, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
             if trials and trials[-1].state is TrialState.RUNNING:
                 self._store.save(trials[-1])
@@ -392,6 +401,17 @@ class StudyLoop:
         budget = self._store.info.config["budget"]
         self.config = replace(self.config, budget=budget)
         return self._has_budget()
+
+    def _ends_converged(self) -> bool:
+        """Return whether the session ends because the search has converged, and note why."""
+        share = self.gain_over_noise if self._until_converged else None
+        if share is None or not converged(share):
+            return False
+        self.exhausted = (
+            f"the search has converged: another architecture is expected to gain {share:.2f} times what the noise of a "
+            "seed and a timing gives"
+        )
+        return True
 
     def _unmeasured_scale(self) -> list[TrialRecord]:
         """Return the networks that nobody has measured for scale and that this driver is not measuring."""

@@ -89,8 +89,8 @@ def value_or_prediction(trial: TrialRecord, name: str, rung: int) -> float | Non
 
     Predictions decide about the first rung only.
     """
-    if name == "throughput" and trial.measurement is None and trial.expected is not None:
-        return trial.expected.ratio
+    if name == "throughput" and trial.predicted_ratio is not None:
+        return trial.predicted_ratio
     return OBJECTIVES[name].value(trial, rung)
 
 

@@ -232,6 +232,11 @@ class TrialRecord(Record):
         return self.expected is not None and self.expected.ratio is not None
 
     @property
+    def predicted_ratio(self) -> float | None:
+        """Return the predicted throughput / reference throughput of a trial without a measurement, else None."""
+        return self.expected.ratio if self.expected is not None and self.measurement is None else None
+
+    @property
     def name(self) -> str:
         """Return the name to show within the study: the arch name of a baseline or for scale, or `trial N`."""
         return self.baseline or self.scale or f"trial {self.number}"

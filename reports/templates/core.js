@@ -45,15 +45,18 @@ const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
 const score = t => lastRung(t) ? lastRung(t).score : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
+const predicted = t => !t.measurement && t.expected ? t.expected.ratio ?? null : null; // not measured: it ended at the first rung
+const ratio = t => of(t, 'ratio') ?? predicted(t);
 const doubtOf = new Map(timingDoubts), noRatioInterval = new Map(noIntervals.ratio), noThroughputInterval = new Map(noIntervals.throughput);
 const doubtful = t => doubtOf.has(t.number);
 const ratioDigits = t => doubtful(t) ? 2 : 3; // an interval that cannot be trusted has no third digit
+const ratioText = t => known(predicted(t)) ? `about ${fixed(predicted(t), 2)}` : fixed(of(t, 'ratio'), ratioDigits(t));
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];
 const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');
 const MARKS = { front: '●', baseline: '◆', complete: '•', stopped: '▽', infeasible: '×', failed: '!', running: '…', duplicate: '=' };
 const describe = t => `${brief(trialName(t), 60)}, ${statusWord(t)}`
-  + (Number.isFinite(of(t, 'ratio')) ? `, ${fixed(of(t, 'ratio'), ratioDigits(t))} times ${brief(info.reference, 40)}` : '')
+  + (Number.isFinite(ratio(t)) ? `, ${ratioText(t)} times ${brief(info.reference, 40)}` : '')
   + (Number.isFinite(score(t)) ? `, score ${fixed(score(t), 3)}` : '');
 const narrow = () => innerWidth < 560;

@@ -7,7 +7,7 @@ const log2 = value => value > 0 ? Math.log2(value) : null;
 const linear = (title, value, digits) => ({ title, value, digits, place: value, back: p => p });
 const log = (title, value, digits) => ({ title, value, digits, place: t => log2(value(t)), back: p => 2 ** p });
 const category = (title, value) => ({ title, value, category: true });
-const objectives = [log(`× ${info.reference}`, t => of(t, 'ratio'), 2), linear('score', score, 3)];
+const objectives = [log(`× ${info.reference}`, ratio, 2), linear('score', score, 3)];
 const SETS = {
   'throughput and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
     log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
@@ -238,7 +238,7 @@ function startParallel() {
     const line = event.buttons || event.target.matches('.grab, .brush') ? null : under(event);
     axes.classList.toggle('clickable', Boolean(line));
     drawPicked(line);
-    showTip(line && [['candidate', trialName(line.t)], ['status', statusWord(line.t)], ['score', fixed(score(line.t), 3)], [`× ${info.reference}`, fixed(of(line.t, 'ratio'), 3)]], event.clientX, event.clientY);
+    showTip(line && [['candidate', trialName(line.t)], ['status', statusWord(line.t)], ['score', fixed(score(line.t), 3)], [`× ${info.reference}`, ratioText(line.t)]], event.clientX, event.clientY);
   });
   axes.addEventListener('pointerleave', () => { drawPicked(); showTip(null); });
   listeners.picked.push(() => drawPicked());

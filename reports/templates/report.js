@@ -17,7 +17,7 @@ function csv() {
     const { seconds, stages_s: times, ...numbers } = t.measurement || {};
     const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
     const heads = Object.entries(teachers || {}).flatMap(([n, h]) => Object.entries(h).map(([k, v]) => [`${n}/${k}`, v]));
-    return { number: t.number, arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...numbers, ...named('stage/', times, '_s'), rung: rung.rung, steps: rung.steps, score: rung.score, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
+    return { number: t.number, arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...numbers, ...named('stage/', times, '_s'), ...named('expected/', t.expected), rung: rung.rung, steps: rung.steps, score: rung.score, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
   });
   const names = [...new Set(rows.flatMap(Object.keys))];
   return [names, ...rows.map(r => names.map(n => r[n]))].map(r => r.map(csvCell).join(',')).join('\r\n') + '\r\n';

@@ -36,7 +36,7 @@ function clearFilters() {
 }
 
 // The readout: the candidates by throughput, one at a time. It is a list box that contains the picked option alone.
-const byThroughput = trials.filter(t => Number.isFinite(of(t, 'ratio'))).sort((a, b) => of(b, 'ratio') - of(a, 'ratio') || a.number - b.number);
+const byThroughput = trials.filter(t => Number.isFinite(ratio(t))).sort((a, b) => ratio(b) - ratio(a) || a.number - b.number);
 let walked = byThroughput;
 
 function walk(event) {

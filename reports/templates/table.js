@@ -5,7 +5,7 @@ const COLUMNS = [
   ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40))],
   ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`)],
   ['score', score, t => fixed(score(t), 3)],
-  [`× ${brief(info.reference, 30)}`, t => of(t, 'ratio'), t => element('span', {}, fixed(of(t, 'ratio'), ratioDigits(t)), dagger(t))],
+  [`× ${brief(info.reference, 30)}`, ratio, t => element('span', known(predicted(t)) ? { title: 'predicted, not measured' } : {}, ratioText(t), dagger(t))],
   ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? noRatioInterval.get(t.number) || `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
   ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', 1)],
   ['latency ms', t => of(t, 'latency_ms'), t => timed(t, 'latency_ms', 2)],

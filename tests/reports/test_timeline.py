@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from nas.study.records import TrialState
+from nas.study.records import Expectation, TrialState
 from reports import timeline
 from reports.timeline import MEASURING, TRAINING, WAITING, worker_spans
 from tests.reports import synthetic
@@ -55,3 +55,13 @@ def test_the_longest_spans_are_kept_in_order(monkeypatch, most):
     longest = sorted((s.end_s - s.begin_s for s in worker_spans(trials)), reverse=True)[:most]
     assert sorted((s.end_s - s.begin_s for s in spans), reverse=True) == longest
     assert all((a.lane, a.begin_s) <= (b.lane, b.begin_s) for a, b in pairwise(spans))
+
+
+def test_a_trial_that_is_measured_late_is_measured_after_its_first_rung():
+    late = replace(trial(7, "a:1", 100.0, 120.0), expected=Expectation(0.5, 0.1, 0.01, ratio=1.5))
+    assert [(s.doing, s.begin_s, s.end_s) for s in worker_spans([late])] == [
+        (WAITING, 100.0, 110.0),
+        (TRAINING, 110.0, 111.0),
+        (MEASURING, 111.0, 114.0),
+        (TRAINING, 114.0, 120.0),
+    ]

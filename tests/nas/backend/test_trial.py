@@ -17,7 +17,7 @@ from nas.backend.worker import ArchTrainable
 from nas.distill.run import TrialContext
 from nas.measure import Measured, MeasurementError, Setting
 from nas.study.failures import Failure
-from nas.study.records import RungResult, TrialRecord, TrialState
+from nas.study.records import Expectation, RungResult, TrialRecord, TrialState
 from search_space import SPACES, preset
 from tests.nas.study.builders import measurement, rung, search_config
 
@@ -122,6 +122,34 @@ def test_a_baseline_has_no_limits(tmp_path, monkeypatch):
     for baseline, state in ((None, TrialState.INFEASIBLE), ("eradio_pico", TrialState.RUNNING)):
         record = next(records(service, tmp_path, baseline, limits={"max_params": 10.0}))
         assert record.state is state
+
+
+def late_records(service: FakeService, folder: Path, **settings: Any) -> Iterator[TrialRecord]:
+    spec = SPACES["micro"].sample(random.Random(0))
+    expected = Expectation(0.5, 0.1, 0.01, ratio=1.5)
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, expected=expected)
+    return run_trial(asked, context_of(service, folder, **settings))
+
+
+def test_a_trial_that_is_measured_late_trains_first_and_is_measured_only_if_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.7)]))
+    service = FakeService(Measured(measurement(2.0), {}))
+    sent = late_records(service, tmp_path)
+    first = next(sent)
+    assert (len(first.rungs), first.measurement, first.predicted_ratio, service.calls) == (1, None, 1.5, [])
+    measured, last = sent
+    assert (len(measured.rungs), measured.measurement, measured.predicted_ratio) == (1, measurement(2.0), None)
+    assert (len(last.rungs), last.state, len(service.calls)) == (2, TrialState.COMPLETE, 1)
+
+
+def test_a_trial_that_is_measured_late_keeps_counted_limits_and_its_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.7)]))
+    service = FakeService(Measured(replace(measurement(2.0), requested_batch=64), {}))
+    (record,) = late_records(service, tmp_path, limits={"max_params": 10.0})
+    assert (record.state, record.rungs) == (TrialState.INFEASIBLE, ())
+    *_, record = late_records(service, tmp_path)
+    assert (record.state, len(record.rungs)) == (TrialState.INFEASIBLE, 1)
+    assert record.reason == "memory: of a batch of 64 images 16 fit"
 
 
 def for_scale(service: FakeService, folder: Path, name: str, **settings: Any) -> TrialRecord:

@@ -50,20 +50,22 @@ def landscape(record: TrialRecord) -> tuple[float, float]:
 
 
 def work(loop: StudyLoop, record: TrialRecord) -> None:
-    """Run a trial as a worker does: report a measurement, then every rung until the loop ends the trial."""
+    """Run a trial as a worker does: report a measurement and every rung until the loop ends the trial."""
     if record.scale is not None:
         loop.report(replace(record, measurement=measurement(2.0), state=TrialState.MEASURED))
         return
     score, ratio = landscape(record)
-    record = replace(record, measurement=measurement(ratio), params=1, macs=1)
-    continues = loop.report(record)
+    record = replace(record, params=1, macs=1)
     last = len(loop.info.rung_steps) - 1
     for index in range(last + 1):
-        if not continues:
-            return
+        if index == int(record.measured_late):
+            record = replace(record, measurement=measurement(ratio))
+            if not loop.report(record):
+                return
         state = TrialState.COMPLETE if index == last else TrialState.RUNNING
         record = replace(record, rungs=(*record.rungs, rung(index, score * (index + 1) / 2)), state=state)
-        continues = loop.report(record)
+        if not loop.report(record):
+            return
 
 
 def drive(loop: StudyLoop, stop_after: int = 10**6) -> None:

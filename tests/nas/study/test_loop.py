@@ -18,7 +18,7 @@ from nas.study.records import TrialState
 from search_space import SPACES, preset
 from search_space.genes import StageChoices
 from tests.nas.study.builders import measurement, rung, search_config, study_info
-from tests.nas.study.searches import drive, new_store, reopen, started, work
+from tests.nas.study.searches import drive, landscape, new_store, reopen, started, work
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -337,3 +337,79 @@ def test_a_network_that_the_study_needs_runs_until_it_stands(tmp_path: Path, wha
     drive(resumed)
     assert resumed.gave_up is None
     assert resumed.record(number).state in (TrialState.COMPLETE, TrialState.MEASURED)
+
+
+def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_passed_its_first_rung(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost")))
+    drive(loop)
+    late = [t for t in loop.trials.values() if t.measured_late]
+    states = Counter((t.state, t.measurement is not None) for t in late)
+    assert states[TrialState.STOPPED, False] >= 5
+    assert states[TrialState.COMPLETE, True] >= 5
+    assert set(states) <= {(TrialState.STOPPED, False), (TrialState.STOPPED, True), (TrialState.COMPLETE, True)}
+    assert all(t.measurement for t in loop.trials.values() if not t.measured_late and t.rungs)
+    assert not any(t.measured_late for t in loop.trials.values() if t.baseline)
+    assert all(t.predicted_ratio is None for t in loop.trials.values() if t.measurement)
+
+
+def test_a_late_measurement_decides_the_first_rung_again(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost")))
+    slow, decisions = [], []
+    while not loop.finished:
+        record = started(loop)
+        if not record.measured_late:
+            work(loop, record)
+            continue
+        score, ratio = landscape(record)
+        record = replace(record, params=1, macs=1, rungs=(rung(0, score / 2),))
+        if loop.report(record):
+            slow.append(record.number)
+            decisions.append(loop.report(replace(record, measurement=measurement(ratio / 64))))
+            if decisions[-1]:
+                loop.report_lost(record.number, Failure.OUT_OF_MEMORY, "out of memory")
+    assert decisions.count(False) > decisions.count(True), "networks 64 times slower than predicted"
+    stopped = [t for n in slow if (t := loop.trials[n]).state is TrialState.STOPPED]
+    assert len(stopped) == decisions.count(False)
+    assert {(t.reason, t.measurement is None) for t in stopped} == {("not among the best 1/3 at rung 0", False)}
+
+
+def test_every_candidate_is_measured_first_on_request_and_where_only_a_measurement_tells(tmp_path: Path) -> None:
+    changes: tuple[dict[str, object], ...] = ({"measure_first": True}, {"limits": {"max_latency_ms": 100.0}})
+    for number, change in enumerate(changes):
+        config = search_config(budget=40, sampler="known-cost", **change)
+        loop = StudyLoop(new_store(tmp_path / str(number), config))
+        drive(loop)
+        assert not any(t.measured_late for t in loop.trials.values())
+        assert all(t.measurement for t in loop.trials.values() if t.rungs)
+        assert sum(t.expected is not None for t in loop.trials.values()) >= 20
+
+
+def test_a_study_killed_between_rung_and_late_measurement_continues_there(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost")))
+    while True:
+        record = started(loop)
+        if record.measured_late and loop.report(replace(record, params=1, macs=1, rungs=(rung(0, 0.9),))):
+            break  # the driver dies here
+        if not record.measured_late:
+            work(loop, record)
+    second = StudyLoop(reopen(tmp_path))
+    again = started(second)
+    assert (again.number, again.expected, again.measurement) == (record.number, record.expected, None)
+    drive_one = replace(again, params=1, macs=1, rungs=(rung(0, 0.9),))
+    assert second.report(drive_one), "it has passed this rung"
+    assert second.report(replace(drive_one, measurement=measurement(50.0)))
+    assert second.trials[record.number].measurement == measurement(50.0)
+
+
+def test_a_session_until_converged_ends_there_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    config = search_config(budget=300, sampler="known-cost", baselines=())
+    loop = StudyLoop(new_store(tmp_path, config), until_converged=True)
+    drive(loop)
+    assert 20 < loop.evaluated < 300
+    assert re.match(r"the search has converged: .* 0\.\d\d times", loop.ending or "")
+    assert loop.gain_over_noise is not None
+    assert loop.gain_over_noise < 1
+    again = StudyLoop(reopen(tmp_path))
+    assert again.ending is None
+    drive(again, stop_after=3)
+    assert again.evaluated == loop.evaluated + 3

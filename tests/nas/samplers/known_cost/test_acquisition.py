@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from nas.samplers.known_cost.acquisition import expected_hypervolume_improvement, expected_improvement
+from nas.samplers.known_cost.acquisition import (
+    AcquisitionModel,
+    expected_hypervolume_improvement,
+    expected_improvement,
+)
 
 
 def test_certain_quality_adds_its_area():
@@ -55,3 +59,21 @@ def test_is_the_mean_over_qualities(points, mean, deviation, cost):
 
     after = [volume(np.vstack([rows, [quality, cost]])) for quality in qualities]
     assert gain[0] == pytest.approx(np.mean(after) - volume(rows), abs=0.01 * deviation * max(cost, 0) + 1e-9)
+
+
+def test_the_gain_of_a_repetition_is_what_chance_adds_to_the_front():
+    rng = np.random.default_rng(0)
+    features = rng.uniform(size=(12, 2))
+    curves, costs = [[value] for value in rng.uniform(1, 2, 12)], rng.uniform(1, 2, 12)
+    model = AcquisitionModel.of(curves, costs, features, np.array([0, 1]), reference=(0.5, 0.5))
+    before = moocore.hypervolume(model.points, ref=[0.5, 0.5], maximise=True)
+
+    def drawn(member):
+        points = rng.normal(member, (0.05, 0.02), size=(4000, 2))
+        points[:, 1] = member[1] + np.where(points[:, 1] > member[1], 0.02, -0.02)
+        volumes = [moocore.hypervolume(np.vstack([model.points, p]), ref=[0.5, 0.5], maximise=True) for p in points]
+        return np.mean(volumes) - before
+
+    expected = max(drawn(member) for member in model.points)
+    assert model.repeat_gain(0.05, 0.02) == pytest.approx(expected, rel=0.05)
+    assert model.repeat_gain(0.0, 0.0) == pytest.approx(0.0, abs=1e-8)
