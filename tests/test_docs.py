@@ -151,6 +151,7 @@ def test_blocks_of_a_page_without_a_study_run(page: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.machine
 @pytest.mark.parametrize("page", [p for p in WITH_CODE if p not in WITHOUT_A_STUDY and p != TUTORIAL], ids=name_of)
 def test_blocks_of_a_page_run(page: Path, after_tutorial: Path) -> None:

@@ -328,6 +328,7 @@ def test_searches_run_one_after_the_other_and_an_interrupted_one_is_resumed(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.machine
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs/tutorials/notebook.ipynb", as_version=4)

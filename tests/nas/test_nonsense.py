@@ -109,6 +109,7 @@ def test_any_data_is_a_spec_or_refused(plain: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @MANY
 @given(changed_specs() | JSON)
 def test_any_data_of_many_is_a_spec_or_refused(plain: Any) -> None:
@@ -152,6 +153,7 @@ def test_any_config_file_is_taken_or_refused(plain: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @MANY
 @given(plain=st.dictionaries(KEYS, TOML | TABLES, max_size=3))
 def test_any_config_file_of_many_is_taken_or_refused(plain: dict[str, Any], tmp_path: Path) -> None:

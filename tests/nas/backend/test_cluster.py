@@ -127,6 +127,7 @@ def test_nodes_that_differ_from_the_driver_get_no_trials(tmp_path: Path, targets
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cluster_without_suitable_nodes_is_refused_and_so_is_one_that_is_gone(
     tmp_path: Path, targets: Targets
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_cluster_without_suitable_nodes_is_refused_and_so_is_one_that_is_gone(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_driver_without_the_token_of_a_cluster_is_told_what_it_needs(tmp_path: Path, targets: Targets) -> None:
     with RayNodes(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64) as nodes:
         process = driver(tmp_path / "run", targets, nodes.address, budget=1, steps=[10], made_up=True)
@@ -151,6 +153,7 @@ def test_a_driver_without_the_token_of_a_cluster_is_told_what_it_needs(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:
@@ -166,6 +169,7 @@ def test_a_node_that_joins_later_gets_work(tmp_path: Path, targets: Targets) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes(cpus=0) as nodes:
@@ -184,6 +188,7 @@ def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_head_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
     with RayNodes() as nodes:

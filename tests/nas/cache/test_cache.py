@@ -269,6 +269,7 @@ def test_damaged_files_are_refused_in_one_line_or_harmless(copied, targets, data
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @given(st.data())
 @settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_more_damaged_files_are_refused_in_one_line_or_harmless(copied, targets, data):

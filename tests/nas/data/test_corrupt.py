@@ -218,6 +218,7 @@ def test_any_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samp
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MEMBERS)
 def test_more_members_of_a_shard_are_images_or_refused_in_one_line(tmp_path, samples):

@@ -113,6 +113,7 @@ def test_the_cache_of_a_default_search_is_that_of_a_plan() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.machine
 def test_this_machine_can_run_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "--run", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]) == 0

@@ -75,7 +75,10 @@ def test_a_network_without_encode_is_called_itself():
 @pytest.mark.parametrize(
     "runtime", ["compiled", "max-autotune-no-cudagraphs", pytest.param("onnxruntime", marks=needs_onnxruntime)]
 )
-@pytest.mark.parametrize(("name", "px"), NETS)
+@pytest.mark.parametrize(
+    ("name", "px"),
+    [pytest.param(*net, marks=() if net[0] == "eradio_pico" else pytest.mark.exhaustive) for net in NETS],
+)
 def test_real_networks(runtime, name, px):
     if runtime != "onnxruntime" and name not in ("eradio_pico", "timm:resnet18"):
         pytest.skip("a minute of compiling")
@@ -101,10 +104,17 @@ def runtimes_here() -> list[str]:
     return [name for name in RUNTIMES if here.get(name, name != "max-autotune-no-cudagraphs")]
 
 
+def marks_of(name: str) -> list[Any]:
+    """Return the marks of a block in a runtime: CI compiles few blocks."""
+    if name.endswith(("eager", "pool-onnxruntime")):
+        return []
+    in_ci = name.endswith("onnxruntime") or name.startswith(("c2f", "mr_window"))
+    return [pytest.mark.slow] if in_ci else [pytest.mark.slow, pytest.mark.exhaustive]
+
+
 def blocks_in_runtimes() -> list[Any]:
-    quick = ("eager", "pool-onnxruntime")
     return [
-        pytest.param(block, runtime, id=name, marks=() if name.endswith(quick) else pytest.mark.slow)
+        pytest.param(block, runtime, id=name, marks=marks_of(name))
         for block in BLOCKS
         for runtime in runtimes_here()
         for name in (f"{block}-{runtime}",)

@@ -52,6 +52,7 @@ def test_the_disk_of_the_laptop_s_recipe_is_as_promised() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PRICED)
 def test_hours_cost_and_disk_are_what_plan_computes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(["--recipe", name, "--json"]) == 0
@@ -93,6 +94,7 @@ def shard(path: Path, images: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["imagenet-8a100", "datacomp-64h100"])
 def test_with_its_files_a_dry_run_finds_no_problem(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

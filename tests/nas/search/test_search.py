@@ -86,6 +86,7 @@ def test_the_default_networks_for_scale_are_measured_against_the_reference(whole
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_reference_of_timm_changes_throughputs_and_no_score(whole: Path, cache: Path, tmp_path: Path) -> None:
     reference, too_large = "timm:mobilenetv3_small_050", "timm:levit_128"
     run = tmp_path / "run"
@@ -126,6 +127,7 @@ def test_the_log_of_the_real_search_has_its_command_and_every_trial_s_outcome(wh
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_search_out_of_time_ends_as_usual_and_says_how_to_resume(cache: Path, tmp_path: Path) -> None:
     """It also times the precisions, and chooses the device."""
     run = tmp_path / "run"

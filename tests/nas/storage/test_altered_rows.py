@@ -181,6 +181,7 @@ def test_any_altered_value_is_used_or_refused_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=50, deadline=None, suppress_health_check=FIXTURES)
 @given(data=st.data())
 def test_any_altered_value_is_reported_or_refused_in_one_line(
