@@ -23,7 +23,7 @@ from typing import Any
 
 from nas.study.architectures import Proposal
 from nas.study.loop import Result, StudyLoop
-from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.records import Expectation, StudyInfo, TrialRecord, TrialState
 
 
 class Doing(StrEnum):
@@ -311,13 +311,19 @@ class MemoryStore:
     Args:
         info: The study's description.
         propose: Returns the parameters of a trial by its number, as a sampler does.
+        expect: Returns what a sampler would expect of a trial, by its number.
     """
 
     driver = "simulation"
 
-    def __init__(self, info: StudyInfo, propose: Callable[[int], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        info: StudyInfo,
+        propose: Callable[[int], dict[str, Any]],
+        expect: Callable[[int], Expectation | None] = lambda number: None,
+    ) -> None:
         self.notify: Callable[[str], None] = lambda line: None
-        self._info, self._propose = info, propose
+        self._info, self._propose, self._expect = info, propose, expect
         self._numbers = count()
 
     @property
@@ -351,7 +357,9 @@ class MemoryStore:
     def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
         """Return a new trial with its parameters."""
         number = next(self._numbers)
-        return Proposal(number, self._propose(number) if fixed is None else dict(fixed))
+        if fixed is not None:
+            return Proposal(number, dict(fixed))
+        return Proposal(number, self._propose(number), self._expect(number))
 
     def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
         """Return True: the loop keeps the trial."""

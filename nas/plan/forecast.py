@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from statistics import fmean, median
 
 from nas.backend.simulated import (
@@ -27,7 +28,7 @@ from nas.backend.simulated import (
 )
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
-from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Expectation, Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
 
 # Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
 # a factor of e. Fitted to recorded searches of 200 trials (python -m experiments.benchmarks.simulated_wall --fit): with
@@ -107,6 +108,8 @@ class Candidate:
     speed: float = 0.0
 
 
+# Candidates until most throughputs are predicted well enough to be measured late: 70 % and more of those from there on.
+FIRST_LATE = 20
 Draw = Callable[[int, int], Candidate]  # (trials proposed so far, trials finished) -> the next candidate
 
 
@@ -163,13 +166,19 @@ def simulate_candidates(
     def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
         if record.scale is not None:
             return iter([Stage(Doing.MEASURING, scale_s, replace(record, state=TrialState.MEASURED))])
-        sampled = record.number - len(baselines)
-        finished = len(loop.trials) - len(loop.trials.running)
-        candidate = draw(sampled, finished) if sampled >= 0 else baselines[record.number]
-        return candidate_stages(record, candidate, config.distill.rung_steps)
+        return candidate_stages(record, candidate(record.number), config.distill.rung_steps)
+
+    @cache
+    def candidate(number: int) -> Candidate:
+        sampled = number - len(baselines)
+        return draw(sampled, len(loop.trials) - len(loop.trials.running)) if sampled >= 0 else baselines[number]
+
+    def expect(number: int) -> Expectation | None:
+        late = config.measures_late and number >= len(baselines) + FIRST_LATE
+        return Expectation(0.0, 0.0, 0.0, candidate(number).speed) if late else None
 
     clock = SimulatedClock()
-    store = MemoryStore(study_info(config, _OBJECTIVES), lambda number: {"number": number})
+    store = MemoryStore(study_info(config, _OBJECTIVES), lambda number: {"number": number}, expect)
     loop = StudyLoop(store, listener, space=NumberedSpace(), clock=clock, deadline_s=deadline_s)
     return simulate(loop, clock, cluster, stages, until_s)
 
@@ -188,9 +197,11 @@ def candidate_stages(record: TrialRecord, candidate: Candidate, rung_steps: Sequ
         infeasible = replace(record, state=TrialState.INFEASIBLE, reason="over a limit on counted costs")
         yield Stage(Doing.MEASURING, candidate.measure_s, infeasible)
         return
-    record = replace(record, measurement=_measurement(candidate.speed), params=1, macs=1)
-    yield Stage(Doing.MEASURING, candidate.measure_s, record)
+    record = replace(record, params=1, macs=1)
     for rung, (seconds, score) in enumerate(zip(candidate.rung_s, candidate.scores, strict=True)):
+        if rung == int(record.measured_late):
+            record = replace(record, measurement=_measurement(candidate.speed))
+            yield Stage(Doing.MEASURING, candidate.measure_s, record)
         result = RungResult(rung, rung_steps[rung], score, {}, {}, {}, seconds)
         last = rung + 1 == len(candidate.rung_s)
         state = TrialState.COMPLETE if last else TrialState.RUNNING

@@ -16,6 +16,7 @@ from nas.measure.environment import device_key, device_name, environment, torch_
 from nas.plan.arguments import MFU, PlanSettings
 from nas.plan.forecast import (
     DEFAULT_LEARNING,
+    FIRST_LATE,
     LEARNING,
     SIZES,
     Basis,
@@ -263,6 +264,11 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             f"The plan measures no latency, throughput or memory: it assumes that every architecture keeps {bounds}."
             " Where many do not, the search proposes more than the budget. The share that does is printed by:"
             f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
+        )
+    if config.measures_late:
+        notes.append(
+            f"From candidate {FIRST_LATE + 1} on, every throughput is assumed to be predicted well enough, so that only"
+            " candidates that pass the first rung are measured. In a recorded search that held for 70 to 95 %."
         )
     if config.last_rung_chance:
         notes.append(

@@ -34,7 +34,6 @@ Work = tuple[float, float]  # MACs and elements moved, of one image
 MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
 TRUSTED_DEVIATION = 0.05  # relative, of a predicted time: below it a candidate is measured after the first rung
-PREDICTABLE_OBJECTIVES = ("score", "throughput", "params", "macs")
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
 # Failures that similar architectures are likely to share.
@@ -107,13 +106,10 @@ class SpaceCostModel:
     def trusted_ratio(self, params: Params) -> float | None:
         """Return a candidate's throughput over the reference model's, predicted as in the latest call of `costs`.
 
-        It is None where a prediction cannot decide the first rung: it is less exact than `TRUSTED_DEVIATION`, the first
-        rung is the last, the study has limits or objectives that must be measured, or `measure_first` is set.
+        It is None where the study measures first (`SearchConfig.measures_late`), and where the prediction is less exact
+        than `TRUSTED_DEVIATION`.
         """
-        config = self._config
-        predictable = all(name in PREDICTABLE_OBJECTIVES for name in config.objectives)
-        limited = any(LIMITS[name].measured for name in config.limits)
-        if not self._fitted or config.measure_first or limited or not predictable or len(config.distill.rung_steps) < 2:
+        if not self._fitted or not self._config.measures_late:
             return None
         seconds, deviation = self._latency_model(self._fitted).predict([self._spec(params)])
         return float(1 / seconds[0]) if deviation[0] < TRUSTED_DEVIATION else None

@@ -25,7 +25,7 @@ from nas.ranges import (
     declared,
 )
 from nas.ranges import ConfigError as ConfigError
-from nas.study.limits import check_bounds
+from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
 from search_space import ArchSpec, preset
 from search_space.checks import shown
@@ -281,6 +281,17 @@ class SearchConfig:
     def grid(self) -> int:
         """Return the side of the teachers' spatial targets, which is that of the student's map at stride 16."""
         return self.distill.img_size // 16
+
+    @property
+    def measures_late(self) -> bool:
+        """Return whether a candidate with a good prediction of its throughput is measured after its first rung.
+
+        It is not where `measure_first` is set, the sampler predicts nothing, the first rung is the last, or the study
+        has limits that only a measurement tells.
+        """
+        limited = any(LIMITS[name].measured for name in self.limits)
+        several = len(self.distill.rung_steps) > 1
+        return self.sampler == KNOWN_COST and several and not limited and not self.measure_first
 
     @property
     def measured_for_scale(self) -> tuple[str, ...]:
