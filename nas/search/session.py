@@ -101,9 +101,10 @@ def _claimed(command: SearchCommand) -> Iterator[None]:
 def _search(command: SearchCommand, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
+    limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     _show_device(command.config, show)
-    if command.config.limits and not command.resume:
-        show(f"limits: {check_limits(command.config)}")
+    if limits:
+        show(f"limits: {limits}")
     targets, teacher_facts = _open_targets(command, console, show)
     command, precision_ms = _with_precision(command, targets, show)
     config = command.config

@@ -13,6 +13,7 @@ COMMAND_LINES = (
     *("search --reference timm:nonsense", "search --baselines timm:resnet18", "search --scale timm:resnet18.zzz"),
     *("search --reference nonsense", "search --baselines no/such.json", "search --teacher-weights a=b"),
     *("search --device cpu --runtime tensorrt", "search --config bad.toml", "search --device cpu --max-peak-memory 1"),
+    *("search --max-params 1", "search --max-gmacs 1e-9 --space full"),
     *("plan --teachers nonsense", "plan --data nonsense", "plan --device nonsense", "plan --teacher-weights a=b"),
     *("plan --budget 100000", "plan --assume-tflops 300 --teachers nonsense", "plan --mfu 0.3"),
     *("profile --arch nonsense", "profile --arch timm:nonsense", "profile --arch no/such.json"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 
 import pytest
 
 from nas.measure.counts.totals import Totals, totals
-from nas.search.preconditions import check_limits
-from nas.study.config import ConfigError, SearchConfig
-from search_space import ArchSpec
+from nas.search.preconditions import _least_costs, check_limits
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from search_space import SPACES, ArchSpec
 
 
 @pytest.fixture
@@ -25,18 +26,34 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[ArchSpec]:
     return specs
 
 
-def test_a_limit_far_below_the_space_is_refused_after_a_few_counts(counted: list[ArchSpec]) -> None:
-    with pytest.raises(ConfigError, match="--max-params 1: far below what the architectures of the space micro need"):
-        check_limits(SearchConfig(limits={"max_params": 1.0}))
-    assert len(counted) == 5
+def test_a_limit_far_below_the_space_is_refused_without_a_count(counted: list[ArchSpec]) -> None:
+    for limits in ({"max_params": 1.0}, {"max_gmacs": 1e-5}):
+        with pytest.raises(ConfigError, match="far below what the architectures of the space micro need"):
+            check_limits(SearchConfig(limits=limits))
+    assert counted == []
+
+
+@pytest.mark.parametrize(("space", "px"), [("micro", 64), ("full", 224)])
+def test_the_least_costs_of_a_space_are_those_of_small_architectures(space: str, px: int) -> None:
+    """No random architecture costs less, and the smallest of many costs little more."""
+    config = SearchConfig(space=space, distill=DistillConfig(img_size=px))
+    least, rng = _least_costs(config), random.Random(1)
+    specs = [SPACES[space].sample(rng) for _ in range(2000)]
+    specs.sort(key=lambda spec: sum(stage.depth * stage.width**2 for stage in spec.stages))
+    costs = [totals(spec, px) for spec in specs[:10]]
+    for name in ("params", "macs"):
+        smallest, known = min(getattr(each, name) for each in costs), getattr(least, name)
+        assert 0.999 * known <= smallest <= 3 * known
 
 
 def test_a_limit_just_below_the_space_is_refused_after_all_counts(counted: list[ArchSpec]) -> None:
     with pytest.raises(ConfigError, match="far below") as far:
         check_limits(SearchConfig(limits={"max_params": 1.0}))
-    smallest = float(str(far.value).rpartition(" is ")[2].partition(" for ")[0].replace(",", ""))
-    counted.clear()
-    with pytest.raises(ConfigError, match="none of 200 random architectures of the space micro keeps this limit"):
-        check_limits(SearchConfig(limits={"max_params": smallest / 2}))
+    known = float(str(far.value).rpartition(" are ")[2].partition(" for ")[0].replace(",", ""))
+    with pytest.raises(
+        ConfigError, match="none of 200 random architectures of the space micro keeps this limit"
+    ) as few:
+        check_limits(SearchConfig(limits={"max_params": known / 2}))
     assert len(counted) == 200
+    smallest = float(str(few.value).rpartition(" is ")[2].partition(" for ")[0].replace(",", ""))
     assert check_limits(SearchConfig(limits={"max_params": smallest})).startswith("1 of 200")
