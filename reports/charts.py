@@ -304,6 +304,7 @@ def _front_tooltip(data: FigureData) -> list[Any]:
         _tip("kind", "status"),
         _tip("score", SCORE, ".3f"),
         _tip("ratio", data.throughput.label, ".3f"),
+        _tip("note", "throughput"),
         _tip("ratio_low", "95 % from", ".3f"),
         _tip("ratio_high", "95 % to", ".3f"),
         _tip("img_s", "images/s", ",.1f"),

@@ -53,6 +53,9 @@ SERIES = (("var(--s1)", "#0072b2"), ("var(--s2)", "#c77a00"), ("var(--s3)", "#00
           ("var(--s5)", "#4b5563"), ("var(--s6)", "#b8470b"))  # fmt: skip
 
 
+PREDICTED = "predicted, not measured"
+
+
 @dataclass(frozen=True)
 class CandidatePoint:
     """One trial in the plane of throughput and score; `score` is None for a candidate that was never trained."""
@@ -68,6 +71,7 @@ class CandidatePoint:
     rung: int | None
     label: str
     third: float | None = None  # value of a third objective, where the study has one
+    note: str | None = None  # how its throughput is known, if it was not measured
 
 
 @dataclass(frozen=True)
@@ -348,7 +352,8 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Cand
     rung = trial.rungs[-1].rung if trial.rungs else None
     low, high, img_s = (None, None, None) if m is None else (*drawn_ends(m), m.throughput_img_s)
     on_third_axis = _value_on_axis(trial, third) if third else None
-    return CandidatePoint(trial.number, name, kind, score, ratio, low, high, img_s, rung, label, on_third_axis)
+    note = PREDICTED if m is None else None
+    return CandidatePoint(trial.number, name, kind, score, ratio, low, high, img_s, rung, label, on_third_axis, note)
 
 
 def _value_on_axis(trial: TrialRecord, objective: Objective) -> float | None:

@@ -141,8 +141,8 @@ def convergence_words(trials: Sequence[TrialRecord]) -> str:
         )
     return (
         f"After {plural(reached.evaluated, 'candidate', 'candidates')} another architecture was expected to gain less "
-        f"than {noise}; at the end it was {latest} that. From there on, second seeds of the front "
-        "(backbone-nas retrain) tell more than more architectures."
+        f"than {noise}; at the end it was {latest} that. From there on a better front cannot be told from a lucky one "
+        "by this search alone: backbone-nas retrain trains the front with other seeds."
     )
 
 
@@ -323,12 +323,15 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
         diamonds = f" Diamonds are the {baseline_words(info)}."
     if any(model.inside for model in data.scale):
         scale = " Dotted vertical lines are the throughputs of known networks, measured and not distilled."
+    unmeasured = ""
+    if any(point.note for point in data.points):
+        unmeasured = " The throughput of those without a bar is predicted: they ended before they would be measured."
     return (
         f"Each point is a candidate; bars are 95 % intervals of the relative throughput.{ring}{diamonds}{scale} Labels "
         "without room are left out: the table below has all names. "
         "Early-stopped candidates are hidden at first; they are drawn at the score of the rung they reached and cannot "
-        "be compared with the others. Crosses at the bottom broke a hard limit or could not be measured, and were "
-        f"never trained.{third}{volume} Click a point to open its card."
+        f"be compared with the others.{unmeasured} Crosses at the bottom broke a hard limit or could not be measured, "
+        f"and were never trained.{third}{volume} Click a point to open its card."
     )
 
 

@@ -28,7 +28,8 @@ datasets['score-curves'] = trials.filter(t => kinds.has(t.number) && t.rungs.len
 
 async function drawChart(name) {
   const place = byId(`chart-${name}`), picture = [...place.childNodes];
-  const tooltip = (handler, event, item, value) => showTip(value && typeof value === 'object' ? Object.entries(value) : null, event.clientX, event.clientY);
+  const rowsOf = value => Object.entries(value).filter(([, text]) => text !== 'null' && text !== ''); // what the point has
+  const tooltip = (handler, event, item, value) => showTip(value && typeof value === 'object' ? rowsOf(value) : null, event.clientX, event.clientY);
   // A legend whose columns follow the width would be cut off: Vega reserves its room before the width is known.
   const config = narrow() ? { legend: { columns: 2 } } : {};
   try {

@@ -13,6 +13,7 @@ import optuna
 
 from nas.storage.store import Store
 from nas.study.records import (
+    Expectation,
     HeadFacts,
     Measurement,
     Objective,
@@ -47,6 +48,18 @@ def study(
 def with_info(study: StudyRecord, **changes: Any) -> StudyRecord:
     """Return the study with another description."""
     return replace(study, info=replace(study.info, **changes))
+
+
+def predicted(study: StudyRecord, error: float = 0.02) -> StudyRecord:
+    """Return the study as if every sampled trial had been measured late, after a prediction that was this much off."""
+
+    def late(t: TrialRecord) -> TrialRecord:
+        if t.baseline or t.measurement is None or not t.rungs:
+            return t
+        t = replace(t, expected=Expectation(0.5, 0.05, 0.01, t.measurement.ratio * (1 + error)))
+        return replace(t, measurement=None) if t.state is TrialState.STOPPED and len(t.rungs) == 1 else t
+
+    return replace(study, trials=tuple(map(late, study.trials)))
 
 
 def timed(study: StudyRecord, change: Callable[[TrialRecord], Mapping[str, Any]]) -> StudyRecord:

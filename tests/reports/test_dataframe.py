@@ -116,3 +116,11 @@ def test_a_network_for_scale_is_a_row_without_number_and_score(study: StudyRecor
     assert pd.isna(row["number"])
     assert pd.isna(row["score"])
     assert not row["on_front"]
+
+
+def test_what_the_sampler_expected_has_columns() -> None:
+    study = synthetic.predicted(synthetic.study(30))
+    frame = trial_frame(study, summarize(study)).set_index("number")
+    late = [t for t in study.trials if t.measured_late]
+    assert [frame.loc[t.number, "expected/ratio"] for t in late] == [t.expected.ratio for t in late if t.expected]
+    assert frame["expected/gain"].notna().sum() == len(late)

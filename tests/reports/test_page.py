@@ -23,6 +23,7 @@ STUDIES = {
     "all infeasible": lambda: synthetic.study(12, only=TrialState.INFEASIBLE),
     "all failed": lambda: synthetic.study(12, only=TrialState.FAILED, baselines=False),
     "unfinished": lambda: synthetic.study(6, only=TrialState.RUNNING),
+    "predicted": lambda: synthetic.predicted(synthetic.study(40)),
     "no baselines": lambda: synthetic.study(40, baselines=False),
     "empty": lambda: synthetic.study(0, baselines=False, budget=8),
 }

@@ -262,3 +262,24 @@ def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
         "document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth"
     )
     assert browser.evaluate("document.title").startswith("<script>")
+
+
+def test_a_predicted_throughput_says_that_it_was_not_measured(browser, tmp_path):
+    study = synthetic.predicted(synthetic.study(60), error=0.25)
+    write_page(study, tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    unmeasured = [t for t in study.trials if t.predicted_ratio is not None]
+    assert unmeasured
+    for trial in unmeasured[:3]:
+        row = f"document.querySelector('#all tr[data-row=\"{trial.number}\"]')"
+        browser.evaluate(f"{row}.querySelector('a').click()")
+        browser.wait(f"{CARD} === 'trial {trial.number}'")
+        card = browser.evaluate("document.querySelector('dialog[open]').innerText")
+        assert f"About {trial.predicted_ratio:.2f} times" in card
+        assert "images/s" not in card
+        browser.evaluate("document.querySelector('dialog[open]').close()")
+        assert f"about {trial.predicted_ratio:.2f}" in browser.evaluate(f"{row}.innerText")
+    text = browser.evaluate("document.body.innerText")
+    assert f"{len(unmeasured)} candidates that ended at the first rung were not measured" in text
+    assert "off by 25.0 % in the median and by 25.0 % at most" in text
+    assert browser.console == []
