@@ -153,12 +153,14 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
     from reports.retraining import read_evidence
+    from reports.sentences import convergence_words
     from reports.summary import summarize
     from reports.verdict import headline
 
     evidence = read_evidence(run_dir, read_study(run_dir))
     summary = summarize(evidence.study, evidence)
-    for sentence in headline(evidence.record.info, summary, str(run_dir)):
+    sentences = *headline(evidence.record.info, summary, str(run_dir)), convergence_words(evidence.record.trials)
+    for sentence in filter(None, sentences):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:
         return
