@@ -7,7 +7,8 @@ Command:   python -m nas.search --budget 200 --run runs/late
 Hardware:  any for the last command; the searches run one after the other, on an otherwise idle machine
 
 Prints for each search: wall time, where the workers' seconds went, models measured, the error of the predictions, the
-front and its hypervolume; then hypervolume and expected gain over noise after every tenth evaluation.
+front and its hypervolume, how many candidates had been predicted on the front; then hypervolume and expected gain over
+noise after every tenth evaluation.
 """
 
 from __future__ import annotations
@@ -72,6 +73,25 @@ def show(name: str, study: StudyRecord) -> None:
         )
 
 
+def show_hopes(study: StudyRecord) -> None:
+    """Print how many candidates the sampler had predicted to be on the front of its day, by the rung they ended at."""
+    sampled = [t for t in study.trials if not t.baseline]
+    ends: dict[int, list[bool]] = {}
+    for trial in sampled:
+        ratio = trial.measurement.ratio if trial.measurement else trial.predicted_ratio
+        if trial.expected is None or ratio is None or not trial.rungs:
+            continue
+        before = [t for t in sampled if t.state is TrialState.COMPLETE and (t.finished_s or 0) < (trial.started_s or 0)]
+        better = any(
+            t.final_score >= trial.expected.score and t.measurement and t.measurement.ratio >= ratio for t in before
+        )
+        ends.setdefault(len(trial.rungs), []).append(not better)
+    words = ", ".join(
+        f"{sum(hoped)} of {len(hoped)} that ended at rung {rung - 1}" for rung, hoped in sorted(ends.items())
+    )
+    print(f"  predicted on the front: {words}")
+
+
 def show_course(study: StudyRecord) -> None:
     """Print hypervolume and expected gain over noise after every tenth evaluation, and where it converged."""
     shares = {s.proposal: s.share for s in gain_shares({t.number: t for t in study.trials})}
@@ -104,6 +124,7 @@ def main(words: Sequence[str] | None = None) -> None:
         atomic_write(args.save, json.dumps({name: saved(study) for name, study in searches}))
     for name, study in searches:
         show(name, study)
+        show_hopes(study)
         show_course(study)
 
 
