@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, Executable, Row, text
+from sqlalchemy import Engine, ExceptionContext, Executable, Row, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
@@ -72,6 +72,7 @@ class Database(RDBStorage):
             path = location.run_dir.resolve() / STUDY_FILE
             self._write_lock = path.with_suffix(".lock")
             super().__init__("sqlite://", {"creator": lambda: connect(path), "poolclass": QueuePool})
+            event.listen(self.engine, "handle_error", _keep_connection)
         else:
             url = location.url.update_query_dict(
                 {"connect_timeout": "10", "options": _SERVER_OPTIONS, **location.url.query}
@@ -219,6 +220,16 @@ class _TransactionSession(Session):
             raise RolledBack("rolled back") from self.failure
         super().commit()
         self.ended = True
+
+
+def _keep_connection(context: ExceptionContext) -> None:
+    """Keep the connection to a file after Ctrl-C, so that its transaction can be rolled back.
+
+    SQLAlchemy would close it as one in an unknown state. SQLite closes a connection when its last statement is gone,
+    and the traceback references that one: until it is collected, nobody else could write.
+    """
+    if not isinstance(context.original_exception, Exception):
+        context.is_disconnect = False
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -307,7 +307,6 @@ def run_script(code: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive  # on an overloaded machine SQLite's lock may be held longer than the study waits for it
 @pytest.mark.machine
 def test_searches_run_one_after_the_other_and_an_interrupted_one_is_resumed(tmp_path: Path) -> None:
     printed = run_script(SMALL + SEARCHES, tmp_path)

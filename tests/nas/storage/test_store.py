@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,3 +375,21 @@ def test_a_report_while_the_search_runs_leaves_no_connection_open(tmp_path: Path
         for _ in range(3):
             live(loop, replace(record, state=TrialState.COMPLETE))
         assert connections <= before
+
+
+def test_ctrl_c_within_a_statement_leaves_no_lock_while_its_traceback_lives(tmp_path: Path) -> None:
+    store = new_store(tmp_path, search_config())
+    event.listen(
+        store._database.engine, "checkout", lambda raw, *_: raw.create_function("interrupt", 0, _thread.interrupt_main)
+    )
+    held = None
+    try:
+        with store.exclusive():
+            store._database.rows(text("SELECT interrupt()"), {})
+    except KeyboardInterrupt as interrupt:
+        held = interrupt
+    assert held is not None
+    with closing(sqlite3.connect(tmp_path / "study.db", timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.rollback()
+    assert store.ask({"x": (1, 2)}, {"x": 2}).params == {"x": 2}
