@@ -23,7 +23,7 @@ from typing import Any
 
 from nas.files import atomic_write
 from nas.storage.store import read_study
-from nas.study.convergence import LATEST, converged, gain_shares
+from nas.study.convergence import LATEST, gain_ratios, is_below_noise
 from nas.study.pareto import finished_points, front, hypervolume, reference_point
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 
@@ -94,22 +94,22 @@ def show_hopes(study: StudyRecord) -> None:
 
 def show_course(study: StudyRecord) -> None:
     """Print hypervolume and expected gain over noise after every tenth evaluation, and where it converged."""
-    shares = {s.proposal: s.share for s in gain_shares({t.number: t for t in study.trials})}
+    ratios = {r.proposal: r.ratio for r in gain_ratios({t.number: t for t in study.trials})}
     ended = sorted((t for t in study.trials if t.counts), key=lambda t: t.finished_s or 0.0)
     _, points = finished_points(study.trials, study.info.objectives)
     reference = reference_point(study.info.objectives)
     final = hypervolume(points, reference)
-    first = next((number for number, share in sorted(shares.items()) if converged(share)), None)
+    first = next((number for number, ratio in sorted(ratios.items()) if is_below_noise(ratio)), None)
     for count in range(LATEST, len(ended) + 1):
         newest = max(t.number for t in ended[:count])
         crossed = first is not None and ended[count - 1].number == first
         if count % LATEST and not crossed:
             continue
         volume = hypervolume(finished_points(ended[:count], study.info.objectives)[1], reference)
-        share = next((shares[n] for n in range(newest, -1, -1) if n in shares), float("nan"))
+        ratio = next((ratios[n] for n in range(newest, -1, -1) if n in ratios), float("nan"))
         print(
             f"  {count:4} evaluated, {ended[count - 1].finished_s or 0.0:6.0f} s: hypervolume {volume:.4f}"
-            f" ({100 * volume / final:.1f} %), gain {share:.2f}x noise{'  <- first below the noise' if crossed else ''}"
+            f" ({100 * volume / final:.1f} %), gain {ratio:.2f}x noise{'  <- first below the noise' if crossed else ''}"
         )
 
 

@@ -130,8 +130,8 @@ def search(
             and run again; None for ten times the median of earlier trials, at least 600.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung; None for
             no end before the budget is spent.
-        until_converged: End when the largest expected gain of known-cost's proposals is less than the noise of a seed
-            and a timing.
+        until_converged: End when known-cost's latest proposals are expected to gain less than the noise of a seed and a
+            timing gives.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.

@@ -35,13 +35,14 @@ def recorded(study: StudyRecord, workers: int) -> dict[str, Any]:
     score, throughput = study.info.objectives
     trials = []
     for trial in study.trials:
-        if trial.measurement is None or not trial.rungs:
+        measured, ratio = trial.measurement, trial.predicted_ratio
+        if not trial.rungs or (measured is None and ratio is None):
             continue
-        speed = coordinate(throughput, trial.measurement.ratio)
+        speed = coordinate(throughput, measured.ratio if measured else ratio or 0.0)
         trials.append(
             {
                 "baseline": trial.baseline is not None,
-                "measure_s": round(trial.measurement.seconds, 3),
+                "measure_s": round(measured.seconds, 3) if measured else 0.0,
                 "rung_s": [round(rung.seconds, 3) for rung in trial.rungs],
                 "points": [[round(coordinate(score, r.score), 5), round(speed, 5)] for r in trial.rungs],
                 "finished_s": round(trial.finished_s or 0.0, 2),

@@ -102,6 +102,8 @@ def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
     """Measure the throughput, interleaved with the reference's, while nothing trains on the device."""
     config = context.config
     setting = setting_of(config)
+    if record.rungs and config.device.startswith("cuda"):
+        torch.cuda.empty_cache()  # of the training that waits: another process measures
     with measuring(context.lock_dir):
         measured = context.service.measure(
             record.spec or record.arch_id, config.arch(config.reference), setting, name_of_reference=config.reference

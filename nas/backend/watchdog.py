@@ -42,15 +42,16 @@ class NotPickled:
 @dataclass
 class _RunningTrial:
     actor: str  # Ray's id of its worker
-    measured_late: bool  # its stages are in another order
+    measured_late: bool  # after its first rung
     stage: int = 0  # records that it has sent
     stage_start_s: float = field(default_factory=time.monotonic)
     hang: str | None = None  # the reason, once its process was killed
 
     @property
-    def stage_key(self) -> tuple[bool, int]:
-        """Return what the stages of the same kind of all trials share."""
-        return self.measured_late, self.stage
+    def rung(self) -> int | None:
+        """Return the rung that it trains to; None while it is measured."""
+        measured_at = int(self.measured_late)
+        return None if self.stage == measured_at else self.stage - (self.stage > measured_at)
 
 
 class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
@@ -66,7 +67,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
         self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
-        self._stage_seconds: defaultdict[tuple[bool, int], deque[float]] = defaultdict(
+        self._stage_seconds: defaultdict[int | None, deque[float]] = defaultdict(
             lambda: deque(maxlen=_MAX_STAGE_SECONDS)
         )
         self._checked_s = 0.0
@@ -81,7 +82,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Keep the seconds of the stage, and start the clock of the next one."""
         running, now_s = self._running[trial.trial_id], time.monotonic()
-        self._stage_seconds[running.stage_key].append(now_s - running.stage_start_s)
+        self._stage_seconds[running.rung].append(now_s - running.stage_start_s)
         running.stage, running.stage_start_s = running.stage + 1, now_s
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -98,7 +99,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
             return
         self._checked_s = time.monotonic()
         for trial in self._running.values():
-            limit_s = time_limit_s(self._stage_seconds[trial.stage_key], self._limit_s)
+            limit_s = time_limit_s(self._stage_seconds[trial.rung], self._limit_s)
             if not trial.hang and self._checked_s - trial.stage_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"
                 _LOG.warning("stage %d of a trial: %s; its worker is killed", trial.stage, trial.hang)

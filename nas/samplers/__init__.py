@@ -121,7 +121,7 @@ class SearchSampler(KnownCostSampler):
             sizes=cost_model.sizes,
             read_trial=partial(read_trial, cost=cost),
             rungs=len(config.distill.rung_steps),
-            repeat_deviations=(SEED_DEVIATION, TIMING_DEVIATION if cost == "throughput" else 0.0),
+            repeat_deviations=(SEED_DEVIATION, TIMING_DEVIATION if "throughput" in config.objectives else 0.0),
             seed=config.seed,
         )
 

@@ -1,7 +1,7 @@
 """Costs of architectures before they are trained, for `nas.samplers.known_cost.KnownCostSampler`.
 
 MACs and parameters are counted. Throughput, latency and memory are predicted from the models measured so far
-(`nas.samplers.latency`). Predictions only choose the next candidates, they are never reported.
+(`nas.samplers.latency`). Predictions choose the next candidates, and decide the first rung where they are exact enough.
 """
 
 from __future__ import annotations

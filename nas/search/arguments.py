@@ -83,8 +83,8 @@ _MAX_HOURS_HELP = (
     "--resume continues the search (default: run until the budget is spent)"
 )
 _UNTIL_CONVERGED_HELP = (
-    "end this session when the search has converged: the expected gain in hypervolume of known-cost's latest proposals "
-    "is less than the noise of a seed and a timing (default: run until the budget is spent)"
+    "end this session when the search has converged: known-cost's latest proposals are expected to gain less "
+    "hypervolume than the noise of a seed and a timing gives (default: run until the budget is spent)"
 )
 _OBJECTIVES_HELP = (
     f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for objectives that "

@@ -280,7 +280,8 @@ def _run(
         if loop is not None:
             end(loop, None)
         raise
-    ending = "gave up" if loop.gave_up else loop.exhausted or ("out of time" if loop.out_of_time else "done")
+    words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
+    ending = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
     end(loop, ending)
     conclude(loop, resume_command(command), show)
 

@@ -27,6 +27,7 @@ from nas.search.preconditions import check_device
 from nas.study import compatibility
 from nas.study.config import (
     BASELINES,
+    KNOWN_COST,
     RECIPE_FLAGS,
     REFERENCES,
     ConfigError,
@@ -105,6 +106,8 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     if resume := "resume" in options:
         options = with_recorded(Path(options["resume"]), options)
     config = _resumed_config(options) if resume else new_config(options)
+    if options.get("until_converged") and config.sampler != KNOWN_COST:
+        raise ConfigError(f"--until-converged: needs --sampler {KNOWN_COST}; {config.sampler} expects no gains")
     source = device_source(given)
     if not options.get("dry_run"):
         check_device(config, source, NODE_REMEDY)

@@ -16,25 +16,25 @@ from typing import NamedTuple
 from nas.study.records import TrialRecord
 
 LATEST = 10  # proposals that decide
-SEED_DEVIATION = (
-    0.0075  # of a score between seeds: 30 architectures of "micro", 2 seeds, 270 steps (LOG.md, 2026-11-25)
-)
-TIMING_DEVIATION = 0.013  # of log2 of a ratio between timings, 0.9 %: median over the 203 models of a default search
+# Standard deviations between repetitions: of a score between seeds (30 architectures of "micro", 2 seeds, 270 steps;
+# LOG.md, 2026-11-25), and of log2 of a ratio between timings (0.9 %: median over the 203 models of a default search).
+SEED_DEVIATION = 0.0075
+TIMING_DEVIATION = 0.013
 
 
-class GainShare(NamedTuple):
+class GainRatio(NamedTuple):
     """The expected gain in units of the noise: the median of `LATEST` proposals.
 
     Attributes:
         proposal: Number of the trial of the latest of them.
-        share: The median.
+        ratio: The median.
     """
 
     proposal: int
-    share: float
+    ratio: float
 
 
-def gain_shares(trials: Mapping[int, TrialRecord]) -> list[GainShare]:
+def gain_ratios(trials: Mapping[int, TrialRecord]) -> list[GainRatio]:
     """Return the expected gain in units of the noise after each proposal, from the `LATEST`-th one that has both.
 
     Args:
@@ -44,14 +44,14 @@ def gain_shares(trials: Mapping[int, TrialRecord]) -> list[GainShare]:
 
 
 def gain_over_noise(trials: Mapping[int, TrialRecord]) -> float | None:
-    """Return the latest of `gain_shares`; None where there is none."""
-    shares = _medians(trials, heapq.nlargest(3 * LATEST, trials)[::-1]) or gain_shares(trials)
-    return shares[-1].share if shares else None
+    """Return the latest of `gain_ratios`; None where there is none."""
+    ratios = _medians(trials, heapq.nlargest(3 * LATEST, trials)[::-1]) or gain_ratios(trials)
+    return ratios[-1].ratio if ratios else None
 
 
-def converged(share: float | None) -> bool:
-    """Return whether an expected gain in units of the noise cannot be told from it."""
-    return share is not None and share < 1.0
+def is_below_noise(ratio: float | None) -> bool:
+    """Return whether an expected gain in units of the noise cannot be told from it; False while it is unknown."""
+    return ratio is not None and ratio < 1.0
 
 
 class Convergence(NamedTuple):
@@ -59,25 +59,25 @@ class Convergence(NamedTuple):
 
     Attributes:
         evaluated: Candidates evaluated until the expected gain was first below the noise; None: it never was.
-        share: Latest expected gain in units of the noise.
+        ratio: Latest expected gain in units of the noise.
     """
 
     evaluated: int | None
-    share: float
+    ratio: float
 
 
 def convergence(trials: Iterable[TrialRecord]) -> Convergence | None:
     """Return a study's convergence; None for a sampler without expectations and for a short search."""
     by_number = {trial.number: trial for trial in trials}
-    shares = gain_shares(by_number)
-    if not shares:
+    ratios = gain_ratios(by_number)
+    if not ratios:
         return None
-    first = next((s.proposal for s in shares if converged(s.share)), None)
+    first = next((r.proposal for r in ratios if is_below_noise(r.ratio)), None)
     before = None if first is None else sum(t.counts for number, t in by_number.items() if number <= first)
-    return Convergence(before, shares[-1].share)
+    return Convergence(before, ratios[-1].ratio)
 
 
-def _medians(trials: Mapping[int, TrialRecord], numbers: Iterable[int]) -> list[GainShare]:
+def _medians(trials: Mapping[int, TrialRecord], numbers: Iterable[int]) -> list[GainRatio]:
     expected = [(number, e) for number in numbers if (e := trials[number].expected) is not None and e.repeat_gain > 0]
-    shares = [e.gain / e.repeat_gain for _, e in expected]
-    return [GainShare(expected[i - 1][0], median(shares[i - LATEST : i])) for i in range(LATEST, len(shares) + 1)]
+    gains = [e.gain / e.repeat_gain for _, e in expected]
+    return [GainRatio(expected[i - 1][0], median(gains[i - LATEST : i])) for i in range(LATEST, len(gains) + 1)]

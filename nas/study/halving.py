@@ -1,7 +1,7 @@
 """Multi-objective asynchronous successive halving (MO-ASHA): which trials continue after a rung. Pure.
 
 Source: ASHA (Li et al. 2020) with the non-domination rank in place of the single loss, as in MO-ASHA (Schmucker et al.
-2021). Costs need no training, so they are final at every rung.
+2021). Costs need no training, so they are final at every rung, but for a throughput that is predicted at the first one.
 
 A stopped trial stays stopped, as in Ray Tune's ASHA (ray.tune.schedulers.AsyncHyperBandScheduler): a trial is compared
 with the trials that reached the rung before it. The paper promotes instead: a paused trial continues once enough worse
@@ -24,6 +24,7 @@ from nas.study.pareto import Point, coordinate, coordinates, crowding, ranks
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
+PREDICTED_DEVIATION = math.log2(1.05)  # the most of a throughput that is predicted and not measured yet
 _WIDTH = 2 * 1.959964  # standard deviations in a 95 % interval
 
 
@@ -87,8 +88,12 @@ def score_curve(trial: TrialRecord, objectives: Sequence[Objective], rungs: int)
 
 
 def _deviation(objective: Objective, measurement: Measurement | None) -> float:
-    """Return the standard deviation of a cost on the axis of `coordinate`: that of a timing, 0 for counts."""
-    if objective.name != "throughput" or measurement is None or not measurement.ratio_low > 0:
+    """Return the standard deviation of a cost on the axis of `coordinate`: of a timing or prediction; 0 for counts."""
+    if objective.name != "throughput":
+        return 0.0
+    if measurement is None:
+        return PREDICTED_DEVIATION
+    if not measurement.ratio_low > 0:
         return 0.0
     return (coordinate(objective, measurement.ratio_high) - coordinate(objective, measurement.ratio_low)) / _WIDTH
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from nas.study.architectures import Architecture, Proposal, SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
-from nas.study.convergence import converged, gain_over_noise
+from nas.study.convergence import gain_over_noise, is_below_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.halving import front_chance, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
@@ -106,6 +106,7 @@ class StudyLoop:
         scale: Networks that are measured for scale, by numbers below 0; a running one may not have begun.
         gave_up: Why the search cannot continue; None while it can.
         exhausted: Why there is no new architecture to evaluate; None while there is one.
+        converged: Why this session proposes no more architectures; None while it does.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class StudyLoop:
         self._consecutive: Counter[TrialState] = Counter()  # trials since the last evaluated one, by their state
         self.gave_up: str | None = None
         self.exhausted: str | None = None
+        self.converged: str | None = None
         store.retry_while_unavailable(self._refresh)
         self._started = clock()
         self._polled = -math.inf  # when this driver last found no trial to start
@@ -199,14 +201,14 @@ class StudyLoop:
     @property
     def ending(self) -> str | None:
         """Return why the search ends before its budget is spent; None if it does not."""
-        return self.gave_up or self.exhausted or self.out_of_time
+        return self.gave_up or self.exhausted or self.converged or self.out_of_time
 
     @property
     def finished(self) -> bool:
         """Return whether this session is over: none of its trials runs, and it has none to start or to wait for."""
         if self._running:
             return False
-        if self.gave_up or self.out_of_time:
+        if self.gave_up or self.out_of_time or (self.converged and not self._requeued):
             return True
         if self._has_work():
             return False
@@ -227,7 +229,7 @@ class StudyLoop:
         The networks for scale come first; they are stored when they have been measured. While other drivers run trials,
         it looks once a second for trials that they have left.
         """
-        if self.gave_up or not self.left_s:
+        if self.gave_up or not self.left_s or (self.converged and not self._requeued):
             return None
         if (network := self._next_for_scale()) is not None:
             return network
@@ -394,7 +396,7 @@ class StudyLoop:
 
     def _has_budget(self) -> bool:
         left = self.evaluated + self.trials.pending < self.config.budget
-        return left and not self.gave_up and not self.exhausted
+        return left and not (self.gave_up or self.exhausted or self.converged)
 
     def _reload_budget(self) -> bool:
         """Read the budget, which another command may have raised, and return whether some of it is left."""
@@ -403,15 +405,13 @@ class StudyLoop:
         return self._has_budget()
 
     def _ends_converged(self) -> bool:
-        """Return whether the session ends because the search has converged, and note why."""
-        share = self.gain_over_noise if self._until_converged else None
-        if share is None or not converged(share):
-            return False
-        self.exhausted = (
-            f"the search has converged: another architecture is expected to gain {share:.2f} times what the noise of a "
-            "seed and a timing gives"
-        )
-        return True
+        """Return whether this session ends because the search has converged, and note why."""
+        ratio = self.gain_over_noise if self._until_converged else None
+        if ratio is not None and is_below_noise(ratio):
+            self.converged = (
+                f"the search has converged: another architecture is expected to gain {ratio:.2f} times what noise gives"
+            )
+        return self.converged is not None
 
     def _unmeasured_scale(self) -> list[TrialRecord]:
         """Return the networks that nobody has measured for scale and that this driver is not measuring."""
@@ -437,6 +437,7 @@ class StudyLoop:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
 
     def _just_measured(self, record: TrialRecord) -> bool:
+        """Return whether a running trial has its measurement since this record."""
         before = self.trials[record.number].measurement if record.number >= 0 else None
         return record.state is TrialState.RUNNING and record.measurement is not None and before is None
 
@@ -447,7 +448,8 @@ class StudyLoop:
         measured late passes its first rung twice: by its predicted throughput, and by the measured one.
         """
         again = len(record.rungs) <= len(self.trials[record.number].rungs)
-        if record.baseline or (again and not self._just_measured(record)):
+        timed = any(objective.name == "throughput" for objective in self.info.objectives)
+        if record.baseline or (again and not (timed and self._just_measured(record))):
             return None
         rung, least = len(record.rungs) - 1, self.config.last_rung_chance
         point = coordinates(record, self.info.objectives, rung)

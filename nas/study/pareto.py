@@ -97,9 +97,10 @@ def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) 
     """Return the values of all objectives at `rung`, on the axes of `coordinate`; None if one is missing.
 
     The throughput of a trial that is measured late is the predicted one until then. Any other trial without a
-    measurement has no point, nor has one that has not reached `rung`.
+    measurement has no point, nor has an infeasible one, nor one that has not reached `rung`.
     """
-    if (trial.measurement is None and not trial.measured_late) or len(trial.rungs) <= rung:
+    unknown = trial.measurement is None and trial.predicted_ratio is None
+    if unknown or trial.state is TrialState.INFEASIBLE or len(trial.rungs) <= rung:
         return None
     values = [value_or_prediction(trial, objective.name, rung) for objective in objectives]
     if any(value is None for value in values):

@@ -25,7 +25,7 @@ class TrialState(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"  # trained to the last rung
     STOPPED = "stopped"  # early-stopped by successive halving at a lower rung
-    INFEASIBLE = "infeasible"  # broke a hard limit before training
+    INFEASIBLE = "infeasible"  # broke a hard limit, or cannot be measured as the others
     FAILED = "failed"  # an error, NaN or a lost worker; `reason` says which
     MEASURED = "measured"  # measured for scale and never trained
     DUPLICATE = "duplicate"  # the sampler proposed an architecture that the study has; never evaluated
@@ -233,8 +233,10 @@ class TrialRecord(Record):
 
     @property
     def predicted_ratio(self) -> float | None:
-        """Return the predicted throughput / reference throughput of a trial without a measurement, else None."""
-        return self.expected.ratio if self.expected is not None and self.measurement is None else None
+        """Return the predicted throughput / reference throughput of a running or early-stopped trial, if that is all."""
+        if self.expected is None or self.measurement is not None:
+            return None
+        return self.expected.ratio if self.state in (TrialState.RUNNING, TrialState.STOPPED) else None
 
     @property
     def name(self) -> str:

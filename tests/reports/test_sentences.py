@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nas.study.records import Expectation, StudyRecord
+from nas.study.records import Expectation, StudyRecord, TrialState
 from reports.figure_data import PREDICTED, prepare
 from reports.sentences import convergence_words, front_caption, predictions
 from reports.summary import summarize
@@ -20,16 +20,16 @@ def expecting(study: StudyRecord, *shares: float) -> StudyRecord:
 
 def test_a_search_that_gains_more_than_noise_has_not_converged():
     words = convergence_words(expecting(synthetic.study(40), 3.0).trials)
-    assert words.startswith("Another architecture is expected to gain 3.0 times what the noise")
-    assert "has not converged" in words
+    assert "another architecture is expected to gain 3.0 times what noise gives: the search has not converged" in words
+    again = convergence_words(expecting(synthetic.study(60), *[3.0] * 20, *[0.5] * 20, 1.5).trials)
+    assert "gain 1.5 times what noise gives: the search has not converged" in again
 
 
 def test_a_search_that_converged_says_when():
     study = expecting(synthetic.study(60), *[3.0] * 20, 0.5)
     counted = sum(t.counts and t.number <= 25 for t in study.trials)
     words = convergence_words(study.trials)
-    assert words.startswith(f"After {counted} candidates another architecture was expected to gain less than")
-    assert "at the end it was 0.5 times that" in words
+    assert f"gain 0.5 times what noise gives; it was first less after {counted} candidates" in words
     assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01).trials)
 
 
@@ -46,4 +46,11 @@ def test_predicted_points_have_a_note_and_no_interval_and_are_on_no_front():
     assert noted == {t.number for t in study.trials if t.predicted_ratio is not None}
     assert all(p.ratio_low is None and p.img_s is None for p in data.points if p.number in noted)
     assert not noted & {s.trial.number for s in summary.front}
-    assert "without a bar is predicted" in front_caption(study.info, data, summary)
+    assert f"The throughput of {len(noted)} of them is predicted" in front_caption(study.info, data, summary)
+
+
+def test_a_trial_that_runs_or_failed_is_no_candidate_that_ended_unmeasured():
+    study = synthetic.predicted(synthetic.study(60))
+    trials = [replace(t, state=TrialState.FAILED) if t.state is TrialState.STOPPED else t for t in study.trials]
+    assert "not measured" not in predictions(trials)
+    assert all(t.predicted_ratio is None for t in trials)

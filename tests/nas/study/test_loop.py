@@ -395,9 +395,9 @@ def test_a_study_killed_between_rung_and_late_measurement_continues_there(tmp_pa
     second = StudyLoop(reopen(tmp_path))
     again = started(second)
     assert (again.number, again.expected, again.measurement) == (record.number, record.expected, None)
-    drive_one = replace(again, params=1, macs=1, rungs=(rung(0, 0.9),))
-    assert second.report(drive_one), "it has passed this rung"
-    assert second.report(replace(drive_one, measurement=measurement(50.0)))
+    trained = replace(again, params=1, macs=1, rungs=(rung(0, 0.9),))
+    assert second.report(trained), "it has passed this rung"
+    assert second.report(replace(trained, measurement=measurement(50.0)))
     assert second.trials[record.number].measurement == measurement(50.0)
 
 
@@ -407,6 +407,7 @@ def test_a_session_until_converged_ends_there_and_the_next_one_goes_on(tmp_path:
     drive(loop)
     assert 20 < loop.evaluated < 300
     assert re.match(r"the search has converged: .* 0\.\d\d times", loop.ending or "")
+    assert loop.finished
     assert loop.gain_over_noise is not None
     assert loop.gain_over_noise < 1
     again = StudyLoop(reopen(tmp_path))
