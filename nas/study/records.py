@@ -233,7 +233,7 @@ class TrialRecord(Record):
 
     @property
     def predicted_ratio(self) -> float | None:
-        """Return the predicted throughput / reference throughput of a running or early-stopped trial, if that is all."""
+        """Return the predicted ratio of a running or early-stopped trial that has no measurement, else None."""
         if self.expected is None or self.measurement is not None:
             return None
         return self.expected.ratio if self.state in (TrialState.RUNNING, TrialState.STOPPED) else None
