@@ -49,7 +49,7 @@ def saved(study: StudyRecord) -> dict[str, Any]:
 def _without_details(trial: TrialRecord) -> TrialRecord:
     measurement = trial.measurement and replace(trial.measurement, stages_s={}, conditions={}, notes=())
     rungs = tuple(replace(rung, teachers={}, losses={}, metrics={}) for rung in trial.rungs)
-    return replace(trial, measurement=measurement, rungs=rungs)
+    return replace(trial, spec={}, measurement=measurement, rungs=rungs)
 
 
 def show(name: str, study: StudyRecord) -> None:
@@ -121,7 +121,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     searches = [search for path in args.searches for search in load(path)]
     if args.save:
-        atomic_write(args.save, json.dumps({name: saved(study) for name, study in searches}))
+        atomic_write(args.save, json.dumps({name: saved(study) for name, study in searches}, separators=(",", ":")))
     for name, study in searches:
         show(name, study)
         show_hopes(study)
