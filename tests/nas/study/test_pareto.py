@@ -1,13 +1,15 @@
 """Fronts, ranks and hypervolume against values derived by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.study.pareto import best_first, coordinates, crowding, front, hypervolume, ranks, reference_point
-from tests.nas.study.builders import OBJECTIVES, record
+from nas.study.records import Expectation, TrialState
+from tests.nas.study.builders import OBJECTIVES, measurement, record
 
 POINTS = [(1.0, 4.0), (2.0, 3.0), (3.0, 1.0), (1.0, 3.0), (2.0, 1.0), (0.5, 0.5)]
 
@@ -67,3 +69,14 @@ def test_front_equals_its_definition(points: list[tuple[float, float]]) -> None:
 
     expected = [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
     assert front(points) == expected
+
+
+def test_a_prediction_counts_until_a_measurement_and_failed_or_infeasible_trials_have_no_point() -> None:
+    late = replace(record(0, (0.1,), 4.0), measurement=None, expected=Expectation(0.5, 0.1, 0.01, 2.0))
+    for state in (TrialState.RUNNING, TrialState.STOPPED):
+        assert coordinates(replace(late, state=state), OBJECTIVES, 0) == (0.1, 1.0)
+        measured = replace(late, state=state, measurement=measurement(4.0))
+        assert coordinates(measured, OBJECTIVES, 0) == (0.1, 2.0)
+    assert coordinates(replace(late, state=TrialState.FAILED), OBJECTIVES, 0) is None
+    infeasible = replace(late, state=TrialState.INFEASIBLE, measurement=measurement(4.0))
+    assert coordinates(infeasible, OBJECTIVES, 0) is None
