@@ -117,21 +117,17 @@ def search(
         recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
             from their defaults, and the arguments, override.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
-        resume: Continue the study in `run_dir`, or help a search that is working on it. Settings other than those of
-            the study are refused.
+        resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
         workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
         cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
         teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are downloaded.
-        storage: URL of a PostgreSQL database that keeps the study, so that several machines can work on it; None for
-            the file study.db in the run folder.
+        storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
             and run again; None for ten times the median of earlier trials, at least 600.
-        max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung; None for
-            no end before the budget is spent.
-        until_converged: End when known-cost's latest proposals are expected to gain less than the noise of a seed and a
-            timing gives.
+        max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.
+        until_converged: End when known-cost's latest proposals are expected to gain less than noise gives.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
@@ -145,12 +141,12 @@ def search(
         "recipe": recipe,
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
+        "until_converged": until_converged or None,
         "workers": workers,
         "cache": None if cache is None else str(cache),
         "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
-    settings |= {"until_converged": until_converged or None}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
 
 

@@ -139,7 +139,7 @@ def convergence_words(trials: Sequence[TrialRecord]) -> str:
         return f"{gain}: the search has not converged. {noise}"
     return (
         f"{gain}; it was first less after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. Such a gain "
-        f"cannot be told from a lucky seed: backbone-nas retrain trains the front with others. {noise}"
+        f"cannot be distinguished from a lucky seed: backbone-nas retrain trains the front with others. {noise}"
     )
 
 

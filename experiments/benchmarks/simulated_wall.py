@@ -56,6 +56,7 @@ def recorded(study: StudyRecord, workers: int) -> dict[str, Any]:
         "wall_s": study.info.sessions[0]["wall_s"],
         "budget": config["budget"],
         "reduction_factor": config["reduction_factor"],
+        "measure_first": config.get("measure_first", True),
         "rungs": len(study.info.rung_steps),
         "reached": [
             sum(len(t["rungs"]) > i for t in map(vars, study.trials) if not t["baseline"])
@@ -87,14 +88,17 @@ def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> S
     sampled = [candidate(t) for t in of["trials"] if not t["baseline"]]
     cluster = Cluster(1, of["workers"], start_s(of), ask_s, tell_s)
     names = SearchConfig().baselines[: len(baselines)]
-    config = SearchConfig(budget=len(sampled), reduction_factor=of["reduction_factor"], baselines=names, scale=())
+    first = of.get("measure_first", True)  # as all searches before 2026-11-27
+    settings = {"reduction_factor": of["reduction_factor"], "baselines": names, "scale": (), "measure_first": first}
+    config = SearchConfig(budget=len(sampled), **settings)
     return simulate_candidates(config, lambda asked, over: sampled[asked], cluster, baselines)
 
 
 def fit() -> None:
     """Print how many of 200 trials reach each rung, mean of ten seeds, and those of the recorded searches."""
     times = [TrialTimes(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
-    config, cluster = SearchConfig(budget=200, baselines=(), scale=()), Cluster(1, 2, 5.0, ASK_S, TELL_S)
+    config = SearchConfig(budget=200, baselines=(), scale=(), measure_first=True)
+    cluster = Cluster(1, 2, 5.0, ASK_S, TELL_S)
     for learning in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8):
         runs = [
             simulate_candidates(config, Workload(times, learning=learning, seed=seed).draw, cluster)

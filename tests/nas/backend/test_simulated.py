@@ -25,9 +25,18 @@ from nas.backend.simulated import (
     NumberedSpace,
     SimulatedClock,
     SimulatedSearch,
+    Span,
     simulate,
 )
-from nas.plan.forecast import Candidate, TrialTimes, Workload, candidate_stages, simulate_candidates, study_info
+from nas.plan.forecast import (
+    FIRST_LATE,
+    Candidate,
+    TrialTimes,
+    Workload,
+    candidate_stages,
+    simulate_candidates,
+    study_info,
+)
 from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
@@ -45,7 +54,25 @@ def run(workers: int = 1, budget: int = 30, per_device: int = 1, seed: int = 0, 
 
 
 def config(budget: int, baselines: tuple[str, ...] = ()) -> SearchConfig:
-    return SearchConfig(budget=budget, baselines=baselines, scale=())
+    return SearchConfig(budget=budget, baselines=baselines, scale=(), measure_first=True)
+
+
+def test_candidates_that_are_measured_late_cost_a_measurement_only_if_they_pass_the_first_rung() -> None:
+    first = simulate_candidates(config(200), Workload(TIMES).draw, Cluster(1, 2))
+    late = simulate_candidates(replace(config(200), measure_first=False), Workload(TIMES).draw, Cluster(1, 2))
+    assert first.reached == late.reached
+    assert late.wall_s < first.wall_s
+    measured = sum(span.doing is Doing.MEASURING for span in late.spans)
+    assert measured == FIRST_LATE + sum(len(at) > 1 for at in _rungs_of_late(late))
+
+
+def _rungs_of_late(search: SimulatedSearch) -> list[list[Span]]:
+    """Return the trainings of each trial that was measured late."""
+    by_trial = defaultdict(list)
+    for span in search.spans:
+        if span.doing is Doing.TRAINING:
+            by_trial[span.trial].append(span)
+    return [spans for trial, spans in by_trial.items() if trial >= FIRST_LATE]
 
 
 def test_measurement_pauses_the_training_of_its_neighbor() -> None:

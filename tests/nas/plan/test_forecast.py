@@ -50,7 +50,7 @@ def test_random_search_is_assumed_to_learn_nothing() -> None:
     learning = simulate_search(replace(CONFIG, budget=200, sampler="evolution"), COSTS, Cluster(1))
     assert chance.complete * 2 < learning.complete
     assert chance.complete < some.complete < learning.complete
-    figures = {f.key: f for f in search_figures(replace(CONFIG, budget=200), COSTS, learning)}
+    figures = {f.key: f for f in search_figures(replace(CONFIG, budget=200, measure_first=True), COSTS, learning)}
     assert figures["reach.2"].low == chance.reached[2]
     assert figures["busy_s"].low == pytest.approx(chance.busy_s)
     assert figures["run_bytes"].value == learning.complete * 4e6
