@@ -153,8 +153,8 @@ class Recorded(NamedTuple):
     seconds: list[list[float]]
 
 
-def recorded_searches() -> list[Recorded]:
-    """Return the search of known-cost in the sample report, and the stored one of evolution, in the order of asking."""
+def reported_trials() -> list[dict[str, Any]]:
+    """Return the trials in the sample report that were trained, without baselines, in the order of asking."""
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', REPORT.read_text(), re.DOTALL)
     assert text is not None
     packed = json.loads(text[1])
@@ -166,7 +166,12 @@ def recorded_searches() -> list[Recorded]:
         return parts if value[0] == -1 else dict(zip(packed["keys"][value[0]], parts, strict=False))
 
     trials = [t for t in unpack(packed["data"])["trials"] if t["rungs"] and not t.get("baseline")]
-    trials.sort(key=lambda t: t["number"])
+    return sorted(trials, key=lambda t: int(t["number"]))
+
+
+def recorded_searches() -> list[Recorded]:
+    """Return the search of known-cost in the sample report, and the stored one of evolution, in the order of asking."""
+    trials = reported_trials()
     speeds = [[math.log2(t["measurement"][key]) for key in ("ratio", "ratio_low", "ratio_high")] for t in trials]
     known_cost = Recorded(
         "known-cost",

@@ -108,7 +108,7 @@ class Candidate:
     speed: float = 0.0
 
 
-# Candidates until most throughputs are predicted well enough to be measured late: 70 % and more of those from there on.
+# Candidates until most throughputs are predicted well enough to be measured late: 60 % and more of those from there on.
 FIRST_LATE = 20
 Draw = Callable[[int, int], Candidate]  # (trials proposed so far, trials finished) -> the next candidate
 

@@ -268,7 +268,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     if config.measures_late:
         notes.append(
             f"From candidate {FIRST_LATE + 1} on, every throughput is assumed to be predicted well enough, so that only"
-            " candidates that pass the first rung are measured. In a recorded search that held for 70 to 95 %."
+            " candidates that pass the first rung are measured. In a recorded search that held for 60 to 96 %."
         )
     if config.last_rung_chance:
         notes.append(

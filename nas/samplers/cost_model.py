@@ -88,7 +88,7 @@ class SpaceCostModel:
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
-        self._fitted = fitted = numbers[: _refit_size(len(numbers))]
+        self._fitted = fitted = numbers[: refit_size(len(numbers))]
         if fitted:
             seconds = self._latency_model(fitted).seconds(specs)
         else:
@@ -230,7 +230,7 @@ COSTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
 }
 
 
-def _refit_size(count: int) -> int:
+def refit_size(count: int) -> int:
     """Return the largest of MIN_MODELS * REFIT_GROWTH^k that is not more than `count`; 0 below MIN_MODELS."""
     if count < MIN_MODELS:
         return 0
