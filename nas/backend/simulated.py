@@ -22,8 +22,9 @@ from itertools import count
 from typing import Any
 
 from nas.study.architectures import Proposal
-from nas.study.loop import Result, StudyLoop
+from nas.study.loop import StudyLoop
 from nas.study.records import Expectation, StudyInfo, TrialRecord, TrialState
+from nas.study.study_store import Result
 
 
 class Doing(StrEnum):

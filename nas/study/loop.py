@@ -9,23 +9,23 @@ reads what the others have stored.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from nas.study.architectures import Architecture, Proposal, SearchSpace
+from nas.study.architectures import SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.halving import front_chance, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
 from nas.study.pareto import coordinates
+from nas.study.proposer import TrialProposer
 from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.study_store import StudyStore
 from nas.study.trial_table import TrialTable
 from search_space import SPACES
 
@@ -34,58 +34,7 @@ _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machin
 OUT_OF_TIME = "the time of --max-hours was over, and --resume continues the search"
 _POLL_S = 1.0  # between two looks of an idle driver for trials that other drivers have left
 
-Result = TypeVar("Result")
 Listener = Callable[["StudyLoop", TrialRecord], None]
-
-
-class StudyStore(Protocol):
-    """The study that a `StudyLoop` works on: a `Store`, or the `MemoryStore` of a simulated search."""
-
-    notify: Callable[[str], None]
-
-    @property
-    def driver(self) -> str:
-        """Return the name of this driver, unique among the drivers of the study."""
-
-    @property
-    def info(self) -> StudyInfo:
-        """Return the study's description."""
-
-    def scale(self) -> tuple[TrialRecord, ...]:
-        """Return the networks that have been measured for scale."""
-
-    def save_scale(self, record: TrialRecord) -> None:
-        """Write a network that has been measured for scale, unless another driver has."""
-
-    def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
-        """Replace the study's description by `change` of it, and return the new one."""
-
-    def retry_while_unavailable(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`, and repeat the call while the database is unavailable."""
-
-    def register_driver(self) -> None:
-        """Announce this driver to the others, which then leave its running trials to it."""
-
-    def unregister_driver(self) -> None:
-        """Let other drivers take over the running trials of this one."""
-
-    def may_take_over(self, driver: str | None) -> bool:
-        """Return whether this driver may take over the running trials of `driver`."""
-
-    def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
-        """Return a new trial with its parameters from the sampler, or `fixed`."""
-
-    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
-        """Write a trial, with its objectives where it is complete; return False if another driver has taken it over."""
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Return a transaction that excludes other drivers: all of its writes take effect at its end, or none."""
-
-    def claim(self, number: int) -> bool:
-        """Assign a running trial to this driver; return False if the trial has ended."""
-
-    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        """Return the trials that are new since the last call or among `running`, each with its driver."""
 
 
 class StudyLoop:
@@ -529,68 +478,6 @@ def _now() -> str:
 
 def _seconds_since(moment: str) -> float:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
-
-
-_REPEATS_LIMIT = 20  # repeats in a row after which a new neighbor of the repeated architecture is evaluated
-
-
-class TrialProposer:
-    """Proposes new trials, from the store's sampler; only within `StudyStore.exclusive`.
-
-    Args:
-        store: The study.
-        space: The search space.
-        baselines: The study's reference backbones by name.
-    """
-
-    def __init__(self, store: StudyStore, space: SearchSpace, baselines: Mapping[str, Architecture]) -> None:
-        self._store, self._space, self._baselines = store, space, baselines
-        self._foreign = frozenset(spec.arch_id for spec in baselines.values() if not space.contains(spec))
-
-    def baseline(self, name: str) -> TrialRecord:
-        """Return the trial of a reference backbone; the sampler gets its parameters if the space contains it."""
-        spec = self._baselines[name]
-        inside = self._space.contains(spec)
-        choices, fixed = (self._space.choices(), self._space.encode(spec)) if inside else ({}, None)
-        return _new(self._store.ask(choices, fixed), spec, baseline=name)
-
-    def new(self, seen: Set[str], now_s: float) -> tuple[list[TrialRecord], str | None]:
-        """Return the trial of a new architecture, after the sampler's repeats, which are stored and never run.
-
-        Args:
-            seen: Ids of the architectures that the study has.
-            now_s: End of the repeats, in seconds of the study.
-
-        Returns:
-            The trials, and None; where there is no new architecture, the repeats and the reason.
-        """
-        proposed: list[TrialRecord] = []
-        if len(seen) - len(self._foreign & seen) >= self._space.count():
-            return proposed, f"the space has only {self._space.count()} architectures"
-        fixed: dict[str, Any] | None = None
-        for repeats in range(2 * _REPEATS_LIMIT):
-            proposal = self._store.ask(self._space.choices(), fixed)
-            spec = self._space.decode(proposal.params)
-            record = _new(proposal, spec)
-            if spec.arch_id not in seen:
-                return [*proposed, record], None
-            proposed.append(replace(record, state=TrialState.DUPLICATE, finished_s=now_s))
-            self._store.save(proposed[-1])  # before the sampler's next proposal, which depends on it
-            if repeats >= _REPEATS_LIMIT:
-                fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(proposal.number)))
-        return proposed, "the sampler finds no new architecture"
-
-    def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
-        for _ in range(1000):
-            spec = self._space.mutate(spec, rng)
-            if spec.arch_id not in seen:
-                break
-        return spec
-
-
-def _new(proposal: Proposal, spec: Architecture, baseline: str | None = None) -> TrialRecord:
-    record = TrialRecord(proposal.number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
-    return record if baseline else replace(record, expected=proposal.expected)
 
 
 def _for_scale(number: int, name: str, config: SearchConfig) -> TrialRecord:
