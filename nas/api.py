@@ -412,6 +412,7 @@ class Study:
         train_steps: int | None = None,
         runners_up: int = 6,
         baselines: bool = False,
+        early_stopped: int = 0,
         workers: int | None = None,
         device: str | None = None,
         cache: str | Path | None = None,
@@ -427,6 +428,7 @@ class Study:
             train_steps: Steps of each training; None for three times the study's last rung.
             runners_up: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
+            early_stopped: Early-stopped models to retrain too: so many of each rung, those closest to the front.
             workers: Trainings at a time; None for one per CPU or GPU.
             device: "auto", "cpu" or "cuda"; None for the study's.
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
@@ -443,7 +445,7 @@ class Study:
 
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
-            self.run_dir, seeds, train_steps, runners_up, baselines, workers, device, cache=folder
+            self.run_dir, seeds, train_steps, runners_up, baselines, early_stopped, workers, device, cache=folder
         )
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps})"
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -75,11 +75,15 @@ class ScoreSpeedPlane:
 
     def hypervolume(self, numbers: Collection[int], objectives: Sequence[Objective]) -> float:
         """Return the hypervolume of these trials, baselines left out, over the study's reference point."""
-        named = {objective.name: objective for objective in objectives}
-        plane = score, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
-        points = [p for p in self._searched if p.number in numbers]
-        coordinates = [(pareto.coordinate(score, p.score), pareto.coordinate(speed, p.ratio)) for p in points]
-        return pareto.hypervolume(coordinates, pareto.reference_point(plane))
+        return plane_hypervolume([(p.score, p.ratio) for p in self._searched if p.number in numbers], objectives)
+
+
+def plane_hypervolume(points: Iterable[tuple[float, float]], objectives: Sequence[Objective]) -> float:
+    """Return the hypervolume of points (score, ratio) over a study's reference point."""
+    named = {objective.name: objective for objective in objectives}
+    plane = score, speed = [named.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
+    coordinates = [(pareto.coordinate(score, q), pareto.coordinate(speed, ratio)) for q, ratio in points]
+    return pareto.hypervolume(coordinates, pareto.reference_point(plane))
 
 
 def _point(trial: TrialRecord, m: Measurement) -> FrontPoint:

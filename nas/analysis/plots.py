@@ -60,8 +60,9 @@ KEPT = PointLook("still on the front", "0.35", "o", 6.5)
 FELL_OFF = PointLook("left the front", "0.35", "v", 6.5)
 CAME = PointLook("joined the front", "0.35", "^", 6.5)
 NEAR_MISS = PointLook("not on the front", "0.35", "s", 6.5)
+EARLY_STOPPED = PointLook("early-stopped by the search, not on the front", "0.35", "x", 4.5)
 RETRAINED_BASELINE = PointLook("baseline", "0.35", "D", 6.5, filled=False)
-RETRAINING_LOOKS = (KEPT, FELL_OFF, CAME, NEAR_MISS, RETRAINED_BASELINE)
+RETRAINING_LOOKS = (KEPT, FELL_OFF, CAME, NEAR_MISS, EARLY_STOPPED, RETRAINED_BASELINE)
 # The dark half of a color-blind-safe scale: its light end is invisible on white.
 CHANCE_COLORS = ListedColormap(colormaps["viridis_r"]([0.12 + 0.88 * i / 255 for i in range(256)]))
 
@@ -80,7 +81,8 @@ UNDOMINATED = (FrontStatus.FRONT, FrontStatus.OPEN)  # among the candidates that
 def plot_retraining(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
     """Write a picture of mean scores and measured ratios with error bars, in the format of the path's suffix.
 
-    At least one candidate must have both numbers.
+    Early-stopped candidates that did not come to the front have no name in it. At least one candidate must have both
+    numbers.
     """
     candidates = summary.complete
     with _figure((8.0, 5.4), "retraining", path) as figure:
@@ -93,8 +95,9 @@ def plot_retraining(study: StudyRecord, summary: RetrainingSummary, path: Path) 
             scale = ScalarMappable(cmap=CHANCE_COLORS)
             figure.colorbar(scale, ax=axes, label="chance to be on the front", shrink=0.8, pad=0.02)
         _legend(figure, RETRAINING_LOOKS, {_retraining_look(c) for c in candidates})
-        points = [(*_mean_point(c), _short_label(c.trial)) for c in candidates]
-        label_points(axes, points, [_seed_bar(c, summary) for c in candidates])
+        labeled = [c for c in candidates if _retraining_look(c) is not EARLY_STOPPED]
+        points = [(*_mean_point(c), _short_label(c.trial)) for c in labeled]
+        label_points(axes, points, [_seed_bar(c, summary) for c in labeled])
 
 
 def _mean_point(c: RetrainedCandidate) -> tuple[float, float]:
@@ -122,7 +125,9 @@ def _retraining_look(c: RetrainedCandidate) -> PointLook:
         return RETRAINED_BASELINE
     if c.was_on_front:
         return KEPT if c.on_front else FELL_OFF
-    return CAME if c.on_front else NEAR_MISS
+    if c.on_front:
+        return CAME
+    return NEAR_MISS if c.stopped_after is None else EARLY_STOPPED
 
 
 def _label_retraining(axes: Any, study: StudyRecord, summary: RetrainingSummary) -> None:

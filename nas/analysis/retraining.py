@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
+from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
 from nas.study import pareto
-from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord
+from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
 REMEASUREMENT = "retraining"  # name of the remeasurement by backbone-nas retrain
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
@@ -52,10 +53,24 @@ class RetrainedCandidate:
         values = self.scores.values()
         return sum(values) / len(values) if values else None
 
+    def score_at(self, steps: int, seed: int) -> float | None:
+        """Return the score of one seed after `steps`, at the end or at an earlier rung; None without."""
+        return next((r.score for t in self.trainings if t.seed == seed for r in t.rungs if r.steps == steps), None)
+
+    def mean_at(self, steps: int) -> float | None:
+        """Return the mean score over the seeds after `steps`; None without."""
+        values = [r.score for t in self.trainings for r in t.rungs if r.steps == steps]
+        return sum(values) / len(values) if values else None
+
     @property
     def steps(self) -> int:
         """Return the steps of each training."""
         return self.trainings[0].steps
+
+    @property
+    def stopped_after(self) -> int | None:
+        """Return the steps after which the search stopped the candidate; None where it trained it to the last rung."""
+        return self.trial.rungs[-1].steps if self.trial.state is TrialState.STOPPED else None
 
     @property
     def change(self) -> str:
@@ -66,7 +81,8 @@ class RetrainedCandidate:
             return self.reason or "not trained"
         if self.was_on_front:
             return "still on it" if self.on_front else "left it"
-        return "joined it" if self.on_front else "not on it"
+        place = "joined it" if self.on_front else "not on it"
+        return place if self.stopped_after is None else f"stopped after {self.stopped_after}: {place}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,12 @@ def summarize_retraining(
     trials = complete(study)
     front = front_numbers([t for t in trials if not t.baseline])
     again = next((r for r in remeasurements if r.name == REMEASUREMENT), None)
-    rows = [_candidate(t, by_number[t.number], again, t.number in front) for t in trials if t.number in by_number]
+    stopped = [t for t in study.trials if t.state is TrialState.STOPPED and t.rungs]
+    rows = [
+        _candidate(t, by_number[t.number], again, t.number in front)
+        for t in (*trials, *stopped)
+        if t.number in by_number
+    ]
     if not rows:
         return None
     scatter = pooled_scatter([list(c.scores.values()) for c in rows]) or TYPICAL_SCATTER
@@ -185,7 +206,7 @@ def _correlation(candidates: Sequence[RetrainedCandidate], first: Ranking, secon
 
 
 def _of_study(candidate: RetrainedCandidate) -> float | None:
-    return candidate.trial.final_score
+    return candidate.trial.final_score if candidate.stopped_after is None else None
 
 
 def _of_mean(candidate: RetrainedCandidate) -> float | None:
@@ -198,12 +219,7 @@ def _of_seed(seed: int) -> Ranking:
 
 def _of_mean_at(steps: int) -> Ranking:
     """Return a ranking by the mean over the seeds at an earlier rung."""
-
-    def mean(candidate: RetrainedCandidate) -> float | None:
-        values = [rung.score for t in candidate.trainings for rung in t.rungs if rung.steps == steps]
-        return sum(values) / len(values) if values else None
-
-    return mean
+    return lambda candidate: candidate.mean_at(steps)
 
 
 def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str]:
@@ -219,7 +235,26 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
         last = study.info.rung_steps[-1]
         notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
     settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)
-    return [*notes, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
+    regrets = [regret.words for regret in _stopping_regrets(study, summary)]
+    return [*notes, *regrets, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
+
+
+def _stopping_regrets(study: StudyRecord, summary: RetrainingSummary) -> tuple[StoppingRegret, ...]:
+    """Return what early stopping missed, after the last rung's steps and after all steps of the retraining."""
+    lengths = dict.fromkeys((study.info.rung_steps[-1], summary.steps))
+    regrets = (stopping_regrets(_scored(summary, steps), steps, study.info.objectives) for steps in lengths)
+    return tuple(chain.from_iterable(regrets))
+
+
+def _scored(summary: RetrainingSummary, steps: int) -> list[ScoredCandidate]:
+    """Return the candidates with a score of every seed after `steps`, without baselines."""
+    found = []
+    for c in summary.complete:
+        scores = [c.score_at(steps, seed) for seed in summary.seeds]
+        known = tuple(score for score in scores if score is not None)
+        if not c.trial.baseline and c.measurement and len(known) == len(scores):
+            found.append(ScoredCandidate(c.trial.number, c.measurement.ratio, known, c.stopped_after))
+    return found
 
 
 def _front_note(searched: Sequence[RetrainedCandidate]) -> str:
@@ -254,6 +289,7 @@ def retraining_json(study: StudyRecord, summary: RetrainingSummary) -> dict[str,
         "scatter_at_last_rung": None if before is None else asdict(before),
         "metric_scatter": {name: asdict(between) for name, between in metric_scatter(summary).items()},
         "correlations": [{"between": label, **asdict(c)} for label, c in correlations.items()],
+        "early_stopping": [asdict(regret) for regret in _stopping_regrets(study, summary)],
         "notes": retraining_notes(study, summary),
     }
 
@@ -265,7 +301,8 @@ def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str,
         "arch_id": c.trial.arch_id,
         "name": c.trial.name,
         "baseline": c.trial.baseline,
-        "score_of_study": c.trial.final_score,
+        "stopped_after": c.stopped_after,
+        "score_of_study": _of_study(c),
         "scores": {str(seed): value for seed, value in c.scores.items()},
         "score": c.mean,
         "half_width": scatter.half_width(seeds) if seeds else None,

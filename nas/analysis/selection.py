@@ -131,6 +131,27 @@ def candidates_to_retrain(candidates: Sequence[FrontCandidate], near: int) -> tu
     return tuple(c for c in candidates if c.on_front or c in misses[:near])
 
 
+def promising_stopped(study: StudyRecord, count: int) -> tuple[TrialRecord, ...]:
+    """Return the early-stopped candidates that came closest to the front, `count` of each rung at which some ended.
+
+    The closest is the one whose score falls least short of the best complete candidate that is at least as fast; both
+    scores are those of the rung at which it ended. One that is faster than all of those falls short of nothing. The
+    throughput of a candidate that was not measured is the predicted one.
+    """
+    finished = [(ratio(t), t) for t in complete(study) if not t.baseline]
+    by_rung: dict[int, list[tuple[float, TrialRecord]]] = {}
+    for trial in study.trials:
+        speed = trial.measurement.ratio if trial.measurement else trial.predicted_ratio
+        if trial.state is not TrialState.STOPPED or trial.baseline or not trial.rungs or speed is None:
+            continue
+        rung = len(trial.rungs) - 1
+        rivals = [t.rungs[rung].score for other, t in finished if other >= speed]
+        shortfall = max(rivals, default=0.0) - trial.rungs[rung].score
+        by_rung.setdefault(rung, []).append((shortfall, trial))
+    chosen = (sorted(found, key=lambda item: (item[0], item[1].number))[:count] for _, found in sorted(by_rung.items()))
+    return tuple(trial for found in chosen for _, trial in found)
+
+
 def trials_to_remeasure(study: StudyRecord, which: str) -> tuple[TrialRecord, ...]:
     """Return the trials that `which` names (of WHICH, or comma-separated numbers) and all baselines, in study order.
 

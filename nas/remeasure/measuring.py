@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nas.analysis.selection import trials_to_remeasure
+from nas.analysis.selection import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_on
@@ -65,13 +65,23 @@ class RemeasuringPlan:
         return plain | {"threads": self.threads, "reference": self.reference}
 
 
-def plan_remeasuring(study: StudyRecord, settings: RemeasureSettings) -> RemeasuringPlan:
+def plan_remeasuring(
+    study: StudyRecord, settings: RemeasureSettings, trials: Sequence[TrialRecord] = ()
+) -> RemeasuringPlan:
     """Return the plan; settings that are None are those of most of the study's measurements.
+
+    Args:
+        study: With complete trials.
+        settings: Of the user.
+        trials: To measure in place of those that the settings name; the baselines are measured too.
 
     Raises:
         ValueError: this device or the study cannot be measured so.
     """
-    trials = trials_to_remeasure(study, settings.trials)
+    if trials:
+        trials = (*trials, *(t for t in complete(study) if t.baseline and t not in trials))
+    else:
+        trials = trials_to_remeasure(study, settings.trials)
     config = SearchConfig.from_dict(study.info.config)
     measured = [t.measurement for t in trials if t.measurement]
     device = torch_device(settings.device)

@@ -19,13 +19,15 @@ _EXAMPLES = """examples:
   backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
   backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
   backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
+  backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
   backbone-nas retrain runs/mine --device cuda --json > retraining.json
 
 The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
-outcome. Larger --seeds or --runners-up add trainings; another --train-steps starts separate ones. Weights are written
-to RUN/retraining/seed-N/weights. With --baselines, retrained scores then decide what reports and exports recommend.
+outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
+Weights are written to RUN/retraining/seed-N/weights. With --baselines, retrained scores then decide what reports and
+exports recommend; a candidate that the search stopped early is never recommended, but may be exported by its number.
 """
 
 
@@ -42,6 +44,7 @@ class RetrainSettings:
     train_steps: Steps | None = None  # None: three times the study's last rung
     runners_up: Annotated[int, Range(0, 1_000_000)] = RETRAINED_RUNNERS_UP  # near misses, at most
     baselines: bool = False
+    early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
     workers: Workers | None = None  # trainings at a time; None: one per CPU or GPU
     device: str | None = None  # None: auto
     cache: str | None = None
@@ -81,6 +84,13 @@ def parser() -> OneLineParser:
         help="near misses to retrain in addition to the front, at most (default: 6)",
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
+    add(
+        "--early-stopped",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also retrain the N early-stopped candidates of each rung that came closest to the front (default: 0)",
+    )
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
     add_training_flags(add)
     add_flag(add, "--measure-seconds", "5", default=5.0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from nas.analysis.evidence import gather_evidence, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
 from nas.analysis.run_files import samples_folder
-from nas.analysis.selection import FrontCandidate, candidates_to_retrain, complete, front_candidates
+from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
@@ -70,9 +71,15 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
     study = store.read()
     check_plane(study.info.objectives, "backbone-nas retrain")
     candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
-    baselines = [t for t in complete(study) if settings.baselines and t.baseline]
-    plan = plan_retraining(study, [c.trial for c in candidates] + baselines, settings)
-    _announce(candidates, plan)
+    groups = {
+        "front": [c.trial for c in candidates if c.on_front],
+        "near misses": [c.trial for c in candidates if not c.on_front],
+        "early-stopped": promising_stopped(study, settings.early_stopped),
+        "baselines": [t for t in complete(study) if settings.baselines and t.baseline],
+    }
+    plan = plan_retraining(study, list(chain.from_iterable(groups.values())), settings)
+    counts = ", ".join(f"{group} {len(trials)}" for group, trials in groups.items())
+    announce(f"retraining: {counts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
     return study, plan
 
 
@@ -86,15 +93,6 @@ def train_and_measure(
     """
     with _only_command(settings.run):
         _work(store, study, plan, settings, command)
-
-
-def _announce(candidates: Sequence[FrontCandidate], plan: RetrainingPlan) -> None:
-    front = sum(c.on_front for c in candidates)
-    counts = {
-        "front": front, "near misses": len(candidates) - front, "baselines": len(plan.trials) - len(candidates)
-    }  # fmt: skip
-    parts = ", ".join(f"{group} {count}" for group, count in counts.items())
-    announce(f"retraining: {parts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
 
 
 def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
@@ -129,12 +127,10 @@ def _measure(
     before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
     if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
         return
-    which = ",".join(str(t.number) for t in plan.trials)
-    device = plan.config.device
     requested = RemeasureSettings(
-        settings.run, trials=which, device=device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
+        settings.run, device=plan.config.device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
     )
-    to_measure = plan_remeasuring(study, requested)
+    to_measure = plan_remeasuring(study, requested, plan.trials)
     try:
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=False)
     except ValueError as error:

@@ -25,7 +25,7 @@ from nas.study.records import Retraining, StudyRecord, TrialState
 from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets, study_of
-from tests.nas.study.builders import search_config
+from tests.nas.study.builders import record, search_config
 from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
@@ -35,6 +35,7 @@ CONFIG = search_config(
 )  # fmt: skip
 WORDS = ["--seeds", "2", "--runners-up", "0", "--workers", "2", "--measure-seconds", "0.2"]
 STEPS = 12  # three times the last rung
+STOPPED = len(POINTS)  # number of the trial that early stopping ended
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(cache: Path) -> StudyRecord:
     """Return synthetic numbers of real architectures, for real teachers and images."""
-    return replace(small_study(POINTS), info=study_of(open_real_targets(CONFIG, cache), CONFIG))
+    made_up = small_study(POINTS)
+    cut = replace(record(len(POINTS), (0.05,), 3.0), state=TrialState.STOPPED, reason="early-stopped")
+    info = study_of(open_real_targets(CONFIG, cache), CONFIG)
+    return replace(made_up, info=info, trials=(*made_up.trials, cut))
 
 
 def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
@@ -72,27 +76,28 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     new_store(run, study)
 
     # Killed in the middle of a training, after at least one was over.
-    process = start(run, cache, locks)
+    words = [*WORDS, "--early-stopped", "1"]
+    process = start(run, cache, locks, words)
     checkpoints = run / "retraining" / "seed-2" / "checkpoints"
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL, errors
-    assert "retraining: front 2, near misses 0, baselines 0; 12 steps, seeds 1, 2" in errors
+    assert "retraining: front 2, near misses 0, early-stopped 1, baselines 0; 12 steps, seeds 1, 2" in errors
     assert workers
     until(lambda: all(gone(pid) for pid in workers))  # no worker outlives the command
     kept = read(run)
     assert kept
     (again,) = Store.open(run).remeasurements()
-    assert set(again.measurements) == {0, 1, 2}
+    assert set(again.measurements) == {0, 1, 2, STOPPED}
     (checkpoint, *_) = checkpoints.glob("*.pt")
     saved = torch.load(checkpoint, weights_only=True)
     saved["content"]["busy_s"] += 1000.0  # marks the continued training
     torch.save(saved, checkpoint)
 
     # Interrupted as soon as it trains again.
-    process = start(run, cache, locks)
+    process = start(run, cache, locks, words)
     until(lambda: children(process.pid) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
@@ -102,26 +107,30 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
 
     # To the end.
     result = subprocess.run(
-        [*command(run, cache), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        [*command(run, cache, words), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env={**os.environ, "TMPDIR": str(locks)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     retrainings = read(run)
     assert {key: final for key, final in retrainings.items() if key in kept} == kept  # never trained again
-    assert set(retrainings) == {(number, seed) for number in (1, 2) for seed in (1, 2)}
+    assert set(retrainings) == {(number, seed) for number in (1, 2, STOPPED) for seed in (1, 2)}
     assert all([r.steps for r in f.rungs] == [2, 4, STEPS] and f.score is not None for f in retrainings.values())
     assert Store.open(run).remeasurements() == (again,)  # nor measured
     (cut_off,) = (f for f in retrainings.values() if sum(r.seconds for r in f.rungs) > 1000)
     assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
     assert retrainings[1, 1].rungs != retrainings[1, 2].rungs
     assert not list(run.glob("retraining/*/checkpoints/*"))
-    assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 4  # backbones and heads
+    assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 6  # backbones and heads
     assert (run / "retraining.png").stat().st_size > 10_000
 
     output = json.loads(result.stdout)
-    assert {c["trial"]: set(c["scores"]) for c in output["candidates"]} == {n: {"1", "2"} for n in (1, 2)}
+    assert {c["trial"]: set(c["scores"]) for c in output["candidates"]} == {n: {"1", "2"} for n in (1, 2, STOPPED)}
     assert sum(c["chance"] for c in output["candidates"]) >= 1
-    assert output["scatter"]["degrees"] == 2
+    assert output["scatter"]["degrees"] == 3
+    assert [(r["stopped_after"], r["steps"], r["candidates"]) for r in output["early_stopping"]] == [
+        (10, 4, 1),
+        (10, STEPS, 1),
+    ]
 
 
 def test_finished_retrainings_are_only_shown(

@@ -1,0 +1,117 @@
+"""What early stopping missed: whom to retrain, and what they would have added."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.analysis.evidence import gather_evidence, recommend
+from nas.analysis.plots import CAME, EARLY_STOPPED, plot_retraining
+from nas.analysis.retraining import RetrainingSummary, retraining_json, summarize_retraining
+from nas.analysis.selection import promising_stopped
+from nas.study.records import Expectation, Retraining, StudyRecord, TrialRecord, TrialState
+from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
+from tests.nas.study.builders import record, rung
+
+# Complete: trial 1 at 4 times the reference's throughput, 2 at 2 times, 3 at 1 time; after 10 steps all score 0.1.
+RATIOS = {0: 1.0, 1: 4.0, 2: 2.0, 3: 1.0}
+
+
+def stopped(number: int, score: float, ratio: float, *, measured: bool = True, rungs: int = 1) -> TrialRecord:
+    trial = record(number, (score, 0.2)[:rungs], ratio)
+    trial = replace(trial, state=TrialState.STOPPED, reason="early-stopped")
+    return trial if measured else replace(trial, measurement=None, expected=Expectation(0.3, 0.1, 0.01, ratio))
+
+
+def with_stopped(*trials: TrialRecord) -> StudyRecord:
+    study = small_study({0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0)})
+    return replace(study, trials=(*study.trials, *trials))
+
+
+def test_the_most_promising_fall_least_short_of_those_that_are_as_fast() -> None:
+    study = with_stopped(
+        stopped(4, 0.02, 1.5), stopped(5, 0.09, 3.0), stopped(6, 0.08, 0.5), stopped(7, 0.05, 5.0, measured=False)
+    )
+    assert [t.number for t in promising_stopped(study, 9)] == [7, 5, 6, 4]  # 7 is faster than all: it lacks nothing
+    assert [t.number for t in promising_stopped(study, 2)] == [7, 5]
+    assert promising_stopped(study, 0) == ()
+
+
+def test_each_rung_has_its_own_and_unmeasured_or_infeasible_ones_have_no_place() -> None:
+    study = small_study()
+    info = replace(study.info, rung_steps=(10, 20, 30))
+    complete = tuple(replace(t, rungs=(rung(0, 0.1), rung(1, 0.2), rung(2, t.final_score))) for t in study.trials)
+    unknown = replace(stopped(8, 0.1, 1.0), measurement=None)
+    infeasible = replace(stopped(9, 0.1, 1.0), state=TrialState.INFEASIBLE)
+    later, first = stopped(6, 0.05, 1.0, rungs=2), stopped(7, 0.09, 1.0)
+    study = replace(study, info=info, trials=(*complete, later, first, unknown, infeasible))
+    assert [t.number for t in promising_stopped(study, 1)] == [7, 6]
+
+
+def scores(number: int, at_30: tuple[float, float], at_90: tuple[float, float]) -> list[Retraining]:
+    """Return the retrainings with seeds 1 and 2, by their scores after 30 and 90 steps."""
+    pairs = enumerate(zip(at_30, at_90, strict=True), 1)
+    return [t for seed, (short, long) in pairs for t in retrained(number, {seed: long}, at_30=short)]
+
+
+WENT_ON = [*scores(1, (0.1, 0.1), (0.2, 0.2)), *scores(2, (0.2, 0.2), (0.4, 0.4)), *scores(3, (0.3, 0.3), (0.6, 0.6))]
+
+
+def summary(study: StudyRecord, again: list[Retraining]) -> RetrainingSummary:
+    ratios = {t.number: RATIOS.get(t.number, 2.0) for t in study.trials}
+    found = summarize_retraining(study, again, [remeasured_for_retraining(ratios)])
+    assert found is not None
+    return found
+
+
+def test_the_gain_is_the_hypervolume_that_they_add() -> None:
+    """Trial 4 measures as fast as trial 2 and scores 0.1 higher with seed 1, lower with seed 2; 5 is behind it."""
+    study = with_stopped(stopped(4, 0.09, 2.0), stopped(5, 0.09, 2.0))
+    again = [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.39)), *scores(5, (0.1, 0.1), (0.3, 0.3))]
+    plain = retraining_json(study, summary(study, again))
+    after_30, after_90 = plain["early_stopping"]
+    assert (after_30["steps"], after_30["joined"], after_30["gain"]) == (30, (), 0)
+    before = 3 * 0.6 + 0.4 + 0.2  # the reference point is 3 doublings below ratio 1, where trial 3 lies
+    assert after_90["joined"] == (4,)
+    assert (after_90["stopped_after"], after_90["candidates"]) == (10, 2)
+    assert after_90["gain"] == pytest.approx(0.045 / before)  # mean of 0.5 and 0.39 over 0.4, for one doubling
+    assert after_90["by_seed"] == pytest.approx((0.1 / before, 0))
+    (words,) = (note for note in plain["notes"] if "early stopping" in note and "after 90" in note)
+    assert "1 of the 2 candidates stopped after 10 steps would be on the front after 90 (trial 4)" in words
+    assert f"add {0.045 / before:.1%} of its hypervolume (0.0% to {0.1 / before:.1%} by single seeds)" in words
+
+
+def test_a_candidate_counts_when_all_seeds_are_trained() -> None:
+    study = with_stopped(stopped(4, 0.09, 2.0))
+    one_seed = [t for t in scores(4, (0.1, 0.1), (0.5, 0.5)) if t.seed == 1]
+    assert retraining_json(study, summary(study, [*WENT_ON, *one_seed]))["early_stopping"] == []
+    assert (
+        len(retraining_json(study, summary(study, [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.5))]))["early_stopping"])
+        == 2
+    )
+
+
+def test_tables_json_and_picture_show_them_and_nothing_recommends_them(tmp_path: Path) -> None:
+    study = with_stopped(stopped(4, 0.09, 2.0, measured=False), stopped(5, 0.09, 2.0))
+    again = [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.5)), *scores(5, (0.1, 0.1), (0.3, 0.3))]
+    found = summary(study, again)
+    rows = {c["trial"]: c for c in json.loads(json.dumps(retraining_json(study, found)))["candidates"]}
+    assert (rows[4]["stopped_after"], rows[4]["score_of_study"], rows[4]["change"]) == (
+        10,
+        None,
+        "stopped after 10: joined it",
+    )
+    assert (rows[1]["stopped_after"], rows[1]["score_of_study"]) == (None, 0.2)
+    assert rows[2]["change"] == "left it"
+    plot_retraining(study, found, tmp_path / "retraining.svg")
+    text = (tmp_path / "retraining.svg").read_text()
+    assert EARLY_STOPPED.label in text
+    assert CAME.label in text
+    assert ">4</text>" in text
+    assert ">5</text>" not in text
+    evidence = gather_evidence(study, again, [remeasured_for_retraining(dict.fromkeys(range(6), 2.0))])
+    assert {model.number for model in evidence.retrained} == {1, 2, 3}
+    assert recommend(evidence) is not None
