@@ -14,8 +14,9 @@ from itertools import pairwise
 from statistics import median
 
 from experiments.last_rung import reported_trials
-from nas.samplers.cost_model import TRUSTED_DEVIATION, refit_size
+from nas.samplers.cost_model import refit_size
 from nas.samplers.latency import MIN_MODELS, LatencyModel, Observation
+from nas.study.halving import TRUSTED_DEVIATION
 from search_space import ArchSpec
 
 BATCH, RESOLUTION = 16, 64  # of the recorded search

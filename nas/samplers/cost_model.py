@@ -23,6 +23,7 @@ from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.architectures import vary
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
+from nas.study.halving import TRUSTED_DEVIATION
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.study.records import TrialState
 from search_space import ArchSpec, Space
@@ -33,7 +34,6 @@ Work = tuple[float, float]  # MACs and elements moved, of one image
 
 MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
-TRUSTED_DEVIATION = 0.05  # relative, of a predicted time: below it a candidate is measured after the first rung
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
 # Failures that similar architectures are likely to share.

@@ -24,7 +24,7 @@ from nas.study.pareto import Point, coordinate, coordinates, crowding, ranks
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
-PREDICTED_DEVIATION = math.log2(1.05)  # the most of a throughput that is predicted and not measured yet
+TRUSTED_DEVIATION = 0.05  # relative, of a predicted throughput: below it a candidate is measured after the first rung
 _WIDTH = 2 * 1.959964  # standard deviations in a 95 % interval
 
 
@@ -92,7 +92,7 @@ def _deviation(objective: Objective, measurement: Measurement | None) -> float:
     if objective.name != "throughput":
         return 0.0
     if measurement is None:
-        return PREDICTED_DEVIATION
+        return math.log2(1 + TRUSTED_DEVIATION)  # the most of one that is not measured yet
     if not measurement.ratio_low > 0:
         return 0.0
     return (coordinate(objective, measurement.ratio_high) - coordinate(objective, measurement.ratio_low)) / _WIDTH
