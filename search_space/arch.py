@@ -244,7 +244,7 @@ class ArchSpec:
             whole("neck_dim", self.neck_dim, 8192)
             within_choices("neck", self.neck, NECKS[: len(self.stages) + 1])
 
-    @property
+    @cached_property
     def strides(self) -> tuple[int, ...]:
         """Stride of each stage's map with respect to the image."""
         return tuple(STEMS[self.stem] * 2**i for i in range(len(self.stages)))

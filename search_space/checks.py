@@ -24,7 +24,7 @@ def shown(value: object) -> str:
 
 def within_choices(field: str, value: object, choices: Iterable[object]) -> None:
     """Raise SpecError unless `value` is one of `choices`."""
-    allowed = list(choices)
+    allowed = tuple(choices)
     if value not in allowed:
         raise SpecError(f"{field}: {shown(value)} is not one of {', '.join(map(str, allowed))}")
 

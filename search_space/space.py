@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from search_space.arch import ArchSpec, StageSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import Choice, Gene, StageChoices, count, stage_genes
+
+_stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Space:
             if gene.active(params):
                 target = spec_fields if gene.stage_index is None else stage_fields[gene.stage_index]
                 target[gene.field] = params[gene.name]
-        return ArchSpec(stages=tuple(StageSpec(**fields) for fields in stage_fields), **spec_fields)
+        return ArchSpec(stages=tuple(_stage(**fields) for fields in stage_fields), **spec_fields)
 
     def encode(self, spec: ArchSpec) -> dict[str, Choice]:
         """Return the parameters of a spec, so that ``decode(encode(spec)) == spec``.

@@ -181,6 +181,10 @@ def test_decode_refuses_missing_and_foreign_values():
     params = TINY.encode(TINY.sample(random.Random(0)))
     with pytest.raises(SpecError, match=r"stage1\.depth: 9 is not one of 1, 2"):
         TINY.decode({**params, "stage1.depth": 9})
+    TINY.decode({**params, "stage1.depth": 1})
+    for equal in (True, 1.0):  # also after the stage with 1 was decoded
+        with pytest.raises(SpecError, match=f"depth: {equal} is not a whole number"):
+            TINY.decode({**params, "stage1.depth": equal})
     del params["neck"]
     with pytest.raises(SpecError, match="neck: parameter is missing"):
         TINY.decode(params)
