@@ -58,6 +58,8 @@ class SpaceCostModel:
         self._px = config.distill.img_size
         self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
+        self._read: Sequence[FrozenTrial] | None = None  # trials of the latest call of `costs`
+        self._numbers: tuple[int, ...] = ()  # the measured ones of them
         self._fitted: tuple[int, ...] = ()  # trials of the latency model of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
@@ -84,7 +86,7 @@ class SpaceCostModel:
         """Return the cost of each candidate, (n,), where more is better.
 
         The cost is log2 of the predicted throughput over the reference model's, or a count as in `COSTS`. It is NaN
-        where a candidate breaks a limit or is likely to.
+        where a candidate breaks a limit or is likely to. A list of trials is read once, however often it is passed.
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
@@ -115,7 +117,9 @@ class SpaceCostModel:
         return float(1 / seconds[0]) if deviation[0] < TRUSTED_DEVIATION else None
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
-        """Return the numbers of the measured trials; each measurement is read once."""
+        """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""
+        if trials is self._read:
+            return self._numbers
         numbers = []
         for trial in trials:
             record = trial.user_attrs.get("record")
@@ -127,7 +131,8 @@ class SpaceCostModel:
                 observation = Observation(spec, 1 / measurement["ratio"])
                 self._measured[trial.number] = _MeasuredTrial(observation, _work_of(spec, self._px), measurement)
             numbers.append(trial.number)
-        return tuple(numbers)
+        self._read, self._numbers = trials, tuple(numbers)
+        return self._numbers
 
     def _likely_to_break(
         self, limit: Limit, bound: float, numbers: Sequence[int], works: Sequence[Work], costs: Array
@@ -187,8 +192,8 @@ def _key(params: Params) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=10_000)
 def _work_of(spec: ArchSpec, px: int) -> Work:
-    operators = [operator for stage in stage_costs(spec, 1, px) for operator in stage.operators]
-    return sum(o.macs for o in operators), sum(o.moved for o in operators)
+    stages = stage_costs(spec, 1, px)
+    return sum(stage.macs for stage in stages), sum(stage.moved for stage in stages)
 
 
 def _work_of_reference(config: SearchConfig) -> Work:

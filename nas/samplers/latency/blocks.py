@@ -9,7 +9,6 @@ for a window.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 from nas.samplers.latency.operator_costs import (
     FeatureMap,
@@ -26,7 +25,6 @@ from search_space import StageSpec
 CARRIERS = 4  # per window
 
 
-@lru_cache(maxsize=20_000)  # a search repeats the same stages many times
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the operators of a stage on its map."""
     if stage.block == "c2f":

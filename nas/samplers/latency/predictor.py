@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from scipy.special import ndtr
 from scipy.stats import kendalltau, spearmanr
 
-from nas.samplers.latency.stage_costs import StageCost, stage_costs
+from nas.samplers.latency.stage_costs import MAX_KEPT, StageCost, stage_costs
 from search_space import ArchSpec
 
 Array = NDArray[np.float64]
@@ -176,12 +176,25 @@ class ResidualGP:
         self._factor = cho_factor(covariance + np.diag(deviations**2), lower=True)
         self._shares = self._rows.T @ cho_solve(self._factor, seconds - self._rows.sum(axis=1))
         self._kinds = {stage.kind for stage in self._stages}
+        self._of_kind = {kind: [i for i, s in enumerate(self._stages) if s.kind == kind] for kind in self._kinds}
+        self._sizes = {kind: _log_shapes([self._stages[i] for i in at]) for kind, at in self._of_kind.items()}
+        self._stage_s: dict[StageCost, float] = {}
 
     def seconds(self, rows: Sequence[Sequence[StageCost]]) -> Array:
         """Return the total seconds of each row's stages."""
-        stages, sums = _sums(self._rates, rows)
-        total: Array = sums @ (1 + _covariance(stages, self._stages) @ self._shares)
-        return total
+        return np.array([sum(map(self.stage_s, row)) for row in rows], dtype=float)
+
+    def stage_s(self, stage: StageCost) -> float:
+        """Return the seconds of a stage, which depend on no other stage of a call, so that they are kept."""
+        if stage not in self._stage_s:
+            if len(self._stage_s) >= MAX_KEPT:
+                self._stage_s.clear()
+            factor = 1.0
+            if (places := self._of_kind.get(stage.kind)) is not None:
+                covariance = _covariance_of_sizes(_log_shapes([stage]), self._sizes[stage.kind])
+                factor += float(covariance[0] @ self._shares[places])
+            self._stage_s[stage] = self._rates.stage_s(stage) * factor
+        return self._stage_s[stage]
 
     def predict(self, rows: Sequence[Sequence[StageCost]]) -> tuple[Array, Array]:
         """Return `seconds` and their standard deviation, which costs most of the time."""
@@ -200,14 +213,19 @@ def _sums(rates: OperatorRates, rows: Sequence[Sequence[StageCost]]) -> tuple[li
     places: dict[tuple[object, ...], int] = {}
     stages: list[StageCost] = []
     for stage in (stage for row in rows for stage in row):
-        if places.setdefault(stage[1:], len(stages)) == len(stages):
+        if places.setdefault(_content(stage), len(stages)) == len(stages):
             stages.append(stage)
     seconds = [rates.stage_s(stage) for stage in stages]
     sums = np.zeros((len(rows), len(stages)))
     for line, row in zip(sums, rows, strict=True):
         for stage in row:
-            line[places[stage[1:]]] += seconds[places[stage[1:]]]
+            place = places[_content(stage)]
+            line[place] += seconds[place]
     return stages, sums
+
+
+def _content(stage: StageCost) -> tuple[object, ...]:
+    return stage.kind, stage.shape, stage.operators
 
 
 def _covariance(a: Sequence[StageCost], b: Sequence[StageCost]) -> Array:
@@ -217,12 +235,20 @@ def _covariance(a: Sequence[StageCost], b: Sequence[StageCost]) -> Array:
         rows = [i for i, stage in enumerate(a) if stage.kind == kind]
         columns = [i for i, stage in enumerate(b) if stage.kind == kind]
         if columns:
-            a_sizes, b_sizes = (np.log2([p[i].shape for i in at]) for p, at in ((a, rows), (b, columns)))
-            squares = ((a_sizes[:, None] - b_sizes) ** 2).sum(axis=-1) / LENGTH_SCALE**2
-            covariance[np.ix_(rows, columns)] = FACTOR_DEVIATION**2 * (
-                SHARED_VARIANCE + (1 - SHARED_VARIANCE) * np.exp(-squares / 2)
-            )
+            a_sizes, b_sizes = (_log_shapes([p[i] for i in at]) for p, at in ((a, rows), (b, columns)))
+            covariance[np.ix_(rows, columns)] = _covariance_of_sizes(a_sizes, b_sizes)
     return covariance
+
+
+def _covariance_of_sizes(a: Array, b: Array) -> Array:
+    """Return the covariance of the factors of stages of one kind by log2 of their shapes, (len(a), len(b))."""
+    squares = ((a[:, None] - b) ** 2).sum(axis=-1) / LENGTH_SCALE**2
+    covariance: Array = FACTOR_DEVIATION**2 * (SHARED_VARIANCE + (1 - SHARED_VARIANCE) * np.exp(-squares / 2))
+    return covariance
+
+
+def _log_shapes(stages: Sequence[StageCost]) -> Array:
+    return np.log2([stage.shape for stage in stages])
 
 
 @dataclass(frozen=True)
@@ -306,8 +332,7 @@ class LatencyModel:
 
     def seconds(self, specs: Sequence[ArchSpec]) -> Array:
         """Return the seconds of each spec, (n,), without their deviation, which costs most of the time."""
-        chunks = [self._whole(self.corrections.seconds(rows)) for rows in self._chunks(specs)]
-        return np.concatenate([np.empty(0), *chunks])
+        return self._whole(self.corrections.seconds([self._stages(spec) for spec in specs]))
 
     def predict(self, specs: Sequence[ArchSpec]) -> tuple[Array, Array]:
         """Return the seconds of each spec, (n,), and their relative standard deviations, (n,)."""
@@ -318,7 +343,10 @@ class LatencyModel:
 
     def _chunks(self, specs: Sequence[ArchSpec]) -> Iterator[list[list[StageCost]]]:
         for i in range(0, len(specs), CHUNK_SPECS):
-            yield [stage_costs(spec, self.batch, self.resolution) for spec in specs[i : i + CHUNK_SPECS]]
+            yield [self._stages(spec) for spec in specs[i : i + CHUNK_SPECS]]
+
+    def _stages(self, spec: ArchSpec) -> list[StageCost]:
+        return stage_costs(spec, self.batch, self.resolution)
 
     def _whole(self, seconds: Array) -> Array:
         """Return models' seconds from their stages'; far from all observations, the sum could be negative."""

@@ -1,15 +1,22 @@
-"""Derive the stages of a model and their operators from its spec: no torch, some hundred microseconds per spec."""
+"""Derive the stages of a model and their operators from its spec, without torch.
+
+A search repeats the same stages many times, so each is derived once and kept.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from nas.samplers.latency.blocks import stage_operators
 from nas.samplers.latency.operator_costs import FeatureMap, Operators, conv, memory, pooled
 from search_space import ArchSpec, StageSpec
 
+MAX_KEPT = 20_000  # stages, some kB each
 
-class StageCost(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class StageCost:
     """The operators of one stage, with the names of `Backbone.stage_modules`."""
 
     name: str  # stem, stage1, down1, ..., norm, neck
@@ -17,41 +24,56 @@ class StageCost(NamedTuple):
     shape: tuple[float, ...]  # sizes, all positive; equally many for every stage of a kind
     operators: Operators
 
+    @cached_property
+    def macs(self) -> int:
+        """MACs of all operators."""
+        return sum(operator.macs for operator in self.operators)
+
+    @cached_property
+    def moved(self) -> int:
+        """Elements that all operators read and write."""
+        return sum(operator.moved for operator in self.operators)
+
 
 def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     """Return the stages of one `encode` of images (batch, 3, resolution, resolution), in the order they run."""
-    widths = [stage.width for stage in spec.stages]
-    maps = [FeatureMap(batch, resolution // stride) for stride in spec.strides]
-    stages = [_stem(spec, FeatureMap(batch, resolution))]
+    widths = tuple(stage.width for stage in spec.stages)
+    maps = tuple(FeatureMap(batch, resolution // stride) for stride in spec.strides)
+    stages = [_stem(spec.stem, spec.stem_width, widths[0], spec.strides[0], FeatureMap(batch, resolution))]
     for i, (stage, at) in enumerate(zip(spec.stages, maps, strict=True)):
         if i:
             stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], widths[i]))
         stages.append(_stage(i + 1, stage, at))
-    last = memory("norm", maps[-1].places * widths[-1])
-    stages.append(StageCost("norm", "norm", (widths[-1], maps[-1].side), (last,)))
-    return stages if spec.neck_dim is None else [*stages, _neck(spec, spec.neck_dim, maps)]
+    stages.append(_norm(widths[-1], maps[-1]))
+    if spec.neck_dim is not None:
+        start = int(spec.neck.removeprefix("stage")) - 1
+        stages.append(_neck(spec.neck_dim, maps[start], widths[start:]))
+    return stages
 
 
-def _stem(spec: ArchSpec, at: FeatureMap) -> StageCost:
-    width, stride, half = spec.stages[0].width, spec.strides[0], at.shrunk(2)
+@lru_cache(MAX_KEPT)
+def _stem(kind: str, middle: int | None, width: int, stride: int, at: FeatureMap) -> StageCost:
+    half = at.shrunk(2)
     act = memory("relu", at.shrunk(stride).places * width)
     operators: Operators
-    if spec.stem_width is not None:
-        h = spec.stem_width
-        operators = conv(at, 3, h, 3, 2), memory("relu", half.places * h), conv(half, h, width, 3, 2), act
-    elif spec.stem == "overlap":
+    if middle is not None:
+        relu = memory("relu", half.places * middle)
+        operators = conv(at, 3, middle, 3, 2), relu, conv(half, middle, width, 3, 2), act
+    elif kind == "overlap":
         operators = conv(at, 3, width, 7, stride), act
     else:
         operators = (conv(at, 3, width, stride, stride),)
-    return StageCost("stem", f"{spec.stem} stem", (width, spec.stem_width or 1), operators)
+    return StageCost("stem", f"{kind} stem", (width, middle or 1), operators)
 
 
+@lru_cache(MAX_KEPT)
 def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
     window = max(stage.resolutions[1]) if stage.window else 1
     shape = (stage.width, stage.expansion or 1.0, stage.depth, at.side, stage.heads or 1, window)
     return StageCost(f"stage{number}", stage.block, shape, stage_operators(stage, at))
 
 
+@lru_cache(MAX_KEPT)
 def _down(number: int, kind: str, at: FeatureMap, before: int, after: int) -> StageCost:
     operators: Operators
     if kind == "pool":
@@ -61,10 +83,14 @@ def _down(number: int, kind: str, at: FeatureMap, before: int, after: int) -> St
     return StageCost(f"down{number}", f"{kind} down", (before, after, at.side), operators)
 
 
-def _neck(spec: ArchSpec, width: int, maps: list[FeatureMap]) -> StageCost:
+@lru_cache(MAX_KEPT)
+def _norm(width: int, at: FeatureMap) -> StageCost:
+    return StageCost("norm", "norm", (width, at.side), (memory("norm", at.places * width),))
+
+
+@lru_cache(MAX_KEPT)
+def _neck(width: int, at: FeatureMap, channels: tuple[int, ...]) -> StageCost:
     """Enlarge and add every map but the first, which passes unchanged if it has the neck's width."""
-    start = int(spec.neck.removeprefix("stage")) - 1
-    at, channels = maps[start], [stage.width for stage in spec.stages[start:]]
     operators: Operators = ()
     for i, c in enumerate(channels):
         if i:

@@ -106,6 +106,13 @@ def test_unseen_nets_are_predicted_to_the_noise(predictor):
     assert within >= 85
 
 
+def test_a_prediction_depends_on_no_other_of_its_call_nor_of_earlier_ones(predictor):
+    specs = sampled(30, seed=2)
+    together, alone = predictor.model.seconds(specs), fitted(observations(50, seed=0)).model
+    assert [float(alone.seconds([spec])[0]) for spec in reversed(specs)] == list(together[::-1])
+    assert together == pytest.approx([p.seconds for p in predictor.predict(specs)], rel=1e-9)
+
+
 def test_whole_nets_do_without_stages_and_stages_help(predictor):
     whole = fitted(observations(50, seed=0, staged=False)).cross_validated(5)
     staged = predictor.cross_validated(5)
