@@ -24,18 +24,29 @@ def encode(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]
     A number is one feature from 0 to 1, and so is a category whose choices are rising numbers. Any other category is
     one feature per choice; its choices are equally far apart.
     """
-    columns: list[list[float]] = []
+    columns: list[Array] = []
     groups: list[int] = []
     for group, (name, distribution) in enumerate(distributions.items()):
         values = [candidate[name] for candidate in candidates]
-        if isinstance(distribution, CategoricalDistribution) and not _rising(distribution):
-            places = [distribution.to_internal_repr(value) for value in values]
-            features = [[math.sqrt(0.5) * (place == i) for place in places] for i in range(len(distribution.choices))]
+        if not isinstance(distribution, CategoricalDistribution):
+            features = [np.array([to_unit(distribution, value) for value in values])]
+        elif _rising(distribution):
+            features = [_places(distribution, values) / max(len(distribution.choices) - 1, 1)]
         else:
-            features = [[to_unit(distribution, value) for value in values]]
+            places = _places(distribution, values)
+            features = [math.sqrt(0.5) * (places == i) for i in range(len(distribution.choices))]
         columns += features
         groups += [group] * len(features)
     return np.array(columns, dtype=float).reshape(len(columns), len(candidates)).T, np.array(groups, dtype=np.int64)
+
+
+def _places(distribution: CategoricalDistribution, values: Sequence[Any]) -> NDArray[np.int64]:
+    """Return the places of values among a category's choices, (n,)."""
+    try:
+        places = list(map(distribution.choices.index, values))  # what `to_internal_repr` does, without its overhead
+    except ValueError:  # NaN, or none of the choices
+        places = [int(distribution.to_internal_repr(value)) for value in values]
+    return np.array(places, dtype=np.int64)
 
 
 def log_sizes(distributions: Distributions, candidates: Sequence[Mapping[str, Any]]) -> Array:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
@@ -141,30 +142,35 @@ def _scales(
     The variance of a linear term without sizes, or of sizes that are all equal, is 0.
     """
     n, count = len(values), int(groups.max(initial=-1)) + 1
-    distances = np.array([_squared(f, f).ravel() for f in (features[:, groups == g] for g in range(count))])
-    distances = distances.reshape(count, n * n)
-    linear = features[:, groups == SIZES] @ features[:, groups == SIZES].T
+    pairs = np.tril_indices(n, -1)  # all matrices here are symmetric: their lower triangles are enough
+    distances = np.array([_squared(f, f)[pairs] for f in (features[:, groups == g] for g in range(count))])
+    distances = distances.reshape(count, len(pairs[0]))
+    sizes = features[:, groups == SIZES]
+    linear, own_linear = (sizes @ sizes.T)[pairs], (sizes**2).sum(axis=1)
     priors = [THETA] * count + [SIGNAL, NUGGET]
     start, spread = np.array([p[0] for p in priors]), np.array([p[1] for p in priors])
-    eye = np.eye(n)
 
     def loss(scales: Array) -> tuple[float, Array]:
         logs, slopes = scales[: count + 2], scales[count + 2 :]  # `slopes` is empty without a linear term
         theta, signal, nugget = np.exp(logs[:count]), np.exp(logs[-2]), np.exp(logs[-1])
-        kernel = signal * np.exp(-(theta @ distances)).reshape(n, n)
-        factor = np.linalg.cholesky(kernel + slopes.sum() * linear + np.diag(noise + nugget + JITTER))
-        inverse = cho_solve((factor, True), eye)
-        weights = inverse @ values
-        by_kernel = 0.5 * (inverse - np.outer(weights, weights))
-        pulled = (by_kernel * kernel).ravel()
-        gradient = np.concatenate([-theta * (distances @ pulled), [pulled.sum(), nugget * np.trace(by_kernel)]])
+        kernel = signal * np.exp(-(theta @ distances))
+        covariance = np.diag(signal + slopes.sum() * own_linear + noise + nugget + JITTER)
+        covariance[pairs] = kernel + slopes.sum() * linear
+        factor = np.linalg.cholesky(covariance)
+        weights = cho_solve((factor, True), values, check_finite=False)
+        inverse, _ = dpotri(factor, lower=True)
+        by_covariance = inverse[pairs] - weights[pairs[0]] * weights[pairs[1]]  # of both places of a pair
+        by_diagonal = 0.5 * (np.diag(inverse) - weights**2)
+        pulled = by_covariance * kernel
+        by_signal = pulled.sum() + signal * by_diagonal.sum()
+        gradient = np.concatenate([-theta * (distances @ pulled), [by_signal, nugget * by_diagonal.sum()]])
         off = (logs - start) / spread
         value = 0.5 * values @ weights + np.log(np.diag(factor)).sum() + 0.5 * off @ off + slopes.sum() / SLOPES
-        by_slopes = np.full(len(slopes), (by_kernel * linear).sum() + 1 / SLOPES)
+        by_slopes = np.full(len(slopes), by_covariance @ linear + by_diagonal @ own_linear + 1 / SLOPES)
         return float(value), np.concatenate([gradient + off / spread, by_slopes])
 
     bounds = [BOUNDS[0]] * count + [*BOUNDS[1:]]
-    if linear.any():
+    if sizes.any():
         start_scales, bounds = np.append(start, SLOPES), [*bounds, SLOPES_BOUNDS]
     else:
         start_scales = start

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import moocore
@@ -57,7 +58,8 @@ class TrialHistory:
     ) -> TrialHistory:
         """Read a study's trials; of those with values keep `max_observed`: the best half and the latest."""
         others = [t for t in study.get_trials(deepcopy=False) if t.number != current.number]
-        inside = [t for t in others if _inside(t, space)]
+        choices = {name: getattr(distribution, "choices", ()) for name, distribution in space.items()}
+        inside = [t for t in others if _inside(t.params, space, choices)]
         values = [(t, read_trial(t)) for t in inside]
         observed = [(t, v) for t, v in values if v is not None]
         pending = [t.params for t, v in values if v is None and t.state is TrialState.RUNNING]
@@ -116,16 +118,21 @@ class TrialHistory:
     def unseen(self, candidates: Sequence[Params]) -> list[Params]:
         """Return the distinct candidates that no trial has proposed yet."""
         fresh = {self._key(params): params for params in candidates}
-        for params in self.proposed:
-            fresh.pop(self._key(params), None)
-        return list(fresh.values())
+        return [params for key, params in fresh.items() if key not in self._proposed_keys]
+
+    @cached_property
+    def _proposed_keys(self) -> set[tuple[Any, ...]]:
+        return set(map(self._key, self.proposed))
 
     def _key(self, params: Params) -> tuple[Any, ...]:
-        return tuple(params[name] for name in self.space)
+        return tuple(map(params.__getitem__, self.space))
 
 
-def _inside(trial: FrozenTrial, space: Distributions) -> bool:
-    return all(name in trial.params and _holds(space[name], trial.params[name]) for name in space)
+def _inside(params: Params, space: Distributions, choices: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether parameters are in the space, whose categories have these choices: the usual, quick test."""
+    return all(
+        name in params and (params[name] in some or _holds(space[name], params[name])) for name, some in choices.items()
+    )
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -185,16 +185,17 @@ class KnownCostSampler(BaseSampler):
         children, child_costs = self._allowed(history, self._vary(history, parents, CHILDREN, rng))
         pool = pool + children
         costs = None if costs is None or child_costs is None else np.concatenate([costs, child_costs])
-        best, largest = pool[0], 0.0
-        for _ in range(1 + ROUNDS):
-            if not pool:
-                break
+        best, largest, elite = pool[0], 0.0, []
+        for left in range(ROUNDS, -1, -1):
             gains = acquisition.gains(self._rows(history, pool)[0], costs)
             order = np.argsort(-gains, kind="stable")
             if gains[order[0]] > largest:
                 best, largest = pool[order[0]], float(gains[order[0]])
             elite = [pool[i] for i in order[:ELITE_SIZE]]
-            pool, costs = self._allowed(history, self._vary(history, elite, CHILDREN, rng))
+            if left:
+                pool, costs = self._allowed(history, self._vary(history, elite, CHILDREN, rng))
+            if not pool:
+                break
         return best, largest
 
     def _outlook(
