@@ -21,6 +21,7 @@ from backbones.layers.linear_attention import LinearAttention
 from backbones.layers.maxvit import MaxViT
 from backbones.layers.mlp import ConvNeXt, Mlp, PoolMixer, SwiGlu
 from backbones.layers.neck import Neck
+from backbones.layers.repdw import RepDW
 from backbones.layers.resample import (
     conv_downsampling,
     conv_resample,
@@ -71,16 +72,14 @@ def check_size(spec: ArchSpec) -> None:
 def parameters_of(spec: ArchSpec) -> int:
     """Return the number of an architecture's parameters, without memory for them.
 
-    Of each stage two blocks are built, on the meta device: further ones have as many parameters as the second.
+    Of each stage the first blocks are built, on the meta device: further ones have as many parameters.
     """
     with torch.device("meta"):  # not `skip_init`: another thread may be building a network that is used
-        one, two = (
-            _build(replace(spec, stages=tuple(replace(stage, depth=min(depth, stage.depth)) for stage in spec.stages)))
-            for depth in (1, 2)
-        )
-    params = count_parameters(one)
-    for stage, first, both in zip(spec.stages, one.stages, two.stages, strict=True):
-        params += (stage.depth - 1) * (count_parameters(both) - count_parameters(first))
+        *stages, repeats = zip(*(stage.shortened() for stage in spec.stages), strict=True)
+        short, longer = (_build(replace(spec, stages=each)) for each in stages)
+    params = count_parameters(short)
+    for times, few, more in zip(repeats, short.stages, longer.stages, strict=True):
+        params += times * (count_parameters(more) - count_parameters(few))
     return params
 
 
@@ -178,6 +177,13 @@ def _maxvit(stage: StageSpec, drop_path: float) -> MaxViT:
     return MaxViT(stage.width, _hidden(stage), _read(stage.heads), _side(stage), drop_path, _squeeze(stage))
 
 
+def _repdw(stage: StageSpec, rates: Sequence[float]) -> Stage:
+    """Build a stage in which the first block of each period has squeeze-excitation, if any has."""
+    squeezes = [None if i % stage.period else _squeeze(stage) for i in range(stage.depth)]
+    blocks = zip(rates, squeezes, strict=True)
+    return Stage([RepDW(stage.width, _hidden(stage), rate, squeeze) for rate, squeeze in blocks])
+
+
 def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
     window, heads = _side(stage), _read(stage.heads)
     carrier = Carrier(stage.width, _hidden(stage), heads, window, _read(stage.cpb_hidden), rates)
@@ -199,6 +205,7 @@ BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "mbconv": _each(lambda stage, rate: MBConv(stage.width, _hidden(stage), rate, _squeeze(stage))),
     "fused_mbconv": _each(lambda stage, rate: FusedMBConv(stage.width, _hidden(stage), rate)),
     "convnext": _each(lambda stage, rate: ConvNeXt(stage.width, _hidden(stage), rate)),
+    "repdw": _repdw,
     "pool": _each(lambda stage, rate: PoolMixer(stage.width, _hidden(stage), rate)),
     "window": _windowed,
     "mr_window": _windowed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ BLOCKS: dict[str, frozenset[str]] = {
     "mbconv": frozenset({"expansion", "squeeze"}),
     "fused_mbconv": frozenset({"expansion"}),
     "convnext": frozenset({"expansion"}),
+    "repdw": frozenset({"expansion", "squeeze"}),
     "pool": frozenset({"expansion"}),
     "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}) | _LAYER,
     "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling", "ratios"})
@@ -72,7 +73,7 @@ class StageSpec:
         qkv_bias: None (off) or True.
         layer_scale: initial value of the per-channel factors; None: no factors.
         group_width: channels per group in bottleneck's 3x3 convolution; None: dense.
-        squeeze: width of squeeze-excitation / width; None: no squeeze-excitation.
+        squeeze: width of squeeze-excitation / width, in repdw only of every other block; None: no squeeze-excitation.
         grid: side of the map that vit learns position embeddings for; they are interpolated to other sizes.
     """
 
@@ -191,6 +192,20 @@ class StageSpec:
         assert self.window is not None
         windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
         return self._ratios, windows
+
+    @property
+    def period(self) -> int:
+        """Number of blocks after which the stage repeats itself: 2 where every other block has squeeze-excitation."""
+        return 2 if self.block == "repdw" and self.squeeze is not None else 1
+
+    def shortened(self) -> tuple[StageSpec, StageSpec, int]:
+        """Return the stage with its first blocks only, with one period more of them, and how many periods it has more.
+
+        A sum over all blocks is that of the first stage, plus the difference of the two for each of these periods.
+        """
+        repeats, rest = divmod(self.depth - 1, self.period)
+        short = replace(self, depth=rest + 1)
+        return short, replace(short, depth=min(short.depth + self.period, self.depth)), repeats
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StageSpec:

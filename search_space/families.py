@@ -20,6 +20,7 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_maxvit_tiny      | 32.2 / 5.04  | 30.1 / 5.55  | 31 / 5.6     | 2204.01697 |
 | like_poolformer_s12   | 11.4 / 1.81  | 11.4 / 1.81  | 12 / 1.8     | 2111.11418 |
 | like_fastervit_0      | 28.2 / 3.38  | 30.9 / 3.3   | 31.4 / 3.3   | 2306.06189 |
+| like_repvit_m0_9      | 4.8 / 0.82   | 4.7 / 0.82   | 5.1 / 0.8    | 2307.09283 |
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
 
 ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
@@ -94,6 +95,12 @@ FAMILIES: dict[str, ArchSpec] = {
         + _stages("carrier", (6,), (256,), head_width=32, expansion=4.0, window=7, cpb_hidden=512)
         + _stages("swin", (5,), (512,), head_width=32, expansion=4.0, window=7),
         stem_width=64,
+    ),
+    # The paper's depths are 2, 2, 14 and 2. It downsamples with a block before and an MLP after: blocks of our stages.
+    "like_repvit_m0_9": ArchSpec(
+        _stages("repdw", (3, 4, 16, 3), (48, 96, 192, 384), expansion=2.0, squeeze=0.25),
+        stem_width=24,
+        downsampling="pool",
     ),
     # As in RADIO: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
     "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),

@@ -8,7 +8,7 @@ from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
-ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv")
+ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv", "repdw")
 ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "swin", "maxvit", "carrier", "vit")
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
 SQUEEZES = (None, 0.25)

@@ -18,6 +18,8 @@ STAGES = {
     "mbconv squeezed": StageSpec("mbconv", 1, 16, expansion=2.0, squeeze=0.25),
     "fused_mbconv": StageSpec("fused_mbconv", 2, 16, expansion=2.0),
     "convnext": StageSpec("convnext", 2, 16, expansion=2.0),
+    "repdw": StageSpec("repdw", 2, 16, expansion=2.0),
+    "repdw squeezed": StageSpec("repdw", 3, 16, expansion=2.0, squeeze=0.25),
     "pool": StageSpec("pool", 2, 16, expansion=2.0),
     "attention": StageSpec("attention", 2, 16, pre_conv="none", **ATTENTION),
     "attention dense": StageSpec("attention", 1, 16, pre_conv="dense", **ATTENTION),

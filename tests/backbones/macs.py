@@ -46,6 +46,13 @@ def convnext(spec, side):
     return spec.depth * side**2 * (49 * spec.width + 2 * spec.width * hidden(spec))
 
 
+def repdw(spec, side):
+    """Both depthwise kernels of the training form, nine and one; every other block has squeeze-excitation."""
+    c = spec.width
+    squeezes = (spec.depth + 1) // 2 * squeeze(spec, c)
+    return spec.depth * side**2 * (10 * c + 2 * c * hidden(spec)) + squeezes
+
+
 def pool(spec, side):
     return spec.depth * side**2 * 2 * spec.width * hidden(spec)
 
@@ -126,6 +133,7 @@ FORMULAS = {
     "mbconv": mbconv,
     "fused_mbconv": fused_mbconv,
     "convnext": convnext,
+    "repdw": repdw,
     "pool": pool,
     "attention": attention,
     "window": window,

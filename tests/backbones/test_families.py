@@ -29,6 +29,7 @@ NAMESAKES = {
     "like_maxvit_tiny": (30.14, 5.552, 224),
     "like_poolformer_s12": (11.40, 1.812, 224),
     "like_fastervit_0": (30.9, 3.3, 224),
+    "like_repvit_m0_9": (4.718, 0.8165, 224),
     "like_vit_base16": (85.80, 17.564, 224),
 }
 
@@ -165,6 +166,18 @@ def test_squeeze_excite_by_hand():
     x = torch.tensor([1.0, 3.0, 0.0, 2.0]).view(1, 2, 1, 2)  # means 2 and 1: 2 + 1 - 1 = 2
     factors = torch.tensor([2.0, -2.0]).sigmoid().view(1, 2, 1, 1)
     torch.testing.assert_close(gate(x), x * factors)
+
+
+def test_repdw_deploys_as_one_depthwise_convolution_before_the_mlp():
+    fused = fuse(build_stage(STAGES["repdw"]))
+    kernels = [tuple(m.weight.shape) for m in fused.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert kernels == [(16, 1, 3, 3), (32, 16, 1, 1), (16, 32, 1, 1)] * 2
+
+
+def test_every_other_repdw_has_squeeze_excitation():
+    blocks = build_stage(STAGES["repdw squeezed"]).blocks
+    assert [isinstance(block.squeeze, SqueezeExcite) for block in blocks] == [True, False, True]
+    assert not [m for m in build_stage(STAGES["repdw"]).modules() if isinstance(m, SqueezeExcite)]
 
 
 def test_position_embeddings_follow_the_map():

@@ -57,6 +57,23 @@ def test_strides_follow_stem_and_number_of_stages():
     assert ArchSpec((*VIT.stages, PICO.stages[3]), stem="patch16").strides == (16, 32)
 
 
+@pytest.mark.parametrize(
+    ("squeeze", "depth", "short", "longer", "repeats"),
+    [
+        (None, 1, 1, 1, 0),
+        (None, 5, 1, 2, 4),
+        (0.25, 1, 1, 1, 0),
+        (0.25, 2, 2, 2, 0),
+        (0.25, 5, 1, 3, 2),
+        (0.25, 6, 2, 4, 2),
+    ],
+)
+def test_a_shortened_stage_ends_with_the_same_block_of_its_period(squeeze, depth, short, longer, repeats):
+    few, more, times = StageSpec("repdw", depth, 32, expansion=2, squeeze=squeeze).shortened()
+    assert (few.depth, more.depth, times) == (short, longer, repeats)
+    assert few.squeeze == more.squeeze == squeeze
+
+
 def test_every_field_that_is_read_changes_the_identity():
     variants = [
         dataclasses.replace(

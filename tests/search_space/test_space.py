@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError
 from search_space.genes import StageChoices
 
-CONV_LIKE = {"c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "pool"}
+CONV_LIKE = {"c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "repdw", "pool"}
 
 ONE = StageChoices(blocks=("basic",), depths=(1,), widths=(16,))
 TINY = Space(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ _PARTS: dict[Hashable, Totals] = {}  # about 200 B each; at most some ten thousa
 def totals(spec: ArchSpec, resolution: int) -> Totals:
     """Return MACs and parameters of `count(build(spec), resolution)`, of one image (1, 3, resolution, resolution).
 
-    Only parts that are new to the process are built, on the meta device, and counted; of a stage, two blocks.
+    Only parts that are new to the process are built, on the meta device, and counted; of a stage, its first blocks.
 
     Raises:
         InputSizeError: The resolution is not a positive multiple of 32 px.
@@ -77,13 +76,11 @@ def network_totals(arch: str | Mapping[str, Any], resolution: int) -> Totals:
 
 
 def _stage(stage: StageSpec, entering: Map) -> Totals:
-    """Count a stage by its first two blocks; in all kinds of stages, further blocks cost as much as the second."""
-    first = _part(one := replace(stage, depth=1), partial(build_stage, one), entering)
-    if stage.depth == 1:
-        return first
-    both = _part(two := replace(stage, depth=2), partial(build_stage, two), entering)
-    more = stage.depth - 1
-    return Totals(first.macs + more * (both.macs - first.macs), first.params + more * (both.params - first.params))
+    """Count a stage by its first blocks: each period of further ones costs as much as the one before it."""
+    *stages, repeats = stage.shortened()
+    few, more = (_part(each, partial(build_stage, each), entering) for each in stages)
+    macs, params = (a + repeats * (b - a) for a, b in zip(few, more, strict=True))
+    return Totals(macs, params)
 
 
 def _part(key: Hashable, make: Callable[[], nn.Module], *maps: Map, listed: bool = False) -> Totals:

@@ -23,12 +23,13 @@ from nas.samplers.latency.operator_costs import (
 from search_space import StageSpec
 
 CARRIERS = 4  # per window
+WHOLE = ("c2f", "repdw")  # whose function returns the operators of all blocks
 
 
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the operators of a stage on its map."""
-    if stage.block == "c2f":
-        return _c2f(stage, at)
+    if stage.block in WHOLE:
+        return BLOCKS[stage.block](stage, at)
     if stage.block in ("window", "mr_window"):
         ratios, windows = stage.resolutions
         at = at.padded(max(ratios) * max(windows))
@@ -53,13 +54,13 @@ def _basic(stage: StageSpec, at: FeatureMap) -> Operators:
 def _bottleneck(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     act, middle = memory("relu", at.places * h), conv(at, h, h, 3, groups=h // (stage.group_width or h))
-    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "relu"), conv(at, h, c), *_skip_relu(stage, at)
+    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, h, "relu"), conv(at, h, c), *_skip_relu(stage, at)
 
 
 def _mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
     act, middle = memory("silu", at.places * h), conv(at, h, h, 3, groups=h)
-    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, "silu"), conv(at, h, c), *_skip(stage, at)
+    return conv(at, c, h), act, middle, act, *_squeeze(stage, at, h, "silu"), conv(at, h, c), *_skip(stage, at)
 
 
 def _fused_mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -70,6 +71,17 @@ def _fused_mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
 def _convnext(stage: StageSpec, at: FeatureMap) -> Operators:
     c, n = stage.width, at.places
     return conv(at, c, c, 7, groups=c), memory("norm", n * c), *_mlp(n, stage), *_skip(stage, at)
+
+
+def _repdw(stage: StageSpec, at: FeatureMap) -> Operators:
+    """Return the whole stage; the first block of each period has squeeze-excitation, if any has."""
+    c, h = stage.width, _hidden(stage)
+    mixing = (conv(at, c, c, 3, groups=c),)
+    mlp = conv(at, c, h), memory("gelu", at.places * h), conv(at, h, c), *_skip(stage, at)
+    blocks: Operators = ()
+    for i in range(stage.depth):
+        blocks += *mixing, *(() if i % stage.period else _squeeze(stage, at, c, "relu")), *mlp
+    return blocks
 
 
 def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -154,14 +166,14 @@ def _skip_relu(stage: StageSpec, at: FeatureMap) -> Operators:
     return *_skip(stage, at), memory("relu", at.places * stage.width)
 
 
-def _squeeze(stage: StageSpec, at: FeatureMap, act: str) -> Operators:
-    """Return squeeze-excitation of the hidden width."""
+def _squeeze(stage: StageSpec, at: FeatureMap, width: int, act: str) -> Operators:
+    """Return squeeze-excitation of `width` channels."""
     if stage.squeeze is None:
         return ()
-    h, narrow = _hidden(stage), int(stage.width * stage.squeeze)
-    gates = linear(at.batch, h, narrow), memory(act, at.batch * narrow), linear(at.batch, narrow, h)
-    whole = at.places * h
-    return memory("pool", whole, 1), *gates, memory("sigmoid", at.batch * h), memory("add", whole)
+    narrow = int(stage.width * stage.squeeze)
+    gates = linear(at.batch, width, narrow), memory(act, at.batch * narrow), linear(at.batch, narrow, width)
+    whole = at.places * width
+    return memory("pool", whole, 1), *gates, memory("sigmoid", at.batch * width), memory("add", whole)
 
 
 def _pre_conv(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -194,7 +206,7 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
     return linear(tokens, c, h), memory("gelu", tokens * h), linear(tokens, h, c)
 
 
-# The operators of one block or layer of each kind; "c2f" returns those of the whole stage.
+# The operators of one block or layer of each kind, or of the whole stage for those in WHOLE.
 BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "c2f": _c2f,
     "basic": _basic,
@@ -202,6 +214,7 @@ BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "mbconv": _mbconv,
     "fused_mbconv": _fused_mbconv,
     "convnext": _convnext,
+    "repdw": _repdw,
     "pool": _pool,
     "window": _windowed,
     "mr_window": _windowed,

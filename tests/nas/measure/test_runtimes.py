@@ -44,6 +44,7 @@ NETS = [
     ("like_maxvit_tiny", 64),
     ("like_poolformer_s12", 64),
     ("like_fastervit_0", 64),
+    ("like_repvit_m0_9", 64),
     ("like_vit_base16", 64),
     ("timm:resnet18", 64),
     ("timm:vit_tiny_patch16_224", 224),
