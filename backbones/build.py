@@ -32,6 +32,7 @@ from backbones.layers.resample import (
     pool_downsampling,
     pool_resample,
 )
+from backbones.layers.single_head import SingleHead
 from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
@@ -173,6 +174,10 @@ def _swin(stage: StageSpec, rates: Sequence[float]) -> Stage:
     return Stage([layer(rate, shift=window // 2 * (i % 2)) for i, rate in enumerate(rates)])
 
 
+def _single_head(stage: StageSpec, drop_path: float) -> SingleHead:
+    return SingleHead(stage.width, _hidden(stage), stage.attended, _read(stage.key_width), drop_path)
+
+
 def _maxvit(stage: StageSpec, drop_path: float) -> MaxViT:
     return MaxViT(stage.width, _hidden(stage), _read(stage.heads), _side(stage), drop_path, _squeeze(stage))
 
@@ -213,6 +218,7 @@ BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "linear_attention": _each(
         lambda stage, rate: LinearAttention(stage.width, _hidden(stage), _read(stage.heads), rate)
     ),
+    "single_head": _each(_single_head),
     "swin": _swin,
     "maxvit": _each(_maxvit),
     "carrier": _carrier,

@@ -319,7 +319,8 @@ def spaces_page() -> str:
         "## Presets",
         "Architectures by name, for `--arch`, `--reference` and `timm.create_model`. `eradio_*` are E-RADIO's family;"
         " `eradio_femto`, `eradio_pico` and `eradio_nano` are ours, in its layout, for 64 px. `like_*` are the families"
-        " that the paper compares with, in this space's own layout. `timm:NAME` is any network of timm, unchanged.",
+        " that the paper compares with, and others, in this space's own layout. `timm:NAME` is any network of timm,"
+        " unchanged.",
         "Stride and width are those of the spatial tokens: a preset of stride 16 has 14 x 14 = 196 tokens at 224 px.",
         table(columns, rows),
     ]

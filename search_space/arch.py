@@ -31,6 +31,7 @@ BLOCKS: dict[str, frozenset[str]] = {
     | _LAYER,
     "attention": frozenset({"expansion", "heads", "pre_conv"}) | _LAYER,
     "linear_attention": frozenset({"expansion", "heads"}),
+    "single_head": frozenset({"expansion", "key_width"}),
     "swin": frozenset({"expansion", "heads", "window"}),
     "maxvit": frozenset({"expansion", "heads", "window", "squeeze"}),
     "carrier": frozenset({"expansion", "heads", "window", "cpb_hidden"}),
@@ -38,7 +39,7 @@ BLOCKS: dict[str, frozenset[str]] = {
 }
 OPTIONAL = (
     *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
-    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid"),
+    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid", "key_width"),
 )
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
 MLPS = ("gelu", "swiglu")
@@ -75,6 +76,7 @@ class StageSpec:
         group_width: channels per group in bottleneck's 3x3 convolution; None: dense.
         squeeze: width of squeeze-excitation / width, in repdw only of every other block; None: no squeeze-excitation.
         grid: side of the map that vit learns position embeddings for; they are interpolated to other sizes.
+        key_width: channels of a head's queries and keys.
     """
 
     block: str
@@ -94,6 +96,7 @@ class StageSpec:
     group_width: int | None = None
     squeeze: float | None = None
     grid: int | None = None
+    key_width: int | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -137,6 +140,8 @@ class StageSpec:
             self._check_windows()
         if "grid" in reads:
             whole("grid", self.grid, 256)
+        if "key_width" in reads:
+            whole("key_width", self.key_width, self.width)
         if "subsampling" in reads:
             within_choices("subsampling", self.subsampling, SUBSAMPLINGS)
         if "mlp" in reads:
@@ -192,6 +197,11 @@ class StageSpec:
         assert self.window is not None
         windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
         return self._ratios, windows
+
+    @property
+    def attended(self) -> int:
+        """Channels among which single_head attends: width / 4.67, in steps of 8 for the kernels of GPUs."""
+        return min(max(round(self.width / (14 / 3) / 8), 1) * 8, self.width)
 
     @property
     def period(self) -> int:

@@ -1,11 +1,11 @@
-"""The families that E-RADIO's paper compares with, as specs. "like_": none equals its namesake exactly.
+"""The families that E-RADIO's paper compares with, and others, as specs. "like_": none equals its namesake exactly.
 
 All have the macro layout of our specs: a stem, stages of equal blocks, a downsampling layer between stages, BatchNorm
 wherever it can be folded, and a last BatchNorm. In the papers the first block of a stage downsamples. The original
 networks are available as `timm:NAME`.
 
 The table has million parameters / GMACs of our spec, of the namesake without its classifier (timm's build; FasterViT's
-from its paper), and as its paper reports them. Images have 224 px, 384 px for EfficientNetV2.
+from its paper), and as its paper reports them. Images have 224 px, 384 px for EfficientNetV2, 256 px for SHViT.
 
 | preset                | ours         | namesake     | its paper    | arXiv      |
 |-----------------------|--------------|--------------|--------------|------------|
@@ -21,11 +21,13 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_poolformer_s12   | 11.4 / 1.81  | 11.4 / 1.81  | 12 / 1.8     | 2111.11418 |
 | like_fastervit_0      | 28.2 / 3.38  | 30.9 / 3.3   | 31.4 / 3.3   | 2306.06189 |
 | like_repvit_m0_9      | 4.8 / 0.82   | 4.7 / 0.82   | 5.1 / 0.8    | 2307.09283 |
+| like_shvit_s4         | 15.1 / 1.04  | 16.1 / 0.99  | 16.5 / 0.99  | 2401.16456 |
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
 
 ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
 and a block. EfficientViT's paper counts a head of 4.5 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
-convolutions downsample; in timm's version they don't.
+convolutions downsample; in timm's version they don't. SHViT cannot be matched closer than 6 %: its last stage has
+stride 64, ours 32, where the same parameters take four times the MACs.
 """
 
 from __future__ import annotations
@@ -101,6 +103,13 @@ FAMILIES: dict[str, ArchSpec] = {
         _stages("repdw", (3, 4, 16, 3), (48, 96, 192, 384), expansion=2.0, squeeze=0.25),
         stem_width=24,
         downsampling="pool",
+    ),
+    # The paper has 4, 7 and 6 blocks of 224, 336 and 448 channels at strides 16, 32, 64, the first without attention.
+    "like_shvit_s4": ArchSpec(
+        _stages("repdw", (1,), (224,), expansion=2.0)
+        + _stages("single_head", (14,), (448,), expansion=2.0, key_width=16),
+        stem="patch16",
+        downsampling="patch",
     ),
     # As in RADIO: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
     "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),

@@ -64,6 +64,7 @@ class StageChoices:
         grid: see `StageSpec.grid`.
         group_widths: see `StageSpec.group_width`.
         squeezes: see `StageSpec.squeeze`.
+        key_widths: see `StageSpec.key_width`.
     """
 
     blocks: tuple[str, ...]
@@ -80,6 +81,7 @@ class StageChoices:
     grid: int = 14
     group_widths: tuple[int | None, ...] = (None,)
     squeezes: tuple[float | None, ...] = (None,)
+    key_widths: tuple[int, ...] = (16,)
 
 
 def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
@@ -97,6 +99,7 @@ def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
         ("group_width", "group_width", stage.group_widths, _readers("group_width")),
         ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
         ("grid", "grid", (stage.grid,), _readers("grid")),
+        ("key_width", "key_width", stage.key_widths, _readers("key_width")),
     ]
     genes = [Gene(f"{prefix}.{name}", stage_index, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:

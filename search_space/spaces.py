@@ -9,9 +9,10 @@ from search_space.space import Space
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
 ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv", "repdw")
-ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "swin", "maxvit", "carrier", "vit")
+ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "swin", "maxvit", "carrier", "vit")
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
 SQUEEZES = (None, 0.25)
+KEY_WIDTHS = (16, 32)
 PRE_CONVS = ("none", "depthwise", "dense")
 NECKS = ("none", "stage2", "stage3")
 
@@ -101,6 +102,7 @@ FULL = Space(
             cpb_hidden=512,
             group_widths=(None, 16),
             squeezes=SQUEEZES,
+            key_widths=KEY_WIDTHS,
         ),
         StageChoices(
             blocks=("c2f", "basic", "mbconv", "convnext", "pool", "window", "attention", *ZOO_BLOCKS),
@@ -115,6 +117,7 @@ FULL = Space(
             grid=7,
             group_widths=(None, 32),
             squeezes=SQUEEZES,
+            key_widths=KEY_WIDTHS,
         ),
     ),
     stems=STEMS,

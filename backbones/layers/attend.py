@@ -12,7 +12,7 @@ CHUNK_WEIGHTS = 2**20  # attention weights at a time, which fit into a core's ca
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Return softmax(q k^T / sqrt(D) + bias) v, (B, heads, N, D).
+    """Return softmax(q k^T / sqrt(D) + bias) v, (B, heads, N, E).
 
     On a CPU the fused kernel has no gradient of the bias. PyTorch then falls back to separate operators, which write
     the weights of all windows to memory several times. `RecomputedAttention` is twice as fast and stores no weights; it
@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     Args:
         q: (B, heads, N, D).
         k: (B, heads, M, D).
-        v: (B, heads, M, D).
+        v: (B, heads, M, E); E is D in all blocks but single_head.
         bias: of the logits, (1, heads, N, M), or None.
     """
     if bias is None:

@@ -28,6 +28,7 @@ STAGES = {
     "mr_window conv": StageSpec("mr_window", 2, 16, pre_conv="dense", subsampling="conv", **WINDOWED),
     "mr_window pool": StageSpec("mr_window", 1, 16, pre_conv="none", subsampling="pool", **WINDOWED),
     "linear_attention": StageSpec("linear_attention", 2, 16, **ATTENTION),
+    "single_head": StageSpec("single_head", 2, 16, expansion=2.0, key_width=4),
     "swin": StageSpec("swin", 2, 16, window=2, **ATTENTION),
     "swin odd": StageSpec("swin", 2, 16, window=3, **ATTENTION),
     "maxvit": StageSpec("maxvit", 1, 16, window=2, **ATTENTION),

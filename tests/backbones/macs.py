@@ -103,6 +103,14 @@ def linear_attention(spec, side):
     return spec.depth * side**2 * (project + aggregate + products) + mbconv(spec, side)
 
 
+def single_head(spec, side):
+    """Depthwise 3x3; queries, keys, values and two products of the attended channels; projection; MLP."""
+    c, k, n = spec.width, spec.key_width, side**2
+    attended = max(1, round(c / 4.67 / 8)) * 8
+    attention = attended * (2 * k + attended) + n * (k + attended) + c * c
+    return spec.depth * n * (9 * c + attention + 2 * c * hidden(spec))
+
+
 def swin(spec, side):
     w = spec.window
     return spec.depth * layer(spec, (fitting(side, w) // w) ** 2, w * w)
@@ -139,6 +147,7 @@ FORMULAS = {
     "window": window,
     "mr_window": mr_window,
     "linear_attention": linear_attention,
+    "single_head": single_head,
     "swin": swin,
     "maxvit": maxvit,
     "carrier": carrier,

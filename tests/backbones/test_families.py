@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from backbones import build, fuse
 from backbones.build import build_stage
 from backbones.layers.linear_attention import relu_attention
+from backbones.layers.single_head import SingleHeadAttention
 from backbones.layers.squeeze import SqueezeExcite
 from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding
@@ -30,6 +31,7 @@ NAMESAKES = {
     "like_poolformer_s12": (11.40, 1.812, 224),
     "like_fastervit_0": (30.9, 3.3, 224),
     "like_repvit_m0_9": (4.718, 0.8165, 224),
+    "like_shvit_s4": (16.14, 0.9858, 256),
     "like_vit_base16": (85.80, 17.564, 224),
 }
 
@@ -137,7 +139,7 @@ def test_how_far_each_attention_reaches():
     assert reach(shifted, 3).all()  # its second window joins the four of the first layer
     assert reach(shifted, 0).sum() == 16  # at the border it is cut
     assert reach(StageSpec("maxvit", 1, 16, window=4, **ATTENTION)).all()
-    for kind in ("linear_attention", "vit", "attention"):
+    for kind in ("linear_attention", "single_head", "vit", "attention"):
         assert reach(STAGES[kind]).all()
     assert reach(StageSpec("carrier", 1, 16, **WINDOWED)).all()
     assert not reach(STAGES["window"]).all()
@@ -166,6 +168,17 @@ def test_squeeze_excite_by_hand():
     x = torch.tensor([1.0, 3.0, 0.0, 2.0]).view(1, 2, 1, 2)  # means 2 and 1: 2 + 1 - 1 = 2
     factors = torch.tensor([2.0, -2.0]).sigmoid().view(1, 2, 1, 1)
     torch.testing.assert_close(gate(x), x * factors)
+
+
+def test_one_head_attends_among_the_first_channels_and_the_others_pass():
+    torch.manual_seed(0)
+    attention, x = SingleHeadAttention(16, 8, 4).eval(), torch.randn(2, 16, 3, 5)
+    torch.nn.init.normal_(attention.qkv.weight)
+    q, k, v = attention.qkv(attention.norm(x[:, :8])).flatten(2).split((4, 4, 8), 1)
+    weights = (q.transpose(1, 2) @ k / 2).softmax(-1)
+    attended = (v @ weights.transpose(1, 2)).view(2, 8, 3, 5)
+    expected = attention.project(torch.cat([attended, x[:, 8:]], 1))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_repdw_deploys_as_one_depthwise_convolution_before_the_mlp():

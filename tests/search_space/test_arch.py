@@ -57,6 +57,11 @@ def test_strides_follow_stem_and_number_of_stages():
     assert ArchSpec((*VIT.stages, PICO.stages[3]), stem="patch16").strides == (16, 32)
 
 
+@pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (128, 24), (224, 48), (320, 72), (448, 96)])
+def test_single_head_attends_among_a_share_of_the_channels(width, attended):
+    assert StageSpec("single_head", 1, width, expansion=2, key_width=4).attended == attended
+
+
 @pytest.mark.parametrize(
     ("squeeze", "depth", "short", "longer", "repeats"),
     [
@@ -133,6 +138,8 @@ def test_json_round_trip(name):
         ({"block": "carrier", "cpb_hidden": None}, ("cpb_hidden", "None")),
         ({"block": "vit", "heads": 5, "grid": 7}, ("heads", "5", "96")),
         ({"block": "vit"}, ("grid", "None", "to 256")),
+        ({"block": "single_head"}, ("key_width", "None", "to 96")),
+        ({"block": "single_head", "key_width": 97}, ("key_width", "97", "to 96")),
     ],
 )
 def test_stage_errors_name_field_value_and_choices(change, words):

@@ -117,6 +117,13 @@ def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
     return *mixing, *_skip(stage, at), *_mbconv(stage, at)
 
 
+def _single_head(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h, n, attended, keys = stage.width, _hidden(stage), at.places, stage.attended, stage.key_width or 1
+    head = conv(at, attended, attended + 2 * keys), *attention(n, at.side**2, attended, 1, keys)
+    mixing = conv(at, c, c, 3, groups=c), *head, memory("copy", n * c), conv(at, c, c), *_skip(stage, at)
+    return *mixing, conv(at, c, h), memory("relu", n * h), conv(at, h, c), *_skip(stage, at)
+
+
 def _swin(stage: StageSpec, at: FeatureMap) -> Operators:
     (window,) = stage.resolutions[1]
     padded = at.padded(window)
@@ -220,6 +227,7 @@ BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "mr_window": _windowed,
     "attention": _attention,
     "linear_attention": _linear_attention,
+    "single_head": _single_head,
     "swin": _swin,
     "maxvit": _maxvit,
     "carrier": _carrier,

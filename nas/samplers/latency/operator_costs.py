@@ -67,7 +67,11 @@ def linear(tokens: int, inputs: int, outputs: int) -> OperatorCost:
     return OperatorCost("linear", tokens * inputs * outputs, tokens * (inputs + outputs) + inputs * outputs)
 
 
-def attention(tokens: int, seen: int, width: int, heads: int) -> Operators:
-    """Return the costs of fused attention to `seen` tokens each, and of its softmax, which moves no memory."""
-    fused = OperatorCost("attention", 2 * tokens * seen * width, 4 * tokens * width)
+def attention(tokens: int, seen: int, width: int, heads: int, keys: int | None = None) -> Operators:
+    """Return the costs of fused attention to `seen` tokens each, and of its softmax, which moves no memory.
+
+    `width` and `keys` are channels of all heads: of values and outputs, and of queries and keys, by default as many.
+    """
+    both = width + (width if keys is None else keys)
+    fused = OperatorCost("attention", tokens * seen * both, 2 * tokens * both)
     return fused, memory("softmax", tokens * seen * heads, 1)

@@ -45,6 +45,7 @@ NETS = [
     ("like_poolformer_s12", 64),
     ("like_fastervit_0", 64),
     ("like_repvit_m0_9", 64),
+    ("like_shvit_s4", 64),
     ("like_vit_base16", 64),
     ("timm:resnet18", 64),
     ("timm:vit_tiny_patch16_224", 224),
@@ -92,7 +93,7 @@ def small(block: str) -> ArchSpec:
     """Return an architecture of one block, whose windows do not divide its map of 8 x 8."""
     values = {
         "expansion": 2.0, "heads": 2, "pre_conv": "depthwise", "window": 3, "cpb_hidden": 8, "subsampling": "pool",
-        "group_width": 8, "squeeze": 0.25, "grid": 4,
+        "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8,
     }  # fmt: skip
     read = {name: value for name, value in values.items() if name in BLOCKS[block]}
     return ArchSpec((StageSpec(block, 1, 16, **read),), stem="patch")
