@@ -1,95 +1,125 @@
 """Show what a front is worth when its models are trained again, and what replications before the choice would gain.
 
-Command:   python -m nas.retrain RUN --baselines
-           python -m experiments.realized_front RUN
-Hardware:  none; reads a study with retrainings
+Command:   python -m nas.retrain RUN --baselines --early-stopped 10
+           python -m experiments.realized_front RUN --save experiments/results/retrained_study.json
+           python -m experiments.realized_front            (from the saved rows)
+Hardware:  none; reads a study with retrainings, or its rows
 Expected:  see experiments/LOG.md
 
-A user with a need for speed takes the model with the highest known score among those that are fast enough. The realized
-hypervolume is what the models so chosen are worth with seeds that had no part in the choice: the hypervolume of a front
-whose members keep their places, with the scores of the other seeds. All scores are those after the study's last rung.
-Known scores are of the search's own training, or the mean of it and of 1, 2, ... retrainings; every choice of them
-counts, and each of the seeds that are left. Candidates are the study's front and the near misses that were retrained.
+A user who needs a speed takes the model with the highest known score among those that are fast enough. The realized
+hypervolume is what the models so chosen are worth with seeds that had no part in the choice. All scores are those after
+the study's last rung. Known scores are of the search's own training, or the mean of it and of 1, 2, ... retrainings;
+every choice of them counts, and each of the seeds that are left. Candidates are the study's front and the near misses
+that were retrained.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from typing import Any
 
-from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, summarize_retraining
+from nas.analysis.retraining import retraining_json, summarize_retraining
+from nas.files import atomic_write
 from nas.storage.store import Store
 from nas.study.objectives import OBJECTIVES
 from nas.study.pareto import coordinate, hypervolume, reference_point
-from nas.study.records import Objective, StudyRecord
+
+ROWS = Path(__file__).parent / "results" / "retrained_study.json"
+PLANE = [OBJECTIVES[name].objective for name in ("score", "throughput")]
+KEPT = ("trial", "arch_id", "baseline", "stopped_after", "score_of_study", "scores", "score", "half_width", "chance")
 
 
-def realized(
-    known: Sequence[float], true: Sequence[float], ratios: Sequence[float], plane: Sequence[Objective]
-) -> float:
-    """Return the hypervolume by the `true` scores of the models that the `known` scores choose for each speed."""
-    reference, (score, speed) = reference_point(plane), plane
-    order = sorted(range(len(known)), key=lambda i: -ratios[i])
-    volume, best = 0.0, order[0]
-    for i, following in zip(order, [*order[1:], None], strict=True):
-        best = max(best, i, key=lambda j: known[j])
-        slower = reference[1] if following is None else coordinate(speed, ratios[following])
-        width = coordinate(speed, ratios[i]) - max(slower, reference[1])
-        volume += max(width, 0.0) * max(coordinate(score, true[best]) - reference[0], 0.0)
-    return volume
-
-
-def show(study: StudyRecord, summary: RetrainingSummary) -> None:
-    """Print the front's hypervolume by the search's scores and by others, and the realized ones by replications."""
-    objectives = {o.name: o for o in study.info.objectives}
-    plane = [objectives.get(name, OBJECTIVES[name].objective) for name in ("score", "throughput")]
-    last, seeds = study.info.rung_steps[-1], summary.seeds
-    found = [c for c in summary.complete if not c.trial.baseline and c.stopped_after is None]
-    candidates = [c for c in found if all(c.score_at(last, seed) is not None for seed in seeds)]
-    front = [c for c in candidates if c.was_on_front]
-    again = {c.trial.number: {seed: c.score_at(last, seed) or 0.0 for seed in seeds} for c in candidates}
-    searched = _volume(front, {c.trial.number: c.trial.final_score for c in front}, plane)
-    print(f"front of {len(front)}, hypervolume after {last} steps: {searched:.4f} by the search's scores")
-    for seed in seeds:
-        print(f"  {_volume(front, {n: by[seed] for n, by in again.items()}, plane):.4f} by those of seed {seed}")
-    ratios = [_ratio(c) for c in candidates]
-    print(f"realized hypervolume of {len(candidates)} candidates, known by the search and by retrainings:")
-    for count in range(len(seeds)):
-        volumes = []
-        for chosen in combinations(seeds, count):
-            known = [fmean([c.trial.final_score, *(again[c.trial.number][s] for s in chosen)]) for c in candidates]
-            for other in (s for s in seeds if s not in chosen):
-                volumes.append(realized(known, [again[c.trial.number][other] for c in candidates], ratios, plane))
-        print(f"  {count}: {fmean(volumes):.4f} ({min(volumes):.4f} to {max(volumes):.4f}, {len(volumes)} draws)")
-    for other in seeds:
-        own = [again[c.trial.number][other] for c in candidates]
-        print(f"  {realized(own, own, ratios, plane):.4f} if seed {other} were known")
-
-
-def _volume(candidates: Sequence[RetrainedCandidate], scores: Mapping[int, float], plane: Sequence[Objective]) -> float:
-    points = [(coordinate(plane[0], scores[c.trial.number]), coordinate(plane[1], _ratio(c))) for c in candidates]
-    return hypervolume(points, reference_point(plane))
-
-
-def _ratio(c: RetrainedCandidate) -> float:
-    assert c.measurement is not None
-    return c.measurement.ratio
-
-
-def main() -> int:
-    """Print the figures of a run; exit code 2 where nothing was retrained."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN")
-    arguments = parser.parse_args()
-    with Store.open(arguments.run, read_only=True) as store:
+def rows_of(run: Path) -> dict[str, Any] | None:
+    """Return what `backbone-nas retrain --json` prints, with fewer fields, and each seed's score at the last rung."""
+    with Store.open(run, read_only=True) as store:
         study, retrainings, remeasurements = store.read_all()
     summary = summarize_retraining(study, retrainings, remeasurements)
     if summary is None:
+        return None
+    last, plain, rows = study.info.rung_steps[-1], retraining_json(study, summary), []
+    for c, row in zip(summary.candidates, plain["candidates"], strict=True):
+        at_last = {str(seed): score for seed in summary.seeds if (score := c.score_at(last, seed)) is not None}
+        ratios = (
+            {}
+            if c.measurement is None
+            else {n: getattr(c.measurement, n) for n in ("ratio", "ratio_low", "ratio_high")}
+        )
+        rows.append({name: row[name] for name in KEPT} | {"at_last_rung": at_last, "change": row["change"]} | ratios)
+    kept = {name: plain[name] for name in ("steps", "seeds", "scatter", "scatter_at_last_rung", "early_stopping")}
+    return kept | {
+        "last_rung": last,
+        "correlations": plain["correlations"],
+        "notes": plain["notes"],
+        "candidates": rows,
+    }
+
+
+def realized(known: Sequence[float], true: Sequence[float], ratios: Sequence[float]) -> float:
+    """Return the hypervolume by the `true` scores of the models that the `known` scores choose for each speed."""
+    (lowest, slowest), (score, speed) = reference_point(PLANE), PLANE
+    order = sorted(range(len(known)), key=lambda i: -ratios[i])
+    ends = [*(coordinate(speed, ratios[i]) for i in order[1:]), slowest]
+    volume, best = 0.0, order[0]
+    for i, end in zip(order, ends, strict=True):
+        best = max(best, i, key=lambda j: known[j])
+        width = coordinate(speed, ratios[i]) - max(end, slowest)
+        volume += max(width, 0.0) * max(coordinate(score, true[best]) - lowest, 0.0)
+    return volume
+
+
+def show(rows: dict[str, Any]) -> None:
+    """Print the front's hypervolume by the search's scores and by others, and the realized ones by replications."""
+    seeds = [str(seed) for seed in rows["seeds"]]
+    full = [c for c in rows["candidates"] if len(c["at_last_rung"]) == len(seeds) and "ratio" in c]
+    models = [c for c in full if not c["baseline"] and c["stopped_after"] is None]
+    front = [c for c in models if c["change"] in ("still on it", "left it")]
+    searched = _volume(front, [c["score_of_study"] for c in front])
+    print(f"front of {len(front)}, hypervolume after {rows['last_rung']} steps: {searched:.4f} by the search's scores")
+    for seed in seeds:
+        print(f"  {_volume(front, [c['at_last_rung'][seed] for c in front]):.4f} by those of seed {seed}")
+    ratios = [c["ratio"] for c in models]
+    print(f"realized hypervolume of {len(models)} candidates, known by the search and by retrainings:")
+    for count in range(len(seeds)):
+        volumes = []
+        for chosen in combinations(seeds, count):
+            known = [fmean([c["score_of_study"], *(c["at_last_rung"][s] for s in chosen)]) for c in models]
+            for other in (s for s in seeds if s not in chosen):
+                volumes.append(realized(known, [c["at_last_rung"][other] for c in models], ratios))
+        print(f"  {count}: {fmean(volumes):.4f} ({min(volumes):.4f} to {max(volumes):.4f}, {len(volumes)} draws)")
+    own = [realized(scores := [c["at_last_rung"][s] for c in models], scores, ratios) for s in seeds]
+    print(f"  {fmean(own):.4f} ({min(own):.4f} to {max(own):.4f}) if the other seed itself were known")
+    print(f"gain of the mean score from {rows['last_rung']} to {rows['steps']} steps:")
+    early = [c for c in full if c["stopped_after"] is not None]
+    for name, group in (("baselines", [c for c in full if c["baseline"]]), ("candidates", models), ("stopped", early)):
+        gains = [c["score"] - fmean(c["at_last_rung"].values()) for c in group if c["score"] is not None]
+        if gains:
+            print(f"  {len(gains)} {name}: {median(gains):.3f} ({min(gains):.3f} to {max(gains):.3f})")
+    for note in rows["notes"]:
+        print(note)
+
+
+def _volume(models: Sequence[dict[str, Any]], scores: Sequence[float]) -> float:
+    points = zip(scores, (c["ratio"] for c in models), strict=True)
+    return hypervolume([(coordinate(PLANE[0], q), coordinate(PLANE[1], r)) for q, r in points], reference_point(PLANE))
+
+
+def main() -> int:
+    """Print the figures of a run or of the rows; exit code 2 where nothing was retrained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="without it, the saved rows")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the rows")
+    arguments = parser.parse_args()
+    rows = rows_of(arguments.run) if arguments.run else json.loads(ROWS.read_text())
+    if rows is None:
         parser.error(f"{arguments.run} has no retrainings; backbone-nas retrain makes them")
-    show(study, summary)
+    if arguments.save:
+        atomic_write(arguments.save, json.dumps(rows, indent=1) + "\n")
+    show(rows)
     return 0
 
 

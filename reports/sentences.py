@@ -22,7 +22,10 @@ from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
 
-TRAINED_ONCE = "The search trained each model once: scores have no interval, and differences in score may be luck."
+TRAINED_ONCE = (
+    "The search trained each model once, and briefly: scores have no interval, differences in score may be luck, and "
+    "longer training may reverse them."
+)
 MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",

@@ -19,7 +19,7 @@ from nas.analysis import BEST
 from nas.analysis.noise import SeedScatter
 from nas.analysis.retraining import WRONG_OUTPUT, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import complete, find_by_name, measurement, nothing_complete
-from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord
+from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
 
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # the trainings whose scores are compared
@@ -66,7 +66,7 @@ class StudyEvidence:
         retraining: Summary of the retrainings; None where there are none.
         remeasured: By trial number, the remeasurement whose timing took the place of the search's.
         searched: The models with their scores at the search's last rung.
-        retrained: Those of them that were retrained, with their mean scores.
+        retrained: The retrained models with their mean scores, also those that the search had stopped early.
     """
 
     record: StudyRecord
@@ -93,10 +93,12 @@ def gather_evidence(
         remeasurements: Of any settings, the oldest first.
     """
     sources: dict[int, str] = {}
-    trials = tuple(_with_trusted_timing(t, remeasurements, sources) for t in study.trials)
-    scale = tuple(_with_trusted_timing(t, remeasurements, sources) for t in study.scale)
+    setting = next((t.measurement for t in study.trials if t.measurement), None)
+    trials = tuple(_with_trusted_timing(t, setting, remeasurements, sources) for t in study.trials)
+    scale = tuple(_with_trusted_timing(t, setting, remeasurements, sources) for t in study.scale)
     trusted = replace(study, trials=trials, scale=scale)
     by_number = {t.number: t for t in complete(trusted)}
+    timed = {t.number: t for t in trials if t.state is TrialState.STOPPED and t.measurement} | by_number
     summary = summarize_retraining(study, retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(
@@ -108,25 +110,29 @@ def gather_evidence(
             TrustedModel(t, t.final_score, 1, last, sources.get(t.number)) for t in by_number.values()
         ),
         retrained=tuple(
-            TrustedModel(by_number[n], c.mean, len(c.scores), c.steps, sources.get(n))
+            TrustedModel(timed[n], c.mean, len(c.scores), c.steps, sources.get(n))
             for c in (summary.candidates if summary else ())
-            if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in by_number
+            if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in timed
         ),
     )  # fmt: skip
 
 
 def _with_trusted_timing(
-    trial: TrialRecord, remeasurements: Sequence[Remeasurement], sources: dict[int, str]
+    trial: TrialRecord, setting: Measurement | None, remeasurements: Sequence[Remeasurement], sources: dict[int, str]
 ) -> TrialRecord:
-    """Return a trial with its most trusted timing, whose remeasurement goes into `sources`."""
+    """Return a trial with its most trusted timing, whose remeasurement goes into `sources`.
+
+    The setting of a trial that the search did not measure is that of `setting`, a timing of the search.
+    """
     own = trial.measurement
-    if own is None:
-        return trial
-    timings: list[tuple[Measurement, str | None]] = [(own, None)]
+    expected = own or setting
+    timings: list[tuple[Measurement, str | None]] = [] if own is None else [(own, None)]
     for again in remeasurements:
         m = again.measurements.get(trial.number)
-        if m is not None and m.verdict != WRONG_OUTPUT and same_setting(m, own):
+        if m is not None and expected is not None and m.verdict != WRONG_OUTPUT and same_setting(m, expected):
             timings.append((m, again.name))
+    if not timings:
+        return trial
     newest = [timing for timing in timings if timing_doubt(timing[0]) is None] or timings[-1:]
     m, source = newest[-1]
     if source is None:

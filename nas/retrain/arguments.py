@@ -27,7 +27,7 @@ given the noise of seeds and measurements. Trainings and measurements are saved 
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/seed-N/weights. With --baselines, retrained scores then decide what reports and
-exports recommend; a candidate that the search stopped early is never recommended, but may be exported by its number.
+exports recommend, among candidates that the search had stopped early, too.
 """
 
 

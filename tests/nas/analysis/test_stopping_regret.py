@@ -94,7 +94,7 @@ def test_a_candidate_counts_when_all_seeds_are_trained() -> None:
     )
 
 
-def test_tables_json_and_picture_show_them_and_nothing_recommends_them(tmp_path: Path) -> None:
+def test_tables_json_and_picture_show_them(tmp_path: Path) -> None:
     study = with_stopped(stopped(4, 0.09, 2.0, measured=False), stopped(5, 0.09, 2.0))
     again = [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.5)), *scores(5, (0.1, 0.1), (0.3, 0.3))]
     found = summary(study, again)
@@ -112,6 +112,21 @@ def test_tables_json_and_picture_show_them_and_nothing_recommends_them(tmp_path:
     assert CAME.label in text
     assert ">4</text>" in text
     assert ">5</text>" not in text
-    evidence = gather_evidence(study, again, [remeasured_for_retraining(dict.fromkeys(range(6), 2.0))])
-    assert {model.number for model in evidence.retrained} == {1, 2, 3}
-    assert recommend(evidence) is not None
+
+
+def test_retrained_ones_may_be_recommended_with_the_timing_of_the_retraining() -> None:
+    """Trial 4 was never measured by the search; the baseline's retrained score is 0.45."""
+    study = with_stopped(stopped(4, 0.09, 2.0, measured=False), stopped(5, 0.09, 2.0, measured=False))
+    again = [*WENT_ON, *scores(0, (0.1, 0.1), (0.45, 0.45)), *scores(4, (0.1, 0.1), (0.5, 0.5))]
+    evidence = gather_evidence(study, again, [remeasured_for_retraining({**RATIOS, 4: 2.5})])
+    assert {model.number: model.ratio for model in evidence.retrained} == {**RATIOS, 4: 2.5}
+    found = recommend(evidence)
+    assert found is not None
+    assert (found.model.number, found.model.score, found.by_search.number) == (4, 0.5, 2)
+    assert found.taken_back
+    # Of another batch: no timing of the search's setting, so that the model stays without one.
+    other = replace(remeasured_for_retraining({**RATIOS, 4: 2.5}).measurements[4], batch=3)
+    elsewhere = replace(
+        remeasured_for_retraining(RATIOS), measurements={**remeasured_for_retraining(RATIOS).measurements, 4: other}
+    )
+    assert {model.number for model in gather_evidence(study, again, [elsewhere]).retrained} == {0, 1, 2, 3}
