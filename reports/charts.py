@@ -92,7 +92,8 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
         tooltip=[_tip("name", "model"), _tip("short", "score in the study", ".3f"), _tip("long", "retrained", ".3f")],
     )
     bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=RETRAINED_SCORE), y2="high:Q")
-    labels = points.mark_text(align="left", dx=8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="number:N")
+    named = points.transform_filter(alt.datum.kind == BASELINE)  # candidates lie too close: their tooltips name them
+    labels = named.mark_text(align="right", dx=-8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="name:N")
     return {"retraining": _specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
 
 
