@@ -12,6 +12,7 @@ import pytest
 
 from experiments.chaos.__main__ import RESULTS as CHAOS
 from experiments.chaos.__main__ import read, table
+from experiments.realized_front import realized
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments/results"
@@ -105,6 +106,30 @@ def test_headline_after_retraining_is_that_of_the_rows() -> None:
     assert f"is trial {fast['trial']}, {fast['score']:.3f} at {times:.1f} times its throughput" in readme
     kept = sum(row["change"] == "still on it" for row in rows)
     assert f"{kept} of the 20 models stayed on the front" in readme
+
+
+def test_the_retrained_study_is_described_as_its_rows_say() -> None:
+    rows = json.loads((RESULTS / "retrained_study.json").read_text())
+    gains = {c["trial"]: c["score"] - np.mean(list(c["at_last_rung"].values())) for c in rows["candidates"]}
+    presets = [gains[c["trial"]] for c in rows["candidates"] if c["baseline"]]
+    found = [gains[c["trial"]] for c in rows["candidates"] if not c["baseline"] and c["stopped_after"] is None]
+    index = (DOCS / "results/index.md").read_text()
+    assert f"the presets gain {min(presets):.3f} to {max(presets):.3f} by the longer training" in index
+    assert f"the {len(found)} candidates {np.median(found):.3f} in the median" in index
+    page = (DOCS / "explanation/early_stopping.md").read_text()
+    for regret in rows["early_stopping"]:
+        assert f"{len(regret['joined'])} of {regret['candidates']}" in page
+        assert f"{100 * regret['gain']:.1f} %" in page
+        if regret["steps"] == rows["last_rung"]:
+            assert f"({100 * min(regret['by_seed']):.1f} to {100 * max(regret['by_seed']):.1f} %" in page
+
+
+def test_the_realized_front_is_worth_what_the_chosen_models_score() -> None:
+    """Three models at 4, 2 and 1 times the reference; the reference point is three doublings below it, at score 0."""
+    ratios = (2.0, 4.0, 1.0)
+    assert realized((0.4, 0.2, 0.6), (0.4, 0.2, 0.6), ratios) == pytest.approx(0.2 + 0.4 + 3 * 0.6)
+    # The slowest is thought to be worse than the next: its users take that one.
+    assert realized((0.4, 0.2, 0.3), (0.4, 0.2, 0.6), ratios) == pytest.approx(0.2 + 4 * 0.4)
 
 
 def test_kills_are_those_of_the_log() -> None:
