@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import gc
 import json
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -383,11 +384,14 @@ def test_ctrl_c_within_a_statement_leaves_no_lock_while_its_traceback_lives(tmp_
         store._database.engine, "checkout", lambda raw, *_: raw.create_function("interrupt", 0, _thread.interrupt_main)
     )
     held = None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests by "&"
     try:
         with store.exclusive():
             store._database.rows(text("SELECT interrupt()"), {})
     except KeyboardInterrupt as interrupt:
         held = interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert held is not None
     with closing(sqlite3.connect(tmp_path / "study.db", timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
