@@ -315,13 +315,16 @@ class Study:
             trial: The trial's number, or the beginning of the architecture's id.
 
         Raises:
-            SelectionError: There is no such trial, or it was not measured and trained to the last rung.
+            SelectionError: There is no such trial, or it was not measured and trained to the last rung, nor retrained.
         """
         found = find_by_name(self._evidence.study, str(trial))
         model = next((model for model in self._evidence.searched if model.number == found.number), None)
-        if model is None:
+        if model is not None:
+            return self._model(model)
+        again = next((model for model in self._evidence.retrained if model.number == found.number), None)
+        if again is None:
             raise SelectionError(f"{found.name} is {found.state.value}: it is no model trained to the last rung")
-        return self._model(model)
+        return self._model(again, retrained=True)
 
     def select(
         self,

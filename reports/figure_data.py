@@ -220,6 +220,8 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
     score_range = axis_range(comparable or of_all)
     staircase = attainment_line(summary.front if two_axes else (), ratio_range[0], score_range[0])
     recommended = summary.recommendation.trial.number if summary.recommendation else None
+    if any(p.number == recommended and p.kind == STOPPED for p in points):
+        recommended = None  # by retraining; its score in the search is of a lower rung, and is not marked
     labels = [
         label
         for width_px in (CHART_PX[0], NARROW_CHART_PX)

@@ -81,7 +81,7 @@ class Answer:
     runners_up: tuple[MeasuredCandidate, ...]  # possibly better than the best; the likeliest first
     fitting: int
     compared: int
-    stopped_early: int  # candidates within the limits whose training was stopped at a lower rung
+    stopped_early: int  # candidates within the limits that were stopped at a lower rung and are not compared
     not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
@@ -114,6 +114,7 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     baselines = [model for model in evidence.searched if model.trial.baseline]
     fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)
+    compared = {c.trial.number for c in candidates}
     return Answer(
         basis=RETRAINED if by_retraining else LAST_RUNG,
         steps=summary.steps if summary and by_retraining else study.info.rung_steps[-1],
@@ -122,7 +123,7 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         runners_up=_runners_up(fitting, best, scatter),
         fitting=len(fitting),
         compared=len(candidates),
-        stopped_early=sum(_stopped_within(t, limits) for t in study.trials),
+        stopped_early=sum(_stopped_within(t, limits) for t in study.trials if t.number not in compared),
         not_retrained=len(evidence.unretrained(c for c in last if c.fits(limits))) if by_retraining else 0,
         nearest=None if best else _nearest(candidates, limits),
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},

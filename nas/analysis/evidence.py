@@ -12,6 +12,7 @@ The one rule for all commands, the Python API, model cards and reports:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from nas.analysis.selection import complete, find_by_name, measurement, nothing_
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
 
+_NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # the trainings whose scores are compared
 
 
@@ -93,9 +95,9 @@ def gather_evidence(
         remeasurements: Of any settings, the oldest first.
     """
     sources: dict[int, str] = {}
-    setting = next((t.measurement for t in study.trials if t.measurement), None)
-    trials = tuple(_with_trusted_timing(t, setting, remeasurements, sources) for t in study.trials)
-    scale = tuple(_with_trusted_timing(t, setting, remeasurements, sources) for t in study.scale)
+    timings = [t.measurement for t in study.trials if t.measurement]
+    trials = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.trials)
+    scale = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.scale)
     trusted = replace(study, trials=trials, scale=scale)
     by_number = {t.number: t for t in complete(trusted)}
     timed = {t.number: t for t in trials if t.state is TrialState.STOPPED and t.measurement} | by_number
@@ -118,18 +120,21 @@ def gather_evidence(
 
 
 def _with_trusted_timing(
-    trial: TrialRecord, setting: Measurement | None, remeasurements: Sequence[Remeasurement], sources: dict[int, str]
+    trial: TrialRecord,
+    searched: Sequence[Measurement],
+    remeasurements: Sequence[Remeasurement],
+    sources: dict[int, str],
 ) -> TrialRecord:
     """Return a trial with its most trusted timing, whose remeasurement goes into `sources`.
 
-    The setting of a trial that the search did not measure is that of `setting`, a timing of the search.
+    A trial that the search did not measure may have any setting of the timings that it did, `searched`.
     """
     own = trial.measurement
-    expected = own or setting
+    expected = searched if own is None else [own]
     timings: list[tuple[Measurement, str | None]] = [] if own is None else [(own, None)]
     for again in remeasurements:
         m = again.measurements.get(trial.number)
-        if m is not None and expected is not None and m.verdict != WRONG_OUTPUT and same_setting(m, expected):
+        if m is not None and m.verdict != WRONG_OUTPUT and any(same_setting(m, other) for other in expected):
             timings.append((m, again.name))
     if not timings:
         return trial
@@ -142,10 +147,14 @@ def _with_trusted_timing(
 
 
 def same_setting(a: Measurement, b: Measurement) -> bool:
-    """Tell whether two timings of one model answer one question: same device, runtime, batch, image size, reference."""
+    """Tell whether two timings answer one question: same device, runtime, batch, image size, reference.
+
+    How many BatchNorms could not be folded is a fact of the model, not of the setting.
+    """
 
     def setting(m: Measurement) -> tuple[object, ...]:
-        return m.device, m.arm, m.requested_batch or m.batch, m.batch, m.resolution, m.reference
+        runtime = _NOT_FOLDED.sub("", m.arm)
+        return m.device, runtime, m.requested_batch or m.batch, m.batch, m.resolution, m.reference
 
     return setting(a) == setting(b)
 

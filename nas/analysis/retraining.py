@@ -247,14 +247,19 @@ def _stopping_regrets(study: StudyRecord, summary: RetrainingSummary) -> tuple[S
 
 
 def _scored(summary: RetrainingSummary, steps: int) -> list[ScoredCandidate]:
-    """Return the candidates with a score of every seed after `steps`, without baselines."""
-    found = []
-    for c in summary.complete:
-        scores = [c.score_at(steps, seed) for seed in summary.seeds]
-        known = tuple(score for score in scores if score is not None)
-        if not c.trial.baseline and c.measurement and len(known) == len(scores):
-            found.append(ScoredCandidate(c.trial.number, c.measurement.ratio, known, c.stopped_after))
-    return found
+    """Return the candidates with their scores after `steps`, of the seeds that all of them have; no baselines."""
+    found = [c for c in summary.complete if not c.trial.baseline]
+    seeds = [seed for seed in summary.seeds if all(c.score_at(steps, seed) is not None for c in found)]
+    return [
+        ScoredCandidate(
+            c.trial.number,
+            c.measurement.ratio,
+            tuple(c.score_at(steps, seed) or 0.0 for seed in seeds),
+            c.stopped_after,
+        )
+        for c in found
+        if c.measurement and seeds
+    ]
 
 
 def _front_note(searched: Sequence[RetrainedCandidate]) -> str:

@@ -22,6 +22,7 @@ from nas.export.__main__ import main as export_command
 from nas.retrain.__main__ import main as retrain_command
 from nas.search.live_report import _show_result
 from nas.select.__main__ import main as select_command
+from nas.study.records import Expectation, TrialRecord, TrialState
 from reports.__main__ import main as report_command
 from search_space import ArchSpec
 from tests.nas.analysis.builders import (
@@ -33,18 +34,23 @@ from tests.nas.analysis.builders import (
     retrained,
     small_study,
 )
+from tests.nas.study.builders import record
 from tests.reports.brute_force import Page
 
 TAKEN_BACK = "trial 1, recommended by the search, fell below the baseline"
 SENTENCE = "Retrained for 90 steps, trial 1, which the search recommended, scores 0.607, less than the baseline"
 
 
-def searched(run: Path, without: tuple[int, ...] = ()) -> Path:
-    """Store the study with weights of the search and of two seeds of each retrained trial, without some trials'."""
+def searched(run: Path, without: tuple[int, ...] = (), more: tuple[TrialRecord, ...] = ()) -> Path:
+    """Store the study with weights of the search and of two seeds of each retrained trial, without some trials'.
+
+    `more` trials score 0.65 after retraining, at 4 times the reference's throughput.
+    """
     study = small_study(SEARCHED)
+    study = replace(study, trials=(*study.trials, *more))
     store = new_store(run, study)
     torch.manual_seed(0)
-    for trial in study.trials[:3]:
+    for trial in (*study.trials[:3], *more):
         network = backbones.build(ArchSpec.from_dict(trial.spec))
         for folder in (run, retraining_folder(run, 1), retraining_folder(run, 2)):
             (folder / "weights").mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,11 @@ def searched(run: Path, without: tuple[int, ...] = ()) -> Path:
     for number, scores in OVERTURNED.items():
         for retraining in retrained(number, dict(enumerate(scores, 1))) if number not in without else ():
             store.save_retraining(retraining)
-    store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in SEARCHED.items()}))
+    for trial in more:
+        for retraining in retrained(trial.number, {1: 0.65, 2: 0.65}):
+            store.save_retraining(retraining)
+    ratios = {n: ratio for n, (_, ratio) in SEARCHED.items()}
+    store.save_remeasurement(remeasured_for_retraining(ratios | {trial.number: 4.0 for trial in more}))
     return run
 
 
@@ -100,6 +110,26 @@ def test_the_last_line_of_the_report_command_and_the_page_recommend_by_retrained
     assert f"export {run} --trials 2 --format timm" in words
     assert f"{run}/retraining/seed-*/weights/{small_study(SEARCHED).trials[2].arch_id}.safetensors" in words
     assert "each trained once" not in words
+
+
+def test_a_model_that_the_search_stopped_early_and_never_measured_is_recommended_everywhere(
+    tmp_path: Path, printed: Callable[[int], str]
+) -> None:
+    cut = replace(record(5, (0.3,), 1.0), state=TrialState.STOPPED, measurement=None, reason="early-stopped")
+    cut = replace(cut, expected=Expectation(0.5, 0.01, 0.01, 4.0))
+    run = searched(tmp_path / "run", more=(cut,))
+    study = load_study(run)
+    best = study.best()
+    assert (best.number, best.score) == (5, pytest.approx(0.65))
+    assert (study.model(5).number, study.model(5).score) == (5, best.score)
+    assert json.loads(printed(select_command([str(run), "--min-throughput", "3900", "--json"])))["best"]["trial"] == 5
+    assert "trial 5 scores at least as high as eradio_femto: 4.00 times" in printed(report_command([str(run)]))
+    page = (run / "report.html").read_text()
+    assert "Trial 5 is the fastest retrained candidate that scores at least as high as" in Page(page).words
+    assert "#5 recommended" not in page  # the chart shows scores of the search
+    assert export_command([str(run), "--format", "timm", "--out", str(tmp_path / "winner")]) == 0
+    card = (tmp_path / "winner/README.md").read_text()
+    assert "Measured again (remeasurement" in card
 
 
 def test_the_end_of_a_search_recommends_by_retrained_scores(run: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nas.analysis.answer import answer
 from nas.analysis.evidence import gather_evidence, recommend
 from nas.analysis.plots import CAME, EARLY_STOPPED, plot_retraining
 from nas.analysis.retraining import RetrainingSummary, retraining_json, summarize_retraining
@@ -80,18 +82,37 @@ def test_the_gain_is_the_hypervolume_that_they_add() -> None:
     assert after_90["gain"] == pytest.approx(0.045 / before)  # mean of 0.5 and 0.39 over 0.4, for one doubling
     assert after_90["by_seed"] == pytest.approx((0.1 / before, 0))
     (words,) = (note for note in plain["notes"] if "early stopping" in note and "after 90" in note)
-    assert "1 of the 2 candidates stopped after 10 steps would be on the front after 90 (trial 4)" in words
-    assert f"add {0.045 / before:.1%} of its hypervolume (0.0% to {0.1 / before:.1%} by single seeds)" in words
+    assert "1 of the 2 candidates stopped after 10 steps would be on the front after 90 steps (trial 4)" in words
+    assert f"add {0.045 / before:.1%} to the hypervolume of the others (0.0% to {0.1 / before:.1%} by single" in words
 
 
-def test_a_candidate_counts_when_all_seeds_are_trained() -> None:
+def test_seeds_count_that_all_candidates_have() -> None:
     study = with_stopped(stopped(4, 0.09, 2.0))
-    one_seed = [t for t in scores(4, (0.1, 0.1), (0.5, 0.5)) if t.seed == 1]
-    assert retraining_json(study, summary(study, [*WENT_ON, *one_seed]))["early_stopping"] == []
-    assert (
-        len(retraining_json(study, summary(study, [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.5))]))["early_stopping"])
-        == 2
-    )
+    seed_1 = [t for t in scores(4, (0.1, 0.1), (0.5, 0.1)) if t.seed == 1]
+    (regret,) = (r for r in plain_regrets(study, [*WENT_ON, *seed_1]) if r["steps"] == 90)
+    assert len(regret["by_seed"]) == 1
+    assert regret["gain"] == regret["by_seed"][0] == pytest.approx(0.1 / (3 * 0.6 + 0.4 + 0.2))
+    other_seed = [replace(t, seed=3) for t in seed_1]
+    assert plain_regrets(study, [*WENT_ON, *other_seed]) == []
+
+
+def test_the_front_is_that_of_all_and_gains_of_rungs_are_not_added() -> None:
+    """Trial 5, stopped later, would be on the front but for trial 4; both lie above the same part of it."""
+    study = with_stopped(stopped(4, 0.09, 2.0), stopped(5, 0.09, 2.0, rungs=2))
+    again = [*WENT_ON, *scores(4, (0.1, 0.1), (0.5, 0.5)), *scores(5, (0.1, 0.1), (0.45, 0.45))]
+    before = 3 * 0.6 + 0.4 + 0.2
+    found = [r for r in plain_regrets(study, again) if r["steps"] == 90]
+    assert [(r["stopped_after"], r["joined"], r["candidates"]) for r in found] == [
+        (10, (4,), 1),
+        (30, (), 1),
+        (None, (4,), 2),
+    ]
+    assert [r["gain"] for r in found] == pytest.approx([0.1 / before, 0.05 / before, 0.1 / before])
+
+
+def plain_regrets(study: StudyRecord, again: list[Retraining]) -> list[dict[str, Any]]:
+    regrets: list[dict[str, Any]] = retraining_json(study, summary(study, again))["early_stopping"]
+    return regrets
 
 
 def test_tables_json_and_picture_show_them(tmp_path: Path) -> None:
@@ -130,3 +151,14 @@ def test_retrained_ones_may_be_recommended_with_the_timing_of_the_retraining() -
         remeasured_for_retraining(RATIOS), measurements={**remeasured_for_retraining(RATIOS).measurements, 4: other}
     )
     assert {model.number for model in gather_evidence(study, again, [elsewhere]).retrained} == {0, 1, 2, 3}
+
+
+def test_timings_of_models_whose_norms_do_not_all_fold_are_of_the_same_setting() -> None:
+    study = with_stopped(stopped(4, 0.09, 2.0, measured=False))
+    again = [*WENT_ON, *scores(0, (0.1, 0.1), (0.45, 0.45)), *scores(4, (0.1, 0.1), (0.5, 0.5))]
+    timed = remeasured_for_retraining({**RATIOS, 4: 2.5})
+    partly = replace(timed.measurements[4], arm=f"{timed.measurements[4].arm} but for 2 BatchNorms")
+    timed = replace(timed, measurements={**timed.measurements, 4: partly})
+    evidence = gather_evidence(study, again, [timed])
+    assert 4 in {model.number for model in evidence.retrained}
+    assert answer(evidence, {}).stopped_early == 0  # it is compared
