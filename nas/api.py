@@ -431,7 +431,7 @@ class Study:
             train_steps: Steps of each training; None for three times the study's last rung.
             runners_up: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
-            early_stopped: Early-stopped models to retrain too: so many of each rung, those closest to the front.
+            early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per CPU or GPU.
             device: "auto", "cpu" or "cuda"; None for the study's.
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.

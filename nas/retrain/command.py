@@ -135,6 +135,9 @@ def _measure(
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=False)
     except ValueError as error:
         announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
+        known = before.measurements if before else {}
+        earlier = [t for t in study.trials if t.number in known and t not in plan.trials]
+        to_measure = plan_remeasuring(study, requested, (*plan.trials, *earlier))
         newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))

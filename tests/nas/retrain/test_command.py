@@ -201,6 +201,24 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
+@pytest.mark.slow
+def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
+    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study's timings are of another machine; STOPPED is of an earlier command, with --early-stopped."""
+    run = tmp_path / "run"
+    store = new_store(run, study)
+    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0, STOPPED: 3.0}))
+    for number in (1, 2, STOPPED):
+        for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
+            store.save_retraining(final)
+    assert main([str(run), *WORDS, "--cache", str(cache)]) == 0
+    assert "measuring all again" in capsys.readouterr().err
+    (again,) = store.remeasurements()
+    assert set(again.measurements) == {0, 1, 2, STOPPED}
+    assert again.measurements[STOPPED].ratio != 3.0
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
