@@ -13,6 +13,7 @@ from torch import nn
 
 from backbones.backbone import Backbone, count_parameters
 from backbones.layers.attention import Attention, TransformerLayer
+from backbones.layers.bn_attention import AttentionDownsampling, BnAttention
 from backbones.layers.bottleneck import Bottleneck
 from backbones.layers.carrier import Carrier
 from backbones.layers.conv import Basic, C2f, ConvNorm, MBConv, PreConv
@@ -38,9 +39,15 @@ from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
+from search_space.arch import shrinking_heads
 from search_space.memory import check_memory
 
-DOWNSAMPLINGS = {"conv": conv_downsampling, "patch": patch_downsampling, "pool": pool_downsampling}
+DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": conv_downsampling,
+    "patch": patch_downsampling,
+    "pool": pool_downsampling,
+    "attention": lambda channels, width: AttentionDownsampling(channels, width, *shrinking_heads(channels)),
+}
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
 STEMS: dict[str, Callable[[int], nn.Module]] = {
     "overlap": overlap_stem,
@@ -178,6 +185,11 @@ def _single_head(stage: StageSpec, drop_path: float) -> SingleHead:
     return SingleHead(stage.width, _hidden(stage), stage.attended, _read(stage.key_width), drop_path)
 
 
+def _bn_attention(stage: StageSpec, drop_path: float) -> BnAttention:
+    heads, key_width, grid = _read(stage.heads), _read(stage.key_width), _read(stage.grid)
+    return BnAttention(stage.width, _hidden(stage), heads, key_width, grid, drop_path)
+
+
 def _maxvit(stage: StageSpec, drop_path: float) -> MaxViT:
     return MaxViT(stage.width, _hidden(stage), _read(stage.heads), _side(stage), drop_path, _squeeze(stage))
 
@@ -219,6 +231,7 @@ BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
         lambda stage, rate: LinearAttention(stage.width, _hidden(stage), _read(stage.heads), rate)
     ),
     "single_head": _each(_single_head),
+    "bn_attention": _each(_bn_attention),
     "swin": _swin,
     "maxvit": _each(_maxvit),
     "carrier": _carrier,

@@ -32,6 +32,7 @@ BLOCKS: dict[str, frozenset[str]] = {
     "attention": frozenset({"expansion", "heads", "pre_conv"}) | _LAYER,
     "linear_attention": frozenset({"expansion", "heads"}),
     "single_head": frozenset({"expansion", "key_width"}),
+    "bn_attention": frozenset({"expansion", "heads", "key_width", "grid"}),
     "swin": frozenset({"expansion", "heads", "window"}),
     "maxvit": frozenset({"expansion", "heads", "window", "squeeze"}),
     "carrier": frozenset({"expansion", "heads", "window", "cpb_hidden"}),
@@ -47,6 +48,7 @@ MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
 STEMS = {"conv": 4, "overlap": 4, "patch": 4, "patch16": 16}  # stride
 DOWNSAMPLINGS = ("conv", "patch", "pool")
+ALL_DOWNSAMPLINGS = (*DOWNSAMPLINGS, "attention")  # that by attention costs the square of a map's places
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
 MAX_STRIDE = 32  # sides of images are multiples of it
@@ -75,7 +77,8 @@ class StageSpec:
         layer_scale: initial value of the per-channel factors; None: no factors.
         group_width: channels per group in bottleneck's 3x3 convolution; None: dense.
         squeeze: width of squeeze-excitation / width, in repdw only of every other block; None: no squeeze-excitation.
-        grid: side of the map that vit learns position embeddings for; they are interpolated to other sizes.
+        grid: side of the map that positions are learned for: vit's embeddings, bn_attention's biases of offsets. They
+            are interpolated to other sizes.
         key_width: channels of a head's queries and keys.
     """
 
@@ -130,7 +133,7 @@ class StageSpec:
         reads = BLOCKS[self.block]
         if "heads" in reads:
             heads = whole("heads", self.heads, self.width)
-            if self.width % heads:
+            if self.width % heads and "key_width" not in reads:
                 raise SpecError(f"heads: {heads} does not divide width {self.width}; choose a divisor")
         if "pre_conv" in reads:
             self._check_pre_conv()
@@ -235,7 +238,7 @@ class ArchSpec:
         stages: the stages in the order they run.
         stem: one of `STEMS`, which also has their strides.
         stem_width: channels between the two convolutions of the "conv" stem; None for the others.
-        downsampling: the layers between stages, one of `DOWNSAMPLINGS`.
+        downsampling: the layers between stages, one of `ALL_DOWNSAMPLINGS`.
         neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
         neck_dim: channels of the neck's map; None without a neck.
     """
@@ -257,7 +260,7 @@ class ArchSpec:
             raise SpecError(
                 f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {max_stages} at most"
             )
-        within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
+        within_choices("downsampling", self.downsampling, ALL_DOWNSAMPLINGS)
         within_choices("neck", self.neck, NECKS)
         if self.stem != "conv":
             object.__setattr__(self, "stem_width", None)
@@ -315,6 +318,15 @@ class ArchSpec:
     def arch_id(self) -> str:
         """Identity of the architecture: the first 12 hex digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def shrinking_heads(width: int) -> tuple[int, int]:
+    """Return number of heads and key width of the downsampling "attention" after a stage of `width` channels.
+
+    LeViT's rule: keys have 32 channels (16 in its narrower networks), and all heads together as many as the stage.
+    """
+    key_width = 32 if width >= 192 else 16
+    return max(width // key_width, 1), key_width
 
 
 def _check_keys(name: str, data: object, *, required: Iterable[str], allowed: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     Args:
         q: (B, heads, N, D).
         k: (B, heads, M, D).
-        v: (B, heads, M, E); E is D in all blocks but single_head.
+        v: (B, heads, M, E); E is D in all blocks but single_head and bn_attention.
         bias: of the logits, (1, heads, N, M), or None.
     """
     if bias is None:

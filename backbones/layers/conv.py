@@ -26,6 +26,11 @@ def relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
+def hardswish() -> nn.Module:
+    """Return a Hardswish that overwrites its input."""
+    return nn.Hardswish(inplace=True)
+
+
 class ConvNorm(nn.Module):
     """Bias-free convolution, BatchNorm, optional activation. (B, C, H, W) -> (B, width, ceil(H/s), ceil(W/s))."""
 

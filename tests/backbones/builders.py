@@ -29,6 +29,7 @@ STAGES = {
     "mr_window pool": StageSpec("mr_window", 1, 16, pre_conv="none", subsampling="pool", **WINDOWED),
     "linear_attention": StageSpec("linear_attention", 2, 16, **ATTENTION),
     "single_head": StageSpec("single_head", 2, 16, expansion=2.0, key_width=4),
+    "bn_attention": StageSpec("bn_attention", 2, 16, expansion=2.0, heads=3, key_width=4, grid=2),
     "swin": StageSpec("swin", 2, 16, window=2, **ATTENTION),
     "swin odd": StageSpec("swin", 2, 16, window=3, **ATTENTION),
     "maxvit": StageSpec("maxvit", 1, 16, window=2, **ATTENTION),

@@ -111,6 +111,13 @@ def single_head(spec, side):
     return spec.depth * n * (9 * c + attention + 2 * c * hidden(spec))
 
 
+def bn_attention(spec, side):
+    """Queries, keys, values of twice the keys' width; two products; projection; MLP."""
+    c, k, n = spec.width, spec.heads * spec.key_width, side**2
+    attention = c * 4 * k + n * 3 * k + 2 * k * c
+    return spec.depth * n * (attention + 2 * c * hidden(spec))
+
+
 def swin(spec, side):
     w = spec.window
     return spec.depth * layer(spec, (fitting(side, w) // w) ** 2, w * w)
@@ -148,6 +155,7 @@ FORMULAS = {
     "mr_window": mr_window,
     "linear_attention": linear_attention,
     "single_head": single_head,
+    "bn_attention": bn_attention,
     "swin": swin,
     "maxvit": maxvit,
     "carrier": carrier,

@@ -19,7 +19,10 @@ MILLIONS = {
     "eradio_xxxtiny_8x_ws12": 6.3,
     "eradio_xxxtiny_8x_ws16": 6.3,
 }
-FORMS = list(zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False))
+FORMS = [
+    *zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False),
+    ("patch", "attention", "none"),
+]
 
 
 def on_meta(spec):

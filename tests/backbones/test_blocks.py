@@ -14,7 +14,10 @@ from tests.backbones.macs import macs
 
 SIZES = ((8, 8), (5, 3), (2, 2), (1, 6), (7, 4), (1, 1))
 # Those that add what they compute to what they got: nothing remains where the paths are dropped.
-RESIDUAL = ("basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "pool", "linear_attention", "swin", "maxvit")
+RESIDUAL = (
+    *("basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "pool", "linear_attention", "bn_attention", "swin"),
+    "maxvit",
+)
 
 
 class Alone(torch.nn.Module):

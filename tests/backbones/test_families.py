@@ -139,7 +139,7 @@ def test_how_far_each_attention_reaches():
     assert reach(shifted, 3).all()  # its second window joins the four of the first layer
     assert reach(shifted, 0).sum() == 16  # at the border it is cut
     assert reach(StageSpec("maxvit", 1, 16, window=4, **ATTENTION)).all()
-    for kind in ("linear_attention", "single_head", "vit", "attention"):
+    for kind in ("linear_attention", "single_head", "bn_attention", "vit", "attention"):
         assert reach(STAGES[kind]).all()
     assert reach(StageSpec("carrier", 1, 16, **WINDOWED)).all()
     assert not reach(STAGES["window"]).all()

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
+from search_space.arch import shrinking_heads
 
 PICO = PRESETS["eradio_pico"]
 VIT = PRESETS["like_vit_base16"]
@@ -60,6 +61,17 @@ def test_strides_follow_stem_and_number_of_stages():
 @pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (128, 24), (224, 48), (320, 72), (448, 96)])
 def test_single_head_attends_among_a_share_of_the_channels(width, attended):
     assert StageSpec("single_head", 1, width, expansion=2, key_width=4).attended == attended
+
+
+def test_heads_of_narrow_keys_need_not_divide_the_width():
+    assert StageSpec("bn_attention", 1, 64, expansion=2, heads=5, key_width=16, grid=7).heads == 5
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "key_width"), [(4, 1, 16), (40, 2, 16), (128, 8, 16), (192, 6, 32), (256, 8, 32), (384, 12, 32)]
+)
+def test_the_attention_that_shrinks_a_map_has_levits_heads(width, heads, key_width):
+    assert shrinking_heads(width) == (heads, key_width)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +152,8 @@ def test_json_round_trip(name):
         ({"block": "vit"}, ("grid", "None", "to 256")),
         ({"block": "single_head"}, ("key_width", "None", "to 96")),
         ({"block": "single_head", "key_width": 97}, ("key_width", "97", "to 96")),
+        ({"block": "bn_attention", "key_width": 16}, ("grid", "None", "to 256")),
+        ({"block": "bn_attention", "grid": 7}, ("key_width", "None", "to 96")),
     ],
 )
 def test_stage_errors_name_field_value_and_choices(change, words):

@@ -80,9 +80,10 @@ def test_the_micro_space_stays_that_of_its_published_searches():
 
 
 def test_the_full_space_offers_every_block():
+    later = {"bn_attention"}  # not offered yet
     blocks = [set(stage.blocks) for stage in SPACES["full"].stages]
-    assert blocks[2] == set(BLOCKS)
-    assert blocks[3] == set(BLOCKS) - {"mr_window"}
+    assert blocks[2] == set(BLOCKS) - later
+    assert blocks[3] == set(BLOCKS) - later - {"mr_window"}
     assert blocks[0] == blocks[1] == CONV_LIKE
 
 

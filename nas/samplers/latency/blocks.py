@@ -2,8 +2,8 @@
 
 Each block of `backbones.layers` has a second definition here, as the fused model runs it in eval mode: norms folded
 into convolutions, position biases constant. The tests compare all of them with `nas.measure.counts.operators`. Not
-included are the copies of Swin's shifted windows, ViT's position embedding, and the savings where a map was enlarged
-for a window.
+included are the copies of Swin's shifted windows, ViT's position embedding, biases of maps that are not the grid they
+are learned for, and the savings where a map was enlarged for a window.
 """
 
 from __future__ import annotations
@@ -124,6 +124,15 @@ def _single_head(stage: StageSpec, at: FeatureMap) -> Operators:
     return *mixing, conv(at, c, h), memory("relu", n * h), conv(at, h, c), *_skip(stage, at)
 
 
+def _bn_attention(stage: StageSpec, at: FeatureMap) -> Operators:
+    c, h, n, heads = stage.width, _hidden(stage), at.places, stage.heads or 1
+    keys = heads * (stage.key_width or 1)
+    values = 2 * keys
+    head = conv(at, c, 2 * keys + values), *attention(n, at.side**2, values, heads, keys)
+    mixing = *head, memory("hardswish", n * values), conv(at, values, c), *_skip(stage, at)
+    return *mixing, conv(at, c, h), memory("hardswish", n * h), conv(at, h, c), *_skip(stage, at)
+
+
 def _swin(stage: StageSpec, at: FeatureMap) -> Operators:
     (window,) = stage.resolutions[1]
     padded = at.padded(window)
@@ -228,6 +237,7 @@ BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "attention": _attention,
     "linear_attention": _linear_attention,
     "single_head": _single_head,
+    "bn_attention": _bn_attention,
     "swin": _swin,
     "maxvit": _maxvit,
     "carrier": _carrier,

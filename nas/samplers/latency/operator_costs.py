@@ -67,11 +67,14 @@ def linear(tokens: int, inputs: int, outputs: int) -> OperatorCost:
     return OperatorCost("linear", tokens * inputs * outputs, tokens * (inputs + outputs) + inputs * outputs)
 
 
-def attention(tokens: int, seen: int, width: int, heads: int, keys: int | None = None) -> Operators:
+def attention(
+    tokens: int, seen: int, width: int, heads: int, keys: int | None = None, sources: int | None = None
+) -> Operators:
     """Return the costs of fused attention to `seen` tokens each, and of its softmax, which moves no memory.
 
     `width` and `keys` are channels of all heads: of values and outputs, and of queries and keys, by default as many.
+    `sources` are the tokens that have keys and values, by default the `tokens` that have queries.
     """
     both = width + (width if keys is None else keys)
-    fused = OperatorCost("attention", tokens * seen * both, 2 * tokens * both)
-    return fused, memory("softmax", tokens * seen * heads, 1)
+    moved = (tokens + (tokens if sources is None else sources)) * both
+    return OperatorCost("attention", tokens * seen * both, moved), memory("softmax", tokens * seen * heads, 1)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from nas.samplers.latency.blocks import stage_operators
-from nas.samplers.latency.operator_costs import FeatureMap, Operators, conv, memory, pooled
+from nas.samplers.latency.operator_costs import FeatureMap, Operators, attention, conv, memory, pooled
 from search_space import ArchSpec, StageSpec
+from search_space.arch import shrinking_heads
 
 MAX_KEPT = 20_000  # stages, some kB each
 
@@ -78,9 +79,22 @@ def _down(number: int, kind: str, at: FeatureMap, before: int, after: int) -> St
     operators: Operators
     if kind == "pool":
         operators = pooled(at, before, 2), conv(at.shrunk(2), before, after)
+    elif kind == "attention":
+        operators = _shrinking(at, before, after)
     else:
         operators = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
     return StageCost(f"down{number}", f"{kind} down", (before, after, at.side), operators)
+
+
+def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
+    """Return attention from every second token to all, to values four times as wide as keys, and an MLP."""
+    heads, key_width = shrinking_heads(before)
+    smaller, keys, values = at.shrunk(2), heads * key_width, 4 * heads * key_width
+    n = smaller.places
+    qkv = conv(at, before, keys, 1, 2), conv(at, before, keys + values)
+    head = *attention(n, at.side**2, values, heads, keys, at.places), memory("hardswish", n * values)
+    mlp = conv(smaller, after, 2 * after), memory("hardswish", n * 2 * after), conv(smaller, 2 * after, after)
+    return *qkv, *head, conv(smaller, values, after), *mlp, memory("add", n * after, 3)
 
 
 @lru_cache(MAX_KEPT)

@@ -60,7 +60,7 @@ def predictor() -> LatencyPredictor:
 
 
 def one_of_each_option(block: str) -> list[StageSpec]:
-    needed = {"pre_conv": "dense", "window": 2, "cpb_hidden": 16, "subsampling": "conv", "grid": 4, "key_width": 16}
+    needed = {"pre_conv": "dense", "window": 2, "cpb_hidden": 16, "subsampling": "conv", "grid": 8, "key_width": 16}
     stage = StageSpec(block, 2, 128, expansion=2.0, heads=4, **needed)
     changes = ("squeeze", 0.25), ("group_width", 16), ("pre_conv", "depthwise"), ("subsampling", "pool"), ("window", 4)
     more = [*changes, ("pre_conv", "none"), ("mlp", "swiglu"), ("ratios", (4, 1)), ("depth", 3), ("key_width", 32)]
@@ -78,12 +78,17 @@ def test_every_part_does_the_work_that_its_network_does(seed):
     check_work(sampled(1, seed)[0])
 
 
-def check_work(spec: ArchSpec) -> None:
+def test_attention_between_stages_does_the_work_that_its_network_does():
+    stages = StageSpec("pool", 1, 256, expansion=1.0), StageSpec("pool", 1, 24, expansion=1.0)
+    check_work(ArchSpec(stages, stem="patch16", downsampling="attention"), 224)  # of 14 x 14, whose bias is constant
+
+
+def check_work(spec: ArchSpec, px: int = PX) -> None:
     model = fuse(build(spec))
     names = {id(module): name for name, module in model.named_modules()}
-    found = operators(model, BATCH, PX)
+    found = operators(model, BATCH, px)
     modules = {label: names[id(module)] for label, module in model.stage_modules()}
-    stages = stage_costs(spec, BATCH, PX)
+    stages = stage_costs(spec, BATCH, px)
     assert [part.name for part in stages] == list(modules)
     for part in stages:
         there = operators_inside(found, modules[part.name])
