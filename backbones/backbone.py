@@ -12,8 +12,8 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from search_space import ArchSpec
+from search_space.arch import SIZE_MULTIPLE_PX
 
-SIZE_MULTIPLE_PX = 32
 MAX_WINDOW = 16
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
@@ -27,7 +27,7 @@ class Features(NamedTuple):
     """The outputs that are distilled, and that throughput is measured for."""
 
     summary: Tensor  # (B, summary_dim)
-    spatial: Tensor  # (B, spatial_dim, H / spatial_stride, W / spatial_stride)
+    spatial: Tensor  # (B, spatial_dim, H / spatial_stride, W / spatial_stride), sides rounded up
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return Features(last.mean((2, 3)), last if self.neck is None else self.neck(maps[self.neck_start :]))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last map after the last norm, (B, num_features, H/32, W/32) at stride 32."""
+        """Return the last map after the last norm, (B, num_features, ceil(H/s), ceil(W/s)) at its stride s."""
         y: Tensor = self.norm(self._stage_maps(x)[-1])
         return y
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -24,6 +23,8 @@ from backbones.layers.mlp import ConvNeXt, Mlp, PoolMixer, SwiGlu
 from backbones.layers.neck import Neck
 from backbones.layers.repdw import RepDW
 from backbones.layers.resample import (
+    ToEven,
+    conv16_stem,
     conv_downsampling,
     conv_resample,
     conv_stem,
@@ -39,7 +40,7 @@ from backbones.layers.swin import PartitionedLayer
 from backbones.layers.vit import PositionEmbedding, ViT
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
-from search_space.arch import shrinking_heads
+from search_space.arch import SIZE_MULTIPLE_PX, shrinking_heads
 from search_space.memory import check_memory
 
 DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -48,10 +49,12 @@ DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
     "pool": pool_downsampling,
     "attention": lambda channels, width: AttentionDownsampling(channels, width, *shrinking_heads(channels)),
 }
+TILING = ("patch", "pool")  # downsamplings that leave out the last row and column of a map of odd sides
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
 STEMS: dict[str, Callable[[int], nn.Module]] = {
     "overlap": overlap_stem,
     "patch": patch_stem,
+    "conv16": conv16_stem,
     "patch16": lambda width: ConvNorm(3, width, 16, 16),
 }
 T = TypeVar("T")
@@ -93,13 +96,12 @@ def parameters_of(spec: ArchSpec) -> int:
 
 def _build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
     widths = tuple(stage.width for stage in spec.stages)
-    down = DOWNSAMPLINGS[spec.downsampling]
     rates = _drop_path_rates(spec, drop_path_rate)
     backbone = Backbone(
         spec,
         stem=build_stem(spec),
         stages=[build_stage(stage, r) for stage, r in zip(spec.stages, rates, strict=True)],
-        downs=[down(a, b) for a, b in pairwise(widths)],
+        downs=[build_downsampling(spec, i) for i in range(len(widths) - 1)],
         widths=widths,
         neck=_neck(spec, widths),
     )
@@ -107,6 +109,14 @@ def _build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         backbone.apply(_initialize)
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return backbone
+
+
+def build_downsampling(spec: ArchSpec, index: int) -> nn.Module:
+    """Build the layer from stage `index` to the next, (B, C, H, W) -> (B, width, ceil(H/2), ceil(W/2))."""
+    layer = DOWNSAMPLINGS[spec.downsampling](spec.stages[index].width, spec.stages[index + 1].width)
+    if spec.downsampling in TILING and spec.strides[index] % SIZE_MULTIPLE_PX == 0:  # sides may be odd there
+        return nn.Sequential(ToEven(), layer)
+    return layer
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:

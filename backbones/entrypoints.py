@@ -31,11 +31,12 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from backbones.backbone import SIZE_MULTIPLE_PX, Backbone, check_input
+from backbones.backbone import Backbone, check_input
 from backbones.build import build
 from backbones.layers.stage import Stage
 from backbones.weights import WeightsError, load
 from search_space import PRESETS, SPACES, ArchSpec, SpecError
+from search_space.arch import SIZE_MULTIPLE_PX
 
 LAPTOP_PX, PHOTO_PX = 64, 224
 FOLDER_WEIGHTS = "model.safetensors"  # file name in a folder that timm opens as local-dir
@@ -92,7 +93,7 @@ def _set_channels(model: Backbone, in_chans: int) -> None:
 
 def first_conv(spec: ArchSpec) -> str:
     """Return the name of the convolution that reads the image."""
-    return "stem.0.conv" if spec.stem == "conv" else "stem.conv"
+    return "stem.0.conv" if spec.stem in ("conv", "conv16") else "stem.conv"
 
 
 def image_px(spec: ArchSpec) -> int:
@@ -113,7 +114,7 @@ def image_px(spec: ArchSpec) -> int:
 def default_cfg(spec: ArchSpec) -> dict[str, Any]:
     """Return timm's description of a model; mean and std are timm's defaults, ImageNet's."""
     side = image_px(spec)
-    pool = side // spec.strides[-1]
+    pool = -(-side // spec.strides[-1])
     return {
         "input_size": (3, side, side),
         "pool_size": (pool, pool),

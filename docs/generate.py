@@ -293,8 +293,11 @@ def spaces_page() -> str:
 
     parts = [
         "# Search spaces and presets",
-        "A space is a set of architectures: a stem, four stages with a block, depth and width each, and a neck."
-        " Every combination of choices is valid, and two different combinations of choices that have an effect are two"
+        "A space is a set of architectures: a stem, up to four stages with a block, depth and width each, and a neck."
+        " Stage 1 of a space has the stride of its finest stem, and each further stage has twice the stride of the one"
+        " before. An architecture with a coarser stem has no stages before it; choices that begin with `stride16.` are"
+        " of stems of stride 16.",
+        "Every combination of choices is valid, and two different combinations of choices that have an effect are two"
         " architectures. `backbone-nas profile --space micro` shows the range of costs.",
     ]
     for space in SPACES.values():

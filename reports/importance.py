@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 from nas.study.records import Objective, StudyInfo
 from reports.scored_trials import ScoredTrial, coordinate_of
 from reports.summary import StudySummary
-from search_space.arch import OPTIONAL
+from search_space.arch import OPTIONAL, STEMS
 
 MIN_MODELS = 30
+MIN_STRIDE = min(STEMS.values())
 MIN_EXPLAINED = 0.1  # R² below which the shares mean nothing
 MAX_MODELS = 4000  # spread evenly over the study; more take seconds and hardly narrow the intervals
 DRAWS = 60  # of the bootstrap
@@ -53,7 +54,7 @@ class Importance:
     """
 
     objective: str
-    choice: str  # "stage 3 width", "stem"
+    choice: str  # "stage 3 width", "stem"; stage 1 has stride 4, whatever stride an architecture's stem has
     share: float
     low: float
     high: float
@@ -90,9 +91,11 @@ def _of_objective(objective: Objective, models: Sequence[ScoredTrial]) -> list[I
 def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a spec into choices with readable names: "stage 1 block", "stem"."""
     flat: dict[str, Any] = {}
+    first = (STEMS.get(spec.get("stem", ""), MIN_STRIDE) // MIN_STRIDE).bit_length()
     for name, value in spec.items():
         if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
-            for number, part in enumerate(value, start=1):
+            flat[f"{prefix}number of {name}"] = len(value)
+            for number, part in enumerate(value, start=first):
                 flat |= _choices(part, f"{prefix}{name.removesuffix('s')} {number} ")
         else:
             flat[f"{prefix}{name}"] = value

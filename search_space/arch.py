@@ -46,12 +46,13 @@ PRE_CONVS = ("none", "depthwise", "dense", "grouped")
 MLPS = ("gelu", "swiglu")
 MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
-STEMS = {"conv": 4, "overlap": 4, "patch": 4, "patch16": 16}  # stride
+STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
 DOWNSAMPLINGS = ("conv", "patch", "pool")
 ALL_DOWNSAMPLINGS = (*DOWNSAMPLINGS, "attention")  # that by attention costs the square of a map's places
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
-MAX_STRIDE = 32  # sides of images are multiples of it
+MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
+SIZE_MULTIPLE_PX = 32  # sides of images are multiples of it
 
 
 @dataclass(frozen=True)
@@ -232,13 +233,13 @@ class ArchSpec:
     """A backbone: a stem, one to four stages, and an optional neck for dense features.
 
     Each stage has twice the stride of the previous one. E-RADIO and most other families have four stages, at strides 4,
-    8, 16 and 32; a ViT has one, at stride 16.
+    8, 16 and 32; LeViT and SHViT have three, at strides 16, 32 and 64; a ViT has one, at stride 16.
 
     Attributes:
         stages: the stages in the order they run.
         stem: one of `STEMS`, which also has their strides.
         stem_width: channels between the two convolutions of the "conv" stem; None for the others.
-        downsampling: the layers between stages, one of `ALL_DOWNSAMPLINGS`.
+        downsampling: the layers between stages, one of `ALL_DOWNSAMPLINGS`; "conv" where there is one stage only.
         neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
         neck_dim: channels of the neck's map; None without a neck.
     """
@@ -261,6 +262,8 @@ class ArchSpec:
                 f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {max_stages} at most"
             )
         within_choices("downsampling", self.downsampling, ALL_DOWNSAMPLINGS)
+        if len(self.stages) == 1:
+            object.__setattr__(self, "downsampling", DOWNSAMPLINGS[0])
         within_choices("neck", self.neck, NECKS)
         if self.stem != "conv":
             object.__setattr__(self, "stem_width", None)

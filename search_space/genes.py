@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from search_space.arch import BLOCKS
+from search_space.arch import BLOCKS, STEMS
 
 Choice = str | int | float | None
+LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
 NARROW = frozenset(
     {"c2f", "basic", "bottleneck"}
 )  # hidden width at most the stage's; in all other blocks it is larger, as in MLPs
@@ -18,12 +19,12 @@ NARROW = frozenset(
 class Gene:
     """One categorical parameter.
 
-    A gene with a parent is active only where the parent has a value in `when`. Genes that set the same field of the
-    same stage have disjoint `when`.
+    A gene with a parent is active only where the parent has a value in `when`, and where the architecture has the
+    gene's stage and layout (see `Space.active`). Genes that set the same field of the same stage have disjoint `when`.
 
     Attributes:
         name: the parameter's name, unique in its space.
-        stage_index: index of the stage, 0 to 3; None for a parameter of the whole architecture.
+        stage_index: index of the stage in its space; None for a parameter of the whole architecture.
         field: the spec's field that the gene sets.
         choices: allowed values.
         parent: name of another gene.
@@ -38,7 +39,7 @@ class Gene:
     when: frozenset[Choice] = frozenset()
 
     def active(self, values: Mapping[str, Choice]) -> bool:
-        """Tell whether the gene is active, given the `values` of all genes."""
+        """Tell whether the parent's value allows the gene, given the `values` of all genes."""
         return self.parent is None or values[self.parent] in self.when
 
 
@@ -82,6 +83,47 @@ class StageChoices:
     group_widths: tuple[int | None, ...] = (None,)
     squeezes: tuple[float | None, ...] = (None,)
     key_widths: tuple[int, ...] = (16,)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The choices of stem, number of stages, downsampling and neck, for stems of one stride.
+
+    Attributes:
+        stems: keys of `STEMS` with the same stride.
+        downsamplings: see `ArchSpec.downsampling`.
+        stem_widths: widths of the "conv" stem.
+        necks: "none" or "stageN", where N counts the stages of the space, not of the architecture.
+        neck_dims: see `ArchSpec.neck_dim`.
+        last_strides: strides of the last stage; none: that of the space's last stage.
+    """
+
+    stems: tuple[str, ...]
+    downsamplings: tuple[str, ...]
+    stem_widths: tuple[int, ...] = ()
+    necks: tuple[str, ...] = ("none",)
+    neck_dims: tuple[int, ...] = ()
+    last_strides: tuple[int, ...] = ()
+
+    @property
+    def stride(self) -> int:
+        """Stride of the stems."""
+        return STEMS[self.stems[0]]
+
+
+def layout_genes(layout: Layout, prefix: str) -> list[Gene]:
+    """Return the genes of a layout, all but the stem; the prefix comes before their names."""
+    genes = []
+    if "conv" in layout.stems:
+        genes.append(Gene(f"{prefix}stem_width", None, "stem_width", layout.stem_widths, "stem", frozenset({"conv"})))
+    if len(layout.last_strides) > 1:
+        genes.append(Gene(f"{prefix}last_stride", None, LAST_STRIDE, layout.last_strides))
+    neck, fused = f"{prefix}neck", frozenset[Choice](layout.necks) - {"none"}
+    genes.append(Gene(f"{prefix}downsampling", None, "downsampling", layout.downsamplings))
+    genes.append(Gene(neck, None, "neck", layout.necks))
+    if fused:
+        genes.append(Gene(f"{prefix}neck_dim", None, "neck_dim", layout.neck_dims, neck, fused))
+    return genes
 
 
 def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:

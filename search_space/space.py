@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from search_space.arch import ArchSpec, StageSpec
+from search_space.arch import STEMS, ArchSpec, StageSpec
 from search_space.checks import SpecError, within_choices
-from search_space.genes import Choice, Gene, StageChoices, count, stage_genes
+from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of architectures; every combination of choices is a valid spec, which the constructor checks."""
+    """A set of architectures; every combination of choices is a valid spec, which the constructor checks.
+
+    The stages of the space have the strides s, 2 s, 4 s and so on, where s is the smallest stride of its stems. An
+    architecture has those from its stem's stride to its last one, and counts its own stages from 1.
+
+    Attributes:
+        name: of the space.
+        stages: the choices of each stage.
+        layouts: the choices of stem and neck, one for each stride of stems.
+    """
 
     name: str
     stages: tuple[StageChoices, ...]
-    stems: tuple[str, ...]
-    stem_widths: tuple[int, ...]
-    downsamplings: tuple[str, ...]
-    necks: tuple[str, ...]
-    neck_dims: tuple[int, ...]
+    layouts: tuple[Layout, ...]
 
     def __post_init__(self) -> None:
         for gene in self.genes:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise SpecError(f"{gene.name}: {gene.choices!r}; need distinct choices, at least one")
+        for layout in self.layouts:
+            strides, ends = {STEMS[stem] for stem in layout.stems}, self._ends(layout)
+            if len(strides) > 1 or not all(layout.stride <= end <= self.strides[-1] for end in ends):
+                raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides of its stages")
         for number, stage in enumerate(self.stages, start=1):
             wrong = [(w, h) for w in stage.widths for h in stage.heads if w % h]
             if wrong:
@@ -44,14 +54,14 @@ class Space:
     def genes(self) -> tuple[Gene, ...]:
         """All parameters, in a fixed order."""
         genes = [gene for index, stage in enumerate(self.stages) for gene in stage_genes(stage, index)]
-        genes += [
-            Gene("stem", None, "stem", self.stems),
-            Gene("stem_width", None, "stem_width", self.stem_widths, "stem", frozenset({"conv"})),
-            Gene("downsampling", None, "downsampling", self.downsamplings),
-            Gene("neck", None, "neck", self.necks),
-            Gene("neck_dim", None, "neck_dim", self.neck_dims, "neck", frozenset(self.necks) - {"none"}),
-        ]
-        return tuple(genes)
+        genes.append(Gene("stem", None, "stem", tuple(stem for layout in self.layouts for stem in layout.stems)))
+        return (*genes, *(gene for layout in self.layouts for gene in self._own_genes[layout]))
+
+    @cached_property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each stage of the space."""
+        first = min(layout.stride for layout in self.layouts)
+        return tuple(first * 2**i for i in range(len(self.stages)))
 
     def choices(self) -> dict[str, tuple[Choice, ...]]:
         """Return the categorical choices by parameter name; every spec has the same parameters."""
@@ -59,21 +69,36 @@ class Space:
 
     def count(self) -> int:
         """Return the exact number of distinct specs."""
-        return count(self.genes)
+        per_stage = [count(stage_genes(stage, index)) for index, stage in enumerate(self.stages)]
+        total = 0
+        for layout in self.layouts:
+            for end in self._ends(layout):
+                stages = slice(self.strides.index(layout.stride), self.strides.index(end) + 1)
+                hidden = {LAST_STRIDE, "downsampling"} if end == layout.stride else {LAST_STRIDE}
+                stem = Gene("stem", None, "stem", layout.stems)
+                own = [g for g in self._own_genes[layout] if g.field not in hidden]
+                total += math.prod(per_stage[stages]) * count([stem, *own])
+        return total
+
+    def active(self, params: Mapping[str, Choice]) -> tuple[Gene, ...]:
+        """Return the genes that have an effect on the architecture of `params`, parents before their children."""
+        return tuple(gene for gene in self._present(params) if gene.active(params))
 
     def decode(self, params: Mapping[str, Choice]) -> ArchSpec:
         """Return the spec of `params`. Raises SpecError for a missing parameter or a value outside the choices."""
-        spec_fields: dict[str, Any] = {}
-        stage_fields: list[dict[str, Any]] = [{} for _ in self.stages]
         for gene in self.genes:
             if gene.name not in params:
                 raise SpecError(f"{gene.name}: parameter is missing")
             within_choices(gene.name, params[gene.name], gene.choices)
-        for gene in self.genes:
-            if gene.active(params):
-                target = spec_fields if gene.stage_index is None else stage_fields[gene.stage_index]
-                target[gene.field] = params[gene.name]
-        return ArchSpec(stages=tuple(_stage(**fields) for fields in stage_fields), **spec_fields)
+        spec_fields: dict[str, Any] = {}
+        stage_fields: dict[int, dict[str, Any]] = {}
+        for gene in self.active(params):
+            if gene.stage_index is not None:
+                stage_fields.setdefault(gene.stage_index, {})[gene.field] = params[gene.name]
+            elif gene.field != LAST_STRIDE:
+                spec_fields[gene.field] = params[gene.name]
+        spec_fields["neck"] = _renumbered(spec_fields["neck"], -min(stage_fields))
+        return ArchSpec(stages=tuple(_stage(**fields) for fields in stage_fields.values()), **spec_fields)
 
     def encode(self, spec: ArchSpec) -> dict[str, Choice]:
         """Return the parameters of a spec, so that ``decode(encode(spec)) == spec``.
@@ -83,15 +108,25 @@ class Space:
         Raises:
             SpecError: names the first parameter whose value is none of the choices.
         """
-        params: dict[str, Choice] = {}
-        for gene in self.genes:
-            value = getattr(spec if gene.stage_index is None else spec.stages[gene.stage_index], gene.field)
-            if gene.active(params):
-                within_choices(gene.name, value, gene.choices)
-                params[gene.name] = value
+        params: dict[str, Choice] = {gene.name: gene.choices[0] for gene in self.genes}
+        within_choices("stem", spec.stem, self._layouts)
+        layout = self._layouts[spec.stem]
+        within_choices(f"{self._prefix(layout)}{LAST_STRIDE}", spec.strides[-1], self._ends(layout))
+        skipped = self.strides.index(layout.stride)
+        params |= {"stem": spec.stem, f"{self._prefix(layout)}{LAST_STRIDE}": spec.strides[-1]}
+        for gene in self._present(params):
+            if not gene.active(params):
+                continue
+            if gene.stage_index is not None:
+                value = getattr(spec.stages[gene.stage_index - skipped], gene.field)
+            elif gene.field == LAST_STRIDE:
+                value = spec.strides[-1]
             else:
-                params[gene.name] = gene.choices[0]
-        return params
+                value = getattr(spec, gene.field)
+                value = _renumbered(value, skipped) if gene.field == "neck" else value
+            within_choices(gene.name, value, gene.choices)
+            params[gene.name] = value
+        return {gene.name: params[gene.name] for gene in self.genes}
 
     def parse(self, plain: Mapping[str, Any]) -> ArchSpec:
         """Build a spec from the data of `ArchSpec.to_dict`. Raises SpecError."""
@@ -117,29 +152,72 @@ class Space:
             SpecError: `spec` lies outside the space, or the space has no other spec.
         """
         params = self.encode(spec)
-        variable = [gene for gene in self.genes if gene.active(params) and len(gene.choices) > 1]
+        variable = [gene for gene in self.active(params) if len(gene.choices) > 1]
         if not variable:
             raise SpecError(f"space {self.name}: nothing can vary")
-        fresh = self._draw(rng)
-        mutant = {gene.name: (params if gene.active(params) else fresh)[gene.name] for gene in self.genes}
+        fresh, active = self._draw(rng), {gene.name for gene in self.active(params)}
+        mutant = {gene.name: (params if gene.name in active else fresh)[gene.name] for gene in self.genes}
         for gene in rng.sample(variable, min(rng.choice((1, 2)), len(variable))):
             mutant[gene.name] = rng.choice([value for value in gene.choices if value != params[gene.name]])
         return self.decode(mutant)
 
     def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
-        """Return a child with each stage from one parent, and each other parameter from one."""
-        parents = self.encode(a), self.encode(b)
-        donor = [rng.choice(parents) for _ in self.stages]
+        """Return a child with each stage from one parent that has it, and each other parameter from one."""
+        parents = [(params, {gene.name for gene in self.active(params)}) for params in map(self.encode, (a, b))]
+        stage_donors = [rng.choice((0, 1)) for _ in self.stages]
         # With the stem of one parent and the inactive stem width of the other, a child would get a value of neither.
-        root_donor = {gene.name: rng.choice(parents) for gene in self.genes if gene.stage_index is None}
-        return self.decode(
-            {
-                gene.name: (
-                    root_donor[gene.parent or gene.name] if gene.stage_index is None else donor[gene.stage_index]
-                )[gene.name]
-                for gene in self.genes
-            }
-        )
+        root_donors = {gene.name: rng.choice((0, 1)) for gene in self.genes if gene.stage_index is None}
+        child = {}
+        for gene in self.genes:
+            index = gene.stage_index
+            donor = root_donors[gene.parent or gene.name] if index is None else stage_donors[index]
+            if gene.name not in parents[donor][1] and gene.name in parents[1 - donor][1]:
+                donor = 1 - donor
+            child[gene.name] = parents[donor][0][gene.name]
+        return self.decode(child)
+
+    @cached_property
+    def _layouts(self) -> dict[str, Layout]:
+        """The layout of each stem."""
+        return {stem: layout for layout in self.layouts for stem in layout.stems}
+
+    @cached_property
+    def _own_genes(self) -> dict[Layout, list[Gene]]:
+        return {layout: layout_genes(layout, self._prefix(layout)) for layout in self.layouts}
+
+    @cached_property
+    def _present_genes(self) -> dict[tuple[Layout, int], tuple[Gene, ...]]:
+        """The genes of an architecture by its layout and last stride, whatever its blocks are."""
+        present = {}
+        for layout in self.layouts:
+            for end in self._ends(layout):
+                genes = [
+                    gene
+                    for gene in self.genes
+                    if gene.stage_index is not None and layout.stride <= self.strides[gene.stage_index] <= end
+                ]
+                own = [g for g in self._own_genes[layout] if end > layout.stride or g.field != "downsampling"]
+                stem = [gene for gene in self.genes if gene.name == "stem"]
+                present[layout, end] = (*genes, *stem, *own)
+        return present
+
+    def _present(self, params: Mapping[str, Choice]) -> tuple[Gene, ...]:
+        layout = self._layouts[str(params["stem"])]
+        end = params.get(f"{self._prefix(layout)}{LAST_STRIDE}", self._ends(layout)[-1])
+        return self._present_genes[layout, int(end or 0)]
+
+    def _prefix(self, layout: Layout) -> str:
+        """Return what comes before the names of a layout's genes; nothing for the first one."""
+        return "" if layout is self.layouts[0] else f"stride{layout.stride}."
+
+    def _ends(self, layout: Layout) -> tuple[int, ...]:
+        """Return the strides that the last stage may have."""
+        return layout.last_strides or self.strides[-1:]
 
     def _draw(self, rng: random.Random) -> dict[str, Choice]:
         return {gene.name: rng.choice(gene.choices) for gene in self.genes}
+
+
+def _renumbered(neck: str, by: int) -> str:
+    """Return the neck from a stage whose number is larger `by` a number."""
+    return neck if neck == "none" else f"stage{int(neck.removeprefix('stage')) + by}"

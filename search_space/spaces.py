@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search_space.arch import DOWNSAMPLINGS, SUBSAMPLINGS
-from search_space.genes import StageChoices
+from search_space.genes import Layout, StageChoices
 from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
@@ -11,6 +11,7 @@ ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
 ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv", "repdw")
 ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "swin", "maxvit", "carrier", "vit")
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
+NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
 KEY_WIDTHS = (16, 32)
 PRE_CONVS = ("none", "depthwise", "dense")
@@ -59,14 +60,10 @@ MICRO = Space(
             windows=(2,),
         ),
     ),
-    stems=STEMS,
-    stem_widths=(8, 16, 24),
-    downsamplings=DOWNSAMPLINGS,
-    necks=NECKS,
-    neck_dims=(64, 128, 192, 256),
+    layouts=(Layout(STEMS, DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
 )
 
-# For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side.
+# For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side; of 14, 7 and 4 for stems of stride 16.
 FULL = Space(
     name="full",
     stages=(
@@ -90,7 +87,7 @@ FULL = Space(
         ),
         StageChoices(
             blocks=(*ALL_BLOCKS, *ZOO_BLOCKS),
-            depths=(2, 3, 4, 5, 6, 9),
+            depths=(2, 3, 4, 5, 6, 9, 12),
             widths=(128, 192, 256, 320, 384, 512, 768),
             conv_expansions=(0.25, 0.5, 1.0),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
@@ -119,12 +116,22 @@ FULL = Space(
             squeezes=SQUEEZES,
             key_widths=KEY_WIDTHS,
         ),
+        StageChoices(
+            blocks=("mbconv", "convnext", "repdw", "attention", "single_head", "vit"),
+            depths=(1, 2, 4, 6),
+            widths=(384, 512, 640, 768, 1024),
+            mlp_expansions=(2.0, 3.0, 4.0, 6.0),
+            heads=(8, 16, 32),
+            pre_convs=PRE_CONVS,
+            grid=4,
+            squeezes=SQUEEZES,
+            key_widths=KEY_WIDTHS,
+        ),
     ),
-    stems=STEMS,
-    stem_widths=(32, 64),
-    downsamplings=DOWNSAMPLINGS,
-    necks=NECKS,
-    neck_dims=(256, 512, 1024, 1536),
+    layouts=(
+        Layout(STEMS, DOWNSAMPLINGS, (32, 64), NECKS, NECK_DIMS, last_strides=(16, 32)),
+        Layout(("conv16", "patch16"), DOWNSAMPLINGS, (), ("none", "stage3"), NECK_DIMS, last_strides=(16, 32, 64)),
+    ),
 )
 
 SPACES: dict[str, Space] = {space.name: space for space in (MICRO, FULL)}

@@ -37,8 +37,8 @@ class NeckBranch(nn.Module):
 class Neck(nn.Module):
     """Sum of one branch per map, each map first upsampled (nearest) to the first one's size.
 
-    Maps (B, C_i, H / 2^i, W / 2^i) become one map (B, width, H, W). The first map passes unchanged if it has `width`
-    channels.
+    Maps (B, C_i, H / 2^i, W / 2^i), sides rounded up, become one map (B, width, H, W). The first map passes unchanged
+    if it has `width` channels.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -54,6 +54,5 @@ class Neck(nn.Module):
         for i, (branch, x) in enumerate(zip(self.branches, maps, strict=True)):
             if i:
                 x = F.interpolate(x, scale_factor=float(2**i), mode="nearest")[:, :, :h, :w]
-                down, right = h - x.shape[2], w - x.shape[3]
-                total = total + fp32_fallback(branch, F.pad(x, (0, right, 0, down)) if down or right else x)
+                total = total + fp32_fallback(branch, x)
         return total

@@ -1,6 +1,8 @@
-"""Changes of resolution: stems (stride 4), downsampling between stages (stride 2), resampling inside mr_window."""
+"""Changes of resolution: stems, downsampling between stages (stride 2), resampling inside mr_window."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,15 @@ def patch_stem(width: int) -> nn.Module:
     return ConvNorm(3, width, 4, 4)
 
 
+def conv16_stem(width: int) -> nn.Module:
+    """Build LeViT's stem: four 3x3 convolutions of stride 2 with ReLU between them. arXiv 2104.01136."""
+    widths = (3, *(max(width // ratio, 1) for ratio in (8, 4, 2)), width)
+    acts = (relu, relu, relu, None)
+    return nn.Sequential(
+        *(ConvNorm(a, b, 3, 2, activation=act) for (a, b), act in zip(pairwise(widths), acts, strict=True))
+    )
+
+
 def conv_downsampling(channels: int, width: int) -> nn.Module:
     """Build E-RADIO's downsampling: Conv-BN 3x3 of stride 2. (B, channels, H, W) -> (B, width, H/2, W/2)."""
     return ConvNorm(channels, width, 3, 2)
@@ -36,6 +47,15 @@ def patch_downsampling(channels: int, width: int) -> nn.Module:
 def pool_downsampling(channels: int, width: int) -> nn.Module:
     """Build the cheapest downsampling: 2x2 average pooling, then Conv-BN 1x1."""
     return nn.Sequential(nn.AvgPool2d(2), ConvNorm(channels, width, 1))
+
+
+class ToEven(nn.Module):
+    """Repeat the last row and column of a map whose sides are odd. (B, C, H, W) -> the same with even sides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the enlarged map."""
+        h, w = x.shape[2:]
+        return F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
 
 
 def conv_resample(channels: int, ratio: int) -> tuple[nn.Module, nn.Module]:

@@ -30,8 +30,9 @@ def encoded(specs: Sequence[ArchSpec]) -> Array:
     rows = []
     for params in map(space.encode, specs):
         row: list[float] = []
+        active_genes = set(space.active(params))
         for gene in space.genes:
-            value, active = params[gene.name], gene.active(params)
+            value, active = params[gene.name], gene in active_genes
             if all(isinstance(choice, int | float) for choice in gene.choices):
                 logs = np.log2(np.array(gene.choices, dtype=float))
                 row.append(float(np.log2(value) if active else logs.mean()))  # type: ignore[arg-type]

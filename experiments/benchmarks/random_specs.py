@@ -57,7 +57,7 @@ def check(model: Backbone, resolution: int) -> int:
         summary, spatial = model.encode(torch.empty(1, 3, resolution, resolution, device="meta"))
     for hook in hooks:
         hook.remove()
-    sides = [resolution // stride for stride in (*model.strides, model.spatial_stride)]
+    sides = [-(-resolution // stride) for stride in (*model.strides, model.spatial_stride)]
     widths = (*model.widths, model.spatial_dim)
     expected = [(1, model.summary_dim), *((1, c, side, side) for c, side in zip(widths, sides, strict=True))]
     actual = [tuple(summary.shape), *shapes, tuple(spatial.shape)]

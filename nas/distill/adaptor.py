@@ -38,7 +38,10 @@ class Adaptor(nn.Module):
         self.summary, self.spatial, self.fingerprint, self.stride = summary, spatial, fingerprint, stride
 
     def forward(self, summary: Tensor, spatial: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Map the student's (B, Cs) and (B, C, h, w), any h and w, to the teacher's widths at a stride of GRID_PX."""
+        """Map the student's (B, Cs) and (B, C, h, w), any h and w, to the teacher's widths at a stride of GRID_PX.
+
+        A map at stride 64 may reach beyond the image; `within_image` cuts it.
+        """
         mapped = self.spatial(on_grid(spatial, self.stride).movedim(1, -1)).movedim(-1, 1)
         return None if self.summary is None else self.summary(summary), mapped
 
@@ -53,6 +56,11 @@ def on_grid(spatial: Tensor, stride: int) -> Tensor:
     if stride > GRID_PX:
         return F.interpolate(spatial, scale_factor=float(stride // GRID_PX), mode="bilinear", align_corners=False)
     return spatial
+
+
+def within_image(spatial: Tensor, images: Tensor) -> Tensor:
+    """Return the cells of GRID_PX of a map (B, C, h, w) that cover images (B, 3, H, W)."""
+    return spatial[..., : images.shape[-2] // GRID_PX, : images.shape[-1] // GRID_PX]
 
 
 def build_adaptor(about: Mapping[str, Any]) -> Adaptor:

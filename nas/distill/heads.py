@@ -84,11 +84,19 @@ class TeacherHeads(nn.Module):
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:
-    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller."""
+    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller.
+
+    A map whose last row reaches beyond the image, as at stride 64 those of 224 px do, is enlarged and cut.
+    """
     if spatial.shape[-2:] == (grid, grid):
         return spatial
     if min(spatial.shape[-2:]) >= grid:
         return F.adaptive_avg_pool2d(spatial, grid)
+    side = spatial.shape[-1]
+    factor = 1 << ((grid - 1) // side).bit_length()  # the smallest power of two that reaches the grid
+    if spatial.shape[-2] == side and side * factor - grid < factor:
+        enlarged = F.interpolate(spatial, scale_factor=float(factor), mode="bilinear", align_corners=False)
+        return enlarged[..., :grid, :grid]
     return F.interpolate(spatial, size=(grid, grid), mode="bilinear", align_corners=False)
 
 

@@ -14,13 +14,13 @@ from nas.export import ExportError
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
 from nas.ranges import Pixels, Steps, check_fields
+from search_space.arch import SIZE_MULTIPLE_PX
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")  # contain the fused model; the others contain a trainable one
 # Libraries that a format is written and checked with; the extra that installs them has the format's name.
 LIBRARIES = {"hf": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 FOLDER = "exports"  # in the run's folder
-SIZE_MULTIPLE_PX = 32  # of the sides of images
 ALL_HEADS = "all"  # in place of teachers' names
 
 _EXAMPLES = """examples:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone, fuse
-from backbones.backbone import SIZE_MULTIPLE_PX
 from nas.cli import lock_dir
-from nas.distill.adaptor import module_name
+from nas.distill.adaptor import module_name, within_image
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
 from nas.measure.conditions import watching
@@ -25,6 +24,7 @@ from nas.measure.pair import watch_for
 from nas.measure.timers import timer_for
 from nas.measure.verdicts import contended
 from nas.study.timing_doubts import CONTENDED, DOUBTS
+from search_space.arch import SIZE_MULTIPLE_PX
 
 TOLERANCE = 1e-4  # of an output's largest difference, relative to its largest value
 BATCHES = (1, 2, 5)
@@ -49,6 +49,7 @@ class DeployedModel(nn.Module):
         tensors = [summary, spatial]
         for adaptor in self.heads.values():
             teacher_summary, teacher_spatial = adaptor(summary, spatial)
+            teacher_spatial = within_image(teacher_spatial, images)
             tensors += [teacher_spatial] if teacher_summary is None else [teacher_summary, teacher_spatial]
         return tuple(tensors)
 
@@ -64,7 +65,8 @@ def outputs(source: ExportSource) -> list[str]:
 
 def size_step(model: Backbone) -> int:
     """Return the step of image sides, in px, that fits all windows, so that no stage resizes its map."""
-    return math.lcm(SIZE_MULTIPLE_PX, *(int(s.step) * r for s, r in zip(model.stages, model.strides, strict=True)))  # type: ignore[arg-type]
+    steps = zip((int(stage.step) for stage in model.stages), model.strides, strict=True)  # type: ignore[arg-type]
+    return math.lcm(SIZE_MULTIPLE_PX, *(step * stride for step, stride in steps if step > 1))
 
 
 def cases(image_px: int, step: int | None) -> list[Case]:

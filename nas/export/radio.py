@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from backbones.backbone import SIZE_MULTIPLE_PX, Backbone
+from backbones.backbone import Backbone
 from backbones.build import build
 from backbones.fuse import fuse
-from nas.distill.adaptor import build_adaptor, module_name
-from search_space.arch import ArchSpec
+from nas.distill.adaptor import build_adaptor, module_name, within_image
+from search_space.arch import SIZE_MULTIPLE_PX, ArchSpec
 
 
 class Resolution(NamedTuple):
@@ -125,7 +125,7 @@ class BackboneNasModel(PreTrainedModel):
         outputs = {"backbone": RadioOutput(summary, _as(spatial, feature_fmt))}
         for name in self.config.adaptor_names:
             teacher_summary, teacher_spatial = self.adaptors[module_name(name)](summary, spatial)
-            outputs[name] = RadioOutput(teacher_summary, _as(teacher_spatial, feature_fmt))
+            outputs[name] = RadioOutput(teacher_summary, _as(within_image(teacher_spatial, x), feature_fmt))
         return outputs if len(outputs) > 1 else outputs["backbone"]
 
     @property

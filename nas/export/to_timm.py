@@ -50,7 +50,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
 
 def _config(source: ExportSource) -> dict[str, object]:
     px, spec = source.image_px, source.model.spec
-    pool = px // spec.strides[-1]
+    pool = -(-px // spec.strides[-1])
     preprocessing = {
         "input_size": [3, px, px],
         "pool_size": [pool, pool],

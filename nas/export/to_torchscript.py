@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from backbones.backbone import SIZE_MULTIPLE_PX
 from nas.export.graph import (
     BATCHES,
     TOLERANCE,
@@ -22,6 +21,7 @@ from nas.export.graph import (
     time_graph,
 )
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
+from search_space.arch import SIZE_MULTIPLE_PX
 
 FILE = "model.pt"
 USAGE = f"""import torch

@@ -26,7 +26,8 @@ from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.study.records import TrialState
-from search_space import ArchSpec, Space
+from search_space import ArchSpec, Space, StageSpec
+from search_space.genes import StageChoices
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]
@@ -63,6 +64,7 @@ class SpaceCostModel:
         self._fitted: tuple[int, ...] = ()  # trials of the latency model of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
+        self._mean_sizes = dict(zip(space.strides, map(_mean_log_sizes, space.stages), strict=True))
 
     def candidates(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
         """Return new architectures; with parents, some are mutations and crossovers of these."""
@@ -79,8 +81,9 @@ class SpaceCostModel:
         return np.log2([self._work(params) for params in candidates]) - np.log2(self._reference_work)
 
     def sizes(self, candidates: Sequence[Params]) -> Array:
-        """Return log2 of width, depth and expansion of each stage and of MACs, (n, k)."""
-        return np.array([[*_log_sizes(self._spec(params)), math.log2(self._work(params)[0])] for params in candidates])
+        """Return log2 of width, depth and expansion of each stage of the space and of MACs, (n, k)."""
+        sizes = [[*self._stage_sizes(self._spec(params)), math.log2(self._work(params)[0])] for params in candidates]
+        return np.array(sizes)
 
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
         """Return the cost of each candidate, (n,), where more is better.
@@ -165,6 +168,15 @@ class SpaceCostModel:
             self._specs[key] = self._space.decode(params)
         return self._specs[key]
 
+    def _stage_sizes(self, spec: ArchSpec) -> list[float]:
+        """Return the sizes of each stage of the space; those of a stage that the spec lacks are the mean choices."""
+        stages = dict(zip(spec.strides, spec.stages, strict=True))
+        return [
+            size
+            for stride, mean in self._mean_sizes.items()
+            for size in (_log_sizes(stages[stride]) if stride in stages else mean)
+        ]
+
     def _breaks_counted_limit(self, spec: ArchSpec) -> bool:
         """Tell whether a spec breaks one of the limits that need no measurement."""
         if all(LIMITS[name].measured for name in self._config.limits):
@@ -181,9 +193,15 @@ class SpaceCostModel:
         return LatencyModel.fit(observations, self._config.measure_batch_size, self._px)
 
 
-def _log_sizes(spec: ArchSpec) -> list[float]:
-    """Return log2 of width, depth and expansion of each stage. An expansion that the block doesn't have counts as 1."""
-    return [math.log2(size) for stage in spec.stages for size in (stage.width, stage.depth, stage.expansion or 1.0)]
+def _log_sizes(stage: StageSpec) -> list[float]:
+    """Return log2 of width, depth and expansion of a stage. An expansion that the block doesn't have counts as 1."""
+    return [math.log2(size) for size in (stage.width, stage.depth, stage.expansion or 1.0)]
+
+
+def _mean_log_sizes(choices: StageChoices) -> list[float]:
+    """Return the means of `_log_sizes` over a stage's choices."""
+    expansions = (*choices.conv_expansions, *choices.mlp_expansions)
+    return [float(np.log2(sizes).mean()) for sizes in (choices.widths, choices.depths, expansions)]
 
 
 def _key(params: Params) -> tuple[Any, ...]:

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from backbones import InputSizeError, build, fuse
-from search_space import PRESETS, SPACES
+from backbones.backbone import count_parameters
+from backbones.layers.resample import ToEven
+from backbones.skip_init import skip_init
+from nas.measure.counts import count, totals
+from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
 from tests.backbones.builders import STAGES, calibrate, spec_of
 
@@ -39,9 +43,9 @@ def check_declared(model, images):
     h, w = images.shape[2:]
     assert features.summary.shape == (len(images), model.summary_dim)
     s = model.spatial_stride
-    assert features.spatial.shape == (len(images), model.spatial_dim, h // s, w // s)
+    assert features.spatial.shape == (len(images), model.spatial_dim, -(-h // s), -(-w // s))
     declared = zip(model.feature_info, maps, strict=True)
-    assert all(m.shape[1:] == (i["num_chs"], h // i["reduction"], w // i["reduction"]) for i, m in declared)
+    assert all(m.shape[1:] == (i["num_chs"], -(-h // i["reduction"]), -(-w // i["reduction"])) for i, m in declared)
     assert model.widths == tuple(i["num_chs"] for i in model.feature_info)
     assert model.strides == tuple(i["reduction"] for i in model.feature_info)
     return features
@@ -61,6 +65,38 @@ def test_random_specs_give_what_they_declare(space):
         model = make(SPACES[space].sample(rng)).eval()
         features = check_declared(model, torch.ones(1, 3, *size, device=next(model.parameters()).device))
         assert space == "full" or features.spatial.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (224, 32)])
+@pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
+@pytest.mark.parametrize(("stem", "neck"), [("conv16", "none"), ("conv16", "stage2"), ("patch16", "stage1")])
+def test_three_stages_from_stride_16_take_any_multiple_of_32(stem, neck, downsampling, size):
+    """At stride 64 the maps of 96 px have two places a side, of which the second one is half outside."""
+    torch.manual_seed(0)
+    spec = ArchSpec((STAGES["repdw"],) * 3, stem=stem, downsampling=downsampling, neck=neck, neck_dim=24)
+    model = build(spec)
+    calibrate(model)
+    fused, x = fuse(model), torch.randn(2, 3, *size)
+    features = check_declared(model.eval(), x)
+    assert model.strides == (16, 32, 64)
+    with torch.no_grad():
+        for a, b in zip(fused.encode(x), features, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
+    with skip_init():
+        assert totals(spec, 96) == (count(build(spec), 96).macs, count_parameters(model))
+
+
+def test_the_stem_of_four_convolutions_doubles_its_width_each_time():
+    stem = build(ArchSpec((StageSpec("pool", 1, 64, expansion=1.0),), stem="conv16")).stem
+    convolutions = [module for module in stem.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [8, 16, 32, 64]
+    assert {(c.kernel_size, c.stride) for c in convolutions} == {((3, 3), (2, 2))}
+
+
+def test_an_odd_side_is_halved_upwards_without_making_the_border_darker():
+    ones = torch.ones(1, 4, 7, 5)
+    assert ToEven()(ones).equal(torch.ones(1, 4, 8, 6))
+    assert ToEven()(ones[..., :6, :4]).equal(torch.ones(1, 4, 6, 4))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 160), (224, 32)])

@@ -69,3 +69,15 @@ def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     further = tuple(Objective(name, name, "", 0.0, log=True) for name in ("latency_ms", "knn", "unknown"))
     found = importances(replace(study.info, objectives=further), summarize(study))
     assert {r.objective for r in found} == {"latency_ms", "knn"}
+
+
+def test_stages_of_one_stride_have_one_name_whatever_stem_is_before_them():
+    """Every second model starts at stride 16: its first stage is the third one of the others."""
+    study = planted(400)
+    trials = tuple(
+        replace(t, spec={**t.spec, "stem": "patch16", "stages": t.spec["stages"][2:]}) if t.number % 2 else t
+        for t in study.trials
+    )
+    score, speed = of(replace(study, trials=trials), "score"), of(replace(study, trials=trials), "throughput")
+    assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
+    assert next(iter(speed)) == "stage 4 width"

@@ -56,6 +56,11 @@ def test_strides_follow_stem_and_number_of_stages():
     assert PICO.strides == (4, 8, 16, 32)
     assert VIT.strides == (16,)
     assert ArchSpec((*VIT.stages, PICO.stages[3]), stem="patch16").strides == (16, 32)
+    assert ArchSpec(PICO.stages[1:], stem="conv16").strides == (16, 32, 64)
+
+
+def test_one_stage_has_no_downsampling():
+    assert dataclasses.replace(VIT, downsampling="pool") == VIT
 
 
 @pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (128, 24), (224, 48), (320, 72), (448, 96)])
@@ -169,7 +174,7 @@ def test_stage_errors_name_field_value_and_choices(change, words):
         ({"stages": ()}, ("stages", "0", "4")),
         ({"stages": PICO.stages + PICO.stages[:1]}, ("stages", "5", "4")),
         ({"stages": PICO.stages[:2]}, ("neck", "'stage3'", "stage2")),
-        ({"stem": "patch16"}, ("stages", "4", "'patch16'", "2")),
+        ({"stem": "patch16"}, ("stages", "4", "'patch16'", "3")),
         ({"stem": "deep"}, ("stem", "'deep'", "patch")),
         ({"downsampling": "x"}, ("downsampling", "'x'", "conv")),
         ({"neck": "stage9"}, ("neck", "'stage9'", "stage3")),

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError
-from search_space.genes import StageChoices
+from search_space.arch import STEMS
+from search_space.genes import Layout, StageChoices
 
 CONV_LIKE = {"c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "repdw", "pool"}
 
@@ -28,11 +29,9 @@ TINY = Space(
         ),
         ONE,
     ),
-    stems=("conv", "patch"),
-    stem_widths=(8, 16, 24),
-    downsamplings=("conv",),
-    necks=("none", "stage3"),
-    neck_dims=(8, 16),
+    layouts=(
+        Layout(("conv", "patch"), ("conv",), stem_widths=(8, 16, 24), necks=("none", "stage3"), neck_dims=(8, 16)),
+    ),
 )
 OPTIONAL = Space(
     name="optional",
@@ -47,11 +46,16 @@ OPTIONAL = Space(
             squeezes=(None, 0.25, 0.5),
         ),
     ),
-    stems=("patch16",),
-    stem_widths=(8,),
-    downsamplings=("conv", "pool"),
-    necks=("none",),
-    neck_dims=(8,),
+    layouts=(Layout(("patch16",), ("conv", "pool")),),
+)
+STAGE = StageChoices(blocks=("basic",), depths=(1, 2), widths=(16,))
+MIXED = Space(
+    name="mixed",
+    stages=(STAGE,) * 5,
+    layouts=(
+        Layout(("conv",), ("conv",), (8, 16), ("none", "stage2"), (8,), last_strides=(16, 32)),
+        Layout(("conv16", "patch16"), ("conv", "pool"), (), ("none", "stage3"), (8, 16), last_strides=(16, 32, 64)),
+    ),
 )
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(SPACES))
@@ -65,6 +69,8 @@ NAMES = st.sampled_from(sorted(SPACES))
         (TINY, 6 * (8 + 8 + 4 + 2) * 4 * 3),
         # bottleneck 2x2x3, maxvit 3, fused_mbconv 1; downsampling 2.
         (OPTIONAL, (12 + 3 + 1) * 2),
+        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2, neck 1 + 2, downsampling 2 where there is any.
+        (MIXED, (8 + 16) * 2 * 2 + 2 * 3 * (2 + 2 * (4 + 8))),
     ],
 )
 def test_count_agrees_with_brute_force(space, number):
@@ -104,6 +110,41 @@ def test_presets_are_points_of_their_space(space, names):
     assert all(SPACES[space].contains(PRESETS[name]) for name in names)
 
 
+@pytest.mark.parametrize("space", [SPACES["full"], MIXED])
+def test_stems_decide_the_stages(space):
+    """A stem of stride 16 leaves out the stages before; necks count the stages of the space."""
+    rng, seen = random.Random(0), set()
+    for _ in range(300):
+        spec = space.sample(rng)
+        params = space.encode(spec)
+        prefix = "" if STEMS[spec.stem] == 4 else "stride16."
+        assert spec.strides[-1] == params[f"{prefix}last_stride"]
+        assert set(spec.strides) <= set(space.strides)
+        if spec.neck != "none":
+            fused = spec.strides[int(spec.neck.removeprefix("stage")) - 1]
+            assert params[f"{prefix}neck"] == f"stage{space.strides.index(fused) + 1}"
+        for stage, stride in zip(spec.stages, spec.strides, strict=True):
+            assert params[f"stage{space.strides.index(stride) + 1}.width"] == stage.width
+        seen.add(spec.strides)
+    assert seen == {(4, 8, 16), (4, 8, 16, 32), (16,), (16, 32), (16, 32, 64)}
+
+
+def test_mutation_changes_the_number_of_stages_and_the_stem():
+    rng, spec = random.Random(0), MIXED.sample(random.Random(1))
+    seen = set()
+    for _ in range(300):
+        spec = MIXED.mutate(spec, rng)
+        params = MIXED.encode(spec)
+        seen |= {(gene.name, params[gene.name]) for gene in MIXED.active(params)}
+    assert seen == {(gene.name, value) for gene in MIXED.genes for value in gene.choices}
+
+
+def test_layouts_that_cannot_be_are_refused_when_the_space_is_made():
+    for layout in (Layout(("conv", "patch16"), ("conv",), (8,)), Layout(("patch",), ("conv",), last_strides=(64,))):
+        with pytest.raises(SpecError, match=f"stems: {', '.join(layout.stems)}; need one stride"):
+            Space("odd", (ONE,) * 3, (layout,))
+
+
 def test_a_stranger_is_not_contained_and_encode_names_the_parameter():
     assert not SPACES["micro"].contains(PRESETS["eradio_l"])
     with pytest.raises(SpecError, match=r"stage1\.depth: 3"):
@@ -141,7 +182,7 @@ def test_mutants_are_neighbours(name, seed):
     assert space.contains(mutant)
     before, after = space.encode(spec), space.encode(mutant)
     # A changed parent may bring its children along; roots and children of unchanged parents change twice at most.
-    settled = [g for g in space.genes if g.active(before) and g.active(after)]
+    settled = set(space.active(before)) & set(space.active(after))
     assert sum(before[g.name] != after[g.name] for g in settled) <= 2
 
 
@@ -152,7 +193,10 @@ def test_children_take_every_stage_from_a_parent(name, seed):
     a, b = space.sample(rng), space.sample(rng)
     child = space.crossover(a, b, rng)
     assert space.contains(child)
-    assert all(stage in pair for stage, pair in zip(child.stages, zip(a.stages, b.stages, strict=True), strict=True))
+    parents = [dict(zip(parent.strides, parent.stages, strict=True)) for parent in (a, b)]
+    for stride, stage in zip(child.strides, child.stages, strict=True):
+        assert stage in [parent[stride] for parent in parents if stride in parent]
+    assert child.strides in (a.strides, b.strides)
     assert (child.stem, child.stem_width) in ((a.stem, a.stem_width), (b.stem, b.stem_width))
     assert space.crossover(a, a, rng) == a
 
@@ -162,7 +206,7 @@ def test_mutation_reaches_every_choice():
     for _ in range(500):
         spec = TINY.mutate(spec, rng)
         params = TINY.encode(spec)
-        seen |= {(gene.name, params[gene.name]) for gene in TINY.genes if gene.active(params)}
+        seen |= {(gene.name, params[gene.name]) for gene in TINY.active(params)}
     assert seen == {(gene.name, value) for gene in TINY.genes for value in gene.choices}
 
 
@@ -172,7 +216,7 @@ def test_same_seed_same_specs():
 
 
 def test_a_space_without_choice_cannot_mutate():
-    alone = Space("alone", (ONE,) * 4, ("patch",), (8,), ("conv",), ("none",), (8,))
+    alone = Space("alone", (ONE,) * 4, (Layout(("patch",), ("conv",)),))
     assert alone.count() == 1
     with pytest.raises(SpecError, match="alone"):
         alone.mutate(alone.sample(random.Random(0)), random.Random(0))
@@ -194,11 +238,11 @@ def test_decode_refuses_missing_and_foreign_values():
 def test_heads_that_cannot_divide_are_refused_when_the_space_is_made():
     odd = StageChoices(blocks=("attention",), depths=(1,), widths=(16, 24), heads=(16,))
     with pytest.raises(SpecError, match="heads 16 does not divide width 24"):
-        Space("odd", (ONE, ONE, odd, ONE), ("patch",), (8,), ("conv",), ("none",), (8,))
+        Space("odd", (ONE, ONE, odd, ONE), (Layout(("patch",), ("conv",)),))
 
 
 def test_groups_that_cannot_be_are_refused_when_the_space_is_made():
     for group_width in (6, 8):  # does not divide; is the whole
         odd = StageChoices(blocks=("bottleneck",), depths=(1,), widths=(16,), group_widths=(None, group_width))
         with pytest.raises(SpecError, match=f"group_width {group_width} makes no groups of hidden width 8"):
-            Space("odd", (ONE, ONE, odd, ONE), ("patch",), (8,), ("conv",), ("none",), (8,))
+            Space("odd", (ONE, ONE, odd, ONE), (Layout(("patch",), ("conv",)),))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from backbones import InputSizeError, resolve
-from backbones.build import DOWNSAMPLINGS, build_stage, build_stem
+from backbones.build import build_downsampling, build_stage, build_stem
 from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
 from nas.measure.counts.macs import MacCountingMode, checked_count, evaluating
 from search_space import ArchSpec, StageSpec
-from search_space.arch import MAX_STRIDE
+from search_space.arch import SIZE_MULTIPLE_PX
 
 Map = tuple[int, int, int]  # batch, channels, side
 
@@ -39,15 +39,15 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
     Raises:
         InputSizeError: The resolution is not a positive multiple of 32 px.
     """
-    if resolution < MAX_STRIDE or resolution % MAX_STRIDE:
-        raise InputSizeError(f"resolution: {resolution} px is not a multiple of {MAX_STRIDE}")
+    if resolution < SIZE_MULTIPLE_PX or resolution % SIZE_MULTIPLE_PX:
+        raise InputSizeError(f"resolution: {resolution} px is not a multiple of {SIZE_MULTIPLE_PX}")
     widths = tuple(stage.width for stage in spec.stages)
-    maps = [(1, width, resolution // stride) for width, stride in zip(widths, spec.strides, strict=True)]
-    down = DOWNSAMPLINGS[spec.downsampling]
+    maps = [(1, width, -(-resolution // stride)) for width, stride in zip(widths, spec.strides, strict=True)]
     parts = [_part(("stem", spec.stem, spec.stem_width, widths[0]), partial(build_stem, spec), (1, 3, resolution))]
     parts += [_stage(stage, entering) for stage, entering in zip(spec.stages, maps, strict=True)]
-    for between, entering in zip(pairwise(widths), maps, strict=False):
-        parts.append(_part((spec.downsampling, between), partial(down, *between), entering))
+    for i, (between, entering) in enumerate(zip(pairwise(widths), maps, strict=False)):
+        key = "down", spec.downsampling, between, spec.strides[i]
+        parts.append(_part(key, partial(build_downsampling, spec, i), entering))
     parts.append(Totals(0, 2 * widths[-1]))  # the last norm
     if spec.neck_dim is not None:
         start = int(spec.neck.removeprefix("stage")) - 1

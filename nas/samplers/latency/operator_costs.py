@@ -32,8 +32,8 @@ class FeatureMap(NamedTuple):
         return FeatureMap(self.batch, -(-self.side // step) * step)
 
     def shrunk(self, stride: int) -> FeatureMap:
-        """Divide the side by a stride."""
-        return FeatureMap(self.batch, self.side // stride)
+        """Divide the side by a stride, rounding up."""
+        return FeatureMap(self.batch, -(-self.side // stride))
 
 
 def memory(kind: str, elements: int, passes: int = 2) -> OperatorCost:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 from nas.samplers.latency.blocks import stage_operators
 from nas.samplers.latency.operator_costs import FeatureMap, Operators, attention, conv, memory, pooled
@@ -39,7 +40,7 @@ class StageCost:
 def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     """Return the stages of one `encode` of images (batch, 3, resolution, resolution), in the order they run."""
     widths = tuple(stage.width for stage in spec.stages)
-    maps = tuple(FeatureMap(batch, resolution // stride) for stride in spec.strides)
+    maps = tuple(FeatureMap(batch, resolution).shrunk(stride) for stride in spec.strides)
     stages = [_stem(spec.stem, spec.stem_width, widths[0], spec.strides[0], FeatureMap(batch, resolution))]
     for i, (stage, at) in enumerate(zip(spec.stages, maps, strict=True)):
         if i:
@@ -57,7 +58,9 @@ def _stem(kind: str, middle: int | None, width: int, stride: int, at: FeatureMap
     half = at.shrunk(2)
     act = memory("relu", at.shrunk(stride).places * width)
     operators: Operators
-    if middle is not None:
+    if kind == "conv16":
+        operators = _conv16(width, at)
+    elif middle is not None:
         relu = memory("relu", half.places * middle)
         operators = conv(at, 3, middle, 3, 2), relu, conv(half, middle, width, 3, 2), act
     elif kind == "overlap":
@@ -65,6 +68,15 @@ def _stem(kind: str, middle: int | None, width: int, stride: int, at: FeatureMap
     else:
         operators = (conv(at, 3, width, stride, stride),)
     return StageCost("stem", f"{kind} stem", (width, middle or 1), operators)
+
+
+def _conv16(width: int, at: FeatureMap) -> Operators:
+    operators: Operators = ()
+    channels = (3, *(max(width // ratio, 1) for ratio in (8, 4, 2)), width)
+    for i, (inputs, outputs) in enumerate(pairwise(channels)):
+        convolution = conv(at.shrunk(2**i), inputs, outputs, 3, 2)
+        operators += convolution, memory("relu", at.shrunk(2 ** (i + 1)).places * outputs)
+    return operators[:-1]  # the last convolution has no ReLU
 
 
 @lru_cache(MAX_KEPT)

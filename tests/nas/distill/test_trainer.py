@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import build
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
+from nas.distill.adaptor import on_grid, within_image
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import normalize, resize
@@ -242,6 +244,16 @@ def test_resize_averages_down_and_interpolates_up() -> None:
     assert resize(ramp, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     assert resize(ramp, 4) is ramp
     assert resize(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
+
+
+def test_a_map_that_reaches_beyond_the_image_is_cut() -> None:
+    """At stride 64, 224 px have 4 places of 4 cells of 16 px, of which 14 are the image's."""
+    ramp = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4)
+    whole = F.interpolate(ramp, scale_factor=4.0, mode="bilinear", align_corners=False)
+    assert resize(ramp, 14).equal(whole[..., :14, :14])
+    assert within_image(on_grid(ramp, 64), torch.empty(1, 3, 224, 224)).equal(resize(ramp, 14))
+    # Three places do not reach over 14 cells: a network that leaves out the rest of the image.
+    assert resize(ramp[..., :3, :3], 14).shape == (1, 1, 14, 14)
 
 
 def test_normalize_centres_bytes() -> None:

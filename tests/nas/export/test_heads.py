@@ -19,17 +19,15 @@ from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, outputs
 from nas.export.source import ExportSource, open_source
 from nas.study.config import DistillConfig
-from search_space import StageSpec
+from search_space import ArchSpec, StageSpec
 from tests.nas.analysis.builders import small_study
 from tests.nas.distill.targets_builder import targets
 from tests.nas.export.builders import SPEC
 
 
-def trained(
-    folder: Path, neck: str, stages: tuple[StageSpec, ...] = SPEC.stages
-) -> tuple[ExportSource, dict[str, dict[str, float]]]:
+def trained(folder: Path, neck: str, like: ArchSpec = SPEC) -> tuple[ExportSource, dict[str, dict[str, float]]]:
     """Return a model from its files, with heads, and its explained variance in training."""
-    spec = replace(SPEC, stages=stages, neck=neck, neck_dim=None if neck == "none" else 48)
+    spec = replace(like, neck=neck, neck_dim=None if neck == "none" else 48)
     torch.manual_seed(0)
     distiller = Distiller(
         build(spec), targets(folder), DistillConfig(img_size=32, batch_size=16, warmup_steps=2), seed=0
@@ -66,15 +64,26 @@ def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, t
     assert mapped.shape[2:] == (4, 6)
 
 
+COARSE = ArchSpec((StageSpec("repdw", 1, 32, 1.0),) * 3, stem="conv16", downsampling="pool")
+
+
+def test_heads_of_a_map_at_stride_64_cover_the_image_and_no_more(tmp_path: Path) -> None:
+    given, wanted = trained(tmp_path, "none", COARSE)
+    assert given.model.spatial_stride == 64
+    deployed = DeployedModel(given, fused=False)
+    assert explained_variance(AsStudent(deployed), targets(tmp_path).val, "cpu")["colour"] == pytest.approx(
+        wanted["colour"], abs=1e-4
+    )
+    assert [deployed(torch.randn(1, 3, 96, 224))[i].shape[2:] for i in (1, 3)] == [(2, 4), (6, 14)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("neck", ["none", "stage2"])
+@pytest.mark.parametrize("neck", ["none", "stage2", "coarse"])
 def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
-    windowless = (
-        *SPEC.stages[:2],
-        StageSpec("convnext", 1, 64, 1.0),
-        SPEC.stages[3],
-    )  # a trace fixes the number of windows
-    given, _ = trained(tmp_path, neck, windowless)
+    # Without windows, whose number a trace fixes.
+    stages = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])
+    like, neck = (COARSE, "none") if neck == "coarse" else (replace(SPEC, stages=stages), neck)
+    given, _ = trained(tmp_path, neck, like)
     assert outputs(given)[-1] == "colour.spatial"
     traced = to_torchscript.write(given, tmp_path, fused=True)
     graph = to_onnx.write(given, tmp_path, fused=True)

@@ -154,6 +154,20 @@ def test_sizes_are_of_the_stages_and_of_the_whole() -> None:
     assert row[-13:] == pytest.approx(found[0])
 
 
+def test_a_stage_that_an_architecture_lacks_has_the_mean_of_its_choices() -> None:
+    full = SPACES["full"]
+    specs = {spec.strides: spec for spec in (full.sample(random.Random(i)) for i in range(100))}
+    asked = [specs[strides] for strides in ((16, 32), (16, 32, 64), (4, 8, 16, 32))]
+    found = SpaceCostModel(full, search_config(space="full")).sizes([full.encode(spec) for spec in asked])
+    assert found.shape == (3, 16)
+    own = [[[s.width, s.depth, s.expansion] for s in spec.stages] for spec in asked]
+    for row, first, stages in zip(found, (6, 6, 0), own, strict=True):
+        assert 2 ** row[first : first + 3 * len(stages)] == pytest.approx(np.ravel(stages))
+    assert found[0, 0:6] == pytest.approx(found[1, 0:6])
+    assert found[0, 0] == pytest.approx(np.log2(full.stages[0].widths).mean())
+    assert found[0, 13] == found[2, 13] == pytest.approx(np.log2(full.stages[4].depths).mean())
+
+
 @pytest.mark.parametrize(
     "changes",
     [

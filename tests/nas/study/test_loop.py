@@ -16,7 +16,7 @@ from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
 from search_space import SPACES, preset
-from search_space.genes import StageChoices
+from search_space.genes import Layout, StageChoices
 from tests.nas.study.builders import measurement, rung, search_config, study_info
 from tests.nas.study.searches import drive, landscape, new_store, reopen, started, work
 
@@ -273,7 +273,7 @@ def test_a_small_space_is_searched_to_its_end_despite_baselines_outside_it(
 ) -> None:
     micro = SPACES["micro"]
     stages = tuple(replace(stage, **{name: values[:1] for name, values in choices(stage)}) for stage in micro.stages)
-    small = replace(micro, stages=stages, stems=("conv",), downsamplings=micro.downsamplings[:1], necks=("none",))
+    small = replace(micro, stages=stages, layouts=(Layout(("conv",), ("conv",), stem_widths=(8, 16, 24)),))
     assert 2 <= small.count() <= 6
     config = search_config(budget=30, baselines=baselines)
     sampler = make_sampler(replace(config, sampler="random"), small, study_info(config).objectives)
