@@ -35,10 +35,10 @@ from backbones.backbone import Backbone, check_input
 from backbones.build import build
 from backbones.layers.stage import Stage
 from backbones.weights import WeightsError, load
-from search_space import PRESETS, SPACES, ArchSpec, SpecError
+from search_space import PRESETS, ArchSpec, SpecError
 from search_space.arch import SIZE_MULTIPLE_PX
+from search_space.spaces import image_px_of
 
-LAPTOP_PX, PHOTO_PX = 64, 224
 FOLDER_WEIGHTS = "model.safetensors"  # file name in a folder that timm opens as local-dir
 
 
@@ -100,7 +100,7 @@ def image_px(spec: ArchSpec) -> int:
     """Return the side in px of the images that a spec is designed for.
 
     E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention (window = side
-    / 32 in the family), or the grid of its position embeddings. Otherwise 64 for specs of the space "micro", else 224.
+    / 32 in the family), or the grid of its position embeddings. Otherwise that of its space.
     """
     for place, stage in reversed(list(enumerate(spec.stages))):
         cells = stage.grid
@@ -108,7 +108,7 @@ def image_px(spec: ArchSpec) -> int:
             cells = max(r * w for r, w in zip(*stage.resolutions, strict=True))
         if cells is not None:
             return math.lcm(cells * spec.strides[place], SIZE_MULTIPLE_PX)
-    return LAPTOP_PX if SPACES["micro"].contains(spec) else PHOTO_PX
+    return image_px_of(spec)
 
 
 def default_cfg(spec: ArchSpec) -> dict[str, Any]:

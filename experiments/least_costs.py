@@ -16,7 +16,6 @@ import random
 from nas.measure.counts.totals import totals
 from search_space import SPACES, ArchSpec, Space
 
-RESOLUTIONS_PX = {"micro": 64, "full": 224}
 SAMPLED, COUNTED = 20_000, 100
 
 
@@ -39,4 +38,4 @@ def _macs_like(spec: ArchSpec) -> float:
 
 
 if __name__ == "__main__":
-    print({name: least_costs(SPACES[name], px) for name, px in RESOLUTIONS_PX.items()})
+    print({name: least_costs(space, space.image_px) for name, space in SPACES.items()})

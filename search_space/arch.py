@@ -47,8 +47,7 @@ MLPS = ("gelu", "swiglu")
 MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
 STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
-DOWNSAMPLINGS = ("conv", "patch", "pool")
-ALL_DOWNSAMPLINGS = (*DOWNSAMPLINGS, "attention")  # that by attention costs the square of a map's places
+DOWNSAMPLINGS = ("conv", "patch", "pool", "attention")
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
@@ -239,7 +238,7 @@ class ArchSpec:
         stages: the stages in the order they run.
         stem: one of `STEMS`, which also has their strides.
         stem_width: channels between the two convolutions of the "conv" stem; None for the others.
-        downsampling: the layers between stages, one of `ALL_DOWNSAMPLINGS`; "conv" where there is one stage only.
+        downsampling: the layers between stages, one of `DOWNSAMPLINGS`; "conv" where there is one stage only.
         neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
         neck_dim: channels of the neck's map; None without a neck.
     """
@@ -261,7 +260,7 @@ class ArchSpec:
             raise SpecError(
                 f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {max_stages} at most"
             )
-        within_choices("downsampling", self.downsampling, ALL_DOWNSAMPLINGS)
+        within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
         if len(self.stages) == 1:
             object.__setattr__(self, "downsampling", DOWNSAMPLINGS[0])
         within_choices("neck", self.neck, NECKS)

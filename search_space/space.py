@@ -27,11 +27,13 @@ class Space:
         name: of the space.
         stages: the choices of each stage.
         layouts: the choices of stem and neck, one for each stride of stems.
+        image_px: side of the images that the space is designed for.
     """
 
     name: str
     stages: tuple[StageChoices, ...]
     layouts: tuple[Layout, ...]
+    image_px: int = 224
 
     def __post_init__(self) -> None:
         for gene in self.genes:

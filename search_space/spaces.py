@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from search_space.arch import DOWNSAMPLINGS, SUBSAMPLINGS
+from dataclasses import replace
+
+from search_space.arch import SUBSAMPLINGS, ArchSpec
 from search_space.genes import Layout, StageChoices
 from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
 ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv", "repdw")
-ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "swin", "maxvit", "carrier", "vit")
+ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "bn_attention", "swin", "maxvit", "carrier", "vit")
+PHOTO_PX = 224  # for specs of no space
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
+STEMS16 = ("conv16", "patch16")
+DOWNSAMPLINGS = ("conv", "patch", "pool")
+DOWNSAMPLINGS16 = (*DOWNSAMPLINGS, "attention")  # whose cost grows with the square of a map's places
+FAST_BLOCKS = ("repdw", "single_head", "bn_attention")
 NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
 KEY_WIDTHS = (16, 32)
@@ -61,6 +68,38 @@ MICRO = Space(
         ),
     ),
     layouts=(Layout(STEMS, DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
+    image_px=64,
+)
+
+# Like "micro", which it contains, with the blocks and layouts of today's fast networks.
+LAPTOP = Space(
+    name="laptop",
+    stages=(
+        replace(MICRO.stages[0], blocks=(*CONV_BLOCKS, "repdw"), squeezes=SQUEEZES),
+        replace(MICRO.stages[1], blocks=(*CONV_BLOCKS, "repdw"), squeezes=SQUEEZES),
+        replace(
+            MICRO.stages[2],
+            blocks=(*ALL_BLOCKS, *FAST_BLOCKS),
+            depths=(1, 2, 3, 4, 6),
+            widths=(64, 96, 128, 160, 192),
+            squeezes=SQUEEZES,
+            key_widths=(8, 16),
+            grid=4,
+        ),
+        replace(
+            MICRO.stages[3],
+            blocks=(*MICRO.stages[3].blocks, *FAST_BLOCKS),
+            depths=(1, 2, 3),
+            squeezes=SQUEEZES,
+            key_widths=(8, 16),
+            grid=2,
+        ),
+    ),
+    layouts=(
+        Layout(STEMS, DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
+        Layout(STEMS16, DOWNSAMPLINGS16, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
+    ),
+    image_px=64,
 )
 
 # For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side; of 14, 7 and 4 for stems of stride 16.
@@ -117,7 +156,7 @@ FULL = Space(
             key_widths=KEY_WIDTHS,
         ),
         StageChoices(
-            blocks=("mbconv", "convnext", "repdw", "attention", "single_head", "vit"),
+            blocks=("mbconv", "convnext", "repdw", "attention", "single_head", "bn_attention", "vit"),
             depths=(1, 2, 4, 6),
             widths=(384, 512, 640, 768, 1024),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
@@ -130,8 +169,13 @@ FULL = Space(
     ),
     layouts=(
         Layout(STEMS, DOWNSAMPLINGS, (32, 64), NECKS, NECK_DIMS, last_strides=(16, 32)),
-        Layout(("conv16", "patch16"), DOWNSAMPLINGS, (), ("none", "stage3"), NECK_DIMS, last_strides=(16, 32, 64)),
+        Layout(STEMS16, DOWNSAMPLINGS16, (), ("none", "stage3"), NECK_DIMS, last_strides=(16, 32, 64)),
     ),
 )
 
-SPACES: dict[str, Space] = {space.name: space for space in (MICRO, FULL)}
+SPACES: dict[str, Space] = {space.name: space for space in (MICRO, LAPTOP, FULL)}
+
+
+def image_px_of(spec: ArchSpec) -> int:
+    """Return the side in px of the images that the space of a spec is designed for; 224 for specs of no space."""
+    return next((space.image_px for space in SPACES.values() if space.contains(spec)), PHOTO_PX)

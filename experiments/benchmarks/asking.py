@@ -31,7 +31,6 @@ from nas.study.records import TrialState as State
 from search_space import SPACES
 
 REPEATS = 5
-PX = {"micro": 64, "full": 224}
 OBJECTIVES = (Objective("score", "", "", 0.0), Objective("throughput", "", "", 0.125, log=True))
 
 
@@ -81,7 +80,7 @@ def for_cells(latency: str, count: int) -> list[float]:
 def for_space(name: str, count: int) -> list[float]:
     """Return the CPU seconds of proposals after `count` records with throughput and score by predicted cost."""
     space, rng = SPACES[name], random.Random(0)
-    config = SearchConfig(space=name, distill=DistillConfig(img_size=PX[name], rung_steps=(1,)))
+    config = SearchConfig(space=name, distill=DistillConfig(img_size=SPACES[name].image_px, rung_steps=(1,)))
     specs = {spec.arch_id: spec for spec in (space.sample(rng) for _ in range(2 * count))}
     chosen = list(specs.values())[:count]
     costs = SpaceCostModel(space, config).costs([space.encode(spec) for spec in chosen], [])
@@ -105,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for count in arguments.trials:
-        for name in ("cells", *PX):
+        for name in ("cells", *SPACES):
             seconds = for_cells(arguments.latency, count) if name == "cells" else for_space(name, count)
             row = {"space": name, "trials": count, "first_cpu_s": seconds[0]}
             row["median_cpu_s"] = statistics.median(seconds)

@@ -27,7 +27,6 @@ from nas.measure.counts.macs import MacCountingMode, evaluating
 from nas.measure.counts.totals import totals
 from search_space import SPACES, ArchSpec, Space
 
-RESOLUTIONS_PX = {"micro": 64, "full": 224}
 SLOW_MS = 100.0
 REPEATS = 5  # of a spec that seems slow: it may have met the garbage collector
 LINE_EVERY_S = 5.0
@@ -72,7 +71,7 @@ def run(space: Space, specs: int, seed: int) -> Outcome:
     began = last_line = time.perf_counter()
     try:
         for done in range(1, specs + 1):
-            try_one(space.sample(rng), RESOLUTIONS_PX[space.name], outcome)
+            try_one(space.sample(rng), space.image_px, outcome)
             now = time.perf_counter()
             if now - last_line > LINE_EVERY_S:
                 last_line, left = now, clock((now - began) / done * (specs - done))

@@ -163,11 +163,10 @@ def _runtime_settings(options: argparse.Namespace, device: torch.device) -> Runt
 
 def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRequest:
     from nas.profile.network import default_batch
-    from nas.profile.space_sample import RESOLUTIONS as SPACE_RESOLUTIONS
     from nas.profile.space_sample import SpaceRequest
 
     arm = _arm(options, device.type)
-    resolution = options.img_size or SPACE_RESOLUTIONS[options.space]
+    resolution = options.img_size or SPACES[options.space].image_px
     return SpaceRequest(
         space=options.space,
         samples=options.samples or SAMPLES,
@@ -229,7 +228,7 @@ def parser() -> OneLineParser:
     add = built.add_argument_group("settings").add_argument
     add_flag(add, "--device", "auto", default="auto")
     add_batch_size(add, "128 on CUDA; 16 on a CPU up to 128 px, else 4")
-    add_flag(add, "--img-size", "64 for specs of the micro space, else 224")
+    add_flag(add, "--img-size", "64 for specs of the spaces micro and laptop, else 224")
     add_flag(add, "--runtime", _defaults(), more=f"; words: {_words()}")
     seconds = f"{SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed"
     add_flag(add, "--measure-seconds", seconds, more=_SECONDS)

@@ -32,9 +32,10 @@ from nas.profile.profiles import (
     failure_reason,
 )
 from nas.profile.sweeps import SWEEPS, images
-from search_space import SPACES, ArchSpec
+from search_space import ArchSpec
+from search_space.spaces import PHOTO_PX, image_px_of
 
-MICRO_PX, FULL_PX = 64, 224
+SMALL_PX = 128
 TIMING, PARTS = "timing", "stages and layers"
 
 
@@ -180,15 +181,15 @@ def _measure(
 
 
 def default_resolution(spec: ArchSpec | None) -> int:
-    """Return 64 px for specs of the micro space, else 224 px."""
-    return MICRO_PX if spec is not None and SPACES["micro"].contains(spec) else FULL_PX
+    """Return the side in px of the images that a spec's space is designed for."""
+    return PHOTO_PX if spec is None else image_px_of(spec)
 
 
 def default_batch(device: torch.device, resolution: int) -> int:
     """Return the search's batch size; 4 on a CPU over 128 px, where 16 images may take ten seconds."""
     if device.type == "cuda":
         return 128
-    return 16 if resolution <= 2 * MICRO_PX else 4
+    return 16 if resolution <= SMALL_PX else 4
 
 
 def count_network(name: str, model: Backbone | TimmBackbone, settings: NetworkSettings) -> Profile:

@@ -17,7 +17,6 @@ from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
-from nas.profile.network import FULL_PX, MICRO_PX
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
@@ -27,7 +26,6 @@ from search_space import SPACES, ArchSpec
 MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
 SHORTLISTED = 10
 SPEC_S = 2.0  # budget of timing one spec, as in a search
-RESOLUTIONS = {"micro": MICRO_PX, "full": FULL_PX}
 SPECS_PER_STEP = 10  # counted between two steps of progress
 MAX_REPEATS = 1000  # consecutive draws without a new spec, after which the space is exhausted
 # Quantity -> (label, unit, divisor), in the order of tables and plots.

@@ -322,9 +322,9 @@ def _new_folder(path: Path) -> Path:
 def _defaults(options: Mapping[str, Any]) -> SearchConfig:
     """Return the defaults of the chosen space and device; resolution, reference and baselines suit the space."""
     base = SearchConfig()
-    if (space := options.get("space")) == "full":
+    if (space := options.get("space")) in SPACES:
         base = replace(base, reference=REFERENCES[space], baselines=BASELINES[space])
-        base = replace(base, distill=replace(base.distill, img_size=224))
+        base = replace(base, distill=replace(base.distill, img_size=SPACES[space].image_px))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if _resolved_device(options.get("device", base.device)) == "cuda":

@@ -45,9 +45,10 @@ BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 # What the searches of a space compare with, by the space's name.
-REFERENCES = {"micro": "eradio_pico", "full": "eradio_xt"}
+REFERENCES = {"micro": "eradio_pico", "laptop": "eradio_pico", "full": "eradio_xt"}
 BASELINES = {
     "micro": ("eradio_femto", "eradio_pico", "eradio_nano"),
+    "laptop": ("eradio_femto", "eradio_pico", "eradio_nano"),
     "full": ("eradio_xt", "eradio_t", "eradio_s"),
 }
 DIRECTIONS = (
@@ -208,7 +209,7 @@ class SearchConfig:
         budget: Unique architectures to evaluate; baselines do not count.
         seed: Seed of sampling, initial weights and the order of images.
         sampler: Sampler: "known-cost", "evolution", "random", "nsga2" or "tpe".
-        space: Search space: "micro" (64 px) or "full" (224 px).
+        space: Search space: "micro" or "laptop" (64 px), or "full" (224 px).
         data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
         teachers: Comma list of teachers and sets of teachers.
         train_images: Images to train on.

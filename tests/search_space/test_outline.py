@@ -20,7 +20,7 @@ def test_an_outline_by_hand() -> None:
     assert text == "patch stem | c2f x1 16 | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
 
 
-@pytest.mark.parametrize("space", ["micro", "full"])
+@pytest.mark.parametrize("space", SPACES)
 def test_every_architecture_has_a_line(space: str) -> None:
     rng = random.Random(0)
     for _ in range(50):

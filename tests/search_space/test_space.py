@@ -85,11 +85,15 @@ def test_the_micro_space_stays_that_of_its_published_searches():
     assert sample == ["fc25bcebbe86", "8363a4b18a44", "eee081b3dd47"]
 
 
+def test_the_laptop_space_contains_the_micro_space():
+    rng = random.Random(0)
+    assert all(SPACES["laptop"].contains(SPACES["micro"].sample(rng)) for _ in range(200))
+
+
 def test_the_full_space_offers_every_block():
-    later = {"bn_attention"}  # not offered yet
     blocks = [set(stage.blocks) for stage in SPACES["full"].stages]
-    assert blocks[2] == set(BLOCKS) - later
-    assert blocks[3] == set(BLOCKS) - later - {"mr_window"}
+    assert blocks[2] == set(BLOCKS)
+    assert blocks[3] == set(BLOCKS) - {"mr_window"}
     assert blocks[0] == blocks[1] == CONV_LIKE
 
 
@@ -103,6 +107,7 @@ def test_named_spaces_are_large(name):
     ("space", "names"),
     [
         ("micro", ("eradio_femto", "eradio_pico", "eradio_nano")),
+        ("laptop", ("eradio_femto", "eradio_pico", "eradio_nano")),
         ("full", ("eradio_b", "eradio_l", "eradio_s", "eradio_t", "eradio_xt")),
     ],
 )

@@ -16,6 +16,7 @@ from nas.profile.__main__ import main
 from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
+from search_space.genes import Layout
 from tests.nas.profile.services import scripted
 
 
@@ -115,8 +116,8 @@ def test_tables(capsys):
 def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
     micro = SPACES["micro"]
     only = [replace(s, blocks=("pool",), depths=(1,), widths=s.widths[:1], mlp_expansions=(1.0,)) for s in micro.stages]
-    lone = {"stems": ("patch",), "downsamplings": ("pool",), "necks": ("none", "stage3"), "neck_dims": (64,)}
-    monkeypatch.setitem(SPACES, "micro", replace(micro, stages=tuple(only), **lone))
+    lone = Layout(("patch",), ("pool",), necks=("none", "stage3"), neck_dims=(64,))
+    monkeypatch.setitem(SPACES, "micro", replace(micro, stages=tuple(only), layouts=(lone,)))
     assert len(sample(capsys, "--samples", "5")["specs"]) == 2
 
 

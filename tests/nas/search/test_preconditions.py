@@ -33,9 +33,10 @@ def test_a_limit_far_below_the_space_is_refused_without_a_count(counted: list[Ar
     assert counted == []
 
 
-@pytest.mark.parametrize(("space", "px"), [("micro", 64), ("full", 224)])
-def test_the_least_costs_of_a_space_are_those_of_small_architectures(space: str, px: int) -> None:
+@pytest.mark.parametrize("space", SPACES)
+def test_the_least_costs_of_a_space_are_those_of_small_architectures(space: str) -> None:
     """The smallest of 2,000 architectures do not cost less, nor much more."""
+    px = SPACES[space].image_px
     config = SearchConfig(space=space, distill=DistillConfig(img_size=px))
     least, rng = _least_costs(config), random.Random(1)
     specs = [SPACES[space].sample(rng) for _ in range(2000)]
